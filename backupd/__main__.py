@@ -1,0 +1,22 @@
+"""`python -m backupd` and the `backupd` command."""
+
+import signal
+import sys
+
+_TERMINATED = 128 + signal.SIGTERM
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def main() -> None:
+    """Run the command line; SIGTERM unwinds like any exit, so that nothing half-made stays."""
+    from backupd.cli import cli
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    try:
+        cli(prog_name="backupd")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The bytes of a generation: the archive and its manifest."""

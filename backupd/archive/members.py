@@ -1,0 +1,143 @@
+"""Pack a snapshot into an archive and back, on all cores, in constant memory, with the digests of both sides.
+
+libdeflate compresses and unpacks without the interpreter lock, so threads are enough.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from backupd.archive.member import pack_member, read_member, unpack_member
+from backupd.errors import CopyCorrupt
+from backupd.model import ArchiveFacts
+
+MEMBER_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
+
+T = TypeVar("T")
+U = TypeVar("U")
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An archive as written, and the digest of the snapshot that went into it."""
+
+    archive: ArchiveFacts
+    snapshot_sha256: str
+
+
+def pack(snapshot: Path, archive: Path, *, level: int, workers: int, advance: Advance) -> Packed:
+    """Write `snapshot` as the new file `archive` (0600), make it durable, and prove what is on the disk.
+
+    Each piece is unpacked again and compared as it is packed; the file is read back past the page cache where the
+    kernel lets us, and digested. `level` is libdeflate's, 1 to 12. Raises CopyCorrupt, OSError.
+    """
+    plain, packed, members = hashlib.sha256(), hashlib.sha256(), 0
+    descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "wb", buffering=0) as target, snapshot.open("rb", buffering=0) as source:
+        pieces = _digesting(_pieces(source), plain, advance)
+        for member in _in_order(lambda piece: pack_member(piece, level), pieces, workers):
+            packed.update(member)
+            _write_all(target, member)
+            members += 1
+        os.fsync(target.fileno())
+        size_bytes = target.tell()
+    _prove(archive, packed.hexdigest())
+    return Packed(ArchiveFacts(packed.hexdigest(), size_bytes, MEMBER_BYTES, members), plain.hexdigest())
+
+
+def unpack(
+    archive: BinaryIO, target: Path, facts: ArchiveFacts, *, limit_bytes: int, workers: int, advance: Advance
+) -> str:
+    """Unpack the open `archive` into the new file `target` (0600), durably; return the SHA-256 of what came out.
+
+    Raises CopyCorrupt when the archive is not the one that `facts` describe, or holds more than `limit_bytes`: then
+    `target` may be there in part. Raises OSError.
+    """
+    digest, packed, size_bytes = hashlib.sha256(), hashlib.sha256(), 0
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "wb", buffering=0) as stream:
+        members = _digesting(_members(archive, facts.member_bytes), packed, lambda _done: None)
+        for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, workers):
+            size_bytes += len(piece)
+            if size_bytes > limit_bytes:
+                raise CopyCorrupt("the archive holds more than its manifest says", "do not trust this copy")
+            digest.update(piece)
+            _write_all(stream, piece)
+            advance(size_bytes)
+        os.fsync(stream.fileno())
+    if packed.hexdigest() != facts.sha256:
+        raise CopyCorrupt("the archive's SHA-256 is not the one in its manifest", "try another generation or store")
+    return digest.hexdigest()
+
+
+def digest_of(stream: BinaryIO) -> str:
+    """Return the SHA-256 of what is left in `stream`."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(_READ_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _prove(archive: Path, sha256: str) -> None:
+    """Read the durable file back from the disk. Raises CopyCorrupt."""
+    with archive.open("rb", buffering=0) as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if digest_of(stream) != sha256:
+            raise CopyCorrupt(f"{archive.name} reads back other than it was written", "test the disk (smartctl)")
+
+
+def _pieces(source: BinaryIO) -> Iterator[bytes]:
+    """Yield the snapshot in pieces; one empty piece for an empty file, since no members at all are no gzip file."""
+    piece = source.read(MEMBER_BYTES)
+    yield piece
+    while piece := source.read(MEMBER_BYTES):
+        yield piece
+
+
+def _members(archive: BinaryIO, member_bytes: int) -> Iterator[bytes]:
+    while member := read_member(archive, member_bytes):
+        yield member
+
+
+def _digesting(chunks: Iterable[bytes], digest: "hashlib._Hash", advance: Advance) -> Iterator[bytes]:
+    done = 0
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+        done += len(chunk)
+        advance(done)
+
+
+def _in_order(work: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
+    """Yield `work(item)` in the order of `items`; at most two items for each of the `workers` are in memory."""
+    with _pool(workers) as pool:
+        waiting: deque[Future[U]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="members")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_all(stream: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]

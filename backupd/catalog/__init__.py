@@ -1,0 +1,19 @@
+"""The catalog: a SQLite database that indexes runs, generations, copies and checks.
+
+Manifests are the truth; the catalog can be lost, and `rebuild` makes it anew.
+"""
+
+from backupd.catalog.catalog import Catalog, open_catalog
+from backupd.catalog.rebuild import rebuild
+from backupd.catalog.records import CheckRecord, History, RunRecord
+from backupd.catalog.unavailable import CatalogUnavailable
+
+__all__ = [
+    "Catalog",
+    "CatalogUnavailable",
+    "CheckRecord",
+    "History",
+    "RunRecord",
+    "open_catalog",
+    "rebuild",
+]

@@ -1,0 +1,176 @@
+"""The index of runs, generations, copies and checks; each method is one unit of work."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import delete, func, or_, select, update
+
+from backupd.catalog.database import prepare
+from backupd.catalog.models import CheckResult, Copy, Generation, Run
+from backupd.catalog.records import History, RunRecord, check_record, run_record
+from backupd.catalog.rows import finish, generation_row, run_row, set_state
+from backupd.catalog.unavailable import unavailable
+from backupd.catalog.work import Work
+from backupd.model import Manifest, RunReport
+
+
+def open_catalog(path: Path) -> "Catalog":
+    """Open the catalog at `path`, made where there is none and migrated where it is old.
+
+    Raises CatalogUnavailable when it is damaged, newer, another program's, not writable or locked for long.
+    """
+    path = Path(os.path.realpath(path))  # SQLite puts the WAL beside the link's target
+    with unavailable(path):
+        prepare(path)
+        return Catalog(path)
+
+
+class Catalog:
+    """The catalog at one path; every method raises CatalogUnavailable when the file cannot be used.
+
+    Between two calls nothing is open and nothing is locked: the file may be rebuilt meanwhile. Threads may
+    share the object. Times must be aware.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._work = Work(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the engine; no connection is open anyway."""
+        self._work.close()
+
+    def start_run(self, task: str, source: str, started_at: datetime) -> int:
+        """Note that a run begins and return its id, to be told to `finish_run`."""
+        with self._work.writing() as session:
+            run = Run(task=task, source=source, started_at=started_at)
+            session.add(run)
+            session.flush()
+            return run.id
+
+    def finish_run(self, run_id: int, report: RunReport, finished_at: datetime) -> None:
+        """Note how a run ended, also when it had been taken for interrupted; one that is unknown is added."""
+        with self._work.writing() as session:
+            run = session.get(Run, run_id)
+            if run is None:
+                run = run_row(report)
+                session.add(run)
+            finish(run, report, finished_at)
+
+    def record_run(self, report: RunReport, finished_at: datetime) -> int:
+        """Note a run that has ended and return its id."""
+        with self._work.writing() as session:
+            run = run_row(report)
+            finish(run, report, finished_at)
+            session.add(run)
+            session.flush()
+            return run.id
+
+    def interrupted_runs(self, task: str | None = None) -> list[RunRecord]:
+        """Return the runs that began and did not end, oldest first; those at work just now are among them."""
+        query = select(Run).where(Run.finished_at.is_(None)).order_by(Run.started_at, Run.id)
+        if task is not None:
+            query = query.where(Run.task == task)
+        with self._work.reading() as session:
+            return [run_record(run) for run in session.scalars(query)]
+
+    def mark_interrupted(self, run_id: int, finished_at: datetime) -> None:
+        """Note that a run was killed, unless it has ended by itself meanwhile."""
+        unfinished = update(Run).where(Run.id == run_id, Run.finished_at.is_(None))
+        with self._work.writing() as session:
+            session.execute(unfinished.values(finished_at=finished_at, outcome="failed", error="interrupted"))
+
+    def runs(
+        self, source: str | None = None, task: str | None = None, limit: int | None = 20
+    ) -> list[RunRecord]:
+        """Return at most `limit` runs (`None`: all) of a source and a task (`None`: any), newest first."""
+        query = select(Run).order_by(Run.started_at.desc(), Run.id.desc()).limit(limit)
+        if source is not None:
+            query = query.where(Run.source == source)
+        if task is not None:
+            query = query.where(Run.task == task)
+        with self._work.reading() as session:
+            return [run_record(run) for run in session.scalars(query)]
+
+    def history(self, generation_id: str) -> History:
+        """Return the runs whose report names the generation (made, sent, removed it) and its checks."""
+        named = or_(Run.generation == generation_id, func.instr(Run.report, f'"{generation_id}"') > 0)
+        runs = select(Run).where(named).order_by(Run.started_at.desc(), Run.id.desc())
+        checks = (
+            select(CheckResult)
+            .where(CheckResult.generation == generation_id)
+            .order_by(CheckResult.checked_at.desc(), CheckResult.id.desc())
+        )
+        with self._work.reading() as session:
+            return History(
+                runs=tuple(run_record(run) for run in session.scalars(runs)),
+                checks=tuple(check_record(check) for check in session.scalars(checks)),
+            )
+
+    def add_generation(self, manifest: Manifest, store: str, *, since: datetime | None = None) -> None:
+        """Note what a manifest says, and that `store` has held a good copy `since` then (`None`: now).
+
+        To be called when a copy was published: it clears an older copy's mark of damage.
+        """
+        with self._work.writing() as session:
+            session.merge(generation_row(manifest))
+            set_state(session, manifest.id, store, "present", since or datetime.now(UTC))
+
+    def remove_copy(self, generation_id: str, store: str) -> None:
+        """Forget a copy with its checks, and the generation with its last copy; neither need be known."""
+        others = select(Copy).where(Copy.generation == generation_id)
+        with self._work.writing() as session:
+            session.execute(delete(Copy).where(Copy.generation == generation_id, Copy.store == store))
+            session.execute(delete(Generation).where(Generation.id == generation_id, ~others.exists()))
+
+    def record_check(
+        self,
+        generation_id: str,
+        store: str,
+        checked_at: datetime,
+        sound: bool,  # noqa: FBT001 - a verdict, no switch
+        detail: str,
+        duration_s: float,
+    ) -> None:
+        """Note what a check said, and mark the copy damaged or present.
+
+        That the catalog does not know the generation is no reason to forget that it is damaged: the copy is
+        noted without it, and the manifest may follow by `add_generation` or a rebuild.
+        """
+        check = CheckResult(
+            generation=generation_id,
+            store=store,
+            checked_at=checked_at,
+            sound=sound,
+            detail=detail,
+            duration_s=duration_s,
+        )
+        with self._work.writing() as session:
+            set_state(session, generation_id, store, "present" if sound else "damaged", checked_at)
+            session.flush()
+            session.add(check)
+
+    def damaged(self, store: str) -> frozenset[str]:
+        """Return the ids of the generations whose copy in `store` failed its last check."""
+        query = select(Copy.generation).where(Copy.store == store, Copy.state == "damaged")
+        with self._work.reading() as session:
+            return frozenset(session.scalars(query))
+
+    def copies(self) -> dict[str, tuple[str, ...]]:
+        """Return the stores by id of generation; those of damaged copies too, not those of missing ones."""
+        query = select(Copy).where(Copy.state != "missing").order_by(Copy.generation, Copy.store)
+        found: dict[str, tuple[str, ...]] = {}
+        with self._work.reading() as session:
+            for copy in session.scalars(query):
+                found[copy.generation] = (*found.get(copy.generation, ()), copy.store)
+        return found

@@ -1,0 +1,159 @@
+"""The catalog as a file: how it is locked, made, recognised, brought up to date and connected to.
+
+No connection outlives a unit of work. The kernel's lock on the *directory* (shared for a unit of work,
+exclusive where the file itself is made, migrated or replaced) keeps a rebuild from pulling the file away
+under a writer; it needs no file of its own, and a killed process leaves none of it behind.
+"""
+
+import errno
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+
+from backupd.catalog.migrations import LATEST, migrate, user_version
+from backupd.catalog.models import Base
+from backupd.catalog.unavailable import REBUILD, CatalogUnavailable
+from backupd.files import give_to_owner_of
+
+APPLICATION_ID: Final = 0x626B7570  # "bkup"; set by migrations/0001_initial.sql
+LOCK_TIMEOUT_S: Final = 5.0
+# There are a few commits a day, and neither that a run began nor that a copy is damaged stands in a manifest:
+# each commit is worth its fsync.
+MIGRATING: Final = ("synchronous=FULL", "foreign_keys=OFF")
+WORKING: Final = ("synchronous=FULL", "foreign_keys=ON")
+_POLL_S: Final = 0.01
+
+
+@contextmanager
+def directory_lock(directory: Path, *, exclusive: bool) -> Iterator[None]:
+    """Hold the lock on `directory`. Raises TimeoutError after `LOCK_TIMEOUT_S` seconds, else OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int) -> None:
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError as busy:
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"locked for more than {LOCK_TIMEOUT_S:g} s") from busy
+        time.sleep(_POLL_S)
+
+
+def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
+    """Open the file, never making it, in autocommit mode: transactions begin where we say so, DDL included.
+
+    Raises sqlite3.Error.
+    """
+    uri = f"file://{quote(os.fsencode(path))}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+    try:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def make_engine(path: Path) -> Engine:
+    """Return an engine without idle connections; its option `backupd_begin` says how to begin."""
+    engine = create_engine("sqlite://", creator=lambda: connect(path, *WORKING), poolclass=NullPool)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("backupd_begin", "BEGIN"))
+
+
+def prepare(path: Path) -> None:
+    """Make the catalog where there is none, and take the migrations it lacks.
+
+    Raises CatalogUnavailable for a newer, an incomplete or a foreign database, sqlite3.Error or OSError.
+    """
+    with directory_lock(path.parent, exclusive=False):
+        if path.exists() and _is_ready(path):
+            return
+    with directory_lock(path.parent, exclusive=True):
+        create(path)
+        upgrade(path)
+
+
+def _is_ready(path: Path) -> bool:
+    refuse_directory(path)
+    with closing(connect(path, *MIGRATING)) as connection:
+        if _recognise(path, connection) < LATEST:
+            return False
+        missing = Base.metadata.tables.keys() - table_names(connection)
+        if missing:
+            raise sqlite3.DatabaseError(f"no such table: {', '.join(sorted(missing))}")
+        mode: str = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        return mode == "wal"
+
+
+def create(path: Path) -> None:
+    """Make an empty file of the directory's owner, unless there is one. Raises OSError."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))
+    if path.stat().st_size == 0:
+        give_to_owner_of(path.parent, path)
+
+
+def upgrade(path: Path) -> None:
+    """Take the missing migrations and switch to WAL, which the file remembers. Call with the exclusive lock.
+
+    Raises CatalogUnavailable for a newer or a foreign database, sqlite3.Error.
+    """
+    with closing(connect(path, *MIGRATING)) as connection:
+        _recognise(path, connection)
+        migrate(connection)
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def table_names(connection: sqlite3.Connection) -> frozenset[str]:
+    """Return the names of the tables in the file. Raises sqlite3.Error."""
+    return frozenset(
+        row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    )
+
+
+def refuse_directory(path: Path) -> None:
+    """Raise IsADirectoryError, which says more than SQLite's "unable to open database file"."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+def refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise CatalogUnavailable when the file is another program's database: that one must not be touched."""
+    application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application_id != APPLICATION_ID and table_names(connection):
+        raise CatalogUnavailable(
+            f"{path} is the database of another program, not a catalog",
+            hint="check the path of the catalog in the configuration",
+        )
+
+
+def _recognise(path: Path, connection: sqlite3.Connection) -> int:
+    refuse_foreign(path, connection)
+    version = user_version(connection)
+    if version > LATEST:
+        raise CatalogUnavailable(
+            f"the catalog {path} has version {version}; this backupd knows versions up to {LATEST}",
+            hint=f"use the newer backupd, or {REBUILD}",
+        )
+    return version

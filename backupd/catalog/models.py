@@ -1,0 +1,143 @@
+"""The catalog's tables, typed; `migrations/*.sql` make the very same ones, which a test makes sure of."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final, Literal
+
+from sqlalchemy import REAL, CheckConstraint, ForeignKeyConstraint, Index, Integer, Text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from backupd.model import Outcome, Verification
+
+CopyState = Literal["present", "damaged", "missing"]
+
+_STRICT: Final = {"sqlite_strict": True}  # https://sqlite.org/stricttables.html
+
+
+def utc_from_text(text: str) -> datetime:
+    """Read an aware UTC time. Raises ValueError when `text` is no ISO 8601 time with a zone."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return moment.astimezone(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time, kept as ISO 8601 text in UTC of one fixed width, so that text order is time order."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Write `value`. Raises ValueError when it is naive."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone")
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ANN401, ARG002 - SQLAlchemy's signature
+        """Read it back. Raises ValueError when it is no such text."""
+        return None if value is None else utc_from_text(value)
+
+
+class Utf8(TypeDecorator[str]):
+    r"""Text that may quote a file name in another encoding: what is not UTF-8 is kept as `\udcff`."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Write `value`."""
+        return None if value is None else value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class Base(DeclarativeBase):
+    """What the tables have in common: which Python type becomes which column."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {str: Utf8, float: REAL, datetime: UtcDateTime}
+
+
+class Run(Base):
+    """One execution of a task; `finished_at` is null while it runs, and stays so when it is killed.
+
+    `generation` is a plain name: a run is remembered longer than the generation it made.
+    """
+
+    __tablename__ = "run"
+    __table_args__ = (
+        Index("run_by_task", "task", "source", "started_at"),
+        Index("run_by_source", "source", "started_at"),
+        Index("run_by_start", "started_at"),
+        Index("run_by_generation", "generation"),
+        _STRICT,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task: Mapped[str]
+    source: Mapped[str]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    outcome: Mapped[Outcome | None] = mapped_column(Utf8)
+    generation: Mapped[str | None]
+    error: Mapped[str | None]
+    exit_code: Mapped[int | None]
+    duration_s: Mapped[float | None]
+    report: Mapped[str | None]
+
+
+class Generation(Base):
+    """What a manifest says about one generation."""
+
+    __tablename__ = "generation"
+    __table_args__ = (_STRICT,)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    source: Mapped[str]
+    taken_at: Mapped[datetime]
+    snapshot_bytes: Mapped[int]
+    archive_bytes: Mapped[int]
+    snapshot_sha256: Mapped[str]
+    archive_sha256: Mapped[str]
+    verification: Mapped[Verification] = mapped_column(Utf8)
+
+
+class Copy(Base):
+    """A generation in a store, and its state `since` then.
+
+    No foreign key on `generation`: a check may come upon a copy before its manifest has been catalogued, and
+    that the copy is damaged must be known at once.
+    """
+
+    __tablename__ = "copy"
+    __table_args__ = (
+        CheckConstraint("state IN ('present', 'damaged', 'missing')", name="copy_state"),
+        Index("copy_by_state", "store", "state"),
+        _STRICT,
+    )
+
+    generation: Mapped[str] = mapped_column(primary_key=True)
+    store: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[CopyState] = mapped_column(Utf8)
+    since: Mapped[datetime]
+
+
+class CheckResult(Base):
+    """What one check of one copy said; it goes when the copy goes."""
+
+    __tablename__ = "check_result"
+    __table_args__ = (
+        ForeignKeyConstraint(["generation", "store"], ["copy.generation", "copy.store"], ondelete="CASCADE"),
+        CheckConstraint("sound IN (0, 1)", name="check_result_sound"),
+        Index("check_result_by_generation", "generation", "store", "checked_at"),
+        _STRICT,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    generation: Mapped[str]
+    store: Mapped[str]
+    checked_at: Mapped[datetime]
+    sound: Mapped[bool] = mapped_column(Integer)
+    detail: Mapped[str]
+    duration_s: Mapped[float]

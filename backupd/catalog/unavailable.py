@@ -1,0 +1,58 @@
+"""The one error of this package, and the many that become it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from backupd.errors import BackupdError
+
+REBUILD: Final = "run `backupd catalog rebuild`"
+_DAMAGED: Final = f"{REBUILD}: it reads the manifests anew and keeps what it can of the old runs"
+_LOCKED: Final = f"another process holds it: try again; if no other backupd works, {REBUILD}"
+_CLOSED: Final = f"check owner, mode and mount of the file and its directory; if those are right, {REBUILD}"
+_FULL: Final = "free some space on the file system of the catalog"
+_HINTS: Final = {
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_PERM: _CLOSED,
+    sqlite3.SQLITE_READONLY: _CLOSED,
+    sqlite3.SQLITE_CANTOPEN: _CLOSED,
+    sqlite3.SQLITE_FULL: _FULL,
+}
+
+
+class CatalogUnavailable(BackupdError):
+    """The catalog cannot be read or written; backups are none the worse for it, and it can be rebuilt."""
+
+
+def is_locked(error: sqlite3.Error) -> bool:
+    """Tell whether SQLite gave up because somebody else holds the file."""
+    return primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def primary_code(error: BaseException) -> int:
+    """Return SQLite's primary result code (https://sqlite.org/rescode.html), SQLITE_ERROR by default."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF
+
+
+@contextmanager
+def unavailable(path: Path) -> Iterator[None]:
+    """Turn what SQLAlchemy, SQLite, the file system or an unreadable value raises into CatalogUnavailable."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, OSError, ValueError) as error:
+        cause = getattr(error, "orig", None) or error
+        raise CatalogUnavailable(f"cannot use the catalog {path}: {cause}", hint=_hint(cause)) from error
+
+
+def _hint(cause: BaseException) -> str:
+    if isinstance(cause, TimeoutError):
+        return _LOCKED
+    if isinstance(cause, OSError):
+        return _CLOSED
+    return _HINTS.get(primary_code(cause), _DAMAGED)

@@ -1,0 +1,60 @@
+"""Units of work: a lock, a connection, a transaction and a session that begin and end together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from backupd.catalog.database import directory_lock, make_engine
+from backupd.catalog.migrations import LATEST
+from backupd.catalog.unavailable import REBUILD, CatalogUnavailable, unavailable
+
+_WRITING: Final = {
+    "backupd_begin": "BEGIN IMMEDIATE"
+}  # waits for another writer now rather than failing later
+
+
+class Work:
+    """Opens units of work on the catalog at `path`; nothing is open between them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._engine = make_engine(path)
+
+    def close(self) -> None:
+        """Let go of the engine; no connection is open anyway."""
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Yield a session that sees one state of the catalog. Raises CatalogUnavailable."""
+        with self._unit({}) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """Yield the only session that writes; all or nothing is committed. Raises CatalogUnavailable."""
+        with self._unit(_WRITING) as session:
+            yield session
+
+    @contextmanager
+    def _unit(self, options: dict[str, str]) -> Iterator[Session]:
+        with (
+            unavailable(self._path),
+            directory_lock(self._path.parent, exclusive=False),
+            Session(self._engine.execution_options(**options)) as session,
+            session.begin(),
+        ):
+            self._require_latest(session)
+            yield session
+
+    def _require_latest(self, session: Session) -> None:
+        """Refuse a file that another backupd migrated, or something else emptied, since it was opened."""
+        version: int = session.connection().exec_driver_sql("PRAGMA user_version").scalar_one()
+        if version != LATEST:
+            raise CatalogUnavailable(
+                f"the catalog {self._path} went from version {LATEST} to {version} while it was in use",
+                hint=f"restart backupd; if that does not help, {REBUILD}",
+            )

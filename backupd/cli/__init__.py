@@ -1,0 +1,56 @@
+"""What an operator types: one command a file, over the same jobs that the schedule runs."""
+
+from importlib import import_module
+from typing import ClassVar
+
+import click
+
+from backupd import __version__
+
+
+class _Lazy(click.Group):
+    """Imports a command only when it is called: `backupd --help` answers at once."""
+
+    commands_help: ClassVar[dict[str, tuple[str, str]]] = {
+        "backup": ("backup", "Take one verified backup now, just as the schedule does."),
+        "list": ("listing", "List generations, newest first, and why each is kept."),
+        "show": ("show", "Show one generation's manifest and history."),
+        "verify": ("verify", "Prove generations again: digests, unpacking, integrity."),
+        "prune": ("prune", "Apply the retention policy; --dry-run shows each decision."),
+        "restore": ("restore", "Restore a generation to a new path."),
+        "doctor": ("doctor", "Prove the whole set-up before the first night."),
+        "config": ("config", "Show or check the configuration."),
+        "catalog": ("catalog", "Rebuild the catalog from manifests."),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the commands in the order in which an operator meets them."""
+        return list(self.commands_help)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        """Import the command and return it."""
+        if cmd_name not in self.commands_help:
+            return None
+        module, _ = self.commands_help[cmd_name]
+        command: click.Command = import_module(f"backupd.cli.{module}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.commands_help.items()])
+
+
+@click.command(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: BACKUPD_DATABASE=/app/data/tasks.db backupd backup",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Back up SQLite apps, and prove that the backups restore.
+
+    \b
+    Exit codes: 0 well, 1 failed, 2 usage, 3 published but degraded,
+    75 busy (try again later), 78 configuration.
+    """  # noqa: D301 - \b keeps click from rewrapping

@@ -1,0 +1,74 @@
+"""`backupd backup`."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import (
+    config_option,
+    json_option,
+    print_error,
+    print_json,
+    read_config,
+    source_option,
+    told_plainly,
+)
+from backupd.cli.progress import shown_progress
+from backupd.jobs.backup import backup
+from backupd.jobs.words import human_bytes
+from backupd.model import RunReport
+from backupd.wiring import backup_order, build_site, sources
+
+_WORTH_TELLING_S = 0.05
+_WORST_FIRST = (1, 78, 75, 3, 0)
+
+
+@click.command("backup", epilog="Example: backupd backup --source tasks --json")
+@config_option
+@source_option
+@json_option
+@told_plainly
+def command(config_file: Path | None, names: tuple[str, ...], *, as_json: bool) -> None:
+    """Take one verified backup of every source now: the same code that the schedule runs.
+
+    Exits 0 when published, or verified unchanged; 1 failed; 3 published but degraded; 75 busy, try again.
+    With --json one source is one object, several are a list.
+    """
+    config = read_config(config_file)
+    wanted = sources(config, names)
+    with shown_progress(quiet=as_json) as progress:
+        site = build_site(config, progress)
+        reports = [backup(backup_order(config, name), site) for name in wanted]
+    if as_json:
+        facts = [_facts(report) for report in reports]
+        print_json(facts[0] if len(facts) == 1 else facts)
+    else:
+        for report in reports:
+            _print(report)
+    sys.exit(min((report.exit_code for report in reports), key=_WORST_FIRST.index))
+
+
+def _facts(report: RunReport) -> dict[str, object]:
+    return asdict(report)
+
+
+def _print(report: RunReport) -> None:
+    for warning in report.warnings:
+        click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {warning}", err=True)
+    if report.outcome == "failed":
+        print_error(f"backup of {report.source}: {report.error}", report.hint)
+        return
+    stages = ", ".join(
+        f"{name} {seconds:.1f}" for name, seconds in report.stages.items() if seconds >= _WORTH_TELLING_S
+    )
+    click.echo(f"{report.source}: {report.outcome} {report.generation}, verified {report.verification}")
+    click.echo(f"  archive  {report.archive_path}")
+    click.echo(f"  size     {human_bytes(report.snapshot_bytes or 0)} as {human_bytes(report.archive_bytes or 0)}")
+    click.echo(
+        f"  time     {report.duration_s:.1f} s ({stages})" if stages else f"  time     {report.duration_s:.1f} s"
+    )
+    click.echo(f"  store    {report.kept} kept, {len(report.removed)} removed")
+    for note in report.notes:
+        click.echo(f"  note     {note}")

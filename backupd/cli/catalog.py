@@ -1,0 +1,27 @@
+"""`backupd catalog`."""
+
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.jobs.rebuild import rebuild_catalog
+from backupd.wiring import build_site
+
+
+@click.group("catalog", epilog="Example: backupd catalog rebuild")
+def command() -> None:
+    """Work on the catalog, the index of runs and generations."""
+
+
+@command.command("rebuild", epilog="Example: backupd catalog rebuild")
+@config_option
+@json_option
+@told_plainly
+def rebuild(config_file: Path | None, *, as_json: bool) -> None:
+    """Make the catalog anew from the manifests; what can be read of the old history is kept."""
+    count = rebuild_catalog(build_site(read_config(config_file)))
+    if as_json:
+        print_json({"generations": count})
+    else:
+        click.echo(f"catalog rebuilt: {count} generations")

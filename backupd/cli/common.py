@@ -1,0 +1,98 @@
+"""What all commands share: `--config`, `--json`, and errors that people can act on."""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from backupd.config import Config, load_config
+from backupd.errors import BackupdError
+
+_IN_DOUBT = "check the rights of the directory of the backups, and the disk (dmesg)"
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--config FILE`."""
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="Configuration file (default: $BACKUPD_CONFIG, /etc/backupd/config.toml, ./backupd.toml, "
+        "else the environment alone).",
+    )(command)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print facts as JSON, for machines.")(command)
+
+
+def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--source NAME`, which may be repeated."""
+    return click.option("--source", "names", multiple=True, metavar="NAME", help="This source only (may be repeated).")(
+        command
+    )
+
+
+def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--store NAME`."""
+    return click.option("--store", "store", metavar="NAME", default="local", help="Store to look at (local).")(command)
+
+
+def told_plainly(command: Callable[..., None]) -> Callable[..., None]:
+    """Let `command` end with a clear message and its exit code where it meets foreseen trouble."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - whatever click passes on
+        try:
+            command(*args, **kwargs)
+        except BackupdError as error:
+            fail(error, as_json=bool(kwargs.get("as_json")))
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            fail(BackupdError(str(error), _IN_DOUBT), as_json=bool(kwargs.get("as_json")))
+
+    return guarded
+
+
+def fail(error: BackupdError, *, as_json: bool) -> NoReturn:
+    """Print `error`, and exit with its code."""
+    if as_json:
+        print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+    print_error(error.message, error.hint)
+    sys.exit(error.exit_code)
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """Print what is wrong and what to do next to standard error."""
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {message}", err=True)
+    if hint:
+        click.echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
+
+
+def read_config(config_file: Path | None) -> Config:
+    """Return the effective configuration. Raises ConfigError."""
+    return load_config(config_file, os.environ)
+
+
+def print_json(facts: object) -> None:
+    """Print `facts` as indented JSON; times are ISO 8601."""
+    click.echo(json.dumps(facts, indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")

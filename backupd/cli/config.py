@@ -1,0 +1,43 @@
+"""`backupd config`."""
+
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.config import masked, to_toml
+from backupd.wiring import inactive
+
+
+@click.group("config", epilog="Example: backupd config check --config /etc/backupd/config.toml")
+def command() -> None:
+    """Show or check the configuration."""
+
+
+@command.command("show", epilog="Example: backupd config show --json")
+@config_option
+@json_option
+@told_plainly
+def show(config_file: Path | None, *, as_json: bool) -> None:
+    """Show the effective configuration, secrets masked."""
+    config = read_config(config_file)
+    if as_json:
+        print_json(masked(config))
+    else:
+        click.echo(f"# from {config.origin}\n{to_toml(config)}", nl=False)
+
+
+@command.command("check", epilog="Example: backupd config check")
+@config_option
+@json_option
+@told_plainly
+def check(config_file: Path | None, *, as_json: bool) -> None:
+    """Check the configuration; exits 78 and names file, line and key where it cannot be used."""
+    config = read_config(config_file)
+    warnings = inactive(config)
+    if as_json:
+        print_json({"origin": config.origin, "valid": True, "warnings": warnings})
+        return
+    click.echo(f"{config.origin}: valid, sources: {', '.join(config.sources)}")
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)

@@ -1,0 +1,35 @@
+"""`backupd doctor`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.jobs.doctor import Finding, examine
+from backupd.wiring import backup_order, build_site
+
+
+@click.command("doctor", epilog="Example: backupd doctor --json")
+@config_option
+@json_option
+@told_plainly
+def command(config_file: Path | None, *, as_json: bool) -> None:
+    """Prove the whole set-up before the first night: paths, rights, space, clock, SQLite; exits 1 on any trouble."""
+    config = read_config(config_file)
+    site = build_site(config, writing=False)
+    orders = tuple(backup_order(config, name) for name in config.sources)
+    findings = [Finding("configuration", ok=True, detail=f"from {config.origin}"), *examine(orders, site)]
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            _print(finding)
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def _print(finding: Finding) -> None:
+    mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red", bold=True)
+    click.echo(f"{mark}  {finding.check}: {finding.detail}")
+    if finding.hint:
+        click.echo(f"         {finding.hint}")

@@ -1,0 +1,111 @@
+"""`backupd list`."""
+
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import (
+    config_option,
+    json_option,
+    print_json,
+    read_config,
+    source_option,
+    store_option,
+    told_plainly,
+)
+from backupd.cli.stores import require_local
+from backupd.cli.tables import print_table
+from backupd.config import Config
+from backupd.jobs.expire import plan_for
+from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.site import Site
+from backupd.jobs.words import human_age, human_bytes
+from backupd.model import Generation
+from backupd.wiring import build_site, expiry
+
+
+@click.command("list", epilog="Example: backupd list --source tasks --json")
+@config_option
+@store_option
+@source_option
+@json_option
+@told_plainly
+def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_json: bool) -> None:
+    """List generations, newest first: age, size, verification, why each is kept, and where copies are."""
+    config = read_config(config_file)
+    require_local(store, config)
+    site = build_site(config, writing=False)
+    inventory = local_inventory(site)
+    reasons = _reasons(config, inventory, site)
+    copies = (
+        site.ask_catalog(lambda catalog: catalog.copies(), dict[str, tuple[str, ...]]())
+        if site.catalog_path.exists()
+        else {}
+    )
+    shown = [g for g in inventory.generations if not names or g.source in names]
+    if as_json:
+        print_json([_facts(g, reasons, _stores(g, copies)) for g in shown])
+        return
+    _print(shown, reasons, copies, site)
+    for why in inventory.refused.values():
+        click.echo(f"warning: {why}", err=True)
+
+
+def _reasons(config: Config, inventory: Inventory, site: Site) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for source in {g.source for g in inventory.generations}:
+        if source in config.sources:
+            found.update(plan_for(source, expiry(config), inventory, site).reasons())
+        else:
+            found.update({g.id: ("source not configured",) for g in inventory.of(source)})
+    return found
+
+
+def _stores(generation: Generation, copies: dict[str, tuple[str, ...]]) -> list[str]:
+    others = [name for name in copies.get(generation.id, ()) if name != "local"]
+    return ["local", *others]
+
+
+def _verification(generation: Generation) -> str:
+    return "corrupt" if generation.damaged else generation.verification
+
+
+def _facts(generation: Generation, reasons: dict[str, tuple[str, ...]], stores: list[str]) -> dict[str, object]:
+    return {
+        "id": generation.id,
+        "source": generation.source,
+        "taken_at": generation.taken_at,
+        "archive_bytes": generation.archive_bytes,
+        "snapshot_bytes": generation.snapshot_bytes,
+        "verification": _verification(generation),
+        "kept_for": list(reasons.get(generation.id, ())),
+        "stores": stores,
+    }
+
+
+def _print(
+    shown: list[Generation],
+    reasons: dict[str, tuple[str, ...]],
+    copies: dict[str, tuple[str, ...]],
+    site: Site,
+) -> None:
+    if not shown:
+        click.echo(f"no generations in {site.store.directory}")
+        return
+    now = site.clock()
+    rows = [
+        (
+            g.id,
+            human_age((now - g.taken_at).total_seconds()),
+            human_bytes(g.archive_bytes),
+            _verification(g),
+            ", ".join(reasons.get(g.id, ())) or "goes with the next prune",
+            ", ".join(_stores(g, copies)),
+        )
+        for g in shown
+    ]
+    print_table(
+        ("generation", "age", "size", "verified", "kept for", "stores"),
+        rows,
+        right=frozenset({"age", "size"}),
+    )

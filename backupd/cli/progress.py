@@ -1,0 +1,60 @@
+"""Progress bars with rate and time left, on a terminal; silence in a pipe."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
+
+from backupd.model import NoProgress, Progress
+
+
+class TerminalProgress:
+    """Shows each stage of a job as a bar."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._task: TaskID | None = None
+
+    def stage(self, name: str, total_bytes: int) -> None:
+        """Complete the bar of the stage before, and begin one for `name`."""
+        self._complete()
+        self._task = self._bars.add_task(name, total=max(total_bytes, 1))
+
+    def advance(self, done_bytes: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=done_bytes)
+
+    def _complete(self) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, completed=self._bars.tasks[self._task].total)
+
+
+@contextmanager
+def shown_progress(*, quiet: bool = False) -> Iterator[Progress]:
+    """Show progress on standard error while the block runs, if that is a terminal and `quiet` is not set."""
+    if quiet or not sys.stderr.isatty():
+        yield NoProgress()
+        return
+    from rich.console import Console
+
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield TerminalProgress(bars)

@@ -1,0 +1,82 @@
+"""`backupd restore`."""
+
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import click
+
+from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.cli.progress import shown_progress
+from backupd.cli.stores import require_local
+from backupd.config import Config
+from backupd.errors import UsageError
+from backupd.jobs.generations import choose_generation, local_inventory
+from backupd.jobs.restore import Restored, restore_to
+from backupd.jobs.words import human_bytes
+from backupd.wiring import build_site, sources, workers
+
+
+@click.command("restore", epilog="Example: backupd restore latest --to /tmp/tasks.db")
+@click.argument("wanted", metavar="[ID|latest]", default="latest")
+@click.option("--at", metavar="TIME", help='The newest at or before this time, such as "2026-11-20 14:00".')
+@click.option("--source", "source", metavar="NAME", help="Of this source; needed where there are several.")
+@click.option("--from", "store", metavar="STORE", default="local", help="From this store (local).")
+@click.option("--to", "target", type=click.Path(path_type=Path), metavar="PATH", help="The new file to make.")
+@click.option("--dry-run", is_flag=True, help="Tell what would happen; change nothing.")
+@config_option
+@json_option
+@told_plainly
+def command(
+    wanted: str,
+    at: str | None,
+    source: str | None,
+    store: str,
+    target: Path | None,
+    config_file: Path | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Restore a generation to a new path: unpacked and proven first, put in place last.
+
+    Nothing that exists is replaced.
+    """
+    config = read_config(config_file)
+    require_local(store, config)
+    if target is None:
+        raise UsageError(
+            "restoring in place is not part of this version",
+            "restore to a new file (--to PATH), stop the app, and move the file over its database",
+        )
+    if at is not None and wanted != "latest":
+        raise UsageError("an ID and --at do not go together", "give one of the two")
+    if source is not None:
+        sources(config, (source,))
+    with shown_progress(quiet=as_json) as progress:
+        site = build_site(config, progress, writing=not dry_run)
+        inventory = local_inventory(site)
+        manifest = choose_generation(inventory, wanted, source, _time(at, config))
+        done = restore_to(manifest, target, workers(config), site, dry_run=dry_run)
+    if as_json:
+        print_json(done)
+    else:
+        _print(done)
+
+
+def _time(text: str | None, config: Config) -> datetime | None:
+    """Read a time; one without a zone is meant in `schedule.timezone`. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no time", 'write it like "2026-11-20 14:00" (or with a zone, +01:00)') from None
+    return time if time.tzinfo else time.replace(tzinfo=ZoneInfo(config.schedule.timezone))
+
+
+def _print(done: Restored) -> None:
+    verb = "would restore" if done.dry_run else "restored"
+    click.echo(f"{verb} {done.generation} to {done.target} ({human_bytes(done.snapshot_bytes)})")
+    click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else ", integrity checked"))
+    click.echo(f"  mode     {done.mode}" + (f", owner {done.owner}" if done.owner else ", owner is you"))

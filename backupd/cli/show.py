@@ -1,0 +1,68 @@
+"""`backupd show`."""
+
+from pathlib import Path
+
+import click
+
+from backupd.archive.manifest import decode_manifest
+from backupd.catalog import History
+from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.jobs.words import describe, human_bytes
+from backupd.model import Manifest
+from backupd.wiring import build_site
+
+
+@click.command("show", epilog="Example: backupd show tasks-20261123-0400")
+@click.argument("generation", metavar="ID")
+@config_option
+@json_option
+@told_plainly
+def command(generation: str, config_file: Path | None, *, as_json: bool) -> None:
+    """Show one generation's manifest, and the runs and checks that concern it."""
+    site = build_site(read_config(config_file), writing=False)
+    manifest = decode_manifest(site.store.manifest(generation), generation)
+    none = History((), ())
+    history = (
+        site.ask_catalog(lambda catalog: catalog.history(generation), none) if site.catalog_path.exists() else none
+    )
+    if as_json:
+        print_json({"manifest": manifest, "history": history})
+        return
+    _print(manifest)
+    _print_history(history)
+
+
+def _print(manifest: Manifest) -> None:
+    snapshot, archive, verdict = manifest.snapshot, manifest.archive, manifest.verdict
+    rows = total_rows(manifest)
+    lines = {
+        "generation": manifest.id,
+        "taken at": f"{manifest.taken_at:%F %T} UTC",
+        "source": f"{manifest.origin.path} (uid {manifest.origin.uid}, mode {manifest.origin.mode:04o})",
+        "snapshot": f"{human_bytes(snapshot.size_bytes)}, {snapshot.page_count} pages of {snapshot.page_size} bytes, "
+        f"{snapshot.journal_mode}, by {snapshot.method}",
+        "sha256": snapshot.sha256,
+        "archive": f"{human_bytes(archive.size_bytes)}, {archive.members} members",
+        "archive sha256": archive.sha256,
+        "verified": f"{verdict.level} ({', '.join(verdict.checks)})",
+        "tables": f"{len(manifest.contents.tables)} with {rows} rows",
+        "sqlite": f"written by {snapshot.sqlite_writer}, copied by {snapshot.sqlite_copier}",
+        "backupd": manifest.backupd_version,
+    }
+    for name, text in lines.items():
+        click.echo(f"{name:<15} {text}")
+    for note in verdict.notes:
+        click.echo(f"{'note':<15} {note}")
+
+
+def total_rows(manifest: Manifest) -> int:
+    """Return the rows of all tables that could be counted."""
+    return sum(rows or 0 for rows in manifest.contents.tables.values())
+
+
+def _print_history(history: History) -> None:
+    for run in history.runs:
+        text = describe(run.report) if run.report else f"{run.task} of {run.source}: {run.outcome or 'at work'}"
+        click.echo(f"{run.started_at:%F %T}  {text}")
+    for check in history.checks:
+        click.echo(f"{check.checked_at:%F %T}  check in {check.store}: {check.detail}")

@@ -1,0 +1,14 @@
+"""Which store a command means."""
+
+from backupd.config import Config
+from backupd.errors import UsageError
+from backupd.model import LOCAL_STORE
+
+
+def require_local(store: str, config: Config) -> None:
+    """Accept the local store; raises UsageError for another, and says whether there is one of that name."""
+    if store == LOCAL_STORE:
+        return
+    if store in config.replicas:
+        raise UsageError(f"this version cannot reach the replica {store!r} yet", "use the local store")
+    raise UsageError(f"there is no store {store!r}", f"the configuration ({config.origin}) has: {LOCAL_STORE}")

@@ -1,0 +1,78 @@
+"""`backupd verify`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import (
+    config_option,
+    json_option,
+    print_json,
+    read_config,
+    source_option,
+    store_option,
+    told_plainly,
+)
+from backupd.cli.progress import shown_progress
+from backupd.cli.stores import require_local
+from backupd.errors import GenerationMissing, UsageError
+from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.verify import CheckResult, verify
+from backupd.wiring import build_site, workers
+
+
+@click.command("verify", epilog="Example: backupd verify --all")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--all", "everything", is_flag=True, help="Every generation in the store.")
+@config_option
+@store_option
+@source_option
+@json_option
+@told_plainly
+def command(
+    ids: tuple[str, ...],
+    config_file: Path | None,
+    store: str,
+    names: tuple[str, ...],
+    *,
+    everything: bool,
+    as_json: bool,
+) -> None:
+    """Prove generations again: digests, unpacking and integrity; without an ID the newest of each source.
+
+    Exits 0 when all are sound, 1 when one is not. A damaged one is marked, and no longer counts for retention.
+    """
+    config = read_config(config_file)
+    require_local(store, config)
+    with shown_progress(quiet=as_json) as progress:
+        site = build_site(config, progress)
+        inventory = local_inventory(site)
+        wanted = _wanted(ids, names, inventory, everything=everything)
+        results = [verify(generation, inventory, workers(config), site) for generation in wanted]
+    if as_json:
+        print_json(results)
+    else:
+        for result in results:
+            _print(result)
+    sys.exit(0 if all(result.sound for result in results) else 1)
+
+
+def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, *, everything: bool) -> list[str]:
+    if ids and everything:
+        raise UsageError("--all and an ID do not go together", "give one of the two")
+    if ids:
+        return list(ids)
+    found = [g for g in inventory.generations if not names or g.source in names]
+    if not found:
+        raise GenerationMissing("there is nothing to verify", "run backupd backup first")
+    if everything:
+        return [g.id for g in found]
+    newest = {g.source: g.id for g in reversed(found)}
+    return sorted(newest.values())
+
+
+def _print(result: CheckResult) -> None:
+    word = click.style("sound", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)
+    detail = "" if result.sound else f": {result.detail}"
+    click.echo(f"{result.id}: {word} ({result.duration_s:.1f} s){detail}")

@@ -1,0 +1,37 @@
+"""TOML, environment and `…_FILE` secrets in; one frozen, validated Config out."""
+
+from backupd.config.load import load_config
+from backupd.config.render import masked, secrets_of, to_toml
+from backupd.config.schema import Config
+from backupd.config.sections import (
+    Drill,
+    Http,
+    Lock,
+    Notify,
+    Pack,
+    Replica,
+    Retention,
+    Schedule,
+    ShrinkGuard,
+    Source,
+    Space,
+)
+
+__all__ = [
+    "Config",
+    "Drill",
+    "Http",
+    "Lock",
+    "Notify",
+    "Pack",
+    "Replica",
+    "Retention",
+    "Schedule",
+    "ShrinkGuard",
+    "Source",
+    "Space",
+    "load_config",
+    "masked",
+    "secrets_of",
+    "to_toml",
+]

@@ -1,0 +1,123 @@
+"""The kinds of values that keys can hold; each says in plain words what it expects."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
+
+from backupd.model import LOCAL_STORE, is_source_name
+
+MASK = "[secret]"
+WEEK_S = 7 * 24 * 3600
+_Value = TypeVar("_Value")
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):  # pydantic would take `daily = true` for 1, and six generations would go
+        raise ValueError("must be a number, not true or false")  # noqa: TRY004 - pydantic reports ValueError only
+    return value
+
+
+def _path_text(value: object) -> object:
+    text = str(value)
+    if not text or "\0" in text:
+        raise ValueError("must be a path")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be UTF-8 text: manifests and catalog could not hold it") from None
+    return value
+
+
+def _plain_name(name: str) -> str:
+    if not is_source_name(name):
+        raise ValueError(
+            "a name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit"
+        )
+    return name
+
+
+def _replica_name(name: str) -> str:
+    if name == LOCAL_STORE:
+        raise ValueError(f"'{LOCAL_STORE}' means the directory of backups itself: choose another name")
+    return name
+
+
+def _distinct(tables: Mapping[str, _Value]) -> Mapping[str, _Value]:
+    if len({name.lower() for name in tables}) < len(tables):
+        raise ValueError(
+            "two names differ only in upper and lower case: the environment cannot tell them apart"
+        )
+    return tables
+
+
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # OSError: the name of a directory, such as "Europe"
+        raise ValueError(f"must be an IANA time zone such as 'Europe/Berlin', not {name!r}") from None
+    return name
+
+
+def _listen_address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if (
+        not host
+        or bare_ipv6
+        or re.fullmatch(r"\d{1,5}", port, re.ASCII) is None
+        or not 0 < int(port) < 1 << 16
+    ):
+        raise ValueError("must be HOST:PORT, such as '0.0.0.0:8080' or '[::1]:8080'")
+    return text
+
+
+def _url_without_password(url: str) -> str:
+    try:
+        password = urlsplit(url).password
+    except ValueError:  # its message may hold the URL, and the URL a password
+        raise ValueError("must be a URL") from None
+    if password is not None:
+        raise ValueError(
+            "must not hold a password, which logs and pages would show; a replica has a key for it"
+        )
+    return url
+
+
+def _split_urls(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return [url for url in re.split(r"[,\s]+", value) if url]
+    try:
+        return json.loads(value)
+    except ValueError:  # its message would hold the URLs
+        raise ValueError(
+            "must be a JSON list of strings, or URLs with commas or spaces between them"
+        ) from None
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_number)]
+Seconds = Annotated[float, Field(ge=0, le=WEEK_S, allow_inf_nan=False), BeforeValidator(_number)]
+Bytes = Annotated[ByteSize, BeforeValidator(_number)]
+Level = Annotated[int, Field(ge=1, le=12), BeforeValidator(_number)]
+Workers = Annotated[int, Field(ge=1, le=256), BeforeValidator(_number)]
+
+FilePath = Annotated[Path, BeforeValidator(_path_text)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
+Url = Annotated[str, Field(min_length=1), AfterValidator(_url_without_password)]
+Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
+SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls)]
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+ReplicaName = Annotated[Name, AfterValidator(_replica_name)]
+Named = Annotated[Mapping[Name, _Value], AfterValidator(_distinct)]
+NamedReplicas = Annotated[Mapping[ReplicaName, _Value], AfterValidator(_distinct)]

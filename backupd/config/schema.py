@@ -1,0 +1,112 @@
+"""The one schema of the configuration: validation, environment names and the example come from it."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from backupd.config import kinds
+from backupd.config.sections import (
+    Drill,
+    Http,
+    Lock,
+    Notify,
+    Pack,
+    Replica,
+    Retention,
+    Schedule,
+    ShrinkGuard,
+    Source,
+    Space,
+)
+from backupd.model import RetentionPolicy
+
+ENVIRONMENT = "environment"
+NOT_YET_ACTIVE = ("replicas", "drill", "http", "notify", "pings")
+
+Sources = Annotated[kinds.Named[Source], Field(min_length=1)]
+
+
+class Config(BaseSettings):
+    """The effective configuration: validated, frozen, every path absolute.
+
+    Made by `load_config` only; by itself it reads neither files nor the environment.
+    """
+
+    model_config = SettingsConfigDict(
+        case_sensitive=True,  # else pydantic-settings takes [Retention] for [retention], and drops one of two
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    sources: Sources
+    backups_dir: kinds.FilePath = Field(
+        description="Directory that keeps the generations; default: backups/ beside the database.",
+        examples=["/app/data/backups"],
+    )
+    retention: Retention = Retention()
+    schedule: Schedule = Schedule()
+    space: Space = Space()
+    shrink_guard: ShrinkGuard = ShrinkGuard()
+    lock: Lock = Lock()
+    pack: Pack = Pack()
+    replicas: kinds.NamedReplicas[Replica] = {}
+    drill: Drill = Drill()
+    http: Http = Http()
+    notify: Notify = Notify()
+    pings: kinds.Named[kinds.Secret] = Field(
+        {},
+        description="A URL for each task, called when it begins, succeeds and fails.",
+        examples=["https://hc-ping.com/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"],
+    )
+
+    _origin: str = PrivateAttr(ENVIRONMENT)
+
+    @field_validator("backups_dir")
+    @classmethod
+    def _is_no_database(cls, directory: Path, info: ValidationInfo) -> Path:
+        for name, source in info.data.get("sources", {}).items():
+            if source.path == directory:
+                raise ValueError(f"is the database of source {name}: backups need a directory of their own")
+        return directory
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is that of pydantic-settings
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing behind the caller's back."""
+        return (init_settings,)
+
+    @classmethod
+    def of(cls, layers: tuple[PydanticBaseSettingsSource, ...], origin: str) -> Self:
+        """Validate `layers`, the first over the later ones. Raises pydantic's ValidationError."""
+        config = cls(_build_sources=(layers, {}))
+        config._origin = origin
+        return config
+
+    @property
+    def origin(self) -> str:
+        """The file that was read, or "environment" where there is none."""
+        return self._origin
+
+    def policy(self) -> RetentionPolicy:
+        """Return how many generations stay in the directory of backups."""
+        return self.retention.policy()
+
+    def not_yet_active(self) -> tuple[str, ...]:
+        """Name the sections that are set but not acted upon by this version, such as "replicas.offsite"."""
+        found: list[str] = []
+        for section in NOT_YET_ACTIVE:
+            value = getattr(self, section)
+            if section == "replicas":
+                found += [f"{section}.{name}" for name in value]
+            elif value.model_fields_set if isinstance(value, BaseModel) else value:
+                found.append(section)
+        return tuple(found)

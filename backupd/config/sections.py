@@ -1,0 +1,191 @@
+"""The sections of the schema: names, kinds, defaults and descriptions of their keys.
+
+What is said here, of a section in its docstring and of a key in its description, is what the example says.
+"""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backupd.config import kinds
+from backupd.model import RetentionPolicy
+
+
+class Table(BaseModel):
+    """A section: frozen, refuses keys that it does not know, and shows no value in an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Source(Table):
+    """One SQLite database of the app; its name becomes the first part of file names."""
+
+    path: kinds.FilePath = Field(description="The live database file.", examples=["/app/data/tasks.db"])
+    method: Literal["backup", "vacuum"] = Field(
+        "backup",
+        description='"backup" copies page by page, byte for byte; "vacuum" writes a compact copy by VACUUM '
+        "INTO, which is slower and renumbers rowids that no INTEGER PRIMARY KEY holds.",
+    )
+    allow_empty: bool = Field(
+        default=False, description="Accept a database without any table instead of failing."
+    )
+    timeout_s: kinds.Seconds = Field(3600, gt=0, description="Seconds that a whole snapshot may take.")
+    busy_timeout_s: kinds.Seconds = Field(60, description="Seconds to wait for a lock that the app holds.")
+    writer_budget_s: kinds.Seconds = Field(
+        2.0,
+        gt=0,
+        description="Seconds that one pinned copy may hold up the app's writers where the database is in "
+        "rollback-journal mode; WAL writers are never held up.",
+    )
+    hot_journal: Literal["copy", "fail"] = Field(
+        "copy",
+        description='Where a crashed writer left a journal behind: "copy" database and journal and recover '
+        'the copy, or "fail".',
+    )
+    hot_journal_wait_s: kinds.Seconds = Field(
+        60, description="Seconds to wait for the app to recover such a journal by itself."
+    )
+    network_fs: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description='"allow" accepts a database on NFS, SMB and the like, where locks cannot be trusted.',
+    )
+    hard_link: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description='"allow" accepts a database file with a second name, beside which its journal may stand.',
+    )
+
+
+class Retention(Table):
+    """How many generations stay; these counts are never all zero."""
+
+    daily: kinds.Count = Field(
+        7, description="Newest days with a verified generation; the last one of each stays."
+    )
+    weekly: kinds.Count = Field(4, description="ISO weeks, likewise.")
+    monthly: kinds.Count = Field(0, description="Months, likewise.")
+    yearly: kinds.Count = Field(0, description="Years, likewise.")
+    last: kinds.Count = Field(0, description="Newest generations that stay, whatever their day.")
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Self:
+        if not any((self.daily, self.weekly, self.monthly, self.yearly, self.last)):
+            raise ValueError(
+                "an empty policy is refused: it would remove every generation; keep at least one"
+            )
+        return self
+
+    def policy(self) -> RetentionPolicy:
+        """Return the same counts as the value that `plan_retention` takes."""
+        return RetentionPolicy(**self.model_dump())
+
+
+class Schedule(Table):
+    """When the daemon does what."""
+
+    timezone: kinds.TimeZone = Field(
+        "UTC", description="IANA time zone of the times below, and of the days that retention counts."
+    )
+    backup: kinds.Text = Field("04:00", description="When to back up, every day.")
+    replicate: kinds.Text | None = Field(
+        None, description="When to send to the replicas.", examples=["sun 05:00"]
+    )
+    drill: kinds.Text | None = Field(None, description="When to rehearse a restore.", examples=["sun 06:00"])
+
+
+class Space(Table):
+    """Free space that backups leave to the app."""
+
+    reserve: kinds.Bytes | None = Field(
+        None,
+        description='Size that stays free, such as "512MiB"; unset: 5 % of the file system, at most 1 GiB.',
+        examples=["512MiB"],
+    )
+
+
+class ShrinkGuard(Table):
+    """Nothing is pruned while a source has lost more than this since its last good generation."""
+
+    enabled: bool = Field(
+        default=True, description="Whether a new snapshot is compared with the last good generation."
+    )
+    max_row_loss: kinds.Fraction = Field(0.5, description="Share of all rows (0 to 1) that may go.")
+    max_size_loss: kinds.Fraction = Field(0.5, description="Share of the size (0 to 1) that may go.")
+    min_rows: kinds.Count = Field(100, description="Databases with fewer rows than this are not compared.")
+
+
+class Lock(Table):
+    """The lock that keeps two runs from working on one store."""
+
+    timeout_s: kinds.Seconds = Field(60, description="Seconds to wait for a run that holds it.")
+
+
+class Pack(Table):
+    """Compression of archives."""
+
+    level: kinds.Level = Field(5, description="1 (fast) to 12 (small).")
+    workers: kinds.Workers | None = Field(None, description="Cores to use; unset: all.", examples=[2])
+
+
+class Replica(Table):
+    """A store that copies are sent to, by its name."""
+
+    url: kinds.Url = Field(description="Where it is.", examples=["sftp://backup@nas:22/backups"])
+    host_key: kinds.Text | None = Field(
+        None, description="The server's public key.", examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI..."]
+    )
+    known_hosts: kinds.FilePath | None = Field(
+        None, description="File with the server's public key, instead.", examples=["/etc/backupd/known_hosts"]
+    )
+    username: kinds.Text | None = Field(None, description="Account there.", examples=["backup"])
+    password: kinds.Secret | None = Field(None, description="Its password.", examples=["change me"])
+    private_key: kinds.Secret | None = Field(
+        None,
+        description="The key to log in with, as text.",
+        examples=["-----BEGIN OPENSSH PRIVATE KEY-----\n..."],
+    )
+    passphrase: kinds.Secret | None = Field(None, description="Opens that key.", examples=["change me"])
+    append_only: bool = Field(default=False, description="Never remove anything there.")
+    verify: Literal["read-back", "remote-hash"] = Field(
+        "read-back",
+        description='How a copy is proven: "read-back" fetches it again, "remote-hash" has the server '
+        "compute its SHA-256.",
+    )
+    retention: Retention | None = Field(
+        None, description="How many generations stay there; without this section as many as here."
+    )
+
+
+class Drill(Table):
+    """The rehearsal of a restore."""
+
+    from_: kinds.Text | None = Field(
+        None, alias="from", description="Replica to restore from.", examples=["offsite"]
+    )
+    command: kinds.Text | None = Field(
+        None, description="Starts the app on the restored database.", examples=["/app/serve"]
+    )
+    health_url: kinds.Url | None = Field(
+        None, description="Must answer 200 then.", examples=["http://127.0.0.1:8000/health"]
+    )
+    place_at: kinds.Text | None = Field(
+        None, description="Where that app expects its database.", examples=["/app/data/tasks.db"]
+    )
+
+
+class Http(Table):
+    """The daemon's health endpoint, metrics and status page."""
+
+    listen: kinds.ListenAddress = Field("127.0.0.1:8080", description="HOST:PORT to listen on.")
+    token: kinds.Secret | None = Field(
+        None, description="Asked for by / and /metrics.", examples=["change me"]
+    )
+
+
+class Notify(Table):
+    """Who hears of trouble."""
+
+    urls: kinds.SecretUrls = Field(
+        (),
+        description="Apprise URLs; in the environment a JSON list, or with commas or spaces between.",
+        examples=[["ntfy://my-topic"]],
+    )

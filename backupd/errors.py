@@ -1,0 +1,84 @@
+"""What can go wrong, told so that the reader knows what to do next; the exit code sits on the class."""
+
+from typing import ClassVar
+
+
+class BackupdError(Exception):
+    """Any foreseen trouble: `message` says what and where, `hint` what to do next."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(BackupdError):
+    """The command line asks for something that cannot be meant."""
+
+    exit_code = 2
+
+
+class TemporaryError(BackupdError):
+    """The same command is likely to succeed later (sysexits.h EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
+class ConfigError(BackupdError):
+    """The configuration cannot be used (sysexits.h EX_CONFIG)."""
+
+    exit_code = 78
+
+
+class LockHeld(TemporaryError):
+    """Another run works on the same store."""
+
+
+class SourceBusy(TemporaryError):
+    """The app holds a lock on its database for longer than we may wait."""
+
+
+class SourceReplaced(TemporaryError):
+    """The database was replaced by another file while it was being copied."""
+
+
+class SourceMissing(BackupdError):
+    """There is no database where the configuration says there is one."""
+
+
+class SourceUnusable(BackupdError):
+    """The source is there but cannot be backed up: not SQLite, empty, no right to read it, on an unsafe mount."""
+
+
+class SourceCorrupt(SourceUnusable):
+    """The app's database is so damaged that it cannot even be copied."""
+
+
+class SnapshotFailed(BackupdError):
+    """The copy could not be made, for a reason that is not the source's."""
+
+
+class NoSpace(BackupdError):
+    """Too little free space, before or in the middle of the work."""
+
+
+class CopyCorrupt(BackupdError):
+    """A copy failed its integrity check, or bytes do not match their digest."""
+
+
+class ManifestInvalid(BackupdError):
+    """A manifest is damaged, or was never one of ours."""
+
+
+class GenerationMissing(BackupdError):
+    """No generation fits what was asked for."""
+
+
+class TargetRefused(BackupdError):
+    """Restoring there would destroy or mislead."""
+
+
+class PolicyEmpty(ConfigError):
+    """A retention policy that keeps nothing."""

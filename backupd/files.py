@@ -1,0 +1,60 @@
+"""Durable file operations: write to a temporary name, fsync the file, rename, fsync the directory.
+
+See https://lwn.net/Articles/457667/ for why each of the four is needed.
+"""
+
+import os
+from pathlib import Path
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make renames and removals in `directory` durable. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Make the contents of `path` durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write `data` to `path`, which must not exist, and fsync it; not yet its directory. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(descriptor)
+    give_to_owner_of(path.parent, path)
+
+
+def replace_durably(path: Path, data: bytes, *, temporary: Path, mode: int = 0o600) -> None:
+    """Put `data` in place of `path` in one step, by way of `temporary` on the same file system. Raises OSError."""
+    temporary.unlink(missing_ok=True)
+    write_durably(temporary, data, mode=mode)
+    give_to_owner_of(path.parent, temporary)
+    temporary.replace(path)
+    fsync_directory(path.parent)
+
+
+def give_to_owner_of(directory: Path, path: Path) -> None:
+    """Give `path` the owner of `directory` when running as root, so that a later run as that user can go on.
+
+    Where root may not chown (a container without CAP_CHOWN) the file stays as it is.
+    """
+    if os.geteuid() != 0:
+        return
+    owner = directory.stat()
+    if owner.st_uid == 0:
+        return
+    try:
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    except PermissionError:
+        return

@@ -1,0 +1,1 @@
+"""What happens, one file a verb, each read from top to bottom; begin with `jobs.backup`."""

@@ -1,0 +1,79 @@
+"""One verified backup of one source: the same steps by schedule and by hand.
+
+    lock, heal → look at the source → copy → check ∥ pack ∥ digest → guard → publish → expire → report
+
+Every step can be killed. Until its manifest is in place there is no new generation, and nothing old goes before.
+"""
+
+from backupd.jobs.expire import expire
+from backupd.jobs.freeze import frozen_on_corruption, guard_against_shrinking, quarantined, thaw
+from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.prove import Proof, prove
+from backupd.jobs.publish import publish, record_unchanged
+from backupd.jobs.run import Run, recorded
+from backupd.jobs.shrink import emptied
+from backupd.jobs.site import Site
+from backupd.jobs.words import human_bytes
+from backupd.model import Contents, Manifest, RunReport
+from backupd.sqlite.mounts import is_remote
+
+_LARGE_WAL_BYTES = 256 << 20
+_NOTES = 3
+
+
+def backup(order: BackupOrder, site: Site) -> RunReport:
+    """Back up one source now. Foreseen trouble does not raise: it is in the report, with what to do about it."""
+    with recorded("backup", order.source, site) as run, site.locked("backup"):
+        run.started()
+        for warning in order.warnings:
+            run.warn(warning)
+        inventory = local_inventory(site)
+        last = inventory.last_verified(order.source)
+        with site.store.staging() as staging, frozen_on_corruption(order, last, site):
+            proof = prove(order, last, staging, run, site)
+            contents = _sound_contents(order, proof, last, site)
+            _tell_oddities(order, proof, run)
+            _settle(order, proof, contents, inventory, run, site)
+        expire(order.source, order.expiry, run, site)
+    return run.report
+
+
+def _sound_contents(order: BackupOrder, proof: Proof, last: Manifest | None, site: Site) -> Contents:
+    """Return what is in the copy. Raises CopyCorrupt, with the copy in quarantine, when it may not be published."""
+    contents = proof.inspection.contents
+    if contents is None:
+        raise quarantined(order, proof, proof.inspection.verdict.damage, last, site)
+    if last is not None and emptied(last, contents) and not order.allow_empty:
+        raise quarantined(order, proof, (f"no tables are left of those in {last.id}",), last, site)
+    return contents
+
+
+def _settle(order: BackupOrder, proof: Proof, contents: Contents, inventory: Inventory, run: Run, site: Site) -> None:
+    """Publish the copy, or record that the last generation holds the same; freeze or thaw rotation."""
+    shrunk = guard_against_shrinking(order, contents, proof.snapshot.size_bytes, inventory, run, site)
+    last = inventory.last_verified(order.source)
+    if proof.unchanged and last is not None:
+        record_unchanged(last, run, site)
+    elif proof.packed is not None:
+        publish(order.source, proof, proof.packed, contents, run, site)
+    if not shrunk:
+        thaw(order.source, site)
+
+
+def _tell_oddities(order: BackupOrder, proof: Proof, run: Run) -> None:
+    snapshot, verdict = proof.snapshot, proof.inspection.verdict
+    if snapshot.hot_journal:
+        run.warn(f"the app of {order.path} died in a transaction and was not started again: copied as of before it")
+    if is_remote(snapshot.filesystem) and order.settings.network_fs == "refuse":
+        run.warn(
+            f'{order.path} is on {snapshot.filesystem}, whose locks may fail: set network_fs = "allow" if you know'
+        )
+    if snapshot.writers_held_s > order.settings.writer_budget_s:
+        run.note(f"writers were held for {snapshot.writers_held_s:.1f} s: the app never left a quiet moment")
+    if proof.source.wal_bytes > _LARGE_WAL_BYTES:
+        run.note(f"the WAL is {human_bytes(proof.source.wal_bytes)}: the app does not get to checkpoint it")
+    if verdict.foreign_key_violations:
+        run.note(f"{verdict.foreign_key_violations} rows refer to parents that are not there")
+    for note in verdict.notes[:_NOTES]:
+        run.note(note)

@@ -1,0 +1,54 @@
+"""Apply the retention policy: plan, then remove."""
+
+from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.order import Expiry
+from backupd.jobs.run import Run, recorded
+from backupd.jobs.site import Site
+from backupd.log import Event
+from backupd.model import RetentionPlan, RunReport
+from backupd.retention import plan_retention
+
+
+def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> RetentionPlan:
+    """Return what would stay and go now, and why."""
+    return plan_retention(inventory.of(source), expiry.policy, site.clock(), expiry.timezone, site.holds.get(source))
+
+
+def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
+    """Remove what the policy lets go; `SHA256SUMS` is right at every instant. Only with the store locked."""
+    inventory = local_inventory(site)
+    for why in inventory.refused.values():
+        run.warn(why)
+    plan = plan_for(source, expiry, inventory, site)
+    going = {removed.generation.id for removed in plan.remove}
+    with run.stage("expire"):
+        site.store.write_checksums(
+            {key: m.archive.sha256 for key, m in inventory.manifests.items() if key not in going}
+        )
+        for removed in plan.remove:
+            _remove(removed.generation.id, removed.reason, site)
+    run.update(kept=len(plan.keep), removed=tuple(removed.generation.id for removed in plan.remove))
+    return plan
+
+
+def _remove(generation: str, reason: str, site: Site) -> None:
+    site.store.remove(generation)
+    site.log.info(Event.GENERATION_REMOVED, f"removed {generation}: {reason}", generation=generation, reason=reason)
+    site.ask_catalog(lambda catalog: catalog.remove_copy(generation, site.store.name), None)
+
+
+def prune(source: str, expiry: Expiry, site: Site) -> RunReport:
+    """Apply the policy to one source now, as a run of its own."""
+    with recorded("prune", source, site) as run, site.locked("prune"):
+        run.started()
+        expire(source, expiry, run, site)
+    return run.report
+
+
+def unfreeze(source: str, site: Site) -> bool:
+    """End the hold on `source` by an operator's word; False when nothing held it."""
+    with site.locked("prune"):
+        released = site.holds.release(source)
+    if released:
+        site.log.warning(Event.ROTATION_RELEASED, f"pruning of {source} released by an operator", source=source)
+    return released

@@ -1,0 +1,85 @@
+"""Freeze rotation when a source looks wrong, and let it go on when it looks right again."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from backupd.errors import BackupdError, CopyCorrupt, SourceCorrupt
+from backupd.jobs.generations import Inventory
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.prove import Proof
+from backupd.jobs.run import Run
+from backupd.jobs.shrink import losses
+from backupd.jobs.site import Site
+from backupd.log import Event
+from backupd.model import Contents, Hold, Manifest
+
+_UNFREEZE = "backupd prune --unfreeze accepts it"
+
+
+@contextmanager
+def frozen_on_corruption(order: BackupOrder, last: Manifest | None, site: Site) -> Iterator[None]:
+    """Freeze rotation when the block finds the source too damaged to be copied."""
+    try:
+        yield
+    except SourceCorrupt as error:
+        _hold(order, "corrupt", error.message, last, site)
+        raise
+
+
+def quarantined(
+    order: BackupOrder, proof: Proof, findings: Iterable[str], last: Manifest | None, site: Site
+) -> BackupdError:
+    """Put a corrupt copy aside, freeze rotation, and return the error that ends the run."""
+    findings = tuple(findings)
+    _hold(order, "corrupt", findings[0], last, site)
+    name = f"{order.source}-{proof.taken_at:%Y%m%d-%H%M%S}"
+    place = site.quarantine.add(order.source, name, proof.snapshot.path, findings)
+    site.log.error(
+        Event.SNAPSHOT_QUARANTINED,
+        f"the copy of {order.path} is corrupt: {findings[0]}",
+        quarantine=str(place),
+    )
+    good = f"the last good generation is {last.id}" if last else "there is no good generation yet"
+    return CopyCorrupt(
+        f"{order.path} is corrupt: {findings[0]} ({len(findings)} findings); nothing is pruned, {good}",
+        f"look at the copy in {place.parent}; restore a good generation, or repair the database (sqlite3 .recover)",
+    )
+
+
+def guard_against_shrinking(
+    order: BackupOrder, contents: Contents, snapshot_bytes: int, inventory: Inventory, run: Run, site: Site
+) -> bool:
+    """Freeze rotation, before anything is published, when the source lost much; True when it did.
+
+    The comparison is with the last generation before the loss for as long as nobody accepted it: else the first
+    shrunken copy would make the second look right.
+    """
+    hold = site.holds.get(order.source)
+    reference = inventory.manifests.get(hold.reference or "") if hold else None
+    reference = reference or inventory.last_verified(order.source)
+    found = losses(reference, contents, snapshot_bytes, order.guard) if reference else []
+    if not found:
+        return False
+    what = f"{order.source} shrank since {reference.id if reference else ''}: {'; '.join(found)}"
+    site.log.warning(Event.SOURCE_SHRUNK, what, source=order.source)
+    run.warn(f"{what}; nothing is pruned until it has grown back or {_UNFREEZE}")
+    _hold(order, "shrink", what, reference, site)
+    return True
+
+
+def thaw(source: str, site: Site) -> None:
+    """Let rotation go on after a sound backup that lost nothing."""
+    if site.holds.release(source):
+        site.log.info(Event.ROTATION_RELEASED, f"{source} is sound again: pruning goes on", source=source)
+
+
+def _hold(order: BackupOrder, kind: str, reason: str, last: Manifest | None, site: Site) -> None:
+    hold = Hold(
+        source=order.source,
+        kind="corrupt" if kind == "corrupt" else "shrink",
+        since=site.clock(),
+        reason=reason,
+        reference=last.id if last else None,
+    )
+    site.holds.set(hold)
+    site.log.warning(Event.ROTATION_FROZEN, f"pruning of {order.source} is frozen: {reason}", source=order.source)

@@ -1,0 +1,110 @@
+"""What is in a store, by its manifests."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from backupd.archive.manifest import decode_manifest
+from backupd.errors import GenerationMissing, ManifestInvalid
+from backupd.jobs.site import Site
+from backupd.log import Event
+from backupd.model import Generation, Manifest
+from backupd.stores.contract import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All generations of a store, newest first; `manifests` has the sound ones, `refused` says why others are not."""
+
+    generations: tuple[Generation, ...]
+    manifests: Mapping[str, Manifest]
+    refused: Mapping[str, str]
+
+    def of(self, source: str) -> tuple[Generation, ...]:
+        """Return the generations of one source, newest first."""
+        return tuple(g for g in self.generations if g.source == source)
+
+    def last_verified(self, source: str) -> Manifest | None:
+        """Return the manifest of the newest generation of `source` that counts."""
+        return next((self.manifests[g.id] for g in self.of(source) if g.verified), None)
+
+
+def take_inventory(store: Store, damaged: frozenset[str] = frozenset()) -> Inventory:
+    """Read every manifest in `store`; `damaged` are the ids that a check has found wanting."""
+    generations: list[Generation] = []
+    manifests: dict[str, Manifest] = {}
+    refused: dict[str, str] = {}
+    for stored in store.list():
+        try:
+            manifest = decode_manifest(store.manifest(stored.id), stored.id)
+        except ManifestInvalid as error:
+            refused[stored.id] = error.message
+            generations.append(_unreadable(stored.id, stored.archive_bytes))
+        except GenerationMissing:
+            continue  # removed since the listing
+        else:
+            manifests[stored.id] = manifest
+            sound = stored.archive_bytes == manifest.archive.size_bytes and stored.id not in damaged
+            generations.append(_generation(manifest, stored.archive_bytes, damaged=not sound))
+    generations.sort(key=lambda g: (g.taken_at, g.id), reverse=True)
+    return Inventory(tuple(generations), manifests, refused)
+
+
+def local_inventory(site: Site) -> Inventory:
+    """Read the local store, knowing what checks have found; each refused manifest is logged."""
+    name = site.store.name
+    damaged = site.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
+    inventory = take_inventory(site.store, damaged)
+    for generation, why in inventory.refused.items():
+        site.log.warning(Event.MANIFEST_REFUSED, why, generation=generation)
+    return inventory
+
+
+def choose_generation(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> Manifest:
+    """Return the generation that an operator means: by id, `latest`, or the newest taken at or before `at`.
+
+    Raises GenerationMissing, ManifestInvalid.
+    """
+    if at is None and wanted != "latest":
+        if wanted in inventory.refused:
+            raise ManifestInvalid(inventory.refused[wanted], "choose another generation (backupd list)")
+        if wanted not in inventory.manifests:
+            raise GenerationMissing(f"there is no generation {wanted}", "see backupd list")
+        return inventory.manifests[wanted]
+    names = {g.source for g in inventory.generations if g.verified}
+    if source is None and len(names) > 1:
+        raise GenerationMissing(f"which source: {', '.join(sorted(names))}?", "name it with --source")
+    for generation in inventory.generations:
+        fits = generation.verified and source in (None, generation.source)
+        if fits and (at is None or generation.taken_at <= at):
+            return inventory.manifests[generation.id]
+    raise GenerationMissing("there is no sound generation that fits", "see backupd list")
+
+
+def _generation(manifest: Manifest, archive_bytes: int, *, damaged: bool) -> Generation:
+    return Generation(
+        id=manifest.id,
+        source=manifest.source,
+        taken_at=manifest.taken_at,
+        archive_bytes=archive_bytes,
+        snapshot_bytes=manifest.snapshot.size_bytes,
+        verification=manifest.verdict.level,
+        damaged=damaged,
+    )
+
+
+def _unreadable(generation_id: str, archive_bytes: int) -> Generation:
+    source, date, minute = _parts(generation_id)
+    try:
+        taken_at = datetime.strptime(f"{date}{minute}", "%Y%m%d%H%M").replace(tzinfo=UTC)
+    except ValueError:
+        taken_at = datetime.fromtimestamp(0, UTC)
+    return Generation(generation_id, source, taken_at, archive_bytes, 0, "corrupt", damaged=True)
+
+
+def _parts(generation_id: str) -> tuple[str, str, str]:
+    """Split `tasks-20261123-0400-2` into source, date and minute."""
+    parts = generation_id.split("-")
+    if len(parts[-1]) < len("0400") or len(parts[-2]) != len("20261123"):
+        parts.pop()
+    return "-".join(parts[:-2]), parts[-2], parts[-1]

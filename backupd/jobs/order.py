@@ -1,0 +1,41 @@
+"""What a backup is asked to do: one frozen value, made from the configuration by `backupd.wiring`."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
+from pathlib import Path
+
+from backupd.jobs.shrink import ShrinkGuard
+from backupd.model import RetentionPolicy
+from backupd.sqlite.snapshot import SnapshotSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How to compress: libdeflate's level, 1 to 12, and the number of threads."""
+
+    level: int = 6
+    workers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """What may stay: the policy, and the time zone whose days and weeks it counts."""
+
+    policy: RetentionPolicy = field(default_factory=RetentionPolicy)
+    timezone: tzinfo = UTC
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOrder:
+    """One source and how to back it up; `reserve_bytes` of None means 5 % of the file system, at most 1 GiB."""
+
+    source: str
+    path: Path
+    settings: SnapshotSettings = field(default_factory=SnapshotSettings)
+    allow_empty: bool = False
+    allow_links: bool = False
+    packing: Packing = field(default_factory=Packing)
+    expiry: Expiry = field(default_factory=Expiry)
+    guard: ShrinkGuard = field(default_factory=ShrinkGuard)
+    reserve_bytes: int | None = None
+    warnings: tuple[str, ...] = ()

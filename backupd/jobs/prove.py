@@ -1,0 +1,154 @@
+"""Make a copy and prove it: snapshot, then integrity check, compression and digests at the same time."""
+
+import shutil
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from backupd.archive.members import Packed, digest_of, pack
+from backupd.errors import GenerationMissing, SourceReplaced
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.run import Run
+from backupd.jobs.site import Site
+from backupd.jobs.space import bytes_needed, require_space, reserve_bytes, same_file_system, watching_space
+from backupd.log import Event
+from backupd.model import Manifest
+from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
+from backupd.sqlite.source import Source, same_content
+from backupd.sqlite.verify import Inspection, checking
+
+ARCHIVE_PART = "archive.part"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A copy in staging, begun at `taken_at`, and what its check said.
+
+    `packed` is `None` where packing was pointless: the copy is corrupt, or it is the last generation over again.
+    """
+
+    source: Source
+    taken_at: datetime
+    snapshot: Snapshot
+    inspection: Inspection
+    packed: Packed | None = None
+    unchanged: bool = False
+
+    @property
+    def corrupt(self) -> bool:
+        """Whether the check found damage."""
+        return self.inspection.verdict.level == "corrupt"
+
+
+def prove(order: BackupOrder, last: Manifest | None, staging: Path, run: Run, site: Site) -> Proof:
+    """Copy and check the source, once more when the file was replaced or changed under the first copy.
+
+    A second corrupt copy is the answer; all other trouble is raised.
+    """
+    try:
+        proof = _attempt(order, last, _emptied(staging / "copy"), run, site)
+        if not proof.corrupt:
+            return proof
+        why = "the copy is corrupt"
+    except SourceReplaced as error:
+        why = error.message
+    site.log.warning(Event.SNAPSHOT_RETRIED, f"{why}: copying {order.path} once more", source=order.source)
+    return _attempt(order, last, _emptied(staging / "copy"), run, site)
+
+
+def _emptied(directory: Path) -> Path:
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, run: Run, site: Site) -> Proof:
+    source = Source.inspect(order.path, allow_empty=order.allow_empty, allow_links=order.allow_links)
+    reserve = _check_space(order, source, last, site)
+    taken_at = site.clock()
+    snapshot = _copy(order, source, reserve, staging, run, site)
+    if last is not None and order.settings.method == "backup" and same_content(last.origin.signature, source.signature):
+        with run.stage("digest"):
+            equal = _digest(snapshot) == last.snapshot.sha256
+        if equal and archive_is_sound(last, site):
+            return Proof(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
+    if order.settings.method == "vacuum":
+        inspection = _check(snapshot, run)
+        if inspection.verdict.level == "corrupt":
+            return Proof(source, taken_at, snapshot, inspection)
+        with run.stage("compact"):
+            snapshot = compact_snapshot(snapshot)
+    inspection, packed = _check_and_pack(order, snapshot, reserve, run, site)
+    unchanged = last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and archive_is_sound(last, site)
+    return Proof(source, taken_at, snapshot, inspection, packed, unchanged)
+
+
+def archive_is_sound(manifest: Manifest, site: Site) -> bool:
+    """Digest the archive of a generation of the local store; a damaged one is logged and marked."""
+    try:
+        with site.store.open(manifest.id) as stream:
+            sound = digest_of(stream) == manifest.archive.sha256
+    except (GenerationMissing, OSError):
+        sound = False
+    if not sound:
+        what = f"the archive of {manifest.id} is damaged: its SHA-256 is not the one in its manifest"
+        site.log.error(Event.GENERATION_DAMAGED, what, generation=manifest.id)
+        site.ask_catalog(
+            lambda catalog: catalog.record_check(
+                manifest.id, site.store.name, site.clock(), sound=False, detail=what, duration_s=0.0
+            ),
+            None,
+        )
+    return sound
+
+
+def _digest(snapshot: Snapshot) -> str:
+    with snapshot.path.open("rb") as stream:
+        return digest_of(stream)
+
+
+def _check_space(order: BackupOrder, source: Source, last: Manifest | None, site: Site) -> int:
+    directory = site.store.directory
+    reserve = reserve_bytes(directory, order.reserve_bytes)
+    copies = 2 if order.settings.method == "vacuum" else 1
+    require_space(directory, bytes_needed(source, last, copies), reserve, f"a backup of {order.source}")
+    return reserve
+
+
+def _copy(order: BackupOrder, source: Source, reserve: int, staging: Path, run: Run, site: Site) -> Snapshot:
+    shared = same_file_system(source.path, site.store.directory)
+    settings = replace(order.settings, reserve_bytes=reserve if shared else 0)
+    site.progress.stage("copy", source.size_bytes)
+
+    def on_event(event: str, message: str) -> None:
+        site.log.info(Event(event), message, source=order.source)
+
+    with run.stage("copy"):
+        return take_snapshot(source, settings, staging, lambda done, _total: site.progress.advance(done), on_event)
+
+
+def _check(snapshot: Snapshot, run: Run) -> Inspection:
+    with checking(snapshot.path, snapshot.sqlite_writer) as inspection:
+        result = inspection()
+    run.add_stage("check", result.verdict.duration_s)
+    return result
+
+
+def _check_and_pack(
+    order: BackupOrder, snapshot: Snapshot, reserve: int, run: Run, site: Site
+) -> tuple[Inspection, Packed]:
+    site.progress.stage("check and pack", snapshot.size_bytes)
+    with checking(snapshot.path, snapshot.sqlite_writer) as inspection:
+        with run.stage("pack"):
+            packed = pack(
+                snapshot.path,
+                snapshot.path.parent / ARCHIVE_PART,
+                level=order.packing.level,
+                workers=order.packing.workers,
+                advance=watching_space(site.store.directory, reserve, site.progress.advance),
+            )
+        with run.stage("wait for check"):
+            result = inspection()
+    run.add_stage("check", result.verdict.duration_s)
+    return result, packed

@@ -1,0 +1,83 @@
+"""From a proven copy to a generation, or to the record that the last one is still the whole truth."""
+
+from backupd import __version__
+from backupd.archive.manifest import decode_manifest, encode_manifest
+from backupd.archive.members import Packed
+from backupd.jobs.prove import ARCHIVE_PART, Proof
+from backupd.jobs.run import Run
+from backupd.jobs.site import Site
+from backupd.log import Event
+from backupd.model import Contents, Manifest, generation_id
+
+
+def publish(source: str, proof: Proof, packed: Packed, contents: Contents, run: Run, site: Site) -> Manifest:
+    """Publish the proven copy as a new generation of `source` and return its manifest. Raises OSError."""
+    manifest = _manifest(source, proof, packed, contents, site)
+    sealed = encode_manifest(manifest)
+    decode_manifest(sealed, manifest.id)  # nothing is published that a restore would refuse
+    with run.stage("publish"):
+        site.store.publish(manifest.id, proof.snapshot.path.parent / ARCHIVE_PART, sealed)
+    site.log.info(
+        Event.GENERATION_PUBLISHED,
+        f"published {manifest.id}, verified {manifest.verdict.level}",
+        generation=manifest.id,
+        archive_bytes=packed.archive.size_bytes,
+        archive_sha256=packed.archive.sha256,
+    )
+    site.ask_catalog(lambda catalog: catalog.add_generation(manifest, site.store.name), None)
+    run.update(outcome="published")
+    _tell(manifest, run, site)
+    return manifest
+
+
+def record_unchanged(last: Manifest, run: Run, site: Site) -> Manifest:
+    """Record that the source still holds, digest for digest, what the sound generation `last` holds."""
+    site.log.info(
+        Event.SNAPSHOT_UNCHANGED,
+        f"{last.source} is what {last.id} holds: verified unchanged",
+        generation=last.id,
+    )
+    now = site.clock()
+    site.ask_catalog(
+        lambda catalog: catalog.record_check(
+            last.id, site.store.name, now, sound=True, detail="verified unchanged", duration_s=0.0
+        ),
+        None,
+    )
+    run.update(outcome="unchanged")
+    _tell(last, run, site)
+    return last
+
+
+def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents, site: Site) -> Manifest:
+    return Manifest(
+        format=1,
+        id=_free_id(source, proof, site),
+        source=source,
+        taken_at=proof.taken_at,
+        backupd_version=__version__,
+        origin=proof.source.facts,
+        snapshot=proof.snapshot.facts(packed.snapshot_sha256),
+        archive=packed.archive,
+        contents=contents,
+        verdict=proof.inspection.verdict,
+    )
+
+
+def _free_id(source: str, proof: Proof, site: Site) -> str:
+    attempt = 1
+    while site.store.taken(name := generation_id(source, proof.taken_at, attempt)):
+        attempt += 1
+    return name
+
+
+def _tell(manifest: Manifest, run: Run, site: Site) -> None:
+    run.update(
+        generation=manifest.id,
+        archive_path=str(site.store.archive_path(manifest.id)),
+        snapshot_bytes=manifest.snapshot.size_bytes,
+        archive_bytes=manifest.archive.size_bytes,
+        snapshot_sha256=manifest.snapshot.sha256,
+        archive_sha256=manifest.archive.sha256,
+        verification=manifest.verdict.level,
+    )

@@ -1,0 +1,102 @@
+"""Restore a generation to a new path: prove it first, put it in place last."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from backupd.errors import TargetRefused
+from backupd.files import fsync_directory
+from backupd.jobs.site import Site
+from backupd.jobs.space import require_space
+from backupd.jobs.unpacked import unpack_proven
+from backupd.log import Event
+from backupd.model import Manifest
+
+_SIDE_FILES = ("-wal", "-shm", "-journal")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did, or with `dry_run` would do; `owner` is `uid:gid`, None where it stays as it is."""
+
+    generation: str
+    target: str
+    snapshot_bytes: int
+    snapshot_sha256: str
+    owner: str | None
+    mode: str
+    dry_run: bool
+
+
+def restore_to(manifest: Manifest, target: Path, workers: int, site: Site, *, dry_run: bool = False) -> Restored:
+    """Restore `manifest`'s generation of the local store as the new file `target`; nothing there is ever replaced.
+
+    The file appears under its name complete, proven and durable, with the mode that the source had, and as root with
+    its owner. Raises TargetRefused, CopyCorrupt, NoSpace.
+    """
+    target = target.absolute()
+    refuse_unsafe(target)
+    require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
+    origin = manifest.origin
+    owner = f"{origin.uid}:{origin.gid}" if os.geteuid() == 0 else None
+    done = Restored(
+        generation=manifest.id,
+        target=str(target),
+        snapshot_bytes=manifest.snapshot.size_bytes,
+        snapshot_sha256=manifest.snapshot.sha256,
+        owner=owner,
+        mode=f"{origin.mode:04o}",
+        dry_run=dry_run,
+    )
+    if not dry_run:
+        _restore(manifest, target, workers, site)
+        site.log.info(
+            Event.GENERATION_RESTORED,
+            f"restored {manifest.id} to {target}",
+            generation=manifest.id,
+            target=str(target),
+        )
+    return done
+
+
+def refuse_unsafe(target: Path) -> None:
+    """Refuse a target that exists, lies in no directory, or has side files that SQLite would replay into it.
+
+    Raises TargetRefused.
+    """
+    if not target.parent.is_dir():
+        raise TargetRefused(f"there is no directory {target.parent}", "make it, or give another --to PATH")
+    if os.path.lexists(target):
+        raise TargetRefused(f"{target} exists already", "give a new path; restoring in place replaces nothing yet")
+    for suffix in _SIDE_FILES:
+        if os.path.lexists(f"{target}{suffix}"):
+            raise TargetRefused(
+                f"{target}{suffix} lies there: SQLite would replay it into the restored database",
+                "move it away, or give another --to PATH",
+            )
+
+
+def _restore(manifest: Manifest, target: Path, workers: int, site: Site) -> None:
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        unpack_proven(manifest, site.store, part, workers, site)
+        origin = manifest.origin
+        if os.geteuid() == 0:
+            os.chown(part, origin.uid, origin.gid)
+        part.chmod(origin.mode & 0o777)
+        _put_in_place(part, target)
+        fsync_directory(target.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    """Give the finished file its name; a link, unlike a rename, never replaces what appeared there meanwhile."""
+    try:
+        os.link(part, target)
+    except FileExistsError as error:
+        raise TargetRefused(f"{target} appeared in the meantime", "give another --to PATH") from error
+    except OSError:  # a file system without hard links (FAT, SMB)
+        refuse_unsafe(target)
+        part.rename(target)

@@ -1,0 +1,128 @@
+"""The record of one run: times of its stages, what to warn of, and at the end exactly one report."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+from backupd.catalog import CatalogUnavailable, open_catalog
+from backupd.errors import BackupdError, NoSpace
+from backupd.jobs.site import Site
+from backupd.jobs.words import describe
+from backupd.log import Event
+from backupd.model import RunReport
+
+DEGRADED_EXIT = 3
+_ENOSPC = 28
+
+
+class Run:
+    """Collects what a run does; `report` is whole once the block of `recorded` has ended."""
+
+    def __init__(self, task: str, source: str, site: Site) -> None:
+        self._site = site
+        self._began = time.monotonic()
+        self._id: int | None = None
+        self.report = RunReport(task=task, source=source, started_at=site.clock(), outcome="published")
+
+    def update(self, **changes: Any) -> None:  # noqa: ANN401 - the fields of RunReport by name
+        """Set fields of the report."""
+        self.report = replace(self.report, **changes)
+
+    def warn(self, warning: str) -> None:
+        """Add something that makes the run degraded."""
+        self.update(warnings=(*self.report.warnings, warning))
+
+    def note(self, note: str) -> None:
+        """Add something worth telling that is no fault."""
+        self.update(notes=(*self.report.notes, note))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the block as the stage `name`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add_stage(name, time.monotonic() - began)
+
+    def add_stage(self, name: str, duration_s: float) -> None:
+        """Add `duration_s` to the stage `name`."""
+        stages = dict(self.report.stages)
+        stages[name] = round(stages.get(name, 0.0) + duration_s, 3)
+        self.update(stages=stages)
+
+    def started(self) -> None:
+        """Say that the work begins; runs that a kill cut short are closed in the catalog first."""
+        report = self.report
+        self._site.log.info(
+            Event.RUN_STARTED,
+            f"{report.task} of {report.source} begins",
+            task=report.task,
+            source=report.source,
+        )
+        try:
+            with open_catalog(self._site.catalog_path) as catalog:
+                for dead in catalog.interrupted_runs(report.task):
+                    if dead.source == report.source:
+                        catalog.mark_interrupted(dead.id, self._site.clock())
+                        self._site.log.warning(
+                            Event.RUN_INTERRUPTED,
+                            f"the {dead.task} of {dead.started_at:%F %T} UTC was cut short",
+                        )
+                self._id = catalog.start_run(report.task, report.source, report.started_at)
+        except CatalogUnavailable as error:
+            self.warn(f"the catalog cannot be used: {error.message} ({error.hint})")
+
+    def finish(self) -> None:
+        """Settle outcome and exit code, and hand the report to log and catalog."""
+        if self.report.outcome == "published" and self.report.warnings:
+            self.update(outcome="degraded")
+        if self.report.outcome == "unchanged" and self.report.warnings:
+            self.update(exit_code=DEGRADED_EXIT)
+        if self.report.outcome == "degraded":
+            self.update(exit_code=DEGRADED_EXIT)
+        self.update(duration_s=round(time.monotonic() - self._began, 3))
+        self._to_log()
+        self._to_catalog()
+
+    def fail(self, error: BackupdError) -> None:
+        """Turn the run into a failed one."""
+        self.update(outcome="failed", error=error.message, hint=error.hint, exit_code=error.exit_code)
+
+    def _to_log(self) -> None:
+        report = self.report
+        tell = {"failed": self._site.log.error, "degraded": self._site.log.warning}
+        fields = asdict(report) | {"event.outcome": "failure" if report.outcome == "failed" else "success"}
+        fields["error.message"] = fields.pop("error")
+        fields["started_at"] = report.started_at.isoformat()
+        fields["event.duration"] = int(report.duration_s * 1e9)
+        tell.get(report.outcome, self._site.log.info)(Event.RUN_FINISHED, describe(report), **fields)
+
+    def _to_catalog(self) -> None:
+        now = self._site.clock()
+        if self._id is None:
+            return
+        run_id = self._id
+        self._site.ask_catalog(lambda catalog: catalog.finish_run(run_id, self.report, now), None)
+
+
+@contextmanager
+def recorded(task: str, source: str, site: Site) -> Iterator[Run]:
+    """Record the block as one run: a foreseen error ends it as failed, anything else is recorded and goes on up."""
+    run = Run(task, source, site)
+    try:
+        yield run
+    except BackupdError as error:
+        run.fail(error)
+    except OSError as error:
+        if error.errno == _ENOSPC:
+            run.fail(NoSpace("the file system of the backups is full", "free space, or move backups_dir"))
+        else:
+            run.fail(BackupdError(f"the file system said: {error}", "check the disk and the rights of backups_dir"))
+    except BaseException as error:
+        run.fail(BackupdError(f"interrupted by {type(error).__name__}", "run it again"))
+        raise
+    finally:
+        run.finish()

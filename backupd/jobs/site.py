@@ -1,0 +1,86 @@
+"""The place where jobs work: the local store with its lock, holds, catalog and log."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from backupd.catalog import Catalog, CatalogUnavailable, open_catalog
+from backupd.log import Event, EventLog
+from backupd.model import NoProgress, Progress
+from backupd.stores.directory import DirectoryStore
+from backupd.stores.holds import Holds, Quarantine
+from backupd.stores.lock import Holder, store_lock
+
+T = TypeVar("T")
+
+
+def utc_now() -> datetime:
+    """Return the time as all of backupd tells it: aware, UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a job needs beside its own order; built by `backupd.wiring` alone."""
+
+    store: DirectoryStore
+    log: EventLog
+    lock_timeout_s: float = 60.0
+    progress: Progress = field(default_factory=NoProgress)
+    clock: Callable[[], datetime] = utc_now
+
+    @property
+    def holds(self) -> Holds:
+        """The holds on sources of this store."""
+        return Holds(self.store.hidden / "holds")
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """Where damaged copies are kept."""
+        return Quarantine(self.store.hidden / "quarantine")
+
+    @property
+    def catalog_path(self) -> Path:
+        """Where the catalog lies."""
+        return self.store.hidden / "catalog.sqlite3"
+
+    def ask_catalog(self, question: Callable[[Catalog], T], otherwise: T) -> T:
+        """Return the catalog's answer, or `otherwise` (said in the log) when there is no usable catalog."""
+        try:
+            with open_catalog(self.catalog_path) as catalog:
+                return question(catalog)
+        except CatalogUnavailable as error:
+            self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
+            return otherwise
+
+    @contextmanager
+    def locked(self, task: str) -> Iterator[None]:
+        """Hold the store alone, and first finish or sweep what a killed run left. Raises LockHeld, SnapshotFailed."""
+        self.store.prepare()
+        path = self.store.hidden / "lock"
+        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._say_waiting) as dead:
+            if dead is not None:
+                what = f"a {dead.task} (process {dead.pid} on {dead.host}) died holding the lock: taken over"
+                self.log.warning(Event.LOCK_TAKEN_OVER, what)
+            self._recover()
+            yield
+
+    def _say_waiting(self, holder: Holder | None) -> None:
+        who = f"a {holder.task} (process {holder.pid} on {holder.host})" if holder else "another run"
+        self.log.info(Event.LOCK_WAITING, f"waiting for {who} to end, {self.lock_timeout_s:.0f} s at most")
+
+    def _recover(self) -> None:
+        events = {
+            "removal": (Event.REMOVAL_RESUMED, "finished the removal of {} that a killed run had begun"),
+            "publication": (
+                Event.PUBLISH_RESUMED,
+                "finished the publication of {} that a killed run had begun",
+            ),
+            "staging": (Event.STAGING_SWEPT, "swept the work {} of a killed run"),
+        }
+        for done, name in self.store.recover():
+            event, text = events[done]
+            self.log.warning(event, text.format(name), generation=None if done == "staging" else name)

@@ -1,0 +1,38 @@
+"""Sizes, times and runs in words for people."""
+
+from backupd.model import RunReport
+
+_KIB = 1024
+
+
+def human_bytes(size_bytes: float) -> str:
+    """Return a size with binary units: `512 B`, `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < _KIB:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= _KIB
+    return f"{size_bytes:.1f} TiB"
+
+
+def human_age(age_s: float) -> str:
+    """Return an age in its largest fitting unit: `40 s`, `3 h`, `12 d`; a time in the future is `in …`."""
+    prefix, age_s = ("in ", -age_s) if age_s < 0 else ("", age_s)
+    for unit, length, next_length in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 86400)):
+        if age_s < next_length:
+            return f"{prefix}{age_s // length:.0f} {unit}"
+    return f"{prefix}{age_s // 86400:.0f} d"
+
+
+def describe(report: RunReport) -> str:
+    """Tell a run in the one line that `backup.log` ends it with."""
+    head = f"{report.task} of {report.source}: {report.outcome}"
+    if report.outcome == "failed":
+        return f"{head}: {report.error}"
+    parts = [f"{head} {report.generation}" if report.generation else head]
+    if report.snapshot_bytes is not None and report.archive_bytes is not None:
+        parts.append(f"{human_bytes(report.snapshot_bytes)} as {human_bytes(report.archive_bytes)}")
+    if report.verification:
+        parts.append(f"verified {report.verification}")
+    parts.append(f"{report.duration_s:.1f} s")
+    parts.append(f"{report.kept} kept, {len(report.removed)} removed")
+    return ", ".join(parts) + "".join(f"; {warning}" for warning in report.warnings)

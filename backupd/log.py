@@ -1,0 +1,133 @@
+"""`backup.log`: JSON lines that a person, `tail -F`, logrotate and a log shipper can all live with.
+
+Fields follow the Elastic Common Schema (https://www.elastic.co/guide/en/ecs-logging/overview/current/intro.html).
+"""
+
+import logging
+from collections.abc import Iterable
+from enum import StrEnum
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+ECS_VERSION = "8.11.0"
+MASK = "[secret]"
+
+
+class Event(StrEnum):
+    """Every event name that backupd logs; `docs/log-events.md` explains each."""
+
+    RUN_STARTED = "run.started"
+    RUN_FINISHED = "run.finished"
+    RUN_INTERRUPTED = "run.interrupted"
+    LOCK_WAITING = "lock.waiting"
+    LOCK_TAKEN_OVER = "lock.taken_over"
+    STAGING_SWEPT = "staging.swept"
+    PUBLISH_RESUMED = "publish.resumed"
+    REMOVAL_RESUMED = "removal.resumed"
+    SNAPSHOT_WAITING = "snapshot.waiting"
+    SNAPSHOT_RETRIED = "snapshot.retried"
+    SNAPSHOT_TAKEN = "snapshot.taken"
+    SNAPSHOT_UNCHANGED = "snapshot.unchanged"
+    SNAPSHOT_QUARANTINED = "snapshot.quarantined"
+    SOURCE_SHRUNK = "source.shrunk"
+    GENERATION_PUBLISHED = "generation.published"
+    GENERATION_REMOVED = "generation.removed"
+    GENERATION_DAMAGED = "generation.damaged"
+    GENERATION_VERIFIED = "generation.verified"
+    GENERATION_RESTORED = "generation.restored"
+    MANIFEST_REFUSED = "manifest.refused"
+    ROTATION_FROZEN = "rotation.frozen"
+    ROTATION_RELEASED = "rotation.released"
+    CATALOG_UNAVAILABLE = "catalog.unavailable"
+    CATALOG_REBUILT = "catalog.rebuilt"
+
+
+class EventLog:
+    """Logs events with fields under one logger; every string passes the mask of known secrets."""
+
+    def __init__(self, logger: logging.Logger, secrets: Iterable[str] = ()) -> None:
+        self._logger = logger
+        self._secrets = tuple(sorted({s for s in secrets if s}, key=len, reverse=True))
+
+    def info(self, event: Event, message: str, **fields: object) -> None:
+        """Log something that went as it should."""
+        self._log(logging.INFO, event, message, fields)
+
+    def warning(self, event: Event, message: str, **fields: object) -> None:
+        """Log something that an operator should look at some day soon."""
+        self._log(logging.WARNING, event, message, fields)
+
+    def error(self, event: Event, message: str, **fields: object) -> None:
+        """Log something that an operator must look at now."""
+        self._log(logging.ERROR, event, message, fields)
+
+    def close(self) -> None:
+        """Close the file; whoever logs on opens none anew."""
+        for handler in self._logger.handlers:
+            handler.close()
+
+    def _log(self, level: int, event: Event, message: str, fields: dict[str, object]) -> None:
+        extra = {_ecs_name(key): self._masked(value) for key, value in fields.items() if value is not None}
+        self._logger.log(level, "%s", self._masked(message), extra={"event.action": event.value, **extra})
+
+    def _masked(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value comes out as it went in
+        if isinstance(value, str):
+            for secret in self._secrets:
+                value = value.replace(secret, MASK)
+            return value
+        if isinstance(value, dict):
+            return {key: self._masked(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._masked(item) for item in value]
+        return value
+
+
+def _ecs_name(key: str) -> str:
+    """Keep names with a dot, which are the schema's; ours live in a space of their own (ecs custom fields)."""
+    return key if "." in key else f"backupd.{key}"
+
+
+class _OwnedFileHandler(WatchedFileHandler):
+    """Creates the file as 0640 of the directory's owner, so that a run as root does not lock the daemon out."""
+
+    def _open(self) -> Any:  # noqa: ANN401 - the base class returns a text stream of a private type
+        from backupd.files import give_to_owner_of
+
+        path = Path(self.baseFilename)
+        stream = super()._open()
+        if path.stat().st_size == 0:
+            path.chmod(0o640)
+            give_to_owner_of(path.parent, path)
+        return stream
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Say nothing: a full disk must not turn a backup into a traceback; the run's report still goes out."""
+
+
+def open_log(path: Path, secrets: Iterable[str] = ()) -> EventLog:
+    """Return the log that appends to `path`, which is made, and made anew when logrotate takes it away.
+
+    Raises OSError when `path` cannot be opened for appending.
+    """
+    handler = _OwnedFileHandler(path, delay=False, encoding="utf-8")
+    handler.setFormatter(
+        JsonFormatter(
+            ["message", "levelname", "name"],
+            rename_fields={"levelname": "log.level", "name": "log.logger"},
+            static_fields={"service.name": "backupd", "ecs.version": ECS_VERSION},
+            timestamp="@timestamp",
+        )
+    )
+    logger = logging.Logger("backupd", logging.INFO)  # noqa: LOG001 - one of our own: no global state, no parents
+    logger.addHandler(handler)
+    return EventLog(logger, secrets)
+
+
+def null_log() -> EventLog:
+    """Return a log that keeps nothing, for commands that only read."""
+    logger = logging.Logger("backupd")  # noqa: LOG001 - as above
+    logger.addHandler(logging.NullHandler())
+    return EventLog(logger)

@@ -1,0 +1,144 @@
+"""What stays and what goes, each with its reasons: a pure decision about the generations of one source.
+
+Counts work on what exists, never on calendar windows (as restic's `forget` does): `daily=7` means the
+7 newest days that have a verified generation, so the first backup after a month off pushes out one day,
+not all of them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import NamedTuple
+
+from backupd.errors import PolicyEmpty
+from backupd.model import Generation, Hold, Kept, Removed, RetentionPlan, RetentionPolicy
+
+CLOCK_TOLERANCE = timedelta(minutes=10)
+DAMAGED = "damaged: not counted; remove by hand"
+FUTURE = "dated in the future"
+LAST_VERIFIED = "last-verified"
+
+# %G-W%V is the ISO week with the year it belongs to: 2027-01-03 lies in 2026-W53.
+_PERIODS = {"daily": "%Y-%m-%d", "weekly": "%G-W%V", "monthly": "%Y-%m", "yearly": "%Y"}
+
+
+class _Slot(NamedTuple):
+    """A place that a rule gives to one period; under `last` each generation is a period of its own."""
+
+    rule: str
+    period: str
+
+    def __str__(self) -> str:
+        return self.rule if self.rule == "last" else f"{self.rule} {self.period}"
+
+
+def plan_retention(
+    generations: Iterable[Generation],
+    policy: RetentionPolicy,
+    now: datetime,
+    timezone: tzinfo = UTC,
+    hold: Hold | None = None,
+) -> RetentionPlan:
+    """Decide which `generations` of one source stay under `policy`; newest first, whatever the order given.
+
+    Only verified generations that are not dated after `now` (aware; CLOCK_TOLERANCE is forgiven) take slots,
+    and only they are ever removed; the newest of them stays under any policy. Days, ISO weeks, months and
+    years are those of `timezone`. Under a `hold` everything stays. Raises PolicyEmpty when `policy` keeps
+    nothing or has a count below 0; ValueError when generations or `hold` are of several sources, or two
+    generations share an id.
+    """
+    counts = _counts(policy)
+    ordered = sorted(generations, key=lambda generation: (generation.taken_at, generation.id), reverse=True)
+    _require_one_source(ordered, hold)
+    counted = [g for g in ordered if g.verified and not _in_future(g, now)]
+    claims = {g.id: _claims(g, counts, timezone) for g in counted}
+    holders = _holders(claims, counts)
+    reasons = _reasons(ordered, counted, holders, now, hold)
+    keep = (Kept(g, tuple(reasons[g.id])) for g in ordered if reasons[g.id])
+    remove = (Removed(g, _why_removed(claims[g.id], holders, counts)) for g in ordered if not reasons[g.id])
+    return RetentionPlan(tuple(keep), tuple(remove))
+
+
+def _counts(policy: RetentionPolicy) -> dict[str, int]:
+    """Return the rules of `policy` that keep something, finest first. Raises PolicyEmpty."""
+    hint = "set one of last, daily, weekly, monthly, yearly to 1 or more, and none below 0"
+    counts: dict[str, int] = asdict(policy)
+    for rule, count in counts.items():
+        if count < 0:
+            raise PolicyEmpty(f"the retention policy says {rule} = {count}", hint=hint)
+    active = {rule: count for rule, count in counts.items() if count}
+    if not active:
+        raise PolicyEmpty("the retention policy keeps nothing: every count is 0", hint=hint)
+    return active
+
+
+def _require_one_source(generations: Sequence[Generation], hold: Hold | None) -> None:
+    """Refuse what would let one source push out, or freeze, the copies of another. Raises ValueError."""
+    sources = {generation.source for generation in generations} | ({hold.source} if hold else set())
+    if len(sources) > 1:
+        raise ValueError(f"retention is planned for one source at a time, not for {', '.join(sorted(sources))}")
+    # A removal is carried out by id: of two with one id, the second would take the first along.
+    if len({generation.id for generation in generations}) < len(generations):
+        raise ValueError("two generations share an id")
+
+
+def _in_future(generation: Generation, now: datetime) -> bool:
+    """Tell whether a clock that ran ahead dated `generation`."""
+    return generation.taken_at - now > CLOCK_TOLERANCE
+
+
+def _claims(generation: Generation, rules: Iterable[str], timezone: tzinfo) -> list[_Slot]:
+    """Return the slots that `generation` may take: one under each of `rules`, in their order."""
+    local = generation.taken_at.astimezone(timezone)
+    return [_Slot(rule, generation.id if rule == "last" else local.strftime(_PERIODS[rule])) for rule in rules]
+
+
+def _holders(claims: Mapping[str, Sequence[_Slot]], counts: Mapping[str, int]) -> dict[_Slot, str]:
+    """Give each slot to the first to claim it, while its rule has any left; `claims` is newest first."""
+    left = dict(counts)
+    holders: dict[_Slot, str] = {}
+    for generation_id, slots in claims.items():
+        for slot in slots:
+            if left[slot.rule] and slot not in holders:
+                holders[slot] = generation_id
+                left[slot.rule] -= 1
+    return holders
+
+
+def _reasons(
+    ordered: Sequence[Generation],
+    counted: Sequence[Generation],
+    holders: Mapping[_Slot, str],
+    now: datetime,
+    hold: Hold | None,
+) -> dict[str, list[str]]:
+    """Return by id every reason for which a generation stays: slots first, then the rest."""
+    reasons: dict[str, list[str]] = {generation.id: [] for generation in ordered}
+    for slot, generation_id in holders.items():
+        reasons[generation_id].append(str(slot))
+    verified = counted or [generation for generation in ordered if generation.verified]
+    if verified:
+        reasons[verified[0].id].append(LAST_VERIFIED)
+    for generation in ordered:
+        reasons[generation.id] += _reasons_beside_policy(generation, now, hold)
+    return reasons
+
+
+def _reasons_beside_policy(generation: Generation, now: datetime, hold: Hold | None) -> Iterator[str]:
+    """Yield why `generation` stays, whatever the counts are."""
+    if not generation.verified:
+        yield DAMAGED
+    if _in_future(generation, now):
+        yield FUTURE
+    if hold:
+        yield f"frozen: {hold.kind}"
+
+
+def _why_removed(claimed: Iterable[_Slot], holders: Mapping[_Slot, str], counts: Mapping[str, int]) -> str:
+    """Say who took the finest slot that was claimed in vain, or that there was none left for one so old."""
+    for slot in claimed:
+        if slot in holders:
+            return f"a newer one of {slot.period} stays"
+    rules = ", ".join(f"{count} {'newest' if rule == 'last' else rule}" for rule, count in counts.items())
+    noun = "generation that stays" if sum(counts.values()) == 1 else "generations that stay"
+    return f"older than the {rules} {noun}"

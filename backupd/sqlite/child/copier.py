@@ -1,0 +1,193 @@
+"""The strategies for copying a live database: one for WAL, one for a rollback journal.
+
+The copy is pinned: `BEGIN` and a read hold one snapshot, else each commit of the app makes the copy start over
+(sqlite.org/backup.html). `PRAGMA user_version` is the read that works even when the schema cannot be parsed.
+"""
+
+import os
+import random
+import time
+from typing import Any
+
+import apsw
+
+from backupd.errors import NoSpace, SnapshotFailed
+from backupd.sqlite.child.explain import extended_code
+from backupd.sqlite.child.wire import Wire
+from backupd.sqlite.header import Header
+
+PAGES_A_STEP = 1000
+UNPINNED_STEP_BYTES = 16 << 20
+UNPINNED_ATTEMPTS = 3
+WAL_LIMIT_BYTES = 1 << 30
+QUIET_WAIT_S = 60.0
+HOT_JOURNAL_RETRY_S = 0.25
+
+
+class _Restarted(Exception):
+    """The app committed between two unpinned steps too often."""
+
+
+class HotJournal(Exception):
+    """The app died in a transaction, and nobody has rolled it back yet."""
+
+
+class Deadline:
+    """The end of all patience (`timeout_s` from now), and of patience with one lock of the app (`busy_timeout_s`)."""
+
+    def __init__(self, timeout_s: float, busy_timeout_s: float) -> None:
+        self.overall = time.monotonic() + timeout_s
+        self.busy_timeout_s = busy_timeout_s
+        self.waiting_since = 0.0
+
+    def wait_for_lock(self, attempt: int) -> bool:
+        """Busy handler: sleep 0.5 to 5 ms, for jitter gets through where a fixed rhythm starves."""
+        now = time.monotonic()
+        if attempt == 0:
+            self.waiting_since = now
+        if now >= min(self.overall, self.waiting_since + self.busy_timeout_s):
+            return False
+        time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311 - jitter, not a secret
+        return True
+
+
+class Copier:
+    """One copy of one source."""
+
+    def __init__(self, request: dict[str, Any], wire: Wire, header: Header, target: apsw.Connection | None) -> None:
+        self.request, self.wire, self.header, self.target = request, wire, header, target
+        self.path: str = request["path"]
+        self.deadline = Deadline(request["timeout_s"], request["busy_timeout_s"])
+        self.bytes_a_second = 200e6
+        self.writers_held_s = 0.0
+
+    def open(self) -> apsw.Connection:
+        """Open the source read-only, by its plain path: never a URI, whose `?` and `#` would name another file."""
+        source = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READONLY)
+        source.set_busy_handler(self.deadline.wait_for_lock)
+        return source
+
+    def pin(self, source: apsw.Connection) -> None:
+        """Hold one snapshot of the source from here on."""
+        source.execute("BEGIN")
+        source.execute("PRAGMA user_version").fetchall()
+
+    def copy(self) -> None:
+        """Copy the source by the strategy of its journal mode; without a target, only see whether it can be read."""
+        source = self.open()
+        try:
+            if self.target is None:
+                self.pin(source)
+            elif self.header.journal_mode == "wal":
+                self.copy_pinned(source)
+            else:
+                self.copy_rollback(source)
+        except apsw.ReadOnlyError as error:
+            if extended_code(error) == apsw.SQLITE_READONLY_ROLLBACK:
+                raise HotJournal from error
+            raise
+        finally:
+            source.close()
+
+    def copy_pinned(self, source: apsw.Connection) -> None:
+        """Copy one pinned snapshot, about 1,000 pages a step and no sleeps: WAL writers never wait for it."""
+        self.pin(source)
+        self.steps(source, PAGES_A_STEP, restarts_allowed=0)
+        source.execute("COMMIT")
+
+    def copy_rollback(self, source: apsw.Connection) -> None:
+        """Copy a rollback-journal database, whose writers wait for as long as we hold a lock.
+
+        First unpinned, a chunk of 16 MiB at a time; when the app commits into it too often, pinned if that holds
+        the writers for no longer than the budget; else in a quiet moment; and at last pinned all the same.
+        """
+        self.pin(source)
+        source.execute("COMMIT")
+        if self.try_unpinned(source, UNPINNED_ATTEMPTS):
+            return
+        estimate_s = os.stat(self.path).st_size / self.bytes_a_second
+        if estimate_s > self.request["writer_budget_s"]:
+            self.wait_for_quiet(estimate_s)
+            if self.try_unpinned(source, 1):
+                return
+        began = time.monotonic()
+        self.copy_pinned(source)
+        self.writers_held_s = time.monotonic() - began
+
+    def try_unpinned(self, source: apsw.Connection, attempts: int) -> bool:
+        """Copy with a lock held for one chunk at a time; False when the app committed into every attempt."""
+        try:
+            self.steps(source, UNPINNED_STEP_BYTES // self.header.page_size, restarts_allowed=attempts - 1)
+        except _Restarted:
+            return False
+        return True
+
+    def steps(self, source: apsw.Connection, pages: int, restarts_allowed: int) -> None:
+        """Step the backup to its end; `_Restarted` when the copy began anew more often than allowed."""
+        assert self.target is not None  # noqa: S101 - for the type checker: only a probe has no target
+        began, before, copied = time.monotonic(), 1 << 62, 0
+        with self.target.backup("main", source, "main") as backup:
+            while not backup.step(pages):
+                if backup.remaining >= before:
+                    restarts_allowed -= 1
+                    if restarts_allowed < 0:
+                        self.measure(copied, began)
+                        raise _Restarted
+                before = backup.remaining
+                copied += pages
+                self.check()
+                done = backup.page_count - backup.remaining
+                self.wire.progress(done * self.header.page_size, backup.page_count * self.header.page_size)
+
+    def measure(self, pages: int, began: float) -> None:
+        """Learn the speed of the copy, to tell how long a pinned one would hold the writers."""
+        elapsed = max(time.monotonic() - began, 0.001)
+        self.bytes_a_second = max(pages * self.header.page_size / elapsed, 1e6)
+
+    def check(self) -> None:
+        """Give up when time, the app's disk or its WAL would suffer. Raises SnapshotFailed, NoSpace."""
+        if time.monotonic() > self.deadline.overall:
+            raise SnapshotFailed(
+                f"{self.path} was not copied within {self.request['timeout_s']:.0f} s", "raise timeout_s"
+            )
+        disk = os.statvfs(os.path.dirname(self.path))
+        if disk.f_bavail * disk.f_frsize < self.request["reserve_bytes"]:
+            raise NoSpace("the app's file system ran low while copying", "free space, or move backups_dir")
+        wal_bytes = size_of(f"{self.path}-wal")
+        if wal_bytes > max(WAL_LIMIT_BYTES, 2 * size_of(self.path)):
+            raise SnapshotFailed(
+                f"{self.path}-wal grew to {wal_bytes >> 20} MiB while the snapshot was pinned",
+                "back up at a quieter hour, or to a faster disk",
+            )
+
+    def wait_for_quiet(self, quiet_s: float) -> None:
+        """Wait until the database was left alone for `quiet_s`, at most a minute."""
+        self.wire.event("snapshot.waiting", f"{self.path}: writers are busy, waiting for {quiet_s:.1f} s of quiet")
+        give_up = min(time.monotonic() + QUIET_WAIT_S, self.deadline.overall)
+        state, since = os.stat(self.path).st_mtime_ns, time.monotonic()
+        while time.monotonic() < give_up and time.monotonic() - since < quiet_s:
+            time.sleep(0.02)
+            now = os.stat(self.path).st_mtime_ns
+            if now != state:
+                state, since = now, time.monotonic()
+
+    def wait_for_rollback(self) -> bool:
+        """Give a restarting app time to roll its journal back and copy then; False when nobody does."""
+        give_up = min(time.monotonic() + self.request["hot_journal_wait_s"], self.deadline.overall)
+        self.wire.event("snapshot.waiting", f"{self.path} has a hot journal: waiting for its app to roll it back")
+        while time.monotonic() < give_up:
+            time.sleep(HOT_JOURNAL_RETRY_S)
+            try:
+                self.copy()
+            except HotJournal:
+                continue
+            return True
+        return False
+
+
+def size_of(path: str) -> int:
+    """Return the size of `path` in bytes, 0 when there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,140 @@
+"""Copy one live database with SQLite's online backup API, doing it no harm.
+
+Run as `python -m backupd.sqlite.child.copy` in an empty staging directory that belongs to the owner of the source.
+"""
+
+import os
+import time
+from typing import Any
+
+import apsw
+
+from backupd.errors import SourceReplaced, SourceUnusable
+from backupd.sqlite.child.copier import Copier, HotJournal
+from backupd.sqlite.child.explain import explain
+from backupd.sqlite.child.hotjournal import copy_with_journal
+from backupd.sqlite.child.owner import become_owner
+from backupd.sqlite.child.wire import Wire, serve
+from backupd.sqlite.header import EMPTY, Header, read_header
+from backupd.sqlite.mounts import filesystem_of, is_remote
+
+
+def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
+    """Copy the source, or only open and pin it for a probe; the answer says what the caller cannot see itself."""
+    path: str = request["path"]
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    target = None if request["probe"] else open_target(request)
+    owner = become_owner(request["uid"], request["gid"])
+    before = identity(path)
+    header = check_source(request, owner=owner)
+    copier = Copier(request, wire, header, target)
+    hot = copy_or_wait(copier)
+    if target is not None:
+        target.close()
+    if hot and target is not None:
+        copy_with_journal(path, directory, request["target"], wire.progress)
+    if identity(path) != before:
+        raise SourceReplaced(f"{path} was replaced while it was copied", "run the backup again")
+    return {
+        "hot": hot,
+        "journal_mode": header.journal_mode,
+        "writer": header.writer,
+        "copier": apsw.sqlite_lib_version(),
+        "filesystem": filesystem_of(path),
+        "writers_held_s": copier.writers_held_s,
+    }
+
+
+def open_target(request: dict[str, Any]) -> apsw.Connection:
+    """Make the staged copy, of the owner of the source alone, and open it while we still may.
+
+    Without a journal: it is thrown away on any trouble.
+    """
+    name: str = request["target"]
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if os.geteuid() == 0:
+        os.fchown(descriptor, request["uid"], request["gid"])
+    os.close(descriptor)
+    target = apsw.Connection(name)
+    target.execute("PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=OFF; PRAGMA journal_mode=OFF")
+    return target
+
+
+def check_source(request: dict[str, Any], *, owner: bool) -> Header:
+    """Refuse what cannot be copied safely, before it is opened. Raises SourceUnusable."""
+    path: str = request["path"]
+    header = header_of(request)
+    if header.journal_mode != "wal":
+        return header
+    kind = filesystem_of(path)
+    if is_remote(kind) and request["network_fs"] == "refuse":
+        raise SourceUnusable(
+            f"{path} is a WAL database on {kind}, where its shared memory may not reach this process",
+            'run backupd on the host of the app; or set network_fs = "allow" if both run on one kernel',
+        )
+    side_files = os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm")
+    if not owner and not side_files:
+        raise SourceUnusable(
+            f"{path} is an idle WAL database of uid {request['uid']}: opening it as uid {os.geteuid()} would leave "
+            "-wal and -shm files that its app cannot write",
+            f"run backupd as uid {request['uid']} (PUID), or while the app has it open",
+        )
+    return header
+
+
+def header_of(request: dict[str, Any]) -> Header:
+    """Read the header of the source. Raises SourceUnusable for what is not SQLite, SourceReplaced when it is gone."""
+    path: str = request["path"]
+    try:
+        header = EMPTY if request["empty"] else read_header(path)
+    except PermissionError as error:
+        raise SourceUnusable(
+            f"no right to read {path}",
+            f"run backupd as the owner of the file (uid {request['uid']}) or as root",
+        ) from error
+    except FileNotFoundError as error:
+        raise SourceReplaced(f"{path} went away just now", "run the backup again") from error
+    if header is None:
+        raise SourceUnusable(
+            f"{path} is encrypted or not a SQLite database",
+            "check the path; an encrypted database (SQLCipher, SEE) cannot be copied without its key",
+        )
+    return header
+
+
+def copy_or_wait(copier: Copier) -> bool:
+    """Copy; True when a hot journal has to be copied as it lies there. Raises the errors of `explain`."""
+    began = time.monotonic()
+    try:
+        try:
+            copier.copy()
+        except HotJournal:
+            return not copier.wait_for_rollback() and give_in(copier)
+    except apsw.Error as error:
+        raise explain(error, copier.path, time.monotonic() - began) from error
+    except FileNotFoundError as error:
+        raise SourceReplaced(f"{copier.path} went away while it was copied", "run the backup again") from error
+    return False
+
+
+def give_in(copier: Copier) -> bool:
+    """Nobody rolls the journal back: True if we may copy both files. Raises SourceUnusable if not."""
+    if copier.request["hot_journal"] == "copy":
+        return True
+    raise SourceUnusable(
+        f"{copier.path} has a hot journal: its app died in a transaction and was not started again",
+        'start the app, which rolls it back; or set hot_journal = "copy"',
+    )
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Return device and inode of `path`, None when it is gone."""
+    try:
+        state = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+if __name__ == "__main__":
+    serve(work)

@@ -1,0 +1,50 @@
+"""Two things that are done to our own copies alone: roll back a copied journal, and compact.
+
+Run as `python -m backupd.sqlite.child.own`.
+"""
+
+from typing import Any
+
+import apsw
+
+from backupd.errors import BackupdError, NoSpace, SnapshotFailed
+from backupd.sqlite.child.check import open_immutable
+from backupd.sqlite.child.explain import extended_code
+from backupd.sqlite.child.wire import Wire, serve
+
+
+def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
+    """Do `request["verb"]` to the copy at `request["path"]`."""
+    try:
+        {"recover": recover, "compact": compact}[request["verb"]](request)
+    except apsw.Error as error:
+        raise _explain(error, request["verb"]) from error
+    return {}
+
+
+def recover(request: dict[str, Any]) -> None:
+    """Open the copy with its journal, which rolls it back, and leave no journal."""
+    connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.execute("PRAGMA user_version").fetchall()
+    connection.close()
+
+
+def compact(request: dict[str, Any]) -> None:
+    """`VACUUM INTO` a new file, which SQLite makes durable itself."""
+    connection = open_immutable(request["path"])
+    connection.execute("VACUUM INTO ?", (request["target"],))
+    connection.close()
+
+
+def _explain(error: apsw.Error, verb: str) -> BackupdError:
+    if isinstance(error, apsw.FullError):
+        return NoSpace(f"no room to {verb} the copy", "free space, or move backups_dir")
+    if isinstance(error, apsw.SQLError):
+        return SnapshotFailed(
+            f"VACUUM needs a function or collation that only the app has: {error}", 'use method = "backup"'
+        )
+    return SnapshotFailed(f"could not {verb} the copy: {error} (SQLite code {extended_code(error)})", "see the log")
+
+
+if __name__ == "__main__":
+    serve(work)

@@ -1,0 +1,147 @@
+"""Take a consistent copy of a live database into a staging directory."""
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from backupd.errors import SnapshotFailed
+from backupd.model import SnapshotFacts
+from backupd.sqlite.header import EMPTY, SIZE, parse_header
+from backupd.sqlite.process import Child, OnEvent, OnProgress
+from backupd.sqlite.source import Source
+
+_NAME = "snapshot.sqlite3"
+_COMPACTED = "compacted.sqlite3"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSettings:
+    """How patient a copy is (seconds), and what it may do in the odd cases that docs/sources.md lists."""
+
+    method: Literal["backup", "vacuum"] = "backup"
+    timeout_s: float = 3600.0
+    busy_timeout_s: float = 60.0
+    writer_budget_s: float = 2.0
+    hot_journal: Literal["copy", "fail"] = "copy"
+    hot_journal_wait_s: float = 60.0
+    network_fs: Literal["refuse", "allow"] = "refuse"
+    reserve_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy in staging, what its header says, and what the app may have felt of the copying."""
+
+    path: Path
+    size_bytes: int
+    page_size: int
+    user_version: int
+    application_id: int
+    journal_mode: Literal["wal", "rollback"]
+    sqlite_writer: str
+    sqlite_copier: str
+    filesystem: str
+    hot_journal: bool
+    writers_held_s: float
+    method: Literal["backup", "vacuum"] = "backup"
+
+    def facts(self, sha256: str) -> SnapshotFacts:
+        """Return what the manifest keeps, given the digest of the copy."""
+        return SnapshotFacts(
+            sha256=sha256,
+            size_bytes=self.size_bytes,
+            page_size=self.page_size,
+            page_count=self.size_bytes // self.page_size,
+            journal_mode=self.journal_mode,
+            user_version=self.user_version,
+            application_id=self.application_id,
+            sqlite_writer=self.sqlite_writer,
+            sqlite_copier=self.sqlite_copier,
+            method=self.method,
+        )
+
+
+def take_snapshot(
+    source: Source, settings: SnapshotSettings, staging: Path, on_progress: OnProgress, on_event: OnEvent
+) -> Snapshot:
+    """Copy `source` into the empty directory `staging`, which is given to the owner of the source.
+
+    Raises SourceBusy, SourceReplaced (try again), SourceUnusable, NoSpace, SnapshotFailed.
+    """
+    _give_to(staging, source)
+    with Child("copy", _request(source, settings, probe=False), staging) as child:
+        answer = child.result(on_progress, on_event)
+    path = staging / _NAME
+    if answer["hot"]:
+        _own("recover", staging, path=_NAME)
+    return _staged(path, answer)
+
+
+def probe_source(source: Source, settings: SnapshotSettings, directory: Path) -> dict[str, Any]:
+    """Open and pin `source` as a backup would, and copy nothing; `directory` is the child's working directory.
+
+    Returns journal_mode, writer, copier and filesystem. Raises what `take_snapshot` raises.
+    """
+    with Child("copy", _request(source, settings, probe=True), directory) as child:
+        return child.result()
+
+
+def compact_snapshot(snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot rewritten by VACUUM, beside the old file, which is removed.
+
+    The copy is vacuumed, never the source, and only after it was verified: VACUUM launders corruption. Raises NoSpace,
+    and SnapshotFailed when the schema needs functions of the app.
+    """
+    staging = snapshot.path.parent
+    _own("compact", staging, path=snapshot.path.name, target=_COMPACTED)
+    snapshot.path.unlink()
+    path = staging / _COMPACTED
+    return replace(snapshot, path=path, size_bytes=path.stat().st_size, method="vacuum")
+
+
+def _request(source: Source, settings: SnapshotSettings, *, probe: bool) -> dict[str, object]:
+    return {
+        **asdict(settings),
+        "path": str(source.path),
+        "uid": source.uid,
+        "gid": source.gid,
+        "empty": source.empty,
+        "probe": probe,
+        "target": _NAME,
+    }
+
+
+def _own(verb: str, staging: Path, **request: str) -> None:
+    with Child("own", {"verb": verb, **request}, staging) as child:
+        child.result()
+
+
+def _give_to(staging: Path, source: Source) -> None:
+    """Let the child, which becomes the owner of the source, make files in `staging`."""
+    if os.geteuid() == 0:
+        try:
+            os.chown(staging, source.uid, source.gid)
+        except PermissionError:
+            return  # root without CAP_CHOWN has no CAP_SETUID either: the child stays what we are
+
+
+def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:
+    size_bytes = path.stat().st_size
+    with path.open("rb") as stream:
+        header = parse_header(stream.read(SIZE)) or EMPTY
+    if size_bytes % header.page_size:
+        raise SnapshotFailed(f"the copy has {size_bytes} bytes, not whole pages of {header.page_size}", "try again")
+    return Snapshot(
+        path=path,
+        size_bytes=size_bytes,
+        page_size=header.page_size,
+        user_version=header.user_version,
+        application_id=header.application_id,
+        journal_mode=answer["journal_mode"],
+        sqlite_writer=answer["writer"],
+        sqlite_copier=answer["copier"],
+        filesystem=answer["filesystem"],
+        hot_journal=answer["hot"],
+        writers_held_s=answer["writers_held_s"],
+    )

@@ -1,0 +1,108 @@
+"""What `os.stat` tells of the app's database; nothing here opens it."""
+
+import os
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from backupd.errors import SourceMissing, SourceUnusable
+from backupd.model import FileState, Signature, SourceFacts
+
+SETTLED_NS = 2_000_000_000
+_EMPTY_BYTES = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A database as it lies there: real path, owner, and the sizes that a copy of it will need."""
+
+    path: Path
+    uid: int
+    gid: int
+    mode: int
+    size_bytes: int
+    wal_bytes: int
+    signature: Signature
+    links: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in the file: SQLite would take it for a new database."""
+        return self.size_bytes <= _EMPTY_BYTES
+
+    @property
+    def facts(self) -> SourceFacts:
+        """What the manifest keeps of it."""
+        return SourceFacts(str(self.path), self.uid, self.gid, self.mode, self.signature)
+
+    @classmethod
+    def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
+        """Look at the database that `path` leads to.
+
+        Raises SourceMissing, and SourceUnusable for what is no regular file, is empty or has a second name.
+        """
+        real = Path(os.path.realpath(path))
+        state = _stat(real)
+        signature = signature_of(real, state)
+        wal_bytes = signature.wal.size_bytes if signature.wal else 0
+        mode = stat.S_IMODE(state.st_mode)
+        source = cls(real, state.st_uid, state.st_gid, mode, state.st_size, wal_bytes, signature, state.st_nlink)
+        source._refuse(allow_empty=allow_empty, allow_links=allow_links)
+        return source
+
+    def _refuse(self, *, allow_empty: bool, allow_links: bool) -> None:
+        if self.empty and not allow_empty:
+            raise SourceUnusable(
+                f"{self.path} is empty ({self.size_bytes} bytes): no backup was made, and none was removed",
+                "restore the database if it was lost; set allow_empty = true if it is meant to be empty",
+            )
+        if self.links > 1 and not allow_links:
+            raise SourceUnusable(
+                f"{self.path} has {self.links} hard links: under another name its WAL is not seen, and a copy is stale",
+                'remove the other names; or set hard_link = "allow" if the app opens it by this one',
+            )
+
+
+def signature_of(path: Path, state: os.stat_result | None = None) -> Signature:
+    """Return the signature of the database at `path` (real path) and its WAL. Raises OSError when it is gone."""
+    now = time.time_ns()
+    database = _file_state(state or path.stat())
+    try:
+        wal = _file_state(Path(f"{path}-wal").stat())
+    except FileNotFoundError:
+        wal = None
+    return Signature(database, wal if wal and wal.size_bytes else None, now)
+
+
+def same_content(earlier: Signature, now: Signature) -> bool:
+    """Tell whether nothing seems to have been written since `earlier` was captured: a hint, never a proof.
+
+    Trusted only where the last change was settled for 2 s then, since time stamps have a grain; a WAL that went away
+    or became empty counts as changed.
+    """
+    times = [t for f in (earlier.database, earlier.wal) if f for t in (f.mtime_ns, f.ctime_ns)]
+    settled = earlier.captured_at_ns - max(times) > SETTLED_NS
+    return settled and earlier.database == now.database and earlier.wal == now.wal
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        state = path.stat()
+    except FileNotFoundError as error:
+        raise SourceMissing(
+            f"no database at {path}",
+            "check the path and that the right volume is mounted: a wrong one is an empty directory",
+        ) from error
+    except OSError as error:
+        raise SourceUnusable(
+            f"{path} cannot be looked at: {error.strerror}", "check the rights of its directory"
+        ) from error
+    if not stat.S_ISREG(state.st_mode):
+        kind = "a directory" if stat.S_ISDIR(state.st_mode) else "no regular file"
+        raise SourceUnusable(f"{path} is {kind}", "give the path of the database file itself")
+    return state
+
+
+def _file_state(state: os.stat_result) -> FileState:
+    return FileState(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)

@@ -1,0 +1,188 @@
+"""A store in a local directory: the app's volume, a second disk, a mounted NAS.
+
+DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and proven before it bears this name
+          tasks-20261123-0400.manifest.json    put in place last: no manifest, no generation
+          SHA256SUMS
+          .backupd/staging/…                   work in progress, swept after a crash
+                   removing/….manifest.json    generations that are on their way out
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from backupd.errors import GenerationMissing, SnapshotFailed
+from backupd.files import fsync_directory, give_to_owner_of, replace_durably, write_durably
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
+from backupd.stores.contract import Listing, Stored
+from backupd.stores.staging import Staging
+
+CHECKSUMS = "SHA256SUMS"
+HIDDEN = ".backupd"
+_NO_LINKS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class DirectoryStore:
+    """Keeps generations in one directory; see `stores.contract.Store`."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self.hidden = directory / HIDDEN
+        self._removing = self.hidden / "removing"
+        self._staging = Staging(self.hidden / "staging")
+
+    def prepare(self) -> None:
+        """Make the directories that are missing; only the last part of the path, so that a missing mount is noticed.
+
+        Raises SnapshotFailed with what to do.
+        """
+        try:
+            for directory in (self.directory, self.hidden, self._removing, self._staging.root):
+                if not directory.is_dir():
+                    directory.mkdir(mode=0o750 if directory == self.directory else 0o700)
+                    give_to_owner_of(directory.parent, directory)
+        except FileNotFoundError as error:
+            raise SnapshotFailed(
+                f"there is no directory {self.directory.parent} to hold the backups",
+                "make it, or mount the volume that should be there",
+            ) from error
+        except OSError as error:
+            raise SnapshotFailed(
+                f"cannot make {self.directory} for the backups: {error.strerror}",
+                "give backupd's user the right to write there, or set backups_dir",
+            ) from error
+
+    def list(self) -> Listing:
+        """Return all complete generations, in order of their ids."""
+        sizes, manifests = self._files()
+        return tuple(Stored(key, sizes[key]) for key in sorted(sizes) if key in manifests)
+
+    def strays(self) -> tuple[str, ...]:
+        """Return the names of archives without a manifest and of manifests without an archive."""
+        sizes, manifests = self._files()
+        alone = [key + ARCHIVE_SUFFIX for key in sizes.keys() - manifests]
+        alone += [key + MANIFEST_SUFFIX for key in manifests - sizes.keys()]
+        return tuple(sorted(alone))
+
+    def taken(self, generation_id: str) -> bool:
+        """Tell whether a file of that generation is there, complete or not."""
+        return any(os.path.lexists(path) for path in (self.archive_path(generation_id), self._manifest(generation_id)))
+
+    def archive_path(self, generation_id: str) -> Path:
+        """Return where the archive of that generation is or would be."""
+        return self.directory / f"{generation_id}{ARCHIVE_SUFFIX}"
+
+    def manifest(self, generation_id: str) -> bytes:
+        """Return the manifest's bytes, cut off just past MANIFEST_MAX_BYTES. Raises GenerationMissing."""
+        with self._open(self._manifest(generation_id), generation_id) as stream:
+            return stream.read(MANIFEST_MAX_BYTES + 1)
+
+    def open(self, generation_id: str) -> BinaryIO:
+        """Open the archive for reading, buffered. Raises GenerationMissing."""
+        return self._open(self.archive_path(generation_id), generation_id)
+
+    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+        """Move the proven `archive`, which lies in a staging directory of ours, and its manifest into place.
+
+        The manifest is durable in staging before the archive gets its name, so that `recover` can finish a publication
+        that was killed in between.
+        """
+        staged = archive.parent / f"{generation_id}{MANIFEST_SUFFIX}"
+        write_durably(staged, manifest)
+        fsync_directory(archive.parent)
+        for path, target in (
+            (archive, self.archive_path(generation_id)),
+            (staged, self._manifest(generation_id)),
+        ):
+            give_to_owner_of(self.directory, path)
+            path.rename(target)
+            fsync_directory(self.directory)
+
+    def remove(self, generation_id: str) -> None:
+        """Remove a generation: once its manifest is away it is absent, and `recover` finishes what is left to do."""
+        try:
+            self._manifest(generation_id).rename(self._removing / f"{generation_id}{MANIFEST_SUFFIX}")
+        except FileNotFoundError:
+            return
+        fsync_directory(self._removing)
+        fsync_directory(self.directory)
+        self._finish_removal(generation_id)
+
+    def write_checksums(self, digests: Mapping[str, str]) -> None:
+        """Let `SHA256SUMS` list just these archives; a file that says so already is left alone."""
+        text = "".join(f"{digests[key]}  {key}{ARCHIVE_SUFFIX}\n" for key in sorted(digests)).encode()
+        path = self.directory / CHECKSUMS
+        if not (path.is_file() and path.read_bytes() == text):
+            replace_durably(path, text, temporary=self.hidden / f"{CHECKSUMS}.new", mode=0o644)
+
+    def free_space(self) -> int:
+        """Return the bytes free to us on the file system of the store."""
+        return shutil.disk_usage(self.directory).free
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Lend an empty directory on the store's file system, gone at the end whatever happens."""
+        with self._staging.directory() as path:
+            yield path
+
+    def recover(self) -> Iterator[tuple[str, str]]:
+        """Finish what killed runs left: yields (what was done, to what). Only with the store's lock held."""
+        for pending in sorted(self._removing.glob(f"*{MANIFEST_SUFFIX}")):
+            key = pending.name.removesuffix(MANIFEST_SUFFIX)
+            self._finish_removal(key)
+            yield "removal", key
+        for dead in self._staging.abandoned():
+            for key in self._half_published(dead):
+                give_to_owner_of(self.directory, dead / f"{key}{MANIFEST_SUFFIX}")
+                (dead / f"{key}{MANIFEST_SUFFIX}").rename(self._manifest(key))
+                fsync_directory(self.directory)
+                yield "publication", key
+            shutil.rmtree(dead, ignore_errors=True)
+            yield "staging", dead.name
+        (self.hidden / f"{CHECKSUMS}.new").unlink(missing_ok=True)
+
+    def _half_published(self, dead: Path) -> Iterator[str]:
+        for staged in dead.glob(f"*{MANIFEST_SUFFIX}"):
+            key = staged.name.removesuffix(MANIFEST_SUFFIX)
+            if self.archive_path(key).exists() and not self._manifest(key).exists():
+                yield key
+
+    def _finish_removal(self, generation_id: str) -> None:
+        self.archive_path(generation_id).unlink(missing_ok=True)
+        fsync_directory(self.directory)
+        (self._removing / f"{generation_id}{MANIFEST_SUFFIX}").unlink()
+
+    def _manifest(self, generation_id: str) -> Path:
+        return self.directory / f"{generation_id}{MANIFEST_SUFFIX}"
+
+    def _files(self) -> tuple[dict[str, int], set[str]]:
+        sizes: dict[str, int] = {}
+        manifests: set[str] = set()
+        try:
+            entries = (*os.scandir(self.directory),)
+        except FileNotFoundError:
+            return sizes, manifests
+        for entry in entries:
+            key = re.sub(f"({re.escape(ARCHIVE_SUFFIX)}|{re.escape(MANIFEST_SUFFIX)})$", "", entry.name)
+            if key == entry.name or not is_generation_id(key) or not entry.is_file(follow_symlinks=False):
+                continue
+            if entry.name.endswith(MANIFEST_SUFFIX):
+                manifests.add(key)
+            else:
+                sizes[key] = entry.stat(follow_symlinks=False).st_size
+        return sizes, manifests
+
+    def _open(self, path: Path, generation_id: str) -> BinaryIO:
+        if not is_generation_id(generation_id):
+            raise GenerationMissing(f"{generation_id[:120]!r} is no generation's id", "see backupd list")
+        try:
+            return open(os.open(path, _NO_LINKS), "rb")
+        except OSError as error:
+            raise GenerationMissing(
+                f"no generation {generation_id} in store {self.name}", "see backupd list"
+            ) from error

@@ -1,0 +1,88 @@
+"""Holds and quarantine: what stops pruning, and the damaged copies that caused it.
+
+They are files of the store, not rows of the catalog: losing the catalog must not set pruning free.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+
+from backupd.files import fsync_directory, give_to_owner_of, replace_durably, write_durably
+from backupd.model import Hold
+
+
+class Holds:
+    """The holds of a store, one small JSON file a source, in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def get(self, source: str) -> Hold | None:
+        """Return the hold on `source`. A file that cannot be read holds as well: better too much kept."""
+        path = self._path(source)
+        try:
+            said = json.loads(path.read_bytes())
+            said["since"] = datetime.fromisoformat(said["since"])
+            return Hold(**said)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            since = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+            return Hold(source, "corrupt", since, f"{path} cannot be read", None)
+
+    def set(self, hold: Hold) -> Hold:
+        """Hold; an older hold on the source keeps its beginning and its reference. Returns what holds now."""
+        old = self.get(hold.source)
+        if old is not None:
+            hold = replace(hold, since=old.since, reference=old.reference or hold.reference)
+        self._make()
+        text = json.dumps({**asdict(hold), "since": hold.since.isoformat()}, indent=2) + "\n"
+        path = self._path(hold.source)
+        replace_durably(path, text.encode(), temporary=path.with_suffix(".new"))
+        return hold
+
+    def release(self, source: str) -> bool:
+        """Let pruning of `source` go on; False when nothing held it."""
+        path = self._path(source)
+        if not path.exists():
+            return False
+        path.unlink()
+        fsync_directory(self._directory)
+        return True
+
+    def _path(self, source: str) -> Path:
+        return self._directory / f"{source}.json"
+
+    def _make(self) -> None:
+        if not self._directory.is_dir():
+            self._directory.mkdir(mode=0o700)
+            give_to_owner_of(self._directory.parent, self._directory)
+
+
+class Quarantine:
+    """Damaged copies in `directory`, kept for inspection: of each source the first, nearest to the cause, and the last."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def add(self, source: str, name: str, snapshot: Path, findings: Iterable[str]) -> Path:
+        """Move the damaged `snapshot` here under `name`, with what was found; returns where it is now."""
+        home = self._directory / source
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (self._directory, home):
+            give_to_owner_of(path.parent, path)
+        for old in sorted(path for path in home.iterdir() if path.is_dir())[1:]:
+            shutil.rmtree(old)
+        place = home / name
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(mode=0o700)
+        target = place / "snapshot.sqlite3"
+        snapshot.rename(target)
+        write_durably(place / "findings.txt", "".join(f"{line}\n" for line in findings).encode())
+        for path in (place, target):
+            give_to_owner_of(home, path)
+        fsync_directory(place)
+        return target

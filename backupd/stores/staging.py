@@ -1,0 +1,58 @@
+"""Working directories on the file system of a store: lent, cleaned up, and swept after a crash."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Staging:
+    """Lends directories below `root`. A lock on each tells those at work from those that a killed process left."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def directory(self) -> Iterator[Path]:
+        """Lend a new directory (0700) until the end of the block."""
+        path, lock = self._make()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+
+    def abandoned(self) -> Iterator[Path]:
+        """Yield the directories whose process is gone."""
+        for path in sorted(self.root.iterdir()):
+            lock = _try_lock(path)
+            if lock is not None:
+                try:
+                    yield path
+                finally:
+                    os.close(lock)
+
+    def _make(self) -> tuple[Path, int]:
+        while True:
+            path = Path(tempfile.mkdtemp(prefix="run-", dir=self.root))
+            lock = _try_lock(path)
+            if lock is not None and path.is_dir():
+                return path, lock
+            if lock is not None:  # swept between mkdir and lock: another one
+                os.close(lock)
+
+
+def _try_lock(path: Path) -> int | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

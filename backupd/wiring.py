@@ -1,0 +1,87 @@
+"""Builds what jobs work with from the configuration; the only place that knows both."""
+
+import os
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from backupd.config import Config, secrets_of
+from backupd.errors import UsageError
+from backupd.jobs.order import BackupOrder, Expiry, Packing
+from backupd.jobs.shrink import ShrinkGuard
+from backupd.jobs.site import Site
+from backupd.log import EventLog, null_log, open_log
+from backupd.model import LOCAL_STORE, NoProgress, Progress
+from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.stores.directory import DirectoryStore
+
+LOG_NAME = "backup.log"
+
+
+def build_site(config: Config, progress: Progress | None = None, *, writing: bool = True) -> Site:
+    """Return the local store with its log; for commands that only read, nothing is made or logged.
+
+    Raises SnapshotFailed when the directory of the backups cannot be made.
+    """
+    store = DirectoryStore(LOCAL_STORE, config.backups_dir)
+    log = null_log()
+    if writing:
+        store.prepare()
+        log = _open_log(config)
+    return Site(store, log, config.lock.timeout_s, progress or NoProgress())
+
+
+def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the sources that `names` ask for, all when there are none. Raises UsageError for one unknown."""
+    for name in names:
+        if name not in config.sources:
+            known = ", ".join(config.sources)
+            raise UsageError(f"there is no source {name!r}", f"the configuration ({config.origin}) has: {known}")
+    return names or tuple(config.sources)
+
+
+def backup_order(config: Config, name: str) -> BackupOrder:
+    """Return what the configuration asks for when source `name` is backed up."""
+    source = config.sources[name]
+    guard = config.shrink_guard
+    return BackupOrder(
+        source=name,
+        path=Path(source.path),
+        settings=SnapshotSettings(
+            method=source.method,
+            timeout_s=source.timeout_s,
+            busy_timeout_s=source.busy_timeout_s,
+            writer_budget_s=source.writer_budget_s,
+            hot_journal=source.hot_journal,
+            hot_journal_wait_s=source.hot_journal_wait_s,
+            network_fs=source.network_fs,
+        ),
+        allow_empty=source.allow_empty,
+        allow_links=source.hard_link == "allow",
+        packing=Packing(config.pack.level, workers(config)),
+        expiry=expiry(config),
+        guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
+        reserve_bytes=config.space.reserve,
+        warnings=inactive(config),
+    )
+
+
+def expiry(config: Config) -> Expiry:
+    """Return the retention policy and the zone of its days."""
+    return Expiry(config.policy(), ZoneInfo(config.schedule.timezone))
+
+
+def workers(config: Config) -> int:
+    """Return how many threads pack and unpack: as configured, else one for each core that we may use."""
+    return config.pack.workers or len(os.sched_getaffinity(0))
+
+
+def inactive(config: Config) -> tuple[str, ...]:
+    """Say of each section that is set but not acted upon by this version that it is not."""
+    return tuple(f"{name} is configured, but this version does not act on it yet" for name in config.not_yet_active())
+
+
+def _open_log(config: Config) -> EventLog:
+    try:
+        return open_log(config.backups_dir / LOG_NAME, secrets_of(config))
+    except OSError:
+        return null_log()

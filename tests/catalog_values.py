@@ -1,0 +1,120 @@
+"""Values and helpers that the tests of the catalog share."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from backupd.model import (
+    ArchiveFacts,
+    Contents,
+    FileState,
+    Manifest,
+    RunReport,
+    Signature,
+    SnapshotFacts,
+    SourceFacts,
+    Verdict,
+)
+
+NOON = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+APP = "app-20261101-0300"
+OLDER = "app-20261031-0300"
+
+
+def at(minutes: int) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def manifest(id_: str = APP, sha256: str = "a" * 64) -> Manifest:
+    state = FileState(device=1, inode=2, size_bytes=4096, mtime_ns=3, ctime_ns=4)
+    return Manifest(
+        format=1,
+        id=id_,
+        source="app",
+        taken_at=NOON,
+        backupd_version="0.1.0",
+        origin=SourceFacts("/data/app.db", 0, 0, 0o640, Signature(state, None, 5)),
+        snapshot=SnapshotFacts(sha256, 4096, 4096, 1, "wal", 0, 0, "3.40.1", "3.54.1", "backup"),
+        archive=ArchiveFacts("b" * 64, 100, 1 << 20, 1),
+        contents=Contents({"t": 1}, "c" * 64),
+        verdict=Verdict("full", ("integrity_check",)),
+    )
+
+
+def report(**changes: Any) -> RunReport:  # noqa: ANN401 - any field of a report
+    values = {
+        "task": "backup",
+        "source": "app",
+        "started_at": NOON,
+        "outcome": "published",
+        "generation": APP,
+    }
+    return RunReport(**{**values, **changes})
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run `script` in another interpreter, which says `ready` when it got that far, then waits for a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parent.parent}",
+            "PATH": "/usr/bin:/bin",
+        },
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+_CRASH = """
+import os, shutil, signal, sys
+from itertools import count
+from pathlib import Path
+from catalog_values import manifest
+from backupd.catalog import open_catalog, rebuild
+
+FILE_EVENTS = {"open", "os.rename", "os.link", "os.remove", "os.chown", "sqlite3.connect"}
+base = Path(sys.argv[1])
+actions = {"open": open_catalog, "rebuild": lambda path: rebuild(path, [(manifest(), "local")])}
+
+def act(directory, steps_left):
+    def step(*_):
+        nonlocal steps_left
+        steps_left -= 1
+        if steps_left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(event, arguments):
+        if event == "sqlite3.connect/handle":
+            arguments[0].set_trace_callback(step)
+        elif event in FILE_EVENTS and str(directory) in repr(arguments):
+            step()
+
+    sys.addaudithook(watch)
+    actions[sys.argv[2]](directory / "catalog.sqlite3")
+
+print("ready", flush=True)
+for steps in count():
+    directory = base / f"killed-{steps}"
+    shutil.copytree(base / "template", directory)
+    child = os.fork()
+    if not child:
+        act(directory, steps)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != -signal.SIGKILL:
+        sys.exit(status)
+"""
+
+
+def killed_at_every_step(base: Path, action: str) -> list[Path]:
+    """Do `action` in copies of `base/template`, each killed before another SQL statement or file operation."""
+    process = start(_CRASH, base, action)
+    process.communicate()
+    assert process.returncode == 0
+    return sorted(base.glob("killed-*"))

@@ -1,0 +1,72 @@
+"""Fixtures that all tests share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from backupd.log import open_log
+from backupd.stores.directory import DirectoryStore
+
+from support.bank import make_bank
+from support.command import Backupd
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that need root be skipped elsewhere; in CI that is a failure (see pytest_runtest_logreport)."""
+    for item in items:
+        if item.get_closest_marker("root") and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
+    """In CI a skipped test is a failed one: a tier that nobody ran proves nothing."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and os.environ.get("CI"):
+        report.outcome, report.longrepr = "failed", f"skipped in CI: {report.longrepr}"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A bank of 1,000 accounts in WAL mode, closed, in a directory of its own."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    make_bank(directory / "tasks.db")
+    return directory / "tasks.db"
+
+
+@pytest.fixture
+def backups(tmp_path: Path) -> Path:
+    """Where backups go; not made yet."""
+    return tmp_path / "backups"
+
+
+@pytest.fixture
+def backupd(database: Path, backups: Path, tmp_path: Path) -> Backupd:
+    """The command for the one-database case, with no reserve so that small file systems do."""
+    environ = {
+        "BACKUPD_DATABASE": str(database),
+        "BACKUPD_BACKUPS_DIR": str(backups),
+        "BACKUPD_SPACE__RESERVE": "0",
+    }
+    return Backupd(environ, tmp_path)
+
+
+@pytest.fixture
+def site(backups: Path) -> Iterator[Site]:
+    """A prepared local store with a log, to run jobs in this process."""
+    store = DirectoryStore("local", backups)
+    store.prepare()
+    log = open_log(backups / "backup.log")
+    yield Site(store, log, lock_timeout_s=5)
+    log.close()
+
+
+@pytest.fixture
+def order(database: Path) -> BackupOrder:
+    """What a backup of the bank is asked to do."""
+    return BackupOrder("tasks", database, reserve_bytes=0)

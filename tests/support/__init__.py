@@ -1,0 +1,1 @@
+"""What several tests share: a bank that writes, a command line that is run, sites to work in."""

@@ -1,0 +1,38 @@
+"""One verified backup, from the live database to a restorable file."""
+
+import gzip
+import subprocess
+from pathlib import Path
+
+import pytest
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+
+from support.bank import is_balanced, running_bank
+
+PAGE_SIZES = [512 << n for n in range(8)]
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_no_money_is_lost_in_any_copy_of_a_bank_that_never_stops(
+    tmp_path: Path, site: Site, journal_mode: str, page_size: int
+) -> None:
+    database = tmp_path / "bank.db"
+    with running_bank(database, journal_mode, page_size) as bank:
+        for number in range(3):
+            bank.wait_for_commits(20)
+            report = backup(BackupOrder("bank", database, reserve_bytes=0), site)
+            assert report.outcome == "published", report
+            restored = tmp_path / f"restored-{number}.db"
+            assert report.archive_path is not None
+            restored.write_bytes(gzip.decompress(Path(report.archive_path).read_bytes()))
+            assert is_balanced(restored)
+        bank.wait_for_commits(20)
+
+
+def test_gunzip_alone_restores_the_snapshot_byte_for_byte(order: BackupOrder, site: Site) -> None:
+    report = backup(order, site)
+    raw = subprocess.run(["gunzip", "-c", str(report.archive_path)], capture_output=True, check=True).stdout
+    assert len(raw) == report.snapshot_bytes

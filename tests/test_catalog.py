@@ -1,0 +1,281 @@
+"""The catalog as its users see it."""
+
+import os
+import sqlite3
+import threading
+from contextlib import closing
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from catalog_values import APP, NOON, OLDER, at, manifest, report, start
+
+from backupd.catalog import Catalog, CatalogUnavailable, open_catalog
+from backupd.model import RunReport
+
+EVERYONE_WRITES = """
+import sys
+from pathlib import Path
+from catalog_values import NOON, report
+from backupd.catalog import open_catalog
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(int(sys.argv[3])):
+    with open_catalog(Path(sys.argv[1])) as catalog:
+        run = catalog.start_run("backup", sys.argv[2], NOON)
+        catalog.finish_run(run, report(source=sys.argv[2], notes=(str(number),)), NOON)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.sqlite3"
+
+
+@pytest.fixture
+def catalog(path: Path) -> Catalog:
+    return open_catalog(path)
+
+
+def check(catalog: Catalog, store: str, minute: int, *, sound: bool) -> None:
+    catalog.record_check(APP, store, at(minute), sound, "ok" if sound else "archive is short", 0.25)
+
+
+def test_a_run_comes_back_as_it_was_reported(catalog: Catalog) -> None:
+    told = report(
+        stages=MappingProxyType({"copy": 0.5}),
+        removed=(OLDER,),
+        warnings=("slow",),
+        duration_s=1.5,
+        archive_bytes=10**12,
+        verification="full",
+    )
+    run_id = catalog.record_run(told, at(1))
+    (run,) = catalog.runs()
+    assert run.report == told
+    assert (run.id, run.task, run.source, run.outcome) == (run_id, "backup", "app", "published")
+    assert (run.started_at, run.finished_at) == (NOON, at(1))
+    assert (run.generation, run.exit_code, run.duration_s, run.error) == (APP, 0, 1.5, None)
+
+
+def test_times_come_back_aware_in_utc_whatever_zone_they_were_told_in(catalog: Catalog) -> None:
+    catalog.start_run("backup", "app", datetime(2026, 11, 1, 13, tzinfo=timezone(timedelta(hours=1))))
+    (run,) = catalog.runs()
+    assert run.started_at == NOON
+    assert run.started_at.tzinfo is UTC
+
+
+def test_a_time_without_a_zone_is_refused(catalog: Catalog) -> None:
+    with pytest.raises(CatalogUnavailable, match="no time zone"):
+        catalog.start_run("backup", "app", datetime(2026, 11, 1))  # noqa: DTZ001 - that is the point
+
+
+def test_a_run_that_began_is_interrupted_until_it_is_finished(catalog: Catalog) -> None:
+    backup = catalog.start_run("backup", "app", at(1))
+    drill = catalog.start_run("drill", "app", NOON)
+    assert [run.id for run in catalog.interrupted_runs()] == [drill, backup]
+    assert [run.id for run in catalog.interrupted_runs("backup")] == [backup]
+    catalog.finish_run(backup, report(), at(2))
+    assert [run.id for run in catalog.interrupted_runs()] == [drill]
+    assert {run.id: run.outcome for run in catalog.runs()} == {backup: "published", drill: None}
+
+
+def test_an_interrupted_run_is_marked_failed_but_never_after_it_finished(catalog: Catalog) -> None:
+    killed, finished = (catalog.start_run("backup", "app", NOON) for _ in range(2))
+    catalog.finish_run(finished, report(), at(1))
+    for run_id in (killed, finished):
+        catalog.mark_interrupted(run_id, at(2))
+    runs = {run.id: run for run in catalog.runs()}
+    assert (runs[killed].outcome, runs[killed].error) == ("failed", "interrupted")
+    assert (runs[killed].finished_at, runs[killed].report) == (at(2), None)
+    assert (runs[finished].outcome, runs[finished].error) == ("published", None)
+    assert catalog.interrupted_runs() == []
+
+
+def test_a_run_wrongly_taken_for_interrupted_has_the_last_word(catalog: Catalog) -> None:
+    run_id = catalog.start_run("backup", "app", NOON)
+    catalog.mark_interrupted(run_id, at(1))
+    catalog.finish_run(run_id, report(), at(2))
+    (run,) = catalog.runs()
+    assert (run.outcome, run.error, run.finished_at) == ("published", None, at(2))
+
+
+def test_a_run_whose_beginning_was_lost_with_the_old_catalog_is_recorded_at_its_end(catalog: Catalog) -> None:
+    catalog.finish_run(41, report(), at(1))
+    (run,) = catalog.runs()
+    assert (run.report, run.finished_at) == (report(), at(1))
+
+
+def test_runs_are_listed_newest_first_by_source_and_task_and_no_more_than_asked_for(catalog: Catalog) -> None:
+    for minute, task in enumerate(["backup", "replicate"] * 15):
+        catalog.record_run(report(task=task, started_at=at(minute)), at(minute))
+    catalog.record_run(report(source="other", started_at=at(99)), at(99))
+    assert len(catalog.runs()) == 20
+    assert len(catalog.runs(limit=None)) == 31
+    assert len(catalog.runs(source="app", task="backup", limit=None)) == 15
+    assert [run.started_at for run in catalog.runs(task="replicate", limit=2)] == [at(29), at(27)]
+    assert [run.source for run in catalog.runs(source="other")] == ["other"]
+    assert all(newer.started_at > older.started_at for newer, older in pairwise(catalog.runs()))
+
+
+def test_the_history_of_a_generation_tells_who_made_removed_and_checked_it(catalog: Catalog) -> None:
+    catalog.add_generation(manifest(), "local")
+    catalog.record_run(report(), NOON)
+    catalog.record_run(report(generation=OLDER, started_at=at(1)), at(1))
+    catalog.record_run(report(task="prune", generation=None, removed=(APP,), started_at=at(2)), at(2))
+    check(catalog, "local", 1, sound=True)
+    check(catalog, "nas", 2, sound=False)
+    history = catalog.history(APP)
+    assert [run.task for run in history.runs] == ["prune", "backup"]
+    assert [(check.store, check.sound, check.detail) for check in history.checks] == [
+        ("nas", False, "archive is short"),
+        ("local", True, "ok"),
+    ]
+    assert (history.checks[1].checked_at, history.checks[1].duration_s) == (at(1), 0.25)
+
+
+def test_a_generation_is_known_with_every_store_that_has_a_copy(catalog: Catalog) -> None:
+    catalog.add_generation(manifest(), "nas")
+    catalog.add_generation(manifest(), "local", since=NOON)
+    catalog.add_generation(manifest(OLDER), "local")
+    assert catalog.copies() == {OLDER: ("local",), APP: ("local", "nas")}
+
+
+def test_what_a_manifest_says_replaces_what_an_older_one_said(catalog: Catalog, path: Path) -> None:
+    catalog.add_generation(manifest(), "local")
+    catalog.add_generation(manifest(sha256="f" * 64), "local")
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT snapshot_sha256 FROM generation").fetchall() == [("f" * 64,)]
+
+
+def test_the_last_copy_takes_its_generation_and_its_checks_along(catalog: Catalog, path: Path) -> None:
+    for store in ("local", "nas"):
+        catalog.add_generation(manifest(), store)
+        check(catalog, store, 0, sound=True)
+    catalog.remove_copy(APP, "local")
+    assert catalog.copies() == {APP: ("nas",)}
+    assert [check.store for check in catalog.history(APP).checks] == ["nas"]
+    catalog.remove_copy(APP, "nas")
+    catalog.remove_copy(APP, "nas")
+    assert catalog.copies() == {}
+    assert catalog.history(APP).checks == ()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM generation").fetchone() == (0,)
+
+
+def test_a_copy_is_damaged_until_a_check_or_a_new_copy_says_otherwise(catalog: Catalog) -> None:
+    for store in ("local", "nas"):
+        catalog.add_generation(manifest(), store)
+    check(catalog, "nas", 1, sound=False)
+    check(catalog, "nas", 2, sound=False)
+    assert catalog.damaged("nas") == {APP}
+    assert catalog.damaged("local") == frozenset()
+    assert catalog.copies() == {APP: ("local", "nas")}
+    check(catalog, "nas", 3, sound=True)
+    assert catalog.damaged("nas") == frozenset()
+    check(catalog, "nas", 4, sound=False)
+    catalog.add_generation(manifest(), "nas")
+    assert catalog.damaged("nas") == frozenset()
+
+
+def test_a_mark_keeps_the_time_when_it_was_first_made(catalog: Catalog, path: Path) -> None:
+    check(catalog, "nas", 1, sound=False)
+    check(catalog, "nas", 2, sound=False)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT since FROM copy").fetchone() == (
+            at(1).isoformat("T", "microseconds"),
+        )
+
+
+def test_damage_to_a_generation_that_a_fresh_catalog_does_not_know_is_remembered(catalog: Catalog) -> None:
+    check(catalog, "nas", 0, sound=False)
+    assert catalog.damaged("nas") == {APP}
+    assert catalog.copies() == {APP: ("nas",)}
+
+
+def test_file_names_in_another_encoding_do_not_lose_a_run(catalog: Catalog) -> None:
+    told = report(outcome="failed", error="no such file: caf\udce9.db")
+    catalog.record_run(told, NOON)
+    (run,) = catalog.runs()
+    assert run.error == r"no such file: caf\udce9.db"
+    assert run.report == told
+
+
+def test_a_report_of_another_version_is_read_as_far_as_it_is_understood(catalog: Catalog, path: Path) -> None:
+    catalog.record_run(report(), NOON)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            """UPDATE run SET report = json_set(json_remove(report, '$.notes'), '$.mood', 'good')"""
+        )
+    (run,) = catalog.runs()
+    assert run.report == report()
+
+
+def test_a_report_that_holds_what_no_report_can_hold_is_refused_at_once(catalog: Catalog) -> None:
+    with pytest.raises(TypeError, match="cannot hold"):
+        catalog.record_run(report(notes=(object(),)), NOON)
+    assert catalog.runs() == []
+
+
+def test_every_field_of_a_report_survives(catalog: Catalog) -> None:
+    filled = {field.name: "x" for field in fields(RunReport) if field.type == str | None}
+    told = report(**filled, verification="corrupt", kept=3, exit_code=75)
+    catalog.record_run(told, NOON)
+    assert catalog.runs()[0].report == told
+
+
+@pytest.mark.parametrize("name", ["a?mode=memory", "b#c", "d%20e", os.fsdecode(b"caf\xe9"), "f 'g' \"h\""])
+def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+    with open_catalog(tmp_path / name) as catalog:
+        catalog.record_run(report(), NOON)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_nothing_is_open_between_two_calls(catalog: Catalog, tmp_path: Path) -> None:
+    catalog.record_run(report(), NOON)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["catalog.sqlite3"]
+    opened = [os.path.realpath(number) for number in Path("/proc/self/fd").iterdir()]
+    assert not [name for name in opened if name.startswith(str(tmp_path))]
+
+
+def test_threads_may_share_one_catalog(catalog: Catalog) -> None:
+    threads = [threading.Thread(target=catalog.record_run, args=(report(), NOON)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(catalog.runs()) == 8
+
+
+def test_processes_that_make_and_write_a_catalog_at_once_lose_nothing(path: Path) -> None:
+    writers = [start(EVERYONE_WRITES, path, f"source-{number}", 25) for number in range(4)]
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [writer.communicate()[0] or writer.returncode for writer in writers] == [0, 0, 0, 0]
+    with open_catalog(path) as catalog:
+        assert catalog.interrupted_runs() == []
+        for number in range(4):
+            runs = catalog.runs(source=f"source-{number}", limit=None)
+            assert sorted(int(run.report.notes[0]) for run in runs if run.report) == list(range(25))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_a_catalog_made_by_root_belongs_to_the_owner_of_its_directory(path: Path) -> None:
+    os.chown(path.parent, 65534, 65534)
+    open_catalog(path).close()
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o640)
+
+
+def test_a_link_to_a_catalog_is_followed(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    path.symlink_to(tmp_path / "volume" / "real")
+    with open_catalog(path) as catalog:
+        catalog.record_run(report(), NOON)
+    assert path.is_symlink()
+    with open_catalog(tmp_path / "volume" / "real") as catalog:
+        assert len(catalog.runs()) == 1

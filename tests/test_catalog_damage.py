@@ -1,0 +1,287 @@
+"""What the catalog does with files that are old, new, damaged, locked or not its own, and after a kill -9."""
+
+import hashlib
+import os
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from catalog_values import APP, NOON, at, killed_at_every_step, manifest, report, start
+from sqlalchemy import create_engine, inspect
+
+from backupd.catalog import CatalogUnavailable, database, migrations, open_catalog, rebuild
+from backupd.catalog.database import APPLICATION_ID, MIGRATING, connect
+from backupd.catalog.migrations import LATEST, migrate, user_version
+from backupd.catalog.models import Base
+
+HOLD_THE_DIRECTORY = """
+import sys
+from pathlib import Path
+from backupd.catalog.database import directory_lock
+with directory_lock(Path(sys.argv[1]), exclusive=True):
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+OPEN_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from catalog_values import NOON, report
+from backupd.catalog import CatalogUnavailable, open_catalog
+print("ready", flush=True)
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    with open_catalog(Path(sys.argv[1])) as catalog:
+        catalog.record_run(report(), NOON)
+except CatalogUnavailable as error:
+    print(error.hint)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with open_catalog(tmp_path / "catalog.sqlite3") as catalog:
+        catalog.add_generation(manifest(), "local")
+        catalog.record_run(report(), NOON)
+    return tmp_path / "catalog.sqlite3"
+
+
+def execute(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def schema_of(path: Path) -> dict[str, Any]:
+    """Everything that SQLite knows about the tables, whatever the words they were made with."""
+    with closing(sqlite3.connect(path)) as connection:
+
+        def rows(query: str, *names: str) -> list[Any]:
+            return sorted(connection.execute(query, names).fetchall())
+
+        tables = rows(
+            "SELECT name, ncol, wr, strict FROM pragma_table_list WHERE name NOT LIKE 'sqlite_schema%'"
+        )
+        found: dict[str, Any] = {"tables": tables}
+        for name, *_ in tables:
+            found[f"{name} columns"] = rows("SELECT * FROM pragma_table_xinfo(?)", name)
+            found[f"{name} keys"] = rows("SELECT * FROM pragma_foreign_key_list(?)", name)
+            indexes = rows('SELECT name, "unique", origin, partial FROM pragma_index_list(?)', name)
+            found[f"{name} indexes"] = [
+                (i, rows("SELECT * FROM pragma_index_xinfo(?)", i[0])) for i in indexes
+            ]
+    engine = create_engine(f"sqlite:///{path}")
+    found["checks"] = {name: inspect(engine).get_check_constraints(name) for name in Base.metadata.tables}
+    engine.dispose()
+    return found
+
+
+def test_the_schema_comparison_sees_a_difference(path: Path) -> None:
+    before = schema_of(path)
+    execute(path, "DROP INDEX run_by_start")
+    assert schema_of(path) != before
+
+
+@pytest.mark.parametrize("version", range(LATEST))
+def test_every_earlier_version_is_migrated_to_the_very_schema_that_the_models_declare(
+    tmp_path: Path, version: int
+) -> None:
+    old = tmp_path / "old"
+    old.touch()
+    with closing(connect(old, *MIGRATING)) as connection:
+        migrate(connection, target=version)
+        assert user_version(connection) == version
+    with open_catalog(old) as catalog:
+        catalog.record_run(report(), NOON)
+    engine = create_engine(f"sqlite:///{tmp_path / 'declared'}")
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    assert schema_of(old) == schema_of(tmp_path / "declared")
+
+
+def test_the_steps_are_numbered_without_a_gap() -> None:
+    names = sorted(step.name for step in Path(migrations.__file__).with_name("migrations").iterdir())
+    assert [int(name.split("_")[0]) for name in names] == list(range(1, LATEST + 1))
+    assert all(name.endswith(".sql") for name in names)
+
+
+def test_a_process_that_waited_for_another_ones_migration_finds_it_done(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    path.touch()
+    waiting = threading.Event()
+
+    def second() -> None:
+        with closing(connect(path, *MIGRATING)) as connection:
+            connection.set_trace_callback(lambda statement: statement.startswith("BEGIN") and waiting.set())
+            migrate(connection)
+
+    thread = threading.Thread(target=second)
+    with closing(connect(path, *MIGRATING)) as first, first:
+        first.execute("BEGIN IMMEDIATE")
+        thread.start()
+        assert waiting.wait(timeout=60)
+        migrations._take(first, 1, migrations._STEPS[0])
+    thread.join()
+    with closing(connect(path)) as connection:
+        assert user_version(connection) >= 1
+
+
+def test_a_migration_that_would_leave_rows_referring_to_nothing_is_undone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = (APP, "nowhere", NOON.isoformat(), 1, "ok", 0.1)
+    with closing(connect(path, *MIGRATING)) as connection:
+        connection.execute("INSERT INTO check_result VALUES (1, ?, ?, ?, ?, ?, ?)", values)
+        monkeypatch.setattr(migrations, "_STEPS", (*migrations._STEPS, "CREATE TABLE later (id INTEGER);"))
+        with pytest.raises(sqlite3.IntegrityError, match=f"migration {LATEST + 1}"):
+            migrate(connection, target=LATEST + 1)
+        assert user_version(connection) == LATEST
+        assert "later" not in database.table_names(connection)
+
+
+def test_killed_at_any_step_of_its_making_a_catalog_is_made_by_the_next_process(tmp_path: Path) -> None:
+    (tmp_path / "template").mkdir()
+    killed = killed_at_every_step(tmp_path, "open")
+    assert len(killed) > 10
+    for directory in killed:
+        with open_catalog(directory / "catalog.sqlite3") as catalog:
+            catalog.record_run(report(), NOON)
+            assert len(catalog.runs()) == 1
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"garbage " * 1000)
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def newer(path: Path) -> None:
+    execute(path, f"PRAGMA user_version = {LATEST + 1}")
+
+
+def without_a_table(path: Path) -> None:
+    execute(path, "DROP TABLE check_result")
+
+
+@pytest.mark.parametrize("damage", [garbage, truncated, directory, newer, without_a_table])
+def test_an_unusable_file_is_an_error_that_says_what_to_do(
+    path: Path, damage: Callable[[Path], None]
+) -> None:
+    with open_catalog(path) as catalog:
+        damage(path)
+        if damage is not without_a_table:
+            with pytest.raises(CatalogUnavailable, match="catalog"):
+                catalog.runs()
+        with pytest.raises(CatalogUnavailable, match=str(path)) as caught:
+            open_catalog(path)
+    assert "backupd catalog rebuild" in caught.value.hint
+    assert caught.value.exit_code == 1
+
+
+def test_a_missing_directory_is_an_error_and_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(CatalogUnavailable, match="No such file"):
+        open_catalog(tmp_path / "missing" / "catalog.sqlite3")
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_file_that_vanished_while_in_use_is_an_error_and_no_empty_one_appears(path: Path) -> None:
+    with open_catalog(path) as catalog:
+        path.unlink()
+        with pytest.raises(CatalogUnavailable, match="unable to open"):
+            catalog.runs()
+    assert not path.exists()
+
+
+def test_a_value_that_cannot_be_read_is_an_error(path: Path) -> None:
+    for statement in ("UPDATE run SET report = '[]'", "UPDATE run SET started_at = '2026-11-01T12:00'"):
+        execute(path, statement)
+        with open_catalog(path) as catalog, pytest.raises(CatalogUnavailable, match="read|zone"):
+            catalog.runs()
+
+
+@pytest.mark.parametrize("verb", [open_catalog, lambda path: rebuild(path, [])])
+def test_another_programs_database_is_refused_and_left_as_it_is(
+    tmp_path: Path, verb: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "app.db"
+    execute(path, "CREATE TABLE tasks (id INTEGER)", "INSERT INTO tasks VALUES (1)")
+    before = hashlib.sha256(path.read_bytes()).digest()
+    with pytest.raises(CatalogUnavailable, match="another program") as caught:
+        verb(path)
+    assert "configuration" in caught.value.hint
+    assert hashlib.sha256(path.read_bytes()).digest() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["app.db"]
+
+
+def test_the_file_says_that_it_is_a_catalog_and_is_in_wal_mode(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        connection.execute("PRAGMA journal_mode=DELETE")
+    open_catalog(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_writer_that_holds_the_file_too_long_is_an_error_that_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
+    with open_catalog(path) as catalog, closing(connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert len(catalog.runs()) == 1
+        with pytest.raises(CatalogUnavailable, match="locked") as caught:
+            catalog.record_run(report(), at(1))
+        other.execute("ROLLBACK")
+        catalog.record_run(report(), at(1))
+        assert len(catalog.runs()) == 2
+    assert "another process" in caught.value.hint
+
+
+def test_a_process_that_holds_the_directory_too_long_is_an_error_that_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
+    holder = start(HOLD_THE_DIRECTORY, path.parent)
+    with pytest.raises(CatalogUnavailable, match="locked for more than") as caught:
+        open_catalog(path)
+    assert "another process" in caught.value.hint
+    holder.communicate("\n")
+    open_catalog(path).close()
+
+
+def test_a_file_that_may_only_be_read_is_an_error_that_names_the_rights(path: Path) -> None:
+    for parent in path.parents[:3]:
+        parent.chmod(0o755)
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    told, _ = start(OPEN_AS_NOBODY, path).communicate()
+    assert "owner, mode and mount" in told
+
+
+def test_a_backupd_that_another_version_overtook_stops_writing(path: Path) -> None:
+    with open_catalog(path) as catalog:
+        newer(path)
+        with pytest.raises(CatalogUnavailable, match="while it was in use") as caught:
+            catalog.record_run(report(), at(1))
+    assert "restart" in caught.value.hint
+
+
+def test_the_sql_is_shipped_with_the_package() -> None:
+    assert (
+        subprocess.run(["grep", "-q", "catalog/migrations/\\*.sql", "pyproject.toml"], check=False).returncode
+        == 0
+    )

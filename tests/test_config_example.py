@@ -1,0 +1,74 @@
+"""The example is generated from the schema, and it can be believed."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from backupd.config import load_config
+from backupd.config.example import example_toml
+from backupd.config.keys import ANY, all_keys
+from backupd.config.lines import lines_of
+
+ROOT = Path(__file__).parent.parent
+CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup"}
+
+
+def uncommented() -> str:
+    """Return the example with every key and section active; prose has a space behind its `#`."""
+    return re.sub(r"(?m)^#(?=\S)", "", example_toml())
+
+
+def test_the_example_in_the_repository_is_what_the_schema_says() -> None:
+    command = [sys.executable, "-m", "backupd.config.example"]
+    generated = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert generated == example_toml()
+    assert (ROOT / "config.example.toml").read_text(encoding="utf-8") == generated
+
+
+def test_the_example_is_valid_as_it_is_and_says_nothing_but_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(example_toml(), encoding="utf-8")
+    config = load_config(file, {})
+    plain = load_config(None, {"BACKUPD_DATABASE": "/app/data/tasks.db"}, tmp_path / "none")
+    assert config.model_dump() == plain.model_dump()
+    assert config.not_yet_active() == ()
+
+
+def test_each_key_behind_a_comment_sign_is_valid_too(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(uncommented(), encoding="utf-8")
+    config = load_config(file, {})
+    assert config.not_yet_active() == ("replicas.offsite", "drill", "http", "notify", "pings")
+
+
+def test_each_default_that_is_shown_is_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(uncommented(), encoding="utf-8")
+    shown = load_config(file, {})
+    plain = load_config(None, {"BACKUPD_DATABASE": "/app/data/tasks.db"}, tmp_path / "none")
+    for section in ("sources", "backups_dir", "retention", "shrink_guard", "lock"):
+        assert getattr(shown, section) == getattr(plain, section)
+
+
+def test_each_key_of_the_schema_is_in_the_example_with_a_description() -> None:
+    text = uncommented()
+    lines, places = example_toml().split("\n"), lines_of(text)
+    for key in all_keys():
+        path = tuple(
+            CHOSEN_NAMES[key.path[index - 1]] if part == ANY else part for index, part in enumerate(key.path)
+        )
+        assert path in places, f"{path} is not in the example"
+        above = lines[places[path] - 2]
+        assert above.startswith("# ") or key.path[-1] == ANY, f"{path} has no description"
+
+
+def test_sections_that_are_not_acted_upon_say_so() -> None:
+    text = re.sub(r"\n# ", " ", example_toml())
+    for section in (r"#\[replicas.offsite\]", r"\[drill\]", r"\[http\]", r"\[notify\]", r"\[pings\]"):
+        assert re.search(rf"not acted upon by this version\.\)\n{section}", text), section
+
+
+def test_the_example_is_toml_that_other_tools_can_read() -> None:
+    assert tomllib.loads(example_toml())["sources"] == {"tasks": {"path": "/app/data/tasks.db"}}

@@ -1,0 +1,329 @@
+"""What an operator is told who got the configuration wrong: all of it, where it stands, and no secret."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from backupd.config import load_config
+from backupd.config.environment import PREFIX
+from backupd.config.keys import ANY, all_keys, key_at
+from backupd.config.lines import lines_of, syntax_error
+from backupd.errors import ConfigError
+
+NOWHERE = Path("/no/such/directory")
+SOURCE = '[sources.tasks]\npath = "/app/data/tasks.db"\n'
+
+
+def refusal(toml: str | None = None, tmp_path: Path = NOWHERE, **names: str) -> str:
+    """Return the message of the ConfigError, with FILE in place of the file's path."""
+    file = None
+    if toml is not None:
+        file = tmp_path / "backupd.toml"
+        file.write_text(toml, encoding="utf-8")
+    environ = {f"BACKUPD_{name}": value for name, value in names.items()}
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, environ, NOWHERE)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None  # pydantic's own error would show values
+    return caught.value.message.replace(str(file), "FILE")
+
+
+def complaint(environ: dict[str, str]) -> str:
+    """Return the message of the ConfigError that may come, "none" where none does."""
+    try:
+        load_config(None, environ, NOWHERE)
+    except ConfigError as error:
+        return error.message
+    return "none"
+
+
+# --- Unknown names ---
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("BACKUPD_RETENTION__DAYLY", "BACKUPD_RETENTION__DAILY"),
+        ("BACKUPD_HTTP__TOKN", "BACKUPD_HTTP__TOKEN"),
+        ("BACKUPD_SCHEDULE_TIMEZONE", "BACKUPD_SCHEDULE__TIMEZONE"),
+        ("BACKUPD_DATABSE", "BACKUPD_DATABASE"),
+        ("BACKUPD_DATABASE_FILE", "BACKUPD_DATABASE"),
+        ("BACKUPD_BACKUP_DIR", "BACKUPD_BACKUPS_DIR"),
+        ("BACKUPD_CONFIG_FILE", "BACKUPD_CONFIG"),
+        ("BACKUPD_SOURCES__TASKS__METHD", "BACKUPD_SOURCES__TASKS__METHOD"),
+        ("BACKUPD_SOURCE__TASKS__METHOD", "BACKUPD_SOURCES__TASKS__METHOD"),
+        ("BACKUPD_SOURCES__PATH", "BACKUPD_SOURCES__NAME__PATH"),
+        ("BACKUPD_SOURCES____PATH", "BACKUPD_SOURCES__NAME__PATH"),
+        ("BACKUPD_REPLICAS__OFFSITE__KEY_FILE", "BACKUPD_REPLICAS__OFFSITE__PRIVATE_KEY_FILE"),
+        ("backupd_retention__daily", "BACKUPD_RETENTION__DAILY"),
+    ],
+)
+def test_an_unknown_environment_name_suggests_the_nearest_known_one(name: str, nearest: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"BACKUPD_DATABASE": "/a.db", name: "x"}, NOWHERE)
+    assert caught.value.message == f"environment {name}: unknown name; did you mean {nearest}?"
+
+
+def test_a_wrong_nested_name_is_refused_even_if_it_is_empty() -> None:
+    assert "BACKUPD_HTTP__BOGUS: unknown name; did you mean BACKUPD_HTTP__" in refusal(
+        DATABASE="/a.db", HTTP__BOGUS=""
+    )
+
+
+def test_names_of_other_programs_are_none_of_our_business() -> None:
+    load_config(
+        None, {"BACKUPD_DATABASE": "/a.db", "BACKUPDX": "1", "PATH": "/bin", "BACKUP_X": "2"}, NOWHERE
+    )
+
+
+@given(st.text())
+@example("__")
+@example("PINGS___FILE")
+@example("SOURCES__\n__PATH")
+def test_any_name_of_ours_that_the_schema_does_not_have_is_refused_on_one_line(name: str) -> None:
+    path = tuple(name.removesuffix("_FILE").lower().split("__"))
+    if name in ("", "CONFIG", "DATABASE") or key_at(path) or key_at(tuple(name.lower().split("__"))):
+        return
+    message = complaint({"BACKUPD_DATABASE": "/a.db", f"BACKUPD_{name}": "hunter2"})
+    assert re.fullmatch(r"environment BACKUPD_[^\n]*: unknown name; did you mean BACKUPD_\w+\?", message)
+
+
+NAMES = st.sampled_from([PREFIX + "__".join(key.path).upper().replace(ANY, "NAME") for key in all_keys()])
+
+
+@given(NAMES, st.text())
+def test_any_value_of_a_known_name_is_either_taken_or_refused_with_that_name(name: str, value: str) -> None:
+    environ = {"BACKUPD_DATABASE": "/a.db", "BACKUPD_REPLICAS__NAME__URL": "/mnt", name: value}
+    assert complaint(environ).startswith(
+        ("none", f"environment {name}: ", "environment: backups_dir: is required")
+    )
+
+
+def test_two_names_for_one_key_are_refused() -> None:
+    assert refusal(DATABASE="/a.db", SOURCES__A__PATH="/b.db") == (
+        "environment BACKUPD_SOURCES__A__PATH: means the same as BACKUPD_DATABASE, which is set as well: "
+        "keep one of them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        ("[retention]\ndayly = 1", "4: retention.dayly: unknown key; did you mean retention.daily?"),
+        ("[retension]\ndaily = 1", "3: retension: unknown key; did you mean retention?"),
+        ("[Retention]\ndaily = 1", "3: Retention: unknown key; did you mean retention?"),
+        (
+            'backups_dir = "/b"',
+            "3: sources.tasks.backups_dir: unknown key here; backups_dir belongs above the first ",
+        ),
+        ("[lock]\ndaily = 1", "4: lock.daily: unknown key here; did you mean retention.daily?"),
+        (
+            "[pack]\nbusy_timeout_s = 1",
+            "4: pack.busy_timeout_s: unknown key here; did you mean sources.NAME.busy_",
+        ),
+        (
+            '[replicas.x]\nurl = "/m"\nretention.dayly = 1',
+            "5: replicas.x.retention.dayly: unknown key; did you mean r",
+        ),
+        ("[drill]\nxyzzy = 1", "4: drill.xyzzy: unknown key; did you mean drill."),
+    ],
+)
+def test_an_unknown_key_of_a_file_is_refused_with_line_and_suggestion(
+    toml: str, complaint: str, tmp_path: Path
+) -> None:
+    assert refusal(SOURCE + toml, tmp_path).startswith(f"FILE:{complaint}")
+
+
+# --- Wrong values ---
+
+
+def test_all_problems_are_told_at_once_each_on_its_line_and_where_it_stands(tmp_path: Path) -> None:
+    toml = (
+        '[sources.tasks]\npath = 5\n\n[retention]\ndaily = "seven"\nweekly = -1\n\n[http]\ntokn = "hunter2"\n'
+    )
+    names = {"RETENTION__DAYLY": "4", "PACK__LEVEL": "13", "SCHEDULE__TIMEZONE": "Berln"}
+    assert refusal(toml, tmp_path, **names).split("\n") == [
+        "environment BACKUPD_RETENTION__DAYLY: unknown name; did you mean BACKUPD_RETENTION__DAILY?",
+        "FILE:2: sources.tasks.path: must be a path, in quotes",
+        "FILE:5: retention.daily: must be a whole number, not 'seven'",
+        "FILE:6: retention.weekly: must be at least 0, not -1",
+        "environment BACKUPD_SCHEDULE__TIMEZONE: must be an IANA time zone such as 'Europe/Berlin', not 'Berln'",
+        "environment BACKUPD_PACK__LEVEL: must be at most 12, not '13'",
+        "FILE:9: http.tokn: unknown key; did you mean http.token?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        ("sources = 5", "1: sources: must be a section"),
+        ("sources.tasks = 5", "1: sources.tasks: must be a section"),
+        ("[[sources]]", "1: sources: must be a section"),
+        ("[sources]", "1: sources: nothing to back up"),
+        ('[sources.tasks]\nmethod = "vacuum"', "1: sources.tasks.path: is required"),
+        (SOURCE + 'method = "copy"', "3: sources.tasks.method: must be 'backup' or 'vacuum', not 'copy'"),
+        (SOURCE + "allow_empty = 7", "3: sources.tasks.allow_empty: must be true or false, not 7"),
+        (SOURCE + "timeout_s = 0", "3: sources.tasks.timeout_s: must be more than 0, not 0"),
+        (SOURCE + "timeout_s = nan", "3: sources.tasks.timeout_s: must be a number, not nan"),
+        (
+            SOURCE + "busy_timeout_s = 604801",
+            "3: sources.tasks.busy_timeout_s: must be at most 604800, not 604801",
+        ),
+        (SOURCE + "[retention]\ndaily = true", "4: retention.daily: must be a number, not true or false"),
+        (SOURCE + "[retention]\ndaily = [7]", "4: retention.daily: must be a whole number"),
+        (SOURCE + "[retention]\ndaily = 1.5", "4: retention.daily: must be a whole number, not 1.5"),
+        (SOURCE + "[retention]\ndaily = 0\nweekly = 0", "3: retention: an empty policy is refused"),
+        (SOURCE + "[schedule]\nbackup = 04:00:00", "4: schedule.backup: must be text, in quotes"),
+        (SOURCE + '[schedule]\nbackup = ""', "4: schedule.backup: must not be empty"),
+        (SOURCE + '[schedule]\ntimezone = "Europe"', "4: schedule.timezone: must be an IANA time zone"),
+        (SOURCE + '[schedule]\ntimezone = "../UTC"', "4: schedule.timezone: must be an IANA time zone"),
+        (
+            SOURCE + '[space]\nreserve = "much"',
+            "4: space.reserve: must be a size such as '512MiB', not 'much'",
+        ),
+        (
+            SOURCE + '[space]\nreserve = "5 rods"',
+            "4: space.reserve: must be a size such as '512MiB', not '5 rods'",
+        ),
+        (
+            SOURCE + "[shrink_guard]\nmax_row_loss = 2",
+            "4: shrink_guard.max_row_loss: must be at most 1, not 2",
+        ),
+        (SOURCE + '[http]\nlisten = "8080"', "4: http.listen: must be HOST:PORT"),
+        (SOURCE + '[http]\nlisten = "::1:80"', "4: http.listen: must be HOST:PORT"),
+        (SOURCE + '[http]\nlisten = "localhost:65536"', "4: http.listen: must be HOST:PORT"),
+        (SOURCE + "[notify]\nurls = 5", "4: notify.urls: must be a list of texts"),
+        (
+            SOURCE + '[replicas.local]\nurl = "/mnt"',
+            "3: replicas.local: 'local' means the directory of backups",
+        ),
+        (SOURCE + "[replicas.x]\nappend_only = true", "3: replicas.x.url: is required"),
+        (SOURCE + '[sources."a/b"]\npath = "/x"', "3: sources.'a/b': a name is made of letters"),
+        (
+            SOURCE + '[sources.TASKS]\npath = "/x"',
+            "1: sources: two names differ only in upper and lower case",
+        ),
+        ('backups_dir = ""\n' + SOURCE, "1: backups_dir: must be a path"),
+        ('[sources.a]\npath = "/a\\u0000b"', "2: sources.a.path: must be a path"),
+        ('[sources.a]\npath = "/d/a"\n[sources.b]\npath = ""', "4: sources.b.path: must be a path"),
+    ],
+)
+def test_a_wrong_value_is_told_in_words_with_its_line(toml: str, complaint: str, tmp_path: Path) -> None:
+    assert refusal(toml, tmp_path).startswith(f"FILE:{complaint}")
+
+
+def test_good_addresses_are_taken() -> None:
+    for listen in ("0.0.0.0:1", "[::1]:65535", "localhost:8080"):
+        load_config(None, {"BACKUPD_DATABASE": "/a.db", "BACKUPD_HTTP__LISTEN": listen}, NOWHERE)
+
+
+def test_counts_that_are_all_zero_by_the_environment_name_it() -> None:
+    message = refusal(DATABASE="/a.db", RETENTION__DAILY="0", RETENTION__WEEKLY="0")
+    assert message.startswith("environment BACKUPD_RETENTION__DAILY: retention: an empty policy is refused")
+
+
+def test_a_path_that_is_no_text_is_refused() -> None:
+    message = refusal(DATABASE=os.fsdecode(b"/data/\xff/a.db"))
+    assert message == (
+        "environment BACKUPD_DATABASE: must be UTF-8 text: manifests and catalog could not hold it\n"
+        "environment: backups_dir: must be UTF-8 text: manifests and catalog could not hold it"
+    )
+
+
+def test_a_text_that_is_no_text_is_refused() -> None:
+    assert refusal(DATABASE="/a.db", DRILL__COMMAND="\udcff").endswith("DRILL__COMMAND: must be UTF-8 text")
+
+
+# --- Not TOML ---
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        (SOURCE + "[retention\n", 3),
+        (SOURCE + 'a = """\nb\n', 4),
+        (f"{SOURCE}{SOURCE}", 3),
+        ("a = [1,\n\n", 1),
+    ],
+)
+def test_a_syntax_error_is_told_with_its_line_along_with_the_environment(
+    toml: str, line: int, tmp_path: Path
+) -> None:
+    first, second = refusal(toml, tmp_path, DATABSE="/a.db").split("\n")
+    assert first.startswith(f"FILE:{line}: is not valid TOML: ")
+    assert "(at" not in first
+    assert second.startswith("environment BACKUPD_DATABSE: unknown name")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "backupd.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=f"{file}: is not UTF-8 text"):
+        load_config(file, {})
+
+
+def test_an_error_without_a_place_is_put_on_the_first_line() -> None:
+    """Another version of tomllib may word its errors in another way."""
+    import tomllib
+
+    assert syntax_error(tomllib.TOMLDecodeError("odd"), "a\nb") == (1, "odd")
+
+
+def test_each_key_is_found_on_its_line_however_it_is_written() -> None:
+    text = (
+        "a.b = 1  # [no.header]\n\n[ 'x y' . \"z\" ]\nlist = [\n  1,\n  2,\n]\n"
+        "long = '''\n[fake]\nk = 1\n'''\r\n"
+        "inline = { one = 1, two = { three = 3 } }\n[[many]]\nkey = 1\n[[many]]\nkey = 2\n"
+    )
+    assert lines_of(text) == {
+        ("a",): 1,
+        ("a", "b"): 1,
+        ("x y",): 3,
+        ("x y", "z"): 3,
+        ("x y", "z", "list"): 4,
+        ("x y", "z", "long"): 8,
+        ("x y", "z", "inline"): 12,
+        ("x y", "z", "inline", "one"): 12,
+        ("x y", "z", "inline", "two"): 12,
+        ("x y", "z", "inline", "two", "three"): 12,
+        ("many",): 13,
+        ("many", "key"): 14,
+    }
+
+
+# --- No secret in a message ---
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        '[http]\ntoken = ["hunter2"]',
+        '[http]\ntoken.value = "hunter2"',
+        '[http]\ntokn = "hunter2"',
+        'http = "hunter2"',
+        "pings = ['hunter2']",
+        "[pings]\na = { b = 'hunter2' }",
+        "[notify]\nurls = { a = 'hunter2' }",
+        "[notify]\nurls = ['', 'hunter2']",
+        "[notify]\nurls = '[hunter2'",
+        "[replicas.x]\nurl = 'sftp://user:hunter2@nas/'",
+        "[replicas.x]\nurl = 'sftp://user:hunter2@[nas'",
+        "[replicas.x]\nurl = '/mnt'\npassword = 5\npassphrase = ''\nprivate_key = ['hunter2']",
+        "replicas.x = 'hunter2'",
+        "password = 'hunter2'",
+        "[http]\ntoken = 'hunter2",
+    ],
+)
+def test_no_secret_is_shown_even_where_it_is_wrong_or_in_the_wrong_place(toml: str, tmp_path: Path) -> None:
+    above = "backups_dir = '/b'\nsources.tasks.path = '/a.db'\n"
+    assert "hunter2" not in refusal(above + toml, tmp_path)
+
+
+def test_a_secret_of_the_wrong_kind_is_told_without_its_value(tmp_path: Path) -> None:
+    assert (
+        refusal(f"{SOURCE}[http]\ntoken = 12345\n", tmp_path) == "FILE:4: http.token: must be text, in quotes"
+    )
