@@ -43,7 +43,7 @@ def manifest(id_: str = APP, sha256: str = "a" * 64) -> Manifest:
     )
 
 
-def report(**changes: Any) -> RunReport:  # noqa: ANN401 - any field of a report
+def report(**changes: Any) -> RunReport:
     values = {
         "task": "backup",
         "source": "app",
@@ -72,7 +72,7 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 _CRASH = """
-import os, shutil, signal, sys
+import os, shutil, signal, sqlite3, sys
 from itertools import count
 from pathlib import Path
 from catalog_values import manifest
@@ -90,11 +90,15 @@ def act(directory, steps_left):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(event, arguments):
-        if event == "sqlite3.connect/handle":
-            arguments[0].set_trace_callback(step)
-        elif event in FILE_EVENTS and str(directory) in repr(arguments):
+        if event in FILE_EVENTS and str(directory) in repr(arguments):
             step()
 
+    def connect(*arguments, **options):
+        connection = untraced(*arguments, **options)
+        connection.set_trace_callback(step)
+        return connection
+
+    untraced, sqlite3.connect = sqlite3.connect, connect
     sys.addaudithook(watch)
     actions[sys.argv[2]](directory / "catalog.sqlite3")
 
@@ -113,7 +117,7 @@ for steps in count():
 
 
 def killed_at_every_step(base: Path, action: str) -> list[Path]:
-    """Do `action` in copies of `base/template`, each killed before another SQL statement or file operation."""
+    """Do `action` in copies of `base/template`, each killed before another statement or file operation."""
     process = start(_CRASH, base, action)
     process.communicate()
     assert process.returncode == 0

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.log import open_log
 from backupd.stores.directory import DirectoryStore
-
 from support.bank import make_bank
 from support.command import Backupd
 

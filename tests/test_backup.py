@@ -5,10 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from backupd.jobs.backup import backup
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
-
 from support.bank import is_balanced, running_bank
 
 PAGE_SIZES = [512 << n for n in range(8)]

@@ -185,9 +185,7 @@ def test_a_mark_keeps_the_time_when_it_was_first_made(catalog: Catalog, path: Pa
     check(catalog, "nas", 1, sound=False)
     check(catalog, "nas", 2, sound=False)
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT since FROM copy").fetchone() == (
-            at(1).isoformat("T", "microseconds"),
-        )
+        assert connection.execute("SELECT since FROM copy").fetchone() == (at(1).isoformat("T", "microseconds"),)
 
 
 def test_damage_to_a_generation_that_a_fresh_catalog_does_not_know_is_remembered(catalog: Catalog) -> None:
@@ -207,9 +205,7 @@ def test_file_names_in_another_encoding_do_not_lose_a_run(catalog: Catalog) -> N
 def test_a_report_of_another_version_is_read_as_far_as_it_is_understood(catalog: Catalog, path: Path) -> None:
     catalog.record_run(report(), NOON)
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(
-            """UPDATE run SET report = json_set(json_remove(report, '$.notes'), '$.mood', 'good')"""
-        )
+        connection.execute("""UPDATE run SET report = json_set(json_remove(report, '$.notes'), '$.mood', 'good')""")
     (run,) = catalog.runs()
     assert run.report == report()
 

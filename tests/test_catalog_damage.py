@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sqlite3
-import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -65,17 +64,13 @@ def schema_of(path: Path) -> dict[str, Any]:
         def rows(query: str, *names: str) -> list[Any]:
             return sorted(connection.execute(query, names).fetchall())
 
-        tables = rows(
-            "SELECT name, ncol, wr, strict FROM pragma_table_list WHERE name NOT LIKE 'sqlite_schema%'"
-        )
+        tables = rows("SELECT name, ncol, wr, strict FROM pragma_table_list WHERE name NOT LIKE 'sqlite_schema%'")
         found: dict[str, Any] = {"tables": tables}
         for name, *_ in tables:
             found[f"{name} columns"] = rows("SELECT * FROM pragma_table_xinfo(?)", name)
             found[f"{name} keys"] = rows("SELECT * FROM pragma_foreign_key_list(?)", name)
             indexes = rows('SELECT name, "unique", origin, partial FROM pragma_index_list(?)', name)
-            found[f"{name} indexes"] = [
-                (i, rows("SELECT * FROM pragma_index_xinfo(?)", i[0])) for i in indexes
-            ]
+            found[f"{name} indexes"] = [(i, rows("SELECT * FROM pragma_index_xinfo(?)", i[0])) for i in indexes]
     engine = create_engine(f"sqlite:///{path}")
     found["checks"] = {name: inspect(engine).get_check_constraints(name) for name in Base.metadata.tables}
     engine.dispose()
@@ -116,9 +111,13 @@ def test_a_process_that_waited_for_another_ones_migration_finds_it_done(tmp_path
     path.touch()
     waiting = threading.Event()
 
+    def tell(statement: str) -> None:
+        if statement.startswith("BEGIN"):
+            waiting.set()
+
     def second() -> None:
         with closing(connect(path, *MIGRATING)) as connection:
-            connection.set_trace_callback(lambda statement: statement.startswith("BEGIN") and waiting.set())
+            connection.set_trace_callback(tell)
             migrate(connection)
 
     thread = threading.Thread(target=second)
@@ -177,9 +176,7 @@ def without_a_table(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [garbage, truncated, directory, newer, without_a_table])
-def test_an_unusable_file_is_an_error_that_says_what_to_do(
-    path: Path, damage: Callable[[Path], None]
-) -> None:
+def test_an_unusable_file_is_an_error_that_says_what_to_do(path: Path, damage: Callable[[Path], None]) -> None:
     with open_catalog(path) as catalog:
         damage(path)
         if damage is not without_a_table:
@@ -208,14 +205,12 @@ def test_a_file_that_vanished_while_in_use_is_an_error_and_no_empty_one_appears(
 def test_a_value_that_cannot_be_read_is_an_error(path: Path) -> None:
     for statement in ("UPDATE run SET report = '[]'", "UPDATE run SET started_at = '2026-11-01T12:00'"):
         execute(path, statement)
-        with open_catalog(path) as catalog, pytest.raises(CatalogUnavailable, match="read|zone"):
+        with open_catalog(path) as catalog, pytest.raises(CatalogUnavailable, match=r"cannot be read|no time zone"):
             catalog.runs()
 
 
 @pytest.mark.parametrize("verb", [open_catalog, lambda path: rebuild(path, [])])
-def test_another_programs_database_is_refused_and_left_as_it_is(
-    tmp_path: Path, verb: Callable[[Path], object]
-) -> None:
+def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: Path, verb: Callable[[Path], object]) -> None:
     path = tmp_path / "app.db"
     execute(path, "CREATE TABLE tasks (id INTEGER)", "INSERT INTO tasks VALUES (1)")
     before = hashlib.sha256(path.read_bytes()).digest()
@@ -278,10 +273,3 @@ def test_a_backupd_that_another_version_overtook_stops_writing(path: Path) -> No
         with pytest.raises(CatalogUnavailable, match="while it was in use") as caught:
             catalog.record_run(report(), at(1))
     assert "restart" in caught.value.hint
-
-
-def test_the_sql_is_shipped_with_the_package() -> None:
-    assert (
-        subprocess.run(["grep", "-q", "catalog/migrations/\\*.sql", "pyproject.toml"], check=False).returncode
-        == 0
-    )

@@ -56,9 +56,7 @@ def test_each_key_of_the_schema_is_in_the_example_with_a_description() -> None:
     text = uncommented()
     lines, places = example_toml().split("\n"), lines_of(text)
     for key in all_keys():
-        path = tuple(
-            CHOSEN_NAMES[key.path[index - 1]] if part == ANY else part for index, part in enumerate(key.path)
-        )
+        path = tuple(CHOSEN_NAMES[key.path[index - 1]] if part == ANY else part for index, part in enumerate(key.path))
         assert path in places, f"{path} is not in the example"
         above = lines[places[path] - 2]
         assert above.startswith("# ") or key.path[-1] == ANY, f"{path} has no description"

@@ -50,9 +50,7 @@ class _Unusable(Exception):
     """What is wrong with one name; ends up as one line of the ConfigError."""
 
 
-def read_environment(
-    environ: Mapping[str, str], directory: Path, names: Iterable[tuple[str, str]]
-) -> Environment:
+def read_environment(environ: Mapping[str, str], directory: Path, names: Iterable[tuple[str, str]]) -> Environment:
     """Read every `BACKUPD_*` name of `environ`; an empty value counts as unset.
 
     Relative paths start at `directory`. `names` are the pairs (section, name) that a file has chosen:
@@ -102,9 +100,10 @@ def _database(name: str, value: str, directory: Path, known: set[tuple[str, str]
     source = re.sub(r"[^A-Za-z0-9._-]", "-", PurePath(value).stem).lstrip("._-")[:100]
     if not is_source_name(source):
         raise _Unusable("its file name makes no name for a source: use a file with path under [sources.NAME]")
-    path = _with_chosen_name(("sources", source, "path"), known)
-    known.add((path[0], path[1]))
-    return Setting(name, path, os.path.abspath(directory / value))  # noqa: PTH100 - as above
+    same = [other for section, other in known if section == "sources" and other.lower() == source.lower()]
+    source = same[0] if len(same) == 1 else source
+    known.add(("sources", source))
+    return Setting(name, ("sources", source, "path"), os.path.abspath(directory / value))  # noqa: PTH100 - as above
 
 
 def _resolve(name: str) -> tuple[Key, KeyPath, bool]:
@@ -142,7 +141,7 @@ def _with_chosen_name(path: KeyPath, known: Iterable[tuple[str, str]]) -> KeyPat
     """Spell the name in `path` as the file does: the environment knows no case, and often no "-" and "."."""
     section, name, *rest = path
     chosen = [other for place, other in known if place == section]
-    same = [other for other in chosen if other.lower() == name.lower()]
+    same = [other for other in chosen if other.lower() == name]
     alike = [other for other in chosen if re.sub(r"[.-]", "_", other.lower()) == name]
     match = same or alike
     return (section, match[0] if len(match) == 1 else name, *rest)

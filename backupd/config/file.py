@@ -58,9 +58,7 @@ def read_file(file: Path | None) -> Document:
         text = absolute.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark first
         table = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(
-            f"cannot read {absolute}: {error.strerror}", hint="check its owner and mode"
-        ) from None
+        raise ConfigError(f"cannot read {absolute}: {error.strerror}", hint="check its owner and mode") from None
     except UnicodeDecodeError:
         return Document(absolute, problem=f"{absolute}: is not UTF-8 text")
     except tomllib.TOMLDecodeError as error:

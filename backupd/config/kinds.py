@@ -36,9 +36,7 @@ def _path_text(value: object) -> object:
 
 def _plain_name(name: str) -> str:
     if not is_source_name(name):
-        raise ValueError(
-            "a name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit"
-        )
+        raise ValueError("a name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit")
     return name
 
 
@@ -50,9 +48,7 @@ def _replica_name(name: str) -> str:
 
 def _distinct(tables: Mapping[str, _Value]) -> Mapping[str, _Value]:
     if len({name.lower() for name in tables}) < len(tables):
-        raise ValueError(
-            "two names differ only in upper and lower case: the environment cannot tell them apart"
-        )
+        raise ValueError("two names differ only in upper and lower case: the environment cannot tell them apart")
     return tables
 
 
@@ -67,12 +63,7 @@ def _time_zone(name: str) -> str:
 def _listen_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if (
-        not host
-        or bare_ipv6
-        or re.fullmatch(r"\d{1,5}", port, re.ASCII) is None
-        or not 0 < int(port) < 1 << 16
-    ):
+    if not host or bare_ipv6 or re.fullmatch(r"\d{1,5}", port, re.ASCII) is None or not 0 < int(port) < 1 << 16:
         raise ValueError("must be HOST:PORT, such as '0.0.0.0:8080' or '[::1]:8080'")
     return text
 
@@ -83,9 +74,7 @@ def _url_without_password(url: str) -> str:
     except ValueError:  # its message may hold the URL, and the URL a password
         raise ValueError("must be a URL") from None
     if password is not None:
-        raise ValueError(
-            "must not hold a password, which logs and pages would show; a replica has a key for it"
-        )
+        raise ValueError("must not hold a password, which logs and pages would show; a replica has a key for it")
     return url
 
 
@@ -97,9 +86,7 @@ def _split_urls(value: object) -> object:
     try:
         return json.loads(value)
     except ValueError:  # its message would hold the URLs
-        raise ValueError(
-            "must be a JSON list of strings, or URLs with commas or spaces between them"
-        ) from None
+        raise ValueError("must be a JSON list of strings, or URLs with commas or spaces between them") from None
 
 
 Text = Annotated[str, Field(min_length=1)]

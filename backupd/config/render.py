@@ -39,9 +39,7 @@ def toml_key(name: str) -> str:
 
 
 def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
-    values = {
-        name: value for name, value in table.items() if not isinstance(value, Mapping) and value is not None
-    }
+    values = {name: value for name, value in table.items() if not isinstance(value, Mapping) and value is not None}
     if values and path:
         yield f"\n[{'.'.join(toml_key(part) for part in path)}]"
     for name, value in values.items():

@@ -26,9 +26,7 @@ class Source(Table):
         description='"backup" copies page by page, byte for byte; "vacuum" writes a compact copy by VACUUM '
         "INTO, which is slower and renumbers rowids that no INTEGER PRIMARY KEY holds.",
     )
-    allow_empty: bool = Field(
-        default=False, description="Accept a database without any table instead of failing."
-    )
+    allow_empty: bool = Field(default=False, description="Accept a database without any table instead of failing.")
     timeout_s: kinds.Seconds = Field(3600, gt=0, description="Seconds that a whole snapshot may take.")
     busy_timeout_s: kinds.Seconds = Field(60, description="Seconds to wait for a lock that the app holds.")
     writer_budget_s: kinds.Seconds = Field(
@@ -58,9 +56,7 @@ class Source(Table):
 class Retention(Table):
     """How many generations stay; these counts are never all zero."""
 
-    daily: kinds.Count = Field(
-        7, description="Newest days with a verified generation; the last one of each stays."
-    )
+    daily: kinds.Count = Field(7, description="Newest days with a verified generation; the last one of each stays.")
     weekly: kinds.Count = Field(4, description="ISO weeks, likewise.")
     monthly: kinds.Count = Field(0, description="Months, likewise.")
     yearly: kinds.Count = Field(0, description="Years, likewise.")
@@ -69,9 +65,7 @@ class Retention(Table):
     @model_validator(mode="after")
     def _keeps_something(self) -> Self:
         if not any((self.daily, self.weekly, self.monthly, self.yearly, self.last)):
-            raise ValueError(
-                "an empty policy is refused: it would remove every generation; keep at least one"
-            )
+            raise ValueError("an empty policy is refused: it would remove every generation; keep at least one")
         return self
 
     def policy(self) -> RetentionPolicy:
@@ -86,9 +80,7 @@ class Schedule(Table):
         "UTC", description="IANA time zone of the times below, and of the days that retention counts."
     )
     backup: kinds.Text = Field("04:00", description="When to back up, every day.")
-    replicate: kinds.Text | None = Field(
-        None, description="When to send to the replicas.", examples=["sun 05:00"]
-    )
+    replicate: kinds.Text | None = Field(None, description="When to send to the replicas.", examples=["sun 05:00"])
     drill: kinds.Text | None = Field(None, description="When to rehearse a restore.", examples=["sun 06:00"])
 
 
@@ -105,9 +97,7 @@ class Space(Table):
 class ShrinkGuard(Table):
     """Nothing is pruned while a source has lost more than this since its last good generation."""
 
-    enabled: bool = Field(
-        default=True, description="Whether a new snapshot is compared with the last good generation."
-    )
+    enabled: bool = Field(default=True, description="Whether a new snapshot is compared with the last good generation.")
     max_row_loss: kinds.Fraction = Field(0.5, description="Share of all rows (0 to 1) that may go.")
     max_size_loss: kinds.Fraction = Field(0.5, description="Share of the size (0 to 1) that may go.")
     min_rows: kinds.Count = Field(100, description="Databases with fewer rows than this are not compared.")
@@ -158,9 +148,7 @@ class Replica(Table):
 class Drill(Table):
     """The rehearsal of a restore."""
 
-    from_: kinds.Text | None = Field(
-        None, alias="from", description="Replica to restore from.", examples=["offsite"]
-    )
+    from_: kinds.Text | None = Field(None, alias="from", description="Replica to restore from.", examples=["offsite"])
     command: kinds.Text | None = Field(
         None, description="Starts the app on the restored database.", examples=["/app/serve"]
     )
@@ -176,9 +164,7 @@ class Http(Table):
     """The daemon's health endpoint, metrics and status page."""
 
     listen: kinds.ListenAddress = Field("127.0.0.1:8080", description="HOST:PORT to listen on.")
-    token: kinds.Secret | None = Field(
-        None, description="Asked for by / and /metrics.", examples=["change me"]
-    )
+    token: kinds.Secret | None = Field(None, description="Asked for by / and /metrics.", examples=["change me"])
 
 
 class Notify(Table):

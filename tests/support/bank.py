@@ -59,6 +59,7 @@ class Bank:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._killed = False
         assert self._answer() == "ready"
 
     def commits(self) -> int:
@@ -75,9 +76,17 @@ class Bank:
             assert time.monotonic() < give_up, "the app stopped committing"
 
     def kill(self) -> None:
-        """Kill -9."""
+        """Kill -9: no checkpoint, no rollback, side files stay."""
+        self._killed = True
         self._process.kill()
         self._process.wait()
+
+    def stop(self) -> None:
+        """Let the app end by itself; it must not have failed."""
+        assert self._process.stdin is not None
+        if not self._killed:
+            self._process.stdin.close()
+            assert self._process.wait(30) == 0, "the app failed beside the backup"
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -97,10 +106,9 @@ def running_bank(
     )
     with process:
         try:
-            yield Bank(process)
-            assert process.stdin is not None
-            process.stdin.close()
-            assert process.wait(30) == 0, "the app failed beside the backup"
+            bank = Bank(process)
+            yield bank
+            bank.stop()
         finally:
             process.kill()
 

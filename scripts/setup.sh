@@ -1,0 +1,48 @@
+# Sourced by the other scripts: finds a Python from 3.11 on and makes the virtual environment .venv.
+#   setup_venv EXTRAS   e.g. setup_venv "" or setup_venv "[dev]"
+#   need PACKAGE...     installs Debian packages whose command of the same name is missing
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else
+        echo "this needs root once: $*" >&2
+        exit 1
+    fi
+}
+
+install() {
+    echo "installing $* ..." >&2
+    as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+        'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null' install "$@" >&2
+}
+
+need() {
+    missing=
+    for package in "$@"; do command -v "$package" >/dev/null || missing="$missing $package"; done
+    # shellcheck disable=SC2086 # one argument a package
+    [ -z "$missing" ] || install $missing
+}
+
+find_python() {
+    for python in python3 python3.14 python3.13 python3.12 python3.11; do
+        if command -v "$python" >/dev/null && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            echo "$python"
+            return
+        fi
+    done
+}
+
+setup_venv() {
+    python=$(find_python)
+    [ -n "$python" ] || { install python3 && python=$(find_python); }
+    [ -n "$python" ] || { echo "backupd needs Python 3.11 or later" >&2; exit 1; }
+    wanted="$1 $(cksum <"$root/pyproject.toml") $("$python" -V) $root"
+    [ "$(cat "$root/.venv/made-for" 2>/dev/null)" != "$wanted" ] || return 0
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        install "$("$python" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
+    echo "preparing .venv ..." >&2
+    "$python" -m venv --clear "$root/.venv"
+    "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$1" >&2
+    echo "$wanted" >"$root/.venv/made-for"
+}

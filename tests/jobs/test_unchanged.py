@@ -1,0 +1,90 @@
+"""A database that nobody wrote to is recognised, and the generation that holds it is proven again."""
+
+import sqlite3
+import time
+from pathlib import Path
+
+from backupd.jobs.backup import backup
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from backupd.model import FileState, Signature
+from backupd.sqlite.source import SETTLED_NS, same_content
+from support.bank import running_bank
+
+
+def wait_until_settled(path: Path) -> None:
+    """Wait until the last change of `path` is more than 2 s old: nothing but time can make it so."""
+    while time.time_ns() - path.stat().st_ctime_ns <= SETTLED_NS:
+        time.sleep(0.05)
+
+
+def test_an_untouched_database_is_recorded_as_verified_unchanged(order: BackupOrder, site: Site) -> None:
+    first = backup(order, site)
+    second = backup(order, site)
+    assert (second.outcome, second.exit_code, second.generation) == ("unchanged", 0, first.generation)
+    assert second.snapshot_sha256 == first.snapshot_sha256
+    assert second.verification == "full"
+    assert len(local_inventory(site).generations) == 1
+
+
+def test_a_checkpoint_changes_the_file_but_not_the_digest(tmp_path: Path, site: Site) -> None:
+    database = tmp_path / "bank.db"
+    with running_bank(database, "wal", pause_s=0.005) as bank:
+        bank.wait_for_commits(5)
+        bank.kill()
+    order = BackupOrder("bank", database, reserve_bytes=0)
+    first = backup(order, site)
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    assert backup(order, site).generation == first.generation
+
+
+def test_one_commit_makes_a_new_generation(order: BackupOrder, site: Site) -> None:
+    first = backup(order, site)
+    connection = sqlite3.connect(order.path)
+    connection.execute("UPDATE account SET balance = balance + 0")
+    connection.execute("UPDATE account SET owner = 'somebody else' WHERE id = 1")
+    connection.commit()
+    connection.close()
+    second = backup(order, site)
+    assert second.outcome == "published"
+    assert second.generation != first.generation
+
+
+def test_an_unchanged_source_gets_a_new_generation_when_the_old_archive_is_damaged(
+    order: BackupOrder, site: Site
+) -> None:
+    first = backup(order, site)
+    archive = Path(str(first.archive_path))
+    raw = bytearray(archive.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    archive.write_bytes(raw)
+    second = backup(order, site)
+    assert second.outcome == "published"
+    assert second.generation != first.generation
+    damaged = {g.id for g in local_inventory(site).generations if g.damaged}
+    assert damaged == {first.generation}
+
+
+def test_the_stat_signature_spares_the_packing_but_not_the_proof(order: BackupOrder, site: Site) -> None:
+    wait_until_settled(order.path)
+    packed = backup(order, site)
+    spared = backup(order, site)
+    assert spared.outcome == "unchanged"
+    assert "pack" in packed.stages
+    assert "pack" not in spared.stages
+    assert "digest" in spared.stages
+
+
+def test_a_signature_counts_only_once_the_last_write_was_settled() -> None:
+    def signature(mtime_s: float, captured_s: float, wal: bool = False) -> Signature:
+        file = FileState(1, 2, 3, int(mtime_s * 1e9), int(mtime_s * 1e9))
+        return Signature(file, file if wal else None, int(captured_s * 1e9))
+
+    assert same_content(signature(100, 103), signature(100, 900))
+    assert not same_content(signature(100, 101), signature(100, 900))
+    assert not same_content(signature(100, 103), signature(101, 900))
+    assert not same_content(signature(100, 103, wal=True), signature(100, 900))
+    assert same_content(signature(100, 103, wal=True), signature(100, 900, wal=True))

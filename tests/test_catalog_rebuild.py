@@ -1,0 +1,312 @@
+"""A catalog made anew from manifests, over whatever was there before."""
+
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from catalog_values import APP, NOON, OLDER, at, killed_at_every_step, manifest, report
+
+from backupd.catalog import Catalog, CatalogUnavailable, database, open_catalog, rebuild
+from backupd.catalog.database import connect
+from backupd.catalog.migrations import LATEST
+from backupd.model import Manifest
+
+FOUND = [(manifest(), "local"), (manifest(), "nas"), (manifest(OLDER), "local")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a catalog of one generation and three runs, one of them unfinished."""
+    with open_catalog(tmp_path / "catalog.sqlite3") as catalog:
+        fill(catalog)
+    return tmp_path / "catalog.sqlite3"
+
+
+def fill(catalog: Catalog) -> None:
+    catalog.add_generation(manifest(), "local")
+    catalog.record_run(report(), NOON)
+    catalog.record_run(report(started_at=at(1)), at(1))
+    catalog.start_run("drill", "app", at(2))
+
+
+def names(path: Path) -> set[str]:
+    return {entry.name.removeprefix(path.name) for entry in path.parent.iterdir() if entry.is_file()}
+
+
+def assert_sound(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def leave_wal(path: Path, directory: Path) -> Path:
+    """Copy the catalog as a killed writer would leave it: with one more run, which is in its WAL only."""
+    directory.mkdir()
+    with closing(connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM run").fetchall()
+        with open_catalog(path) as catalog:
+            catalog.record_run(report(task="in-the-wal"), NOON)
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", directory / f"{path.name}{suffix}")
+    return directory / path.name
+
+
+def test_a_rebuilt_catalog_knows_every_generation_and_every_copy_once(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    assert rebuild(path, [*FOUND, FOUND[0]]) == 2
+    assert names(path) == {""}
+    assert_sound(path)
+    with open_catalog(path) as catalog:
+        assert catalog.copies() == {OLDER: ("local",), APP: ("local", "nas")}
+        assert catalog.damaged("local") == frozenset()
+
+
+def test_a_rebuild_forgets_what_no_manifest_tells_of_but_keeps_every_run_and_its_id(path: Path) -> None:
+    with open_catalog(path) as catalog:
+        before = catalog.runs()
+        unfinished = catalog.interrupted_runs()[0].id
+        assert rebuild(path, [(manifest(OLDER), "nas")]) == 1
+        assert catalog.runs() == before
+        assert catalog.copies() == {OLDER: ("nas",)}
+        catalog.finish_run(unfinished, report(task="drill"), at(3))
+        assert catalog.interrupted_runs() == []
+    assert names(path) == {""}
+
+
+def test_a_rebuild_keeps_checks_and_marks_of_damage_of_copies_that_are_still_there(path: Path) -> None:
+    with open_catalog(path) as catalog:
+        for store in ("local", "gone"):
+            catalog.record_check(APP, store, at(1), store == "nowhere", "archive is short", 0.1)
+        rebuild(path, FOUND)
+        assert catalog.damaged("local") == {APP}
+        assert catalog.damaged("gone") == frozenset()
+        assert [(check.store, check.checked_at) for check in catalog.history(APP).checks] == [("local", at(1))]
+    with closing(sqlite3.connect(path)) as connection:
+        since = connection.execute("SELECT since FROM copy WHERE state = 'damaged'").fetchone()
+    assert since == (at(1).isoformat(timespec="microseconds"),)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage " * 1000])
+def test_a_rebuild_over_a_useless_file_keeps_it_aside_unless_it_is_empty(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert rebuild(path, FOUND) == 2
+    assert names(path) == ({"", ".damaged-1"} if content else {""})
+    assert_sound(path)
+    path.write_bytes(content)
+    rebuild(path, FOUND)
+    assert names(path) == ({"", ".damaged-1", ".damaged-2"} if content else {""})
+
+
+def test_without_hard_links_the_useless_file_is_kept_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    path.write_bytes(b"garbage " * 1000)
+    assert rebuild(path, FOUND) == 2
+    assert path.with_name(path.name + ".damaged-1").read_bytes() == b"garbage " * 1000
+    assert_sound(path)
+
+
+def test_a_newer_catalog_gives_its_runs_to_an_older_backupd_and_is_kept(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ALTER TABLE run ADD COLUMN mood TEXT")
+        connection.execute("ALTER TABLE copy RENAME COLUMN since TO from_then_on")
+        connection.execute(f"PRAGMA user_version = {LATEST + 1}")
+    rebuild(path, FOUND)
+    assert names(path) == {"", ".damaged-1"}
+    with open_catalog(path) as catalog:
+        assert len(catalog.runs()) == 3
+
+
+@pytest.mark.parametrize("loss", ["DROP TABLE check_result", "PRAGMA user_version = 0"])
+def test_a_catalog_that_lost_a_part_gives_the_runs_that_are_left(path: Path, loss: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(loss)
+    with pytest.raises(CatalogUnavailable, match=r"no such table|already exists"):
+        open_catalog(path)
+    rebuild(path, FOUND)
+    assert names(path) == {"", ".damaged-1"}
+    with open_catalog(path) as catalog:
+        assert len(catalog.runs()) == 3
+
+
+def test_a_run_that_cannot_be_read_is_left_behind(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE run SET started_at = 'yesterday' WHERE id = 2")
+    rebuild(path, FOUND)
+    assert names(path) == {"", ".damaged-1"}
+    with open_catalog(path) as catalog:
+        assert [run.id for run in catalog.runs()] == [3, 1]
+
+
+def add_marked_runs(path: Path) -> None:
+    with open_catalog(path) as catalog:
+        for number in range(200):
+            catalog.record_run(report(outcome="failed", error=f"marker-{number:03} " * 20), at(number))
+
+
+def test_around_a_damaged_page_the_runs_on_both_sides_are_kept(path: Path) -> None:
+    add_marked_runs(path)
+    content = path.read_bytes()
+    page = content.index(b"marker-100 ") // 4096 * 4096
+    path.write_bytes(content[:page] + b"\xff" * 4096 + content[page + 4096 :])
+    assert rebuild(path, FOUND) == 2
+    assert names(path) == {"", ".damaged-1"}
+    assert_sound(path)
+    with open_catalog(path) as catalog:
+        errors = {run.error.split()[0] for run in catalog.runs(limit=None) if run.error}
+    assert {"marker-000", "marker-050", "marker-150", "marker-199"} <= errors
+    assert 180 < len(errors) < 200
+
+
+def test_of_a_truncated_catalog_the_first_part_is_kept(path: Path) -> None:
+    add_marked_runs(path)
+    os.truncate(path, path.stat().st_size * 3 // 4)
+    rebuild(path, FOUND)
+    with open_catalog(path) as catalog:
+        assert 20 < len(catalog.runs(limit=None)) < 203
+    assert names(path) == {"", ".damaged-1"}
+
+
+def test_what_only_the_wal_holds_is_kept_too(path: Path, tmp_path: Path) -> None:
+    crashed = leave_wal(path, tmp_path / "crashed")
+    rebuild(crashed, FOUND)
+    assert names(crashed) == {""}
+    with open_catalog(crashed) as catalog:
+        assert len(catalog.runs(task="in-the-wal")) == 1
+        assert len(catalog.runs()) == 4
+
+
+def test_a_stale_wal_would_be_replayed_into_a_new_file_so_a_rebuild_takes_it_away(path: Path, tmp_path: Path) -> None:
+    crashed = leave_wal(path, tmp_path / "crashed")
+    stale = crashed.with_name(crashed.name + "-wal")
+    crashed.unlink()
+    shutil.copy(stale, tmp_path / "stale-wal")
+    rebuild(crashed, FOUND)
+    assert names(crashed) == {""}
+    with open_catalog(crashed) as catalog:
+        assert catalog.runs() == []
+        assert catalog.copies() == {OLDER: ("local",), APP: ("local", "nas")}
+    shutil.copy(tmp_path / "stale-wal", stale)
+    with closing(sqlite3.connect(crashed)) as harmed:
+        assert harmed.execute("SELECT count(*) FROM run").fetchone() != (0,)
+
+
+def test_a_wal_whose_database_is_lost_is_not_replayed_into_a_fresh_catalog(path: Path, tmp_path: Path) -> None:
+    crashed = leave_wal(path, tmp_path / "crashed")
+    crashed.unlink()
+    with open_catalog(crashed) as catalog:
+        assert catalog.runs() == []
+    assert names(crashed) == {""}
+
+
+def test_a_directory_in_its_place_is_not_moved_away(tmp_path: Path) -> None:
+    (tmp_path / "catalog.sqlite3").mkdir()
+    with pytest.raises(CatalogUnavailable, match="Is a directory"):
+        rebuild(tmp_path / "catalog.sqlite3", FOUND)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["catalog.sqlite3"]
+
+
+def test_manifests_that_cannot_be_listed_leave_the_old_catalog_alone(path: Path) -> None:
+    def broken() -> Iterator[tuple[Manifest, str]]:
+        yield FOUND[0]
+        raise ConnectionResetError("the store went away")
+
+    with pytest.raises(ConnectionResetError):
+        rebuild(path, broken())
+    assert names(path) == {""}
+    with open_catalog(path) as catalog:
+        assert len(catalog.runs()) == 3
+
+
+def test_a_catalog_that_another_program_holds_is_not_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
+    with closing(connect(path)) as shell:
+        shell.execute("BEGIN")
+        shell.execute("SELECT * FROM run").fetchall()
+        with pytest.raises(CatalogUnavailable, match="locked") as caught:
+            rebuild(path, [])
+    assert "another process" in caught.value.hint
+    with open_catalog(path) as catalog:
+        assert len(catalog.runs()) == 3
+        assert catalog.copies() == {APP: ("local",)}
+    assert names(path) == {""}
+
+
+def test_runs_recorded_while_rebuilds_go_on_are_not_lost(path: Path) -> None:
+    def write() -> None:
+        with open_catalog(path) as catalog:
+            for number in range(20):
+                catalog.record_run(report(task="meanwhile"), at(number))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        rebuild(path, FOUND)
+    writer.join()
+    with open_catalog(path) as catalog:
+        assert len(catalog.runs(task="meanwhile", limit=None)) == 20
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_a_catalog_rebuilt_by_root_belongs_to_the_owner_of_its_directory(path: Path) -> None:
+    os.chown(path.parent, 65534, 65534)
+    rebuild(path, FOUND)
+    assert path.stat().st_uid == 65534
+
+
+def test_a_rebuild_through_a_link_replaces_what_the_link_points_to(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    rebuild(link, FOUND)
+    assert link.is_symlink()
+    with open_catalog(path) as catalog:
+        assert len(catalog.copies()) == 2
+
+
+def test_killed_at_any_step_a_rebuild_leaves_the_old_or_the_new_catalog_with_all_runs(tmp_path: Path) -> None:
+    (tmp_path / "template").mkdir()
+    with open_catalog(tmp_path / "template" / "catalog.sqlite3") as catalog:
+        fill(catalog)
+        catalog.remove_copy(APP, "local")
+    seen = set()
+    for directory in killed_at_every_step(tmp_path, "rebuild"):
+        path = directory / "catalog.sqlite3"
+        with open_catalog(path) as catalog:
+            assert len(catalog.runs()) == 3
+            seen.add(tuple(catalog.copies().items()))
+        assert_sound(path)
+        assert rebuild(path, FOUND) == 2
+        assert names(path) == {""}
+    assert seen == {(), ((APP, ("local",)),)}
+
+
+def test_killed_at_any_step_a_rebuild_of_a_damaged_catalog_leaves_nothing_that_misleads(
+    path: Path, tmp_path: Path
+) -> None:
+    damaged = leave_wal(path, tmp_path / "template")
+    with damaged.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (damaged.stat().st_size - 4096))
+    seen, hints = [], []
+    for directory in killed_at_every_step(tmp_path, "rebuild"):
+        crashed = directory / "catalog.sqlite3"
+        try:
+            with open_catalog(crashed) as catalog:
+                seen.append(catalog.copies())
+        except CatalogUnavailable as error:
+            hints.append(error.hint)
+        assert rebuild(crashed, FOUND) == 2
+        assert_sound(crashed)
+        assert ".damaged-1" in names(crashed)
+        assert not names(crashed) & {"-wal", "-shm", "-journal", ".rebuild"}
+    assert seen[-1] == {APP: ("local",)}
+    assert all("backupd catalog rebuild" in hint for hint in hints)

@@ -1,0 +1,57 @@
+"""Which file is read, and what happens where it cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from backupd.config import load_config
+from backupd.config.file import find_file
+from backupd.errors import ConfigError
+
+DATABASE = {"BACKUPD_DATABASE": "/app/data/tasks.db"}
+SOURCE = '[sources.tasks]\npath = "/app/data/tasks.db"\n'
+
+
+def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    with pytest.raises(ConfigError, match=f"there is no configuration file {missing}") as caught:
+        load_config(missing, DATABASE)
+    assert caught.value.hint == "check --config"
+    with pytest.raises(ConfigError, match=f"there is no configuration file {missing}") as caught:
+        load_config(None, {"BACKUPD_CONFIG": "missing.toml"}, tmp_path)
+    assert caught.value.hint == "check BACKUPD_CONFIG"
+
+
+def test_files_are_looked_for_in_the_documented_order(tmp_path: Path) -> None:
+    names = ("explicit", "named", "system", "backupd.toml")
+    explicit, named, system, local = files = [tmp_path / name for name in names]
+    for file in files:
+        file.write_text(SOURCE)
+    environ = {"BACKUPD_CONFIG": str(named)}
+    assert find_file(Path("explicit"), environ, tmp_path, system) == explicit
+    assert find_file(None, environ, tmp_path, system) == named
+    assert find_file(None, {"BACKUPD_CONFIG": ""}, tmp_path, system) == system
+    assert load_config(None, environ, tmp_path).origin == str(named)
+    system.unlink()
+    assert find_file(None, {}, tmp_path, system) == local
+    local.unlink()
+    assert find_file(None, {}, tmp_path, system) is None
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_passed_over(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.toml"
+    loop.symlink_to(loop)
+    assert find_file(None, {}, tmp_path, system_file=loop) == loop
+    with pytest.raises(ConfigError, match=r"cannot read .*loop.toml: Too many levels"):
+        load_config(loop, DATABASE)
+
+
+def test_a_directory_is_no_configuration_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"cannot read {tmp_path}: Is a directory"):
+        load_config(tmp_path, DATABASE)
+
+
+def test_the_byte_order_mark_of_a_windows_editor_is_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "backupd.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + SOURCE.replace("\n", "\r\n").encode())
+    assert set(load_config(file, {}).sources) == {"tasks"}
