@@ -3,8 +3,14 @@
 See https://lwn.net/Articles/457667/ for why each of the four is needed.
 """
 
+import errno
 import os
 from pathlib import Path
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether `error` says that there is no room left: on the disk, or in a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def fsync_directory(directory: Path) -> None:
@@ -38,9 +44,12 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 def replace_durably(path: Path, data: bytes, *, temporary: Path, mode: int = 0o600) -> None:
     """Put `data` in place of `path` in one step, by way of `temporary` on the same file system. Raises OSError."""
     temporary.unlink(missing_ok=True)
-    write_durably(temporary, data, mode=mode)
-    give_to_owner_of(path.parent, temporary)
-    temporary.replace(path)
+    try:
+        write_durably(temporary, data, mode=mode)
+        give_to_owner_of(path.parent, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     fsync_directory(path.parent)
 
 

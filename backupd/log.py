@@ -4,13 +4,17 @@ Fields follow the Elastic Common Schema (https://www.elastic.co/guide/en/ecs-log
 """
 
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
+
+from backupd.files import give_to_owner_of
 
 ECS_VERSION = "8.11.0"
 MASK = "[secret]"
@@ -29,7 +33,6 @@ class Event(StrEnum):
     REMOVAL_RESUMED = "removal.resumed"
     SNAPSHOT_WAITING = "snapshot.waiting"
     SNAPSHOT_RETRIED = "snapshot.retried"
-    SNAPSHOT_TAKEN = "snapshot.taken"
     SNAPSHOT_UNCHANGED = "snapshot.unchanged"
     SNAPSHOT_QUARANTINED = "snapshot.quarantined"
     SOURCE_SHRUNK = "source.shrunk"
@@ -66,8 +69,10 @@ class EventLog:
 
     def close(self) -> None:
         """Close the file; whoever logs on opens none anew."""
+        self._logger.disabled = True
         for handler in self._logger.handlers:
-            handler.close()
+            with suppress(OSError):  # what a full disk did not take is lost
+                handler.close()
 
     def _log(self, level: int, event: Event, message: str, fields: dict[str, object]) -> None:
         extra = {_ecs_name(key): self._masked(value) for key, value in fields.items() if value is not None}
@@ -78,11 +83,11 @@ class EventLog:
             for secret in self._secrets:
                 value = value.replace(secret, MASK)
             return value
-        if isinstance(value, dict):
-            return {key: self._masked(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
+        if isinstance(value, Mapping):
+            return {self._masked(str(key)): self._masked(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
             return [self._masked(item) for item in value]
-        return value
+        return value if value is None or isinstance(value, int | float) else self._masked(str(value))
 
 
 def _ecs_name(key: str) -> str:
@@ -91,17 +96,23 @@ def _ecs_name(key: str) -> str:
 
 
 class _OwnedFileHandler(WatchedFileHandler):
-    """Creates the file as 0640 of the directory's owner, so that a run as root does not lock the daemon out."""
+    """Makes the file, where there is none, as 0640 of the directory's owner: a run as root locks no daemon out."""
 
     def _open(self) -> Any:  # noqa: ANN401 - the base class returns a text stream of a private type
-        from backupd.files import give_to_owner_of
-
         path = Path(self.baseFilename)
-        stream = super()._open()
-        if path.stat().st_size == 0:
-            path.chmod(0o640)
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+            os.fchmod(descriptor, 0o640)  # whatever the umask says
+            os.close(descriptor)
             give_to_owner_of(path.parent, path)
-        return stream
+        return super()._open()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append the line, to a new file where the old one was taken away; one that cannot be made is an error too."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         """Say nothing: a full disk must not turn a backup into a traceback; the run's report still goes out."""

@@ -57,7 +57,7 @@ def backup_order(config: Config, name: str) -> BackupOrder:
         ),
         allow_empty=source.allow_empty,
         allow_links=source.hard_link == "allow",
-        packing=Packing(config.pack.level, workers(config)),
+        packing=Packing(config.pack.level, workers(config), config.pack.priority == "idle"),
         expiry=expiry(config),
         guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
         reserve_bytes=config.space.reserve,

@@ -5,45 +5,52 @@ change unnoticed; `head -n -2 FILE | sha256sum` tells the same digest.
 """
 
 import hashlib
+import math
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from backupd.errors import ManifestInvalid
-from backupd.model import MANIFEST_MAX_BYTES, Manifest, is_generation_id, is_source_name
+from backupd.model import MANIFEST_MAX_BYTES, Manifest, generation_id, is_generation_id, is_source_name
 
 _SEAL = re.compile(rb'  "manifest_sha256": "([0-9a-f]{64})"\n}\n')
 _SEAL_BYTES = len('  "manifest_sha256": ""\n}\n') + 64
 _HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_ATTEMPT = re.compile(r"(-\d{1,3})?", re.ASCII)
+_MAX_OWNER = 2**32 - 2  # chown(2) takes the next number for "leave it"
+_YEARS = range(1970, 9999)  # any time zone can tell these
 _HINT = "leave this generation alone and use another; gunzip and integrity_check can still judge its archive"
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return `manifest` as the bytes of its file, sealed with their own digest."""
-    text = _adapter().dump_json(manifest, indent=2)
+    text = _adapter().dump_json(_in_utf8(manifest), indent=2)
     body = text.removesuffix(b"\n}") + b",\n"
     return body + f'  "manifest_sha256": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
 
 
-def decode_manifest(raw: bytes, generation_id: str) -> Manifest:
-    """Return the manifest in `raw`, which was found under the name of `generation_id`.
+def decode_manifest(raw: bytes, found_as: str) -> Manifest:
+    """Return the manifest in `raw`, which was found under the id `found_as`.
 
     Raises ManifestInvalid for anything but an undamaged manifest of that very generation.
     """
     if len(raw) > MANIFEST_MAX_BYTES:
-        raise _invalid(generation_id, f"it is larger than {MANIFEST_MAX_BYTES >> 20} MiB")
+        raise _invalid(found_as, f"it is larger than {MANIFEST_MAX_BYTES >> 20} MiB")
     seal = _SEAL.fullmatch(raw[-_SEAL_BYTES:])
     if seal is None or hashlib.sha256(raw[:-_SEAL_BYTES]).hexdigest().encode() != seal[1]:
-        raise _invalid(generation_id, "its bytes do not match its own digest")
+        raise _invalid(found_as, "its bytes do not match its own digest")
     try:
         manifest: Manifest = _adapter().validate_json(raw, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:100]
-        raise _invalid(generation_id, f"{where or 'it'}: {first['msg'][:200]}") from None
-    _check(manifest, generation_id)
+        where = ".".join(str(part) for part in first["loc"])[:100] or "it"
+        raise _invalid(found_as, f"{where!r}: {first['msg'][:200]}") from None
+    for fault in _faults(manifest, found_as):
+        raise _invalid(found_as, fault)
     return manifest
 
 
@@ -52,21 +59,41 @@ def _adapter() -> TypeAdapter[Any]:
     return TypeAdapter(Manifest)
 
 
-def _check(manifest: Manifest, generation_id: str) -> None:
-    digests = (manifest.snapshot.sha256, manifest.archive.sha256, manifest.contents.schema_sha256)
-    if manifest.id != generation_id:
-        raise _invalid(generation_id, "it speaks of another generation")
+def _in_utf8(manifest: Manifest) -> Manifest:
+    """Escape what is not UTF-8 in the path of the source: file names may be any bytes, JSON may not."""
+    path = manifest.origin.path.encode(errors="backslashreplace").decode()
+    return replace(manifest, origin=replace(manifest.origin, path=path))
+
+
+def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
+    """Yield what is wrong with how the fields fit together, and with what no annotation can say."""
+    snapshot, origin = manifest.snapshot, manifest.origin
+    if manifest.id != found_as:
+        yield "it speaks of another generation"
     if not (is_generation_id(manifest.id) and is_source_name(manifest.source)):
-        raise _invalid(generation_id, "its names are none of ours")
-    if not manifest.id.startswith(f"{manifest.source}-"):
-        raise _invalid(generation_id, "its id is not one of its source")
-    if not all(_HEX.fullmatch(digest) for digest in digests):
-        raise _invalid(generation_id, "a digest is no SHA-256")
+        yield "its names are none of ours"
     if manifest.taken_at.tzinfo is None:
-        raise _invalid(generation_id, "its time has no zone")
-    if manifest.snapshot.page_count * manifest.snapshot.page_size != manifest.snapshot.size_bytes:
-        raise _invalid(generation_id, "its snapshot is not a whole number of pages")
+        yield "its time has no zone"
+    if not _is_named_for_its_time(manifest):
+        yield "its id is not one of its source and time"
+    if not all(_HEX.fullmatch(d) for d in (snapshot.sha256, manifest.archive.sha256, manifest.contents.schema_sha256)):
+        yield "a digest is no SHA-256"
+    if snapshot.page_size & (snapshot.page_size - 1):
+        yield "its page size is no power of two"
+    if snapshot.page_count * snapshot.page_size != snapshot.size_bytes:
+        yield "its snapshot is not a whole number of pages"
+    if max(origin.uid, origin.gid) > _MAX_OWNER:
+        yield "its owner is none that there can be"
+    if not math.isfinite(manifest.verdict.duration_s):
+        yield "its check took for ever"
 
 
-def _invalid(generation_id: str, why: str) -> ManifestInvalid:
-    return ManifestInvalid(f"the manifest of {generation_id[:120]!r} is not valid: {why}", _HINT)
+def _is_named_for_its_time(manifest: Manifest) -> bool:
+    if manifest.taken_at.year not in _YEARS:
+        return False
+    name = generation_id(manifest.source, manifest.taken_at)
+    return manifest.id.startswith(name) and _ATTEMPT.fullmatch(manifest.id[len(name) :]) is not None
+
+
+def _invalid(found_as: str, why: str) -> ManifestInvalid:
+    return ManifestInvalid(f"the manifest of {found_as[:120]!r} is not valid: {why}", _HINT)

@@ -3,6 +3,7 @@
 libdeflate compresses and unpacks without the interpreter lock, so threads are enough.
 """
 
+import errno
 import hashlib
 import os
 from collections import deque
@@ -24,6 +25,7 @@ _WRITE_OUT_MEMBERS = 8
 T = TypeVar("T")
 U = TypeVar("U")
 Advance = Callable[[int], None]
+Begin = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +36,20 @@ class Packed:
     snapshot_sha256: str
 
 
-def pack(snapshot: Path, archive: Path, *, level: int, workers: int, advance: Advance) -> Packed:
+def pack(
+    snapshot: Path, archive: Path, *, level: int, workers: int, advance: Advance, begin: Begin = lambda: None
+) -> Packed:
     """Write `snapshot` as the new file `archive` (0600), make it durable, and prove what is on the disk.
 
     Each piece is unpacked again and compared as it is packed; the file is read back past the page cache where the
-    kernel lets us, and digested. `level` is libdeflate's, 1 to 12. Raises CopyCorrupt, OSError.
+    kernel lets us, and digested. `level` is libdeflate's, 1 to 12; each of the `workers` threads calls `begin` first.
+    Raises CopyCorrupt, OSError.
     """
     plain, packed, members = hashlib.sha256(), hashlib.sha256(), 0
     descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb", buffering=0) as target, snapshot.open("rb", buffering=0) as source:
         pieces = _digesting(_pieces(source), plain, advance)
-        for member in _in_order(lambda piece: pack_member(piece, level), pieces, workers):
+        for member in _in_order(lambda piece: pack_member(piece, level), pieces, workers, begin):
             packed.update(member)
             _write_all(target, member)
             members += 1
@@ -61,13 +66,13 @@ def unpack(
 ) -> str:
     """Unpack the open `archive` into the new file `target` (0600), durably; return the SHA-256 of what came out.
 
-    Raises CopyCorrupt when the archive is not the one that `facts` describe, or holds more than `limit_bytes`: then
-    `target` may be there in part. Raises OSError.
+    Raises CopyCorrupt as soon as the archive proves to be longer than `facts` say or to hold more than `limit_bytes`,
+    at the end when it is not the one that they describe: then `target` may be there in part. Raises OSError.
     """
     digest, packed, size_bytes = hashlib.sha256(), hashlib.sha256(), 0
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb", buffering=0) as stream:
-        members = _digesting(_members(archive, facts.member_bytes), packed, lambda _done: None)
+        members = _digesting(_members(archive, facts), packed, lambda _done: None)
         for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, workers):
             size_bytes += len(piece)
             if size_bytes > limit_bytes:
@@ -105,9 +110,23 @@ def _pieces(source: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-def _members(archive: BinaryIO, member_bytes: int) -> Iterator[bytes]:
-    while member := read_member(archive, member_bytes):
+def _members(archive: BinaryIO, facts: ArchiveFacts) -> Iterator[bytes]:
+    left_bytes = facts.size_bytes
+    while member := _next_member(archive, facts.member_bytes):
+        left_bytes -= len(member)
+        if left_bytes < 0:
+            raise CopyCorrupt("the archive is longer than its manifest says", "do not trust this copy")
         yield member
+
+
+def _next_member(archive: BinaryIO, member_bytes: int) -> bytes:
+    """Read a member; what the disk cannot give back is as lost as what comes back wrong."""
+    try:
+        return read_member(archive, member_bytes)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise CopyCorrupt("the disk cannot read the archive", "test the disk (smartctl); use another copy") from error
 
 
 def _digesting(chunks: Iterable[bytes], digest: "hashlib._Hash", advance: Advance) -> Iterator[bytes]:
@@ -119,9 +138,9 @@ def _digesting(chunks: Iterable[bytes], digest: "hashlib._Hash", advance: Advanc
         advance(done)
 
 
-def _in_order(work: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
+def _in_order(work: Callable[[T], U], items: Iterable[T], workers: int, begin: Begin = lambda: None) -> Iterator[U]:
     """Yield `work(item)` in the order of `items`; at most two items for each of the `workers` are in memory."""
-    with _pool(workers) as pool:
+    with _pool(workers, begin) as pool:
         waiting: deque[Future[U]] = deque()
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -132,8 +151,8 @@ def _in_order(work: Callable[[T], U], items: Iterable[T], workers: int) -> Itera
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="members")
+def _pool(workers: int, begin: Begin) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="members", initializer=begin)
     try:
         yield pool
     finally:

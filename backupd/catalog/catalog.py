@@ -90,9 +90,7 @@ class Catalog:
         with self._work.writing() as session:
             session.execute(unfinished.values(finished_at=finished_at, outcome="failed", error="interrupted"))
 
-    def runs(
-        self, source: str | None = None, task: str | None = None, limit: int | None = 20
-    ) -> list[RunRecord]:
+    def runs(self, source: str | None = None, task: str | None = None, limit: int | None = 20) -> list[RunRecord]:
         """Return at most `limit` runs (`None`: all) of a source and a task (`None`: any), newest first."""
         query = select(Run).order_by(Run.started_at.desc(), Run.id.desc()).limit(limit)
         if source is not None:

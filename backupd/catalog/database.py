@@ -127,9 +127,7 @@ def upgrade(path: Path) -> None:
 
 def table_names(connection: sqlite3.Connection) -> frozenset[str]:
     """Return the names of the tables in the file. Raises sqlite3.Error."""
-    return frozenset(
-        row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
-    )
+    return frozenset(row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'"))
 
 
 def refuse_directory(path: Path) -> None:

@@ -45,7 +45,7 @@ def unavailable(path: Path) -> Iterator[None]:
     """Turn what SQLAlchemy, SQLite, the file system or an unreadable value raises into CatalogUnavailable."""
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error, OSError, ValueError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError, ValueError, OverflowError) as error:
         cause = getattr(error, "orig", None) or error
         raise CatalogUnavailable(f"cannot use the catalog {path}: {cause}", hint=_hint(cause)) from error
 

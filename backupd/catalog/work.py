@@ -11,9 +11,7 @@ from backupd.catalog.database import directory_lock, make_engine
 from backupd.catalog.migrations import LATEST
 from backupd.catalog.unavailable import REBUILD, CatalogUnavailable, unavailable
 
-_WRITING: Final = {
-    "backupd_begin": "BEGIN IMMEDIATE"
-}  # waits for another writer now rather than failing later
+_WRITING: Final = {"backupd_begin": "BEGIN IMMEDIATE"}  # waits for another writer now rather than failing later
 
 
 class Work:

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
@@ -14,7 +15,9 @@ import click
 
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError
+from backupd.jobs.words import printable
 
+_NOBODY_READS = 128 + signal.SIGPIPE
 _IN_DOUBT = "check the rights of the directory of the backups, and the disk (dmesg)"
 
 
@@ -56,7 +59,8 @@ def told_plainly(command: Callable[..., None]) -> Callable[..., None]:
         except BackupdError as error:
             fail(error, as_json=bool(kwargs.get("as_json")))
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+            sys.exit(_NOBODY_READS)
         except OSError as error:
             fail(BackupdError(str(error), _IN_DOUBT), as_json=bool(kwargs.get("as_json")))
 
@@ -66,14 +70,15 @@ def told_plainly(command: Callable[..., None]) -> Callable[..., None]:
 def fail(error: BackupdError, *, as_json: bool) -> NoReturn:
     """Print `error`, and exit with its code."""
     if as_json:
-        print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+        print_json({"outcome": "failed", "error": error.message, "hint": error.hint, "exit_code": error.exit_code})
     print_error(error.message, error.hint)
     sys.exit(error.exit_code)
 
 
 def print_error(message: str, hint: str | None) -> None:
     """Print what is wrong and what to do next to standard error."""
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {message}", err=True)
+    lines = "\n".join(printable(line) for line in message.splitlines())
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {lines}", err=True)
     if hint:
         click.echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
 

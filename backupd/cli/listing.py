@@ -13,7 +13,7 @@ from backupd.cli.common import (
     store_option,
     told_plainly,
 )
-from backupd.cli.stores import require_local
+from backupd.cli.stores import require_local, require_sources
 from backupd.cli.tables import print_table
 from backupd.config import Config
 from backupd.jobs.expire import plan_for
@@ -36,6 +36,7 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
     require_local(store, config)
     site = build_site(config, writing=False)
     inventory = local_inventory(site)
+    require_sources(names, config, inventory)
     reasons = _reasons(config, inventory, site)
     copies = (
         site.ask_catalog(lambda catalog: catalog.copies(), dict[str, tuple[str, ...]]())

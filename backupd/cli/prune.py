@@ -15,6 +15,7 @@ from backupd.cli.common import (
     told_plainly,
 )
 from backupd.cli.tables import print_table
+from backupd.errors import UsageError
 from backupd.jobs import expire
 from backupd.jobs.generations import local_inventory
 from backupd.model import RetentionPlan, RunReport
@@ -33,10 +34,12 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
 
     Nothing goes while a source is frozen, and never its last verified generation.
     """
+    if dry_run and unfreeze:
+        raise UsageError("--dry-run and --unfreeze do not go together", "give one of the two")
     config = read_config(config_file)
     wanted = sources(config, names)
     site = build_site(config, writing=not dry_run)
-    if unfreeze and not dry_run:
+    if unfreeze:
         for name in wanted:
             released = expire.unfreeze(name, site)
             click.echo(f"{name}: {'pruning goes on' if released else 'was not frozen'}", err=True)
@@ -46,7 +49,7 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
     if as_json:
         print_json([fact for plan in plans.values() for fact in _facts(plan)])
     else:
-        _print(plans, dry_run=dry_run)
+        _print(plans, {generation for report in reports for generation in report.removed})
     _exit(reports)
 
 
@@ -62,14 +65,13 @@ def _facts(plan: RetentionPlan) -> list[dict[str, object]]:
     return kept + removed
 
 
-def _print(plans: dict[str, RetentionPlan], *, dry_run: bool) -> None:
-    word = "would go" if dry_run else "removed"
+def _print(plans: dict[str, RetentionPlan], gone: set[str]) -> None:
     rows = [
         row
         for plan in plans.values()
         for row in (
             *((k.generation.id, "stays", ", ".join(k.reasons)) for k in plan.keep),
-            *((r.generation.id, word, r.reason) for r in plan.remove),
+            *((r.generation.id, "removed" if r.generation.id in gone else "would go", r.reason) for r in plan.remove),
         )
     ]
     if rows:

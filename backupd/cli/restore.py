@@ -1,5 +1,6 @@
 """`backupd restore`."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -8,13 +9,13 @@ import click
 
 from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
 from backupd.cli.progress import shown_progress
-from backupd.cli.stores import require_local
+from backupd.cli.stores import require_local, require_sources
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.jobs.generations import choose_generation, local_inventory
 from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.words import human_bytes
-from backupd.wiring import build_site, sources, workers
+from backupd.wiring import build_site, workers
 
 
 @click.command("restore", epilog="Example: backupd restore latest --to /tmp/tasks.db")
@@ -51,11 +52,11 @@ def command(
         )
     if at is not None and wanted != "latest":
         raise UsageError("an ID and --at do not go together", "give one of the two")
-    if source is not None:
-        sources(config, (source,))
+    logged = not dry_run and os.access(config.backups_dir, os.W_OK)  # a read-only mount is a fine place to restore from
     with shown_progress(quiet=as_json) as progress:
-        site = build_site(config, progress, writing=not dry_run)
+        site = build_site(config, progress, writing=logged)
         inventory = local_inventory(site)
+        require_sources((source,) if source else (), config, inventory)
         manifest = choose_generation(inventory, wanted, source, _time(at, config))
         done = restore_to(manifest, target, workers(config), site, dry_run=dry_run)
     if as_json:

@@ -7,7 +7,7 @@ import click
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import History
 from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
-from backupd.jobs.words import describe, human_bytes
+from backupd.jobs.words import describe, human_bytes, printable
 from backupd.model import Manifest
 from backupd.wiring import build_site
 
@@ -50,9 +50,9 @@ def _print(manifest: Manifest) -> None:
         "backupd": manifest.backupd_version,
     }
     for name, text in lines.items():
-        click.echo(f"{name:<15} {text}")
+        click.echo(f"{name:<15} {printable(text)}")
     for note in verdict.notes:
-        click.echo(f"{'note':<15} {note}")
+        click.echo(f"{'note':<15} {printable(note)}")
 
 
 def total_rows(manifest: Manifest) -> int:
@@ -63,6 +63,6 @@ def total_rows(manifest: Manifest) -> int:
 def _print_history(history: History) -> None:
     for run in history.runs:
         text = describe(run.report) if run.report else f"{run.task} of {run.source}: {run.outcome or 'at work'}"
-        click.echo(f"{run.started_at:%F %T}  {text}")
+        click.echo(f"{run.started_at:%F %T}  {printable(text)}")
     for check in history.checks:
-        click.echo(f"{check.checked_at:%F %T}  check in {check.store}: {check.detail}")
+        click.echo(f"{check.checked_at:%F %T}  check in {check.store}: {printable(check.detail)}")

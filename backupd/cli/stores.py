@@ -1,7 +1,8 @@
-"""Which store a command means."""
+"""Which store and which sources a command means."""
 
 from backupd.config import Config
 from backupd.errors import UsageError
+from backupd.jobs.generations import Inventory
 from backupd.model import LOCAL_STORE
 
 
@@ -12,3 +13,11 @@ def require_local(store: str, config: Config) -> None:
     if store in config.replicas:
         raise UsageError(f"this version cannot reach the replica {store!r} yet", "use the local store")
     raise UsageError(f"there is no store {store!r}", f"the configuration ({config.origin}) has: {LOCAL_STORE}")
+
+
+def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory) -> None:
+    """Accept sources that are configured or have left generations behind; raises UsageError for any other."""
+    known = {*config.sources, *(generation.source for generation in inventory.generations)}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no source {name!r}", f"there are: {', '.join(sorted(known))}")

@@ -15,10 +15,11 @@ from backupd.cli.common import (
     told_plainly,
 )
 from backupd.cli.progress import shown_progress
-from backupd.cli.stores import require_local
+from backupd.cli.stores import require_local, require_sources
 from backupd.errors import GenerationMissing, UsageError
 from backupd.jobs.generations import Inventory, local_inventory
 from backupd.jobs.verify import CheckResult, verify
+from backupd.jobs.words import printable
 from backupd.wiring import build_site, workers
 
 
@@ -48,19 +49,23 @@ def command(
     with shown_progress(quiet=as_json) as progress:
         site = build_site(config, progress)
         inventory = local_inventory(site)
-        wanted = _wanted(ids, names, inventory, everything=everything)
-        results = [verify(generation, inventory, workers(config), site) for generation in wanted]
+        require_sources(names, config, inventory)
+        results = []
+        for generation in _wanted(ids, names, inventory, everything=everything):
+            results.append(verify(generation, inventory, workers(config), site))
+            if not as_json:
+                _print(results[-1])
     if as_json:
         print_json(results)
-    else:
-        for result in results:
-            _print(result)
     sys.exit(0 if all(result.sound for result in results) else 1)
 
 
 def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, *, everything: bool) -> list[str]:
     if ids and everything:
         raise UsageError("--all and an ID do not go together", "give one of the two")
+    unknown = [name for name in ids if all(name != g.id for g in inventory.generations)]
+    if unknown:
+        raise GenerationMissing(f"there is no generation {', '.join(unknown)}", "see backupd list")
     if ids:
         return list(ids)
     found = [g for g in inventory.generations if not names or g.source in names]
@@ -74,5 +79,5 @@ def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, 
 
 def _print(result: CheckResult) -> None:
     word = click.style("sound", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)
-    detail = "" if result.sound else f": {result.detail}"
+    detail = "" if result.sound else f": {printable(result.detail)}"
     click.echo(f"{result.id}: {word} ({result.duration_s:.1f} s){detail}")

@@ -112,7 +112,11 @@ class Lock(Table):
 class Pack(Table):
     """Compression of archives."""
 
-    level: kinds.Level = Field(5, description="1 (fast) to 12 (small).")
+    level: kinds.Level = Field(6, description="1 (fast) to 12 (small).")
+    priority: Literal["idle", "normal"] = Field(
+        "idle",
+        description='"idle" packs and checks only on cores that nobody else wants; "normal" takes its share.',
+    )
     workers: kinds.Workers | None = Field(None, description="Cores to use; unset: all.", examples=[2])
 
 

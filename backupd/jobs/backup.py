@@ -35,7 +35,7 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
             contents = _sound_contents(order, proof, last, site)
             _tell_oddities(order, proof, run)
             _settle(order, proof, contents, inventory, run, site)
-        expire(order.source, order.expiry, run, site)
+        _expire(order, run, site)
     return run.report
 
 
@@ -59,6 +59,14 @@ def _settle(order: BackupOrder, proof: Proof, contents: Contents, inventory: Inv
         publish(order.source, proof, proof.packed, contents, run, site)
     if not shrunk:
         thaw(order.source, site)
+
+
+def _expire(order: BackupOrder, run: Run, site: Site) -> None:
+    """Prune; a generation that is published stays so, whatever happens to older ones."""
+    try:
+        expire(order.source, order.expiry, run, site)
+    except OSError as error:
+        run.warn(f"old generations could not be pruned: {error}")
 
 
 def _tell_oddities(order: BackupOrder, proof: Proof, run: Run) -> None:

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from backupd.errors import BackupdError
@@ -13,6 +13,7 @@ from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.jobs.space import bytes_needed, require_space, reserve_bytes
 from backupd.jobs.words import human_bytes
+from backupd.retention import CLOCK_TOLERANCE
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 
@@ -113,7 +114,7 @@ def _space(order: BackupOrder, site: Site) -> str:
 def _examine_store(orders: tuple[BackupOrder, ...], site: Site) -> Iterator[Finding]:
     inventory = local_inventory(site)
     yield _catalog(site)
-    yield _generations(inventory, site)
+    yield from _generations(inventory, site)
     strays = site.store.strays()
     if strays:
         hint = "backupd never removes what it does not know; look at them, then delete them"
@@ -122,7 +123,7 @@ def _examine_store(orders: tuple[BackupOrder, ...], site: Site) -> Iterator[Find
         hold = site.holds.get(order.source)
         if hold is not None:
             detail = f"pruning of {order.source} is frozen since {hold.since:%F}: {hold.reason}"
-            hint = "after a look at it: backupd prune --unfreeze"
+            hint = f"after a look at it: backupd prune --unfreeze --source {order.source}"
             yield Finding("rotation", ok=False, detail=detail, hint=hint)
 
 
@@ -135,12 +136,17 @@ def _catalog(site: Site) -> Finding:
     )
 
 
-def _generations(inventory: Inventory, site: Site) -> Finding:
-    ahead = [g.id for g in inventory.generations if g.taken_at > site.clock() + timedelta(minutes=10)]
+def _generations(inventory: Inventory, site: Site) -> Iterator[Finding]:
+    ahead = [g.id for g in inventory.generations if g.taken_at - site.clock() > CLOCK_TOLERANCE]
+    damaged = [g.id for g in inventory.generations if g.damaged and g.id not in inventory.refused]
     if ahead:
         hint = "set the clock; generations that lie in the future never count"
-        return Finding("generations", ok=False, detail=f"{', '.join(ahead)} lie in the future", hint=hint)
+        yield Finding("generations", ok=False, detail=f"{', '.join(ahead)} lie in the future", hint=hint)
     if inventory.refused:
         hint = "their archives may still be sound: gunzip -t tells"
-        return Finding("generations", ok=False, detail="; ".join(inventory.refused.values()), hint=hint)
-    return Finding("generations", ok=True, detail=f"{len(inventory.generations)} in {site.store.directory}")
+        yield Finding("generations", ok=False, detail="; ".join(inventory.refused.values()), hint=hint)
+    if damaged:
+        hint = "they never count; delete archive and manifest once nothing more is to be learnt from them"
+        yield Finding("generations", ok=False, detail=f"{', '.join(damaged)} failed a check", hint=hint)
+    if not (ahead or inventory.refused or damaged):
+        yield Finding("generations", ok=True, detail=f"{len(inventory.generations)} in {site.store.directory}")

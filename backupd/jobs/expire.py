@@ -32,9 +32,10 @@ def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
 
 
 def _remove(generation: str, reason: str, site: Site) -> None:
+    # The catalog first: killed in between, it misses a copy until the next run removes that one; never one too many.
+    site.ask_catalog(lambda catalog: catalog.remove_copy(generation, site.store.name), None)
     site.store.remove(generation)
     site.log.info(Event.GENERATION_REMOVED, f"removed {generation}: {reason}", generation=generation, reason=reason)
-    site.ask_catalog(lambda catalog: catalog.remove_copy(generation, site.store.name), None)
 
 
 def prune(source: str, expiry: Expiry, site: Site) -> RunReport:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backupd.archive.manifest import decode_manifest
-from backupd.errors import GenerationMissing, ManifestInvalid
+from backupd.errors import GenerationMissing, ManifestInvalid, UsageError
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import Generation, Manifest
@@ -63,7 +63,7 @@ def local_inventory(site: Site) -> Inventory:
 def choose_generation(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> Manifest:
     """Return the generation that an operator means: by id, `latest`, or the newest taken at or before `at`.
 
-    Raises GenerationMissing, ManifestInvalid.
+    Raises GenerationMissing, ManifestInvalid; UsageError when it is not clear of which source.
     """
     if at is None and wanted != "latest":
         if wanted in inventory.refused:
@@ -73,7 +73,7 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
         return inventory.manifests[wanted]
     names = {g.source for g in inventory.generations if g.verified}
     if source is None and len(names) > 1:
-        raise GenerationMissing(f"which source: {', '.join(sorted(names))}?", "name it with --source")
+        raise UsageError(f"which source: {', '.join(sorted(names))}?", "name it with --source")
     for generation in inventory.generations:
         fits = generation.verified and source in (None, generation.source)
         if fits and (at is None or generation.taken_at <= at):

@@ -11,10 +11,11 @@ from backupd.sqlite.snapshot import SnapshotSettings
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How to compress: libdeflate's level, 1 to 12, and the number of threads."""
+    """How to compress: libdeflate's level, 1 to 12, the number of threads, and whether to step aside for the app."""
 
     level: int = 6
     workers: int = 2
+    give_way: bool = True
 
 
 @dataclass(frozen=True, slots=True)

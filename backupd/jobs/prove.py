@@ -13,6 +13,7 @@ from backupd.jobs.site import Site
 from backupd.jobs.space import bytes_needed, require_space, reserve_bytes, same_file_system, watching_space
 from backupd.log import Event
 from backupd.model import Manifest
+from backupd.priority import give_way
 from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source, same_content
 from backupd.sqlite.verify import Inspection, checking
@@ -74,7 +75,7 @@ def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, run: Run,
         if equal and archive_is_sound(last, site):
             return Proof(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
     if order.settings.method == "vacuum":
-        inspection = _check(snapshot, run)
+        inspection = _check(order, snapshot, run)
         if inspection.verdict.level == "corrupt":
             return Proof(source, taken_at, snapshot, inspection)
         with run.stage("compact"):
@@ -128,8 +129,8 @@ def _copy(order: BackupOrder, source: Source, reserve: int, staging: Path, run: 
         return take_snapshot(source, settings, staging, lambda done, _total: site.progress.advance(done), on_event)
 
 
-def _check(snapshot: Snapshot, run: Run) -> Inspection:
-    with checking(snapshot.path, snapshot.sqlite_writer) as inspection:
+def _check(order: BackupOrder, snapshot: Snapshot, run: Run) -> Inspection:
+    with checking(snapshot.path, snapshot.sqlite_writer, give_way=order.packing.give_way) as inspection:
         result = inspection()
     run.add_stage("check", result.verdict.duration_s)
     return result
@@ -139,7 +140,7 @@ def _check_and_pack(
     order: BackupOrder, snapshot: Snapshot, reserve: int, run: Run, site: Site
 ) -> tuple[Inspection, Packed]:
     site.progress.stage("check and pack", snapshot.size_bytes)
-    with checking(snapshot.path, snapshot.sqlite_writer) as inspection:
+    with checking(snapshot.path, snapshot.sqlite_writer, give_way=order.packing.give_way) as inspection:
         with run.stage("pack"):
             packed = pack(
                 snapshot.path,
@@ -147,6 +148,7 @@ def _check_and_pack(
                 level=order.packing.level,
                 workers=order.packing.workers,
                 advance=watching_space(site.store.directory, reserve, site.progress.advance),
+                begin=give_way if order.packing.give_way else lambda: None,
             )
         with run.stage("wait for check"):
             result = inspection()

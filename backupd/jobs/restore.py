@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backupd.errors import TargetRefused
-from backupd.files import fsync_directory
+from backupd.files import fsync_directory, fsync_file
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
@@ -85,6 +85,7 @@ def _restore(manifest: Manifest, target: Path, workers: int, site: Site) -> None
         if os.geteuid() == 0:
             os.chown(part, origin.uid, origin.gid)
         part.chmod(origin.mode & 0o777)
+        fsync_file(part)
         _put_in_place(part, target)
         fsync_directory(target.parent)
     finally:
@@ -100,3 +101,5 @@ def _put_in_place(part: Path, target: Path) -> None:
     except OSError:  # a file system without hard links (FAT, SMB)
         refuse_unsafe(target)
         part.rename(target)
+    else:
+        part.unlink()  # a database with two names is refused by the next backup

@@ -8,13 +8,13 @@ from typing import Any
 
 from backupd.catalog import CatalogUnavailable, open_catalog
 from backupd.errors import BackupdError, NoSpace
+from backupd.files import is_full
 from backupd.jobs.site import Site
 from backupd.jobs.words import describe
 from backupd.log import Event
 from backupd.model import RunReport
 
 DEGRADED_EXIT = 3
-_ENOSPC = 28
 
 
 class Run:
@@ -117,7 +117,7 @@ def recorded(task: str, source: str, site: Site) -> Iterator[Run]:
     except BackupdError as error:
         run.fail(error)
     except OSError as error:
-        if error.errno == _ENOSPC:
+        if is_full(error):
             run.fail(NoSpace("the file system of the backups is full", "free space, or move backups_dir"))
         else:
             run.fail(BackupdError(f"the file system said: {error}", "check the disk and the rights of backups_dir"))

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid
+from backupd.errors import CopyCorrupt, ManifestInvalid
 from backupd.jobs.generations import Inventory, choose_generation
 from backupd.jobs.site import Site
 from backupd.jobs.unpacked import unpack_proven
@@ -22,7 +22,10 @@ class CheckResult:
 
 
 def verify(generation: str, inventory: Inventory, workers: int, site: Site) -> CheckResult:
-    """Prove one generation of the local store; damage is an answer, and is marked in the catalog. Raises NoSpace."""
+    """Prove one generation of the local store; damage is an answer, and is marked in the catalog.
+
+    Raises GenerationMissing when there is none of that id (any more), which is no damage; NoSpace.
+    """
     began = time.monotonic()
     detail = _prove(generation, inventory, workers, site)
     result = CheckResult(generation, site.store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
@@ -45,6 +48,6 @@ def _prove(generation: str, inventory: Inventory, workers: int, site: Site) -> s
         manifest = choose_generation(inventory, generation, None, None)
         with site.store.staging() as staging:
             unpack_proven(manifest, site.store, staging / "snapshot.sqlite3", workers, site)
-    except (CopyCorrupt, GenerationMissing, ManifestInvalid) as error:
+    except (CopyCorrupt, ManifestInvalid) as error:
         return error.message
     return "sound"

@@ -23,12 +23,18 @@ def human_age(age_s: float) -> str:
     return f"{prefix}{age_s // 86400:.0f} d"
 
 
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped: what others wrote must not steer the reader's terminal."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def describe(report: RunReport) -> str:
     """Tell a run in the one line that `backup.log` ends it with."""
-    head = f"{report.task} of {report.source}: {report.outcome}"
+    head = f"{report.task} of {report.source}"
     if report.outcome == "failed":
-        return f"{head}: {report.error}"
-    parts = [f"{head} {report.generation}" if report.generation else head]
+        return f"{head}: failed: {report.error}"
+    done = "done" if report.outcome == "published" and not report.generation else report.outcome
+    parts = [f"{head}: {done} {report.generation}" if report.generation else f"{head}: {done}"]
     if report.snapshot_bytes is not None and report.archive_bytes is not None:
         parts.append(f"{human_bytes(report.snapshot_bytes)} as {human_bytes(report.archive_bytes)}")
     if report.verification:

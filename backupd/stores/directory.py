@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from backupd.errors import GenerationMissing, SnapshotFailed
-from backupd.files import fsync_directory, give_to_owner_of, replace_durably, write_durably
+from backupd.errors import GenerationMissing, NoSpace, SnapshotFailed
+from backupd.files import fsync_directory, give_to_owner_of, is_full, replace_durably, write_durably
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import Listing, Stored
 from backupd.stores.staging import Staging
@@ -39,23 +39,13 @@ class DirectoryStore:
     def prepare(self) -> None:
         """Make the directories that are missing; only the last part of the path, so that a missing mount is noticed.
 
-        Raises SnapshotFailed with what to do.
+        Raises SnapshotFailed or NoSpace, with what to do.
         """
-        try:
-            for directory in (self.directory, self.hidden, self._removing, self._staging.root):
-                if not directory.is_dir():
-                    directory.mkdir(mode=0o750 if directory == self.directory else 0o700)
-                    give_to_owner_of(directory.parent, directory)
-        except FileNotFoundError as error:
-            raise SnapshotFailed(
-                f"there is no directory {self.directory.parent} to hold the backups",
-                "make it, or mount the volume that should be there",
-            ) from error
-        except OSError as error:
-            raise SnapshotFailed(
-                f"cannot make {self.directory} for the backups: {error.strerror}",
-                "give backupd's user the right to write there, or set backups_dir",
-            ) from error
+        self._make(self.directory, 0o750)
+        for directory in (self.hidden, self._removing, self._staging.root):
+            if directory.is_symlink():  # what lies there is swept: it has to be ours
+                raise SnapshotFailed(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
+            self._make(directory, 0o700)
 
     def list(self) -> Listing:
         """Return all complete generations, in order of their ids."""
@@ -95,13 +85,13 @@ class DirectoryStore:
         staged = archive.parent / f"{generation_id}{MANIFEST_SUFFIX}"
         write_durably(staged, manifest)
         fsync_directory(archive.parent)
-        for path, target in (
-            (archive, self.archive_path(generation_id)),
-            (staged, self._manifest(generation_id)),
-        ):
-            give_to_owner_of(self.directory, path)
-            path.rename(target)
-            fsync_directory(self.directory)
+        try:
+            self._place(archive, self.archive_path(generation_id))
+            self._place(staged, self._manifest(generation_id))
+        except BaseException:  # SIGTERM as well: staging, and with it the manifest, is about to go
+            if not self._manifest(generation_id).exists():
+                self.archive_path(generation_id).unlink(missing_ok=True)
+            raise
 
     def remove(self, generation_id: str) -> None:
         """Remove a generation: once its manifest is away it is absent, and `recover` finishes what is left to do."""
@@ -132,29 +122,50 @@ class DirectoryStore:
 
     def recover(self) -> Iterator[tuple[str, str]]:
         """Finish what killed runs left: yields (what was done, to what). Only with the store's lock held."""
-        for pending in sorted(self._removing.glob(f"*{MANIFEST_SUFFIX}")):
-            key = pending.name.removesuffix(MANIFEST_SUFFIX)
+        for key, _ in _manifests_in(self._removing):
             self._finish_removal(key)
             yield "removal", key
         for dead in self._staging.abandoned():
-            for key in self._half_published(dead):
-                give_to_owner_of(self.directory, dead / f"{key}{MANIFEST_SUFFIX}")
-                (dead / f"{key}{MANIFEST_SUFFIX}").rename(self._manifest(key))
-                fsync_directory(self.directory)
-                yield "publication", key
+            for key, staged in _manifests_in(dead):
+                if self.archive_path(key).exists() and not self._manifest(key).exists():
+                    self._place(staged, self._manifest(key))
+                    yield "publication", key
             shutil.rmtree(dead, ignore_errors=True)
             yield "staging", dead.name
         (self.hidden / f"{CHECKSUMS}.new").unlink(missing_ok=True)
 
-    def _half_published(self, dead: Path) -> Iterator[str]:
-        for staged in dead.glob(f"*{MANIFEST_SUFFIX}"):
-            key = staged.name.removesuffix(MANIFEST_SUFFIX)
-            if self.archive_path(key).exists() and not self._manifest(key).exists():
-                yield key
+    def _make(self, directory: Path, mode: int) -> None:
+        try:
+            if not directory.is_dir():
+                directory.mkdir(mode)
+                give_to_owner_of(directory.parent, directory)
+                fsync_directory(directory.parent)
+        except FileNotFoundError as error:
+            raise SnapshotFailed(
+                f"there is no directory {directory.parent} to hold the backups",
+                "make it, or mount the volume that should be there",
+            ) from error
+        except FileExistsError as error:
+            raise SnapshotFailed(
+                f"{directory} is no directory: something else has its name", "look at it, and move it away"
+            ) from error
+        except OSError as error:
+            if is_full(error):
+                raise NoSpace(f"no room to make {directory}", "free space, or move backups_dir") from error
+            raise SnapshotFailed(
+                f"cannot make {directory} for the backups: {error.strerror}",
+                "give backupd's user the right to write there, or set backups_dir",
+            ) from error
+
+    def _place(self, path: Path, target: Path) -> None:
+        give_to_owner_of(self.directory, path)
+        path.rename(target)
+        fsync_directory(self.directory)
 
     def _finish_removal(self, generation_id: str) -> None:
-        self.archive_path(generation_id).unlink(missing_ok=True)
-        fsync_directory(self.directory)
+        if not self._manifest(generation_id).exists():  # else somebody has put the generation back meanwhile
+            self.archive_path(generation_id).unlink(missing_ok=True)
+            fsync_directory(self.directory)
         (self._removing / f"{generation_id}{MANIFEST_SUFFIX}").unlink()
 
     def _manifest(self, generation_id: str) -> Path:
@@ -186,3 +197,9 @@ class DirectoryStore:
             raise GenerationMissing(
                 f"no generation {generation_id} in store {self.name}", "see backupd list"
             ) from error
+
+
+def _manifests_in(directory: Path) -> list[tuple[str, Path]]:
+    """Return the manifests at any depth below `directory`, by id; links are neither followed nor returned."""
+    found = ((path.name.removesuffix(MANIFEST_SUFFIX), path) for path in directory.rglob(f"*{MANIFEST_SUFFIX}"))
+    return sorted((key, path) for key, path in found if is_generation_id(key) and not path.is_symlink())

@@ -63,7 +63,7 @@ class Holds:
 
 
 class Quarantine:
-    """Damaged copies in `directory`, kept for inspection: of each source the first, nearest to the cause, and the last."""
+    """Damaged copies in `directory`, for inspection: of each source the first, nearest to the cause, and the last."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

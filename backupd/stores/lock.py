@@ -38,13 +38,13 @@ def store_lock(
 
     Tells `on_wait` once when it has to wait. Raises LockHeld after `timeout_s` seconds.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "r+b", buffering=0) as stream:
         give_to_owner_of(path.parent, path)
         _acquire(descriptor, path, timeout_s, on_wait)
         dead = _read(descriptor)
-        _write(descriptor, Holder(task, os.getpid(), socket.gethostname(), time.time()))
         try:
+            _write(descriptor, Holder(task, os.getpid(), socket.gethostname(), time.time()))
             yield dead
         finally:
             stream.truncate(0)
@@ -79,7 +79,7 @@ def _read(descriptor: int) -> Holder | None:
     try:
         said = json.loads(os.pread(descriptor, 4096, 0))
         return Holder(str(said["task"]), int(said["pid"]), str(said["host"]), float(said["since"]))
-    except (ValueError, KeyError, TypeError):
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         return None
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PREFIX = "run-"
+
 
 class Staging:
     """Lends directories below `root`. A lock on each tells those at work from those that a killed process left."""
@@ -22,12 +24,12 @@ class Staging:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
             os.close(lock)
 
     def abandoned(self) -> Iterator[Path]:
         """Yield the directories whose process is gone."""
-        for path in sorted(self.root.iterdir()):
+        for path in sorted(self.root.glob(f"{_PREFIX}*")):
             lock = _try_lock(path)
             if lock is not None:
                 try:
@@ -37,12 +39,21 @@ class Staging:
 
     def _make(self) -> tuple[Path, int]:
         while True:
-            path = Path(tempfile.mkdtemp(prefix="run-", dir=self.root))
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.root))
             lock = _try_lock(path)
             if lock is not None and path.is_dir():
                 return path, lock
             if lock is not None:  # swept between mkdir and lock: another one
                 os.close(lock)
+
+
+def _remove(directory: Path) -> None:
+    """Remove `directory`, also when the SIGTERM that ends this process comes in the middle of it."""
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
 
 
 def _try_lock(path: Path) -> int | None:

@@ -8,8 +8,10 @@ _SHM_SIZE = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IO
 _BUSY = (
     SourceBusy,
     "{path} stayed locked for {waited_s:.0f} s",
-    ("a long transaction: try again later, or raise busy_timeout_s; if it is always so, the app has set "
-    "PRAGMA locking_mode=EXCLUSIVE and cannot be backed up online: let it use NORMAL"),
+    (
+        "a long transaction: try again later, or raise busy_timeout_s; if it is always so, the app has set "
+        "PRAGMA locking_mode=EXCLUSIVE and cannot be backed up online: let it use NORMAL"
+    ),
 )
 _KNOWN: dict[int, tuple[type[BackupdError], str, str]] = {
     apsw.SQLITE_BUSY: _BUSY,
@@ -27,8 +29,10 @@ _KNOWN: dict[int, tuple[type[BackupdError], str, str]] = {
     apsw.SQLITE_CANTOPEN: (
         SourceUnusable,
         "{path} cannot be opened: {error}",
-        ("if it is a WAL database on a read-only mount, it can only be read while the app has it open: mount the "
-        "volume writable, or back up while the app runs; else check the rights of the file and its directory"),
+        (
+            "if it is a WAL database on a read-only mount, it can only be read while the app has it open: mount the "
+            "volume writable, or back up while the app runs; else check the rights of the file and its directory"
+        ),
     ),
     apsw.SQLITE_READONLY: (
         SourceUnusable,

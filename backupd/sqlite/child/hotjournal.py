@@ -1,8 +1,8 @@
 """Copy a database whose app died in the middle of a transaction, without touching it.
 
 A read-only connection may not roll a hot journal back, and skipping it would copy half a transaction. So we hold
-SQLite's SHARED lock ourselves, which keeps an app that starts now from rolling back under our hands, and copy both files; the
-copy is rolled back in private. Lock bytes: https://sqlite.org/src/file/src/os.h, PENDING_BYTE and following.
+SQLite's SHARED lock ourselves, which keeps an app that starts now from rolling back under our hands, and copy both
+files; the copy is rolled back in private. Lock bytes: https://sqlite.org/src/file/src/os.h, PENDING_BYTE and following.
 """
 
 import fcntl
