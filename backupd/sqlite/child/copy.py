@@ -56,7 +56,8 @@ def open_target(request: dict[str, Any]) -> apsw.Connection:
         os.fchown(descriptor, request["uid"], request["gid"])
     os.close(descriptor)
     target = apsw.Connection(name)
-    target.execute("PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=OFF; PRAGMA journal_mode=OFF")
+    for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=OFF"):
+        target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
     return target
 
 
