@@ -1,11 +1,16 @@
 """Values and helpers that the tests of the catalog share."""
 
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from backupd.catalog import Catalog, open_catalog
+from backupd.catalog.database import connect
 from backupd.model import (
     ArchiveFacts,
     Contents,
@@ -52,6 +57,40 @@ def report(**changes: Any) -> RunReport:
         "generation": APP,
     }
     return RunReport(**{**values, **changes})
+
+
+FOUND = [(manifest(), "local"), (manifest(), "nas"), (manifest(OLDER), "local")]
+
+
+def fill(catalog: Catalog) -> None:
+    catalog.add_generation(manifest(), "local")
+    catalog.record_run(report(), NOON)
+    catalog.record_run(report(started_at=at(1)), at(1))
+    catalog.start_run("drill", "app", at(2))
+
+
+def names(path: Path) -> set[str]:
+    return {entry.name.removeprefix(path.name) for entry in path.parent.iterdir() if entry.is_file()}
+
+
+def assert_sound(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def leave_wal(path: Path, directory: Path) -> Path:
+    """Copy the catalog as a killed writer would leave it: with one more run, which is in its WAL only."""
+    directory.mkdir()
+    with closing(connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM run").fetchall()
+        with open_catalog(path) as catalog:
+            catalog.record_run(report(task="in-the-wal"), NOON)
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", directory / f"{path.name}{suffix}")
+    return directory / path.name
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
@@ -121,4 +160,4 @@ def killed_at_every_step(base: Path, action: str) -> list[Path]:
     process = start(_CRASH, base, action)
     process.communicate()
     assert process.returncode == 0
-    return sorted(base.glob("killed-*"))
+    return sorted(base.glob("killed-*"), key=lambda directory: int(directory.name.split("-")[1]))

@@ -158,6 +158,8 @@ def test_the_last_copy_takes_its_generation_and_its_checks_along(catalog: Catalo
     catalog.remove_copy(APP, "local")
     assert catalog.copies() == {APP: ("nas",)}
     assert [check.store for check in catalog.history(APP).checks] == ["nas"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM generation").fetchone() == (1,)
     catalog.remove_copy(APP, "nas")
     catalog.remove_copy(APP, "nas")
     assert catalog.copies() == {}

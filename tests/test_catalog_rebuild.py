@@ -6,17 +6,16 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from catalog_values import APP, NOON, OLDER, at, killed_at_every_step, manifest, report
+from catalog_values import APP, FOUND, NOON, OLDER, assert_sound, at, fill, leave_wal, manifest, names, report
 
-from backupd.catalog import Catalog, CatalogUnavailable, database, open_catalog, rebuild
+from backupd.catalog import CatalogUnavailable, database, open_catalog, rebuild, salvage
 from backupd.catalog.database import connect
 from backupd.catalog.migrations import LATEST
 from backupd.model import Manifest
-
-FOUND = [(manifest(), "local"), (manifest(), "nas"), (manifest(OLDER), "local")]
 
 
 @pytest.fixture
@@ -25,37 +24,6 @@ def path(tmp_path: Path) -> Path:
     with open_catalog(tmp_path / "catalog.sqlite3") as catalog:
         fill(catalog)
     return tmp_path / "catalog.sqlite3"
-
-
-def fill(catalog: Catalog) -> None:
-    catalog.add_generation(manifest(), "local")
-    catalog.record_run(report(), NOON)
-    catalog.record_run(report(started_at=at(1)), at(1))
-    catalog.start_run("drill", "app", at(2))
-
-
-def names(path: Path) -> set[str]:
-    return {entry.name.removeprefix(path.name) for entry in path.parent.iterdir() if entry.is_file()}
-
-
-def assert_sound(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-
-
-def leave_wal(path: Path, directory: Path) -> Path:
-    """Copy the catalog as a killed writer would leave it: with one more run, which is in its WAL only."""
-    directory.mkdir()
-    with closing(connect(path)) as reader:
-        reader.execute("BEGIN")
-        reader.execute("SELECT * FROM run").fetchall()
-        with open_catalog(path) as catalog:
-            catalog.record_run(report(task="in-the-wal"), NOON)
-        for suffix in ("", "-wal"):
-            shutil.copy(f"{path}{suffix}", directory / f"{path.name}{suffix}")
-    return directory / path.name
 
 
 def test_a_rebuilt_catalog_knows_every_generation_and_every_copy_once(tmp_path: Path) -> None:
@@ -147,6 +115,34 @@ def test_a_run_that_cannot_be_read_is_left_behind(path: Path) -> None:
         assert [run.id for run in catalog.runs()] == [3, 1]
 
 
+def test_a_catalog_with_a_damaged_index_gives_all_its_runs_but_is_kept(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = 'run_by_generation'"
+        page = connection.execute(query).fetchone()[0]
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    rebuild(path, FOUND)
+    assert names(path) == {"", ".damaged-1"}
+    with open_catalog(path) as catalog:
+        assert len(catalog.runs()) == 3
+
+
+def test_the_wal_of_a_file_that_cannot_be_opened_is_kept_beside_it_and_nowhere_else(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(salvage, "connect", fail)
+    crashed = leave_wal(path, tmp_path / "crashed")
+    rebuild(crashed, FOUND)
+    assert names(crashed) == {"", ".damaged-1", ".damaged-1-wal"}
+    assert_sound(crashed)
+    with open_catalog(crashed.with_name(crashed.name + ".damaged-1")) as kept:
+        assert len(kept.runs(task="in-the-wal")) == 1
+
+
 def add_marked_runs(path: Path) -> None:
     with open_catalog(path) as catalog:
         for number in range(200):
@@ -227,6 +223,15 @@ def test_manifests_that_cannot_be_listed_leave_the_old_catalog_alone(path: Path)
         assert len(catalog.runs()) == 3
 
 
+def test_a_manifest_that_cannot_be_indexed_leaves_the_old_catalog_and_nothing_else(path: Path) -> None:
+    timeless = replace(manifest(OLDER), taken_at=NOON.replace(tzinfo=None))
+    with pytest.raises(CatalogUnavailable, match="no time zone"):
+        rebuild(path, [*FOUND, (timeless, "local")])
+    assert names(path) == {""}
+    with open_catalog(path) as catalog:
+        assert catalog.copies() == {APP: ("local",)}
+
+
 def test_a_catalog_that_another_program_holds_is_not_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
     with closing(connect(path)) as shell:
@@ -242,15 +247,19 @@ def test_a_catalog_that_another_program_holds_is_not_replaced(path: Path, monkey
 
 
 def test_runs_recorded_while_rebuilds_go_on_are_not_lost(path: Path) -> None:
+    recorded = threading.Semaphore(0)
+
     def write() -> None:
         with open_catalog(path) as catalog:
             for number in range(20):
                 catalog.record_run(report(task="meanwhile"), at(number))
+                recorded.release()
 
     writer = threading.Thread(target=write)
     writer.start()
-    while writer.is_alive():
+    for _ in range(20):
         rebuild(path, FOUND)
+        assert recorded.acquire(timeout=60)
     writer.join()
     with open_catalog(path) as catalog:
         assert len(catalog.runs(task="meanwhile", limit=None)) == 20
@@ -270,43 +279,3 @@ def test_a_rebuild_through_a_link_replaces_what_the_link_points_to(path: Path, t
     assert link.is_symlink()
     with open_catalog(path) as catalog:
         assert len(catalog.copies()) == 2
-
-
-def test_killed_at_any_step_a_rebuild_leaves_the_old_or_the_new_catalog_with_all_runs(tmp_path: Path) -> None:
-    (tmp_path / "template").mkdir()
-    with open_catalog(tmp_path / "template" / "catalog.sqlite3") as catalog:
-        fill(catalog)
-        catalog.remove_copy(APP, "local")
-    seen = set()
-    for directory in killed_at_every_step(tmp_path, "rebuild"):
-        path = directory / "catalog.sqlite3"
-        with open_catalog(path) as catalog:
-            assert len(catalog.runs()) == 3
-            seen.add(tuple(catalog.copies().items()))
-        assert_sound(path)
-        assert rebuild(path, FOUND) == 2
-        assert names(path) == {""}
-    assert seen == {(), ((APP, ("local",)),)}
-
-
-def test_killed_at_any_step_a_rebuild_of_a_damaged_catalog_leaves_nothing_that_misleads(
-    path: Path, tmp_path: Path
-) -> None:
-    damaged = leave_wal(path, tmp_path / "template")
-    with damaged.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * (damaged.stat().st_size - 4096))
-    seen, hints = [], []
-    for directory in killed_at_every_step(tmp_path, "rebuild"):
-        crashed = directory / "catalog.sqlite3"
-        try:
-            with open_catalog(crashed) as catalog:
-                seen.append(catalog.copies())
-        except CatalogUnavailable as error:
-            hints.append(error.hint)
-        assert rebuild(crashed, FOUND) == 2
-        assert_sound(crashed)
-        assert ".damaged-1" in names(crashed)
-        assert not names(crashed) & {"-wal", "-shm", "-journal", ".rebuild"}
-    assert seen[-1] == {APP: ("local",)}
-    assert all("backupd catalog rebuild" in hint for hint in hints)

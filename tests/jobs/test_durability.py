@@ -9,20 +9,9 @@ from support.command import Backupd
 
 def test_the_staged_copy_has_no_journal_and_is_never_synced(backupd: Backupd, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
+    watched = ["strace", "-f", "-y", "-o", trace, "-e", "trace=fsync,fdatasync,openat"]
     subprocess.run(
-        [
-            "strace",
-            "-f",
-            "-y",
-            "-o",
-            trace,
-            "-e",
-            "trace=fsync,fdatasync,openat",
-            sys.executable,
-            "-m",
-            "backupd",
-            "backup",
-        ],
+        [*watched, sys.executable, "-m", "backupd", "backup"],
         env=backupd.environment(),
         stdout=subprocess.DEVNULL,
         check=True,
