@@ -7,7 +7,6 @@ field (§2.3.1.1), as BGZF and pgzip do, so that members can be found, and unpac
 """
 
 import struct
-import zlib
 from typing import BinaryIO
 
 import deflate
@@ -29,7 +28,7 @@ def pack_member(piece: bytes, level: int) -> bytes:
         raise CopyCorrupt("a compressed piece did not unpack to itself", "test this machine's memory (memtest)")
     length = HEADER_BYTES + len(body) + TRAILER_BYTES
     header = _HEADER.pack(_MAGIC, 0, 0, 255, 8, _FIELD, 4, length)
-    return b"".join((header, body, _TRAILER.pack(zlib.crc32(piece), len(piece))))
+    return b"".join((header, body, _TRAILER.pack(deflate.crc32(piece), len(piece))))
 
 
 def read_member(stream: BinaryIO, member_bytes: int) -> bytes:
@@ -56,7 +55,7 @@ def unpack_member(member: bytes, member_bytes: int) -> bytes:
         piece = bytes(deflate.deflate_decompress(member[HEADER_BYTES:-TRAILER_BYTES], max(min(size, member_bytes), 1)))
     except deflate.DeflateError as error:
         raise CopyCorrupt("the archive is damaged: a member does not unpack", "try another generation") from error
-    if len(piece) != size or zlib.crc32(piece) != crc32:
+    if len(piece) != size or deflate.crc32(piece) != crc32:
         raise CopyCorrupt("the archive is damaged: a member's checksum is wrong", "try another generation")
     return piece
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from backupd.archive.level import choose_level
 from backupd.archive.member import pack_member, read_member, unpack_member
 from backupd.errors import CopyCorrupt
 from backupd.model import ArchiveFacts
@@ -37,19 +39,21 @@ class Packed:
 
 
 def pack(
-    snapshot: Path, archive: Path, *, level: int, workers: int, advance: Advance, begin: Begin = lambda: None
+    snapshot: Path, archive: Path, *, level: int | None, workers: int, advance: Advance, begin: Begin = lambda: None
 ) -> Packed:
     """Write `snapshot` as the new file `archive` (0600), make it durable, and prove what is on the disk.
 
     Each piece is unpacked again and compared as it is packed; the file is read back past the page cache where the
-    kernel lets us, and digested. `level` is libdeflate's, 1 to 12; each of the `workers` threads calls `begin` first.
-    Raises CopyCorrupt, OSError.
+    kernel lets us, and digested. `level` is libdeflate's, 1 to 12, chosen by a sample where it is None; each of the
+    `workers` threads calls `begin` first. Raises CopyCorrupt, OSError.
     """
     plain, packed, members = hashlib.sha256(), hashlib.sha256(), 0
+    if level is None:
+        level = choose_level(snapshot, lambda work, items: _in_order(work, items, workers, begin))
     descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb", buffering=0) as target, snapshot.open("rb", buffering=0) as source:
         pieces = _digesting(_pieces(source), plain, advance)
-        for member in _in_order(lambda piece: pack_member(piece, level), pieces, workers, begin):
+        for member in _in_order(partial(pack_member, level=level), pieces, workers, begin):
             packed.update(member)
             _write_all(target, member)
             members += 1

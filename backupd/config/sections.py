@@ -112,7 +112,9 @@ class Lock(Table):
 class Pack(Table):
     """Compression of archives."""
 
-    level: kinds.Level = Field(6, description="1 (fast) to 12 (small).")
+    level: kinds.Level | None = Field(
+        None, description="1 (fast) to 12 (small); unset: 5, 6 or 7, by a sample of the data.", examples=[6]
+    )
     priority: Literal["idle", "normal"] = Field(
         "idle",
         description='"idle" packs and checks only on cores that nobody else wants; "normal" takes its share.',

@@ -11,9 +11,9 @@ from backupd.sqlite.snapshot import SnapshotSettings
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How to compress: libdeflate's level, 1 to 12, the number of threads, and whether to step aside for the app."""
+    """How to compress: libdeflate's level (None: by a sample), threads, and whether to step aside for the app."""
 
-    level: int = 6
+    level: int | None = None
     workers: int = 2
     give_way: bool = True
 
