@@ -13,6 +13,7 @@ from pathlib import Path
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 _WEIGHTS = [12, 9, 8, 8, 7, 7, 6, 6, 6, 4, 4, 3, 3, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
 _KINDS = ("created", "assigned", "commented", "closed", "reopened", "moved")
+_CLIENTS = ("web/2.14.1 (Linux)", "web/2.14.1 (Windows)", "ios/5.2.0", "android/5.1.3", "api")
 _BATCH = 2000
 _SCHEMA = """
 CREATE TABLE users(id INTEGER PRIMARY KEY, email TEXT UNIQUE, name TEXT, token BLOB, created INTEGER);
@@ -29,19 +30,21 @@ CREATE INDEX events_at ON events(at, kind);
 
 
 class _Author:
-    """Invents text whose words are as unevenly common as those of a language (Zipf's law)."""
+    """Invents text as uneven as a language: words and phrases whose frequency falls with their rank (Zipf's law)."""
 
     def __init__(self) -> None:
         self.random = random.Random(7)
-        self._words = [
-            "".join(self.random.choices(_LETTERS, _WEIGHTS, k=self.random.randint(2, 10))) for _ in range(20000)
+        words = ["".join(self.random.choices(_LETTERS, _WEIGHTS, k=self.random.randint(2, 10))) for _ in range(8000)]
+        common = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(words))))
+        self._phrases = [
+            " ".join(self.random.choices(words, cum_weights=common, k=self.random.randint(1, 4))) for _ in range(30000)
         ]
-        self._common = list(itertools.accumulate(1 / (rank + 3) for rank in range(20000)))
+        self._common = list(itertools.accumulate(1 / (rank + 10) for rank in range(len(self._phrases))))
         self._number, self._at = 0, 1_700_000_000
 
-    def text(self, words: int) -> str:
-        """Return so many words."""
-        return " ".join(self.random.choices(self._words, cum_weights=self._common, k=words))
+    def text(self, phrases: int) -> str:
+        """Return so many phrases."""
+        return " ".join(self.random.choices(self._phrases, cum_weights=self._common, k=phrases))
 
     def write(self, connection: sqlite3.Connection, tasks: int) -> None:
         """Insert `tasks` tasks with their users and events."""
@@ -67,11 +70,12 @@ class _Author:
         self._at += chance.randint(1, 90)
         meta = json.dumps({"tags": [self.text(1) for _ in range(3)], "estimate": chance.random()})
         owner = chance.randint(0, self._number // 20) * 20 + 1
-        title, body = self.text(chance.randint(3, 9)), self.text(chance.randint(5, 120))
+        title, body = self.text(chance.randint(1, 4)), self.text(chance.randint(2, 50))
         row = (key, owner, title, body, chance.choice(("open", "done")), self._at + chance.randint(0, 10**7), meta)
         connection.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         for _ in range(chance.randint(1, 5)):
-            payload = json.dumps({"by": chance.randint(1, self._number), "note": self.text(chance.randint(1, 12))})
+            who = {"id": chance.randint(1, self._number), "client": chance.choice(_CLIENTS)}
+            payload = json.dumps({"actor": who, "note": self.text(chance.randint(1, 5)), "version": 3})
             event = (key, self._at + chance.randint(0, 10**6), chance.choice(_KINDS), payload)
             connection.execute("INSERT INTO events VALUES (NULL, ?, ?, ?, ?)", event)
 
