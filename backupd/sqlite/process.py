@@ -1,9 +1,9 @@
 """The parent's end of the pipe: one child process for one job on a database file."""
 
 import json
+import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +26,7 @@ class Child:
     """A child process at work on one verb; as a context manager, it does not outlive its block."""
 
     def __init__(self, verb: str, request: Mapping[str, object], directory: Path) -> None:
-        self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._last_words = open(os.memfd_create("last words"), "w+b")  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", f"backupd.sqlite.child.{verb}"],
             cwd=directory,
