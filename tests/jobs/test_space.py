@@ -1,0 +1,90 @@
+"""Free space: a backup that would fill the app's disk does not begin, and one that does fill it stops."""
+
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backupd.jobs.backup import backup
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from backupd.jobs.space import reserve_bytes
+from backupd.log import null_log
+from backupd.stores.directory import DirectoryStore
+from support.bank import make_bank
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MiB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], check=True)
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+def debris(store: DirectoryStore) -> list[Path]:
+    return [*(store.hidden / "staging").iterdir(), *(store.hidden / "removing").iterdir()]
+
+
+def test_a_backup_that_would_eat_the_reserve_does_not_begin(order: BackupOrder, site: Site) -> None:
+    free = shutil.disk_usage(site.store.directory).free
+    report = backup(replace(order, reserve_bytes=free), site)
+    assert (report.outcome, report.exit_code) == ("failed", 1)
+    assert report.error is not None
+    assert "must stay so" in report.error
+    assert report.stages == {}
+
+
+def test_the_default_reserve_is_a_twentieth_of_the_disk_and_at_most_a_gibibyte(tmp_path: Path) -> None:
+    total = shutil.disk_usage(tmp_path).total
+    assert reserve_bytes(tmp_path, None) == min(1 << 30, int(total * 0.05))
+    assert reserve_bytes(tmp_path, 7) == 7
+
+
+@pytest.mark.root
+def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_there(small_disk: Path, tmp_path: Path) -> None:
+    database = tmp_path / "bank.db"
+    make_bank(database, rows=200)
+    store = DirectoryStore("local", small_disk / "backups")
+    store.prepare()
+    site = Site(store, null_log())
+    order = BackupOrder("bank", database, reserve_bytes=0)
+    first = backup(order, site)
+    assert first.outcome == "published"
+    connection = sqlite3.connect(database)  # what packs to nothing was followed by what does not pack at all
+    connection.execute("CREATE TABLE photo AS SELECT randomblob(1000000) AS content")
+    connection.commit()
+    connection.close()
+    (small_disk / "filler").write_bytes(b"\0" * int(shutil.disk_usage(small_disk).free - 1.8 * MIB))
+    report = backup(order, site)
+    assert (report.outcome, report.exit_code) == ("failed", 1)
+    assert report.hint is not None
+    assert "free space" in report.hint
+    assert [g.id for g in local_inventory(site).generations] == [first.generation]
+    assert debris(store) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("free_kib", range(100, 1500, 200))
+def test_however_little_is_free_nothing_half_made_stays(small_disk: Path, tmp_path: Path, free_kib: int) -> None:
+    database = tmp_path / "bank.db"
+    make_bank(database, rows=3000)
+    store = DirectoryStore("local", small_disk / "backups")
+    store.prepare()
+    site = Site(store, null_log())
+    filler = int(shutil.disk_usage(small_disk).free - free_kib * 1024)
+    (small_disk / "filler").write_bytes(b"\0" * filler)
+    report = backup(BackupOrder("bank", database, reserve_bytes=0), site)
+    assert report.outcome in {"failed", "published", "degraded"}
+    assert len(store.list()) == (0 if report.outcome == "failed" else 1)
+    assert store.strays() == ()
+    assert debris(store) == []
