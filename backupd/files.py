@@ -53,6 +53,14 @@ def replace_durably(path: Path, data: bytes, *, temporary: Path, mode: int = 0o6
     fsync_directory(path.parent)
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    """Put shorter `data` in place of what `path` holds, in two steps but with no need of more room. Raises OSError."""
+    with path.open("r+b", buffering=0) as stream:
+        stream.write(data)
+        stream.truncate()
+        os.fsync(stream.fileno())
+
+
 def give_to_owner_of(directory: Path, path: Path) -> None:
     """Give `path` the owner of `directory` when running as root, so that a later run as that user can go on.
 

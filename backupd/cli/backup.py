@@ -9,6 +9,7 @@ import click
 from backupd.cli.common import (
     config_option,
     json_option,
+    open_site,
     print_error,
     print_json,
     read_config,
@@ -19,7 +20,7 @@ from backupd.cli.progress import shown_progress
 from backupd.jobs.backup import backup
 from backupd.jobs.words import human_bytes
 from backupd.model import RunReport
-from backupd.wiring import backup_order, build_site, sources
+from backupd.wiring import backup_order, sources
 
 _WORTH_TELLING_S = 0.05
 _WORST_FIRST = (1, 78, 75, 3, 0)
@@ -39,7 +40,7 @@ def command(config_file: Path | None, names: tuple[str, ...], *, as_json: bool) 
     config = read_config(config_file)
     wanted = sources(config, names)
     with shown_progress(quiet=as_json) as progress:
-        site = build_site(config, progress)
+        site = open_site(config, progress)
         reports = [backup(backup_order(config, name), site) for name in wanted]
     if as_json:
         facts = [_facts(report) for report in reports]

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
 from backupd.jobs.rebuild import rebuild_catalog
-from backupd.wiring import build_site
 
 
 @click.group("catalog", epilog="Example: backupd catalog rebuild")
@@ -20,7 +19,7 @@ def command() -> None:
 @told_plainly
 def rebuild(config_file: Path | None, *, as_json: bool) -> None:
     """Make the catalog anew from the manifests; what can be read of the old history is kept."""
-    count = rebuild_catalog(build_site(read_config(config_file)))
+    count = rebuild_catalog(open_site(read_config(config_file)))
     if as_json:
         print_json({"generations": count})
     else:

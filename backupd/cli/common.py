@@ -15,7 +15,10 @@ import click
 
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError
+from backupd.jobs.site import Site
 from backupd.jobs.words import printable
+from backupd.model import Progress
+from backupd.wiring import build_site
 
 _NOBODY_READS = 128 + signal.SIGPIPE
 _IN_DOUBT = "check the rights of the directory of the backups, and the disk (dmesg)"
@@ -86,6 +89,13 @@ def print_error(message: str, hint: str | None) -> None:
 def read_config(config_file: Path | None) -> Config:
     """Return the effective configuration. Raises ConfigError."""
     return load_config(config_file, os.environ)
+
+
+def open_site(config: Config, progress: Progress | None = None, *, writing: bool = True) -> Site:
+    """Return the local store as `build_site` makes it; its log is closed when the command ends."""
+    site = build_site(config, progress, writing=writing)
+    click.get_current_context().call_on_close(site.log.close)
+    return site
 
 
 def print_json(facts: object) -> None:

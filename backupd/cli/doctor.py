@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
 from backupd.jobs.doctor import Finding, examine
-from backupd.wiring import backup_order, build_site
+from backupd.wiring import backup_order
 
 
 @click.command("doctor", epilog="Example: backupd doctor --json")
@@ -17,7 +17,7 @@ from backupd.wiring import backup_order, build_site
 def command(config_file: Path | None, *, as_json: bool) -> None:
     """Prove the whole set-up before the first night: paths, rights, space, clock, SQLite; exits 1 on any trouble."""
     config = read_config(config_file)
-    site = build_site(config, writing=False)
+    site = open_site(config, writing=False)
     orders = tuple(backup_order(config, name) for name in config.sources)
     findings = [Finding("configuration", ok=True, detail=f"from {config.origin}"), *examine(orders, site)]
     if as_json:

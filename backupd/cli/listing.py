@@ -7,6 +7,7 @@ import click
 from backupd.cli.common import (
     config_option,
     json_option,
+    open_site,
     print_json,
     read_config,
     source_option,
@@ -21,7 +22,7 @@ from backupd.jobs.generations import Inventory, local_inventory
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_age, human_bytes
 from backupd.model import Generation
-from backupd.wiring import build_site, expiry
+from backupd.wiring import expiry
 
 
 @click.command("list", epilog="Example: backupd list --source tasks --json")
@@ -34,7 +35,7 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
     """List generations, newest first: age, size, verification, why each is kept, and where copies are."""
     config = read_config(config_file)
     require_local(store, config)
-    site = build_site(config, writing=False)
+    site = open_site(config, writing=False)
     inventory = local_inventory(site)
     require_sources(names, config, inventory)
     reasons = _reasons(config, inventory, site)

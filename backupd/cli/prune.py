@@ -8,6 +8,7 @@ import click
 from backupd.cli.common import (
     config_option,
     json_option,
+    open_site,
     print_error,
     print_json,
     read_config,
@@ -19,7 +20,7 @@ from backupd.errors import UsageError
 from backupd.jobs import expire
 from backupd.jobs.generations import local_inventory
 from backupd.model import RetentionPlan, RunReport
-from backupd.wiring import build_site, expiry, sources
+from backupd.wiring import expiry, sources
 
 
 @click.command("prune", epilog="Example: backupd prune --dry-run")
@@ -38,7 +39,7 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
         raise UsageError("--dry-run and --unfreeze do not go together", "give one of the two")
     config = read_config(config_file)
     wanted = sources(config, names)
-    site = build_site(config, writing=not dry_run)
+    site = open_site(config, writing=not dry_run)
     if unfreeze:
         for name in wanted:
             released = expire.unfreeze(name, site)

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
 from backupd.cli.progress import shown_progress
 from backupd.cli.stores import require_local, require_sources
 from backupd.config import Config
@@ -15,7 +15,7 @@ from backupd.errors import UsageError
 from backupd.jobs.generations import choose_generation, local_inventory
 from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.words import human_bytes
-from backupd.wiring import build_site, workers
+from backupd.wiring import workers
 
 
 @click.command("restore", epilog="Example: backupd restore latest --to /tmp/tasks.db")
@@ -54,7 +54,7 @@ def command(
         raise UsageError("an ID and --at do not go together", "give one of the two")
     logged = not dry_run and os.access(config.backups_dir, os.W_OK)  # a read-only mount is a fine place to restore from
     with shown_progress(quiet=as_json) as progress:
-        site = build_site(config, progress, writing=logged)
+        site = open_site(config, progress, writing=logged)
         inventory = local_inventory(site)
         require_sources((source,) if source else (), config, inventory)
         manifest = choose_generation(inventory, wanted, source, _time(at, config))

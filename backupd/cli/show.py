@@ -6,10 +6,9 @@ import click
 
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import History
-from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
 from backupd.jobs.words import describe, human_bytes, printable
 from backupd.model import Manifest
-from backupd.wiring import build_site
 
 
 @click.command("show", epilog="Example: backupd show tasks-20261123-0400")
@@ -19,7 +18,7 @@ from backupd.wiring import build_site
 @told_plainly
 def command(generation: str, config_file: Path | None, *, as_json: bool) -> None:
     """Show one generation's manifest, and the runs and checks that concern it."""
-    site = build_site(read_config(config_file), writing=False)
+    site = open_site(read_config(config_file), writing=False)
     manifest = decode_manifest(site.store.manifest(generation), generation)
     none = History((), ())
     history = (

@@ -8,6 +8,7 @@ import click
 from backupd.cli.common import (
     config_option,
     json_option,
+    open_site,
     print_json,
     read_config,
     source_option,
@@ -20,7 +21,7 @@ from backupd.errors import GenerationMissing, UsageError
 from backupd.jobs.generations import Inventory, local_inventory
 from backupd.jobs.verify import CheckResult, verify
 from backupd.jobs.words import printable
-from backupd.wiring import build_site, workers
+from backupd.wiring import workers
 
 
 @click.command("verify", epilog="Example: backupd verify --all")
@@ -47,7 +48,7 @@ def command(
     config = read_config(config_file)
     require_local(store, config)
     with shown_progress(quiet=as_json) as progress:
-        site = build_site(config, progress)
+        site = open_site(config, progress)
         inventory = local_inventory(site)
         require_sources(names, config, inventory)
         results = []

@@ -1,5 +1,6 @@
 """Apply the retention policy: plan, then remove."""
 
+from backupd.catalog import Catalog
 from backupd.jobs.generations import Inventory, local_inventory
 from backupd.jobs.order import Expiry
 from backupd.jobs.run import Run, recorded
@@ -17,6 +18,7 @@ def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> R
 def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
     """Remove what the policy lets go; `SHA256SUMS` is right at every instant. Only with the store locked."""
     inventory = local_inventory(site)
+    _reconcile(inventory, site)
     for why in inventory.refused.values():
         run.warn(why)
     plan = plan_for(source, expiry, inventory, site)
@@ -29,6 +31,20 @@ def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
             _remove(removed.generation.id, removed.reason, site)
     run.update(kept=len(plan.keep), removed=tuple(removed.generation.id for removed in plan.remove))
     return plan
+
+
+def _reconcile(inventory: Inventory, site: Site) -> None:
+    """Let the catalog know just what is in the store: a kill, or a catalog on a full disk, has set them apart."""
+    name, there = site.store.name, {generation.id for generation in inventory.generations}
+
+    def reconcile(catalog: Catalog) -> None:
+        known = {key for key, stores in catalog.copies().items() if name in stores}
+        for key in known - there:
+            catalog.remove_copy(key, name)
+        for key in inventory.manifests.keys() - known:
+            catalog.add_generation(inventory.manifests[key], name)
+
+    site.ask_catalog(reconcile, None)
 
 
 def _remove(generation: str, reason: str, site: Site) -> None:

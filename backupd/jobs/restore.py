@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backupd.errors import TargetRefused
@@ -11,7 +11,7 @@ from backupd.jobs.site import Site
 from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
-from backupd.model import Manifest
+from backupd.model import Manifest, SourceFacts
 
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -33,7 +33,7 @@ def restore_to(manifest: Manifest, target: Path, workers: int, site: Site, *, dr
     """Restore `manifest`'s generation of the local store as the new file `target`; nothing there is ever replaced.
 
     The file appears under its name complete, proven and durable, with the mode that the source had, and as root with
-    its owner. Raises TargetRefused, CopyCorrupt, NoSpace.
+    its owner, where root may give files away. Raises TargetRefused, CopyCorrupt, NoSpace.
     """
     target = target.absolute()
     refuse_unsafe(target)
@@ -46,11 +46,11 @@ def restore_to(manifest: Manifest, target: Path, workers: int, site: Site, *, dr
         snapshot_bytes=manifest.snapshot.size_bytes,
         snapshot_sha256=manifest.snapshot.sha256,
         owner=owner,
-        mode=f"{origin.mode:04o}",
+        mode=f"{origin.mode & 0o777:04o}",
         dry_run=dry_run,
     )
     if not dry_run:
-        _restore(manifest, target, workers, site)
+        done = replace(done, owner=_restore(manifest, target, workers, site))
         site.log.info(
             Event.GENERATION_RESTORED,
             f"restored {manifest.id} to {target}",
@@ -77,19 +77,29 @@ def refuse_unsafe(target: Path) -> None:
             )
 
 
-def _restore(manifest: Manifest, target: Path, workers: int, site: Site) -> None:
+def _restore(manifest: Manifest, target: Path, workers: int, site: Site) -> str | None:
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         unpack_proven(manifest, site.store, part, workers, site)
-        origin = manifest.origin
-        if os.geteuid() == 0:
-            os.chown(part, origin.uid, origin.gid)
-        part.chmod(origin.mode & 0o777)
+        owner = _give_back(part, manifest.origin)
+        part.chmod(manifest.origin.mode & 0o777)
         fsync_file(part)
         _put_in_place(part, target)
         fsync_directory(target.parent)
     finally:
         part.unlink(missing_ok=True)
+    return owner
+
+
+def _give_back(part: Path, origin: SourceFacts) -> str | None:
+    """Give the file to the owner that the source had, and return that, None where we may not."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        os.chown(part, origin.uid, origin.gid)
+    except PermissionError:  # a container without CAP_CHOWN, a file system without owners
+        return None
+    return f"{origin.uid}:{origin.gid}"
 
 
 def _put_in_place(part: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backupd.errors import GenerationMissing, NoSpace, SnapshotFailed
-from backupd.files import fsync_directory, give_to_owner_of, is_full, replace_durably, write_durably
+from backupd.files import fsync_directory, give_to_owner_of, is_full, overwrite, replace_durably, write_durably
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import Listing, Stored
 from backupd.stores.staging import Staging
@@ -107,8 +107,15 @@ class DirectoryStore:
         """Let `SHA256SUMS` list just these archives; a file that says so already is left alone."""
         text = "".join(f"{digests[key]}  {key}{ARCHIVE_SUFFIX}\n" for key in sorted(digests)).encode()
         path = self.directory / CHECKSUMS
-        if not (path.is_file() and path.read_bytes() == text):
+        old = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        if old == text:
+            return
+        try:
             replace_durably(path, text, temporary=self.hidden / f"{CHECKSUMS}.new", mode=0o644)
+        except OSError as error:
+            if not is_full(error) or old is None or len(old) < len(text):
+                raise
+            overwrite(path, text)  # a full disk must not keep anybody from pruning, which makes room
 
     def free_space(self) -> int:
         """Return the bytes free to us on the file system of the store."""

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,4 +85,5 @@ def _read(descriptor: int) -> Holder | None:
 
 def _write(descriptor: int, holder: Holder) -> None:
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
+    with suppress(OSError):  # a full disk must not keep anybody from pruning: the lock itself needs no room
+        os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)

@@ -1,0 +1,196 @@
+"""An archive that is damaged, cut off, swapped about or made up never passes for the one in the manifest."""
+
+import gzip
+import hashlib
+import io
+import itertools
+import tempfile
+import tracemalloc
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backupd.archive.member import HEADER_BYTES, TRAILER_BYTES, pack_member
+from backupd.archive.members import unpack
+from backupd.errors import CopyCorrupt
+from backupd.model import ArchiveFacts
+
+MEMBER_BYTES = 64
+PIECES = [bytes([number]) * MEMBER_BYTES for number in range(3)] + [b"the end"]
+MEMBERS = [pack_member(piece, 6) for piece in PIECES]
+SNAPSHOT, ARCHIVE = b"".join(PIECES), b"".join(MEMBERS)
+WORKERS = 2
+
+
+def described(archive: bytes, member_bytes: int = MEMBER_BYTES) -> ArchiveFacts:
+    return ArchiveFacts(hashlib.sha256(archive).hexdigest(), len(archive), member_bytes, len(MEMBERS))
+
+
+FACTS = described(ARCHIVE)
+
+
+def unpacked(
+    archive: bytes | BinaryIO, target: Path, facts: ArchiveFacts = FACTS, limit_bytes: int = len(SNAPSHOT)
+) -> str:
+    stream = io.BytesIO(archive) if isinstance(archive, bytes) else archive
+    return unpack(stream, target, facts, limit_bytes=limit_bytes, workers=WORKERS, advance=lambda _done: None)
+
+
+@pytest.fixture
+def targets() -> Iterator[Iterator[Path]]:
+    """New names in memory: thousands of files are made here."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        yield (Path(place) / str(number) for number in itertools.count())
+
+
+def is_refused(archive: bytes, targets: Iterator[Path], facts: ArchiveFacts = FACTS) -> bool:
+    target = next(targets)
+    try:
+        unpacked(archive, target, facts)
+    except CopyCorrupt:
+        return True
+    finally:
+        target.unlink(missing_ok=True)
+    return False
+
+
+def test_the_archive_that_all_of_this_damages_is_sound(targets: Iterator[Path]) -> None:
+    target = next(targets)
+    assert unpacked(ARCHIVE, target) == hashlib.sha256(SNAPSHOT).hexdigest()
+    assert target.read_bytes() == SNAPSHOT
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
+def test_every_single_flipped_byte_is_caught(targets: Iterator[Path], mask: int) -> None:
+    for position, byte in enumerate(ARCHIVE):
+        damaged = ARCHIVE[:position] + bytes([byte ^ mask]) + ARCHIVE[position + 1 :]
+        assert is_refused(damaged, targets), position
+
+
+def test_a_cut_at_every_length_is_caught(targets: Iterator[Path]) -> None:
+    for length in range(len(ARCHIVE)):
+        assert is_refused(ARCHIVE[:length], targets), length
+
+
+def test_members_in_any_other_order_or_number_are_caught(targets: Iterator[Path]) -> None:
+    others = [list(order) for order in itertools.permutations(MEMBERS) if list(order) != MEMBERS]
+    others += [MEMBERS[:-1], MEMBERS[1:], [*MEMBERS, MEMBERS[0]], [MEMBERS[0], *MEMBERS], []]
+    for members in others:
+        assert is_refused(b"".join(members), targets)
+
+
+@pytest.mark.parametrize("garbage", [b"\0", b"\n", b"\0" * 1024, b"junk" * 100, gzip.compress(b""), MEMBERS[0]])
+def test_anything_after_the_end_is_caught(targets: Iterator[Path], garbage: bytes) -> None:
+    assert is_refused(ARCHIVE + garbage, targets)
+
+
+# The manifest is a stranger's word as well: from here on, each digest is right, and the archive is still refused.
+
+
+def with_length(member: bytes, length: int) -> bytes:
+    return member[:16] + length.to_bytes(4, "little") + member[20:]
+
+
+@pytest.mark.parametrize(
+    "length", [0, 1, HEADER_BYTES, HEADER_BYTES + TRAILER_BYTES, 2**31 - 1, 2**31, 2**32 - 1, 2 * MEMBER_BYTES + 1025]
+)
+def test_a_member_whose_length_lies_is_refused_before_it_is_read(targets: Iterator[Path], length: int) -> None:
+    lying = with_length(MEMBERS[0], length) + b"x" * 10_000
+    stream = io.BytesIO(lying)
+    with pytest.raises(CopyCorrupt, match="length that cannot be"):
+        unpacked(stream, next(targets), described(lying))
+    assert stream.tell() == HEADER_BYTES
+
+
+@pytest.mark.parametrize("delta", [-30, -8, -1, 1, 8, 30])
+def test_a_member_whose_length_is_off_by_a_little_is_refused(targets: Iterator[Path], delta: int) -> None:
+    lying = with_length(MEMBERS[0], len(MEMBERS[0]) + delta) + b"".join(MEMBERS[1:])
+    assert is_refused(lying, targets, described(lying))
+
+
+def bomb(bytes_inside: int, told: int) -> bytes:
+    """Make a member that says it holds `told` bytes and holds many more zeros."""
+    member = pack_member(bytes(bytes_inside), 9)
+    return member[:-4] + told.to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("told", [0, 1, MEMBER_BYTES, 16 << 20, 2**32 - 1])
+def test_a_member_that_unpacks_to_more_than_a_member_may_hold_is_refused(targets: Iterator[Path], told: int) -> None:
+    archive = bomb(16 << 20, told)
+    member_bytes = len(archive)
+    target = next(targets)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CopyCorrupt, match="does not unpack"):
+            unpacked(archive, target, described(archive, member_bytes), limit_bytes=1 << 40)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert target.stat().st_size == 0
+    assert peak_bytes < 1 << 20
+
+
+def test_an_archive_with_more_inside_than_its_manifest_says_is_left_as_soon_as_that_shows(
+    targets: Iterator[Path],
+) -> None:
+    member = pack_member(bytes(MEMBER_BYTES), 6)
+    stream = io.BytesIO(member * 10_000)
+    target = next(targets)
+    with pytest.raises(CopyCorrupt, match="holds more than its manifest says"):
+        unpacked(stream, target, described(stream.getvalue()), limit_bytes=5 * MEMBER_BYTES)
+    assert target.stat().st_size == 5 * MEMBER_BYTES
+    assert stream.tell() <= (6 + 2 * WORKERS) * len(member)
+
+
+def test_an_archive_of_endless_empty_members_is_left_as_soon_as_it_is_too_long(targets: Iterator[Path]) -> None:
+    empty = pack_member(b"", 6)
+    stream = io.BytesIO(empty * 10_000)
+    with pytest.raises(CopyCorrupt, match="longer than its manifest says"):
+        unpacked(stream, next(targets), described(empty * 3))
+    assert stream.tell() == 4 * len(empty)
+
+
+def test_a_wrong_checksum_is_refused_even_where_the_digest_is_that_of_the_manifest(targets: Iterator[Path]) -> None:
+    body, size = MEMBERS[0][:-8], MEMBERS[0][-4:]
+    lying = body + zlib.crc32(b"other").to_bytes(4, "little") + size
+    with pytest.raises(CopyCorrupt, match="checksum"):
+        unpacked(lying, next(targets), described(lying))
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [gzip.compress(b"CREATE TABLE t"), zlib.compress(b"x" * 100), b"SQLite format 3\0" * 10, b"PK\x03\x04" * 20, b"\0"],
+)
+def test_what_some_other_program_made_is_called_by_its_name(targets: Iterator[Path], foreign: bytes) -> None:
+    with pytest.raises(CopyCorrupt, match="no archive of backupd's") as refusal:
+        unpacked(foreign, next(targets), described(foreign))
+    assert "gunzip" in refusal.value.hint
+
+
+def test_an_archive_that_the_disk_cannot_read_is_damaged(targets: Iterator[Path]) -> None:
+    with (
+        open("/proc/self/mem", "rb") as unreadable,  # address 0: the kernel answers EIO
+        pytest.raises(CopyCorrupt, match="disk cannot read"),
+    ):
+        unpacked(unreadable, next(targets))
+
+
+MEMBER_OR_NOISE = st.one_of(st.sampled_from(MEMBERS), st.binary(max_size=60))
+
+
+@settings(max_examples=150, deadline=None)
+@given(parts=st.lists(MEMBER_OR_NOISE, max_size=6))
+def test_no_made_up_archive_raises_anything_but_copy_corrupt(parts: Sequence[bytes]) -> None:
+    archive = b"".join(parts)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        target = Path(place) / "target"
+        try:
+            unpacked(archive, target, described(archive))
+        except CopyCorrupt:
+            return
+        assert gzip.decompress(archive) == target.read_bytes()

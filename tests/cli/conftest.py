@@ -1,0 +1,41 @@
+"""Fixtures of the tests of the command line."""
+
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard, Pair
+
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from support.command import Backupd
+
+
+@pytest.fixture
+def typed(backupd: Backupd) -> Keyboard:
+    """The same command as `backupd`, in this process."""
+    return Keyboard(backupd.environ)
+
+
+@pytest.fixture
+def generation(order: BackupOrder, site: Site) -> str:
+    """The id of a published generation of the bank."""
+    report = backup(order, site)
+    assert report.outcome == "published", report
+    assert report.generation is not None
+    return report.generation
+
+
+@pytest.fixture
+def pair(database: Path, tmp_path: Path, backups: Path) -> Pair:
+    """A TOML with the bank as `tasks`, and a copy of it as `notes`."""
+    second = tmp_path / "data" / "notes.db"
+    second.write_bytes(database.read_bytes())
+    config = tmp_path / "backupd.toml"
+    config.write_text(
+        f'backups_dir = "{backups}"\n'
+        f'[sources.tasks]\npath = "{database}"\n'
+        f'[sources.notes]\npath = "{second}"\n'
+        '[space]\nreserve = "0"\n'
+    )
+    return Pair(config, database, second)

@@ -1,0 +1,33 @@
+"""More generations than time allows to take: copies of a real one, dated back."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from backupd.archive.manifest import decode_manifest, encode_manifest
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, generation_id
+
+
+def backdated(backups: Path, generation: str, *, days: float, source: str | None = None) -> str:
+    """Copy `generation` under the id of one that was taken `days` earlier (of another source); returns that id."""
+    manifest = decode_manifest((backups / f"{generation}{MANIFEST_SUFFIX}").read_bytes(), generation)
+    taken_at, name = manifest.taken_at - timedelta(days=days), source or manifest.source
+    key = generation_id(name, taken_at)
+    copy = replace(manifest, id=key, source=name, taken_at=taken_at)
+    (backups / f"{key}{ARCHIVE_SUFFIX}").write_bytes((backups / f"{generation}{ARCHIVE_SUFFIX}").read_bytes())
+    (backups / f"{key}{MANIFEST_SUFFIX}").write_bytes(encode_manifest(copy))
+    return key
+
+
+def rewritten(backups: Path, generation: str, change: Callable[[Manifest], Manifest]) -> None:
+    """Replace the manifest of `generation` by a changed one, sealed anew."""
+    path = backups / f"{generation}{MANIFEST_SUFFIX}"
+    path.write_bytes(encode_manifest(change(decode_manifest(path.read_bytes(), generation))))
+
+
+def flip_byte(path: Path, at: float = 0.5) -> None:
+    """Change one byte of the file, `at` this part of its length."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 0x01
+    path.write_bytes(data)

@@ -1,0 +1,75 @@
+"""Commands typed into this very process, where a new one for each would only cost time; and on a real terminal."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from backupd.cli import cli
+from support.command import Answer, Backupd
+
+
+@dataclass(frozen=True)
+class Keyboard:
+    """`backupd` in this process, with an environment of its own; see `support.command.Backupd`."""
+
+    environ: Mapping[str, str]
+
+    def __call__(self, *arguments: object, **environ: str) -> Answer:
+        """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
+        outside = {name: None for name in os.environ if name.startswith("BACKUPD_")}
+        env: dict[str, str | None] = {**outside, **self.environ, **environ}
+        done = CliRunner().invoke(cli, [str(a) for a in arguments], env=env, catch_exceptions=False)
+        return Answer(done.exit_code, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A configuration file of two sources, `tasks` and `notes`, and their databases."""
+
+    config: Path
+    tasks: Path
+    notes: Path
+
+
+def into_closed_pipe(backupd: Backupd, *arguments: str) -> tuple[int, str]:
+    """Run a command whose standard output nobody reads; return its exit code and what it said on standard error."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "backupd", *arguments]
+    environment = backupd.environment()
+    done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    return done.returncode, done.stderr
+
+
+def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160) -> tuple[int, str]:
+    """Run `backupd ARGUMENTS` on a pseudo-terminal; return its exit code and all that appeared there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backupd", *arguments],
+        env=backupd.environment(TERM="xterm-256color"),
+        cwd=backupd.cwd,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            said += chunk
+    except OSError:  # EIO: nobody has the other end open any more
+        pass
+    finally:
+        os.close(ours)
+    return process.wait(60), said.decode()

@@ -1,0 +1,162 @@
+"""`backupd backup` as operators and their scripts rely on it."""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard, Pair, into_closed_pipe
+
+from backupd.stores.lock import store_lock
+from support.command import Backupd, log_lines
+
+FIELDS = {
+    "outcome": str,
+    "generation": str,
+    "archive_path": str,
+    "snapshot_bytes": int,
+    "archive_bytes": int,
+    "snapshot_sha256": str,
+    "archive_sha256": str,
+    "verification": str,
+    "duration_s": float,
+    "stages": dict,
+    "warnings": list,
+}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_json_tells_what_is_on_the_disk(backupd: Backupd, backups: Path) -> None:
+    answer = backupd("backup", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    facts = answer.json
+    assert {name: type(facts[name]) for name in FIELDS} == FIELDS
+    assert (facts["outcome"], facts["verification"], facts["warnings"]) == ("published", "full", [])
+    assert re.fullmatch(r"tasks-\d{8}-\d{4}", facts["generation"])
+    archive = Path(facts["archive_path"])
+    assert archive == backups / f"{facts['generation']}.sqlite3.gz"
+    packed = archive.read_bytes()
+    snapshot = gzip.decompress(packed)
+    assert (facts["archive_bytes"], facts["archive_sha256"]) == (len(packed), sha256(packed))
+    assert (facts["snapshot_bytes"], facts["snapshot_sha256"]) == (len(snapshot), sha256(snapshot))
+    assert {"copy", "pack", "check", "publish"} <= set(facts["stages"])
+    again = backupd("backup", "--json")
+    assert (again.code, again.json["outcome"], again.json["generation"]) == (0, "unchanged", facts["generation"])
+
+
+def test_people_in_a_pipe_get_plain_lines(backupd: Backupd, backups: Path) -> None:
+    answer = backupd("backup", "--source", "tasks")
+    assert (answer.code, answer.err) == (0, "")
+    (key,) = [path.name.removesuffix(".manifest.json") for path in backups.glob("*.manifest.json")]
+    first, *more = answer.out.splitlines()
+    assert first == f"tasks: published {key}, verified full"
+    assert [line.split()[0] for line in more] == ["archive", "size", "time", "store"]
+    assert answer.out.isascii()
+    assert "\x1b" not in answer.out
+
+
+def test_a_missing_database_fails_and_says_what_to_do(backupd: Backupd, database: Path) -> None:
+    database.unlink()
+    answer = backupd("backup", "--json")
+    assert answer.code == answer.json["exit_code"] == 1
+    assert (answer.json["outcome"], answer.json["generation"]) == ("failed", None)
+    assert answer.json["error"] == f"no database at {database}"
+    assert "check the path" in answer.json["hint"]
+    assert not database.exists()
+
+
+def test_people_are_told_of_a_failure_on_standard_error(typed: Keyboard, database: Path) -> None:
+    database.unlink()
+    answer = typed("backup")
+    assert (answer.code, answer.out) == (1, "")
+    assert f"error: backup of tasks: no database at {database}\n" in answer.err
+    assert "what to do: check the path" in answer.err
+
+
+def test_a_store_in_use_is_worth_another_try(backupd: Backupd, backups: Path) -> None:
+    (backups / ".backupd").mkdir(parents=True)
+    with store_lock(backups / ".backupd" / "lock", "prune", timeout_s=0, on_wait=lambda _holder: None):
+        answer = backupd("backup", "--json", BACKUPD_LOCK__TIMEOUT_S="0")
+    assert (answer.code, answer.json["outcome"], answer.json["exit_code"]) == (75, "failed", 75)
+    assert re.search(rf"a prune that began \d+ s ago \(process {os.getpid()} on ", answer.json["error"])
+
+
+def test_a_backup_with_warnings_is_published_but_degraded(backupd: Backupd, backups: Path) -> None:
+    answer = backupd("backup", BACKUPD_HTTP__TOKEN="hunter2")
+    assert answer.code == 3
+    assert "warning: http is configured" in answer.err
+    assert "tasks: degraded tasks-" in answer.out
+    assert len(list(backups.glob("*.sqlite3.gz"))) == 1
+    assert "hunter2" not in answer.out + answer.err + (backups / "backup.log").read_text()
+
+
+def test_a_configuration_that_cannot_be_used_is_told_before_anything_is_made(backupd: Backupd, backups: Path) -> None:
+    answer = backupd("backup", "--json", BACKUPD_RETENTION__DALY="7")
+    assert answer.code == 78
+    assert answer.json["exit_code"] == 78
+    assert (answer.json["outcome"], "BACKUPD_RETENTION__DAILY" in answer.json["error"]) == ("failed", True)
+    assert "error: " in answer.err
+    assert not backups.exists()
+
+
+def test_a_source_that_is_not_configured_is_a_usage_error(typed: Keyboard, backups: Path) -> None:
+    answer = typed("backup", "--source", "task", "--json")
+    assert answer.code == 2
+    assert "no source 'task'" in answer.json["error"]
+    assert "tasks" in answer.json["hint"]
+    assert not backups.exists()
+
+
+def test_a_directory_that_cannot_be_made_fails_and_says_what_to_do(typed: Keyboard, tmp_path: Path) -> None:
+    answer = typed("backup", "--json", BACKUPD_BACKUPS_DIR=str(tmp_path / "not mounted" / "backups"))
+    assert (answer.code, answer.json["outcome"]) == (1, "failed")
+    assert str(tmp_path / "not mounted") in answer.json["error"]
+    assert "mount" in answer.json["hint"]
+
+
+def test_several_sources_are_a_list_with_the_worst_exit_code(backupd: Backupd, pair: Pair) -> None:
+    clean = Backupd({}, backupd.cwd)
+    answer = clean("backup", "--config", pair.config, "--json")
+    assert answer.code == 0
+    assert [(run["source"], run["outcome"]) for run in answer.json] == [("tasks", "published"), ("notes", "published")]
+    pair.notes.unlink()
+    answer = clean("backup", "--config", pair.config, "--json")
+    assert answer.code == 1
+    assert [(run["source"], run["outcome"]) for run in answer.json] == [("tasks", "unchanged"), ("notes", "failed")]
+
+
+def test_one_of_several_sources_is_one_object(pair: Pair) -> None:
+    answer = Keyboard({})("backup", "--config", pair.config, "--source", "notes", "--json")
+    assert (answer.code, answer.json["source"]) == (0, "notes")
+
+
+def test_a_failure_outweighs_a_busy_store_outweighs_a_warning(pair: Pair, backups: Path) -> None:
+    pair.notes.unlink()
+    answer = Keyboard({})("backup", "--config", pair.config, "--json", BACKUPD_HTTP__TOKEN="x")
+    assert [run["exit_code"] for run in answer.json] == [3, 1]
+    assert answer.code == 1
+    assert [line["event.action"] for line in log_lines(backups)].count("run.finished") == 2
+
+
+@pytest.mark.parametrize("obstacle", ["directory", "full disk"])
+def test_a_log_that_cannot_be_written_fails_no_backup(typed: Keyboard, backups: Path, obstacle: str) -> None:
+    backups.mkdir()
+    if obstacle == "directory":
+        (backups / "backup.log").mkdir()
+    else:
+        (backups / "backup.log").symlink_to("/dev/full")
+    answer = typed("backup", "--json")
+    assert (answer.code, answer.json["outcome"]) == (0, "published")
+
+
+def test_a_pipe_that_nobody_reads_gives_no_traceback_and_the_backup_is_there(backupd: Backupd, backups: Path) -> None:
+    answer = into_closed_pipe(backupd, "backup", "--json")
+    assert answer == (141, "")
+    (manifest,) = backups.glob("*.manifest.json")
+    assert json.loads(manifest.read_bytes())["verdict"]["level"] == "full"

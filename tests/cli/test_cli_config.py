@@ -1,0 +1,122 @@
+"""`backupd config`, and the `--config` that every command takes."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard, Pair
+
+from support.command import Backupd
+
+BROKEN = """\
+[sources.tasks]
+path = "{database}"
+
+[retention]
+dayly = 7
+weekly = "four"
+"""
+
+
+@pytest.fixture
+def broken(database: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "broken.toml"
+    path.write_text(BROKEN.format(database=database))
+    return path
+
+
+def test_check_names_file_line_and_key_of_all_that_is_wrong(backupd: Backupd, broken: Path) -> None:
+    answer = Backupd({}, backupd.cwd)("config", "check", "--config", broken)
+    assert (answer.code, answer.out) == (78, "")
+    assert f"{broken}:5: retention.dayly: unknown key; did you mean retention.daily?" in answer.err
+    assert f"{broken}:6: retention.weekly: must be a whole number" in answer.err
+    assert "what to do: " in answer.err
+
+
+def test_check_tells_the_same_as_json(broken: Path) -> None:
+    answer = Keyboard({})("config", "check", "--config", broken, "--json")
+    assert (answer.code, answer.json["exit_code"]) == (78, 78)
+    assert f"{broken}:5: retention.dayly: " in answer.json["error"]
+
+
+def test_check_accepts_a_good_file_and_names_the_sources(pair: Pair) -> None:
+    typed = Keyboard({})
+    answer = typed("config", "check", "--config", pair.config)
+    assert (answer.code, answer.out) == (0, f"{pair.config}: valid, sources: tasks, notes\n")
+    facts = typed("config", "check", "--config", pair.config, "--json").json
+    assert facts == {"origin": str(pair.config), "valid": True, "warnings": []}
+
+
+def test_check_warns_of_sections_that_do_nothing_yet(typed: Keyboard) -> None:
+    answer = typed("config", "check", BACKUPD_DRILL__COMMAND="/bin/true")
+    assert (answer.code, answer.out) == (0, "environment: valid, sources: tasks\n")
+    assert "warning: drill is configured" in answer.err
+
+
+SECRETS = {
+    "BACKUPD_HTTP__TOKEN": "hunter2-token",
+    "BACKUPD_REPLICAS__NAS__URL": "sftp://backup@nas/backups",
+    "BACKUPD_REPLICAS__NAS__PASSWORD": "hunter2-password",
+    "BACKUPD_NOTIFY__URLS": "ntfy://hunter2-topic",
+    "BACKUPD_PINGS__BACKUP": "https://ping.example/hunter2",
+}
+
+
+def test_show_masks_every_secret(backupd: Backupd) -> None:
+    for arguments in ((), ("--json",)):
+        answer = backupd("config", "show", *arguments, **SECRETS)
+        assert answer.code == 0
+        assert "hunter2" not in answer.out + answer.err
+        facts = json.loads(answer.out) if arguments else tomllib.loads(answer.out)
+        assert facts["http"]["token"] == facts["replicas"]["nas"]["password"] == "[secret]"
+        assert facts["retention"]["daily"] == 7
+
+
+def test_show_says_where_the_configuration_is_from(typed: Keyboard, pair: Pair) -> None:
+    assert typed("config", "show").out.startswith("# from environment\n")
+    assert Keyboard({})("config", "show", "--config", pair.config).out.startswith(f"# from {pair.config}\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("backup",),
+        ("list",),
+        ("show", "tasks-20261123-0400"),
+        ("verify",),
+        ("prune",),
+        ("restore", "--to", "/nowhere/x.db"),
+        ("doctor",),
+        ("config", "show"),
+        ("config", "check"),
+        ("catalog", "rebuild"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_reads_the_file_it_is_given_and_refuses_a_broken_one(
+    pair: Pair, broken: Path, command: tuple[str, ...]
+) -> None:
+    typed = Keyboard({})
+    answer = typed(*command, "--config", broken, "--json")
+    assert (answer.code, str(broken) in answer.json["error"]) == (78, True)
+    answer = typed(*command, "--config", broken.with_name("no-such.toml"), "--json")
+    assert (answer.code, "no-such.toml" in answer.json["error"]) == (78, True)
+    assert typed(*command, "--config", pair.config, "--json").code in (0, 1)
+
+
+def test_the_file_may_be_named_by_the_environment_and_the_option_goes_first(pair: Pair, broken: Path) -> None:
+    typed = Keyboard({"BACKUPD_CONFIG": str(pair.config)})
+    assert typed("config", "check", "--json").json["origin"] == str(pair.config)
+    assert typed("config", "check", "--config", broken).code == 78
+
+
+# --- catalog ---
+
+
+def test_rebuild_tells_how_many_generations_it_found(typed: Keyboard, backups: Path, generation: str) -> None:
+    for path in (backups / ".backupd").glob("catalog.sqlite3*"):
+        path.unlink()
+    assert typed("catalog", "rebuild").out == "catalog rebuilt: 1 generations\n"
+    assert typed("catalog", "rebuild", "--json").json == {"generations": 1}
+    assert [fact["id"] for fact in typed("list", "--json").json] == [generation]

@@ -1,0 +1,202 @@
+"""`backupd doctor` finds each trouble before the first night does, and says what to do about it."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from generations import backdated, flip_byte
+from keyboard import Keyboard
+
+from backupd.jobs.doctor import examine
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from backupd.model import Hold
+from support.command import Answer, Backupd
+
+
+def wrong(answer: Answer) -> dict[str, dict[str, str]]:
+    """Return the findings that are wrong, by what was checked."""
+    return {finding["check"]: finding for finding in answer.json if not finding["ok"]}
+
+
+def test_a_sound_set_up_passes_and_is_not_changed(backupd: Backupd, backups: Path, database: Path) -> None:
+    before = database.read_bytes()
+    answer = backupd("doctor", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    assert {"check", "ok", "detail", "hint"} == set(answer.json[0])
+    details = {finding["check"]: finding["detail"] for finding in answer.json}
+    assert list(details) == [
+        "configuration",
+        "clock",
+        "time zone",
+        "backups directory",
+        "source tasks",
+        "space for tasks",
+        "catalog",
+        "generations",
+    ]
+    assert re.search(r"wal, on \w+, uid \d+, written by SQLite 3\.\d+\.\d+, readable with", details["source tasks"])
+    assert "free" in details["space for tasks"]
+    assert database.read_bytes() == before
+    beside = {path.name for path in database.parent.iterdir()} - {database.name}
+    assert beside <= {f"{database.name}-wal", f"{database.name}-shm"}, "SQLite's own, as any reader leaves them"
+    assert {path.name for path in backups.iterdir()} == {".backupd"}
+    assert not [path for path in (backups / ".backupd").iterdir() if path.name.startswith("doctor")]
+
+
+def test_people_read_a_line_for_each_check_and_what_to_do_below_it(typed: Keyboard, database: Path) -> None:
+    database.unlink()
+    answer = typed("doctor")
+    lines = answer.out.splitlines()
+    assert answer.code == 1
+    assert lines[0] == "ok     configuration: from environment"
+    at = lines.index(f"wrong  source tasks: no database at {database}")
+    assert re.match(r" {9}check the path", lines[at + 1])
+
+
+@dataclass
+class Patient:
+    """A set-up with one published generation, to spoil."""
+
+    database: Path
+    backups: Path
+    site: Site
+    generation: str
+
+
+Spoil = Callable[[Patient], dict[str, str] | None]
+
+
+def no_database(patient: Patient) -> None:
+    patient.database.unlink()
+
+
+def a_directory_for_a_database(patient: Patient) -> None:
+    patient.database.unlink()
+    patient.database.mkdir()
+
+
+def no_sqlite(patient: Patient) -> None:
+    patient.database.write_bytes(b"encrypted" * 1000)
+
+
+def an_empty_database(patient: Patient) -> None:
+    patient.database.write_bytes(b"")
+
+
+def no_mount(patient: Patient) -> dict[str, str]:
+    return {"BACKUPD_BACKUPS_DIR": str(patient.backups.parent / "mnt" / "backups")}
+
+
+def a_file_for_a_directory(patient: Patient) -> dict[str, str]:
+    return {"BACKUPD_BACKUPS_DIR": str(patient.database.parent / "notes.txt")}
+
+
+def no_room(_patient: Patient) -> dict[str, str]:
+    return {"BACKUPD_SPACE__RESERVE": str(1 << 60)}
+
+
+def a_damaged_catalog(patient: Patient) -> None:
+    patient.site.catalog_path.write_bytes(b"garbage" * 1000)
+
+
+def a_stray_archive(patient: Patient) -> None:
+    (patient.backups / "tasks-20260101-0400.sqlite3.gz").write_bytes(b"")
+
+
+def a_hold(patient: Patient) -> None:
+    patient.site.holds.set(Hold("tasks", "shrink", datetime(2026, 11, 20, tzinfo=UTC), "900 rows are 3", None))
+
+
+def a_refused_manifest(patient: Patient) -> None:
+    flip_byte(patient.backups / f"{patient.generation}.manifest.json")
+
+
+def a_damaged_archive(patient: Patient) -> None:
+    with (patient.backups / f"{patient.generation}.sqlite3.gz").open("ab") as stream:
+        stream.write(b"x")
+
+
+def a_generation_of_tomorrow(patient: Patient) -> None:
+    backdated(patient.backups, patient.generation, days=-1)
+
+
+def a_section_that_does_nothing_yet(_patient: Patient) -> dict[str, str]:
+    return {"BACKUPD_HTTP__LISTEN": "127.0.0.1:8080"}
+
+
+TROUBLES: list[tuple[Spoil, str, str, str]] = [
+    (no_database, "source tasks", r"no database at /", "mounted"),
+    (a_directory_for_a_database, "source tasks", "is a directory", "path of the database file"),
+    (no_sqlite, "source tasks", "encrypted or not a SQLite database", "check the path"),
+    (an_empty_database, "source tasks", r"is empty \(0 bytes\)", "restore the database"),
+    (no_mount, "backups directory", r"no directory .*/mnt", "mount the volume"),
+    (a_file_for_a_directory, "backups directory", r"notes\.txt", "."),
+    (no_room, "space for tasks", r"a backup of tasks needs .* are free", "free space"),
+    (a_damaged_catalog, "catalog", r"catalog\.sqlite3 cannot be used", "backupd catalog rebuild"),
+    (a_stray_archive, "stray files", r"tasks-20260101-0400\.sqlite3\.gz", "delete them"),
+    (a_hold, "rotation", "frozen since 2026-11-20: 900 rows are 3", "backupd prune --unfreeze --source tasks"),
+    (a_refused_manifest, "generations", "its own digest", "gunzip -t"),
+    (a_damaged_archive, "generations", r"tasks-\d+-\d+ failed a check", "delete archive and manifest"),
+    (a_generation_of_tomorrow, "generations", "lie in the future", "set the clock"),
+    (a_section_that_does_nothing_yet, "configuration", "http is configured, but", "remove the section"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "check", "detail", "hint"), TROUBLES, ids=[spoil.__name__ for spoil, *_ in TROUBLES])
+def test_each_trouble_is_found_by_itself_with_what_to_do(
+    typed: Keyboard, site: Site, database: Path, generation: str, spoil: Spoil, check: str, detail: str, hint: str
+) -> None:
+    (database.parent / "notes.txt").touch()
+    environ = spoil(Patient(database, site.store.directory, site, generation)) or {}
+    answer = typed("doctor", "--json", **environ)
+    found = wrong(answer)
+    assert answer.code == 1
+    assert re.search(detail, found[check]["detail"])
+    assert re.search(hint, found[check]["hint"])
+    assert set(found) <= {check, "space for tasks"}, "one trouble is one finding; only the space needs the source"
+
+
+def test_the_advice_about_a_damaged_catalog_helps(typed: Keyboard, site: Site, generation: str) -> None:
+    assert generation
+    site.catalog_path.write_bytes(b"garbage" * 1000)
+    assert typed("doctor").code == 1
+    assert typed("catalog", "rebuild").code == 0
+    assert typed("doctor").code == 0
+
+
+def test_the_advice_about_a_frozen_source_helps(typed: Keyboard, site: Site, generation: str) -> None:
+    assert generation
+    site.holds.set(Hold("tasks", "corrupt", site.clock(), "malformed", None))
+    advice = wrong(typed("doctor", "--json"))["rotation"]["hint"].partition("backupd ")[2].split()
+    assert typed(*advice).code == 0
+    assert typed("doctor").code == 0
+
+
+def test_a_clock_that_lost_its_battery_is_found(order: BackupOrder, site: Site) -> None:
+    long_past = replace(site, clock=lambda: datetime(1970, 1, 1, 0, 3, tzinfo=UTC))
+    (clock,) = [finding for finding in examine((order,), long_past) if finding.check == "clock"]
+    assert (clock.ok, clock.detail) == (False, "the clock says 1970-01-01 00:03:00 UTC, which is long past")
+    assert "NTP" in clock.hint
+
+
+@pytest.mark.root
+def test_a_directory_that_cannot_be_written_is_found(typed: Keyboard, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "disk", str(disk)], check=True)
+    try:
+        found = wrong(typed("doctor", "--json", BACKUPD_BACKUPS_DIR=str(disk)))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert "Read-only file system" in found["backups directory"]["detail"]
+    assert found["backups directory"]["hint"]
+
+
+def test_a_configuration_that_cannot_be_used_is_not_examined_further(typed: Keyboard) -> None:
+    answer = typed("doctor", "--json", BACKUPD_SCHEDULE__TIMEZONE="Mars/Olympus")
+    assert (answer.code, answer.json["exit_code"]) == (78, 78)

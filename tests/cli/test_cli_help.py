@@ -1,0 +1,102 @@
+"""The command line explains itself: each command has help, and an example that can be typed."""
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from backupd.cli import cli
+from support.command import Backupd
+
+Walked = tuple[tuple[str, ...], click.Command]
+
+
+def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[Walked]:
+    """Yield every command below `command` by its words, groups too."""
+    yield path, command
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for name in command.list_commands(context):
+                below = command.get_command(context, name)
+                assert below is not None
+                yield from walk(below, (*path, name))
+
+
+ALL = list(walk(cli))
+LEAVES = [(path, command) for path, command in ALL if not isinstance(command, click.Group)]
+
+
+def words(path: tuple[str, ...]) -> str:
+    return " ".join(path) or "backupd"
+
+
+def options(command: click.Command) -> set[str]:
+    return {name for parameter in command.params for name in parameter.opts}
+
+
+def test_the_commands_are_those_that_operators_rely_on() -> None:
+    assert {
+        *("backup", "list", "show", "verify", "prune", "restore", "doctor"),
+        *("config show", "config check", "catalog rebuild"),
+    } <= {words(path) for path, _ in LEAVES}
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=[words(path) for path, _ in ALL])
+def test_help_ends_with_an_example_of_that_very_command_that_can_be_typed(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    for flag in ("--help", "-h") if not path else ("--help",):
+        answer = CliRunner().invoke(cli, [*path, flag])
+        assert answer.exit_code == 0
+    assert command.get_short_help_str()
+    example = re.sub(r"\s+", " ", answer.output.rpartition("Example: ")[2])
+    typed = [word for word in shlex.split(example) if not word.startswith("BACKUPD_")]
+    assert typed[: len(path) + 1] == ["backupd", *path]
+    parsed: click.Command = cli
+    arguments = typed[1:]
+    while isinstance(parsed, click.Group):
+        parsed = parsed.get_command(click.Context(parsed), arguments.pop(0)) or pytest.fail(f"no such command: {typed}")
+    parsed.make_context(parsed.name, arguments)  # raises UsageError for what cannot be typed
+
+
+@pytest.mark.parametrize(("path", "command"), LEAVES, ids=[words(path) for path, _ in LEAVES])
+def test_every_command_takes_a_configuration_file_and_prints_json(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    wanted = {"--config"} if words(path) in {"serve", "health"} else {"--config", "--json"}
+    assert wanted <= options(command)
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("backup", "--source"),
+        ("list", "--store"),
+        ("verify", "--all --store"),
+        ("prune", "--dry-run"),
+        ("restore", "--at --from --to --dry-run"),
+    ],
+)
+def test_commands_take_the_options_that_operators_rely_on(path: str, names: str) -> None:
+    command = {words(p): c for p, c in LEAVES}[path]
+    assert set(names.split()) <= options(command)
+
+
+def test_the_summary_lists_every_command_and_the_exit_codes(backupd: Backupd) -> None:
+    answer = backupd("--help")
+    assert (answer.code, answer.err) == (0, "")
+    for path, _ in ALL:
+        if len(path) == 1:
+            assert re.search(rf"^  {path[0]}  +\S", answer.out, re.MULTILINE), path
+    assert all(f"{code} " in answer.out for code in (0, 1, 2, 3, 75, 78))
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["backup", "--frobnicate"], ["show"], ["config", "frobnicate"]])
+def test_what_cannot_be_typed_is_a_usage_error(arguments: list[str]) -> None:
+    answer = CliRunner().invoke(cli, arguments)
+    assert answer.exit_code == 2
+    assert "Usage: " in answer.stderr
+    assert answer.stdout == ""

@@ -1,0 +1,218 @@
+"""`backupd list` and `backupd show`: what is there, why it stays, and what is known of it."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from generations import backdated, rewritten
+from keyboard import Keyboard, Pair, into_closed_pipe
+
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from backupd.model import Manifest
+from support.command import Backupd
+
+KEPT = r"daily \d{4}-\d\d-\d\d"
+
+
+# --- list ---
+
+
+def test_json_has_the_fields_that_checks_read(backupd: Backupd, backups: Path, generation: str) -> None:
+    answer = backupd("list", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    (facts,) = answer.json
+    assert facts["id"] == generation
+    assert facts["source"] == "tasks"
+    assert facts["archive_bytes"] == (backups / f"{generation}.sqlite3.gz").stat().st_size
+    assert (facts["verification"], facts["stores"]) == ("full", ["local"])
+    assert [re.sub(r"\d{4}-(\d\d-\d\d|W\d\d)", "…", reason) for reason in facts["kept_for"]] == [
+        "daily …",
+        "weekly …",
+        "last-verified",
+    ]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00", facts["taken_at"])
+    assert f"tasks-{facts['taken_at'][:16].replace('-', '').replace('T', '-').replace(':', '')}" == generation
+
+
+def test_people_in_a_pipe_get_aligned_lines(typed: Keyboard, backups: Path, generation: str) -> None:
+    older = backdated(backups, generation, days=3)
+    backdated(backups, generation, days=3.01)
+    policy = {"BACKUPD_RETENTION__DAILY": "0", "BACKUPD_RETENTION__WEEKLY": "0", "BACKUPD_RETENTION__LAST": "2"}
+    heading, *lines = typed("list", **policy).out.splitlines()
+    assert re.split(r"\s{2,}", heading) == ["generation", "age", "size", "verified", "kept for", "stores"]
+    assert [line.split()[0] for line in lines[:2]] == [generation, older]
+    assert re.match(rf"{older}  +3 d  +[\d.]+ KiB  full  +last  +local$", lines[1])
+    assert "goes with the next prune" in lines[2]
+    assert {line.index("full") for line in lines} == {heading.index("verified")}
+
+
+def test_generations_of_several_sources_are_newest_first(pair: Pair) -> None:
+    typed = Keyboard({})
+    typed("backup", "--config", pair.config)
+    backups = pair.config.parent / "backups"
+    (notes,) = backups.glob("notes-*.sqlite3.gz")
+    for days in (1, 2):
+        backdated(backups, notes.name.removesuffix(".sqlite3.gz"), days=days)
+    (tasks,) = backups.glob("tasks-*.sqlite3.gz")
+    backdated(backups, tasks.name.removesuffix(".sqlite3.gz"), days=1.5)
+    facts = typed("list", "--config", pair.config, "--json").json
+    assert [fact["source"] for fact in facts] == ["notes", "tasks", "notes", "tasks", "notes"]
+    assert facts == sorted(facts, key=lambda fact: fact["taken_at"], reverse=True)
+    assert all(fact["kept_for"] for fact in facts)
+    only = typed("list", "--config", pair.config, "--source", "tasks", "--json").json
+    assert only == [fact for fact in facts if fact["source"] == "tasks"]
+
+
+def test_generations_of_a_source_that_is_no_longer_configured_are_still_listed(
+    typed: Keyboard, backups: Path, generation: str
+) -> None:
+    left = backdated(backups, generation, days=1, source="retired")
+    facts = {fact["id"]: fact["kept_for"] for fact in typed("list", "--json").json}
+    assert facts[left] == ["source not configured"]
+    assert [fact["id"] for fact in typed("list", "--source", "retired", "--json").json] == [left]
+
+
+def test_an_empty_store_lists_nothing_and_is_not_made(typed: Keyboard, backups: Path) -> None:
+    assert (typed("list").out, typed("list", "--json").json) == (f"no generations in {backups}\n", [])
+    assert not backups.exists()
+
+
+def test_an_unknown_source_or_store_is_a_usage_error_that_names_the_known(typed: Keyboard, generation: str) -> None:
+    for arguments, known in ((("--source", "task"), "tasks"), (("--store", "nas"), "local")):
+        for command in ("list", "verify"):
+            answer = typed(command, *arguments, "--json")
+            assert answer.code == answer.json["exit_code"] == 2
+            assert (arguments[1] in answer.json["error"], known in answer.json["hint"]) == (True, True)
+    assert generation in typed("list", "--source", "tasks").out
+
+
+def test_a_replica_is_known_though_this_version_cannot_reach_it(typed: Keyboard, generation: str) -> None:
+    answer = typed("list", "--store", "nas", "--json", BACKUPD_REPLICAS__NAS__URL="/mnt/nas")
+    assert (answer.code, "cannot reach the replica 'nas'" in answer.json["error"]) == (2, True)
+    assert generation not in answer.out
+
+
+def test_a_manifest_that_is_refused_is_listed_as_corrupt_with_a_warning(
+    typed: Keyboard, backups: Path, generation: str
+) -> None:
+    bad = backdated(backups, generation, days=1)
+    (backups / f"{bad}.manifest.json").write_bytes(b"{}")
+    answer = typed("list")
+    assert answer.code == 0
+    assert re.search(rf"^{bad} .* corrupt +damaged: not counted", answer.out, re.MULTILINE)
+    assert f"warning: the manifest of '{bad}' is not valid" in answer.err
+
+
+def test_an_archive_of_another_size_than_its_manifest_says_is_corrupt(
+    typed: Keyboard, backups: Path, generation: str
+) -> None:
+    with (backups / f"{generation}.sqlite3.gz").open("ab") as stream:
+        stream.write(b"\0")
+    (facts,) = typed("list", "--json").json
+    assert (facts["verification"], facts["kept_for"]) == ("corrupt", ["damaged: not counted; remove by hand"])
+
+
+def test_a_pipe_that_nobody_reads_gives_no_traceback(backupd: Backupd, generation: str) -> None:
+    assert generation
+    assert into_closed_pipe(backupd, "list") == (141, "")
+    code, err = into_closed_pipe(backupd, "list", "--store", "nas", "--json")
+    assert (code != 0, "Traceback" in err) == (True, False)
+
+
+_COUNTING = """
+import collections, sys
+reads = collections.Counter()
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).endswith(".manifest.json"):
+        reads[arguments[0]] += 1
+sys.addaudithook(watch)
+from backupd.cli import cli
+cli(["list", "--json"], standalone_mode=False)
+print(len(reads), max(reads.values()), file=sys.stderr)
+"""
+
+
+def test_three_hundred_generations_are_in_order_and_each_manifest_is_read_once(
+    backupd: Backupd, backups: Path, generation: str
+) -> None:
+    keys = [generation, *(backdated(backups, generation, days=number / 2) for number in range(1, 300))]
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNTING], env=backupd.environment(), capture_output=True, text=True, check=True
+    )
+    facts = json.loads(done.stdout)
+    assert [fact["id"] for fact in facts] == keys
+    assert sum(any(re.match(KEPT, reason) for reason in fact["kept_for"]) for fact in facts) == 7
+    assert done.stderr == "300 1\n"
+
+
+# --- show ---
+
+
+def test_show_tells_the_manifest_and_the_history(backupd: Backupd, generation: str, order: BackupOrder) -> None:
+    answer = backupd("show", generation)
+    assert (answer.code, answer.err) == (0, "")
+    said = dict(re.split(r"\s{2,}|(?<=sha256) ", line, maxsplit=1) for line in answer.out.splitlines())
+    assert said["generation"] == generation
+    assert str(order.path) in said["source"]
+    assert said["verified"] == "full (integrity_check)"
+    assert said["tables"] == "2 with 1000 rows"
+    assert any(f"backup of tasks: published {generation}" in text for text in said.values())
+
+
+def test_show_has_all_of_it_as_json(typed: Keyboard, backups: Path, generation: str) -> None:
+    facts = typed("show", generation, "--json").json
+    stored = json.loads((backups / f"{generation}.manifest.json").read_bytes())
+    del stored["manifest_sha256"]
+    assert facts["manifest"]["snapshot"] == stored["snapshot"]
+    assert set(facts["manifest"]) == set(stored)
+    (run,) = facts["history"]["runs"]
+    assert (run["task"], run["report"]["generation"]) == ("backup", generation)
+    assert facts["history"]["checks"] == []
+
+
+@pytest.mark.parametrize("unknown", ["tasks-20200101-0400", "../tasks-20200101-0400", "nonsense", "-"])
+def test_showing_what_is_not_there_fails(typed: Keyboard, generation: str, unknown: str) -> None:
+    answer = typed("show", unknown, "--json")
+    assert (answer.code, answer.json["exit_code"]) == (1, 1)
+    assert unknown in answer.json["error"]
+    assert generation not in answer.out
+
+
+def test_showing_a_refused_manifest_says_why(typed: Keyboard, backups: Path, generation: str) -> None:
+    (backups / f"{generation}.manifest.json").write_bytes(b"{}")
+    answer = typed("show", generation)
+    assert (answer.code, answer.out) == (1, "")
+    assert "do not match its own digest" in answer.err
+    assert "what to do: " in answer.err
+
+
+def test_what_a_stranger_wrote_into_a_manifest_does_not_steer_the_terminal(
+    typed: Keyboard, backups: Path, generation: str
+) -> None:
+    hostile = "\x1b]0;owned\x07\r\n"
+
+    def changed(manifest: Manifest) -> Manifest:
+        origin = replace(manifest.origin, path=hostile)
+        verdict = replace(manifest.verdict, notes=(hostile,), checks=(hostile,))
+        return replace(manifest, backupd_version=hostile, origin=origin, verdict=verdict)
+
+    rewritten(backups, generation, changed)
+    answer = typed("show", generation)
+    assert answer.code == 0
+    assert answer.out.count(r"\x1b]0;owned\x07") == 4
+    assert all(line.isprintable() for line in answer.out.split("\n"))
+
+
+def test_show_works_without_a_catalog(typed: Keyboard, site: Site, order: BackupOrder) -> None:
+    report = backup(order, site)
+    for path in site.store.hidden.glob("catalog.sqlite3*"):
+        path.unlink()
+    facts = typed("show", report.generation, "--json").json
+    assert facts["history"] == {"runs": [], "checks": []}
+    assert not site.catalog_path.exists()

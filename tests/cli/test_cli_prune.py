@@ -1,0 +1,132 @@
+"""`backupd prune`: says what it will do, does what it said, and nothing while a source is frozen."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from generations import backdated
+from keyboard import Keyboard
+
+from backupd.jobs.site import Site
+from backupd.model import Hold
+from backupd.stores.lock import store_lock
+from support.command import Backupd, log_lines
+
+POLICY = {"BACKUPD_RETENTION__DAILY": "3", "BACKUPD_RETENTION__WEEKLY": "2"}
+
+
+@pytest.fixture
+def generations(backups: Path, generation: str) -> list[str]:
+    """Twenty of them, newest first, one for each day."""
+    return [generation, *(backdated(backups, generation, days=number) for number in range(1, 20))]
+
+
+def present(backups: Path) -> set[str]:
+    """Return the ids whose archive and manifest are both there."""
+    archives = {path.name.removesuffix(".sqlite3.gz") for path in backups.glob("*.sqlite3.gz")}
+    assert archives == {path.name.removesuffix(".manifest.json") for path in backups.glob("*.manifest.json")}
+    return archives
+
+
+def freeze(site: Site) -> None:
+    site.holds.set(Hold("tasks", "shrink", site.clock(), "task went from 900 to 3 rows", None))
+
+
+def test_prune_does_what_its_dry_run_said(backupd: Backupd, backups: Path, generations: list[str]) -> None:
+    rehearsal = backupd("prune", "--dry-run", "--json", **POLICY)
+    assert (rehearsal.code, rehearsal.err) == (0, "")
+    assert present(backups) == set(generations)
+    assert {fact["id"] for fact in rehearsal.json} == set(generations)
+    assert all(fact["reasons"] and fact["source"] == "tasks" for fact in rehearsal.json)
+    kept = {fact["id"] for fact in rehearsal.json if fact["action"] == "keep"}
+    assert {generations[0], generations[1], generations[2]} <= kept
+    assert len(kept) in (3, 4), "the newest of last week is one of the 3 days on a Monday and a Tuesday"
+    done = backupd("prune", "--json", **POLICY)
+    assert (done.code, done.json) == (0, rehearsal.json)
+    assert present(backups) == kept
+    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=backups, capture_output=True, check=True)
+    assert len(checked.stdout.splitlines()) == len(kept)
+    again = backupd("prune", "--json", **POLICY)
+    assert [fact["action"] for fact in again.json] == ["keep"] * len(kept)
+
+
+def test_people_read_each_decision_with_its_reason(typed: Keyboard, backups: Path, generations: list[str]) -> None:
+    rehearsal = typed("prune", "--dry-run", **POLICY).out.splitlines()
+    done = typed("prune", **POLICY).out.splitlines()
+    assert re.split(r"\s{2,}", rehearsal[0]) == ["generation", "decision", "reason"]
+    assert len(rehearsal) == len(done) == 1 + len(generations)
+    assert re.match(rf"{generations[0]}  +stays +daily .*, last-verified$", rehearsal[1])
+    words = [re.split(r"\s{2,}", line)[1] for line in rehearsal[1:]]
+    assert [re.split(r"\s{2,}", line)[1] for line in done[1:]] == [
+        word.replace("would go", "removed") for word in words
+    ]
+    assert words.count("stays") == len(present(backups))
+
+
+def test_each_removal_is_logged_with_its_reason(typed: Keyboard, backups: Path, generations: list[str]) -> None:
+    typed("prune", **POLICY)
+    removed = [line for line in log_lines(backups) if line["event.action"] == "generation.removed"]
+    assert {line["backupd.generation"] for line in removed} == set(generations) - present(backups)
+    assert all(line["backupd.reason"] for line in removed)
+
+
+def test_a_frozen_source_loses_nothing_until_an_operator_says_so(
+    typed: Keyboard, site: Site, backups: Path, generations: list[str]
+) -> None:
+    freeze(site)
+    answer = typed("prune", "--json", **POLICY)
+    assert answer.code == 0
+    assert {fact["action"] for fact in answer.json} == {"keep"}
+    assert all("frozen: shrink" in fact["reasons"] for fact in answer.json)
+    assert present(backups) == set(generations)
+    answer = typed("prune", "--unfreeze", **POLICY)
+    assert (answer.code, answer.err) == (0, "tasks: pruning goes on\n")
+    assert len(present(backups)) < len(generations)
+    assert typed("prune", "--unfreeze", **POLICY).err == "tasks: was not frozen\n"
+
+
+def test_a_dry_run_never_unfreezes(typed: Keyboard, site: Site, generation: str) -> None:
+    freeze(site)
+    answer = typed("prune", "--dry-run", "--unfreeze")
+    assert answer.code == 2
+    assert "do not go together" in answer.err
+    assert site.holds.get("tasks") is not None
+    assert generation not in answer.out
+
+
+def test_a_prune_that_cannot_begin_does_not_say_removed(typed: Keyboard, backups: Path, generations: list[str]) -> None:
+    with store_lock(backups / ".backupd" / "lock", "backup", timeout_s=0, on_wait=lambda _holder: None):
+        answer = typed("prune", BACKUPD_LOCK__TIMEOUT_S="0", **POLICY)
+    assert answer.code == 75
+    assert "error: prune of tasks: " in answer.err
+    assert ("would go" in answer.out, "removed" in answer.out) == (True, False)
+    assert present(backups) == set(generations)
+
+
+def test_a_refused_manifest_is_kept_and_makes_the_prune_degraded(
+    typed: Keyboard, backups: Path, generations: list[str]
+) -> None:
+    (backups / f"{generations[-1]}.manifest.json").write_bytes(b"{}")
+    answer = typed("prune", **POLICY)
+    assert answer.code == 3
+    assert generations[-1] in present(backups)
+    assert re.search(rf"{generations[-1]}  +stays +damaged: not counted", answer.out)
+
+
+def test_a_dry_run_writes_nothing_at_all(typed: Keyboard, backups: Path, generations: list[str]) -> None:
+    log = (backups / "backup.log").read_bytes()
+    assert typed("prune", "--dry-run", **POLICY).code == 0
+    assert (backups / "backup.log").read_bytes() == log
+    assert present(backups) == set(generations)
+
+
+def test_an_empty_store_has_nothing_to_prune(typed: Keyboard, backups: Path) -> None:
+    assert typed("prune", "--dry-run").out == "no generations\n"
+    assert not backups.exists()
+
+
+def test_a_policy_that_keeps_nothing_is_refused(typed: Keyboard, backups: Path, generation: str) -> None:
+    answer = typed("prune", BACKUPD_RETENTION__DAILY="0", BACKUPD_RETENTION__WEEKLY="0")
+    assert (answer.code, "would remove every generation" in answer.err) == (78, True)
+    assert present(backups) == {generation}

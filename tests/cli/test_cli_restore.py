@@ -1,0 +1,329 @@
+"""`backupd restore`: proven first, put in place last, and never over anything that is there."""
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from generations import backdated, flip_byte, rewritten
+from keyboard import Keyboard, Pair
+
+from backupd.archive.manifest import decode_manifest
+from backupd.jobs.site import Site
+from backupd.model import Manifest
+from support.bank import is_balanced
+from support.command import Backupd, log_lines
+
+AUCKLAND = ZoneInfo("Pacific/Auckland")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """A new path in an empty directory."""
+    directory = tmp_path / "restored"
+    directory.mkdir()
+    return directory / "tasks.db"
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def manifest_of(site: Site, generation: str) -> Manifest:
+    return decode_manifest(site.store.manifest(generation), generation)
+
+
+@contextmanager
+def mounted(kind: str, options: str, source: str, place: Path) -> Iterator[None]:
+    """Mount while the block runs. Needs root."""
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", kind, "-o", options, source, str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_the_latest_is_restored_byte_for_byte_and_said_so(
+    backupd: Backupd, site: Site, backups: Path, generation: str, target: Path
+) -> None:
+    backdated(backups, generation, days=1)
+    answer = backupd("restore", "latest", "--to", target, "--json")
+    assert (answer.code, answer.err) == (0, "")
+    facts = answer.json
+    assert (facts["generation"], facts["target"], facts["dry_run"]) == (generation, str(target), False)
+    data = target.read_bytes()
+    assert facts["snapshot_sha256"] == hashlib.sha256(data).hexdigest() == manifest_of(site, generation).snapshot.sha256
+    assert facts["snapshot_bytes"] == len(data)
+    assert is_balanced(target)
+    assert names(target.parent) == {"tasks.db"}
+    assert target.stat().st_nlink == 1
+    (line,) = [line for line in log_lines(backups) if line["event.action"] == "generation.restored"]
+    assert (line["backupd.generation"], line["backupd.target"]) == (generation, str(target))
+
+
+def test_people_are_told_what_was_restored_and_how_it_was_proven(
+    typed: Keyboard, generation: str, target: Path
+) -> None:
+    answer = typed("restore", "--to", target)
+    assert answer.out.startswith(f"restored {generation} to {target} (")
+    assert ", integrity checked\n" in answer.out
+
+
+def test_an_older_generation_is_restored_by_its_id(
+    typed: Keyboard, backups: Path, generation: str, target: Path
+) -> None:
+    older = backdated(backups, generation, days=3)
+    assert typed("restore", older, "--to", target, "--json").json["generation"] == older
+    assert is_balanced(target)
+
+
+def test_a_relative_target_is_beside_the_reader(backupd: Backupd, generation: str, tmp_path: Path) -> None:
+    answer = backupd("restore", generation, "--to", "here.db", "--json")
+    assert answer.json["target"] == str(tmp_path / "here.db")
+    assert is_balanced(tmp_path / "here.db")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o444])
+def test_the_file_gets_the_mode_that_the_source_had(typed: Keyboard, database: Path, target: Path, mode: int) -> None:
+    database.chmod(mode)
+    assert typed("backup").code == 0
+    umask = os.umask(0o077)
+    try:
+        assert typed("restore", "--to", target).code == 0
+    finally:
+        os.umask(umask)
+    assert oct(stat.S_IMODE(target.stat().st_mode)) == oct(mode)
+
+
+def of_another(manifest: Manifest) -> Manifest:
+    """Return `manifest` as if the source had belonged to somebody else."""
+    return replace(manifest, origin=replace(manifest.origin, uid=4321, gid=8765))
+
+
+@pytest.mark.root
+def test_root_gives_the_file_to_the_owner_of_the_source(
+    typed: Keyboard, backups: Path, generation: str, target: Path
+) -> None:
+    rewritten(backups, generation, of_another)
+    answer = typed("restore", "--to", target)
+    assert "owner 4321:8765" in answer.out
+    assert (target.stat().st_uid, target.stat().st_gid) == (4321, 8765)
+
+
+@pytest.mark.root
+def test_root_that_may_not_give_files_away_keeps_the_file_and_says_so(
+    backupd: Backupd, backups: Path, generation: str, target: Path
+) -> None:
+    rewritten(backups, generation, of_another)
+    powerless = ["setpriv", "--bounding-set", "-chown", "--inh-caps", "-chown"]
+    done = subprocess.run(
+        [*powerless, sys.executable, "-m", "backupd", "restore", "--to", str(target)],
+        env=backupd.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "owner is you" in done.stdout
+    assert target.stat().st_uid == 0
+    assert is_balanced(target)
+
+
+# --- At a time ---
+
+
+def minute(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M}"
+
+
+def test_at_means_the_newest_at_or_before_that_time_in_the_zone_of_the_schedule(
+    typed: Keyboard, site: Site, backups: Path, generation: str, target: Path
+) -> None:
+    keys = [generation, *(backdated(backups, generation, days=number) for number in (1, 2))]
+    for key in keys:
+        taken_at = manifest_of(site, key).taken_at
+        for time, zone in ((taken_at, "UTC"), (taken_at.astimezone(AUCKLAND), "Pacific/Auckland")):
+            just_after = minute(time + timedelta(minutes=1))
+            facts = typed(
+                "restore", "--at", just_after, "--to", target, "--dry-run", "--json", BACKUPD_SCHEDULE__TIMEZONE=zone
+            ).json
+            assert facts["generation"] == key
+    oldest = manifest_of(site, keys[-1]).taken_at
+    early = typed("restore", "--at", minute(oldest - timedelta(minutes=1)), "--to", target, "--json")
+    assert (early.code, "no sound generation that fits" in early.json["error"]) == (1, True)
+
+
+def test_a_time_with_a_zone_of_its_own_means_that_zone(
+    typed: Keyboard, site: Site, backups: Path, generation: str, target: Path
+) -> None:
+    older = backdated(backups, generation, days=1)
+    time = manifest_of(site, older).taken_at.astimezone(AUCKLAND) + timedelta(hours=1)
+    answer = typed("restore", "--at", time.isoformat(), "--to", target, "--dry-run", "--json")
+    assert answer.json["generation"] == older
+
+
+def test_at_passes_over_what_is_not_sound(typed: Keyboard, backups: Path, generation: str, target: Path) -> None:
+    older = backdated(backups, generation, days=1)
+    (backups / f"{generation}.manifest.json").write_bytes(b"{}")
+    facts = typed("restore", "--at", minute(datetime.now(UTC) + timedelta(days=1)), "--to", target, "--json").json
+    assert facts["generation"] == older
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--at", "yesterday"),
+        ("--at", "2026-13-01 00:00"),
+        ("tasks-20261123-0400", "--at", "2026-11-23 04:00"),
+        ("latest", "--from", "nas"),
+        ("latest", "--source", "nonsense"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_meant_is_a_usage_error(
+    typed: Keyboard, generation: str, target: Path, arguments: tuple[str, ...]
+) -> None:
+    answer = typed("restore", *arguments, "--to", target, "--json")
+    assert (answer.code, answer.json["exit_code"]) == (2, 2)
+    assert answer.json["hint"]
+    assert generation not in answer.out
+    assert names(target.parent) == set()
+
+
+def test_of_several_sources_one_has_to_be_named(pair: Pair, target: Path) -> None:
+    typed = Keyboard({})
+    typed("backup", "--config", pair.config)
+    answer = typed("restore", "--config", pair.config, "--to", target, "--json")
+    assert (answer.code, answer.json["error"]) == (2, "which source: notes, tasks?")
+    answer = typed("restore", "--config", pair.config, "--source", "notes", "--to", target, "--json")
+    assert answer.json["generation"].startswith("notes-")
+
+
+def test_a_source_that_is_no_longer_configured_can_still_be_restored(
+    typed: Keyboard, backups: Path, generation: str, target: Path
+) -> None:
+    left = backdated(backups, generation, days=1, source="retired")
+    assert typed("restore", "--source", "retired", "--to", target, "--json").json["generation"] == left
+
+
+# --- Nothing is replaced, nothing is left behind ---
+
+
+def test_a_dry_run_tells_everything_and_does_nothing(
+    typed: Keyboard, backups: Path, generation: str, target: Path
+) -> None:
+    log = (backups / "backup.log").read_bytes()
+    rehearsal = typed("restore", "--to", target, "--dry-run", "--json").json
+    assert names(target.parent) == set()
+    assert (backups / "backup.log").read_bytes() == log
+    done = typed("restore", "--to", target, "--json").json
+    assert rehearsal == {**done, "dry_run": True}
+    assert typed("restore", "--to", target.with_name("b.db"), "--dry-run").out.startswith(f"would restore {generation}")
+
+
+def plant_file(path: Path) -> None:
+    path.write_bytes(b"mine")
+
+
+def plant_link(path: Path) -> None:
+    path.symlink_to("/no/such/file")
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)], ids=["real", "dry run"])
+@pytest.mark.parametrize("plant", [plant_file, plant_link, Path.mkdir], ids=["file", "dead link", "directory"])
+def test_what_is_there_is_never_replaced(
+    typed: Keyboard, generation: str, target: Path, plant: object, dry_run: tuple[str, ...]
+) -> None:
+    plant(target)  # type: ignore[operator]
+    before = target.lstat()
+    answer = typed("restore", generation, "--to", target, "--json", *dry_run)
+    assert (answer.code, answer.json["error"]) == (1, f"{target} exists already")
+    assert (target.lstat().st_ino, target.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert names(target.parent) == {"tasks.db"}
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_side_file_that_would_be_replayed_into_it_is_refused(
+    typed: Keyboard, generation: str, target: Path, suffix: str
+) -> None:
+    Path(f"{target}{suffix}").write_bytes(b"stale")
+    answer = typed("restore", generation, "--to", target, "--json")
+    assert (answer.code, f"{target}{suffix}" in answer.json["error"]) == (1, True)
+    assert "move it away" in answer.json["hint"]
+    assert names(target.parent) == {f"tasks.db{suffix}"}
+
+
+def test_a_directory_that_is_missing_is_named(typed: Keyboard, generation: str, target: Path) -> None:
+    answer = typed("restore", generation, "--to", target / "deeper" / "x.db", "--json")
+    assert (answer.code, answer.json["error"]) == (1, f"there is no directory {target / 'deeper'}")
+
+
+def test_restoring_in_place_is_not_part_of_this_version_and_says_how_to_go_about_it(
+    typed: Keyboard, generation: str
+) -> None:
+    answer = typed("restore", generation, "--json")
+    assert answer.code == 2
+    assert "--to PATH" in answer.json["hint"]
+
+
+def test_a_damaged_archive_leaves_nothing_behind(typed: Keyboard, backups: Path, generation: str, target: Path) -> None:
+    flip_byte(backups / f"{generation}.sqlite3.gz")
+    answer = typed("restore", generation, "--to", target, "--json")
+    assert (answer.code, "damaged" in answer.json["error"]) == (1, True)
+    assert "another" in answer.json["hint"]
+    assert names(target.parent) == set()
+
+
+def test_an_unknown_generation_is_said_to_be_unknown(typed: Keyboard, generation: str, target: Path) -> None:
+    answer = typed("restore", f"{generation}-9", "--to", target, "--json")
+    assert (answer.code, answer.json["error"]) == (1, f"there is no generation {generation}-9")
+
+
+def test_an_empty_store_has_nothing_to_restore_and_is_not_made(typed: Keyboard, backups: Path, target: Path) -> None:
+    assert typed("restore", "--to", target).code == 1
+    assert not backups.exists()
+
+
+@pytest.mark.root
+def test_a_target_without_room_is_refused_before_anything_is_written(
+    typed: Keyboard, generation: str, target: Path
+) -> None:
+    with mounted("tmpfs", "size=64k", "small", target.parent):
+        answer = typed("restore", generation, "--to", target, "--json")
+        assert (answer.code, "KiB are free" in answer.json["error"]) == (1, True)
+        assert names(target.parent) == set()
+    assert typed("restore", generation, "--to", target).code == 0
+
+
+@pytest.mark.root
+def test_restoring_from_a_read_only_disk_works(
+    typed: Keyboard, backups: Path, generation: str, target: Path, tmp_path: Path
+) -> None:
+    with mounted("tmpfs", "size=8m", "disk", tmp_path / "disk"):
+        for path in backups.glob("tasks-*"):  # as somebody copied them there, without .backupd
+            shutil.copy(path, tmp_path / "disk")
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+        answer = typed("restore", "--to", target, "--json", BACKUPD_BACKUPS_DIR=str(tmp_path / "disk"))
+    assert answer.code == 0, answer.err
+    assert answer.json["generation"] == generation
+    assert is_balanced(target)
+
+
+@pytest.mark.root
+def test_a_file_system_without_hard_links_gets_the_file_all_the_same(
+    typed: Keyboard, generation: str, target: Path
+) -> None:
+    with mounted("tmpfs", "size=8m,nr_inodes=2", "no-links", target.parent):  # room for one name
+        answer = typed("restore", generation, "--to", target, "--json")
+        assert answer.code == 0, answer.err
+        assert is_balanced(target)
+        assert names(target.parent) == {"tasks.db"}

@@ -1,0 +1,57 @@
+"""On a real terminal people get tables, colours and progress; in a pipe plain lines."""
+
+import re
+
+from keyboard import Keyboard, on_terminal
+
+from support.command import Backupd
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+def plain(text: str) -> str:
+    return CONTROL.sub("", text)
+
+
+def test_a_backup_shows_its_stages_as_bars_and_takes_them_away_again(backupd: Backupd) -> None:
+    code, said = on_terminal(backupd, "backup")
+    assert code == 0
+    bars, _, rest = plain(said).partition("tasks: published ")
+    for stage in ("copy", "check and pack"):
+        assert re.search(rf"{stage} +[━╸╺ ]+ .*bytes|{stage} +[━╸╺ ]+ .*[KM]iB", bars), stage
+    assert "━" not in rest
+    assert "\x1b[2K" in said, "the bars were not taken away"
+    assert re.match(r"tasks-\d{8}-\d{4}, verified full\n", rest)
+
+
+def test_json_on_a_terminal_is_still_only_json(backupd: Backupd) -> None:
+    code, said = on_terminal(backupd, "backup", "--json")
+    assert code == 0
+    assert said.lstrip().startswith("{")
+    assert "\x1b" not in said
+
+
+def test_a_list_is_a_table_with_a_bold_heading(backupd: Backupd, typed: Keyboard, generation: str) -> None:
+    code, said = on_terminal(backupd, "list")
+    assert code == 0
+    assert re.search(r"\x1b\[1m *generation", said)
+    (row,) = [line for line in plain(said).splitlines() if generation in line]
+    assert "KiB" in row
+    assert "last-verified" in row
+    assert "\x1b" not in typed("list").out
+
+
+def test_a_narrow_terminal_loses_nothing(backupd: Backupd, generation: str) -> None:
+    code, said = on_terminal(backupd, "list", columns=60)
+    assert code == 0
+    assert max(len(line) for line in plain(said).splitlines()) <= 60
+    assert generation[:8] in plain(said)
+    letters = re.sub(r"\s", "", plain(said))
+    assert "last-" in letters
+
+
+def test_errors_are_red_on_a_terminal_and_plain_in_a_pipe(backupd: Backupd, typed: Keyboard) -> None:
+    code, said = on_terminal(backupd, "show", "tasks-20200101-0400")
+    assert code == 1
+    assert "\x1b[31m\x1b[1merror" in said
+    assert typed("show", "tasks-20200101-0400").err.startswith("error: no generation")

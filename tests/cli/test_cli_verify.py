@@ -1,0 +1,147 @@
+"""`backupd verify`: damage is found, told, remembered and never counted; and never mistaken for something else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from generations import backdated, flip_byte, rewritten
+from keyboard import Keyboard
+
+from backupd.jobs.site import Site
+from backupd.model import Manifest
+from support.bank import is_balanced
+from support.command import Backupd, log_lines
+
+
+@pytest.fixture
+def older(backups: Path, generation: str) -> str:
+    """A second generation, a day older."""
+    return backdated(backups, generation, days=1)
+
+
+def archive_of(backups: Path, generation: str) -> Path:
+    return backups / f"{generation}.sqlite3.gz"
+
+
+def listed(typed: Keyboard) -> dict[str, tuple[str, list[str]]]:
+    """Return verification and kept-for reasons by id."""
+    return {fact["id"]: (fact["verification"], fact["kept_for"]) for fact in typed("list", "--json").json}
+
+
+def events(backups: Path) -> list[str]:
+    return [line["event.action"] for line in log_lines(backups)]
+
+
+def test_sound_generations_are_proven_again(backupd: Backupd, backups: Path, generation: str, older: str) -> None:
+    answer = backupd("verify", "--all", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    assert [(check["id"], check["store"], check["sound"], check["detail"]) for check in answer.json] == [
+        (generation, "local", True, "sound"),
+        (older, "local", True, "sound"),
+    ]
+    assert all(check["duration_s"] > 0 for check in answer.json)
+    assert events(backups).count("generation.verified") == 2
+    assert not list((backups / ".backupd" / "staging").iterdir())
+
+
+def test_without_an_id_the_newest_is_proven(typed: Keyboard, generation: str, older: str) -> None:
+    answer = typed("verify")
+    assert (answer.code, answer.out.startswith(f"{generation}: sound (")) == (0, True)
+    assert older not in answer.out
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.999])
+def test_a_flipped_byte_in_an_archive_is_found_remembered_and_not_counted(
+    backupd: Backupd, typed: Keyboard, backups: Path, tmp_path: Path, generation: str, older: str, at: float
+) -> None:
+    flip_byte(archive_of(backups, generation), at)
+    assert listed(typed)[generation][0] == "full", "nobody has looked yet"
+    answer = backupd("verify", generation, older)
+    assert answer.code == 1
+    assert answer.out.splitlines()[0].startswith(f"{generation}: DAMAGED (")
+    assert answer.out.splitlines()[1].startswith(f"{older}: sound (")
+    found = listed(typed)
+    assert found[generation] == ("corrupt", ["damaged: not counted; remove by hand"])
+    assert found[older][0] == "full"
+    assert "last-verified" in found[older][1]
+    assert "generation.damaged" in events(backups)
+    refused = typed("restore", generation, "--to", tmp_path / "bad.db")
+    assert (refused.code, (tmp_path / "bad.db").exists()) == (1, False)
+    restored = typed("restore", "latest", "--to", tmp_path / "good.db", "--json")
+    assert (restored.code, restored.json["generation"]) == (0, older)
+    assert is_balanced(tmp_path / "good.db")
+
+
+def test_retention_lets_nothing_go_in_favour_of_a_damaged_generation(
+    typed: Keyboard, backups: Path, generation: str, older: str
+) -> None:
+    flip_byte(archive_of(backups, generation))
+    assert typed("verify", generation).code == 1
+    policy = {"BACKUPD_RETENTION__DAILY": "0", "BACKUPD_RETENTION__WEEKLY": "0", "BACKUPD_RETENTION__LAST": "1"}
+    assert typed("prune", **policy).code == 0
+    assert {path.name for path in backups.glob("*.gz")} == {f"{generation}.sqlite3.gz", f"{older}.sqlite3.gz"}
+
+
+def test_a_flipped_byte_in_a_manifest_is_found_and_not_counted(
+    typed: Keyboard, backups: Path, tmp_path: Path, generation: str, older: str
+) -> None:
+    flip_byte(backups / f"{generation}.manifest.json")
+    answer = typed("verify", "--all", "--json")
+    assert answer.code == 1
+    assert {check["id"]: check["sound"] for check in answer.json} == {generation: False, older: True}
+    assert "do not match its own digest" in answer.json[0]["detail"]
+    assert listed(typed)[generation] == ("corrupt", ["damaged: not counted; remove by hand"])
+    refused = typed("restore", generation, "--to", tmp_path / "bad.db", "--json")
+    assert (refused.code, "its own digest" in refused.json["error"]) == (1, True)
+    assert typed("restore", older, "--to", tmp_path / "good.db").code == 0
+
+
+@pytest.mark.parametrize("length", [0, 1, 5000])
+def test_an_archive_that_is_cut_off_is_damaged(typed: Keyboard, backups: Path, generation: str, length: int) -> None:
+    path = archive_of(backups, generation)
+    path.write_bytes(path.read_bytes()[:length])
+    assert typed("verify", generation).code == 1
+
+
+def test_a_generation_that_is_found_sound_again_counts_again(typed: Keyboard, backups: Path, generation: str) -> None:
+    path = archive_of(backups, generation)
+    good = path.read_bytes()
+    flip_byte(path)
+    assert typed("verify", generation).code == 1
+    path.write_bytes(good)
+    assert listed(typed)[generation][0] == "corrupt", "a repair has to be proven"
+    assert typed("verify", generation).code == 0
+    assert listed(typed)[generation][0] == "full"
+
+
+@pytest.mark.parametrize("unknown", ["tasks-20200101-0400", "latest", "../x", "tasks"])
+def test_an_id_that_is_not_there_is_no_damage(
+    typed: Keyboard, site: Site, backups: Path, generation: str, unknown: str
+) -> None:
+    answer = typed("verify", generation, unknown, "--json")
+    assert (answer.code, answer.json["error"]) == (1, f"there is no generation {unknown}")
+    assert site.ask_catalog(lambda catalog: catalog.damaged("local"), None) == frozenset()
+    assert "generation.damaged" not in events(backups)
+    assert "generation.verified" not in events(backups), "nothing begins before all ids are known"
+
+
+def test_what_goes_together_and_what_does_not(typed: Keyboard, backups: Path, generation: str) -> None:
+    assert typed("verify", "--all", generation).code == 2
+    for path in backups.glob("tasks-*"):
+        path.unlink()
+    answer = typed("verify", "--json")
+    assert (answer.code, answer.json["hint"]) == (1, "run backupd backup first")
+
+
+def test_a_disk_without_room_to_unpack_is_no_damage(
+    typed: Keyboard, site: Site, backups: Path, generation: str
+) -> None:
+    def huge(manifest: Manifest) -> Manifest:
+        pages = 2**50
+        snapshot = replace(manifest.snapshot, page_count=pages, size_bytes=pages * manifest.snapshot.page_size)
+        return replace(manifest, snapshot=snapshot)
+
+    rewritten(backups, generation, huge)
+    answer = typed("verify", generation, "--json")
+    assert (answer.code, "TiB" in answer.json["error"]) == (1, True)
+    assert site.ask_catalog(lambda catalog: catalog.damaged("local"), None) == frozenset()

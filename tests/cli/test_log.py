@@ -1,0 +1,247 @@
+"""`backup.log`: one JSON object a line whatever happens to the file, no secrets, and never in the way of a backup."""
+
+import json
+import os
+import select
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backupd.log import MASK, Event, EventLog, null_log, open_log
+from support.command import log_lines
+
+EVENT = Event.GENERATION_PUBLISHED
+ECS_CORE = {"@timestamp", "log.level", "message", "event.action", "service.name", "log.logger", "ecs.version"}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[EventLog]:
+    log = open_log(tmp_path / "backup.log")
+    yield log
+    log.close()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# --- A line ---
+
+
+def test_a_line_has_the_core_fields_of_ecs_and_ours_below_backupd(log: EventLog, tmp_path: Path) -> None:
+    before = datetime.now(UTC)
+    log.info(EVENT, "published x", generation="x", size=7, stages={"copy": 0.5}, nothing=None, **{"error.code": "E"})
+    (line,) = log_lines(tmp_path)
+    assert set(line) == {*ECS_CORE, "backupd.generation", "backupd.size", "backupd.stages", "error.code"}
+    assert (line["message"], line["event.action"], line["log.level"]) == ("published x", "generation.published", "INFO")
+    assert (line["service.name"], line["backupd.size"], line["backupd.stages"]) == ("backupd", 7, {"copy": 0.5})
+    written = datetime.fromisoformat(line["@timestamp"])
+    assert written.utcoffset() == timedelta(0)
+    assert before <= written <= datetime.now(UTC)
+
+
+def test_the_level_is_that_of_the_call(log: EventLog, tmp_path: Path) -> None:
+    for tell in (log.info, log.warning, log.error):
+        tell(EVENT, "so")
+    assert [line["log.level"] for line in log_lines(tmp_path)] == ["INFO", "WARNING", "ERROR"]
+
+
+@given(st.text(), st.text())
+def test_no_text_breaks_a_line_in_two_or_is_taken_for_a_format(message: str, field: str) -> None:
+    path = Path("/dev/shm") / f"backupd-test-{os.getpid()}.log"
+    path.unlink(missing_ok=True)
+    log = open_log(path)
+    log.info(EVENT, message, field=field)
+    log.close()
+    raw = path.read_bytes()
+    path.unlink()
+    assert raw.isascii()
+    assert (raw.count(b"\n"), raw[-1:]) == (1, b"\n")
+    line = json.loads(raw)
+    assert (line["message"], line["backupd.field"]) == (message, field)
+
+
+@pytest.mark.parametrize("value", [Path("/x"), {"a"}, b"bytes", datetime(2026, 1, 1, tzinfo=UTC), {1: {2: 3}}])
+def test_a_value_that_json_does_not_know_is_still_logged(log: EventLog, tmp_path: Path, value: object) -> None:
+    log.info(EVENT, "odd", value=value)
+    assert log_lines(tmp_path)[0]["backupd.value"]
+
+
+# --- Secrets ---
+
+SECRET = 'hunter2 "quoted"\nand a second line'
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": f"token={SECRET}!"},
+        {"deep": {"list": [{"tuple": ("x", f"<{SECRET}>")}]}},
+        {"a_set": {SECRET}},
+        {"a_key": {SECRET: 1}},
+        {"an_error": OSError(13, f"no access with {SECRET}")},
+        {"a_path": Path("/run/secrets") / SECRET.replace("\n", " ")},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_secret_is_masked_wherever_it_hides(tmp_path: Path, fields: dict[str, Any]) -> None:
+    log = open_log(tmp_path / "backup.log", [SECRET, SECRET.replace("\n", " ")])
+    log.error(EVENT, f"sent {SECRET} away", **fields)
+    log.close()
+    text = (tmp_path / "backup.log").read_text()
+    assert "hunter2" not in text
+    assert text.count(MASK) == 2
+
+
+def test_a_secret_that_contains_another_is_masked_whole(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "backup.log", ["", "key", "key-and-more"])
+    log.info(EVENT, "the key-and-more, the key, the end")
+    log.close()
+    assert log_lines(tmp_path)[0]["message"] == f"the {MASK}, the {MASK}, the end"
+
+
+# --- The file ---
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_the_log_is_made_readable_for_its_group_and_nobody_else(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        open_log(tmp_path / "backup.log").close()
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "backup.log") == 0o640
+
+
+def test_a_log_that_is_there_is_continued_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "backup.log"
+    path.write_text("")
+    path.chmod(0o604)  # as logrotate's `create 0604` would make it
+    for number in range(2):
+        log = open_log(path)
+        log.info(EVENT, f"line {number}")
+        log.close()
+    assert mode(path) == 0o604
+    assert [line["message"] for line in log_lines(tmp_path)] == ["line 0", "line 1"]
+
+
+@pytest.mark.root
+def test_a_log_that_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 4321, 8765)
+    log = open_log(tmp_path / "backup.log")
+    (tmp_path / "backup.log").rename(tmp_path / "backup.log.1")
+    log.info(EVENT, "after the rotation")
+    log.close()
+    for name in ("backup.log", "backup.log.1"):
+        state = (tmp_path / name).stat()
+        assert (state.st_uid, state.st_gid) == (4321, 8765)
+
+
+def test_after_a_rotation_the_next_line_goes_into_a_new_file(log: EventLog, tmp_path: Path) -> None:
+    log.info(EVENT, "before")
+    (tmp_path / "backup.log").rename(tmp_path / "backup.log.1")
+    log.info(EVENT, "after")
+    log.info(EVENT, "later")
+    assert [line["message"] for line in log_lines(tmp_path)] == ["after", "later"]
+    assert json.loads((tmp_path / "backup.log.1").read_text())["message"] == "before"
+    assert mode(tmp_path / "backup.log") == 0o640
+
+
+def test_a_file_that_logrotate_made_is_used_as_logrotate_made_it(log: EventLog, tmp_path: Path) -> None:
+    log.info(EVENT, "before")
+    (tmp_path / "backup.log").rename(tmp_path / "backup.log.1")
+    (tmp_path / "backup.log").touch()
+    (tmp_path / "backup.log").chmod(0o600)
+    log.info(EVENT, "after")
+    assert [line["message"] for line in log_lines(tmp_path)] == ["after"]
+    assert mode(tmp_path / "backup.log") == 0o600
+
+
+def test_copytruncate_leaves_no_hole(log: EventLog, tmp_path: Path) -> None:
+    log.info(EVENT, "before")
+    os.truncate(tmp_path / "backup.log", 0)
+    log.info(EVENT, "after")
+    assert [line["message"] for line in log_lines(tmp_path)] == ["after"]
+
+
+def read_line(process: "subprocess.Popen[bytes]", timeout_s: float = 20) -> str:
+    assert process.stdout is not None
+    give_up = time.monotonic() + timeout_s
+    raw = b""
+    while not raw.endswith(b"\n"):
+        assert select.select([process.stdout], [], [], give_up - time.monotonic())[0], "tail saw no line"
+        raw += os.read(process.stdout.fileno(), 1)
+    message: str = json.loads(raw)["message"]
+    return message
+
+
+def test_tail_follows_the_log_through_a_rotation(log: EventLog, tmp_path: Path) -> None:
+    path = tmp_path / "backup.log"
+    command = ["tail", "-n", "+1", "-F", "-s", "0.05", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tail:
+        try:
+            for number in range(3):
+                log.info(EVENT, f"line {number}")
+                assert read_line(tail) == f"line {number}"
+                path.rename(path.with_name(f"backup.log.{number}"))
+        finally:
+            tail.kill()
+
+
+# --- A log that cannot be written ---
+
+
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "backup.log").symlink_to("/dev/full")
+    log = open_log(tmp_path / "backup.log")
+    for number in range(3):
+        log.info(EVENT, f"line {number}")
+    log.close()
+
+
+def test_a_log_that_cannot_be_made_anew_costs_lines_until_it_can(log: EventLog, tmp_path: Path) -> None:
+    path = tmp_path / "backup.log"
+    path.unlink()
+    path.mkdir()
+    log.info(EVENT, "lost")
+    log.info(EVENT, "lost")
+    path.rmdir()
+    log.info(EVENT, "written")
+    assert [line["message"] for line in log_lines(tmp_path)] == ["written"]
+
+
+def test_a_directory_that_went_away_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    log = open_log(tmp_path / "gone" / "backup.log")
+    (tmp_path / "gone" / "backup.log").unlink()
+    (tmp_path / "gone").rmdir()
+    log.info(EVENT, "lost")
+    log.close()
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_closed_log_writes_nothing_and_makes_no_file(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "backup.log")
+    log.close()
+    (tmp_path / "backup.log").unlink()
+    log.error(EVENT, "too late")
+    assert not (tmp_path / "backup.log").exists()
+
+
+def test_a_log_that_cannot_be_opened_says_so_to_whoever_opens_it(tmp_path: Path) -> None:
+    (tmp_path / "backup.log").mkdir()
+    with pytest.raises(IsADirectoryError):
+        open_log(tmp_path / "backup.log")
+
+
+def test_the_log_that_keeps_nothing_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    null_log().error(EVENT, "unheard")
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,253 @@
+"""docs/log-events.md is true: it explains every event, its level and its fields, and runs end as it says."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from generations import backdated, flip_byte
+
+from backupd.archive.manifest import decode_manifest
+from backupd.jobs.backup import backup
+from backupd.jobs.expire import prune, unfreeze
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.order import BackupOrder, Expiry
+from backupd.jobs.rebuild import rebuild_catalog
+from backupd.jobs.restore import restore_to
+from backupd.jobs.site import Site
+from backupd.jobs.verify import verify
+from backupd.log import Event, open_log
+from backupd.model import RetentionPolicy, RunReport
+from backupd.stores.lock import store_lock
+from support.bank import make_bank
+from support.command import log_lines
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "log-events.md").read_text()
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    event: str
+    levels: set[str]
+    fields: set[str]
+    what_to_do: str
+
+
+def rows() -> list[Row]:
+    found = []
+    for line in PAGE.splitlines():
+        if line.startswith("| `"):
+            event, level, _when, fields, what_to_do = (cell.strip() for cell in line.strip("|").split("|"))
+            levels = set(re.findall(r"\b(info|warning|error)\b", level))
+            found.append(Row(event.strip("` "), levels, set(re.findall(r"`([^`]+)`", fields)), what_to_do))
+    return found
+
+
+DOCUMENTED = {row.event: row for row in rows()}
+OF_A_REPORT = {f"backupd.{name}" for name in RunReport.__dataclass_fields__ if name != "error"}
+ENVELOPE = {"@timestamp", "log.level", "message", "event.action", "service.name", "log.logger", "ecs.version"}
+
+
+def test_the_page_explains_every_event_once() -> None:
+    assert sorted(row.event for row in rows()) == sorted(Event)
+    assert all(row.levels and row.what_to_do for row in rows())
+
+
+def test_every_event_is_logged_somewhere() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "backupd").rglob("*.py") if path.name != "log.py")
+    unused = [event for event in Event if f"Event.{event.name}" not in code and f'"{event.value}"' not in code]
+    assert unused == []
+
+
+def undocumented(line: dict[str, Any]) -> set[str]:
+    """Return what the page does not tell of `line`."""
+    row = DOCUMENTED[line["event.action"]]
+    allowed = {name if "." in name else f"backupd.{name}" for name in row.fields if " " not in name}
+    if row.event == Event.RUN_FINISHED:
+        allowed |= OF_A_REPORT
+    wrong = set(line) - ENVELOPE - allowed
+    return wrong if line["log.level"].lower() in row.levels else wrong | {line["log.level"]}
+
+
+def of(lines: Iterable[dict[str, Any]], event: Event) -> list[dict[str, Any]]:
+    return [line for line in lines if line["event.action"] == event]
+
+
+def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Site, tmp_path: Path) -> None:
+    report = backup(order, site)
+    assert report.generation is not None
+    for days in range(1, 5):
+        backdated(site.store.directory, report.generation, days=days)
+    backup(order, site)
+    damaged = backdated(site.store.directory, report.generation, days=5)
+    flip_byte(site.store.archive_path(damaged))
+    refused = backdated(site.store.directory, report.generation, days=6)
+    flip_byte(site.store.directory / f"{refused}.manifest.json")
+    inventory = local_inventory(site)
+    for key in (report.generation, damaged):
+        verify(key, inventory, 1, site)
+    restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, site)
+    prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
+    rebuild_catalog(site)
+    order.path.unlink()
+    make_bank(order.path, rows=10)
+    backup(order, site)
+    unfreeze("tasks", site)
+    site.catalog_path.write_bytes(b"no database" * 1000)
+    order.path.write_bytes(b"no database")
+    backup(order, site)
+    lines = log_lines(site.store.directory)
+    assert {name for line in lines for name in undocumented(line)} == set()
+    assert set(Event) - {line["event.action"] for line in lines} == {
+        Event.RUN_INTERRUPTED,
+        Event.LOCK_WAITING,
+        Event.LOCK_TAKEN_OVER,
+        Event.STAGING_SWEPT,
+        Event.PUBLISH_RESUMED,
+        Event.REMOVAL_RESUMED,
+        Event.SNAPSHOT_WAITING,
+        Event.SNAPSHOT_RETRIED,
+        Event.SNAPSHOT_QUARANTINED,
+    }
+
+
+def test_a_killed_run_is_told_as_the_page_says(order: BackupOrder, site: Site) -> None:
+    first = backup(order, site)
+    assert first.generation is not None
+    hidden = site.store.hidden
+    (hidden / "lock").write_text('{"task": "backup", "pid": 1, "host": "gone", "since": 0}')
+    (hidden / "staging" / "run-killed").mkdir()
+    going = backdated(site.store.directory, first.generation, days=1)
+    manifest = f"{going}.manifest.json"
+    (site.store.directory / manifest).rename(hidden / "removing" / manifest)
+    coming = backdated(site.store.directory, first.generation, days=2)
+    manifest = f"{coming}.manifest.json"
+    (site.store.directory / manifest).rename(hidden / "staging" / "run-killed" / manifest)
+    site.ask_catalog(lambda catalog: catalog.start_run("backup", "tasks", site.clock()), 0)
+    backup(order, site)
+    lines = log_lines(site.store.directory)
+    assert {name for line in lines for name in undocumented(line)} == set()
+    for event, generation in {Event.REMOVAL_RESUMED: going, Event.PUBLISH_RESUMED: coming}.items():
+        assert [line["backupd.generation"] for line in of(lines, event)] == [generation]
+    for event in (Event.LOCK_TAKEN_OVER, Event.STAGING_SWEPT, Event.RUN_INTERRUPTED):
+        assert len(of(lines, event)) == 1
+
+
+def test_a_corrupt_source_is_told_as_the_page_says(order: BackupOrder, site: Site) -> None:
+    data = bytearray(order.path.read_bytes())
+    for offset in range(4096 * 5, 4096 * 6):
+        data[offset] ^= 0x5A
+    order.path.write_bytes(data)
+    backup(order, site)
+    lines = log_lines(site.store.directory)
+    assert {name for line in lines for name in undocumented(line)} == set()
+    for event in (Event.SNAPSHOT_RETRIED, Event.SNAPSHOT_QUARANTINED, Event.ROTATION_FROZEN):
+        assert len(of(lines, event)) == 1
+
+
+# --- One run, one last line ---
+
+
+def last_line(site: Site) -> dict[str, Any]:
+    """Return the only `run.finished` there is, which is the last line."""
+    lines = log_lines(site.store.directory)
+    assert [line["event.action"] for line in lines].count("run.finished") == 1
+    assert lines[-1]["event.action"] == "run.finished"
+    return lines[-1]
+
+
+def test_a_published_backup_ends_with_one_line_that_a_person_can_read(order: BackupOrder, site: Site) -> None:
+    report = backup(order, site)
+    line = last_line(site)
+    assert re.fullmatch(
+        rf"backup of tasks: published {report.generation}, [\d.]+ KiB as [\d.]+ KiB, verified full, "
+        r"[\d.]+ s, 1 kept, 0 removed",
+        line["message"],
+    )
+    assert line["log.level"] == "INFO"
+    assert line["event.outcome"] == "success"
+    assert line["event.duration"] == pytest.approx(report.duration_s * 1e9)
+    assert line["backupd.snapshot_sha256"] == report.snapshot_sha256
+
+
+def test_an_unchanged_backup_says_which_generation_holds_the_same(order: BackupOrder, site: Site) -> None:
+    first = backup(order, site)
+    (site.store.directory / "backup.log").unlink()
+    backup(order, site)
+    assert last_line(site)["message"].startswith(f"backup of tasks: unchanged {first.generation}, ")
+
+
+def test_a_degraded_backup_ends_with_its_warnings(order: BackupOrder, site: Site) -> None:
+    backup(replace(order, warnings=("a section is not acted upon",)), site)
+    line = last_line(site)
+    assert line["message"].startswith("backup of tasks: degraded tasks-")
+    assert line["message"].endswith("removed; a section is not acted upon")
+    assert (line["log.level"], line["event.outcome"], line["backupd.exit_code"]) == ("WARNING", "success", 3)
+
+
+def test_a_failed_backup_says_why_and_what_to_do(order: BackupOrder, site: Site) -> None:
+    order.path.unlink()
+    backup(order, site)
+    line = last_line(site)
+    assert line["message"] == f"backup of tasks: failed: no database at {order.path}"
+    assert (line["log.level"], line["event.outcome"]) == ("ERROR", "failure")
+    assert line["error.message"] == f"no database at {order.path}"
+    assert "check the path" in line["backupd.hint"]
+
+
+def test_a_backup_that_finds_the_store_in_use_says_so(order: BackupOrder, site: Site) -> None:
+    hurried = replace(site, lock_timeout_s=0.2)
+    with store_lock(site.store.hidden / "lock", "prune", timeout_s=0, on_wait=lambda _holder: None):
+        report = backup(order, hurried)
+    assert report.exit_code == 75
+    (waiting,) = of(log_lines(site.store.directory), Event.LOCK_WAITING)
+    assert undocumented(waiting) == set()
+    assert re.search(r"failed: .* is in use by a prune that began \d+ s ago", last_line(site)["message"])
+
+
+def test_a_prune_says_that_it_is_done(order: BackupOrder, site: Site) -> None:
+    report = backup(order, site)
+    assert report.generation is not None
+    gone = backdated(site.store.directory, report.generation, days=40)
+    (site.store.directory / "backup.log").unlink()
+    prune("tasks", Expiry(RetentionPolicy(last=1, daily=0, weekly=0)), site)
+    assert re.fullmatch(r"prune of tasks: done, [\d.]+ s, 1 kept, 1 removed", last_line(site)["message"])
+    assert last_line(site)["backupd.removed"] == [gone]
+
+
+def test_a_run_that_is_broken_off_still_has_its_last_line(order: BackupOrder, site: Site) -> None:
+    class Impatient:
+        """An operator whose Ctrl-C comes in the middle of the copy."""
+
+        def stage(self, _name: str, _total_bytes: int) -> None:
+            raise KeyboardInterrupt
+
+        def advance(self, _done_bytes: int) -> None:
+            raise AssertionError
+
+    with pytest.raises(KeyboardInterrupt):
+        backup(order, replace(site, progress=Impatient()))
+    assert last_line(site)["message"] == "backup of tasks: failed: interrupted by KeyboardInterrupt"
+
+
+def test_a_backup_whose_log_cannot_be_written_is_published_all_the_same(order: BackupOrder, site: Site) -> None:
+    path = site.store.directory / "backup.log"
+    path.unlink()
+    path.symlink_to("/dev/full")
+    log = open_log(path)
+    report = backup(order, replace(site, log=log))
+    log.close()
+    assert report.outcome == "published"
+    assert report.generation is not None
+    assert decode_manifest(site.store.manifest(report.generation), report.generation).verdict.level == "full"
+
+
+def test_a_backup_whose_log_goes_away_under_it_is_published_all_the_same(order: BackupOrder, site: Site) -> None:
+    path = site.store.directory / "backup.log"
+    path.unlink()
+    path.mkdir()
+    assert backup(order, site).outcome == "published"

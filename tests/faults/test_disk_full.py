@@ -1,0 +1,159 @@
+"""A disk that is full, before or in the middle of a run: nothing is lost, nothing lies about, and what helps works."""
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from yards import Before, Yard, assert_heals, assert_listed, assert_swept, assert_tidy, assert_unhurt, sha256
+
+from support.faults import Crew
+
+pytestmark = pytest.mark.root
+PAGE = 4096
+PHOTO_BYTES = 400_000
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system of its own, whose size can be changed while it is in use."""
+
+    root: Path
+
+    def limit(self, pages: int = 1 << 14, inodes: int = 1 << 10) -> None:
+        """Let it have so many pages and inodes in all; by default more than anybody needs."""
+        options = f"remount,size={pages * PAGE},nr_inodes={inodes}"
+        subprocess.run(["mount", "-o", options, self.root], check=True)
+
+    def pages(self) -> int:
+        """Return the pages in use."""
+        state = os.statvfs(self.root)
+        return state.f_blocks - state.f_bfree
+
+    def inodes(self) -> int:
+        """Return the inodes in use."""
+        state = os.statvfs(self.root)
+        return state.f_files - state.f_ffree
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """An empty tmpfs."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=1k", "none", root], check=True)
+    try:
+        yield Disk(root)
+    finally:
+        subprocess.run(["umount", "--lazy", root], check=True)
+
+
+def add_photo(yard: Yard) -> None:
+    """Let the app store what does not compress: the next archive is far larger than the last one promised."""
+    with closing(sqlite3.connect(yard.database)) as app, app:
+        app.execute("CREATE TABLE photo(content BLOB)")
+        app.execute("INSERT INTO photo VALUES (?)", (os.urandom(PHOTO_BYTES),))
+
+
+def move_app(yard: Yard, directory: Path) -> None:
+    """Let the database be on a disk of its own."""
+    shutil.move(yard.database.parent, directory)
+    yard.database.parent.symlink_to(directory)
+
+
+def assert_told(yard: Yard, forks: Crew, before: Before) -> bool:
+    """Back up; assert that it worked, or failed for want of room and left all as it was. Returns whether it worked."""
+    ended = forks.run(["backup"], yard.environ)
+    assert_unhurt(yard, before)
+    assert_swept(yard)
+    if ended.code == 1:
+        assert re.search("what to do: (free|report)", ended.err), ended.err
+        assert yard.generations() == before.generations
+        assert yard.store.strays() == ()
+    else:
+        assert ended.code in (0, 3), ended
+        assert ended.code == 0 or "warning" in ended.err
+    return ended.code != 1
+
+
+def test_of_any_size_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
+    template: Yard, disk: Disk, forks: Crew, tmp_path: Path
+) -> None:
+    shop = template.copy_to(tmp_path / "shop")
+    add_photo(shop)
+    before = Before.of(shop)
+
+    def fits(pages: int) -> bool:
+        yard = shop.copy_to(disk.root / "yard")
+        disk.limit(pages=disk.pages() + pages)
+        worked = assert_told(yard, forks, before)
+        disk.limit()
+        if not worked:
+            assert_tidy(yard)
+        yard.app_writes()
+        shutil.rmtree(yard.root)
+        return worked
+
+    enough, too_few = 1024, 0
+    assert fits(enough)
+    assert not fits(too_few)
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        enough, too_few = (middle, too_few) if fits(middle) else (enough, middle)
+    for fewer in range(2, 8):
+        fits(too_few - fewer)
+
+
+def test_an_app_that_shares_no_disk_with_its_full_backups_is_left_alone_as_well(
+    template: Yard, disk: Disk, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+    yard = template.copy_to(disk.root / "yard")
+    move_app(yard, tmp_path / "data")
+    disk.limit(pages=disk.pages() + 1)
+    assert not assert_told(yard, forks, before)
+    disk.limit()
+    assert_heals(yard, forks)
+
+
+def test_with_any_number_of_inodes_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
+    template: Yard, disk: Disk, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+    for inodes in range(20):
+        yard = template.copy_to(disk.root / f"yard-{inodes}")
+        move_app(yard, tmp_path / f"data-{inodes}")
+        disk.limit(inodes=disk.inodes() + inodes)
+        worked = assert_told(yard, forks, before)
+        disk.limit()
+        assert_heals(yard, forks, verify=False)
+        shutil.rmtree(yard.root)
+        if worked:
+            break
+    assert worked
+    assert inodes > 3
+
+
+def test_on_a_full_disk_prune_makes_room_and_restore_restores(
+    template: Yard, disk: Disk, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+    yard = replace(template.copy_to(disk.root / "yard"), kept=1)
+    disk.limit(disk.pages(), disk.inodes())
+    restored = forks.run(["restore", "--to", tmp_path / "restored.db", "--json"], yard.environ)
+    assert restored.code == 0, restored.err
+    assert sha256((tmp_path / "restored.db").read_bytes()) == restored.json["snapshot_sha256"]
+    *going, _newest = before.generations
+    used = disk.pages()
+    assert forks.run(["prune"], yard.environ).code in (0, 3)
+    assert disk.pages() < used
+    disk.limit()
+    assert_unhurt(yard, before, going)
+    assert_listed(yard, forks)
+    assert_tidy(yard, "prune")

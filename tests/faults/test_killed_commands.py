@@ -1,0 +1,92 @@
+"""Other commands that are killed at each of their steps: the store, the app and the target of a restore stay whole."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from yards import (
+    HEALING,
+    Before,
+    Yard,
+    assert_listed,
+    assert_no_processes,
+    assert_tidy,
+    assert_unhurt,
+    events,
+    leftovers,
+    sha256,
+)
+
+from backupd.archive.manifest import decode_manifest
+from support.faults import Crew, Ended, at_every_step
+
+
+def test_killed_before_any_of_its_steps_a_prune_removes_all_or_nothing_of_a_generation_and_the_next_one_heals(
+    template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+    *going, newest = before.generations
+
+    def kill(at: int | None) -> Ended:
+        yard = replace(template.copy_to(tmp_path / f"killed-{at}"), kept=1)
+        ended = forks.run(["prune"], yard.environ, at=at, counted=True)
+        assert ended.code == (0 if at is None else -9), ended
+        assert_unhurt(yard, before, going)
+        expected, known = leftovers(yard, "prune"), len(events(yard))
+        assert forks.run(["prune"], yard.environ).code == 0
+        assert HEALING.intersection(events(yard)[known:]) == expected
+        assert [*yard.generations()] == [newest]
+        assert_tidy(yard, "prune")
+        assert_listed(yard, forks)
+        shutil.rmtree(yard.root)
+        return ended
+
+    at_every_step(kill)
+
+
+def test_killed_before_any_of_its_steps_a_restore_leaves_the_whole_file_or_none_of_that_name(
+    template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+    newest = [*before.generations][-1]
+    snapshot = decode_manifest(before.generations[newest][1], newest).snapshot
+
+    def kill(at: int | None) -> Ended:
+        yard = template.copy_to(tmp_path / f"killed-{at}")
+        place = yard.root / "restored"
+        place.mkdir()
+        target, other = place / "tasks.db", place / "other.db"
+        ended = forks.run(["restore", "--to", target], yard.environ, at=at, counted=True)
+        assert ended.code == (0 if at is None else -9), ended
+        assert not target.exists() or sha256(target.read_bytes()) == snapshot.sha256
+        assert_unhurt(yard, before)
+        assert_no_processes(yard)
+        debris = [path for path in place.iterdir() if path != target]
+        assert all(path.name.startswith(".tasks.db.") and path.name.endswith(".part") for path in debris)
+        assert forks.run(["restore", "--to", other if target.exists() else target], yard.environ).code == 0
+        assert all(sha256(path.read_bytes()) == snapshot.sha256 for path in place.glob("*.db"))
+        shutil.rmtree(yard.root)
+        return ended
+
+    at_every_step(kill)
+
+
+def test_killed_before_any_of_its_steps_a_rebuild_of_the_catalog_is_harmless_and_can_be_done_again(
+    template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+
+    def kill(at: int | None) -> Ended:
+        yard = template.copy_to(tmp_path / f"killed-{at}")
+        ended = forks.run(["catalog", "rebuild"], yard.environ, at=at, counted=True)
+        assert ended.code == (0 if at is None else -9), ended
+        assert_unhurt(yard, before)
+        assert forks.run(["backup"], yard.environ).code == 0
+        rebuilt = forks.run(["catalog", "rebuild", "--json"], yard.environ)
+        assert (rebuilt.code, rebuilt.json) == (0, {"generations": yard.kept})
+        assert_tidy(yard)
+        assert_listed(yard, forks)
+        shutil.rmtree(yard.root)
+        return ended
+
+    at_every_step(kill)

@@ -1,0 +1,82 @@
+"""SIGTERM, as `docker stop` sends it: a backup ends soon, says so, and leaves nothing to clean up."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from yards import (
+    HEALING,
+    Before,
+    Yard,
+    assert_no_processes,
+    assert_swept,
+    assert_unhurt,
+    events,
+    leftovers,
+)
+
+from backupd.log import Event
+from support.bank import make_bank
+from support.command import Backupd, log_lines
+from support.faults import Crew, Ended, at_every_step
+
+TERMINATED = 128 + signal.SIGTERM
+SOON_S = 3
+_LOCKS = "/.backupd/lock"
+_LET_GO = "truncate in store_lock"
+ROWS = 200_000
+
+
+def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
+    template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+
+    def terminate(at: int | None) -> Ended:
+        yard = template.copy_to(tmp_path / f"terminated-{at}")
+        known = len(log_lines(yard.backups))
+        ended = forks.run(["backup", "--json"], yard.environ, at=at, send=signal.SIGTERM, counted=True)
+        assert ended.code == (0 if at is None else TERMINATED), ended
+        assert_unhurt(yard, before)
+        assert_no_processes(yard)
+        told = [line for line in log_lines(yard.backups)[known:] if line["event.action"] == "run.finished"]
+        until = ended.steps[: len(ended.steps) if at is None else at + 1]
+        if _LET_GO in until:  # the work was done: what it said, or was about to say, stands
+            assert len(told) <= 1
+        else:
+            assert_swept(yard)
+            assert leftovers(yard) <= {Event.REMOVAL_RESUMED}  # what was on its way out goes with the next run
+            begun = any(_LOCKS in step for step in until)
+            assert [line["backupd.outcome"] for line in told] == ["failed"] * begun
+        shutil.rmtree(yard.root)
+        return ended
+
+    at_every_step(terminate)
+
+
+@pytest.mark.parametrize("stage", ["snapshot.sqlite3", "archive.part"])
+def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
+    stage: str, tmp_path: Path, forks: Crew
+) -> None:
+    yard = Yard(tmp_path / "yard", rows=ROWS)
+    yard.database.parent.mkdir(parents=True)
+    make_bank(yard.database, rows=ROWS)
+    command = Backupd(yard.environ, tmp_path)
+    with subprocess.Popen([sys.executable, "-m", "backupd", "backup"], env=command.environment(), cwd=tmp_path) as run:
+        while not any(path.stat().st_size for path in yard.backups.glob(f".backupd/staging/*/copy/{stage}")):
+            assert run.poll() is None, "the backup ended before anybody saw it at work"
+        told = time.monotonic()
+        run.terminate()
+        assert run.wait(SOON_S) == TERMINATED
+    assert time.monotonic() - told < SOON_S
+    assert_no_processes(yard, timeout_s=1)
+    assert_swept(yard)
+    last = log_lines(yard.backups)[-1]
+    assert (last["event.action"], last["backupd.outcome"]) == ("run.finished", "failed")
+    assert yard.generations() == {}
+    assert forks.run(["backup"], yard.environ).code == 0
+    assert not HEALING.intersection(events(yard))
