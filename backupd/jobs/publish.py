@@ -3,11 +3,14 @@
 from backupd import __version__
 from backupd.archive.manifest import decode_manifest, encode_manifest
 from backupd.archive.members import Packed
+from backupd.errors import SnapshotFailed
 from backupd.jobs.prove import ARCHIVE_PART, Proof
 from backupd.jobs.run import Run
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import Contents, Manifest, generation_id
+
+_MAX_ATTEMPT = 999
 
 
 def publish(source: str, proof: Proof, packed: Packed, contents: Contents, run: Run, site: Site) -> Manifest:
@@ -65,10 +68,12 @@ def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents, sit
 
 
 def _free_id(source: str, proof: Proof, site: Site) -> str:
-    attempt = 1
-    while site.store.taken(name := generation_id(source, proof.taken_at, attempt)):
-        attempt += 1
-    return name
+    """Count on in one minute, past names that pruning has freed: what bears one elsewhere stays what it says it is."""
+    names = [generation_id(source, proof.taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
+    last = max((number for number, name in enumerate(names) if site.store.taken(name)), default=-1)
+    if last + 1 == len(names):
+        raise SnapshotFailed(f"{names[last]} is taken, the last name that this minute has", "try again in a minute")
+    return names[last + 1]
 
 
 def _tell(manifest: Manifest, run: Run, site: Site) -> None:

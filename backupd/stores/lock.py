@@ -47,7 +47,8 @@ def store_lock(
             _write(descriptor, Holder(task, os.getpid(), socket.gethostname(), time.time()))
             yield dead
         finally:
-            stream.truncate(0)
+            with suppress(OSError):
+                stream.truncate(0)
 
 
 def _acquire(descriptor: int, path: Path, timeout_s: float, on_wait: Callable[[Holder | None], None]) -> None:
@@ -84,6 +85,6 @@ def _read(descriptor: int) -> Holder | None:
 
 
 def _write(descriptor: int, holder: Holder) -> None:
-    os.ftruncate(descriptor, 0)
     with suppress(OSError):  # a full disk must not keep anybody from pruning: the lock itself needs no room
+        os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)

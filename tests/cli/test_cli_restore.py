@@ -149,17 +149,18 @@ def test_at_means_the_newest_at_or_before_that_time_in_the_zone_of_the_schedule(
     typed: Keyboard, site: Site, backups: Path, generation: str, target: Path
 ) -> None:
     keys = [generation, *(backdated(backups, generation, days=number) for number in (1, 2))]
-    for key in keys:
-        taken_at = manifest_of(site, key).taken_at
-        for time, zone in ((taken_at, "UTC"), (taken_at.astimezone(AUCKLAND), "Pacific/Auckland")):
-            just_after = minute(time + timedelta(minutes=1))
-            facts = typed(
-                "restore", "--at", just_after, "--to", target, "--dry-run", "--json", BACKUPD_SCHEDULE__TIMEZONE=zone
-            ).json
-            assert facts["generation"] == key
-    oldest = manifest_of(site, keys[-1]).taken_at
-    early = typed("restore", "--at", minute(oldest - timedelta(minutes=1)), "--to", target, "--json")
-    assert (early.code, "no sound generation that fits" in early.json["error"]) == (1, True)
+    for zone in (ZoneInfo("UTC"), ZoneInfo("Pacific/Auckland")):
+        for key, before in zip(keys, [*keys[1:], None], strict=True):
+            taken_at = manifest_of(site, key).taken_at.astimezone(zone)
+            found = [
+                typed(
+                    *("restore", "--at", minute(time), "--to", target, "--dry-run", "--json"),
+                    BACKUPD_SCHEDULE__TIMEZONE=str(zone),
+                ).json
+                for time in (taken_at + timedelta(minutes=1), taken_at - timedelta(minutes=1))
+            ]
+            assert [facts.get("generation") for facts in found] == [key, before]
+    assert found[-1]["error"] == "there is no sound generation that fits"
 
 
 def test_a_time_with_a_zone_of_its_own_means_that_zone(
@@ -298,9 +299,10 @@ def test_a_target_without_room_is_refused_before_anything_is_written(
     typed: Keyboard, generation: str, target: Path
 ) -> None:
     with mounted("tmpfs", "size=64k", "small", target.parent):
-        answer = typed("restore", generation, "--to", target, "--json")
-        assert (answer.code, "KiB are free" in answer.json["error"]) == (1, True)
-        assert names(target.parent) == set()
+        for dry_run in ((), ("--dry-run",)):
+            answer = typed("restore", generation, "--to", target, "--json", *dry_run)
+            assert (answer.code, "KiB are free" in answer.json["error"]) == (1, True)
+            assert names(target.parent) == set()
     assert typed("restore", generation, "--to", target).code == 0
 
 

@@ -1,5 +1,6 @@
 """`backupd verify`: damage is found, told, remembered and never counted; and never mistaken for something else."""
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from generations import backdated, flip_byte, rewritten
 from keyboard import Keyboard
 
+from backupd.archive.members import pack
 from backupd.jobs.site import Site
 from backupd.model import Manifest
 from support.bank import is_balanced
@@ -101,6 +103,46 @@ def test_an_archive_that_is_cut_off_is_damaged(typed: Keyboard, backups: Path, g
     path = archive_of(backups, generation)
     path.write_bytes(path.read_bytes()[:length])
     assert typed("verify", generation).code == 1
+
+
+@pytest.mark.parametrize("field", ["snapshot", "archive"])
+def test_an_archive_that_is_not_the_one_of_the_manifest_is_damaged(
+    typed: Keyboard, backups: Path, tmp_path: Path, generation: str, field: str
+) -> None:
+    def of_another(manifest: Manifest) -> Manifest:
+        facts = replace(getattr(manifest, field), sha256="0" * 64)
+        return replace(manifest, **{field: facts})
+
+    rewritten(backups, generation, of_another)
+    assert listed(typed)[generation][0] == "full"
+    assert typed("restore", generation, "--to", tmp_path / "x.db").code == 1
+    assert not (tmp_path / "x.db").exists()
+    assert typed("verify", generation).code == 1
+    assert listed(typed)[generation][0] == "corrupt"
+
+
+def test_a_sound_archive_of_a_corrupt_database_is_damaged(
+    typed: Keyboard, backups: Path, tmp_path: Path, generation: str
+) -> None:
+    snapshot, archive = tmp_path / "snapshot", backups / f"{generation}.sqlite3.gz"
+    data = bytearray(gzip.decompress(archive.read_bytes()))
+    data[5 * 4096 : 6 * 4096] = bytes(4096)
+    snapshot.write_bytes(data)
+    archive.unlink()
+    packed = pack(snapshot, archive, level=1, workers=1, advance=lambda _done: None)
+
+    def of_that(manifest: Manifest) -> Manifest:
+        return replace(
+            manifest,
+            archive=packed.archive,
+            snapshot=replace(manifest.snapshot, sha256=packed.snapshot_sha256),
+        )
+
+    rewritten(backups, generation, of_that)
+    answer = typed("verify", generation, "--json")
+    assert (answer.code, f"{generation} is corrupt: " in answer.json[0]["detail"]) == (1, True)
+    assert typed("restore", generation, "--to", tmp_path / "x.db").code == 1
+    assert not (tmp_path / "x.db").exists()
 
 
 def test_a_generation_that_is_found_sound_again_counts_again(typed: Keyboard, backups: Path, generation: str) -> None:

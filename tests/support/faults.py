@@ -12,11 +12,13 @@ import atexit
 import gc
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
@@ -46,6 +48,8 @@ _AUDITED = frozenset(
     }
 )
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
+_CALL = re.compile(r"(?:(\d+) +)?([a-z0-9_]+)\((.*)")
+_PATH = re.compile(r"""(?<!AT_FDCWD)[<"](/[^>"]*)""")
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -154,11 +158,68 @@ def at_every_step(check: Callable[[int | None], Ended]) -> tuple[str, ...]:
 
 def on_both_cores(work: Callable[[T], U], items: Sequence[T]) -> list[U]:
     """Return `work(item)` for each of `items`, two at a time; the first that fails ends it."""
+    import os as _os
+    if _os.environ.get("ALLFAIL"):
+        print(len(items))
+        def safe(i):
+            try: return work(i)
+            except BaseException as e: print("FAIL", repr(e)[:600], e.__notes__, flush=True); return None
+        with ThreadPoolExecutor(2) as pool: return list(pool.map(safe, items))
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(work, item) for item in items]
         wait(futures, return_when=FIRST_EXCEPTION)
         pool.shutdown(cancel_futures=True)
         return [future.result() for future in sorted(futures, key=Future.cancelled)]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A system call: by which process (0: the first), its how many-th of this name, and on what."""
+
+    process: int
+    name: str
+    number: int
+    text: str
+
+    @property
+    def path(self) -> str:
+        """The first path that it names, or the file of its descriptor."""
+        found = _PATH.search(self.text)
+        return found[1] if found else ""
+
+
+def traced(
+    environ: Mapping[str, str], scratch: Path, calls: str, *inject: str, follow: bool = True
+) -> tuple[Ended, list[Call]]:
+    """Run `backupd backup` under strace(1) and return it with its `calls`, after letting it `inject` errors or signals.
+
+    Injections count for each process by itself; only the first process feels them unless children are to `follow`.
+    """
+    journal = scratch / "strace"
+    options = ["-f", "--seccomp-bpf"] if follow else []  # without the filter, strace stops at every call: slow
+    options += [f"--inject={what}" for what in inject]
+    command = [sys.executable, "-m", "backupd", "backup"]
+    done = subprocess.run(
+        ["strace", "-qq", "-y", "-s", "200", "-o", journal, f"--trace={calls}", *options, *command],
+        env=environ,
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Ended(done.returncode, done.stdout, done.stderr, ()), [*_calls(journal.read_text(errors="replace"))]
+
+
+def _calls(journal: str) -> Iterator[Call]:
+    processes: dict[str, int] = {}
+    numbers: Counter[tuple[int, str]] = Counter()
+    for line in journal.splitlines():
+        found = _CALL.match(line)
+        if found:
+            process = processes.setdefault(found[1] or "", len(processes))
+            numbers[process, found[2]] += 1
+            yield Call(process, found[2], numbers[process, found[2]], found[3])
 
 
 def processes_below(directory: Path) -> list[int]:

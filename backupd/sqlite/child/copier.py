@@ -8,6 +8,7 @@ import os
 import random
 import time
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
@@ -62,8 +63,9 @@ class Copier:
         self.writers_held_s = 0.0
 
     def open(self) -> apsw.Connection:
-        """Open the source read-only, by its plain path: never a URI, whose `?` and `#` would name another file."""
-        source = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READONLY)
+        """Open the source read-only; as a URI with every odd byte quoted, so that it names this file and no other."""
+        uri = f"file:{quote(os.fsencode(self.path))}"
+        source = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         source.set_busy_handler(self.deadline.wait_for_lock)
         return source
 

@@ -5,6 +5,7 @@ Run as `python -m backupd.sqlite.child.copy` in an empty staging directory that 
 
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import apsw
@@ -48,15 +49,17 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
 def open_target(request: dict[str, Any]) -> apsw.Connection:
     """Make the staged copy, of the owner of the source alone, and open it while we still may.
 
-    Without a journal: it is thrown away on any trouble.
+    Its journal is in memory, where it stays empty, since there is nothing to go back to but an empty file; without any,
+    an attempt that was given up would leave half a database for the next one to stumble over.
     """
     name: str = request["target"]
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     if os.geteuid() == 0:
-        os.fchown(descriptor, request["uid"], request["gid"])
+        with suppress(PermissionError):  # without CAP_CHOWN this process will not become the owner either
+            os.fchown(descriptor, request["uid"], request["gid"])
     os.close(descriptor)
     target = apsw.Connection(name)
-    for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=OFF"):
+    for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
         target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
     return target
 
@@ -134,6 +137,10 @@ def identity(path: str) -> tuple[int, int] | None:
         state = os.stat(path)
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise SourceUnusable(
+            f"uid {os.geteuid()}, which owns it, cannot reach {path}", "let it pass through every directory on the way"
+        ) from error
     return state.st_dev, state.st_ino
 
 

@@ -1,0 +1,199 @@
+"""Damage is found; what this SQLite merely cannot judge is told apart from it."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backupd.model import Verdict
+from backupd.sqlite.verify import Inspection, checking
+from support.app import running_app
+from support.bank import make_bank
+
+
+def inspect(path: Path, writer: str = "3.40.1") -> Inspection:
+    with checking(path, writer) as inspection:
+        return inspection()
+
+
+def verdict(path: Path, writer: str = "3.40.1") -> Verdict:
+    return inspect(path, writer).verdict
+
+
+def make(path: Path, *statements: str) -> Path:
+    """Make a database with an app that has functions and collations of its own."""
+    with running_app(path) as app:
+        for statement in statements:
+            app.sql(statement)
+    return path
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    """Change the SQL of the schema behind SQLite's back."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA writable_schema=ON")
+    connection.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?)", (old, new))
+    connection.commit()
+    connection.close()
+
+
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) "
+
+
+def test_a_sound_database_is_fully_verified_and_counted(tmp_path: Path) -> None:
+    make_bank(tmp_path / "bank.db")
+    found = inspect(tmp_path / "bank.db")
+    assert (found.verdict.level, found.verdict.damage, found.verdict.notes) == ("full", (), ())
+    assert found.contents is not None
+    assert found.contents.tables == {"account": 1000, "ledger": 0}
+
+
+@pytest.mark.parametrize("page", range(1, 20, 3))
+def test_a_page_whose_header_was_overwritten_is_corruption(tmp_path: Path, page: int) -> None:
+    path = tmp_path / "bank.db"
+    make_bank(path)
+    with path.open("r+b") as stream:
+        stream.seek(page * 4096)
+        stream.write(b"\xff" * 24)
+    found = inspect(path)
+    assert found.verdict.level == "corrupt"
+    assert found.verdict.damage
+    assert found.contents is None
+
+
+def test_a_row_that_an_ordinary_index_misses_is_corruption(tmp_path: Path) -> None:
+    path = make(tmp_path / "t.db", "CREATE TABLE t(a, b)", f"INSERT INTO t {NUMBERS} SELECT i, i FROM n")
+    make(path, "CREATE INDEX t_a ON t(a)")
+    rewrite(path, "t(a)", "t(b)")
+    make(path, "UPDATE t SET b = -b WHERE a = 77")
+    rewrite(path, "t(b)", "t(a)")
+    found = verdict(path)
+    assert found.level == "corrupt"
+    assert any("t_a" in message for message in found.damage)
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        "CREATE INDEX odd ON t(app_function(a))",
+        "CREATE INDEX odd ON t(a) WHERE app_function(a) > 1",
+        "CREATE INDEX odd ON t(b COLLATE app_collation)",
+    ],
+)
+def test_what_needs_the_apps_functions_is_structurally_verified(tmp_path: Path, needs: str) -> None:
+    path = make(tmp_path / "t.db", "CREATE TABLE t(a, b)", f"INSERT INTO t {NUMBERS} SELECT i, i FROM n", needs)
+    found = inspect(path)
+    assert (found.verdict.level, found.verdict.damage) == ("structural", ())
+    assert found.contents is not None
+    assert found.contents.tables == {"t": 500}
+
+
+def test_damage_is_found_where_functions_of_the_app_are_missing_too(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE t(a, b)",
+        f"INSERT INTO t {NUMBERS} SELECT i, hex(randomblob(200)) FROM n",
+        "CREATE INDEX odd ON t(app_function(a))",
+    )
+    with path.open("r+b") as stream:
+        stream.seek(5 * 4096)
+        stream.write(b"\xff" * 24)
+    assert verdict(path).level == "corrupt"
+
+
+def test_a_missing_tokenizer_does_not_keep_the_rest_from_full_verification(tmp_path: Path) -> None:
+    path = tmp_path / "fts.db"
+    code = (
+        "import apsw, apsw.fts5, sys; c = apsw.Connection(sys.argv[1]);"
+        "c.register_fts5_tokenizer('own', apsw.fts5.UnicodeWordsTokenizer);"
+        "c.execute(\"CREATE VIRTUAL TABLE f USING fts5(x, tokenize='own')\");"
+        "c.execute(\"INSERT INTO f VALUES ('hello world')\"); c.execute('CREATE TABLE t(a)')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    found = verdict(path, "3.54.1")
+    assert (found.level, found.damage) == ("full", ())
+    assert "integrity_check without virtual tables" in found.checks
+
+
+def test_an_expression_index_that_another_sqlite_filled_is_a_note(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE t(a, g AS (a + 0))",
+        f"INSERT INTO t(a) {NUMBERS} SELECT i FROM n",
+        "CREATE INDEX e ON t(a + 1)",
+        "CREATE INDEX v ON t(g)",
+    )
+    rewrite(path, "t(a + 1)", "t(a + 2)")
+    rewrite(path, "(a + 0)", "(a + 3)")
+    found = verdict(path)
+    assert (found.level, found.damage) == ("full", ())
+    assert any("index e" in note for note in found.notes)
+    assert any("index v" in note for note in found.notes)
+
+
+def test_a_hundred_harmless_findings_do_not_hide_the_damage_behind_them(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE a(x)",
+        f"INSERT INTO a {NUMBERS} SELECT i FROM n",
+        "CREATE INDEX e ON a(x + 1)",
+        "CREATE TABLE z(x, y)",
+        f"INSERT INTO z {NUMBERS} SELECT i, i FROM n",
+        "CREATE INDEX z_x ON z(x)",
+    )
+    rewrite(path, "a(x + 1)", "a(x + 2)")
+    rewrite(path, "z(x)", "z(y)")
+    make(path, "UPDATE z SET y = -y WHERE x = 77")
+    rewrite(path, "z(y)", "z(x)")
+    found = verdict(path)
+    assert (found.level, len(found.notes)) == ("corrupt", 100)
+    assert any("z_x" in message for message in found.damage)
+
+
+def test_constraints_and_foreign_keys_are_the_apps_affair(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE t(a INT CHECK (app_function(a) > 0), b TEXT)",
+        "INSERT INTO t VALUES (1, NULL)",
+        "CREATE TABLE p(id INTEGER PRIMARY KEY)",
+        "CREATE TABLE c(p REFERENCES p(id))",
+        "INSERT INTO c VALUES (1), (2)",
+    )
+    rewrite(path, "b TEXT", "b TEXT NOT NULL")
+    found = verdict(path)
+    assert (found.level, found.damage, found.foreign_key_violations) == ("full", (), 2)
+    assert any("NULL value in t.b" in note for note in found.notes)
+
+
+def test_a_schema_of_a_newer_sqlite_is_told_apart_from_a_damaged_one(tmp_path: Path) -> None:
+    path = make(tmp_path / "t.db", "CREATE TABLE t(a)", "CREATE TABLE u(a)", f"INSERT INTO u {NUMBERS} SELECT i FROM n")
+    rewrite(path, "CREATE TABLE t(a)", "CREATE TABLE t(a FROBNICATE (b) ++)")
+    newer = inspect(path, "3.99.0")
+    assert newer.verdict.level == "structural"
+    assert newer.contents is not None
+    assert newer.contents.tables["u"] == 500
+    assert verdict(path, "3.40.1").level == "corrupt"
+
+
+def test_the_schemas_digest_changes_with_the_schema_and_only_with_it(tmp_path: Path) -> None:
+    path = make(tmp_path / "t.db", "CREATE TABLE t(a)")
+
+    def digest() -> str:
+        contents = inspect(path).contents
+        assert contents is not None
+        return contents.schema_sha256
+
+    first = digest()
+    make(path, "INSERT INTO t VALUES (1)", "VACUUM")
+    assert digest() == first
+    make(path, "CREATE INDEX i ON t(a)")
+    assert digest() != first
+
+
+def test_a_table_without_rows_to_count_is_told_as_unknown(tmp_path: Path) -> None:
+    path = make(tmp_path / "t.db", 'CREATE TABLE "odd "" name"(a)', 'INSERT INTO "odd "" name" VALUES (1)')
+    contents = inspect(path).contents
+    assert contents is not None
+    assert contents.tables == {'odd " name': 1}

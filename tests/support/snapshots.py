@@ -1,0 +1,8 @@
+"""Patience for tests, and the type of the `take` fixture."""
+
+from collections.abc import Callable
+
+from backupd.sqlite.snapshot import Snapshot, SnapshotSettings
+
+Take = Callable[..., Snapshot]
+HASTY = SnapshotSettings(timeout_s=30, busy_timeout_s=0.3, hot_journal_wait_s=0.3)
