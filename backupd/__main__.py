@@ -3,6 +3,8 @@
 import signal
 import sys
 
+import click
+
 _TERMINATED = 128 + signal.SIGTERM
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -13,8 +15,11 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     try:
-        cli(prog_name="backupd")
-    except KeyboardInterrupt:
+        sys.exit(cli(prog_name="backupd", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(_INTERRUPTED)
 
 

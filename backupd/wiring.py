@@ -9,7 +9,7 @@ from backupd.errors import UsageError
 from backupd.jobs.order import BackupOrder, Expiry, Packing
 from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
-from backupd.log import EventLog, null_log, open_log
+from backupd.log import null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.directory import DirectoryStore
@@ -23,11 +23,16 @@ def build_site(config: Config, progress: Progress | None = None, *, writing: boo
     Raises SnapshotFailed when the directory of the backups cannot be made.
     """
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
-    log = null_log()
-    if writing:
-        store.prepare()
-        log = _open_log(config)
-    return Site(store, log, config.lock.timeout_s, progress or NoProgress())
+    progress = progress or NoProgress()
+    if not writing:
+        return Site(store, null_log(), config.lock.timeout_s, progress)
+    store.prepare()
+    try:
+        log = open_log(config.backups_dir / LOG_NAME, secrets_of(config))
+    except OSError as error:
+        warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
+        return Site(store, null_log(), config.lock.timeout_s, progress, warnings=(warning,))
+    return Site(store, log, config.lock.timeout_s, progress)
 
 
 def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,10 +83,3 @@ def workers(config: Config) -> int:
 def inactive(config: Config) -> tuple[str, ...]:
     """Say of each section that is set but not acted upon by this version that it is not."""
     return tuple(f"{name} is configured, but this version does not act on it yet" for name in config.not_yet_active())
-
-
-def _open_log(config: Config) -> EventLog:
-    try:
-        return open_log(config.backups_dir / LOG_NAME, secrets_of(config))
-    except OSError:
-        return null_log()

@@ -56,6 +56,8 @@ class Run:
     def started(self) -> None:
         """Say that the work begins; runs that a kill cut short are closed in the catalog first."""
         report = self.report
+        for warning in self._site.warnings:
+            self.warn(warning)
         self._site.log.info(
             Event.RUN_STARTED,
             f"{report.task} of {report.source} begins",
@@ -69,7 +71,9 @@ class Run:
                         catalog.mark_interrupted(dead.id, self._site.clock())
                         self._site.log.warning(
                             Event.RUN_INTERRUPTED,
-                            f"the {dead.task} of {dead.started_at:%F %T} UTC was cut short",
+                            f"the {dead.task} of {dead.source} at {dead.started_at:%F %T} UTC was cut short",
+                            task=dead.task,
+                            source=dead.source,
                         )
                 self._id = catalog.start_run(report.task, report.source, report.started_at)
         except CatalogUnavailable as error:

@@ -24,13 +24,14 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a job needs beside its own order; built by `backupd.wiring` alone."""
+    """What a job needs beside its own order; built by `backupd.wiring` alone. `warnings` degrade every run here."""
 
     store: DirectoryStore
     log: EventLog
     lock_timeout_s: float = 60.0
     progress: Progress = field(default_factory=NoProgress)
     clock: Callable[[], datetime] = utc_now
+    warnings: tuple[str, ...] = ()
 
     @property
     def holds(self) -> Holds:

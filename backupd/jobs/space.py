@@ -32,12 +32,14 @@ def bytes_needed(source: Source, last: Manifest | None, copies: int) -> int:
 def require_space(directory: Path, needed: int, reserve: int, what: str) -> None:
     """Refuse to begin `what` when it would leave less than `reserve` free at `directory`. Raises NoSpace."""
     free = shutil.disk_usage(directory).free
-    if free - needed < reserve:
-        raise NoSpace(
-            f"{what} needs {human_bytes(needed)} at {directory}, where {human_bytes(free)} are free "
-            f"and {human_bytes(reserve)} must stay so",
-            "free space, move backups_dir to a larger disk, or lower space.reserve",
-        )
+    if free - needed >= reserve:
+        return
+    stay = f" and {human_bytes(reserve)} must stay so" if reserve else ""
+    ways = ", move backups_dir to a larger disk, or lower space.reserve" if reserve else " there, or use a larger disk"
+    raise NoSpace(
+        f"{what} needs {human_bytes(needed)} at {directory}, where {human_bytes(free)} are free{stay}",
+        f"free space{ways}",
+    )
 
 
 def watching_space(directory: Path, reserve: int, advance: Callable[[int], None]) -> Callable[[int], None]:

@@ -7,9 +7,11 @@ DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and proven before it bea
                    removing/….manifest.json    generations that are on their way out
 """
 
+import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +97,8 @@ class DirectoryStore:
 
     def remove(self, generation_id: str) -> None:
         """Remove a generation: once its manifest is away it is absent, and `recover` finishes what is left to do."""
+        if not is_generation_id(generation_id):
+            return
         try:
             self._manifest(generation_id).rename(self._removing / f"{generation_id}{MANIFEST_SUFFIX}")
         except FileNotFoundError:
@@ -199,11 +203,16 @@ class DirectoryStore:
         if not is_generation_id(generation_id):
             raise GenerationMissing(f"{generation_id[:120]!r} is no generation's id", "see backupd list")
         try:
-            return open(os.open(path, _NO_LINKS), "rb")
+            descriptor = os.open(path, _NO_LINKS)
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return open(descriptor, "rb")
+            os.close(descriptor)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            pass
         except OSError as error:
-            raise GenerationMissing(
-                f"no generation {generation_id} in store {self.name}", "see backupd list"
-            ) from error
+            if error.errno != errno.ELOOP:
+                raise
+        raise GenerationMissing(f"no generation {generation_id} in store {self.name}", "see backupd list")
 
 
 def _manifests_in(directory: Path) -> list[tuple[str, Path]]:

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from backupd.files import fsync_directory, give_to_owner_of, replace_durably, write_durably
@@ -26,11 +26,11 @@ class Holds:
         try:
             said = json.loads(path.read_bytes())
             said["since"] = datetime.fromisoformat(said["since"])
-            return Hold(**said)
+            return Hold(**{**said, "source": source})
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
-            since = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+        except (ValueError, KeyError, TypeError, RecursionError, OSError):
+            since = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
             return Hold(source, "corrupt", since, f"{path} cannot be read", None)
 
     def set(self, hold: Hold) -> Hold:
@@ -79,10 +79,10 @@ class Quarantine:
         place = home / name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(mode=0o700)
+        give_to_owner_of(home, place)
         target = place / "snapshot.sqlite3"
         snapshot.rename(target)
         write_durably(place / "findings.txt", "".join(f"{line}\n" for line in findings).encode())
-        for path in (place, target):
-            give_to_owner_of(home, path)
+        give_to_owner_of(home, target)
         fsync_directory(place)
         return target

@@ -53,11 +53,14 @@ def into_closed_pipe(backupd: Backupd, *arguments: str) -> tuple[int, str]:
 
 def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160) -> tuple[int, str]:
     """Run `backupd ARGUMENTS` on a pseudo-terminal; return its exit code and all that appeared there."""
+    told = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+    outside = backupd.environment(TERM="xterm-256color")
+    environ = {name: value for name, value in outside.items() if name not in told}
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-m", "backupd", *arguments],
-        env=backupd.environment(TERM="xterm-256color"),
+        env=environ,
         cwd=backupd.cwd,
         stdin=theirs,
         stdout=theirs,

@@ -144,15 +144,19 @@ def test_a_failure_outweighs_a_busy_store_outweighs_a_warning(pair: Pair, backup
     assert [line["event.action"] for line in log_lines(backups)].count("run.finished") == 2
 
 
-@pytest.mark.parametrize("obstacle", ["directory", "full disk"])
-def test_a_log_that_cannot_be_written_fails_no_backup(typed: Keyboard, backups: Path, obstacle: str) -> None:
+def test_a_log_on_a_full_disk_fails_no_backup(typed: Keyboard, backups: Path) -> None:
     backups.mkdir()
-    if obstacle == "directory":
-        (backups / "backup.log").mkdir()
-    else:
-        (backups / "backup.log").symlink_to("/dev/full")
+    (backups / "backup.log").symlink_to("/dev/full")
     answer = typed("backup", "--json")
     assert (answer.code, answer.json["outcome"]) == (0, "published")
+
+
+def test_a_log_that_cannot_be_opened_degrades_the_backup_and_is_told(typed: Keyboard, backups: Path) -> None:
+    backups.mkdir()
+    (backups / "backup.log").mkdir()
+    answer = typed("backup", "--json")
+    assert (answer.code, answer.json["outcome"]) == (3, "degraded")
+    assert "backup.log cannot be written" in answer.json["warnings"][0]
 
 
 def test_a_pipe_that_nobody_reads_gives_no_traceback_and_the_backup_is_there(backupd: Backupd, backups: Path) -> None:

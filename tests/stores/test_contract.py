@@ -186,7 +186,7 @@ def test_what_is_no_plain_file_makes_no_generation(bench: Bench, plant: str, par
         "link",
         "dead link",
         "directory",
-        pytest.param("FIFO", marks=pytest.mark.xfail(reason="stores/directory.py _open serves a FIFO", strict=True)),
+        "FIFO",
     ],
 )
 def test_what_is_no_plain_file_is_never_read(bench: Bench, plant: str) -> None:
@@ -226,9 +226,6 @@ def test_a_removed_id_can_be_published_again(bench: Bench) -> None:
     assert bench.store.manifest(ID) == b"second"
 
 
-UNSEEN = pytest.mark.xfail(
-    reason="stores/directory.py remove() does not look at the id: '../x' removes x beside the store", strict=True
-)
 HOSTILE_IDS = [
     "../tasks-20261121-0400",
     "../../tasks-20261121-0400",
@@ -255,10 +252,7 @@ def test_an_id_that_is_a_path_is_refused(bench: Bench, hostile: str) -> None:
 
 @pytest.mark.parametrize(
     "hostile",
-    [
-        pytest.param(key, marks=UNSEEN if key.startswith(("../tasks", "./")) or "\0" in key else [])
-        for key in HOSTILE_IDS
-    ],
+    HOSTILE_IDS,
     ids=repr,
 )
 def test_an_id_that_is_a_path_removes_nothing_anywhere(bench: Bench, hostile: str) -> None:

@@ -60,7 +60,6 @@ def test_an_id_is_taken_by_anything_that_bears_its_name(store: DirectoryStore, m
     assert not store.taken(OTHER)
 
 
-@pytest.mark.xfail(reason="stores/directory.py _open() leaves the descriptor of a directory open", strict=True)
 def test_a_directory_under_the_name_of_a_generation_costs_no_descriptor(store: DirectoryStore) -> None:
     (store.directory / f"{ID}{ARCHIVE_SUFFIX}").mkdir()
     before = open_descriptors()

@@ -83,10 +83,7 @@ def test_an_older_hold_without_a_reference_gets_one(holds: Holds) -> None:
         b'{"since": 7}',
         b'{"source": "tasks", "kind": "shrink", "since": "2026-11-23T12:00:00+00:00", "reason": "x"}',
         b'{"source": "tasks", "kind": "shrink", "since": "2026-11-23", "reason": "x", "reference": null, "more": 1}',
-        pytest.param(
-            b"[" * 100_000,
-            marks=pytest.mark.xfail(reason="stores/holds.py get(): RecursionError is not caught", strict=True),
-        ),
+        b"[" * 100_000,
     ],
 )
 def test_a_hold_that_cannot_be_read_still_holds(holds: Holds, path: Path, damaged: bytes) -> None:
@@ -99,13 +96,11 @@ def test_a_hold_that_cannot_be_read_still_holds(holds: Holds, path: Path, damage
     assert str(path) in hold.reason
 
 
-@pytest.mark.xfail(reason="stores/holds.py get(): any OSError but FileNotFoundError goes up", strict=True)
 def test_a_hold_that_is_no_file_still_holds(holds: Holds, path: Path) -> None:
     path.mkdir(parents=True)
     assert holds.get("tasks") is not None
 
 
-@pytest.mark.xfail(reason="stores/holds.py get(): believes the file which source it holds", strict=True)
 def test_a_hold_under_the_name_of_another_source_holds_that_one(holds: Holds, path: Path) -> None:
     holds.set(replace(HOLD, source="other"))
     (path.parent / "other.json").rename(path)
@@ -214,7 +209,6 @@ def test_the_quarantine_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.xfail(reason="stores/holds.py add() writes findings.txt before its directory is given away", strict=True)
 def test_the_quarantine_that_root_makes_belongs_to_the_owner_of_the_store(tmp_path: Path) -> None:
     os.chown(tmp_path, *OWNER)
     quarantine(tmp_path, "tasks-20261110-040000")
