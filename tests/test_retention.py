@@ -46,9 +46,7 @@ PERIODS: dict[str, Callable[[datetime], object]] = {
 # ---- histories
 
 
-def taken(
-    at: datetime, *, attempt: int = 1, verification: Verification = "full", damaged: bool = False
-) -> Generation:
+def taken(at: datetime, *, attempt: int = 1, verification: Verification = "full", damaged: bool = False) -> Generation:
     """Return the generation of `tasks` taken at `at`."""
     return Generation(
         id=generation_id("tasks", at, attempt),
@@ -106,9 +104,7 @@ def monthly_for(years: int) -> list[Generation]:
 
 
 CASES = {
-    "daily-two-years": Case(
-        "One a night for two years, under the policy that is the default.", every(DAY, 730)
-    ),
+    "daily-two-years": Case("One a night for two years, under the policy that is the default.", every(DAY, 730)),
     "daily-two-years-all-rules": Case(
         "One a night for two years; months and years too. Several rules keep one and the same generation.",
         every(DAY, 730),
@@ -131,9 +127,7 @@ CASES = {
         "One each Wednesday: seven days that have one are seven weeks, and hold more than four weekly do.",
         every(7 * DAY, 15, LAST_NIGHT - 4 * DAY),
     ),
-    "fewer-than-asked": Case(
-        "Three nights: nothing goes before there is something to go for.", every(DAY, 3)
-    ),
+    "fewer-than-asked": Case("Three nights: nothing goes before there is something to go for.", every(DAY, 3)),
     "tokyo": Case(
         "Every eight hours, days by the clock of Tokyo: there a day begins at 15:00 UTC.",
         every(timedelta(hours=8), 24, NOW.replace(hour=7)),
@@ -398,9 +392,7 @@ def test_two_years_of_nights_leave_the_seven_last_days_and_the_four_last_sundays
     [(UTC, 3, 0), (SANTIAGO, 23, 30), (SANTIAGO, 0, 30), (TOKYO, 23, 59)],
     ids=["UTC", "Santiago before midnight", "Santiago after midnight", "Tokyo"],
 )
-def test_two_years_of_pruning_lose_no_slot(
-    policy: RetentionPolicy, zone: tzinfo, hour: int, minute: int
-) -> None:
+def test_two_years_of_pruning_lose_no_slot(policy: RetentionPolicy, zone: tzinfo, hour: int, minute: int) -> None:
     """Each rule holds the newest of its newest periods among all ever made, not only among those left."""
     nights = nightly(date(2024, 11, 23), 730, zone, hour, minute)
     sizes = dict.fromkeys(PERIODS, 0)
@@ -601,9 +593,7 @@ def test_pruning_after_each_backup_ends_where_pruning_once_does(case: Case) -> N
 
 
 @holds_for_any(cases, st.timedeltas(timedelta(0), 8 * DAY))
-def test_time_alone_removes_nothing_but_by_those_no_longer_in_the_future(
-    case: Case, passed: timedelta
-) -> None:
+def test_time_alone_removes_nothing_but_by_those_no_longer_in_the_future(case: Case, passed: timedelta) -> None:
     later = replace(case, now=NOW + passed)
     arrived = len(countable(later)) - len(countable(case))
     gone = removed_ids(later.plan()) - removed_ids(case.plan())

@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 
-import pytest
 from keyboard import Keyboard, Pair, into_closed_pipe
 
 from backupd.stores.lock import store_lock
