@@ -1,14 +1,17 @@
 """Fixtures for tests that break things."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("yards", "support.faults")
 
-from yards import Yard, make_yard  # noqa: E402
+from yards import BIG_ROWS, Yard, make_yard  # noqa: E402
 
+from support.bank import make_bank  # noqa: E402
 from support.faults import Crew, crew  # noqa: E402
 
 
@@ -29,3 +32,20 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
     """Two template processes to fork runs from."""
     with crew(tmp_path_factory.mktemp("crew")) as members:
         yield members
+
+
+@pytest.fixture(scope="session")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of some 30 MB, to be copied, whose backup takes long enough to be met at work."""
+    path = tmp_path_factory.mktemp("big") / "big.db"
+    make_bank(path, rows=BIG_ROWS)
+    return path
+
+
+@pytest.fixture
+def large(template: Yard, tmp_path: Path, big: Path) -> Yard:
+    """A yard whose database was replaced by a large one, so that its backup can be met at work."""
+    yard = replace(template.copy_to(tmp_path / "large"), rows=BIG_ROWS)
+    Path(f"{yard.database}-wal").unlink()
+    shutil.copy(big, yard.database)
+    return yard

@@ -1,5 +1,6 @@
 """A disk that is full, before or in the middle of a run: nothing is lost, nothing lies about, and what helps works."""
 
+import json
 import os
 import re
 import shutil
@@ -157,3 +158,30 @@ def test_on_a_full_disk_prune_makes_room_and_restore_restores(
     assert_unhurt(yard, before, going)
     assert_listed(yard, forks)
     assert_tidy(yard, "prune")
+
+
+def test_a_line_that_found_no_room_in_the_log_is_the_only_one_that_is_lost_to_readers(
+    template: Yard, disk: Disk, forks: Crew
+) -> None:
+    yard = template.copy_to(disk.root / "yard")
+    log = yard.backups / "backup.log"
+    filler = b'{"event.action": "test"}\n'
+    with log.open("ab") as stream:
+        stream.write(filler * ((-log.stat().st_size - 60) % PAGE // len(filler)))
+    disk.limit(pages=disk.pages())
+    assert forks.run(["backup"], yard.environ).code == 1
+    assert not log.read_bytes().endswith(b"\n")
+    disk.limit()
+    assert forks.run(["backup"], yard.environ).code == 0
+    lines = log.read_text().splitlines()
+    assert len([line for line in lines if not is_json(line)]) == 1
+    assert json.loads(lines[-1])["event.action"] == "run.finished"
+
+
+def is_json(line: str) -> bool:
+    """Tell whether a reader of the log can make sense of `line`."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -2,16 +2,19 @@
 
 import os
 import random
+import re
 import shutil
+import signal
 from pathlib import Path
 
-from yards import Before, Yard, assert_heals, assert_no_processes, assert_unhurt
+from yards import BIG_ROWS, Before, Yard, assert_heals, assert_no_processes, assert_tidy, assert_unhurt, changing_calls
 
 from support.bank import running_bank
-from support.faults import Crew, Ended, at_every_step
+from support.command import Backupd
+from support.faults import Call, Crew, Ended, at_every_step, on_both_cores, processes_below, traced
 
-ROWS = 200_000
 KILLS = 15
+BY_SQLITE = "fdatasync,ftruncate,pwrite64,unlink"
 
 
 def test_killed_before_any_of_its_steps_a_backup_loses_nothing_and_the_next_one_heals(
@@ -25,7 +28,7 @@ def test_killed_before_any_of_its_steps_a_backup_loses_nothing_and_the_next_one_
         assert ended.code == (0 if at is None else -9), ended
         assert_unhurt(yard, before)
         assert_no_processes(yard)
-        assert_heals(yard, forks)
+        assert_heals(yard, forks, verify=at is None or at % 4 == 0)
         shutil.rmtree(yard.root)
         return ended
 
@@ -40,20 +43,59 @@ def test_killed_at_any_instant_beside_an_app_that_writes_a_backup_loses_nothing_
     seed = int(os.environ.get("FAULTS_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"FAULTS_SEED={seed}")
     chance = random.Random(seed)
-    yard = Yard(tmp_path / "yard", rows=ROWS)
+    yard = Yard(tmp_path / "yard", rows=BIG_ROWS)
     yard.database.parent.mkdir(parents=True)
-    with running_bank(yard.database, pause_s=0.001, rows=ROWS) as bank:
+    with running_bank(yard.database, pause_s=0.001, rows=BIG_ROWS) as bank:
         for _ in range(yard.kept):
             bank.wait_for_commits(1)
             usual = forks.run(["backup", "--json"], yard.environ).json
         assert usual["snapshot_bytes"] > 25 << 20
-        killed = 0
+        killed, ever = 0, yard.generations()
         while killed < KILLS:
-            before = Before(yard.generations(), {})
+            before = Before.of(yard, app_runs=True)
             ended = forks.run(["backup"], yard.environ, after_s=chance.uniform(0, usual["duration_s"]))
             assert ended.code in (0, -9), ended
             killed += ended.code == -9
+            assert all(ever.setdefault(key, files) == files for key, files in yard.generations().items())
             assert_unhurt(yard, before)
             assert_no_processes(yard)
             bank.wait_for_commits(1)
             assert_heals(yard, forks, verify=killed == KILLS)
+
+
+def test_killed_in_a_system_call_of_its_catalog_a_backup_loses_nothing_and_the_next_one_heals(
+    template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+    surveyed = template.copy_to(tmp_path / "yard")
+    _, calls = traced(Backupd(surveyed.environ, tmp_path).environment(), tmp_path, BY_SQLITE)
+
+    def kill(call: Call) -> None:
+        place = tmp_path / f"{call.name}-{call.number}"
+        place.mkdir()
+        yard = template.copy_to(place / "yard")
+        inject = f"{call.name}:signal=SIGKILL:when={call.number}"
+        ended, _ = traced(Backupd(yard.environ, place).environment(), place, call.name, inject, follow=False)
+        assert ended.code == -9, (call, ended)
+        assert_unhurt(yard, before)
+        assert_no_processes(yard)
+        assert_heals(yard, forks, verify=False)
+
+    chosen = [call for call in changing_calls(calls, surveyed) if re.search(r"catalog\.sqlite3(-wal)?$", call.path)]
+    assert {call.name for call in chosen} == {*BY_SQLITE.split(",")}
+    on_both_cores(kill, chosen)
+
+
+def test_a_child_that_is_killed_ends_the_backup_with_advice_and_leaves_the_store_as_it_was(
+    large: Yard,
+) -> None:
+    before = large.generations()
+    with large.stopped("copy/snapshot.sqlite3", "backup") as run:
+        (child,) = processes_below(large.hidden)
+        os.kill(child, signal.SIGKILL)
+    assert run.returncode == 1
+    told = (large.root / "err").read_text()
+    assert "killed by signal 9" in told
+    assert "what to do: " in told
+    assert large.generations() == before
+    assert_tidy(large)

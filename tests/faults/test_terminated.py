@@ -2,9 +2,8 @@
 
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,27 +13,27 @@ from yards import (
     Yard,
     assert_no_processes,
     assert_swept,
+    assert_tidy,
     assert_unhurt,
     events,
     leftovers,
 )
 
 from backupd.log import Event
-from support.bank import make_bank
-from support.command import Backupd, log_lines
+from support.command import log_lines
 from support.faults import Crew, Ended, at_every_step
 
 TERMINATED = 128 + signal.SIGTERM
 SOON_S = 3
 _LOCKS = "/.backupd/lock"
 _LET_GO = "truncate in store_lock"
-ROWS = 200_000
 
 
 def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
     template: Yard, forks: Crew, tmp_path: Path
 ) -> None:
     before = Before.of(template)
+    template = replace(template, kept=len(before.generations))
 
     def terminate(at: int | None) -> Ended:
         yard = template.copy_to(tmp_path / f"terminated-{at}")
@@ -58,25 +57,20 @@ def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
     at_every_step(terminate)
 
 
-@pytest.mark.parametrize("stage", ["snapshot.sqlite3", "archive.part"])
+@pytest.mark.parametrize("staged", ["snapshot.sqlite3", "archive.part"])
 def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
-    stage: str, tmp_path: Path, forks: Crew
+    staged: str, large: Yard, forks: Crew
 ) -> None:
-    yard = Yard(tmp_path / "yard", rows=ROWS)
-    yard.database.parent.mkdir(parents=True)
-    make_bank(yard.database, rows=ROWS)
-    command = Backupd(yard.environ, tmp_path)
-    with subprocess.Popen([sys.executable, "-m", "backupd", "backup"], env=command.environment(), cwd=tmp_path) as run:
-        while not any(path.stat().st_size for path in yard.backups.glob(f".backupd/staging/*/copy/{stage}")):
-            assert run.poll() is None, "the backup ended before anybody saw it at work"
-        told = time.monotonic()
+    before, known = large.generations(), len(events(large))
+    with large.stopped(f"copy/{staged}", "backup") as run:
         run.terminate()
-        assert run.wait(SOON_S) == TERMINATED
+        told = time.monotonic()
     assert time.monotonic() - told < SOON_S
-    assert_no_processes(yard, timeout_s=1)
-    assert_swept(yard)
-    last = log_lines(yard.backups)[-1]
+    assert run.returncode == TERMINATED
+    assert_no_processes(large, timeout_s=1)
+    assert_tidy(large)
+    last = log_lines(large.backups)[-1]
     assert (last["event.action"], last["backupd.outcome"]) == ("run.finished", "failed")
-    assert yard.generations() == {}
-    assert forks.run(["backup"], yard.environ).code == 0
-    assert not HEALING.intersection(events(yard))
+    assert large.generations() == before
+    assert forks.run(["backup"], large.environ).code == 0
+    assert not HEALING.intersection(events(large)[known:])

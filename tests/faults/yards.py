@@ -6,13 +6,15 @@ days, and the policy keeps two: the next backup publishes one and removes two.
 
 import gzip
 import hashlib
+import re
 import shutil
 import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Mapping
-from contextlib import closing
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,8 +28,8 @@ from backupd.log import Event, open_log
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, RetentionPolicy
 from backupd.stores.directory import DirectoryStore
 from support.bank import is_balanced, make_bank
-from support.command import log_lines
-from support.faults import Crew, processes_below
+from support.command import Backupd, log_lines
+from support.faults import Call, Crew, processes_below, stopped
 
 HEALING = frozenset(
     {
@@ -39,6 +41,9 @@ HEALING = frozenset(
     }
 )
 KEPT = 2
+BIG_ROWS = 160_000
+_EACH = ("fsync", "rename")
+_ENDS = ("write",)
 _proven: set[tuple[str, str]] = set()
 
 
@@ -78,6 +83,17 @@ class Yard:
             "BACKUPD_RETENTION__WEEKLY": "0",
         }
 
+    def staged(self, pattern: str) -> bool:
+        """Tell whether a run at work has written something into such a file in its staging directory."""
+        return any(path.stat().st_size for path in (self.hidden / "staging").glob(f"*/{pattern}"))
+
+    @contextmanager
+    def stopped(self, pattern: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run `backupd ARGUMENTS`, and let it stand still during the block with something staged in such a file."""
+        environ = Backupd(self.environ, self.root).environment()
+        with stopped(environ, self.root, lambda: self.staged(pattern), *arguments) as process:
+            yield process
+
     def copy_to(self, root: Path) -> "Yard":
         shutil.copytree(self.root, root)
         return replace(self, root=root)
@@ -94,6 +110,10 @@ class Yard:
         """Return the bytes of archive and manifest."""
         return self.store.archive_path(generation).read_bytes(), self.store.manifest(generation)
 
+    def taken_at(self, generation: str) -> datetime:
+        """Return when it was taken."""
+        return decode_manifest(self.store.manifest(generation), generation).taken_at
+
     def generations(self) -> dict[str, tuple[bytes, bytes]]:
         """Return the files of all generations."""
         return {stored.id: self.files_of(stored.id) for stored in self.store.list()}
@@ -107,8 +127,9 @@ class Before:
     app_files: Mapping[str, str]
 
     @classmethod
-    def of(cls, yard: Yard) -> "Before":
-        return cls(yard.generations(), yard.app_files())
+    def of(cls, yard: Yard, *, app_runs: bool = False) -> "Before":
+        found = yard.generations()
+        return cls({key: found[key] for key in sorted(found, key=yard.taken_at)}, {} if app_runs else yard.app_files())
 
 
 def make_yard(root: Path) -> Yard:
@@ -215,7 +236,7 @@ def assert_listed(yard: Yard, forks: Crew) -> None:
     listed = forks.run(["list", "--json"], yard.environ)
     assert listed.code == 0, listed.err
     ids = [facts["id"] for facts in listed.json]
-    assert ids == sorted(yard.generations(), key=lambda key: proven(yard, key).taken_at, reverse=True)
+    assert ids == sorted(yard.generations(), key=yard.taken_at, reverse=True)
     assert len(ids) == yard.kept
 
 
@@ -263,6 +284,20 @@ def write(database: Path) -> None:
     """Write to a bank as its app does: at once, without waiting for anybody for long, in balance."""
     with closing(sqlite3.connect(database, timeout=2)) as app, app:
         app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+
+
+def changing_calls(calls: list[Call], yard: Yard) -> Iterator[Call]:
+    """Yield the calls that change a file of the yard: of those alike one, both ends, or all, as they matter.
+
+    What a child opens is left out: to the interpreter that starts, its number means another file each time.
+    """
+    alike = defaultdict(list)
+    for call in calls:
+        changes = call.name != "openat" or ("O_CREAT" in call.text and "EEXIST" not in call.text and call.process == 0)
+        if call.path.startswith(str(yard.root)) and changes:
+            alike[call.process, call.name, re.sub(r"run-\w+|tasks-[\d-]+", "*", call.path)].append(call)
+    for (_, name, _), group in alike.items():
+        yield from group if name in _EACH else {group[0], group[-1]} if name in _ENDS else {group[0]}
 
 
 def sha256(data: bytes) -> str:

@@ -17,6 +17,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -158,13 +159,6 @@ def at_every_step(check: Callable[[int | None], Ended]) -> tuple[str, ...]:
 
 def on_both_cores(work: Callable[[T], U], items: Sequence[T]) -> list[U]:
     """Return `work(item)` for each of `items`, two at a time; the first that fails ends it."""
-    import os as _os
-    if _os.environ.get("ALLFAIL"):
-        print(len(items))
-        def safe(i):
-            try: return work(i)
-            except BaseException as e: print("FAIL", repr(e)[:600], e.__notes__, flush=True); return None
-        with ThreadPoolExecutor(2) as pool: return list(pool.map(safe, items))
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(work, item) for item in items]
         wait(futures, return_when=FIRST_EXCEPTION)
@@ -182,23 +176,33 @@ class Call:
     text: str
 
     @property
+    def paths(self) -> list[str]:
+        """The paths that it names, or the files of its descriptors."""
+        return _PATH.findall(self.text)
+
+    @property
     def path(self) -> str:
-        """The first path that it names, or the file of its descriptor."""
-        found = _PATH.search(self.text)
-        return found[1] if found else ""
+        """The first of them."""
+        return next(iter(self.paths), "")
 
 
 def traced(
-    environ: Mapping[str, str], scratch: Path, calls: str, *inject: str, follow: bool = True
+    environ: Mapping[str, str],
+    scratch: Path,
+    calls: str,
+    *inject: str,
+    follow: bool = True,
+    arguments: Sequence[str | Path] = ("backup",),
 ) -> tuple[Ended, list[Call]]:
-    """Run `backupd backup` under strace(1) and return it with its `calls`, after letting it `inject` errors or signals.
+    """Run `backupd ARGUMENTS` under strace(1); return it with its `calls`, after letting it `inject` errors or signals.
 
-    Injections count for each process by itself; only the first process feels them unless children are to `follow`.
+    Injections count for each process by itself. Only the first feels them unless children are to `follow`: then calls
+    are filtered in the kernel, which is far quicker, but injected signals get lost (strace 6.1).
     """
     journal = scratch / "strace"
-    options = ["-f", "--seccomp-bpf"] if follow else []  # without the filter, strace stops at every call: slow
+    options = ["-f", "--seccomp-bpf"] if follow else []
     options += [f"--inject={what}" for what in inject]
-    command = [sys.executable, "-m", "backupd", "backup"]
+    command = [sys.executable, "-m", "backupd", *arguments]
     done = subprocess.run(
         ["strace", "-qq", "-y", "-s", "200", "-o", journal, f"--trace={calls}", *options, *command],
         env=environ,
@@ -220,6 +224,30 @@ def _calls(journal: str) -> Iterator[Call]:
             process = processes.setdefault(found[1] or "", len(processes))
             numbers[process, found[2]] += 1
             yield Call(process, found[2], numbers[process, found[2]], found[3])
+
+
+@contextmanager
+def stopped(
+    environ: Mapping[str, str], scratch: Path, condition: Callable[[], bool], *arguments: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run `backupd ARGUMENTS` until `condition` holds, let it stand still (SIGSTOP) during the block, then end.
+
+    What it says on standard error is in `scratch / "err"`.
+    """
+    command = [sys.executable, "-m", "backupd", *arguments]
+    with (scratch / "err").open("wb") as err:
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=err)
+    with process:
+        try:
+            while not condition():
+                assert process.poll() is None, "it ended before anybody saw it at work"
+                time.sleep(0.001)
+            process.send_signal(signal.SIGSTOP)
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+        process.send_signal(signal.SIGCONT)
 
 
 def processes_below(directory: Path) -> list[int]:

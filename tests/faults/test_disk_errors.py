@@ -1,0 +1,63 @@
+"""A disk that fails in any single system call: an error with advice, nothing lost, nothing lying about."""
+
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from yards import Before, Yard, assert_heals, assert_swept, assert_tidy, assert_unhurt, changing_calls
+
+from support.command import Backupd
+from support.faults import Call, Crew, on_both_cores, traced
+
+FULL = ("mkdir", "openat", "pwrite64", "write")
+BROKEN = ("fdatasync", "fsync", "ftruncate", "rename", "unlink")
+# What a backup can do without, as long as it says so in the log or a warning.
+DISPENSABLE = re.compile(r"backup\.log|catalog\.sqlite3|\.backupd$|/lock$")
+
+
+def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_it_was_or_one_better(
+    template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+    template = replace(template, kept=len(before.generations))
+    surveyed = template.copy_to(tmp_path / "yard-of-survey")
+
+    def environ(yard: Yard) -> dict[str, str]:
+        return Backupd(yard.environ, tmp_path).environment()
+
+    _, calls = traced(environ(surveyed), tmp_path, ",".join(FULL + BROKEN))
+    by_children = Counter(call.name for call in calls if call.process > 0)
+
+    def fail(call: Call) -> int:
+        place = tmp_path / f"{call.process}-{call.name}-{call.number}"
+        place.mkdir()
+        yard = template.copy_to(place / "yard")
+        inject = f"{call.name}:error={'ENOSPC' if call.name in FULL else 'EIO'}:when={call.number}"
+        follow = call.process > 0 or call.number > by_children[call.name]
+        try:
+            ended, hits = traced(environ(yard), place, call.name, inject, follow=follow)
+            assert any("(INJECTED)" in hit.text for hit in hits)
+            assert ended.code in (0, 1, 3)
+            assert_unhurt(yard, before)
+            assert_swept(yard)
+            published = yard.generations().keys() - before.generations.keys()
+            if ended.code == 0:
+                assert DISPENSABLE.search(call.path) or (call.name in FULL and call.path.endswith("/SHA256SUMS.new"))
+            else:
+                assert {1: "what to do: ", 3: "warning: "}[ended.code] in ended.err
+            if published:
+                assert_heals(yard, forks, verify=False)
+            else:
+                assert ended.code == 1
+                assert_tidy(yard)
+        except BaseException as problem:
+            problem.add_note(f"{inject} in {call}")
+            raise
+        shutil.rmtree(place)
+        return ended.code
+
+    chosen = [*changing_calls(calls, surveyed)]
+    assert {call.name for call in chosen} == {*FULL, *BROKEN}
+    assert {*on_both_cores(fail, chosen)} == {0, 1, 3}

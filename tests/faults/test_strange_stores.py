@@ -1,0 +1,192 @@
+"""Stores in which others had their hands: things in the way, links that lead out, a store that is gone or read-only."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from yards import HEALING, Before, Yard, assert_heals, assert_tidy, assert_unhurt, events, sha256
+
+from backupd.log import Event
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
+from support.faults import Crew
+
+DEAD_RUN = ".backupd/staging/run-dead"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    """A directory that is no business of backupd's, and that nothing of it may reach."""
+    home = tmp_path / "outside"
+    (home / "run-of-theirs").mkdir(parents=True)
+    (home / "run-of-theirs" / "diary.txt").write_text("dear diary")
+    (home / "file.txt").write_text("not yours")
+    before = {path: path.read_bytes() for path in home.rglob("*.txt")}
+    state = (home / "file.txt").stat()
+    yield home
+    assert {path: path.read_bytes() for path in home.rglob("*.txt")} == before
+    assert (home / "file.txt").stat()[:6] == state[:6]
+
+
+def in_the_way(place: Path) -> None:
+    """Put a file where a directory should be, and a directory where a file should be."""
+    if place.is_dir():
+        shutil.rmtree(place)
+        place.write_text("in the way")
+    else:
+        place.unlink(missing_ok=True)
+        place.mkdir()
+        (place / "something").write_text("in the way")
+
+
+@pytest.mark.parametrize("name", [".backupd", ".backupd/staging", ".backupd/removing", ".backupd/lock"])
+def test_what_lies_where_the_work_is_done_ends_the_backup_with_its_name_and_advice(
+    name: str, yard: Yard, forks: Crew
+) -> None:
+    before = Before.of(yard)
+    in_the_way(yard.backups / name)
+    ended = forks.run(["backup"], yard.environ)
+    assert ended.code == 1
+    assert str(yard.backups / name) in ended.err
+    assert "what to do: " in ended.err
+    assert_unhurt(yard, before)
+    assert yard.generations() == before.generations
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", ".backupd/SHA256SUMS.new", ".backupd/catalog.sqlite3"])
+def test_what_lies_where_only_notes_are_made_costs_no_backup_or_is_told(name: str, yard: Yard, forks: Crew) -> None:
+    generations = yard.generations()
+    in_the_way(yard.backups / name)
+    ended = forks.run(["backup"], yard.environ)
+    assert ended.code in (1, 3)
+    assert str(yard.backups / name) in ended.err
+    assert (yard.backups / name / "something").read_text() == "in the way"
+    assert ended.code == 1 or len(yard.generations().keys() - generations.keys()) == 1
+
+
+@pytest.mark.parametrize("name", [".backupd", ".backupd/staging", ".backupd/removing"])
+def test_a_link_where_work_is_swept_is_refused_and_not_followed(
+    name: str, yard: Yard, forks: Crew, outside: Path
+) -> None:
+    before = Before.of(yard)
+    shutil.rmtree(yard.backups / name)
+    (yard.backups / name).symlink_to(outside)
+    for command in (["backup"], ["prune"], ["verify"], ["catalog", "rebuild"]):
+        ended = forks.run(command, yard.environ)
+        assert ended.code == 1
+        assert f"{yard.backups / name} is a symbolic link" in ended.err
+        assert "what to do: remove it" in ended.err
+    assert_unhurt(yard, before)
+    (yard.backups / name).unlink()
+    assert_heals(yard, forks)
+
+
+@pytest.mark.parametrize("name", [".backupd/lock", ".backupd/SHA256SUMS.new", "SHA256SUMS"])
+def test_a_link_in_place_of_a_file_of_ours_is_not_written_through(
+    name: str, yard: Yard, forks: Crew, outside: Path
+) -> None:
+    (yard.backups / name).unlink(missing_ok=True)
+    (yard.backups / name).symlink_to(outside / "file.txt")
+    ended = forks.run(["backup"], yard.environ)
+    assert ended.code == (1 if name.endswith("lock") else 0)
+    if ended.code:
+        assert str(yard.backups / name) in ended.err
+    else:
+        assert_tidy(yard)
+
+
+def test_links_in_the_work_of_a_dead_run_are_swept_and_not_followed(yard: Yard, forks: Crew, outside: Path) -> None:
+    dead = yard.backups / DEAD_RUN
+    dead.mkdir()
+    (dead / "copy").symlink_to(outside)
+    (dead / "file").symlink_to(outside / "file.txt")
+    linked = yard.hidden / "staging" / "run-linked"
+    linked.symlink_to(outside / "run-of-theirs")
+    assert forks.run(["backup"], yard.environ).code == 0
+    assert Event.STAGING_SWEPT in events(yard)
+    assert not dead.exists()
+    linked.unlink()
+    assert_tidy(yard)
+
+
+def test_a_linked_manifest_in_the_work_of_a_dead_run_publishes_nothing(yard: Yard, forks: Crew, outside: Path) -> None:
+    stray = f"tasks-20200101-0000{ARCHIVE_SUFFIX}"
+    (yard.backups / stray).write_bytes(b"of somebody's")
+    dead = yard.backups / DEAD_RUN
+    dead.mkdir()
+    (dead / f"tasks-20200101-0000{MANIFEST_SUFFIX}").symlink_to(outside / "file.txt")
+    assert forks.run(["backup"], yard.environ).code == 0
+    assert Event.PUBLISH_RESUMED not in events(yard)
+    assert yard.store.strays() == (stray,)
+    assert (yard.backups / stray).read_bytes() == b"of somebody's"
+
+
+def test_what_others_put_among_the_work_stays_where_it_is(yard: Yard, forks: Crew) -> None:
+    staging, removing = yard.hidden / "staging", yard.hidden / "removing"
+    (staging / "notes.txt").write_text("mine")
+    (staging / "photos").mkdir()
+    (staging / "photos" / "cat.jpg").write_text("meow")
+    (removing / f"readme{MANIFEST_SUFFIX}").write_text("mine as well")
+    (yard.backups / f"readme{ARCHIVE_SUFFIX}").write_text("and mine")
+    assert forks.run(["backup"], yard.environ).code == 0
+    assert (staging / "notes.txt").read_text() == "mine"
+    assert (staging / "photos" / "cat.jpg").read_text() == "meow"
+    assert (removing / f"readme{MANIFEST_SUFFIX}").read_text() == "mine as well"
+    assert (yard.backups / f"readme{ARCHIVE_SUFFIX}").read_text() == "and mine"
+    assert not HEALING.intersection(events(yard))
+
+
+def test_a_generation_that_was_put_back_while_its_removal_was_cut_short_stays(yard: Yard, forks: Crew) -> None:
+    newest = max(yard.generations())
+    note = yard.hidden / "removing" / f"{newest}{MANIFEST_SUFFIX}"
+    note.write_bytes(yard.store.manifest(newest))
+    files = yard.files_of(newest)
+    assert forks.run(["backup"], yard.environ).code == 0
+    assert yard.files_of(newest) == files
+    assert_tidy(yard)
+
+
+@pytest.mark.root
+def test_from_a_store_on_a_read_only_disk_one_can_still_list_and_restore(
+    template: Yard, tmp_path: Path, forks: Crew
+) -> None:
+    yard = template.copy_to(tmp_path / "yard")
+    before = Before.of(yard)
+    newest = max(before.generations)
+    subprocess.run(["mount", "--bind", yard.backups, yard.backups], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", yard.backups], check=True)
+        assert [facts["id"] for facts in forks.run(["list", "--json"], yard.environ).json] == sorted(
+            before.generations, reverse=True
+        )
+        restored = forks.run(["restore", "--to", tmp_path / "restored.db", "--json"], yard.environ)
+        assert (restored.code, restored.json["generation"]) == (0, newest)
+        assert sha256((tmp_path / "restored.db").read_bytes()) == restored.json["snapshot_sha256"]
+        for command in (["backup"], ["prune"], ["verify"], ["catalog", "rebuild"]):
+            ended = forks.run(command, yard.environ)
+            assert ended.code == 1, command
+            assert "ead-only file system" in ended.err
+            assert "what to do: " in ended.err
+        assert_unhurt(yard, before)
+    finally:
+        subprocess.run(["umount", "--lazy", yard.backups], check=True)
+    assert_heals(yard, forks)
+
+
+@pytest.mark.parametrize("take_away", [shutil.rmtree, lambda path: path.rename(path.with_name("away"))])
+def test_a_store_that_goes_away_in_the_middle_of_a_backup_fails_it_with_advice(
+    take_away: Callable[[Path], object], large: Yard, forks: Crew
+) -> None:
+    app_files = large.app_files()
+    with large.stopped("copy/archive.part", "backup") as run:
+        take_away(large.backups)
+    assert run.returncode == 1
+    told = (large.root / "err").read_text()
+    assert "Traceback" not in told
+    assert str(large.backups) in told
+    assert "what to do: " in told
+    assert large.app_files() == app_files
+    assert forks.run(["backup"], large.environ).code == 0
+    assert len(large.generations()) == 1
+    assert_tidy(large)

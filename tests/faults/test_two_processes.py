@@ -1,0 +1,143 @@
+"""Several processes on one store: who waits, who is told to come back, and who works on undisturbed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from yards import HEALING, Yard, assert_listed, assert_tidy, events, proven, write
+
+from backupd.jobs.backup import backup
+from backupd.jobs.expire import prune
+from backupd.jobs.order import BackupOrder, Expiry
+from backupd.jobs.site import Site
+from backupd.log import Event, null_log
+from backupd.model import RetentionPolicy
+from backupd.stores.lock import store_lock
+from support.command import Backupd, log_lines
+from support.faults import Crew
+
+NO_PATIENCE = {"BACKUPD_LOCK__TIMEOUT_S": "0"}
+BUSY = 75
+GARBAGE = {
+    "nothing": b"",
+    "zeros": bytes(512),
+    "noise": os.urandom(100_000),
+    "other-json": b'["backup", 17]',
+    "deep-json": b"[" * 4000,
+    "wrong-types": b'{"task": [], "pid": {}, "host": null, "since": "noon"}',
+    "no-such-numbers": b'{"task": "backup", "pid": 1e999, "host": "here", "since": 0}',
+    "cut-off": b'{"task": "backup", "pid": 17, "ho',
+}
+
+
+def test_of_two_backups_at_once_one_waits_and_both_leave_a_generation_of_their_own(large: Yard, forks: Crew) -> None:
+    yard = replace(large, kept=len(large.generations()) + 2)
+    old = yard.generations().keys()
+    with yard.stopped("copy/archive.part", "backup") as first:
+        write(yard.database)
+        second = subprocess.Popen(
+            [sys.executable, "-m", "backupd", "backup"], env=Backupd(yard.environ, yard.root).environment()
+        )
+        while Event.LOCK_WAITING not in events(yard):
+            assert second.poll() is None
+            time.sleep(0.01)
+    assert (first.returncode, second.wait()) == (0, 0)
+    assert events(yard).count(Event.LOCK_WAITING) == 1
+    (waiting,) = (line for line in log_lines(yard.backups) if line["event.action"] == Event.LOCK_WAITING)
+    assert f"waiting for a backup (process {first.pid} on " in waiting["message"]
+    new = yard.generations().keys() - old
+    assert len(new) == 2
+    for generation in new:
+        proven(yard, generation)
+    assert_tidy(yard)
+    assert_listed(yard, forks)
+
+
+def test_two_in_one_minute_are_told_apart_and_a_name_that_pruning_freed_is_not_given_again(
+    template: Yard, tmp_path: Path
+) -> None:
+    yard = template.copy_to(tmp_path / "yard")
+    noon = datetime.now(UTC).replace(microsecond=0)
+    site = Site(yard.store, null_log(), clock=lambda: noon)
+    order = BackupOrder("tasks", yard.database, expiry=Expiry(RetentionPolicy(last=9)), reserve_bytes=0)
+    made = []
+    for _ in range(2):
+        write(yard.database)
+        made.append(backup(order, site).generation)
+    first = f"tasks-{noon:%Y%m%d-%H%M}"
+    assert made == [first, f"{first}-2"]
+    prune("tasks", Expiry(RetentionPolicy(last=1, daily=0, weekly=0)), site)
+    assert [*yard.generations()] == [f"{first}-2"]
+    write(yard.database)
+    assert backup(order, site).generation == f"{first}-3"
+
+
+@pytest.mark.parametrize("arguments", [["backup"], ["prune"], ["catalog", "rebuild"]], ids=" ".join)
+def test_who_may_not_wait_for_the_lock_is_told_who_holds_it_and_to_come_back(
+    arguments: list[str], yard: Yard, forks: Crew
+) -> None:
+    before = yard.generations()
+    with store_lock(yard.hidden / "lock", "backup", timeout_s=0, on_wait=lambda _holder: None):
+        ended = forks.run(arguments, {**yard.environ, **NO_PATIENCE})
+    assert ended.code == BUSY, ended
+    assert f"in use by a backup that began 0 s ago (process {os.getpid()}" in ended.err
+    assert "what to do: wait" in ended.err
+    assert yard.generations() == before
+    assert forks.run(arguments, {**yard.environ, **NO_PATIENCE}).code == 0
+    assert_tidy(yard)
+
+
+def test_while_a_backup_is_at_work_others_can_list_verify_and_restore(large: Yard, forks: Crew, tmp_path: Path) -> None:
+    with large.stopped("copy/snapshot.sqlite3", "backup") as run:
+        assert forks.run(["backup"], {**large.environ, **NO_PATIENCE}).code == BUSY
+        assert [facts["id"] for facts in forks.run(["list", "--json"], large.environ).json] == sorted(
+            large.generations(), reverse=True
+        )
+        assert forks.run(["verify", "--all"], large.environ).code == 0
+        assert forks.run(["restore", "--to", tmp_path / "restored.db"], large.environ).code == 0
+        assert (tmp_path / "restored.db").stat().st_size > 0
+    assert run.returncode == 0
+    assert_tidy(large)
+
+
+def test_a_backup_leaves_the_work_of_a_verify_alone(large: Yard, forks: Crew) -> None:
+    assert forks.run(["backup"], large.environ).code == 0
+    with large.stopped("snapshot.sqlite3", "verify") as run:
+        write(large.database)
+        assert forks.run(["backup"], large.environ).code == 0
+        assert large.staged("snapshot.sqlite3")
+    assert run.returncode == 0
+    assert Event.STAGING_SWEPT not in events(large)
+    assert_tidy(large)
+
+
+def test_a_lock_that_a_dead_process_held_is_taken_over_and_that_is_said(yard: Yard, forks: Crew) -> None:
+    died = json.dumps({"task": "prune", "pid": 17, "host": "elsewhere", "since": 0})
+    (yard.hidden / "lock").write_text(died)
+    assert forks.run(["backup"], {**yard.environ, **NO_PATIENCE}).code == 0
+    (said,) = (line for line in log_lines(yard.backups) if line["event.action"] == Event.LOCK_TAKEN_OVER)
+    assert "a prune (process 17 on elsewhere) died" in said["message"]
+    assert_tidy(yard)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_a_lock_file_full_of_garbage_is_a_lock_like_any_other(garbage: bytes, yard: Yard, forks: Crew) -> None:
+    (yard.hidden / "lock").write_bytes(garbage)
+    assert forks.run(["backup"], {**yard.environ, **NO_PATIENCE}).code == 0
+    assert not HEALING.intersection(events(yard))
+    assert_tidy(yard)
+
+
+def test_who_meets_garbage_in_a_lock_that_is_held_is_told_that_somebody_holds_it(yard: Yard, forks: Crew) -> None:
+    path = yard.hidden / "lock"
+    with store_lock(path, "backup", timeout_s=0, on_wait=lambda _holder: None):
+        path.write_bytes(GARBAGE["deep-json"])
+        ended = forks.run(["backup"], {**yard.environ, **NO_PATIENCE})
+    assert ended.code == BUSY
+    assert "in use by another run" in ended.err

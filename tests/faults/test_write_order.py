@@ -1,0 +1,93 @@
+"""In which order things reach the disk: what a power cut must not turn round."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from yards import Yard
+
+from support.bank import make_bank
+from support.command import Backupd
+from support.faults import traced
+
+CALLS = "fdatasync,fsync,link,linkat,mkdir,rename,renameat,renameat2,unlink,unlinkat"
+_TEMPORARY = re.compile(r"run-\w{8}|[0-9a-f]{8}(?=\.part)")
+
+
+def happened(yard: Yard, *arguments: str | Path) -> list[str]:
+    """Run `backupd ARGUMENTS`; return what was synced, renamed and removed, by names below the yard."""
+    environ = Backupd(yard.environ, yard.root).environment()
+    ended, calls = traced(environ, yard.root.parent, CALLS, arguments=arguments)
+    assert ended.code == 0, ended.err
+    told = []
+    for call in calls:
+        paths = [_TEMPORARY.sub("*", path.removeprefix(f"{yard.root}")) for path in call.paths]
+        if "ENOENT" not in call.text and paths:
+            told.append(" ".join([call.name.removesuffix("at2"), *paths]))
+    return told
+
+
+def assert_in_order(told: Sequence[str], *wanted: str) -> None:
+    """Assert that `wanted` happened in this order, whatever else happened in between."""
+    rest = iter(told)
+    for step in wanted:
+        assert step in rest, f"{step!r} did not happen, or not after what has to come before it: {told}"
+
+
+def test_a_generation_is_durable_before_it_is_seen_and_nothing_old_goes_before_that(
+    template: Yard, tmp_path: Path
+) -> None:
+    yard = replace(template.copy_to(tmp_path / "yard"), kept=3)
+    old = min(yard.generations())
+    told = happened(yard, "backup")
+    new = max(yard.generations())
+    staging, removing = "/backups/.backupd/staging/*/copy", "/backups/.backupd/removing"
+    assert_in_order(
+        told,
+        f"fsync {staging}/archive.part",
+        f"fsync {staging}/{new}.manifest.json",
+        f"fsync {staging}",
+        f"rename {staging}/archive.part /backups/{new}.sqlite3.gz",
+        "fsync /backups",
+        f"rename {staging}/{new}.manifest.json /backups/{new}.manifest.json",
+        "fsync /backups",
+        "fsync /backups/.backupd/SHA256SUMS.new",
+        "rename /backups/.backupd/SHA256SUMS.new /backups/SHA256SUMS",
+        "fsync /backups",
+        f"rename /backups/{old}.manifest.json {removing}/{old}.manifest.json",
+        f"fsync {removing}",
+        "fsync /backups",
+        f"unlink /backups/{old}.sqlite3.gz",
+        "fsync /backups",
+        f"unlink {removing}/{old}.manifest.json",
+    )
+    assert [step for step in told if step.startswith("unlink") and "sqlite3.gz" in step] == [
+        f"unlink /backups/{old}.sqlite3.gz"
+    ]
+
+
+def test_the_directories_of_a_first_backup_are_durable_before_anything_is_in_them(tmp_path: Path) -> None:
+    yard = Yard(tmp_path / "yard")
+    yard.database.parent.mkdir(parents=True)
+    make_bank(yard.database)
+    assert_in_order(
+        happened(yard, "backup"),
+        "mkdir /backups",
+        "fsync ",
+        "mkdir /backups/.backupd",
+        "fsync /backups",
+        "mkdir /backups/.backupd/staging",
+        "fsync /backups/.backupd",
+        "fsync /backups/.backupd/staging/*/copy/archive.part",
+    )
+
+
+def test_a_restored_file_is_durable_before_it_bears_its_name(template: Yard, tmp_path: Path) -> None:
+    yard = template.copy_to(tmp_path / "yard")
+    assert_in_order(
+        happened(yard, "restore", "--to", yard.root / "restored.db"),
+        "fsync /.restored.db.*.part",
+        "link /.restored.db.*.part /restored.db",
+        "fsync ",
+    )
