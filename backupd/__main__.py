@@ -10,10 +10,11 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> None:
-    """Run the command line; SIGTERM unwinds like any exit, so that nothing half-made stays."""
+    """Run the command line; SIGTERM and a lost terminal unwind like any exit, so that nothing half-made stays."""
     from backupd.cli import cli
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, lambda *_: sys.exit(_TERMINATED))
     try:
         sys.exit(cli(prog_name="backupd", standalone_mode=False))
     except click.ClickException as error:

@@ -15,7 +15,6 @@ from backupd.errors import CopyCorrupt
 
 HEADER_BYTES = 20
 TRAILER_BYTES = 8
-MAX_PIECE_BYTES = 16 << 20
 _HEADER = struct.Struct("<4sLBBH2sHL")
 _TRAILER = struct.Struct("<LL")
 _MAGIC, _FIELD = b"\x1f\x8b\x08\x04", b"Bd"

@@ -10,11 +10,12 @@ from backupd.cli.common import (
     config_option,
     json_option,
     open_site,
-    print_error,
     print_json,
+    print_trouble,
     read_config,
     source_option,
     told_plainly,
+    worst_exit,
 )
 from backupd.cli.progress import shown_progress
 from backupd.jobs.backup import backup
@@ -23,7 +24,6 @@ from backupd.model import RunReport
 from backupd.wiring import backup_order, sources
 
 _WORTH_TELLING_S = 0.05
-_WORST_FIRST = (1, 78, 75, 3, 0)
 
 
 @click.command("backup", epilog="Example: backupd backup --source tasks --json")
@@ -43,23 +43,17 @@ def command(config_file: Path | None, names: tuple[str, ...], *, as_json: bool) 
         site = open_site(config, progress)
         reports = [backup(backup_order(config, name), site) for name in wanted]
     if as_json:
-        facts = [_facts(report) for report in reports]
+        facts = [asdict(report) for report in reports]
         print_json(facts[0] if len(facts) == 1 else facts)
     else:
         for report in reports:
             _print(report)
-    sys.exit(min((report.exit_code for report in reports), key=_WORST_FIRST.index))
-
-
-def _facts(report: RunReport) -> dict[str, object]:
-    return asdict(report)
+    sys.exit(worst_exit(reports))
 
 
 def _print(report: RunReport) -> None:
-    for warning in report.warnings:
-        click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {warning}", err=True)
+    print_trouble(report)
     if report.outcome == "failed":
-        print_error(f"backup of {report.source}: {report.error}", report.hint)
         return
     stages = ", ".join(
         f"{name} {seconds:.1f}" for name, seconds in report.stages.items() if seconds >= _WORTH_TELLING_S

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +17,10 @@ from backupd.config import Config, load_config
 from backupd.errors import BackupdError
 from backupd.jobs.site import Site
 from backupd.jobs.words import printable
-from backupd.model import Progress
+from backupd.model import Progress, RunReport
 from backupd.wiring import build_site
 
+_WORST_FIRST = (1, 78, 75, 3, 0)
 _NOBODY_READS = 128 + signal.SIGPIPE
 _IN_DOUBT = "check the rights of the directory of the backups, and the disk (dmesg)"
 
@@ -84,6 +85,19 @@ def print_error(message: str, hint: str | None) -> None:
     click.echo(f"{click.style('error', fg='red', bold=True)}: {lines}", err=True)
     if hint:
         click.echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
+
+
+def print_trouble(report: RunReport) -> None:
+    """Print the warnings of a run, and why it failed, to standard error."""
+    for warning in report.warnings:
+        click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {printable(warning)}", err=True)
+    if report.outcome == "failed":
+        print_error(f"{report.task} of {report.source}: {report.error}", report.hint)
+
+
+def worst_exit(reports: Iterable[RunReport]) -> int:
+    """Return the exit code that matters most among those of `reports`."""
+    return min((report.exit_code for report in reports), key=_WORST_FIRST.index, default=0)
 
 
 def read_config(config_file: Path | None) -> Config:

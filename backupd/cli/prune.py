@@ -9,17 +9,18 @@ from backupd.cli.common import (
     config_option,
     json_option,
     open_site,
-    print_error,
     print_json,
+    print_trouble,
     read_config,
     source_option,
     told_plainly,
+    worst_exit,
 )
 from backupd.cli.tables import print_table
 from backupd.errors import UsageError
 from backupd.jobs import expire
 from backupd.jobs.generations import local_inventory
-from backupd.model import RetentionPlan, RunReport
+from backupd.model import RetentionPlan
 from backupd.wiring import expiry, sources
 
 
@@ -44,14 +45,19 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
         for name in wanted:
             released = expire.unfreeze(name, site)
             click.echo(f"{name}: {'pruning goes on' if released else 'was not frozen'}", err=True)
-    inventory = local_inventory(site)
-    plans = {name: expire.plan_for(name, expiry(config), inventory, site) for name in wanted}
-    reports = [] if dry_run else [expire.prune(name, expiry(config), site) for name in wanted]
-    if as_json:
-        print_json([fact for plan in plans.values() for fact in _facts(plan)])
+    if dry_run:
+        inventory = local_inventory(site)
+        plans, reports = [expire.plan_for(name, expiry(config), inventory, site) for name in wanted], []
     else:
-        _print(plans, {generation for report in reports for generation in report.removed})
-    _exit(reports)
+        done = [expire.prune(name, expiry(config), site) for name in wanted]
+        plans, reports = [plan for _, plan in done], [report for report, _ in done]
+    if as_json:
+        print_json([fact for plan in plans for fact in _facts(plan)])
+    else:
+        _print(plans, word="would go" if dry_run else "removed")
+    for report in reports:
+        print_trouble(report)
+    sys.exit(worst_exit(reports))
 
 
 def _facts(plan: RetentionPlan) -> list[dict[str, object]]:
@@ -66,23 +72,16 @@ def _facts(plan: RetentionPlan) -> list[dict[str, object]]:
     return kept + removed
 
 
-def _print(plans: dict[str, RetentionPlan], gone: set[str]) -> None:
+def _print(plans: list[RetentionPlan], word: str) -> None:
     rows = [
         row
-        for plan in plans.values()
+        for plan in plans
         for row in (
             *((k.generation.id, "stays", ", ".join(k.reasons)) for k in plan.keep),
-            *((r.generation.id, "removed" if r.generation.id in gone else "would go", r.reason) for r in plan.remove),
+            *((r.generation.id, word, r.reason) for r in plan.remove),
         )
     ]
     if rows:
         print_table(("generation", "decision", "reason"), rows)
     else:
         click.echo("no generations")
-
-
-def _exit(reports: list[RunReport]) -> None:
-    for report in reports:
-        if report.outcome == "failed":
-            print_error(f"prune of {report.source}: {report.error}", report.hint)
-    sys.exit(max((report.exit_code for report in reports), default=0))

@@ -19,6 +19,7 @@ from backupd.cli.progress import shown_progress
 from backupd.cli.stores import require_local, require_sources
 from backupd.errors import GenerationMissing, UsageError
 from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.space import reserve_bytes
 from backupd.jobs.verify import CheckResult, verify
 from backupd.jobs.words import printable
 from backupd.wiring import workers
@@ -52,8 +53,9 @@ def command(
         inventory = local_inventory(site)
         require_sources(names, config, inventory)
         results = []
+        reserve = reserve_bytes(config.backups_dir, config.space.reserve)
         for generation in _wanted(ids, names, inventory, everything=everything):
-            results.append(verify(generation, inventory, workers(config), site))
+            results.append(verify(generation, inventory, workers(config), site, reserve_bytes=reserve))
             if not as_json:
                 _print(results[-1])
     if as_json:

@@ -23,8 +23,8 @@ class Source(Table):
     path: kinds.FilePath = Field(description="The live database file.", examples=["/app/data/tasks.db"])
     method: Literal["backup", "vacuum"] = Field(
         "backup",
-        description='"backup" copies page by page, byte for byte; "vacuum" writes a compact copy by VACUUM '
-        "INTO, which is slower and renumbers rowids that no INTEGER PRIMARY KEY holds.",
+        description='"backup" copies page by page, byte for byte; "vacuum" then rewrites the checked copy '
+        "without free pages (VACUUM INTO), which needs room for both.",
     )
     allow_empty: bool = Field(default=False, description="Accept a database without any table instead of failing.")
     timeout_s: kinds.Seconds = Field(3600, gt=0, description="Seconds that a whole snapshot may take.")
@@ -98,9 +98,9 @@ class ShrinkGuard(Table):
     """Nothing is pruned while a source has lost more than this since its last good generation."""
 
     enabled: bool = Field(default=True, description="Whether a new snapshot is compared with the last good generation.")
-    max_row_loss: kinds.Fraction = Field(0.5, description="Share of all rows (0 to 1) that may go.")
+    max_row_loss: kinds.Fraction = Field(0.5, description="Share of the rows of one table (0 to 1) that may go.")
     max_size_loss: kinds.Fraction = Field(0.5, description="Share of the size (0 to 1) that may go.")
-    min_rows: kinds.Count = Field(100, description="Databases with fewer rows than this are not compared.")
+    min_rows: kinds.Count = Field(100, description="Tables that had fewer rows than this are not compared row by row.")
 
 
 class Lock(Table):

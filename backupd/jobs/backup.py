@@ -6,7 +6,7 @@ Every step can be killed. Until its manifest is in place there is no new generat
 """
 
 from backupd.jobs.expire import expire
-from backupd.jobs.freeze import frozen_on_corruption, guard_against_shrinking, quarantined, thaw
+from backupd.jobs.freeze import emptied_error, frozen_on_corruption, guard_against_shrinking, quarantined, thaw
 from backupd.jobs.generations import Inventory, local_inventory
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.prove import Proof, prove
@@ -45,7 +45,7 @@ def _sound_contents(order: BackupOrder, proof: Proof, last: Manifest | None, sit
     if contents is None:
         raise quarantined(order, proof, proof.inspection.verdict.damage, last, site)
     if last is not None and emptied(last, contents) and not order.allow_empty:
-        raise quarantined(order, proof, (f"no tables are left of those in {last.id}",), last, site)
+        raise emptied_error(order, proof, last, site)
     return contents
 
 

@@ -51,15 +51,17 @@ def _remove(generation: str, reason: str, site: Site) -> None:
     # The catalog first: killed in between, it misses a copy until the next run removes that one; never one too many.
     site.ask_catalog(lambda catalog: catalog.remove_copy(generation, site.store.name), None)
     site.store.remove(generation)
+    site.marks.clear(generation)
     site.log.info(Event.GENERATION_REMOVED, f"removed {generation}: {reason}", generation=generation, reason=reason)
 
 
-def prune(source: str, expiry: Expiry, site: Site) -> RunReport:
-    """Apply the policy to one source now, as a run of its own."""
+def prune(source: str, expiry: Expiry, site: Site) -> tuple[RunReport, RetentionPlan]:
+    """Apply the policy to one source now, as a run of its own; returns what was decided too (nothing if it failed)."""
+    plan = RetentionPlan((), ())
     with recorded("prune", source, site) as run, site.locked("prune"):
         run.started()
-        expire(source, expiry, run, site)
-    return run.report
+        plan = expire(source, expiry, run, site)
+    return run.report, plan
 
 
 def unfreeze(source: str, site: Site) -> bool:

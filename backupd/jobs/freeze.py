@@ -1,7 +1,8 @@
 """Freeze rotation when a source looks wrong, and let it go on when it looks right again."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Literal
 
 from backupd.errors import BackupdError, CopyCorrupt, SourceCorrupt
 from backupd.jobs.generations import Inventory
@@ -27,13 +28,14 @@ def frozen_on_corruption(order: BackupOrder, last: Manifest | None, site: Site) 
 
 
 def quarantined(
-    order: BackupOrder, proof: Proof, findings: Iterable[str], last: Manifest | None, site: Site
+    order: BackupOrder, proof: Proof, findings: tuple[str, ...], last: Manifest | None, site: Site
 ) -> BackupdError:
     """Put a corrupt copy aside, freeze rotation, and return the error that ends the run."""
-    findings = tuple(findings)
     _hold(order, "corrupt", findings[0], last, site)
     name = f"{order.source}-{proof.taken_at:%Y%m%d-%H%M%S}"
-    place = site.quarantine.add(order.source, name, proof.snapshot.path, findings)
+    place = site.store.hidden / "quarantine" / order.source / name
+    with suppress(OSError):  # a full disk must not hide the news
+        site.quarantine.add(order.source, name, proof.snapshot.path, findings)
     site.log.error(
         Event.SNAPSHOT_QUARANTINED,
         f"the copy of {order.path} is corrupt: {findings[0]}",
@@ -42,8 +44,15 @@ def quarantined(
     good = f"the last good generation is {last.id}" if last else "there is no good generation yet"
     return CopyCorrupt(
         f"{order.path} is corrupt: {findings[0]} ({len(findings)} findings); nothing is pruned, {good}",
-        f"look at the copy in {place.parent}; restore a good generation, or repair the database (sqlite3 .recover)",
+        f"look at the copy in {place}; restore a good generation, or repair the database (sqlite3 .recover)",
     )
+
+
+def emptied_error(order: BackupOrder, proof: Proof, last: Manifest, site: Site) -> BackupdError:
+    """Do the same with a copy that has none of the tables of the last generation any more."""
+    error = quarantined(order, proof, (f"no tables are left of those in {last.id}",), last, site)
+    hint = f"restore {last.id}; if the database is meant to be empty, set allow_empty = true for one backup"
+    return CopyCorrupt(error.message.replace("is corrupt", "is empty"), hint)
 
 
 def guard_against_shrinking(
@@ -73,10 +82,12 @@ def thaw(source: str, site: Site) -> None:
         site.log.info(Event.ROTATION_RELEASED, f"{source} is sound again: pruning goes on", source=source)
 
 
-def _hold(order: BackupOrder, kind: str, reason: str, last: Manifest | None, site: Site) -> None:
+def _hold(
+    order: BackupOrder, kind: Literal["corrupt", "shrink"], reason: str, last: Manifest | None, site: Site
+) -> None:
     hold = Hold(
         source=order.source,
-        kind="corrupt" if kind == "corrupt" else "shrink",
+        kind=kind,
         since=site.clock(),
         reason=reason,
         reference=last.id if last else None,

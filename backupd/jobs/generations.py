@@ -9,16 +9,21 @@ from backupd.errors import GenerationMissing, ManifestInvalid, UsageError
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import Generation, Manifest
+from backupd.retention import CLOCK_TOLERANCE
 from backupd.stores.contract import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All generations of a store, newest first; `manifests` has the sound ones, `refused` says why others are not."""
+    """All generations of a store, newest first; `manifests` has the sound ones, `refused` says why others are not.
+
+    What is dated after `now` was taken by a clock that ran ahead, and is never the newest of anything.
+    """
 
     generations: tuple[Generation, ...]
     manifests: Mapping[str, Manifest]
     refused: Mapping[str, str]
+    now: datetime
 
     def of(self, source: str) -> tuple[Generation, ...]:
         """Return the generations of one source, newest first."""
@@ -26,10 +31,14 @@ class Inventory:
 
     def last_verified(self, source: str) -> Manifest | None:
         """Return the manifest of the newest generation of `source` that counts."""
-        return next((self.manifests[g.id] for g in self.of(source) if g.verified), None)
+        return next((self.manifests[g.id] for g in self.of(source) if self.counts(g)), None)
+
+    def counts(self, generation: Generation) -> bool:
+        """Tell whether `generation` is verified, undamaged and not dated in the future."""
+        return generation.verified and generation.taken_at <= self.now + CLOCK_TOLERANCE
 
 
-def take_inventory(store: Store, damaged: frozenset[str] = frozenset()) -> Inventory:
+def take_inventory(store: Store, now: datetime, damaged: frozenset[str] = frozenset()) -> Inventory:
     """Read every manifest in `store`; `damaged` are the ids that a check has found wanting."""
     generations: list[Generation] = []
     manifests: dict[str, Manifest] = {}
@@ -42,19 +51,20 @@ def take_inventory(store: Store, damaged: frozenset[str] = frozenset()) -> Inven
             generations.append(_unreadable(stored.id, stored.archive_bytes))
         except GenerationMissing:
             continue  # removed since the listing
+        except OSError as error:
+            refused[stored.id] = f"the manifest of {stored.id} cannot be read: {error.strerror}"
+            generations.append(_unreadable(stored.id, stored.archive_bytes))
         else:
             manifests[stored.id] = manifest
             sound = stored.archive_bytes == manifest.archive.size_bytes and stored.id not in damaged
             generations.append(_generation(manifest, stored.archive_bytes, damaged=not sound))
     generations.sort(key=lambda g: (g.taken_at, g.id), reverse=True)
-    return Inventory(tuple(generations), manifests, refused)
+    return Inventory(tuple(generations), manifests, refused, now)
 
 
 def local_inventory(site: Site) -> Inventory:
     """Read the local store, knowing what checks have found; each refused manifest is logged."""
-    name = site.store.name
-    damaged = site.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
-    inventory = take_inventory(site.store, damaged)
+    inventory = take_inventory(site.store, site.clock(), site.marks.ids())
     for generation, why in inventory.refused.items():
         site.log.warning(Event.MANIFEST_REFUSED, why, generation=generation)
     return inventory
@@ -63,7 +73,8 @@ def local_inventory(site: Site) -> Inventory:
 def choose_generation(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> Manifest:
     """Return the generation that an operator means: by id, `latest`, or the newest taken at or before `at`.
 
-    Raises GenerationMissing, ManifestInvalid; UsageError when it is not clear of which source.
+    Damaged ones and those dated in the future are meant by id alone. Raises GenerationMissing, ManifestInvalid;
+    UsageError when it is not clear of which source.
     """
     if at is None and wanted != "latest":
         if wanted in inventory.refused:
@@ -71,11 +82,11 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
         if wanted not in inventory.manifests:
             raise GenerationMissing(f"there is no generation {wanted}", "see backupd list")
         return inventory.manifests[wanted]
-    names = {g.source for g in inventory.generations if g.verified}
+    names = {g.source for g in inventory.generations if inventory.counts(g)}
     if source is None and len(names) > 1:
         raise UsageError(f"which source: {', '.join(sorted(names))}?", "name it with --source")
     for generation in inventory.generations:
-        fits = generation.verified and source in (None, generation.source)
+        fits = inventory.counts(generation) and source in (None, generation.source)
         if fits and (at is None or generation.taken_at <= at):
             return inventory.manifests[generation.id]
     raise GenerationMissing("there is no sound generation that fits", "see backupd list")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from backupd.archive.members import Packed, digest_of, pack
 from backupd.errors import GenerationMissing, SourceReplaced
+from backupd.jobs.checks import remember_check
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.run import Run
 from backupd.jobs.site import Site
@@ -72,7 +73,7 @@ def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, run: Run,
     if last is not None and order.settings.method == "backup" and same_content(last.origin.signature, source.signature):
         with run.stage("digest"):
             equal = _digest(snapshot) == last.snapshot.sha256
-        if equal and archive_is_sound(last, site):
+        if equal and archive_is_sound(last, run, site):
             return Proof(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
     if order.settings.method == "vacuum":
         inspection = _check(order, snapshot, run)
@@ -81,27 +82,24 @@ def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, run: Run,
         with run.stage("compact"):
             snapshot = compact_snapshot(snapshot)
     inspection, packed = _check_and_pack(order, snapshot, reserve, run, site)
-    unchanged = last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and archive_is_sound(last, site)
+    unchanged = (
+        last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and archive_is_sound(last, run, site)
+    )
     return Proof(source, taken_at, snapshot, inspection, packed, unchanged)
 
 
-def archive_is_sound(manifest: Manifest, site: Site) -> bool:
-    """Digest the archive of a generation of the local store; a damaged one is logged and marked."""
+def archive_is_sound(manifest: Manifest, run: Run, site: Site) -> bool:
+    """Digest the archive of a generation of the local store; a damaged one is marked, and degrades the run."""
     try:
         with site.store.open(manifest.id) as stream:
-            sound = digest_of(stream) == manifest.archive.sha256
+            if digest_of(stream) == manifest.archive.sha256:
+                return True
     except (GenerationMissing, OSError):
-        sound = False
-    if not sound:
-        what = f"the archive of {manifest.id} is damaged: its SHA-256 is not the one in its manifest"
-        site.log.error(Event.GENERATION_DAMAGED, what, generation=manifest.id)
-        site.ask_catalog(
-            lambda catalog: catalog.record_check(
-                manifest.id, site.store.name, site.clock(), sound=False, detail=what, duration_s=0.0
-            ),
-            None,
-        )
-    return sound
+        pass
+    what = "its archive is damaged: the SHA-256 is not the one in its manifest"
+    remember_check(manifest.id, site, sound=False, detail=what)
+    run.warn(f"{manifest.id}: {what}; a new generation was made")
+    return False
 
 
 def _digest(snapshot: Snapshot) -> str:
@@ -119,7 +117,9 @@ def _check_space(order: BackupOrder, source: Source, last: Manifest | None, site
 
 def _copy(order: BackupOrder, source: Source, reserve: int, staging: Path, run: Run, site: Site) -> Snapshot:
     shared = same_file_system(source.path, site.store.directory)
-    settings = replace(order.settings, reserve_bytes=reserve if shared else 0)
+    settings = replace(
+        order.settings, reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, order)
+    )
     site.progress.stage("copy", source.size_bytes)
 
     def on_event(event: str, message: str) -> None:
@@ -127,6 +127,14 @@ def _copy(order: BackupOrder, source: Source, reserve: int, staging: Path, run: 
 
     with run.stage("copy"):
         return take_snapshot(source, settings, staging, lambda done, _total: site.progress.advance(done), on_event)
+
+
+def app_reserve_bytes(directory: Path, order: BackupOrder) -> int:
+    """Return what must stay free on an app's disk that holds no backups, where only the pinned WAL can grow.
+
+    Half of what is free at most: a disk that was low before is no reason to go without a backup.
+    """
+    return min(reserve_bytes(directory, order.reserve_bytes), shutil.disk_usage(directory).free // 2)
 
 
 def _check(order: BackupOrder, snapshot: Snapshot, run: Run) -> Inspection:

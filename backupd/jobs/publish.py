@@ -4,6 +4,7 @@ from backupd import __version__
 from backupd.archive.manifest import decode_manifest, encode_manifest
 from backupd.archive.members import Packed
 from backupd.errors import SnapshotFailed
+from backupd.jobs.checks import remember_check
 from backupd.jobs.prove import ARCHIVE_PART, Proof
 from backupd.jobs.run import Run
 from backupd.jobs.site import Site
@@ -40,13 +41,7 @@ def record_unchanged(last: Manifest, run: Run, site: Site) -> Manifest:
         f"{last.source} is what {last.id} holds: verified unchanged",
         generation=last.id,
     )
-    now = site.clock()
-    site.ask_catalog(
-        lambda catalog: catalog.record_check(
-            last.id, site.store.name, now, sound=True, detail="verified unchanged", duration_s=0.0
-        ),
-        None,
-    )
+    remember_check(last.id, site, sound=True, detail="verified unchanged")
     run.update(outcome="unchanged")
     _tell(last, run, site)
     return last

@@ -9,7 +9,7 @@ from backupd.log import Event
 def rebuild_catalog(site: Site) -> int:
     """Replace the catalog by one made from the manifests of the local store; returns how many generations it has."""
     with site.locked("rebuild"):
-        inventory = take_inventory(site.store)
+        inventory = take_inventory(site.store, site.clock())
         count = rebuild(site.catalog_path, [(m, site.store.name) for m in inventory.manifests.values()])
     for generation, why in inventory.refused.items():
         site.log.warning(Event.MANIFEST_REFUSED, why, generation=generation)

@@ -1,18 +1,22 @@
 """Restore a generation to a new path: prove it first, put it in place last."""
 
+import glob
 import os
 import secrets
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backupd.errors import TargetRefused
+from backupd.errors import CopyCorrupt, TargetRefused
 from backupd.files import fsync_directory, fsync_file
+from backupd.jobs.checks import remember_check
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
 
+_ABANDONED_S = 86400
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
@@ -37,7 +41,8 @@ def restore_to(manifest: Manifest, target: Path, workers: int, site: Site, *, dr
     """
     target = target.absolute()
     refuse_unsafe(target)
-    require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
+    if dry_run:
+        require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
     origin = manifest.origin
     owner = f"{origin.uid}:{origin.gid}" if os.geteuid() == 0 else None
     done = Restored(
@@ -78,6 +83,7 @@ def refuse_unsafe(target: Path) -> None:
 
 
 def _restore(manifest: Manifest, target: Path, workers: int, site: Site) -> str | None:
+    _sweep_old_parts(target)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         unpack_proven(manifest, site.store, part, workers, site)
@@ -86,9 +92,19 @@ def _restore(manifest: Manifest, target: Path, workers: int, site: Site) -> str 
         fsync_file(part)
         _put_in_place(part, target)
         fsync_directory(target.parent)
+    except CopyCorrupt as error:
+        remember_check(manifest.id, site, sound=False, detail=error.message)
+        raise
     finally:
         part.unlink(missing_ok=True)
     return owner
+
+
+def _sweep_old_parts(target: Path) -> None:
+    """Remove what killed restores to the same place left more than a day ago; a younger one may be at work."""
+    for part in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        if time.time() - part.stat().st_mtime > _ABANDONED_S:
+            part.unlink()
 
 
 def _give_back(part: Path, origin: SourceFacts) -> str | None:

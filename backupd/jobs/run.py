@@ -81,12 +81,9 @@ class Run:
 
     def finish(self) -> None:
         """Settle outcome and exit code, and hand the report to log and catalog."""
-        if self.report.outcome == "published" and self.report.warnings:
-            self.update(outcome="degraded")
-        if self.report.outcome == "unchanged" and self.report.warnings:
-            self.update(exit_code=DEGRADED_EXIT)
-        if self.report.outcome == "degraded":
-            self.update(exit_code=DEGRADED_EXIT)
+        if self.report.warnings and self.report.outcome != "failed":
+            outcome = "unchanged" if self.report.outcome == "unchanged" else "degraded"
+            self.update(outcome=outcome, exit_code=DEGRADED_EXIT)
         self.update(duration_s=round(time.monotonic() - self._began, 3))
         self._to_log()
         self._to_catalog()
@@ -97,19 +94,22 @@ class Run:
 
     def _to_log(self) -> None:
         report = self.report
-        tell = {"failed": self._site.log.error, "degraded": self._site.log.warning}
+        tell = self._site.log.warning if report.warnings else self._site.log.info
+        if report.outcome == "failed":
+            tell = self._site.log.error
         fields = asdict(report) | {"event.outcome": "failure" if report.outcome == "failed" else "success"}
         fields["error.message"] = fields.pop("error")
         fields["started_at"] = report.started_at.isoformat()
         fields["event.duration"] = int(report.duration_s * 1e9)
-        tell.get(report.outcome, self._site.log.info)(Event.RUN_FINISHED, describe(report), **fields)
+        tell(Event.RUN_FINISHED, describe(report), **fields)
 
     def _to_catalog(self) -> None:
         now = self._site.clock()
-        if self._id is None:
-            return
         run_id = self._id
-        self._site.ask_catalog(lambda catalog: catalog.finish_run(run_id, self.report, now), None)
+        if run_id is not None:
+            self._site.ask_catalog(lambda catalog: catalog.finish_run(run_id, self.report, now), None)
+        elif self._site.catalog_path.exists():  # it failed before it had the store to itself
+            self._site.ask_catalog(lambda catalog: catalog.record_run(self.report, now), None)
 
 
 @contextmanager
@@ -126,7 +126,9 @@ def recorded(task: str, source: str, site: Site) -> Iterator[Run]:
         else:
             run.fail(BackupdError(f"the file system said: {error}", "check the disk and the rights of backups_dir"))
     except BaseException as error:
-        run.fail(BackupdError(f"interrupted by {type(error).__name__}", "run it again"))
+        told = {"SystemExit": "terminated (SIGTERM)", "KeyboardInterrupt": "interrupted (Ctrl-C)"}
+        name = type(error).__name__
+        run.fail(BackupdError(told.get(name, f"broken off by {name}: {error}"), "run it again"))
         raise
     finally:
         run.finish()

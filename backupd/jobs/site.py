@@ -13,6 +13,7 @@ from backupd.model import NoProgress, Progress
 from backupd.stores.directory import DirectoryStore
 from backupd.stores.holds import Holds, Quarantine
 from backupd.stores.lock import Holder, store_lock
+from backupd.stores.marks import DamageMarks
 
 T = TypeVar("T")
 
@@ -42,6 +43,11 @@ class Site:
     def quarantine(self) -> Quarantine:
         """Where damaged copies are kept."""
         return Quarantine(self.store.hidden / "quarantine")
+
+    @property
+    def marks(self) -> DamageMarks:
+        """Which generations a check has found damaged."""
+        return DamageMarks(self.store.hidden / "damaged")
 
     @property
     def catalog_path(self) -> Path:

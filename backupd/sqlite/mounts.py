@@ -3,6 +3,7 @@
 https://sqlite.org/wal.html ("WAL does not work over a network filesystem") and sqlite.org/howtocorrupt.html §2.1.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -19,11 +20,11 @@ def filesystem_of(path: str, mountinfo: str | None = None) -> str:
     mount point is the one that is seen.
     """
     try:
-        text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+        text = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()) if mountinfo is None else mountinfo
     except OSError:
         return "unknown"
     best, kind = "", "unknown"
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):  # names may hold whatever else ends a line for Python
         before, _, after = line.partition(" - ")
         point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), before.split(" ")[4])
         inside = path == point or path.startswith(point.rstrip("/") + "/")

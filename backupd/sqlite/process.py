@@ -28,7 +28,7 @@ class Child:
     def __init__(self, verb: str, request: Mapping[str, object], directory: Path) -> None:
         self._last_words = open(os.memfd_create("last words"), "w+b")  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", f"backupd.sqlite.child.{verb}"],
+            [sys.executable, "-P", "-m", f"backupd.sqlite.child.{verb}"],  # -P: import nothing from `directory`
             cwd=directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

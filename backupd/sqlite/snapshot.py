@@ -1,6 +1,7 @@
 """Take a consistent copy of a live database into a staging directory."""
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ class SnapshotSettings:
     timeout_s: float = 3600.0
     busy_timeout_s: float = 60.0
     writer_budget_s: float = 2.0
+    quiet_wait_s: float = 60.0
     hot_journal: Literal["copy", "fail"] = "copy"
     hot_journal_wait_s: float = 60.0
     network_fs: Literal["refuse", "allow"] = "refuse"
@@ -65,13 +67,15 @@ class Snapshot:
 def take_snapshot(
     source: Source, settings: SnapshotSettings, staging: Path, on_progress: OnProgress, on_event: OnEvent
 ) -> Snapshot:
-    """Copy `source` into the empty directory `staging`, which is given to the owner of the source.
+    """Copy `source` into the empty directory `staging`, which the child gives to the owner of the source meanwhile.
 
     Raises SourceBusy, SourceReplaced (try again), SourceUnusable, NoSpace, SnapshotFailed.
     """
-    _give_to(staging, source)
-    with Child("copy", _request(source, settings, probe=False), staging) as child:
-        answer = child.result(on_progress, on_event)
+    try:
+        with Child("copy", _request(source, settings, probe=False), staging) as child:
+            answer = child.result(on_progress, on_event)
+    finally:
+        _take_back(staging)
     path = staging / _NAME
     if answer["hot"]:
         _own("recover", staging, path=_NAME)
@@ -117,13 +121,14 @@ def _own(verb: str, staging: Path, **request: str) -> None:
         child.result()
 
 
-def _give_to(staging: Path, source: Source) -> None:
-    """Let the child, which becomes the owner of the source, make files in `staging`."""
-    if os.geteuid() == 0:
-        try:
-            os.chown(staging, source.uid, source.gid)
-        except PermissionError:
-            return  # root without CAP_CHOWN has no CAP_SETUID either: the child stays what we are
+def _take_back(staging: Path) -> None:
+    """Make `staging` and the copy ours again: root without CAP_DAC_OVERRIDE could not even read them."""
+    if os.geteuid() != 0:
+        return
+    with suppress(PermissionError):  # without CAP_CHOWN they were never given away
+        os.chown(staging, os.geteuid(), os.getegid())
+        for path in staging.iterdir():
+            os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
 
 
 def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:

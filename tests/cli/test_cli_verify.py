@@ -140,7 +140,7 @@ def test_a_sound_archive_of_a_corrupt_database_is_damaged(
 
     rewritten(backups, generation, of_that)
     answer = typed("verify", generation, "--json")
-    assert (answer.code, f"{generation} is corrupt: " in answer.json[0]["detail"]) == (1, True)
+    assert (answer.code, f"{generation}: it is corrupt: " in answer.json[0]["detail"]) == (1, True)
     assert typed("restore", generation, "--to", tmp_path / "x.db").code == 1
     assert not (tmp_path / "x.db").exists()
 

@@ -231,7 +231,7 @@ def test_a_run_that_is_broken_off_still_has_its_last_line(order: BackupOrder, si
 
     with pytest.raises(KeyboardInterrupt):
         backup(order, replace(site, progress=Impatient()))
-    assert last_line(site)["message"] == "backup of tasks: failed: interrupted by KeyboardInterrupt"
+    assert last_line(site)["message"] == "backup of tasks: failed: interrupted (Ctrl-C)"
 
 
 def test_a_backup_whose_log_cannot_be_written_is_published_all_the_same(order: BackupOrder, site: Site) -> None:

@@ -5,13 +5,15 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from yards import BIG_ROWS, Before, Yard, assert_heals, assert_no_processes, assert_tidy, assert_unhurt, changing_calls
 
-from support.bank import running_bank
+from support.bank import make_bank, running_bank
 from support.command import Backupd
-from support.faults import Call, Crew, Ended, at_every_step, on_both_cores, processes_below, traced
+from support.faults import Call, Crew, Ended, at_every_step, on_both_cores, processes_below, stopped, traced
 
 KILLS = 15
 BY_SQLITE = "fdatasync,ftruncate,pwrite64,unlink"
@@ -99,3 +101,20 @@ def test_a_child_that_is_killed_ends_the_backup_with_advice_and_leaves_the_store
     assert "what to do: " in told
     assert large.generations() == before
     assert_tidy(large)
+
+
+def test_a_child_that_waits_for_the_app_does_not_outlive_its_killed_backup(tmp_path: Path) -> None:
+    yard = Yard(tmp_path / "yard")
+    yard.database.parent.mkdir(parents=True)
+    make_bank(yard.database, "delete")
+    with closing(sqlite3.connect(yard.database, isolation_level=None)) as app:
+        app.execute("BEGIN EXCLUSIVE")
+        environ = Backupd(yard.environ, yard.root).environment()
+        with stopped(
+            environ, yard.root, lambda: any(yard.hidden.glob("staging/*/copy/snapshot.sqlite3")), "backup"
+        ) as run:
+            assert len(processes_below(yard.hidden)) == 1
+            run.kill()
+        assert_no_processes(yard, timeout_s=5)
+        app.execute("ROLLBACK")
+    yard.app_writes()

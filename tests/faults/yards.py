@@ -289,12 +289,13 @@ def write(database: Path) -> None:
 def changing_calls(calls: list[Call], yard: Yard) -> Iterator[Call]:
     """Yield the calls that change a file of the yard: of those alike one, both ends, or all, as they matter.
 
-    What a child opens is left out: to the interpreter that starts, its number means another file each time.
+    What a child opens is left out, since the number of it means another file to its parent, and the shared memory of
+    our catalog, which is no file to anybody else.
     """
     alike = defaultdict(list)
     for call in calls:
         changes = call.name != "openat" or ("O_CREAT" in call.text and "EEXIST" not in call.text and call.process == 0)
-        if call.path.startswith(str(yard.root)) and changes:
+        if call.path.startswith(str(yard.root)) and not call.path.endswith("catalog.sqlite3-shm") and changes:
             alike[call.process, call.name, re.sub(r"run-\w+|tasks-[\d-]+", "*", call.path)].append(call)
     for (_, name, _), group in alike.items():
         yield from group if name in _EACH else {group[0], group[-1]} if name in _ENDS else {group[0]}

@@ -86,7 +86,7 @@ def test_while_frozen_nothing_is_pruned_until_a_sound_backup_was_made(one_kept: 
     second = backup(replace(one_kept, expiry=Expiry(RetentionPolicy(last=5))), site)
     damage(one_kept.path)
     backup(one_kept, site)
-    assert prune("tasks", ONE, site).removed == ()
+    assert prune("tasks", ONE, site)[0].removed == ()
     assert ids(site) == [second.generation, first.generation]
     one_kept.path.write_bytes(sound)
     touch(one_kept.path)

@@ -144,7 +144,7 @@ def test_prune_removes_nothing_under_a_hold_that_cannot_be_read(site: Site) -> N
     place = site.store.hidden / "holds"
     place.mkdir()
     (place / "tasks.json").write_bytes(b"garbage")
-    report = prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
+    report, _ = prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
     assert (report.outcome, report.removed) == ("published", ())
     assert (place / "tasks.json").exists()
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -60,11 +61,12 @@ def foreign_key_violations(connection: apsw.Connection) -> int:
 
 def count_rows(connection: apsw.Connection) -> dict[str, int | None]:
     """Count the rows of each ordinary table; None where a table cannot be read without the app's own functions."""
-    names = connection.execute(
-        "SELECT name FROM pragma_table_list WHERE schema='main' AND type='table' AND name NOT LIKE 'sqlite\\_%' "
-        "ESCAPE '\\' ORDER BY name"
-    ).fetchall()
-    return {str(name): _rows(connection, str(name)) for (name,) in names}
+    names = _texts(
+        connection,
+        "SELECT CAST(name AS BLOB) FROM pragma_table_list WHERE schema='main' AND type='table' "
+        "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
+    )
+    return {name: _rows(connection, name) for (name,) in names}
 
 
 def _rows(connection: apsw.Connection, table: str) -> int | None:
@@ -78,11 +80,20 @@ def _rows(connection: apsw.Connection, table: str) -> int | None:
 def schema_digest(connection: apsw.Connection) -> str:
     """Return the SHA-256 of the schema: a JSON line of type, name, table and SQL for each object, in sorted order."""
     digest = hashlib.sha256()
-    for row in connection.execute(
-        "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name, tbl_name, sql"
+    for row in _texts(
+        connection,
+        "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema "
+        "ORDER BY type, name, tbl_name, sql",
     ):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _texts(connection: apsw.Connection, query: str) -> Iterator[list[Any]]:
+    """Yield rows of blobs as texts: SQLite takes any bytes for a name, apsw only those that are Unicode."""
+    encoding = str(connection.execute("PRAGMA encoding").get)
+    for row in connection.execute(query):
+        yield [value.decode(encoding, "backslashreplace") if isinstance(value, bytes) else value for value in row]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from backupd.sqlite.header import Header
 PAGES_A_STEP = 1000
 UNPINNED_STEP_BYTES = 16 << 20
 UNPINNED_ATTEMPTS = 3
-WAL_LIMIT_BYTES = 1 << 30
-QUIET_WAIT_S = 60.0
+WAL_GROWTH_BYTES = 1 << 30
 HOT_JOURNAL_RETRY_S = 0.25
 
 
@@ -61,6 +60,7 @@ class Copier:
         self.deadline = Deadline(request["timeout_s"], request["busy_timeout_s"])
         self.bytes_a_second = 200e6
         self.writers_held_s = 0.0
+        self.wal_limit_bytes = size_of(f"{self.path}-wal") + max(WAL_GROWTH_BYTES, 2 * size_of(self.path))
 
     def open(self) -> apsw.Connection:
         """Open the source read-only; as a URI with every odd byte quoted, so that it names this file and no other."""
@@ -137,17 +137,17 @@ class Copier:
                         raise _Restarted
                 before = backup.remaining
                 copied += pages
-                self.check()
                 done = backup.page_count - backup.remaining
-                self.wire.progress(done * self.header.page_size, backup.page_count * self.header.page_size)
+                self.advance(done * self.header.page_size, backup.page_count * self.header.page_size)
 
     def measure(self, pages: int, began: float) -> None:
         """Learn the speed of the copy, to tell how long a pinned one would hold the writers."""
         elapsed = max(time.monotonic() - began, 0.001)
         self.bytes_a_second = max(pages * self.header.page_size / elapsed, 1e6)
 
-    def check(self) -> None:
-        """Give up when time, the app's disk or its WAL would suffer. Raises SnapshotFailed, NoSpace."""
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        """Tell the parent; give up when time is up, or the app's disk would suffer. Raises SnapshotFailed, NoSpace."""
+        self.wire.progress(done_bytes, total_bytes)
         if time.monotonic() > self.deadline.overall:
             raise SnapshotFailed(
                 f"{self.path} was not copied within {self.request['timeout_s']:.0f} s", "raise timeout_s"
@@ -156,16 +156,16 @@ class Copier:
         if disk.f_bavail * disk.f_frsize < self.request["reserve_bytes"]:
             raise NoSpace("the app's file system ran low while copying", "free space, or move backups_dir")
         wal_bytes = size_of(f"{self.path}-wal")
-        if wal_bytes > max(WAL_LIMIT_BYTES, 2 * size_of(self.path)):
+        if wal_bytes > self.wal_limit_bytes:
             raise SnapshotFailed(
                 f"{self.path}-wal grew to {wal_bytes >> 20} MiB while the snapshot was pinned",
                 "back up at a quieter hour, or to a faster disk",
             )
 
     def wait_for_quiet(self, quiet_s: float) -> None:
-        """Wait until the database was left alone for `quiet_s`, at most a minute."""
+        """Wait until the database was left alone for `quiet_s`, at most for `quiet_wait_s`."""
         self.wire.event("snapshot.waiting", f"{self.path}: writers are busy, waiting for {quiet_s:.1f} s of quiet")
-        give_up = min(time.monotonic() + QUIET_WAIT_S, self.deadline.overall)
+        give_up = min(time.monotonic() + self.request["quiet_wait_s"], self.deadline.overall)
         state, since = os.stat(self.path).st_mtime_ns, time.monotonic()
         while time.monotonic() < give_up and time.monotonic() - since < quiet_s:
             time.sleep(0.02)

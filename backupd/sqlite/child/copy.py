@@ -33,7 +33,7 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     if target is not None:
         target.close()
     if hot and target is not None:
-        copy_with_journal(path, directory, request["target"], wire.progress)
+        copy_with_journal(path, directory, request["target"], copier.advance)
     if identity(path) != before:
         raise SourceReplaced(f"{path} was replaced while it was copied", "run the backup again")
     return {
@@ -47,20 +47,20 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
 
 
 def open_target(request: dict[str, Any]) -> apsw.Connection:
-    """Make the staged copy, of the owner of the source alone, and open it while we still may.
+    """Make the staged copy and open it while we still may; then give it and its directory to the owner of the source.
 
     Its journal is in memory, where it stays empty, since there is nothing to go back to but an empty file; without any,
     an attempt that was given up would leave half a database for the next one to stumble over.
     """
     name: str = request["target"]
-    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    if os.geteuid() == 0:
-        with suppress(PermissionError):  # without CAP_CHOWN this process will not become the owner either
-            os.fchown(descriptor, request["uid"], request["gid"])
-    os.close(descriptor)
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     target = apsw.Connection(name)
     for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
         target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
+    if os.geteuid() == 0:
+        with suppress(PermissionError):  # without CAP_CHOWN this process will not become the owner either
+            for path in (name, "."):
+                os.chown(path, request["uid"], request["gid"])
     return target
 
 

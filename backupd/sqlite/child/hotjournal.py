@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 
 from backupd.errors import NoSpace, SnapshotFailed, SourceBusy
+from backupd.files import is_full
 
 _PENDING = 0x40000000
 _SHARED_FIRST, _SHARED_SIZE = _PENDING + 2, 510
@@ -37,7 +38,7 @@ def copy_with_journal(path: str, directory: int, target: str, advance: Callable[
     except FileNotFoundError as error:
         raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
     except OSError as error:
-        kind = NoSpace if error.errno == 28 else SnapshotFailed  # noqa: PLR2004 - errno.ENOSPC
+        kind = NoSpace if is_full(error) else SnapshotFailed
         raise kind(f"{path} and its journal could not be copied: {error}", "check space and rights") from error
     finally:
         os.close(source)
@@ -56,7 +57,7 @@ def _hold_shared_lock(source: int, path: str) -> None:
 
 def _copy(source: int, directory: int, name: str, before: int, total: int, advance: Callable[[int, int], None]) -> None:
     target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=directory)
-    with open(target, "wb", buffering=0) as stream:
+    with open(target, "wb") as stream:  # buffered: a raw write may be short on a disk that runs full
         offset = 0
         while chunk := os.pread(source, _CHUNK_BYTES, offset):
             stream.write(chunk)

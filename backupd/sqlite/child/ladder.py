@@ -12,15 +12,16 @@ from typing import Literal
 import apsw
 
 MAX_MESSAGES = 100
+_MAX_LENGTH = 1000
 _NO_LIMIT = 2**31 - 1
 _MISSING_FUNCTION = re.compile(r"(?:no such|unknown) function: (\S+?)(?:\(\))?$")
 _INDEX = re.compile(
-    r"^row \S+ missing from index (?P<a>.+)$"
-    r"|^row \S+ of index (?P<b>.+?) is .*$"
-    r"|^row values differ .*index (?P<c>.+)$"
-    r"|^index (?P<d>.+) stores an imprecise floating-point value for row \S+$"
-    r"|^wrong # of entries in index (?P<e>.+)$"
-    r"|^non-unique entry in index (?P<f>.+)$"
+    r"row \S+ missing from index (?P<a>.+)"
+    r"|row \S+ values differ from index (?P<b>.+)"
+    r"|index (?P<c>.+) stores an imprecise floating-point value for row \S+"
+    r"|wrong # of entries in index (?P<d>.+)"
+    r"|non-unique entry in index (?P<e>.+)",
+    re.DOTALL,
 )
 _HARMLESS = re.compile(
     r"^(NULL|NUMERIC|TEXT|BLOB|INTEGER|REAL|non-\w+) value in "
@@ -28,7 +29,7 @@ _HARMLESS = re.compile(
     r"|(malformed|validate the) inverted index for FTS"
 )
 _UNUSED_PAGE = re.compile(r"^Page \d+: never used$")
-_STAND_INS = 1000
+_FOREIGN_FUNCTION = re.compile(r"wrong number of arguments to function|misuse of (aggregate|window function)")
 
 
 @dataclass(slots=True)
@@ -45,27 +46,27 @@ class Ladder:
 def climb(connect: Callable[[], apsw.Connection], writer: str) -> Ladder:
     """Check the database that `connect` opens and that SQLite `writer` wrote. Damage never raises: it is the answer."""
     ladder = Ladder()
+    why = ""
     for rung in (
         _integrity,
         _integrity_without_modules,
         _structure_with_stand_ins,
-        _structure_of_newer_schema,
+        _structure_of_foreign_schema,
     ):
         connection = connect()
         try:
             rung(connection, ladder)
-        except (apsw.CorruptError, apsw.NotADBError) as error:
-            if _is_newer_schema(writer, error) and rung is not _structure_of_newer_schema:
+        except (apsw.SQLError, apsw.CorruptError, apsw.NotADBError) as error:
+            why = str(error)
+            if isinstance(error, apsw.SQLError) or _is_foreign_schema(writer, why):
+                _keep(ladder.notes, f"{ladder.checks[-1]} cannot run here: {why}")
                 continue
-            _keep(ladder.damage, str(error))
-        except apsw.SQLError as error:
-            _keep(ladder.notes, f"{ladder.checks[-1]} cannot run here: {error}")
-            continue
+            _keep(ladder.damage, why)
         finally:
             connection.close()
         break
     else:
-        ladder.level = "structural"
+        _keep(ladder.damage, f"no check can run: {why}")  # what nobody could prove sound is not
     if ladder.damage:
         ladder.level = "corrupt"
     return ladder
@@ -73,40 +74,52 @@ def climb(connect: Callable[[], apsw.Connection], writer: str) -> Ladder:
 
 def _integrity(connection: apsw.Connection, ladder: Ladder) -> None:
     ladder.checks.append("integrity_check")
-    _sort(connection, ladder, "integrity_check", derived_only=False)
+    _sort(connection, ladder, "integrity_check", structure_only=False)
 
 
 def _integrity_without_modules(connection: apsw.Connection, ladder: Ladder) -> None:
     ladder.checks.append("integrity_check without virtual tables")
     connection.drop_modules([])
-    _sort(connection, ladder, "integrity_check", derived_only=False)
+    _sort(connection, ladder, "integrity_check", structure_only=False)
 
 
 def _structure_with_stand_ins(connection: apsw.Connection, ladder: Ladder) -> None:
     ladder.checks.append("quick_check with stand-ins")
     ladder.level = "structural"
     ladder.prepare = _with_collations
-    _with_collations(connection).drop_modules([])
-    for _ in range(_STAND_INS):
-        try:
-            _sort(connection, ladder, "quick_check", derived_only=True)
-        except apsw.SQLError as error:
-            missing = _MISSING_FUNCTION.search(str(error))
-            if missing is None:
-                raise
-            connection.create_scalar_function(missing[1], lambda *_values: None, deterministic=True)
-        else:
-            return
+    _structure(_with_collations(connection), ladder)
 
 
-def _structure_of_newer_schema(connection: apsw.Connection, ladder: Ladder) -> None:
+def _structure_of_foreign_schema(connection: apsw.Connection, ladder: Ladder) -> None:
     """Check all tables but those whose SQL this library cannot parse; their pages then look unused."""
     ladder.checks.append("quick_check of what can be parsed")
     ladder.level = "structural"
-    ladder.prepare = _with_newer_schema
-    _with_newer_schema(connection)
-    _sort(connection, ladder, "quick_check", derived_only=True)
+    ladder.prepare = _with_foreign_schema
+    _structure(_with_foreign_schema(connection), ladder)
     ladder.damage[:] = [message for message in ladder.damage if not _UNUSED_PAGE.match(message)]
+
+
+def _structure(connection: apsw.Connection, ladder: Ladder) -> None:
+    """Check the b-trees; a function that only the app has, or that refuses what is stored, gets a stand-in."""
+    connection.drop_modules([])
+    standing_in: set[str] = set()
+    while True:
+        try:
+            return _sort(connection, ladder, "quick_check", structure_only=True)
+        except apsw.SQLError as error:
+            wanted = _functions_behind(error, connection) - standing_in
+            if not wanted:
+                raise
+            for name in wanted:
+                connection.create_scalar_function(name, lambda *_values: None, deterministic=True)
+            standing_in |= wanted
+
+
+def _functions_behind(error: apsw.SQLError, connection: apsw.Connection) -> set[str]:
+    missing = _MISSING_FUNCTION.search(str(error))
+    if missing:
+        return {missing[1]}
+    return {str(name) for (name,) in connection.execute("SELECT name FROM pragma_function_list WHERE type = 's'")}
 
 
 def _with_collations(connection: apsw.Connection) -> apsw.Connection:
@@ -114,32 +127,37 @@ def _with_collations(connection: apsw.Connection) -> apsw.Connection:
     return connection
 
 
-def _with_newer_schema(connection: apsw.Connection) -> apsw.Connection:
+def _with_foreign_schema(connection: apsw.Connection) -> apsw.Connection:
     connection.execute("PRAGMA writable_schema=ON")
     return _with_collations(connection)
 
 
-def _is_newer_schema(writer: str, error: apsw.Error) -> bool:
-    """Tell a schema that a newer SQLite wrote from a damaged one."""
-    return _version(writer) > _version(apsw.sqlite_lib_version()) and "malformed database schema" in str(error)
+def _is_foreign_schema(writer: str, why: str) -> bool:
+    """Tell a schema that a newer SQLite, or one with other functions of the same name, wrote from a damaged one."""
+    if "malformed database schema" not in why:
+        return False
+    return _version(writer) > _version(apsw.sqlite_lib_version()) or _FOREIGN_FUNCTION.search(why) is not None
 
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
-def _sort(connection: apsw.Connection, ladder: Ladder, check: str, *, derived_only: bool) -> None:
+def _sort(connection: apsw.Connection, ladder: Ladder, check: str, *, structure_only: bool) -> None:
     for (text,) in connection.execute(f"PRAGMA {check}({_NO_LIMIT})"):
-        for message in text.splitlines():
-            if message == "ok" or message.startswith("***"):
+        # what is found in b-trees comes in one text, a line each; in all else a line may end within a name
+        for message in text.split("\n")[1:] if text.startswith("***") else [text]:
+            if message in {"", "ok"}:
                 continue
-            harmless = _is_harmless(connection, message, derived_only=derived_only)
-            _keep(ladder.notes if harmless else ladder.damage, message)
+            if not _is_harmless(connection, message, structure_only=structure_only):
+                _keep(ladder.damage, message)
+            elif not structure_only:  # else it is said of what a stand-in made up
+                _keep(ladder.notes, message)
         if len(ladder.damage) >= MAX_MESSAGES:
             return
 
 
-def _is_harmless(connection: apsw.Connection, message: str, *, derived_only: bool) -> bool:
+def _is_harmless(connection: apsw.Connection, message: str, *, structure_only: bool) -> bool:
     """Tell whether a message of the check is no sign of damage to the app's data.
 
     Constraints are the app's affair, full text indexes are derived data, and an index on an expression or a
@@ -147,10 +165,10 @@ def _is_harmless(connection: apsw.Connection, message: str, *, derived_only: boo
     """
     if _HARMLESS.search(message):
         return True
-    index = _INDEX.match(message)
+    index = _INDEX.fullmatch(message)
     if index is None:
         return False
-    return derived_only or _is_derived(connection, index[index.lastgroup or 0])
+    return structure_only or _is_derived(connection, index[index.lastgroup or 0])
 
 
 def _is_derived(connection: apsw.Connection, index: str) -> bool:
@@ -165,5 +183,6 @@ def _is_derived(connection: apsw.Connection, index: str) -> bool:
 
 
 def _keep(messages: list[str], message: str) -> None:
-    if len(messages) < MAX_MESSAGES:
-        messages.append(message[:1000])
+    message = message[:_MAX_LENGTH]
+    if len(messages) < MAX_MESSAGES and message not in messages:
+        messages.append(message)
