@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from backupd.errors import BackupdError
+from backupd.errors import BackupdError, NoSpace, SnapshotFailed
+from backupd.files import is_full
 
 _PROGRESS_EVERY_S = 0.1
 _ORPHANED = 70
@@ -43,13 +44,20 @@ def serve(work: Callable[[dict[str, Any], Wire], dict[str, Any]]) -> None:
     try:
         _send({"kind": "result", "result": work(request, Wire())})
     except BackupdError as error:
-        name = type(error).__name__
-        _send({"kind": "error", "error": name, "message": error.message, "hint": error.hint})
+        _send_error(error)
+    except OSError as error:
+        kind = NoSpace if is_full(error) else SnapshotFailed
+        _send_error(kind(f"the file system said: {error}", "free space; check the disk and the rights of the paths"))
 
 
 def _die_with_parent() -> None:
     os.read(0, 1)
     os._exit(_ORPHANED)
+
+
+def _send_error(error: BackupdError) -> None:
+    name = type(error).__name__
+    _send({"kind": "error", "error": name, "message": error.message, "hint": error.hint})
 
 
 def _send(line: dict[str, Any]) -> None:
