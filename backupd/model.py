@@ -6,7 +6,7 @@ Annotations carry the bounds that a manifest from another host must keep; `archi
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Le, Len, MaxLen
@@ -15,6 +15,8 @@ ARCHIVE_SUFFIX = ".sqlite3.gz"
 MANIFEST_SUFFIX = ".manifest.json"
 LOCAL_STORE = "local"
 MANIFEST_MAX_BYTES = 8 << 20
+# What is dated further ahead than this was dated by a clock that ran ahead.
+CLOCK_TOLERANCE = timedelta(minutes=10)
 
 SOURCE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _GENERATION_ID = re.compile(rf"{SOURCE_NAME}-\d{{8}}-\d{{4}}(-\d{{1,3}})?", re.ASCII)
@@ -27,7 +29,8 @@ Seconds = Annotated[float, Ge(0)]
 Sha256 = Annotated[str, Len(64, 64)]
 
 Verification = Literal["full", "structural", "corrupt"]
-Outcome = Literal["published", "unchanged", "failed", "degraded"]
+Outcome = Literal["published", "unchanged", "done", "failed", "degraded"]
+Task = Literal["backup", "replicate", "drill", "prune", "scrub"]
 
 
 def is_generation_id(text: str) -> bool:

@@ -7,13 +7,12 @@ not all of them.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple
 
 from backupd.errors import PolicyEmpty
-from backupd.model import Generation, Hold, Kept, Removed, RetentionPlan, RetentionPolicy
+from backupd.model import CLOCK_TOLERANCE, Generation, Hold, Kept, Removed, RetentionPlan, RetentionPolicy
 
-CLOCK_TOLERANCE = timedelta(minutes=10)
 DAMAGED = "damaged: not counted; remove by hand"
 FUTURE = "dated in the future"
 LAST_VERIFIED = "last-verified"

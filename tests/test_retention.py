@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backupd.errors import PolicyEmpty
-from backupd.model import Generation, Hold, RetentionPlan, RetentionPolicy, Verification, generation_id
-from backupd.retention import CLOCK_TOLERANCE, DAMAGED, FUTURE, LAST_VERIFIED, plan_retention
+from backupd.model import CLOCK_TOLERANCE, Generation, Hold, RetentionPlan, RetentionPolicy, Verification, generation_id
+from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED, plan_retention
 
 GOLDEN = Path(__file__).parent / "golden" / "retention"
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)  # a Sunday, the last day of 2026-W47

@@ -5,6 +5,7 @@ from backupd.config.render import masked, secrets_of, to_toml
 from backupd.config.schema import Config
 from backupd.config.sections import (
     Drill,
+    Health,
     Http,
     Lock,
     Notify,
@@ -20,6 +21,7 @@ from backupd.config.sections import (
 __all__ = [
     "Config",
     "Drill",
+    "Health",
     "Http",
     "Lock",
     "Notify",

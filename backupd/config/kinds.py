@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
@@ -11,9 +12,11 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
 from backupd.model import LOCAL_STORE, is_source_name
+from backupd.schedule import Schedule
 
 MASK = "[secret]"
 WEEK_S = 7 * 24 * 3600
+YEAR_S = 366 * 24 * 3600
 _Value = TypeVar("_Value")
 
 
@@ -60,6 +63,11 @@ def _time_zone(name: str) -> str:
     return name
 
 
+def _when(text: str) -> str:
+    Schedule.parse(text, UTC)
+    return text
+
+
 def _listen_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
@@ -93,12 +101,15 @@ Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_number)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_number)]
 Seconds = Annotated[float, Field(ge=0, le=WEEK_S, allow_inf_nan=False), BeforeValidator(_number)]
+Age = Annotated[float, Field(gt=0, le=YEAR_S, allow_inf_nan=False), BeforeValidator(_number)]
+Nice = Annotated[int, Field(ge=0, le=19), BeforeValidator(_number)]
 Bytes = Annotated[ByteSize, BeforeValidator(_number)]
 Level = Annotated[int, Field(ge=1, le=12), BeforeValidator(_number)]
 Workers = Annotated[int, Field(ge=1, le=256), BeforeValidator(_number)]
 
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+When = Annotated[str, Field(min_length=1), AfterValidator(_when)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Url = Annotated[str, Field(min_length=1), AfterValidator(_url_without_password)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]

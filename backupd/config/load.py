@@ -28,6 +28,14 @@ class _BesideTheDatabase(InitSettingsSource):
         return {"backups_dir": str(directories.pop() / "backups")} if len(directories) == 1 else {}
 
 
+class _TimeZoneOfTheEnvironment(InitSettingsSource):
+    """The default of `schedule.timezone`: what TZ says, which a container is given for all that runs in it."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        zone = environ.get("TZ")
+        super().__init__(Config, {"schedule": {"timezone": zone}} if zone else {})
+
+
 def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path | None = None) -> Config:
     """Return the effective configuration: `environ` over the file over the defaults, each path absolute.
 
@@ -45,6 +53,7 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
         InitSettingsSource(Config, environment.table()),
         InitSettingsSource(Config, document.table),
         _BesideTheDatabase(Config, {}),
+        _TimeZoneOfTheEnvironment(environ),
     )
     try:
         config = Config.of(layers, origin=str(document.file or ENVIRONMENT))

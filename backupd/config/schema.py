@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from backupd.config import kinds
 from backupd.config.sections import (
     Drill,
+    Health,
     Http,
     Lock,
     Notify,
@@ -23,7 +24,7 @@ from backupd.config.sections import (
 from backupd.model import RetentionPolicy
 
 ENVIRONMENT = "environment"
-NOT_YET_ACTIVE = ("replicas", "drill", "http", "notify", "pings")
+NOT_YET_ACTIVE = ("replicas", "drill", "notify", "pings")
 
 Sources = Annotated[kinds.Named[Source], Field(min_length=1)]
 
@@ -55,6 +56,7 @@ class Config(BaseSettings):
     replicas: kinds.NamedReplicas[Replica] = {}
     drill: Drill = Drill()
     http: Http = Http()
+    health: Health = Health()
     notify: Notify = Notify()
     pings: kinds.Named[kinds.Secret] = Field(
         {},

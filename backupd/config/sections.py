@@ -74,14 +74,38 @@ class Retention(Table):
 
 
 class Schedule(Table):
-    """When the daemon does what."""
+    """When the daemon does what; a time that was missed is caught up.
+
+    Each is a time of day ("04:00"), a weekday with one ("sun 05:00"), or a cron expression of five fields
+    ("0 6 1 * *"; 0 and 7 are Sunday, L is the last day of the month).
+    """
 
     timezone: kinds.TimeZone = Field(
-        "UTC", description="IANA time zone of the times below, and of the days that retention counts."
+        "UTC",
+        description="IANA time zone of the times below, and of the days that retention counts; default: that of the "
+        "environment's TZ, else UTC.",
     )
-    backup: kinds.Text = Field("04:00", description="When to back up, every day.")
-    replicate: kinds.Text | None = Field(None, description="When to send to the replicas.", examples=["sun 05:00"])
-    drill: kinds.Text | None = Field(None, description="When to rehearse a restore.", examples=["sun 06:00"])
+    backup: kinds.When = Field("04:00", description="When to back up.")
+    replicate: kinds.When = Field("sun 05:00", description="When to send to the replicas.")
+    drill: kinds.When = Field("0 6 1 * *", description="When to rehearse a restore.")
+    prune: kinds.When = Field("05:30", description="When to apply the retention policy, beside after each backup.")
+    scrub: kinds.When = Field(
+        "05:45", description="When to digest anew the generation that was left unchecked for longest."
+    )
+    run_timeout_s: kinds.Seconds = Field(
+        21600, gt=0, description="Seconds after which a run by schedule is stopped, and counts as failed."
+    )
+
+
+class Health(Table):
+    """How old the last proof of each kind may be before /health turns red.
+
+    Unset: as long as lies between two times of its schedule, and a twelfth of that (two hours at least) more.
+    """
+
+    backup_limit_s: kinds.Age | None = Field(None, description="Of a verified backup.", examples=[93600])
+    replicate_limit_s: kinds.Age | None = Field(None, description="Of an off-site copy.", examples=[655200])
+    drill_limit_s: kinds.Age | None = Field(None, description="Of a proven restore.", examples=[2901600])
 
 
 class Space(Table):
@@ -118,6 +142,10 @@ class Pack(Table):
     priority: Literal["idle", "normal"] = Field(
         "idle",
         description='"idle" packs and checks only on cores that nobody else wants; "normal" takes its share.',
+    )
+    nice: kinds.Nice = Field(10, description="Nice value of packing and checking, 0 to 19.")
+    io_priority: Literal["idle", "normal"] = Field(
+        "idle", description='"idle" lets packing and checking read the disk only when nobody else wants it.'
     )
     workers: kinds.Workers | None = Field(None, description="Cores to use; unset: all.", examples=[2])
 
@@ -170,7 +198,12 @@ class Http(Table):
     """The daemon's health endpoint, metrics and status page."""
 
     listen: kinds.ListenAddress = Field("127.0.0.1:8080", description="HOST:PORT to listen on.")
-    token: kinds.Secret | None = Field(None, description="Asked for by / and /metrics.", examples=["change me"])
+    token: kinds.Secret | None = Field(
+        None,
+        description="Asked for by / and /metrics, as a bearer token or as the password of any user; without one they "
+        "answer on loopback only.",
+        examples=["change me"],
+    )
 
 
 class Notify(Table):

@@ -13,7 +13,7 @@ from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.jobs.space import bytes_needed, require_space, reserve_bytes
 from backupd.jobs.words import human_bytes
-from backupd.retention import CLOCK_TOLERANCE
+from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 

@@ -8,8 +8,7 @@ from backupd.archive.manifest import decode_manifest
 from backupd.errors import GenerationMissing, ManifestInvalid, UsageError
 from backupd.jobs.site import Site
 from backupd.log import Event
-from backupd.model import Generation, Manifest
-from backupd.retention import CLOCK_TOLERANCE
+from backupd.model import CLOCK_TOLERANCE, Generation, Manifest
 from backupd.stores.contract import Store
 
 

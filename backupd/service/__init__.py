@@ -1,0 +1,1 @@
+"""The daemon: what fires, runs, listens and answers while nobody looks."""

@@ -1,0 +1,61 @@
+"""What the daemon can tell of itself: values that HTTP, metrics and the command line show, each in its own way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from backupd.health import Health
+from backupd.model import Task
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFigures:
+    """What became of one task of one source so far, by the catalog; durations are of the last successful run."""
+
+    task: Task
+    source: str
+    last_success_at: datetime | None
+    runs: Mapping[str, int]
+    duration_s: float | None = None
+    stages: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFigures:
+    """What the local store holds of one source; sizes are of the newest verified generation."""
+
+    source: str
+    generations: int
+    verified: int
+    snapshot_bytes: int | None
+    archive_bytes: int | None
+    newest_at: datetime | None
+    frozen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at everything; `migrations_ok` says that the catalog has its newest schema and answers."""
+
+    taken_at: datetime
+    started_at: datetime
+    health: Health
+    migrations_ok: bool
+    tasks: tuple[TaskFigures, ...]
+    sources: tuple[SourceFigures, ...]
+    free_bytes: Mapping[str, int]
+    sqlite_version: str
+
+
+class Service(Protocol):
+    """The running daemon, as its HTTP side sees it; each call may be made from any thread."""
+
+    def alive(self) -> tuple[str, ...]:
+        """Return why process, scheduler or catalog do not work, in words without paths; empty when all do."""
+
+    def health(self) -> Health:
+        """Judge how old the last proofs are."""
+
+    def status(self) -> Status:
+        """Look at everything."""
