@@ -1,14 +1,41 @@
-"""Step aside for the app: work that can wait runs on cores that nobody else wants."""
+"""Step aside for the app: work that can wait runs on cores, and reads from disks, that nobody else wants."""
 
+import ctypes
 import os
+import platform
 from contextlib import suppress
+from dataclasses import dataclass
+
+# The number of the system call ioprio_set(2), for which there is no function in the C library.
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "armv7l": 314, "i686": 289, "ppc64le": 273, "s390x": 282}
+_THIS_THREAD = 1, 0
+_IDLE_CLASS = 3 << 13
 
 
-def give_way() -> None:
-    """Let this thread run only when a core would be idle (SCHED_IDLE, sched(7)); others preempt it at once.
+@dataclass(frozen=True, slots=True)
+class Priority:
+    """How far work steps aside: `idle_cpu` runs only on idle cores, `idle_io` reads only from an idle disk."""
 
-    A high nice value is not enough: the scheduler lets a nice thread finish its slice first, and a commit of the app,
-    which wakes several threads of the kernel in turn, waits a slice for each. Where that is forbidden nothing changes.
+    idle_cpu: bool = False
+    nice: int = 0
+    idle_io: bool = False
+
+
+NORMAL = Priority()
+
+
+def give_way(priority: Priority) -> None:
+    """Lower this thread for good to `priority`; where a part of it is forbidden, that part stays as it is.
+
+    A high nice value alone is not enough: the scheduler lets a nice thread finish its slice first, and a commit of the
+    app, which wakes several threads of the kernel in turn, waits a slice for each. SCHED_IDLE (sched(7)) is preempted
+    at once. The disk's scheduler has to know priorities for `idle_io` to matter (bfq does).
     """
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if priority.nice > os.getpriority(os.PRIO_PROCESS, 0):
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, priority.nice)
+    if priority.idle_cpu:
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if priority.idle_io and platform.machine() in _IOPRIO_SET:
+        ctypes.CDLL(None).syscall(_IOPRIO_SET[platform.machine()], *_THIS_THREAD, _IDLE_CLASS)

@@ -11,6 +11,7 @@ from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
 from backupd.log import null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress
+from backupd.priority import Priority
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.directory import DirectoryStore
 
@@ -62,7 +63,7 @@ def backup_order(config: Config, name: str) -> BackupOrder:
         ),
         allow_empty=source.allow_empty,
         allow_links=source.hard_link == "allow",
-        packing=Packing(config.pack.level, workers(config), config.pack.priority == "idle"),
+        packing=Packing(config.pack.level, workers(config), priority(config)),
         expiry=expiry(config),
         guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
         reserve_bytes=config.space.reserve,
@@ -73,6 +74,12 @@ def backup_order(config: Config, name: str) -> BackupOrder:
 def expiry(config: Config) -> Expiry:
     """Return the retention policy and the zone of its days."""
     return Expiry(config.policy(), ZoneInfo(config.schedule.timezone))
+
+
+def priority(config: Config) -> Priority:
+    """Return how far packing, checking and scrubbing step aside."""
+    pack = config.pack
+    return Priority(idle_cpu=pack.priority == "idle", nice=pack.nice, idle_io=pack.io_priority == "idle")
 
 
 def workers(config: Config) -> int:

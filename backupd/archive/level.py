@@ -10,7 +10,7 @@ from pathlib import Path
 import deflate
 
 LEVELS = (5, 6, 7)
-WORTH = 0.01
+WORTH = 0.0125
 _PIECES = 16
 _PIECE_BYTES = 256 << 10
 
@@ -18,7 +18,7 @@ Map = Callable[[Callable[[bytes], list[int]], Iterable[bytes]], Iterable[list[in
 
 
 def choose_level(snapshot: Path, on_all_cores: Map) -> int:
-    """Return the fastest level whose archive is at most 1 % larger than the hardest's; the same for the same bytes.
+    """Return the fastest level whose archive is at most 1.25 % larger than the hardest's; the same for the same bytes.
 
     `on_all_cores` maps a function over the sample, as `map` does. Raises OSError.
     """

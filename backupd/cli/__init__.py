@@ -1,5 +1,6 @@
 """What an operator types: one command a file, over the same jobs that the schedule runs."""
 
+import gc
 from importlib import import_module
 from typing import ClassVar
 
@@ -33,6 +34,8 @@ class _Lazy(click.Group):
             return None
         module, _ = self.commands_help[cmd_name]
         command: click.Command = import_module(f"backupd.cli.{module}").command
+        gc.freeze()  # what was imported stays until the end: no collection need look at it
+        gc.enable()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's

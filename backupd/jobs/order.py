@@ -6,16 +6,17 @@ from pathlib import Path
 
 from backupd.jobs.shrink import ShrinkGuard
 from backupd.model import RetentionPolicy
+from backupd.priority import NORMAL, Priority
 from backupd.sqlite.snapshot import SnapshotSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How to compress: libdeflate's level (None: by a sample), threads, and whether to step aside for the app."""
+    """How to compress: libdeflate's level (None: by a sample), threads, and how far to step aside for the app."""
 
     level: int | None = None
     workers: int = 2
-    give_way: bool = True
+    priority: Priority = NORMAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ def app_reserve_bytes(directory: Path, order: BackupOrder) -> int:
 
 
 def _check(order: BackupOrder, snapshot: Snapshot, run: Run) -> Inspection:
-    with checking(snapshot.path, snapshot.sqlite_writer, give_way=order.packing.give_way) as inspection:
+    with checking(snapshot.path, snapshot.sqlite_writer, priority=order.packing.priority) as inspection:
         result = inspection()
     run.add_stage("check", result.verdict.duration_s)
     return result
@@ -148,7 +148,7 @@ def _check_and_pack(
     order: BackupOrder, snapshot: Snapshot, reserve: int, run: Run, site: Site
 ) -> tuple[Inspection, Packed]:
     site.progress.stage("check and pack", snapshot.size_bytes)
-    with checking(snapshot.path, snapshot.sqlite_writer, give_way=order.packing.give_way) as inspection:
+    with checking(snapshot.path, snapshot.sqlite_writer, priority=order.packing.priority) as inspection:
         with run.stage("pack"):
             packed = pack(
                 snapshot.path,
@@ -156,7 +156,7 @@ def _check_and_pack(
                 level=order.packing.level,
                 workers=order.packing.workers,
                 advance=watching_space(site.store.directory, reserve, site.progress.advance),
-                begin=give_way if order.packing.give_way else lambda: None,
+                begin=lambda: give_way(order.packing.priority),
             )
         with run.stage("wait for check"):
             result = inspection()

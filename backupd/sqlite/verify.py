@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from backupd.model import Contents, Verdict
+from backupd.priority import NORMAL, Priority
 from backupd.sqlite.process import Child
 
 
@@ -19,14 +20,13 @@ class Inspection:
 
 
 @contextmanager
-def checking(path: Path, writer: str, *, give_way: bool = False) -> Iterator[Callable[[], Inspection]]:
+def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterator[Callable[[], Inspection]]:
     """Check the copy at `path`, which nobody writes to and whose source SQLite `writer` (`3.40.1`) wrote.
 
-    The check runs beside the block, and ends with it; with `give_way` only on cores that nobody else wants. What
-    the block is given waits for the answer. Damage is an answer, not an error. Raises SnapshotFailed when the check
-    itself broke down.
+    The check runs beside the block, steps aside as `priority` says, and ends with the block. What the block is given
+    waits for the answer. Damage is an answer, not an error. Raises SnapshotFailed when the check itself broke down.
     """
-    with Child("check", {"path": path.name, "writer": writer, "give_way": give_way}, path.parent) as child:
+    with Child("check", {"path": path.name, "writer": writer, "priority": asdict(priority)}, path.parent) as child:
         yield lambda: _inspection(child.result())
 
 

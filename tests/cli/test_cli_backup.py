@@ -87,9 +87,9 @@ def test_a_store_in_use_is_worth_another_try(backupd: Backupd, backups: Path) ->
 
 
 def test_a_backup_with_warnings_is_published_but_degraded(backupd: Backupd, backups: Path) -> None:
-    answer = backupd("backup", BACKUPD_HTTP__TOKEN="hunter2")
+    answer = backupd("backup", BACKUPD_NOTIFY__URLS="ntfy://hunter2")
     assert answer.code == 3
-    assert "warning: http is configured" in answer.err
+    assert "warning: notify is configured" in answer.err
     assert "tasks: degraded tasks-" in answer.out
     assert len(list(backups.glob("*.sqlite3.gz"))) == 1
     assert "hunter2" not in answer.out + answer.err + (backups / "backup.log").read_text()

@@ -126,7 +126,7 @@ def a_generation_of_tomorrow(patient: Patient) -> None:
 
 
 def a_section_that_does_nothing_yet(_patient: Patient) -> dict[str, str]:
-    return {"BACKUPD_HTTP__LISTEN": "127.0.0.1:8080"}
+    return {"BACKUPD_NOTIFY__URLS": "ntfy://topic"}
 
 
 TROUBLES: list[tuple[Spoil, str, str, str]] = [
@@ -143,7 +143,7 @@ TROUBLES: list[tuple[Spoil, str, str, str]] = [
     (a_refused_manifest, "generations", "its own digest", "gunzip -t"),
     (a_damaged_archive, "generations", r"tasks-\d+-\d+ failed a check", "delete archive and manifest"),
     (a_generation_of_tomorrow, "generations", "lie in the future", "set the clock"),
-    (a_section_that_does_nothing_yet, "configuration", "http is configured, but", "remove the section"),
+    (a_section_that_does_nothing_yet, "configuration", "notify is configured, but", "remove the section"),
 ]
 
 

@@ -105,21 +105,21 @@ def test_a_child_whose_parent_is_killed_ends_and_lets_the_app_go(tmp_path: Path)
 
 def test_a_child_that_is_killed_is_a_clear_failure(tmp_path: Path) -> None:
     make_bank(tmp_path / "bank.db")
-    with Child("check", {"path": "bank.db", "writer": "3.40.1", "give_way": False}, tmp_path) as child:
+    with Child("check", {"path": "bank.db", "writer": "3.40.1", "priority": {}}, tmp_path) as child:
         os.kill(child._process.pid, signal.SIGKILL)
         with pytest.raises(SnapshotFailed, match="killed by signal 9"):
             child.result()
 
 
 def test_a_child_that_breaks_down_is_a_clear_failure(tmp_path: Path) -> None:
-    request = {"path": "missing.db", "writer": "3.40.1", "give_way": False}
+    request = {"path": "missing.db", "writer": "3.40.1", "priority": {}}
     with Child("check", request, tmp_path) as child, pytest.raises(SnapshotFailed, match="ended with 1"):
         child.result()
 
 
 def test_a_block_that_is_left_takes_its_child_with_it(tmp_path: Path) -> None:
     make_bank(tmp_path / "bank.db", rows=ROWS)
-    request = {"path": "bank.db", "writer": "3.40.1", "give_way": True}
+    request = {"path": "bank.db", "writer": "3.40.1", "priority": {"idle_cpu": True}}
     with pytest.raises(KeyboardInterrupt), Child("check", request, tmp_path) as child:
         raise KeyboardInterrupt
     assert not Path(f"/proc/{child._process.pid}").exists()

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import apsw
 
-from backupd.priority import give_way
+from backupd.priority import Priority, give_way
 from backupd.sqlite.child.ladder import climb
 from backupd.sqlite.child.wire import Wire, serve
 
@@ -29,8 +29,7 @@ def open_immutable(path: str) -> apsw.Connection:
 
 def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     """Check the copy; the answer holds the fields of `model.Verdict` and, unless it is corrupt, of `model.Contents`."""
-    if request["give_way"]:
-        give_way()
+    give_way(Priority(**request["priority"]))
     began = time.monotonic()
     path: str = request["path"]
     result = climb(lambda: open_immutable(path), request["writer"])

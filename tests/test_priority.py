@@ -1,0 +1,52 @@
+"""Work that can wait steps aside, thread by thread: what util-linux' tools see of it."""
+
+import os
+import subprocess
+import threading
+
+from backupd.priority import NORMAL, Priority, give_way
+
+
+def seen_of_a_thread(priority: Priority) -> tuple[str, str, int]:
+    """Return scheduling policy and I/O class of a thread that gave way, as `chrt` and `ionice` say, and its nice."""
+    seen: list[str] = []
+    nice: list[int] = []
+
+    def work() -> None:
+        give_way(priority)
+        thread = str(threading.get_native_id())
+        for tool in ("chrt", "ionice"):
+            done = subprocess.run([tool, "-p", thread], capture_output=True, text=True, check=True)
+            seen.append(done.stdout.splitlines()[0].split()[-1])
+        nice.append(os.getpriority(os.PRIO_PROCESS, 0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return seen[0], seen[1], nice[0]
+
+
+def test_a_thread_gives_way_to_everybody_in_cpu_and_disk() -> None:
+    assert seen_of_a_thread(Priority(idle_cpu=True, nice=19, idle_io=True)) == ("SCHED_IDLE", "idle", 19)
+
+
+def test_each_part_can_be_chosen_by_itself() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert seen_of_a_thread(Priority(idle_io=True)) == ("SCHED_OTHER", "idle", before)
+    assert seen_of_a_thread(Priority(idle_cpu=True))[0] == "SCHED_IDLE"
+    policy, io_class, nice = seen_of_a_thread(Priority(nice=19))
+    assert (policy, nice) == ("SCHED_OTHER", 19)
+    assert io_class != "idle"
+
+
+def test_only_the_thread_that_asks_is_lowered() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
+    seen_of_a_thread(Priority(idle_cpu=True, nice=19, idle_io=True))
+    assert (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)) == before
+
+
+def test_normal_priority_changes_nothing() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    policy, io_class, nice = seen_of_a_thread(NORMAL)
+    assert (policy, nice) == ("SCHED_OTHER", before)
+    assert io_class != "idle"
