@@ -137,7 +137,7 @@ def test_one_of_several_sources_is_one_object(pair: Pair) -> None:
 
 def test_a_failure_outweighs_a_busy_store_outweighs_a_warning(pair: Pair, backups: Path) -> None:
     pair.notes.unlink()
-    answer = Keyboard({})("backup", "--config", pair.config, "--json", BACKUPD_HTTP__TOKEN="x")
+    answer = Keyboard({})("backup", "--config", pair.config, "--json", BACKUPD_NOTIFY__URLS="ntfy://topic")
     assert [run["exit_code"] for run in answer.json] == [3, 1]
     assert answer.code == 1
     assert [line["event.action"] for line in log_lines(backups)].count("run.finished") == 2
