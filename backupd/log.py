@@ -5,16 +5,18 @@ Fields follow the Elastic Common Schema (https://www.elastic.co/guide/en/ecs-log
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
 from backupd.files import give_to_owner_of
+from backupd.words import printable
 
 ECS_VERSION = "8.11.0"
 MASK = "[secret]"
@@ -26,6 +28,8 @@ class Event(StrEnum):
     RUN_STARTED = "run.started"
     RUN_FINISHED = "run.finished"
     RUN_INTERRUPTED = "run.interrupted"
+    RUN_DUE = "run.due"
+    RUN_STOPPED = "run.stopped"
     LOCK_WAITING = "lock.waiting"
     LOCK_TAKEN_OVER = "lock.taken_over"
     STAGING_SWEPT = "staging.swept"
@@ -46,6 +50,13 @@ class Event(StrEnum):
     ROTATION_RELEASED = "rotation.released"
     CATALOG_UNAVAILABLE = "catalog.unavailable"
     CATALOG_REBUILT = "catalog.rebuilt"
+    DAEMON_STARTED = "daemon.started"
+    DAEMON_STANDBY = "daemon.standby"
+    DAEMON_STOPPED = "daemon.stopped"
+    DOCTOR_FOUND = "doctor.found"
+    SCHEDULER_STALLED = "scheduler.stalled"
+    TICK_FAILED = "tick.failed"
+    HTTP_FAILED = "http.failed"
 
 
 class EventLog:
@@ -118,12 +129,29 @@ class _OwnedFileHandler(WatchedFileHandler):
         """Say nothing: a full disk must not turn a backup into a traceback; the run's report still goes out."""
 
 
-def open_log(path: Path, secrets: Iterable[str] = ()) -> EventLog:
+class _PlainLine(logging.Formatter):
+    """What `docker logs` shows: the time in UTC, the level, the very sentence of the JSON line, and what to do."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%d %H:%M:%SZ"
+    default_msec_format = ""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; what was logged over several lines stays one."""
+        hint = getattr(record, "backupd.hint", None)
+        return printable(super().format(record) + (f" | what to do: {hint}" if hint else ""))
+
+
+def open_log(path: Path, secrets: Iterable[str] = (), *, console: TextIO | None = None, late: bool = False) -> EventLog:
     """Return the log that appends to `path`, which is made, and made anew when logrotate takes it away.
 
-    Raises OSError when `path` cannot be opened for appending.
+    With `console` each event is a plain line there as well. With `late` a `path` that cannot be opened yet is tried
+    anew for each event; else OSError is raised.
     """
-    handler = _OwnedFileHandler(path, delay=False, encoding="utf-8")
+    handler = _OwnedFileHandler(path, delay=late, encoding="utf-8")
     handler.setFormatter(
         JsonFormatter(
             ["message", "levelname", "name"],
@@ -134,6 +162,10 @@ def open_log(path: Path, secrets: Iterable[str] = ()) -> EventLog:
     )
     logger = logging.Logger("backupd", logging.INFO)  # noqa: LOG001 - one of our own: no global state, no parents
     logger.addHandler(handler)
+    if console is not None:
+        lines = logging.StreamHandler(console)
+        lines.setFormatter(_PlainLine())
+        logger.addHandler(lines)
     return EventLog(logger, secrets)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config, secrets_of
@@ -18,8 +19,10 @@ from backupd.stores.directory import DirectoryStore
 LOG_NAME = "backup.log"
 
 
-def build_site(config: Config, progress: Progress | None = None, *, writing: bool = True) -> Site:
-    """Return the local store with its log; for commands that only read, nothing is made or logged.
+def build_site(
+    config: Config, progress: Progress | None = None, *, writing: bool = True, console: TextIO | None = None
+) -> Site:
+    """Return the local store with its log, told on `console` too; for commands that only read, nothing is made.
 
     Raises SnapshotFailed when the directory of the backups cannot be made.
     """
@@ -29,11 +32,17 @@ def build_site(config: Config, progress: Progress | None = None, *, writing: boo
         return Site(store, null_log(), config.lock.timeout_s, progress)
     store.prepare()
     try:
-        log = open_log(config.backups_dir / LOG_NAME, secrets_of(config))
+        log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console)
     except OSError as error:
         warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
         return Site(store, null_log(), config.lock.timeout_s, progress, warnings=(warning,))
     return Site(store, log, config.lock.timeout_s, progress)
+
+
+def watching_site(config: Config, console: TextIO) -> Site:
+    """Return the site for a daemon, which outlives what is wrong with the local store: nothing is made or required."""
+    log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
+    return Site(DirectoryStore(LOCAL_STORE, config.backups_dir), log, config.lock.timeout_s)
 
 
 def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:

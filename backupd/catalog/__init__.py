@@ -6,10 +6,11 @@ Manifests are the truth; the catalog can be lost, and `rebuild` makes it anew.
 from backupd.catalog.catalog import Catalog, open_catalog
 from backupd.catalog.rebuild import rebuild
 from backupd.catalog.records import CheckRecord, History, RunRecord
-from backupd.catalog.unavailable import CatalogUnavailable
+from backupd.catalog.unavailable import CatalogDamaged, CatalogUnavailable
 
 __all__ = [
     "Catalog",
+    "CatalogDamaged",
     "CatalogUnavailable",
     "CheckRecord",
     "History",

@@ -4,7 +4,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from sqlalchemy import delete, func, or_, select, update
 
@@ -14,7 +14,10 @@ from backupd.catalog.records import History, RunRecord, check_record, run_record
 from backupd.catalog.rows import finish, generation_row, run_row, set_state
 from backupd.catalog.unavailable import unavailable
 from backupd.catalog.work import Work
-from backupd.model import Manifest, RunReport
+from backupd.model import CLOCK_TOLERANCE, Manifest, RunReport
+from backupd.schedule import TaskHistory
+
+SUCCESSES: Final = ("published", "unchanged", "degraded", "done")
 
 
 def open_catalog(path: Path) -> "Catalog":
@@ -99,6 +102,57 @@ class Catalog:
             query = query.where(Run.task == task)
         with self._work.reading() as session:
             return [run_record(run) for run in session.scalars(query)]
+
+    def task_history(self, task: str, source: str, now: datetime) -> TaskHistory:
+        """Return when the last successful run of a task began, and when the runs since then ended without success.
+
+        What is dated after `now` (CLOCK_TOLERANCE is forgiven) is left out: a clock that ran ahead wrote it.
+        """
+        until = now + CLOCK_TOLERANCE
+        mine = (Run.task == task, Run.source == source, Run.started_at <= until)
+        succeeded = select(func.max(Run.started_at)).where(*mine, Run.outcome.in_(SUCCESSES))
+        with self._work.reading() as session:
+            last = session.scalar(succeeded)
+            failed = select(Run.finished_at).where(*mine, Run.outcome == "failed", Run.finished_at <= until)
+            if last is not None:
+                failed = failed.where(Run.started_at > last)
+            return TaskHistory(last, tuple(at for at in session.scalars(failed) if at is not None))
+
+    def last_success(self, task: str, source: str, now: datetime) -> RunRecord | None:
+        """Return the last successful run of a task of a source that is not dated after `now`."""
+        query = (
+            select(Run)
+            .where(Run.task == task, Run.source == source, Run.outcome.in_(SUCCESSES))
+            .where(Run.started_at <= now + CLOCK_TOLERANCE)
+            .order_by(Run.started_at.desc(), Run.id.desc())
+            .limit(1)
+        )
+        with self._work.reading() as session:
+            run = session.scalar(query)
+            return None if run is None else run_record(run)
+
+    def run_counts(self) -> dict[tuple[str, str], dict[str, int]]:
+        """Return by task and source how many runs had which outcome; those not finished are left out."""
+        query = (
+            select(Run.task, Run.source, Run.outcome, func.count())
+            .where(Run.outcome.is_not(None))
+            .group_by(Run.task, Run.source, Run.outcome)
+        )
+        counts: dict[tuple[str, str], dict[str, int]] = {}
+        with self._work.reading() as session:
+            for task, source, outcome, count in session.execute(query):
+                counts.setdefault((task, source), {})[str(outcome)] = count
+        return counts
+
+    def last_checks(self, store: str) -> dict[str, datetime]:
+        """Return by generation when its copy in `store` was last checked."""
+        query = (
+            select(CheckResult.generation, func.max(CheckResult.checked_at))
+            .where(CheckResult.store == store)
+            .group_by(CheckResult.generation)
+        )
+        with self._work.reading() as session:
+            return dict(session.execute(query).all())
 
     def history(self, generation_id: str) -> History:
         """Return the runs whose report names the generation (made, sent, removed it) and its checks."""

@@ -29,6 +29,10 @@ class CatalogUnavailable(BackupdError):
     """The catalog cannot be read or written; backups are none the worse for it, and it can be rebuilt."""
 
 
+class CatalogDamaged(CatalogUnavailable):
+    """The file itself is no good any more: waiting does not help, a rebuild does."""
+
+
 def is_locked(error: sqlite3.Error) -> bool:
     """Tell whether SQLite gave up because somebody else holds the file."""
     return primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -47,7 +51,9 @@ def unavailable(path: Path) -> Iterator[None]:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError, ValueError, OverflowError) as error:
         cause = getattr(error, "orig", None) or error
-        raise CatalogUnavailable(f"cannot use the catalog {path}: {cause}", hint=_hint(cause)) from error
+        hint = _hint(cause)
+        kind = CatalogDamaged if hint == _DAMAGED else CatalogUnavailable
+        raise kind(f"cannot use the catalog {path}: {cause}", hint=hint) from error
 
 
 def _hint(cause: BaseException) -> str:

@@ -13,6 +13,7 @@ class _Lazy(click.Group):
     """Imports a command only when it is called: `backupd --help` answers at once."""
 
     commands_help: ClassVar[dict[str, tuple[str, str]]] = {
+        "serve": ("serve", "Run the daemon: all by schedule, with health and metrics over HTTP."),
         "backup": ("backup", "Take one verified backup now, just as the schedule does."),
         "list": ("listing", "List generations, newest first, and why each is kept."),
         "show": ("show", "Show one generation's manifest and history."),
@@ -20,6 +21,8 @@ class _Lazy(click.Group):
         "prune": ("prune", "Apply the retention policy; --dry-run shows each decision."),
         "restore": ("restore", "Restore a generation to a new path."),
         "doctor": ("doctor", "Prove the whole set-up before the first night."),
+        "status": ("status", "Tell how old the last proofs are, and whether all is well."),
+        "health": ("health", "Ask the running daemon whether it works."),
         "config": ("config", "Show or check the configuration."),
         "catalog": ("catalog", "Rebuild the catalog from manifests."),
     }

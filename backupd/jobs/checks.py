@@ -1,9 +1,24 @@
 """Remember what a check of a generation said: as a mark in the store, which counts, and in the catalog, for history."""
 
+import os
 from contextlib import suppress
 
+from backupd.archive.members import digest_of
+from backupd.errors import GenerationMissing
 from backupd.jobs.site import Site
 from backupd.log import Event
+from backupd.model import Manifest
+from backupd.stores.contract import Store
+
+
+def archive_matches(manifest: Manifest, store: Store) -> bool:
+    """Tell whether the archive of a generation, read from the disk and not from memory, has its manifest's digest."""
+    try:
+        with store.open(manifest.id) as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return digest_of(stream) == manifest.archive.sha256
+    except (GenerationMissing, OSError):
+        return False
 
 
 def remember_check(generation: str, site: Site, *, sound: bool, detail: str, duration_s: float = 0.0) -> None:

@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.archive.members import Packed, digest_of, pack
-from backupd.errors import GenerationMissing, SourceReplaced
-from backupd.jobs.checks import remember_check
+from backupd.errors import SourceReplaced
+from backupd.jobs.checks import archive_matches, remember_check
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.run import Run
 from backupd.jobs.site import Site
@@ -90,12 +90,8 @@ def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, run: Run,
 
 def archive_is_sound(manifest: Manifest, run: Run, site: Site) -> bool:
     """Digest the archive of a generation of the local store; a damaged one is marked, and degrades the run."""
-    try:
-        with site.store.open(manifest.id) as stream:
-            if digest_of(stream) == manifest.archive.sha256:
-                return True
-    except (GenerationMissing, OSError):
-        pass
+    if archive_matches(manifest, site.store):
+        return True
     what = "its archive is damaged: the SHA-256 is not the one in its manifest"
     remember_check(manifest.id, site, sound=False, detail=what)
     run.warn(f"{manifest.id}: {what}; a new generation was made")

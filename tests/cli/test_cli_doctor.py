@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from generations import backdated, flip_byte
 from keyboard import Keyboard
 
 from backupd.jobs.doctor import examine
@@ -16,6 +15,7 @@ from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.model import Hold
 from support.command import Answer, Backupd
+from support.generations import backdated, flip_byte
 
 
 def wrong(answer: Answer) -> dict[str, dict[str, str]]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from generations import backdated, rewritten
 from keyboard import Keyboard, Pair, into_closed_pipe
 
 from backupd.jobs.backup import backup
@@ -16,6 +15,7 @@ from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.model import Manifest
 from support.command import Backupd
+from support.generations import backdated, rewritten
 
 KEPT = r"daily \d{4}-\d\d-\d\d"
 

@@ -5,13 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from generations import backdated
 from keyboard import Keyboard
 
 from backupd.jobs.site import Site
 from backupd.model import Hold
 from backupd.stores.lock import store_lock
 from support.command import Backupd, log_lines
+from support.generations import backdated
 
 POLICY = {"BACKUPD_RETENTION__DAILY": "3", "BACKUPD_RETENTION__WEEKLY": "2"}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from generations import backdated, flip_byte, rewritten
 from keyboard import Keyboard, Pair
 
 from backupd.archive.manifest import decode_manifest
@@ -22,6 +21,7 @@ from backupd.jobs.site import Site
 from backupd.model import Manifest
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
+from support.generations import backdated, flip_byte, rewritten
 
 AUCKLAND = ZoneInfo("Pacific/Auckland")
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from generations import backdated, flip_byte, rewritten
 from keyboard import Keyboard
 
 from backupd.archive.members import pack
@@ -13,6 +12,7 @@ from backupd.jobs.site import Site
 from backupd.model import Manifest
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
+from support.generations import backdated, flip_byte, rewritten
 
 
 @pytest.fixture

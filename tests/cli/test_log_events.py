@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from generations import backdated, flip_byte
 
 from backupd.archive.manifest import decode_manifest
 from backupd.jobs.backup import backup
@@ -23,6 +22,7 @@ from backupd.model import RetentionPolicy, RunReport
 from backupd.stores.lock import store_lock
 from support.bank import make_bank
 from support.command import log_lines
+from support.generations import backdated, flip_byte
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "log-events.md").read_text()

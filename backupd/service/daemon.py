@@ -1,0 +1,124 @@
+"""The daemon: asks every minute what is due, has it done, and answers for how it stands."""
+
+import threading
+from contextlib import ExitStack
+from typing import Final
+
+from backupd.catalog import Catalog, CatalogDamaged, CatalogUnavailable, open_catalog
+from backupd.errors import BackupdError, LockHeld
+from backupd.jobs.site import Site
+from backupd.log import Event
+from backupd.schedule import Due, TaskHistory, plan_next_run
+from backupd.service.plan import Planned
+from backupd.service.ticker import STALLED_S, Ticker
+from backupd.service.work import DOCTOR, REBUILD
+from backupd.service.worker import Job, Worker
+from backupd.stores.lock import store_lock
+
+_LOOK_EVERY_S: Final = 60.0
+
+
+class Daemon:
+    """Ticker and worker over one site; `run` returns when `stop` was called (from any thread or signal handler)."""
+
+    def __init__(self, planned: tuple[Planned, ...], worker: Worker, site: Site) -> None:
+        self._planned, self._worker, self._site = planned, worker, site
+        self._ticker = Ticker(self._tick, self._tick_failed)
+        self._stop = threading.Event()
+        self._alone = ExitStack()
+        self._serving = False
+        self._trouble = ""
+
+    def run(self) -> None:
+        """Work until `stop`; then end what is being done, and let go of the store."""
+        self._worker.start()
+        self._worker.submit(Job(DOCTOR))
+        self._ticker.start()
+        while not self._stop.wait(_LOOK_EVERY_S):
+            if self._ticker.mend():
+                what = f"nothing was fired for {STALLED_S:.0f} s (the clock was set back, or a thread died)"
+                self._site.log.warning(Event.SCHEDULER_STALLED, f"{what}: the scheduler was replaced")
+        self._ticker.stop()
+        self._worker.stop()
+        self._alone.close()
+
+    def stop(self) -> None:
+        """Let `run` return soon."""
+        self._stop.set()
+
+    def alive(self) -> tuple[str, ...]:
+        """Return what does not work, of scheduler, worker and catalog, in words without paths."""
+        found = []
+        if self._ticker.age_s() > STALLED_S:
+            found.append(f"the scheduler has not fired for {self._ticker.age_s():.0f} s")
+        if not self._worker.alive():
+            found.append("the worker has ended")
+        try:
+            with open_catalog(self._site.catalog_path) as catalog:
+                catalog.runs(limit=1)
+        except CatalogUnavailable:
+            found.append("the catalog cannot be used")
+        return tuple(found)
+
+    def _tick(self) -> None:
+        if not self._is_alone():
+            return
+        due = self._all_due()
+        for planned, why in due:
+            if self._worker.submit(Job(planned.task, planned.source)):
+                task, source = planned.task, planned.source
+                self._site.log.info(Event.RUN_DUE, f"{planned} is due: {why.reason}", task=task, source=source)
+
+    def _all_due(self) -> list[tuple[Planned, Due]]:
+        """Return what has to run now, as well as can be told without a catalog where that is out of order."""
+        try:
+            with open_catalog(self._site.catalog_path) as catalog:
+                due = [(planned, self._due(planned, catalog)) for planned in self._planned]
+            self._trouble = ""
+        except CatalogUnavailable as error:
+            self._tell_once(Event.CATALOG_UNAVAILABLE, error.message, error.hint)
+            if isinstance(error, CatalogDamaged):
+                self._worker.submit(Job(REBUILD))
+            due = [(planned, self._due(planned, None)) for planned in self._planned]
+        now = self._site.clock()
+        return [(planned, why) for planned, why in due if why.at <= now]
+
+    def _due(self, planned: Planned, catalog: Catalog | None) -> Due:
+        now = self._site.clock()
+        known = catalog.task_history(planned.task, planned.source, now) if catalog else TaskHistory()
+        return plan_next_run(planned.schedule, _together(known, self._remembered(planned)), now)
+
+    def _remembered(self, planned: Planned) -> TaskHistory:
+        ended = self._worker.ended(Job(planned.task, planned.source))
+        succeeded = [run.began_at for run in ended if run.succeeded]
+        return TaskHistory(max(succeeded, default=None), tuple(run.ended_at for run in ended if not run.succeeded))
+
+    def _is_alone(self) -> bool:
+        """Tell whether this is the one daemon of the store; another one's end is waited for, a minute at a time."""
+        if self._serving:
+            return True
+        try:
+            self._site.store.prepare()
+            path = self._site.store.hidden / "daemon.lock"
+            self._alone.enter_context(store_lock(path, "daemon", timeout_s=0, on_wait=lambda _holder: None))
+        except LockHeld as error:
+            self._tell_once(Event.DAEMON_STANDBY, f"{error.message}: standing by", error.hint)
+        else:
+            self._serving = True
+        return self._serving
+
+    def _tick_failed(self, error: Exception) -> None:
+        hint = error.hint if isinstance(error, BackupdError) else "check the disk and the rights of backups_dir"
+        self._tell_once(Event.TICK_FAILED, f"could not find out what is due: {error}", hint)
+
+    def _tell_once(self, event: Event, message: str, hint: str) -> None:
+        """Log what is wrong when it begins, and not again each minute."""
+        if message != self._trouble:
+            self._site.log.warning(event, message, hint=hint)
+        self._trouble = message
+
+
+def _together(known: TaskHistory, remembered: TaskHistory) -> TaskHistory:
+    """Join what the catalog knows with what the daemon remembers: a full disk lets the catalog forget."""
+    succeeded = [at for at in (known.succeeded_at, remembered.succeeded_at) if at is not None]
+    return TaskHistory(max(succeeded, default=None), max(known.failed_at, remembered.failed_at, key=len))

@@ -1,0 +1,89 @@
+"""The answers of the daemon: one look at site, catalog and clock, as values."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from importlib.metadata import version
+
+from backupd.catalog import Catalog, CatalogUnavailable, open_catalog
+from backupd.health import Health
+from backupd.jobs.generations import Inventory, take_inventory
+from backupd.jobs.site import Site
+from backupd.jobs.standing import read_health_facts
+from backupd.service.daemon import Daemon
+from backupd.service.plan import Planned
+from backupd.service.status import SourceFigures, Status, TaskFigures
+
+
+class Overview:
+    """The running daemon as HTTP sees it: `service.status.Service`."""
+
+    def __init__(
+        self, daemon: Daemon, planned: tuple[Planned, ...], limits: Mapping[str, timedelta], site: Site
+    ) -> None:
+        self._daemon, self._planned, self._limits, self._site = daemon, planned, limits, site
+        self._started_at = site.clock()
+
+    def alive(self) -> tuple[str, ...]:
+        """Return why process, scheduler or catalog do not work, in words without paths; empty when all do."""
+        return self._daemon.alive()
+
+    def health(self) -> Health:
+        """Judge how old the last proofs are."""
+        return Health.of(read_health_facts(self._limits, self._site), self._site.clock())
+
+    def status(self) -> Status:
+        """Look at everything. Raises OSError when the store cannot be read."""
+        return read_status(self._planned, self._limits, self._site, self._started_at)
+
+
+def read_status(
+    planned: tuple[Planned, ...], limits: Mapping[str, timedelta], site: Site, started_at: datetime
+) -> Status:
+    """Look at everything; `limits` says by source how old a backup may be. Raises OSError, and changes nothing."""
+    now = site.clock()
+    inventory = take_inventory(site.store, now, site.marks.ids())
+    tasks, migrations_ok = _tasks(planned, site, now)
+    return Status(
+        taken_at=now,
+        started_at=started_at,
+        health=Health.of(read_health_facts(limits, site), now),
+        migrations_ok=migrations_ok,
+        tasks=tasks,
+        sources=tuple(_source(source, inventory, site) for source in limits),
+        free_bytes={site.store.name: site.store.free_space()},
+        sqlite_version=version("apsw").rpartition(".")[0],  # apsw counts on behind SQLite's own version
+    )
+
+
+def _tasks(planned: tuple[Planned, ...], site: Site, now: datetime) -> tuple[tuple[TaskFigures, ...], bool]:
+    try:
+        with open_catalog(site.catalog_path) as catalog:
+            counts = catalog.run_counts()
+            return tuple(_task(one, catalog, counts, now) for one in planned), True
+    except CatalogUnavailable:
+        return tuple(TaskFigures(one.task, one.source, None, {}) for one in planned), False
+
+
+def _task(
+    planned: Planned, catalog: Catalog, counts: Mapping[tuple[str, str], Mapping[str, int]], now: datetime
+) -> TaskFigures:
+    last = catalog.last_success(planned.task, planned.source, now)
+    runs = counts.get((planned.task, planned.source), {})
+    if last is None:
+        return TaskFigures(planned.task, planned.source, None, runs)
+    stages = last.report.stages if last.report else {}
+    return TaskFigures(planned.task, planned.source, last.started_at, runs, last.duration_s, stages)
+
+
+def _source(source: str, inventory: Inventory, site: Site) -> SourceFigures:
+    generations = inventory.of(source)
+    newest = inventory.last_verified(source)
+    return SourceFigures(
+        source=source,
+        generations=len(generations),
+        verified=sum(generation.verified for generation in generations),
+        snapshot_bytes=newest.snapshot.size_bytes if newest else None,
+        archive_bytes=newest.archive.size_bytes if newest else None,
+        newest_at=newest.taken_at if newest else None,
+        frozen=site.holds.get(source) is not None,
+    )

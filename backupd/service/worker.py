@@ -1,0 +1,130 @@
+"""Does one run after the other, each in a process of its own, and remembers how it ended."""
+
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from backupd.log import Event, EventLog
+
+# A run that was told to stop cleans up; then it is killed, and the next run sweeps what it left.
+STOP_GRACE_S: Final = 5.0
+_SUCCESSES: Final = (0, 3)
+_RUNS_REMEMBERED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to do: a task (or `doctor`, `rebuild`) and the source that it concerns, if any."""
+
+    task: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.task} of {self.source}" if self.source else self.task
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended, remembered for as long as the daemon lives: the catalog may be out of order just then."""
+
+    began_at: datetime
+    ended_at: datetime
+    exit_code: int
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it did what it was for, with or without warnings."""
+        return self.exit_code in _SUCCESSES
+
+
+class Worker:
+    """A queue of jobs, and the one thread that does them; every method may be called from any thread."""
+
+    def __init__(self, config_file: str, timeout_s: float, log: EventLog, clock: Callable[[], datetime]) -> None:
+        self._config_file, self._timeout_s, self._log, self._clock = config_file, timeout_s, log, clock
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._current: tuple[Job, subprocess.Popen[bytes]] | None = None
+        self._stopping = False
+        self._ended: dict[Job, deque[Ended]] = {}
+        self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def submit(self, job: Job) -> bool:
+        """Queue `job`, unless it waits or is being done already; tells whether it was queued."""
+        with self._changed:
+            busy = self._current is not None and self._current[0] == job
+            if self._stopping or busy or job in self._waiting:
+                return False
+            self._waiting.append(job)
+            self._changed.notify_all()
+            return True
+
+    def ended(self, job: Job) -> tuple[Ended, ...]:
+        """Return how the last success of `job` and the failures since then ended, oldest first."""
+        with self._changed:
+            return tuple(self._ended.get(job, ()))
+
+    def alive(self) -> bool:
+        """Tell whether the thread is there, at work or waiting for some."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Stop what is being done and begin nothing more; returns after little more than `STOP_GRACE_S`."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+            current = self._current
+        if current is not None:
+            self._end(*current, "the daemon stops")
+        self._thread.join(1)
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            began_at = self._clock()
+            exit_code = self._do(job)
+            with self._changed:
+                self._current = None
+                runs = self._ended.setdefault(job, deque(maxlen=_RUNS_REMEMBERED))
+                ended = Ended(began_at, self._clock(), exit_code)
+                if ended.succeeded:
+                    runs.clear()
+                runs.append(ended)
+
+    def _next(self) -> Job | None:
+        """Wait for a job; None when there will be none any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopping)
+            return None if self._stopping else self._waiting.popleft()
+
+    def _do(self, job: Job) -> int:
+        command = [sys.executable, "-P", "-m", "backupd.service.work", job.task, job.source, self._config_file]
+        # Our end of the pipe stays open for as long as we live: that is how the run learns that we died.
+        with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:  # noqa: S603 - our own interpreter and module
+            with self._changed:
+                self._current = (job, process)
+                stopping = self._stopping
+            if stopping:
+                self._end(job, process, "the daemon stops")
+            try:
+                process.wait(self._timeout_s)
+            except subprocess.TimeoutExpired:
+                self._end(job, process, f"it did not end within {self._timeout_s:.0f} s")
+        return process.returncode
+
+    def _end(self, job: Job, process: subprocess.Popen[bytes], why: str) -> None:
+        """Let a run clean up, and kill it when it takes too long."""
+        self._log.warning(Event.RUN_STOPPED, f"stopping the {job}: {why}", task=job.task, source=job.source or None)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_GRACE_S)
+        process.kill()

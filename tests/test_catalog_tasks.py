@@ -1,0 +1,80 @@
+"""What the daemon asks the catalog: what became of a task, and how often."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from catalog_values import APP, NOON, OLDER, at, manifest, report
+
+from backupd.catalog import Catalog, CatalogDamaged, open_catalog
+from backupd.schedule import TaskHistory
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return open_catalog(tmp_path / "catalog.sqlite3")
+
+
+def test_a_task_that_never_ran_has_no_history(catalog: Catalog) -> None:
+    assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, ())
+    assert catalog.last_success("backup", "app", NOON) is None
+
+
+@pytest.mark.parametrize("outcome", ["published", "unchanged", "degraded", "done"])
+def test_every_outcome_but_a_failure_is_a_success(catalog: Catalog, outcome: str) -> None:
+    catalog.record_run(report(outcome=outcome, started_at=at(1)), at(2))
+    assert catalog.task_history("backup", "app", NOON) == TaskHistory(at(1), ())
+
+
+def test_failures_count_from_the_last_success_on(catalog: Catalog) -> None:
+    catalog.record_run(report(outcome="failed", started_at=at(1)), at(2))
+    catalog.record_run(report(started_at=at(3)), at(4))
+    catalog.record_run(report(outcome="failed", started_at=at(5)), at(6))
+    catalog.record_run(report(outcome="failed", started_at=at(7)), at(8))
+    assert catalog.task_history("backup", "app", NOON) == TaskHistory(at(3), (at(6), at(8)))
+    last = catalog.last_success("backup", "app", NOON)
+    assert last is not None
+    assert last.started_at == at(3)
+
+
+def test_a_run_that_is_at_work_or_was_cut_short_is_neither(catalog: Catalog) -> None:
+    run_id = catalog.start_run("backup", "app", at(1))
+    assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, ())
+    catalog.mark_interrupted(run_id, at(5))
+    assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, (at(5),))
+
+
+def test_other_tasks_and_sources_have_histories_of_their_own(catalog: Catalog) -> None:
+    catalog.record_run(report(task="prune", outcome="done", started_at=at(1)), at(1))
+    catalog.record_run(report(source="other", started_at=at(2)), at(2))
+    assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, ())
+    assert catalog.run_counts() == {("prune", "app"): {"done": 1}, ("backup", "other"): {"published": 1}}
+
+
+def test_what_a_clock_that_ran_ahead_wrote_counts_for_nothing(catalog: Catalog) -> None:
+    ahead = NOON + timedelta(days=365)
+    catalog.record_run(report(started_at=ahead), ahead)
+    catalog.record_run(report(started_at=at(1)), at(1))
+    assert catalog.task_history("backup", "app", NOON).succeeded_at == at(1)
+    last = catalog.last_success("backup", "app", NOON)
+    assert last is not None
+    assert last.started_at == at(1)
+
+
+def test_the_last_check_of_each_copy_is_known(catalog: Catalog) -> None:
+    catalog.add_generation(manifest(), "local")
+    for minute in (1, 3, 2):
+        catalog.record_check(APP, "local", at(minute), True, "sound", 0.1)
+    catalog.record_check(OLDER, "nas", at(9), False, "short", 0.1)
+    assert catalog.last_checks("local") == {APP: at(3)}
+    assert catalog.last_checks("nas") == {OLDER: at(9)}
+
+
+def test_a_damaged_catalog_is_told_from_one_that_is_busy_or_out_of_reach(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    with pytest.raises(CatalogDamaged, match="cannot use the catalog"):
+        open_catalog(path)
+    with pytest.raises(Exception, match="cannot use the catalog") as unreachable:
+        open_catalog(tmp_path / "nowhere" / "catalog.sqlite3")
+    assert not isinstance(unreachable.value, CatalogDamaged)
