@@ -5,6 +5,7 @@ Fields follow the Elastic Common Schema (https://www.elastic.co/guide/en/ecs-log
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -107,7 +108,10 @@ def _ecs_name(key: str) -> str:
 
 
 class _OwnedFileHandler(WatchedFileHandler):
-    """Makes the file, where there is none, as 0640 of the directory's owner: a run as root locks no daemon out."""
+    """Makes the file, where there is none, as 0640 of the directory's owner: a run as root locks no daemon out.
+
+    After a line that a full disk cut off it begins on a fresh one.
+    """
 
     def _open(self) -> Any:  # noqa: ANN401 - the base class returns a text stream of a private type
         path = Path(self.baseFilename)
@@ -116,7 +120,12 @@ class _OwnedFileHandler(WatchedFileHandler):
             os.fchmod(descriptor, 0o640)  # whatever the umask says
             os.close(descriptor)
             give_to_owner_of(path.parent, path)
-        return super()._open()
+        stream = super()._open()
+        if _is_cut_off(path):
+            with suppress(OSError):  # the disk is full still
+                stream.write("\n")
+                stream.flush()
+        return stream
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append the line, to a new file where the old one was taken away; one that cannot be made is an error too."""
@@ -143,6 +152,18 @@ class _PlainLine(logging.Formatter):
         """Return the line; what was logged over several lines stays one."""
         hint = getattr(record, "backupd.hint", None)
         return printable(super().format(record) + (f" | what to do: {hint}" if hint else ""))
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Tell whether `path` is a file that ends in the middle of a line; one that we may not read is taken for whole."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, "rb", buffering=0) as stream:
+            state = os.fstat(descriptor)
+            if stat.S_ISREG(state.st_mode) and state.st_size:
+                stream.seek(-1, os.SEEK_END)
+                return stream.read(1) != b"\n"
+    return False
 
 
 def open_log(path: Path, secrets: Iterable[str] = (), *, console: TextIO | None = None, late: bool = False) -> EventLog:

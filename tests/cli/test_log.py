@@ -133,6 +133,18 @@ def test_a_log_that_is_there_is_continued_as_it_is(tmp_path: Path) -> None:
     assert [line["message"] for line in log_lines(tmp_path)] == ["line 0", "line 1"]
 
 
+def test_after_a_line_that_was_cut_off_the_next_begins_afresh(tmp_path: Path) -> None:
+    path = tmp_path / "backup.log"
+    path.write_text('{"message": "whole"}\n{"message": "cut o')
+    for number in range(2):
+        log = open_log(path)
+        log.info(EVENT, f"line {number}")
+        log.close()
+    whole, cut, *after = path.read_text().splitlines()
+    assert (whole, cut) == ('{"message": "whole"}', '{"message": "cut o')
+    assert [json.loads(line)["message"] for line in after] == ["line 0", "line 1"]
+
+
 @pytest.mark.root
 def test_a_log_that_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path) -> None:
     os.chown(tmp_path, 4321, 8765)
