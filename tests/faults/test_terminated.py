@@ -21,7 +21,7 @@ from yards import (
 
 from backupd.log import Event
 from support.command import log_lines
-from support.faults import Crew, Ended, at_every_step
+from support.faults import Crew, Ended, at_every_step, on_both_cores
 
 TERMINATED = 128 + signal.SIGTERM
 SOON_S = 3
@@ -55,6 +55,30 @@ def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
         return ended
 
     at_every_step(terminate)
+
+
+@pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
+def test_signalled_again_at_every_step_of_its_cleanup_a_backup_finishes_that(
+    send: signal.Signals, template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+    template = replace(template, kept=len(before.generations))
+    whole = forks.run(["backup"], template.copy_to(tmp_path / "whole").environ, counted=True).steps
+    locked = next(number for number, step in enumerate(whole) if _LOCKS in step)
+    released = whole.index(_LET_GO)
+
+    def terminate(at: int) -> None:
+        yard = template.copy_to(tmp_path / f"terminated-{at}")
+        ended = forks.run(["backup"], yard.environ, at=at, send=send, again=True)
+        assert ended.code == 128 + send, ended
+        assert len(ended.steps) > at + 1, "there was no cleanup to break off"
+        assert_unhurt(yard, before)
+        assert_swept(yard)
+        assert_no_processes(yard)
+        last = log_lines(yard.backups)[-1]
+        assert (last["event.action"], last["backupd.outcome"]) == ("run.finished", "failed")
+
+    on_both_cores(terminate, range(locked + 1, released, 4))
 
 
 @pytest.mark.parametrize("staged", ["snapshot.sqlite3", "archive.part"])

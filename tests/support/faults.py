@@ -92,18 +92,21 @@ class Stepper:
         *,
         at: int | None = None,
         send: signal.Signals = signal.SIGKILL,
+        again: bool = False,
         after_s: float | None = None,
         counted: bool = False,
     ) -> Ended:
         """Run `backupd ARGUMENTS` with `environ` added, and `send` it a signal before its step `at` or `after_s`.
 
-        Steps are only `counted` on demand, or where one of them is waited for.
+        The same comes `again` before each step after that. Steps are only `counted` on demand, or where one of them is
+        waited for.
         """
         request = {
             "arguments": [*map(str, arguments)],
             "environ": dict(environ),
             "at": at,
             "signal": int(send),
+            "again": again,
             "after_s": after_s,
             "counted": counted or at is not None,
             **{name: str(path) for name, path in self._files.items()},
@@ -307,20 +310,21 @@ def _become(request: dict[str, Any]) -> NoReturn:
     os.environ.update(request["environ"])
     sys.argv = ["backupd", *request["arguments"]]
     if request["counted"]:
-        _count_steps(steps, request["at"], request["signal"])
+        _count_steps(steps, request)
     _leave(main)
 
 
-def _count_steps(journal: int, at: int | None, send: int) -> None:
-    """Write each step to come to `journal`, and send this process a signal before number `at`."""
-    numbers = count()
+def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
+    """Write each step to come to `journal`, and send this process a signal before number `at`, and maybe `again`."""
+    numbers, at = count(), request["at"]
 
     def step(what: str) -> None:
         if ".coverage" in what:  # the measurement's own file is no step of a backup
             return
         os.writev(journal, [f"{what}\n".encode()])
-        if next(numbers) == at:
-            os.kill(os.getpid(), send)
+        number = next(numbers)
+        if number == at or (request["again"] and at is not None and number > at):
+            os.kill(os.getpid(), request["signal"])
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event in _AUDITED or (event == "open" and arguments[2] & _WRITABLE):
