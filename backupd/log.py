@@ -34,6 +34,7 @@ class Event(StrEnum):
     LOCK_WAITING = "lock.waiting"
     LOCK_TAKEN_OVER = "lock.taken_over"
     STAGING_SWEPT = "staging.swept"
+    STAGING_STUCK = "staging.stuck"
     PUBLISH_RESUMED = "publish.resumed"
     REMOVAL_RESUMED = "removal.resumed"
     SNAPSHOT_WAITING = "snapshot.waiting"

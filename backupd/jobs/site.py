@@ -80,14 +80,16 @@ class Site:
         self.log.info(Event.LOCK_WAITING, f"waiting for {who} to end, {self.lock_timeout_s:.0f} s at most")
 
     def _recover(self) -> None:
-        events = {
-            "removal": (Event.REMOVAL_RESUMED, "finished the removal of {} that a killed run had begun"),
-            "publication": (
-                Event.PUBLISH_RESUMED,
-                "finished the publication of {} that a killed run had begun",
-            ),
-            "staging": (Event.STAGING_SWEPT, "swept the work {} of a killed run"),
-        }
-        for done, name in self.store.recover():
-            event, text = events[done]
-            self.log.warning(event, text.format(name), generation=None if done == "staging" else name)
+        for found in self.store.recover():
+            match found.what:
+                case "removal":
+                    what = f"finished the removal of {found.name} that a killed run had begun"
+                    self.log.warning(Event.REMOVAL_RESUMED, what, generation=found.name)
+                case "publication":
+                    what = f"finished the publication of {found.name} that a killed run had begun"
+                    self.log.warning(Event.PUBLISH_RESUMED, what, generation=found.name)
+                case "staging" if found.trouble:
+                    what = f"could not sweep the work {found.name} of a killed run: {found.trouble}"
+                    self.log.warning(Event.STAGING_STUCK, what)
+                case _:
+                    self.log.warning(Event.STAGING_SWEPT, f"swept the work {found.name} of a killed run")

@@ -14,18 +14,28 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from backupd.errors import GenerationMissing, NoSpace, SnapshotFailed
 from backupd.files import fsync_directory, give_to_owner_of, is_full, overwrite, replace_durably, write_durably
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import Listing, Stored
-from backupd.stores.staging import Staging
+from backupd.stores.staging import Staging, sweep
 
 CHECKSUMS = "SHA256SUMS"
 HIDDEN = ".backupd"
 _NO_LINKS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a killed run left, and `trouble` in words where it could not be put right."""
+
+    what: Literal["removal", "publication", "staging"]
+    name: str
+    trouble: str = ""
 
 
 class DirectoryStore:
@@ -131,18 +141,17 @@ class DirectoryStore:
         with self._staging.directory() as path:
             yield path
 
-    def recover(self) -> Iterator[tuple[str, str]]:
-        """Finish what killed runs left: yields (what was done, to what). Only with the store's lock held."""
+    def recover(self) -> Iterator[Recovered]:
+        """Finish what killed runs left, and yield what was done about each. Only with the store's lock held."""
         for key, _ in _manifests_in(self._removing):
             self._finish_removal(key)
-            yield "removal", key
+            yield Recovered("removal", key)
         for dead in self._staging.abandoned():
             for key, staged in _manifests_in(dead):
                 if self.archive_path(key).exists() and not self._manifest(key).exists():
                     self._place(staged, self._manifest(key))
-                    yield "publication", key
-            shutil.rmtree(dead, ignore_errors=True)
-            yield "staging", dead.name
+                    yield Recovered("publication", key)
+            yield Recovered("staging", dead.name, sweep(dead))
         (self.hidden / f"{CHECKSUMS}.new").unlink(missing_ok=True)
 
     def _make(self, directory: Path, mode: int) -> None:

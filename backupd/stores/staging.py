@@ -50,6 +50,17 @@ class Staging:
                 os.close(lock)
 
 
+def sweep(directory: Path) -> str:
+    """Remove what can be removed of `directory`, and say in words why the rest could not; nothing when all is gone."""
+    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        if directory.exists():
+            shutil.rmtree(directory)  # once more, since the first error tells the reason
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return ""
+
+
 def _remove(directory: Path) -> None:
     """Remove `directory`, also when the SIGTERM that ends this process comes in the middle of it."""
     try:

@@ -107,6 +107,7 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Sit
         Event.LOCK_WAITING,
         Event.LOCK_TAKEN_OVER,
         Event.STAGING_SWEPT,
+        Event.STAGING_STUCK,
         Event.PUBLISH_RESUMED,
         Event.REMOVAL_RESUMED,
         Event.SNAPSHOT_WAITING,

@@ -10,6 +10,7 @@ from yards import HEALING, Before, Yard, assert_heals, assert_tidy, assert_unhur
 
 from backupd.log import Event
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
+from support.command import log_lines
 from support.faults import Crew
 
 DEAD_RUN = ".backupd/staging/run-dead"
@@ -107,6 +108,27 @@ def test_links_in_the_work_of_a_dead_run_are_swept_and_not_followed(yard: Yard, 
     assert Event.STAGING_SWEPT in events(yard)
     assert not dead.exists()
     linked.unlink()
+    assert_tidy(yard)
+
+
+@pytest.mark.root
+def test_work_of_a_dead_run_that_cannot_be_swept_is_named_with_the_reason_until_it_can(yard: Yard, forks: Crew) -> None:
+    mounted = yard.backups / DEAD_RUN / "copy"
+    mounted.mkdir(parents=True)
+    (yard.backups / DEAD_RUN / "snapshot.sqlite3").write_bytes(b"half of it")
+    subprocess.run(["mount", "-t", "tmpfs", "none", mounted], check=True)
+    try:
+        for times in (1, 2):
+            assert forks.run(["prune"], yard.environ).code == 0
+            stuck = [line["message"] for line in log_lines(yard.backups) if line["event.action"] == Event.STAGING_STUCK]
+            assert len(stuck) == times
+            assert stuck[-1].endswith("work run-dead of a killed run: copy: Device or resource busy")
+            assert Event.STAGING_SWEPT not in events(yard)
+            assert [path.name for path in mounted.parent.iterdir()] == ["copy"], "the rest is gone"
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert forks.run(["prune"], yard.environ).code == 0
+    assert events(yard).count(Event.STAGING_SWEPT) == 1
     assert_tidy(yard)
 
 
