@@ -18,7 +18,8 @@ from backupd.cli.stores import require_local, require_sources
 from backupd.cli.tables import print_table
 from backupd.config import Config
 from backupd.jobs.expire import plan_for
-from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_age, human_bytes
 from backupd.model import Generation

@@ -2,7 +2,7 @@
 
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.jobs.generations import Inventory
+from backupd.jobs.inventory import Inventory
 from backupd.model import LOCAL_STORE
 
 

@@ -18,7 +18,8 @@ from backupd.cli.common import (
 from backupd.cli.progress import shown_progress
 from backupd.cli.stores import require_local, require_sources
 from backupd.errors import GenerationMissing, UsageError
-from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.space import reserve_bytes
 from backupd.jobs.verify import CheckResult, verify
 from backupd.jobs.words import printable

@@ -7,7 +7,8 @@ Every step can be killed. Until its manifest is in place there is no new generat
 
 from backupd.jobs.expire import expire
 from backupd.jobs.freeze import emptied_error, frozen_on_corruption, guard_against_shrinking, quarantined, thaw
-from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.prove import Proof, prove
 from backupd.jobs.publish import publish, record_unchanged

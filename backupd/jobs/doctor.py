@@ -8,7 +8,8 @@ from pathlib import Path
 
 from backupd.errors import BackupdError
 from backupd.files import fsync_directory, write_durably
-from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.jobs.space import bytes_needed, require_space, reserve_bytes

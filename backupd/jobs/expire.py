@@ -1,7 +1,8 @@
 """Apply the retention policy: plan, then remove."""
 
 from backupd.catalog import Catalog
-from backupd.jobs.generations import Inventory, local_inventory
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
@@ -24,9 +25,8 @@ def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
     plan = plan_for(source, expiry, inventory, site)
     going = {removed.generation.id for removed in plan.remove}
     with run.stage("expire"):
-        site.store.write_checksums(
-            {key: m.archive.sha256 for key, m in inventory.manifests.items() if key not in going}
-        )
+        staying = {key: digest for key, digest in inventory.digests().items() if key not in going}
+        site.store.write_checksums(staying)
         for removed in plan.remove:
             _remove(removed.generation.id, removed.reason, site)
     run.update(kept=len(plan.keep), removed=tuple(removed.generation.id for removed in plan.remove))

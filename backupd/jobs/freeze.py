@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from typing import Literal
 
 from backupd.errors import BackupdError, CopyCorrupt, SourceCorrupt
-from backupd.jobs.generations import Inventory
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.prove import Proof
 from backupd.jobs.run import Run

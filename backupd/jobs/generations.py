@@ -1,64 +1,12 @@
-"""What is in a store, by its manifests."""
+"""What is in the local store, and which of it an operator means."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
-from backupd.archive.manifest import decode_manifest
 from backupd.errors import GenerationMissing, ManifestInvalid, UsageError
+from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.site import Site
 from backupd.log import Event
-from backupd.model import CLOCK_TOLERANCE, Generation, Manifest
-from backupd.stores.contract import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """All generations of a store, newest first; `manifests` has the sound ones, `refused` says why others are not.
-
-    What is dated after `now` was taken by a clock that ran ahead, and is never the newest of anything.
-    """
-
-    generations: tuple[Generation, ...]
-    manifests: Mapping[str, Manifest]
-    refused: Mapping[str, str]
-    now: datetime
-
-    def of(self, source: str) -> tuple[Generation, ...]:
-        """Return the generations of one source, newest first."""
-        return tuple(g for g in self.generations if g.source == source)
-
-    def last_verified(self, source: str) -> Manifest | None:
-        """Return the manifest of the newest generation of `source` that counts."""
-        return next((self.manifests[g.id] for g in self.of(source) if self.counts(g)), None)
-
-    def counts(self, generation: Generation) -> bool:
-        """Tell whether `generation` is verified, undamaged and not dated in the future."""
-        return generation.verified and generation.taken_at <= self.now + CLOCK_TOLERANCE
-
-
-def take_inventory(store: Store, now: datetime, damaged: frozenset[str] = frozenset()) -> Inventory:
-    """Read every manifest in `store`; `damaged` are the ids that a check has found wanting."""
-    generations: list[Generation] = []
-    manifests: dict[str, Manifest] = {}
-    refused: dict[str, str] = {}
-    for stored in store.list():
-        try:
-            manifest = decode_manifest(store.manifest(stored.id), stored.id)
-        except ManifestInvalid as error:
-            refused[stored.id] = error.message
-            generations.append(_unreadable(stored.id, stored.archive_bytes))
-        except GenerationMissing:
-            continue  # removed since the listing
-        except OSError as error:
-            refused[stored.id] = f"the manifest of {stored.id} cannot be read: {error.strerror}"
-            generations.append(_unreadable(stored.id, stored.archive_bytes))
-        else:
-            manifests[stored.id] = manifest
-            sound = stored.archive_bytes == manifest.archive.size_bytes and stored.id not in damaged
-            generations.append(_generation(manifest, stored.archive_bytes, damaged=not sound))
-    generations.sort(key=lambda g: (g.taken_at, g.id), reverse=True)
-    return Inventory(tuple(generations), manifests, refused, now)
+from backupd.model import Manifest
 
 
 def local_inventory(site: Site) -> Inventory:
@@ -89,32 +37,3 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
         if fits and (at is None or generation.taken_at <= at):
             return inventory.manifests[generation.id]
     raise GenerationMissing("there is no sound generation that fits", "see backupd list")
-
-
-def _generation(manifest: Manifest, archive_bytes: int, *, damaged: bool) -> Generation:
-    return Generation(
-        id=manifest.id,
-        source=manifest.source,
-        taken_at=manifest.taken_at,
-        archive_bytes=archive_bytes,
-        snapshot_bytes=manifest.snapshot.size_bytes,
-        verification=manifest.verdict.level,
-        damaged=damaged,
-    )
-
-
-def _unreadable(generation_id: str, archive_bytes: int) -> Generation:
-    source, date, minute = _parts(generation_id)
-    try:
-        taken_at = datetime.strptime(f"{date}{minute}", "%Y%m%d%H%M").replace(tzinfo=UTC)
-    except ValueError:
-        taken_at = datetime.fromtimestamp(0, UTC)
-    return Generation(generation_id, source, taken_at, archive_bytes, 0, "corrupt", damaged=True)
-
-
-def _parts(generation_id: str) -> tuple[str, str, str]:
-    """Split `tasks-20261123-0400-2` into source, date and minute."""
-    parts = generation_id.split("-")
-    if len(parts[-1]) < len("0400") or len(parts[-2]) != len("20261123"):
-        parts.pop()
-    return "-".join(parts[:-2]), parts[-2], parts[-1]

@@ -1,7 +1,7 @@
 """Make the catalog anew from the manifests."""
 
 from backupd.catalog import rebuild
-from backupd.jobs.generations import take_inventory
+from backupd.jobs.inventory import take_inventory
 from backupd.jobs.site import Site
 from backupd.log import Event
 

@@ -1,13 +1,14 @@
 """The place where jobs work: the local store with its lock, holds, catalog and log."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from backupd.catalog import Catalog, CatalogUnavailable, open_catalog
+from backupd.jobs.inventory import take_inventory
 from backupd.log import Event, EventLog
 from backupd.model import NoProgress, Progress
 from backupd.stores.directory import DirectoryStore
@@ -73,11 +74,19 @@ class Site:
                 what = f"a {dead.task} (process {dead.pid} on {dead.host}) died holding the lock: taken over"
                 self.log.warning(Event.LOCK_TAKEN_OVER, what)
             self._recover()
+            self._renew_checksums()
             yield
 
     def _say_waiting(self, holder: Holder | None) -> None:
         who = f"a {holder.task} (process {holder.pid} on {holder.host})" if holder else "another run"
         self.log.info(Event.LOCK_WAITING, f"waiting for {who} to end, {self.lock_timeout_s:.0f} s at most")
+
+    def _renew_checksums(self) -> None:
+        """Let `SHA256SUMS` list what is there: a run that was cut short has published without telling it."""
+        if self.store.checksummed() == {stored.id for stored in self.store.list()}:
+            return
+        with suppress(OSError):  # pruning tries again, and tells; a full disk must not keep it from making room
+            self.store.write_checksums(take_inventory(self.store, self.clock()).digests())
 
     def _recover(self) -> None:
         for found in self.store.recover():

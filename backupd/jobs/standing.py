@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from backupd.catalog import CatalogUnavailable, open_catalog
 from backupd.health import HealthFacts, Standing
-from backupd.jobs.generations import Inventory, take_inventory
+from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.site import Site
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from backupd.errors import CopyCorrupt, ManifestInvalid
 from backupd.jobs.checks import remember_check
-from backupd.jobs.generations import Inventory, choose_generation
+from backupd.jobs.generations import choose_generation
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.site import Site
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event

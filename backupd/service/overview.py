@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from backupd.catalog import Catalog, CatalogUnavailable, open_catalog
 from backupd.health import Health
-from backupd.jobs.generations import Inventory, take_inventory
+from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.site import Site
 from backupd.jobs.standing import read_health_facts
 from backupd.service.daemon import Daemon

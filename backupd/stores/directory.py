@@ -117,11 +117,15 @@ class DirectoryStore:
         fsync_directory(self.directory)
         self._finish_removal(generation_id)
 
+    def checksummed(self) -> frozenset[str]:
+        """Return the ids of the archives that `SHA256SUMS` lists."""
+        lines = (self._checksums() or b"").decode(errors="replace").splitlines()
+        return frozenset(line.partition("  ")[2].removesuffix(ARCHIVE_SUFFIX) for line in lines)
+
     def write_checksums(self, digests: Mapping[str, str]) -> None:
         """Let `SHA256SUMS` list just these archives; a file that says so already is left alone."""
         text = "".join(f"{digests[key]}  {key}{ARCHIVE_SUFFIX}\n" for key in sorted(digests)).encode()
-        path = self.directory / CHECKSUMS
-        old = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        path, old = self.directory / CHECKSUMS, self._checksums()
         if old == text:
             return
         try:
@@ -190,6 +194,10 @@ class DirectoryStore:
 
     def _manifest(self, generation_id: str) -> Path:
         return self.directory / f"{generation_id}{MANIFEST_SUFFIX}"
+
+    def _checksums(self) -> bytes | None:
+        path = self.directory / CHECKSUMS
+        return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
     def _files(self) -> tuple[dict[str, int], set[str]]:
         sizes: dict[str, int] = {}

@@ -9,7 +9,17 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from yards import BIG_ROWS, Before, Yard, assert_heals, assert_no_processes, assert_tidy, assert_unhurt, changing_calls
+from yards import (
+    BIG_ROWS,
+    Before,
+    Yard,
+    assert_checksums,
+    assert_heals,
+    assert_no_processes,
+    assert_tidy,
+    assert_unhurt,
+    changing_calls,
+)
 
 from support.bank import make_bank, running_bank
 from support.command import Backupd
@@ -37,6 +47,27 @@ def test_killed_before_any_of_its_steps_a_backup_loses_nothing_and_the_next_one_
     steps = at_every_step(kill)
     assert any("rename" in step and "manifest.json" in step for step in steps)
     assert any("remove" in step and "sqlite3.gz" in step for step in steps)
+
+
+def test_checksums_that_a_killed_backup_left_behind_are_right_again_after_any_run_even_one_that_fails(
+    template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+    steps = forks.run(["backup"], template.copy_to(tmp_path / "whole").environ, counted=True).steps
+    published = next(n for n, step in enumerate(steps) if step.startswith("os.rename") and "manifest.json" in step)
+    told = next(n for n, step in enumerate(steps) if step.startswith("os.rename") and "SHA256SUMS" in step)
+    assert published < told
+
+    def kill(at: int, send: signal.Signals) -> None:
+        yard = template.copy_to(tmp_path / f"{send.name}-{at}")
+        assert forks.run(["backup"], yard.environ, at=at, send=send).code != 0
+        yard.database.unlink()
+        assert forks.run(["backup"], yard.environ).code == 1
+        assert_unhurt(yard, Before(before.generations, {}))
+        assert_checksums(yard, exact=True)
+
+    cases = [(at, send) for at in range(published, told + 1, 3) for send in (signal.SIGKILL, signal.SIGTERM)]
+    on_both_cores(lambda case: kill(*case), cases)
 
 
 def test_killed_at_any_instant_beside_an_app_that_writes_a_backup_loses_nothing_and_the_next_one_heals(
