@@ -13,7 +13,7 @@ from types import MappingProxyType
 import pytest
 from catalog_values import APP, NOON, OLDER, at, manifest, report, start
 
-from backupd.catalog import Catalog, CatalogUnavailable, open_catalog
+from backupd.catalog import Catalog, CatalogUnavailable, open_catalog, read_catalog
 from backupd.model import RunReport
 
 EVERYONE_WRITES = """
@@ -267,6 +267,12 @@ def test_a_catalog_made_by_root_belongs_to_the_owner_of_its_directory(path: Path
     os.chown(path.parent, 65534, 65534)
     open_catalog(path).close()
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o640)
+
+
+def test_reading_where_there_is_no_catalog_makes_none(path: Path) -> None:
+    with pytest.raises(CatalogUnavailable, match="there is no catalog"):
+        read_catalog(path)
+    assert not path.exists()
 
 
 def test_a_link_to_a_catalog_is_followed(path: Path, tmp_path: Path) -> None:

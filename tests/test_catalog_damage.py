@@ -15,7 +15,7 @@ import pytest
 from catalog_values import APP, NOON, at, manifest, report, start
 from sqlalchemy import create_engine, inspect
 
-from backupd.catalog import CatalogUnavailable, database, migrations, open_catalog, rebuild
+from backupd.catalog import CatalogUnavailable, database, migrations, open_catalog, read_catalog, rebuild
 from backupd.catalog.database import APPLICATION_ID, MIGRATING, connect
 from backupd.catalog.migrations import LATEST, migrate, user_version
 from backupd.catalog.models import Base
@@ -94,8 +94,14 @@ def test_every_earlier_version_is_migrated_to_the_very_schema_that_the_models_de
     with closing(connect(old, *MIGRATING)) as connection:
         migrate(connection, target=version)
         assert user_version(connection) == version
+    before = old.read_bytes()
+    with pytest.raises(CatalogUnavailable, match="older version"):
+        read_catalog(old)
+    assert old.read_bytes() == before, "who only reads migrates nothing"
     with open_catalog(old) as catalog:
         catalog.record_run(report(), NOON)
+    with read_catalog(old) as catalog:
+        assert len(catalog.runs()) == 1
     engine = create_engine(f"sqlite:///{tmp_path / 'declared'}")
     Base.metadata.create_all(engine)
     engine.dispose()
@@ -201,7 +207,7 @@ def test_a_value_that_cannot_be_read_is_an_error(path: Path) -> None:
             catalog.runs()
 
 
-@pytest.mark.parametrize("verb", [open_catalog, lambda path: rebuild(path, [])])
+@pytest.mark.parametrize("verb", [open_catalog, read_catalog, lambda path: rebuild(path, [])])
 def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: Path, verb: Callable[[Path], object]) -> None:
     path = tmp_path / "app.db"
     execute(path, "CREATE TABLE tasks (id INTEGER)", "INSERT INTO tasks VALUES (1)")

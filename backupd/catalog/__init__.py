@@ -3,7 +3,7 @@
 Manifests are the truth; the catalog can be lost, and `rebuild` makes it anew.
 """
 
-from backupd.catalog.catalog import Catalog, open_catalog
+from backupd.catalog.catalog import Catalog, open_catalog, read_catalog
 from backupd.catalog.rebuild import rebuild
 from backupd.catalog.records import CheckRecord, History, RunRecord
 from backupd.catalog.unavailable import CatalogDamaged, CatalogUnavailable
@@ -16,5 +16,6 @@ __all__ = [
     "History",
     "RunRecord",
     "open_catalog",
+    "read_catalog",
     "rebuild",
 ]

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from sqlalchemy import delete, func, or_, select, update
 
-from backupd.catalog.database import prepare
+from backupd.catalog.database import prepare, require_ready
 from backupd.catalog.models import CheckResult, Copy, Generation, Run
 from backupd.catalog.records import History, RunRecord, check_record, run_record
 from backupd.catalog.rows import finish, generation_row, run_row, set_state
@@ -28,6 +28,17 @@ def open_catalog(path: Path) -> "Catalog":
     path = Path(os.path.realpath(path))  # SQLite puts the WAL beside the link's target
     with unavailable(path):
         prepare(path)
+        return Catalog(path)
+
+
+def read_catalog(path: Path) -> "Catalog":
+    """Open the catalog at `path` to read it: nothing is made or migrated.
+
+    Raises CatalogUnavailable as `open_catalog` does, and when there is none, or one that has to be migrated first.
+    """
+    path = Path(os.path.realpath(path))
+    with unavailable(path):
+        require_ready(path)
         return Catalog(path)
 
 

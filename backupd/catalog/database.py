@@ -94,6 +94,16 @@ def prepare(path: Path) -> None:
         upgrade(path)
 
 
+def require_ready(path: Path) -> None:
+    """Make sure that the catalog can be read as it is. Raises CatalogUnavailable, sqlite3.Error or OSError."""
+    with directory_lock(path.parent, exclusive=False):
+        if not path.exists():
+            raise CatalogUnavailable(f"there is no catalog {path}", hint=f"the next backup makes one, or {REBUILD}")
+        if not _is_ready(path):
+            what = f"the catalog {path} is unfinished or of an older version"
+            raise CatalogUnavailable(what, hint=f"the next backup mends it, or {REBUILD}")
+
+
 def _is_ready(path: Path) -> bool:
     refuse_directory(path)
     with closing(connect(path, *MIGRATING)) as connection:

@@ -6,7 +6,9 @@ from pathlib import Path
 import click
 
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
-from backupd.jobs.doctor import Finding, examine
+from backupd.jobs.doctor import examine
+from backupd.jobs.finding import Finding
+from backupd.jobs.words import printable
 from backupd.wiring import backup_order
 
 
@@ -30,6 +32,6 @@ def command(config_file: Path | None, *, as_json: bool) -> None:
 
 def _print(finding: Finding) -> None:
     mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red", bold=True)
-    click.echo(f"{mark}  {finding.check}: {finding.detail}")
+    click.echo(f"{mark}  {finding.check}: {printable(finding.detail)}")
     if finding.hint:
         click.echo(f"         {finding.hint}")

@@ -40,11 +40,7 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
     inventory = local_inventory(site)
     require_sources(names, config, inventory)
     reasons = _reasons(config, inventory, site)
-    copies = (
-        site.ask_catalog(lambda catalog: catalog.copies(), dict[str, tuple[str, ...]]())
-        if site.catalog_path.exists()
-        else {}
-    )
+    copies = site.ask_catalog(lambda catalog: catalog.copies(), dict[str, tuple[str, ...]]())
     shown = [g for g in inventory.generations if not names or g.source in names]
     if as_json:
         print_json([_facts(g, reasons, _stores(g, copies)) for g in shown])

@@ -20,10 +20,7 @@ def command(generation: str, config_file: Path | None, *, as_json: bool) -> None
     """Show one generation's manifest, and the runs and checks that concern it."""
     site = open_site(read_config(config_file), writing=False)
     manifest = decode_manifest(site.store.manifest(generation), generation)
-    none = History((), ())
-    history = (
-        site.ask_catalog(lambda catalog: catalog.history(generation), none) if site.catalog_path.exists() else none
-    )
+    history = site.ask_catalog(lambda catalog: catalog.history(generation), History((), ()))
     if as_json:
         print_json({"manifest": manifest, "history": history})
         return

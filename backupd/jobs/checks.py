@@ -31,6 +31,4 @@ def remember_check(generation: str, site: Site, *, sound: bool, detail: str, dur
         else:
             site.marks.add(generation, detail)
     now = site.clock()
-    site.ask_catalog(
-        lambda catalog: catalog.record_check(generation, site.store.name, now, sound, detail, duration_s), None
-    )
+    site.tell_catalog(lambda catalog: catalog.record_check(generation, site.store.name, now, sound, detail, duration_s))

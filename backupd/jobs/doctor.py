@@ -1,61 +1,44 @@
 """Prove the set-up before the first night: each finding says what is wrong and what to do."""
 
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backupd.errors import BackupdError
+from backupd.errors import BackupdError, SourceUnusable
 from backupd.files import fsync_directory, write_durably
+from backupd.jobs.doctor_store import examine_store
+from backupd.jobs.finding import Finding, finding
 from backupd.jobs.generations import local_inventory
-from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.jobs.space import bytes_needed, require_space, reserve_bytes
 from backupd.jobs.words import human_bytes
-from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 
 # 3.53.3 can delete a hot journal without replaying it (docs/adr/0002-one-sqlite-library.md).
 OLDEST_SQLITE = (3, 53, 4)
+# An app that is just starting rolls back at once; a doctor's patient does not wait for a minute.
+_HOT_WAIT_S = 2.0
 # Nothing was ever backed up by this program before it was written: an earlier clock is wrong.
 _EARLIEST = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check of the set-up said."""
-
-    check: str
-    ok: bool
-    detail: str
-    hint: str = ""
-
-
 def examine(orders: tuple[BackupOrder, ...], site: Site) -> Iterator[Finding]:
     """Yield a finding for each part of the set-up, in the order in which a backup would need them."""
-    yield _finding("clock", lambda: _clock(site))
+    yield finding("clock", lambda: _clock(site))
     if orders:
         yield Finding("time zone", ok=True, detail=f"days are counted in {orders[0].expiry.timezone}")
-    store = _finding("backups directory", lambda: _write_rename_delete(site))
+    store = finding("backups directory", lambda: _write_rename_delete(site))
     yield store
     for order in orders:
         yield from _examine_source(order, site, store_ready=store.ok)
     if store.ok:
-        yield from _examine_store(orders, site)
+        yield from examine_store(tuple(order.source for order in orders), site)
     for warning in orders[0].warnings if orders else ():
         yield Finding("configuration", ok=False, detail=warning, hint="remove the section, or use a version that does")
-
-
-def _finding(check: str, look: Callable[[], str]) -> Finding:
-    try:
-        return Finding(check, ok=True, detail=look())
-    except BackupdError as error:
-        return Finding(check, ok=False, detail=error.message, hint=error.hint)
-    except OSError as error:
-        return Finding(check, ok=False, detail=str(error), hint="check the path and its rights")
 
 
 def _clock(site: Site) -> str:
@@ -80,9 +63,9 @@ def _write_rename_delete(site: Site) -> str:
 
 
 def _examine_source(order: BackupOrder, site: Site, *, store_ready: bool) -> Iterator[Finding]:
-    yield _finding(f"source {order.source}", lambda: _readable(order))
+    yield finding(f"source {order.source}", lambda: _readable(order))
     if store_ready:
-        yield _finding(f"space for {order.source}", lambda: _space(order, site))
+        yield finding(f"space for {order.source}", lambda: _space(order, site))
 
 
 def _source(order: BackupOrder) -> Source:
@@ -91,7 +74,15 @@ def _source(order: BackupOrder) -> Source:
 
 def _readable(order: BackupOrder) -> str:
     source = _source(order)
-    seen = probe_source(source, order.settings, Path("/"))
+    patience_s = order.settings.hot_journal_wait_s
+    hasty = replace(order.settings, hot_journal_wait_s=min(patience_s, _HOT_WAIT_S))
+    seen = probe_source(source, hasty, Path("/"))
+    if seen["hot"]:
+        raise SourceUnusable(
+            f"{source.path}-journal is hot: its app died in a transaction and was not started again",
+            f"start the app, which rolls it back; each backup waits {patience_s:.0f} s for that, then copies the state "
+            "before the transaction and is degraded",
+        )
     copier = seen["copier"]
     if tuple(int(part) for part in copier.split(".")) < OLDEST_SQLITE:
         oldest = ".".join(str(part) for part in OLDEST_SQLITE)
@@ -110,44 +101,3 @@ def _space(order: BackupOrder, site: Site) -> str:
     require_space(directory, needed, reserve, f"a backup of {order.source}")
     free = site.store.free_space()
     return f"{human_bytes(needed)} needed, {human_bytes(free)} free, {human_bytes(reserve)} kept in reserve"
-
-
-def _examine_store(orders: tuple[BackupOrder, ...], site: Site) -> Iterator[Finding]:
-    inventory = local_inventory(site)
-    yield _catalog(site)
-    yield from _generations(inventory, site)
-    strays = site.store.strays()
-    if strays:
-        hint = "backupd never removes what it does not know; look at them, then delete them"
-        yield Finding("stray files", ok=False, detail=", ".join(strays), hint=hint)
-    for order in orders:
-        hold = site.holds.get(order.source)
-        if hold is not None:
-            detail = f"pruning of {order.source} is frozen since {hold.since:%F}: {hold.reason}"
-            hint = f"after a look at it: backupd prune --unfreeze --source {order.source}"
-            yield Finding("rotation", ok=False, detail=detail, hint=hint)
-
-
-def _catalog(site: Site) -> Finding:
-    works = site.ask_catalog(lambda catalog: len(catalog.runs(limit=1)) >= 0, otherwise=False)
-    if works:
-        return Finding("catalog", ok=True, detail=f"{site.catalog_path} is usable")
-    return Finding(
-        "catalog", ok=False, detail=f"{site.catalog_path} cannot be used", hint="run backupd catalog rebuild"
-    )
-
-
-def _generations(inventory: Inventory, site: Site) -> Iterator[Finding]:
-    ahead = [g.id for g in inventory.generations if g.taken_at - site.clock() > CLOCK_TOLERANCE]
-    damaged = [g.id for g in inventory.generations if g.damaged and g.id not in inventory.refused]
-    if ahead:
-        hint = "set the clock; generations that lie in the future never count"
-        yield Finding("generations", ok=False, detail=f"{', '.join(ahead)} lie in the future", hint=hint)
-    if inventory.refused:
-        hint = "their archives may still be sound: gunzip -t tells"
-        yield Finding("generations", ok=False, detail="; ".join(inventory.refused.values()), hint=hint)
-    if damaged:
-        hint = "they never count; delete archive and manifest once nothing more is to be learnt from them"
-        yield Finding("generations", ok=False, detail=f"{', '.join(damaged)} failed a check", hint=hint)
-    if not (ahead or inventory.refused or damaged):
-        yield Finding("generations", ok=True, detail=f"{len(inventory.generations)} in {site.store.directory}")

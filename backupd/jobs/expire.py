@@ -44,12 +44,12 @@ def _reconcile(inventory: Inventory, site: Site) -> None:
         for key in inventory.manifests.keys() - known:
             catalog.add_generation(inventory.manifests[key], name)
 
-    site.ask_catalog(reconcile, None)
+    site.tell_catalog(reconcile)
 
 
 def _remove(generation: str, reason: str, site: Site) -> None:
     # The catalog first: killed in between, it misses a copy until the next run removes that one; never one too many.
-    site.ask_catalog(lambda catalog: catalog.remove_copy(generation, site.store.name), None)
+    site.tell_catalog(lambda catalog: catalog.remove_copy(generation, site.store.name))
     site.store.remove(generation)
     site.marks.clear(generation)
     site.log.info(Event.GENERATION_REMOVED, f"removed {generation}: {reason}", generation=generation, reason=reason)

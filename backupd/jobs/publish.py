@@ -28,7 +28,7 @@ def publish(source: str, proof: Proof, packed: Packed, contents: Contents, run: 
         archive_bytes=packed.archive.size_bytes,
         archive_sha256=packed.archive.sha256,
     )
-    site.ask_catalog(lambda catalog: catalog.add_generation(manifest, site.store.name), None)
+    site.tell_catalog(lambda catalog: catalog.add_generation(manifest, site.store.name))
     run.update(outcome="published")
     _tell(manifest, run, site)
     return manifest

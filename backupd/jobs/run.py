@@ -107,9 +107,9 @@ class Run:
         now = self._site.clock()
         run_id = self._id
         if run_id is not None:
-            self._site.ask_catalog(lambda catalog: catalog.finish_run(run_id, self.report, now), None)
+            self._site.tell_catalog(lambda catalog: catalog.finish_run(run_id, self.report, now))
         elif self._site.catalog_path.exists():  # it failed before it had the store to itself
-            self._site.ask_catalog(lambda catalog: catalog.record_run(self.report, now), None)
+            self._site.tell_catalog(lambda catalog: catalog.record_run(self.report, now))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from backupd.catalog import Catalog, CatalogUnavailable, open_catalog
+from backupd.catalog import Catalog, CatalogUnavailable, open_catalog, read_catalog
 from backupd.jobs.inventory import take_inventory
 from backupd.log import Event, EventLog
 from backupd.model import NoProgress, Progress
@@ -56,13 +56,26 @@ class Site:
         return self.store.hidden / "catalog.sqlite3"
 
     def ask_catalog(self, question: Callable[[Catalog], T], otherwise: T) -> T:
-        """Return the catalog's answer, or `otherwise` (said in the log) when there is no usable catalog."""
+        """Return the catalog's answer to a question that only reads, or `otherwise` when there is no usable catalog.
+
+        None is made; one that is there and cannot be used is said in the log.
+        """
+        if not self.catalog_path.exists():
+            return otherwise
         try:
-            with open_catalog(self.catalog_path) as catalog:
+            with read_catalog(self.catalog_path) as catalog:
                 return question(catalog)
         except CatalogUnavailable as error:
-            self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
+            self._say_unavailable(error)
             return otherwise
+
+    def tell_catalog(self, news: Callable[[Catalog], object]) -> None:
+        """Let `news` write to the catalog, which is made where there is none; that it cannot be used is only logged."""
+        try:
+            with open_catalog(self.catalog_path) as catalog:
+                news(catalog)
+        except CatalogUnavailable as error:
+            self._say_unavailable(error)
 
     @contextmanager
     def locked(self, task: str) -> Iterator[None]:
@@ -76,6 +89,9 @@ class Site:
             self._recover()
             self._renew_checksums()
             yield
+
+    def _say_unavailable(self, error: CatalogUnavailable) -> None:
+        self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
 
     def _say_waiting(self, holder: Holder | None) -> None:
         who = f"a {holder.task} (process {holder.pid} on {holder.host})" if holder else "another run"

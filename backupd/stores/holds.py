@@ -6,7 +6,7 @@ They are files of the store, not rows of the catalog: losing the catalog must no
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,11 +62,26 @@ class Holds:
             give_to_owner_of(self._directory.parent, self._directory)
 
 
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A damaged copy with what was found, in the directory `place`, since `since` (aware, UTC)."""
+
+    name: str
+    place: Path
+    since: datetime
+    size_bytes: int
+
+
 class Quarantine:
     """Damaged copies in `directory`, for inspection: of each source the first, nearest to the cause, and the last."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    def copies(self) -> tuple[Quarantined, ...]:
+        """Return all damaged copies, by source and age. Raises OSError."""
+        places = sorted(path for path in self._directory.glob("*/*") if path.is_dir() and not path.is_symlink())
+        return tuple(_quarantined(place) for place in places)
 
     def add(self, source: str, name: str, snapshot: Path, findings: Iterable[str]) -> Path:
         """Move the damaged `snapshot` here under `name`, with what was found; returns where it is now."""
@@ -86,3 +101,8 @@ class Quarantine:
         give_to_owner_of(home, target)
         fsync_directory(place)
         return target
+
+
+def _quarantined(place: Path) -> Quarantined:
+    size_bytes = sum(path.lstat().st_size for path in place.iterdir())
+    return Quarantined(place.name, place, datetime.fromtimestamp(place.stat().st_mtime, UTC), size_bytes)

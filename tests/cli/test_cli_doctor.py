@@ -1,7 +1,9 @@
 """`backupd doctor` finds each trouble before the first night does, and says what to do about it."""
 
+import os
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +16,8 @@ from backupd.jobs.doctor import examine
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.model import Hold
+from support.app import running_app
+from support.bank import make_bank
 from support.command import Answer, Backupd
 from support.generations import backdated, flip_byte
 
@@ -45,7 +49,7 @@ def test_a_sound_set_up_passes_and_is_not_changed(backupd: Backupd, backups: Pat
     beside = {path.name for path in database.parent.iterdir()} - {database.name}
     assert beside <= {f"{database.name}-wal", f"{database.name}-shm"}, "SQLite's own, as any reader leaves them"
     assert {path.name for path in backups.iterdir()} == {".backupd"}
-    assert not [path for path in (backups / ".backupd").iterdir() if path.name.startswith("doctor")]
+    assert {path.name for path in (backups / ".backupd").iterdir()} == {"staging", "removing"}
 
 
 def test_people_read_a_line_for_each_check_and_what_to_do_below_it(typed: Keyboard, database: Path) -> None:
@@ -104,6 +108,35 @@ def a_damaged_catalog(patient: Patient) -> None:
     patient.site.catalog_path.write_bytes(b"garbage" * 1000)
 
 
+def no_catalog(patient: Patient) -> None:
+    for path in patient.site.store.hidden.glob("catalog.sqlite3*"):
+        path.unlink()
+
+
+def an_unfinished_catalog(patient: Patient) -> None:
+    no_catalog(patient)
+    patient.site.catalog_path.touch()
+
+
+def a_hot_journal(patient: Patient) -> None:
+    patient.database.unlink()
+    make_bank(patient.database, "delete")
+    with running_app(patient.database) as app:
+        app.sql("PRAGMA cache_size=2")
+        app.sql("BEGIN")
+        app.sql("UPDATE account SET balance = 0, owner = owner || 'y'")
+        app.kill()
+
+
+def a_quarantined_copy(patient: Patient) -> None:
+    copy = patient.backups / "copy"
+    copy.write_bytes(bytes(3 << 20))
+    patient.site.quarantine.add("retired", "retired-20261101-040000", copy, ["row 1 missing from index a"])
+    place = patient.site.store.hidden / "quarantine" / "retired" / "retired-20261101-040000"
+    days_ago = time.time() - 12.5 * 86400
+    os.utime(place, (days_ago, days_ago))
+
+
 def a_stray_archive(patient: Patient) -> None:
     (patient.backups / "tasks-20260101-0400.sqlite3.gz").write_bytes(b"")
 
@@ -137,7 +170,21 @@ TROUBLES: list[tuple[Spoil, str, str, str]] = [
     (no_mount, "backups directory", r"no directory .*/mnt", "mount the volume"),
     (a_file_for_a_directory, "backups directory", r"notes\.txt", "."),
     (no_room, "space for tasks", r"a backup of tasks needs .* are free", "free space"),
-    (a_damaged_catalog, "catalog", r"catalog\.sqlite3 cannot be used", "backupd catalog rebuild"),
+    (
+        a_hot_journal,
+        "source tasks",
+        r"tasks\.db-journal is hot: its app died",
+        r"start the app.* 60 s .*degraded",
+    ),
+    (a_damaged_catalog, "catalog", r"cannot use the catalog .*: file is not a database", "backupd catalog rebuild"),
+    (no_catalog, "catalog", r"there is no catalog .*catalog\.sqlite3", "backupd catalog rebuild"),
+    (an_unfinished_catalog, "catalog", "unfinished", "the next backup mends it"),
+    (
+        a_quarantined_copy,
+        "quarantine",
+        r"^retired-20261101-040000 is a damaged copy, 12 d old, of 3\.0 MiB$",
+        r"findings\.txt in .*/quarantine/retired/retired-20261101-040000, then delete that directory",
+    ),
     (a_stray_archive, "stray files", r"tasks-20260101-0400\.sqlite3\.gz", "delete them"),
     (a_hold, "rotation", "frozen since 2026-11-20: 900 rows are 3", "backupd prune --unfreeze --source tasks"),
     (a_refused_manifest, "generations", "its own digest", "gunzip -t"),
@@ -167,6 +214,22 @@ def test_the_advice_about_a_damaged_catalog_helps(typed: Keyboard, site: Site, g
     assert typed("doctor").code == 1
     assert typed("catalog", "rebuild").code == 0
     assert typed("doctor").code == 0
+
+
+@pytest.mark.parametrize("command", ["list", "show ID", "doctor", "prune --dry-run", "restore --dry-run --to /tmp/x"])
+def test_a_command_that_only_reads_makes_no_catalog_and_finishes_none(
+    typed: Keyboard, site: Site, generation: str, command: str
+) -> None:
+    arguments = command.replace("ID", generation).split()
+    for path in site.store.hidden.glob("catalog.sqlite3*"):
+        path.unlink()
+    expected = 1 if command == "doctor" else 0
+    assert typed(*arguments).code == expected
+    assert not [*site.store.hidden.glob("catalog*")]
+    site.catalog_path.touch()
+    assert typed(*arguments).code == expected
+    assert [path.name for path in site.store.hidden.glob("catalog*")] == ["catalog.sqlite3"]
+    assert site.catalog_path.stat().st_size == 0
 
 
 def test_the_advice_about_a_frozen_source_helps(typed: Keyboard, site: Site, generation: str) -> None:

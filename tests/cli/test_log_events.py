@@ -128,7 +128,7 @@ def test_a_killed_run_is_told_as_the_page_says(order: BackupOrder, site: Site) -
     coming = backdated(site.store.directory, first.generation, days=2)
     manifest = f"{coming}.manifest.json"
     (site.store.directory / manifest).rename(hidden / "staging" / "run-killed" / manifest)
-    site.ask_catalog(lambda catalog: catalog.start_run("backup", "tasks", site.clock()), 0)
+    site.tell_catalog(lambda catalog: catalog.start_run("backup", "tasks", site.clock()))
     backup(order, site)
     lines = log_lines(site.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()

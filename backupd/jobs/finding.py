@@ -1,0 +1,26 @@
+"""What the doctor says about one part of the set-up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backupd.errors import BackupdError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check of the set-up said."""
+
+    check: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def finding(check: str, look: Callable[[], str]) -> Finding:
+    """Return what `look` says as a good finding, and the foreseen trouble that it raises as a bad one."""
+    try:
+        return Finding(check, ok=True, detail=look())
+    except BackupdError as error:
+        return Finding(check, ok=False, detail=error.message, hint=error.hint)
+    except OSError as error:
+        return Finding(check, ok=False, detail=str(error), hint="check the path and its rights")
