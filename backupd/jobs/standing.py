@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from backupd.catalog import CatalogUnavailable, open_catalog
+from backupd.catalog import CatalogUnavailable, read_catalog
 from backupd.health import HealthFacts, Standing
 from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.site import Site
@@ -37,7 +37,7 @@ def last_proof(source: str, inventory: Inventory, site: Site) -> datetime | None
     if newest is None:
         return None
     try:
-        with open_catalog(site.catalog_path) as catalog:
+        with read_catalog(site.catalog_path) as catalog:
             run = catalog.last_success("backup", source, inventory.now)
     except CatalogUnavailable:
         return newest.taken_at

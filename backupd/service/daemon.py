@@ -4,7 +4,7 @@ import threading
 from contextlib import ExitStack
 from typing import Final
 
-from backupd.catalog import Catalog, CatalogDamaged, CatalogUnavailable, open_catalog
+from backupd.catalog import Catalog, CatalogDamaged, CatalogUnavailable, open_catalog, read_catalog
 from backupd.errors import BackupdError, LockHeld
 from backupd.jobs.site import Site
 from backupd.log import Event
@@ -54,7 +54,7 @@ class Daemon:
         if not self._worker.alive():
             found.append("the worker has ended")
         try:
-            with open_catalog(self._site.catalog_path) as catalog:
+            with read_catalog(self._site.catalog_path) as catalog:
                 catalog.runs(limit=1)
         except CatalogUnavailable:
             found.append("the catalog cannot be used")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from importlib.metadata import version
 
-from backupd.catalog import Catalog, CatalogUnavailable, open_catalog
+from backupd.catalog import Catalog, CatalogUnavailable, read_catalog
 from backupd.health import Health
 from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.site import Site
@@ -57,7 +57,7 @@ def read_status(
 
 def _tasks(planned: tuple[Planned, ...], site: Site, now: datetime) -> tuple[tuple[TaskFigures, ...], bool]:
     try:
-        with open_catalog(site.catalog_path) as catalog:
+        with read_catalog(site.catalog_path) as catalog:
             counts = catalog.run_counts()
             return tuple(_task(one, catalog, counts, now) for one in planned), True
     except CatalogUnavailable:
