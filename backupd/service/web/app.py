@@ -1,0 +1,118 @@
+"""What is served, and to whom: `/livez` and `/health` to everyone, `/metrics` and `/` to whoever `access` lets in."""
+
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backupd.service.status import Service
+from backupd.service.web import answers
+from backupd.service.web.access import refusal
+from backupd.service.web.answers import Answer
+from backupd.service.web.metrics import metrics_answer
+from backupd.service.web.shared import SharedAnswer, describe_error
+
+FRESH_S = 2.0
+PATIENCE_S = 5.0
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Connection": "close",  # one request a connection: nobody can hold one for longer than an answer takes
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(
+    service: Service,
+    token: str | None,
+    on_error: Callable[[str], None],
+    *,
+    fresh_s: float = FRESH_S,
+    patience_s: float = PATIENCE_S,
+) -> ASGIApp:
+    """Return the app that answers for `service`.
+
+    The service is asked in threads, at most once at a time for each kind of answer, and again only when the last one
+    is `fresh_s` old; whoever has waited for `patience_s` is told so with 503. `on_error` hears of internal errors, one
+    line each, from any thread.
+    """
+
+    def shared(work: Callable[[], Answer], key: str) -> SharedAnswer:
+        late = answers.late(key, patience_s)
+        return SharedAnswer(work, late, on_error, fresh_s=fresh_s, patience_s=patience_s)
+
+    livez = shared(lambda: answers.livez(service.alive()), "alive")
+    health = shared(lambda: answers.health(service.health()), "healthy")
+    metrics = shared(lambda: metrics_answer(service.status()), "answered")
+    page = shared(lambda: answers.page(service.status()), "answered")
+
+    def route(path: str, answer: SharedAnswer, *, guarded: bool) -> Route:
+        return Route(path, _endpoint(answer, token, on_error, guarded=guarded), methods=["GET"])
+
+    app = Starlette(
+        routes=[
+            route("/livez", livez, guarded=False),
+            route("/health", health, guarded=False),
+            route("/metrics", metrics, guarded=True),
+            route("/", page, guarded=True),
+        ],
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+    )
+    app.router.redirect_slashes = False
+    return _with_headers(app)
+
+
+def _endpoint(answer: SharedAnswer, token: str | None, on_error: Callable[[str], None], *, guarded: bool) -> _Endpoint:
+    async def endpoint(request: Request) -> Response:
+        try:
+            client = request.client.host if request.client else None
+            refused = refusal(client, request.headers.raw, token) if guarded else None
+            return _response(refused or await answer.get())
+        except Exception as error:  # noqa: BLE001 - the log says what it was; the client must not see it
+            on_error(describe_error(error))
+            return _response(answers.internal_error())
+
+    return endpoint
+
+
+def _response(answer: Answer) -> Response:
+    headers = {"Content-Type": answer.media_type, **answer.headers}
+    return Response(answer.body, status_code=answer.status, headers=headers)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    """Answer 404 and 405, which routing raises."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - tells mypy what the table of handlers says
+    status = HTTPStatus(error.status_code)
+    answer = answers.text(status, status.phrase)
+    return _response(Answer(status, answer.media_type, answer.body, error.headers or {}))
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """Answer what nobody will read: all that can still fail is sending, to a client that has gone."""
+    return _response(answers.internal_error())
+
+
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers["Date"] = formatdate(usegmt=True)
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return wrapped

@@ -1,0 +1,61 @@
+"""What the daemon tells of itself, in lines for people: the status page shows them, and so does the command line."""
+
+from collections.abc import Iterator
+
+from backupd import __version__
+from backupd.health import Health, Standing, within_limit
+from backupd.jobs.words import human_age, human_bytes, printable
+from backupd.service.status import SourceFigures, Status
+from backupd.spans import human_span
+
+_PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
+
+
+def status_lines(status: Status) -> tuple[str, ...]:
+    """Tell whether all is well and why not, each proof with its age and limit, and what there is; nothing escapes."""
+    lines = (*_verdict(status.health), *_proofs(status.health), *_sources(status), *_rest(status))
+    return tuple(printable(line) for line in lines)
+
+
+def _verdict(health: Health) -> Iterator[str]:
+    yield "healthy" if health.healthy else "NOT HEALTHY"
+    yield from (f"  reason: {reason}" for reason in health.reasons)
+    yield from (f"  warning: {warning}" for warning in health.warnings)
+
+
+def _proofs(health: Health) -> Iterator[str]:
+    for standing in health.standings:
+        what = _PROOF.get(standing.task, standing.task)
+        yield f"{what:<16} {standing.subject}: {_age(standing, health)}"
+
+
+def _age(standing: Standing, health: Health) -> str:
+    allowed = f"at most {human_span(standing.limit_s)} allowed"
+    if standing.last_at is None:
+        return f"never, {allowed}"
+    age_s = (health.checked_at - standing.last_at).total_seconds()
+    old = human_age(age_s) if age_s < 0 else f"{human_age(age_s)} ago"
+    late = "" if within_limit(standing, health.checked_at) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
+    return f"{old}, {allowed}{late}"
+
+
+def _sources(status: Status) -> Iterator[str]:
+    for source in status.sources:
+        yield f"{'generations':<16} {source.source}: {', '.join(_holdings(source, status))}"
+
+
+def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
+    yield f"{source.generations}, {source.verified} of them verified"
+    if source.newest_at is not None:
+        yield f"the newest {human_age((status.taken_at - source.newest_at).total_seconds())} old"
+    if source.snapshot_bytes is not None and source.archive_bytes is not None:
+        yield f"{human_bytes(source.snapshot_bytes)} as {human_bytes(source.archive_bytes)}"
+    if source.frozen:
+        yield "FROZEN: nothing is pruned"
+
+
+def _rest(status: Status) -> Iterator[str]:
+    for store, free in status.free_bytes.items():
+        yield f"{'free space':<16} {store}: {human_bytes(free)}"
+    yield f"{'catalog':<16} {'works' if status.migrations_ok else 'DOES NOT WORK'}"
+    yield f"{'backupd':<16} {__version__}, SQLite {status.sqlite_version}"
