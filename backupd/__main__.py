@@ -1,13 +1,9 @@
 """`python -m backupd` and the `backupd` command."""
 
 import gc
-import signal
 import sys
-from types import FrameType
 
-_TERMINATED = 128 + signal.SIGTERM
-_INTERRUPTED = 128 + signal.SIGINT
-_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+from backupd.signals import INTERRUPTED, unwind_on_signals
 
 
 def main() -> None:
@@ -17,26 +13,14 @@ def main() -> None:
 
     from backupd.cli import cli
 
-    for end in _ENDS:
-        # nohup and a shell that works in the background ignore the other two for us
-        if end == signal.SIGTERM or signal.getsignal(end) is not signal.SIG_IGN:
-            signal.signal(end, _unwind)
+    unwind_on_signals()
     try:
         sys.exit(cli(prog_name="backupd", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(_INTERRUPTED)
-
-
-def _unwind(number: int, _frame: FrameType | None) -> None:
-    """End this process by the first signal; the next ones must not break off the cleanup that it began."""
-    for end in _ENDS:
-        signal.signal(end, lambda *_: None)  # unlike SIG_IGN it is not handed on to children
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(_TERMINATED)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

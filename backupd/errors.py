@@ -32,6 +32,12 @@ class ConfigError(BackupdError):
     exit_code = 78
 
 
+class Terminated(BackupdError):
+    """The run was told to stop (SIGTERM, Ctrl-C) and did: no fault of its own (128 + SIGTERM, as shells say it)."""
+
+    exit_code = 143
+
+
 class LockHeld(TemporaryError):
     """Another run works on the same store."""
 

@@ -104,3 +104,9 @@ def _refuse_days_that_months_lack(expression: str) -> None:
     day_of_month, month = expression.split()[2:4]
     if month == "*" and day_of_month.isdecimal() and int(day_of_month) > _LAST_DAY_OF_EVERY_MONTH:
         raise ValueError(f"not every month has a day {day_of_month}: write L for the last one")
+
+
+def health_limit(schedule: Schedule, now: datetime) -> timedelta:
+    """Return how old a proof may be that is due by `schedule`: the longest wait for the next, and some more."""
+    gap = schedule.longest_gap(now)
+    return gap + max(gap / 12, timedelta(hours=2))

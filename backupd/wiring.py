@@ -1,18 +1,21 @@
 """Builds what jobs work with from the configuration; the only place that knows both."""
 
 import os
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config, secrets_of
-from backupd.errors import UsageError
+from backupd.errors import BackupdError, UsageError
 from backupd.jobs.order import BackupOrder, Expiry, Packing
 from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
 from backupd.log import null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress
 from backupd.priority import Priority
+from backupd.schedule import Schedule, health_limit
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.directory import DirectoryStore
 
@@ -40,9 +43,12 @@ def build_site(
 
 
 def watching_site(config: Config, console: TextIO) -> Site:
-    """Return the site for a daemon, which outlives what is wrong with the local store: nothing is made or required."""
+    """Return the site for a daemon, which outlives what is wrong with the local store: what can be made is made."""
+    store = DirectoryStore(LOCAL_STORE, config.backups_dir)
+    with suppress(BackupdError):  # each tick tries again, and tells
+        store.prepare()
     log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
-    return Site(DirectoryStore(LOCAL_STORE, config.backups_dir), log, config.lock.timeout_s)
+    return Site(store, log, config.lock.timeout_s)
 
 
 def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -89,6 +95,14 @@ def priority(config: Config) -> Priority:
     """Return how far packing, checking and scrubbing step aside."""
     pack = config.pack
     return Priority(idle_cpu=pack.priority == "idle", nice=pack.nice, idle_io=pack.io_priority == "idle")
+
+
+def limits(config: Config) -> dict[str, timedelta]:
+    """Return by source how old its last verified backup may be: as configured, else as its schedule promises."""
+    if config.health.backup_limit_s is not None:
+        return dict.fromkeys(config.sources, timedelta(seconds=config.health.backup_limit_s))
+    schedule = Schedule.parse(config.schedule.backup, ZoneInfo(config.schedule.timezone))
+    return dict.fromkeys(config.sources, health_limit(schedule, datetime.now(UTC)))
 
 
 def workers(config: Config) -> int:

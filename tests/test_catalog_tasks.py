@@ -44,6 +44,12 @@ def test_a_run_that_is_at_work_or_was_cut_short_is_neither(catalog: Catalog) -> 
     assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, (at(5),))
 
 
+def test_a_run_that_was_told_to_stop_did_not_fail(catalog: Catalog) -> None:
+    catalog.record_run(report(outcome="failed", started_at=at(1), exit_code=143), at(2))
+    catalog.record_run(report(outcome="failed", started_at=at(3), exit_code=1), at(4))
+    assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, (at(4),))
+
+
 def test_other_tasks_and_sources_have_histories_of_their_own(catalog: Catalog) -> None:
     catalog.record_run(report(task="prune", outcome="done", started_at=at(1)), at(1))
     catalog.record_run(report(source="other", started_at=at(2)), at(2))

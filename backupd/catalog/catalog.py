@@ -14,9 +14,11 @@ from backupd.catalog.records import History, RunRecord, check_record, run_record
 from backupd.catalog.rows import finish, generation_row, run_row, set_state
 from backupd.catalog.unavailable import unavailable
 from backupd.catalog.work import Work
+from backupd.errors import Terminated
 from backupd.model import CLOCK_TOLERANCE, Manifest, RunReport
 from backupd.schedule import TaskHistory
 
+_TERMINATED: Final = Terminated.exit_code
 SUCCESSES: Final = ("published", "unchanged", "degraded", "done")
 
 
@@ -115,16 +117,19 @@ class Catalog:
             return [run_record(run) for run in session.scalars(query)]
 
     def task_history(self, task: str, source: str, now: datetime) -> TaskHistory:
-        """Return when the last successful run of a task began, and when the runs since then ended without success.
+        """Return when the last successful run of a task began, and when the runs since then failed.
 
-        What is dated after `now` (CLOCK_TOLERANCE is forgiven) is left out: a clock that ran ahead wrote it.
+        A run that was told to stop did not fail. What is dated after `now` (CLOCK_TOLERANCE is forgiven) is left out:
+        a clock that ran ahead wrote it.
         """
         until = now + CLOCK_TOLERANCE
         mine = (Run.task == task, Run.source == source, Run.started_at <= until)
         succeeded = select(func.max(Run.started_at)).where(*mine, Run.outcome.in_(SUCCESSES))
         with self._work.reading() as session:
             last = session.scalar(succeeded)
-            failed = select(Run.finished_at).where(*mine, Run.outcome == "failed", Run.finished_at <= until)
+            failed = select(Run.finished_at).where(
+                *mine, Run.outcome == "failed", Run.finished_at <= until, Run.exit_code.is_distinct_from(_TERMINATED)
+            )
             if last is not None:
                 failed = failed.where(Run.started_at > last)
             return TaskHistory(last, tuple(at for at in session.scalars(failed) if at is not None))

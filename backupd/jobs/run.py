@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from backupd.catalog import CatalogUnavailable, open_catalog
-from backupd.errors import BackupdError, NoSpace
+from backupd.errors import BackupdError, NoSpace, Terminated
 from backupd.files import is_full
 from backupd.jobs.site import Site
 from backupd.jobs.words import describe
@@ -24,7 +24,7 @@ class Run:
         self._site = site
         self._began = time.monotonic()
         self._id: int | None = None
-        self.report = RunReport(task=task, source=source, started_at=site.clock(), outcome="published")
+        self.report = RunReport(task=task, source=source, started_at=site.clock(), outcome="done")
 
     def update(self, **changes: Any) -> None:  # noqa: ANN401 - the fields of RunReport by name
         """Set fields of the report."""
@@ -125,10 +125,12 @@ def recorded(task: str, source: str, site: Site) -> Iterator[Run]:
             run.fail(NoSpace("the file system of the backups is full", "free space, or move backups_dir"))
         else:
             run.fail(BackupdError(f"the file system said: {error}", "check the disk and the rights of backups_dir"))
+    except (SystemExit, KeyboardInterrupt) as error:
+        how = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "interrupted (Ctrl-C)"
+        run.fail(Terminated(how, "run it again"))
+        raise
     except BaseException as error:
-        told = {"SystemExit": "terminated (SIGTERM)", "KeyboardInterrupt": "interrupted (Ctrl-C)"}
-        name = type(error).__name__
-        run.fail(BackupdError(told.get(name, f"broken off by {name}: {error}"), "run it again"))
+        run.fail(BackupdError(f"broken off by {type(error).__name__}: {error}", "run it again"))
         raise
     finally:
         run.finish()

@@ -16,10 +16,10 @@ from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import RunReport
 from backupd.priority import give_way
+from backupd.signals import unwind_on_signals
 from backupd.wiring import backup_order, build_site, expiry, priority
 
 DOCTOR, REBUILD = "doctor", "rebuild"
-_TERMINATED = 128 + signal.SIGTERM
 
 
 def main(task: str, source: str, config_file: str) -> int:
@@ -81,7 +81,6 @@ def _end_with_daemon() -> None:
 
 
 if __name__ == "__main__":
-    for end in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(end, lambda *_: sys.exit(_TERMINATED))
+    unwind_on_signals()
     threading.Thread(target=_end_with_daemon, daemon=True).start()
     sys.exit(main(*sys.argv[1:]))

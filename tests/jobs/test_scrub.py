@@ -1,6 +1,5 @@
 """A generation a day is read back from the disk, the one first that was left unchecked for longest."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -69,6 +68,5 @@ def test_an_archive_that_went_away_is_no_reason_to_stumble(order: BackupOrder, s
 
 
 def ticking(site: Site, day: int) -> Site:
-    """Return the site with a clock that stands at noon so many days from now."""
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC) + timedelta(days=day)  # noqa: E731 - a clock
-    return replace(site, clock=clock)
+    """Return the site with a clock that is so many days ahead."""
+    return replace(site, clock=lambda: datetime.now(UTC) + timedelta(days=day))

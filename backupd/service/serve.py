@@ -1,0 +1,48 @@
+"""Put the daemon together, run it, and take it apart."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from backupd import __version__
+from backupd.config import Config
+from backupd.log import Event
+from backupd.service.daemon import Daemon
+from backupd.service.overview import Overview
+from backupd.service.plan import planned_tasks
+from backupd.service.web.app import make_app
+from backupd.service.web.server import HttpServer
+from backupd.service.worker import Worker
+from backupd.wiring import limits, watching_site
+
+_HTTP_STOP_S = 1.0
+
+
+def serve(config: Config, config_file: Path | None) -> int:
+    """Serve until SIGTERM or SIGINT. Raises BackupdError when the port is taken.
+
+    Ends the process itself: no thread that waits for a disk may keep it.
+    """
+    site = watching_site(config, sys.stdout)
+    planned = planned_tasks(config)
+    worker = Worker(str(config_file or ""), config.schedule.run_timeout_s, site.log, site.clock)
+    daemon = Daemon(planned, worker, site)
+    overview = Overview(daemon, planned, limits(config), site)
+    token = config.http.token.get_secret_value() if config.http.token else None
+    server = HttpServer(
+        config.http.listen, make_app(overview, token, lambda what: site.log.error(Event.HTTP_FAILED, what))
+    )
+    for end in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(end, lambda *_: daemon.stop())
+    server.start()
+    sources = ", ".join(config.sources)
+    site.log.info(
+        Event.DAEMON_STARTED, f"backupd {__version__} looks after {sources}; it answers on {config.http.listen}"
+    )
+    daemon.run()
+    server.stop(_HTTP_STOP_S)
+    site.log.info(Event.DAEMON_STOPPED, "stopped")
+    site.log.close()
+    sys.stdout.flush()
+    os._exit(0)

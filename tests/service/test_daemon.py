@@ -1,0 +1,206 @@
+"""The daemon from outside: it begins by itself, tells the truth, catches up, and ends when it is told to."""
+
+import json
+import os
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from support.bank import is_balanced, make_bank, running_bank
+from support.command import Backupd, log_lines
+from support.daemon import Daemon, running_daemon, wait_until
+
+HEAVY_ROWS = 400_000
+
+
+@pytest.fixture
+def heavy(backupd: Backupd, database: Path) -> Backupd:
+    """The command on a database that takes seconds to back up."""
+    make_bank(database.parent / "heavy.db", rows=HEAVY_ROWS)
+    (database.parent / "heavy.db").replace(database)
+    return backupd
+
+
+def archives(backups: Path) -> list[Path]:
+    return sorted(backups.glob("*.sqlite3.gz"))
+
+
+def debris(backups: Path) -> list[Path]:
+    return list((backups / ".backupd" / "staging").iterdir())
+
+
+def at_work(backups: Path) -> None:
+    """Wait until a backup has something in staging."""
+    wait_until(lambda: any((backups / ".backupd" / "staging").glob("run-*/copy/snapshot.sqlite3")), "a staged copy")
+
+
+def test_with_nothing_but_a_database_it_takes_its_first_backup_at_once(
+    backupd: Backupd, database: Path, backups: Path
+) -> None:
+    before = database.stat()
+    with running_daemon(backupd) as daemon:
+        daemon.wait_until_alive()
+        wait_until(lambda: daemon.ask("/health")[0] == 200, "health")
+        assert daemon.health()["reasons"] == []
+        daemon.wait_for("scrub of tasks: done")
+        assert daemon.stop() < 8
+    assert daemon.process.returncode == 0
+    assert len(archives(backups)) == 1
+    assert (database.stat().st_uid, database.stat().st_mode) == (before.st_uid, before.st_mode)
+    assert not debris(backups)
+
+
+def test_before_the_first_backup_it_is_alive_but_not_healthy(heavy: Backupd, backups: Path) -> None:
+    with running_daemon(heavy) as daemon:
+        daemon.wait_until_alive()
+        at_work(backups)
+        assert daemon.ask("/health")[0] == 503
+        assert daemon.health()["reasons"] == ["there is no verified backup of tasks yet"]
+        assert heavy("status").code == 1
+
+
+def test_status_and_health_agree(backupd: Backupd) -> None:
+    with running_daemon(backupd) as daemon:
+        wait_until(lambda: daemon.ask("/health")[0] == 200, "health")
+        answer = backupd("status")
+        assert answer.code == 0
+        assert answer.out.splitlines()[0] == "healthy"
+        asked = backupd("health", BACKUPD_HTTP__LISTEN=f"0.0.0.0:{daemon.port}")
+        assert (asked.code, asked.out) == (0, "alive\n")
+    asked = backupd("health", BACKUPD_HTTP__LISTEN=f"127.0.0.1:{daemon.port}")
+    assert asked.code == 1
+    assert f"does not answer on port {daemon.port}" in asked.err
+
+
+def test_stopped_in_the_middle_of_a_backup_it_ends_in_time_and_leaves_nothing(heavy: Backupd, backups: Path) -> None:
+    with running_daemon(heavy) as daemon:
+        at_work(backups)
+        assert daemon.stop() < 8
+    assert daemon.process.returncode == 0
+    assert not archives(backups)
+    assert not debris(backups)
+    last = [line for line in log_lines(backups) if line["event.action"] == "run.finished"][-1]
+    assert (last["backupd.outcome"], last["error.message"]) == ("failed", "terminated (SIGTERM)")
+    with running_daemon(heavy) as daemon:  # told to stop is no failure: nothing has to be waited for
+        wait_until(lambda: archives(backups), "the backup that was broken off")
+
+
+def test_a_run_that_does_not_listen_is_killed_in_time(heavy: Backupd, backups: Path) -> None:
+    with running_daemon(heavy) as daemon:
+        at_work(backups)
+        for child in daemon.children():
+            os.kill(child, signal.SIGSTOP)
+        assert daemon.stop() < 8
+    with running_daemon(heavy) as daemon:
+        wait_until(lambda: archives(backups), "the backup that was killed", 180)
+        assert not debris(backups)
+
+
+def test_killed_in_the_middle_of_a_backup_it_heals_when_it_starts_again(heavy: Backupd, backups: Path) -> None:
+    with running_daemon(heavy) as daemon:
+        at_work(backups)
+        runs = daemon.children()
+        daemon.stop(signal.SIGKILL)
+        wait_until(lambda: not any(Path(f"/proc/{run}").exists() for run in runs), "the end of its run")
+    with running_daemon(heavy) as daemon:
+        wait_until(lambda: archives(backups), "the backup that was broken off")
+        assert not debris(backups)
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_counts_as_failed(
+    backupd: Backupd, database: Path, backups: Path
+) -> None:
+    app = sqlite3.connect(database, isolation_level=None)
+    app.execute("PRAGMA locking_mode=EXCLUSIVE")
+    app.execute("BEGIN IMMEDIATE")
+    with running_daemon(backupd, BACKUPD_SCHEDULE__RUN_TIMEOUT_S="3") as daemon:
+        daemon.wait_for("stopping the backup of tasks: it did not end within 3 s")
+        daemon.wait_for("backup of tasks: failed: terminated (SIGTERM)")
+        assert daemon.ask("/livez")[0] == 200
+    app.close()
+    assert not archives(backups)
+
+
+def test_beside_an_app_that_writes_all_the_while_the_copy_is_balanced(backupd: Backupd, tmp_path: Path) -> None:
+    database = tmp_path / "data" / "bank.db"
+    with running_bank(database, pause_s=0.002) as bank:
+        bank.wait_for_commits(20)
+        with running_daemon(backupd, BACKUPD_DATABASE=str(database)) as daemon:
+            wait_until(lambda: daemon.ask("/health")[0] == 200, "health")
+            bank.wait_for_commits(20)
+    restored = tmp_path / "restored.db"
+    assert backupd("restore", "latest", "--to", restored, BACKUPD_DATABASE=str(database)).code == 0
+    assert is_balanced(restored)
+
+
+def test_what_docker_logs_shows_stands_in_backup_log_word_for_word(backupd: Backupd, backups: Path) -> None:
+    with running_daemon(backupd) as daemon:
+        daemon.wait_for("scrub of tasks: done")
+        daemon.stop()
+    shown = [line[29:].split(" | what to do: ")[0] for line in daemon.said().splitlines()]
+    assert shown == [line["message"] for line in log_lines(backups)]
+    assert "\x1b" not in daemon.said()
+
+
+def test_what_is_wrong_at_start_is_told_and_does_not_end_it(backupd: Backupd, database: Path) -> None:
+    database.unlink()
+    with running_daemon(backupd) as daemon:
+        daemon.wait_for("backup of tasks: failed: no database at")
+        assert "source tasks: no database at" in daemon.said()
+        assert daemon.ask("/livez")[0] == 200
+        assert daemon.ask("/health")[0] == 503
+
+
+def test_a_volume_that_is_late_does_not_end_it_either(backupd: Backupd, tmp_path: Path) -> None:
+    with running_daemon(backupd, BACKUPD_BACKUPS_DIR=str(tmp_path / "not" / "mounted")) as daemon:
+        daemon.wait_for("there is no directory")
+        status, body = daemon.ask("/livez")
+        assert (status, json.loads(body)["reasons"]) == (503, ["the catalog cannot be used"])
+        assert daemon.process.poll() is None
+        (tmp_path / "not").mkdir()
+        wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 200)
+
+
+def test_a_broken_configuration_stops_the_start_and_says_what_to_change(backupd: Backupd) -> None:
+    answer = backupd("serve", BACKUPD_SCHEDULE__BACKUP="25:00")
+    assert answer.code == 78
+    assert "BACKUPD_SCHEDULE__BACKUP" in answer.err
+    assert 'must be a time ("04:00")' in answer.err
+
+
+def test_a_port_that_is_taken_is_a_clear_error(backupd: Backupd) -> None:
+    with running_daemon(backupd) as daemon:
+        daemon.wait_until_alive()
+        answer = backupd("serve", BACKUPD_HTTP__LISTEN=f"127.0.0.1:{daemon.port}")
+        assert answer.code == 1
+        assert str(daemon.port) in answer.err
+
+
+def test_a_second_daemon_on_the_same_store_stands_by(backupd: Backupd, backups: Path) -> None:
+    with running_daemon(backupd) as first:
+        first.wait_for("scrub of tasks: done")
+        with running_daemon(backupd) as second:
+            second.wait_for("standing by")
+            assert second.ask("/livez")[0] == 200
+            assert second.ask("/health")[0] == 200
+            first.stop()
+            wait_until(lambda: "daemon.lock" not in held_by_others(backups, second), "the end of the first")
+    assert "is due" not in second.said()
+
+
+def held_by_others(backups: Path, daemon: Daemon) -> str:
+    """Return the name of the daemon's lock while another process holds it."""
+    inode = (backups / ".backupd" / "daemon.lock").stat().st_ino
+    holders = [line.split() for line in Path("/proc/locks").read_text().splitlines() if f":{inode} " in line]
+    return "daemon.lock" if any(int(fields[4]) != daemon.process.pid for fields in holders) else ""
+
+
+def test_a_catalog_that_is_damaged_is_made_anew_by_itself(backupd: Backupd, backups: Path) -> None:
+    assert backupd("backup").code == 0
+    (backups / ".backupd" / "catalog.sqlite3").write_bytes(b"rubbish" * 1000)
+    with running_daemon(backupd) as daemon:
+        daemon.wait_for("catalog rebuilt from 1 manifests")
+        wait_until(lambda: daemon.ask("/livez")[0] == 200, "life")
+    assert backupd("list").code == 0

@@ -1,0 +1,100 @@
+"""The daemon as a container runs it: a process that is asked over HTTP and told by signals."""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.command import Backupd
+
+
+def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+    """Poll until `holds()` is true; fails, saying `what` did not come, after `timeout_s`."""
+    give_up = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < give_up, f"{what} did not come within {timeout_s:.0f} s"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@dataclass
+class Daemon:
+    """A running `backupd serve`, its port, and the file that its standard output goes to."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    output: Path
+
+    def ask(self, path: str) -> tuple[int, str]:
+        """Return status and body of the answer to `GET path`; status 0 where there is no answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    def health(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads(self.ask("/health")[1])
+        return facts
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, text: str, timeout_s: float = 60) -> None:
+        """Wait until `text` is on standard output."""
+        wait_until(lambda: text in self.said(), f"{text!r} on standard output", timeout_s)
+
+    def wait_until_alive(self) -> None:
+        wait_until(lambda: self.ask("/livez")[0] == 200, "life")
+
+    def children(self) -> list[int]:
+        """Return the processes that do its runs."""
+        found: set[int] = set()
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            found.update(map(int, (thread / "children").read_text().split()))
+        return sorted(found)
+
+    def stop(self, with_signal: int = signal.SIGTERM) -> float:
+        """Tell it to stop, wait for its end, and return how many seconds that took."""
+        began = time.monotonic()
+        self.process.send_signal(with_signal)
+        self.process.wait(30)
+        return time.monotonic() - began
+
+
+@contextmanager
+def running_daemon(backupd: Backupd, **environ: str) -> Iterator[Daemon]:
+    """Run `backupd serve` on a port of its own while the block runs; keyword arguments are more of the environment."""
+    port = free_port()
+    output = backupd.cwd / f"daemon-{port}.txt"
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "backupd", "serve"],
+            env=backupd.environment(BACKUPD_HTTP__LISTEN=f"127.0.0.1:{port}", **environ),
+            cwd=backupd.cwd,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield Daemon(process, port, output)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(30)
+    assert "Traceback" not in output.read_text(), output.read_text()
