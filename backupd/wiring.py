@@ -51,6 +51,11 @@ def watching_site(config: Config, console: TextIO) -> Site:
     return Site(store, log, config.lock.timeout_s)
 
 
+def writable(config: Config) -> bool:
+    """Tell whether the local store is there and may be written to."""
+    return DirectoryStore(LOCAL_STORE, config.backups_dir).writable()
+
+
 def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the sources that `names` ask for, all when there are none. Raises UsageError for one unknown."""
     for name in names:

@@ -87,10 +87,15 @@ def print_error(message: str, hint: str | None) -> None:
         click.echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
 
 
+def print_warning(warning: str) -> None:
+    """Print what somebody should look at to standard error."""
+    click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {printable(warning)}", err=True)
+
+
 def print_trouble(report: RunReport) -> None:
     """Print the warnings of a run, and why it failed, to standard error."""
     for warning in report.warnings:
-        click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {printable(warning)}", err=True)
+        print_warning(warning)
     if report.outcome == "failed":
         print_error(f"{report.task} of {report.source}: {report.error}", report.hint)
 

@@ -9,6 +9,7 @@ from backupd.cli.common import (
     json_option,
     open_site,
     print_json,
+    print_warning,
     read_config,
     source_option,
     store_option,
@@ -47,7 +48,7 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
         return
     _print(shown, reasons, copies, site)
     for why in inventory.refused.values():
-        click.echo(f"warning: {why}", err=True)
+        print_warning(why)
 
 
 def _reasons(config: Config, inventory: Inventory, site: Site) -> dict[str, tuple[str, ...]]:

@@ -1,6 +1,5 @@
 """`backupd restore`."""
 
-import os
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,7 +14,7 @@ from backupd.errors import UsageError
 from backupd.jobs.generations import choose_generation, local_inventory
 from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.words import human_bytes
-from backupd.wiring import workers
+from backupd.wiring import workers, writable
 
 
 @click.command("restore", epilog="Example: backupd restore latest --to /tmp/tasks.db")
@@ -52,7 +51,7 @@ def command(
         )
     if at is not None and wanted != "latest":
         raise UsageError("an ID and --at do not go together", "give one of the two")
-    logged = not dry_run and os.access(config.backups_dir, os.W_OK)  # a read-only mount is a fine place to restore from
+    logged = not dry_run and writable(config)  # a read-only mount is a fine place to restore from
     with shown_progress(quiet=as_json) as progress:
         site = open_site(config, progress, writing=logged)
         inventory = local_inventory(site)

@@ -10,6 +10,7 @@ from backupd.cli.common import (
     json_option,
     open_site,
     print_json,
+    print_warning,
     read_config,
     source_option,
     store_option,
@@ -20,10 +21,9 @@ from backupd.cli.stores import require_local, require_sources
 from backupd.errors import GenerationMissing, UsageError
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
-from backupd.jobs.space import reserve_bytes
 from backupd.jobs.verify import CheckResult, verify
 from backupd.jobs.words import printable
-from backupd.wiring import workers
+from backupd.wiring import workers, writable
 
 
 @click.command("verify", epilog="Example: backupd verify --all")
@@ -45,20 +45,26 @@ def command(
 ) -> None:
     """Prove generations again: digests, unpacking and integrity; without an ID the newest of each source.
 
-    Exits 0 when all are sound, 1 when one is not. A damaged one is marked, and no longer counts for retention.
+    Exits 0 when all are sound, 1 when one is not. A damaged one is marked, and no longer counts for retention. On a
+    read-only store archives are unpacked in the system's temporary directory (TMPDIR), and nothing is marked or logged.
     """
     config = read_config(config_file)
     require_local(store, config)
+    results = []
     with shown_progress(quiet=as_json) as progress:
-        site = open_site(config, progress)
+        site = open_site(config, progress, writing=writable(config))
         inventory = local_inventory(site)
         require_sources(names, config, inventory)
-        results = []
-        reserve = reserve_bytes(config.backups_dir, config.space.reserve)
         for generation in _wanted(ids, names, inventory, everything=everything):
-            results.append(verify(generation, inventory, workers(config), site, reserve_bytes=reserve))
-            if not as_json:
-                _print(results[-1])
+            try:
+                result = verify(generation, inventory, workers(config), site, reserve=config.space.reserve)
+            except GenerationMissing:
+                if ids:
+                    raise
+                print_warning(f"{generation} was pruned meanwhile: skipped")
+                continue
+            results.append(result)
+            _print(result, quiet=as_json)
     if as_json:
         print_json(results)
     sys.exit(0 if all(result.sound for result in results) else 1)
@@ -81,7 +87,11 @@ def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, 
     return sorted(newest.values())
 
 
-def _print(result: CheckResult) -> None:
+def _print(result: CheckResult, *, quiet: bool) -> None:
+    if result.warning:
+        print_warning(result.warning)
+    if quiet:
+        return
     word = click.style("sound", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)
     detail = "" if result.sound else f": {printable(result.detail)}"
     click.echo(f"{result.id}: {word} ({result.duration_s:.1f} s){detail}")

@@ -1,7 +1,6 @@
 """Remember what a check of a generation said: as a mark in the store, which counts, and in the catalog, for history."""
 
 import os
-from contextlib import suppress
 
 from backupd.archive.members import digest_of
 from backupd.errors import GenerationMissing
@@ -21,14 +20,19 @@ def archive_matches(manifest: Manifest, store: Store) -> bool:
         return False
 
 
-def remember_check(generation: str, site: Site, *, sound: bool, detail: str, duration_s: float = 0.0) -> None:
-    """Mark `generation` of the local store as damaged or sound; on a read-only store only the log could be told."""
+def remember_check(generation: str, site: Site, *, sound: bool, detail: str, duration_s: float = 0.0) -> str:
+    """Mark `generation` of the local store as damaged or sound; returns in words why it could not be marked."""
     if not sound:
         site.log.error(Event.GENERATION_DAMAGED, f"{generation}: {detail}", generation=generation)
-    with suppress(OSError):
+    trouble = ""
+    try:
         if sound:
             site.marks.clear(generation)
         else:
             site.marks.add(generation, detail)
+    except OSError as error:
+        mark = "sound, and still does not count" if sound else "damaged, and still counts"
+        trouble = f"{generation} could not be marked as {mark}: {error.strerror}"
     now = site.clock()
     site.tell_catalog(lambda catalog: catalog.record_check(generation, site.store.name, now, sound, detail, duration_s))
+    return trouble

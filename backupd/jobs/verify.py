@@ -1,48 +1,56 @@
 """Prove generations again: digests, unpacking, integrity."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from backupd.errors import CopyCorrupt, ManifestInvalid
+from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid
 from backupd.jobs.checks import remember_check
 from backupd.jobs.generations import choose_generation
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.site import Site
+from backupd.jobs.space import reserve_bytes
 from backupd.jobs.unpacked import unpack_proven
+from backupd.jobs.workplace import workplace
 from backupd.log import Event
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check of one generation in one store said."""
+    """What a check of one generation in one store said; `warning` when it could not be marked there."""
 
     id: str
     store: str
     sound: bool
     detail: str
     duration_s: float
+    warning: str = ""
 
 
-def verify(generation: str, inventory: Inventory, workers: int, site: Site, *, reserve_bytes: int = 0) -> CheckResult:
-    """Prove one generation of the local store; damage is an answer, and is marked in the store.
+def verify(generation: str, inventory: Inventory, workers: int, site: Site, *, reserve: int | None = 0) -> CheckResult:
+    """Prove one generation of the local store; damage is an answer, and is marked in the store where that can be.
 
-    At least `reserve_bytes` stay free. Raises NoSpace, and GenerationMissing when there is none of that id (any more),
-    which is no damage.
+    It is unpacked in a `workplace`, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). Raises
+    NoSpace, and GenerationMissing when there is none of that id (any more), which is no damage.
     """
     began = time.monotonic()
-    detail = _prove(generation, inventory, workers, site, reserve_bytes)
+    detail = _prove(generation, inventory, workers, site, reserve)
     result = CheckResult(generation, site.store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
     if result.sound:
         site.log.info(Event.GENERATION_VERIFIED, f"{generation} is sound", generation=generation)
-    remember_check(generation, site, sound=result.sound, detail=detail, duration_s=result.duration_s)
-    return result
+    warning = remember_check(generation, site, sound=result.sound, detail=detail, duration_s=result.duration_s)
+    return replace(result, warning=warning)
 
 
-def _prove(generation: str, inventory: Inventory, workers: int, site: Site, reserve_bytes: int) -> str:
+def _prove(generation: str, inventory: Inventory, workers: int, site: Site, reserve: int | None) -> str:
     try:
         manifest = choose_generation(inventory, generation, None, None)
-        with site.store.staging() as staging:
-            unpack_proven(manifest, site.store, staging / "snapshot.sqlite3", workers, site, reserve_bytes)
+        with workplace(site) as place:
+            kept_free = reserve_bytes(place, reserve)
+            unpack_proven(manifest, site.store, place / "snapshot.sqlite3", workers, site, kept_free)
     except (CopyCorrupt, ManifestInvalid) as error:
         return error.message
+    except GenerationMissing:
+        if site.store.taken(generation):
+            return "its archive is gone"
+        raise
     return "sound"

@@ -59,6 +59,10 @@ class DirectoryStore:
                 raise SnapshotFailed(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
             self._make(directory, 0o700)
 
+    def writable(self) -> bool:
+        """Tell whether the store is there and we may write to it; from a read-only mount one can still read."""
+        return os.access(self.directory, os.W_OK) and (not self.hidden.exists() or os.access(self.hidden, os.W_OK))
+
     def list(self) -> Listing:
         """Return all complete generations, in order of their ids."""
         sizes, manifests = self._files()

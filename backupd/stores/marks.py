@@ -34,5 +34,7 @@ class DamageMarks:
         fsync_directory(self._directory)
 
     def clear(self, generation: str) -> None:
-        """Take the mark away: the generation was found sound, or is gone."""
-        (self._directory / generation).unlink(missing_ok=True)
+        """Take the mark away: the generation was found sound, or is gone. Raises OSError."""
+        mark = self._directory / generation
+        if mark.exists():  # on a read-only disk even what is not there cannot be removed
+            mark.unlink(missing_ok=True)

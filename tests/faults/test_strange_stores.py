@@ -1,8 +1,10 @@
 """Stores in which others had their hands: things in the way, links that lead out, a store that is gone or read-only."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,17 @@ def outside(tmp_path: Path) -> Iterator[Path]:
     yield home
     assert {path: path.read_bytes() for path in home.rglob("*.txt")} == before
     assert (home / "file.txt").stat()[:6] == state[:6]
+
+
+@contextmanager
+def read_only(place: Path) -> Iterator[None]:
+    """Let a directory be mounted read-only during the block."""
+    subprocess.run(["mount", "--bind", place, place], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def in_the_way(place: Path) -> None:
@@ -176,24 +189,62 @@ def test_from_a_store_on_a_read_only_disk_one_can_still_list_and_restore(
     yard = template.copy_to(tmp_path / "yard")
     before = Before.of(yard)
     newest = max(before.generations)
-    subprocess.run(["mount", "--bind", yard.backups, yard.backups], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", yard.backups], check=True)
+    with read_only(yard.backups):
         assert [facts["id"] for facts in forks.run(["list", "--json"], yard.environ).json] == sorted(
             before.generations, reverse=True
         )
         restored = forks.run(["restore", "--to", tmp_path / "restored.db", "--json"], yard.environ)
         assert (restored.code, restored.json["generation"]) == (0, newest)
         assert sha256((tmp_path / "restored.db").read_bytes()) == restored.json["snapshot_sha256"]
-        for command in (["backup"], ["prune"], ["verify"], ["catalog", "rebuild"]):
+        for command in (["backup"], ["prune"], ["catalog", "rebuild"]):
             ended = forks.run(command, yard.environ)
             assert ended.code == 1, command
             assert "ead-only file system" in ended.err
             assert "what to do: " in ended.err
         assert_unhurt(yard, before)
-    finally:
-        subprocess.run(["umount", "--lazy", yard.backups], check=True)
     assert_heals(yard, forks)
+
+
+@pytest.mark.root
+def test_a_store_on_a_read_only_disk_is_verified_beside_it_and_what_cannot_be_marked_is_said(
+    yard: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    damaged, *sound = yard.generations()
+    archive = bytearray(yard.files_of(damaged)[0])
+    archive[len(archive) // 2] ^= 1
+    yard.store.archive_path(damaged).write_bytes(archive)
+    (tmp_path / "tmp").mkdir()
+    environ = {**yard.environ, "TMPDIR": str(tmp_path / "tmp")}
+    with read_only(yard.backups):
+        ended = forks.run(["verify", "--all", "--json"], environ)
+        assert ended.code == 1, ended
+        assert {check["id"]: check["sound"] for check in ended.json} == {damaged: False, **dict.fromkeys(sound, True)}
+        (unmarked,) = (check["warning"] for check in ended.json if check["warning"])
+        assert unmarked == f"{damaged} could not be marked as damaged, and still counts: Read-only file system"
+        assert ended.err == f"warning: {unmarked}\n"
+        assert forks.run(["verify", *sound], environ).code == 0
+    assert [*(tmp_path / "tmp").iterdir()] == []
+    assert forks.run(["verify", damaged, "--json"], environ).json[0]["warning"] == ""
+    yard.store.archive_path(damaged).write_bytes(bytes(archive[: len(archive) // 2]))
+    with read_only(yard.backups):
+        assert forks.run(["verify", damaged, "--json"], environ).json[0]["warning"] == "", "it is marked already"
+
+
+@pytest.mark.root
+def test_a_temporary_directory_too_small_to_verify_a_read_only_store_in_is_said_beforehand(
+    yard: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", small], check=True)
+    try:
+        with read_only(yard.backups):
+            ended = forks.run(["verify"], {**yard.environ, "TMPDIR": str(small)})
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert ended.code == 1
+    assert re.search(rf"unpacking tasks-[\d-]+ needs .* at {small}/backupd-\w+, where .* are free", ended.err)
+    assert "set TMPDIR" in ended.err
 
 
 @pytest.mark.parametrize("take_away", [shutil.rmtree, lambda path: path.rename(path.with_name("away"))])

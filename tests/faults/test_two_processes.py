@@ -24,6 +24,7 @@ from support.faults import Crew
 
 NO_PATIENCE = {"BACKUPD_LOCK__TIMEOUT_S": "0"}
 BUSY = 75
+VERIFIED = Event.GENERATION_VERIFIED
 GARBAGE = {
     "nothing": b"",
     "zeros": bytes(512),
@@ -57,6 +58,19 @@ def test_of_two_backups_at_once_one_waits_and_both_leave_a_generation_of_their_o
         proven(yard, generation)
     assert_tidy(yard)
     assert_listed(yard, forks)
+
+
+def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_which(large: Yard, forks: Crew) -> None:
+    assert forks.run(["backup"], large.environ).code == 0
+    newest, gone = sorted(large.generations(), key=large.taken_at, reverse=True)
+    with large.stopped("snapshot.sqlite3", "verify", "--all") as run:
+        assert forks.run(["prune"], {**large.environ, "BACKUPD_RETENTION__LAST": "1"}).code == 0
+        assert [*large.generations()] == [newest]
+    assert run.returncode == 0
+    assert (large.root / "err").read_text() == f"warning: {gone} was pruned meanwhile: skipped\n"
+    assert [line["backupd.generation"] for line in log_lines(large.backups) if line["event.action"] == VERIFIED] == [
+        newest
+    ]
 
 
 def test_two_in_one_minute_are_told_apart_and_a_name_that_pruning_freed_is_not_given_again(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.errors import CopyCorrupt
+from backupd.errors import CopyCorrupt, GenerationMissing
 from backupd.jobs.backup import backup
 from backupd.jobs.expire import prune
 from backupd.jobs.generations import choose_generation, local_inventory
@@ -55,6 +55,19 @@ def test_a_damaged_generation_does_not_count_again_when_the_catalog_is_lost(two:
     _, plan = prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
     assert {kept.generation.id for kept in plan.keep} == {sound, damaged}
     assert plan.remove == ()
+
+
+def test_an_archive_that_went_away_alone_is_damage_and_a_generation_that_went_away_is_none(
+    two: tuple[str, str], site: Site
+) -> None:
+    lost, pruned = two
+    inventory = local_inventory(site)
+    site.store.archive_path(lost).unlink()
+    site.store.remove(pruned)
+    assert verify(lost, inventory, 1, site).detail == "its archive is gone"
+    with pytest.raises(GenerationMissing):
+        verify(pruned, inventory, 1, site)
+    assert site.marks.ids() == {lost}
 
 
 def test_a_generation_found_sound_again_counts_again(two: tuple[str, str], site: Site) -> None:
