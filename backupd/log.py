@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 from backupd.files import give_to_owner_of
-from backupd.words import printable
+from backupd.text import printable
 
 ECS_VERSION = "8.11.0"
 MASK = "[secret]"

@@ -16,8 +16,8 @@ import click
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError
 from backupd.jobs.site import Site
-from backupd.jobs.words import printable
 from backupd.model import Progress, RunReport
+from backupd.text import printable
 from backupd.wiring import build_site
 
 _WORST_FIRST = (1, 78, 75, 3, 0)

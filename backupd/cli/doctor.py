@@ -8,7 +8,7 @@ import click
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
 from backupd.jobs.doctor import examine
 from backupd.jobs.finding import Finding
-from backupd.jobs.words import printable
+from backupd.text import printable
 from backupd.wiring import backup_order
 
 

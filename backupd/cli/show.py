@@ -7,8 +7,9 @@ import click
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import History
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
-from backupd.jobs.words import describe, human_bytes, printable
+from backupd.jobs.words import describe, human_bytes
 from backupd.model import Manifest
+from backupd.text import printable
 
 
 @click.command("show", epilog="Example: backupd show tasks-20261123-0400")

@@ -22,7 +22,7 @@ from backupd.errors import GenerationMissing, UsageError
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.verify import CheckResult, verify
-from backupd.jobs.words import printable
+from backupd.text import printable
 from backupd.wiring import workers, writable
 
 

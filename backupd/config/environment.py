@@ -8,8 +8,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from backupd.config.keys import ANY, Key, KeyPath, all_keys, key_at
-from backupd.config.problems import nearest, printable
+from backupd.config.problems import nearest
 from backupd.model import is_source_name
+from backupd.text import printable
 
 PREFIX = "BACKUPD_"
 DELIMITER = "__"

@@ -70,11 +70,6 @@ def dotted(path: KeyPath) -> str:
     return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else repr(part) for part in path)
 
 
-def printable(text: str) -> str:
-    """Return `text`, with line breaks and other control characters escaped."""
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return the candidate that looks most like `name`; there must be one."""
     from difflib import get_close_matches

@@ -23,11 +23,6 @@ def human_age(age_s: float) -> str:
     return f"{prefix}{age_s // 86400:.0f} d"
 
 
-def printable(text: str) -> str:
-    """Return `text` with control characters escaped: what others wrote must not steer the reader's terminal."""
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
 def describe(report: RunReport) -> str:
     """Tell a run in the one line that `backup.log` ends it with."""
     head = f"{report.task} of {report.source}"
