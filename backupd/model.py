@@ -218,7 +218,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """The outcome of one run, as log, catalog and `--json` tell it; what did not come to be is `None`."""
+    """The outcome of one run, as log, catalog and `--json` tell it; what did not come to be is `None`.
+
+    A good backup is `published` or `unchanged`, a good run of any other task is `done`.
+    """
 
     task: str
     source: str

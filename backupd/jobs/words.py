@@ -28,8 +28,7 @@ def describe(report: RunReport) -> str:
     head = f"{report.task} of {report.source}"
     if report.outcome == "failed":
         return f"{head}: failed: {report.error}"
-    done = "done" if report.outcome == "published" and not report.generation else report.outcome
-    parts = [f"{head}: {done} {report.generation}" if report.generation else f"{head}: {done}"]
+    parts = [f"{head}: {report.outcome} {report.generation}" if report.generation else f"{head}: {report.outcome}"]
     if report.snapshot_bytes is not None and report.archive_bytes is not None:
         parts.append(f"{human_bytes(report.snapshot_bytes)} as {human_bytes(report.archive_bytes)}")
     if report.verification:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from backupd import __version__
 from backupd.health import Health, Standing, within_limit
-from backupd.jobs.words import human_age, human_bytes, printable
+from backupd.jobs.words import human_age, human_bytes
 from backupd.service.status import SourceFigures, Status
 from backupd.spans import human_span
+from backupd.text import printable
 
 _PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
 

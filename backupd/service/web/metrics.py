@@ -16,10 +16,10 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from backupd import __version__
 from backupd.health import Health
-from backupd.jobs.words import printable
 from backupd.model import Outcome
 from backupd.service.status import SourceFigures, Status, TaskFigures
 from backupd.service.web.answers import Answer
+from backupd.text import printable
 
 _Samples = Iterable[tuple[tuple[str, ...], float | None]]
 

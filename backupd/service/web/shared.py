@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from threading import Thread
 from traceback import extract_tb
 
-from backupd.jobs.words import printable
 from backupd.service.web.answers import Answer, internal_error
+from backupd.text import printable
 
 
 class SharedAnswer:
