@@ -1,0 +1,197 @@
+"""What retention decides about typical and odd histories, pinned by golden files.
+
+After a change that is meant, write the golden files anew and read the difference, line by line:
+
+    python tests/test_retention_golden.py --write-golden && git diff tests/golden/retention
+"""
+
+import sys
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from retention_histories import (
+    CORRUPT_HOLD,
+    DAY,
+    LAST_NIGHT,
+    NOW,
+    SANTIAGO,
+    SHRINK_HOLD,
+    TOKYO,
+    Case,
+    every,
+    taken,
+)
+
+from backupd.model import CLOCK_TOLERANCE, Generation, RetentionPolicy
+
+GOLDEN = Path(__file__).parent / "golden" / "retention"
+
+
+def with_damage() -> list[Generation]:
+    """Return two weeks of nightly generations; the newest, a Sunday's and one in the middle are no good."""
+    history = every(DAY, 14)
+    history[0] = replace(history[0], verification="corrupt")
+    history[4] = replace(history[4], damaged=True)
+    history[7] = replace(history[7], verification="corrupt", damaged=True)
+    return history
+
+
+def monthly_for(years: int) -> list[Generation]:
+    """Return a generation for the first of each month, up to this one."""
+    return [taken(datetime(2026 - n // 12, 12 - n % 12, 1, 3, tzinfo=UTC)) for n in range(1, 12 * years)]
+
+
+CASES = {
+    "daily-two-years": Case("One a night for two years, under the policy that is the default.", every(DAY, 730)),
+    "daily-two-years-all-rules": Case(
+        "One a night for two years; months and years too. Several rules keep one and the same generation.",
+        every(DAY, 730),
+        RetentionPolicy(last=3, daily=7, weekly=4, monthly=12, yearly=5),
+    ),
+    "several-a-day": Case(
+        "Every six hours for five weeks: the newest of a day stands for the day.",
+        every(timedelta(hours=6), 140, NOW),
+    ),
+    "several-a-day-last": Case(
+        "Every six hours for a week: `last` spares today's and yesterday's.",
+        every(timedelta(hours=6), 28, NOW),
+        RetentionPolicy(last=6, daily=3, weekly=0),
+    ),
+    "month-off": Case(
+        "Nightly until 22 October, then off for a month, then one: it takes one slot of each rule.",
+        [*every(DAY, 1), *every(DAY, 40, LAST_NIGHT - 31 * DAY)],
+    ),
+    "once-a-week": Case(
+        "One each Wednesday: seven days that have one are seven weeks, and hold more than four weekly do.",
+        every(7 * DAY, 15, LAST_NIGHT - 4 * DAY),
+    ),
+    "fewer-than-asked": Case("Three nights: nothing goes before there is something to go for.", every(DAY, 3)),
+    "tokyo": Case(
+        "Every eight hours, days by the clock of Tokyo: there a day begins at 15:00 UTC.",
+        every(timedelta(hours=8), 24, NOW.replace(hour=7)),
+        RetentionPolicy(daily=4, weekly=2),
+        zone=TOKYO,
+    ),
+    "tokyo-as-utc": Case(
+        "The same history by UTC, to compare: other generations are the last of their day and week.",
+        every(timedelta(hours=8), 24, NOW.replace(hour=7)),
+        RetentionPolicy(daily=4, weekly=2),
+    ),
+    "santiago-spring": Case(
+        "Every hour over 5 September 2026, 24:00, when Santiago jumps to 01:00: Sunday has 23 hours.",
+        every(timedelta(hours=1), 60, datetime(2026, 9, 7, 15, 30, tzinfo=UTC)),
+        RetentionPolicy(daily=3, weekly=2),
+        now=datetime(2026, 9, 7, 16, tzinfo=UTC),
+        zone=SANTIAGO,
+    ),
+    "santiago-autumn": Case(
+        "Every hour over 4 April 2026, 24:00, when Santiago goes back to 23:00: Saturday has 25 hours.",
+        every(timedelta(hours=1), 60, datetime(2026, 4, 6, 15, 30, tzinfo=UTC)),
+        RetentionPolicy(daily=3, weekly=2),
+        now=datetime(2026, 4, 6, 16, tzinfo=UTC),
+        zone=SANTIAGO,
+    ),
+    "iso-weeks-at-new-year": Case(
+        "Nightly over New Year 2027: 2026-W53 runs until 3 January, and is one week, not two.",
+        every(DAY, 40, datetime(2027, 1, 12, 3, tzinfo=UTC)),
+        RetentionPolicy(daily=2, weekly=6, monthly=2, yearly=2),
+        now=datetime(2027, 1, 12, 12, tzinfo=UTC),
+    ),
+    "damaged": Case(
+        "Two weeks, three nights no good, last night and a Sunday among them: the next older takes the slot.",
+        with_damage(),
+    ),
+    "all-damaged": Case(
+        "Nothing verified: nothing goes, and nothing is called the last verified.",
+        [replace(generation, damaged=True) for generation in every(DAY, 10)],
+    ),
+    "clock-ahead": Case(
+        "Ten nights; three were dated 2030 by a clock that ran ahead: they push out none of the good ones.",
+        [*every(DAY, 3, datetime(2030, 1, 3, 3, tzinfo=UTC)), *every(DAY, 10)],
+    ),
+    "clock-slightly-ahead": Case(
+        "Ten minutes ahead are forgiven, eleven are not.",
+        [taken(NOW + CLOCK_TOLERANCE + timedelta(minutes=1)), taken(NOW + CLOCK_TOLERANCE), *every(DAY, 3)],
+        RetentionPolicy(daily=2, weekly=0),
+    ),
+    "clock-behind": Case(
+        "A machine that woke up in 1970: all others seem to come from the future, and stay.",
+        [*every(timedelta(hours=1), 4, datetime(1970, 1, 1, 3, tzinfo=UTC)), *every(DAY, 10)],
+        now=datetime(1970, 1, 1, 3, tzinfo=UTC),
+    ),
+    "all-ahead": Case(
+        "All dated in the future, the newest of them damaged: the newest sound one is the last verified.",
+        [replace(taken(NOW + 9 * DAY), damaged=True), *every(DAY, 3, NOW + 8 * DAY)],
+        RetentionPolicy(last=1, daily=0, weekly=0),
+    ),
+    "hold-corrupt": Case(
+        "The source is corrupt: nothing goes. What would stay anyway says so.",
+        with_damage(),
+        RetentionPolicy(daily=3, weekly=1),
+        hold=CORRUPT_HOLD,
+    ),
+    "hold-shrink": Case(
+        "The source shrank: nothing goes, not even under the smallest policy.",
+        every(DAY, 5),
+        RetentionPolicy(last=1, daily=0, weekly=0),
+        hold=SHRINK_HOLD,
+    ),
+    "only-last": Case("Only the newest five.", every(DAY, 12), RetentionPolicy(last=5, daily=0, weekly=0)),
+    "only-the-last-one": Case("Only the newest.", every(DAY, 4), RetentionPolicy(last=1, daily=0, weekly=0)),
+    "yearly": Case(
+        "One on the first of each month for five years; the newest of each of three years stays.",
+        monthly_for(5),
+        RetentionPolicy(daily=0, weekly=0, yearly=3),
+    ),
+    "same-minute": Case(
+        "Three by hand within one minute: the id tells them apart.",
+        [taken(NOW, attempt=n) for n in (1, 2, 3)],
+        RetentionPolicy(last=2, daily=0, weekly=0),
+    ),
+}
+
+
+def as_text(case: Case) -> str:
+    """Return the plan of `case` for people: newest first, times by the clock of its zone."""
+    counts = " ".join(f"{rule}={count}" for rule, count in asdict(case.policy).items() if count)
+    held = f"   hold: {case.hold.kind}" if case.hold else ""
+    plan = case.plan()
+    fates = {kept.generation.id: ("KEEP", ", ".join(kept.reasons)) for kept in plan.keep}
+    fates |= {removed.generation.id: ("REMOVE", removed.reason) for removed in plan.remove}
+    lines = [
+        f"# {case.about}",
+        f"# policy: {counts}   now: {case.now:%Y-%m-%dT%H:%MZ}   zone: {case.zone}{held}",
+    ]
+    lines.append(f"# keeps {len(plan.keep)}, removes {len(plan.remove)}")
+    width = max(map(len, fates))
+    for generation in sorted(case.generations, key=lambda g: (g.taken_at, g.id), reverse=True):
+        fate, why = fates[generation.id]
+        local = generation.taken_at.astimezone(case.zone)
+        lines.append(f"{fate:<6} {generation.id:<{width}}  {local:%a %Y-%m-%d %H:%M %z}  {why}")
+    return "\n".join(lines) + "\n"
+
+
+def write_golden() -> None:
+    """Write each golden file anew, and take away those without a case."""
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    for path in GOLDEN.glob("*.txt"):
+        path.unlink()
+    for name, case in CASES.items():
+        (GOLDEN / f"{name}.txt").write_text(as_text(case), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_plan_is_the_one_in_the_golden_file(name: str) -> None:
+    assert as_text(CASES[name]) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def test_each_golden_file_has_a_case() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == set(CASES)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--write-golden"]:
+        sys.exit(f"usage: python {sys.argv[0]} --write-golden")
+    write_golden()

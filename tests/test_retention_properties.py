@@ -1,0 +1,212 @@
+"""What retention promises of any history: drawn by hypothesis, held against second opinions."""
+
+from collections.abc import Callable
+from dataclasses import asdict, astuple, replace
+from datetime import UTC, timedelta
+from random import Random
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from retention_histories import (
+    CORRUPT_HOLD,
+    DAY,
+    NOTHING,
+    NOW,
+    PERIODS,
+    SANTIAGO,
+    SHRINK_HOLD,
+    TOKYO,
+    Case,
+    age,
+    by_hand,
+    held_under,
+    live,
+    removed_ids,
+    survivors,
+    taken,
+)
+
+from backupd.model import CLOCK_TOLERANCE, Generation, Hold, RetentionPolicy, Verification
+from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
+
+grades: tuple[Verification, ...] = ("full", "full", "full", "structural", "corrupt")
+verifications = st.sampled_from(grades)
+damages = st.sampled_from((False, False, False, True))
+
+
+@st.composite
+def histories(draw: st.DrawFn, *, sound: bool = False) -> list[Generation]:
+    """Draw generations in any order, from 900 days old to 5 days ahead; with `sound`, verified past ones."""
+    minutes = st.integers(0 if sound else -5 * 24 * 60, 900 * 24 * 60)
+    ages = draw(st.lists(minutes | st.integers(0, 400).map(lambda n: n * 360), max_size=60))
+    attempts: dict[int, int] = {}
+    generations = []
+    for minutes_ago in ages:
+        attempts[minutes_ago] = attempts.get(minutes_ago, 0) + 1
+        generation = taken(NOW - timedelta(minutes=minutes_ago), attempt=attempts[minutes_ago])
+        if not sound:
+            generation = replace(generation, verification=draw(verifications), damaged=draw(damages))
+        generations.append(generation)
+    return generations
+
+
+counts = st.integers(0, 6)
+policies = st.builds(RetentionPolicy, counts, counts, counts, counts, counts).filter(lambda p: p != NOTHING)
+zones = st.sampled_from((UTC, TOKYO, SANTIAGO, ZoneInfo("Pacific/Kiritimati"), ZoneInfo("Pacific/Pago_Pago")))
+cases = st.builds(Case, st.just("drawn"), histories(), policies, zone=zones)
+sound_cases = st.builds(Case, st.just("drawn"), histories(sound=True), policies, zone=zones)
+
+
+def holds_for_any(
+    *strategies: st.SearchStrategy[Any],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Do as `given` does, without a deadline: a busy machine breaks no promise."""
+    return lambda test: settings(deadline=None)(given(*strategies)(test))
+
+
+def countable(case: Case) -> list[Generation]:
+    """Return those that may take slots, newest first."""
+    past = [g for g in case.generations if g.verified and g.taken_at <= case.now + CLOCK_TOLERANCE]
+    return sorted(past, key=age, reverse=True)
+
+
+def rules_in_use(case: Case) -> int:
+    """Return how many rules keep anything."""
+    return sum(count > 0 for count in asdict(case.policy).values())
+
+
+@holds_for_any(cases)
+def test_each_rule_holds_just_the_newest_of_its_newest_periods(case: Case) -> None:
+    plan = case.plan()
+    ranked = countable(case)
+    assert held_under("last", plan) == {generation.id for generation in ranked[: case.policy.last]}
+    for rule in PERIODS:
+        assert held_under(rule, plan) == by_hand(ranked, rule, asdict(case.policy)[rule], case.zone)
+
+
+@holds_for_any(cases)
+def test_each_generation_either_stays_or_goes_and_says_why(case: Case) -> None:
+    plan = case.plan()
+    decided = survivors(plan) + [removed.generation for removed in plan.remove]
+    assert len(decided) == len(case.generations)
+    assert set(decided) == set(case.generations)
+    assert all(kept.reasons and all(kept.reasons) for kept in plan.keep)
+    assert all(len(set(kept.reasons)) == len(kept.reasons) for kept in plan.keep)
+    assert all(removed.reason for removed in plan.remove)
+
+
+@holds_for_any(cases)
+def test_both_lists_are_newest_first(case: Case) -> None:
+    plan = case.plan()
+    for generations in (survivors(plan), [removed.generation for removed in plan.remove]):
+        assert generations == sorted(generations, key=age, reverse=True)
+
+
+@holds_for_any(cases)
+def test_the_reason_of_a_removal_is_true(case: Case) -> None:
+    """Either a newer one of that very period holds a slot, or newer ones hold all the slots there are."""
+    plan = case.plan()
+    slots = {reason: kept.generation for kept in plan.keep for reason in kept.reasons}
+    held = {rule: held_under(rule, plan) for rule in asdict(case.policy)}
+    holders = [generation for generation in survivors(plan) if generation.id in set().union(*held.values())]
+    for removed in plan.remove:
+        if removed.reason.startswith("a newer one of "):
+            period = removed.reason.split()[4]
+            same = [generation for reason, generation in slots.items() if reason.endswith(f" {period}")]
+            assert same
+            assert all(age(generation) > age(removed.generation) for generation in same)
+        else:
+            assert removed.reason.startswith("older than the ")
+            assert all(age(generation) > age(removed.generation) for generation in holders)
+            assert {rule: len(ids) for rule, ids in held.items()} == asdict(case.policy)
+
+
+@holds_for_any(cases)
+def test_the_newest_verified_one_stays_under_any_policy(case: Case) -> None:
+    ranked = countable(case) or countable(replace(case, now=NOW + 10 * DAY))
+    assert held_under(LAST_VERIFIED, case.plan()) == {generation.id for generation in ranked[:1]}
+
+
+@holds_for_any(cases)
+def test_damaged_and_future_ones_stay_say_so_and_take_no_slot(case: Case) -> None:
+    reasons = case.plan().reasons()
+    for generation in case.generations:
+        ahead = generation.taken_at > NOW + CLOCK_TOLERANCE
+        stated = reasons.get(generation.id, ())
+        assert (DAMAGED in stated) == (not generation.verified)
+        assert (FUTURE in stated) == ahead
+        if ahead or not generation.verified:
+            assert set(stated) <= {DAMAGED, FUTURE, LAST_VERIFIED}
+
+
+@holds_for_any(cases)
+def test_damaged_and_future_ones_change_nothing_for_the_others(case: Case) -> None:
+    assert case.plan().remove == replace(case, generations=countable(case)).plan().remove
+
+
+@holds_for_any(cases, st.sampled_from((CORRUPT_HOLD, SHRINK_HOLD)))
+def test_a_hold_removes_nothing_and_hides_no_reason(case: Case, hold: Hold) -> None:
+    free, held = case.plan().reasons(), replace(case, hold=hold).plan()
+    assert held.remove == ()
+    assert held.reasons() == {g.id: (*free.get(g.id, ()), f"frozen: {hold.kind}") for g in case.generations}
+
+
+@holds_for_any(cases, st.randoms(use_true_random=False))
+def test_the_order_given_does_not_matter(case: Case, random: Random) -> None:
+    shuffled = random.sample(case.generations, len(case.generations))
+    assert replace(case, generations=shuffled).plan() == case.plan()
+
+
+@holds_for_any(cases)
+def test_a_plan_that_was_carried_out_has_no_successor(case: Case) -> None:
+    first = case.plan()
+    assert replace(case, generations=survivors(first)).plan() == replace(first, remove=())
+
+
+@holds_for_any(cases, policies)
+def test_a_larger_policy_keeps_all_that_a_smaller_one_keeps(case: Case, other: RetentionPolicy) -> None:
+    larger = RetentionPolicy(*map(max, zip(astuple(case.policy), astuple(other), strict=True)))
+    few, many = case.plan().reasons(), replace(case, policy=larger).plan().reasons()
+    assert few.keys() <= many.keys()
+    assert all(set(reasons) <= set(many[key]) for key, reasons in few.items())
+
+
+@holds_for_any(cases, st.floats(0, 1))
+def test_one_newer_generation_shifts_one_slot_of_each_rule_at_most(case: Case, part: float) -> None:
+    """What goes by it was the newest (of the same day, week, …) or the oldest that one of the rules held."""
+    ranked = countable(case)
+    newest = ranked[0].taken_at if ranked else NOW - 900 * DAY
+    newer = taken(newest + (NOW + CLOCK_TOLERANCE - newest) * part, attempt=99)
+    before, after = case.plan(), replace(case, generations=[*case.generations, newer]).plan()
+    shifted = removed_ids(after) - removed_ids(before)
+    held = [[g.id for g in ranked if g.id in held_under(rule, before)] for rule in asdict(case.policy)]
+    assert removed_ids(before) <= removed_ids(after)
+    assert len(shifted) <= rules_in_use(case)
+    assert shifted <= {g.id for g in ranked[:1]} | {ids[-1] for ids in held if ids}
+
+
+@holds_for_any(cases, st.sets(st.integers(0, 59)))
+def test_damage_found_later_makes_others_stay_and_none_go(case: Case, found: set[int]) -> None:
+    worse = [replace(g, damaged=g.damaged or n in found) for n, g in enumerate(case.generations)]
+    assert removed_ids(replace(case, generations=worse).plan()) <= removed_ids(case.plan())
+
+
+@holds_for_any(sound_cases)
+def test_pruning_after_each_backup_ends_where_pruning_once_does(case: Case) -> None:
+    plans = [plan for _, plan in live(sorted(case.generations, key=age), case.policy, case.zone)]
+    assert (plans[-1].keep if plans else ()) == case.plan().keep
+
+
+@holds_for_any(cases, st.timedeltas(timedelta(0), 8 * DAY))
+def test_time_alone_removes_nothing_but_by_those_no_longer_in_the_future(case: Case, passed: timedelta) -> None:
+    later = replace(case, now=NOW + passed)
+    arrived = len(countable(later)) - len(countable(case))
+    gone = removed_ids(later.plan()) - removed_ids(case.plan())
+    assert len(gone) <= rules_in_use(case) * arrived
+
+
+@holds_for_any(sound_cases, st.timedeltas(timedelta(0), 5000 * DAY))
+def test_years_later_a_store_without_new_backups_is_left_as_it_was(case: Case, passed: timedelta) -> None:
+    assert replace(case, now=NOW + passed).plan() == case.plan()
