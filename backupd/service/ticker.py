@@ -19,8 +19,10 @@ STALLED_S: Final = 150.0
 class Ticker:
     """Calls `tick` at start and at each full minute; `age_s` tells how long ago it last ended, well or not."""
 
-    def __init__(self, tick: Callable[[], None], on_error: Callable[[Exception], None]) -> None:
-        self._tick, self._on_error = tick, on_error
+    def __init__(
+        self, tick: Callable[[], None], on_error: Callable[[Exception], None], *, stalled_s: float = STALLED_S
+    ) -> None:
+        self._tick, self._on_error, self._stalled_s = tick, on_error, stalled_s
         self._lock = threading.Lock()
         self._ticked_at = self._restarted_at = time.monotonic()
         self._scheduler = _scheduler()
@@ -42,7 +44,7 @@ class Ticker:
         Its thread may have died, or it sleeps until a time that the clock was set back from. A new one is given as
         long as the first before it is replaced in its turn.
         """
-        if min(self.age_s(), time.monotonic() - self._restarted_at) < STALLED_S:
+        if min(self.age_s(), time.monotonic() - self._restarted_at) < self._stalled_s:
             return False
         self._restarted_at = time.monotonic()
         self.stop()

@@ -94,7 +94,7 @@ def test_a_run_that_does_not_listen_is_killed_in_time(heavy: Backupd, backups: P
             os.kill(child, signal.SIGSTOP)
         assert daemon.stop() < 8
     with running_daemon(heavy) as daemon:
-        wait_until(lambda: archives(backups), "the backup that was killed", 180)
+        daemon.wait_for("backup of tasks: published", 180)
         assert not debris(backups)
 
 
@@ -105,8 +105,9 @@ def test_killed_in_the_middle_of_a_backup_it_heals_when_it_starts_again(heavy: B
         daemon.stop(signal.SIGKILL)
         wait_until(lambda: not any(Path(f"/proc/{run}").exists() for run in runs), "the end of its run")
     with running_daemon(heavy) as daemon:
-        wait_until(lambda: archives(backups), "the backup that was broken off")
+        daemon.wait_for("backup of tasks: published", 180)
         assert not debris(backups)
+        assert "was cut short" in daemon.said()
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_counts_as_failed(
