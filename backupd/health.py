@@ -5,12 +5,15 @@ What it says may be read by strangers: it names sources and replicas, never a pa
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from backupd.model import CLOCK_TOLERANCE, Hold, Task
+from backupd.schedule import Schedule
 from backupd.spans import human_span
 
 _WHAT = {"backup": "verified backup of {}", "replicate": "off-site copy at {}", "drill": "proven restore from {}"}
+_LEAST_GRACE = timedelta(hours=2)
+_SHARE_OF_GRACE = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,15 @@ class Health:
         late = (why for standing in facts.standings if (why := _lateness(standing, now)))
         damaged = (f"{hold.source} is damaged: nothing is pruned" for hold in facts.holds if hold.kind == "corrupt")
         return cls(now, facts.standings, (*facts.unknown, *late, *damaged), tuple(_warnings(facts)))
+
+
+def health_limit(schedule: Schedule, now: datetime) -> timedelta:
+    """Return how old a proof may be that `schedule` brings anew: its longest gap and a twelfth, at least 2 hours, more.
+
+    So a daily backup is missed after 26 to 27 hours, a weekly one after 7 days and 14 hours.
+    """
+    gap = schedule.longest_gap(now)
+    return gap + max(gap / _SHARE_OF_GRACE, _LEAST_GRACE)
 
 
 def within_limit(standing: Standing, now: datetime) -> bool:

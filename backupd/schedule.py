@@ -1,13 +1,15 @@
 """When a task is due: pure, and right across changes of the clocks.
 
 cronsim (https://github.com/cuu508/cronsim) reckons as Debian's cron does: a time that the clocks skip comes right after
-the gap, a time that they repeat comes once.
+the gap, a time that they repeat comes once. Only what comes in every hour goes on by the hour, whatever the clocks say.
 """
 
 import re
+from calendar import monthrange
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from itertools import islice, pairwise, takewhile
+from itertools import dropwhile, islice
 
 from cronsim import CronSim, CronSimError
 
@@ -16,17 +18,20 @@ from backupd.model import CLOCK_TOLERANCE
 _TIME = re.compile(r"(?:(sun|mon|tue|wed|thu|fri|sat) +)?(\d{1,2}):(\d\d)", re.IGNORECASE | re.ASCII)
 _EXPECTED = 'must be a time ("04:00"), a weekday and a time ("sun 05:00") or a cron expression ("0 6 1 * *")'
 _FIELDS = 5
+_HOURS_OF_A_DAY = 24
+_MINUTES_OF_A_DAY = 24 * 60
+_DAY = timedelta(days=1)
 _ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)
-_LAST_DAY_OF_EVERY_MONTH = 28
+_COMMON_YEAR = 2026
 _LOOK_AHEAD = timedelta(days=2 * 366)
-_INSTANTS_LOOKED_AT = 20_000
 _FIRST_RETRY = timedelta(minutes=2)
 _SLOWEST_RETRY = timedelta(hours=1)
+_BY_SCHEDULE = "by schedule"
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Instants at which a task is due, by a cron expression of five fields in a time zone."""
+    """Instants at which a task is due, by a cron expression of five fields in a time zone; made by `parse`."""
 
     expression: str
     timezone: tzinfo
@@ -39,33 +44,62 @@ class Schedule:
         if len(expression.split()) != _FIELDS:
             raise ValueError(f"{_EXPECTED}, not {text!r}")
         try:
-            next(CronSim(expression, _ANY_TIME))
+            cron = CronSim(expression, _ANY_TIME)
+            next(cron)
         except CronSimError as error:
             raise ValueError(f"{_EXPECTED}, not {text!r}: {error}") from None
         except StopIteration:
             raise ValueError(f"{text!r} never comes") from None
-        _refuse_days_that_months_lack(expression)
-        return cls(expression, timezone)
+        _refuse_days_that_months_lack(cron)
+        return cls(_spell_out_hours(expression, cron), timezone)
 
     def latest(self, now: datetime) -> datetime:
         """Return the latest due instant at or before `now` (aware); both in UTC."""
-        after = now.astimezone(self.timezone) + timedelta(seconds=1)
-        return next(CronSim(self.expression, after, reverse=True)).astimezone(UTC)
+        # Backwards cronsim takes the second pass of a repeated hour for the first: what is due is what comes forwards.
+        backwards = CronSim(self.expression, now.astimezone(self.timezone), reverse=True)
+        latest = next(backwards).astimezone(UTC)
+        for instant in self._after(latest):
+            if instant > now:
+                break
+            latest = instant
+        return latest
 
     def following(self, now: datetime) -> datetime:
         """Return the first due instant after `now` (aware); both in UTC."""
-        return next(CronSim(self.expression, now.astimezone(self.timezone))).astimezone(UTC)
+        return next(self._after(now))
 
     def longest_gap(self, now: datetime) -> timedelta:
-        """Return the longest time between two due instants of the two years after `now`."""
+        """Return the longest time between two due instants, from the one before `now` to two years later.
+
+        Goes from one to the next for the first 1,440, which is all that a day can hold, and then from day to day: of
+        what is due oftener than twice a day it may miss the gap that a change of the clocks stretches.
+        """
+        at, until, longest = self.latest(now), now + _LOOK_AHEAD, timedelta()
+        for instant in islice(self._after(at), _MINUTES_OF_A_DAY):
+            at, longest = instant, max(longest, instant - at)
+            if at > until:
+                return longest
+        while at <= until:
+            leap = self.latest(at + max(longest, _DAY))
+            if leap == at:
+                leap = self.following(at)
+                longest = max(longest, leap - at)
+            at = leap
+        return longest
+
+    def _after(self, now: datetime) -> Iterator[datetime]:
+        """Yield the due instants after `now` in UTC: in the second pass of a repeated hour, not those of the first."""
         instants = (instant.astimezone(UTC) for instant in CronSim(self.expression, now.astimezone(self.timezone)))
-        soon = islice(takewhile(lambda instant: instant < now + _LOOK_AHEAD, instants), _INSTANTS_LOOKED_AT)
-        return max((later - earlier for earlier, later in pairwise(soon)), default=_LOOK_AHEAD)
+        return dropwhile(lambda instant: instant <= now, instants)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskHistory:
-    """What became of a task so far (aware times): when its last successful run began, and when later ones failed."""
+    """What became of a task so far (aware times): when its last successful run began, and when runs failed.
+
+    The last one that is not dated in the future: behind one that a clock ran ahead for, the catalog has to be asked for
+    the one before, or the task would run each minute until that time has come.
+    """
 
     succeeded_at: datetime | None = None
     failed_at: tuple[datetime, ...] = ()
@@ -86,24 +120,47 @@ def plan_next_run(schedule: Schedule, history: TaskHistory, now: datetime) -> Du
     future, by a clock that ran ahead, counts for nothing.
     """
     believed = now + CLOCK_TOLERANCE
-    latest = schedule.latest(now)
     succeeded_at = history.succeeded_at if history.succeeded_at and history.succeeded_at <= believed else None
-    if succeeded_at is not None and succeeded_at >= latest:
-        return Due(schedule.following(now), "by schedule")
+    if succeeded_at is not None:
+        following = schedule.following(succeeded_at)
+        if following > now:
+            return Due(following, _BY_SCHEDULE)
+    latest = schedule.latest(now)
     failures = [at for at in history.failed_at if latest <= at <= believed]
     if failures:
-        wait = min(_FIRST_RETRY * 2 ** min(len(failures) - 1, 10), _SLOWEST_RETRY)
-        return Due(min(max(failures) + wait, schedule.following(now)), f"failed {len(failures)} times")
-    if succeeded_at is None:
-        return Due(now, "there was none yet")
-    return Due(latest, "by schedule")
+        return Due(min(max(failures) + _wait(len(failures)), schedule.following(now)), _tries(len(failures)))
+    return Due(latest, _BY_SCHEDULE if succeeded_at else _no_success(history))
 
 
-def _refuse_days_that_months_lack(expression: str) -> None:
+def _wait(failures: int) -> timedelta:
+    return min(_FIRST_RETRY * (1 << min(failures - 1, 10)), _SLOWEST_RETRY)
+
+
+def _tries(failures: int) -> str:
+    return "the last try failed" if failures == 1 else f"the last {failures} tries failed"
+
+
+def _no_success(history: TaskHistory) -> str:
+    return "the last one is dated in the future" if history.succeeded_at else "there was none yet"
+
+
+def _refuse_days_that_months_lack(cron: CronSim) -> None:
     """Refuse a schedule that leaves out months: `0 6 31 * *` would drill seven times a year."""
-    day_of_month, month = expression.split()[2:4]
-    if month == "*" and day_of_month.isdecimal() and int(day_of_month) > _LAST_DAY_OF_EVERY_MONTH:
-        raise ValueError(f"not every month has a day {day_of_month}: write L for the last one")
+    first = min(cron.days)
+    if cron.day_and and any(first > monthrange(_COMMON_YEAR, month)[1] for month in cron.months):
+        raise ValueError(f"not every month has a day {first}: write L for the last one")
+
+
+def _spell_out_hours(expression: str, cron: CronSim) -> str:
+    """Return the expression so that a star in its time of day means what it says, and no more.
+
+    cronsim takes a star in minute or hour for "by the hour, whatever the clocks say". So `0 */6 * * *` would lose the
+    00:00 that Santiago skips in spring, and the 06:00 after each change by half an hour on Lord Howe Island.
+    """
+    minute, hour, *days = expression.split()
+    if len(cron.hours) == _HOURS_OF_A_DAY:
+        return " ".join((minute, "*", *days))
+    return " ".join((minute.replace("*", "0-59"), hour.replace("*", "0-23"), *days))
 
 
 def health_limit(schedule: Schedule, now: datetime) -> timedelta:
