@@ -1,0 +1,48 @@
+# Built by the classic builder as well (CapRover's), hence no --mount and no --chmod.
+#   docker build -t backupd .        or scripts/image, which fills in the labels
+
+FROM python:3.13-slim-trixie AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
+RUN python3 -m venv --without-pip /opt/backupd
+WORKDIR /build
+# What it depends on is a layer of its own: a change of the source does not fetch it again.
+COPY pyproject.toml ./
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+        >requirements.txt \
+    && pip --python /opt/backupd/bin/python install --no-compile -r requirements.txt
+COPY . .
+RUN pip wheel --no-deps --wheel-dir /wheels . \
+    && pip --python /opt/backupd/bin/python install --no-compile --no-deps /wheels/*.whl \
+    && /opt/backupd/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/backupd/lib
+
+FROM python:3.13-slim-trixie
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/lib/dpkg/*-old /var/cache/debconf/*-old \
+        /var/cache/ldconfig/aux-cache \
+    && python -B -m pip uninstall --yes --quiet --root-user-action=ignore pip
+COPY --from=build /opt/backupd /opt/backupd
+ENV PATH=/opt/backupd/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PUID=auto \
+    BACKUPD_HTTP__LISTEN=0.0.0.0:8080
+# The base comes without compiled modules, and at run time nobody may write any: what we import of it is compiled here.
+RUN python -c 'import pkgutil, backupd; \
+[__import__(m.name) for m in pkgutil.walk_packages(backupd.__path__, "backupd.") if not m.name.endswith("__main__")]'
+ENV PYTHONDONTWRITEBYTECODE=1
+
+ARG VERSION=dev
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="backupd" \
+      org.opencontainers.image.description="Backups of SQLite apps that nobody has to think about, and that are proven to restore" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.13-slim-trixie" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.created="$CREATED"
+
+EXPOSE 8080
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["backupd", "health"]
+ENTRYPOINT ["/usr/bin/tini", "--", "backupd"]
+CMD ["serve"]
