@@ -15,6 +15,7 @@ import click
 
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError
+from backupd.identity import settle
 from backupd.jobs.site import Site
 from backupd.model import Progress, RunReport
 from backupd.text import printable
@@ -111,7 +112,11 @@ def read_config(config_file: Path | None) -> Config:
 
 
 def open_site(config: Config, progress: Progress | None = None, *, writing: bool = True) -> Site:
-    """Return the local store as `build_site` makes it; its log is closed when the command ends."""
+    """Become whom PUID asks for, and return the local store as `build_site` makes it.
+
+    Its log is closed when the command ends. Raises ConfigError.
+    """
+    settle(config, os.environ)
     site = build_site(config, progress, writing=writing)
     click.get_current_context().call_on_close(site.log.close)
     return site

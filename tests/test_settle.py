@@ -1,0 +1,231 @@
+"""Becoming somebody else for real: processes that start as root, with few capabilities, as in a container."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backupd.stores.ownership import hand_over
+from support.bank import make_bank
+
+APP = 1234
+GROUP = 5678
+ID = "tasks-20261121-0400"
+LOG = "backup.log"
+pytestmark = pytest.mark.root
+
+# All is imported first: after that the interpreter may lie where only root can reach it.
+CHILD = """
+import json, os, sys
+from backupd.config import load_config
+from backupd.errors import BackupdError
+from backupd.identity import settle
+from backupd.stores.directory import DirectoryStore
+try:
+    config = load_config(None, os.environ)
+    first, again = settle(config, os.environ), settle(config, os.environ)
+    DirectoryStore("local", config.backups_dir).prepare()
+    print(json.dumps({
+        "reason": first and first.reason, "again": again and again.reason,
+        "uid": os.getresuid(), "gid": os.getresgid(), "groups": os.getgroups(), "home": os.environ["HOME"],
+        "capabilities": [line.split()[1] for line in open("/proc/self/status") if line[:6] in ("CapPrm", "CapEff")],
+        "read": open(config.sources["tasks"].path, "rb").read(6).decode() if "READ" in os.environ else None,
+    }))
+except BackupdError as error:
+    print(json.dumps({"error": error.message, "hint": error.hint, "exit_code": error.exit_code}))
+"""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume with the data of an app and an empty directory for backups, both reachable by everyone."""
+
+    data: Path
+    backups: Path
+
+    @property
+    def database(self) -> Path:
+        return self.data / "tasks.db"
+
+    def settle(self, capabilities: str = "", **environ: str) -> Any:
+        """Settle in a child that has only `capabilities`, such as "chown,setuid" ("all" for all of them)."""
+        names = {"BACKUPD_DATABASE": str(self.database), "BACKUPD_BACKUPS_DIR": str(self.backups), **environ}
+        bounding = ",".join(["-all", *(f"+{name}" for name in capabilities.split(",") if name)])
+        limits = [] if capabilities == "all" else ["setpriv", f"--bounding-set={bounding}", "--inh-caps=-all"]
+        done = subprocess.run(
+            [*limits, sys.executable, "-c", CHILD],
+            env={"PATH": os.environ["PATH"], "HOME": "/root", "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **names},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def volume() -> Iterator[Volume]:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        made = Volume(home / "data", home / "backups")
+        made.data.mkdir(mode=0o755)
+        made.backups.mkdir(mode=0o755)
+        make_bank(made.database)
+        for path in (made.data, made.database):
+            os.chown(path, APP, GROUP)
+        yield made
+
+
+def owner(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_uid, found.st_gid
+
+
+def test_root_becomes_the_owner_of_the_database_for_good(volume: Volume) -> None:
+    said = volume.settle("all", PUID="auto", READ="1")
+    assert said["uid"] == [APP] * 3
+    assert said["gid"] == [GROUP] * 3
+    assert said["groups"] == []
+    assert said["capabilities"] == ["0" * 16] * 2
+    assert said["reason"] == f"the owner of {volume.database}"
+    assert said["again"] is None
+    assert said["read"] == "SQLite"
+    assert said["home"] == "/"
+    assert owner(volume.backups) == (APP, GROUP)
+
+
+def test_three_capabilities_are_enough_for_a_fresh_volume_even_beside_private_data(volume: Volume) -> None:
+    volume.data.chmod(0o700)
+    volume.database.chmod(0o600)
+    said = volume.settle("chown,setuid,setgid", PUID="auto", READ="1")
+    assert (said["uid"], said["read"]) == ([APP] * 3, "SQLite")
+    assert owner(volume.backups) == owner(volume.backups / ".backupd") == (APP, GROUP)
+
+
+def test_backups_beside_the_database_need_no_right_to_change_owners(volume: Volume) -> None:
+    volume.data.chmod(0o700)
+    beside = volume.data / "backups"
+    assert volume.settle("setuid,setgid", PUID="auto", BACKUPD_BACKUPS_DIR=str(beside))["uid"] == [APP] * 3
+    assert owner(beside) == (APP, GROUP)
+
+
+def test_a_directory_of_backups_that_only_root_can_make_is_made_and_given_away(volume: Volume) -> None:
+    volume.backups.rmdir()
+    assert volume.settle("chown,setuid,setgid", PUID="auto")["uid"] == [APP] * 3
+    assert owner(volume.backups) == (APP, GROUP)
+    assert stat.S_IMODE(volume.backups.stat().st_mode) == 0o750
+
+
+def test_a_missing_mount_stays_missing(volume: Volume) -> None:
+    nowhere = volume.backups / "not-mounted" / "backups"
+    said = volume.settle("all", PUID="auto", BACKUPD_BACKUPS_DIR=str(nowhere))
+    assert "to hold the backups" in said["error"]
+    assert not nowhere.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "missing"), [("setuid,setgid", "CHOWN"), ("chown,setgid", "SETUID"), ("chown,setuid", "SETGID")]
+)
+def test_a_capability_that_is_missing_is_named(volume: Volume, capabilities: str, missing: str) -> None:
+    said = volume.settle(capabilities, PUID="auto")
+    assert said["exit_code"] == 78
+    assert missing in said["hint"]
+    assert str(APP) in said["error"]
+
+
+def test_numbers_go_before_the_owner(volume: Volume) -> None:
+    said = volume.settle("chown,setuid,setgid", PUID="4321", PGID="8765")
+    assert (said["uid"], said["gid"]) == ([4321] * 3, [8765] * 3)
+    assert owner(volume.backups) == (4321, 8765)
+
+
+def test_zero_stays_root_and_gives_nothing_away(volume: Volume) -> None:
+    said = volume.settle("chown,setuid,setgid", PUID="0")
+    assert (said["uid"], said["reason"], said["home"]) == ([0] * 3, None, "/root")
+    assert owner(volume.backups) == (0, 0)
+
+
+def test_root_may_run_in_another_group(volume: Volume) -> None:
+    said = volume.settle("setgid", PUID="0", PGID="100")
+    assert (said["uid"], said["gid"]) == ([0] * 3, [100] * 3)
+    assert owner(volume.backups) == (0, 0)
+
+
+def test_without_puid_root_stays_root(volume: Volume) -> None:
+    assert volume.settle("all")["uid"] == [0] * 3
+
+
+def test_what_root_left_in_the_store_is_given_and_nothing_else(volume: Volume) -> None:
+    ours = [f"{ID}.sqlite3.gz", f"{ID}-2.manifest.json", "SHA256SUMS", LOG, f"{LOG}.1.gz"]
+    foreign = ["notes.txt", "tasks.sqlite3.gz", "my.manifest.json", "SHA256SUMS.old", ".backupd.old"]
+    for name in (*ours, *foreign):
+        (volume.backups / name).touch(mode=0o600)
+    deep = volume.backups / ".backupd" / "staging" / "run-1" / "snapshot"
+    deep.parent.mkdir(parents=True, mode=0o700)
+    deep.touch()
+    volume.settle("chown,setuid,setgid", PUID="auto")
+    given = [volume.backups, *(volume.backups / name for name in ours), deep, *list(deep.parents)[:3]]
+    assert {owner(path) for path in given} == {(APP, GROUP)}
+    assert {owner(volume.backups / name) for name in foreign} == {(0, 0)}
+
+
+def test_what_belongs_to_somebody_else_already_stays_theirs(volume: Volume) -> None:
+    for path in (volume.backups / LOG, volume.backups):
+        path.touch()
+        os.chown(path, 4321, 4321)
+    hand_over(volume.backups, APP, GROUP, LOG)
+    assert owner(volume.backups) == owner(volume.backups / LOG) == (4321, 4321)
+
+
+def test_a_directory_that_everyone_may_write_to_stays_roots(volume: Volume) -> None:
+    volume.backups.chmod(0o1777)
+    (volume.backups / LOG).touch()
+    hand_over(volume.backups, APP, GROUP, LOG)
+    assert owner(volume.backups) == (0, 0)
+    assert owner(volume.backups / LOG) == (APP, GROUP)
+
+
+@pytest.mark.parametrize("name", [LOG, ".backupd", f"{ID}.sqlite3.gz", ".backupd/staging", ".backupd/lock"])
+def test_no_link_is_followed_inside(volume: Volume, tmp_path: Path, name: str) -> None:
+    target = tmp_path / "precious"
+    target.mkdir()
+    (target / "file").touch()
+    for victim in (target, target / "file"):
+        link = volume.backups / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(victim)
+        hand_over(volume.backups, APP, GROUP, LOG)
+        assert owner(victim) == owner(link) == (0, 0)
+        link.unlink()
+    assert owner(target / "file") == (0, 0)
+
+
+def test_no_link_is_followed_on_the_way(volume: Volume, tmp_path: Path) -> None:
+    for link in (volume.data / "backups", volume.data / "way"):
+        link.symlink_to(tmp_path)
+    hand_over(volume.data / "backups", APP, GROUP, LOG)
+    hand_over(volume.data / "way" / "backups", APP, GROUP, LOG)
+    assert owner(tmp_path) == (0, 0)
+    assert not (tmp_path / "backups").exists()
+
+
+def test_a_file_with_a_second_name_a_pipe_and_a_directory_are_left_alone(volume: Volume, tmp_path: Path) -> None:
+    secret = volume.data.parent / "secret"
+    secret.touch()
+    (volume.backups / LOG).hardlink_to(secret)
+    os.mkfifo(volume.backups / "SHA256SUMS")
+    (volume.backups / f"{ID}.sqlite3.gz").mkdir()
+    hand_over(volume.backups, APP, GROUP, LOG)
+    left = [secret, volume.backups / "SHA256SUMS", volume.backups / f"{ID}.sqlite3.gz", tmp_path]
+    assert {owner(path) for path in left} == {(0, 0)}
+    assert owner(volume.backups) == (APP, GROUP)
