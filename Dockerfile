@@ -22,6 +22,8 @@ RUN apt-get update \
         /var/cache/ldconfig/aux-cache \
     && python -B -m pip uninstall --yes --quiet --root-user-action=ignore pip
 COPY --from=build /opt/backupd /opt/backupd
+# A fresh volume takes over this mode: whoever backupd runs as can write there, with no right to change owners.
+RUN mkdir -m 1777 /backups
 ENV PATH=/opt/backupd/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PUID=auto \

@@ -1,0 +1,92 @@
+"""The image: what is in it, what is not, and how it introduces itself."""
+
+import re
+import subprocess
+import tomllib
+from typing import Any
+
+import pytest
+
+from support.containers import HARDENED, ROOT, Lab, docker
+
+BASE = "python:3.13-slim-trixie"
+LARGEST_MIB = 110
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture
+def facts(image: str) -> Any:
+    return docker("image", "inspect", image).json[0]
+
+
+def test_it_is_small(facts: Any) -> None:
+    base = docker("image", "inspect", BASE).json[0]
+    assert 0 < facts["Size"] - base["Size"] <= LARGEST_MIB * 2**20
+
+
+def test_it_says_which_version_it_is(lab: Lab, facts: Any) -> None:
+    assert lab.run(lab.image, "--version").out == f"backupd {PROJECT['version']}\n"
+    labels = facts["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == PROJECT["version"]
+    assert labels["org.opencontainers.image.description"] == PROJECT["description"]
+    assert labels["org.opencontainers.image.licenses"] == PROJECT["license"]
+    assert labels["org.opencontainers.image.base.name"] == f"docker.io/library/{BASE}"
+
+
+def test_its_revision_is_the_commit_that_it_was_built_from(facts: Any) -> None:
+    labels = facts["Config"]["Labels"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert labels["org.opencontainers.image.revision"] == (head.stdout.strip() or "unknown")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT.*|unknown", labels["org.opencontainers.image.created"])
+
+
+def test_docker_asks_it_for_its_health_and_can_hear_a_no(facts: Any) -> None:
+    assert facts["Config"]["Healthcheck"] == {
+        "Test": ["CMD", "backupd", "health"],
+        "Interval": 30 * 10**9,
+        "Timeout": 5 * 10**9,
+        "StartPeriod": 20 * 10**9,
+        "Retries": 3,
+    }
+
+
+def test_its_first_process_reaps_and_forwards_and_then_comes_the_daemon(facts: Any) -> None:
+    config = facts["Config"]
+    assert config["Entrypoint"] == ["/usr/bin/tini", "--", "backupd"]
+    assert config["Cmd"] == ["serve"]
+    assert config["ExposedPorts"] == {"8080/tcp": {}}
+    assert config.get("Volumes") is None, "a volume that nobody named is one that nobody finds"
+
+
+def test_it_holds_no_compiler_no_installer_and_no_caches(lab: Lab) -> None:
+    look = (
+        "for name in gcc cc g++ make pip pip3 uv apt-key; do ! command -v $name; done;"
+        "! python -c 'import pip' 2>/dev/null;"
+        "find /var/lib/apt/lists /root/.cache /build /wheels -type f 2>/dev/null | head -5"
+    )
+    answer = lab.run(lab.image, "-uc", look, options=("--entrypoint=sh",))
+    assert answer.out == ""
+
+
+def test_nothing_of_the_machine_that_built_it_is_in_it(facts: Any, image: str) -> None:
+    history = docker("history", "--no-trunc", "--format={{.CreatedBy}}", image).out.splitlines()
+    base = docker("history", "--no-trunc", "--format={{.CreatedBy}}", BASE).out.splitlines()
+    ours = "\n".join([*history[: len(history) - len(base)], *facts["Config"]["Env"]]).lower()
+    assert "copy /opt/backupd" in ours
+    for word in ("index-url", "index_url", "ca-certificates", "_cert", "proxy", "password", "token"):
+        assert word not in ours, word
+
+
+def test_every_module_it_needs_is_compiled_already(lab: Lab) -> None:
+    program = (
+        "import sys, importlib, pkgutil, backupd\n"
+        "for m in pkgutil.walk_packages(backupd.__path__, 'backupd.'):\n"
+        "    if not m.name.endswith('__main__'): importlib.import_module(m.name)\n"
+        "import os\n"
+        "for m in list(sys.modules.values()):\n"
+        "    spec = getattr(m, '__spec__', None)\n"
+        "    if spec and spec.cached and (spec.origin or '').endswith('.py') and not os.path.exists(spec.cached):\n"
+        "        print(m.__name__)\n"
+    )
+    answer = lab.run(lab.image, "-c", program, options=("--entrypoint=python", *HARDENED, "--user=4321:4321"))
+    assert (answer.code, answer.out) == (0, ""), answer.err
