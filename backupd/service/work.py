@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError
+from backupd.identity import settle
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import RunReport
@@ -26,6 +27,7 @@ def main(task: str, source: str, config_file: str) -> int:
     """Do `task` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
     config = load_config(Path(config_file) if config_file else None, os.environ)
     try:
+        settle(config, os.environ)  # a database that was not there when the daemon started may have an owner by now
         site = build_site(config, console=sys.stdout)
     except BackupdError as error:
         print(f"{task} of {source} cannot begin: {error.message} | what to do: {error.hint}", flush=True)  # noqa: T201 - there is no log to write to
