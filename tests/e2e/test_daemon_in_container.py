@@ -1,0 +1,241 @@
+"""The sidecar as it is deployed: the image's own daemon beside a real app, in a container with few rights."""
+
+import gzip
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from support.containers import BACKUPS, DATA, HARDENED, Container, Lab, docker, wait_until
+
+STAGED = f"ls {DATA}/backups/.backupd/staging/run-*/copy/snapshot.sqlite3"
+APP_HEALTH = "http://127.0.0.1:8000/health"
+LIVEZ, HEALTH = "http://127.0.0.1:8080/livez", "http://127.0.0.1:8080/health"
+SWIFT = ("--health-interval=1s", "--health-retries=1", "--health-start-period=0s")
+NOTHING_YET = "there is no verified backup of tasks yet"
+# Grows the database with noise, which takes its time to pack.
+GROW = """
+import sqlite3, sys
+c = sqlite3.connect("tasks.db")
+c.execute("CREATE TABLE noise(data BLOB)")
+c.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+          "INSERT INTO noise SELECT randomblob(65536) FROM n", (int(sys.argv[1]) * 16,))
+c.commit()
+c.close()
+"""
+# Finds the daemon, and sends it a signal or tells what the kernel knows of it.
+DAEMON = """
+import os, pathlib, signal, sys
+for p in pathlib.Path("/proc").glob("[0-9]*"):
+    words = (p / "cmdline").read_bytes().split(b"\\0")
+    if words[-2:-1] == [b"serve"] and b"python" in words[0]:
+        print((p / "status").read_text())
+        if len(sys.argv) > 1: os.kill(int(p.name), getattr(signal, sys.argv[1]))
+"""
+# Keeps the catalog's directory locked, as a process that hangs in it would, until its standard input closes.
+HOLD = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print('held', flush=True); input()"
+
+
+def grown(lab: Lab, volume: str, mib: int = 200) -> str:
+    """Let the database on `volume` grow until a backup of it takes seconds; return the volume."""
+    lab.shell(volume, f"python -c '{GROW}' {mib} && chown 1000:1000 tasks.db")
+    return volume
+
+
+def said(sidecar: Container, text: str, timeout_s: float = 60) -> None:
+    """Wait until `text` is in what `docker logs` shows."""
+    wait_until(lambda: text in sidecar.logs(), f"{text!r} in the logs", timeout_s)
+
+
+def healthy(sidecar: Container, timeout_s: float = 60) -> None:
+    wait_until(lambda: sidecar.get(HEALTH)[0] == 200, "health", timeout_s)
+
+
+def sh(sidecar: Container, script: str) -> str:
+    """Run a shell script inside, as the owner of the database; return what it printed."""
+    return sidecar.exec("sh", "-c", script, options=("--user=1000:1000",)).out.strip()
+
+
+def status_of_daemon(sidecar: Container, *signal: str) -> dict[str, str]:
+    """Return the fields of the daemon's /proc/PID/status, and send it a signal if one is named."""
+    answer = sidecar.exec("python", "-c", DAEMON, *signal, options=("--user=1000:1000",))
+    assert answer.code == 0, answer.err
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in answer.out.splitlines())}
+
+
+def archives(sidecar: Container) -> list[str]:
+    return sh(sidecar, f"ls {DATA}/backups/*.sqlite3.gz").split()
+
+
+def at_work(sidecar: Container) -> None:
+    """Wait until a backup has something in staging."""
+    wait_until(lambda: sh(sidecar, STAGED), "a staged copy")
+
+
+def unfinished(lab: Lab, volume: str) -> list[str]:
+    """Return what is in staging, and every archive."""
+    return [name for name in lab.files(volume) if "staging/run-" in name or name.endswith(".gz")]
+
+
+def gunzipped(sidecar: Container, directory: Path) -> sqlite3.Connection:
+    """Fetch the newest archive out of the container, unpack it with gzip alone, and open it."""
+    docker("cp", f"{sidecar.name}:{archives(sidecar)[-1]}", directory / "archive.gz")
+    (directory / "copy.db").write_bytes(gzip.decompress((directory / "archive.gz").read_bytes()))
+    return sqlite3.connect(directory / "copy.db")
+
+
+def tasks_of(app: Container) -> int:
+    return int(json.loads(app.get(APP_HEALTH)[1])["tasks"])
+
+
+def test_the_first_backup_appears_by_itself_beside_an_app_that_writes_and_harms_nothing(
+    lab: Lab, tmp_path: Path
+) -> None:
+    volume = lab.volume()
+    app = lab.app(volume, WRITE_EVERY_MS="5")
+    before = lab.files(volume)
+    sidecar = lab.sidecar(volume, options=HARDENED)
+    healthy(sidecar)
+    copy = gunzipped(sidecar, tmp_path)
+    assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    balance, entries = copy.execute("SELECT sum(amount), count(*) FROM ledger").fetchone()
+    assert balance == 0
+    assert entries > 0
+    after = lab.files(volume)
+    assert {name: after[name] for name in before} == before
+    assert {rights.split()[0] for name, rights in after.items() if name.startswith("backups")} == {"1000:1000"}
+    app.stop()
+    again = lab.app(volume, WRITE_EVERY_MS="5")
+    tasks = tasks_of(again)
+    wait_until(lambda: tasks_of(again) > tasks, "the app writes again")
+
+
+def test_the_daemon_is_root_no_more_and_small(lab: Lab, volume: str) -> None:
+    sidecar = lab.sidecar(volume, options=HARDENED)
+    said(sidecar, "scrub of tasks: done")
+    status = status_of_daemon(sidecar)
+    assert status["Uid"].split() == status["Gid"].split() == ["1000"] * 4
+    assert status["Groups"] == ""
+    assert int(status["CapEff"], 16) == 0
+    assert int(status["VmRSS"].split()[0]) <= 96 << 10
+
+
+def test_the_healthcheck_fails_while_the_daemon_is_stuck_and_recovers(lab: Lab, volume: str) -> None:
+    sidecar = lab.sidecar(volume, options=(*HARDENED, *SWIFT, "--health-timeout=2s"))
+    wait_until(lambda: sidecar.health() == "healthy", "healthy", 60)
+    assert status_of_daemon(sidecar, "SIGSTOP")
+    wait_until(lambda: sidecar.health() == "unhealthy", "unhealthy", 60)
+    assert status_of_daemon(sidecar, "SIGCONT")
+    wait_until(lambda: sidecar.health() == "healthy", "healthy again", 60)
+
+
+def test_the_healthcheck_fails_while_the_catalog_is_out_of_reach_and_recovers(lab: Lab, volume: str) -> None:
+    sidecar = lab.sidecar(volume, options=(*HARDENED, *SWIFT, "--health-timeout=20s"))
+    said(sidecar, "scrub of tasks: done")
+    holder = lab.start(
+        lab.image,
+        "-c",
+        HOLD,
+        f"{DATA}/backups/.backupd",
+        options=("--interactive", "--entrypoint=python", "--user=1000:1000", f"--volume={volume}:{DATA}"),
+    )
+    wait_until(lambda: sidecar.health() == "unhealthy", "unhealthy", 90)
+    assert "the catalog cannot be used" in sidecar.get(LIVEZ)[1]
+    holder.kill()
+    wait_until(lambda: sidecar.health() == "healthy", "healthy again", 90)
+
+
+def test_docker_stop_in_the_middle_of_a_large_backup_leaves_nothing_and_loses_nothing(lab: Lab, volume: str) -> None:
+    sidecar = lab.sidecar(grown(lab, volume), options=HARDENED)
+    at_work(sidecar)
+    code, seconds = sidecar.stop()
+    assert code == 0
+    assert seconds < 9
+    assert not unfinished(lab, volume)
+    docker("start", sidecar.name)
+    healthy(sidecar, 120)
+
+
+def test_docker_kill_in_the_middle_of_a_large_backup_is_healed_at_the_next_start(lab: Lab, volume: str) -> None:
+    sidecar = lab.sidecar(grown(lab, volume), options=HARDENED)
+    at_work(sidecar)
+    sidecar.kill()
+    wait_until(lambda: not sidecar.is_running(), "the end")
+    assert unfinished(lab, volume)
+    docker("start", sidecar.name)
+    said(sidecar, "backup of tasks: published", 120)
+    assert "was cut short" in sidecar.logs()
+    assert [name for name in unfinished(lab, volume) if "staging" in name] == []
+
+
+def test_of_two_sidecars_on_one_volume_one_stands_by_and_takes_over(lab: Lab, volume: str) -> None:
+    first = lab.sidecar(volume, options=HARDENED)
+    said(first, "scrub of tasks: done")
+    second = lab.sidecar(volume, options=HARDENED)
+    said(second, "standing by")
+    assert second.get(LIVEZ)[0] == second.get(HEALTH)[0] == 200
+    first.stop()
+    sh(second, f"rm -r {DATA}/backups/*.* {DATA}/backups/.backupd/catalog*")  # so that there is something to do
+    said(second, "backup of tasks: published", 100)
+    assert len(archives(second)) == 1
+
+
+def test_a_full_volume_fails_the_backup_and_leaves_nothing_there(lab: Lab, volume: str) -> None:
+    small = f"--mount=type=tmpfs,destination={BACKUPS},tmpfs-size={16 << 20},tmpfs-mode=1777"
+    sidecar = lab.sidecar(grown(lab, volume, 20), options=(*HARDENED, small), BACKUPD_BACKUPS_DIR=BACKUPS)
+    said(sidecar, "backup of tasks: failed")
+    assert f"at {BACKUPS}, where" in sidecar.logs()
+    assert "what to do: free space" in sidecar.logs()
+    status, body = sidecar.get(HEALTH)
+    assert (status, json.loads(body)["reasons"]) == (503, [NOTHING_YET])
+    assert sh(sidecar, f"ls {BACKUPS}/*.gz") == ""
+    assert sidecar.get(LIVEZ)[0] == 200
+
+
+def test_a_database_that_an_empty_file_replaced_fails_and_the_old_generation_stays(lab: Lab, volume: str) -> None:
+    sidecar = lab.sidecar(volume, options=HARDENED)
+    said(sidecar, "scrub of tasks: done")
+    kept = archives(sidecar)
+    lab.shell(volume, "rm tasks.db* && touch tasks.db && chown 1000:1000 tasks.db")
+    answer = sidecar.exec("backupd", "backup", "--json")
+    assert answer.code == 1
+    assert "is empty (0 bytes)" in answer.json["error"]
+    assert archives(sidecar) == kept
+
+
+def test_a_wrong_volume_is_a_failed_run_that_says_so_and_no_end_of_the_daemon(lab: Lab) -> None:
+    empty, backups = lab.volume(), lab.volume()
+    sidecar = lab.sidecar(empty, backups=backups, options=(*HARDENED, *SWIFT))
+    said(sidecar, f"backup of tasks: failed: no database at {DATA}/tasks.db")
+    assert "a wrong one is an empty directory" in sidecar.logs()
+    assert json.loads(sidecar.get(HEALTH)[1])["reasons"] == [NOTHING_YET]
+    assert set(lab.files(empty)) == {"."}
+    wait_until(lambda: sidecar.health() == "healthy", "the daemon itself is well", 60)
+
+
+def test_days_are_those_of_the_time_zone_in_tz(lab: Lab, volume: str) -> None:
+    sidecar = lab.sidecar(volume, options=HARDENED, TZ="America/New_York")
+    said(sidecar, "days are counted in America/New_York")
+    answer = lab.backupd(volume, "config", "check", options=HARDENED, TZ="Mars/Olympus_Mons")
+    assert answer.code == 78
+    assert "IANA time zone" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("BACKUPD_SCHEDULE__BACKUP", "0 4 31 * *", "write L for the last one"),
+        ("BACKUPD_HEALTHCHECK_URL", "https://monitor.example", "did you mean"),
+        ("BACKUPD_DATABASE", "", "nothing to back up"),
+        ("PUID", "me", "to a number"),
+    ],
+    ids=["schedule", "unknown-name", "nothing", "user"],
+)
+def test_a_wrong_configuration_stops_the_start_with_what_to_change(
+    lab: Lab, volume: str, name: str, value: str, words: str
+) -> None:
+    answer = lab.backupd(volume, "serve", options=HARDENED, **{name: value})
+    assert answer.code == 78
+    assert name in answer.err
+    assert words in answer.err
