@@ -9,7 +9,7 @@ from calendar import monthrange
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from itertools import dropwhile, islice
+from itertools import dropwhile, islice, takewhile
 
 from cronsim import CronSim, CronSimError
 
@@ -58,9 +58,7 @@ class Schedule:
         # Backwards cronsim takes the second pass of a repeated hour for the first: what is due is what comes forwards.
         backwards = CronSim(self.expression, now.astimezone(self.timezone), reverse=True)
         latest = next(backwards).astimezone(UTC)
-        for instant in self._after(latest):
-            if instant > now:
-                break
+        for instant in takewhile(lambda instant: instant <= now, self._after(latest)):
             latest = instant
         return latest
 

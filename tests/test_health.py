@@ -144,8 +144,8 @@ def test_limit_is_the_longest_gap_and_a_twelfth_but_two_hours_more_at_least(
     assert health_limit(Schedule.parse(text, ZoneInfo(name)), NOW) == limit
 
 
-@pytest.mark.parametrize("text", ["04:00", "00:30", "sun 02:30", "0 6 L * *", "0 */6 * * *"])
-@pytest.mark.parametrize("name", ["Europe/Berlin", "Australia/Lord_Howe", "Antarctica/Troll"])
+@pytest.mark.parametrize("text", ["04:00", "sun 02:30", "0 6 L * *", "0 */8 * * *"])
+@pytest.mark.parametrize("name", ["Australia/Lord_Howe", "Antarctica/Troll"])
 def test_backup_that_is_an_hour_late_is_never_beyond_the_limit(text: str, name: str) -> None:
     """Also when the clocks go back: whoever does all by schedule is not called unwell."""
     schedule = Schedule.parse(text, ZoneInfo(name))

@@ -221,7 +221,7 @@ def situations(draw: st.DrawFn) -> tuple[Schedule, TaskHistory, datetime]:
 
 
 @given(situations(), st.timedeltas(timedelta(), 40 * HOUR))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_plan_stands_until_a_run_ends(situation: tuple[Schedule, TaskHistory, datetime], passed: timedelta) -> None:
     """What is due stays due, and what is not is due exactly when it was told."""
     schedule, history, now = situation
@@ -235,7 +235,7 @@ def test_plan_stands_until_a_run_ends(situation: tuple[Schedule, TaskHistory, da
 
 
 @given(situations())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_success_now_ends_it_until_the_next_due_time(situation: tuple[Schedule, TaskHistory, datetime]) -> None:
     schedule, history, now = situation
     done = TaskHistory(now, history.failed_at)
@@ -243,14 +243,14 @@ def test_success_now_ends_it_until_the_next_due_time(situation: tuple[Schedule, 
 
 
 @given(situations())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_nothing_waits_longer_than_for_the_next_due_time(situation: tuple[Schedule, TaskHistory, datetime]) -> None:
     schedule, history, now = situation
     assert plan_next_run(schedule, history, now).at <= schedule.following(now)
 
 
 @given(situations())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_failure_never_brings_the_next_try_forward(situation: tuple[Schedule, TaskHistory, datetime]) -> None:
     schedule, history, now = situation
     failed = TaskHistory(history.succeeded_at, (*history.failed_at, now))

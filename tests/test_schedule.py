@@ -131,7 +131,7 @@ def moments(draw: st.DrawFn) -> tuple[Schedule, datetime]:
 @given(moments())
 @example((Schedule.parse("30 2 * * *", BERLIN), local("2026-10-25 02:10", "Europe/Berlin", fold=1)))
 @example((Schedule.parse("0 0 * * *", BERLIN), local("2026-03-30 00:00", "Europe/Berlin")))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_now_lies_between_latest_and_following_and_nothing_due_does(moment: tuple[Schedule, datetime]) -> None:
     schedule, now = moment
     latest, following = schedule.latest(now), schedule.following(now)
@@ -144,7 +144,7 @@ def test_now_lies_between_latest_and_following_and_nothing_due_does(moment: tupl
 
 
 @given(moments(), st.timedeltas(timedelta(), 40 * HOUR))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_later_never_means_earlier(moment: tuple[Schedule, datetime], passed: timedelta) -> None:
     schedule, now = moment
     later = now + passed
@@ -154,7 +154,7 @@ def test_later_never_means_earlier(moment: tuple[Schedule, datetime], passed: ti
 
 
 @given(moments(), st.sampled_from(ZONES))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_instant_counts_and_not_the_zone_it_is_told_in(moment: tuple[Schedule, datetime], name: str) -> None:
     schedule, now = moment
     elsewhere = now.astimezone(ZoneInfo(name))
@@ -231,7 +231,7 @@ def test_longest_gap_is_found_whether_due_each_minute_or_once_a_year(text: str, 
 
 
 @given(moments(), st.timedeltas(timedelta(), 2 * 365 * DAY))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 def test_no_gap_of_two_years_is_longer_but_for_the_two_hours_that_clocks_may_add(
     moment: tuple[Schedule, datetime], passed: timedelta
 ) -> None:

@@ -43,12 +43,12 @@ def _ticks(begin: datetime, end: datetime, changes: list[datetime]) -> list[date
 
     None is on most days that are far from a change: one is as the other.
     """
-    near = [change for change in changes if begin - DAY < change < end + DAY]
-    if not near and end.toordinal() % 30:
+    near = [change for change in changes if begin - DAY < change < end + HOUR]
+    if not near and end.toordinal() % 60:
         return []
     worth = {begin + MINUTE, end - MINUTE, end, end + MINUTE}
     for change in near:
-        worth.update(minutes(change - HOUR, change + 3 * HOUR, 15 * MINUTE))
+        worth.update(minutes(change - HOUR, change + 3 * HOUR, 20 * MINUTE))
     return sorted(tick for tick in worth if begin < tick <= end + MINUTE)
 
 
