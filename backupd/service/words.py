@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from backupd import __version__
 from backupd.health import Health, Standing, within_limit
-from backupd.jobs.words import human_age, human_bytes
+from backupd.jobs.words import human_bytes
 from backupd.service.status import SourceFigures, Status
 from backupd.spans import human_span
 from backupd.text import printable
@@ -35,7 +35,7 @@ def _age(standing: Standing, health: Health) -> str:
     if standing.last_at is None:
         return f"never, {allowed}"
     age_s = (health.checked_at - standing.last_at).total_seconds()
-    old = human_age(age_s) if age_s < 0 else f"{human_age(age_s)} ago"
+    old = f"in {human_span(-age_s)}" if age_s < 0 else f"{human_span(age_s)} ago"
     late = "" if within_limit(standing, health.checked_at) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
     return f"{old}, {allowed}{late}"
 
@@ -48,7 +48,7 @@ def _sources(status: Status) -> Iterator[str]:
 def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
     yield f"{source.generations}, {source.verified} of them verified"
     if source.newest_at is not None:
-        yield f"the newest {human_age((status.taken_at - source.newest_at).total_seconds())} old"
+        yield f"the newest {human_span((status.taken_at - source.newest_at).total_seconds())} old"
     if source.snapshot_bytes is not None and source.archive_bytes is not None:
         yield f"{human_bytes(source.snapshot_bytes)} as {human_bytes(source.archive_bytes)}"
     if source.frozen:

@@ -52,7 +52,7 @@ def page(status: Status) -> Answer:
 
 def late(key: str, patience_s: float) -> Answer:
     """Answer that the service has said nothing for `patience_s`; `key` is what is false then."""
-    return _json(HTTPStatus.SERVICE_UNAVAILABLE, {key: False, "reasons": [f"no answer within {patience_s:.0f} s"]})
+    return _json(HTTPStatus.SERVICE_UNAVAILABLE, {key: False, "reasons": [f"no answer within {patience_s:g} s"]})
 
 
 def internal_error() -> Answer:

@@ -13,11 +13,15 @@ from starlette.types import ASGIApp
 from backupd.errors import BackupdError
 from backupd.service.web.connection import Connection
 from backupd.service.web.listen import listening_sockets
+from backupd.service.web.shared import describe_error
 
 _BACKLOG = 128
 _HEADER_BYTES = 16 << 10
 _GRACE_S = 0.5
 _START_S = 10.0
+# From accept() to connection_made() asyncio takes three rounds of its loop: what is in between when the listener is
+# closed would stay open, with nobody to answer it.
+_ROUNDS_TO_BEGIN = 5
 
 
 class HttpServer:
@@ -53,7 +57,7 @@ class HttpServer:
             target=self._run, args=(self._server, sockets), name="backupd-http", daemon=True
         )
         self._thread.start()
-        if not self._server.is_up.wait(_START_S):
+        if not self._server.is_up.wait(_START_S) or not self._server.started:
             raise BackupdError("the HTTP server does not start", "look at the log for what came before")
 
     def stop(self, timeout_s: float = 1.0) -> None:
@@ -68,7 +72,11 @@ class HttpServer:
                 runner.get_loop().set_exception_handler(self._tell)
                 runner.run(server.serve(sockets))
         except Exception as error:  # noqa: BLE001 - a thread's end must not go unheard
-            self._on_error(f"the HTTP server ended: {type(error).__name__}: {error}")
+            self._on_error(f"the HTTP server ended: {describe_error(error)}")
+        finally:
+            for listener in sockets:  # whoever asks a server that has ended shall hear so at once
+                listener.close()
+            server.is_up.set()
 
     def _tell(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._on_error(f"HTTP: {context.get('message')}: {context.get('exception')!r}")
@@ -97,11 +105,15 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - servers close them
         """Close what listens and what is idle, give answers half a second, and end the rest."""
+        loop = asyncio.get_running_loop()
+        for listener in (listener for server in self.servers for listener in server.sockets):
+            loop.remove_reader(listener.fileno())
+        for _ in range(_ROUNDS_TO_BEGIN):
+            await asyncio.sleep(0)
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        loop = asyncio.get_running_loop()
         last = loop.time() + _GRACE_S
         while self.server_state.connections and loop.time() < last:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.02)

@@ -1,0 +1,209 @@
+"""What the daemon answers over HTTP, asked through a real socket."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+
+import pytest
+from web_site import ILL, WELL, Told, eventually, serving, status_of
+
+from backupd.service.web import shared
+from backupd.service.words import status_lines
+
+PATHS = ("/livez", "/health", "/metrics", "/")
+
+
+def test_livez_is_green_while_the_service_names_no_reason() -> None:
+    with serving() as site:
+        reply = site.ask("/livez")
+    assert (reply.status, reply.json) == (200, {"alive": True, "reasons": []})
+
+
+def test_livez_is_red_and_says_why() -> None:
+    with serving(Told(reasons=("the scheduler has stopped",))) as site:
+        reply = site.ask("/livez")
+    assert (reply.status, reply.json) == (503, {"alive": False, "reasons": ["the scheduler has stopped"]})
+
+
+def test_health_is_green_while_every_proof_is_within_its_limit() -> None:
+    with serving() as site:
+        reply = site.ask("/health")
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.json["healthy"] is True
+    assert reply.json["checked_at"] == "2026-11-25T12:00:00+00:00"
+    assert reply.json["reasons"] == reply.json["warnings"] == []
+    assert reply.json["standings"][0] == {
+        "task": "backup",
+        "subject": "tasks",
+        "last_at": "2026-11-25T09:00:00+00:00",
+        "age_s": 10_800,
+        "limit_s": 93_600,
+        "within_limit": True,
+    }
+
+
+def test_health_is_red_and_says_which_proof_is_late_or_was_never_made() -> None:
+    with serving(Told(judged=ILL)) as site:
+        reply = site.ask("/health")
+    assert reply.status == 503
+    assert reply.json["healthy"] is False
+    assert reply.json["reasons"] == list(ILL.reasons)
+    assert len(reply.json["reasons"]) == 2
+    assert reply.json["warnings"] == ["tasks has shrunk: nothing is pruned until an operator accepts it"]
+    never = reply.json["standings"][2]
+    assert (never["last_at"], never["age_s"], never["within_limit"]) == (None, None, False)
+    assert [standing["within_limit"] for standing in reply.json["standings"]] == [False, True, False]
+
+
+def test_the_page_says_what_the_command_says() -> None:
+    with serving(Told(judged=ILL)) as site:
+        reply = site.ask("/")
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+    assert reply.text.splitlines() == list(status_lines(status_of(ILL)))
+
+
+def test_metrics_are_prometheus_text() -> None:
+    with serving() as site:
+        reply = site.ask("/metrics")
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "\nbackupd_healthy 1.0\n" in reply.text
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_head_answers_as_get_does_without_the_body(path: str) -> None:
+    with serving(fresh_s=60) as site:
+        full, head = site.ask(path), site.ask(path, "HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-length"] == str(len(full.body))
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/health/", "/livez/x", "//", "/metrics%2f", "/../etc/passwd", "/docs"])
+def test_anything_else_is_not_found(path: str) -> None:
+    with serving() as site:
+        reply = site.ask(path)
+    assert (reply.status, reply.text) == (404, "Not Found\n")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "NONSENSE"])
+def test_other_methods_are_refused_with_the_ones_there_are(method: str) -> None:
+    with serving() as site:
+        reply = site.ask("/health", method)
+    assert reply.status == 405
+    assert set(reply.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/nothing"])
+def test_each_answer_has_headers_that_keep_it_where_it_belongs(path: str) -> None:
+    with serving() as site:
+        headers = site.ask(path).headers
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert parsedate_to_datetime(headers["date"]).utcoffset() is not None
+    assert "server" not in headers
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(path: str) -> None:
+    with serving(Told(trouble=RuntimeError("cannot read /data/secret.db\nat all"))) as site:
+        replies = [site.ask(path) for _ in range(3)]
+    assert {reply.status for reply in replies} == {500}
+    assert replies[0].json == {"error": "internal error: backupd's log says more"}
+    assert len(site.errors) == 1, "the same trouble is told once"
+    assert "RuntimeError: cannot read /data/secret.db" in site.errors[0]
+    assert "web_site.py" in site.errors[0]
+    assert "\n" not in site.errors[0]
+
+
+def test_trouble_that_comes_back_is_told_again() -> None:
+    told = Told(trouble=OSError("no space"))
+    with serving(told) as site:
+        assert site.ask("/health").status == 500
+        told.trouble = None
+        assert site.ask("/health").status == 200
+        told.trouble = OSError("no space")
+        assert site.ask("/health").status == 500
+    assert len(site.errors) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # that is what happens here
+def test_a_log_that_fails_keeps_nobody_waiting() -> None:
+    def full(_: str) -> None:
+        raise OSError("no space for the log either")
+
+    with serving(Told(trouble=OSError("no space")), on_error=full) as site:
+        assert site.ask("/health").status == 500
+        eventually(lambda: all(thread.name != "backupd-http-answer" for thread in threading.enumerate()))
+
+
+def test_a_system_without_room_for_a_thread_gets_an_answer_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with serving() as site:
+        monkeypatch.setattr(shared.Thread, "start", refuse)
+        reply = site.ask("/livez")
+        monkeypatch.undo()
+        assert site.ask("/livez").status == 200
+    assert (reply.status, reply.json) == (500, {"error": "internal error: backupd's log says more"})
+    assert "can't start new thread" in site.errors[0]
+
+
+def test_hammering_asks_the_service_once() -> None:
+    with serving(fresh_s=60) as site, ThreadPoolExecutor(8) as crowd:
+        replies = list(crowd.map(lambda _: site.ask("/health"), range(100)))
+    assert {reply.status for reply in replies} == {200}
+    assert site.told.calls == ["health"]
+
+
+def test_an_answer_that_is_no_longer_fresh_is_worked_out_anew() -> None:
+    with serving(fresh_s=0.2) as site:
+        assert site.ask("/health").status == 200
+        site.told.judged = ILL
+        eventually(lambda: site.ask("/health").status == 503)
+
+
+def test_a_service_that_hangs_turns_its_own_answer_red_and_no_other() -> None:
+    told = Told(hanging=frozenset({"status"}))
+    with serving(told, patience_s=0.2) as site:
+        before = threading.active_count()
+        late = [site.ask("/metrics") for _ in range(5)]
+        assert {reply.status for reply in late} == {503}
+        assert late[0].json["reasons"] == ["no answer within 0.2 s"]
+        assert told.calls == ["status"], "nobody asks again while it hangs"
+        assert threading.active_count() <= before + 1
+        assert site.ask("/livez").status == site.ask("/health").status == 200
+        told.go.set()
+        eventually(lambda: site.ask("/metrics").status == 200)
+
+
+def test_livez_is_red_when_the_service_hangs() -> None:
+    with serving(Told(hanging=frozenset({"alive"})), patience_s=0.2) as site:
+        reply = site.ask("/livez")
+    assert (reply.status, reply.json["alive"]) == (503, False)
+
+
+def test_well_and_ill_differ_in_what_is_said() -> None:
+    assert status_lines(status_of(WELL)) == (
+        "healthy",
+        "verified backup  tasks: 3 h ago, at most 26 h allowed",
+        "off-site copy    offsite: 48 h ago, at most 8 d allowed",
+        "proven restore   offsite: 12 d ago, at most 34 d allowed",
+        "generations      tasks: 12, 11 of them verified, the newest 3 h old, 3.0 MiB as 1.0 MiB",
+        "generations      notes: 0, 0 of them verified, FROZEN: nothing is pruned",
+        "free space       local: 5.0 GiB",
+        "catalog          works",
+        "backupd          0.1.0, SQLite 3.54.1",
+    )
+    assert status_lines(status_of(ILL))[:7] == (
+        "NOT HEALTHY",
+        "  reason: the last verified backup of tasks is 30 h old, more than 26 h",
+        "  reason: there is no proven restore from offsite yet",
+        "  warning: tasks has shrunk: nothing is pruned until an operator accepts it",
+        "verified backup  tasks: 30 h ago, at most 26 h allowed, TOO OLD",
+        "off-site copy    offsite: 48 h ago, at most 8 d allowed",
+        "proven restore   offsite: never, at most 34 d allowed",
+    )

@@ -1,0 +1,202 @@
+"""Who may read figures and names over HTTP, and who gets a word of how to."""
+
+import asyncio
+import json
+from base64 import b64encode
+from typing import Any
+
+import pytest
+from web_site import ILL, Told, serving
+
+from backupd.service.web.access import is_loopback, refusal
+from backupd.service.web.app import make_app
+
+GUARDED = ("/metrics", "/")
+OPEN = ("/livez", "/health")
+TOKEN = "s3cret: with a colon and ünicode"
+LOCAL_HOST = (b"host", b"127.0.0.1:8080")
+
+
+def basic(password: str, user: str = "anyone") -> str:
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+def bearer(token: str) -> str:
+    return "Bearer " + token.encode().decode("latin-1")
+
+
+@pytest.mark.parametrize("path", GUARDED)
+@pytest.mark.parametrize(
+    "credentials",
+    [bearer(TOKEN), bearer(TOKEN).replace("Bearer", "bEARER"), basic(TOKEN), basic(TOKEN, ""), basic(TOKEN, "root")],
+)
+def test_the_token_opens_as_bearer_and_as_the_password_of_any_user(path: str, credentials: str) -> None:
+    with serving(token=TOKEN) as site:
+        assert site.ask(path, authorization=credentials).status == 200
+
+
+@pytest.mark.parametrize("path", GUARDED)
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic",
+        "Basic " + b64encode(TOKEN.encode()).decode(),
+        "Basic ???",
+        "Basic " + b64encode(b":").decode(),
+        bearer(TOKEN + "x"),
+        bearer(TOKEN[:-1]),
+        bearer(TOKEN.upper()),
+        basic(TOKEN + "x"),
+        basic("anyone", TOKEN),
+        bearer(TOKEN).replace("Bearer", "Digest"),
+        TOKEN.encode().decode("latin-1"),
+    ],
+)
+def test_anything_but_the_token_is_refused_on_loopback_too(path: str, credentials: str) -> None:
+    with serving(token=TOKEN) as site:
+        reply = site.ask(path, authorization=credentials)
+    assert reply.status == 401
+    assert reply.headers["www-authenticate"].startswith('Basic realm="backupd"')
+    assert "Bearer" in reply.headers["www-authenticate"]
+    assert "tasks" not in reply.text
+    assert site.told.calls == [], "who may not see the answer costs no work either"
+
+
+@pytest.mark.parametrize("path", GUARDED)
+def test_no_credentials_at_all_are_refused_where_a_token_is_set(path: str) -> None:
+    with serving(token=TOKEN) as site:
+        assert site.ask(path).status == site.ask(path, "HEAD").status == 401
+
+
+@pytest.mark.parametrize("path", OPEN)
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_liveness_and_health_are_for_everyone(path: str, token: str | None) -> None:
+    with serving(token=token) as site:
+        assert site.ask(path, x_forwarded_for="203.0.113.9", host="backups.example.org").status == 200
+
+
+@pytest.mark.parametrize("path", GUARDED)
+@pytest.mark.parametrize("token", [None, ""])
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.9.9.9:1", "[::1]", "[::1]:8080"])
+def test_without_a_token_loopback_may_read(path: str, token: str | None, host: str) -> None:
+    with serving(token=token) as site:
+        assert site.ask(path, host=host).status == 200
+        assert site.ask(path, source="127.0.0.2", host=host).status == 200
+
+
+@pytest.mark.parametrize("path", GUARDED)
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "10.0.0.1",
+        "",
+        "[::1",
+        "[::2]:80",
+        "0.0.0.0",
+        "x@",
+    ],
+)
+def test_a_page_elsewhere_cannot_have_a_browser_read_it_under_another_name(path: str, host: str) -> None:
+    with serving() as site:
+        reply = site.ask(path, host=host)
+    assert reply.status == 403
+    assert "names another host" in reply.text
+
+
+@pytest.mark.parametrize("path", GUARDED)
+@pytest.mark.parametrize(
+    "header",
+    ["X-Forwarded-For", "x-forwarded-for", "Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"],
+)
+def test_what_came_through_a_proxy_is_not_from_here(path: str, header: str) -> None:
+    with serving() as site:
+        reply = site.ask(path, **{header: "127.0.0.1"})
+    assert reply.status == 403
+    assert "came through a proxy" in reply.text
+    assert site.told.calls == []
+
+
+def test_a_proxy_that_brings_the_token_may_read() -> None:
+    with serving(token=TOKEN) as site:
+        reply = site.ask(
+            "/metrics", authorization=bearer(TOKEN), x_forwarded_for="203.0.113.9", host="backups.example.org"
+        )
+    assert reply.status == 200
+
+
+def asked_from(client: tuple[str, int] | None, path: str) -> tuple[int, str]:
+    """Ask the app as a server would that `client` has connected to."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [LOCAL_HOST],
+        "client": client,
+        "server": ("127.0.0.1", 8080),
+    }
+    asyncio.run(make_app(Told(judged=ILL), None, print)(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent).decode()
+
+
+@pytest.mark.parametrize("path", GUARDED)
+@pytest.mark.parametrize(
+    "client", [("192.0.2.7", 4711), ("2001:db8::1", 4711), ("::ffff:192.0.2.7", 4711), ("", 0), None]
+)
+def test_without_a_token_strangers_are_told_how_to_set_one(path: str, client: tuple[str, int] | None) -> None:
+    status, text = asked_from(client, path)
+    assert status == 403
+    assert "BACKUPD_HTTP__TOKEN" in text
+    assert "docs/monitoring.md" in text
+    assert "tasks" not in text
+
+
+@pytest.mark.parametrize("client", [("127.0.0.1", 1), ("127.255.0.9", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)])
+def test_every_way_to_write_loopback_is_loopback(client: tuple[str, int]) -> None:
+    assert asked_from(client, "/metrics")[0] == 200
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_strangers_may_ask_for_liveness_and_health(path: str) -> None:
+    status, text = asked_from(("192.0.2.7", 4711), path)
+    assert status == (200 if path == "/livez" else 503)
+    assert json.loads(text)["reasons"] == ([] if path == "/livez" else list(ILL.reasons))
+
+
+@pytest.mark.parametrize(
+    "address", [None, "", "localhost", "128.0.0.1", "::", "0.0.0.0", "::ffff:128.0.0.1", "127.0.0.1\n"]
+)
+def test_what_is_no_loopback_address_is_none(address: str | None) -> None:
+    assert not is_loopback(address)
+
+
+def test_two_hosts_or_two_credentials_are_none() -> None:
+    forged = [(b"authorization", b"Bearer x"), (b"authorization", f"Bearer {TOKEN}".encode())]
+    twice = refusal("127.0.0.1", forged, TOKEN)
+    assert twice is not None
+    assert twice.status == 401
+    two_hosts = refusal("127.0.0.1", [LOCAL_HOST, (b"host", b"evil.example")], None)
+    assert two_hosts is not None
+    assert two_hosts.status == 403
+    no_host = refusal("127.0.0.1", [], None)
+    assert no_host is not None
+    assert no_host.status == 403

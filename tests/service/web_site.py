@@ -1,0 +1,166 @@
+"""The real server on a real socket, before a service that tells what it is told to tell."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from backupd.health import Health, HealthFacts, Standing
+from backupd.model import Hold
+from backupd.service.status import SourceFigures, Status, TaskFigures
+from backupd.service.web.app import make_app
+from backupd.service.web.server import HttpServer
+
+NOW = datetime(2026, 11, 25, 12, 0, 0, 123_000, tzinfo=UTC)
+BACKUP = Standing("backup", "tasks", NOW - timedelta(hours=3), 93_600)
+COPY = Standing("replicate", "offsite", NOW - timedelta(days=2), 655_200)
+DRILL = Standing("drill", "offsite", NOW - timedelta(days=12), 2_901_600)
+LATE_BACKUP = Standing("backup", "tasks", NOW - timedelta(hours=30), 93_600)
+NEVER_DRILLED = Standing("drill", "offsite", None, 2_901_600)
+SHRUNK = Hold("tasks", "shrink", NOW, "half of its rows are gone", None)
+
+WELL = Health.of(HealthFacts((BACKUP, COPY, DRILL)), NOW)
+ILL = Health.of(HealthFacts((LATE_BACKUP, COPY, NEVER_DRILLED), holds=(SHRUNK,)), NOW)
+
+
+def status_of(health: Health) -> Status:
+    return Status(
+        taken_at=NOW,
+        started_at=NOW - timedelta(days=1),
+        health=health,
+        migrations_ok=True,
+        tasks=(
+            TaskFigures(
+                "backup", "tasks", NOW - timedelta(hours=3), {"published": 40, "failed": 2}, 1.5, {"copy": 0.5}
+            ),
+            TaskFigures("drill", "tasks", None, {}),
+        ),
+        sources=(
+            SourceFigures("tasks", 12, 11, 3 << 20, 1 << 20, NOW - timedelta(hours=3), frozen=False),
+            SourceFigures("notes", 0, 0, None, None, None, frozen=True),
+        ),
+        free_bytes={"local": 5 << 30},
+        sqlite_version="3.54.1",
+    )
+
+
+@dataclass
+class Told:
+    """A service; it raises `trouble` where there is any, and answers no call named in `hanging` until `go` is set."""
+
+    reasons: tuple[str, ...] = ()
+    judged: Health = WELL
+    trouble: Exception | None = None
+    hanging: frozenset[str] = frozenset()
+    go: threading.Event = field(default_factory=threading.Event)
+    calls: list[str] = field(default_factory=list)
+    _calls_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def alive(self) -> tuple[str, ...]:
+        self._hear("alive")
+        return self.reasons
+
+    def health(self) -> Health:
+        self._hear("health")
+        return self.judged
+
+    def status(self) -> Status:
+        self._hear("status")
+        return status_of(self.judged)
+
+    def _hear(self, call: str) -> None:
+        with self._calls_lock:
+            self.calls.append(call)
+        if call in self.hanging:
+            assert self.go.wait(60)
+        if self.trouble:
+            raise self.trouble
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+@dataclass(frozen=True)
+class WebSite:
+    """The server, where it is, and what its log was told."""
+
+    server: HttpServer
+    told: Told
+    errors: list[str]
+
+    def ask(self, path: str, method: str = "GET", source: str = "127.0.0.1", **headers: str) -> Reply:
+        """Ask once; the underscores in the names of `headers` are dashes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20, source_address=(source, 0))
+        try:
+            connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, found, response.read())
+        finally:
+            connection.close()
+
+    def connect(self, send: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
+        """Open a raw connection, and send something."""
+        client = socket.create_connection(("127.0.0.1", self.server.port), timeout=20, source_address=(source, 0))
+        client.sendall(send)
+        return client
+
+
+@contextmanager
+def serving(
+    told: Told | None = None,
+    token: str | None = None,
+    *,
+    fresh_s: float = 0.0,
+    patience_s: float = 20.0,
+    on_error: Callable[[str], None] | None = None,
+) -> Iterator[WebSite]:
+    """Serve on a free port of 127.0.0.1; by default every request is worked out anew."""
+    told, errors = told or Told(), list[str]()
+    app = make_app(told, token, on_error or errors.append, fresh_s=fresh_s, patience_s=patience_s)
+    server = HttpServer("127.0.0.1:0", app, errors.append)
+    server.start()
+    try:
+        yield WebSite(server, told, errors)
+    finally:
+        told.go.set()
+        server.stop()
+
+
+def received(client: socket.socket) -> bytes:
+    """Return all that comes until the other side ends the connection, in whichever way."""
+    parts = []
+    try:
+        while part := client.recv(65536):
+            parts.append(part)
+    except ConnectionError:
+        pass
+    return b"".join(parts)
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.01)
