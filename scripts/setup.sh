@@ -1,6 +1,6 @@
 # Sourced by the other scripts: finds a Python from 3.11 on and makes the virtual environment .venv.
 #   setup_venv EXTRAS   e.g. setup_venv "" or setup_venv "[dev]"
-#   need PACKAGE...     installs Debian packages whose command of the same name is missing
+#   need COMMAND...     installs the Debian packages of commands that are missing; COMMAND=PACKAGE where names differ
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -11,15 +11,22 @@ as_root() {
     fi
 }
 
+# A package may bring a service: it must not start, only its command is wanted (invoke-rc.d asks policy-rc.d).
 install() {
     echo "installing $* ..." >&2
-    as_root env DEBIAN_FRONTEND=noninteractive sh -c \
-        'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null' install "$@" >&2
+    # shellcheck disable=SC2016 # the other shell expands it
+    as_root env DEBIAN_FRONTEND=noninteractive sh -c '
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e $policy ]; then
+            trap "rm -f $policy" EXIT
+            printf "#!/bin/sh\nexit 101\n" >$policy && chmod 755 $policy
+        fi
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null' install "$@" >&2
 }
 
 need() {
     missing=
-    for package in "$@"; do command -v "$package" >/dev/null || missing="$missing $package"; done
+    for wanted in "$@"; do command -v "${wanted%%=*}" >/dev/null || missing="$missing ${wanted#*=}"; done
     # shellcheck disable=SC2086 # one argument a package
     [ -z "$missing" ] || install $missing
 }
