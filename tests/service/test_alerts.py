@@ -1,0 +1,133 @@
+"""deploy/prometheus and deploy/grafana: checked by Prometheus' own tool, built on metrics that exist."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_metrics import names_of
+from web_site import WELL, status_of
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+RULES = (PROMETHEUS / "alerts.yml").read_text()
+UNIT_TESTS = (PROMETHEUS / "alerts_test.yml").read_text()
+PAGE = (ROOT / "docs" / "monitoring.md").read_text()
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "backupd.json").read_text())
+ALERTS = re.split(r"^ +- alert: ", RULES, flags=re.MULTILINE)[1:]
+NAMES = [alert.split()[0] for alert in ALERTS]
+OURS = re.compile(r"\b(?:backupd_\w+|process_\w+|app_started_at|migrations_ok)\b")
+
+
+def promtool(*arguments: str | Path, cwd: Path = PROMETHEUS) -> str:
+    """Return what promtool said; it must be content."""
+    done = subprocess.run(["promtool", *arguments], cwd=cwd, text=True, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_promtool_accepts_the_rules() -> None:
+    assert f"SUCCESS: {len(ALERTS)} rules found" in promtool("check", "rules", "alerts.yml")
+
+
+def test_each_alert_fires_when_it_should_and_only_then() -> None:
+    assert "SUCCESS" in promtool("test", "rules", "alerts_test.yml")
+
+
+def test_the_tests_of_the_alerts_can_fail(tmp_path: Path) -> None:
+    first, _, _ = UNIT_TESTS.partition("  - name: down, but another job")
+    (tmp_path / "alerts_test.yml").write_text(first)
+    (tmp_path / "alerts.yml").write_text(RULES.replace("== 0", "== 1"))
+    with pytest.raises(AssertionError, match="FAILED"):
+        promtool("test", "rules", "alerts_test.yml", cwd=tmp_path)
+
+
+def test_promtool_accepts_the_sample_configuration(tmp_path: Path) -> None:
+    shutil.copy(PROMETHEUS / "alerts.yml", tmp_path)
+    token = tmp_path / "backupd.token"
+    token.write_text("secret")
+    sample = (PROMETHEUS / "prometheus.yml").read_text()
+    assert "/etc/prometheus/backupd.token" in sample
+    (tmp_path / "prometheus.yml").write_text(sample.replace("/etc/prometheus/backupd.token", str(token)))
+    said = promtool("check", "config", "prometheus.yml", cwd=tmp_path)
+    assert "1 rule files found" in said
+    assert f"SUCCESS: {len(ALERTS)} rules found" in said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_alert_is_shown_to_fire_and_to_stay_silent(name: str) -> None:
+    expectations = re.findall(rf"alertname: {name}\n +exp_alerts:( \[\])?", UNIT_TESTS)
+    assert set(expectations) == {"", " []"}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=NAMES)
+def test_each_alert_says_what_it_means_and_where_to_read_on(alert: str) -> None:
+    name = alert.split(maxsplit=1)[0]
+    assert re.fullmatch(r"Backupd([A-Z][a-z]+)+", name)
+    assert re.search(r"^ +severity: (critical|warning|info)$", alert, re.MULTILINE)
+    assert re.search(r"^ +summary: .+\.'?$", alert, re.MULTILINE)
+    assert re.search(r"^ +description: .+\.'?$", alert, re.MULTILINE)
+    assert re.search(rf"^ +runbook_url: docs/monitoring\.md#{name.lower()}$", alert, re.MULTILINE)
+
+
+def test_the_page_explains_each_alert_with_its_severity() -> None:
+    sections = re.findall(r"^### (Backupd\w+)\n(\w+):", PAGE, re.MULTILINE)
+    severities = [match[1] for alert in ALERTS if (match := re.search(r"severity: (\w+)", alert))]
+    assert [(name, severity.lower()) for name, severity in sections] == list(zip(NAMES, severities, strict=True))
+
+
+def test_alerts_use_metrics_that_exist() -> None:
+    used = {name for alert in ALERTS for name in OURS.findall(alert.split("labels:")[0])}
+    assert used
+    assert used <= names_of(status_of(WELL))
+
+
+def queries() -> Iterator[str]:
+    """List what the dashboard asks Prometheus."""
+    for panel in DASHBOARD["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+
+
+def test_the_dashboard_uses_metrics_that_exist_and_shows_most_of_them() -> None:
+    exported = {name for name in names_of(status_of(WELL)) if not name.startswith("process_")}
+    used = {name for query in queries() for name in OURS.findall(query)}
+    assert used <= exported
+    assert exported - used <= {"backupd_last_success_timestamp_seconds", "backupd_generation_timestamp_seconds"}
+
+
+def test_prometheus_can_read_each_query_of_the_dashboard(tmp_path: Path) -> None:
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries())]
+    (tmp_path / "queries.json").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"SUCCESS: {len(rules)} rules found" in promtool("check", "rules", tmp_path / "queries.json")
+
+
+def test_the_dashboard_is_tied_to_no_data_source() -> None:
+    def sources(value: Any) -> Iterator[Any]:
+        if isinstance(value, dict):
+            yield from (found for key, found in value.items() if key == "datasource")
+        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for child in children:
+            yield from sources(child)
+
+    found = list(sources(DASHBOARD))
+    assert found
+    assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in found)
+    assert DASHBOARD["templating"]["list"][0]["type"] == "datasource"
+    assert DASHBOARD["templating"]["list"][0]["name"] == "datasource"
+    assert DASHBOARD["uid"] is DASHBOARD["id"] is None
+
+
+def test_panels_have_titles_and_room_of_their_own() -> None:
+    cells = [
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) == 23
+    assert all(panel["title"] and panel["description"] for panel in DASHBOARD["panels"])
