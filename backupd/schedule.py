@@ -159,9 +159,3 @@ def _spell_out_hours(expression: str, cron: CronSim) -> str:
     if len(cron.hours) == _HOURS_OF_A_DAY:
         return " ".join((minute, "*", *days))
     return " ".join((minute.replace("*", "0-59"), hour.replace("*", "0-23"), *days))
-
-
-def health_limit(schedule: Schedule, now: datetime) -> timedelta:
-    """Return how old a proof may be that is due by `schedule`: the longest wait for the next, and some more."""
-    gap = schedule.longest_gap(now)
-    return gap + max(gap / 12, timedelta(hours=2))

@@ -9,13 +9,14 @@ from zoneinfo import ZoneInfo
 
 from backupd.config import Config, secrets_of
 from backupd.errors import BackupdError, UsageError
+from backupd.health import health_limit
 from backupd.jobs.order import BackupOrder, Expiry, Packing
 from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
 from backupd.log import null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress
 from backupd.priority import Priority
-from backupd.schedule import Schedule, health_limit
+from backupd.schedule import Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.directory import DirectoryStore
 

@@ -1,6 +1,5 @@
 """`backupd serve`."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -19,4 +18,4 @@ def command(config_file: Path | None) -> None:
     """
     from backupd.service.serve import serve
 
-    sys.exit(serve(read_config(config_file), config_file))
+    serve(read_config(config_file), config_file)

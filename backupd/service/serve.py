@@ -4,9 +4,11 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from backupd import __version__
 from backupd.config import Config
+from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.service.daemon import Daemon
 from backupd.service.overview import Overview
@@ -19,8 +21,8 @@ from backupd.wiring import limits, watching_site
 _HTTP_STOP_S = 1.0
 
 
-def serve(config: Config, config_file: Path | None) -> int:
-    """Serve until SIGTERM or SIGINT. Raises BackupdError when the port is taken.
+def serve(config: Config, config_file: Path | None) -> NoReturn:
+    """Serve until SIGTERM or SIGINT, and exit 0. Raises BackupdError when the port is taken.
 
     Ends the process itself: no thread that waits for a disk may keep it.
     """
@@ -28,21 +30,23 @@ def serve(config: Config, config_file: Path | None) -> int:
     planned = planned_tasks(config)
     worker = Worker(str(config_file or ""), config.schedule.run_timeout_s, site.log, site.clock)
     daemon = Daemon(planned, worker, site)
-    overview = Overview(daemon, planned, limits(config), site)
-    token = config.http.token.get_secret_value() if config.http.token else None
-    server = HttpServer(
-        config.http.listen, make_app(overview, token, lambda what: site.log.error(Event.HTTP_FAILED, what))
-    )
+    server = _server(config, Overview(daemon, planned, limits(config), site), site)
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, lambda *_: daemon.stop())
     server.start()
-    sources = ", ".join(config.sources)
-    site.log.info(
-        Event.DAEMON_STARTED, f"backupd {__version__} looks after {sources}; it answers on {config.http.listen}"
-    )
+    what = f"backupd {__version__} looks after {', '.join(config.sources)}"
+    site.log.info(Event.DAEMON_STARTED, f"{what}; it answers on {config.http.listen}")
     daemon.run()
     server.stop(_HTTP_STOP_S)
     site.log.info(Event.DAEMON_STOPPED, "stopped")
     site.log.close()
     sys.stdout.flush()
     os._exit(0)
+
+
+def _server(config: Config, overview: Overview, site: Site) -> HttpServer:
+    def on_error(what: str) -> None:
+        site.log.error(Event.HTTP_FAILED, what)
+
+    token = config.http.token.get_secret_value() if config.http.token else None
+    return HttpServer(config.http.listen, make_app(overview, token, on_error), on_error)
