@@ -17,6 +17,15 @@ _SHARE_OF_GRACE = 12
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How old one kind of proof may be, in seconds; see `Standing`."""
+
+    task: Task
+    subject: str
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """How old one kind of proof is: `last_at` (aware; None: there was never one) may be `limit_s` seconds ago.
 

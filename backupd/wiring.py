@@ -2,19 +2,19 @@
 
 import os
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config, secrets_of
 from backupd.errors import BackupdError, UsageError
-from backupd.health import health_limit
+from backupd.health import Limit, health_limit
 from backupd.jobs.order import BackupOrder, Expiry, Packing
 from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
 from backupd.log import null_log, open_log
-from backupd.model import LOCAL_STORE, NoProgress, Progress
+from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
 from backupd.priority import Priority
 from backupd.schedule import Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
@@ -103,12 +103,21 @@ def priority(config: Config) -> Priority:
     return Priority(idle_cpu=pack.priority == "idle", nice=pack.nice, idle_io=pack.io_priority == "idle")
 
 
-def limits(config: Config) -> dict[str, timedelta]:
-    """Return by source how old its last verified backup may be: as configured, else as its schedule promises."""
-    if config.health.backup_limit_s is not None:
-        return dict.fromkeys(config.sources, timedelta(seconds=config.health.backup_limit_s))
-    schedule = Schedule.parse(config.schedule.backup, ZoneInfo(config.schedule.timezone))
-    return dict.fromkeys(config.sources, health_limit(schedule, datetime.now(UTC)))
+def limits(config: Config) -> tuple[Limit, ...]:
+    """Return how old each proof may be that the configuration asks for: as set, else as its schedule promises."""
+    wanted: list[tuple[Task, str]] = [("backup", source) for source in config.sources]
+    wanted += [("replicate", replica) for replica in config.replicas]
+    if config.drill.model_fields_set:
+        wanted.append(("drill", config.drill.from_ or LOCAL_STORE))
+    return tuple(Limit(task, subject, _limit_s(config, task)) for task, subject in wanted)
+
+
+def _limit_s(config: Config, task: Task) -> float:
+    configured: float | None = getattr(config.health, f"{task}_limit_s")
+    if configured is not None:
+        return configured
+    schedule = Schedule.parse(getattr(config.schedule, task), ZoneInfo(config.schedule.timezone))
+    return health_limit(schedule, datetime.now(UTC)).total_seconds()
 
 
 def workers(config: Config) -> int:

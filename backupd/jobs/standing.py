@@ -1,31 +1,38 @@
-"""What is known of a site: how old the last proofs are, what the store holds, and what became of each task."""
+"""What is known of a site: how old the last proofs are, and which sources are frozen."""
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from datetime import datetime
 
 from backupd.catalog import CatalogUnavailable, read_catalog
-from backupd.health import HealthFacts, Standing
+from backupd.health import HealthFacts, Limit, Standing
 from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.site import Site
 
 
-def read_health_facts(limits: Mapping[str, timedelta], site: Site) -> HealthFacts:
-    """Read how old the last verified backup of each source is, and which sources are frozen.
+def read_health_facts(limits: Iterable[Limit], site: Site) -> HealthFacts:
+    """Read how old each proof is that has a limit, and which sources are frozen.
 
-    `limits` says by source how old a backup may be. Changes nothing, and raises nothing: what could not be found out
-    is named.
+    Changes nothing, and raises nothing: what could not be found out is named.
     """
     try:
-        inventory = take_inventory(site.store, site.clock(), site.marks.ids())
-        holds = tuple(hold for source in limits if (hold := site.holds.get(source)) is not None)
+        return health_facts(limits, take_inventory(site.store, site.clock(), site.marks.ids()), site)
     except OSError:
-        standings = tuple(Standing("backup", source, None, limit.total_seconds()) for source, limit in limits.items())
-        return HealthFacts(standings, unknown=("the directory of the backups cannot be read",))
-    standings = tuple(
-        Standing("backup", source, last_proof(source, inventory, site), limit.total_seconds())
-        for source, limit in limits.items()
-    )
-    return HealthFacts(standings, holds)
+        standings = (Standing(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
+        return HealthFacts(tuple(standings), unknown=("the directory of the backups cannot be read",))
+
+
+def health_facts(limits: Iterable[Limit], inventory: Inventory, site: Site) -> HealthFacts:
+    """Return the same, given what is in the store. Raises OSError."""
+    standings = [
+        Standing(limit.task, limit.subject, _last_at(limit, inventory, site), limit.limit_s) for limit in limits
+    ]
+    holds = (site.holds.get(standing.subject) for standing in standings if standing.task == "backup")
+    return HealthFacts(tuple(standings), tuple(hold for hold in holds if hold is not None))
+
+
+def _last_at(limit: Limit, inventory: Inventory, site: Site) -> datetime | None:
+    """Return when there was the last proof; this version makes none but backups."""
+    return last_proof(limit.subject, inventory, site) if limit.task == "backup" else None
 
 
 def last_proof(source: str, inventory: Inventory, site: Site) -> datetime | None:
@@ -41,5 +48,6 @@ def last_proof(source: str, inventory: Inventory, site: Site) -> datetime | None
             run = catalog.last_success("backup", source, inventory.now)
     except CatalogUnavailable:
         return newest.taken_at
-    held = run is not None and run.generation == newest.id
-    return max(newest.taken_at, run.started_at) if run is not None and held else newest.taken_at
+    if run is None or run.generation != newest.id:
+        return newest.taken_at
+    return max(newest.taken_at, run.started_at)

@@ -34,5 +34,6 @@ def describe(report: RunReport) -> str:
     if report.verification:
         parts.append(f"verified {report.verification}")
     parts.append(f"{report.duration_s:.1f} s")
-    parts.append(f"{report.kept} kept, {len(report.removed)} removed")
+    if report.kept or report.removed:
+        parts.append(f"{report.kept} kept, {len(report.removed)} removed")
     return ", ".join(parts) + "".join(f"; {warning}" for warning in report.warnings)

@@ -1,14 +1,14 @@
 """The answers of the daemon: one look at site, catalog and clock, as values."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.metadata import version
 
 from backupd.catalog import Catalog, CatalogUnavailable, read_catalog
-from backupd.health import Health
+from backupd.health import Health, Limit
 from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.site import Site
-from backupd.jobs.standing import read_health_facts
+from backupd.jobs.standing import health_facts, read_health_facts
 from backupd.service.daemon import Daemon
 from backupd.service.plan import Planned
 from backupd.service.status import SourceFigures, Status, TaskFigures
@@ -17,9 +17,7 @@ from backupd.service.status import SourceFigures, Status, TaskFigures
 class Overview:
     """The running daemon as HTTP sees it: `service.status.Service`."""
 
-    def __init__(
-        self, daemon: Daemon, planned: tuple[Planned, ...], limits: Mapping[str, timedelta], site: Site
-    ) -> None:
+    def __init__(self, daemon: Daemon, planned: tuple[Planned, ...], limits: tuple[Limit, ...], site: Site) -> None:
         self._daemon, self._planned, self._limits, self._site = daemon, planned, limits, site
         self._started_at = site.clock()
 
@@ -36,20 +34,18 @@ class Overview:
         return read_status(self._planned, self._limits, self._site, self._started_at)
 
 
-def read_status(
-    planned: tuple[Planned, ...], limits: Mapping[str, timedelta], site: Site, started_at: datetime
-) -> Status:
-    """Look at everything; `limits` says by source how old a backup may be. Raises OSError, and changes nothing."""
+def read_status(planned: tuple[Planned, ...], limits: tuple[Limit, ...], site: Site, started_at: datetime) -> Status:
+    """Look at everything; `limits` says how old proofs may be. Raises OSError, and changes nothing."""
     now = site.clock()
     inventory = take_inventory(site.store, now, site.marks.ids())
     tasks, migrations_ok = _tasks(planned, site, now)
     return Status(
         taken_at=now,
         started_at=started_at,
-        health=Health.of(read_health_facts(limits, site), now),
+        health=Health.of(health_facts(limits, inventory, site), now),
         migrations_ok=migrations_ok,
         tasks=tasks,
-        sources=tuple(_source(source, inventory, site) for source in limits),
+        sources=tuple(_source(limit.subject, inventory, site) for limit in limits if limit.task == "backup"),
         free_bytes={site.store.name: site.store.free_space()},
         sqlite_version=version("apsw").rpartition(".")[0],  # apsw counts on behind SQLite's own version
     )

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from backupd import __version__
 from backupd.config import Config
+from backupd.identity import settle
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.service.daemon import Daemon
@@ -22,10 +23,12 @@ _HTTP_STOP_S = 1.0
 
 
 def serve(config: Config, config_file: Path | None) -> NoReturn:
-    """Serve until SIGTERM or SIGINT, and exit 0. Raises BackupdError when the port is taken.
+    """Become whom PUID asks for, serve until SIGTERM or SIGINT, and exit 0.
 
-    Ends the process itself: no thread that waits for a disk may keep it.
+    Ends the process itself: no thread that waits for a disk may keep it. Raises ConfigError, and BackupdError when the
+    port is taken.
     """
+    identity = settle(config, os.environ)
     site = watching_site(config, sys.stdout)
     planned = planned_tasks(config)
     worker = Worker(str(config_file or ""), config.schedule.run_timeout_s, site.log, site.clock)
@@ -35,7 +38,8 @@ def serve(config: Config, config_file: Path | None) -> NoReturn:
         signal.signal(end, lambda *_: daemon.stop())
     server.start()
     what = f"backupd {__version__} looks after {', '.join(config.sources)}"
-    site.log.info(Event.DAEMON_STARTED, f"{what}; it answers on {config.http.listen}")
+    whom = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.getuid()}"
+    site.log.info(Event.DAEMON_STARTED, f"{what} {whom}; it answers on {config.http.listen}")
     daemon.run()
     server.stop(_HTTP_STOP_S)
     site.log.info(Event.DAEMON_STOPPED, "stopped")

@@ -1,0 +1,73 @@
+"""How old the last proofs are, as store, catalog and marks tell it together."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from backupd.config import load_config
+from backupd.health import Health, Limit
+from backupd.jobs.backup import backup
+from backupd.jobs.checks import remember_check
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from backupd.jobs.standing import read_health_facts
+from backupd.wiring import limits
+from support.generations import backdated
+
+DAY_S = 86400.0
+LIMITS = (Limit("backup", "tasks", DAY_S),)
+
+
+def health(site: Site, now: datetime | None = None) -> Health:
+    return Health.of(read_health_facts(LIMITS, site), now or site.clock())
+
+
+def test_a_night_without_a_change_is_as_good_a_proof_as_a_new_copy(order: BackupOrder, site: Site) -> None:
+    backup(order, site)
+    tomorrow = replace(site, clock=lambda: datetime.now(UTC) + timedelta(days=1.5))
+    assert not health(tomorrow).healthy
+    assert backup(order, tomorrow).outcome == "unchanged"
+    assert health(tomorrow).healthy
+
+
+def test_without_a_catalog_the_generations_speak(order: BackupOrder, site: Site) -> None:
+    backup(order, site)
+    site.catalog_path.unlink()
+    assert health(site).healthy
+    assert not site.catalog_path.exists()
+
+
+def test_what_a_check_found_damaged_proves_nothing_any_more(order: BackupOrder, site: Site) -> None:
+    newest = backup(order, site).generation
+    assert newest is not None
+    backdated(site.store.directory, newest, days=2)
+    remember_check(newest, site, sound=False, detail="rot")
+    assert health(site).reasons == ("the last verified backup of tasks is 48 h old, more than 24 h",)
+
+
+def test_generations_that_somebody_deleted_are_missed(order: BackupOrder, site: Site) -> None:
+    newest = backup(order, site).generation
+    assert newest is not None
+    site.store.archive_path(newest).unlink()
+    assert health(site).reasons == ("there is no verified backup of tasks yet",)
+
+
+def test_a_store_that_cannot_be_read_is_named_and_never_well(site: Site) -> None:
+    marks = site.store.hidden / "damaged"
+    marks.write_text("a file where a directory should be")
+    reasons = health(site).reasons
+    assert "the directory of the backups cannot be read" in reasons
+
+
+def test_proofs_that_are_asked_for_and_that_nothing_makes_yet_are_missed() -> None:
+    environ = {
+        "BACKUPD_DATABASE": "/app/data/tasks.db",
+        "BACKUPD_REPLICAS__NAS__URL": "file:/mnt",
+        "BACKUPD_DRILL__FROM": "nas",
+        "BACKUPD_HEALTH__DRILL_LIMIT_S": "1000",
+    }
+    asked = limits(load_config(None, environ))
+    named = [(limit.task, limit.subject) for limit in asked]
+    assert named == [("backup", "tasks"), ("replicate", "nas"), ("drill", "nas")]
+    assert [round(limit.limit_s / 3600) for limit in asked[:2]] == [26, 182]
+    assert asked[2].limit_s == 1000
+    assert len(limits(load_config(None, {"BACKUPD_DATABASE": "/app/data/tasks.db"}))) == 1
