@@ -46,7 +46,8 @@ def is_source_name(text: str) -> bool:
 def generation_id(source: str, taken_at: datetime, attempt: int = 1) -> str:
     """Name the generation of `source` taken at `taken_at` (aware); `attempt` ≥ 2 tells two in one minute apart."""
     suffix = "" if attempt == 1 else f"-{attempt}"
-    return f"{source}-{taken_at.astimezone(UTC):%Y%m%d-%H%M}{suffix}"
+    t = taken_at.astimezone(UTC)  # told without strftime, which takes several times as long: lists are long
+    return f"{source}-{t.year:04}{t.month:02}{t.day:02}-{t.hour:02}{t.minute:02}{suffix}"
 
 
 @dataclass(frozen=True, slots=True)

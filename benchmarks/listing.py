@@ -25,6 +25,7 @@ def many_generations(database: Path, work: Path, count: int) -> Path:
         with archive.open("wb") as stream:
             stream.truncate(first.archive.size_bytes)
         (backups / f"{key}.manifest.json").write_bytes(encode_manifest(replace(first, id=key, taken_at=taken_at)))
+    run([sys.executable, "-m", "backupd", "catalog", "rebuild"], environment(database, backups))
     return backups
 
 

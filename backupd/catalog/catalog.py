@@ -236,9 +236,9 @@ class Catalog:
 
     def copies(self) -> dict[str, tuple[str, ...]]:
         """Return the stores by id of generation; those of damaged copies too, not those of missing ones."""
-        query = select(Copy).where(Copy.state != "missing").order_by(Copy.generation, Copy.store)
+        query = select(Copy.generation, Copy.store).where(Copy.state != "missing").order_by(Copy.generation, Copy.store)
         found: dict[str, tuple[str, ...]] = {}
         with self._work.reading() as session:
-            for copy in session.scalars(query):
-                found[copy.generation] = (*found.get(copy.generation, ()), copy.store)
+            for generation, store in session.execute(query):
+                found[generation] = (*found.get(generation, ()), store)
         return found

@@ -30,9 +30,11 @@ def _print_rich(headings: Sequence[str], rows: Sequence[Sequence[str]], right: f
 def _print_plain(headings: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[str]) -> None:
     lines = [headings, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    aligned = []
     for line in lines:
         cells = [
             cell.rjust(width) if heading in right else cell.ljust(width)
             for heading, cell, width in zip(headings, line, widths, strict=True)
         ]
-        click.echo("  ".join(cells).rstrip())
+        aligned.append("  ".join(cells).rstrip())
+    click.echo("\n".join(aligned))  # at once, since each call flushes

@@ -9,11 +9,10 @@ DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and proven before it bea
 
 import errno
 import os
-import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -85,12 +84,16 @@ class DirectoryStore:
 
     def manifest(self, generation_id: str) -> bytes:
         """Return the manifest's bytes, cut off just past MANIFEST_MAX_BYTES. Raises GenerationMissing."""
-        with self._open(self._manifest(generation_id), generation_id) as stream:
-            return stream.read(MANIFEST_MAX_BYTES + 1)
+        descriptor, size_bytes = self._open(f"{self.directory}{os.sep}{generation_id}{MANIFEST_SUFFIX}", generation_id)
+        try:
+            return _read(descriptor, size_bytes, MANIFEST_MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
 
     def open(self, generation_id: str) -> BinaryIO:
         """Open the archive for reading, buffered. Raises GenerationMissing."""
-        return self._open(self.archive_path(generation_id), generation_id)
+        descriptor, _ = self._open(str(self.archive_path(generation_id)), generation_id)
+        return open(descriptor, "rb")
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Move the proven `archive`, which lies in a staging directory of ours, and its manifest into place.
@@ -206,27 +209,28 @@ class DirectoryStore:
     def _files(self) -> tuple[dict[str, int], set[str]]:
         sizes: dict[str, int] = {}
         manifests: set[str] = set()
-        try:
-            entries = (*os.scandir(self.directory),)
-        except FileNotFoundError:
-            return sizes, manifests
-        for entry in entries:
-            key = re.sub(f"({re.escape(ARCHIVE_SUFFIX)}|{re.escape(MANIFEST_SUFFIX)})$", "", entry.name)
-            if key == entry.name or not is_generation_id(key) or not entry.is_file(follow_symlinks=False):
-                continue
-            if entry.name.endswith(MANIFEST_SUFFIX):
-                manifests.add(key)
-            else:
-                sizes[key] = entry.stat(follow_symlinks=False).st_size
+        with suppress(FileNotFoundError), os.scandir(self.directory) as entries:
+            for entry in entries:
+                archive = entry.name.endswith(ARCHIVE_SUFFIX)
+                key = entry.name.removesuffix(ARCHIVE_SUFFIX if archive else MANIFEST_SUFFIX)
+                if key == entry.name or not is_generation_id(key) or not entry.is_file(follow_symlinks=False):
+                    continue
+                if not archive:
+                    manifests.add(key)
+                    continue
+                with suppress(FileNotFoundError):  # pruned just now
+                    sizes[key] = entry.stat(follow_symlinks=False).st_size
         return sizes, manifests
 
-    def _open(self, path: Path, generation_id: str) -> BinaryIO:
+    def _open(self, path: str, generation_id: str) -> tuple[int, int]:
+        """Return descriptor and size of a regular file, no link. Raises GenerationMissing, OSError."""
         if not is_generation_id(generation_id):
             raise GenerationMissing(f"{generation_id[:120]!r} is no generation's id", "see backupd list")
         try:
             descriptor = os.open(path, _NO_LINKS)
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return open(descriptor, "rb")
+            state = os.fstat(descriptor)
+            if stat.S_ISREG(state.st_mode):
+                return descriptor, state.st_size
             os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             pass
@@ -234,6 +238,14 @@ class DirectoryStore:
             if error.errno != errno.ELOOP:
                 raise
         raise GenerationMissing(f"no generation {generation_id} in store {self.name}", "see backupd list")
+
+
+def _read(descriptor: int, size_bytes: int, at_most: int) -> bytes:
+    """Return what is in a file of that size, cut off at `at_most` bytes: a small one at once, into no large buffer."""
+    raw = os.read(descriptor, min(size_bytes + 1, at_most))
+    while len(raw) not in (size_bytes, at_most) and (more := os.read(descriptor, at_most - len(raw))):
+        raw += more
+    return raw
 
 
 def _manifests_in(directory: Path) -> list[tuple[str, Path]]:

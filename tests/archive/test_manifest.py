@@ -3,15 +3,17 @@
 import os
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from manifest_values import ID, fields_of, manifests, plain_manifest, sealed
 
 from backupd.archive.manifest import decode_manifest, encode_manifest
 from backupd.errors import ManifestInvalid
-from backupd.model import Manifest
+from backupd.model import Manifest, generation_id
 
 RAW = encode_manifest(plain_manifest())
 
@@ -30,6 +32,11 @@ def test_any_manifest_comes_back_as_it_was_written(manifest: Manifest) -> None:
     raw = encode_manifest(manifest)
     assert decode_manifest(raw, manifest.id) == manifest
     assert encode_manifest(decode_manifest(raw, manifest.id)) == raw
+
+
+@given(st.datetimes(timezones=st.timezones()).filter(lambda time: 1000 < time.year < 9999))
+def test_a_generation_is_named_for_its_minute_in_utc(taken_at: datetime) -> None:
+    assert generation_id("tasks", taken_at) == f"tasks-{taken_at.astimezone(UTC):%Y%m%d-%H%M}"
 
 
 def test_each_flipped_bit_of_each_byte_is_caught() -> None:

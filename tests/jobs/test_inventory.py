@@ -1,0 +1,27 @@
+"""Reading a whole store: fast, without a trace in the process, and content with what is pruned meanwhile."""
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from backupd.jobs.inventory import take_inventory
+from backupd.jobs.site import Site
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was_even_by_an_inventory_that_fails(
+    site: Site, backups: Path, enabled: bool
+) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        take_inventory(site.store, site.clock())
+        assert gc.isenabled() == enabled
+        backups.rename(backups.with_name("away"))
+        backups.touch()
+        with pytest.raises(NotADirectoryError):
+            take_inventory(site.store, site.clock())
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
