@@ -44,7 +44,8 @@ class Child:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._process.kill()
+        with suppress(PermissionError):  # root without CAP_KILL and a child of another user: it ends with its stdin
+            self._process.kill()
         with suppress(BrokenPipeError):
             self._stdin.close()
         self._stdout.close()

@@ -1,7 +1,5 @@
 """Take a consistent copy of a live database into a staging directory."""
 
-import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +11,7 @@ from backupd.sqlite.process import Child, OnEvent, OnProgress
 from backupd.sqlite.source import Source
 
 _NAME = "snapshot.sqlite3"
+_JOURNAL = "journal"  # not yet by the name that SQLite gives it, since it would remove an empty one
 _COMPACTED = "compacted.sqlite3"
 
 
@@ -67,19 +66,19 @@ class Snapshot:
 def take_snapshot(
     source: Source, settings: SnapshotSettings, staging: Path, on_progress: OnProgress, on_event: OnEvent
 ) -> Snapshot:
-    """Copy `source` into the empty directory `staging`, which the child gives to the owner of the source meanwhile.
+    """Copy `source` into the empty directory `staging`.
 
     Raises SourceBusy, SourceReplaced (try again), SourceUnusable, NoSpace, SnapshotFailed.
     """
-    try:
-        with Child("copy", _request(source, settings, probe=False), staging) as child:
-            answer = child.result(on_progress, on_event)
-    finally:
-        _take_back(staging)
-    path = staging / _NAME
+    with Child("copy", _request(source, settings, probe=False), staging) as child:
+        answer = child.result(on_progress, on_event)
+    journal = staging / _JOURNAL
     if answer["hot"]:
+        journal.rename(staging / f"{_NAME}-journal")
         _own("recover", staging, path=_NAME)
-    return _staged(path, answer)
+    else:
+        journal.unlink()
+    return _staged(staging / _NAME, answer)
 
 
 def probe_source(source: Source, settings: SnapshotSettings, directory: Path) -> dict[str, Any]:
@@ -113,22 +112,13 @@ def _request(source: Source, settings: SnapshotSettings, *, probe: bool) -> dict
         "empty": source.empty,
         "probe": probe,
         "target": _NAME,
+        "journal": _JOURNAL,
     }
 
 
 def _own(verb: str, staging: Path, **request: str) -> None:
     with Child("own", {"verb": verb, **request}, staging) as child:
         child.result()
-
-
-def _take_back(staging: Path) -> None:
-    """Make `staging` and the copy ours again: root without CAP_DAC_OVERRIDE could not even read them."""
-    if os.geteuid() != 0:
-        return
-    with suppress(PermissionError):  # without CAP_CHOWN they were never given away
-        os.chown(staging, os.geteuid(), os.getegid())
-        for path in staging.iterdir():
-            os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
 
 
 def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:

@@ -94,10 +94,13 @@ def _stat(path: Path) -> os.stat_result:
             f"no database at {path}",
             "check the path and that the right volume is mounted: a wrong one is an empty directory",
         ) from error
-    except OSError as error:
+    except PermissionError as error:
         raise SourceUnusable(
-            f"{path} cannot be looked at: {error.strerror}", "check the rights of its directory"
+            f"uid {os.geteuid()} has no right to look at {path}",
+            "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH",
         ) from error
+    except OSError as error:
+        raise SourceUnusable(f"{path} cannot be looked at: {error.strerror}", "check the path") from error
     if not stat.S_ISREG(state.st_mode):
         kind = "a directory" if stat.S_ISDIR(state.st_mode) else "no regular file"
         raise SourceUnusable(f"{path} is {kind}", "give the path of the database file itself")

@@ -1,67 +1,92 @@
 """An app that died in the middle of a transaction: half of it must never be in a copy."""
 
-import os
-import sqlite3
 import subprocess
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from backupd.errors import SourceBusy, SourceUnusable
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
+from backupd.errors import SnapshotFailed, SourceBusy
 from backupd.sqlite.child.hotjournal import copy_with_journal
+from backupd.sqlite.snapshot import probe_source
+from backupd.sqlite.source import Source
 from support.app import running_app
 from support.bank import is_balanced, make_bank
 from support.snapshots import HASTY, Take
+from support.sqlite_jobs import BackUp
+from support.sqlite_places import contents, read_only, rows, two_files
+from support.sqlite_processes import die_in_a_transaction
 
 
-@pytest.fixture
-def hot(tmp_path: Path) -> Path:
+@pytest.fixture(params=["delete", "truncate", "persist"])
+def hot(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A bank whose app was killed with half a transaction in the file, and the journal beside it."""
     path = tmp_path / "data" / "tasks.db"
     path.parent.mkdir()
     make_bank(path, "delete")
-    with running_app(path) as app:
-        app.sql("PRAGMA cache_size=2")
-        app.sql("BEGIN")
-        app.sql("UPDATE account SET balance = balance + 1000000, owner = owner || 'y'")
-        app.kill()
-    assert not is_balanced(path)
+    die_in_a_transaction(path, journal_mode=request.param)
     return path
 
 
-def files(path: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in path.parent.iterdir()}
+one_kind = pytest.mark.parametrize("hot", ["delete"], indirect=True)
 
 
 def test_the_copy_is_the_state_before_the_transaction_and_the_source_is_not_touched(hot: Path, take: Take) -> None:
-    before = files(hot)
+    before = contents(hot.parent)
     copy = take(hot)
     assert copy.hot_journal
     assert is_balanced(copy.path)
-    assert files(hot) == before
+    assert contents(hot.parent) == before
     assert [p.name for p in copy.path.parent.iterdir()] == [copy.path.name]
 
 
-def test_such_a_run_is_degraded_and_says_why(hot: Path, site: Site) -> None:
-    report = backup(BackupOrder("tasks", hot, HASTY, reserve_bytes=0), site)
-    assert (report.outcome, report.exit_code) == ("degraded", 3)
-    assert "died in a transaction" in report.warnings[0]
+@one_kind
+@pytest.mark.root
+def test_on_a_read_only_mount_it_is_copied_as_well(hot: Path, take: Take) -> None:
+    before = contents(hot.parent)
+    with read_only(hot.parent) as mount:
+        copy = take(mount / hot.name)
+    assert copy.hot_journal
+    assert is_balanced(copy.path)
+    assert contents(hot.parent) == before
 
 
-def test_where_copying_a_journal_is_not_wanted_the_run_fails_with_the_way_out(hot: Path, take: Take) -> None:
-    before = files(hot)
-    with pytest.raises(SourceUnusable) as refused:
-        take(hot, replace(HASTY, hot_journal="fail"))
-    assert "start the app" in refused.value.hint
-    assert files(hot) == before
+@one_kind
+def test_such_a_run_is_degraded_and_says_why(hot: Path, back_up: BackUp) -> None:
+    job = back_up(hot)
+    assert job.told == ("degraded", 3)
+    assert "died in a transaction" in job.report.warnings[0]
+    assert "snapshot.waiting" in job.events
 
 
+@one_kind
+def test_where_copying_a_journal_is_not_wanted_the_run_fails_with_the_way_out(hot: Path, back_up: BackUp) -> None:
+    before = contents(hot.parent)
+    job = back_up(hot, replace(HASTY, hot_journal="fail"))
+    assert job.told == ("failed", 1)
+    assert "its app died in a transaction and was not started again" in job.error
+    assert 'start the app, which rolls it back; or set hot_journal = "copy"' in job.hint
+    assert (job.generations, job.staged) == ({}, [])
+    assert contents(hot.parent) == before
+
+
+@one_kind
+def test_a_probe_tells_of_it_and_touches_nothing(hot: Path, tmp_path: Path) -> None:
+    before = contents(hot.parent)
+    assert probe_source(Source.inspect(hot), HASTY, tmp_path)["hot"] is True
+    assert contents(hot.parent) == before
+
+
+@one_kind
+def test_the_time_of_the_whole_copy_counts_here_too(hot: Path, take: Take) -> None:
+    with pytest.raises(SnapshotFailed, match="was not copied within"):
+        take(hot, replace(HASTY, timeout_s=1e-6))
+
+
+@one_kind
 def test_an_app_that_starts_again_meanwhile_rolls_back_and_is_copied_as_usual(hot: Path, take: Take) -> None:
     def start_again() -> None:
         with running_app(hot) as app:
@@ -75,6 +100,43 @@ def test_an_app_that_starts_again_meanwhile_rolls_back_and_is_copied_as_usual(ho
     assert is_balanced(copy.path)
 
 
+COPY_SLOWLY = """
+import os, sys
+from backupd.sqlite.child.hotjournal import copy_with_journal
+
+def wait(done, total):
+    print("copying", flush=True)
+    sys.stdin.readline()
+
+source, *targets = sys.argv[1:]
+copy_with_journal(source, *(os.open(path, os.O_WRONLY | os.O_CREAT) for path in targets), wait)
+"""
+
+
+@one_kind
+def test_an_app_that_starts_again_while_the_journal_is_copied_waits_and_then_works(hot: Path, tmp_path: Path) -> None:
+    impatient = f"import sqlite3; sqlite3.connect({str(hot)!r}, timeout=0).execute('SELECT 1 FROM account')"
+    answers: list[list[list[Any]]] = []
+    command = [sys.executable, "-c", COPY_SLOWLY, hot, tmp_path / "copy", tmp_path / "copy-journal"]
+    with (
+        running_app(hot) as app,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as copier,
+    ):
+        assert copier.stdout is not None
+        assert copier.stdout.readline() == "copying\n"
+        refused = subprocess.run([sys.executable, "-c", impatient], capture_output=True, text=True, check=False)
+        assert "database is locked" in refused.stderr
+        patient = threading.Thread(target=lambda: answers.append(app.sql("SELECT sum(balance) FROM account")))
+        patient.start()
+        copier.communicate("go on\n" * 9)
+        patient.join()
+    assert copier.returncode == 0
+    assert answers == [[[100_000]]]
+    assert is_balanced(hot)
+    assert rows(tmp_path / "copy", "SELECT count(*) FROM account") == [(1000,)]
+    assert is_balanced(tmp_path / "copy")
+
+
 HOLD_AS_SQLITE_DOES = """
 import fcntl, sys
 database = open(sys.argv[1], "r+b")
@@ -84,6 +146,7 @@ sys.stdin.read()
 """
 
 
+@one_kind
 @pytest.mark.parametrize(
     ("size", "start", "said"),
     [("510", "0x40000002", "being recovered"), ("1", "0x40000001", "being written")],
@@ -96,17 +159,13 @@ def test_a_database_at_which_its_app_is_at_work_is_left_to_it(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        directory = os.open(tmp_path, os.O_RDONLY)
-        with pytest.raises(SourceBusy, match=said):
-            copy_with_journal(str(hot), directory, "copy", lambda _done, _total: None)
-        os.close(directory)
+        with two_files(tmp_path) as (database, journal), pytest.raises(SourceBusy, match=said):
+            copy_with_journal(str(hot), database, journal, lambda _done, _total: None)
         holder.communicate("")
 
 
 def test_a_journal_that_is_gone_when_it_is_to_be_copied_was_recovered(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db", "delete")
-    directory = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(SourceBusy, match="was recovered"):
-        copy_with_journal(str(tmp_path / "tasks.db"), directory, "copy", lambda _done, _total: None)
-    os.close(directory)
-    assert sqlite3.connect(tmp_path / "tasks.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with two_files(tmp_path) as (database, journal), pytest.raises(SourceBusy, match="was recovered"):
+        copy_with_journal(str(tmp_path / "tasks.db"), database, journal, lambda _done, _total: None)
+    assert rows(tmp_path / "tasks.db", "PRAGMA integrity_check") == [("ok",)]

@@ -1,11 +1,12 @@
 """Copy one live database with SQLite's online backup API, doing it no harm.
 
-Run as `python -m backupd.sqlite.child.copy` in an empty staging directory that belongs to the owner of the source.
+Run as `python -m backupd.sqlite.child.copy` in an empty staging directory. The owner of the source, who this process
+becomes, has no right to anything there: what is to be written is opened before.
 """
 
 import os
 import time
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import apsw
@@ -19,21 +20,22 @@ from backupd.sqlite.child.wire import Wire, serve
 from backupd.sqlite.header import EMPTY, Header, read_header
 from backupd.sqlite.mounts import filesystem_of, is_remote
 
+_OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
+
 
 def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     """Copy the source, or only open and pin it for a probe; the answer says what the caller cannot see itself."""
     path: str = request["path"]
-    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    target = None if request["probe"] else open_target(request)
+    staged = None if request["probe"] else Staged.open(request)
     owner = become_owner(request["uid"], request["gid"])
     before = identity(path)
     header = check_source(request, owner=owner)
-    copier = Copier(request, wire, header, target)
+    copier = Copier(request, wire, header, staged.target if staged else None)
     hot = copy_or_wait(copier)
-    if target is not None:
-        target.close()
-    if hot and target is not None:
-        copy_with_journal(path, directory, request["target"], copier.advance)
+    if staged is not None:
+        staged.target.close()
+        if hot:
+            copy_with_journal(path, staged.database, staged.journal, copier.advance)
     if identity(path) != before:
         raise SourceReplaced(f"{path} was replaced while it was copied", "run the backup again")
     return {
@@ -46,22 +48,29 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     }
 
 
-def open_target(request: dict[str, Any]) -> apsw.Connection:
-    """Make the staged copy and open it while we still may; then give it and its directory to the owner of the source.
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The copy that is to be made: open as a database, and as two descriptors for a copy with its hot journal."""
 
-    Its journal is in memory, where it stays empty, since there is nothing to go back to but an empty file; without any,
-    an attempt that was given up would leave half a database for the next one to stumble over.
-    """
-    name: str = request["target"]
-    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    target = apsw.Connection(name)
-    for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
-        target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
-    if os.geteuid() == 0:
-        with suppress(PermissionError):  # without CAP_CHOWN this process will not become the owner either
-            for path in (name, "."):
-                os.chown(path, request["uid"], request["gid"])
-    return target
+    target: apsw.Connection
+    database: int
+    journal: int
+
+    @classmethod
+    def open(cls, request: dict[str, Any]) -> "Staged":
+        """Make both files and open them while we still may.
+
+        SQLite's journal for the copy is in memory, where it stays empty, since there is nothing to go back to but an
+        empty file; without any, an attempt that was given up would leave half a database for the next one to stumble
+        over.
+        """
+        database, journal = (
+            os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
+        )
+        target = apsw.Connection(request["target"])
+        for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
+            target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
+        return cls(target, database, journal)
 
 
 def check_source(request: dict[str, Any], *, owner: bool) -> Header:
@@ -81,7 +90,7 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
         raise SourceUnusable(
             f"{path} is an idle WAL database of uid {request['uid']}: opening it as uid {os.geteuid()} would leave "
             "-wal and -shm files that its app cannot write",
-            f"run backupd as uid {request['uid']} (PUID), or while the app has it open",
+            f"run backupd as uid {request['uid']} (PUID), or while the app has it open{_OR_AS_ROOT}",
         )
     return header
 
@@ -94,7 +103,7 @@ def header_of(request: dict[str, Any]) -> Header:
     except PermissionError as error:
         raise SourceUnusable(
             f"no right to read {path}",
-            f"run backupd as the owner of the file (uid {request['uid']}) or as root",
+            f"run backupd as the owner of the file (uid {request['uid']}){_OR_AS_ROOT}",
         ) from error
     except FileNotFoundError as error:
         raise SourceReplaced(f"{path} went away just now", "run the backup again") from error

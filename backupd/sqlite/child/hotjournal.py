@@ -19,8 +19,8 @@ _FLOCK = "hhqqi4x"
 _CHUNK_BYTES = 1 << 20
 
 
-def copy_with_journal(path: str, directory: int, target: str, advance: Callable[[int, int], None]) -> None:
-    """Copy `path` and its journal to `target` and `target`-journal in the directory descriptor `directory`.
+def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Callable[[int, int], None]) -> None:
+    """Copy `path` and its journal to two descriptors of files of ours.
 
     Raises SourceBusy when the app is at work after all, NoSpace, SnapshotFailed. The caller has no
     connection to `path` open: closing ours would drop its locks.
@@ -31,10 +31,10 @@ def copy_with_journal(path: str, directory: int, target: str, advance: Callable[
         total = os.fstat(source).st_size + os.stat(f"{path}-journal").st_size
         journal = os.open(f"{path}-journal", os.O_RDONLY)
         try:
-            _copy(journal, directory, f"{target}-journal", 0, total, advance)
+            _copy(journal, to_journal, 0, total, advance)
         finally:
             os.close(journal)
-        _copy(source, directory, target, total - os.fstat(source).st_size, total, advance)
+        _copy(source, to_database, total - os.fstat(source).st_size, total, advance)
     except FileNotFoundError as error:
         raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
     except OSError as error:
@@ -55,9 +55,9 @@ def _hold_shared_lock(source: int, path: str) -> None:
         raise SourceBusy(f"{path} is being written by its app", "run the backup again")
 
 
-def _copy(source: int, directory: int, name: str, before: int, total: int, advance: Callable[[int, int], None]) -> None:
-    target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=directory)
-    with open(target, "wb") as stream:  # buffered: a raw write may be short on a disk that runs full
+def _copy(source: int, target: int, before: int, total: int, advance: Callable[[int, int], None]) -> None:
+    with open(target, "wb", closefd=False) as stream:  # buffered: a raw write may be short on a disk that runs full
+        stream.truncate(0)
         offset = 0
         while chunk := os.pread(source, _CHUNK_BYTES, offset):
             stream.write(chunk)

@@ -1,0 +1,121 @@
+"""Disks that are full: those of the copy, and that of the app."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import NoSpace
+from backupd.sqlite.child.hotjournal import copy_with_journal
+from backupd.sqlite.snapshot import SnapshotSettings, compact_snapshot, take_snapshot
+from backupd.sqlite.source import Source
+from support.app import running_app
+from support.bank import is_balanced, make_bank
+from support.snapshots import HASTY, Take
+from support.sqlite_jobs import BackUp
+from support.sqlite_places import contents, fill, rows, small_disk, two_files
+from support.sqlite_processes import Bystander, die_in_a_transaction
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def disk_of_backups(backups: Path) -> Iterator[Path]:
+    """A small file system for the backups alone."""
+    with small_disk(backups, "60m") as disk:
+        yield disk
+
+
+def test_a_copy_that_fills_the_disk_of_the_backups_leaves_nothing_there_and_takes_nothing_away(
+    tmp_path: Path, disk_of_backups: Path, back_up: BackUp, asleep: Callable[[int], None]
+) -> None:
+    path = tmp_path / "tasks.db"
+    make_bank(path, rows=60_000)
+    before = back_up(path)
+    assert before.told == ("published", 0)
+    with running_app(path) as app:
+        app.sql("UPDATE account SET balance = balance + 1")
+    asleep(1500)
+    other = Bystander(lambda: fill(disk_of_backups))
+    job = back_up(path, progress=other)
+    assert (job.told, other.done) == (("failed", 1), True)
+    assert "the file system of the backups" in job.error
+    assert "free space" in job.hint
+    assert (job.generations, job.staged) == (before.generations, [])
+    (disk_of_backups / "filler").unlink()
+    assert back_up(path).told == ("published", 0)
+
+
+def test_an_app_whose_disk_is_too_full_for_shared_memory_is_told_of_that(tmp_path: Path, take: Take) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        make_bank(disk / "tasks.db")
+        database = (disk / "tasks.db").read_bytes()
+        filler = fill(disk)
+        with pytest.raises(NoSpace, match=r"tasks\.db-shm: the app's file system is full") as full:
+            take(disk / "tasks.db")
+        assert "the app is about to fail as well" in full.value.hint
+        assert (disk / "tasks.db").read_bytes() == database
+        filler.unlink()
+        with running_app(disk / "tasks.db") as app:
+            app.sql("INSERT INTO ledger(amount) VALUES (1)")
+        assert take(disk / "tasks.db").size_bytes == len(database)
+
+
+def test_a_live_database_on_a_full_disk_is_copied_all_the_same(tmp_path: Path, take: Take) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        make_bank(disk / "tasks.db")
+        with running_app(disk / "tasks.db") as app:
+            app.sql("CREATE TABLE last_words AS SELECT 1 AS a")
+            fill(disk)
+            copy = take(disk / "tasks.db")
+    assert rows(copy.path, "SELECT a FROM last_words") == [(1,)]
+
+
+def test_a_hot_journal_that_does_not_fit_is_never_half_copied(tmp_path: Path) -> None:
+    path = killed_in_a_transaction(tmp_path)
+    said: list[int] = []
+    with (
+        small_disk(tmp_path / "disk", "100k") as disk,
+        two_files(disk) as (database, journal),
+        pytest.raises(NoSpace, match="and its journal could not be copied"),
+    ):
+        copy_with_journal(str(path), database, journal, lambda done, _total: said.append(done))
+    assert said == []  # the journal is one chunk, of which some would have fitted
+
+
+@pytest.mark.parametrize("size", ["300k", "450k"])
+def test_a_hot_database_that_does_not_fit_is_a_lack_of_space(tmp_path: Path, size: str) -> None:
+    path = killed_in_a_transaction(tmp_path)
+    before = contents(path.parent)
+    with small_disk(tmp_path / "disk", size) as disk:
+        (disk / "staging").mkdir()
+        source = Source.inspect(path)
+        settings = SnapshotSettings(hot_journal_wait_s=0)
+        if size == "300k":
+            with pytest.raises(NoSpace):
+                take_snapshot(source, settings, disk / "staging", lambda _d, _t: None, lambda _e, _m: None)
+        else:
+            copy = take_snapshot(source, settings, disk / "staging", lambda _d, _t: None, lambda _e, _m: None)
+            assert is_balanced(copy.path)
+    assert contents(path.parent) == before
+
+
+def killed_in_a_transaction(tmp_path: Path) -> Path:
+    """Return a database of 200 KiB with a hot journal of the same size."""
+    path = tmp_path / "data" / "tasks.db"
+    path.parent.mkdir()
+    make_bank(path, "delete")
+    die_in_a_transaction(path)
+    assert 190_000 < Path(f"{path}-journal").stat().st_size < 210_000
+    return path
+
+
+def test_a_copy_that_has_no_room_to_be_compacted_in_is_told_as_such(tmp_path: Path) -> None:
+    make_bank(tmp_path / "tasks.db")
+    with small_disk(tmp_path / "disk", "300k") as disk:
+        (disk / "staging").mkdir()
+        source = Source.inspect(tmp_path / "tasks.db")
+        copy = take_snapshot(source, HASTY, disk / "staging", lambda _d, _t: None, lambda _e, _m: None)
+        with pytest.raises(NoSpace, match="no room to compact the copy"):
+            compact_snapshot(copy)
+        assert is_balanced(copy.path)

@@ -1,0 +1,186 @@
+"""A backup that is not run by the owner of the database: it works without harm to the app, or does not begin."""
+
+import gzip
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from support.app import running_app
+from support.bank import is_balanced, make_bank
+from support.sqlite_jobs import APP, FOREIGN, HELPLESS, POWERLESS, STRANGER, backupd_as, backupd_process
+from support.sqlite_places import contents, rows, state
+from support.sqlite_processes import children_of, die_in_a_transaction, has_open, is_gone, wait_until
+
+pytestmark = pytest.mark.root
+helpless = pytest.mark.parametrize(
+    "who", [HELPLESS, (*HELPLESS[:-1], f"{HELPLESS[-1]},+chown")], ids=["may not chown", "may chown"]
+)
+AS_THE_APP = tuple(word.replace(str(STRANGER), str(APP)) for word in FOREIGN)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where anybody may put backups."""
+    directory = tmp_path / "store"
+    directory.mkdir()
+    directory.chmod(0o777)
+    return directory
+
+
+def restored(store: Path, tmp_path: Path) -> Path:
+    """Unpack the one archive in `store`."""
+    (archive,) = store.glob("*.gz")
+    path = tmp_path / "restored.db"
+    path.write_bytes(gzip.decompress(archive.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("who", "side_files"),
+    [(FOREIGN, ()), (FOREIGN, ("-wal",)), (FOREIGN, ("-shm",)), (POWERLESS, ())],
+    ids=["closed", "WAL alone", "shared memory alone", "powerless root"],
+)
+def test_an_idle_wal_database_of_another_user_is_refused_before_it_is_touched(
+    data: Path, store: Path, who: tuple[str, ...], side_files: tuple[str, ...]
+) -> None:
+    data.chmod(0o777)
+    for suffix in side_files:
+        (data / f"tasks.db{suffix}").touch()
+        os.chown(data / f"tasks.db{suffix}", APP, APP)
+    before = state(data)
+    done = backupd_as(who, data / "tasks.db", store)
+    assert done.returncode == 1
+    assert f"is an idle WAL database of uid {APP}" in done.stderr
+    assert f"run backupd as uid {APP}" in done.stderr
+    assert "or as root with the capabilities SETUID and SETGID" in done.stderr
+    assert state(data) == before
+    with running_app(data / "tasks.db", uid=APP) as app:
+        app.sql("INSERT INTO ledger(amount) VALUES (0)")
+
+
+@pytest.mark.parametrize(
+    ("who", "directory_mode", "mode"),
+    [(FOREIGN, 0o755, 0o644), (FOREIGN, 0o770, 0o664), (POWERLESS, 0o755, 0o644)],
+    ids=["reader", "writer by group", "powerless root"],
+)
+def test_another_user_can_copy_while_the_app_has_its_database_open(
+    data: Path, store: Path, tmp_path: Path, who: tuple[str, ...], directory_mode: int, mode: int
+) -> None:
+    data.chmod(directory_mode)
+    (data / "tasks.db").chmod(mode)
+    with running_app(data / "tasks.db", uid=APP) as app:
+        app.sql("CREATE TABLE late AS SELECT 7 AS a")
+        before = state(data)
+        assert len(before) == 3
+        done = backupd_as(who, data / "tasks.db", store)
+        assert done.returncode == 0, done.stderr
+        assert state(data) == before
+        app.sql("INSERT INTO late VALUES (8)")
+    assert rows(restored(store, tmp_path), "SELECT a FROM late") == [(7,)]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o664], ids=["reader", "writer by group"])
+def test_another_user_copies_what_a_killed_app_left(data: Path, store: Path, tmp_path: Path, mode: int) -> None:
+    (data / "tasks.db").chmod(mode)
+    with running_app(data / "tasks.db", uid=APP) as app:
+        app.sql("CREATE TABLE late AS SELECT 7 AS a")
+        app.kill()
+    before = state(data)
+    done = backupd_as(FOREIGN, data / "tasks.db", store)
+    assert done.returncode == 0, done.stderr
+    assert state(data) == before
+    assert rows(restored(store, tmp_path), "SELECT a FROM late") == [(7,)]
+    with running_app(data / "tasks.db", uid=APP) as app:
+        app.sql("INSERT INTO late VALUES (8)")
+
+
+def test_a_rollback_database_of_another_user_is_copied_and_nothing_is_made_beside_it(
+    data: Path, store: Path, tmp_path: Path
+) -> None:
+    data.chmod(0o777)
+    make_bank(data / "plain.db", "delete")
+    before = state(data)
+    done = backupd_as(FOREIGN, data / "plain.db", store)
+    assert done.returncode == 0, done.stderr
+    assert is_balanced(restored(store, tmp_path))
+    assert state(data) == before
+
+
+def test_the_app_user_himself_may_back_up_an_idle_wal_database(data: Path, store: Path, tmp_path: Path) -> None:
+    done = backupd_as(AS_THE_APP, data / "tasks.db", store)
+    assert done.returncode == 0, done.stderr
+    assert is_balanced(restored(store, tmp_path))
+    assert {path.stat().st_uid for path in data.iterdir()} == {APP}
+
+
+@helpless
+def test_root_that_may_not_pass_over_rights_becomes_the_owner_and_can_use_its_copy(
+    data: Path, store: Path, tmp_path: Path, who: tuple[str, ...]
+) -> None:
+    (data / "tasks.db").chmod(0o600)
+    done = backupd_as(who, data / "tasks.db", store)
+    assert done.returncode == 0, done.stderr
+    assert is_balanced(restored(store, tmp_path))
+    assert {path.stat().st_uid for path in data.iterdir()} == {APP}
+
+
+@pytest.mark.parametrize("method", ["backup", "vacuum"])
+@helpless
+def test_root_that_may_not_pass_over_rights_recovers_a_hot_copy(
+    data: Path, store: Path, tmp_path: Path, who: tuple[str, ...], method: str
+) -> None:
+    make_bank(data / "hot.db", "delete")
+    os.chown(data / "hot.db", APP, APP)
+    die_in_a_transaction(data / "hot.db", uid=APP)
+    before = contents(data)
+    options = (f"BACKUPD_SOURCES__HOT__METHOD={method}", "BACKUPD_SOURCES__HOT__HOT_JOURNAL_WAIT_S=0")
+    done = backupd_as((*who, "env", *options), data / "hot.db", store)
+    assert done.returncode == 3, done.stderr
+    assert is_balanced(restored(store, tmp_path))
+    assert contents(data) == before
+
+
+@helpless
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=str)
+def test_root_that_may_not_signal_others_leaves_no_child_behind_and_nothing_that_it_cannot_sweep(
+    data: Path, store: Path, who: tuple[str, ...], sent: signal.Signals, code: int
+) -> None:
+    path = data / "tasks.db"
+    with running_app(path, uid=APP) as app:
+        app.sql("PRAGMA journal_mode=DELETE")
+        app.sql("BEGIN EXCLUSIVE")
+        with backupd_process(who, path, store) as parent:
+            wait_until(lambda: any(has_open(pid, path) for pid in children_of(parent.pid)))
+            (child,) = children_of(parent.pid)
+            assert Path(f"/proc/{child}").stat().st_uid == APP
+            parent.send_signal(sent)
+            assert parent.wait(20) == code
+        wait_until(lambda: is_gone(child))
+        app.sql("COMMIT")
+    done = backupd_as(who, path, store)
+    assert done.returncode == 0, done.stderr
+    assert [*(store / ".backupd" / "staging").iterdir()] == []
+
+
+@helpless
+def test_a_directory_that_root_may_not_look_into_is_told_with_the_capability_that_is_missing(
+    data: Path, store: Path, tmp_path: Path, who: tuple[str, ...]
+) -> None:
+    data.chmod(0o700)
+    refused = backupd_as(who, data / "tasks.db", store)
+    assert refused.returncode == 1
+    assert f"uid 0 has no right to look at {data / 'tasks.db'}" in refused.stderr
+    assert "with the capability DAC_READ_SEARCH" in refused.stderr
+    done = backupd_as((*who[:-1], f"{who[-1]},+dac_read_search"), data / "tasks.db", store)
+    assert done.returncode == 0, done.stderr
+    assert is_balanced(restored(store, tmp_path))
+
+
+def test_a_file_that_may_not_be_read_is_told_with_whom_to_run_as(data: Path, store: Path) -> None:
+    (data / "tasks.db").chmod(0o600)
+    done = backupd_as(POWERLESS, data / "tasks.db", store)
+    assert done.returncode == 1
+    assert "no right to read" in done.stderr
+    assert f"run backupd as the owner of the file (uid {APP}), or as root with the capabilities SETUID" in done.stderr

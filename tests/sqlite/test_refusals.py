@@ -1,0 +1,134 @@
+"""What cannot be backed up: the operator reads what is wrong and what to do, and no older generation pays for it."""
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.bank import make_bank
+from support.sqlite_jobs import BackUp
+
+MAGIC = b"SQLite format 3\0"
+NOT_SQLITE = "is encrypted or not a SQLite database"
+
+
+def a_socket(path: Path) -> None:
+    """Bind a socket to `path`, by a short name: its address has room for no long one."""
+    with socket.socket(socket.AF_UNIX) as one:
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        one.bind(f"/proc/self/fd/{descriptor}/{path.name}")
+        os.close(descriptor)
+
+
+def a_second_name(path: Path) -> None:
+    make_bank(path)
+    os.link(path, path.with_name("other.db"))
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "missing": (lambda _path: None, "no database at", "the right volume is mounted"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty (0 bytes)", "allow_empty = true"),
+    "one byte": (lambda path: path.write_bytes(b"S"), "is empty (1 bytes)", "allow_empty = true"),
+    "text": (lambda path: path.write_text("no database\n" * 99), NOT_SQLITE, "check the path"),
+    "magic alone": (lambda path: path.write_bytes(MAGIC), NOT_SQLITE, "check the path"),
+    "cut header": (lambda path: path.write_bytes(MAGIC.ljust(60, b"\x10")), NOT_SQLITE, "check the path"),
+    "encrypted": (lambda path: path.write_bytes(os.urandom(8192)), NOT_SQLITE, "SQLCipher"),
+    "directory": (lambda path: path.mkdir(), "is a directory", "the database file itself"),
+    "FIFO": (os.mkfifo, "is no regular file", "the database file itself"),
+    "socket": (a_socket, "is no regular file", "the database file itself"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "/dev/zero is no regular file", "the database file itself"),
+    "dead link": (lambda path: path.symlink_to("gone.db"), "no database at", "the right volume is mounted"),
+    "link to itself": (lambda path: path.symlink_to(path), "cannot be looked at: Too many levels", "check the path"),
+    "hard link": (a_second_name, "has 2 hard links", 'hard_link = "allow"'),
+}
+
+
+@pytest.mark.parametrize(("become", "said", "advised"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_backed_up_is_refused_with_advice_and_costs_no_generation(
+    tmp_path: Path, back_up: BackUp, become: Callable[[Path], object], said: str, advised: str
+) -> None:
+    path = tmp_path / "data" / "tasks.db"
+    path.parent.mkdir()
+    make_bank(path)
+    before = back_up(path).generations
+    assert len(before) == 2
+    for file in path.parent.iterdir():
+        file.unlink()
+    become(path)
+    there = {p.name: p.lstat() for p in path.parent.iterdir()}
+    job = back_up(path)
+    assert job.told == ("failed", 1)
+    assert said in job.error
+    assert advised in job.hint
+    assert (job.generations, job.staged, job.quarantined) == (before, [], [])
+    assert "snapshot.retried" not in job.events
+    assert job.site.holds.get("tasks") is None
+    assert {p.name: (s.st_mode, s.st_size, s.st_mtime_ns) for p in path.parent.iterdir() if (s := p.lstat())} == {
+        name: (s.st_mode, s.st_size, s.st_mtime_ns) for name, s in there.items()
+    }
+
+
+def test_a_path_that_leads_through_a_file_is_told_as_such(tmp_path: Path, back_up: BackUp) -> None:
+    make_bank(tmp_path / "file")
+    job = back_up(tmp_path / "file" / "tasks.db")
+    assert job.told == ("failed", 1)
+    assert "cannot be looked at: Not a directory" in job.error
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_database_that_is_meant_to_be_empty_becomes_a_generation_that_opens_as_an_empty_database(
+    tmp_path: Path, back_up: BackUp, size: int
+) -> None:
+    path = tmp_path / "tasks.db"
+    path.write_bytes(b"x" * size)
+    job = back_up(path, allow_empty=True)
+    assert (job.told, job.report.verification) == (("published", 0), "full")
+    restored = job.unpacked(tmp_path / "restored.db")
+    assert restored.stat().st_size == job.report.snapshot_bytes
+    make_bank(restored)
+    assert path.read_bytes() == b"x" * size
+    again = back_up(path, allow_empty=True)
+    assert (again.told, again.generations) == (("unchanged", 0), job.generations)
+
+
+def test_a_database_that_became_empty_freezes_nothing_until_that_is_allowed(tmp_path: Path, back_up: BackUp) -> None:
+    path = tmp_path / "tasks.db"
+    make_bank(path)
+    full = back_up(path)
+    os.truncate(path, 0)
+    refused = back_up(path)
+    assert refused.told == ("failed", 1)
+    assert refused.generations == full.generations
+    allowed = back_up(path, allow_empty=True)
+    assert allowed.told == ("degraded", 3)
+    assert "shrank" in allowed.report.warnings[0]
+    assert full.generations.items() <= allowed.generations.items()
+
+
+@pytest.mark.parametrize("size", [100, 512, 4095, 4097, 40_000])
+def test_a_database_that_was_cut_is_damage_and_freezes_pruning(tmp_path: Path, back_up: BackUp, size: int) -> None:
+    path = tmp_path / "tasks.db"
+    make_bank(path)
+    before = back_up(path).generations
+    os.truncate(path, size)
+    job = back_up(path)
+    assert job.told == ("failed", 1)
+    assert "is damaged: database disk image is malformed" in job.error
+    assert "restore the last good generation" in job.hint
+    assert (job.generations, job.staged) == (before, [])
+    hold = job.site.holds.get("tasks")
+    assert hold is not None
+    assert hold.kind == "corrupt"
+
+
+def test_the_mode_of_the_database_and_of_its_directory_stay_as_they_were(tmp_path: Path, back_up: BackUp) -> None:
+    path = tmp_path / "data" / "tasks.db"
+    path.parent.mkdir()
+    make_bank(path)
+    path.chmod(0o640)
+    path.parent.chmod(0o710)
+    assert back_up(path).report.outcome == "published"
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (path, path.parent)] == [0o640, 0o710]

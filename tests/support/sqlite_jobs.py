@@ -1,0 +1,94 @@
+"""Backups as their operator sees them, run here or by somebody with other rights."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backupd.jobs.site import Site
+from backupd.model import RunReport
+from support.command import log_lines
+
+APP, STRANGER = 1234, 2345
+POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root in a container with cap-drop ALL
+HELPLESS = ("setpriv", "--bounding-set=-all,+setuid,+setgid")  # root that may not pass over rights
+# A user who is not the app's, but in its group. He may search every directory, since the interpreter may lie anywhere,
+# and write no more than others.
+FOREIGN = (
+    "setpriv",
+    f"--reuid={STRANGER}",
+    f"--regid={APP}",
+    "--clear-groups",
+    "--inh-caps=-all,+dac_read_search",
+    "--ambient-caps=+dac_read_search",
+    "--bounding-set=-all,+dac_read_search",
+)
+
+BackUp = Callable[..., "Job"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A backup that was made, or was not, and what the store looks like after it."""
+
+    report: RunReport
+    site: Site
+
+    @property
+    def told(self) -> tuple[str, int]:
+        """Outcome and exit code."""
+        return self.report.outcome, self.report.exit_code
+
+    @property
+    def error(self) -> str:
+        return self.report.error or ""
+
+    @property
+    def hint(self) -> str:
+        return self.report.hint or ""
+
+    @property
+    def events(self) -> list[str]:
+        """The names of all events in the log so far."""
+        return [line["event.action"] for line in log_lines(self.site.store.directory)]
+
+    @property
+    def staged(self) -> list[Path]:
+        """What lies in staging."""
+        return [*(self.site.store.hidden / "staging").iterdir()]
+
+    @property
+    def quarantined(self) -> list[Path]:
+        """The copies in quarantine."""
+        return [*(self.site.store.hidden / "quarantine").glob("*/*/snapshot.sqlite3")]
+
+    @property
+    def generations(self) -> dict[str, bytes]:
+        """Every published file with its bytes."""
+        return {path.name: path.read_bytes() for path in self.site.store.directory.glob("tasks-*")}
+
+    def unpacked(self, path: Path) -> Path:
+        """Restore the archive with gunzip(1) to `path`."""
+        with path.open("wb") as stream:
+            subprocess.run(["gunzip", "-c", str(self.report.archive_path)], stdout=stream, check=True)
+        return path
+
+
+def backupd_process(who: Sequence[str], path: Path, backups: Path) -> subprocess.Popen[str]:
+    """Begin `backupd backup` of the database at `path` through the command `who`."""
+    environ = {"BACKUPD_DATABASE": str(path), "BACKUPD_BACKUPS_DIR": str(backups), "BACKUPD_SPACE__RESERVE": "0"}
+    command = [*who, sys.executable, "-m", "backupd", "backup"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env={**os.environ, **environ}, stdout=pipe, stderr=pipe, text=True)
+
+
+def backupd_as(who: Sequence[str], path: Path, backups: Path) -> subprocess.CompletedProcess[str]:
+    """Run `backupd backup` of the database at `path` through the command `who`."""
+    with backupd_process(who, path, backups) as process:
+        try:
+            out, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, error)

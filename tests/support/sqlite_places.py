@@ -1,0 +1,86 @@
+"""Directories that tests look into, and mounts that they make."""
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def rows(path: Path, query: str) -> list[Any]:
+    """Ask a database that nobody else has open, and leave it closed."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return the bytes of every file; those of `-shm` are locks, and not compared."""
+    return {p.name: b"" if p.name.endswith("-shm") else p.read_bytes() for p in directory.iterdir() if p.is_file()}
+
+
+def state(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Return owner, group, mode and content of every file."""
+    bytes_of = contents(directory)
+    return {p.name: (s.st_uid, s.st_gid, s.st_mode, bytes_of[p.name]) for p in directory.iterdir() if (s := p.stat())}
+
+
+@contextmanager
+def small_disk(directory: Path, size: str) -> Iterator[Path]:
+    """Make `directory` a file system of `size` (`1m`) while the block runs."""
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[Path]:
+    """Mount `directory` read-only elsewhere, as a volume with `:ro` is."""
+    mount = directory.parent / "read-only"
+    mount.mkdir()
+    subprocess.run(["mount", "--bind", directory, mount], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", mount], check=True)
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+@contextmanager
+def through_fuse(directory: Path, *options: str) -> Iterator[Path]:
+    """Mount `directory` elsewhere through bindfs(1), as a share of another machine is."""
+    mount = directory.with_name(f"{directory.name}-through-fuse")
+    mount.mkdir()
+    subprocess.run(["bindfs", "-o", "allow_other", *options, directory, mount], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+@contextmanager
+def two_files(directory: Path) -> Iterator[tuple[int, int]]:
+    """Make `copy` and `copy-journal`, and open them for writing while the block runs."""
+    descriptors = [os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL) for name in ("copy", "copy-journal")]
+    try:
+        yield descriptors[0], descriptors[1]
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def fill(directory: Path) -> Path:
+    """Leave no room on the file system of `directory`; return the file that took it."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as stream:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while stream.write(b"\0" * size):
+                    pass
+            except OSError:
+                continue
+    return filler
