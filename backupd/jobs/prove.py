@@ -1,12 +1,13 @@
 """Make a copy and prove it: snapshot, then integrity check, compression and digests at the same time."""
 
 import shutil
+import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from backupd.archive.members import Packed, digest_of, pack
-from backupd.errors import SourceReplaced
+from backupd.errors import SourceCorrupt, SourceReplaced
 from backupd.jobs.checks import archive_matches, remember_check
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.run import Run
@@ -45,17 +46,26 @@ class Proof:
 def prove(order: BackupOrder, last: Manifest | None, staging: Path, run: Run, site: Site) -> Proof:
     """Copy and check the source, once more when the file was replaced or changed under the first copy.
 
-    A second corrupt copy is the answer; all other trouble is raised.
+    All copying ends within `timeout_s` from now: what the first copy said is the answer where there is no time for
+    another. A second corrupt copy is the answer; all other trouble is raised.
     """
+    give_up = time.monotonic() + order.settings.timeout_s
     try:
-        proof = _attempt(order, last, _emptied(staging / "copy"), run, site)
-        if not proof.corrupt:
+        proof = _attempt(order, last, _emptied(staging / "copy"), give_up, run, site)
+        if not proof.corrupt or not _is_time_for_another(give_up, run):
             return proof
         why = "the copy is corrupt"
-    except SourceReplaced as error:
+    except (SourceReplaced, SourceCorrupt) as error:
+        if not _is_time_for_another(give_up, run):
+            raise
         why = error.message
     site.log.warning(Event.SNAPSHOT_RETRIED, f"{why}: copying {order.path} once more", source=order.source)
-    return _attempt(order, last, _emptied(staging / "copy"), run, site)
+    return _attempt(order, last, _emptied(staging / "copy"), give_up, run, site)
+
+
+def _is_time_for_another(give_up: float, run: Run) -> bool:
+    """Tell whether a copy that takes as long as the first one would be done by `give_up`."""
+    return time.monotonic() + run.report.stages.get("copy", 0.0) < give_up
 
 
 def _emptied(directory: Path) -> Path:
@@ -65,11 +75,11 @@ def _emptied(directory: Path) -> Path:
     return directory
 
 
-def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, run: Run, site: Site) -> Proof:
+def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, give_up: float, run: Run, site: Site) -> Proof:
     source = Source.inspect(order.path, allow_empty=order.allow_empty, allow_links=order.allow_links)
     reserve = _check_space(order, source, last, site)
     taken_at = site.clock()
-    snapshot = _copy(order, source, reserve, staging, run, site)
+    snapshot = _copy(order, source, reserve, staging, give_up, run, site)
     if last is not None and order.settings.method == "backup" and same_content(last.origin.signature, source.signature):
         with run.stage("digest"):
             equal = _digest(snapshot) == last.snapshot.sha256
@@ -111,7 +121,9 @@ def _check_space(order: BackupOrder, source: Source, last: Manifest | None, site
     return reserve
 
 
-def _copy(order: BackupOrder, source: Source, reserve: int, staging: Path, run: Run, site: Site) -> Snapshot:
+def _copy(
+    order: BackupOrder, source: Source, reserve: int, staging: Path, give_up: float, run: Run, site: Site
+) -> Snapshot:
     shared = same_file_system(source.path, site.store.directory)
     settings = replace(
         order.settings, reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, order)
@@ -121,8 +133,11 @@ def _copy(order: BackupOrder, source: Source, reserve: int, staging: Path, run: 
     def on_event(event: str, message: str) -> None:
         site.log.info(Event(event), message, source=order.source)
 
+    def on_progress(done: int, _total: int) -> None:
+        site.progress.advance(done)
+
     with run.stage("copy"):
-        return take_snapshot(source, settings, staging, lambda done, _total: site.progress.advance(done), on_event)
+        return take_snapshot(source, settings, staging, on_progress, on_event, give_up)
 
 
 def app_reserve_bytes(directory: Path, order: BackupOrder) -> int:

@@ -1,10 +1,14 @@
 """The parent's end of the pipe: one child process for one job on a database file."""
 
 import json
+import math
 import os
+import select
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
@@ -16,14 +20,30 @@ OnProgress = Callable[[int, int], None]
 OnEvent = Callable[[str, str], None]
 
 _LAST_WORDS = 400
+_DEATH_S = 5.0
+_LONGEST_POLL_S = 3600.0  # poll(2) counts milliseconds in an int
 
 
 def _ignore(_what: object, _more: object) -> None:
     """Listen to nothing."""
 
 
+class ChildHangs(SnapshotFailed):
+    """The child did not answer in time, or cannot end."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the process at work on the copy hangs, and was given up",
+            "see whether the disks and mounts of the database and of the backups answer (dmesg)",
+        )
+
+
 class Child:
-    """A child process at work on one verb; as a context manager, it does not outlive its block."""
+    """A child process at work on one verb; as a context manager, it does not outlive its block.
+
+    Unless the kernel will not let it go: a process that waits for a dead disk or server may not even be killable.
+    Nobody waits for that.
+    """
 
     def __init__(self, verb: str, request: Mapping[str, object], directory: Path) -> None:
         self._last_words = open(os.memfd_create("last words"), "w+b")  # noqa: SIM115 - closed by __exit__
@@ -34,10 +54,9 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._last_words,
             start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
-            text=True,
         )
         with suppress(BrokenPipeError):  # it died at once: `result` tells how
-            self._stdin.write(json.dumps(dict(request)) + "\n")
+            self._stdin.write(json.dumps(dict(request)).encode() + b"\n")
             self._stdin.flush()
 
     def __enter__(self) -> Self:
@@ -49,15 +68,20 @@ class Child:
         with suppress(BrokenPipeError):
             self._stdin.close()
         self._stdout.close()
-        self._process.wait()
+        try:
+            self._wait()
+        except ChildHangs:
+            threading.Thread(target=self._process.wait, daemon=True).start()  # whenever it ends: leave no zombie
         self._last_words.close()
 
-    def result(self, on_progress: OnProgress = _ignore, on_event: OnEvent = _ignore) -> dict[str, Any]:
-        """Wait for the child's answer.
+    def result(
+        self, on_progress: OnProgress = _ignore, on_event: OnEvent = _ignore, give_up: float = math.inf
+    ) -> dict[str, Any]:
+        """Wait for the child's answer, until `give_up` by the monotonic clock.
 
-        Raises the child's own error by its class, and SnapshotFailed when the child died.
+        Raises the child's own error by its class, SnapshotFailed when the child died, and ChildHangs.
         """
-        for line in self._stdout:
+        for line in self._lines(give_up):
             said = json.loads(line)
             match said["kind"]:
                 case "progress":
@@ -68,17 +92,40 @@ class Child:
                     raise _error(said)
                 case _:
                     result: dict[str, Any] = said["result"]
-                    self._process.wait()
+                    with suppress(ChildHangs):
+                        self._wait()
                     return result
-        raise _died(self._process.wait(), self._last_words)
+        raise _died(self._wait(), self._last_words)
+
+    def _wait(self) -> int:
+        try:
+            return self._process.wait(_DEATH_S)
+        except subprocess.TimeoutExpired as late:
+            raise ChildHangs from late
+
+    def _lines(self, give_up: float) -> Iterator[bytes]:
+        """Yield what the child says. A plain read would never return from a child that hangs in the kernel."""
+        poll, rest = select.poll(), b""
+        poll.register(self._stdout, select.POLLIN)
+        while True:
+            left_s = max(0.0, give_up - time.monotonic())
+            if not poll.poll(1000 * min(left_s, _LONGEST_POLL_S)):
+                if not left_s:
+                    raise ChildHangs
+                continue
+            said = os.read(self._stdout.fileno(), 1 << 16)
+            if not said:
+                return
+            *lines, rest = (rest + said).split(b"\n")
+            yield from lines
 
     @property
-    def _stdin(self) -> IO[str]:
+    def _stdin(self) -> IO[bytes]:
         assert self._process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
         return self._process.stdin
 
     @property
-    def _stdout(self) -> IO[str]:
+    def _stdout(self) -> IO[bytes]:
         assert self._process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
         return self._process.stdout
 

@@ -1,5 +1,7 @@
 """Take a consistent copy of a live database into a staging directory."""
 
+import math
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -7,12 +9,13 @@ from typing import Any, Literal
 from backupd.errors import SnapshotFailed
 from backupd.model import SnapshotFacts
 from backupd.sqlite.header import EMPTY, SIZE, parse_header
-from backupd.sqlite.process import Child, OnEvent, OnProgress
+from backupd.sqlite.process import Child, ChildHangs, OnEvent, OnProgress
 from backupd.sqlite.source import Source
 
 _NAME = "snapshot.sqlite3"
 _JOURNAL = "journal"  # not yet by the name that SQLite gives it, since it would remove an empty one
 _COMPACTED = "compacted.sqlite3"
+_GRACE_S = 3.0  # for the child to say itself that time is up: it knows more
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +67,30 @@ class Snapshot:
 
 
 def take_snapshot(
-    source: Source, settings: SnapshotSettings, staging: Path, on_progress: OnProgress, on_event: OnEvent
+    source: Source,
+    settings: SnapshotSettings,
+    staging: Path,
+    on_progress: OnProgress,
+    on_event: OnEvent,
+    give_up: float | None = None,
 ) -> Snapshot:
     """Copy `source` into the empty directory `staging`.
 
-    Raises SourceBusy, SourceReplaced (try again), SourceUnusable, NoSpace, SnapshotFailed.
+    It has time until `give_up` by the monotonic clock, by default `timeout_s` from now. A child that hangs in a system
+    call is killed 3 s later. Raises SourceBusy, SourceReplaced (try again), SourceUnusable, NoSpace, SnapshotFailed.
     """
-    with Child("copy", _request(source, settings, probe=False), staging) as child:
-        answer = child.result(on_progress, on_event)
-    journal = staging / _JOURNAL
-    if answer["hot"]:
-        journal.rename(staging / f"{_NAME}-journal")
-        _own("recover", staging, path=_NAME)
-    else:
-        journal.unlink()
+    give_up = time.monotonic() + settings.timeout_s if give_up is None else give_up
+    try:
+        with Child("copy", _request(source, settings, give_up, probe=False), staging) as child:
+            answer = child.result(on_progress, on_event, give_up + _GRACE_S)
+        journal = staging / _JOURNAL
+        if answer["hot"]:
+            journal.rename(staging / f"{_NAME}-journal")
+            _own("recover", staging, give_up + _GRACE_S, path=_NAME)
+        else:
+            journal.unlink()
+    except ChildHangs as hung:
+        raise _late(source, settings, hung) from hung
     return _staged(staging / _NAME, answer)
 
 
@@ -86,8 +99,12 @@ def probe_source(source: Source, settings: SnapshotSettings, directory: Path) ->
 
     Returns journal_mode, writer, copier and filesystem. Raises what `take_snapshot` raises.
     """
-    with Child("copy", _request(source, settings, probe=True), directory) as child:
-        return child.result()
+    give_up = time.monotonic() + settings.timeout_s
+    try:
+        with Child("copy", _request(source, settings, give_up, probe=True), directory) as child:
+            return child.result(give_up=give_up + _GRACE_S)
+    except ChildHangs as hung:
+        raise _late(source, settings, hung) from hung
 
 
 def compact_snapshot(snapshot: Snapshot) -> Snapshot:
@@ -103,9 +120,10 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, path=path, size_bytes=path.stat().st_size, method="vacuum")
 
 
-def _request(source: Source, settings: SnapshotSettings, *, probe: bool) -> dict[str, object]:
+def _request(source: Source, settings: SnapshotSettings, give_up: float, *, probe: bool) -> dict[str, object]:
     return {
         **asdict(settings),
+        "give_up": give_up,
         "path": str(source.path),
         "uid": source.uid,
         "gid": source.gid,
@@ -116,9 +134,14 @@ def _request(source: Source, settings: SnapshotSettings, *, probe: bool) -> dict
     }
 
 
-def _own(verb: str, staging: Path, **request: str) -> None:
+def _own(verb: str, staging: Path, give_up: float = math.inf, **request: str) -> None:
     with Child("own", {"verb": verb, **request}, staging) as child:
-        child.result()
+        child.result(give_up=give_up)
+
+
+def _late(source: Source, settings: SnapshotSettings, hung: ChildHangs) -> SnapshotFailed:
+    message = f"{source.path} was not copied within {settings.timeout_s:.0f} s: {hung.message}"
+    return SnapshotFailed(message, f"{hung.hint}; if they are only slow, raise timeout_s")
 
 
 def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:

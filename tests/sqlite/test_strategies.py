@@ -1,125 +1,144 @@
 """How a live database is copied: what its writers feel, and when the copy gives up."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from backupd.errors import SnapshotFailed
-from backupd.sqlite.process import Child
+from backupd.errors import SnapshotFailed, SourceBusy
 from backupd.sqlite.snapshot import SnapshotSettings
-from support.bank import is_balanced, make_bank, running_bank
-from support.snapshots import Take
+from support.app import running_app
+from support.bank import make_bank, running_bank
+from support.snapshots import HASTY, Take
+from support.sqlite_jobs import BackUp
+from support.sqlite_places import rows
+from support.sqlite_processes import at_work_on
 
-ROWS = 150_000  # about 27 MiB: more than one unpinned step
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    give_up = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up, "it never came to be"
-        time.sleep(0.01)
+ROWS = 200_000  # about 36 MiB: three unpinned steps
+NO_BUDGET = SnapshotSettings(writer_budget_s=1e-6)
 
 
-def children_of(pid: int) -> list[int]:
-    try:
-        return [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
-    except FileNotFoundError:
-        return []
+def is_one_moment(copy: Path) -> bool:
+    """Tell whether every account in a copy of the bank is what its ledger says: no transfer is there by half."""
+    wrong = rows(
+        copy,
+        "SELECT count(*) FROM account "
+        "LEFT JOIN (SELECT payer AS id, sum(amount) AS paid FROM ledger GROUP BY payer) USING (id) "
+        "LEFT JOIN (SELECT payee AS id, sum(amount) AS got FROM ledger GROUP BY payee) USING (id) "
+        "WHERE balance != 100 - coalesce(paid, 0) + coalesce(got, 0)",
+    )
+    total = rows(copy, "SELECT sum(balance), count(*) FROM account")
+    sound = rows(copy, "PRAGMA integrity_check")
+    return (wrong, total, sound) == ([(0,)], [(ROWS * 100, ROWS)], [("ok",)])
 
 
-def is_gone(pid: int) -> bool:
-    """Tell whether a process has ended; one that nobody waits for has no command line any more."""
-    try:
-        return not Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+@pytest.fixture(scope="module")
+def banks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bytes of a large bank in either journal mode."""
+    directory = tmp_path_factory.mktemp("banks")
+    for mode in ("wal", "delete"):
+        make_bank(directory / mode, mode, rows=ROWS)
+    return {mode: (directory / mode).read_bytes() for mode in ("wal", "delete")}
 
 
-def test_a_large_wal_database_under_a_hard_writer_is_one_consistent_copy(tmp_path: Path, take: Take) -> None:
-    path = tmp_path / "bank.db"
-    make_bank(path, "wal", rows=ROWS)
-    with running_bank(path, rows=ROWS) as bank:
+@pytest.fixture
+def wal(tmp_path: Path, banks: dict[str, bytes]) -> Path:
+    """A large bank in WAL mode."""
+    (tmp_path / "tasks.db").write_bytes(banks["wal"])
+    return tmp_path / "tasks.db"
+
+
+@pytest.fixture
+def rollback(tmp_path: Path, banks: dict[str, bytes]) -> Path:
+    """A large bank with a rollback journal."""
+    (tmp_path / "tasks.db").write_bytes(banks["delete"])
+    return tmp_path / "tasks.db"
+
+
+def test_a_wal_database_under_a_hard_writer_is_one_moment_and_its_writer_never_waits(wal: Path, take: Take) -> None:
+    with running_bank(wal, rows=ROWS) as bank:
         bank.wait_for_commits(50)
-        copy = take(path, SnapshotSettings())
+        copy = take(wal, SnapshotSettings())
         bank.wait_for_commits(50)
-    assert is_balanced(copy.path, ROWS)
+    assert is_one_moment(copy.path)
+    assert (copy.journal_mode, copy.writers_held_s) == ("wal", 0)
+
+
+def test_a_busy_rollback_database_is_pinned_when_that_fits_the_budget(rollback: Path, take: Take) -> None:
+    with running_bank(rollback, "delete", rows=ROWS) as bank:
+        bank.wait_for_commits(20)
+        copy = take(rollback, SnapshotSettings(writer_budget_s=30))
+        bank.wait_for_commits(20)
+    assert is_one_moment(copy.path)
+    assert copy.journal_mode == "rollback"
+    assert 0 < copy.writers_held_s < 30
+
+
+def test_over_the_budget_a_quiet_moment_is_waited_for_and_used(rollback: Path, take: Take) -> None:
+    events = []
+    with running_bank(rollback, "delete", rows=ROWS) as bank:
+        bank.wait_for_commits(20)
+
+        def leave_it_alone(event: str, message: str) -> None:
+            events.append((event, message))
+            bank.stop()
+
+        copy = take(rollback, NO_BUDGET, on_event=leave_it_alone)
+    assert [event for event, _message in events] == ["snapshot.waiting"]
+    assert is_one_moment(copy.path)
     assert copy.writers_held_s == 0
 
 
-def test_a_busy_rollback_database_is_pinned_when_that_fits_the_budget(tmp_path: Path, take: Take) -> None:
-    path = tmp_path / "bank.db"
-    make_bank(path, "delete", rows=ROWS)
-    with running_bank(path, "delete", rows=ROWS) as bank:
+def test_over_the_budget_and_never_quiet_the_writers_are_held_and_that_is_told(
+    rollback: Path, tmp_path: Path, back_up: BackUp
+) -> None:
+    with running_bank(rollback, "delete", rows=ROWS) as bank:
         bank.wait_for_commits(20)
-        copy = take(path, SnapshotSettings(writer_budget_s=30))
+        job = back_up(rollback, replace(NO_BUDGET, quiet_wait_s=0.2))
         bank.wait_for_commits(20)
-    assert is_balanced(copy.path, ROWS)
-    assert copy.writers_held_s > 0
+    assert job.told == ("published", 0)
+    assert "snapshot.waiting" in job.events
+    assert "writers were held for" in job.report.notes[0]
+    assert is_one_moment(job.unpacked(tmp_path / "restored.db"))
 
 
-def test_over_the_budget_a_quiet_moment_is_waited_for_and_used(tmp_path: Path, take: Take) -> None:
-    path = tmp_path / "bank.db"
-    make_bank(path, "delete", rows=ROWS)
-    with running_bank(path, "delete", pause_s=0.25, rows=ROWS) as bank:
-        bank.wait_for_commits(2)
-        copy = take(path, SnapshotSettings(writer_budget_s=1e-6))
-        bank.wait_for_commits(2)
-    assert is_balanced(copy.path, ROWS)
+def test_waiting_for_a_quiet_moment_ends_with_the_time_of_the_whole_copy(rollback: Path, take: Take) -> None:
+    with running_bank(rollback, "delete", rows=ROWS) as bank:
+        bank.wait_for_commits(20)
+        with pytest.raises(SnapshotFailed, match="was not copied within 2 s"):
+            take(rollback, replace(NO_BUDGET, timeout_s=1.5))
+        bank.wait_for_commits(20)
 
 
-def test_a_database_that_nobody_writes_to_is_copied_without_holding_it(tmp_path: Path, take: Take) -> None:
-    path = tmp_path / "bank.db"
-    make_bank(path, "delete", rows=ROWS)
-    assert take(path, SnapshotSettings()).writers_held_s == 0
+def test_a_database_that_nobody_writes_to_is_copied_without_holding_it(rollback: Path, take: Take) -> None:
+    copy = take(rollback, SnapshotSettings())
+    assert copy.writers_held_s == 0
+    assert copy.path.read_bytes()[100:] == rollback.read_bytes()[100:]
 
 
-def test_a_child_whose_parent_is_killed_ends_and_lets_the_app_go(tmp_path: Path) -> None:
-    path = tmp_path / "bank.db"
-    make_bank(path, "delete", rows=1000)
-    code = (
-        "import sys; from pathlib import Path; from backupd.sqlite.process import Child;"
-        "from backupd.sqlite.snapshot import SnapshotSettings, _request; from backupd.sqlite.source import Source;"
-        "source = Source.inspect(Path(sys.argv[1]));"
-        "Child('copy', _request(source, SnapshotSettings(busy_timeout_s=600), probe=False), Path(sys.argv[2])).result()"
-    )
-    from support.app import running_app
+def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path: Path, take: Take) -> None:
+    path = tmp_path / "tasks.db"
+    make_bank(path, "delete")
+    with running_app(path) as app, ThreadPoolExecutor(1) as pool:
+        app.sql("BEGIN EXCLUSIVE")
+        app.sql("UPDATE account SET balance = balance + 1")
+        copying = pool.submit(take, path, replace(HASTY, busy_timeout_s=20))
+        at_work_on(path)
+        assert not copying.done()
+        app.sql("COMMIT")
+        copy = copying.result()
+    assert rows(copy.path, "SELECT min(balance) FROM account") == [(101,)]
 
+
+def test_a_lock_that_is_held_longer_than_the_whole_copy_may_take_is_a_temporary_failure(
+    tmp_path: Path, take: Take
+) -> None:
+    path = tmp_path / "tasks.db"
+    make_bank(path, "delete")
     with running_app(path) as app:
         app.sql("BEGIN EXCLUSIVE")
-        parent = subprocess.Popen([sys.executable, "-c", code, str(path), str(tmp_path)])
-        wait_until(lambda: bool(children_of(parent.pid)) and (tmp_path / "snapshot.sqlite3").exists())
-        (child,) = children_of(parent.pid)
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-        wait_until(
-            lambda: not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes()
-        )
+        with pytest.raises(SourceBusy, match="stayed locked") as busy:
+            take(path, SnapshotSettings(timeout_s=0.3))
         app.sql("COMMIT")
-
-
-def test_a_child_that_is_killed_is_a_clear_failure(tmp_path: Path) -> None:
-    make_bank(tmp_path / "bank.db")
-    with Child("check", {"path": "bank.db", "writer": "3.40.1", "priority": {}}, tmp_path) as child:
-        os.kill(child._process.pid, signal.SIGKILL)
-        with pytest.raises(SnapshotFailed, match="killed by signal 9"):
-            child.result()
-
-
-def test_a_child_that_breaks_down_is_a_clear_failure(tmp_path: Path) -> None:
-    request = {"path": "missing.db", "writer": "3.40.1", "priority": {}}
-    with Child("check", request, tmp_path) as child, pytest.raises(SnapshotFailed, match="ended with 1"):
-        child.result()
-
-
-def test_a_block_that_is_left_takes_its_child_with_it(tmp_path: Path) -> None:
-    make_bank(tmp_path / "bank.db", rows=ROWS)
-    request = {"path": "bank.db", "writer": "3.40.1", "priority": {"idle_cpu": True}}
-    with pytest.raises(KeyboardInterrupt), Child("check", request, tmp_path) as child:
-        raise KeyboardInterrupt
-    assert not Path(f"/proc/{child._process.pid}").exists()
+    assert busy.value.exit_code == 75

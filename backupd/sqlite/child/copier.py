@@ -33,10 +33,10 @@ class HotJournal(Exception):
 
 
 class Deadline:
-    """The end of all patience (`timeout_s` from now), and of patience with one lock of the app (`busy_timeout_s`)."""
+    """The end of all patience (a monotonic time), and of patience with one lock of the app (`busy_timeout_s`)."""
 
-    def __init__(self, timeout_s: float, busy_timeout_s: float) -> None:
-        self.overall = time.monotonic() + timeout_s
+    def __init__(self, overall: float, busy_timeout_s: float) -> None:
+        self.overall = overall
         self.busy_timeout_s = busy_timeout_s
         self.waiting_since = 0.0
 
@@ -57,7 +57,7 @@ class Copier:
     def __init__(self, request: dict[str, Any], wire: Wire, header: Header, target: apsw.Connection | None) -> None:
         self.request, self.wire, self.header, self.target = request, wire, header, target
         self.path: str = request["path"]
-        self.deadline = Deadline(request["timeout_s"], request["busy_timeout_s"])
+        self.deadline = Deadline(request["give_up"], request["busy_timeout_s"])
         self.bytes_a_second = 200e6
         self.writers_held_s = 0.0
         self.wal_limit_bytes = size_of(f"{self.path}-wal") + max(WAL_GROWTH_BYTES, 2 * size_of(self.path))
@@ -146,8 +146,12 @@ class Copier:
         self.bytes_a_second = max(pages * self.header.page_size / elapsed, 1e6)
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
-        """Tell the parent; give up when time is up, or the app's disk would suffer. Raises SnapshotFailed, NoSpace."""
+        """Tell the parent how far we are, and `check`."""
         self.wire.progress(done_bytes, total_bytes)
+        self.check()
+
+    def check(self) -> None:
+        """Give up when time is up, or the app's disk would suffer. Raises SnapshotFailed, NoSpace."""
         if time.monotonic() > self.deadline.overall:
             raise SnapshotFailed(
                 f"{self.path} was not copied within {self.request['timeout_s']:.0f} s", "raise timeout_s"
@@ -163,7 +167,7 @@ class Copier:
             )
 
     def wait_for_quiet(self, quiet_s: float) -> None:
-        """Wait until the database was left alone for `quiet_s`, at most for `quiet_wait_s`."""
+        """Wait until the database was left alone for `quiet_s`, at most for `quiet_wait_s`, and `check`."""
         self.wire.event("snapshot.waiting", f"{self.path}: writers are busy, waiting for {quiet_s:.1f} s of quiet")
         give_up = min(time.monotonic() + self.request["quiet_wait_s"], self.deadline.overall)
         state, since = os.stat(self.path).st_mtime_ns, time.monotonic()
@@ -172,6 +176,7 @@ class Copier:
             now = os.stat(self.path).st_mtime_ns
             if now != state:
                 state, since = now, time.monotonic()
+        self.check()
 
     def wait_for_rollback(self) -> bool:
         """Give a restarting app time to roll its journal back and copy then; False when nobody does."""

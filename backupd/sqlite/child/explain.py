@@ -64,4 +64,7 @@ def explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
     if known is None:
         return SnapshotFailed(f"{path} could not be copied: {error} (SQLite code {extended})", "see the system's log")
     kind, message, hint = known
-    return kind(message.format(path=path, error=error, waited_s=waited_s), hint)
+    said = str(error)
+    if said == "not an error":  # a step of a backup leaves no words on either connection
+        said = str(apsw.mapping_result_codes[extended & 0xFF])
+    return kind(message.format(path=path, error=said, waited_s=waited_s), hint)

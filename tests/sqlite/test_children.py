@@ -1,0 +1,171 @@
+"""Children at work: none outlives its parent, none is missed, and each ends with words."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import SnapshotFailed
+from backupd.sqlite.process import Child
+from support.app import running_app
+from support.bank import make_bank
+from support.command import Backupd
+from support.snapshots import Take
+from support.sqlite_jobs import BackUp
+from support.sqlite_processes import Bystander, children_of, has_open, is_gone, wait_until
+
+CHECK = {"path": "tasks.db", "writer": "3.40.1", "priority": {}}
+PARENT = """
+import sys
+from pathlib import Path
+from backupd.sqlite.snapshot import SnapshotSettings, take_snapshot
+from backupd.sqlite.source import Source
+
+database, staging, sys.executable = sys.argv[1:]
+tell = lambda done, total: print("copying", flush=True)
+take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Path(staging), tell, tell)
+"""
+
+WATCHED_PARENT = """
+import sys
+from pathlib import Path
+from backupd.sqlite.snapshot import SnapshotSettings, take_snapshot
+from backupd.sqlite.source import Source
+
+database, staging = sys.argv[1:]
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+tell = lambda done, total: None
+copy = take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Path(staging), tell, tell)
+assert str(copy.path) in opened
+print([name for name in opened if name.startswith(database)])
+"""
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes below one."""
+    return [each for child in children_of(pid) for each in (child, *descendants(child))]
+
+
+def test_a_parent_that_is_killed_amid_a_copy_leaves_no_snapshot_pinned(
+    tmp_path: Path, asleep: Callable[[int], None]
+) -> None:
+    path, staging, python = tmp_path / "tasks.db", tmp_path / "staging", sys.executable
+    staging.mkdir()
+    make_bank(path, rows=60_000)
+    asleep(1500)
+    with running_app(path) as app:
+        command = [python, "-c", PARENT, path, staging, sys.executable]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "copying\n"
+            below = descendants(parent.pid)
+            assert any(has_open(pid, path) for pid in below)
+            app.sql("UPDATE account SET balance = balance + 1 WHERE id < 100")
+            _, frames, moved = app.sql("PRAGMA wal_checkpoint(PASSIVE)")[0]
+            assert moved < frames
+            parent.kill()
+        wait_until(lambda: all(is_gone(pid) for pid in below))
+        assert app.sql("PRAGMA wal_checkpoint(TRUNCATE)") == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)], ids=str)
+def test_a_command_that_is_ended_while_it_waits_for_the_app_takes_its_child_with_it(
+    database: Path, backupd: Backupd, backups: Path, sent: signal.Signals, code: int
+) -> None:
+    with running_app(database) as app:
+        app.sql("PRAGMA journal_mode=DELETE")
+        app.sql("BEGIN EXCLUSIVE")
+        command = [
+            "env",
+            "--default-signal=INT",
+            sys.executable,
+            "-m",
+            "backupd",
+            "backup",
+        ]  # a job of a shell ignores it
+        with subprocess.Popen(command, env=backupd.environment(), cwd=backupd.cwd, stderr=subprocess.DEVNULL) as parent:
+            wait_until(lambda: any(has_open(pid, database) for pid in children_of(parent.pid)))
+            below = descendants(parent.pid)
+            parent.send_signal(sent)
+            assert parent.wait(20) == code
+        wait_until(lambda: all(is_gone(pid) for pid in below))
+        app.sql("COMMIT")
+        left = [*(backups / ".backupd" / "staging").iterdir()]
+        assert len(left) == (1 if sent == signal.SIGKILL else 0)
+        assert backupd("backup").code == 0
+    assert [*(backups / ".backupd" / "staging").iterdir()] == []
+
+
+def test_a_child_that_is_killed_amid_a_copy_ends_the_run_with_the_name_of_the_signal(
+    tmp_path: Path, asleep: Callable[[int], None], back_up: BackUp
+) -> None:
+    path = tmp_path / "tasks.db"
+    make_bank(path, rows=60_000)
+    asleep(1500)
+
+    def kill() -> None:
+        for pid in descendants(os.getpid()):
+            if has_open(pid, path):
+                os.kill(pid, signal.SIGKILL)
+
+    job = back_up(path, progress=Bystander(kill))
+    assert job.told == ("failed", 1)
+    assert "was killed by signal 9" in job.error
+    assert (job.generations, job.staged) == ({}, [])
+
+
+def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
+    make_bank(tmp_path / "tasks.db")
+    with Child("check", CHECK, tmp_path) as child:
+        os.kill(child._process.pid, signal.SIGKILL)
+        with pytest.raises(SnapshotFailed, match="killed by signal 9"):
+            child.result()
+
+
+def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
+    with (
+        Child("check", {**CHECK, "path": "missing.db"}, tmp_path) as child,
+        pytest.raises(SnapshotFailed, match=r"ended with 1: (?s:.)*unable to open database file"),
+    ):
+        child.result()
+
+
+def test_a_block_that_is_left_takes_its_child_with_it(tmp_path: Path) -> None:
+    make_bank(tmp_path / "tasks.db", rows=10_000)
+    with pytest.raises(KeyboardInterrupt), Child("check", CHECK, tmp_path) as child:
+        raise KeyboardInterrupt
+    assert not Path(f"/proc/{child._process.pid}").exists()
+
+
+def test_the_parent_never_opens_the_database_since_closing_it_would_drop_the_locks_of_others(
+    database: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "staging").mkdir()
+    command = [sys.executable, "-c", WATCHED_PARENT, database, tmp_path / "staging"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_child_imports_nothing_from_where_it_works(tmp_path: Path) -> None:
+    make_bank(tmp_path / "tasks.db")
+    for name in ("apsw", "json", "backupd"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else wrote this')")
+    with Child("check", CHECK, tmp_path) as child:
+        assert child.result()["verdict"]["level"] == "full"
+
+
+def test_when_a_copy_is_made_nobody_has_the_database_open_any_more(tmp_path: Path, take: Take) -> None:
+    path = tmp_path / "tasks.db"
+    make_bank(path)
+    take(path)
+    users = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(PermissionError):
+            users += [entry.name] if has_open(int(entry.name), path) else []
+    assert users == []

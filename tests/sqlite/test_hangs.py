@@ -1,0 +1,106 @@
+"""A copy that hangs: it ends soon after `timeout_s` all the same, and the operator reads what to look at."""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import SnapshotFailed
+from backupd.sqlite.snapshot import probe_source, take_snapshot
+from backupd.sqlite.source import Source
+from support.app import running_app
+from support.bank import make_bank
+from support.snapshots import HASTY, Take
+from support.sqlite_jobs import BackUp
+from support.sqlite_places import through_fuse
+from support.sqlite_processes import at_work_on, children_of, is_gone, serving, state_of, stopped, wait_until
+
+TIMEOUT_S = 1.5
+SOON_S = 15.0  # 3 s of grace, 5 s for a child that cannot even be killed, and a busy machine
+IMPATIENT = replace(HASTY, timeout_s=TIMEOUT_S, busy_timeout_s=60, network_fs="allow")
+LATE = r"was not copied within 2 s: the process at work on the copy hangs, and was given up"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A rollback database in a directory of its own."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    make_bank(directory / "tasks.db", "delete")
+    return directory / "tasks.db"
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Path:
+    """An empty directory."""
+    (tmp_path / "staging").mkdir()
+    return tmp_path / "staging"
+
+
+@contextmanager
+def too_late() -> Iterator[None]:
+    """Let the block fail with a clear word, hardly later than at `timeout_s`."""
+    began = time.monotonic()
+    with pytest.raises(SnapshotFailed, match=LATE) as failed:
+        yield
+    assert TIMEOUT_S < time.monotonic() - began < TIMEOUT_S + SOON_S
+    assert "(dmesg); if they are only slow, raise timeout_s" in failed.value.hint
+
+
+def test_a_child_that_is_stopped_is_killed_and_holds_no_lock_any_more(path: Path, take: Take) -> None:
+    with running_app(path) as app, ThreadPoolExecutor(1) as pool:
+        app.sql("BEGIN EXCLUSIVE")
+        copying = pool.submit(take, path, IMPATIENT)
+        child = at_work_on(path)
+        with stopped(child), too_late():
+            copying.result()
+        assert is_gone(child)
+        app.sql("UPDATE account SET balance = balance + 1")
+        app.sql("COMMIT")
+
+
+def test_a_run_whose_child_hangs_fails_and_leaves_nothing_in_staging(path: Path, back_up: BackUp) -> None:
+    with running_app(path) as app, ThreadPoolExecutor(1) as pool:
+        app.sql("BEGIN EXCLUSIVE")
+        copying = pool.submit(back_up, path, IMPATIENT)
+        with stopped(at_work_on(path)):
+            job = copying.result()
+        app.sql("COMMIT")
+    assert job.told == ("failed", 1)
+    assert "was not copied within 2 s: the process at work on the copy hangs" in job.error
+    assert (job.generations, job.staged) == ({}, [])
+    assert back_up(path).told == ("published", 0)
+
+
+@pytest.mark.root
+def test_a_mount_that_does_not_answer_ends_the_copy(path: Path, staging: Path) -> None:
+    with through_fuse(path.parent) as mount:
+        source = Source.inspect(mount / path.name)
+        with stopped(serving(mount)), too_late():
+            take_snapshot(source, IMPATIENT, staging, lambda _done, _total: None, lambda _event, _message: None)
+        assert children_of(os.getpid()) == []
+
+
+@pytest.mark.root
+def test_a_mount_that_does_not_answer_ends_a_probe_too(path: Path, staging: Path) -> None:
+    with through_fuse(path.parent) as mount:
+        source = Source.inspect(mount / path.name)
+        with stopped(serving(mount)), too_late():
+            probe_source(source, IMPATIENT, staging)
+
+
+@pytest.mark.root
+def test_a_child_that_cannot_even_be_killed_is_left_behind(path: Path, staging: Path) -> None:
+    with through_fuse(path.parent) as near, through_fuse(near) as far:
+        source = Source.inspect(far / path.name)
+        with stopped(serving(near)):  # what serves `far` took the request and waits: the kernel lets nobody go then
+            with too_late():
+                take_snapshot(source, IMPATIENT, staging, lambda _done, _total: None, lambda _event, _message: None)
+            (child,) = children_of(os.getpid())
+            assert state_of(child) == "D"
+        wait_until(lambda: children_of(os.getpid()) == [])

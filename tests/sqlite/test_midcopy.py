@@ -1,0 +1,246 @@
+"""What happens to the file while it is copied: nothing but a consistent state is ever published."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import SnapshotFailed
+from support.app import running_app
+from support.bank import is_balanced, make_bank
+from support.snapshots import HASTY, Take
+from support.sqlite_jobs import BackUp
+from support.sqlite_processes import Bystander, nothing, wait_until
+
+ROWS, PAGES_IN = 60_000, 1500  # 11 MiB: three steps of a WAL database; asleep in the second of them
+MANY_ROWS, CHUNK_IN = 230_000, 5200  # 42 MiB: three chunks of a rollback database; asleep in the second of them
+
+
+@pytest.fixture
+def path(tmp_path: Path, asleep: Callable[[int], None]) -> Path:
+    """A WAL database whose copies fall asleep in the middle."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    make_bank(directory / "tasks.db", rows=ROWS)
+    asleep(PAGES_IN)
+    return directory / "tasks.db"
+
+
+@pytest.fixture
+def rollback(tmp_path: Path, asleep: Callable[[int], None]) -> Path:
+    """A rollback database whose copies fall asleep in the middle."""
+    make_bank(tmp_path / "tasks.db", "delete", rows=MANY_ROWS)
+    asleep(CHUNK_IN)
+    return tmp_path / "tasks.db"
+
+
+def replacing(path: Path, rows: int, journal_mode: str = "wal") -> Callable[[], object]:
+    """Return what puts another bank in the place of that at `path`."""
+    other = path.with_name(f"other-{rows}.db")
+    make_bank(other, journal_mode, rows=rows)
+    return lambda: other.rename(path)
+
+
+def overwriting(path: Path) -> Callable[[], object]:
+    """Return what overwrites pages that are not copied yet, in place."""
+
+    def overwrite() -> None:
+        with path.open("r+b") as stream:
+            stream.seek(4096 * (PAGES_IN + 300))
+            stream.write(b"\x55" * 4096 * 500)
+
+    return overwrite
+
+
+def test_a_database_that_is_replaced_is_copied_once_more_and_the_new_one_is_published(
+    tmp_path: Path, path: Path, back_up: BackUp
+) -> None:
+    other = Bystander(replacing(path, 500))
+    job = back_up(path, progress=other)
+    assert (job.told, other.done) == (("published", 0), True)
+    assert job.events.count("snapshot.retried") == 1
+    assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=500)
+
+
+def test_a_database_that_is_replaced_again_and_again_is_a_temporary_failure(path: Path, back_up: BackUp) -> None:
+    other = Bystander(replacing(path, ROWS + 1), replacing(path, ROWS + 2))
+    job = back_up(path, progress=other)
+    assert (job.told, other.done) == (("failed", 75), True)
+    assert "was replaced while it was copied" in job.error
+    assert job.events.count("snapshot.retried") == 1
+    assert (job.generations, job.staged) == ({}, [])
+
+
+def test_a_rollback_database_that_is_replaced_is_noticed_too(tmp_path: Path, rollback: Path, back_up: BackUp) -> None:
+    other = Bystander(replacing(rollback, 500, "delete"))
+    job = back_up(rollback, progress=other)
+    assert (job.told, other.done) == (("published", 0), True)
+    assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=500)
+
+
+def test_a_database_that_is_deleted_fails_as_missing_and_is_not_made_again(path: Path, back_up: BackUp) -> None:
+    other = Bystander(path.unlink)
+    job = back_up(path, progress=other)
+    assert (job.told, other.done) == (("failed", 1), True)
+    assert f"no database at {path}" in job.error
+    assert not path.exists()
+    assert (job.generations, job.staged) == ({}, [])
+
+
+def test_a_database_that_is_overwritten_in_place_is_copied_once_more_and_quarantined_if_it_stays_so(
+    path: Path, back_up: BackUp
+) -> None:
+    other = Bystander(overwriting(path))
+    job = back_up(path, progress=other)
+    assert (job.told, other.done) == (("failed", 1), True)
+    assert "is corrupt" in job.error
+    assert job.events.count("snapshot.retried") == 1
+    assert (job.generations, job.staged, len(job.quarantined)) == ({}, [], 1)
+    assert job.site.holds.get("tasks") is not None
+
+
+def test_a_database_that_is_whole_again_for_the_second_copy_is_published(
+    tmp_path: Path, path: Path, back_up: BackUp
+) -> None:
+    whole = path.read_bytes()
+    other = Bystander(overwriting(path), before=(nothing, lambda: path.write_bytes(whole)))
+    job = back_up(path, progress=other)
+    assert (job.told, other.done) == (("published", 0), True)
+    assert job.events.count("snapshot.retried") == 1
+    assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=ROWS)
+    assert job.site.holds.get("tasks") is None
+
+
+def test_a_database_that_is_cut_is_copied_once_more_and_fails_as_damaged(path: Path, back_up: BackUp) -> None:
+    other = Bystander(lambda: os.truncate(path, 8192))
+    job = back_up(path, progress=other)
+    assert (job.told, other.done) == (("failed", 1), True)
+    assert f"{path} is damaged" in job.error
+    assert job.events.count("snapshot.retried") == 1
+    assert (job.generations, job.staged) == ({}, [])
+    assert job.site.holds.get("tasks") is not None
+
+
+def test_a_rollback_database_that_is_cut_is_told_as_damaged(rollback: Path, back_up: BackUp) -> None:
+    other = Bystander(lambda: os.truncate(rollback, 8192))
+    job = back_up(rollback, progress=other)
+    assert (job.told, other.done) == (("failed", 1), True)
+    assert f"{rollback} is damaged: " in job.error
+    assert "not an error" not in job.error
+    assert job.events.count("snapshot.retried") == 1
+    assert (job.generations, job.staged) == ({}, [])
+
+
+def test_a_rollback_database_that_is_cut_and_whole_again_is_copied_once_more(
+    tmp_path: Path, rollback: Path, back_up: BackUp
+) -> None:
+    whole = rollback.read_bytes()
+    other = Bystander(lambda: os.truncate(rollback, 8192), before=(nothing, lambda: rollback.write_bytes(whole)))
+    job = back_up(rollback, progress=other)
+    assert (job.told, other.done) == (("published", 0), True)
+    assert job.events.count("snapshot.retried") == 1
+    assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=MANY_ROWS)
+    assert job.site.holds.get("tasks") is None
+
+
+def test_a_database_that_becomes_something_else_is_told_as_such(path: Path, back_up: BackUp) -> None:
+    other = Bystander(lambda: path.write_bytes(b"\x55" * 9_000_000))
+    job = back_up(path, progress=other)
+    assert (job.told, other.done) == (("failed", 1), True)
+    assert f"{path} is encrypted or not a SQLite database" in job.error
+    assert (job.generations, job.staged) == ({}, [])
+
+
+def test_a_commit_that_lands_in_the_middle_is_in_no_half_in_the_copy(path: Path, take: Take) -> None:
+    with running_app(path) as app:
+        done: list[object] = []
+
+        def commit() -> None:
+            if not done:
+                done.append(app.sql("UPDATE account SET balance = balance + 1"))
+
+        copy = take(path, on_progress=lambda _done, _total: commit())
+        assert done
+        assert app.sql("SELECT min(balance) FROM account") == [[101]]
+    assert is_balanced(copy.path, rows=ROWS)
+
+
+def test_a_wal_that_grows_without_end_ends_the_copy_and_not_the_app(path: Path, take: Take) -> None:
+    with running_app(path) as app:
+        app.sql("INSERT INTO ledger(amount) VALUES (1)")
+        wal = Path(f"{path}-wal")
+        with pytest.raises(SnapshotFailed, match=r"-wal grew to 10\d\d MiB while the snapshot was pinned") as failed:
+            take(path, on_progress=lambda _done, _total: os.truncate(wal, (1 << 30) + (64 << 20)))
+        assert "quieter hour" in failed.value.hint
+        app.sql("INSERT INTO ledger(amount) VALUES (2)")
+
+
+def test_a_wal_that_was_as_large_before_is_no_growth(path: Path, take: Take) -> None:
+    with running_app(path) as app:
+        app.sql("INSERT INTO ledger(amount) VALUES (7)")
+        os.truncate(f"{path}-wal", (1 << 30) + (64 << 20))
+        copy = take(path)
+        assert app.sql("SELECT sum(amount) FROM ledger") == [[7]]
+    assert copy.path.read_bytes().startswith(b"SQLite format 3")
+
+
+def test_a_copy_that_sleeps_too_long_is_given_up(path: Path, take: Take) -> None:
+    with pytest.raises(SnapshotFailed, match="was not copied within 0 s") as failed:
+        take(path, replace(HASTY, timeout_s=0.3))
+    assert "timeout_s" in failed.value.hint
+
+
+class Slow:
+    """Knows when the first copy began, and lets it take at least `least_s` longer than that."""
+
+    def __init__(self, least_s: float) -> None:
+        self._least_s = least_s
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """Note that the copy begins."""
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        """Return when the copy took long enough."""
+        wait_until(lambda: time.monotonic() > self._began + self._least_s)
+
+
+SIX_SECONDS = replace(HASTY, timeout_s=6, busy_timeout_s=60)
+
+
+def test_no_second_copy_is_begun_that_would_not_be_done_in_time(path: Path, back_up: BackUp) -> None:
+    slow, replaced = Slow(3.1), replacing(path, 500)
+    other = Bystander(lambda: (replaced(), slow.end()), before=(slow.begin,))
+    job = back_up(path, SIX_SECONDS, other)
+    assert (job.told, other.done) == (("failed", 75), True)
+    assert "was replaced while it was copied" in job.error
+    assert "snapshot.retried" not in job.events
+    assert back_up(path).told == ("published", 0)
+
+
+def test_a_corrupt_copy_is_the_answer_where_there_is_no_time_for_another(path: Path, back_up: BackUp) -> None:
+    slow, overwrite = Slow(3.1), overwriting(path)
+    other = Bystander(lambda: (overwrite(), slow.end()), before=(slow.begin,))
+    job = back_up(path, SIX_SECONDS, other)
+    assert (job.told, other.done) == (("failed", 1), True)
+    assert "is corrupt" in job.error
+    assert "snapshot.retried" not in job.events
+    assert len(job.quarantined) == 1
+    assert job.site.holds.get("tasks") is not None
+
+
+def test_the_second_copy_has_what_the_first_one_left_of_the_time(path: Path, back_up: BackUp) -> None:
+    slow, replaced = Slow(2), replacing(path, 500, "delete")
+    with running_app(path.with_name("other-500.db")) as app:
+        app.sql("BEGIN EXCLUSIVE")
+        other = Bystander(lambda: (replaced(), slow.end()), before=(slow.begin,))
+        job = back_up(path, SIX_SECONDS, other)
+        app.sql("COMMIT")
+    assert (job.told, other.done) == (("failed", 75), True)
+    assert "stayed locked for" in job.error
+    assert job.events.count("snapshot.retried") == 1
+    assert 6 < job.report.duration_s < 8
