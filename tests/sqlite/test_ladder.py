@@ -1,45 +1,13 @@
 """Damage is found; what this SQLite merely cannot judge is told apart from it."""
 
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from backupd.model import Verdict
-from backupd.sqlite.verify import Inspection, checking
-from support.app import running_app
 from support.bank import make_bank
-
-
-def inspect(path: Path, writer: str = "3.40.1") -> Inspection:
-    with checking(path, writer) as inspection:
-        return inspection()
-
-
-def verdict(path: Path, writer: str = "3.40.1") -> Verdict:
-    return inspect(path, writer).verdict
-
-
-def make(path: Path, *statements: str) -> Path:
-    """Make a database with an app that has functions and collations of its own."""
-    with running_app(path) as app:
-        for statement in statements:
-            app.sql(statement)
-    return path
-
-
-def rewrite(path: Path, old: str, new: str) -> None:
-    """Change the SQL of the schema behind SQLite's back."""
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA writable_schema=ON")
-    connection.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?)", (old, new))
-    connection.commit()
-    connection.close()
-
-
-NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) "
+from support.sqlite_checks import NUMBERS, inspect, make, overwrite_page, rewrite, verdict
 
 
 def test_a_sound_database_is_fully_verified_and_counted(tmp_path: Path) -> None:
@@ -54,9 +22,7 @@ def test_a_sound_database_is_fully_verified_and_counted(tmp_path: Path) -> None:
 def test_a_page_whose_header_was_overwritten_is_corruption(tmp_path: Path, page: int) -> None:
     path = tmp_path / "bank.db"
     make_bank(path)
-    with path.open("r+b") as stream:
-        stream.seek(page * 4096)
-        stream.write(b"\xff" * 24)
+    overwrite_page(path, page + 1)
     found = inspect(path)
     assert found.verdict.level == "corrupt"
     assert found.verdict.damage
@@ -97,9 +63,7 @@ def test_damage_is_found_where_functions_of_the_app_are_missing_too(tmp_path: Pa
         f"INSERT INTO t {NUMBERS} SELECT i, hex(randomblob(200)) FROM n",
         "CREATE INDEX odd ON t(app_function(a))",
     )
-    with path.open("r+b") as stream:
-        stream.seek(5 * 4096)
-        stream.write(b"\xff" * 24)
+    overwrite_page(path, 6)
     assert verdict(path).level == "corrupt"
 
 
@@ -175,25 +139,3 @@ def test_a_schema_of_a_newer_sqlite_is_told_apart_from_a_damaged_one(tmp_path: P
     assert newer.contents is not None
     assert newer.contents.tables["u"] == 500
     assert verdict(path, "3.40.1").level == "corrupt"
-
-
-def test_the_schemas_digest_changes_with_the_schema_and_only_with_it(tmp_path: Path) -> None:
-    path = make(tmp_path / "t.db", "CREATE TABLE t(a)")
-
-    def digest() -> str:
-        contents = inspect(path).contents
-        assert contents is not None
-        return contents.schema_sha256
-
-    first = digest()
-    make(path, "INSERT INTO t VALUES (1)", "VACUUM")
-    assert digest() == first
-    make(path, "CREATE INDEX i ON t(a)")
-    assert digest() != first
-
-
-def test_a_table_without_rows_to_count_is_told_as_unknown(tmp_path: Path) -> None:
-    path = make(tmp_path / "t.db", 'CREATE TABLE "odd "" name"(a)', 'INSERT INTO "odd "" name" VALUES (1)')
-    contents = inspect(path).contents
-    assert contents is not None
-    assert contents.tables == {'odd " name': 1}

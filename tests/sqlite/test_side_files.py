@@ -1,154 +1,59 @@
-"""The app's files: nothing of them changes, whoever runs the backup and however the app left them."""
+"""The app's files: nothing of them changes, however the app left them and wherever they are mounted."""
 
 import os
-import sqlite3
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from backupd.errors import SourceUnusable
 from backupd.sqlite.snapshot import SnapshotSettings
-from support.app import running_app
-from support.bank import make_bank
+from support.app import App, running_app
+from support.bank import is_balanced, make_bank, running_bank
 from support.snapshots import HASTY, Take
+from support.sqlite_jobs import APP, BackUp
+from support.sqlite_places import contents, read_only, rows, small_disk, state, through_fuse
 
-APP = 1234
-POWERLESS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]  # root in a container with cap-drop ALL
-
-
-def state(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
-    """Owner, group, mode and content of every file; the content of `-shm` is locks, and not compared."""
-    return {
-        path.name: (s.st_uid, s.st_gid, s.st_mode, b"" if path.name.endswith("-shm") else path.read_bytes())
-        for path in directory.iterdir()
-        if (s := path.stat())
-    }
+LATE = "SELECT a FROM late"
 
 
-@pytest.fixture
-def data() -> Iterator[Path]:
-    """A volume whose app runs as user 1234, where that user can reach it."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
-        home = Path(name)
-        home.chmod(0o755)
-        directory = home / "data"
-        directory.mkdir(mode=0o755)
-        make_bank(directory / "tasks.db")
-        for path in (directory, directory / "tasks.db"):
-            os.chown(path, APP, APP)
-        yield directory
-
-
-@contextmanager
-def read_only(directory: Path) -> Iterator[Path]:
-    """Mount `directory` read-only elsewhere."""
-    mount = directory.parent / "read-only"
-    mount.mkdir()
-    subprocess.run(["mount", "--bind", directory, mount], check=True)
-    subprocess.run(["mount", "-o", "remount,ro,bind", mount], check=True)
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", mount], check=True)
-
-
-def as_powerless_root(path: Path, backups: Path) -> subprocess.CompletedProcess[str]:
-    """Back up as a user who does not own the database and cannot become its owner."""
-    environ = {"BACKUPD_DATABASE": str(path), "BACKUPD_BACKUPS_DIR": str(backups), "BACKUPD_SPACE__RESERVE": "0"}
-    command = [*POWERLESS, sys.executable, "-m", "backupd", "backup"]
-    return subprocess.run(
-        command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60, check=False
-    )
+def kill_with_rows_in_the_wal(app: App) -> None:
+    app.sql("PRAGMA wal_autocheckpoint=0")
+    app.sql("CREATE TABLE late AS SELECT 7 AS a")
+    app.kill()
 
 
 @pytest.mark.root
 def test_side_files_that_appear_belong_to_the_app_which_goes_on_writing(data: Path, take: Take) -> None:
-    take(data / "tasks.db")
-    assert {path.stat().st_uid for path in data.iterdir()} == {APP}
-    assert (data / "tasks.db-wal").exists()
-    with running_app(data / "tasks.db", uid=APP) as app:
-        app.sql("INSERT INTO ledger(amount) VALUES (0)")
+    for _ in range(2):
+        take(data / "tasks.db")
+        assert {p.name: (p.stat().st_uid, p.stat().st_gid) for p in data.iterdir()} == {
+            "tasks.db": (APP, APP),
+            "tasks.db-wal": (APP, APP),
+            "tasks.db-shm": (APP, APP),
+        }
+        with running_app(data / "tasks.db", uid=APP) as app:
+            app.sql("INSERT INTO ledger(amount) VALUES (0)")
 
 
 @pytest.mark.root
 def test_rows_that_a_killed_app_left_in_its_wal_are_copied_and_stay_where_they_are(data: Path, take: Take) -> None:
     with running_app(data / "tasks.db", uid=APP) as app:
-        app.sql("PRAGMA wal_autocheckpoint=0")
-        app.sql("CREATE TABLE late AS SELECT 7 AS a")
-        app.kill()
+        kill_with_rows_in_the_wal(app)
     before = state(data)
-    copy = take(data / "tasks.db")
-    assert sqlite3.connect(copy.path).execute("SELECT a FROM late").fetchall() == [(7,)]
+    assert rows(take(data / "tasks.db").path, LATE) == [(7,)]
     assert state(data) == before
 
 
 @pytest.mark.root
-def test_an_idle_wal_database_of_another_user_is_refused_before_it_is_touched(data: Path, tmp_path: Path) -> None:
-    data.chmod(0o777)
-    before = state(data)
-    done = as_powerless_root(data / "tasks.db", tmp_path / "backups")
-    assert done.returncode == 1
-    assert f"run backupd as uid {APP}" in done.stderr
-    assert state(data) == before
-
-
-@pytest.mark.root
-def test_another_user_can_copy_while_the_app_has_its_database_open(data: Path, tmp_path: Path) -> None:
+def test_a_wal_whose_shared_memory_was_lost_is_read_too_and_the_new_one_is_the_apps(data: Path, take: Take) -> None:
     with running_app(data / "tasks.db", uid=APP) as app:
-        app.sql("INSERT INTO ledger(amount) VALUES (1)")
-        before = state(data)
-        done = as_powerless_root(data / "tasks.db", tmp_path / "backups")
-        assert done.returncode == 0, done.stderr
-        assert state(data) == before
-        app.sql("INSERT INTO ledger(amount) VALUES (2)")
-
-
-@pytest.mark.root
-def test_a_file_that_may_not_be_read_is_told_with_whom_to_run_as(data: Path, tmp_path: Path) -> None:
-    (data / "tasks.db").chmod(0o600)
-    done = as_powerless_root(data / "tasks.db", tmp_path / "backups")
-    assert done.returncode == 1
-    assert f"uid {APP}" in done.stderr
-
-
-@pytest.mark.root
-def test_on_a_read_only_mount_a_live_database_is_copied(data: Path, take: Take) -> None:
-    with read_only(data) as mount, running_app(data / "tasks.db", uid=APP) as app:
-        app.sql("CREATE TABLE live AS SELECT 1 AS a")
-        copy = take(mount / "tasks.db")
-        assert sqlite3.connect(copy.path).execute("SELECT a FROM live").fetchone() == (1,)
-
-
-@pytest.mark.root
-def test_on_a_read_only_mount_a_closed_wal_database_cannot_be_read_and_the_way_out_is_told(
-    data: Path, take: Take
-) -> None:
-    with read_only(data) as mount, pytest.raises(SourceUnusable) as refused:
-        take(mount / "tasks.db")
-    assert "mount the volume writable, or back up while the app runs" in refused.value.hint
-
-
-@pytest.mark.root
-def test_through_fuse_a_wal_database_is_refused_unless_allowed_and_a_rollback_one_is_not(
-    data: Path, take: Take
-) -> None:
-    make_bank(data / "plain.db", "delete")
-    os.chown(data / "plain.db", APP, APP)
-    mount = data.parent / "fuse"
-    mount.mkdir()
-    subprocess.run(["bindfs", "-o", "allow_other", data, mount], check=True)
-    try:
-        with pytest.raises(SourceUnusable, match="a WAL database on fuse"):
-            take(mount / "tasks.db")
-        assert take(mount / "plain.db").filesystem.startswith("fuse")
-        assert take(mount / "tasks.db", SnapshotSettings(network_fs="allow")).size_bytes > 0
-    finally:
-        subprocess.run(["umount", mount], check=True)
+        kill_with_rows_in_the_wal(app)
+    (data / "tasks.db-shm").unlink()
+    before = state(data)
+    assert rows(take(data / "tasks.db").path, LATE) == [(7,)]
+    after = state(data)
+    assert after.pop("tasks.db-shm")[:2] == (APP, APP)
+    assert after == before
 
 
 def test_a_checkpoint_is_never_made_for_the_app(tmp_path: Path, take: Take) -> None:
@@ -161,8 +66,119 @@ def test_a_checkpoint_is_never_made_for_the_app(tmp_path: Path, take: Take) -> N
         assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("journal_mode", ["delete", "truncate", "persist", "memory"])
+def test_every_kind_of_rollback_journal_is_left_as_it_is(tmp_path: Path, take: Take, journal_mode: str) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    make_bank(directory / "tasks.db", "delete")
+    with running_app(directory / "tasks.db") as app:
+        app.sql(f"PRAGMA journal_mode={journal_mode}")
+        app.sql("UPDATE account SET balance = balance + 1")
+        before = contents(directory)
+        assert ("tasks.db-journal" in before) == (journal_mode in {"truncate", "persist"})
+        copy = take(directory / "tasks.db")
+        assert rows(copy.path, "SELECT min(balance), max(balance) FROM account") == [(101, 101)]
+        assert contents(directory) == before
+        app.sql("UPDATE account SET balance = balance + 1")
+
+
+@pytest.mark.root
+def test_on_a_read_only_mount_a_live_database_is_copied(data: Path, take: Take) -> None:
+    with read_only(data) as mount, running_app(data / "tasks.db", uid=APP) as app:
+        app.sql("CREATE TABLE late AS SELECT 7 AS a")
+        before = state(data)
+        assert rows(take(mount / "tasks.db").path, LATE) == [(7,)]
+        assert state(data) == before
+        app.sql("INSERT INTO late VALUES (8)")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_on_a_read_only_mount_a_database_under_a_hard_writer_is_one_moment(
+    tmp_path: Path, take: Take, journal_mode: str
+) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    with read_only(directory) as mount, running_bank(directory / "tasks.db", journal_mode) as bank:
+        for _ in range(3):
+            bank.wait_for_commits(20)
+            assert is_balanced(take(mount / "tasks.db", SnapshotSettings()).path)
+
+
+@pytest.mark.root
+def test_on_a_read_only_mount_what_a_killed_app_left_is_copied(data: Path, take: Take) -> None:
+    with running_app(data / "tasks.db", uid=APP) as app:
+        kill_with_rows_in_the_wal(app)
+    before = state(data)
+    with read_only(data) as mount:
+        assert rows(take(mount / "tasks.db").path, LATE) == [(7,)]
+    assert state(data) == before
+
+
+@pytest.mark.root
+def test_on_a_read_only_mount_a_rollback_database_is_copied(data: Path, take: Take) -> None:
+    make_bank(data / "plain.db", "delete")
+    with read_only(data) as mount:
+        assert is_balanced(take(mount / "plain.db").path)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("lost", [("-shm",), ("-wal", "-shm")], ids=["no shared memory", "closed"])
+def test_on_a_read_only_mount_a_wal_database_without_side_files_cannot_be_read_and_the_way_out_is_told(
+    data: Path, back_up: BackUp, lost: tuple[str, ...]
+) -> None:
+    with running_app(data / "tasks.db", uid=APP) as app:
+        app.sql("INSERT INTO ledger(amount) VALUES (0)")
+        app.kill()
+    for suffix in lost:
+        (data / f"tasks.db{suffix}").unlink()
+    before = state(data)
+    with read_only(data) as mount:
+        job = back_up(mount / "tasks.db")
+    assert job.told == ("failed", 1)
+    assert "cannot be opened" in job.error
+    assert "mount the volume writable, or back up while the app runs" in job.hint
+    assert state(data) == before
+
+
+@pytest.mark.root
+def test_through_fuse_a_wal_database_is_refused_unless_allowed(data: Path, take: Take, back_up: BackUp) -> None:
+    before = state(data)
+    with through_fuse(data) as mount:
+        job = back_up(mount / "tasks.db")
+        assert job.told == ("failed", 1)
+        assert "is a WAL database on fuse" in job.error
+        assert 'network_fs = "allow"' in job.hint
+        assert state(data) == before
+        copy = take(mount / "tasks.db", SnapshotSettings(network_fs="allow"))
+    assert is_balanced(copy.path)
+    assert copy.filesystem.startswith("fuse")
+
+
+@pytest.mark.root
+def test_through_fuse_a_rollback_database_is_copied_with_a_warning_unless_allowed(data: Path, back_up: BackUp) -> None:
+    make_bank(data / "plain.db", "delete")
+    os.chown(data / "plain.db", APP, APP)
+    with through_fuse(data) as mount:
+        warned = back_up(mount / "plain.db")
+        assert warned.told == ("degraded", 3)
+        assert "whose locks may fail" in warned.report.warnings[0]
+        allowed = back_up(mount / "plain.db", SnapshotSettings(network_fs="allow"))
+        assert (allowed.told, allowed.report.warnings) == (("unchanged", 0), ())
+
+
 @pytest.mark.root
 def test_an_owner_who_cannot_reach_his_file_is_told_so(data: Path, take: Take) -> None:
     data.parent.chmod(0o700)
     with pytest.raises(SourceUnusable, match=f"uid {APP}, which owns it, cannot reach"):
         take(data / "tasks.db")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", [b"latin-1 \xe9", "next\x85line".encode(), "para\u2029graph".encode()])
+def test_a_mount_point_with_an_odd_name_is_no_obstacle(tmp_path: Path, take: Take, name: bytes) -> None:
+    with small_disk(tmp_path / os.fsdecode(name), "1m") as odd:
+        for directory in (tmp_path, odd):
+            make_bank(directory / "tasks.db", "delete")
+        assert take(odd / "tasks.db").filesystem == "tmpfs"
+        assert take(tmp_path / "tasks.db").filesystem != "tmpfs"

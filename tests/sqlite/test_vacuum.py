@@ -1,67 +1,122 @@
 """`method = "vacuum"`: a compact copy, but never a laundered one (docs/adr/0006-vacuum-the-copy.md)."""
 
-import gzip
 import sqlite3
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
 from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
 from backupd.sqlite.snapshot import SnapshotSettings
 from support.app import running_app
+from support.sqlite_jobs import BackUp
+from support.sqlite_places import contents, rows
+
+COMPACT = SnapshotSettings(method="vacuum", busy_timeout_s=0.3, hot_journal_wait_s=0)
 
 
-@pytest.fixture
-def compact(order: BackupOrder) -> BackupOrder:
-    """The order to vacuum the bank."""
-    return replace(order, settings=SnapshotSettings(method="vacuum"))
-
-
-def test_free_pages_are_left_out_and_the_journal_mode_is_remembered(compact: BackupOrder, site: Site) -> None:
-    with running_app(compact.path) as app:
-        app.sql("CREATE TABLE gone AS SELECT randomblob(300000)")
-        app.sql("DROP TABLE gone")
-        report = backup(compact, site)
-    assert report.outcome == "published", report
-    assert report.snapshot_bytes is not None
-    assert report.snapshot_bytes < compact.path.stat().st_size
-    manifest = local_inventory(site).manifests[str(report.generation)]
-    assert (manifest.snapshot.method, manifest.snapshot.journal_mode) == ("vacuum", "wal")
-    raw = gzip.decompress(Path(str(report.archive_path)).read_bytes())
-    connection = sqlite3.connect(":memory:")
-    connection.deserialize(raw)
-    assert connection.execute("SELECT count(*) FROM account").fetchone() == (1000,)
-
-
-def test_the_same_database_vacuums_to_the_same_bytes(compact: BackupOrder, site: Site) -> None:
-    first = backup(compact, site)
-    second = backup(compact, site)
-    assert (second.outcome, second.generation) == ("unchanged", first.generation)
-
-
-def test_damage_that_vacuum_would_launder_is_found_before(compact: BackupOrder, site: Site) -> None:
-    with running_app(compact.path) as app:
+def leave_free_pages(path: Path) -> None:
+    """Let the app drop one of two new tables, and move that from its WAL into the file."""
+    with running_app(path) as app:
+        app.sql("CREATE TABLE plain AS SELECT 'plain row ' || id AS text FROM account")
         app.sql("CREATE TABLE gone AS SELECT randomblob(300000)")
         app.sql("DROP TABLE gone")
         app.sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    with compact.path.open("r+b") as stream:
+
+
+@pytest.mark.parametrize(("journal_mode", "recorded"), [("wal", "wal"), ("delete", "rollback")])
+def test_free_pages_are_left_out_and_the_journal_mode_is_remembered(
+    database: Path, tmp_path: Path, back_up: BackUp, journal_mode: str, recorded: str
+) -> None:
+    leave_free_pages(database)
+    with running_app(database) as app:
+        app.sql(f"PRAGMA journal_mode={journal_mode}")
+        app.sql("PRAGMA user_version=42")
+        job = back_up(database, COMPACT)
+    assert job.told == ("published", 0)
+    manifest = local_inventory(job.site).manifests[str(job.report.generation)]
+    assert (manifest.snapshot.method, manifest.snapshot.journal_mode) == ("vacuum", recorded)
+    restored = job.unpacked(tmp_path / "restored.db")
+    assert restored.stat().st_size == job.report.snapshot_bytes == manifest.snapshot.size_bytes
+    assert restored.stat().st_size < database.stat().st_size - 200_000
+    assert rows(restored, "PRAGMA freelist_count") == [(0,)]
+    assert rows(restored, "PRAGMA user_version") == [(42,)] == [(manifest.snapshot.user_version,)]
+    assert rows(restored, "PRAGMA page_size") == [(manifest.snapshot.page_size,)]
+    with closing(sqlite3.connect(restored)) as made, closing(sqlite3.connect(database)) as source:
+        assert list(made.iterdump()) == list(source.iterdump())
+
+
+def test_the_same_database_vacuums_to_the_same_bytes(database: Path, back_up: BackUp) -> None:
+    first = back_up(database, COMPACT)
+    second = back_up(database, COMPACT)
+    assert second.told == ("unchanged", 0)
+    assert (second.report.generation, second.generations) == (first.report.generation, first.generations)
+    with running_app(database) as app:
+        app.sql("UPDATE account SET balance = 0 WHERE id = 7")
+    assert back_up(database, COMPACT).told == ("published", 0)
+
+
+def break_the_freelist(path: Path) -> None:
+    with path.open("r+b") as stream:
         stream.seek(32)
         trunk = int.from_bytes(stream.read(4), "big")
         stream.seek((trunk - 1) * 4096 + 8)
         stream.write(b"\x00\x00\x00\x01")
-    report = backup(compact, site)
-    assert (report.outcome, report.exit_code) == ("failed", 1)
-    assert site.store.list() == ()
-    assert site.holds.get("tasks") is not None
 
 
-def test_a_schema_that_needs_the_apps_functions_is_sent_to_the_other_method(compact: BackupOrder, site: Site) -> None:
-    with running_app(compact.path) as app:
-        app.sql("CREATE INDEX odd ON account(app_function(id))")
-    report = backup(compact, site)
-    assert report.outcome == "failed"
-    assert report.hint == 'use method = "backup"'
+def break_a_leaf(path: Path) -> None:
+    """Let a leaf page of a table without an index have one row less than it has."""
+    page = path.read_bytes().index(b"plain row 77") // 4096 * 4096
+    with path.open("r+b") as stream:
+        stream.seek(page + 3)
+        cells = int.from_bytes(stream.read(2), "big")
+        stream.seek(page + 3)
+        stream.write((cells - 1).to_bytes(2, "big"))
+
+
+@pytest.mark.parametrize("damage", [break_the_freelist, break_a_leaf])
+def test_damage_that_vacuum_would_launder_is_found_before(
+    database: Path, back_up: BackUp, damage: Callable[[Path], None]
+) -> None:
+    leave_free_pages(database)
+    before = back_up(database, COMPACT).generations
+    damage(database)
+    laundered = database.with_name("laundered.db")
+    rows(database, f"VACUUM INTO '{laundered}'")
+    assert rows(database, "PRAGMA integrity_check(1)") != [("ok",)]
+    assert rows(laundered, "PRAGMA integrity_check(1)") == [("ok",)]
+    job = back_up(database, COMPACT)
+    assert job.told == ("failed", 1)
+    assert f"{database} is corrupt" in job.error
+    assert (job.generations, job.staged) == (before, [])
+    assert len(job.quarantined) == 1
+    assert job.quarantined[0].stat().st_size == database.stat().st_size
+    hold = job.site.holds.get("tasks")
+    assert hold is not None
+    assert hold.kind == "corrupt"
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        "CREATE INDEX odd ON account(app_function(id))",
+        "CREATE INDEX odd ON account(owner COLLATE app_collation)",
+        "CREATE TABLE odd(a CHECK (app_function(a) > 0))",
+    ],
+    ids=["function", "collation", "constraint"],
+)
+def test_a_schema_that_needs_the_app_is_sent_to_the_other_method(database: Path, back_up: BackUp, needs: str) -> None:
+    with running_app(database) as app:
+        app.sql(needs)
+        if "odd(a" in needs:
+            app.sql("INSERT INTO odd VALUES (1)")
+    before = contents(database.parent)
+    job = back_up(database, COMPACT)
+    assert job.told == ("failed", 1)
+    assert "VACUUM needs a function or collation that only the app has" in job.error
+    assert job.hint == 'use method = "backup"'
+    assert (job.generations, job.staged) == ({}, [])
+    assert job.site.holds.get("tasks") is None
+    assert contents(database.parent)["tasks.db"] == before["tasks.db"]
+    assert back_up(database).report.outcome == "published"

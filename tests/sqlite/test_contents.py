@@ -1,0 +1,119 @@
+"""What is in a copy: rows by table, and the digest of the schema."""
+
+from pathlib import Path
+
+import pytest
+
+from support.bank import make_bank
+from support.sqlite_checks import NUMBERS, contents_of, make, patch, verdict
+
+
+def test_rows_are_counted_in_tables_and_in_nothing_else(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE plain(a)",
+        f"INSERT INTO plain {NUMBERS} SELECT i FROM n",
+        'CREATE TABLE "odd "" name"(a)',
+        'INSERT INTO "odd "" name" VALUES (1)',
+        "CREATE TABLE keyed(k TEXT COLLATE app_collation PRIMARY KEY) WITHOUT ROWID",
+        "INSERT INTO keyed VALUES ('a'), ('b')",
+        "CREATE TABLE counted(id INTEGER PRIMARY KEY AUTOINCREMENT)",
+        "CREATE TABLE own(a, b AS (app_function(a)))",
+        "INSERT INTO own(a) VALUES (1)",
+        "CREATE VIEW v AS SELECT * FROM plain",
+        "CREATE VIRTUAL TABLE f USING fts5(x)",
+    )
+    tables = contents_of(path).tables
+    assert tables == {"plain": 500, 'odd " name': 1, "keyed": 2, "counted": 0, "own": 1}
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
+def test_a_database_without_tables_has_none(tmp_path: Path, encoding: str) -> None:
+    path = make(tmp_path / "t.db", f"PRAGMA encoding='{encoding}'", "PRAGMA user_version=1")
+    assert contents_of(path).tables == {}
+
+
+def test_names_that_are_no_utf8_are_told_as_well_as_can_be(tmp_path: Path) -> None:
+    path = make(tmp_path / "t.db", "CREATE TABLE cafXX(a)", "INSERT INTO cafXX VALUES (1)", "CREATE TABLE u(a)")
+    patch(path, b"cafXX", b"caf\xe9\xe8")
+    assert verdict(path).level == "full"
+    assert contents_of(path).tables == {"caf\\xe9\\xe8": None, "u": 0}
+
+
+def test_a_schema_in_utf16_has_the_digest_of_the_same_schema_in_utf8(tmp_path: Path) -> None:
+    digests = {
+        contents_of(
+            make(tmp_path / f"{encoding}.db", f"PRAGMA encoding='{encoding}'", "CREATE TABLE t(ä)")
+        ).schema_sha256
+        for encoding in ("UTF-8", "UTF-16le", "UTF-16be")
+    }
+    assert len(digests) == 1
+
+
+SCHEMA = ("CREATE TABLE t(a)", "CREATE TABLE u(a)", "CREATE INDEX i ON t(a)")
+
+
+@pytest.fixture
+def schema(tmp_path: Path) -> Path:
+    """A small schema."""
+    return make(tmp_path / "t.db", *SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE TABLE w(a)",
+        "ALTER TABLE t ADD COLUMN b",
+        "ALTER TABLE t RENAME TO tt",
+        "DROP TABLE u",
+        "DROP INDEX i",
+        "CREATE UNIQUE INDEX j ON t(a)",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END",
+        "CREATE VIRTUAL TABLE f USING fts5(x)",
+    ],
+)
+def test_the_digest_changes_with_the_schema(schema: Path, change: str) -> None:
+    before = contents_of(schema).schema_sha256
+    make(schema, change)
+    assert contents_of(schema).schema_sha256 != before
+
+
+def test_the_digest_does_not_change_with_anything_else(schema: Path, tmp_path: Path) -> None:
+    before = contents_of(schema).schema_sha256
+    for change in (
+        "INSERT INTO t VALUES (1)",
+        "PRAGMA user_version=9",
+        "PRAGMA journal_mode=WAL",
+        "REINDEX",
+        "DELETE FROM t",
+        "VACUUM",
+    ):
+        make(schema, change)
+    assert contents_of(schema).schema_sha256 == before
+    turned_round = make(tmp_path / "other.db", SCHEMA[1], SCHEMA[0], SCHEMA[2])
+    assert contents_of(turned_round).schema_sha256 == before
+
+
+def test_a_copy_that_is_marked_as_wal_is_read_as_it_is_and_nothing_appears_beside_it(tmp_path: Path) -> None:
+    directory = tmp_path / "staging"
+    directory.mkdir()
+    make_bank(directory / "copy.db", "wal")
+    before = (directory / "copy.db").read_bytes()
+    assert before[18:20] == b"\x02\x02"
+    assert contents_of(directory / "copy.db").tables == {"account": 1000, "ledger": 0}
+    assert [*directory.iterdir()] == [directory / "copy.db"]
+    assert (directory / "copy.db").read_bytes() == before
+
+
+def test_foreign_key_violations_are_counted_and_are_no_damage(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE p(id INTEGER PRIMARY KEY)",
+        "CREATE TABLE c(p REFERENCES p(id))",
+        "INSERT INTO c VALUES (1), (2), (NULL)",
+    )
+    found = verdict(path)
+    assert (found.level, found.foreign_key_violations) == ("full", 2)
+    make(path, "INSERT INTO p VALUES (1), (2)")
+    assert verdict(path).foreign_key_violations == 0

@@ -1,0 +1,222 @@
+"""Where this SQLite reaches its limits: nothing sound is called damaged, and nothing unproven sound."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from support.bank import make_bank
+from support.sqlite_checks import NUMBERS, inspect, make, overwrite_page, rewrite, verdict
+
+WITH_STAND_INS = "quick_check with stand-ins"
+FILLED = ("CREATE TABLE z(a)", f"INSERT INTO z {NUMBERS} SELECT hex(randomblob(200)) FROM n")
+
+
+def damage_table(path: Path, table: str) -> None:
+    """Overwrite the root page of a table."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA writable_schema=ON")  # opens what this SQLite cannot parse
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    connection.close()
+    overwrite_page(path, root)
+
+
+def assert_structural_until_damaged(path: Path, writer: str = "3.40.1") -> None:
+    found = verdict(path, writer)
+    assert (found.level, found.damage) == ("structural", ())
+    assert found.notes
+    damage_table(path, "z")
+    assert verdict(path, writer).level == "corrupt"
+
+
+def test_a_generated_column_that_only_the_app_can_compute_leaves_the_structure_to_be_checked(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        *FILLED,
+        "CREATE TABLE t(a, b AS (app_function(a)) NOT NULL)",
+        f"INSERT INTO t(a) {NUMBERS} SELECT i FROM n",
+    )
+    notes = verdict(path).notes
+    assert all("unknown function: app_function()" in note for note in notes)
+    assert_structural_until_damaged(path)
+
+
+def test_a_key_in_an_order_that_only_the_app_knows_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    connection = sqlite3.connect(path)
+    connection.create_collation("reverse", lambda a, b: (a < b) - (a > b))
+    for statement in (
+        *FILLED,
+        "CREATE TABLE t(k TEXT COLLATE reverse PRIMARY KEY, v) WITHOUT ROWID",
+        f"INSERT INTO t {NUMBERS} SELECT i, i FROM n",
+        "CREATE UNIQUE INDEX t_v ON t(v COLLATE reverse)",
+    ):
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    assert_structural_until_damaged(path)
+
+
+def test_a_built_in_function_that_refuses_what_is_stored_is_no_damage(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        *FILLED,
+        "CREATE TABLE t(body TEXT, id AS (json_extract(body, '$.id')) VIRTUAL NOT NULL)",
+        """INSERT INTO t(body) VALUES ('{"id": 1}')""",
+    )
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA writable_schema=ON")
+    connection.execute("UPDATE sqlite_master SET sql = 'CREATE TABLE t(body TEXT)' WHERE name = 't'")
+    connection.commit()
+    connection.close()
+    make(path, "INSERT INTO t VALUES ('{no json')")
+    rewrite(path, "CREATE TABLE t(body TEXT)", "CREATE TABLE t(body TEXT, id AS (json_extract(body, '$.id')) NOT NULL)")
+    assert any("malformed JSON" in note for note in verdict(path).notes)
+    assert WITH_STAND_INS in verdict(path).checks
+    assert_structural_until_damaged(path)
+
+
+def test_a_function_of_the_app_that_has_the_name_of_one_of_ours_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    connection = sqlite3.connect(path)
+    connection.create_function("lower", 2, lambda a, _b: a, deterministic=True)
+    for statement in (*FILLED, "CREATE TABLE t(a, b)", "CREATE INDEX t_ab ON t(lower(a, b))"):
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    found = inspect(path)
+    assert any("wrong number of arguments" in note for note in found.verdict.notes)
+    assert found.contents is not None
+    assert found.contents.tables == {"t": 0, "z": 500}
+    assert_structural_until_damaged(path)
+
+
+def test_a_schema_of_a_newer_sqlite_with_functions_of_the_app_is_checked_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        *FILLED,
+        "CREATE TABLE t(a)",
+        "CREATE TABLE u(a, b AS (app_function(a)) NOT NULL)",
+        "INSERT INTO u(a) VALUES (1)",
+    )
+    rewrite(path, "CREATE TABLE t(a)", "CREATE TABLE t(a FROBNICATE (b) ++)")
+    assert_structural_until_damaged(path, writer="3.99.0")
+
+
+@pytest.mark.parametrize("writer", ["3.40.1", "3.54.1", "unknown"])
+def test_a_schema_that_no_newer_sqlite_wrote_is_damaged_if_it_cannot_be_parsed(tmp_path: Path, writer: str) -> None:
+    path = make(tmp_path / "t.db", "CREATE TABLE t(a)")
+    rewrite(path, "CREATE TABLE t(a)", "CREATE TABLE t(a FROBNICATE (b) ++)")
+    found = verdict(path, writer)
+    assert found.level == "corrupt"
+    assert "malformed database schema" in found.damage[0]
+
+
+def test_what_no_check_can_look_at_is_not_taken_for_sound(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    make_bank(path)
+    with path.open("r+b") as stream:
+        stream.seek(44)  # the schema format, of which there are four
+        stream.write(b"\0\0\0\x09")
+    found = inspect(path)
+    assert found.verdict.level == "corrupt"
+    assert found.verdict.damage == ("no check can run: unsupported file format",)
+    assert found.contents is None
+
+
+def test_double_quoted_strings_of_old_schemas_are_no_damage(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        'CREATE TABLE t(a, b DEFAULT "none", CHECK (b != "never"))',
+        f"INSERT INTO t(a) {NUMBERS} SELECT i FROM n",
+        'CREATE INDEX some ON t(a) WHERE b = "none"',
+        'CREATE INDEX tagged ON t(a || "tag")',
+    )
+    found = verdict(path)
+    assert (found.level, found.damage, found.notes) == ("full", (), ())
+
+
+def test_an_index_on_the_text_of_numbers_is_a_note_whatever_two_sqlites_make_of_them(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE t(a TEXT, g REAL AS (CAST(a AS REAL)))",
+        "INSERT INTO t(a) VALUES ('114.536303490361'), ('289.083727443171'), ('425.706666161247')",
+        "CREATE INDEX e ON t(CAST(a AS REAL))",
+        "CREATE INDEX v ON t(g)",
+    )
+    found = verdict(path)
+    assert (found.level, found.damage) == ("full", ())
+
+
+def test_an_index_on_an_expression_that_is_off_by_the_last_bit_is_a_note(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE t(a)",
+        "INSERT INTO t VALUES (114.5), (289.25)",
+        "CREATE INDEX e ON t(a * 1.0000000000000002)",
+    )
+    rewrite(path, "a * 1.0000000000000002", "a * 1.0")
+    found = verdict(path)
+    assert (found.level, found.damage) == ("full", ())
+    assert any("index e stores an imprecise floating-point value" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("indexed", "level"), [("upper(a)", "full"), ("a", "corrupt")], ids=["expression", "ordinary column"]
+)
+def test_a_value_that_differs_by_its_case_is_damage_only_in_an_ordinary_index(
+    tmp_path: Path, indexed: str, level: str
+) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE t(a, b)",
+        "INSERT INTO t VALUES ('Abc', 'aBC')",
+        f"CREATE INDEX e ON t({indexed} COLLATE NOCASE)",
+    )
+    rewrite(path, f"{indexed} COLLATE", "lower(a) COLLATE" if indexed != "a" else "b COLLATE")
+    found = verdict(path)
+    assert (found.level, "row 1 values differ from index e" in found.notes + found.damage) == (level, True)
+
+
+def test_a_line_end_in_the_name_of_an_index_does_not_make_its_findings_damage(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db", "CREATE TABLE t(a)", "INSERT INTO t VALUES (1)", 'CREATE INDEX "two\nlines" ON t(a + 1)'
+    )
+    rewrite(path, "a + 1", "a + 2")
+    found = verdict(path)
+    assert (found.level, found.damage) == ("full", ())
+    assert "row 1 missing from index two\nlines" in found.notes
+
+
+def test_types_and_null_where_the_schema_forbids_them_are_said_once_each(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE t(a, b)",
+        f"INSERT INTO t {NUMBERS} SELECT 'text', NULL FROM n",
+    )
+    rewrite(path, "CREATE TABLE t(a, b)", "CREATE TABLE t(a INTEGER, b TEXT NOT NULL) STRICT")
+    found = verdict(path)
+    assert (found.level, found.damage) == ("full", ())
+    assert set(found.notes) == {"non-INTEGER value in t.a", "NULL value in t.b"}
+    assert len(found.notes) == 2
+
+
+def test_a_damaged_full_text_index_is_a_note_for_it_can_be_made_anew(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE VIRTUAL TABLE f USING fts5(x)",
+        f"INSERT INTO f {NUMBERS} SELECT 'word ' || i FROM n",
+        "UPDATE f_content SET c0 = 'another' WHERE id = 7",
+    )
+    found = verdict(path)
+    assert (found.level, found.damage) == ("full", ())
+    assert any("inverted index for FTS5 table main.f" in note for note in found.notes)
+
+
+def test_a_module_that_only_the_app_has_leaves_the_rest_to_be_checked_in_full(tmp_path: Path) -> None:
+    path = make(tmp_path / "t.db", *FILLED, "CREATE VIRTUAL TABLE f USING fts5(x)")
+    rewrite(path, "USING fts5(x)", "USING own_module(x)")
+    found = verdict(path)
+    assert (found.level, found.damage) == ("full", ())
+    damage_table(path, "z")
+    assert verdict(path).level == "corrupt"
