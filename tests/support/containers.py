@@ -43,7 +43,7 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 30) -> 
 def docker(*arguments: str | Path, check: bool = True, timeout_s: float = 120, stdin: str | None = None) -> Answer:
     """Run `docker ARGUMENTS` against the engine that DOCKER_HOST names. Raises AssertionError when it fails."""
     done = subprocess.run(
-        [_program(), *map(str, arguments)],
+        [docker_program(), *map(str, arguments)],
         env={**os.environ, "DOCKER_BUILDKIT": "1"},
         input=stdin,
         capture_output=True,
@@ -57,7 +57,7 @@ def docker(*arguments: str | Path, check: bool = True, timeout_s: float = 120, s
 
 def no_engine() -> str | None:
     """Say why there is no engine to test with, `None` where there is one."""
-    if _program() is None:
+    if docker_program() is None:
         return "needs a container engine: there is no docker command"
     if docker("version", check=False, timeout_s=20).code != 0:
         return "needs a container engine: start one, and set DOCKER_HOST"
@@ -68,7 +68,7 @@ def build(directory: Path, *command: str) -> str:
     """Build the image of `directory` (with `command`, if it is not plain `docker build`); return its id."""
     done = subprocess.run(
         # --network=host, since an engine may have no network of its own
-        [*(command or (_program() or "docker", "build", ".")), "--quiet", "--network=host"],
+        [*(command or (docker_program() or "docker", "build", ".")), "--quiet", "--network=host"],
         env={**os.environ, "DOCKER_BUILDKIT": "1"},
         cwd=directory,
         capture_output=True,
@@ -242,6 +242,7 @@ def _env(environ: Mapping[str, str] | None) -> list[str]:
     return [f"--env={name}={value}" for name, value in (environ or {}).items()]
 
 
-def _program() -> str | None:
+def docker_program() -> str | None:
+    """Return the path of the docker command."""
     debian = "/usr/bin/docker"  # another one in PATH may want a plugin to build with
     return debian if os.access(debian, os.X_OK) else shutil.which("docker")

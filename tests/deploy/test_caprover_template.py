@@ -1,0 +1,254 @@
+"""The one-click template: CapRover's own rules, its traps, and a configuration that is valid whatever is filled in."""
+
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+import yaml
+from caprover import defaults, deployed, form_accepts, ids_in_order, template_of
+
+from backupd.config import Config, load_config
+from backupd.identity import Owner, decide_identity
+from support.containers import HARDENED, ROOT
+
+HERE = ROOT / "deploy" / "caprover"
+FILE = HERE / "backupd.yml"
+OPTIONAL = {"$$cap_timezone", "$$cap_token", "$$cap_puid", "$$cap_pgid"}
+REQUIRED = {"$$cap_image": "registry.example.com:5000/backupd", "$$cap_source_path": "/var/lib/docker/volumes/x/_data"}
+FILLED = {
+    "$$cap_image": "ghcr.io/example/backupd",
+    "$$cap_app_version": "1.2.3-rc.1",
+    "$$cap_source_path": "/var/lib/docker/volumes/captain--my-app-data/_data",
+    "$$cap_database_file": "gitea/gitea.db",
+    "$$cap_timezone": "Europe/Berlin",
+    "$$cap_token": "s3cret/+~=",
+    "$$cap_puid": "1000",
+    "$$cap_pgid": "100",
+}
+
+
+@pytest.fixture
+def template() -> Any:
+    return template_of(FILE)
+
+
+@pytest.fixture
+def variables(template: Any) -> dict[str, dict[str, str]]:
+    return {variable["id"]: variable for variable in template["caproverOneClickApp"]["variables"]}
+
+
+def service_of(template: Any, app_name: str = "my-backup") -> Any:
+    assert list(template["services"]) == [app_name]
+    return template["services"][app_name]
+
+
+def environ_of(template: Any) -> dict[str, str]:
+    """Return the environment of the container: what the image sets, under what the template sets."""
+    lines = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text()).splitlines()
+    last_stage = lines[max(number for number, line in enumerate(lines) if line.startswith("FROM ")) :]
+    words = [word for line in last_stage if line.startswith("ENV ") for word in line.split()[1:]]
+    image = dict(word.split("=", 1) for word in words)
+    return {**image, **service_of(template)["environment"]}
+
+
+def config_of(template: Any) -> Config:
+    return load_config(None, environ_of(template), Path("/no/such/directory"))
+
+
+# --- CapRover's own rules ---
+
+
+def test_the_validator_finds_what_it_looks_for(template: Any) -> None:
+    app = template["caproverOneClickApp"]
+    assert template["captainVersion"] == 4
+    assert set(template) == {"captainVersion", "services", "caproverOneClickApp"}
+    assert 0 < len(app["description"]) <= 200
+    assert app["instructions"]["start"]
+    assert app["instructions"]["end"]
+    assert app["displayName"] == "backupd"
+    assert app["isOfficial"] is False
+    assert app["documentation"]
+
+
+def test_there_is_a_logo_of_modest_size() -> None:
+    png = (HERE / "logo.png").read_bytes()
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert (png[12:16], png[16:24]) == (b"IHDR", bytes([0, 0, 0, 128]) * 2)
+    assert len(png) < 20_000
+
+
+def test_nothing_is_asked_for_that_caprover_ignores(template: Any) -> None:
+    service = service_of(template, "$$cap_appname")
+    read = {"image", "environment", "ports", "volumes", "depends_on", "hostname", "command", "cap_add"}
+    assert set(service) - {"caproverExtra"} <= read
+    assert set(service["caproverExtra"]) == {"containerHttpPort"}
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"EXPOSE {service['caproverExtra']['containerHttpPort']}\n" in dockerfile
+
+
+def test_the_environment_is_a_map_of_texts(template: Any) -> None:
+    environment = service_of(template, "$$cap_appname")["environment"]
+    assert isinstance(environment, dict)
+    assert all(isinstance(value, str) for value in environment.values())
+
+
+def test_volumes_are_a_path_or_a_label_and_a_path_with_no_option_that_would_be_dropped(template: Any) -> None:
+    volumes = service_of(deployed(template, FILLED))["volumes"]
+    assert [volume.split(":") for volume in volumes] == [
+        ["/var/lib/docker/volumes/captain--my-app-data/_data", "/app/data"],
+        ["my-backup-backups", "/backups"],
+    ]
+    label = volumes[1].split(":")[0]
+    assert re.fullmatch("[A-Za-z0-9_.-]+", label)
+    assert "--" not in label
+
+
+def test_the_version_that_is_offered_is_this_one_and_never_latest(variables: dict[str, dict[str, str]]) -> None:
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert variables["$$cap_app_version"]["defaultValue"] == version[1]
+
+
+def test_it_is_formatted_as_the_other_templates_are() -> None:
+    text = FILE.read_text()
+    indents = {len(line) - len(line.lstrip(" -")) for line in text.split("    instructions:")[0].splitlines()}
+    assert indents <= {0, 4, 8, 10, 12, 14}  # four spaces; a list item is two wider
+    assert "\t" not in text
+    assert not re.search(r': "', text.split("    instructions:")[0]), "double quotes"
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+# --- Its traps ---
+
+
+def test_no_id_is_the_beginning_of_a_later_one(template: Any) -> None:
+    ids = ids_in_order(template)
+    assert len(set(ids)) == len(ids)
+    clashes = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :] if b.startswith(a)]
+    assert clashes == []
+
+
+def test_every_variable_is_used_and_every_name_is_a_variable(template: Any) -> None:
+    used = set(re.findall(r"\$\$cap_[a-z_]+[a-z]", json.dumps([template["services"]])))
+    in_the_end = set(re.findall(r"\$\$cap_[a-z_]+[a-z]", template["caproverOneClickApp"]["instructions"]["end"]))
+    ids = ids_in_order(template)
+    assert used | {ids[-1]} == set(ids)
+    assert in_the_end <= set(ids)
+
+
+def test_the_first_instructions_name_no_variable_since_nothing_is_replaced_in_them(template: Any) -> None:
+    assert "$$cap" not in template["caproverOneClickApp"]["instructions"]["start"]
+
+
+def test_each_field_says_what_it_is_and_what_it_accepts(variables: dict[str, dict[str, str]]) -> None:
+    for variable in variables.values():
+        assert set(variable) <= {"id", "label", "defaultValue", "description", "validRegex"}
+        assert all(isinstance(value, str) and value for value in variable.values()), variable["id"]
+        assert {"label", "description", "validRegex"} <= set(variable)
+
+
+def test_the_form_accepts_defaults_and_blanks_where_a_field_may_stay_blank(
+    template: Any, variables: dict[str, dict[str, str]]
+) -> None:
+    typed = {**defaults(template), **REQUIRED}
+    for name, variable in variables.items():
+        assert form_accepts(variable, "") == (name in OPTIONAL), name
+        if "defaultValue" in variable:
+            assert form_accepts(variable, variable["defaultValue"]), name
+        assert form_accepts(variable, typed[name]), name
+        assert form_accepts(variable, FILLED[name]), name
+
+
+@pytest.mark.parametrize("value", ['a"b', "a\\b", "a b", "a:b\n", "$$cap_token"])
+def test_the_form_refuses_what_would_break_the_text_it_is_put_into(
+    variables: dict[str, dict[str, str]], value: str
+) -> None:
+    assert [name for name, variable in variables.items() if form_accepts(variable, value)] == []
+
+
+@pytest.mark.parametrize("value", ["my-volume", "relative/path", "/a:/b", "/a b"])
+def test_the_volume_is_a_path_on_the_host_where_a_mistake_fails_loudly(
+    variables: dict[str, dict[str, str]], value: str
+) -> None:
+    assert not form_accepts(variables["$$cap_source_path"], value)
+
+
+# --- What comes out ---
+
+
+def test_with_the_defaults_the_configuration_is_valid(template: Any) -> None:
+    made = deployed(template, {**defaults(template), **REQUIRED})
+    assert service_of(made)["image"] == f"registry.example.com:5000/backupd:{defaults(template)['$$cap_app_version']}"
+    config = config_of(made)
+    assert {name: source.path for name, source in config.sources.items()} == {"tasks": Path("/app/data/tasks.db")}
+    assert config.backups_dir == Path("/backups")
+    assert config.schedule.timezone == "Etc/UTC"
+    assert config.http.token is None
+    assert config.http.listen == "0.0.0.0:8080"
+
+
+def test_with_every_optional_field_blank_the_configuration_is_valid(template: Any) -> None:
+    made = deployed(template, {**defaults(template), **REQUIRED, **dict.fromkeys(OPTIONAL, "")})
+    config = config_of(made)
+    assert config.schedule.timezone == "UTC"
+    assert config.http.token is None
+    assert running_as(made) == (1234, 5678)
+
+
+def test_with_every_field_filled_in_the_configuration_is_valid(template: Any) -> None:
+    made = deployed(template, FILLED)
+    config = config_of(made)
+    assert config.sources["gitea"].path == Path("/app/data/gitea/gitea.db")
+    assert config.schedule.timezone == "Europe/Berlin"
+    assert config.http.token is not None
+    assert config.http.token.get_secret_value() == "s3cret/+~="
+    assert running_as(made) == (1000, 100)
+
+
+def test_by_default_it_runs_as_the_owner_of_the_database(template: Any) -> None:
+    assert running_as(deployed(template, {**defaults(template), **REQUIRED})) == (1234, 5678)
+
+
+def running_as(template: Any) -> tuple[int, int]:
+    """Return whom the container becomes beside a database of 1234:5678."""
+    owner = Owner(Path("/app/data/tasks.db"), 1234, 5678)
+    identity = decide_identity(environ_of(template), 0, frozenset({0}), [owner], lambda _uid: None)
+    assert identity is not None
+    return identity.uid, identity.gid
+
+
+def test_the_instructions_come_out_with_the_names_of_the_deployed_app(template: Any) -> None:
+    end = deployed(template, FILLED)["caproverOneClickApp"]["instructions"]["end"]
+    assert "https://my-backup.example.com/health" in end
+    assert "$$" not in end
+
+
+# --- What stands beside the template ---
+
+
+def test_the_captain_definition_builds_the_dockerfile() -> None:
+    definition = json.loads((ROOT / "captain-definition").read_text())
+    assert definition == {"schemaVersion": 2, "dockerfilePath": "./Dockerfile"}
+    assert (ROOT / definition["dockerfilePath"]).is_file()
+
+
+def test_the_dockerfile_can_be_built_by_the_classic_builder_that_caprover_uses() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    instructions = [line for line in text.splitlines() if not line.lstrip().startswith("# ")]
+    assert not re.search(r"--mount=|--chmod=|--link|<<", "\n".join(instructions))
+    assert not text.lower().startswith("# syntax")
+
+
+def test_the_override_names_the_mounts_of_the_template_and_the_fewest_rights(template: Any) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+    override = yaml.safe_load(blocks[0])["TaskTemplate"]
+    container = override["ContainerSpec"]
+    added = {f"CAP_{option.removeprefix('--cap-add=')}" for option in HARDENED if option.startswith("--cap-add=")}
+    assert (container["CapabilityDrop"], set(container["CapabilityAdd"])) == (["ALL"], added)
+    targets = {mount["Target"] for mount in container["Mounts"]}
+    volumes = service_of(template, "$$cap_appname")["volumes"]
+    assert targets == {*(PurePosixPath(volume.split(":")[1]).as_posix() for volume in volumes), "/tmp"}
+    assert container["ReadOnly"] is True
+    assert container["StopGracePeriod"] <= 60 * 10**9

@@ -1,0 +1,83 @@
+"""deploy/compose.yml, taken at its word: the app runs, backupd backs it up with the rights that the file gives it."""
+
+import json
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.command import Answer
+from support.containers import HARDENED, ROOT, docker, docker_program, wait_until
+
+FILE = ROOT / "deploy" / "compose.yml"
+
+
+@dataclass(frozen=True)
+class Project:
+    """The services of the file, under a name of their own."""
+
+    command: tuple[str, ...]
+    project: str
+
+    def __call__(self, *arguments: str) -> Answer:
+        done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, timeout=120, check=False)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def compose_command() -> Sequence[str] | None:
+    """Return the command of Compose: the engine's plugin, or the program that came before it."""
+    program = docker_program()
+    if program and docker("compose", "version", check=False).code == 0:
+        return (program, "compose")
+    found = shutil.which("docker-compose")
+    return found and (found,)
+
+
+@pytest.fixture
+def project(images: tuple[str, str], tmp_path: Path) -> Iterator[Project]:
+    compose = compose_command()
+    if compose is None:
+        pytest.skip("needs Docker Compose")
+    ready = tmp_path / "images.yml"
+    backupd, app = images
+    ready.write_text(json.dumps({"services": {"app": {"image": app}, "backupd": {"image": backupd}}}))
+    name = f"backupd-e2e-{uuid.uuid4().hex[:8]}"
+    made = Project((*compose, "--project-name", name, "--file", str(FILE), "--file", str(ready)), name)
+    try:
+        yield made
+    finally:
+        made("down", "--volumes", "--timeout", "1")
+
+
+def test_the_file_gives_no_more_rights_than_were_found_to_be_needed() -> None:
+    service = yaml.safe_load(FILE.read_text())["services"]["backupd"]
+    options = {
+        *("--read-only" for _ in range(service["read_only"])),
+        *(f"--tmpfs={path}" for path in service["tmpfs"]),
+        *(f"--cap-drop={name}" for name in service["cap_drop"]),
+        *(f"--cap-add={name}" for name in service["cap_add"]),
+        *(f"--security-opt={word.removesuffix(':true')}" for word in service["security_opt"]),
+        f"--memory={service['mem_limit']}",
+        f"--pids-limit={service['pids_limit']}",
+    }
+    assert options == set(HARDENED)
+
+
+def test_the_sample_is_backed_up_while_it_writes(project: Project) -> None:
+    up = project("up", "--detach", "app")
+    assert up.code == 0, up.err
+    container = project("ps", "--quiet", "app").out.strip()
+    wait_until(
+        lambda: docker("inspect", "--format={{.State.Health.Status}}", container).out.strip() == "healthy",
+        "the sample app is healthy",
+    )
+    answer = project("run", "--rm", "-T", "backupd", "backup", "--json")
+    assert answer.code == 0, answer.out + answer.err
+    assert (answer.json["outcome"], answer.json["verification"]) == ("published", "full")
+    listed = project("run", "--rm", "-T", "backupd", "list", "--json")
+    assert [generation["id"] for generation in listed.json] == [answer.json["generation"]]
