@@ -46,14 +46,24 @@ def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
     The directory of the backups, and what root owns of ours in it, goes to that user first. To be called before any
     file of the app or of the store is opened; called again it changes nothing. Raises ConfigError.
     """
-    owners = owners_of(source.path for source in config.sources.values())
-    identity = decide_identity(environ, os.geteuid(), frozenset({os.getegid(), *os.getgroups()}), owners, _group_of)
+    identity = identity_for(config, environ)
     if identity is None:
         return None
     if identity.uid != 0:
         _hand_over(config.backups_dir, identity)
     _become(identity)
     return identity
+
+
+def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
+    """Return whom `settle` would make of this process, `None` where that is nobody else.
+
+    It may be somebody later where it is nobody now: a database that is not there yet has no owner. Raises ConfigError.
+    """
+    current = (os.geteuid(), os.getegid())
+    owners = owners_of(source.path for source in config.sources.values())
+    identity = decide_identity(environ, current[0], frozenset({current[1], *os.getgroups()}), owners, _group_of)
+    return None if identity and (identity.uid, identity.gid) == current else identity
 
 
 def owners_of(databases: Iterable[Path]) -> tuple[Owner, ...]:

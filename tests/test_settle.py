@@ -157,8 +157,20 @@ def test_zero_stays_root_and_gives_nothing_away(volume: Volume) -> None:
 
 def test_root_may_run_in_another_group(volume: Volume) -> None:
     said = volume.settle("setgid", PUID="0", PGID="100")
-    assert (said["uid"], said["gid"]) == ([0] * 3, [100] * 3)
+    assert (said["uid"], said["gid"], said["again"]) == ([0] * 3, [100] * 3, None)
     assert owner(volume.backups) == (0, 0)
+
+
+def test_a_database_that_comes_late_has_an_owner_by_then(volume: Volume) -> None:
+    hidden = volume.data.with_name("hidden.db")
+    volume.database.rename(hidden)
+    os.chown(volume.data, 0, 0)
+    first = volume.settle("chown,setuid,setgid", PUID="auto")
+    assert (first["uid"], first["reason"]) == ([0] * 3, None)
+    assert owner(volume.backups / ".backupd") == (0, 0)
+    hidden.rename(volume.database)
+    assert volume.settle("chown,setuid,setgid", PUID="auto")["uid"] == [APP] * 3
+    assert owner(volume.backups / ".backupd") == owner(volume.backups) == (APP, GROUP)
 
 
 def test_without_puid_root_stays_root(volume: Volume) -> None:

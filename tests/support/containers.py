@@ -20,6 +20,7 @@ HARDENED = (
     "--read-only",
     "--tmpfs=/tmp",
     "--cap-drop=ALL",
+    "--cap-add=CHOWN",
     "--cap-add=SETUID",
     "--cap-add=SETGID",
     "--cap-add=KILL",
