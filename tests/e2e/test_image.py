@@ -11,6 +11,7 @@ from support.containers import HARDENED, ROOT, Lab, docker
 
 BASE = "python:3.13-slim-trixie"
 LARGEST_MIB = 110
+DOCUMENTATION = (ROOT / "docs" / "container.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -66,6 +67,20 @@ def test_it_holds_no_compiler_no_installer_and_no_caches(lab: Lab) -> None:
     )
     answer = lab.run(lab.image, "-uc", look, options=("--entrypoint=sh",))
     assert answer.out == ""
+
+
+def test_every_package_in_it_has_its_reason_in_the_documentation(lab: Lab) -> None:
+    documented = re.findall(r"^\| ([A-Za-z].*?) \|", DOCUMENTATION.split("## What is in it")[1], re.MULTILINE)
+    named = {name for cell in documented for name in cell.split(", ")} - {"package"}
+    program = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
+    installed = lab.run(lab.image, "-c", program, options=("--entrypoint=python",)).out.split()
+    assert named == set(installed)
+
+
+def test_it_adds_one_debian_package_to_its_base(lab: Lab) -> None:
+    query = ("-W", "-f", "${Package}\\n")
+    lists = [lab.run(image, *query, options=("--entrypoint=dpkg-query",)).out.split() for image in (BASE, lab.image)]
+    assert set(lists[1]) - set(lists[0]) == {"tini"}
 
 
 def test_nothing_of_the_machine_that_built_it_is_in_it(facts: Any, image: str) -> None:
