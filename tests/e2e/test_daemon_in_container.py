@@ -24,14 +24,12 @@ c.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE 
 c.commit()
 c.close()
 """
-# Finds the daemon, and sends it a signal or tells what the kernel knows of it.
+# Tells what the kernel knows of the daemon, which is the one child of tini, and sends it a signal if one is named.
 DAEMON = """
 import os, pathlib, signal, sys
-for p in pathlib.Path("/proc").glob("[0-9]*"):
-    words = (p / "cmdline").read_bytes().split(b"\\0")
-    if words[-2:-1] == [b"serve"] and b"python" in words[0]:
-        print((p / "status").read_text())
-        if len(sys.argv) > 1: os.kill(int(p.name), getattr(signal, sys.argv[1]))
+(pid,) = pathlib.Path("/proc/1/task/1/children").read_text().split()
+print(pathlib.Path(f"/proc/{pid}/status").read_text())
+if len(sys.argv) > 1: os.kill(int(pid), getattr(signal, sys.argv[1]))
 """
 # Keeps the catalog's directory locked, as a process that hangs in it would, until its standard input closes.
 HOLD = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print('held', flush=True); input()"
