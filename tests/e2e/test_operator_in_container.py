@@ -1,0 +1,37 @@
+"""What an operator does beside the daemon in its container, and what it finds by itself later on."""
+
+from support.containers import BACKUPS, HARDENED, Container, Lab, wait_until
+
+APP = "1000:1000"
+COUNT = """
+import sqlite3
+print(sqlite3.connect("/backups/restored.db").execute("SELECT count(*) FROM tasks").fetchone()[0])
+"""
+
+
+def healthy(sidecar: Container) -> None:
+    wait_until(lambda: sidecar.get("http://127.0.0.1:8080/health")[0] == 200, "the first backup is there", 60)
+
+
+def test_backup_restore_and_status_by_docker_exec(lab: Lab, volume: str) -> None:
+    backups = lab.volume()
+    sidecar = lab.sidecar(volume, backups=backups, options=HARDENED)
+    healthy(sidecar)
+    answer = sidecar.exec("backupd", "backup", "--json")
+    assert (answer.code, answer.json["outcome"]) == (0, "unchanged"), answer.err
+    restored = sidecar.exec("backupd", "restore", "latest", "--to", f"{BACKUPS}/restored.db")
+    assert restored.code == 0, restored.err
+    assert sidecar.exec("python", "-c", COUNT, options=(f"--user={APP}",)).out.strip() == "20"
+    assert sidecar.exec("backupd", "status").code == 0
+    assert {rights.split()[0] for name, rights in lab.files(backups).items() if name != "."} == {APP}
+
+
+def test_a_database_that_comes_late_is_backed_up_as_its_owner(lab: Lab) -> None:
+    volume, backups = lab.volume(), lab.volume()
+    sidecar = lab.sidecar(volume, backups=backups)
+    wait_until(lambda: "no database" in sidecar.logs(), "the log names the trouble", 60)
+    lab.app(volume)
+    answer = sidecar.exec("backupd", "backup", "--json")
+    assert answer.code == 0, answer.out + answer.err
+    assert sidecar.get("http://127.0.0.1:8080/livez")[0] == 200
+    assert {rights.split()[0] for name, rights in lab.files(backups).items() if name.endswith(".gz")} == {APP}
