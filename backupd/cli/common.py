@@ -19,7 +19,7 @@ from backupd.identity import settle
 from backupd.jobs.site import Site
 from backupd.model import Progress, RunReport
 from backupd.text import printable
-from backupd.wiring import build_site
+from backupd.wiring import build_site, writable
 
 _WORST_FIRST = (1, 78, 75, 3, 0)
 _NOBODY_READS = 128 + signal.SIGPIPE
@@ -111,13 +111,14 @@ def read_config(config_file: Path | None) -> Config:
     return load_config(config_file, os.environ)
 
 
-def open_site(config: Config, progress: Progress | None = None, *, writing: bool = True) -> Site:
+def open_site(config: Config, progress: Progress | None = None, *, writing: bool | None = True) -> Site:
     """Become whom PUID asks for, and return the local store as `build_site` makes it.
 
-    Its log is closed when the command ends. Raises ConfigError.
+    With `writing` of None it is written to where that is possible: a read-only mount will do as well. Its log is
+    closed when the command ends. Raises ConfigError.
     """
-    settle(config, os.environ)
-    site = build_site(config, progress, writing=writing)
+    settle(config, os.environ)  # first: what may be written depends on who writes
+    site = build_site(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(site.log.close)
     return site
 

@@ -14,7 +14,7 @@ from backupd.errors import UsageError
 from backupd.jobs.generations import choose_generation, local_inventory
 from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.words import human_bytes
-from backupd.wiring import workers, writable
+from backupd.wiring import workers
 
 
 @click.command("restore", epilog="Example: backupd restore latest --to /tmp/tasks.db")
@@ -51,9 +51,8 @@ def command(
         )
     if at is not None and wanted != "latest":
         raise UsageError("an ID and --at do not go together", "give one of the two")
-    logged = not dry_run and writable(config)  # a read-only mount is a fine place to restore from
     with shown_progress(quiet=as_json) as progress:
-        site = open_site(config, progress, writing=logged)
+        site = open_site(config, progress, writing=False if dry_run else None)  # a read-only mount will do
         inventory = local_inventory(site)
         require_sources((source,) if source else (), config, inventory)
         manifest = choose_generation(inventory, wanted, source, _time(at, config))

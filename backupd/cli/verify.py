@@ -23,7 +23,7 @@ from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.verify import CheckResult, verify
 from backupd.text import printable
-from backupd.wiring import workers, writable
+from backupd.wiring import workers
 
 
 @click.command("verify", epilog="Example: backupd verify --all")
@@ -52,7 +52,7 @@ def command(
     require_local(store, config)
     results = []
     with shown_progress(quiet=as_json) as progress:
-        site = open_site(config, progress, writing=writable(config))
+        site = open_site(config, progress, writing=None)
         inventory = local_inventory(site)
         require_sources(names, config, inventory)
         for generation in _wanted(ids, names, inventory, everything=everything):

@@ -1,6 +1,7 @@
 """The daemon: asks every minute what is due, has it done, and answers for how it stands."""
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
@@ -19,31 +20,39 @@ _LOOK_EVERY_S: Final = 60.0
 
 
 class Daemon:
-    """Ticker and worker over one site; `run` returns when `stop` was called (from any thread or signal handler)."""
+    """Ticker and worker over one site; `outdated` is asked every minute whether all should begin anew."""
 
-    def __init__(self, planned: tuple[Planned, ...], worker: Worker, site: Site) -> None:
-        self._planned, self._worker, self._site = planned, worker, site
+    def __init__(
+        self, planned: tuple[Planned, ...], worker: Worker, site: Site, outdated: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._planned, self._worker, self._site, self._outdated = planned, worker, site, outdated
         self._ticker = Ticker(self._tick, self._tick_failed)
         self._stop = threading.Event()
         self._alone = ExitStack()
         self._serving = False
         self._trouble = ""
 
-    def run(self) -> None:
-        """Work until `stop`; then end what is being done, and let go of the store."""
+    def run(self) -> bool:
+        """Work until `stop`; then end what is being done, and let go of the store.
+
+        Returns whether it was outdated: then it ought to begin anew.
+        """
         self._worker.start()
         self._worker.submit(Job(DOCTOR))
         self._ticker.start()
-        while not self._stop.wait(_LOOK_EVERY_S):
+        anew = False
+        while not anew and not self._stop.wait(_LOOK_EVERY_S):
             if self._ticker.mend():
                 what = f"nothing was fired for {STALLED_S:.0f} s (the clock was set back, or a thread died)"
                 self._site.log.warning(Event.SCHEDULER_STALLED, f"{what}: the scheduler was replaced")
+            anew = self._outdated()
         self._ticker.stop()
         self._worker.stop()
         self._alone.close()
+        return anew
 
     def stop(self) -> None:
-        """Let `run` return soon."""
+        """Let `run` return soon; from any thread or signal handler."""
         self._stop.set()
 
     def alive(self) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from backupd import __version__
 from backupd.config import Config
-from backupd.identity import settle
+from backupd.errors import ConfigError
+from backupd.identity import identity_for, settle
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.service.daemon import Daemon
@@ -32,7 +33,7 @@ def serve(config: Config, config_file: Path | None) -> NoReturn:
     site = watching_site(config, sys.stdout)
     planned = planned_tasks(config)
     worker = Worker(str(config_file or ""), config.schedule.run_timeout_s, site.log, site.clock)
-    daemon = Daemon(planned, worker, site)
+    daemon = Daemon(planned, worker, site, lambda: _should_be_another(config))
     server = _server(config, Overview(daemon, planned, limits(config), site), site)
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, lambda *_: daemon.stop())
@@ -40,12 +41,22 @@ def serve(config: Config, config_file: Path | None) -> NoReturn:
     what = f"backupd {__version__} looks after {', '.join(config.sources)}"
     whom = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.getuid()}"
     site.log.info(Event.DAEMON_STARTED, f"{what} {whom}; it answers on {config.http.listen}")
-    daemon.run()
+    anew = daemon.run()
     server.stop(_HTTP_STOP_S)
-    site.log.info(Event.DAEMON_STOPPED, "stopped")
+    site.log.info(Event.DAEMON_STOPPED, "the databases have an owner now: starting anew" if anew else "stopped")
     site.log.close()
     sys.stdout.flush()
+    if anew:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
     os._exit(0)
+
+
+def _should_be_another(config: Config) -> bool:
+    """Tell whether PUID asks for another user than at the start, when a database was not there yet."""
+    try:
+        return identity_for(config, os.environ) is not None
+    except ConfigError:
+        return False
 
 
 def _server(config: Config, overview: Overview, site: Site) -> HttpServer:

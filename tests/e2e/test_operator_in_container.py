@@ -26,12 +26,13 @@ def test_backup_restore_and_status_by_docker_exec(lab: Lab, volume: str) -> None
     assert {rights.split()[0] for name, rights in lab.files(backups).items() if name != "."} == {APP}
 
 
-def test_a_database_that_comes_late_is_backed_up_as_its_owner(lab: Lab) -> None:
+def test_the_daemon_becomes_the_owner_of_a_database_that_comes_late(lab: Lab) -> None:
     volume, backups = lab.volume(), lab.volume()
-    sidecar = lab.sidecar(volume, backups=backups)
+    sidecar = lab.sidecar(volume, backups=backups, options=(*HARDENED, "--cap-add=CHOWN"))
     wait_until(lambda: "no database" in sidecar.logs(), "the log names the trouble", 60)
     lab.app(volume)
+    wait_until(lambda: "looks after tasks as user 1000:1000" in sidecar.logs(), "it begins anew", 120)
+    wait_until(lambda: sidecar.get("http://127.0.0.1:8080/livez")[0] == 200, "it lives", 60)
     answer = sidecar.exec("backupd", "backup", "--json")
     assert answer.code == 0, answer.out + answer.err
-    assert sidecar.get("http://127.0.0.1:8080/livez")[0] == 200
     assert {rights.split()[0] for name, rights in lab.files(backups).items() if name.endswith(".gz")} == {APP}
