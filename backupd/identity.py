@@ -49,10 +49,15 @@ def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
     identity = identity_for(config, environ)
     if identity is None:
         return None
-    if identity.uid != 0:
-        _hand_over(config.backups_dir, identity)
+    hand_over_backups(config, identity)
     _become(identity)
     return identity
+
+
+def hand_over_backups(config: Config, identity: Identity) -> None:
+    """Give `identity` the directory of the backups, and what root owns of ours in it. Raises ConfigError."""
+    if identity.uid != 0:
+        _hand_over(config.backups_dir, identity)
 
 
 def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
@@ -61,7 +66,9 @@ def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
     It may be somebody later where it is nobody now: a database that is not there yet has no owner. Raises ConfigError.
     """
     current = (os.geteuid(), os.getegid())
-    owners = owners_of(source.path for source in config.sources.values())
+    # Only root asks for the owners: a mount that hangs would make everybody else wait for nothing.
+    asks = current[0] == 0 and PUID in environ
+    owners = owners_of(source.path for source in config.sources.values()) if asks else ()
     identity = decide_identity(environ, current[0], frozenset({current[1], *os.getgroups()}), owners, _group_of)
     return None if identity and (identity.uid, identity.gid) == current else identity
 

@@ -31,6 +31,7 @@ class Event(StrEnum):
     RUN_INTERRUPTED = "run.interrupted"
     RUN_DUE = "run.due"
     RUN_STOPPED = "run.stopped"
+    RUN_BROKEN = "run.broken"
     LOCK_WAITING = "lock.waiting"
     LOCK_TAKEN_OVER = "lock.taken_over"
     STAGING_SWEPT = "staging.swept"

@@ -13,7 +13,7 @@ from backupd.health import Limit, health_limit
 from backupd.jobs.order import BackupOrder, Expiry, Packing
 from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
-from backupd.log import null_log, open_log
+from backupd.log import EventLog, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
 from backupd.priority import Priority
 from backupd.schedule import Schedule
@@ -39,7 +39,7 @@ def build_site(
         log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console)
     except OSError as error:
         warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
-        return Site(store, null_log(), config.lock.timeout_s, progress, warnings=(warning,))
+        return Site(store, late_log(config, console), config.lock.timeout_s, progress, warnings=(warning,))
     return Site(store, log, config.lock.timeout_s, progress)
 
 
@@ -48,8 +48,12 @@ def watching_site(config: Config, console: TextIO) -> Site:
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
     with suppress(BackupdError):  # each tick tries again, and tells
         store.prepare()
-    log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
-    return Site(store, log, config.lock.timeout_s)
+    return Site(store, late_log(config, console), config.lock.timeout_s)
+
+
+def late_log(config: Config, console: TextIO | None = None) -> EventLog:
+    """Return the log of a store that may not be there yet: what the file cannot take, `console` shows."""
+    return open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
 
 
 def writable(config: Config) -> bool:

@@ -14,7 +14,7 @@ REBUILD: Final = "run `backupd catalog rebuild`"
 _DAMAGED: Final = f"{REBUILD}: it reads the manifests anew and keeps what it can of the old runs"
 _LOCKED: Final = f"another process holds it: try again; if no other backupd works, {REBUILD}"
 _CLOSED: Final = f"check owner, mode and mount of the file and its directory; if those are right, {REBUILD}"
-_FULL: Final = "free some space on the file system of the catalog"
+_FULL: Final = "free some space on the file system of the catalog; if there is enough, look at the disk (dmesg)"
 _HINTS: Final = {
     sqlite3.SQLITE_BUSY: _LOCKED,
     sqlite3.SQLITE_LOCKED: _LOCKED,
@@ -22,11 +22,16 @@ _HINTS: Final = {
     sqlite3.SQLITE_READONLY: _CLOSED,
     sqlite3.SQLITE_CANTOPEN: _CLOSED,
     sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: _FULL,
 }
 
 
 class CatalogUnavailable(BackupdError):
     """The catalog cannot be read or written; backups are none the worse for it, and it can be rebuilt."""
+
+
+class CatalogOnBadDisk(CatalogUnavailable):
+    """The disk under it is full, or fails: neither a rebuild nor a restart helps."""
 
 
 class CatalogDamaged(CatalogUnavailable):
@@ -52,7 +57,7 @@ def unavailable(path: Path) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error, OSError, ValueError, OverflowError) as error:
         cause = getattr(error, "orig", None) or error
         hint = _hint(cause)
-        kind = CatalogDamaged if hint == _DAMAGED else CatalogUnavailable
+        kind = {_DAMAGED: CatalogDamaged, _FULL: CatalogOnBadDisk}.get(hint, CatalogUnavailable)
         raise kind(f"cannot use the catalog {path}: {cause}", hint=hint) from error
 
 

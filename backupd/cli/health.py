@@ -13,7 +13,7 @@ _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "::1"}  # noqa: 
 _TIMEOUT_S = 4.0
 
 
-@click.command("health", epilog="Example: backupd health || echo restart it")
+@click.command("health", epilog="Example: backupd health")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration file, as of the daemon.")
 def command(config_file: Path | None) -> None:
     """Ask the running daemon whether it works (/livez): exits 0 if so, 1 if not; for the container's HEALTHCHECK.

@@ -18,4 +18,4 @@ def command(config_file: Path | None) -> None:
     """
     from backupd.service.serve import serve
 
-    serve(read_config(config_file), config_file)
+    serve(read_config(config_file))

@@ -12,7 +12,7 @@ from backupd.service.words import status_lines
 from backupd.wiring import limits
 
 
-@click.command("status", epilog="Example: backupd status || echo look at it")
+@click.command("status", epilog="Example: backupd status --json")
 @config_option
 @json_option
 @told_plainly

@@ -1,23 +1,39 @@
 """Remember what a check of a generation said: as a mark in the store, which counts, and in the catalog, for history."""
 
 import os
+from dataclasses import dataclass
+from errno import EIO
 
 from backupd.archive.members import digest_of
-from backupd.errors import GenerationMissing
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import Manifest
 from backupd.stores.contract import Store
 
 
-def archive_matches(manifest: Manifest, store: Store) -> bool:
-    """Tell whether the archive of a generation, read from the disk and not from memory, has its manifest's digest."""
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a look at an archive found: one that is not sound is `damaged`, or could not be read just now."""
+
+    sound: bool
+    damaged: bool
+    detail: str
+
+
+def examine_archive(manifest: Manifest, store: Store) -> Examined:
+    """Digest the archive of a generation as it lies on the disk, not in memory. Raises GenerationMissing.
+
+    What the disk cannot read back (EIO) is damage; what is merely out of reach is not, and must not be taken for it.
+    """
     try:
         with store.open(manifest.id) as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            return digest_of(stream) == manifest.archive.sha256
-    except (GenerationMissing, OSError):
-        return False
+            if digest_of(stream) == manifest.archive.sha256:
+                return Examined(sound=True, damaged=False, detail="its digest is right")
+    except OSError as error:
+        return Examined(sound=False, damaged=error.errno == EIO, detail=f"its archive cannot be read: {error.strerror}")
+    what = "its archive is damaged: the SHA-256 is not the one in its manifest"
+    return Examined(sound=False, damaged=True, detail=what)
 
 
 def remember_check(generation: str, site: Site, *, sound: bool, detail: str, duration_s: float = 0.0) -> str:

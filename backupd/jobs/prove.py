@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.archive.members import Packed, digest_of, pack
-from backupd.errors import SourceCorrupt, SourceReplaced
-from backupd.jobs.checks import archive_matches, remember_check
+from backupd.errors import GenerationMissing, SourceCorrupt, SourceReplaced
+from backupd.jobs.checks import Examined, examine_archive, remember_check
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.run import Run
 from backupd.jobs.site import Site
@@ -100,11 +100,15 @@ def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, give_up: 
 
 def archive_is_sound(manifest: Manifest, run: Run, site: Site) -> bool:
     """Digest the archive of a generation of the local store; a damaged one is marked, and degrades the run."""
-    if archive_matches(manifest, site.store):
+    try:
+        found = examine_archive(manifest, site.store)
+    except GenerationMissing:
+        found = Examined(sound=False, damaged=True, detail="its archive is gone")
+    if found.sound:
         return True
-    what = "its archive is damaged: the SHA-256 is not the one in its manifest"
-    remember_check(manifest.id, site, sound=False, detail=what)
-    run.warn(f"{manifest.id}: {what}; a new generation was made")
+    if found.damaged:
+        remember_check(manifest.id, site, sound=False, detail=found.detail)
+    run.warn(f"{manifest.id}: {found.detail}; a new generation was made")
     return False
 
 

@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from backupd.errors import CopyCorrupt
-from backupd.jobs.checks import archive_matches, remember_check
+from backupd.errors import CopyCorrupt, GenerationMissing
+from backupd.jobs.checks import examine_archive, remember_check
 from backupd.jobs.generations import local_inventory
-from backupd.jobs.run import recorded
+from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
-from backupd.model import Generation, RunReport
-
-_DAMAGED = "its archive is damaged: the SHA-256 is not the one in its manifest"
+from backupd.model import Generation, Manifest, RunReport
 
 
 def choose_for_scrub(generations: Iterable[Generation], checked: Mapping[str, datetime]) -> Generation | None:
@@ -25,21 +23,30 @@ def choose_for_scrub(generations: Iterable[Generation], checked: Mapping[str, da
 def scrub(source: str, site: Site) -> RunReport:
     """Read the archive of one generation of `source` back from the disk, and compare its digest with the manifest.
 
-    Damage is marked in the store, and fails the run.
+    Damage is marked in the store, and fails the run; so does an archive that cannot be read, which is not marked.
     """
     with recorded("scrub", source, site) as run:
         run.started()
-        inventory = local_inventory(site)
         checked = site.ask_catalog(lambda catalog: catalog.last_checks(site.store.name), dict[str, datetime]())
-        chosen = choose_for_scrub(inventory.of(source), checked)
-        if chosen is None:
-            run.note("there is no generation to check yet")
-            return run.report
-        run.update(generation=chosen.id)
-        with run.stage("digest"):
-            sound = archive_matches(inventory.manifests[chosen.id], site.store)
-        detail = "digest is right" if sound else _DAMAGED
-        remember_check(chosen.id, site, sound=sound, detail=detail, duration_s=run.report.stages["digest"])
-        if not sound:
-            raise CopyCorrupt(f"{chosen.id}: {_DAMAGED}", "test the disk (smartctl); backupd list shows what is sound")
+        inventory = local_inventory(site)
+        left = list(inventory.of(source))
+        while (chosen := choose_for_scrub(left, checked)) is not None:
+            try:
+                _examine(inventory.manifests[chosen.id], run, site)
+            except GenerationMissing:  # pruned since: another one
+                left.remove(chosen)
+            else:
+                return run.report
+        run.note("there is no generation to check yet")
     return run.report
+
+
+def _examine(manifest: Manifest, run: Run, site: Site) -> None:
+    with run.stage("digest"):
+        found = examine_archive(manifest, site.store)
+    run.update(generation=manifest.id)
+    if found.sound or found.damaged:
+        duration_s = run.report.stages["digest"]
+        remember_check(manifest.id, site, sound=found.sound, detail=found.detail, duration_s=duration_s)
+    if not found.sound:
+        raise CopyCorrupt(f"{manifest.id}: {found.detail}", "check its rights, and test the disk (smartctl, dmesg)")

@@ -1,5 +1,6 @@
 """What is known of a site: how old the last proofs are, and which sources are frozen."""
 
+import os
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -15,10 +16,16 @@ def read_health_facts(limits: Iterable[Limit], site: Site) -> HealthFacts:
     Changes nothing, and raises nothing: what could not be found out is named.
     """
     try:
-        return health_facts(limits, take_inventory(site.store, site.clock(), site.marks.ids()), site)
+        return health_facts(limits, present_inventory(site), site)
     except OSError:
         standings = (Standing(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
         return HealthFacts(tuple(standings), unknown=("the directory of the backups cannot be read",))
+
+
+def present_inventory(site: Site) -> Inventory:
+    """Return what the local store holds; one that is not there is no empty one. Raises OSError."""
+    with os.scandir(site.store.directory):
+        return take_inventory(site.store, site.clock(), site.marks.ids())
 
 
 def health_facts(limits: Iterable[Limit], inventory: Inventory, site: Site) -> HealthFacts:

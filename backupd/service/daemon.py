@@ -2,19 +2,18 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Final
 
-from backupd.catalog import Catalog, CatalogDamaged, CatalogUnavailable, open_catalog, read_catalog
-from backupd.errors import BackupdError, LockHeld
+from backupd.catalog import Catalog, CatalogDamaged, CatalogOnBadDisk, CatalogUnavailable, open_catalog, read_catalog
+from backupd.errors import BackupdError
 from backupd.jobs.site import Site
 from backupd.log import Event
+from backupd.model import CLOCK_TOLERANCE
 from backupd.schedule import Due, TaskHistory, plan_next_run
+from backupd.service.claims import Claims
 from backupd.service.plan import Planned
 from backupd.service.ticker import STALLED_S, Ticker
-from backupd.service.work import DOCTOR, REBUILD
-from backupd.service.worker import Job, Worker
-from backupd.stores.lock import store_lock
+from backupd.service.worker import DOCTOR, REBUILD, Job, Worker
 
 _LOOK_EVERY_S: Final = 60.0
 
@@ -28,9 +27,8 @@ class Daemon:
         self._planned, self._worker, self._site, self._outdated = planned, worker, site, outdated
         self._ticker = Ticker(self._tick, self._tick_failed)
         self._stop = threading.Event()
-        self._alone = ExitStack()
-        self._serving = False
-        self._trouble = ""
+        self._claims = Claims((one.source for one in planned), site.store.hidden)
+        self._trouble: tuple[Event, str] | None = None
 
     def run(self) -> bool:
         """Work until `stop`; then end what is being done, and let go of the store.
@@ -48,7 +46,7 @@ class Daemon:
             anew = self._outdated()
         self._ticker.stop()
         self._worker.stop()
-        self._alone.close()
+        self._claims.let_go()
         return anew
 
     def stop(self) -> None:
@@ -65,30 +63,31 @@ class Daemon:
         try:
             with read_catalog(self._site.catalog_path) as catalog:
                 catalog.runs(limit=1)
+        except CatalogOnBadDisk:
+            pass  # no restart makes room: /health and the metrics tell
         except CatalogUnavailable:
             found.append("the catalog cannot be used")
         return tuple(found)
 
     def _tick(self) -> None:
-        if not self._is_alone():
-            return
-        due = self._all_due()
-        for planned, why in due:
+        self._site.store.prepare()
+        mine = self._claims.held()
+        for planned, why in self._all_due([one for one in self._planned if one.source in mine]):
             if self._worker.submit(Job(planned.task, planned.source)):
                 task, source = planned.task, planned.source
                 self._site.log.info(Event.RUN_DUE, f"{planned} is due: {why.reason}", task=task, source=source)
 
-    def _all_due(self) -> list[tuple[Planned, Due]]:
+    def _all_due(self, mine: list[Planned]) -> list[tuple[Planned, Due]]:
         """Return what has to run now, as well as can be told without a catalog where that is out of order."""
         try:
             with open_catalog(self._site.catalog_path) as catalog:
-                due = [(planned, self._due(planned, catalog)) for planned in self._planned]
-            self._trouble = ""
+                due = [(planned, self._due(planned, catalog)) for planned in mine]
+            self._say_standby()
         except CatalogUnavailable as error:
             self._tell_once(Event.CATALOG_UNAVAILABLE, error.message, error.hint)
             if isinstance(error, CatalogDamaged):
                 self._worker.submit(Job(REBUILD))
-            due = [(planned, self._due(planned, None)) for planned in self._planned]
+            due = [(planned, self._due(planned, None)) for planned in mine]
         now = self._site.clock()
         return [(planned, why) for planned, why in due if why.at <= now]
 
@@ -98,23 +97,18 @@ class Daemon:
         return plan_next_run(planned.schedule, _together(known, self._remembered(planned)), now)
 
     def _remembered(self, planned: Planned) -> TaskHistory:
-        ended = self._worker.ended(Job(planned.task, planned.source))
+        believed = self._site.clock() + CLOCK_TOLERANCE  # what a clock that ran ahead dated counts for nothing
+        ended = [run for run in self._worker.ended(Job(planned.task, planned.source)) if run.began_at <= believed]
         succeeded = [run.began_at for run in ended if run.succeeded]
         return TaskHistory(max(succeeded, default=None), tuple(run.ended_at for run in ended if not run.succeeded))
 
-    def _is_alone(self) -> bool:
-        """Tell whether this is the one daemon of the store; another one's end is waited for, a minute at a time."""
-        if self._serving:
-            return True
-        try:
-            self._site.store.prepare()
-            path = self._site.store.hidden / "daemon.lock"
-            self._alone.enter_context(store_lock(path, "daemon", timeout_s=0, on_wait=lambda _holder: None))
-        except LockHeld as error:
-            self._tell_once(Event.DAEMON_STANDBY, f"{error.message}: standing by", error.hint)
-        else:
-            self._serving = True
-        return self._serving
+    def _say_standby(self) -> None:
+        others = self._claims.others()
+        if not others:
+            self._trouble = None
+            return
+        what = f"another daemon looks after {', '.join(others)}: standing by"
+        self._tell_once(Event.DAEMON_STANDBY, what, "nothing, while a deploy replaces it; else stop one of the two")
 
     def _tick_failed(self, error: Exception) -> None:
         hint = error.hint if isinstance(error, BackupdError) else "check the disk and the rights of backups_dir"
@@ -122,9 +116,9 @@ class Daemon:
 
     def _tell_once(self, event: Event, message: str, hint: str) -> None:
         """Log what is wrong when it begins, and not again each minute."""
-        if message != self._trouble:
+        if (event, message) != self._trouble:
             self._site.log.warning(event, message, hint=hint)
-        self._trouble = message
+        self._trouble = event, message
 
 
 def _together(known: TaskHistory, remembered: TaskHistory) -> TaskHistory:

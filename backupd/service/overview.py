@@ -6,9 +6,9 @@ from importlib.metadata import version
 
 from backupd.catalog import Catalog, CatalogUnavailable, read_catalog
 from backupd.health import Health, Limit
-from backupd.jobs.inventory import Inventory, take_inventory
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.site import Site
-from backupd.jobs.standing import health_facts, read_health_facts
+from backupd.jobs.standing import health_facts, present_inventory, read_health_facts
 from backupd.service.daemon import Daemon
 from backupd.service.plan import Planned
 from backupd.service.status import SourceFigures, Status, TaskFigures
@@ -30,23 +30,31 @@ class Overview:
         return Health.of(read_health_facts(self._limits, self._site), self._site.clock())
 
     def status(self) -> Status:
-        """Look at everything. Raises OSError when the store cannot be read."""
+        """Look at everything."""
         return read_status(self._planned, self._limits, self._site, self._started_at)
 
 
 def read_status(planned: tuple[Planned, ...], limits: tuple[Limit, ...], site: Site, started_at: datetime) -> Status:
-    """Look at everything; `limits` says how old proofs may be. Raises OSError, and changes nothing."""
+    """Look at everything; `limits` says how old proofs may be. Changes nothing, and raises nothing.
+
+    Of a store that cannot be read nothing is told but that.
+    """
     now = site.clock()
-    inventory = take_inventory(site.store, now, site.marks.ids())
     tasks, migrations_ok = _tasks(planned, site, now)
+    try:
+        inventory = present_inventory(site)
+        facts, free = health_facts(limits, inventory, site), {site.store.name: site.store.free_space()}
+        sources = tuple(_source(limit.subject, inventory, site) for limit in limits if limit.task == "backup")
+    except OSError:
+        facts, free, sources = read_health_facts(limits, site), {}, ()
     return Status(
         taken_at=now,
         started_at=started_at,
-        health=Health.of(health_facts(limits, inventory, site), now),
+        health=Health.of(facts, now),
         migrations_ok=migrations_ok,
         tasks=tasks,
-        sources=tuple(_source(limit.subject, inventory, site) for limit in limits if limit.task == "backup"),
-        free_bytes={site.store.name: site.store.free_space()},
+        sources=sources,
+        free_bytes=free,
         sqlite_version=version("apsw").rpartition(".")[0],  # apsw counts on behind SQLite's own version
     )
 

@@ -3,37 +3,39 @@
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from backupd import __version__
 from backupd.config import Config
-from backupd.errors import ConfigError
-from backupd.identity import identity_for, settle
+from backupd.identity import settle
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.service.daemon import Daemon
+from backupd.service.ending import end_within
 from backupd.service.overview import Overview
 from backupd.service.plan import planned_tasks
+from backupd.service.succession import Succession
 from backupd.service.web.app import make_app
 from backupd.service.web.server import HttpServer
 from backupd.service.worker import Worker
 from backupd.wiring import limits, watching_site
 
 _HTTP_STOP_S = 1.0
+_END_S = 7.5
 
 
-def serve(config: Config, config_file: Path | None) -> NoReturn:
+def serve(config: Config) -> NoReturn:
     """Become whom PUID asks for, serve until SIGTERM or SIGINT, and exit 0.
 
     Ends the process itself: no thread that waits for a disk may keep it. Raises ConfigError, and BackupdError when the
     port is taken.
     """
+    end_within(_END_S)
     identity = settle(config, os.environ)
     site = watching_site(config, sys.stdout)
     planned = planned_tasks(config)
-    worker = Worker(str(config_file or ""), config.schedule.run_timeout_s, site.log, site.clock)
-    daemon = Daemon(planned, worker, site, lambda: _should_be_another(config))
+    worker = Worker(config, site.log, site.clock)
+    daemon = Daemon(planned, worker, site, Succession(config, site.log).due)
     server = _server(config, Overview(daemon, planned, limits(config), site), site)
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, lambda *_: daemon.stop())
@@ -49,14 +51,6 @@ def serve(config: Config, config_file: Path | None) -> NoReturn:
     if anew:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
     os._exit(0)
-
-
-def _should_be_another(config: Config) -> bool:
-    """Tell whether PUID asks for another user than at the start, when a database was not there yet."""
-    try:
-        return identity_for(config, os.environ) is not None
-    except ConfigError:
-        return False
 
 
 def _server(config: Config, overview: Overview, site: Site) -> HttpServer:

@@ -42,9 +42,9 @@ class Ticker:
         """Replace a scheduler that is stuck, and tell whether it was.
 
         Its thread may have died, or it sleeps until a time that the clock was set back from. A new one is given as
-        long as the first before it is replaced in its turn.
+        long as the first before it is replaced in its turn; a tick that hangs is no fault of the scheduler's.
         """
-        if min(self.age_s(), time.monotonic() - self._restarted_at) < self._stalled_s:
+        if self._lock.locked() or min(self.age_s(), time.monotonic() - self._restarted_at) < self._stalled_s:
             return False
         self._restarted_at = time.monotonic()
         self.stop()

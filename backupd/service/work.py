@@ -1,42 +1,53 @@
-"""One run by schedule, in a process of its own: `python -m backupd.service.work TASK SOURCE [CONFIG]`.
+"""One run by schedule, in a process of its own: `python -m backupd.service.work TASK [SOURCE]`.
 
 The daemon stays small and alive whatever a run needs or does; stopping a run is stopping a process, which unwinds as a
-command in a terminal does. When standard input closes the daemon is gone: the run ends too.
+command in a terminal does. The configuration comes through standard input, as the daemon read it when it still had the
+right to; when that closes the daemon is gone, and the run ends too.
 """
 
 import os
+import pickle
 import signal
 import sys
 import threading
-from pathlib import Path
 
-from backupd.config import Config, load_config
+from backupd.config import Config
 from backupd.errors import BackupdError
 from backupd.identity import settle
 from backupd.jobs.site import Site
-from backupd.log import Event
+from backupd.log import Event, EventLog
 from backupd.model import RunReport
 from backupd.priority import give_way
+from backupd.service.worker import DOCTOR, REBUILD, Job
 from backupd.signals import unwind_on_signals
-from backupd.wiring import backup_order, build_site, expiry, priority
-
-DOCTOR, REBUILD = "doctor", "rebuild"
+from backupd.wiring import backup_order, build_site, expiry, late_log, priority
 
 
-def main(task: str, source: str, config_file: str) -> int:
-    """Do `task` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
-    config = load_config(Path(config_file) if config_file else None, os.environ)
+def main(job: Job, config: Config) -> int:
+    """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
+    log = late_log(config, sys.stdout)
     try:
         settle(config, os.environ)  # a database that was not there when the daemon started may have an owner by now
-        site = build_site(config, console=sys.stdout)
+        return _do(job, config, build_site(config, console=sys.stdout))
     except BackupdError as error:
-        print(f"{task} of {source} cannot begin: {error.message} | what to do: {error.hint}", flush=True)  # noqa: T201 - there is no log to write to
+        _tell(job, error, log)
         return error.exit_code
-    if task == DOCTOR:
+    except Exception as error:  # noqa: BLE001 - a defect: the log is where somebody will look for it
+        _tell(job, BackupdError(f"{type(error).__name__}: {error}", "report this with backup.log"), log)
+        return BackupdError.exit_code
+
+
+def _tell(job: Job, error: BackupdError, log: EventLog) -> None:
+    what = f"the {job} could not be done: {error.message}"
+    log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=error.hint)
+
+
+def _do(job: Job, config: Config, site: Site) -> int:
+    if job.task == DOCTOR:
         return _doctor(config, site)
-    if task == REBUILD:
+    if job.task == REBUILD:
         return _rebuild(site)
-    return _run(task, source, config, site).exit_code
+    return _run(job.task, job.source, config, site).exit_code
 
 
 def _run(task: str, source: str, config: Config, site: Site) -> RunReport:
@@ -69,11 +80,7 @@ def _doctor(config: Config, site: Site) -> int:
 def _rebuild(site: Site) -> int:
     from backupd.jobs.rebuild import rebuild_catalog
 
-    try:
-        rebuild_catalog(site)
-    except BackupdError as error:
-        site.log.warning(Event.CATALOG_UNAVAILABLE, error.message, hint=error.hint)
-        return error.exit_code
+    rebuild_catalog(site)
     return 0
 
 
@@ -84,5 +91,6 @@ def _end_with_daemon() -> None:
 
 if __name__ == "__main__":
     unwind_on_signals()
+    asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, through a pipe that nobody else holds
     threading.Thread(target=_end_with_daemon, daemon=True).start()
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(Job(*sys.argv[1:]), asked))

@@ -1,5 +1,7 @@
 """Does one run after the other, each in a process of its own, and remembers how it ended."""
 
+import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -10,12 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from backupd.config import Config
+from backupd.errors import TemporaryError
 from backupd.log import Event, EventLog
 
 # A run that was told to stop cleans up; then it is killed, and the next run sweeps what it left.
 STOP_GRACE_S: Final = 5.0
 _SUCCESSES: Final = (0, 3)
 _RUNS_REMEMBERED: Final = 20
+# What a worker does beside the tasks of a schedule.
+DOCTOR: Final = "doctor"
+REBUILD: Final = "rebuild"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,13 @@ class Ended:
 class Worker:
     """A queue of jobs, and the one thread that does them; every method may be called from any thread."""
 
-    def __init__(self, config_file: str, timeout_s: float, log: EventLog, clock: Callable[[], datetime]) -> None:
-        self._config_file, self._timeout_s, self._log, self._clock = config_file, timeout_s, log, clock
+    def __init__(self, config: Config, log: EventLog, clock: Callable[[], datetime]) -> None:
+        self._config, self._log, self._clock = config, log, clock
+        self._timeout_s = config.schedule.run_timeout_s
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
-        self._current: tuple[Job, subprocess.Popen[bytes]] | None = None
+        self._current: Job | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._ended: dict[Job, deque[Ended]] = {}
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
@@ -62,8 +71,7 @@ class Worker:
     def submit(self, job: Job) -> bool:
         """Queue `job`, unless it waits or is being done already; tells whether it was queued."""
         with self._changed:
-            busy = self._current is not None and self._current[0] == job
-            if self._stopping or busy or job in self._waiting:
+            if self._stopping or job == self._current or job in self._waiting:
                 return False
             self._waiting.append(job)
             self._changed.notify_all()
@@ -83,9 +91,9 @@ class Worker:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-            current = self._current
-        if current is not None:
-            self._end(*current, "the daemon stops")
+            job, process = self._current, self._process
+        if job is not None and process is not None:
+            self._end(job, process, "the daemon stops")
         self._thread.join(1)
 
     def _work(self) -> None:
@@ -93,7 +101,7 @@ class Worker:
             began_at = self._clock()
             exit_code = self._do(job)
             with self._changed:
-                self._current = None
+                self._current = self._process = None
                 runs = self._ended.setdefault(job, deque(maxlen=_RUNS_REMEMBERED))
                 ended = Ended(began_at, self._clock(), exit_code)
                 if ended.succeeded:
@@ -104,21 +112,30 @@ class Worker:
         """Wait for a job; None when there will be none any more."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping)
-            return None if self._stopping else self._waiting.popleft()
+            self._current = None if self._stopping else self._waiting.popleft()
+            return self._current
 
     def _do(self, job: Job) -> int:
-        command = [sys.executable, "-P", "-m", "backupd.service.work", job.task, job.source, self._config_file]
-        # Our end of the pipe stays open for as long as we live: that is how the run learns that we died.
-        with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:  # noqa: S603 - our own interpreter and module
-            with self._changed:
-                self._current = (job, process)
-                stopping = self._stopping
-            if stopping:
-                self._end(job, process, "the daemon stops")
-            try:
-                process.wait(self._timeout_s)
-            except subprocess.TimeoutExpired:
-                self._end(job, process, f"it did not end within {self._timeout_s:.0f} s")
+        """Have `job` done and return its exit code; what kept it from being done is one too, and is told."""
+        try:
+            process = _begun(job, self._config)
+        except OSError as error:  # no process to be had: too many, or too little memory
+            self._tell(job, f"the {job} could not be begun: {error.strerror}", "give it more memory and processes")
+            return TemporaryError.exit_code
+        with self._changed:
+            self._process = process
+            stopping = self._stopping
+        if stopping:
+            self._end(job, process, "the daemon stops")
+        try:
+            process.wait(self._timeout_s)
+        except subprocess.TimeoutExpired:
+            self._end(job, process, f"it did not end within {self._timeout_s:.0f} s")
+        if process.returncode is None:
+            return TemporaryError.exit_code  # not even SIGKILL ends it: it hangs in the kernel, and is left behind
+        if process.returncode < 0 and not self._stopping:
+            name = signal.Signals(-process.returncode).name
+            self._tell(job, f"the {job} was killed by {name}", "see dmesg: too little memory is likely")
         return process.returncode
 
     def _end(self, job: Job, process: subprocess.Popen[bytes], why: str) -> None:
@@ -128,3 +145,22 @@ class Worker:
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_GRACE_S)
         process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+
+    def _tell(self, job: Job, what: str, hint: str) -> None:
+        self._log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=hint)
+
+
+def _begun(job: Job, config: Config) -> "subprocess.Popen[bytes]":
+    """Begin a run. Our end of its standard input stays open for as long as we live: that is how it learns that we died.
+
+    Raises OSError.
+    """
+    command = [sys.executable, "-P", "-m", "backupd.service.work", job.task, job.source]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own module
+    assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
+    with suppress(BrokenPipeError):  # it died at once: its exit code tells
+        process.stdin.write(pickle.dumps(config))
+        process.stdin.flush()
+    return process

@@ -1,7 +1,11 @@
 """A generation a day is read back from the disk, the one first that was left unchecked for longest."""
 
+import errno
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import BinaryIO
+
+import pytest
 
 from backupd.jobs.backup import backup
 from backupd.jobs.generations import local_inventory
@@ -10,6 +14,7 @@ from backupd.jobs.scrub import choose_for_scrub, scrub
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import Generation
+from backupd.stores.directory import DirectoryStore
 from support.command import log_lines
 from support.generations import backdated, flip_byte
 
@@ -58,6 +63,43 @@ def test_a_flipped_byte_is_found_marked_and_told(order: BackupOrder, site: Site)
     events = [line["event.action"] for line in log_lines(site.store.directory)]
     assert Event.GENERATION_DAMAGED in events
     assert scrub("tasks", site).generation is None
+
+
+def test_what_cannot_be_read_just_now_is_not_taken_for_damaged(
+    order: BackupOrder, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = backup(order, site)
+    assert report.generation is not None
+
+    def refuse(_store: DirectoryStore, _key: str) -> BinaryIO:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as context:
+        context.setattr(DirectoryStore, "open", refuse)  # root, who runs the tests, is refused nothing
+        found = scrub("tasks", site)
+    assert (found.outcome, found.error) == (
+        "failed",
+        f"{report.generation}: its archive cannot be read: Permission denied",
+    )
+    assert not local_inventory(site).generations[0].damaged
+    assert scrub("tasks", site).outcome == "done"
+
+
+def test_a_generation_that_is_pruned_just_now_is_passed_over_for_the_next(
+    order: BackupOrder, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = backup(order, site).generation
+    assert newest is not None
+    older = backdated(site.store.directory, newest, days=1)
+    really_open = DirectoryStore.open
+
+    def prune_first(store: DirectoryStore, key: str) -> BinaryIO:
+        store.remove(older)
+        return really_open(store, key)
+
+    monkeypatch.setattr(DirectoryStore, "open", prune_first)
+    assert scrub("tasks", site).generation == newest
+    assert site.marks.ids() == frozenset()
 
 
 def test_an_archive_that_went_away_is_no_reason_to_stumble(order: BackupOrder, site: Site) -> None:

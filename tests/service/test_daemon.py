@@ -10,7 +10,7 @@ import pytest
 
 from support.bank import is_balanced, make_bank, running_bank
 from support.command import Backupd, log_lines
-from support.daemon import Daemon, running_daemon, wait_until
+from support.daemon import running_daemon, wait_until
 
 HEAVY_ROWS = 400_000
 
@@ -56,6 +56,9 @@ def test_before_the_first_backup_it_is_alive_but_not_healthy(heavy: Backupd, bac
     with running_daemon(heavy) as daemon:
         daemon.wait_until_alive()
         at_work(backups)
+        for child in daemon.children():
+            os.kill(child, signal.SIGSTOP)
+        assert daemon.ask("/livez")[0] == 200
         assert daemon.ask("/health")[0] == 503
         assert daemon.health()["reasons"] == ["there is no verified backup of tasks yet"]
         assert heavy("status").code == 1
@@ -98,16 +101,52 @@ def test_a_run_that_does_not_listen_is_killed_in_time(heavy: Backupd, backups: P
         assert not debris(backups)
 
 
-def test_killed_in_the_middle_of_a_backup_it_heals_when_it_starts_again(heavy: Backupd, backups: Path) -> None:
+def test_killed_with_all_its_processes_it_heals_when_it_starts_again(heavy: Backupd, backups: Path) -> None:
+    with running_daemon(heavy) as daemon:
+        at_work(backups)
+        runs = daemon.children()
+        for run in runs:
+            os.kill(run, signal.SIGSTOP)
+        daemon.stop(signal.SIGKILL)
+        for run in runs:
+            os.kill(run, signal.SIGKILL)
+    with running_daemon(heavy) as daemon:
+        daemon.wait_for("backup of tasks: published", 180)
+        assert not debris(backups)
+        assert "was cut short" in daemon.said()
+
+
+def test_a_run_whose_daemon_is_killed_ends_and_leaves_nothing(heavy: Backupd, backups: Path) -> None:
     with running_daemon(heavy) as daemon:
         at_work(backups)
         runs = daemon.children()
         daemon.stop(signal.SIGKILL)
         wait_until(lambda: not any(Path(f"/proc/{run}").exists() for run in runs), "the end of its run")
+    assert not archives(backups)
+    assert not debris(backups)
+
+
+def test_a_run_that_is_killed_is_told_and_the_daemon_lives(heavy: Backupd, backups: Path) -> None:
     with running_daemon(heavy) as daemon:
-        daemon.wait_for("backup of tasks: published", 180)
-        assert not debris(backups)
-        assert "was cut short" in daemon.said()
+        at_work(backups)
+        for child in daemon.children():
+            os.kill(child, signal.SIGKILL)
+        daemon.wait_for("the backup of tasks was killed by SIGKILL | what to do:")
+        daemon.wait_for("prune of tasks: done")
+        assert daemon.ask("/livez")[0] == 200
+
+
+def test_a_secret_that_only_root_may_read_is_read_once(
+    backupd: Backupd, database: Path, backups: Path, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret-of-root")
+    with running_daemon(backupd, BACKUPD_HTTP__TOKEN_FILE=str(token)) as daemon:
+        daemon.wait_until_alive()
+        token.unlink()
+        daemon.wait_for("scrub of tasks: done")
+        assert daemon.ask("/metrics")[0] == 401
+    assert "s3cret" not in (backups / "backup.log").read_text()
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_counts_as_failed(
@@ -159,6 +198,8 @@ def test_a_volume_that_is_late_does_not_end_it_either(backupd: Backupd, tmp_path
         daemon.wait_for("there is no directory")
         status, body = daemon.ask("/livez")
         assert (status, json.loads(body)["reasons"]) == (503, ["the catalog cannot be used"])
+        assert "the directory of the backups cannot be read" in daemon.health()["reasons"]
+        assert daemon.ask("/metrics")[0] == 200
         assert daemon.process.poll() is None
         (tmp_path / "not").mkdir()
         wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 200)
@@ -179,7 +220,7 @@ def test_a_port_that_is_taken_is_a_clear_error(backupd: Backupd) -> None:
         assert str(daemon.port) in answer.err
 
 
-def test_a_second_daemon_on_the_same_store_stands_by(backupd: Backupd, backups: Path) -> None:
+def test_a_second_daemon_on_the_same_store_stands_by(backupd: Backupd) -> None:
     with running_daemon(backupd) as first:
         first.wait_for("scrub of tasks: done")
         with running_daemon(backupd) as second:
@@ -187,15 +228,7 @@ def test_a_second_daemon_on_the_same_store_stands_by(backupd: Backupd, backups: 
             assert second.ask("/livez")[0] == 200
             assert second.ask("/health")[0] == 200
             first.stop()
-            wait_until(lambda: "daemon.lock" not in held_by_others(backups, second), "the end of the first")
-    assert "is due" not in second.said()
-
-
-def held_by_others(backups: Path, daemon: Daemon) -> str:
-    """Return the name of the daemon's lock while another process holds it."""
-    inode = (backups / ".backupd" / "daemon.lock").stat().st_ino
-    holders = [line.split() for line in Path("/proc/locks").read_text().splitlines() if f":{inode} " in line]
-    return "daemon.lock" if any(int(fields[4]) != daemon.process.pid for fields in holders) else ""
+    assert second.said().count("standing by") == 1
 
 
 def test_a_catalog_that_is_damaged_is_made_anew_by_itself(backupd: Backupd, backups: Path) -> None:
