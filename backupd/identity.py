@@ -12,8 +12,8 @@ from pathlib import Path
 
 from backupd.config import Config
 from backupd.errors import ConfigError
+from backupd.log import LOG_NAME
 from backupd.stores.ownership import hand_over
-from backupd.wiring import LOG_NAME
 
 PUID = "PUID"
 PGID = "PGID"

@@ -3,6 +3,7 @@
 Fields follow the Elastic Common Schema (https://www.elastic.co/guide/en/ecs-logging/overview/current/intro.html).
 """
 
+import errno
 import logging
 import os
 import stat
@@ -122,7 +123,7 @@ class _OwnedFileHandler(WatchedFileHandler):
             os.fchmod(descriptor, 0o640)  # whatever the umask says
             os.close(descriptor)
             give_to_owner_of(path.parent, path)
-        stream = super()._open()
+        stream = open(path, "a", encoding=self.encoding, opener=_open_no_link)  # noqa: SIM115 - the handler closes it
         if _is_cut_off(path):
             with suppress(OSError):  # the disk is full still
                 stream.write("\n")
@@ -154,6 +155,24 @@ class _PlainLine(logging.Formatter):
         """Return the line; what was logged over several lines stays one."""
         hint = getattr(record, "backupd.hint", None)
         return printable(super().format(record) + (f" | what to do: {hint}" if hint else ""))
+
+
+LOG_NAME = "backup.log"
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a regular file alone: whoever owns the directory must not lead root elsewhere, or make it wait at a FIFO."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is no regular file", path)
+
+
+def require_log_writable(directory: Path) -> None:
+    """Raise OSError when the log in `directory` is there and cannot be appended to."""
+    with suppress(FileNotFoundError):
+        os.close(_open_no_link(str(directory / LOG_NAME), os.O_WRONLY | os.O_APPEND))
 
 
 def _is_cut_off(path: Path) -> bool:

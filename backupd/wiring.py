@@ -13,14 +13,12 @@ from backupd.health import Limit, health_limit
 from backupd.jobs.order import BackupOrder, Expiry, Packing
 from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
-from backupd.log import EventLog, null_log, open_log
+from backupd.log import LOG_NAME, EventLog, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
 from backupd.priority import Priority
 from backupd.schedule import Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.directory import DirectoryStore
-
-LOG_NAME = "backup.log"
 
 
 def build_site(

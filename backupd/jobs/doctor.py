@@ -51,11 +51,11 @@ def _clock(site: Site) -> str:
 def _write_rename_delete(site: Site) -> str:
     site.store.prepare()
     name = f"doctor-{secrets.token_hex(4)}"
-    first, second = site.store.hidden / f"{name}.a", site.store.hidden / f"{name}.b"
+    first, second = site.store.hidden / f"{name}.a", site.store.directory / f".{name}.b"
     try:
         write_durably(first, b"written, renamed and deleted by backupd doctor")
         first.rename(second)
-        fsync_directory(site.store.hidden)
+        fsync_directory(site.store.directory)
     finally:
         first.unlink(missing_ok=True)
         second.unlink(missing_ok=True)

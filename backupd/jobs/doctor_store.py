@@ -1,5 +1,6 @@
 """The doctor's look at a store: what lies there that somebody should know of."""
 
+import os
 from collections.abc import Iterable, Iterator
 
 from backupd.catalog import read_catalog
@@ -9,6 +10,7 @@ from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_age, human_bytes
+from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
 
 
@@ -16,6 +18,7 @@ def examine_store(sources: Iterable[str], site: Site) -> Iterator[Finding]:
     """Yield a finding for each part of the store that can be used."""
     inventory = local_inventory(site)
     yield finding("catalog", lambda: _catalog(inventory, site))
+    yield finding("log", lambda: _log(site))
     yield from _generations(inventory, site)
     strays = site.store.strays()
     if strays:
@@ -34,7 +37,14 @@ def _catalog(inventory: Inventory, site: Site) -> str:
         return f"the first backup makes {path}"
     with read_catalog(path) as catalog:
         catalog.runs(limit=1)
+    if not os.access(path, os.W_OK):  # SQLite would open it all the same, to read
+        raise BackupdError(f"{path} cannot be written: no run will be remembered", "give it to backupd's user (chown)")
     return f"{path} is usable"
+
+
+def _log(site: Site) -> str:
+    require_log_writable(site.store.directory)
+    return f"{site.store.directory / LOG_NAME} can be written"
 
 
 def _hold(source: str, site: Site) -> Iterator[Finding]:

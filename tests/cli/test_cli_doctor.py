@@ -41,6 +41,7 @@ def test_a_sound_set_up_passes_and_is_not_changed(backupd: Backupd, backups: Pat
         "source tasks",
         "space for tasks",
         "catalog",
+        "log",
         "generations",
     ]
     assert re.search(r"wal, on \w+, uid \d+, written by SQLite 3\.\d+\.\d+, readable with", details["source tasks"])

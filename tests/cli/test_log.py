@@ -212,8 +212,11 @@ def test_tail_follows_the_log_through_a_rotation(log: EventLog, tmp_path: Path) 
 
 
 def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "backup.log").symlink_to("/dev/full")
     log = open_log(tmp_path / "backup.log")
+    full = os.open("/dev/full", os.O_WRONLY)
+    (handler,) = log._logger.handlers
+    os.dup2(full, handler.stream.fileno())  # type: ignore[attr-defined] - it is our handler of files
+    os.close(full)
     for number in range(3):
         log.info(EVENT, f"line {number}")
     log.close()

@@ -136,9 +136,7 @@ def test_a_run_that_is_killed_is_told_and_the_daemon_lives(heavy: Backupd, backu
         assert daemon.ask("/livez")[0] == 200
 
 
-def test_a_secret_that_only_root_may_read_is_read_once(
-    backupd: Backupd, database: Path, backups: Path, tmp_path: Path
-) -> None:
+def test_a_secret_that_only_root_may_read_is_read_once(backupd: Backupd, backups: Path, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("s3cret-of-root")
     with running_daemon(backupd, BACKUPD_HTTP__TOKEN_FILE=str(token)) as daemon:

@@ -14,6 +14,7 @@ import apsw
 
 from backupd.errors import NoSpace, SnapshotFailed
 from backupd.sqlite.child.explain import extended_code
+from backupd.sqlite.child.whole import require_whole
 from backupd.sqlite.child.wire import Wire
 from backupd.sqlite.header import Header
 
@@ -80,6 +81,7 @@ class Copier:
         try:
             if self.target is None:
                 self.pin(source)
+                self.require_whole(source)
             elif self.header.journal_mode == "wal":
                 self.copy_pinned(source)
             else:
@@ -94,7 +96,9 @@ class Copier:
     def copy_pinned(self, source: apsw.Connection) -> None:
         """Copy one pinned snapshot, about 1,000 pages a step and no sleeps: WAL writers never wait for it."""
         self.pin(source)
+        self.require_whole(source)
         self.steps(source, PAGES_A_STEP, restarts_allowed=0)
+        self.require_whole(source)
         source.execute("COMMIT")
 
     def copy_rollback(self, source: apsw.Connection) -> None:
@@ -103,8 +107,7 @@ class Copier:
         First unpinned, a chunk of 16 MiB at a time; when the app commits into it too often, pinned if that holds
         the writers for no longer than the budget; else in a quiet moment; and at last pinned all the same.
         """
-        self.pin(source)
-        source.execute("COMMIT")
+        self.look(source)
         if self.try_unpinned(source, UNPINNED_ATTEMPTS):
             return
         estimate_s = os.stat(self.path).st_size / self.bytes_a_second
@@ -122,7 +125,19 @@ class Copier:
             self.steps(source, UNPINNED_STEP_BYTES // self.header.page_size, restarts_allowed=attempts - 1)
         except _Restarted:
             return False
+        self.look(source)
         return True
+
+    def look(self, source: apsw.Connection) -> None:
+        """Hold the source for a moment, to see that it can be read and is all there."""
+        self.pin(source)
+        self.require_whole(source)
+        source.execute("COMMIT")
+
+    def require_whole(self, source: apsw.Connection) -> None:
+        """Refuse a source that lost its end, before and after it was copied. Raises SourceCorrupt."""
+        if not self.request["empty"]:
+            require_whole(source, self.path, self.header.page_size)
 
     def steps(self, source: apsw.Connection, pages: int, restarts_allowed: int) -> None:
         """Step the backup to its end; `_Restarted` when the copy began anew more often than allowed."""
