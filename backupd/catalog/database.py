@@ -7,6 +7,7 @@ under a writer; it needs no file of its own, and a killed process leaves none of
 
 import errno
 import fcntl
+import logging
 import os
 import sqlite3
 import time
@@ -30,6 +31,9 @@ LOCK_TIMEOUT_S: Final = 5.0
 MIGRATING: Final = ("synchronous=FULL", "foreign_keys=OFF")
 WORKING: Final = ("synchronous=FULL", "foreign_keys=ON")
 _POLL_S: Final = 0.01
+
+# Else a SIGTERM that comes while a connection is being closed is told to standard error as a traceback of the pool's.
+logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
 
 
 @contextmanager
