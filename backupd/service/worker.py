@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -17,7 +17,7 @@ from backupd.errors import TemporaryError
 from backupd.log import Event, EventLog
 
 # A run that was told to stop cleans up; then it is killed, and the next run sweeps what it left.
-STOP_GRACE_S: Final = 5.0
+STOP_GRACE_S: Final = 4.0
 _SUCCESSES: Final = (0, 3)
 _RUNS_REMEMBERED: Final = 20
 # What a worker does beside the tasks of a schedule.
@@ -127,10 +127,11 @@ class Worker:
             stopping = self._stopping
         if stopping:
             self._end(job, process, "the daemon stops")
-        try:
-            process.wait(self._timeout_s)
-        except subprocess.TimeoutExpired:
-            self._end(job, process, f"it did not end within {self._timeout_s:.0f} s")
+        with _held_open(process):
+            try:
+                process.wait(self._timeout_s)
+            except subprocess.TimeoutExpired:
+                self._end(job, process, f"it did not end within {self._timeout_s:.0f} s")
         if process.returncode is None:
             return TemporaryError.exit_code  # not even SIGKILL ends it: it hangs in the kernel, and is left behind
         if process.returncode < 0 and not self._stopping:
@@ -152,11 +153,19 @@ class Worker:
         self._log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=hint)
 
 
-def _begun(job: Job, config: Config) -> "subprocess.Popen[bytes]":
-    """Begin a run. Our end of its standard input stays open for as long as we live: that is how it learns that we died.
+@contextmanager
+def _held_open(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Keep our end of the run's standard input while the block runs: when it closes, the run takes us for dead."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if process.stdin is not None:
+                process.stdin.close()
 
-    Raises OSError.
-    """
+
+def _begun(job: Job, config: Config) -> "subprocess.Popen[bytes]":
+    """Begin a run, and tell it the configuration. Raises OSError."""
     command = [sys.executable, "-P", "-m", "backupd.service.work", job.task, job.source]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own module
     assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
