@@ -1,0 +1,146 @@
+"""The daemon from inside: its own tick, a real catalog, and a clock that the test sets."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from backupd.catalog import CatalogOnBadDisk, open_catalog
+from backupd.catalog.unavailable import unavailable
+from backupd.jobs.site import Site
+from backupd.model import RunReport
+from backupd.schedule import Schedule
+from backupd.service.daemon import Daemon
+from backupd.service.plan import Planned
+from backupd.service.worker import Ended, Job
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@dataclass
+class Clock:
+    """Tells the time that it was set to."""
+
+    now: datetime
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class Hand:
+    """Does a job in no time: it stands in the catalog as a run, or failed, or left nothing behind at all."""
+
+    site: Site
+    outcome: str = "published"
+    began: list[datetime] = field(default_factory=list)
+    remembered: list[Ended] = field(default_factory=list)
+
+    def submit(self, job: Job) -> bool:
+        now = self.site.clock()
+        self.began.append(now)
+        if self.outcome == "lost":
+            return True
+        report = RunReport(task=job.task, source=job.source, started_at=now, outcome=self.outcome)  # type: ignore[arg-type] - the test says what
+        with open_catalog(self.site.catalog_path) as catalog:
+            catalog.record_run(report, now)
+        return True
+
+    def ended(self, _job: Job) -> tuple[Ended, ...]:
+        return tuple(self.remembered)
+
+    def alive(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(datetime(2026, 3, 27, 12, tzinfo=UTC))
+
+
+@pytest.fixture
+def hand(site: Site, clock: Clock) -> Hand:
+    return Hand(replace(site, clock=clock))
+
+
+@pytest.fixture
+def daemon(hand: Hand) -> Iterator[Daemon]:
+    planned = (Planned("backup", "tasks", Schedule.parse("02:30", BERLIN)),)
+    daemon = Daemon(planned, hand, hand.site)  # type: ignore[arg-type] - a hand in place of the worker
+    yield daemon
+    daemon._claims.let_go()
+
+
+def tick_until(daemon: Daemon, clock: Clock, end: datetime, every: timedelta = timedelta(minutes=10)) -> None:
+    """Tick on, as the time goes by."""
+    for step in count():
+        if clock.now >= end:
+            return
+        daemon._tick()
+        clock.now += every if step % 2 else every - timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("change", [datetime(2026, 3, 27, 12, tzinfo=UTC), datetime(2026, 10, 23, 12, tzinfo=UTC)])
+def test_each_day_gets_one_backup_also_when_its_time_is_skipped_or_comes_twice(
+    daemon: Daemon, hand: Hand, clock: Clock, change: datetime
+) -> None:
+    clock.now = change
+    tick_until(daemon, clock, change + timedelta(days=4))
+    days = [began.astimezone(BERLIN).date() for began in hand.began]
+    first = change.astimezone(BERLIN).date()
+    assert days == [first, *(first + timedelta(days=day) for day in range(1, 5))]
+
+
+def test_a_month_of_silence_is_caught_up_once(daemon: Daemon, hand: Hand, clock: Clock) -> None:
+    daemon._tick()
+    clock.now += timedelta(days=31)
+    daemon._tick()
+    daemon._tick()
+    assert len(hand.began) == 2
+
+
+def test_what_failed_is_tried_again_less_and_less_often(daemon: Daemon, hand: Hand, clock: Clock) -> None:
+    hand.outcome = "failed"
+    tick_until(daemon, clock, clock.now + timedelta(hours=6), timedelta(minutes=1))
+    gaps = [round((b - a).total_seconds() / 60) for a, b in zip(hand.began, hand.began[1:], strict=False)]
+    assert gaps[:4] == sorted(gaps[:4])
+    assert gaps[0] <= 3
+    assert 55 <= gaps[-1] <= 62
+
+
+def test_a_success_that_a_clock_ahead_dated_hides_none_that_is_true(daemon: Daemon, hand: Hand, clock: Clock) -> None:
+    daemon._tick()
+    ahead = clock.now + timedelta(days=365)
+    hand.remembered = [Ended(ahead, ahead, 0)]
+    daemon._tick()
+    assert len(hand.began) == 1
+    clock.now += timedelta(days=1)
+    daemon._tick()
+    assert len(hand.began) == 2
+
+
+def test_a_worker_that_ended_and_a_scheduler_that_is_silent_are_told(site: Site, hand: Hand, daemon: Daemon) -> None:
+    daemon._tick()
+    assert daemon.alive() == ()
+    hand.alive = lambda: False  # type: ignore[method-assign] - as if its thread had died
+    daemon._ticker._ticked_at -= 1000
+    first, second = daemon.alive()
+    assert first.startswith("the scheduler has not fired for 100")
+    assert second == "the worker has ended"
+    assert site.catalog_path.exists()
+
+
+def test_a_full_disk_is_no_reason_to_restart_what_works(daemon: Daemon, hand: Hand) -> None:
+    import sqlite3
+
+    daemon._tick()
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    with pytest.raises(CatalogOnBadDisk, match="disk I/O error") as told, unavailable(Path("catalog")):
+        raise error
+    assert "free some space" in told.value.hint
+    assert hand.began
