@@ -35,7 +35,7 @@ def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
 
 def _reconcile(inventory: Inventory, site: Site) -> None:
     """Let the catalog know just what is in the store: a kill, or a catalog on a full disk, has set them apart."""
-    name, there = site.store.name, {generation.id for generation in inventory.generations}
+    name, there = site.store.name, {g.id for g in inventory.generations if g.id not in inventory.lost}
 
     def reconcile(catalog: Catalog) -> None:
         known = {key for key, stores in catalog.copies().items() if name in stores}

@@ -10,8 +10,8 @@ from backupd.model import Manifest
 
 
 def local_inventory(site: Site) -> Inventory:
-    """Read the local store, knowing what checks have found; each refused manifest is logged."""
-    inventory = take_inventory(site.store, site.clock(), site.marks.ids())
+    """Read the local store, knowing what checks have found; each that is refused or lost is logged."""
+    inventory = take_inventory(site.store, site.clock(), site.marks.ids(), site.store.lost())
     for generation, why in inventory.refused.items():
         site.log.warning(Event.MANIFEST_REFUSED, why, generation=generation)
     return inventory

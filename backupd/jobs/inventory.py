@@ -1,7 +1,7 @@
 """All that a store holds, by its manifests."""
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from backupd.stores.contract import Store
 class Inventory:
     """All generations of a store, newest first; `manifests` has the sound ones, `refused` says why others are not.
 
+    `lost` are those of the refused whose archive is gone.
     What is dated after `now` was taken by a clock that ran ahead, and is never the newest of anything.
     """
 
@@ -23,6 +24,7 @@ class Inventory:
     manifests: Mapping[str, Manifest]
     refused: Mapping[str, str]
     now: datetime
+    lost: frozenset[str] = frozenset()
 
     def digests(self) -> dict[str, str]:
         """Return what `SHA256SUMS` is to say: the archives' digests by id, those of sound manifests."""
@@ -54,8 +56,10 @@ def _no_collector() -> Iterator[None]:
 
 
 @_no_collector()
-def take_inventory(store: Store, now: datetime, damaged: frozenset[str] = frozenset()) -> Inventory:
-    """Read every manifest in `store`; `damaged` are the ids that a check has found wanting."""
+def take_inventory(
+    store: Store, now: datetime, damaged: frozenset[str] = frozenset(), lost: Iterable[str] = ()
+) -> Inventory:
+    """Read every manifest in `store`; `damaged` are the ids that a check has found wanting, `lost` lack an archive."""
     generations: list[Generation] = []
     manifests: dict[str, Manifest] = {}
     refused: dict[str, str] = {}
@@ -74,8 +78,11 @@ def take_inventory(store: Store, now: datetime, damaged: frozenset[str] = frozen
             manifests[stored.id] = manifest
             sound = stored.archive_bytes == manifest.archive.size_bytes and stored.id not in damaged
             generations.append(_generation(manifest, stored.archive_bytes, damaged=not sound))
+    gone = frozenset(lost) - {generation.id for generation in generations}
+    generations += [_without_archive(key, store) for key in gone]
+    refused |= {key: f"{key}: its archive is gone" for key in sorted(gone)}
     generations.sort(key=lambda g: (g.taken_at, g.id), reverse=True)
-    return Inventory(tuple(generations), manifests, refused, now)
+    return Inventory(tuple(generations), manifests, refused, now, gone)
 
 
 def _generation(manifest: Manifest, archive_bytes: int, *, damaged: bool) -> Generation:
@@ -88,6 +95,13 @@ def _generation(manifest: Manifest, archive_bytes: int, *, damaged: bool) -> Gen
         verification=manifest.verdict.level,
         damaged=damaged,
     )
+
+
+def _without_archive(generation_id: str, store: Store) -> Generation:
+    try:
+        return _generation(decode_manifest(store.manifest(generation_id), generation_id), 0, damaged=True)
+    except (ManifestInvalid, GenerationMissing, OSError):
+        return _unreadable(generation_id, 0)
 
 
 def _unreadable(generation_id: str, archive_bytes: int) -> Generation:

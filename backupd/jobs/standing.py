@@ -25,7 +25,7 @@ def read_health_facts(limits: Iterable[Limit], site: Site) -> HealthFacts:
 def present_inventory(site: Site) -> Inventory:
     """Return what the local store holds; one that is not there is no empty one. Raises OSError."""
     with os.scandir(site.store.directory):
-        return take_inventory(site.store, site.clock(), site.marks.ids())
+        return take_inventory(site.store, site.clock(), site.marks.ids(), site.store.lost())
 
 
 def health_facts(limits: Iterable[Limit], inventory: Inventory, site: Site) -> HealthFacts:

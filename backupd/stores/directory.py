@@ -74,6 +74,11 @@ class DirectoryStore:
         alone += [key + MANIFEST_SUFFIX for key in manifests - sizes.keys()]
         return tuple(sorted(alone))
 
+    def lost(self) -> tuple[str, ...]:
+        """Return the ids of generations whose manifest is there and whose archive is gone, in order."""
+        sizes, manifests = self._files()
+        return tuple(sorted(key for key in manifests - sizes.keys() if self._is_lost(key)))
+
     def taken(self, generation_id: str) -> bool:
         """Tell whether a file of that generation is there, complete or not."""
         return any(os.path.lexists(path) for path in (self.archive_path(generation_id), self._manifest(generation_id)))
@@ -201,6 +206,12 @@ class DirectoryStore:
 
     def _manifest(self, generation_id: str) -> Path:
         return self.directory / f"{generation_id}{MANIFEST_SUFFIX}"
+
+    def _is_lost(self, generation_id: str) -> bool:
+        """Look once more: what is published or removed during a listing seems to be half there."""
+        manifest, archive = self._manifest(generation_id), self.archive_path(generation_id)
+        gone = manifest.exists() and (archive.is_symlink() or not archive.is_file())
+        return gone and manifest.exists()  # a removal takes the manifest first
 
     def _checksums(self) -> bytes | None:
         path = self.directory / CHECKSUMS

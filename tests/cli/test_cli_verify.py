@@ -1,6 +1,7 @@
 """`backupd verify`: damage is found, told, remembered and never counted; and never mistaken for something else."""
 
 import gzip
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,23 @@ def test_a_flipped_byte_in_a_manifest_is_found_and_not_counted(
     refused = typed("restore", generation, "--to", tmp_path / "bad.db", "--json")
     assert (refused.code, "its own digest" in refused.json["error"]) == (1, True)
     assert typed("restore", older, "--to", tmp_path / "good.db").code == 0
+
+
+def test_a_lost_archive_is_damage_that_every_command_names(
+    typed: Keyboard, backups: Path, generation: str, older: str
+) -> None:
+    archive_of(backups, older).unlink()
+    answer = typed("verify", "--all")
+    assert answer.code == 1
+    assert re.search(rf"^{older}: DAMAGED .*its archive is gone$", answer.out, re.MULTILINE)
+    assert typed("verify", older).code == 1
+    assert listed(typed)[older] == ("corrupt", ["damaged: not counted; remove by hand"])
+    assert typed("list").err == f"warning: {older}: its archive is gone\n"
+    assert typed("restore", older, "--to", backups / "x.db", "--json").json["error"] == f"{older}: its archive is gone"
+    backup = typed("backup", "--json")
+    assert (backup.code, backup.json["warnings"]) == (3, [f"{older}: its archive is gone"])
+    assert older not in (backups / "SHA256SUMS").read_text()
+    assert generation in (backups / "SHA256SUMS").read_text()
 
 
 @pytest.mark.parametrize("length", [0, 1, 5000])
