@@ -1,6 +1,7 @@
 """`backupd restore`."""
 
-from datetime import datetime
+import re
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -16,10 +17,12 @@ from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.words import human_bytes
 from backupd.wiring import workers
 
+_SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
+
 
 @click.command("restore", epilog="Example: backupd restore latest --to /tmp/tasks.db")
 @click.argument("wanted", metavar="[ID|latest]", default="latest")
-@click.option("--at", metavar="TIME", help='The newest at or before this time, such as "2026-11-20 14:00".')
+@click.option("--at", metavar="TIME", help='The newest at or before this time, "2026-11-20 14:00" or "2026-11-20".')
 @click.option("--source", "source", metavar="NAME", help="Of this source; needed where there are several.")
 @click.option("--from", "store", metavar="STORE", default="local", help="From this store (local).")
 @click.option("--to", "target", type=click.Path(path_type=Path), metavar="PATH", help="The new file to make.")
@@ -60,22 +63,46 @@ def command(
     if as_json:
         print_json(done)
     else:
-        _print(done)
+        _print(done, ZoneInfo(config.schedule.timezone))
 
 
 def _time(text: str | None, config: Config) -> datetime | None:
-    """Read a time; one without a zone is meant in `schedule.timezone`. Raises UsageError."""
+    """Return the last instant that a time means, in UTC: a date means its whole day, one without seconds its minute.
+
+    One without a zone is meant in `schedule.timezone`. Raises UsageError.
+    """
     if text is None:
         return None
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
+        time = _last_instant(text)
+        aware = time if time.tzinfo else time.replace(tzinfo=ZoneInfo(config.schedule.timezone))
+        return aware.astimezone(UTC)
+    except (ValueError, OverflowError):  # the year 1 and the year 9999 may lie outside the calendar in UTC
         raise UsageError(f"{text!r} is no time", 'write it like "2026-11-20 14:00" (or with a zone, +01:00)') from None
-    return time if time.tzinfo else time.replace(tzinfo=ZoneInfo(config.schedule.timezone))
 
 
-def _print(done: Restored) -> None:
+def _last_instant(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if _is_date(text):
+        return time.replace(hour=23, minute=59, second=59, microsecond=999_999, fold=1)
+    if _SECONDS.search(text):
+        return time
+    return time.replace(second=59, microsecond=999_999)  # a backup of 04:00 was taken some seconds later
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _print(done: Restored, zone: ZoneInfo) -> None:
     verb = "would restore" if done.dry_run else "restored"
     click.echo(f"{verb} {done.generation} to {done.target} ({human_bytes(done.snapshot_bytes)})")
+    taken_at = done.taken_at.astimezone(zone)
+    local = "" if taken_at.utcoffset() == timedelta() else f" ({taken_at:%F %T} {zone})"
+    click.echo(f"  taken    {done.taken_at:%F %T} UTC{local}")
     click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else ", integrity checked"))
     click.echo(f"  mode     {done.mode}" + (f", owner {done.owner}" if done.owner else ", owner is you"))

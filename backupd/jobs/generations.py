@@ -1,6 +1,6 @@
 """What is in the local store, and which of it an operator means."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from backupd.errors import GenerationMissing, ManifestInvalid, UsageError
 from backupd.jobs.inventory import Inventory, take_inventory
@@ -36,4 +36,17 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
         fits = inventory.counts(generation) and source in (None, generation.source)
         if fits and (at is None or generation.taken_at <= at):
             return inventory.manifests[generation.id]
-    raise GenerationMissing("there is no sound generation that fits", "see backupd list")
+    raise _none_fits(inventory, source, at)
+
+
+def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) -> GenerationMissing:
+    """Tell how a time was understood, since it may have been meant in another zone."""
+    sound = [g for g in inventory.generations if inventory.counts(g) and source in (None, g.source)]
+    if at is None or not sound:
+        return GenerationMissing("there is no sound generation that fits", "see backupd list")
+    time, oldest = at.astimezone(UTC), sound[-1]
+    return GenerationMissing(
+        f"there is no sound generation at or before {time:%F %T} UTC; "
+        f"the oldest is {oldest.id}, taken at {oldest.taken_at:%F %T} UTC",
+        "see backupd list; a time without a zone is one of schedule.timezone",
+    )

@@ -5,6 +5,7 @@ import os
 import secrets
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from backupd.errors import CopyCorrupt, TargetRefused
@@ -25,6 +26,7 @@ class Restored:
     """What a restore did, or with `dry_run` would do; `owner` is `uid:gid`, None where it stays as it is."""
 
     generation: str
+    taken_at: datetime
     target: str
     snapshot_bytes: int
     snapshot_sha256: str
@@ -47,6 +49,7 @@ def restore_to(manifest: Manifest, target: Path, workers: int, site: Site, *, dr
     owner = f"{origin.uid}:{origin.gid}" if os.geteuid() == 0 else None
     done = Restored(
         generation=manifest.id,
+        taken_at=manifest.taken_at,
         target=str(target),
         snapshot_bytes=manifest.snapshot.size_bytes,
         snapshot_sha256=manifest.snapshot.sha256,
