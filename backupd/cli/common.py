@@ -75,9 +75,14 @@ def told_plainly(command: Callable[..., None]) -> Callable[..., None]:
 def fail(error: BackupdError, *, as_json: bool) -> NoReturn:
     """Print `error`, and exit with its code."""
     if as_json:
-        print_json({"outcome": "failed", "error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+        print_json(error_facts(error.message, error.hint, error.exit_code))
     print_error(error.message, error.hint)
     sys.exit(error.exit_code)
+
+
+def error_facts(message: str, hint: str, exit_code: int) -> dict[str, object]:
+    """Return what `--json` prints of an error."""
+    return {"outcome": "failed", "error": message, "hint": hint, "exit_code": exit_code}
 
 
 def print_error(message: str, hint: str | None) -> None:

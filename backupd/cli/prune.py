@@ -7,6 +7,7 @@ import click
 
 from backupd.cli.common import (
     config_option,
+    error_facts,
     json_option,
     open_site,
     print_json,
@@ -20,7 +21,7 @@ from backupd.cli.tables import print_table
 from backupd.errors import UsageError
 from backupd.jobs import expire
 from backupd.jobs.generations import local_inventory
-from backupd.model import RetentionPlan
+from backupd.model import RetentionPlan, RunReport
 from backupd.wiring import expiry, sources
 
 
@@ -50,14 +51,22 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
         plans, reports = [expire.plan_for(name, expiry(config), inventory, site) for name in wanted], []
     else:
         done = [expire.prune(name, expiry(config), site) for name in wanted]
-        plans, reports = [plan for _, plan in done], [report for report, _ in done]
+        plans = [plan for report, plan in done if report.outcome != "failed"]
+        reports = [report for report, _ in done]
+    failed = [report for report in reports if report.outcome == "failed"]
     if as_json:
-        print_json([fact for plan in plans for fact in _facts(plan)])
-    else:
+        facts = [fact for plan in plans for fact in _facts(plan)]
+        print_json([*facts, *map(_failure, failed)] if plans else _failure(failed[0]))
+    elif plans:
         _print(plans, word="would go" if dry_run else "removed")
     for report in reports:
         print_trouble(report)
     sys.exit(worst_exit(reports))
+
+
+def _failure(report: RunReport) -> dict[str, object]:
+    """Tell a run that removed nothing, with its source, as any command tells an error."""
+    return {"source": report.source, **error_facts(report.error or "", report.hint or "", report.exit_code)}
 
 
 def _facts(plan: RetentionPlan) -> list[dict[str, object]]:

@@ -98,7 +98,10 @@ def test_a_dry_run_never_unfreezes(typed: Keyboard, site: Site, generation: str)
 def test_a_prune_that_cannot_begin_does_not_say_removed(typed: Keyboard, backups: Path, generations: list[str]) -> None:
     with store_lock(backups / ".backupd" / "lock", "backup", timeout_s=0, on_wait=lambda _holder: None):
         answer = typed("prune", BACKUPD_LOCK__TIMEOUT_S="0", **POLICY)
-    assert answer.code == 75
+        facts = typed("prune", "--json", BACKUPD_LOCK__TIMEOUT_S="0", **POLICY)
+    assert (answer.code, answer.out) == (75, "")
+    assert (facts.code, facts.json["outcome"], facts.json["exit_code"]) == (75, "failed", 75)
+    assert facts.json["error"] in answer.err
     assert "error: prune of tasks: " in answer.err
     assert "removed" not in answer.out
     assert present(backups) == set(generations)
