@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
 
-from backupd.config import Config, secrets_of
+from backupd.config import Config, Drill, secrets_of
 from backupd.errors import BackupdError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.jobs.order import BackupOrder, Expiry, Packing
@@ -91,6 +91,7 @@ def backup_order(config: Config, name: str) -> BackupOrder:
         guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
         reserve_bytes=config.space.reserve,
         warnings=inactive(config),
+        zone_doubt=config.zone_doubt,
     )
 
 
@@ -109,7 +110,7 @@ def limits(config: Config) -> tuple[Limit, ...]:
     """Return how old each proof may be that the configuration asks for: as set, else as its schedule promises."""
     wanted: list[tuple[Task, str]] = [("backup", source) for source in config.sources]
     wanted += [("replicate", replica) for replica in config.replicas]
-    if config.drill.model_fields_set:
+    if config.drill != Drill():
         wanted.append(("drill", config.drill.from_ or LOCAL_STORE))
     return tuple(Limit(task, subject, _limit_s(config, task)) for task, subject in wanted)
 

@@ -167,3 +167,30 @@ def test_a_database_whose_name_is_only_alike_is_a_source_of_its_own(write: Write
 def test_a_database_in_the_environment_adds_a_source_to_those_of_the_file(write: Write) -> None:
     file = write('backups_dir = "/b"\n[sources.other]\npath = "/other.db"\n')
     assert set(load_config(file, DATABASE).sources) == {"other", "tasks"}
+
+
+# --- TZ ---
+
+
+@pytest.mark.parametrize(
+    "zone",
+    ["Europe/Berlin", ":Europe/Berlin", "/usr/share/zoneinfo/Europe/Berlin", ":/usr/share/zoneinfo/Europe/Berlin"],
+)
+def test_tz_is_read_as_other_programs_read_it(zone: str) -> None:
+    config = load_config(None, {**DATABASE, "TZ": zone}, NOWHERE)
+    assert (config.schedule.timezone, config.zone_doubt) == ("Europe/Berlin", "")
+
+
+def test_a_link_to_the_file_of_a_time_zone_means_that_zone(tmp_path: Path) -> None:
+    link = tmp_path / "localtime"
+    link.symlink_to("/usr/share/zoneinfo/Asia/Kathmandu")
+    assert load_config(None, {**DATABASE, "TZ": f":{link}"}, NOWHERE).schedule.timezone == "Asia/Kathmandu"
+
+
+@pytest.mark.parametrize(
+    "zone", ["UTC0", "CET-1CEST,M3.5.0,M10.5.0/3", "Mars/Olympus_Mons", "Europe", "/etc/passwd", ":"]
+)
+def test_a_tz_that_names_no_zone_means_utc_and_is_named(zone: str) -> None:
+    config = load_config(None, {**DATABASE, "TZ": zone}, NOWHERE)
+    assert config.schedule.timezone == "UTC"
+    assert f"TZ={zone!r} is no IANA time zone" in config.zone_doubt

@@ -34,7 +34,7 @@ def show(config_file: Path | None, *, as_json: bool) -> None:
 def check(config_file: Path | None, *, as_json: bool) -> None:
     """Check the configuration; exits 78 and names file, line and key where it cannot be used."""
     config = read_config(config_file)
-    warnings = inactive(config)
+    warnings = [*inactive(config), *filter(None, [config.zone_doubt])]
     if as_json:
         print_json({"origin": config.origin, "valid": True, "warnings": warnings})
         return

@@ -7,10 +7,10 @@ from datetime import UTC
 from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
+from backupd.config.zone import is_time_zone
 from backupd.model import LOCAL_STORE, is_source_name
 from backupd.schedule import Schedule
 
@@ -56,10 +56,8 @@ def _distinct(tables: Mapping[str, _Value]) -> Mapping[str, _Value]:
 
 
 def _time_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # OSError: the name of a directory, such as "Europe"
-        raise ValueError(f"must be an IANA time zone such as 'Europe/Berlin', not {name!r}") from None
+    if not is_time_zone(name):
+        raise ValueError(f"must be an IANA time zone such as 'Europe/Berlin', not {name!r}")
     return name
 
 

@@ -12,6 +12,7 @@ from backupd.config.file import find_file, read_file
 from backupd.config.places import Places
 from backupd.config.problems import explain
 from backupd.config.schema import ENVIRONMENT, Config
+from backupd.config.zone import unread_zone, zone_of
 from backupd.errors import ConfigError
 
 _HINT = "config.example.toml explains every key"
@@ -32,7 +33,7 @@ class _TimeZoneOfTheEnvironment(InitSettingsSource):
     """The default of `schedule.timezone`: what TZ says, which a container is given for all that runs in it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        zone = environ.get("TZ")
+        zone = zone_of(environ.get("TZ", ""))
         super().__init__(Config, {"schedule": {"timezone": zone}} if zone else {})
 
 
@@ -41,7 +42,8 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
 
     The file is `config_file`, else $BACKUPD_CONFIG, else /etc/backupd/config.toml, else backupd.toml in `cwd`
     (by default the working directory); without any, the environment stands alone. Relative paths in a file
-    start at its directory, others at `cwd`. Raises ConfigError with one line for each thing that is wrong.
+    start at its directory, others at `cwd`. A TZ that means nothing is a doubt that the Config carries. Raises
+    ConfigError with one line for each thing that is wrong.
     """
     here = Path.cwd() if cwd is None else cwd
     document = read_file(find_file(config_file, environ, here))
@@ -56,7 +58,9 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
         _TimeZoneOfTheEnvironment(environ),
     )
     try:
-        config = Config.of(layers, origin=str(document.file or ENVIRONMENT))
+        zone = environ.get("TZ", "")
+        doubt = unread_zone(zone) if zone and zone_of(zone) is None else ""
+        config = Config.of(layers, origin=str(document.file or ENVIRONMENT), zone_doubt=doubt)
     except ValidationError as error:
         problems += explain(error, Places(document, environment.settings).locate)
     else:

@@ -65,6 +65,7 @@ class Config(BaseSettings):
     )
 
     _origin: str = PrivateAttr(ENVIRONMENT)
+    _zone_doubt: str = PrivateAttr("")
 
     @field_validator("backups_dir")
     @classmethod
@@ -87,16 +88,26 @@ class Config(BaseSettings):
         return (init_settings,)
 
     @classmethod
-    def of(cls, layers: tuple[PydanticBaseSettingsSource, ...], origin: str) -> Self:
-        """Validate `layers`, the first over the later ones. Raises pydantic's ValidationError."""
+    def of(cls, layers: tuple[PydanticBaseSettingsSource, ...], origin: str, zone_doubt: str = "") -> Self:
+        """Validate `layers`, the first over the later ones; `zone_doubt` warns where none sets the time zone.
+
+        Raises pydantic's ValidationError.
+        """
         config = cls(_build_sources=(layers, {}))
         config._origin = origin
+        if "timezone" not in config.schedule.model_fields_set:
+            config._zone_doubt = zone_doubt
         return config
 
     @property
     def origin(self) -> str:
         """The file that was read, or "environment" where there is none."""
         return self._origin
+
+    @property
+    def zone_doubt(self) -> str:
+        """Why the time zone is UTC though TZ asks for another, empty where it does not."""
+        return self._zone_doubt
 
     def policy(self) -> RetentionPolicy:
         """Return how many generations stay in the directory of backups."""
@@ -109,6 +120,6 @@ class Config(BaseSettings):
             value = getattr(self, section)
             if section == "replicas":
                 found += [f"{section}.{name}" for name in value]
-            elif value.model_fields_set if isinstance(value, BaseModel) else value:
+            elif value != type(value)() if isinstance(value, BaseModel) else value:  # as `config show` prints it
                 found.append(section)
         return tuple(found)

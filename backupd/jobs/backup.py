@@ -29,6 +29,8 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
         run.started()
         for warning in order.warnings:
             run.warn(warning)
+        if order.zone_doubt:
+            run.note(order.zone_doubt)
         inventory = local_inventory(site)
         last = inventory.last_verified(order.source)
         with site.store.staging() as staging, frozen_on_corruption(order, last, site):

@@ -30,7 +30,7 @@ def examine(orders: tuple[BackupOrder, ...], site: Site) -> Iterator[Finding]:
     """Yield a finding for each part of the set-up, in the order in which a backup would need them."""
     yield finding("clock", lambda: _clock(site))
     if orders:
-        yield Finding("time zone", ok=True, detail=f"days are counted in {orders[0].expiry.timezone}")
+        yield _time_zone(orders[0])
     store = finding("backups directory", lambda: _write_rename_delete(site))
     yield store
     for order in orders:
@@ -46,6 +46,12 @@ def _clock(site: Site) -> str:
     if now < _EARLIEST:
         raise BackupdError(f"the clock says {now:%F %T} UTC, which is long past", "set the clock (NTP)")
     return f"{now:%F %T} UTC"
+
+
+def _time_zone(order: BackupOrder) -> Finding:
+    if order.zone_doubt:
+        return Finding("time zone", ok=False, detail=order.zone_doubt, hint="or set schedule.timezone")
+    return Finding("time zone", ok=True, detail=f"days are counted in {order.expiry.timezone}")
 
 
 def _write_rename_delete(site: Site) -> str:

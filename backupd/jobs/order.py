@@ -29,7 +29,10 @@ class Expiry:
 
 @dataclass(frozen=True, slots=True)
 class BackupOrder:
-    """One source and how to back it up; `reserve_bytes` of None means 5 % of the file system, at most 1 GiB."""
+    """One source and how to back it up; `reserve_bytes` of None means 5 % of the file system, at most 1 GiB.
+
+    `zone_doubt` says why days are not counted in the zone that was asked for.
+    """
 
     source: str
     path: Path
@@ -41,3 +44,4 @@ class BackupOrder:
     guard: ShrinkGuard = field(default_factory=ShrinkGuard)
     reserve_bytes: int | None = None
     warnings: tuple[str, ...] = ()
+    zone_doubt: str = ""

@@ -54,6 +54,26 @@ def test_check_warns_of_sections_that_do_nothing_yet(typed: Keyboard) -> None:
     assert "warning: drill is configured" in answer.err
 
 
+def test_what_show_prints_is_a_configuration_without_a_section_that_does_nothing_yet(
+    typed: Keyboard, tmp_path: Path
+) -> None:
+    shown = tmp_path / "shown.toml"
+    shown.write_text(typed("config", "show").out)
+    answer = Keyboard({})("config", "check", "--config", shown)
+    assert (answer.code, answer.err) == (0, "")
+
+
+def test_a_time_zone_in_tz_that_is_none_warns_and_degrades_nothing(typed: Keyboard) -> None:
+    answer = typed("config", "check", TZ="CET-1CEST,M3.5.0,M10.5.0/3")
+    assert answer.code == 0
+    assert "warning: TZ='CET-1CEST,M3.5.0,M10.5.0/3' is no IANA time zone" in answer.err
+    assert typed("config", "check", TZ="UTC0", BACKUPD_SCHEDULE__TIMEZONE="Europe/Berlin").err == ""
+    report = typed("backup", "--json", TZ="UTC0")
+    assert (report.code, [note[:8] for note in report.json["notes"]]) == (0, ["TZ='UTC0"])
+    findings = {finding["check"]: finding for finding in typed("doctor", "--json", TZ="UTC0").json}
+    assert (findings["time zone"]["ok"], "TZ='UTC0'" in findings["time zone"]["detail"]) == (False, True)
+
+
 SECRETS = {
     "BACKUPD_HTTP__TOKEN": "hunter2-token",
     "BACKUPD_REPLICAS__NAS__URL": "sftp://backup@nas/backups",
