@@ -4,11 +4,13 @@ import gc
 import sys
 
 from backupd.signals import INTERRUPTED, unwind_on_signals
+from backupd.streams import open_standard_streams
 
 
 def main() -> None:
     """Run the command line; SIGTERM and a lost terminal unwind like any exit, so that nothing half-made stays."""
     gc.disable()  # modules are no garbage to look for: a third of the start; `cli` turns it on again
+    open_standard_streams()
     import click
 
     from backupd.cli import cli

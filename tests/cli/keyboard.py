@@ -51,6 +51,28 @@ def into_closed_pipe(backupd: Backupd, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+def with_closed(backupd: Backupd, descriptor: int, *arguments: str) -> Answer:
+    """Run a command that is started with one of its standard streams closed."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {descriptor}>&-', "sh", sys.executable, "-m", "backupd", *arguments],
+        env=backupd.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def onto_full_disk(backupd: Backupd, *arguments: str) -> tuple[int, str]:
+    """Run a command whose standard output takes nothing; return its exit code and what it said on standard error."""
+    command = [sys.executable, "-m", "backupd", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, env=backupd.environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    return done.returncode, done.stderr
+
+
 def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160) -> tuple[int, str]:
     """Run `backupd ARGUMENTS` on a pseudo-terminal; return its exit code and all that appeared there."""
     told = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")

@@ -7,7 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from keyboard import Keyboard, Pair, into_closed_pipe
+import pytest
+from keyboard import Keyboard, Pair, into_closed_pipe, with_closed
 
 from backupd.stores.lock import store_lock
 from support.command import Backupd, log_lines
@@ -163,3 +164,13 @@ def test_a_pipe_that_nobody_reads_gives_no_traceback_and_the_backup_is_there(bac
     assert answer == (141, "")
     (manifest,) = backups.glob("*.manifest.json")
     assert json.loads(manifest.read_bytes())["verdict"]["level"] == "full"
+
+
+@pytest.mark.parametrize("descriptor", [0, 1, 2])
+def test_a_closed_standard_stream_is_no_reason_to_go_without_a_backup(
+    backupd: Backupd, backups: Path, descriptor: int
+) -> None:
+    answer = with_closed(backupd, descriptor, "backup")
+    assert (answer.code, answer.err) == (0, "")
+    assert len(list(backups.glob("tasks-*.manifest.json"))) == 1
+    assert answer.out.startswith("tasks: published") == (descriptor != 1)
