@@ -14,7 +14,7 @@ def open_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
-            os.set_inheritable(opened, True)
+            os.set_inheritable(opened, True)  # noqa: FBT003 - the standard library's signature
     if sys.stdout is None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process lives
     if sys.stderr is None:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NoReturn
 
 import click
 
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError
+from backupd.files import is_full
 from backupd.identity import settle
 from backupd.jobs.site import Site
 from backupd.model import Progress, RunReport
@@ -23,7 +25,8 @@ from backupd.wiring import build_site, writable
 
 _WORST_FIRST = (1, 78, 75, 3, 0)
 _NOBODY_READS = 128 + signal.SIGPIPE
-_IN_DOUBT = "check the rights of the directory of the backups, and the disk (dmesg)"
+_PRINTERS = ("click", "rich")
+_NO_OUTPUT = "send it elsewhere; what the command did is done, and in backup.log"
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,17 +62,40 @@ def told_plainly(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - whatever click passes on
+        as_json = bool(kwargs.get("as_json"))
         try:
-            command(*args, **kwargs)
-        except BackupdError as error:
-            fail(error, as_json=bool(kwargs.get("as_json")))
+            try:
+                command(*args, **kwargs)
+            except BackupdError as error:
+                fail(error, as_json=as_json)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+            _discard_output()
             sys.exit(_NOBODY_READS)
         except OSError as error:
-            fail(BackupdError(str(error), _IN_DOUBT), as_json=bool(kwargs.get("as_json")))
+            if _is_of_output(error):
+                _discard_output()
+                print_error(f"standard output cannot be written: {error.strerror}", _NO_OUTPUT)
+                sys.exit(1)
+            fail(BackupdError(str(error), _what_to_do(error)), as_json=as_json)
 
     return guarded
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Tell whether `error` came up while something was printed: it names no file then, and a disk may say the same."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].partition(".")[0] in _PRINTERS
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+
+
+def _what_to_do(error: OSError) -> str:
+    where = f" of {Path(os.fsdecode(error.filename)).parent}" if isinstance(error.filename, str | bytes) else ""
+    return (
+        f"free space on the file system{where}" if is_full(error) else f"check the rights{where}, and the disk (dmesg)"
+    )
 
 
 def fail(error: BackupdError, *, as_json: bool) -> NoReturn:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backupd.errors import BackupdError
+from backupd.files import is_full
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,4 +24,5 @@ def finding(check: str, look: Callable[[], str]) -> Finding:
     except BackupdError as error:
         return Finding(check, ok=False, detail=error.message, hint=error.hint)
     except OSError as error:
-        return Finding(check, ok=False, detail=str(error), hint="check the path and its rights")
+        hint = "free space on its file system" if is_full(error) else "check the path and its rights"
+        return Finding(check, ok=False, detail=str(error), hint=hint)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from keyboard import Keyboard, Pair, into_closed_pipe
+from keyboard import Keyboard, Pair, into_closed_pipe, onto_full_disk
 
 from backupd.jobs.backup import backup
 from backupd.jobs.order import BackupOrder
@@ -123,6 +123,18 @@ def test_a_pipe_that_nobody_reads_gives_no_traceback(backupd: Backupd, generatio
     assert into_closed_pipe(backupd, "list") == (141, "")
     code, err = into_closed_pipe(backupd, "list", "--store", "nas", "--json")
     assert (code != 0, "Traceback" in err) == (True, False)
+
+
+def test_an_output_that_takes_nothing_is_told_apart_from_the_disk_of_the_backups(
+    backupd: Backupd, generation: str
+) -> None:
+    assert generation
+    for arguments in (("list",), ("list", "--json"), ("backup", "--json"), ("list", "--store", "nas", "--json")):
+        code, err = onto_full_disk(backupd, *arguments)
+        assert code == 1
+        assert err.startswith("error: standard output cannot be written: No space left on device\n"), err
+        assert "Traceback" not in err
+        assert "rights" not in err
 
 
 _COUNTING = """
