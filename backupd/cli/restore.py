@@ -25,7 +25,7 @@ _SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
 @click.option("--at", metavar="TIME", help='The newest at or before this time, "2026-11-20 14:00" or "2026-11-20".')
 @click.option("--source", "source", metavar="NAME", help="Of this source; needed where there are several.")
 @click.option("--from", "store", metavar="STORE", default="local", help="From this store (local).")
-@click.option("--to", "target", type=click.Path(path_type=Path), metavar="PATH", help="The new file to make.")
+@click.option("--to", "target", metavar="PATH", help="The new file to make.")
 @click.option("--dry-run", is_flag=True, help="Tell what would happen; change nothing.")
 @config_option
 @json_option
@@ -35,7 +35,7 @@ def command(
     at: str | None,
     source: str | None,
     store: str,
-    target: Path | None,
+    target: str | None,
     config_file: Path | None,
     *,
     dry_run: bool,
@@ -52,6 +52,8 @@ def command(
             "restoring in place is not part of this version",
             "restore to a new file (--to PATH), stop the app, and move the file over its database",
         )
+    if target.endswith("/"):
+        raise UsageError(f"{target} is the name of a directory", "give the name of a file in it")
     if at is not None and wanted != "latest":
         raise UsageError("an ID and --at do not go together", "give one of the two")
     with shown_progress(quiet=as_json) as progress:
@@ -59,7 +61,7 @@ def command(
         inventory = local_inventory(site)
         require_sources((source,) if source else (), config, inventory)
         manifest = choose_generation(inventory, wanted, source, _time(at, config))
-        done = restore_to(manifest, target, workers(config), site, dry_run=dry_run)
+        done = restore_to(manifest, Path(target), workers(config), site, dry_run=dry_run)
     if as_json:
         print_json(done)
     else:

@@ -75,6 +75,8 @@ def refuse_unsafe(target: Path) -> None:
     """
     if not target.parent.is_dir():
         raise TargetRefused(f"there is no directory {target.parent}", "make it, or give another --to PATH")
+    if target.is_dir():
+        raise TargetRefused(f"{target} is a directory", "give the name of a file in it")
     if os.path.lexists(target):
         raise TargetRefused(f"{target} exists already", "give a new path; restoring in place replaces nothing yet")
     for suffix in _SIDE_FILES:

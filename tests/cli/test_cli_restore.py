@@ -273,9 +273,33 @@ def test_what_is_there_is_never_replaced(
     plant(target)  # type: ignore[operator]
     before = target.lstat()
     answer = typed("restore", generation, "--to", target, "--json", *dry_run)
-    assert (answer.code, answer.json["error"]) == (1, f"{target} exists already")
+    assert (answer.code, answer.json["error"]) == (
+        1,
+        f"{target} is a directory" if target.is_dir() else f"{target} exists already",
+    )
     assert (target.lstat().st_ino, target.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert names(target.parent) == {"tasks.db"}
+
+
+def test_the_name_of_a_directory_does_not_become_that_of_a_file(typed: Keyboard, generation: str, target: Path) -> None:
+    answer = typed("restore", generation, "--to", f"{target}/", "--json")
+    assert (answer.code, answer.json["hint"]) == (2, "give the name of a file in it")
+    assert names(target.parent) == set()
+
+
+@pytest.mark.root
+def test_a_target_without_rights_is_what_the_advice_is_about(backupd: Backupd, generation: str, target: Path) -> None:
+    target.parent.chmod(0o555)
+    powerless = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
+    done = subprocess.run(
+        [*powerless, sys.executable, "-m", "backupd", "restore", generation, "--to", str(target)],
+        env=backupd.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"what to do: check the rights of {target.parent}, and the disk" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
