@@ -144,11 +144,12 @@ def test_a_failure_outweighs_a_busy_store_outweighs_a_warning(pair: Pair, backup
     assert [line["event.action"] for line in log_lines(backups)].count("run.finished") == 2
 
 
-def test_a_log_on_a_full_disk_fails_no_backup(typed: Keyboard, backups: Path) -> None:
+def test_a_log_that_is_no_file_degrades_the_backup_and_is_left_alone(typed: Keyboard, backups: Path) -> None:
     backups.mkdir()
     (backups / "backup.log").symlink_to("/dev/full")
     answer = typed("backup", "--json")
-    assert (answer.code, answer.json["outcome"]) == (0, "published")
+    assert (answer.code, answer.json["outcome"]) == (3, "degraded")
+    assert (backups / "backup.log").is_symlink()
 
 
 def test_a_log_that_cannot_be_opened_degrades_the_backup_and_is_told(typed: Keyboard, backups: Path) -> None:
