@@ -2,8 +2,9 @@
 
 import gc
 import sys
+from contextlib import suppress
 
-from backupd.signals import INTERRUPTED, unwind_on_signals
+from backupd.signals import INTERRUPTED, TERMINATED, unwind_on_signals
 from backupd.streams import open_standard_streams
 
 
@@ -22,7 +23,18 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
+        _say("interrupted: nothing half-made stays")
         sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == TERMINATED:
+            _say("terminated: nothing half-made stays")
+        raise
+
+
+def _say(what: str) -> None:
+    with suppress(OSError):  # the terminal is gone
+        sys.stderr.write(f"{what}\n")
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ import hashlib
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from keyboard import Keyboard, Pair, into_closed_pipe, with_closed
 
 from backupd.stores.lock import store_lock
 from support.command import Backupd, log_lines
+from support.daemon import wait_until
 
 FIELDS = {
     "outcome": str,
@@ -175,3 +179,17 @@ def test_a_closed_standard_stream_is_no_reason_to_go_without_a_backup(
     assert (answer.code, answer.err) == (0, "")
     assert len(list(backups.glob("tasks-*.manifest.json"))) == 1
     assert answer.out.startswith("tasks: published") == (descriptor != 1)
+
+
+@pytest.mark.parametrize(("send", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_command_that_is_ended_says_so_in_one_line(
+    backupd: Backupd, backups: Path, generation: str, send: signal.Signals, word: str
+) -> None:
+    assert generation
+    command = [sys.executable, "-m", "backupd", "backup"]
+    with store_lock(backups / ".backupd" / "lock", "prune", timeout_s=0, on_wait=lambda _holder: None):
+        process = subprocess.Popen(command, env=backupd.environment(), stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: log_lines(backups)[-1]["event.action"] == "lock.waiting", "it waits for the lock")
+        process.send_signal(send)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.lstrip("\n")) == (128 + send, f"{word}: nothing half-made stays\n")
