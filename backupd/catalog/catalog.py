@@ -147,6 +147,20 @@ class Catalog:
             run = session.scalar(query)
             return None if run is None else run_record(run)
 
+    def last_failure(self, task: str, source: str, now: datetime) -> RunRecord | None:
+        """Return the last run of a task of a source that ended, if it failed; dated and stopped ones as above."""
+        until = now + CLOCK_TOLERANCE
+        query = (
+            select(Run)
+            .where(Run.task == task, Run.source == source, Run.started_at <= until, Run.finished_at <= until)
+            .where(Run.exit_code.is_distinct_from(_TERMINATED))
+            .order_by(Run.started_at.desc(), Run.id.desc())
+            .limit(1)
+        )
+        with self._work.reading() as session:
+            run = session.scalar(query)
+            return run_record(run) if run is not None and run.outcome == "failed" else None
+
     def run_counts(self) -> dict[tuple[str, str], dict[str, int]]:
         """Return by task and source how many runs had which outcome; those not finished are left out."""
         query = (

@@ -1,6 +1,7 @@
 """The answers of the daemon: one look at site, catalog and clock, as values."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 
@@ -72,11 +73,18 @@ def _task(
     planned: Planned, catalog: Catalog, counts: Mapping[tuple[str, str], Mapping[str, int]], now: datetime
 ) -> TaskFigures:
     last = catalog.last_success(planned.task, planned.source, now)
-    runs = counts.get((planned.task, planned.source), {})
+    failed = catalog.last_failure(planned.task, planned.source, now)
+    figures = TaskFigures(
+        planned.task,
+        planned.source,
+        last_success_at=last.started_at if last else None,
+        runs=counts.get((planned.task, planned.source), {}),
+        failed_at=failed.finished_at if failed else None,
+        error=(failed.error or "") if failed else "",
+    )
     if last is None:
-        return TaskFigures(planned.task, planned.source, None, runs)
-    stages = last.report.stages if last.report else {}
-    return TaskFigures(planned.task, planned.source, last.started_at, runs, last.duration_s, stages)
+        return figures
+    return replace(figures, duration_s=last.duration_s, stages=last.report.stages if last.report else {})
 
 
 def _source(source: str, inventory: Inventory, site: Site) -> SourceFigures:

@@ -11,7 +11,10 @@ from backupd.model import Task
 
 @dataclass(frozen=True, slots=True)
 class TaskFigures:
-    """What became of one task of one source so far, by the catalog; durations are of the last successful run."""
+    """What became of one task of one source so far, by the catalog; durations are of the last successful run.
+
+    `failed_at` and `error` are of the last run that ended, where it failed; its words may name paths.
+    """
 
     task: Task
     source: str
@@ -19,6 +22,8 @@ class TaskFigures:
     runs: Mapping[str, int]
     duration_s: float | None = None
     stages: Mapping[str, float] | None = None
+    failed_at: datetime | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

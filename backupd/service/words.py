@@ -14,7 +14,7 @@ _PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "p
 
 def status_lines(status: Status) -> tuple[str, ...]:
     """Tell whether all is well and why not, each proof with its age and limit, and what there is; nothing escapes."""
-    lines = (*_verdict(status.health), *_proofs(status.health), *_sources(status), *_rest(status))
+    lines = (*_verdict(status.health), *_proofs(status.health), *_failures(status), *_sources(status), *_rest(status))
     return tuple(printable(line) for line in lines)
 
 
@@ -38,6 +38,13 @@ def _age(standing: Standing, health: Health) -> str:
     old = f"in {human_span(-age_s)}" if age_s < 0 else f"{human_span(age_s)} ago"
     late = "" if within_limit(standing, health.checked_at) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
     return f"{old}, {allowed}{late}"
+
+
+def _failures(status: Status) -> Iterator[str]:
+    for task in status.tasks:
+        if task.failed_at is not None:
+            ago = human_span((status.taken_at - task.failed_at).total_seconds())
+            yield f"{f'last {task.task}':<16} {task.source}: failed {ago} ago: {task.error}"
 
 
 def _sources(status: Status) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -75,6 +76,22 @@ def test_status_and_health_agree(backupd: Backupd) -> None:
     asked = backupd("health", BACKUPD_HTTP__LISTEN=f"127.0.0.1:{daemon.port}")
     assert asked.code == 1
     assert f"does not answer on port {daemon.port}" in asked.err
+
+
+def test_status_names_a_last_run_that_failed_while_proofs_are_still_young_enough(
+    backupd: Backupd, database: Path
+) -> None:
+    assert backupd("backup").code == 0
+    away = database.rename(database.with_name("away.db"))
+    assert backupd("backup").code == 1
+    answer = backupd("status")
+    assert (answer.code, answer.out.splitlines()[0]) == (0, "healthy")
+    failed = rf"^last backup      tasks: failed \d+ s ago: no database at {re.escape(str(database))}"
+    assert re.search(failed, answer.out, re.MULTILINE)
+    assert "no database at" in json.dumps(backupd("status", "--json").json["tasks"])
+    away.rename(database)
+    assert backupd("backup").code == 0
+    assert "failed" not in backupd("status").out
 
 
 def test_stopped_in_the_middle_of_a_backup_it_ends_in_time_and_leaves_nothing(heavy: Backupd, backups: Path) -> None:
