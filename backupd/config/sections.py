@@ -26,7 +26,10 @@ class Source(Table):
         description='"backup" copies page by page, byte for byte; "vacuum" then rewrites the checked copy '
         "without free pages (VACUUM INTO), which needs room for both.",
     )
-    allow_empty: bool = Field(default=False, description="Accept a database without any table instead of failing.")
+    allow_empty: bool = Field(
+        default=False,
+        description="Accept an empty file, and a database that has lost all its tables, instead of failing.",
+    )
     timeout_s: kinds.Seconds = Field(3600, gt=0, description="Seconds that a whole snapshot may take.")
     busy_timeout_s: kinds.Seconds = Field(60, description="Seconds to wait for a lock that the app holds.")
     writer_budget_s: kinds.Seconds = Field(

@@ -86,5 +86,7 @@ def _tell_oddities(order: BackupOrder, proof: Proof, run: Run) -> None:
         run.note(f"the WAL is {human_bytes(proof.source.wal_bytes)}: the app does not get to checkpoint it")
     if verdict.foreign_key_violations:
         run.note(f"{verdict.foreign_key_violations} rows refer to parents that are not there")
+    if proof.inspection.contents is not None and not proof.inspection.contents.tables:
+        run.note(f"{order.path} has no tables: is it the database of the app?")
     for note in verdict.notes[:_NOTES]:
         run.note(note)

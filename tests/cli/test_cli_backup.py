@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,12 @@ def test_a_command_that_is_ended_says_so_in_one_line(
         process.send_signal(send)
         _, said = process.communicate(timeout=60)
     assert (process.returncode, said.lstrip("\n")) == (128 + send, f"{word}: nothing half-made stays\n")
+
+
+def test_a_database_without_tables_is_backed_up_with_a_note(typed: Keyboard, database: Path) -> None:
+    database.unlink()
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    report = typed("backup", "--json")
+    assert (report.code, report.json["notes"]) == (0, [f"{database} has no tables: is it the database of the app?"])
