@@ -7,7 +7,7 @@ import click
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import History
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
-from backupd.jobs.words import describe, human_bytes
+from backupd.jobs.words import counted, describe, human_bytes
 from backupd.model import Manifest
 from backupd.text import printable
 
@@ -36,13 +36,14 @@ def _print(manifest: Manifest) -> None:
         "generation": manifest.id,
         "taken at": f"{manifest.taken_at:%F %T} UTC",
         "source": f"{manifest.origin.path} (uid {manifest.origin.uid}, mode {manifest.origin.mode:04o})",
-        "snapshot": f"{human_bytes(snapshot.size_bytes)}, {snapshot.page_count} pages of {snapshot.page_size} bytes, "
+        "snapshot": f"{human_bytes(snapshot.size_bytes)}, "
+        f"{counted(snapshot.page_count, 'page')} of {snapshot.page_size} bytes, "
         f"{snapshot.journal_mode}, by {snapshot.method}",
         "sha256": snapshot.sha256,
-        "archive": f"{human_bytes(archive.size_bytes)}, {archive.members} members",
+        "archive": f"{human_bytes(archive.size_bytes)}, {counted(archive.members, 'member')}",
         "archive sha256": archive.sha256,
         "verified": f"{verdict.level} ({', '.join(verdict.checks)})",
-        "tables": f"{len(manifest.contents.tables)} with {rows} rows",
+        "tables": f"{len(manifest.contents.tables)} with {counted(rows, 'row')}",
         "sqlite": f"written by {snapshot.sqlite_writer}, copied by {snapshot.sqlite_copier}",
         "backupd": manifest.backupd_version,
     }

@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 import click
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[str] = frozenset()) -> None:
-    """Print `rows`; the columns named in `right` hold numbers."""
+    """Print `rows`; the columns named in `right` hold numbers, and the first one what can be copied: it stays whole."""
     if sys.stdout.isatty():
         _print_rich(headings, rows, right)
     else:
@@ -21,7 +22,8 @@ def _print_rich(headings: Sequence[str], rows: Sequence[Sequence[str]], right: f
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if heading in right else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading == headings[0])
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)

@@ -5,6 +5,11 @@ from backupd.model import RunReport
 _KIB = 1024
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def human_bytes(size_bytes: float) -> str:
     """Return a size with binary units: `512 B`, `1.5 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):

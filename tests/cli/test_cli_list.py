@@ -174,6 +174,7 @@ def test_show_tells_the_manifest_and_the_history(backupd: Backupd, generation: s
     assert str(order.path) in said["source"]
     assert said["verified"] == "full (integrity_check)"
     assert said["tables"] == "2 with 1000 rows"
+    assert said["archive"].endswith(", 1 member")
     assert any(f"backup of tasks: published {generation}" in text for text in said.values())
 
 
