@@ -8,7 +8,7 @@ from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config, Drill, secrets_of
-from backupd.errors import BackupdError, UsageError
+from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.jobs.order import BackupOrder, Expiry, Packing
 from backupd.jobs.shrink import ShrinkGuard
@@ -65,7 +65,17 @@ def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
         if name not in config.sources:
             known = ", ".join(config.sources)
             raise UsageError(f"there is no source {name!r}", f"the configuration ({config.origin}) has: {known}")
-    return names or tuple(config.sources)
+    return tuple(dict.fromkeys(names)) or tuple(config.sources)
+
+
+def refuse_twins(config: Config) -> None:
+    """Raise ConfigError where two sources are one database by way of links, which only the file system can tell."""
+    named: dict[str, str] = {}
+    for name, source in config.sources.items():
+        real = os.path.realpath(source.path)
+        other = named.setdefault(real, name)
+        if other != name:
+            raise ConfigError(f"the sources {other} and {name} are the same database {real}", "keep one of them")
 
 
 def backup_order(config: Config, name: str) -> BackupOrder:

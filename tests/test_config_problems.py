@@ -52,6 +52,14 @@ def test_all_problems_are_told_at_once_each_on_its_line_and_where_it_stands(tmp_
         ("[sources]", "1: sources: nothing to back up"),
         ('[sources.tasks]\nmethod = "vacuum"', "1: sources.tasks.path: is required"),
         (SOURCE + 'method = "copy"', "3: sources.tasks.method: must be 'backup' or 'vacuum', not 'copy'"),
+        (
+            SOURCE + '[sources.twin]\npath = "/app/data/../data/tasks.db"',
+            "1: sources: tasks and twin are the same database /app/data/tasks.db",
+        ),
+        (
+            'backups_dir = "/app/data/tasks.db-wal"\n' + SOURCE,
+            "1: backups_dir: is where SQLite puts a side file of source tasks",
+        ),
         (SOURCE + "allow_empty = 7", "3: sources.tasks.allow_empty: must be true or false, not 7"),
         (SOURCE + "timeout_s = 0", "3: sources.tasks.timeout_s: must be more than 0, not 0"),
         (SOURCE + "timeout_s = nan", "3: sources.tasks.timeout_s: must be a number, not nan"),

@@ -9,7 +9,7 @@ from backupd.cli.common import config_option, json_option, open_site, print_json
 from backupd.jobs.doctor import examine
 from backupd.jobs.finding import Finding
 from backupd.text import printable
-from backupd.wiring import backup_order
+from backupd.wiring import backup_order, refuse_twins
 
 
 @click.command("doctor", epilog="Example: backupd doctor --json")
@@ -19,6 +19,7 @@ from backupd.wiring import backup_order
 def command(config_file: Path | None, *, as_json: bool) -> None:
     """Prove the whole set-up before the first night: paths, rights, space, clock, SQLite; exits 1 on any trouble."""
     config = read_config(config_file)
+    refuse_twins(config)
     site = open_site(config, writing=False)
     orders = tuple(backup_order(config, name) for name in config.sources)
     findings = [Finding("configuration", ok=True, detail=f"from {config.origin}"), *examine(orders, site)]

@@ -1,5 +1,6 @@
 """The one schema of the configuration: validation, environment names and the example come from it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -25,6 +26,8 @@ from backupd.model import RetentionPolicy
 
 ENVIRONMENT = "environment"
 NOT_YET_ACTIVE = ("replicas", "drill", "notify", "pings")
+
+_SIDE_FILES = ("-wal", "-shm", "-journal")
 
 Sources = Annotated[kinds.Named[Source], Field(min_length=1)]
 
@@ -67,12 +70,24 @@ class Config(BaseSettings):
     _origin: str = PrivateAttr(ENVIRONMENT)
     _zone_doubt: str = PrivateAttr("")
 
+    @field_validator("sources")
+    @classmethod
+    def _are_different_databases(cls, sources: Mapping[str, Source]) -> Mapping[str, Source]:
+        named: dict[Path, str] = {}
+        for name, source in sources.items():
+            other = named.setdefault(source.path, name)
+            if other != name:
+                raise ValueError(f"{other} and {name} are the same database {source.path}: keep one of them")
+        return sources
+
     @field_validator("backups_dir")
     @classmethod
     def _is_no_database(cls, directory: Path, info: ValidationInfo) -> Path:
         for name, source in info.data.get("sources", {}).items():
             if source.path == directory:
                 raise ValueError(f"is the database of source {name}: backups need a directory of their own")
+            if str(directory) in (f"{source.path}{suffix}" for suffix in _SIDE_FILES):
+                raise ValueError(f"is where SQLite puts a side file of source {name}: give backups another name")
         return directory
 
     @classmethod

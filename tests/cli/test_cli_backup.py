@@ -203,3 +203,7 @@ def test_a_database_without_tables_is_backed_up_with_a_note(typed: Keyboard, dat
     connection.close()
     report = typed("backup", "--json")
     assert (report.code, report.json["notes"]) == (0, [f"{database} has no tables: is it the database of the app?"])
+
+
+def test_a_source_that_is_named_twice_is_backed_up_once(typed: Keyboard) -> None:
+    assert typed("backup", "--source", "tasks", "--source", "tasks", "--json").json["outcome"] == "published"

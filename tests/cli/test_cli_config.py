@@ -48,6 +48,14 @@ def test_check_accepts_a_good_file_and_names_the_sources(pair: Pair) -> None:
     assert facts == {"origin": str(pair.config), "valid": True, "warnings": []}
 
 
+def test_check_finds_out_that_two_sources_are_one_database_by_a_link(pair: Pair) -> None:
+    pair.notes.unlink()
+    pair.notes.symlink_to(pair.tasks)
+    answer = Keyboard({})("config", "check", "--config", pair.config)
+    assert (answer.code, answer.out) == (78, "")
+    assert f"the sources tasks and notes are the same database {pair.tasks.resolve()}" in answer.err
+
+
 def test_check_warns_of_sections_that_do_nothing_yet(typed: Keyboard) -> None:
     answer = typed("config", "check", BACKUPD_DRILL__COMMAND="/bin/true")
     assert (answer.code, answer.out) == (0, "environment: valid, sources: tasks\n")
