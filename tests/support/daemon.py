@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,15 @@ def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 60) ->
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def children_of(process: int) -> list[int]:
+    """Return the processes that any thread of this one has started; none once it has ended."""
+    found: set[int] = set()
+    with suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            found.update(map(int, (thread / "children").read_text().split()))
+    return sorted(found)
 
 
 @dataclass
@@ -65,10 +74,7 @@ class Daemon:
 
     def children(self) -> list[int]:
         """Return the processes that do its runs."""
-        found: set[int] = set()
-        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
-            found.update(map(int, (thread / "children").read_text().split()))
-        return sorted(found)
+        return children_of(self.process.pid)
 
     def stop(self, with_signal: int = signal.SIGTERM) -> float:
         """Tell it to stop, wait for its end, and return how many seconds that took."""
