@@ -1,0 +1,215 @@
+"""The network that tests of replicas stand on does what its weather says, in front of a real OpenSSH server."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support import wire as wire_module
+from support.daemon import wait_until
+from support.sshd import Sshd, running_sshd
+from support.wire import DOWN, UP, Weather, Wire, running_wire
+
+SIZE = 4 << 20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("wire") / "sshd") as server:
+        yield server
+
+
+@pytest.fixture
+def upload(tmp_path: Path) -> Path:
+    file = tmp_path / "upload"
+    file.write_bytes(os.urandom(SIZE))
+    return file
+
+
+@contextmanager
+def echoing() -> Iterator[int]:
+    """Run a server that says back what it is told, and yield its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def echo(connection: socket.socket) -> None:
+            with connection:
+                try:
+                    while piece := connection.recv(1 << 16):
+                        connection.sendall(piece)
+                except OSError:
+                    pass
+
+        def serve() -> None:
+            while True:
+                try:
+                    threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
+                except OSError:
+                    return
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A wire in front of an echo."""
+    with echoing() as port, running_wire(port) as wire:
+        yield wire
+
+
+def connected(wire: Wire) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", wire.port), timeout=10)
+
+
+def asked(connection: socket.socket, text: bytes) -> bytes:
+    connection.sendall(text)
+    return connection.recv(1000)
+
+
+def test_in_fair_weather_all_gets_through_and_is_counted(server: Sshd, upload: Path) -> None:
+    with running_wire(server.port) as wire:
+        done = server.client(wire.port).sftp(f"put {upload} {server.path}/a", f"get {server.path}/a {upload}.back")
+        assert done.code == 0, done.err
+        assert upload.with_name("upload.back").read_bytes() == upload.read_bytes()
+        assert (wire.connections, wire.harmed) == (1, 0)
+        for direction in (UP, DOWN):
+            assert SIZE < wire.passed[direction] < 1.1 * SIZE
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_upload_is_cut_at_a_byte_and_the_next_is_spared(server: Sshd, upload: Path, reset: bool) -> None:
+    with running_wire(server.port, Weather(cut_up=SIZE / 2, reset=reset, times=1)) as wire:
+        client = server.client(wire.port)
+        cut = client.sftp(f"put {upload} {server.path}/cut")
+        assert cut.code != 0
+        assert (wire.passed[UP], wire.harmed) == (SIZE / 2, 1)
+        wait_until(lambda: not server.connections(), "the end of the session")
+        assert 0 < (server.files / "cut").stat().st_size < SIZE / 2
+        assert client.sftp(f"put {upload} {server.path}/cut").code == 0
+        assert (server.files / "cut").read_bytes() == upload.read_bytes()
+
+
+def test_a_download_is_cut_every_time(server: Sshd, upload: Path) -> None:
+    (server.files / "there").write_bytes(upload.read_bytes())
+    with running_wire(server.port, Weather(cut_down=SIZE / 4)) as wire:
+        for _ in range(2):
+            assert server.client(wire.port).sftp(f"get {server.path}/there {upload}.back").code != 0
+        assert wire.passed[DOWN] == 2 * SIZE / 4
+
+
+def test_a_turn_is_what_is_said_until_there_is_an_answer(wire: Wire) -> None:
+    wire.weather = Weather(cut_at_turn=3)
+    with connected(wire) as connection:
+        assert [asked(connection, b"first"), asked(connection, b"second")] == [b"first", b"second"]
+        assert asked(connection, b"third") == b""
+    assert wire.passed == [11, 11]
+
+
+def test_each_turn_of_a_session_can_be_the_last(server: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"small")
+    with running_wire(server.port) as wire:
+        turns = 0
+        while True:
+            turns += 1
+            wire.weather = Weather(cut_at_turn=turns)
+            if server.client(wire.port).sftp(f"put {tmp_path}/small {server.path}/turn{turns}").code == 0:
+                break
+        assert turns > 10
+        assert wire.harmed in {turns - 1, turns}  # the last may have been cut when it said goodbye
+        assert (server.files / f"turn{turns}").read_bytes() == b"small"
+        assert not (server.files / "turn2").exists()
+
+
+def test_a_connection_ends_after_a_time_even_if_nobody_says_anything(wire: Wire) -> None:
+    wire.weather = Weather(cut_after_s=0.2)
+    began = time.monotonic()
+    with connected(wire) as connection:
+        assert connection.recv(1) == b""
+    assert 0.2 <= time.monotonic() - began < 5
+
+
+def test_a_reset_is_a_reset(wire: Wire) -> None:
+    wire.weather = Weather(cut_up=3, reset=True)
+    with connected(wire) as connection:
+        assert asked(connection, b"abc") == b"abc"
+        with pytest.raises(ConnectionResetError):
+            asked(connection, b"d")
+
+
+def test_a_stalled_connection_stays_open_and_goes_on_when_the_weather_clears(wire: Wire) -> None:
+    wire.weather = Weather(stall_down=2)
+    with connected(wire) as connection:
+        assert asked(connection, b"hello") == b"he"
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        wire.weather = Weather()
+        connection.settimeout(10)
+        assert connection.recv(10) == b"llo"
+
+
+def test_who_sends_into_a_stall_is_held_up(wire: Wire) -> None:
+    wire.weather = Weather(stall_up=1000)
+    with connected(wire) as connection:
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.sendall(bytes(64 << 20))
+    assert wire.passed[UP] == 1000
+
+
+def test_a_slow_wire_takes_the_time_that_bytes_need(wire: Wire) -> None:
+    wire.weather = Weather(rate=100_000)
+    began = time.monotonic()
+    with connected(wire) as connection:
+        connection.sendall(bytes(50_000))
+        got = 0
+        while got < 50_000:
+            got += len(connection.recv(1 << 16))
+    assert 0.45 < time.monotonic() - began < 5
+
+
+def test_a_delay_is_felt_by_every_answer_but_does_not_limit_throughput(server: Sshd) -> None:
+    command = [sys.executable, wire_module.__file__, str(server.port), "40"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            began = time.monotonic()
+            assert connection.recv(8) == b"SSH-2.0-"
+            assert time.monotonic() - began >= 0.04
+        process.communicate()
+    with echoing() as echo, running_wire(echo, Weather(delay_s=0.04)) as wire, connected(wire) as connection:
+        began = time.monotonic()
+        assert asked(connection, b"ping") == b"ping"
+        assert 0.08 <= time.monotonic() - began < 2
+        total, got = 16 << 20, 0
+        began = time.monotonic()
+        sender = threading.Thread(target=connection.sendall, args=(bytes(total),))
+        sender.start()
+        while got < total:
+            got += len(connection.recv(1 << 20))
+        sender.join()
+        # One piece for each round trip would take 256 x 80 ms = 20 s.
+        assert time.monotonic() - began < 8
+
+
+def test_connections_are_refused_for_a_while(wire: Wire) -> None:
+    with connected(wire) as before:
+        assert asked(before, b"a") == b"a"
+        wire.refuse()
+        with pytest.raises(ConnectionRefusedError):
+            connected(wire)
+        assert asked(before, b"b") == b"b"
+        wire.accept()
+        with connected(wire) as after:
+            assert asked(after, b"c") == b"c"
+            wire.cut()
+            assert before.recv(1) == after.recv(1) == b""
