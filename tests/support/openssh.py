@@ -16,6 +16,11 @@ def new_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> str:
     return path.with_name(f"{path.name}.pub").read_text()
 
 
+def known_host(port: int, key: str) -> str:
+    """Return the line of known_hosts that names a `key` (type and base64) for a server of this machine."""
+    return f"[127.0.0.1]:{port} {key}\n"
+
+
 @dataclass(frozen=True)
 class Client:
     """Who logs in where: by a key without passphrase, to a server whose host keys are in a known_hosts file."""

@@ -23,7 +23,7 @@ import pytest
 
 from support.accounts import LOCKED, account
 from support.daemon import children_of, free_port, wait_until
-from support.openssh import Client, new_key
+from support.openssh import Client, known_host, new_key
 
 Kind = Literal["own", "chroot", "shell"]
 HOST_KEYS = ("ed25519", "ecdsa", "rsa")
@@ -73,7 +73,7 @@ class Sshd:
 
     def known_hosts(self, port: int | None = None, kinds: Sequence[str] = HOST_KEYS) -> str:
         """Return the lines that a client would know it by, at its own `port` or at that of a wire in front of it."""
-        return "".join(f"[127.0.0.1]:{port or self.port} {self.host_key(kind)}\n" for kind in kinds)
+        return "".join(known_host(port or self.port, self.host_key(kind)) for kind in kinds)
 
     def change_host_keys(self) -> None:
         """Be another host from the next start on."""

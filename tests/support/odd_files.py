@@ -1,0 +1,247 @@
+"""How the server of odd_sftp.py serves requests: all that it does wrong is decided here."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import paramiko
+from paramiko import sftp
+
+if TYPE_CHECKING:
+    from support.odd_sftp import OddSftp
+
+_PATH_FIRST = frozenset(
+    {
+        sftp.CMD_EXTENDED,
+        sftp.CMD_LSTAT,
+        sftp.CMD_MKDIR,
+        sftp.CMD_OPEN,
+        sftp.CMD_OPENDIR,
+        sftp.CMD_READLINK,
+        sftp.CMD_REALPATH,
+        sftp.CMD_REMOVE,
+        sftp.CMD_RENAME,
+        sftp.CMD_RMDIR,
+        sftp.CMD_SETSTAT,
+        sftp.CMD_STAT,
+    }
+)
+BAD_WRITE = -1  # becomes a failure that says what it is told to
+
+
+class OddSession(paramiko.SFTPServer):
+    """One session; sees each request before it is served and each answer before it is sent."""
+
+    server: "OddFiles"
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.odd = self.server.odd
+        self.is_mute = False
+
+    def _send_server_version(self) -> int:
+        self._read_packet()
+        message = paramiko.Message()
+        message.add_int(3)
+        for name in sorted(self.odd.oddities.extensions):
+            message.add(name, "2" if name.startswith("statvfs") else "1")
+        self._send_packet(sftp.CMD_VERSION, message)
+        return 3
+
+    def _send_packet(self, kind: int, packet: Any) -> None:
+        if not self.is_mute:
+            super()._send_packet(kind, packet)
+
+    def _process(self, kind: int, number: int, message: paramiko.Message) -> None:
+        odd = self.odd.oddities
+        count, name = self._note(kind, message)
+        if count >= odd.stall_at:
+            return
+        if count in {odd.cut_before, odd.cut_after}:
+            self.is_mute = True
+        if count != odd.cut_before:
+            self._serve(kind, name, number, message)
+        if self.is_mute:
+            self.sock.get_transport().close()
+
+    def _note(self, kind: int, message: paramiko.Message) -> tuple[int, str]:
+        """Keep what is asked for, and return its number and name."""
+        first = paramiko.Message(message.get_remainder()).get_text() if kind in _PATH_FIRST else ""
+        name = first if kind == sftp.CMD_EXTENDED else sftp.CMD_NAMES[kind]
+        with self.odd.lock:
+            self.odd.requests.append(name if kind == sftp.CMD_EXTENDED or not first else f"{name} {first}")
+            return len(self.odd.requests), name
+
+    def _serve(self, kind: int, name: str, number: int, message: paramiko.Message) -> None:
+        odd = self.odd.oddities
+        if name in odd.denied:
+            self._send_status(number, sftp.SFTP_PERMISSION_DENIED)
+        elif name in odd.unsupported or (kind == sftp.CMD_EXTENDED and name not in odd.extensions):
+            self._send_status(number, sftp.SFTP_OP_UNSUPPORTED)
+        elif kind == sftp.CMD_EXTENDED and name != "posix-rename@openssh.com":
+            self._extended(name, number, message)
+        else:
+            super()._process(kind, number, message)
+
+    def _extended(self, name: str, number: int, message: paramiko.Message) -> None:
+        message.get_text()
+        if name == "fsync@openssh.com":
+            self._send_status(number, _status(os.fsync, self.file_table[message.get_binary()].descriptor))
+        elif name == "hardlink@openssh.com":
+            self._send_status(number, self.server.link(message.get_text(), message.get_text()))
+        else:
+            self._response(number, sftp.CMD_EXTENDED_REPLY, *map(sftp.int64, self.server.statvfs(message.get_text())))
+
+    def _send_status(self, request_number: int, code: int, desc: str | None = None) -> None:
+        if code == BAD_WRITE:
+            code, desc = sftp.SFTP_FAILURE, self.odd.oddities.bad_write_says
+        super()._send_status(request_number, code, desc)
+
+
+class OddFiles(paramiko.SFTPServerInterface):
+    """The directory as the session sees it: `/` is `root`, and nothing is outside, except through links."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self.odd: OddSftp = server.odd
+
+    def real(self, path: str) -> Path:
+        """Return where `path` is on this machine."""
+        return self.odd.root / os.path.normpath(f"/{path}").lstrip("/")
+
+    def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> "OddHandle | int":
+        mode = 0o666 if attr.st_mode is None else attr.st_mode
+        try:
+            return OddHandle(self.odd, os.open(self.real(path), flags, mode))
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno)
+
+    def list_folder(self, path: str) -> list[paramiko.SFTPAttributes] | int:
+        try:
+            found = [told(self.odd, entry.lstat(), entry.name) for entry in sorted(self.real(path).iterdir())]
+            stranger = self.real(path).stat()
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno)
+        for name in self.odd.oddities.names:
+            found.append(told(self.odd, stranger, name))
+            found[-1].st_mode = None if found[-1].st_mode is None else 0o100600
+        return found
+
+    def stat(self, path: str) -> paramiko.SFTPAttributes | int:
+        return _told(self.odd, os.stat, self.real(path))
+
+    def lstat(self, path: str) -> paramiko.SFTPAttributes | int:
+        return _told(self.odd, os.lstat, self.real(path))
+
+    def remove(self, path: str) -> int:
+        return _status(os.remove, self.real(path))
+
+    def rename(self, oldpath: str, newpath: str) -> int:
+        if self.real(newpath).exists() and not self.odd.oddities.rename_replaces:
+            return sftp.SFTP_FAILURE
+        return self.posix_rename(oldpath, newpath)
+
+    def posix_rename(self, oldpath: str, newpath: str) -> int:
+        return _status(os.rename, self.real(oldpath), self.real(newpath))
+
+    def link(self, oldpath: str, newpath: str) -> int:
+        return _status(os.link, self.real(oldpath), self.real(newpath))
+
+    def mkdir(self, path: str, attr: paramiko.SFTPAttributes) -> int:
+        return _status(os.mkdir, self.real(path), 0o777 if attr.st_mode is None else attr.st_mode)
+
+    def rmdir(self, path: str) -> int:
+        return _status(os.rmdir, self.real(path))
+
+    def chattr(self, path: str, attr: paramiko.SFTPAttributes) -> int:
+        return _status(_change, self.real(path), attr)
+
+    def readlink(self, path: str) -> str | int:
+        try:
+            return str(self.real(path).readlink())
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno)
+
+    def symlink(self, target_path: str, path: str) -> int:
+        return _status(os.symlink, target_path, self.real(path))
+
+    def statvfs(self, path: str) -> tuple[int, ...]:
+        """Return the eleven numbers of statvfs@openssh.com."""
+        s, free = os.statvfs(self.real(path)), self.odd.oddities.free_bytes
+        available = s.f_bavail if free is None else free // s.f_frsize
+        blocks = (s.f_bsize, s.f_frsize, s.f_blocks, s.f_bfree, available)
+        return (*blocks, s.f_files, s.f_ffree, s.f_favail, 0, s.f_flag, s.f_namemax)
+
+
+class OddHandle(paramiko.SFTPHandle):
+    """An open file."""
+
+    def __init__(self, odd: "OddSftp", descriptor: int) -> None:
+        super().__init__()
+        self.odd, self.descriptor = odd, descriptor
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def read(self, offset: int, length: int) -> bytes | int:
+        odd = self.odd.oddities
+        length = int(max(0, min(length, odd.read_bytes, odd.ends_at - offset)))
+        try:
+            data = os.pread(self.descriptor, length, offset)
+        except OSError as error:
+            return paramiko.SFTPServer.convert_errno(error.errno)
+        if odd.endless:
+            data = data.ljust(length, b"\0")
+        at = -1 if odd.flip_at is None else odd.flip_at - offset
+        if 0 <= at < len(data) and self.odd.may_flip():
+            data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        return data
+
+    def write(self, offset: int, data: bytes) -> int:
+        odd, number = self.odd.oddities, self.odd.count_write()
+        if odd.bad_write <= number < odd.bad_write + odd.bad_writes:
+            return BAD_WRITE
+        return sftp.SFTP_OK if number == odd.lost_write else _status(os.pwrite, self.descriptor, data, offset)
+
+    def stat(self) -> paramiko.SFTPAttributes | int:
+        return _told(self.odd, os.fstat, self.descriptor)
+
+    def chattr(self, attr: paramiko.SFTPAttributes) -> int:
+        return _status(_change, self.descriptor, attr)
+
+
+def told(odd: "OddSftp", real: os.stat_result, name: str | bytes) -> paramiko.SFTPAttributes:
+    """Return what is told of a file: maybe less than there is to tell, or a wrong size."""
+    attributes = paramiko.SFTPAttributes.from_stat(real)
+    attributes.filename = name
+    kept, size = odd.oddities.told, real.st_size + odd.oddities.size_error
+    attributes.st_size = max(0, size) if "size" in kept else None
+    attributes.st_mode = real.st_mode if "mode" in kept else None
+    attributes.st_uid = real.st_uid if "owner" in kept else None
+    attributes.st_mtime = attributes.st_mtime if "times" in kept else None
+    return attributes
+
+
+def _told(odd: "OddSftp", ask: Callable[[Any], os.stat_result], file: Path | int) -> paramiko.SFTPAttributes | int:
+    try:
+        return told(odd, ask(file), "")
+    except OSError as error:
+        return paramiko.SFTPServer.convert_errno(error.errno)
+
+
+def _status(work: Callable[..., object], *arguments: Any) -> int:
+    try:
+        work(*arguments)
+    except OSError as error:
+        return paramiko.SFTPServer.convert_errno(error.errno)
+    return sftp.SFTP_OK
+
+
+def _change(file: Path | int, attr: paramiko.SFTPAttributes) -> None:
+    if attr.st_size is not None:
+        os.truncate(file, attr.st_size)
+    if attr.st_mode is not None:
+        os.chmod(file, attr.st_mode)  # noqa: PTH101 - it may be a descriptor
+    if attr.st_mtime is not None:
+        os.utime(file, (attr.st_atime, attr.st_mtime))

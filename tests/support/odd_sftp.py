@@ -1,0 +1,176 @@
+"""An SFTP server that misbehaves as it is told to, in front of a real directory.
+
+It stands on paramiko's server classes rather than asyncssh's: paramiko is here anyway, uses threads as the tests do,
+and lets one place see each request before and after it is served. What both sides of that library might agree to do
+wrong is found by the tests against OpenSSH.
+
+Files that are odd by themselves (a link, a directory named like an archive, a sparse manifest of 100 MB) are made in
+`files`, and served as they are.
+"""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+
+from support.odd_files import OddFiles, OddSession
+from support.openssh import Client, known_host, new_key
+
+_NEVER = float("inf")
+EXTENSIONS = frozenset(f"{name}@openssh.com" for name in ("posix-rename", "fsync", "statvfs", "hardlink"))
+TOLD = frozenset({"size", "owner", "mode", "times"})
+HOSTILE_NAMES = (
+    "..",
+    "../outside.sqlite3.gz",
+    "a/b.sqlite3.gz",
+    "/etc/passwd",
+    "",
+    "tasks-20261123-0400.sqlite3.gz\nforged",
+    "tasks-20261123-0400.sqlite3.gz\x00",
+    "\x1b[2Jtasks-20261123-0400.sqlite3.gz",
+    "tasks-20261123-0400.manifest.json\r",
+    "\u202etasks-20261123-0400.sqlite3.gz",
+    "x" * 4096,
+)
+NO_TEXT = b"tasks-\xff\xfe.sqlite3.gz"  # with it, a listing as a whole is a UnicodeDecodeError in paramiko 5.1
+
+
+@dataclass(frozen=True)
+class Oddities:
+    """What the server does that it should not; requests, writes and reads are counted from 1, since `OddSftp.be`.
+
+    Requests are named as paramiko names them (`setstat`, `fsetstat`, `remove`, ...), extensions by their own names.
+    """
+
+    extensions: frozenset[str] = EXTENSIONS  # neither told nor served where missing
+    denied: frozenset[str] = frozenset()  # requests that are answered "permission denied"
+    unsupported: frozenset[str] = frozenset()  # ... and "unsupported"
+    rename_replaces: bool = False  # a plain rename, which should fail onto a file
+    told: frozenset[str] = TOLD  # what stat and listings tell
+    size_error: int = 0  # added to each size that is told
+    names: tuple[str | bytes, ...] = ()  # more names for each listing, of regular files
+    free_bytes: int | None = None  # what statvfs tells, instead of the truth
+    bad_write: float = _NEVER  # this write fails
+    bad_writes: float = 1  # ... and so do the next: a full disk does it for ever
+    bad_write_says: str = "Failure"
+    lost_write: float = _NEVER  # this write is confirmed and not done
+    flip_at: int | None = None  # the byte at this offset is read back wrong
+    flips: float = _NEVER  # ... so many times
+    ends_at: float = _NEVER  # files are read back as if they ended here
+    endless: bool = False  # files do not end, whatever their size
+    read_bytes: float = _NEVER  # no read yields more, which is allowed
+    cut_before: float = _NEVER  # the connection ends at this request, which is not done
+    cut_after: float = _NEVER  # ... which is done but not answered
+    stall_at: float = _NEVER  # from this request on nothing is answered
+
+
+class OddSftp:
+    """A running server; `requests` tells what it was asked for since it was told how to `be`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.user, self.path = "odd", "/backups"
+        self.root = directory / "root"
+        self.files = self.root / "backups"
+        self.files.mkdir(parents=True)
+        self.key, self.directory = directory / "client", directory
+        new_key(directory / "host_ed25519")
+        self.public = new_key(self.key).split()[1]
+        self.lock = threading.Lock()
+        self.be(Oddities())
+        self._transports: list[paramiko.Transport] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"sftp://{self.user}@127.0.0.1:{self.port}{self.path}"
+
+    def host_key(self) -> str:
+        """Return type and base64 of its host key, as they follow the name in known_hosts."""
+        return " ".join((self.directory / "host_ed25519.pub").read_text().split()[:2])
+
+    def known_hosts(self, port: int | None = None) -> str:
+        """Return the line that a client would know it by, maybe through a wire."""
+        return known_host(port or self.port, self.host_key())
+
+    def client(self, port: int | None = None) -> Client:
+        """Return OpenSSH's client for it, maybe through a wire."""
+        known_hosts = self.directory / f"known_hosts-{port or self.port}"
+        known_hosts.write_text(self.known_hosts(port))
+        return Client(self.user, port or self.port, self.key, known_hosts)
+
+    def be(self, oddities: Oddities) -> None:
+        """Behave like this from now on, and count anew."""
+        with self.lock:
+            self.oddities = oddities
+            self.requests: list[str] = []
+            self.writes = self.flipped = 0
+
+    def count_write(self) -> int:
+        """Return how many writes this one makes."""
+        with self.lock:
+            self.writes += 1
+            return self.writes
+
+    def may_flip(self) -> bool:
+        """Return whether one more byte may be wrong, and count it."""
+        with self.lock:
+            self.flipped += 1
+            return self.flipped <= self.oddities.flips
+
+    def close(self) -> None:
+        """End it and all connections."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._thread.join(30)
+        self._listener.close()
+        for transport in self._transports:
+            transport.close()
+
+    def _serve(self) -> None:
+        key = paramiko.Ed25519Key.from_private_key_file(str(self.directory / "host_ed25519"))
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            transport = paramiko.Transport(connection)
+            transport.add_server_key(key)
+            transport.set_subsystem_handler("sftp", OddSession, OddFiles)
+            self._transports.append(transport)
+            with suppress(paramiko.SSHException, EOFError, OSError):  # a client that goes away at once
+                transport.start_server(event=threading.Event(), server=_Login(self))
+
+
+class _Login(paramiko.ServerInterface):
+    """Lets in whoever has the key."""
+
+    def __init__(self, odd: OddSftp) -> None:
+        self.odd = odd
+
+    def get_allowed_auths(self, username: str) -> str:  # noqa: ARG002 - paramiko's signature
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        known = username == self.odd.user and key.get_base64() == self.odd.public
+        return paramiko.AUTH_SUCCESSFUL if known else paramiko.AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002 - paramiko's signature
+        return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+
+
+@contextmanager
+def running_odd_sftp(directory: Path, oddities: Oddities | None = None) -> Iterator[OddSftp]:
+    """Run a server while the block runs; `directory` is made, and holds its keys and what it serves."""
+    odd = OddSftp(directory)
+    odd.be(oddities or Oddities())
+    try:
+        yield odd
+    finally:
+        odd.close()
