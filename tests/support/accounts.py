@@ -15,21 +15,35 @@ LOCKED = "/usr/sbin/nologin"
 def account(home: Path, shell: str = LOCKED, password: str | None = None) -> Iterator[str]:
     """Make a system account (its home is not made) and return its name; without a password none lets in.
 
-    `useradd` alone would leave a `!` there, and sshd takes such an account for locked, whatever key is shown.
+    `useradd` alone would leave a `!` for it, and sshd takes such an account for locked, whatever key is shown.
     """
-    name = f"backupd-t{uuid.uuid4().hex[:8]}"
-    _change("useradd", "--system", "--user-group", "--home-dir", home, "--shell", shell, "--password", "*", name)
-    try:
+    with removed_account() as name:
+        _run("useradd", "--system", "--user-group", "--home-dir", home, "--shell", shell, "--password", "*", name)
         if password is not None:
-            _change("chpasswd", said=f"{name}:{password}\n")
+            _run("chpasswd", said=f"{name}:{password}\n")
+        yield name
+
+
+@contextmanager
+def removed_account() -> Iterator[str]:
+    """Lend a name for an account that the block makes; it is removed afterwards."""
+    name = f"backupd-t{uuid.uuid4().hex[:8]}"
+    try:
         yield name
     finally:
-        _change("userdel", "--force", name)  # a process that was just killed counts as being logged in
+        if subprocess.run(["id", name], capture_output=True, check=False).returncode == 0:
+            _run("userdel", "--force", name)  # a process that was just killed counts as a login
 
 
-def _change(*command: str | Path, said: str = "") -> None:
-    """Change /etc/passwd as one at a time: the commands themselves give up where another is at it."""
+@contextmanager
+def changing_accounts() -> Iterator[None]:
+    """Be the only one at /etc/passwd: useradd and the like give up where another is at it."""
     with Path(tempfile.gettempdir(), "backupd-accounts.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _run(*command: str | Path, said: str = "") -> None:
+    with changing_accounts():
         done = subprocess.run(command, input=said, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

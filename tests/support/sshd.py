@@ -154,7 +154,7 @@ def running_sshd(
         if kind == "own":
             place, user = directory, pwd.getpwuid(os.geteuid()).pw_name
         else:
-            place = stack.enter_context(_root_owned())
+            place = stack.enter_context(root_owned())
             shell = LOCKED if kind == "chroot" else "/bin/sh"
             user = stack.enter_context(account(place / "root", shell, password))
         server = _prepared(program, directory, place, user, kind)
@@ -166,7 +166,7 @@ def running_sshd(
 
 
 @contextmanager
-def _root_owned() -> Iterator[Path]:
+def root_owned() -> Iterator[Path]:
     """Lend a directory that sshd allows for a chroot: nobody but root can write to it or above, unlike below /tmp."""
     with tempfile.TemporaryDirectory(prefix="backupd-", dir="/srv") as name:
         Path(name).chmod(0o755)

@@ -71,12 +71,10 @@ def test_connections_end_when_they_are_told_to_and_the_server_lives_on(own: Sshd
 
 def test_after_a_stop_nobody_answers_and_after_a_start_the_same_host_does(tmp_path: Path) -> None:
     with running_sshd(tmp_path / "sshd") as server:
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            wait_until(server.connections, "a connection")
+        with socket.create_connection(("127.0.0.1", server.port), 10) as connection, connection.makefile("rb") as said:
+            assert said.readline().startswith(b"SSH-2.0-")
             server.stop()
-            connection.settimeout(5)
-            with connection.makefile("rb") as stream:
-                assert stream.read().count(b"\n") == 1  # the banner, and then the end
+            assert said.read() == b""
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port))
         server.start()
@@ -152,8 +150,8 @@ def test_lines_of_a_test_prevail(tmp_path: Path) -> None:
     lines = ("Ciphers aes128-ctr", "RekeyLimit 1M")
     with running_sshd(tmp_path / "sshd", lines=lines, match="Match User nobody\n  X11Forwarding no") as server:
         assert "no matching cipher" in server.client().ssh("true", options=("-c", "aes256-ctr")).err
-        size = 8 << 20
+        size = 4 << 20
         (server.files / "big").write_bytes(bytes(size))
         fetched = server.client().sftp(f"get {server.path}/big {tmp_path}/got", options=("-v",))
         assert (tmp_path / "got").stat().st_size == size
-        assert fetched.err.count("SSH2_MSG_NEWKEYS received") > 4
+        assert fetched.err.count("SSH2_MSG_NEWKEYS received") > 2
