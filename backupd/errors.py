@@ -38,6 +38,10 @@ class Terminated(BackupdError):
     exit_code = 143
 
 
+class ReplicaUnreachable(TemporaryError):
+    """The network, or the host at its other end, is not there just now, or went away in the middle."""
+
+
 class LockHeld(TemporaryError):
     """Another run works on the same store."""
 
@@ -84,6 +88,26 @@ class GenerationMissing(BackupdError):
 
 class TargetRefused(BackupdError):
     """Restoring there would destroy or mislead."""
+
+
+class HostKeyRefused(BackupdError):
+    """The server does not show a host key that is pinned: nothing was told to it, and nothing is tried again."""
+
+
+class HostKeyUnknown(HostKeyRefused):
+    """No key is pinned for that host, so that nobody can tell whether it is the right one."""
+
+
+class HostKeyChanged(HostKeyRefused):
+    """The server shows another key than the pinned one: it was set up anew, or is somebody else."""
+
+
+class ServerTooOld(BackupdError):
+    """The server knows only SSH algorithms that are no longer safe."""
+
+
+class LoginFailed(BackupdError):
+    """The server lets nobody in with these credentials, or they cannot be used at all."""
 
 
 class PolicyEmpty(ConfigError):

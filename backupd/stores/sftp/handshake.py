@@ -1,0 +1,99 @@
+"""The beginning of a connection, up to the host key; before it is checked nothing is told to the other side."""
+
+import logging
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from paramiko import PKey, SSHException, Transport
+from paramiko.ssh_exception import IncompatiblePeer
+
+from backupd.errors import ReplicaUnreachable, ServerTooOld
+from backupd.stores.sftp.address import host_and_port
+from backupd.stores.sftp.publickey import ALGORITHMS
+from backupd.text import printable
+
+EVERY_TYPE: Final = tuple(algorithm for algorithms in ALGORITHMS.values() for algorithm in algorithms)
+_TRY_AGAIN: Final = "check the host, its port and the network between; it is worth trying again"
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else tracebacks of its threads go to standard error
+
+
+def shake_hands(transport: Transport, host: str, port: int, timeout_s: float) -> PKey:
+    """Negotiate within `timeout_s` seconds and return the key that the server shows, which nobody has checked yet.
+
+    Raises ReplicaUnreachable, and ServerTooOld where nothing that is safe is common to both.
+    """
+    where = host_and_port(host, port)
+    transport.banner_timeout = transport.handshake_timeout = timeout_s
+    try:
+        transport.start_client(timeout=timeout_s)
+        if not transport.initial_kex_done:  # paramiko returns at the timeout as if all were well
+            raise ReplicaUnreachable(f"{where} did not negotiate within {timeout_s:g} s", _TRY_AGAIN)
+        return transport.get_remote_server_key()
+    except IncompatiblePeer as error:
+        raise _too_old(where, error) from None
+    except (SSHException, EOFError, OSError) as error:
+        told = printable(str(error)) or "it closed the connection"
+        raise ReplicaUnreachable(f"{where} answers, but not as an SSH server does: {told}", _TRY_AGAIN) from error
+
+
+def fetch_host_keys(host: str, port: int, timeout_s: float) -> tuple[PKey, ...]:
+    """Ask a server for every host key that it has, one connection for each, without logging in.
+
+    Nothing proves that the right server answers. Raises ReplicaUnreachable when all of it takes longer than
+    `timeout_s` seconds (the name server's time not counted), and ServerTooOld.
+    """
+    deadline = time.monotonic() + timeout_s
+    found: list[PKey] = []
+    wanted: Sequence[str] = EVERY_TYPE
+    while wanted:
+        try:
+            key = _fetch(host, port, wanted, max(0.1, deadline - time.monotonic()))
+        except ServerTooOld:
+            if found:  # none of the types that are left
+                break
+            raise
+        left = tuple(algorithm for algorithm in wanted if algorithm not in ALGORITHMS.get(key.get_name(), ()))
+        if left == wanted:
+            where = host_and_port(host, port)
+            raise ReplicaUnreachable(f"{where} shows a host key of another type than the agreed one", _TRY_AGAIN)
+        found.append(key)
+        wanted = left
+    return tuple(found)
+
+
+def _fetch(host: str, port: int, wanted: Sequence[str], timeout_s: float) -> PKey:
+    deadline = time.monotonic() + timeout_s
+    with _connected(host, port, timeout_s) as transport:
+        transport.get_security_options().key_types = wanted
+        return shake_hands(transport, host, port, max(0.1, deadline - time.monotonic()))
+
+
+@contextmanager
+def _connected(host: str, port: int, timeout_s: float) -> Iterator[Transport]:
+    where = host_and_port(host, port)
+    try:
+        connection = socket.create_connection((host, port), timeout=timeout_s)
+    except OSError as error:
+        told = f"no connection within {timeout_s:g} s" if isinstance(error, TimeoutError) else error.strerror or error
+        raise ReplicaUnreachable(f"{where} cannot be reached: {told}", _TRY_AGAIN) from error
+    with connection:
+        transport = Transport(connection)
+        try:
+            yield transport
+        finally:
+            transport.close()
+
+
+def _too_old(where: str, error: IncompatiblePeer) -> ServerTooOld:
+    hint = "let its administrator update it, or make an ed25519 host key there (`ssh-keygen -A`)"
+    if "host key" not in str(error):
+        return ServerTooOld(f"{where} knows no algorithm that is still safe: {printable(str(error))}", hint)
+    return ServerTooOld(
+        f"{where} has no host key of a kind that is still safe (ed25519, ecdsa, or rsa with SHA-2): "
+        "what old servers sign with ssh-rsa (SHA-1) or ssh-dss can be forged",
+        hint,
+    )

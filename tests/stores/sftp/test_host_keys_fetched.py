@@ -1,0 +1,130 @@
+"""Fetching host keys from a real server, from one that is too old, and from what is no SSH server at all."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from paramiko import ECDSAKey, ServerInterface, Transport
+from trust_sshd import Starter, fingerprint_of
+
+from backupd.errors import ReplicaUnreachable, ServerTooOld
+from backupd.stores.sftp.handshake import EVERY_TYPE, fetch_host_keys, shake_hands
+from backupd.stores.sftp.hostkeys import PinnedKeys, fingerprint
+from backupd.stores.sftp.publickey import PublicKey
+from support.daemon import free_port
+
+KINDS = ("ed25519", "ecdsa", "rsa")
+
+
+@contextmanager
+def listening(talk: Callable[[socket.socket], object], times: int = 1) -> Iterator[int]:
+    """Run a server that is no SSH server: `talk` has each connection; yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in range(times):
+                connection, _ = server.accept()
+                with connection:
+                    talk(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(server.getsockname()[1])
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_every_key_of_a_server_is_fetched_once_the_best_first(sshd: Starter) -> None:
+    with sshd() as server:
+        keys = fetch_host_keys(server.host, server.port, 30)
+        wanted = [fingerprint_of(server.host_key(kind)) for kind in KINDS]
+    assert [fingerprint(key) for key in keys] == wanted
+
+
+def test_a_server_with_one_key_has_one(sshd: Starter) -> None:
+    with sshd(kinds=("rsa",)) as server:
+        (key,) = fetch_host_keys(server.host, server.port, 30)
+        assert fingerprint(key) == fingerprint_of(server.host_key("rsa"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_with_several_keys_shows_the_one_that_is_pinned(sshd: Starter, kind: str) -> None:
+    with sshd() as server, socket.create_connection((server.host, server.port)) as plain, Transport(plain) as transport:
+        pins = PinnedKeys.read("offsite", server.host_key(kind).with_suffix(".pub").read_text(), None)
+        first = pins.types(server.host, server.port)
+        transport.get_security_options().key_types = (*first, *(t for t in EVERY_TYPE if t not in first))
+        key = shake_hands(transport, server.host, server.port, 30)
+        pins.check(server.host, server.port, key)
+        assert PublicKey.of(key) == pins.keys(server.host, server.port)[0]
+
+
+def test_a_server_that_only_signs_with_sha1_is_too_old(sshd: Starter) -> None:
+    with sshd("HostKeyAlgorithms ssh-rsa") as server, pytest.raises(ServerTooOld) as refused:
+        fetch_host_keys(server.host, server.port, 30)
+    assert refused.value.message.startswith(
+        f"127.0.0.1:{server.port} has no host key of a kind that is still safe (ed25519, ecdsa, or rsa with SHA-2)"
+    )
+    assert "ed25519" in refused.value.hint
+
+
+def test_a_server_with_nothing_but_old_key_exchanges_is_too_old(sshd: Starter) -> None:
+    with sshd("KexAlgorithms diffie-hellman-group14-sha1") as server, pytest.raises(ServerTooOld) as refused:
+        fetch_host_keys(server.host, server.port, 30)
+    assert "no acceptable kex algorithm" in refused.value.message
+
+
+def test_nobody_at_the_port_is_unreachable() -> None:
+    port = free_port()
+    with pytest.raises(ReplicaUnreachable, match=rf"127.0.0.1:{port} cannot be reached: Connection refused") as refused:
+        fetch_host_keys("127.0.0.1", port, 30)
+    assert refused.value.exit_code == 75
+    assert refused.value.hint
+
+
+def test_a_name_that_nobody_knows_is_unreachable() -> None:
+    with pytest.raises(ReplicaUnreachable, match=r"nowhere.invalid:22 cannot be reached: "):
+        fetch_host_keys("nowhere.invalid", 22, 30)
+
+
+def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
+    with (
+        listening(lambda connection: connection.sendall(b"HTTP/1.1 400 \x1b[2JBad Request\r\n" * 200)) as port,
+        pytest.raises(ReplicaUnreachable, match="answers, but not as an SSH server does") as refused,
+    ):
+        fetch_host_keys("127.0.0.1", port, 30)
+    assert refused.value.message.isprintable()
+
+
+def test_a_connection_that_is_closed_at_once_is_unreachable() -> None:
+    with listening(lambda _: None) as port, pytest.raises(ReplicaUnreachable):
+        fetch_host_keys("127.0.0.1", port, 30)
+
+
+def test_a_server_that_shows_a_key_of_another_type_than_agreed_is_not_asked_for_ever() -> None:
+    def talk(connection: socket.socket) -> None:
+        with Transport(connection) as server:
+            server.server_key_dict["ecdsa-sha2-nistp256"] = ECDSAKey.generate(bits=521)
+            server.start_server(server=ServerInterface())
+            server.join(30)
+
+    with (
+        listening(talk, times=2) as port,
+        pytest.raises(ReplicaUnreachable, match="shows a host key of another type than the agreed one"),
+    ):
+        fetch_host_keys("127.0.0.1", port, 30)
+
+
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-slow\r\n"])
+def test_a_server_that_stays_silent_is_given_up_in_time(said: bytes) -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(said)
+        while connection.recv(65536):  # until the other side gives up
+            pass
+
+    began = time.monotonic()
+    with listening(talk) as port, pytest.raises(ReplicaUnreachable):
+        fetch_host_keys("127.0.0.1", port, 1)
+    assert time.monotonic() - began < 10
