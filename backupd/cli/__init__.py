@@ -21,6 +21,7 @@ class _Lazy(click.Group):
         "prune": ("prune", "Apply the retention policy; --dry-run shows each decision."),
         "restore": ("restore", "Restore a generation to a new path."),
         "doctor": ("doctor", "Prove the whole set-up before the first night."),
+        "trust": ("trust", "Show the host keys of a replica, and the line that pins one."),
         "status": ("status", "Tell how old the last proofs are, and whether all is well."),
         "health": ("health", "Ask the running daemon whether it works."),
         "config": ("config", "Show or check the configuration."),

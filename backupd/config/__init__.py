@@ -1,7 +1,7 @@
 """TOML, environment and `…_FILE` secrets in; one frozen, validated Config out."""
 
 from backupd.config.load import load_config
-from backupd.config.render import masked, secrets_of, to_toml
+from backupd.config.render import masked, secrets_of, to_toml, toml_key, toml_value
 from backupd.config.schema import Config
 from backupd.config.sections import (
     Drill,
@@ -36,4 +36,6 @@ __all__ = [
     "masked",
     "secrets_of",
     "to_toml",
+    "toml_key",
+    "toml_value",
 ]

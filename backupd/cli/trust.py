@@ -1,0 +1,116 @@
+"""`backupd trust`."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from backupd.cli.common import config_option, json_option, print_json, print_warning, read_config, told_plainly
+from backupd.config import Config, Replica, toml_key, toml_value
+from backupd.errors import ConfigError, UsageError
+from backupd.identity import settle
+from backupd.stores.sftp.address import SftpAddress, parse_address
+from backupd.stores.sftp.handshake import fetch_host_keys
+from backupd.stores.sftp.hostkeys import PinnedKeys, State, line_for
+from backupd.stores.sftp.publickey import PublicKey
+
+_STATES: Final[dict[State, str]] = {
+    "equal": "is pinned",
+    "changed": "DIFFERS from what is pinned",
+    "revoked": "IS REVOKED",
+    "unpinned": "not pinned",
+}
+_ENDINGS: Final = {"ssh-ed25519": "ed25519", "ssh-rsa": "rsa"}
+
+
+@click.command("trust", epilog="Example: backupd trust offsite")
+@click.argument("name", metavar="NAME")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(1, 600), default=30, show_default=True, help="Seconds.")
+@config_option
+@json_option
+@told_plainly
+def command(name: str, timeout_s: float, config_file: Path | None, *, as_json: bool) -> None:
+    """Show the host keys of replica NAME, how to compare them, and the line that pins one.
+
+    Nothing is written: the line is yours to put into the configuration. Exits 1 when the server
+    shows another key than the pinned one.
+    """
+    config = read_config(config_file)
+    address = _address(config, name)
+    settle(config, os.environ)  # what a stranger sends is not read as root, and known_hosts as the daemon will read it
+    pins = _pins(name, config.replicas[name])
+    fetched = fetch_host_keys(address.host, address.port, timeout_s)
+    offered = [PublicKey.of(key) for key in fetched]
+    verdict = pins.verdict(address.host, address.port, offered)
+    states = [pins.state(address.host, address.port, key) for key in offered]
+    lines = [line_for(address.host, address.port, key) for key in fetched]
+    if as_json:
+        keys = [
+            {"type": key.type, "fingerprint": key.fingerprint, "state": state, "known_hosts": line}
+            for key, state, line in zip(offered, states, lines, strict=True)
+        ]
+        pinned = [{"type": k.type, "fingerprint": k.fingerprint} for k in pins.keys(address.host, address.port)]
+        facts = {"replica": name, "host": address.host, "port": address.port, "verdict": verdict}
+        print_json({**facts, "keys": keys, "pinned": pinned, **_to_put(name, offered[0])})
+    else:
+        click.echo(f"{name} is {address.where}, which shows:")
+        for key, state in zip(offered, states, strict=True):
+            click.echo(f"  {key}  {_STATES[state]}")
+        _print_pinned(pins.keys(address.host, address.port), verdict)
+        _print_what_to_do(name, offered[0], verdict)
+    sys.exit(1 if verdict in {"changed", "revoked"} else 0)
+
+
+def _address(config: Config, name: str) -> SftpAddress:
+    if name not in config.replicas:
+        known = ", ".join(config.replicas) or "none"
+        raise UsageError(f"there is no replica {name!r}", f"the configuration ({config.origin}) has: {known}")
+    address = parse_address(config.replicas[name].url)
+    if not isinstance(address, SftpAddress):
+        raise UsageError(f"the replica {name!r} is a directory: it has no host key", "nothing needs to be pinned")
+    return address
+
+
+def _pins(name: str, replica: Replica) -> PinnedKeys:
+    """Return what is pinned; where that cannot be read, nothing is, and this command shows what to pin instead."""
+    try:
+        return PinnedKeys.read(name, replica.host_key, replica.known_hosts)
+    except ConfigError as error:
+        print_warning(f"{error.message} ({error.hint})")
+        return PinnedKeys(name)
+
+
+def _print_pinned(pinned: tuple[PublicKey, ...], verdict: State) -> None:
+    if verdict == "equal" or not pinned:
+        return
+    click.echo("pinned is:")
+    for key in pinned:
+        click.echo(f"  {key}")
+
+
+def _print_what_to_do(name: str, key: PublicKey, verdict: State) -> None:
+    if verdict == "equal":
+        click.echo("It is the pinned server: there is nothing to do.")
+        return
+    if verdict != "unpinned":
+        click.echo("\nSomebody may stand in between: first ask whoever runs the server whether it has a new key.")
+    ending = _ENDINGS.get(key.type, "ecdsa")
+    click.echo("\nCompare on the server itself, at its console or over a connection that you trust:")
+    click.echo(f"  ssh-keygen -lf /etc/ssh/ssh_host_{ending}_key.pub")
+    lines = _to_put(name, key)
+    click.echo(f"\nOnly if that shows {key.fingerprint}, put this below [replicas.{toml_key(name)}]:")
+    click.echo(f"  {lines['toml']}")
+    click.echo("or this into the environment:")
+    click.echo(f"  {lines['environment']}")
+
+
+def _to_put(name: str, key: PublicKey) -> dict[str, str]:
+    """Return the lines that pin `key`, for the file and for the environment."""
+    variable = re.sub(r"[^A-Z0-9]", "_", name.upper())
+    return {
+        "toml": f"host_key = {toml_value(key.text)}",
+        "environment": f"BACKUPD_REPLICAS__{variable}__HOST_KEY={key.text}",
+    }
