@@ -76,8 +76,11 @@ class DirectoryStore:
 
     def lost(self) -> tuple[str, ...]:
         """Return the ids of generations whose manifest is there and whose archive is gone, in order."""
-        sizes, manifests = self._files()
-        return tuple(sorted(key for key in manifests - sizes.keys() if self._is_lost(key)))
+        archives: set[str] = set()
+        manifests: set[str] = set()
+        for key, entry in self._entries():
+            (archives if entry.name.endswith(ARCHIVE_SUFFIX) else manifests).add(key)
+        return tuple(sorted(key for key in manifests - archives if self._is_lost(key)))
 
     def taken(self, generation_id: str) -> bool:
         """Tell whether a file of that generation is there, complete or not."""
@@ -220,18 +223,22 @@ class DirectoryStore:
     def _files(self) -> tuple[dict[str, int], set[str]]:
         sizes: dict[str, int] = {}
         manifests: set[str] = set()
+        for key, entry in self._entries():
+            if not entry.name.endswith(ARCHIVE_SUFFIX):
+                manifests.add(key)
+                continue
+            with suppress(FileNotFoundError):  # pruned just now
+                sizes[key] = entry.stat(follow_symlinks=False).st_size
+        return sizes, manifests
+
+    def _entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield the archives and manifests that are there, by the id in their name."""
         with suppress(FileNotFoundError), os.scandir(self.directory) as entries:
             for entry in entries:
                 archive = entry.name.endswith(ARCHIVE_SUFFIX)
                 key = entry.name.removesuffix(ARCHIVE_SUFFIX if archive else MANIFEST_SUFFIX)
-                if key == entry.name or not is_generation_id(key) or not entry.is_file(follow_symlinks=False):
-                    continue
-                if not archive:
-                    manifests.add(key)
-                    continue
-                with suppress(FileNotFoundError):  # pruned just now
-                    sizes[key] = entry.stat(follow_symlinks=False).st_size
-        return sizes, manifests
+                if key != entry.name and is_generation_id(key) and entry.is_file(follow_symlinks=False):
+                    yield key, entry
 
     def _open(self, path: str, generation_id: str) -> tuple[int, int]:
         """Return descriptor and size of a regular file, no link. Raises GenerationMissing, OSError."""
