@@ -39,3 +39,11 @@ def pair(database: Path, tmp_path: Path, backups: Path) -> Pair:
         '[space]\nreserve = "0"\n'
     )
     return Pair(config, database, second)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """A new path in an empty directory."""
+    directory = tmp_path / "restored"
+    directory.mkdir()
+    return directory / "tasks.db"

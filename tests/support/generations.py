@@ -6,7 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from backupd.archive.manifest import decode_manifest, encode_manifest
+from backupd.jobs.site import Site
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, generation_id
+
+
+def manifest_of(site: Site, generation: str) -> Manifest:
+    """Return what the manifest of `generation` says."""
+    return decode_manifest(site.store.manifest(generation), generation)
 
 
 def backdated(backups: Path, generation: str, *, days: float, source: str | None = None) -> str:
