@@ -42,6 +42,10 @@ class ReplicaUnreachable(TemporaryError):
     """The network, or the host at its other end, is not there just now, or went away in the middle."""
 
 
+class NothingToSend(TemporaryError):
+    """A source has no verified generation yet, neither here nor at the replica."""
+
+
 class LockHeld(TemporaryError):
     """Another run works on the same store."""
 
@@ -84,6 +88,10 @@ class ManifestInvalid(BackupdError):
 
 class GenerationMissing(BackupdError):
     """No generation fits what was asked for."""
+
+
+class GenerationTaken(BackupdError):
+    """A replica holds another generation under the same id: somebody else sends there."""
 
 
 class TargetRefused(BackupdError):

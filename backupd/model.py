@@ -239,6 +239,9 @@ class RunReport:
     stages: Mapping[str, float] = field(default_factory=dict)
     kept: int = 0
     removed: tuple[str, ...] = ()
+    sent: tuple[str, ...] = ()
+    sent_bytes: int = 0
+    spared_bytes: int = 0
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     error: str | None = None

@@ -12,6 +12,7 @@ from backupd.log import open_log
 from backupd.stores.directory import DirectoryStore
 from support.bank import make_bank
 from support.command import Backupd
+from support.sshd import Sshd, running_sshd
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,3 +71,10 @@ def site(backups: Path) -> Iterator[Site]:
 def order(database: Path) -> BackupOrder:
     """What a backup of the bank is asked to do."""
     return BackupOrder("tasks", database, reserve_bytes=0)
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """An OpenSSH server for whoever runs the tests, for all of them in this process."""
+    with running_sshd(tmp_path_factory.mktemp("sshd") / "server") as server:
+        yield server

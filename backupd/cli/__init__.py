@@ -19,6 +19,7 @@ class _Lazy(click.Group):
         "show": ("show", "Show one generation's manifest and history."),
         "verify": ("verify", "Prove generations again: digests, unpacking, integrity."),
         "prune": ("prune", "Apply the retention policy; --dry-run shows each decision."),
+        "replicate": ("replicate", "Send what the replicas lack; --dry-run shows each decision."),
         "restore": ("restore", "Restore a generation to a new path."),
         "doctor": ("doctor", "Prove the whole set-up before the first night."),
         "trust": ("trust", "Show the host keys of a replica, and the line that pins one."),

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
-from backupd.jobs.doctor import examine
 from backupd.jobs.finding import Finding
+from backupd.replicas import diagnose
 from backupd.text import printable
-from backupd.wiring import backup_order, refuse_twins
+from backupd.wiring import refuse_twins
 
 
 @click.command("doctor", epilog="Example: backupd doctor --json")
@@ -17,12 +17,14 @@ from backupd.wiring import backup_order, refuse_twins
 @json_option
 @told_plainly
 def command(config_file: Path | None, *, as_json: bool) -> None:
-    """Prove the whole set-up before the first night: paths, rights, space, clock, SQLite; exits 1 on any trouble."""
+    """Prove the whole set-up before the first night; exits 1 on any trouble.
+
+    Paths, rights, space, clock, SQLite; of each replica host key, login, writing, room and clock.
+    """
     config = read_config(config_file)
     refuse_twins(config)
     site = open_site(config, writing=False)
-    orders = tuple(backup_order(config, name) for name in config.sources)
-    findings = [Finding("configuration", ok=True, detail=f"from {config.origin}"), *examine(orders, site)]
+    findings = [Finding("configuration", ok=True, detail=f"from {config.origin}"), *diagnose(config, site)]
     if as_json:
         print_json(findings)
     else:

@@ -15,16 +15,15 @@ from backupd.cli.common import (
     store_option,
     told_plainly,
 )
-from backupd.cli.stores import require_local, require_sources
+from backupd.cli.stores import expiry_of, opened, require_sources
 from backupd.cli.tables import print_table
 from backupd.config import Config
 from backupd.jobs.expire import plan_for
-from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
+from backupd.jobs.order import Expiry
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_age, human_bytes
-from backupd.model import Generation
-from backupd.wiring import expiry
+from backupd.model import LOCAL_STORE, Generation
 
 
 @click.command("list", epilog="Example: backupd list --source tasks --json")
@@ -36,34 +35,33 @@ from backupd.wiring import expiry
 def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_json: bool) -> None:
     """List generations, newest first: age, size, verification, why each is kept, and where copies are."""
     config = read_config(config_file)
-    require_local(store, config)
     site = open_site(config, writing=False)
-    inventory = local_inventory(site)
-    require_sources(names, config, inventory)
-    reasons = _reasons(config, inventory, site)
+    with opened(store, config, site) as (_, inventory):
+        require_sources(names, config, inventory)
+    reasons = _reasons(expiry_of(store, config), config, inventory, site)
     copies = site.ask_catalog(lambda catalog: catalog.copies(), dict[str, tuple[str, ...]]())
     shown = [g for g in inventory.generations if not names or g.source in names]
     if as_json:
-        print_json([_facts(g, reasons, _stores(g, copies)) for g in shown])
+        print_json([_facts(g, reasons, _stores(g, copies, store)) for g in shown])
         return
-    _print(shown, reasons, copies, site)
+    _print(shown, reasons, copies, site, store)
     for why in inventory.refused.values():
         print_warning(why)
 
 
-def _reasons(config: Config, inventory: Inventory, site: Site) -> dict[str, tuple[str, ...]]:
+def _reasons(expiry: Expiry, config: Config, inventory: Inventory, site: Site) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for source in {g.source for g in inventory.generations}:
         if source in config.sources:
-            found.update(plan_for(source, expiry(config), inventory, site).reasons())
+            found.update(plan_for(source, expiry, inventory, site).reasons())
         else:
             found.update({g.id: ("source not configured",) for g in inventory.of(source)})
     return found
 
 
-def _stores(generation: Generation, copies: dict[str, tuple[str, ...]]) -> list[str]:
-    others = [name for name in copies.get(generation.id, ()) if name != "local"]
-    return ["local", *others]
+def _stores(generation: Generation, copies: dict[str, tuple[str, ...]], store: str) -> list[str]:
+    """Name the store that was listed, and others that have a copy as far as the catalog knows."""
+    return [store, *(name for name in copies.get(generation.id, ()) if name != store)]
 
 
 def _verification(generation: Generation) -> str:
@@ -88,9 +86,10 @@ def _print(
     reasons: dict[str, tuple[str, ...]],
     copies: dict[str, tuple[str, ...]],
     site: Site,
+    store: str,
 ) -> None:
     if not shown:
-        click.echo(f"no generations in {site.store.directory}")
+        click.echo(f"no generations in {site.store.directory if store == LOCAL_STORE else store}")
         return
     now = site.clock()
     rows = [
@@ -100,7 +99,7 @@ def _print(
             human_bytes(g.archive_bytes),
             _verification(g),
             ", ".join(reasons.get(g.id, ())) or "goes with the next prune",
-            ", ".join(_stores(g, copies)),
+            ", ".join(_stores(g, copies, store)),
         )
         for g in shown
     ]

@@ -9,10 +9,10 @@ import click
 
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
 from backupd.cli.progress import shown_progress
-from backupd.cli.stores import require_local, require_sources
+from backupd.cli.stores import opened, require_sources
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.jobs.generations import choose_generation, local_inventory
+from backupd.jobs.generations import choose_generation
 from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.words import human_bytes
 from backupd.wiring import workers
@@ -46,7 +46,6 @@ def command(
     Nothing that exists is replaced.
     """
     config = read_config(config_file)
-    require_local(store, config)
     if target is None:
         raise UsageError(
             "restoring in place is not part of this version",
@@ -58,10 +57,10 @@ def command(
         raise UsageError("an ID and --at do not go together", "give one of the two")
     with shown_progress(quiet=as_json) as progress:
         site = open_site(config, progress, writing=False if dry_run else None)  # a read-only mount will do
-        inventory = local_inventory(site)
-        require_sources((source,) if source else (), config, inventory)
-        manifest = choose_generation(inventory, wanted, source, _time(at, config))
-        done = restore_to(manifest, Path(target), workers(config), site, dry_run=dry_run)
+        with opened(store, config, site) as (place, inventory):
+            require_sources((source,) if source else (), config, inventory)
+            manifest = choose_generation(inventory, wanted, source, _time(at, config))
+            done = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
     if as_json:
         print_json(done)
     else:

@@ -1,18 +1,40 @@
 """Which store and which sources a command means."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from backupd.config import Config
 from backupd.errors import UsageError
+from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
+from backupd.jobs.order import Expiry
+from backupd.jobs.replicate import inventory_of
+from backupd.jobs.site import Site
 from backupd.model import LOCAL_STORE
+from backupd.replicas import connecting, replica_order
+from backupd.stores.contract import Store
+from backupd.wiring import expiry
 
 
-def require_local(store: str, config: Config) -> None:
-    """Accept the local store; raises UsageError for another, and says whether there is one of that name."""
-    if store == LOCAL_STORE:
+@contextmanager
+def opened(name: str, config: Config, site: Site) -> Iterator[tuple[Store, Inventory]]:
+    """Lend the store of that name, the local one or a replica, with all that is in it.
+
+    Raises UsageError when there is none of that name, ReplicaUnreachable and what else connecting raises.
+    """
+    if name == LOCAL_STORE:
+        yield site.store, local_inventory(site)
         return
-    if store in config.replicas:
-        raise UsageError(f"this version cannot reach the replica {store!r} yet", "use the local store")
-    raise UsageError(f"there is no store {store!r}", f"the configuration ({config.origin}) has: {LOCAL_STORE}")
+    if name not in config.replicas:
+        known = ", ".join((LOCAL_STORE, *config.replicas))
+        raise UsageError(f"there is no store {name!r}", f"the configuration ({config.origin}) has: {known}")
+    with connecting(config, name, site)() as replica:
+        yield replica, inventory_of(name, replica, site)
+
+
+def expiry_of(name: str, config: Config) -> Expiry:
+    """Return what may stay in the store of that name."""
+    return expiry(config) if name == LOCAL_STORE else replica_order(config, name).expiry
 
 
 def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory) -> None:

@@ -17,9 +17,8 @@ from backupd.cli.common import (
     told_plainly,
 )
 from backupd.cli.progress import shown_progress
-from backupd.cli.stores import require_local, require_sources
+from backupd.cli.stores import opened, require_sources
 from backupd.errors import GenerationMissing, UsageError
-from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.verify import CheckResult, verify
 from backupd.text import printable
@@ -49,22 +48,23 @@ def command(
     read-only store archives are unpacked in the system's temporary directory (TMPDIR), and nothing is marked or logged.
     """
     config = read_config(config_file)
-    require_local(store, config)
     results = []
     with shown_progress(quiet=as_json) as progress:
         site = open_site(config, progress, writing=None)
-        inventory = local_inventory(site)
-        require_sources(names, config, inventory)
-        for generation in _wanted(ids, names, inventory, everything=everything):
-            try:
-                result = verify(generation, inventory, workers(config), site, reserve=config.space.reserve)
-            except GenerationMissing:
-                if ids:
-                    raise
-                print_warning(f"{generation} was pruned meanwhile: skipped")
-                continue
-            results.append(result)
-            _print(result, quiet=as_json)
+        with opened(store, config, site) as (place, inventory):
+            require_sources(names, config, inventory)
+            for generation in _wanted(ids, names, inventory, everything=everything):
+                try:
+                    result = verify(
+                        generation, inventory, workers(config), site, reserve=config.space.reserve, store=place
+                    )
+                except GenerationMissing:
+                    if ids:
+                        raise
+                    print_warning(f"{generation} was pruned meanwhile: skipped")
+                    continue
+                results.append(result)
+                _print(result, quiet=as_json)
     if as_json:
         print_json(results)
     sys.exit(0 if all(result.sound for result in results) else 1)

@@ -25,7 +25,7 @@ from backupd.config.sections import (
 from backupd.model import RetentionPolicy
 
 ENVIRONMENT = "environment"
-NOT_YET_ACTIVE = ("replicas", "drill", "notify", "pings")
+NOT_YET_ACTIVE = ("drill", "notify", "pings")
 
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -129,12 +129,10 @@ class Config(BaseSettings):
         return self.retention.policy()
 
     def not_yet_active(self) -> tuple[str, ...]:
-        """Name the sections that are set but not acted upon by this version, such as "replicas.offsite"."""
-        found: list[str] = []
-        for section in NOT_YET_ACTIVE:
-            value = getattr(self, section)
-            if section == "replicas":
-                found += [f"{section}.{name}" for name in value]
-            elif value != type(value)() if isinstance(value, BaseModel) else value:  # as `config show` prints it
-                found.append(section)
-        return tuple(found)
+        """Name the sections that are set but not acted upon by this version, such as "drill"."""
+        values = {section: getattr(self, section) for section in NOT_YET_ACTIVE}
+        return tuple(
+            section
+            for section, value in values.items()
+            if (value != type(value)() if isinstance(value, BaseModel) else value)  # as `config show` prints it
+        )

@@ -171,11 +171,14 @@ class Replica(Table):
         examples=["-----BEGIN OPENSSH PRIVATE KEY-----\n..."],
     )
     passphrase: kinds.Secret | None = Field(None, description="Opens that key.", examples=["change me"])
+    timeout_s: kinds.Seconds = Field(
+        7200, gt=0, description="Seconds for which a lost connection is made again before the run fails."
+    )
     append_only: bool = Field(default=False, description="Never remove anything there.")
     verify: Literal["read-back", "remote-hash"] = Field(
         "read-back",
-        description='How a copy is proven: "read-back" fetches it again, "remote-hash" has the server '
-        "compute its SHA-256.",
+        description='How a copy is proven: "read-back" fetches it again; so does "remote-hash" in this version, '
+        "which will have the server compute its SHA-256.",
     )
     retention: Retention | None = Field(
         None, description="How many generations stay there; without this section as many as here."

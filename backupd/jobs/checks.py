@@ -7,7 +7,7 @@ from errno import EIO
 from backupd.archive.members import digest_of
 from backupd.jobs.site import Site
 from backupd.log import Event
-from backupd.model import Manifest
+from backupd.model import LOCAL_STORE, Manifest
 from backupd.stores.contract import Store
 
 
@@ -36,10 +36,22 @@ def examine_archive(manifest: Manifest, store: Store) -> Examined:
     return Examined(sound=False, damaged=True, detail=what)
 
 
-def remember_check(generation: str, site: Site, *, sound: bool, detail: str, duration_s: float = 0.0) -> str:
-    """Mark `generation` of the local store as damaged or sound; returns in words why it could not be marked."""
+def remember_check(
+    generation: str, site: Site, *, sound: bool, detail: str, duration_s: float = 0.0, store: str = LOCAL_STORE
+) -> str:
+    """Remember that the copy of `generation` in `store` is damaged or sound; returns in words why it could not be.
+
+    In the local store it is marked; of a replica the catalog knows, and the next replication sends a good copy.
+    """
     if not sound:
-        site.log.error(Event.GENERATION_DAMAGED, f"{generation}: {detail}", generation=generation)
+        where = "" if store == LOCAL_STORE else f" at {store}"
+        site.log.error(Event.GENERATION_DAMAGED, f"{generation}{where}: {detail}", generation=generation, store=store)
+    now = site.clock()
+    site.tell_catalog(lambda catalog: catalog.record_check(generation, store, now, sound, detail, duration_s))
+    return _mark(generation, site, sound=sound, detail=detail) if store == LOCAL_STORE else ""
+
+
+def _mark(generation: str, site: Site, *, sound: bool, detail: str) -> str:
     trouble = ""
     try:
         if sound:
@@ -49,6 +61,4 @@ def remember_check(generation: str, site: Site, *, sound: bool, detail: str, dur
     except OSError as error:
         mark = "sound, and still does not count" if sound else "damaged, and still counts"
         trouble = f"{generation} could not be marked as {mark}: {error.strerror}"
-    now = site.clock()
-    site.tell_catalog(lambda catalog: catalog.record_check(generation, site.store.name, now, sound, detail, duration_s))
     return trouble

@@ -16,6 +16,7 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
+from backupd.stores.contract import Store
 
 _ABANDONED_S = 86400
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -35,8 +36,10 @@ class Restored:
     dry_run: bool
 
 
-def restore_to(manifest: Manifest, target: Path, workers: int, site: Site, *, dry_run: bool = False) -> Restored:
-    """Restore `manifest`'s generation of the local store as the new file `target`; nothing there is ever replaced.
+def restore_to(
+    manifest: Manifest, target: Path, workers: int, site: Site, *, store: Store | None = None, dry_run: bool = False
+) -> Restored:
+    """Restore a generation of `store` (None: the local one) as the new file `target`; nothing there is ever replaced.
 
     The file appears under its name complete, proven and durable, with the mode that the source had, and as root with
     its owner, where root may give files away. Raises TargetRefused, CopyCorrupt, NoSpace.
@@ -58,7 +61,7 @@ def restore_to(manifest: Manifest, target: Path, workers: int, site: Site, *, dr
         dry_run=dry_run,
     )
     if not dry_run:
-        done = replace(done, owner=_restore(manifest, target, workers, site))
+        done = replace(done, owner=_restore(manifest, target, workers, site, store or site.store))
         site.log.info(
             Event.GENERATION_RESTORED,
             f"restored {manifest.id} to {target}",
@@ -87,18 +90,18 @@ def refuse_unsafe(target: Path) -> None:
             )
 
 
-def _restore(manifest: Manifest, target: Path, workers: int, site: Site) -> str | None:
+def _restore(manifest: Manifest, target: Path, workers: int, site: Site, store: Store) -> str | None:
     _sweep_old_parts(target)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        unpack_proven(manifest, site.store, part, workers, site)
+        unpack_proven(manifest, store, part, workers, site)
         owner = _give_back(part, manifest.origin)
         part.chmod(manifest.origin.mode & 0o777)
         fsync_file(part)
         _put_in_place(part, target)
         fsync_directory(target.parent)
     except CopyCorrupt as error:
-        remember_check(manifest.id, site, sound=False, detail=error.message)
+        remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
         raise
     finally:
         part.unlink(missing_ok=True)

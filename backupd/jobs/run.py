@@ -38,6 +38,15 @@ class Run:
         """Add something worth telling that is no fault."""
         self.update(notes=(*self.report.notes, note))
 
+    def sent(self, generation: str, sent_bytes: int, spared_bytes: int) -> None:
+        """Add a generation that reached a replica, and the bytes that travelled and that were spared."""
+        report = self.report
+        self.update(
+            sent=(*report.sent, generation),
+            sent_bytes=report.sent_bytes + sent_bytes,
+            spared_bytes=report.spared_bytes + spared_bytes,
+        )
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure the block as the stage `name`."""

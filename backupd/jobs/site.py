@@ -1,6 +1,6 @@
 """The place where jobs work: the local store with its lock, holds, catalog and log."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from backupd.catalog import Catalog, CatalogUnavailable, open_catalog, read_cata
 from backupd.jobs.inventory import take_inventory
 from backupd.log import Event, EventLog
 from backupd.model import NoProgress, Progress
+from backupd.stores.contract import Recovered
 from backupd.stores.directory import DirectoryStore
 from backupd.stores.holds import Holds, Quarantine
 from backupd.stores.lock import Holder, store_lock
@@ -78,6 +79,14 @@ class Site:
             self._say_unavailable(error)
 
     @contextmanager
+    def locked_for(self, task: str) -> Iterator[None]:
+        """Let nobody else do `task` here; the store itself is left to others. Raises LockHeld, SnapshotFailed."""
+        self.store.prepare()
+        path = self.store.hidden / f"{task}.lock"
+        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._say_waiting):
+            yield
+
+    @contextmanager
     def locked(self, task: str) -> Iterator[None]:
         """Hold the store alone, and first finish or sweep what a killed run left. Raises LockHeld, SnapshotFailed."""
         self.store.prepare()
@@ -105,7 +114,11 @@ class Site:
             self.store.write_checksums(take_inventory(self.store, self.clock()).digests())
 
     def _recover(self) -> None:
-        for found in self.store.recover():
+        self.say_recovered(self.store.recover())
+
+    def say_recovered(self, recovered: Iterable[Recovered]) -> None:
+        """Log what was done about what a killed run left, as it is done."""
+        for found in recovered:
             match found.what:
                 case "removal":
                     what = f"finished the removal of {found.name} that a killed run had begun"

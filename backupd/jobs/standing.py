@@ -38,8 +38,26 @@ def health_facts(limits: Iterable[Limit], inventory: Inventory, site: Site) -> H
 
 
 def _last_at(limit: Limit, inventory: Inventory, site: Site) -> datetime | None:
-    """Return when there was the last proof; this version makes none but backups."""
-    return last_proof(limit.subject, inventory, site) if limit.task == "backup" else None
+    """Return when there was the last proof; this version makes none of restores."""
+    if limit.task == "backup":
+        return last_proof(limit.subject, inventory, site)
+    return _last_copy(limit.subject, inventory, site) if limit.task == "replicate" else None
+
+
+def _last_copy(replica: str, inventory: Inventory, site: Site) -> datetime | None:
+    """Return as of when a replica holds every source: when all that was wanted was there, and no later than its proof.
+
+    None where it was never so.
+    """
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            run = catalog.last_success("replicate", replica, inventory.now)
+    except CatalogUnavailable:
+        return None
+    if run is None:
+        return None
+    proofs = (last_proof(source, inventory, site) for source in {g.source for g in inventory.generations})
+    return min((run.started_at, *(proof for proof in proofs if proof is not None)))
 
 
 def last_proof(source: str, inventory: Inventory, site: Site) -> datetime | None:

@@ -30,7 +30,7 @@ def human_age(age_s: float) -> str:
 
 def describe(report: RunReport) -> str:
     """Tell a run in the one line that `backup.log` ends it with."""
-    head = f"{report.task} of {report.source}"
+    head = f"{report.task} {'to' if report.task == 'replicate' else 'of'} {report.source}"
     if report.outcome == "failed":
         return f"{head}: failed: {report.error}"
     parts = [f"{head}: {report.outcome} {report.generation}" if report.generation else f"{head}: {report.outcome}"]
@@ -38,6 +38,9 @@ def describe(report: RunReport) -> str:
         parts.append(f"{human_bytes(report.snapshot_bytes)} as {human_bytes(report.archive_bytes)}")
     if report.verification:
         parts.append(f"verified {report.verification}")
+    if report.task == "replicate":
+        sizes = f"{human_bytes(report.sent_bytes)} sent, {human_bytes(report.spared_bytes)} spared"
+        parts.append(f"{len(report.sent)} generations, {sizes}")
     parts.append(f"{report.duration_s:.1f} s")
     if report.kept or report.removed:
         parts.append(f"{report.kept} kept, {len(report.removed)} removed")

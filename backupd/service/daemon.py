@@ -11,9 +11,10 @@ from backupd.log import Event
 from backupd.model import CLOCK_TOLERANCE
 from backupd.schedule import Due, TaskHistory, plan_next_run
 from backupd.service.claims import Claims
+from backupd.service.lanes import Lanes
 from backupd.service.plan import Planned
 from backupd.service.ticker import STALLED_S, Ticker
-from backupd.service.worker import DOCTOR, REBUILD, Job, Worker
+from backupd.service.worker import DOCTOR, REBUILD, Job
 
 _LOOK_EVERY_S: Final = 60.0
 
@@ -22,7 +23,7 @@ class Daemon:
     """Ticker and worker over one site; `outdated` is asked every minute whether all should begin anew."""
 
     def __init__(
-        self, planned: tuple[Planned, ...], worker: Worker, site: Site, outdated: Callable[[], bool] = lambda: False
+        self, planned: tuple[Planned, ...], worker: Lanes, site: Site, outdated: Callable[[], bool] = lambda: False
     ) -> None:
         self._planned, self._worker, self._site, self._outdated = planned, worker, site, outdated
         self._ticker = Ticker(self._tick, self._tick_failed)
@@ -72,7 +73,11 @@ class Daemon:
     def _tick(self) -> None:
         self._site.store.prepare()
         mine = self._claims.held()
-        for planned, why in self._all_due([one for one in self._planned if one.source in mine]):
+        due = self._all_due([one for one in self._planned if one.source in mine])
+        backing_up = any(planned.task == "backup" for planned, _ in due)
+        for planned, why in due:
+            if planned.task == "replicate" and backing_up:
+                continue  # what is about to be made ought to travel as well; one that failed is not due for a while
             if self._worker.submit(Job(planned.task, planned.source)):
                 task, source = planned.task, planned.source
                 self._site.log.info(Event.RUN_DUE, f"{planned} is due: {why.reason}", task=task, source=source)

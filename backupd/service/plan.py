@@ -8,19 +8,19 @@ from backupd.model import Task
 from backupd.schedule import Schedule
 
 # In this order when several are due: what makes a new copy goes before what looks after old ones.
-SCHEDULED: tuple[Task, ...] = ("backup", "prune", "scrub")
+_SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "prune", "scrub")
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One task of one source, and when it is due."""
+    """One task of one source, or of one replica, and when it is due."""
 
     task: Task
     source: str
     schedule: Schedule
 
     def __str__(self) -> str:
-        return f"{self.task} of {self.source}"
+        return f"{self.task} {'to' if self.task == 'replicate' else 'of'} {self.source}"
 
 
 def planned_tasks(config: Config) -> tuple[Planned, ...]:
@@ -28,6 +28,6 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
     zone = ZoneInfo(config.schedule.timezone)
     return tuple(
         Planned(task, source, Schedule.parse(getattr(config.schedule, task), zone))
-        for task in SCHEDULED
-        for source in config.sources
+        for task in _SCHEDULED
+        for source in (config.replicas if task == "replicate" else config.sources)
     )

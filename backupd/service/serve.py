@@ -12,6 +12,7 @@ from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.service.daemon import Daemon
 from backupd.service.ending import end_within
+from backupd.service.lanes import Lanes
 from backupd.service.overview import Overview
 from backupd.service.plan import planned_tasks
 from backupd.service.succession import Succession
@@ -34,8 +35,8 @@ def serve(config: Config) -> NoReturn:
     identity = settle(config, os.environ)
     site = watching_site(config, sys.stdout)
     planned = planned_tasks(config)
-    worker = Worker(config, site.log, site.clock)
-    daemon = Daemon(planned, worker, site, Succession(config, site.log).due)
+    lanes = Lanes(Worker(config, site.log, site.clock), Worker(config, site.log, site.clock))
+    daemon = Daemon(planned, lanes, site, Succession(config, site.log).due)
     server = _server(config, Overview(daemon, planned, limits(config), site), site)
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, lambda *_: daemon.stop())

@@ -56,6 +56,12 @@ def _run(task: str, source: str, config: Config, site: Site) -> RunReport:
 
         return backup(backup_order(config, source), site)
     give_way(priority(config))  # a backup steps aside by itself, once it no longer holds the app's snapshot
+    if task == "replicate":
+        from backupd.jobs.replicate import replicate
+        from backupd.replicas import connecting, replica_order, retrying
+
+        order = replica_order(config, source)
+        return replicate(order, connecting(config, source, site), retrying(config, source, site), site)
     if task == "prune":
         from backupd.jobs.expire import prune
 
@@ -67,10 +73,10 @@ def _run(task: str, source: str, config: Config, site: Site) -> RunReport:
 
 def _doctor(config: Config, site: Site) -> int:
     """Log what `backupd doctor` finds; returns 1 when something is wrong."""
-    from backupd.jobs.doctor import examine
+    from backupd.replicas import diagnose
 
     wrong = False
-    for finding in examine(tuple(backup_order(config, name) for name in config.sources), site):
+    for finding in diagnose(config, site):
         wrong |= not finding.ok
         tell = site.log.info if finding.ok else site.log.warning
         tell(Event.DOCTOR_FOUND, f"{finding.check}: {finding.detail}", ok=finding.ok, hint=finding.hint or None)

@@ -1,9 +1,9 @@
 """What every store can do; one suite of tests holds every kind to it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,23 @@ class Stored:
 
 
 Listing = tuple[Stored, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a killed run left, and `trouble` in words where it could not be put right."""
+
+    what: Literal["removal", "publication", "staging"]
+    name: str
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What one publication cost: bytes sent, and bytes that lay there already and were found right."""
+
+    sent_bytes: int
+    spared_bytes: int
 
 
 class Store(Protocol):
@@ -44,3 +61,35 @@ class Store(Protocol):
 
     def free_space(self) -> int | None:
         """Return the bytes that are free there, None when the store cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a try-out of a replica found: `lacks` names what its server cannot do; None where nothing could be told."""
+
+    lacks: tuple[str, ...]
+    clock_ahead_s: float | None
+    free_bytes: int | None
+
+
+class Replica(Store, Protocol):
+    """A store that copies are sent to."""
+
+    @property
+    def last_transfer(self) -> Transfer:
+        """What the last `publish` cost."""
+
+    def prepare(self) -> None:
+        """Make what is missing. Raises BackupdError, OSError."""
+
+    def recover(self) -> Iterator[Recovered]:
+        """Finish what a kill cut short, and yield what was done about each."""
+
+    def sweep(self, wanted: Collection[str]) -> Iterator[Recovered]:
+        """Remove what is on its way from us, but not of the `wanted` generations, and yield what was removed."""
+
+    def begun_bytes(self, generation_id: str) -> int:
+        """Return how many bytes of a generation lie there from an earlier try."""
+
+    def probe(self) -> Probed:
+        """Write, read back, rename and delete a small file there. Raises BackupdError, OSError."""

@@ -9,32 +9,24 @@ DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and proven before it bea
 
 import errno
 import os
+import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from backupd.errors import GenerationMissing, NoSpace, SnapshotFailed
 from backupd.files import fsync_directory, give_to_owner_of, is_full, overwrite, replace_durably, write_durably
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.contract import Listing, Stored
+from backupd.stores.contract import Listing, Recovered, Stored
 from backupd.stores.staging import Staging, sweep
 
 CHECKSUMS = "SHA256SUMS"
 HIDDEN = ".backupd"
 _NO_LINKS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What a killed run left, and `trouble` in words where it could not be put right."""
-
-    what: Literal["removal", "publication", "staging"]
-    name: str
-    trouble: str = ""
 
 
 class DirectoryStore:
@@ -73,6 +65,17 @@ class DirectoryStore:
         alone = [key + ARCHIVE_SUFFIX for key in sizes.keys() - manifests]
         alone += [key + MANIFEST_SUFFIX for key in manifests - sizes.keys()]
         return tuple(sorted(alone))
+
+    def identity(self) -> str:
+        """Return a name that no other store has, the same for ever; made where there is none yet. Raises OSError."""
+        path = self.hidden / "identity"
+        with suppress(FileNotFoundError):
+            name = path.read_text().strip()
+            if re.fullmatch("[0-9a-f]{16}", name):
+                return name
+        name = secrets.token_hex(8)
+        replace_durably(path, f"{name}\n".encode(), temporary=self.hidden / "identity.new")
+        return name
 
     def lost(self) -> tuple[str, ...]:
         """Return the ids of generations whose manifest is there and whose archive is gone, in order."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +15,14 @@ from backupd.jobs.expire import prune, unfreeze
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.order import BackupOrder, Expiry
 from backupd.jobs.rebuild import rebuild_catalog
+from backupd.jobs.replicate import ReplicaOrder, replicate
 from backupd.jobs.restore import restore_to
 from backupd.jobs.site import Site
 from backupd.jobs.verify import verify
 from backupd.log import Event, open_log
 from backupd.model import RetentionPolicy, RunReport
 from backupd.stores.lock import store_lock
+from backupd.stores.mirror import MirrorStore
 from support.bank import make_bank
 from support.command import log_lines
 from support.generations import backdated, flip_byte
@@ -102,6 +105,8 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Sit
     inventory = local_inventory(site)
     for key in (report.generation, damaged):
         verify(key, inventory, 1, site)
+    to_nas = ReplicaOrder("nas", Expiry(RetentionPolicy(daily=1)), ("tasks",))
+    replicate(to_nas, lambda: nullcontext(MirrorStore("nas", tmp_path / "nas")), lambda do: do(), site)
     restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, site)
     prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
     rebuild_catalog(site)
@@ -122,6 +127,7 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Sit
         Event.STAGING_STUCK,
         Event.PUBLISH_RESUMED,
         Event.REMOVAL_RESUMED,
+        Event.REPLICA_RETRIED,
         Event.SNAPSHOT_WAITING,
         Event.SNAPSHOT_RETRIED,
         Event.SNAPSHOT_QUARANTINED,

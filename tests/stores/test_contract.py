@@ -16,20 +16,40 @@ from backupd.errors import GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX
 from backupd.stores.contract import Store, Stored
 from backupd.stores.directory import DirectoryStore
+from backupd.stores.mirror import MirrorStore
+from support.replicas import connected
 
 IDS = ("tasks-20261121-0400", "tasks-20261122-0400", "tasks-20261122-0400-2")
 ID = IDS[0]
 
 
 @contextmanager
-def directory_store(files: Path) -> Iterator[Store]:
+def directory_store(files: Path, _request: pytest.FixtureRequest) -> Iterator[Store]:
     store = DirectoryStore("here", files)
     store.prepare()
     yield store
 
 
+@contextmanager
+def mirror_store(files: Path, _request: pytest.FixtureRequest) -> Iterator[Store]:
+    store = MirrorStore("here", files)
+    store.prepare()
+    yield store
+
+
+@contextmanager
+def sftp_store(files: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    with connected(request.getfixturevalue("sshd"), files) as store:
+        store.prepare()
+        yield store
+
+
 # Each kind is made for a directory of this machine, so that tests can see, and plant, what is in it.
-KINDS: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {"directory": directory_store}
+KINDS: dict[str, Callable[[Path, pytest.FixtureRequest], AbstractContextManager[Store]]] = {
+    "directory": directory_store,
+    "mirror": mirror_store,
+    "sftp": sftp_store,
+}
 
 
 @dataclass
@@ -65,7 +85,7 @@ class Bench:
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     files = tmp_path / "files"
     files.mkdir()
-    with KINDS[request.param](files) as store:
+    with KINDS[request.param](files, request) as store:
         yield Bench(store, files, tmp_path / "work")
 
 

@@ -1,0 +1,110 @@
+"""`backupd replicate`."""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import (
+    config_option,
+    json_option,
+    open_site,
+    print_json,
+    print_trouble,
+    read_config,
+    told_plainly,
+    worst_exit,
+)
+from backupd.cli.progress import shown_progress
+from backupd.cli.tables import print_table
+from backupd.config import Config
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.replicate import ReplicationPlan, inventory_of, plan_all, replicate
+from backupd.jobs.site import Site
+from backupd.jobs.words import human_bytes
+from backupd.model import Generation, RunReport
+from backupd.replicas import connecting, replica_order, require_replicas, retrying
+
+
+@click.command("replicate", epilog="Example: backupd replicate --to offsite --dry-run")
+@click.option("--to", "names", multiple=True, metavar="NAME", help="To this replica only (may be repeated).")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent and removed, and why; change nothing.")
+@config_option
+@json_option
+@told_plainly
+def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> None:
+    """Send the generations that a replica lacks, newest first, and let go there what its retention policy lets go.
+
+    A broken connection is made again, and goes on where what is proven ends. Exits 0 sent, 1 failed, 3 with warnings,
+    75 when the replica could not be reached.
+    """
+    config = read_config(config_file)
+    wanted = require_replicas(config, names)
+    with shown_progress(quiet=as_json) as progress:
+        site = open_site(config, progress, writing=not dry_run)
+        if dry_run:
+            plans = {name: _plans(config, name, site) for name in wanted}
+        else:
+            reports = [_replicate(config, name, site) for name in wanted]
+    if dry_run:
+        _print_plans(plans, as_json=as_json)
+        return
+    if as_json:
+        print_json([asdict(report) for report in reports])
+    for report in reports:
+        _print(report, as_json=as_json)
+    sys.exit(worst_exit(reports))
+
+
+def _replicate(config: Config, name: str, site: Site) -> RunReport:
+    return replicate(replica_order(config, name), connecting(config, name, site), retrying(config, name, site), site)
+
+
+def _plans(config: Config, name: str, site: Site) -> tuple[ReplicationPlan, ...]:
+    with connecting(config, name, site)() as replica:
+        return plan_all(replica_order(config, name), local_inventory(site), inventory_of(name, replica, site), site)
+
+
+def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:
+    decisions = [d for name, of_sources in plans.items() for plan in of_sources for d in _decisions(name, plan)]
+    if as_json:
+        print_json(decisions)
+    elif decisions:
+        rows = [(d.replica, d.id, d.action, human_bytes(d.archive_bytes), ", ".join(d.reasons)) for d in decisions]
+        print_table(("replica", "generation", "decision", "size", "reason"), rows, right=frozenset({"size"}))
+    else:
+        click.echo("there is nothing here and nothing there")
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """One line of a plan."""
+
+    replica: str
+    id: str
+    action: str
+    archive_bytes: int
+    reasons: tuple[str, ...]
+
+
+def _decisions(replica: str, plan: ReplicationPlan) -> list[_Decision]:
+    def decide(action: str, generation: Generation, reasons: tuple[str, ...]) -> _Decision:
+        return _Decision(replica, generation.id, action, generation.archive_bytes, reasons)
+
+    return [
+        *(decide("would be sent", kept.generation, kept.reasons) for kept in plan.send),
+        *(decide("stays", kept.generation, kept.reasons) for kept in plan.keep),
+        *(decide("would go", removed.generation, (removed.reason,)) for removed in plan.remove),
+    ]
+
+
+def _print(report: RunReport, *, as_json: bool) -> None:
+    print_trouble(report)
+    if as_json or report.outcome == "failed":
+        return
+    click.echo(
+        f"{report.source}: {len(report.sent)} generations sent, {len(report.removed)} removed, {report.kept} there"
+    )
+    click.echo(f"  bytes    {human_bytes(report.sent_bytes)} sent, {human_bytes(report.spared_bytes)} spared")
+    click.echo(f"  time     {report.duration_s:.1f} s")

@@ -1,0 +1,137 @@
+"""Send what a replica lacks, newest first, and let go there what its own policy lets go: plan, then act.
+
+The plan is made from the replica's own listing, never by mirroring: losing the local disk must not empty it.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from backupd.catalog import Catalog
+from backupd.errors import NothingToSend
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.inventory import Inventory, take_inventory
+from backupd.jobs.order import Expiry
+from backupd.jobs.retry import Retry
+from backupd.jobs.run import Run, recorded
+from backupd.jobs.send import require_ours, send, told_of
+from backupd.jobs.site import Site
+from backupd.log import Event
+from backupd.model import Generation, Hold, Kept, Removed, RunReport
+from backupd.retention import plan_retention
+from backupd.stores.contract import Replica
+
+Connect = Callable[[], AbstractContextManager[Replica]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOrder:
+    """One replica and what may stay there; an `append_only` one is never told to remove anything.
+
+    Of `sources`, and of what else is in the local store: what others have sent there is none of ours.
+    """
+
+    name: str
+    expiry: Expiry
+    sources: tuple[str, ...] = ()
+    append_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationPlan:
+    """What would travel, newest first, and what would go there; nothing has been done yet."""
+
+    send: tuple[Kept, ...]
+    keep: tuple[Kept, ...]
+    remove: tuple[Removed, ...]
+
+
+def plan_replication(
+    local: Iterable[Generation],
+    there: Iterable[Generation],
+    order: ReplicaOrder,
+    now: datetime,
+    hold: Hold | None = None,
+) -> ReplicationPlan:
+    """Decide for one source what a replica gets and lets go, given what is here and what is there.
+
+    Sent is what its policy would keep, is verified here, and is not there in good order. Nothing goes under a `hold`,
+    nor from an append-only replica. Raises PolicyEmpty.
+    """
+    good_there = {generation.id for generation in there if generation.verified}
+    verified = (generation for generation in local if generation.verified)
+    lacking = {generation.id: generation for generation in verified if generation.id not in good_there}
+    present = {generation.id: generation for generation in there if generation.id not in lacking}
+    plan = plan_retention((present | lacking).values(), order.expiry.policy, now, order.expiry.timezone, hold)
+    send = tuple(kept for kept in plan.keep if kept.generation.id in lacking)
+    keep = tuple(kept for kept in plan.keep if kept.generation.id in present)
+    remove = tuple(removed for removed in plan.remove if removed.generation.id in present)
+    return ReplicationPlan(send, keep, () if order.append_only else remove)
+
+
+def plan_all(order: ReplicaOrder, here: Inventory, there: Inventory, site: Site) -> tuple[ReplicationPlan, ...]:
+    """Return the plan for each source of ours, the configured ones and those in the local store."""
+    sources = sorted({*order.sources, *(generation.source for generation in here.generations)})
+    return tuple(
+        plan_replication(here.of(source), there.of(source), order, site.clock(), site.holds.get(source))
+        for source in sources
+    )
+
+
+def replicate(order: ReplicaOrder, connect: Connect, retry: Retry, site: Site) -> RunReport:
+    """Send now. Foreseen trouble does not raise: it is in the report; what was sent by then stays sent.
+
+    A connection that is lost is made anew, as `retry` says, and what was proven there is not sent again.
+    """
+    with recorded("replicate", order.name, site) as run, site.locked_for(f"replicate-{order.name}"):
+        run.started()
+        retry(lambda: _session(order, connect, run, site))
+    return run.report
+
+
+def _session(order: ReplicaOrder, connect: Connect, run: Run, site: Site) -> None:
+    """Do what is left to do, over one connection."""
+    with told_of(order.name), connect() as replica:
+        replica.prepare()
+        site.say_recovered(replica.recover())
+        here, there = local_inventory(site), inventory_of(order.name, replica, site)
+        plans = plan_all(order, here, there, site)
+        lacking = [kept.generation for plan in plans for kept in plan.send]
+        site.say_recovered(replica.sweep({generation.id for generation in lacking}))
+        for generation in sorted(lacking, key=lambda g: (g.taken_at, g.id), reverse=True):
+            send(here.manifests[generation.id], replica, run, site)
+        for manifest in here.manifests.values():
+            require_ours(manifest, there.manifests.get(manifest.id), order.name)
+        _expire(order, here, replica, run, site)
+
+
+def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, site: Site) -> None:
+    """Remove what the policy lets go, planned anew from what is really there now."""
+    there = inventory_of(order.name, replica, site)
+    plans = plan_all(order, here, there, site)
+    going = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
+    replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
+    for key, reason in going.items():
+        site.tell_catalog(partial(_forget, key, order.name))
+        replica.remove(key)
+        what = f"removed {key} at {order.name}: {reason}"
+        site.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
+    run.update(kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
+    bare = [source for source in order.sources if not any(generation.verified for generation in there.of(source))]
+    if bare:  # no success: the task stays due, and health red
+        raise NothingToSend(
+            f"there is no verified generation of {', '.join(bare)} at {order.name}, and none here to send",
+            "take a backup first (backupd backup)",
+        )
+
+
+def _forget(generation: str, store: str, catalog: Catalog) -> None:
+    catalog.remove_copy(generation, store)
+
+
+def inventory_of(name: str, replica: Replica, site: Site) -> Inventory:
+    """Read all manifests of a replica, knowing what checks have found of its copies. Raises OSError."""
+    damaged = site.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
+    return take_inventory(replica, site.clock(), damaged)

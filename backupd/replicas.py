@@ -1,0 +1,112 @@
+"""Builds what replication works with from the configuration, as `backupd.wiring` does for the rest."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from zoneinfo import ZoneInfo
+
+from backupd.config import Config
+from backupd.errors import ConfigError, UsageError
+from backupd.jobs.doctor import examine
+from backupd.jobs.doctor_replica import examine_replica
+from backupd.jobs.finding import Finding
+from backupd.jobs.order import Expiry
+from backupd.jobs.replicate import Connect, ReplicaOrder
+from backupd.jobs.retry import Retry, until
+from backupd.jobs.site import Site
+from backupd.log import Event
+from backupd.stores.contract import Replica
+from backupd.stores.mirror import MirrorStore
+from backupd.stores.sftp.address import DirectoryAddress, SftpAddress, parse_address
+from backupd.stores.sftp.hostkeys import PinnedKeys
+from backupd.stores.sftp.link import Link, Patience, lost_to
+from backupd.stores.sftp.login import Credentials
+from backupd.stores.sftp.store import SftpStore
+from backupd.stores.sftp.upload import Proven
+from backupd.wiring import backup_order
+
+
+def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the replicas that `names` ask for, all when there are none. Raises UsageError."""
+    for name in names:
+        if name not in config.replicas:
+            known = ", ".join(config.replicas) or "none"
+            raise UsageError(f"there is no replica {name!r}", f"the configuration ({config.origin}) has: {known}")
+    if not config.replicas:
+        raise UsageError(
+            "there is no replica to send to", "set url under [replicas.NAME]: config.example.toml shows how"
+        )
+    return names or tuple(config.replicas)
+
+
+def replica_order(config: Config, name: str) -> ReplicaOrder:
+    """Return what the configuration asks for of replica `name`."""
+    replica = config.replicas[name]
+    policy = (replica.retention or config.retention).policy()
+    expiry = Expiry(policy, ZoneInfo(config.schedule.timezone))
+    return ReplicaOrder(name, expiry, tuple(config.sources), replica.append_only)
+
+
+def connecting(config: Config, name: str, site: Site) -> Connect:
+    """Return what opens replica `name`, as often as it is called; what was proven by one is known to the next.
+
+    Raises ConfigError.
+    """
+    address = parse_address(config.replicas[name].url)
+    if isinstance(address, DirectoryAddress):
+        return lambda: _mirror(name, address, site)
+    proven = Proven(site.progress)
+    pins, credentials = pins_of(config, name), credentials_of(config, name, address)
+    return lambda: _over_sftp(name, address, pins, credentials, proven, site)
+
+
+def retrying(config: Config, name: str, site: Site) -> Retry:
+    """Return what tries again, for as long as `timeout_s` of the replica says; each wait is logged."""
+
+    def on_retry(why: str, wait_s: float) -> None:
+        site.log.warning(Event.REPLICA_RETRIED, f"{name}: {why}; trying again in {wait_s:.0f} s", store=name)
+
+    return until(config.replicas[name].timeout_s, on_retry)
+
+
+def diagnose(config: Config, site: Site) -> Iterator[Finding]:
+    """Yield what a doctor finds in the whole set-up, here and at each replica."""
+    yield from examine(tuple(backup_order(config, name) for name in config.sources), site)
+    for name in config.replicas:
+        yield from examine_replica(name, partial(_open, config, name, site))
+
+
+def _open(config: Config, name: str, site: Site) -> AbstractContextManager[Replica]:
+    return connecting(config, name, site)()
+
+
+def pins_of(config: Config, name: str) -> PinnedKeys:
+    """Return the host keys that are pinned for replica `name`. Raises ConfigError."""
+    replica = config.replicas[name]
+    return PinnedKeys.read(name, replica.host_key, replica.known_hosts)
+
+
+def credentials_of(config: Config, name: str, address: SftpAddress) -> Credentials:
+    """Return whom to log in as. Raises ConfigError when nobody is named."""
+    replica = config.replicas[name]
+    username = replica.username or address.username
+    if not username:
+        raise ConfigError(f"replicas.{name} names no user", "set username, or write sftp://USER@HOST/PATH")
+    secrets = (replica.password, replica.private_key, replica.passphrase)
+    return Credentials(username, *(secret.get_secret_value() if secret else None for secret in secrets))
+
+
+@contextmanager
+def _mirror(name: str, address: DirectoryAddress, site: Site) -> Iterator[Replica]:
+    yield MirrorStore(name, address.path, site.progress.advance)
+
+
+@contextmanager
+def _over_sftp(
+    name: str, address: SftpAddress, pins: PinnedKeys, credentials: Credentials, proven: Proven, site: Site
+) -> Iterator[Replica]:
+    with (
+        lost_to(address.where),
+        Link.to(address.host, address.port, pins, credentials, Patience()) as link,
+    ):
+        yield SftpStore(name, address.path, site.store.identity, link, proven)

@@ -1,0 +1,168 @@
+"""One SSH connection to a replica, and the SFTP channels in it; what is lost with it may be tried again."""
+
+import errno
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, Self
+
+from paramiko import SFTPClient, SSHException, Transport
+from paramiko.sftp import SFTPError
+
+from backupd.errors import BackupdError, ReplicaUnreachable
+from backupd.stores.sftp.handshake import shake_hands
+from backupd.stores.sftp.hostkeys import PinnedKeys
+from backupd.stores.sftp.login import Credentials, log_in
+
+# Measured (docs/performance.md): AES-GCM runs in hardware and needs no separate checksum.
+_CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
+_NETWORK_ERRORS: Final = frozenset(
+    (errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT, errno.EBADF)
+)
+_CHANNELS: Final = 4  # each has a window of its own at the server: so much more is on the way over a long line
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds: for a connection to stand, for any sign of life in the middle of a transfer."""
+
+    connect_s: float = 20.0
+    stall_s: float = 60.0
+
+
+class Link:
+    """A connection whose host key was pinned and whose login succeeded; closes at the end of its block.
+
+    Whatever the network does to it raises ReplicaUnreachable; what the server refuses is OSError.
+    """
+
+    def __init__(self, transport: Transport, patience: Patience) -> None:
+        self._transport = transport
+        self._patience = patience
+        self._watchdog = _Watchdog(transport, patience.stall_s)
+        self.clients: tuple[SFTPClient, ...] = ()
+
+    @classmethod
+    @contextmanager
+    def to(cls, host: str, port: int, pins: PinnedKeys, credentials: Credentials, patience: Patience) -> Iterator[Self]:
+        """Connect, check the host key before anything is told, log in, and open the first channel.
+
+        Raises ReplicaUnreachable, HostKeyRefused, LoginFailed.
+        """
+        with lost_to(f"{host}:{port}"):
+            transport = Transport(_connect(host, port, patience))
+        link = cls(transport, patience)
+        try:
+            with lost_to(f"{host}:{port}"):
+                _negotiate(transport, host, port, pins, patience)
+                log_in(transport, credentials)
+                link.clients = (link._open(),)
+            yield link
+        finally:
+            link.close()
+
+    @property
+    def client(self) -> SFTPClient:
+        """The channel for all that is small."""
+        return self.clients[0]
+
+    def widen(self) -> tuple[SFTPClient, ...]:
+        """Open more channels, as many as the server grants, and return all of them."""
+        with suppress(SSHException, EOFError, OSError):
+            while len(self.clients) < _CHANNELS:
+                self.clients = (*self.clients, self._open())
+        return self.clients
+
+    @contextmanager
+    def watched(self) -> Iterator["_Watchdog"]:
+        """Cut the connection when nothing moves in the block for longer than `stall_s`; `alive()` says that it does."""
+        with self._watchdog.watching():
+            yield self._watchdog
+
+    def close(self) -> None:
+        """Close everything; a peer that does not answer is not waited for."""
+        with suppress(Exception):  # what a broken connection says at its end helps nobody
+            self._transport.close()
+
+    def _open(self) -> SFTPClient:
+        channel = self._transport.open_session(timeout=self._patience.connect_s)
+        channel.settimeout(self._patience.stall_s)
+        channel.invoke_subsystem("sftp")
+        return SFTPClient(channel)
+
+
+class _Watchdog:
+    """Closes a transport whose peer stays silent: paramiko's own timeouts do not cover a write that stalls."""
+
+    def __init__(self, transport: Transport, stall_s: float) -> None:
+        self._transport, self._stall_s = transport, stall_s
+        self._moved_at = 0.0
+
+    def alive(self) -> None:
+        """Say that something moved."""
+        self._moved_at = time.monotonic()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the block runs."""
+        self.alive()
+        done = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(done,), name="sftp-watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _watch(self, done: threading.Event) -> None:
+        while not done.wait(min(1.0, self._stall_s / 4)):
+            if time.monotonic() - self._moved_at > self._stall_s:
+                self._transport.close()
+                return
+
+
+@contextmanager
+def lost_to(where: str) -> Iterator[None]:
+    """Turn what the network does to a connection into ReplicaUnreachable; what the server refuses stays OSError."""
+    try:
+        yield
+    except BackupdError:
+        raise
+    except (SSHException, SFTPError, EOFError, ConnectionError, TimeoutError, socket.gaierror) as error:
+        raise ReplicaUnreachable(
+            f"the connection to {where} failed: {error or type(error).__name__}",
+            "it is tried again; if it stays so: check the host, its port, and the network between",
+        ) from error
+    except (UnicodeDecodeError, struct.error) as error:
+        what = f"{where} does not keep to the protocol: {type(error).__name__}"
+        raise BackupdError(what, "look at what answers at that port") from error
+    except OSError as error:
+        if str(error) == "Socket is closed" or error.errno in _NETWORK_ERRORS:
+            raise ReplicaUnreachable(
+                f"the connection to {where} was lost: {error}", "it is tried again: check the network if it stays so"
+            ) from error
+        raise
+
+
+def _connect(host: str, port: int, patience: Patience) -> socket.socket:
+    """Return a TCP connection that notices a dead peer: by TCP_USER_TIMEOUT (RFC 5482), and keepalives when silent."""
+    connection = socket.create_connection((host, port), timeout=patience.connect_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience.stall_s * 1000))
+    return connection
+
+
+def _negotiate(transport: Transport, host: str, port: int, pins: PinnedKeys, patience: Patience) -> None:
+    options = transport.get_security_options()
+    options.ciphers = [cipher for cipher in _CIPHERS if cipher in options.ciphers]
+    types = [kind for kind in pins.types(host, port) if kind in options.key_types]
+    options.key_types = (*types, *(kind for kind in options.key_types if kind not in types))
+    transport.auth_timeout = transport.channel_timeout = patience.connect_s
+    pins.check(host, port, shake_hands(transport, host, port, patience.connect_s))

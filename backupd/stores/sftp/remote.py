@@ -1,0 +1,144 @@
+"""Small things with remote files: read, write and replace one, whatever the server lacks."""
+
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from paramiko import SFTPAttributes, SFTPClient, SFTPFile
+from paramiko.sftp import CMD_CLOSE, CMD_OPENDIR, CMD_READDIR
+
+from backupd.errors import CopyCorrupt
+from backupd.stores.sftp.link import Link, lost_to
+from backupd.stores.sftp.wire import Reads, block_bytes, extended
+
+_PRIVATE: Final = 0o600
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote file as a readable stream, from its beginning to its end; wrap it in io.BufferedReader."""
+
+    def __init__(self, file: SFTPFile, size_bytes: int, link: Link) -> None:
+        self._file = file
+        self._blocks = _watched_blocks(file, size_bytes, link)
+        self._left = b""
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has no name before Python 3.12
+        """Fill `buffer` as far as the next block goes; 0 at the end. Raises ReplicaUnreachable, OSError."""
+        with lost_to("the replica"):
+            while not self._left:
+                block = next(self._blocks, None)
+                if block is None:
+                    return 0
+                self._left = block
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def close(self) -> None:
+        """Let go of the remote file."""
+        if not self.closed:
+            with suppress(Exception):  # what a lost connection says at its end helps nobody
+                self._file.close()
+        super().close()
+
+
+def _watched_blocks(file: SFTPFile, size_bytes: int, link: Link) -> Iterator[bytes]:
+    reads = Reads(link.client, file, block_bytes(link.client)).blocks(0, size_bytes)
+    while True:
+        with link.watched():
+            block = next(reads, None)
+        if block is None:
+            return
+        yield block
+
+
+def read_small(client: SFTPClient, path: str, limit_bytes: int) -> bytes:
+    """Return what `path` holds, at most `limit_bytes`. Raises OSError."""
+    with client.open(path, "r") as file:
+        return b"".join(Reads(client, file, block_bytes(client)).blocks(0, limit_bytes))
+
+
+def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
+    """Yield what is in the directory `path`, in any order, whatever bytes the names are made of. Raises OSError.
+
+    paramiko's own listings end at the first name that is not UTF-8.
+    """
+    asking: Any = client  # what is used of both has no public name, and so no types
+    attributes: Any = SFTPAttributes
+    _kind, answer = asking._request(CMD_OPENDIR, path)  # noqa: SLF001 - as above
+    handle = answer.get_string()
+    while True:
+        try:
+            _kind, answer = asking._request(CMD_READDIR, handle)  # noqa: SLF001 - as above
+        except EOFError:
+            break
+        count = answer.get_int()
+        if not count:
+            raise OSError(f"the server lists {path} without end")
+        for _ in range(count):
+            name, _long = answer.get_string(), answer.get_string()
+            yield attributes._from_msg(answer, name.decode(errors="replace"))  # noqa: SLF001 - as above
+    with suppress(OSError):
+        asking._request(CMD_CLOSE, handle)  # noqa: SLF001 - as above
+
+
+def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE) -> tuple[str, ...]:
+    """Write `data` as the file `path`, durable where the server can, and read it back; returns what the server lacks.
+
+    Raises CopyCorrupt, OSError.
+    """
+    lacks = []
+    with client.open(path, "w+") as file:
+        try:
+            file.chmod(mode)
+        except OSError:  # some servers know no modes
+            lacks.append("file modes")
+        file.write(data)  # not pipelined: paramiko looks at the answer
+        if not made_durable(client, file):
+            lacks.append("fsync")
+    if read_small(client, path, len(data) + 1) != data:
+        raise CopyCorrupt(f"{path} reads back other than it was written", "test the disk of that host")
+    return tuple(lacks)
+
+
+def made_durable(client: SFTPClient, file: SFTPFile) -> bool:
+    """Let the server flush the open file to its disk (PROTOCOL, fsync@openssh.com); False when it knows no such thing.
+
+    Raises OSError when it fails at it.
+    """
+    return extended(client, "fsync@openssh.com", file.handle) is not None
+
+
+def replace(client: SFTPClient, old: str, new: str) -> None:
+    """Give `old` the name `new`, in one step where the server can; what bore it is gone. Raises OSError."""
+    try:
+        client.posix_rename(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        try:
+            client.rename(old, new)  # as it should (draft §6.5), it does nothing where there is a `new`
+        except FileNotFoundError:
+            raise
+        except OSError:
+            with suppress(FileNotFoundError):
+                client.remove(new)
+            client.rename(old, new)
+
+
+def space_left(client: SFTPClient, path: str) -> int | None:
+    """Return the bytes free to us at `path` (PROTOCOL, statvfs@openssh.com), None when the server cannot tell."""
+    try:
+        answer = extended(client, "statvfs@openssh.com", path)
+    except OSError:
+        return None
+    if answer is None:
+        return None
+    _block_size, fragment_bytes, _blocks, _free, available = (answer.get_int64() for _ in range(5))
+    return int(fragment_bytes * available)

@@ -1,0 +1,259 @@
+"""A store on another host, over SFTP: plain files that its admin can check with `sha256sum -c`.
+
+PATH/tasks-20261123-0400.sqlite3.gz       complete and read back before it bears this name
+     tasks-20261123-0400.manifest.json    put in place last: no manifest, no generation
+     SHA256SUMS
+     .backupd/SENDER/….part               on their way; each sender has a directory of its own
+              removing/….manifest.json    generations that are on their way out
+
+What the other host lists and sends is a stranger's word: names that are none of ours are passed over.
+"""
+
+import io
+import posixpath
+import secrets
+import stat
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from paramiko import SFTPAttributes, SFTPClient
+
+from backupd.errors import BackupdError, GenerationMissing
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
+from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer
+from backupd.stores.sftp.link import Link
+from backupd.stores.sftp.remote import RemoteFile, entries, put_small, read_small, replace, space_left
+from backupd.stores.sftp.upload import Proven, matching, upload
+from backupd.stores.taken import manifest_there, refuse_other
+
+CHECKSUMS: Final = "SHA256SUMS"
+HIDDEN: Final = ".backupd"
+_MOST_ENTRIES: Final = 200_000
+_BUFFER_BYTES: Final = 1 << 20
+_PROBE: Final = b"written, renamed and deleted by backupd doctor"
+_PRIVATE_DIRECTORY: Final = 0o700
+
+
+class SftpStore:
+    """Keeps generations in one directory of another host; see `stores.contract.Store`. Lives as long as its link."""
+
+    def __init__(
+        self, name: str, directory: str, sender: Callable[[], str], link: Link, proven: Proven | None = None
+    ) -> None:
+        self.name = name
+        self._directory, self._sender, self._link = directory.rstrip("/") or "/", sender, link
+        self._removing = f"{self._directory}/{HIDDEN}/removing"
+        self._proven = proven or Proven()
+        self.last_transfer = Transfer(0, 0)
+
+    @cached_property
+    def _parts(self) -> str:
+        """Where what we send is on its way: apart from what others send there."""
+        return f"{self._directory}/{HIDDEN}/{self._sender()}"
+
+    @property
+    def _client(self) -> SFTPClient:
+        return self._link.client
+
+    def prepare(self) -> None:
+        """Make the directories that are missing: of the path, only its last part. Raises OSError."""
+        self._make_all(self._parts, self._removing)
+
+    def list(self) -> Listing:
+        """Return all complete generations, in order of their ids. Raises OSError."""
+        sizes, manifests = self._files()
+        return tuple(Stored(key, sizes[key]) for key in sorted(sizes) if key in manifests)
+
+    def manifest(self, generation_id: str) -> bytes:
+        """Return the manifest's bytes, cut off just past MANIFEST_MAX_BYTES. Raises GenerationMissing."""
+        path = self._path(generation_id, MANIFEST_SUFFIX)
+        with _missing(generation_id, self.name):
+            self._require_file(path)
+            return read_small(self._client, path, MANIFEST_MAX_BYTES + 1)
+
+    def open(self, generation_id: str) -> BinaryIO:
+        """Open the archive for reading, buffered. Raises GenerationMissing."""
+        path = self._path(generation_id, ARCHIVE_SUFFIX)
+        with _missing(generation_id, self.name):
+            size_bytes = self._require_file(path).st_size or 0
+            return io.BufferedReader(RemoteFile(self._client.open(path, "r"), size_bytes, self._link), _BUFFER_BYTES)
+
+    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+        """Send the proven `archive`, of which a part may be there from an earlier try, and its manifest.
+
+        Both are read back before they get their names. Raises CopyCorrupt, GenerationTaken when another sender has
+        published that id meanwhile, ReplicaUnreachable, OSError.
+        """
+        final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
+        before = manifest_there(self, generation_id)
+        is_there = self._holds(final, archive)
+        if is_there:
+            self.last_transfer = Transfer(0, archive.stat().st_size)
+        else:
+            self.last_transfer = upload(archive, part, self._link, self._proven)
+        staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
+        put_small(self._client, staged, manifest)
+        refuse_other(self, generation_id, before, manifest)
+        if not is_there:
+            replace(self._client, part, final)
+        replace(self._client, staged, self._path(generation_id, MANIFEST_SUFFIX))
+
+    def remove(self, generation_id: str) -> None:
+        """Remove a generation: once its manifest is away it is absent, and `recover` finishes what is left to do."""
+        if not is_generation_id(generation_id):
+            return
+        marker = f"{self._removing}/{generation_id}{MANIFEST_SUFFIX}"
+        try:
+            replace(self._client, self._path(generation_id, MANIFEST_SUFFIX), marker)
+        except FileNotFoundError:
+            return
+        self._finish_removal(generation_id)
+
+    def recover(self) -> Iterator[Recovered]:
+        """Finish removals that were cut short. Raises OSError."""
+        for key in self._ids_in(self._removing, MANIFEST_SUFFIX):
+            self._finish_removal(key)
+            yield Recovered("removal", key)
+
+    def sweep(self, wanted: Collection[str]) -> Iterator[Recovered]:
+        """Remove what is on its way from us, but not of the `wanted` generations. Raises OSError."""
+        for suffix in (f"{ARCHIVE_SUFFIX}.part", f"{MANIFEST_SUFFIX}.part"):
+            for key in self._ids_in(self._parts, suffix):
+                if key not in wanted:
+                    self._client.remove(f"{self._parts}/{key}{suffix}")
+                    yield Recovered("staging", f"{key}{suffix}")
+
+    def begun_bytes(self, generation_id: str) -> int:
+        """Return how many bytes of a generation lie there from an earlier try."""
+        with suppress(OSError):
+            return self._client.lstat(self._part(generation_id)).st_size or 0
+        return 0
+
+    def write_checksums(self, digests: Mapping[str, str]) -> None:
+        """Let `SHA256SUMS` list just these archives; a file that says so already is left alone."""
+        text = "".join(f"{digests[key]}  {key}{ARCHIVE_SUFFIX}\n" for key in sorted(digests)).encode()
+        path = f"{self._directory}/{CHECKSUMS}"
+        with suppress(OSError):
+            if read_small(self._client, path, len(text) + 1) == text:
+                return
+        staged = f"{self._parts}/{CHECKSUMS}.new"
+        put_small(self._client, staged, text, mode=0o644)
+        replace(self._client, staged, path)
+
+    def free_space(self) -> int | None:
+        """Return the bytes that are free there, None when the server cannot tell."""
+        return space_left(self._client, self._directory)
+
+    def probe(self) -> Probed:
+        """Write, read back, rename and delete a small file there. Raises BackupdError, OSError."""
+        self._make_all()
+        name, other = (f"{self._directory}/{HIDDEN}/probe-{secrets.token_hex(4)}" for _ in range(2))
+        lacks = put_small(self._client, name, _PROBE)
+        put_small(self._client, other, _PROBE)
+        try:
+            self._client.posix_rename(name, other)
+        except OSError:
+            lacks = (*lacks, "posix-rename")
+            replace(self._client, name, other)
+        written_at = self._client.stat(other).st_mtime
+        self._client.remove(other)
+        free = self.free_space()
+        if free is None:
+            lacks = (*lacks, "statvfs")
+        return Probed(lacks, written_at - time.time() if written_at else None, free)
+
+    def _make_all(self, *more: str) -> None:
+        for directory in (self._directory, f"{self._directory}/{HIDDEN}", *more):
+            try:
+                self._make(directory)
+            except FileNotFoundError as error:
+                what = f"there is no directory {posixpath.dirname(directory)} on {self.name}"
+                raise BackupdError(what, "make it there, or correct the path in url") from error
+
+    def _make(self, directory: str) -> None:
+        """Make a directory for us alone; one that is there has to be a directory and no link. Raises OSError."""
+        try:
+            mode = self._client.lstat(directory).st_mode or stat.S_IFDIR
+        except FileNotFoundError:
+            self._client.mkdir(directory, _PRIVATE_DIRECTORY)
+            return
+        ours = directory != self._directory  # the operator's own may be a link, ours may not: it could lead outside
+        if stat.S_ISLNK(mode) and ours:
+            raise BackupdError(f"{directory} on {self.name} is a symbolic link, which may lead out of it", "remove it")
+
+    def _holds(self, final: str, archive: Path) -> bool:
+        """Tell whether the archive has its name already and is right: a publication was cut off just before its end."""
+        size_bytes = archive.stat().st_size
+        try:
+            if self._client.lstat(final).st_size != size_bytes:
+                return False
+        except FileNotFoundError:
+            return False
+        with archive.open("rb", buffering=0) as source:
+            return matching(source, final, self._link, 0, size_bytes, self._proven.progress.advance) == size_bytes
+
+    def _finish_removal(self, generation_id: str) -> None:
+        try:
+            self._client.lstat(self._path(generation_id, MANIFEST_SUFFIX))
+        except FileNotFoundError:  # else somebody has put the generation back meanwhile
+            with suppress(FileNotFoundError):
+                self._client.remove(self._path(generation_id, ARCHIVE_SUFFIX))
+        with suppress(FileNotFoundError):
+            self._client.remove(f"{self._removing}/{generation_id}{MANIFEST_SUFFIX}")
+
+    def _part(self, generation_id: str) -> str:
+        return f"{self._parts}/{generation_id}{ARCHIVE_SUFFIX}.part"
+
+    def _ids_in(self, directory: str, suffix: str) -> tuple[str, ...]:
+        """Return the ids of the files in a directory of ours whose names end so."""
+        names = [entry.filename for entry in islice(entries(self._client, directory), _MOST_ENTRIES)]
+        keys = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
+        return tuple(key for key in keys if is_generation_id(key))
+
+    def _path(self, generation_id: str, suffix: str) -> str:
+        if not is_generation_id(generation_id):
+            raise GenerationMissing(f"{generation_id[:120]!r} is no generation's id", "see backupd list")
+        return f"{self._directory}/{generation_id}{suffix}"
+
+    def _require_file(self, path: str) -> SFTPAttributes:
+        """Return what is known of `path`, itself and not what it links to. Raises FileNotFoundError if no file."""
+        attributes = self._client.lstat(path)
+        if not _is_file(attributes):
+            raise FileNotFoundError(path)
+        return attributes
+
+    def _entries(self) -> Iterator[SFTPAttributes]:
+        with suppress(FileNotFoundError):  # nothing was ever sent there
+            yield from entries(self._client, self._directory)
+
+    def _files(self) -> tuple[dict[str, int], set[str]]:
+        sizes: dict[str, int] = {}
+        manifests: set[str] = set()
+        for entry in islice(self._entries(), _MOST_ENTRIES):
+            for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):
+                key = entry.filename.removesuffix(suffix)
+                if key == entry.filename or not is_generation_id(key) or not _is_file(entry):
+                    continue
+                if suffix == MANIFEST_SUFFIX:
+                    manifests.add(key)
+                else:
+                    sizes[key] = entry.st_size or 0
+        return sizes, manifests
+
+
+def _is_file(attributes: SFTPAttributes) -> bool:
+    """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
+    return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
+
+
+@contextmanager
+def _missing(generation_id: str, store: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise GenerationMissing(f"no generation {generation_id} in store {store}", "see backupd list") from error

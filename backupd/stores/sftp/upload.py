@@ -1,0 +1,133 @@
+"""Send a file so that what arrived is known, byte for byte, and what arrived before is not sent again."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from paramiko import SFTPClient, SFTPFile
+
+from backupd.errors import CopyCorrupt
+from backupd.model import NoProgress, Progress
+from backupd.stores.contract import Transfer
+from backupd.stores.sftp.link import Link
+from backupd.stores.sftp.remote import made_durable
+from backupd.stores.sftp.wire import Reads, Writes, block_bytes
+
+Advance = Callable[[int], None]
+
+
+class Proven:
+    """How much of each part is proven and on the disk there, for as long as this lives: longer than one link.
+
+    `progress` sees what is done: sending is a stage of whoever lets it be sent, reading back one of its own.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._bytes: dict[str, int] = {}
+        self.progress = progress or NoProgress()
+
+    def so_far(self, part: str, there_bytes: int) -> int:
+        """Return how many bytes of `part`, which has so many, need not be read back again."""
+        known = self._bytes.get(part, 0)
+        return known if known <= there_bytes else 0
+
+    def keep(self, part: str, proven_bytes: int) -> None:
+        """Note that so much of `part` is right and survives a power cut."""
+        self._bytes[part] = proven_bytes
+
+
+_PRIVATE: Final = 0o600
+
+
+def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
+    """Make the remote file `part` equal to `local`, durable where the server can, and prove it by reading it back.
+
+    What an earlier try left there is read back too, and kept as far as it is right, but for what `proven` knows of an
+    earlier link. Raises CopyCorrupt when what comes back is not what was sent, ReplicaUnreachable, OSError.
+    """
+    size_bytes = local.stat().st_size
+    with local.open("rb", buffering=0) as source:
+        there = _size(link.client, part)
+        right = _kept(source, part, link, min(there, size_bytes), proven) if there else 0
+        if there > right:
+            _cut(link.client, part, right)
+        if right < size_bytes or not there:
+            _send(source, part, link, right, size_bytes, proven.progress.advance)
+            proven.progress.stage("read back", size_bytes)
+            equal = matching(source, part, link, right, size_bytes, proven.progress.advance)
+            if equal < size_bytes:
+                raise CopyCorrupt(
+                    f"{part} reads back other than it was written, from byte {equal} on",
+                    "test the disk and the memory of that host; it is sent again the next time",
+                )
+    return Transfer(sent_bytes=size_bytes - right, spared_bytes=right)
+
+
+def _kept(source: BinaryIO, part: str, link: Link, there_bytes: int, proven: Proven) -> int:
+    """Return how much of what is there is right; it is noted only once a power cut there cannot take it away."""
+    right = matching(source, part, link, proven.so_far(part, there_bytes), there_bytes, proven.progress.advance)
+    with suppress(PermissionError), link.client.open(part, "r+") as file:
+        if made_durable(link.client, file):
+            proven.keep(part, right)
+    return right
+
+
+def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, advance: Advance) -> int:
+    """Return up to where, from `begin` to `end`, the remote file equals `source`; `advance` hears on the way."""
+    at = begin
+    source.seek(begin)
+    with link.client.open(remote, "r") as file, link.watched() as watchdog:
+        for block in Reads(link.client, file, block_bytes(link.client)).blocks(begin, end):
+            watchdog.alive()
+            mine = source.read(len(block))
+            if mine != block:
+                return at + _common(mine, block)
+            at += len(block)
+            advance(at)
+    return at
+
+
+def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, advance: Advance) -> None:
+    """Write from `begin` to `end` through all channels at once, and make it durable."""
+    clients = link.widen()
+    size = block_bytes(link.client)
+    source.seek(begin)
+    with ExitStack() as files, link.watched() as watchdog:
+        first = files.enter_context(_opened(clients[0], part, new=begin == 0))
+        others = [files.enter_context(client.open(part, "r+")) for client in clients[1:]]
+        lanes = [Writes(client, file) for client, file in zip(clients, (first, *others), strict=True)]
+        for number, offset in enumerate(range(begin, end, size)):
+            lanes[number % len(lanes)].write(offset, source.read(min(size, end - offset)))
+            watchdog.alive()
+            advance(offset)
+        for lane in lanes:
+            lane.finish()
+            watchdog.alive()
+        made_durable(clients[0], first)
+
+
+def _opened(client: SFTPClient, part: str, *, new: bool) -> SFTPFile:
+    """Open the part for writing; a new one is nobody else's to read before there is anything in it."""
+    file = client.open(part, "w+" if new else "r+")
+    with suppress(OSError):  # some servers know no modes; the directory is ours alone
+        file.chmod(_PRIVATE)
+    return file
+
+
+def _cut(client: SFTPClient, part: str, size_bytes: int) -> None:
+    """Take away what is wrong from `size_bytes` on; a server that cannot cut has all of it written over."""
+    with suppress(OSError):
+        client.truncate(part, size_bytes)
+
+
+def _size(client: SFTPClient, path: str) -> int:
+    try:
+        return client.stat(path).st_size or 0
+    except FileNotFoundError:
+        return 0
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Return how many bytes both begin with."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

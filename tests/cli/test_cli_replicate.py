@@ -1,0 +1,138 @@
+"""`backupd replicate`, and what other commands do with a replica."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard
+
+from backupd.model import ARCHIVE_SUFFIX
+from support.bank import is_balanced
+from support.command import Backupd, log_lines
+from support.daemon import wait_until
+from support.generations import backdated, flip_byte
+from support.replicas import complete, noisy_database
+from support.sshd import Sshd
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def offsite(sshd: Sshd, there: Path) -> dict[str, str]:
+    """The environment of a replica over SFTP."""
+    return {
+        "BACKUPD_REPLICAS__OFFSITE__URL": f"sftp://{sshd.user}@127.0.0.1:{sshd.port}{there}",
+        "BACKUPD_REPLICAS__OFFSITE__HOST_KEY": sshd.host_key(),
+        "BACKUPD_REPLICAS__OFFSITE__PRIVATE_KEY_FILE": str(sshd.key),
+    }
+
+
+def test_a_dry_run_shows_what_would_travel_and_why_and_changes_nothing(
+    typed: Keyboard, generation: str, offsite: dict[str, str], there: Path
+) -> None:
+    answer = typed("replicate", "--dry-run", "--json", **offsite)
+    (decision,) = answer.json
+    assert (decision["id"], decision["action"], decision["replica"]) == (generation, "would be sent", "offsite")
+    assert decision["reasons"]
+    assert not there.exists()
+    assert typed("replicate", **offsite).code == 0
+    assert [d["action"] for d in typed("replicate", "--dry-run", "--json", **offsite).json] == ["stays"]
+
+
+def test_the_report_tells_how_many_bytes_travelled(
+    typed: Keyboard, generation: str, offsite: dict[str, str], there: Path
+) -> None:
+    (report,) = typed("replicate", "--json", **offsite).json
+    assert report["sent"] == [generation]
+    assert report["sent_bytes"] == (there / f"{generation}{ARCHIVE_SUFFIX}").stat().st_size
+    assert "0 generations sent" in typed("replicate", **offsite).out
+
+
+def test_a_damaged_copy_is_found_there_and_sent_again(
+    typed: Keyboard, generation: str, offsite: dict[str, str], there: Path
+) -> None:
+    assert typed("replicate", **offsite).code == 0
+    assert typed("verify", "--all", "--store", "offsite", **offsite).code == 0
+    flip_byte(there / f"{generation}{ARCHIVE_SUFFIX}")
+    assert typed("replicate", "--json", **offsite).json[0]["sent"] == []
+    found = typed("verify", "--all", "--store", "offsite", **offsite)
+    assert (found.code, generation in found.out + found.err) == (1, True)
+    assert typed("verify", "--all", **offsite).code == 0
+    assert typed("replicate", "--json", **offsite).json[0]["sent"] == [generation]
+    assert complete(there) == {generation}
+    assert typed("verify", "--all", "--store", "offsite", **offsite).code == 0
+
+
+def test_a_restore_from_a_replica_needs_nothing_of_the_local_store(
+    typed: Keyboard, generation: str, offsite: dict[str, str], backups: Path, tmp_path: Path
+) -> None:
+    assert typed("replicate", **offsite).code == 0
+    for path in backups.glob("tasks-*"):
+        path.unlink()
+    target = tmp_path / "restored.db"
+    answer = typed("restore", "latest", "--from", "offsite", "--to", target, **offsite)
+    assert answer.code == 0, answer.err
+    assert is_balanced(target)
+    assert generation in typed("list", "--store", "offsite", **offsite).out
+
+
+def test_a_doctor_tries_the_replica_and_says_what_is_wrong(
+    typed: Keyboard, offsite: dict[str, str], there: Path, sshd: Sshd
+) -> None:
+    found = {f["check"]: f for f in typed("doctor", "--json", **offsite).json}
+    assert found["replica offsite"]["ok"]
+    assert {"space at offsite", "clock of offsite"} <= set(found)
+    assert not list(there.rglob("probe-*"))
+    wrong = {**offsite, "BACKUPD_REPLICAS__OFFSITE__HOST_KEY": (sshd.directory / "client.pub").read_text()}
+    answer = typed("doctor", "--json", **wrong)
+    finding = next(f for f in answer.json if f["check"] == "replica offsite")
+    assert (answer.code, finding["ok"], bool(finding["hint"])) == (1, False, True)
+
+
+def test_an_unreachable_host_is_tried_again_until_its_time_is_over(
+    typed: Keyboard, generation: str, offsite: dict[str, str], backups: Path
+) -> None:
+    nobody = {
+        **offsite,
+        "BACKUPD_REPLICAS__OFFSITE__URL": "sftp://backup@127.0.0.1:1/x",
+        "BACKUPD_REPLICAS__OFFSITE__TIMEOUT_S": "1",
+    }
+    answer = typed("replicate", **nobody)
+    assert answer.code == 75
+    assert generation in typed("list", **nobody).out
+    assert [line["backupd.store"] for line in log_lines(backups) if line["event.action"] == "replica.retried"]
+
+
+def kill_in_the_middle(environ: dict[str, str], there: Path, after_s: float) -> None:
+    """Kill a replication `after_s` seconds after it began to send."""
+    command = [sys.executable, "-m", "backupd", "replicate"]
+    run = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: any(there.rglob("*.part")) or run.poll() is not None, "something sent")
+    time.sleep(after_s)  # what is random is the moment of the kill: nothing is waited for
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+
+
+def test_killed_at_any_moment_it_leaves_only_complete_generations_and_the_next_run_heals(
+    backupd: Backupd, database: Path, backups: Path, offsite: dict[str, str], there: Path
+) -> None:
+    noisy_database(database, 20_000_000)
+    assert backupd("backup").code == 0
+    newest = next(backups.glob(f"*{ARCHIVE_SUFFIX}")).name.removesuffix(ARCHIVE_SUFFIX)
+    wanted = {newest, *(backdated(backups, newest, days=days) for days in (1, 2))}
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(5):
+        kill_in_the_middle(backupd.environment(**offsite), there, chance.uniform(0, 0.6))
+        assert complete(there) <= wanted
+    assert backupd("replicate", **offsite).code == 0
+    assert complete(there) == wanted
+    assert not list(there.rglob("*.part"))

@@ -1,0 +1,249 @@
+"""Replication to a real OpenSSH server and to a directory: what arrives, what is sent, what goes, what is refused."""
+
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+
+from backupd.errors import HostKeyRefused, LoginFailed
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder, Expiry
+from backupd.jobs.replicate import Connect
+from backupd.jobs.site import Site
+from backupd.log import open_log
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
+from backupd.stores.contract import Replica
+from backupd.stores.directory import DirectoryStore
+from backupd.stores.mirror import MirrorStore
+from support.daemon import wait_until
+from support.generations import backdated, flip_byte
+from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
+from support.sshd import Sshd
+from support.wire import Weather, running_wire
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The directory at the replica; not made yet."""
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def taken(order: BackupOrder, site: Site) -> list[str]:
+    """The ids of three generations, newest first."""
+    key = backup(order, site).generation
+    assert key is not None
+    return [key, *(backdated(site.store.directory, key, days=days) for days in (1, 2))]
+
+
+@contextmanager
+def mirror(files: Path) -> Iterator[Replica]:
+    yield MirrorStore("there", files)
+
+
+@pytest.fixture(params=["sftp", "directory"])
+def connect(request: pytest.FixtureRequest, files: Path, site: Site) -> Connect:
+    """What connects to a replica of each kind."""
+    if request.param == "sftp":
+        return over_sftp(request.getfixturevalue("sshd"), files, site)
+
+    def to_directory() -> AbstractContextManager[Replica]:
+        return mirror(files)
+
+    return to_directory
+
+
+@contextmanager
+def other_site(tmp_path: Path, database: Path, source: str = "tasks") -> Iterator[Site]:
+    """Lend the local store of another machine, with one generation."""
+    store = DirectoryStore("local", tmp_path / "elsewhere")
+    store.prepare()
+    log = open_log(store.directory / "backup.log")
+    site = Site(store, log, lock_timeout_s=5)
+    assert backup(BackupOrder(source, database, reserve_bytes=0), site).outcome == "published"
+    yield site
+    log.close()
+
+
+def test_what_is_sent_is_complete_private_and_checked_by_sha256sum(
+    connect: Connect, site: Site, files: Path, taken: list[str]
+) -> None:
+    report = sent_to(connect, site)
+    assert (report.outcome, report.sent, report.kept) == ("done", tuple(taken), 3)
+    assert report.sent_bytes == sum(site.store.archive_path(key).stat().st_size for key in taken)
+    assert complete(files) == set(taken)
+    assert_checksums(files)
+    for key in taken:
+        for name in (f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"):
+            assert (files / name).read_bytes() == (site.store.directory / name).read_bytes()
+
+
+def test_a_second_run_sends_nothing_and_a_new_generation_travels_alone(
+    connect: Connect, site: Site, files: Path, taken: list[str]
+) -> None:
+    sent_to(connect, site)
+    times = {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
+    second = sent_to(connect, site)
+    assert (second.outcome, second.sent, second.sent_bytes) == ("done", (), 0)
+    assert times == {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
+    older = backdated(site.store.directory, taken[0], days=3)
+    assert sent_to(connect, site).sent == (older,)
+
+
+def test_a_target_that_was_emptied_is_filled_again(connect: Connect, site: Site, files: Path, taken: list[str]) -> None:
+    sent_to(connect, site)
+    rmtree(files)
+    assert sent_to(connect, site).sent == tuple(taken)
+    assert complete(files) == set(taken)
+
+
+def test_a_lost_local_disk_empties_no_replica(
+    connect: Connect, site: Site, files: Path, taken: list[str], order: BackupOrder
+) -> None:
+    sent_to(connect, site)
+    for path in site.store.directory.glob("tasks-*"):
+        path.unlink()
+    assert (sent_to(connect, site).outcome, complete(files)) == ("done", set(taken))
+    order.path.touch()
+
+
+def test_retention_there_is_its_own_and_append_only_removes_nothing(
+    connect: Connect, site: Site, files: Path, taken: list[str]
+) -> None:
+    sent_to(connect, site)
+    one = Expiry(RetentionPolicy(daily=1))
+    assert sent_to(connect, site, order=replace(ALL, expiry=one, append_only=True)).removed == ()
+    assert complete(files) == set(taken)
+    report = sent_to(connect, site, order=replace(ALL, expiry=one))
+    assert (set(report.removed), report.kept) == (set(taken[1:]), 1)
+    assert complete(files) == {taken[0]}
+    assert_checksums(files)
+
+
+def test_the_same_id_from_another_store_is_refused_and_left_alone(
+    connect: Connect, site: Site, files: Path, taken: list[str], tmp_path: Path, database: Path
+) -> None:
+    sent_to(connect, site)
+    before = {path.name: path.read_bytes() for path in files.glob("tasks-*")}
+    noisy_database(database, 10_000)
+    with other_site(tmp_path, database) as other:
+        for key in taken:  # other contents under the same ids
+            days = (decode_id(other.store.list()[-1].id) - decode_id(key)).total_seconds() / 86400
+            if days:
+                backdated(other.store.directory, other.store.list()[-1].id, days=days)
+        report = sent_to(connect, other)
+    assert (report.outcome, "there holds another tasks-" in str(report.error)) == ("failed", True)
+    assert {name: (files / name).read_bytes() for name in before} == before
+    complete(files)
+
+
+def decode_id(generation: str) -> datetime:
+    """Return when a generation was taken, to the minute."""
+    return datetime.strptime(generation.removeprefix("tasks-")[:13], "%Y%m%d-%H%M").replace(tzinfo=UTC)
+
+
+def test_another_senders_sources_are_not_pruned(
+    connect: Connect, site: Site, files: Path, taken: list[str], tmp_path: Path, database: Path
+) -> None:
+    sent_to(connect, site)
+    strict = replace(ALL, sources=("notes",), expiry=Expiry(RetentionPolicy(daily=1)))
+    with other_site(tmp_path, database, "notes") as other:
+        assert sent_to(connect, other, order=strict).removed == ()
+        assert complete(files) == {*taken, other.store.list()[0].id}
+        assert_checksums(files)
+
+
+def test_a_generation_that_is_damaged_here_is_not_sent(
+    connect: Connect, site: Site, files: Path, taken: list[str]
+) -> None:
+    flip_byte(site.store.archive_path(taken[0]))
+    report = sent_to(connect, site)
+    assert (report.outcome, report.sent) == ("degraded", tuple(taken[1:]))
+    assert taken[0] in report.warnings[0]
+    assert complete(files) == set(taken[1:])
+
+
+def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
+    sshd: Sshd, site: Site, files: Path, tmp_path: Path
+) -> None:
+    tries = []
+
+    class Stranger:
+        user, port, key = sshd.user, sshd.port, sshd.key
+
+        def host_key(self) -> str:
+            return " ".join((tmp_path / "stranger.pub").read_text().split()[:2])
+
+    (tmp_path / "stranger.pub").write_text((sshd.directory / "client.pub").read_text())
+    connect = over_sftp(Stranger(), files, site)
+
+    def counted() -> AbstractContextManager[Replica]:
+        tries.append(1)
+        return connect()
+
+    report = sent_to(counted, site, again(5))
+    assert (report.outcome, len(tries)) == ("failed", 1)
+    assert report.exit_code == HostKeyRefused.exit_code == LoginFailed.exit_code == 1
+    assert not files.exists()
+
+
+def test_cut_at_any_byte_it_leaves_only_complete_generations_and_the_next_run_heals(
+    sshd: Sshd, site: Site, order: BackupOrder, files: Path
+) -> None:
+    noisy_database(order.path, 3_000_000)
+    key = backup(order, site).generation
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for turn in range(12):
+        with running_wire(sshd.port) as wire:
+            up, down = chance.choice([(True, False), (False, True)])
+            limit = chance.randrange(2000, 3_200_000)
+            wire.weather = Weather(
+                cut_up=limit if up else float("inf"), cut_down=limit if down else float("inf"), reset=turn % 2 == 0
+            )
+            report = sent_to(over_sftp(sshd, files, site, wire.port), site)
+            assert report.outcome in ("failed", "done")
+            assert report.outcome == "done" or report.exit_code == 75
+        only_complete(files, site)
+        assert sent_to(over_sftp(sshd, files, site), site).outcome == "done"
+        assert complete(files) == {key}
+        rmtree(files)
+
+
+def test_a_broken_connection_goes_on_where_what_is_proven_ends(
+    sshd: Sshd, site: Site, order: BackupOrder, files: Path
+) -> None:
+    noisy_database(order.path, 48_000_000)
+    backup(order, site)
+    with running_wire(sshd.port, Weather(cut_up=40_000_000, times=1)) as wire:
+        gone = partial(
+            wait_until, lambda: not sshd.connections(), "the end of what the server does for a dead connection"
+        )
+        report = sent_to(over_sftp(sshd, files, site, wire.port), site, again(3, gone))
+        assert wire.harmed == 1
+    assert (report.outcome, len(report.sent)) == ("done", 1)
+    assert report.spared_bytes > 20_000_000  # what is lost is at most what was under way
+    assert report.sent_bytes + report.spared_bytes == site.store.list()[0].archive_bytes
+    assert len(complete(files)) == 1
+
+
+def test_a_part_of_a_generation_that_is_not_wanted_any_more_is_swept(
+    sshd: Sshd, site: Site, order: BackupOrder, files: Path
+) -> None:
+    noisy_database(order.path, 6_000_000)
+    backup(order, site)
+    with running_wire(sshd.port, Weather(cut_up=5_000_000)) as wire:
+        assert sent_to(over_sftp(sshd, files, site, wire.port), site).exit_code == 75
+    assert list(files.rglob("*.part"))
+    for path in site.store.directory.glob("tasks-*"):
+        path.unlink()
+    report = sent_to(over_sftp(sshd, files, site), site)
+    assert (report.exit_code, "no verified generation of tasks" in str(report.error)) == (75, True)
+    assert not list(files.rglob("*.part"))

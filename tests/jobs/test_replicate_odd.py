@@ -1,0 +1,191 @@
+"""Replication to servers that lack things, fail, lie, hang up or hang: nothing wrong ever gets a final name."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
+from backupd.stores.sftp.link import Patience
+from support.odd_sftp import EXTENSIONS, HOSTILE_NAMES, NO_TEXT, Oddities, OddSftp, running_odd_sftp
+from support.replicas import assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
+
+BYTES = 700_000
+OTHER = "tasks-20200101-0400"
+IMPATIENT = Patience(connect_s=5, stall_s=1)
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[OddSftp]:
+    with running_odd_sftp(tmp_path / "odd") as server:
+        yield server
+
+
+@pytest.fixture
+def key(order: BackupOrder, site: Site) -> str:
+    """The id of the only generation: a score of writes."""
+    noisy_database(order.path, BYTES)
+    generation = backup(order, site).generation
+    assert generation is not None
+    return generation
+
+
+def wiped(odd: OddSftp) -> None:
+    """Let the server be as it was before anything was sent."""
+    for path in sorted(odd.files.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def assert_heals(odd: OddSftp, site: Site, key: str) -> None:
+    odd.be(Oddities())
+    report = sent_to(over_sftp(odd, odd.path, site), site)
+    assert (report.outcome, complete(odd.files)) == ("done", {key}), report
+    assert_checksums(odd.files)
+    wiped(odd)
+
+
+@pytest.mark.parametrize("when", ["cut_before", "cut_after"])
+def test_cut_at_each_request_it_leaves_only_complete_generations_and_the_next_run_heals(
+    odd: OddSftp, site: Site, key: str, when: str
+) -> None:
+    odd.be(Oddities())
+    assert sent_to(over_sftp(odd, odd.path, site), site).outcome == "done"
+    total = len(odd.requests)
+    assert total > 40
+    wiped(odd)
+    for request in range(1, total + 1, 3):
+        odd.be(replace(Oddities(), **{when: request}))
+        report = sent_to(over_sftp(odd, odd.path, site), site)
+        assert report.outcome == "done" or report.exit_code == 75, (request, report)
+        only_complete(odd.files, site)
+        assert_heals(odd, site, key)
+
+
+@pytest.mark.parametrize("bad", [1, 2, 7, 15, 21])
+def test_a_write_that_fails_is_an_error_and_no_file(odd: OddSftp, site: Site, key: str, bad: int) -> None:
+    odd.be(Oddities(bad_write=bad))
+    report = sent_to(over_sftp(odd, odd.path, site), site)
+    assert (report.outcome, complete(odd.files)) == ("failed", set())
+    assert not list(odd.files.glob("tasks-*"))
+    assert_heals(odd, site, key)
+
+
+def test_a_full_disk_there_leaves_nothing_under_a_final_name(odd: OddSftp, site: Site, key: str) -> None:
+    odd.be(Oddities(bad_write=9, bad_writes=float("inf")))
+    report = sent_to(over_sftp(odd, odd.path, site), site)
+    assert (report.outcome, list(odd.files.glob("tasks-*"))) == ("failed", [])
+    assert "room" in str(report.hint)
+    assert_heals(odd, site, key)
+
+
+def test_too_little_room_is_found_before_anything_is_sent(odd: OddSftp, site: Site, key: str) -> None:
+    odd.be(Oddities(free_bytes=BYTES // 2))
+    report = sent_to(over_sftp(odd, odd.path, site), site)
+    assert (report.outcome, odd.writes) == ("failed", 0)
+    assert f"{key} needs" in str(report.error)
+    assert_heals(odd, site, key)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [Oddities(lost_write=5), Oddities(flip_at=333_333), Oddities(ends_at=100_000), Oddities(size_error=-1)],
+    ids=["a write is confirmed and not done", "a byte is wrong", "the file ends early", "the size is wrong"],
+)
+def test_what_reads_back_other_than_it_was_sent_gets_no_final_name(
+    odd: OddSftp, site: Site, key: str, lie: Oddities
+) -> None:
+    odd.be(lie)
+    sent_to(over_sftp(odd, odd.path, site), site)
+    only_complete(odd.files, site)
+    if lie.size_error == 0:
+        assert not list(odd.files.glob("tasks-*"))
+    assert_heals(odd, site, key)
+
+
+@pytest.mark.parametrize(
+    "poor",
+    [
+        Oddities(extensions=frozenset()),
+        Oddities(extensions=frozenset(), rename_replaces=True),
+        Oddities(extensions=EXTENSIONS - {"posix-rename@openssh.com"}),
+        Oddities(unsupported=frozenset({"setstat", "fsetstat"})),
+        Oddities(denied=frozenset({"setstat", "fsetstat"})),
+        Oddities(told=frozenset({"size"})),
+        Oddities(read_bytes=1000),
+    ],
+    ids=[
+        "no extensions",
+        "renames replace",
+        "no posix-rename",
+        "no modes",
+        "modes denied",
+        "sizes only",
+        "short reads",
+    ],
+)
+def test_what_a_server_lacks_is_done_without_and_a_second_run_sends_nothing(
+    odd: OddSftp, site: Site, key: str, poor: Oddities
+) -> None:
+    for sent in ((key,), ()):
+        odd.be(poor)
+        report = sent_to(over_sftp(odd, odd.path, site), site)
+        assert (report.outcome, report.sent) == ("done", sent), report
+    for name in (f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"):
+        assert (odd.files / name).read_bytes() == (site.store.directory / name).read_bytes()
+    assert_checksums(odd.files)
+
+
+def test_hostile_names_lead_nowhere(odd: OddSftp, site: Site, key: str) -> None:
+    outside = odd.root / "outside.sqlite3.gz"
+    outside.write_bytes(b"mine")
+    odd.be(Oddities(names=(*HOSTILE_NAMES, NO_TEXT)))
+    report = sent_to(over_sftp(odd, odd.path, site), site)
+    assert (report.outcome, report.sent, report.removed) == ("done", (key,), ())
+    assert outside.read_bytes() == b"mine"
+    assert complete(odd.files) == {key}
+
+
+def test_links_and_manifests_of_a_hundred_megabytes_are_nobodys_generations(
+    odd: OddSftp, site: Site, key: str, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"mine")
+    (odd.files / f"{OTHER}{ARCHIVE_SUFFIX}").write_bytes(b"")
+    with (odd.files / f"{OTHER}{MANIFEST_SUFFIX}").open("wb") as huge:
+        huge.truncate(100_000_000)
+    (odd.files / f"{key}{ARCHIVE_SUFFIX}").symlink_to(secret)
+    report = sent_to(over_sftp(odd, odd.path, site), site)
+    assert (report.outcome, report.sent) == ("done", (key,)), report
+    assert secret.read_bytes() == b"mine"
+    assert (odd.files / f"{key}{ARCHIVE_SUFFIX}").is_file()
+
+
+def test_a_link_in_the_place_of_our_directory_is_refused(odd: OddSftp, site: Site, key: str, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (odd.files / ".backupd").symlink_to(elsewhere)
+    report = sent_to(over_sftp(odd, odd.path, site), site)
+    assert (report.outcome, "symbolic link" in str(report.error)) == ("failed", True)
+    assert list(elsewhere.iterdir()) == []
+    assert key not in complete(odd.files)
+
+
+@pytest.mark.parametrize("request_number", [1, 9, 20, 30, 45])
+def test_a_server_that_falls_silent_is_given_up(odd: OddSftp, site: Site, key: str, request_number: int) -> None:
+    odd.be(Oddities(stall_at=request_number))
+    report = sent_to(over_sftp(odd, odd.path, site, patience=IMPATIENT), site)
+    assert report.exit_code == 75, report
+    assert report.duration_s < 15
+    only_complete(odd.files, site)
+    assert_heals(odd, site, key)
+
+
+def test_a_file_without_an_end_ends(odd: OddSftp, site: Site, key: str) -> None:
+    odd.be(Oddities(endless=True))
+    sent_to(over_sftp(odd, odd.path, site), site)
+    only_complete(odd.files, site)
+    assert_heals(odd, site, key)

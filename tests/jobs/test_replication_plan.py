@@ -1,0 +1,108 @@
+"""What a replica gets and lets go: decided from its own listing and its own policy."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backupd.jobs.order import Expiry
+from backupd.jobs.replicate import ReplicaOrder, ReplicationPlan, plan_replication
+from backupd.model import Generation, Hold, RetentionPolicy, generation_id
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+WEEK = ReplicaOrder("nas", Expiry(RetentionPolicy(daily=3, weekly=0)))
+
+
+def taken(days_ago: int, *, damaged: bool = False) -> Generation:
+    at = NOW - timedelta(days=days_ago)
+    return Generation(generation_id("app", at), "app", at, 100, 1000, "full", damaged=damaged)
+
+
+def plan(
+    here: list[Generation], there: list[Generation], order: ReplicaOrder = WEEK, hold: Hold | None = None
+) -> ReplicationPlan:
+    return plan_replication(here, there, order, NOW, hold)
+
+
+def ids(generations: list[Generation]) -> list[str]:
+    return [generation.id for generation in generations]
+
+
+def sent(decided: ReplicationPlan) -> list[str]:
+    return [kept.generation.id for kept in decided.send]
+
+
+def removed(decided: ReplicationPlan) -> list[str]:
+    return [gone.generation.id for gone in decided.remove]
+
+
+def test_an_empty_replica_gets_what_its_own_policy_keeps_newest_first() -> None:
+    here = [taken(days) for days in range(9)]
+    assert sent(plan(here, [])) == ids(here[:3])
+    assert removed(plan(here, [])) == []
+
+
+def test_only_what_is_missing_is_sent() -> None:
+    here = [taken(days) for days in range(3)]
+    assert sent(plan(here, here[1:])) == ids(here[:1])
+
+
+def test_nothing_is_sent_that_would_go_at_once() -> None:
+    assert sent(plan([taken(days) for days in range(3, 9)], [taken(days) for days in range(3)])) == []
+
+
+def test_a_new_one_lets_the_oldest_there_go() -> None:
+    decided = plan([taken(0)], [taken(1), taken(2), taken(3)])
+    assert (sent(decided), removed(decided)) == (ids([taken(0)]), ids([taken(3)]))
+
+
+def test_a_local_disk_that_lost_everything_empties_no_replica() -> None:
+    there = [taken(days) for days in range(3)]
+    decided = plan([], there)
+    assert (sent(decided), removed(decided)) == ([], [])
+
+
+def test_damage_here_is_not_sent_and_damage_there_is_replaced() -> None:
+    assert sent(plan([taken(0, damaged=True)], [])) == []
+    decided = plan([taken(0)], [taken(0, damaged=True)])
+    assert (sent(decided), removed(decided)) == (ids([taken(0)]), [])
+
+
+def test_damage_there_without_a_good_one_here_stays_and_takes_no_place() -> None:
+    decided = plan([], [taken(0, damaged=True), taken(1), taken(2), taken(3)])
+    assert removed(decided) == []
+
+
+def test_an_append_only_replica_is_never_told_to_remove() -> None:
+    order = ReplicaOrder("nas", WEEK.expiry, append_only=True)
+    decided = plan([taken(0)], [taken(days) for days in range(1, 9)], order)
+    assert (sent(decided), removed(decided)) == (ids([taken(0)]), [])
+
+
+def test_nothing_goes_there_while_the_source_looks_wrong() -> None:
+    hold = Hold("app", "corrupt", NOW, "integrity_check failed", None)
+    assert removed(plan([taken(0)], [taken(days) for days in range(1, 9)], hold=hold)) == []
+
+
+@pytest.mark.parametrize("append_only", [True, False])
+@given(
+    here=st.sets(st.integers(0, 60), max_size=30),
+    there=st.sets(st.integers(0, 60), max_size=30),
+    damaged=st.sets(st.integers(0, 60)),
+)
+def test_whatever_is_where_the_newest_good_one_is_there_afterwards(
+    here: set[int], there: set[int], damaged: set[int], append_only: bool
+) -> None:
+    mine = [taken(days) for days in here]
+    theirs = [taken(days, damaged=days in damaged) for days in there]
+    order = ReplicaOrder("nas", WEEK.expiry, append_only=append_only)
+    decided = plan(mine, theirs, order)
+    after = ({g.id for g in theirs if g.verified} | set(sent(decided))) - set(removed(decided))
+    good = sorted({g.id for g in mine} | {g.id for g in theirs if g.verified}, reverse=True)
+    assert set(good[:3]) <= after
+    assert not set(removed(decided)) & set(sent(decided))
+    assert set(removed(decided)) <= {g.id for g in theirs}
+    held = {g.id: g for g in theirs} | {g.id: g for g in mine if g.id in sent(decided)}
+    again = plan(mine, [g for key, g in held.items() if key not in removed(decided)], order)
+    assert sent(again) == []

@@ -1,0 +1,51 @@
+"""The daemon sends copies by itself, and says so."""
+
+from pathlib import Path
+
+from support.command import Backupd
+from support.daemon import running_daemon, wait_until
+from support.replicas import complete
+from support.sshd import Sshd
+
+
+def test_copies_appear_by_themselves_and_health_turns_green_only_then(backupd: Backupd, tmp_path: Path) -> None:
+    nas = tmp_path / "mounted" / "nas"
+    with running_daemon(backupd, BACKUPD_REPLICAS__NAS__URL=f"file:{nas}") as daemon:
+        daemon.wait_until_alive()
+        daemon.wait_for("backup of tasks: published")
+        daemon.wait_for("there is no directory")
+        assert daemon.ask("/health")[0] == 503
+        assert daemon.health()["reasons"] == ["there is no off-site copy at nas yet"]
+        assert not nas.exists()
+        daemon.stop()
+    nas.parent.mkdir()
+    with running_daemon(backupd, BACKUPD_REPLICAS__NAS__URL=f"file:{nas}") as daemon:
+        wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 180)
+        assert len(complete(nas)) == 1
+
+
+def test_copies_reach_an_sftp_host(backupd: Backupd, sshd: Sshd, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    environ = {
+        "BACKUPD_REPLICAS__OFFSITE__URL": f"sftp://{sshd.user}@127.0.0.1:{sshd.port}{there}",
+        "BACKUPD_REPLICAS__OFFSITE__HOST_KEY": sshd.host_key(),
+        "BACKUPD_REPLICAS__OFFSITE__PRIVATE_KEY_FILE": str(sshd.key),
+    }
+    with running_daemon(backupd, **environ) as daemon:
+        wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 180)
+        assert len(complete(there)) == 1
+
+
+def test_a_host_that_is_not_there_keeps_no_backup_waiting(backupd: Backupd, backups: Path) -> None:
+    url = "sftp://backup@127.0.0.1:1/x"
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+    environ = {"URL": url, "HOST_KEY": key, "PASSWORD": "none", "TIMEOUT_S": "3600"}
+    offsite = {f"BACKUPD_REPLICAS__OFFSITE__{name}": value for name, value in environ.items()}
+    assert backupd("backup").code == 0
+    with running_daemon(backupd, **offsite) as daemon:
+        daemon.wait_for("trying again in")
+        wait_until(lambda: "prune of tasks: done" in daemon.said(), "a prune beside the replication", 90)
+        assert daemon.ask("/health")[0] == 503
+        assert daemon.stop() < 8
+    assert daemon.process.returncode == 0
+    assert len(list(backups.glob("*.sqlite3.gz"))) == 1

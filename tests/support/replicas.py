@@ -1,0 +1,137 @@
+"""Replicas for tests: real connections to servers of this machine, whose files lie in a directory of this machine."""
+
+import hashlib
+import os
+import sqlite3
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from backupd.archive.manifest import decode_manifest
+from backupd.errors import ReplicaUnreachable
+from backupd.jobs.order import Expiry
+from backupd.jobs.replicate import Connect, ReplicaOrder, replicate
+from backupd.jobs.site import Site
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy, RunReport
+from backupd.stores.contract import Replica
+from backupd.stores.sftp.hostkeys import PinnedKeys
+from backupd.stores.sftp.link import Link, Patience, lost_to
+from backupd.stores.sftp.login import Credentials
+from backupd.stores.sftp.store import SftpStore
+from backupd.stores.sftp.upload import Proven
+
+SENDER = "0123456789abcdef"
+SWIFT = Patience(connect_s=10, stall_s=5)
+ALL = ReplicaOrder("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
+
+
+class Target(Protocol):
+    """A server that can be sent to."""
+
+    user: str
+    port: int
+
+    @property
+    def key(self) -> Path: ...
+
+    def host_key(self) -> str: ...
+
+
+@contextmanager
+def connected(
+    target: Target,
+    path: Path | str,
+    port: int | None = None,
+    proven: Proven | None = None,
+    patience: Patience = SWIFT,
+    sender: Callable[[], str] = lambda: SENDER,
+) -> Iterator[SftpStore]:
+    """Lend the store in `path` of a running server, by way of `port` where that is another one."""
+    pins = PinnedKeys.read("there", target.host_key(), None)
+    credentials = Credentials(target.user, private_key=target.key.read_text())
+    with (
+        lost_to("the replica"),
+        Link.to("127.0.0.1", port or target.port, pins, credentials, patience) as link,
+    ):
+        yield SftpStore("there", str(path), sender, link, proven)
+
+
+def over_sftp(
+    target: Target, path: Path | str, site: Site, port: int | None = None, patience: Patience = SWIFT
+) -> Connect:
+    """Return what connects to the store in `path`, as replication is given it."""
+    proven = Proven()
+
+    def connect() -> AbstractContextManager[Replica]:
+        return connected(target, path, port, proven, patience, site.store.identity)
+
+    return connect
+
+
+def once(do: Callable[[], None]) -> None:
+    """Try once."""
+    do()
+
+
+def again(times: int, between: Callable[[], None] = lambda: None) -> Callable[[Callable[[], None]], None]:
+    """Return what tries so often, without waiting, and does something `between`."""
+
+    def retry(do: Callable[[], None]) -> None:
+        for left in reversed(range(times)):
+            try:
+                return do()
+            except ReplicaUnreachable:
+                if not left:
+                    raise
+                between()
+        return None
+
+    return retry
+
+
+def sent_to(
+    connect: Connect, site: Site, retry: Callable[[Callable[[], None]], None] = once, order: ReplicaOrder = ALL
+) -> RunReport:
+    """Replicate now, and return the report."""
+    return replicate(order, connect, retry, site)
+
+
+def noisy_database(path: Path, size_bytes: int) -> None:
+    """Make a database that does not compress."""
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE noise(id INTEGER PRIMARY KEY, data BLOB)")
+        connection.execute("INSERT INTO noise(data) VALUES (?)", (os.urandom(size_bytes),))
+        connection.commit()
+
+
+def complete(files: Path) -> set[str]:
+    """Return the ids of the generations in `files`; fails unless each is private and what its manifest says."""
+    found = set()
+    for path in files.glob(f"*{MANIFEST_SUFFIX}"):
+        key = path.name.removesuffix(MANIFEST_SUFFIX)
+        archive = files / f"{key}{ARCHIVE_SUFFIX}"
+        manifest = decode_manifest(path.read_bytes(), key)
+        assert hashlib.sha256(archive.read_bytes()).hexdigest() == manifest.archive.sha256
+        assert {stat.S_IMODE(each.stat().st_mode) for each in (path, archive)} == {0o600}
+        found.add(key)
+    return found
+
+
+def only_complete(files: Path, site: Site) -> set[str]:
+    """Return what `complete` does; fails as well when an archive without a manifest is not that of the local store."""
+    for archive in files.glob(f"*{ARCHIVE_SUFFIX}"):
+        assert archive.read_bytes() == (site.store.directory / archive.name).read_bytes()
+    return complete(files)
+
+
+def assert_checksums(files: Path) -> None:
+    """Let the real sha256sum check what is there, all of it."""
+    done = subprocess.run(
+        ["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=files, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == len(list(files.glob(f"*{ARCHIVE_SUFFIX}")))
