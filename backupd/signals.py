@@ -17,10 +17,15 @@ def unwind_on_signals() -> None:
             signal.signal(end, _unwind)
 
 
-def _unwind(number: int, _frame: FrameType | None) -> None:
-    """End this process by the first signal; the next ones must not break off the cleanup that it began."""
+def unwind_no_more() -> None:
+    """Take no more notice of these signals: this process is ending by itself."""
     for end in _ENDS:
         signal.signal(end, lambda *_: None)  # unlike SIG_IGN it is not handed on to children
+
+
+def _unwind(number: int, _frame: FrameType | None) -> None:
+    """End this process by the first signal; the next ones must not break off the cleanup that it began."""
+    unwind_no_more()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(TERMINATED)

@@ -19,7 +19,7 @@ from backupd.log import Event, EventLog
 from backupd.model import RunReport
 from backupd.priority import give_way
 from backupd.service.worker import DOCTOR, REBUILD, Job
-from backupd.signals import unwind_on_signals
+from backupd.signals import unwind_no_more, unwind_on_signals
 from backupd.wiring import backup_order, build_site, expiry, late_log, priority
 
 
@@ -99,4 +99,6 @@ if __name__ == "__main__":
     unwind_on_signals()
     asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, through a pipe that nobody else holds
     threading.Thread(target=_end_with_daemon, daemon=True).start()
-    sys.exit(main(Job(*sys.argv[1:]), asked))
+    code = main(Job(*sys.argv[1:]), asked)
+    unwind_no_more()
+    sys.exit(code)

@@ -59,6 +59,7 @@ class Copier:
         self.request, self.wire, self.header, self.target = request, wire, header, target
         self.path: str = request["path"]
         self.deadline = Deadline(request["give_up"], request["busy_timeout_s"])
+        self.inode = os.stat(self.path).st_ino
         self.bytes_a_second = 200e6
         self.writers_held_s = 0.0
         self.wal_limit_bytes = size_of(f"{self.path}-wal") + max(WAL_GROWTH_BYTES, 2 * size_of(self.path))
@@ -137,7 +138,7 @@ class Copier:
     def require_whole(self, source: apsw.Connection) -> None:
         """Refuse a source that lost its end, before and after it was copied. Raises SourceCorrupt."""
         if not self.request["empty"]:
-            require_whole(source, self.path, self.header.page_size)
+            require_whole(source, self.path, self.inode, self.header.page_size)
 
     def steps(self, source: apsw.Connection, pages: int, restarts_allowed: int) -> None:
         """Step the backup to its end; `_Restarted` when the copy began anew more often than allowed."""

@@ -16,13 +16,15 @@ _PENDING_BYTE = 0x40000000
 _WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 
 
-def require_whole(source: apsw.Connection, path: str, page_size: int) -> None:
+def require_whole(source: apsw.Connection, path: str, inode: int, page_size: int) -> None:
     """Refuse the database at `path`, pinned by `source`, when pages of it are in neither the file nor its WAL.
 
-    Raises SourceCorrupt. The database file itself is only looked at by `stat`.
+    Raises SourceCorrupt. The database file itself is only looked at by `stat`; one that is no longer `inode` was
+    replaced, which is for others to say.
     """
-    pages, size_bytes = _page_count(source), os.stat(path).st_size
-    if pages * page_size <= size_bytes:
+    pages, state = _page_count(source), os.stat(path)
+    size_bytes = state.st_size
+    if pages * page_size <= size_bytes or state.st_ino != inode:
         return
     lacking = set(range(size_bytes // page_size + 1, pages + 1)) - {_PENDING_BYTE // page_size + 1}
     lacking -= set(_pages_in_wal(f"{path}-wal", page_size))

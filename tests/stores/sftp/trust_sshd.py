@@ -32,7 +32,7 @@ def keygen(path: Path, kind: str = "ed25519", *options: str, passphrase: str = "
     """Make a key pair at `path` with ssh-keygen, and return that."""
     bits = ("-b", "2048") if kind == "rsa" else ()
     subprocess.run(
-        ["ssh-keygen", "-q", "-t", kind, *bits, *options, "-N", passphrase, "-C", "", "-f", path], check=True
+        ["ssh-keygen", "-q", "-t", kind, *bits, *options, "-N", passphrase, "-C", "tests", "-f", path], check=True
     )
     return path
 
