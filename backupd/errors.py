@@ -1,6 +1,11 @@
 """What can go wrong, told so that the reader knows what to do next; the exit code sits on the class."""
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+STOP_THE_APP: Final = (
+    "stop the app, then run the same command again; in CapRover: Apps, the app, App Configs, Instance Count 0, "
+    "Save & Update; with Docker: docker stop NAME; an app that cannot stop: --online"
+)
 
 
 class BackupdError(Exception):
@@ -56,6 +61,13 @@ class SourceBusy(TemporaryError):
 
 class SourceReplaced(TemporaryError):
     """The database was replaced by another file while it was being copied."""
+
+
+class TargetInUse(TemporaryError):
+    """Somebody has the database open that is to be replaced: acknowledged writes would be lost."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint or STOP_THE_APP)
 
 
 class SourceMissing(BackupdError):

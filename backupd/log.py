@@ -51,6 +51,7 @@ class Event(StrEnum):
     GENERATION_DAMAGED = "generation.damaged"
     GENERATION_VERIFIED = "generation.verified"
     GENERATION_RESTORED = "generation.restored"
+    RESTORE_HEALED = "restore.healed"
     MANIFEST_REFUSED = "manifest.refused"
     ROTATION_FROZEN = "rotation.frozen"
     ROTATION_RELEASED = "rotation.released"

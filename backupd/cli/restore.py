@@ -1,31 +1,48 @@
 """`backupd restore`."""
 
-import re
-from datetime import UTC, date, datetime, timedelta
+import sys
+from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.common import (
+    config_option,
+    error_facts,
+    json_option,
+    open_site,
+    print_json,
+    print_trouble,
+    read_config,
+    told_plainly,
+)
 from backupd.cli.progress import shown_progress
 from backupd.cli.stores import opened, require_sources
+from backupd.cli.times import read_time
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.jobs.generations import choose_generation
+from backupd.jobs.overwrite import overwrite_database
+from backupd.jobs.replace import Replaced, Replacement, replace_database, undo_restore
 from backupd.jobs.restore import Restored, restore_to
+from backupd.jobs.site import Site
 from backupd.jobs.words import human_bytes
-from backupd.wiring import workers
+from backupd.model import Manifest, Progress, RunReport
+from backupd.sqlite.lease import STOPPED_FLAG
+from backupd.stores.contract import Store
+from backupd.wiring import backup_order, sources, workers
 
-_SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
 
-
-@click.command("restore", epilog="Example: backupd restore latest --to /tmp/tasks.db")
+@click.command("restore", epilog="Example: backupd restore latest --from offsite")
 @click.argument("wanted", metavar="[ID|latest]", default="latest")
 @click.option("--at", metavar="TIME", help='The newest at or before this time, "2026-11-20 14:00" or "2026-11-20".')
 @click.option("--source", "source", metavar="NAME", help="Of this source; needed where there are several.")
 @click.option("--from", "store", metavar="STORE", default="local", help="From this store (local).")
-@click.option("--to", "target", metavar="PATH", help="The new file to make.")
+@click.option("--to", "target", metavar="PATH", help="Make this new file, and leave the database alone.")
+@click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
+@click.option("--undo", is_flag=True, help="Take the last restore back.")
+@click.option(STOPPED_FLAG, "stopped", is_flag=True, help="Your word that the app is stopped, where nobody can tell.")
 @click.option("--dry-run", is_flag=True, help="Tell what would happen; change nothing.")
 @config_option
 @json_option
@@ -38,72 +55,110 @@ def command(
     target: str | None,
     config_file: Path | None,
     *,
+    online: bool,
+    undo: bool,
+    stopped: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Restore a generation to a new path: unpacked and proven first, put in place last.
+    """Put a generation in place of its app's database: proven first, swapped last, the old one kept.
 
-    Nothing that exists is replaced.
+    Stop the app first: while anybody has the database open, nothing is done. Exits 75 then, 1 when it failed.
     """
+    _refuse_contradictions(wanted, at, target, online=online, undo=undo)
     config = read_config(config_file)
-    if target is None:
-        raise UsageError(
-            "restoring in place is not part of this version",
-            "restore to a new file (--to PATH), stop the app, and move the file over its database",
-        )
-    if target.endswith("/"):
+    with shown_progress(quiet=as_json) as progress:
+        if undo:
+            order = _replacement(_only_source(source, config), config, stopped=stopped, dry_run=dry_run)
+            report, done = undo_restore(order, open_site(config, progress, writing=not dry_run))
+        else:
+            site = _site(config, progress, reading=dry_run or target is not None)
+            with opened(store, config, site) as (place, inventory):
+                require_sources((source,) if source else (), config, inventory)
+                manifest = choose_generation(inventory, wanted, source, read_time(at, config))
+                if target is not None:
+                    new = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
+                    return _print_done(new, config, as_json=as_json)
+                order = _replacement(manifest.source, config, stopped=stopped, dry_run=dry_run)
+                report, done = _in_place(manifest, order, place, config, site, online=online)
+    return _print_outcome(report, done, config, as_json=as_json)
+
+
+def _refuse_contradictions(wanted: str, at: str | None, target: str | None, *, online: bool, undo: bool) -> None:
+    if target is not None and target.endswith("/"):
         raise UsageError(f"{target} is the name of a directory", "give the name of a file in it")
     if at is not None and wanted != "latest":
         raise UsageError("an ID and --at do not go together", "give one of the two")
-    with shown_progress(quiet=as_json) as progress:
-        site = open_site(config, progress, writing=False if dry_run else None)  # a read-only mount will do
-        with opened(store, config, site) as (place, inventory):
-            require_sources((source,) if source else (), config, inventory)
-            manifest = choose_generation(inventory, wanted, source, _time(at, config))
-            done = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
+    if sum((online, undo, target is not None)) > 1:
+        raise UsageError("--online, --undo and --to do not go together", "give one of the three")
+    if undo and (at is not None or wanted != "latest"):
+        raise UsageError("--undo takes the last restore back: no ID and no --at go with it", "leave them out")
+
+
+def _site(config: Config, progress: Progress, *, reading: bool) -> Site:
+    """Return the local store; for what writes only elsewhere, a read-only one will do."""
+    return open_site(config, progress, writing=None if reading else True)
+
+
+def _only_source(source: str | None, config: Config) -> str:
+    names = sources(config, (source,) if source else ())
+    if len(names) > 1:
+        raise UsageError(f"which source: {', '.join(names)}?", "name it with --source")
+    return names[0]
+
+
+def _replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) -> Replacement:
+    if source not in config.sources:
+        known = ", ".join(config.sources)
+        raise UsageError(
+            f"the configuration ({config.origin}) does not say where the database of {source!r} lies; it has: {known}",
+            "add it to [sources], or restore to a new file (--to PATH)",
+        )
+    return Replacement(source, config.sources[source].path, workers(config), stopped, dry_run)
+
+
+def _in_place(
+    manifest: Manifest, order: Replacement, place: Store, config: Config, site: Site, *, online: bool
+) -> tuple[RunReport, Replaced | None]:
+    if online:
+        return overwrite_database(manifest, order, place, backup_order(config, order.source), site)
+    return replace_database(manifest, order, place, site)
+
+
+def _print_outcome(report: RunReport, done: Replaced | None, config: Config, *, as_json: bool) -> None:
+    if done is not None:
+        _print_done(done, config, as_json=as_json)
+    elif as_json:
+        print_json(error_facts(report.error or "", report.hint or "", report.exit_code))
+    print_trouble(report)
+    sys.exit(report.exit_code)
+
+
+def _print_done(done: Restored | Replaced, config: Config, *, as_json: bool) -> None:
     if as_json:
         print_json(done)
     else:
         _print(done, ZoneInfo(config.schedule.timezone))
 
 
-def _time(text: str | None, config: Config) -> datetime | None:
-    """Return the last instant that a time means, in UTC: a date means its whole day, one without seconds its minute.
-
-    One without a zone is meant in `schedule.timezone`. Raises UsageError.
-    """
-    if text is None:
-        return None
-    try:
-        time = _last_instant(text)
-        aware = time if time.tzinfo else time.replace(tzinfo=ZoneInfo(config.schedule.timezone))
-        return aware.astimezone(UTC)
-    except (ValueError, OverflowError):  # the year 1 and the year 9999 may lie outside the calendar in UTC
-        raise UsageError(f"{text!r} is no time", 'write it like "2026-11-20 14:00" (or with a zone, +01:00)') from None
-
-
-def _last_instant(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    if _is_date(text):
-        return time.replace(hour=23, minute=59, second=59, microsecond=999_999, fold=1)
-    if _SECONDS.search(text):
-        return time
-    return time.replace(second=59, microsecond=999_999)  # a backup of 04:00 was taken some seconds later
-
-
-def _is_date(text: str) -> bool:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _print(done: Restored, zone: ZoneInfo) -> None:
+def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
     verb = "would restore" if done.dry_run else "restored"
-    click.echo(f"{verb} {done.generation} to {done.target} ({human_bytes(done.snapshot_bytes)})")
-    taken_at = done.taken_at.astimezone(zone)
-    local = "" if taken_at.utcoffset() == timedelta() else f" ({taken_at:%F %T} {zone})"
-    click.echo(f"  taken    {done.taken_at:%F %T} UTC{local}")
-    click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else ", integrity checked"))
+    what = done.generation or "the old database"
+    click.echo(f"{verb} {what} to {done.target} ({human_bytes(done.snapshot_bytes)})")
+    if done.taken_at is not None:
+        taken_at = done.taken_at.astimezone(zone)
+        local = "" if taken_at.utcoffset() == timedelta() else f" ({taken_at:%F %T} {zone})"
+        click.echo(f"  taken    {done.taken_at:%F %T} UTC{local}")
+        click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else ", integrity checked"))
     click.echo(f"  mode     {done.mode}" + (f", owner {done.owner}" if done.owner else ", owner is you"))
+    if isinstance(done, Replaced):
+        _print_way_back(done)
+
+
+def _print_way_back(done: Replaced) -> None:
+    if done.old_damage:
+        click.echo(f"  damaged  the old database: {done.old_damage}")
+    if done.kept:
+        click.echo(f"  kept     {done.kept}: remove it, with its side files, once all is well")
+    if done.undo:
+        click.echo(f"  undo     {done.undo}")

@@ -8,6 +8,7 @@ Every step can be killed. Until its manifest is in place there is no new generat
 from backupd.jobs.expire import expire
 from backupd.jobs.freeze import emptied_error, frozen_on_corruption, guard_against_shrinking, quarantined, thaw
 from backupd.jobs.generations import local_inventory
+from backupd.jobs.heal import healed_before_backup
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.prove import Proof, prove
@@ -31,6 +32,8 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
             run.warn(warning)
         if order.zone_doubt:
             run.note(order.zone_doubt)
+        if trouble := healed_before_backup(order.path, site):
+            run.warn(trouble)
         inventory = local_inventory(site)
         last = inventory.last_verified(order.source)
         with site.store.staging() as staging, frozen_on_corruption(order, last, site):

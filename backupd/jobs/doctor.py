@@ -11,6 +11,7 @@ from backupd.files import fsync_directory, write_durably
 from backupd.jobs.doctor_store import examine_store
 from backupd.jobs.finding import Finding, finding
 from backupd.jobs.generations import local_inventory
+from backupd.jobs.heal import examine_restores
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.jobs.space import bytes_needed, require_space, reserve_bytes
@@ -70,6 +71,7 @@ def _write_rename_delete(site: Site) -> str:
 
 def _examine_source(order: BackupOrder, site: Site, *, store_ready: bool) -> Iterator[Finding]:
     yield finding(f"source {order.source}", lambda: _readable(order))
+    yield from examine_restores(order.path, site)
     if store_ready:
         yield finding(f"space for {order.source}", lambda: _space(order, site))
 

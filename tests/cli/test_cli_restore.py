@@ -234,14 +234,6 @@ def test_a_directory_that_is_missing_is_named(typed: Keyboard, generation: str, 
     assert (answer.code, answer.json["error"]) == (1, f"there is no directory {target / 'deeper'}")
 
 
-def test_restoring_in_place_is_not_part_of_this_version_and_says_how_to_go_about_it(
-    typed: Keyboard, generation: str
-) -> None:
-    answer = typed("restore", generation, "--json")
-    assert answer.code == 2
-    assert "--to PATH" in answer.json["hint"]
-
-
 def test_a_damaged_archive_leaves_nothing_behind(typed: Keyboard, backups: Path, generation: str, target: Path) -> None:
     flip_byte(backups / f"{generation}.sqlite3.gz")
     answer = typed("restore", generation, "--to", target, "--json")

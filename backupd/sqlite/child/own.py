@@ -1,4 +1,4 @@
-"""Two things that are done to our own copies alone: roll back a copied journal, and compact.
+"""What is done to our own copies alone: roll back a copied journal, compact, set the journal mode.
 
 Run as `python -m backupd.sqlite.child.own`.
 """
@@ -16,7 +16,7 @@ from backupd.sqlite.child.wire import Wire, serve
 def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     """Do `request["verb"]` to the copy at `request["path"]`."""
     try:
-        {"recover": recover, "compact": compact}[request["verb"]](request)
+        {"recover": recover, "compact": compact, "journal": set_journal_mode}[request["verb"]](request)
     except apsw.Error as error:
         raise _explain(error, request["verb"]) from error
     return {}
@@ -33,6 +33,13 @@ def compact(request: dict[str, Any]) -> None:
     """`VACUUM INTO` a new file, which SQLite makes durable itself."""
     connection = open_immutable(request["path"])
     connection.execute("VACUUM INTO ?", (request["target"],))
+    connection.close()
+
+
+def set_journal_mode(request: dict[str, Any]) -> None:
+    """Let the file remember the journal mode that its app uses, and leave no side file."""
+    connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.execute(f"PRAGMA journal_mode={'WAL' if request['mode'] == 'wal' else 'DELETE'}").fetchall()
     connection.close()
 
 

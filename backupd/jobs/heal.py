@@ -1,0 +1,63 @@
+"""What restores leave beside a database: a killed one is finished or undone, and old databases wait for a word."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from backupd.errors import TargetRefused
+from backupd.jobs.finding import Finding
+from backupd.jobs.site import Site
+from backupd.jobs.words import human_age, human_bytes
+from backupd.log import Event
+from backupd.sqlite.install import heal, kept_databases
+from backupd.sqlite.intent import pending
+
+
+def heal_restore(path: Path, site: Site) -> None:
+    """Finish or undo what a killed restore began at the database that `path` leads to, and say so.
+
+    Call it with the lock of the store, which a restore at work holds. Raises TargetRefused, OSError.
+    """
+    target = _real(path)
+    healed = heal(target)
+    if healed is not None:
+        what = f"a restore of {target} was killed: {healed.what}" + (f"; {healed.detail}" if healed.detail else "")
+        site.log.warning(Event.RESTORE_HEALED, what, target=str(target))
+
+
+def healed_before_backup(path: Path, site: Site) -> str:
+    """Do the same before a backup, which goes on whatever comes of it; returns in words what is wrong, if anything."""
+    try:
+        heal_restore(path, site)
+    except TargetRefused as error:
+        return f"{error.message}: {error.hint}"
+    except OSError as error:
+        return f"what a killed restore left beside {path} could not be put right: {error}"
+    return ""
+
+
+def examine_restores(path: Path, site: Site) -> Iterator[Finding]:
+    """Yield a finding for a restore that was killed, and one for each old database that a restore kept."""
+    target = _real(path)
+    try:
+        if pending(target) is not None:
+            what = f"a restore of {target} was killed, or is at work"
+            yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
+        for kept in kept_databases(target):
+            yield _kept(kept, site)
+    except TargetRefused as error:
+        yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
+    except OSError:  # that its directory cannot be read is a finding of the source
+        return
+
+
+def _kept(kept: Path, site: Site) -> Finding:
+    state = kept.lstat()
+    age = human_age(site.clock().timestamp() - state.st_ctime)
+    detail = f"{kept.name} is what a restore replaced, {age} ago, of {human_bytes(state.st_size)}"
+    hint = f"once nothing more is missed in {kept.parent}, delete it, with the files named {kept.name}-…"
+    return Finding("restore", ok=False, detail=detail, hint=hint)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))

@@ -1,0 +1,112 @@
+"""Restore a generation into a live database, for an app that cannot stop: in one transaction, after a safety backup.
+
+    unpack in staging and prove → safety backup → lock, heal → overwrite → check
+
+What the app keeps in memory goes stale, which is why this has to be asked for.
+"""
+
+import os
+from pathlib import Path
+
+from backupd.errors import BackupdError, CopyCorrupt, TargetRefused
+from backupd.jobs.backup import backup
+from backupd.jobs.checks import remember_check
+from backupd.jobs.heal import heal_restore
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.replace import Replaced, Replacement, planned, tell_restored
+from backupd.jobs.run import Run, recorded
+from backupd.jobs.site import Site
+from backupd.jobs.space import require_space, reserve_bytes
+from backupd.jobs.unpacked import unpack_proven
+from backupd.model import Manifest, RunReport
+from backupd.sqlite.header import read_header
+from backupd.sqlite.process import Child
+from backupd.sqlite.replace import Target, set_journal_mode
+from backupd.stores.contract import Store
+
+_COPY = "restored.sqlite3"
+
+
+def overwrite_database(
+    manifest: Manifest, order: Replacement, store: Store, safety: BackupOrder, site: Site
+) -> tuple[RunReport, Replaced | None]:
+    """Restore a generation of `store` into the database of its source while its app runs; the report tells of trouble.
+
+    Before that, the database is backed up as `safety` orders: without that backup nothing is overwritten. To take the
+    restore back, restore that generation.
+    """
+    if order.dry_run:
+        target = _target(order, safety, manifest)
+        return Run("restore", order.source, site).report, planned(manifest, order, target)
+    done = None
+    with recorded("restore", order.source, site) as run, site.store.staging() as staging:
+        run.started()
+        run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
+        _target(order, safety, manifest)  # at once, before hours are spent on fetching
+        copy = _unpacked(manifest, order, store, staging, run, site)
+        before = _backed_up(safety, site)  # only now: it prunes, perhaps the very generation that was asked for
+        try:
+            with site.locked("restore"):
+                heal_restore(order.path, site)
+                target = _target(order, safety, manifest)
+                with run.stage("overwrite"):
+                    _overwrite(copy, target, safety.settings.busy_timeout_s, site)
+        except BackupdError as error:
+            again = f"backupd restore {manifest.id} --online: {before}, which was backed up just now, is the latest"
+            raise type(error)(error.message, f"{error.hint}; by name then, {again}") from error
+        undo = f"backupd restore {before} --online --source {order.source}"
+        done = planned(manifest, order, target, undo=undo)
+        tell_restored(f"restored {manifest.id} into {target.path}, which was backed up before as {before}", done, site)
+    return run.report, done
+
+
+def _backed_up(safety: BackupOrder, site: Site) -> str:
+    """Back the database up and return the generation that holds it. Raises BackupdError when there is none."""
+    report = backup(safety, site)
+    if report.outcome == "failed" or report.generation is None:
+        raise BackupdError(
+            f"the safety backup failed, and nothing was restored: {report.error}",
+            "put that right first; or stop the app, and restore without --online",
+        )
+    return report.generation
+
+
+def _target(order: Replacement, safety: BackupOrder, manifest: Manifest) -> Target:
+    """Look at the database and its disk, where all of it may pass through the WAL. Raises TargetRefused, NoSpace."""
+    target = Target.inspect(order.path)
+    if target.old is None:
+        raise TargetRefused(f"there is no database {target.path} to restore into", "restore without --online")
+    directory = target.path.parent
+    reserve = reserve_bytes(directory, safety.reserve_bytes)
+    size_bytes = max(manifest.snapshot.size_bytes, target.old.size_bytes)
+    require_space(directory, size_bytes + target.bytes_in_use, reserve, f"restoring {manifest.id} online")
+    return target
+
+
+def _unpacked(manifest: Manifest, order: Replacement, store: Store, staging: Path, run: Run, site: Site) -> Path:
+    copy = staging / _COPY
+    try:
+        with run.stage("unpack"):
+            unpack_proven(manifest, store, copy, order.workers, site)
+    except CopyCorrupt as error:
+        remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
+        raise
+    return copy
+
+
+def _overwrite(copy: Path, target: Target, busy_timeout_s: float, site: Site) -> None:
+    old = target.old
+    assert old is not None  # noqa: S101 - `_target` has seen it
+    header = read_header(os.fspath(target.path))
+    if header is not None:
+        set_journal_mode(copy, header.journal_mode)  # else a rollback-journal database would turn into a WAL one
+    site.progress.stage("overwrite", copy.stat().st_size)
+    request = {
+        "path": str(target.path),
+        "snapshot": copy.name,
+        "uid": old.uid,
+        "gid": old.gid,
+        "busy_timeout_s": busy_timeout_s,
+    }
+    with Child("overwrite", request, copy.parent) as child:
+        child.result(on_progress=lambda done, _total: site.progress.advance(done))

@@ -1,0 +1,190 @@
+"""Restore a generation in place of its app's database, so that nothing gets worse.
+
+    lock, heal → refuse users → unpack beside it and prove → settle the old one → lease → swap → tell how to undo it
+
+Until the swap nothing of the app is touched but what it would do itself when it starts; the old database stays.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from backupd.errors import CopyCorrupt, GenerationMissing
+from backupd.jobs.checks import remember_check
+from backupd.jobs.heal import heal_restore
+from backupd.jobs.run import Run, recorded
+from backupd.jobs.site import Site
+from backupd.jobs.space import require_space
+from backupd.jobs.unpacked import unpack_proven
+from backupd.log import Event
+from backupd.model import Manifest, RunReport
+from backupd.sqlite.install import kept_databases, side_files, swap
+from backupd.sqlite.intent import is_part, part_path
+from backupd.sqlite.replace import Target, dress, set_journal_mode
+from backupd.stores.contract import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What a restore in place did, or with `dry_run` would do.
+
+    `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
+    damaged; `undo` is the command that takes the restore back.
+    """
+
+    source: str
+    generation: str | None
+    taken_at: datetime | None
+    target: str
+    snapshot_bytes: int
+    snapshot_sha256: str | None
+    owner: str
+    mode: str
+    dry_run: bool
+    kept: str | None = None
+    old_sha256: str | None = None
+    old_damage: str = ""
+    undo: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What is to be put where: the database of `source` at `path`; `stopped` is the operator's word for the app."""
+
+    source: str
+    path: Path
+    workers: int
+    stopped: bool = False
+    dry_run: bool = False
+
+
+def replace_database(
+    manifest: Manifest, order: Replacement, store: Store, site: Site
+) -> tuple[RunReport, Replaced | None]:
+    """Restore a generation of `store` over the database of its source; the report tells of trouble.
+
+    Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
+    """
+    if order.dry_run:
+        return Run("restore", order.source, site).report, planned(manifest, order, _target(manifest, order))
+    done = None
+    with recorded("restore", order.source, site) as run, site.locked("restore"):
+        run.started()
+        heal_restore(order.path, site)
+        run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
+        done = _replace(manifest, order, _target(manifest, order), store, run, site)
+    return run.report, done
+
+
+def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | None]:
+    """Put the database that the last restore kept back in place; what is there now is kept in its turn."""
+    if order.dry_run:
+        return Run("restore", order.source, site).report, _undoing(order)[0]
+    done = None
+    with recorded("restore", order.source, site) as run, site.locked("restore"):
+        run.started()
+        heal_restore(order.path, site)
+        way_back, target, kept = _undoing(order)
+        done = _swap(way_back, target, kept, order, site)
+        tell_restored(f"put {kept.name} back in place of {target.path}", done, site)
+    return run.report, done
+
+
+def _target(manifest: Manifest, order: Replacement) -> Target:
+    """Look at the place, before hours are spent on fetching. Raises TargetInUse, TargetRefused, NoSpace."""
+    target = Target.inspect(order.path)
+    with target.lease(stopped=order.stopped):
+        pass
+    needed = manifest.snapshot.size_bytes + target.bytes_in_use
+    require_space(target.path.parent, needed, 0, f"restoring {manifest.id}")
+    return target
+
+
+def _undoing(order: Replacement) -> tuple[Replaced, Target, Path]:
+    """Return what taking the last restore back comes to, where, and the database that it kept."""
+    target = Target.inspect(order.path)
+    kept = kept_databases(target.path)
+    if not kept:
+        raise GenerationMissing(f"no restore has kept an old database beside {target.path}", "see backupd list")
+    state = kept[-1].stat()
+    done = Replaced(
+        source=order.source,
+        generation=None,
+        taken_at=None,
+        target=str(target.path),
+        snapshot_bytes=state.st_size,
+        snapshot_sha256=None,
+        owner=f"{state.st_uid}:{state.st_gid}",
+        mode=f"{state.st_mode & 0o7777:04o}",
+        dry_run=order.dry_run,
+    )
+    return done, target, kept[-1]
+
+
+def _replace(manifest: Manifest, order: Replacement, target: Target, store: Store, run: Run, site: Site) -> Replaced:
+    part = part_path(target.path)
+    _sweep(target.path)
+    try:
+        with run.stage("unpack"):
+            unpack_proven(manifest, store, part, order.workers, site)
+        set_journal_mode(part, manifest.snapshot.journal_mode)
+        owner, mode = dress(part, target, manifest.origin)
+        done = replace(planned(manifest, order, target), owner=owner, mode=mode)
+        with run.stage("swap"):
+            done = _swap(done, target, part, order, site)
+    except CopyCorrupt as error:
+        remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+    tell_restored(f"restored {manifest.id} in place of {target.path}", done, site)
+    return done
+
+
+def _swap(done: Replaced, target: Target, part: Path, order: Replacement, site: Site) -> Replaced:
+    """Bring the old database to rest, make sure that nobody has opened it since, and put `part` in its place."""
+    settled = target.settle()
+    with target.lease(stopped=order.stopped) as lease:
+        kept = swap(target.path, part, lease, site.clock(), side_files(part))
+    if settled is None or kept is None:
+        return done
+    undo = f"backupd restore --undo --source {order.source}"
+    return replace(done, kept=str(kept), old_sha256=settled.sha256, old_damage=settled.damage, undo=undo)
+
+
+def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | None = None) -> Replaced:
+    """Return what restoring `manifest` to `target` comes to, as far as it can be told before."""
+    origin = target.old or manifest.origin
+    return Replaced(
+        source=order.source,
+        generation=manifest.id,
+        taken_at=manifest.taken_at,
+        target=str(target.path),
+        snapshot_bytes=manifest.snapshot.size_bytes,
+        snapshot_sha256=manifest.snapshot.sha256,
+        owner=f"{origin.uid}:{origin.gid}",
+        mode=f"{origin.mode & 0o777:04o}",
+        dry_run=order.dry_run,
+        undo=undo,
+    )
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed restores were unpacking here: the lock says that none is at work."""
+    for path in target.parent.iterdir():
+        if is_part(path.name, target.name):
+            path.unlink()
+
+
+def tell_restored(what: str, done: Replaced, site: Site) -> None:
+    """Log a restore, with what is needed to take it back."""
+    site.log.info(
+        Event.GENERATION_RESTORED,
+        f"{what}; the old database is {done.kept}" if done.kept else what,
+        generation=done.generation,
+        target=done.target,
+        snapshot_sha256=done.snapshot_sha256,
+        old_sha256=done.old_sha256,
+        kept=done.kept,
+        undo=done.undo,
+    )

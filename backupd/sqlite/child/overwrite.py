@@ -1,0 +1,108 @@
+"""Write one of our copies into a live database, in one transaction of the online backup API.
+
+Run as `python -m backupd.sqlite.child.overwrite` in the directory of the copy, which the owner of the database, who
+this process becomes, may not read: so it is opened before. The app sees the old content or the new, in the same file.
+"""
+
+import os
+import time
+from typing import Any
+from urllib.parse import quote
+
+import apsw
+
+from backupd.errors import BackupdError, NoSpace, SnapshotFailed, TargetInUse, TargetRefused
+from backupd.sqlite.child.check import open_immutable
+from backupd.sqlite.child.explain import extended_code
+from backupd.sqlite.child.owner import become_owner
+from backupd.sqlite.child.wire import Wire, serve
+
+_PAGES_A_STEP = 1000
+
+
+def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
+    """Overwrite the database at `path` by the copy `snapshot` and check it. Raises TargetInUse, NoSpace and others."""
+    path: str = request["path"]
+    copy = open_immutable(request["snapshot"])
+    become_owner(request["uid"], request["gid"])
+    try:
+        overwrite(path, copy, request["busy_timeout_s"], wire)
+        damage = check(path)
+    except apsw.Error as error:
+        raise _explain(error, path, request["busy_timeout_s"]) from error
+    if damage:
+        raise SnapshotFailed(f"{path} was restored, and is damaged: {damage}", "stop the app, and restore in place")
+    return {}
+
+
+def overwrite(path: str, copy: apsw.Connection, busy_timeout_s: float, wire: Wire) -> None:
+    """Copy every page in one transaction, which begins as soon as nobody else writes. Raises apsw.Error."""
+    target = _open(path, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s)
+    try:
+        page_size = _number(copy, "page_size")
+        if str(target.execute("PRAGMA journal_mode").get) == "wal" and _number(target, "page_size") != page_size:
+            raise TargetRefused(
+                f"{path} has pages of {_number(target, 'page_size')} bytes, the generation of {page_size}: "
+                "SQLite cannot change that in a live WAL database",
+                "stop the app, and restore without --online",
+            )
+        with target.backup("main", copy, "main") as backup:
+            _step(backup, page_size, time.monotonic() + busy_timeout_s, wire)
+    finally:
+        target.close()
+
+
+def _step(backup: apsw.Backup, page_size: int, give_up: float, wire: Wire) -> None:
+    while True:
+        try:
+            if backup.step(_PAGES_A_STEP):
+                return
+        except (apsw.BusyError, apsw.LockedError):
+            if time.monotonic() > give_up:
+                raise
+            continue
+        done = backup.page_count - backup.remaining
+        wire.progress(done * page_size, backup.page_count * page_size)
+
+
+def check(path: str) -> str:
+    """Return the first thing that `integrity_check` finds wrong, nothing when all is well."""
+    connection = _open(path, apsw.SQLITE_OPEN_READONLY, 10.0)
+    try:
+        said = str(connection.execute("PRAGMA integrity_check(1)").get)
+    finally:
+        connection.close()
+    return "" if said == "ok" else said
+
+
+def _open(path: str, flags: int, busy_timeout_s: float) -> apsw.Connection:
+    connection = apsw.Connection(f"file:{quote(os.fsencode(path))}", flags=flags | apsw.SQLITE_OPEN_URI)
+    connection.set_busy_timeout(int(busy_timeout_s * 1000))
+    return connection
+
+
+def _number(connection: apsw.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").get)
+
+
+def _explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
+    code = extended_code(error)
+    match code & 0xFF:
+        case apsw.SQLITE_BUSY | apsw.SQLITE_LOCKED:
+            return TargetInUse(
+                f"{path} stayed locked for {waited_s:.0f} s", "try again at a quieter moment, or stop the app"
+            )
+        case apsw.SQLITE_FULL:
+            return NoSpace(f"no room to write into {path}: it is what it was", "free space there")
+        case apsw.SQLITE_NOTADB | apsw.SQLITE_CORRUPT:
+            return TargetRefused(f"{path} is damaged: {error}", "stop the app, and restore without --online")
+        case apsw.SQLITE_READONLY | apsw.SQLITE_CANTOPEN | apsw.SQLITE_PERM:
+            return TargetRefused(
+                f"{path} cannot be written as uid {os.geteuid()}: {error}",
+                "run backupd as the owner of the file (PUID), with its volume mounted writable",
+            )
+    return SnapshotFailed(f"{path} could not be overwritten: {error} (SQLite code {code})", "see the system's log")
+
+
+if __name__ == "__main__":
+    serve(work)

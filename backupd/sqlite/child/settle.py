@@ -1,0 +1,97 @@
+"""Bring a database that is to be replaced to rest: all that its app was promised is in the one file, or we say why not.
+
+Run as `python -m backupd.sqlite.child.settle`. This is the one place that opens an app's database to write: as its app
+would when it starts, SQLite rolls a hot journal back or takes the WAL in, under a lock that nobody else may share.
+"""
+
+import hashlib
+import os
+from typing import Any
+from urllib.parse import quote
+
+import apsw
+
+from backupd.errors import BackupdError, NoSpace, SnapshotFailed, TargetInUse, TargetRefused
+from backupd.sqlite.child.explain import extended_code
+from backupd.sqlite.child.owner import become_owner
+from backupd.sqlite.child.wire import Wire, serve
+from backupd.sqlite.header import Header, read_header
+
+_DAMAGED = (apsw.SQLITE_NOTADB, apsw.SQLITE_CORRUPT)
+
+
+def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
+    """Settle the database at `path`: its digest, journal mode (None: not known), and damage in words (or nothing).
+
+    Raises TargetInUse when anybody is at work on it, NoSpace, TargetRefused, SnapshotFailed.
+    """
+    path: str = request["path"]
+    become_owner(request["uid"], request["gid"])
+    mode, damage = None, "it is no database: nothing in it can be read"
+    if header_of(path) is not None:  # else SQLite would take a WAL that lies there for one of nobody, and remove it
+        mode, damage = settle_or_tell(path)
+    return {"journal_mode": mode, "damage": damage, "sha256": digest(path)}
+
+
+def header_of(path: str) -> Header | None:
+    """Read the header of the database. Raises TargetRefused."""
+    try:
+        return read_header(path)
+    except PermissionError as error:
+        raise TargetRefused(
+            f"uid {os.geteuid()} cannot read {path}",
+            "let the owner of the file pass through every directory on the way; or run backupd as that user (PUID)",
+        ) from error
+
+
+def settle_or_tell(path: str) -> tuple[str | None, str]:
+    """Settle the database: its journal mode, or how it is damaged. Raises as `work` does."""
+    try:
+        return settle(path), ""
+    except apsw.Error as error:
+        if extended_code(error) & 0xFF not in _DAMAGED:
+            raise _explain(error, path) from error
+        return None, str(error)
+
+
+def settle(path: str) -> str:
+    """Take everything into the one file, as its only user, and return its journal mode. Raises apsw.Error."""
+    connection = apsw.Connection(
+        f"file:{quote(os.fsencode(path))}?mode=rw", flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+    )
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()  # in WAL also: no shared memory, no other user
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("PRAGMA user_version").fetchall()
+        connection.execute("COMMIT")
+        mode = str(connection.execute("PRAGMA journal_mode").get)
+        if mode == "wal":
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    finally:
+        connection.close()
+    return "wal" if mode == "wal" else "rollback"
+
+
+def digest(path: str) -> str:
+    """Return the SHA-256 of the file, once no connection of ours is open."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _explain(error: apsw.Error, path: str) -> BackupdError:
+    code = extended_code(error)
+    match code & 0xFF:
+        case apsw.SQLITE_BUSY | apsw.SQLITE_LOCKED:
+            return TargetInUse(f"{path} is in use: another process holds a lock on it")
+        case apsw.SQLITE_FULL:
+            return NoSpace(f"no room to take the WAL of {path} into it", "free space there")
+        case apsw.SQLITE_READONLY | apsw.SQLITE_CANTOPEN | apsw.SQLITE_PERM:
+            return TargetRefused(
+                f"{path} cannot be opened to write as uid {os.geteuid()}: {error}",
+                "run backupd as the owner of the file (PUID), with its volume mounted writable",
+            )
+    return SnapshotFailed(f"{path} cannot be brought to rest: {error} (SQLite code {code})", "see the system's log")
+
+
+if __name__ == "__main__":
+    serve(work)

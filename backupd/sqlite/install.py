@@ -1,0 +1,142 @@
+"""Put a proven file in place of a database: killed at any instruction, it is entirely the old one or the new one.
+
+The old one is kept beside it, with what its side files still held. The swap is one rename, under a lease that tells
+when somebody opens the old file in that very moment: then it is taken back before they get it.
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, cast
+
+from backupd.errors import TargetInUse
+from backupd.files import fsync_directory
+from backupd.sqlite.intent import KEPT, SIDE_FILES, Intent, Mark, Suffix, declared, is_kept, is_part, pending, withdraw
+from backupd.sqlite.lease import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """What was done about a restore that was killed, and in words what somebody should look at."""
+
+    what: Literal["finished", "undone", "left"]
+    detail: str
+
+
+def swap(target: Path, part: Path, lease: Lease, now: datetime, bring: tuple[Suffix, ...] = ()) -> Path | None:
+    """Let `part`, a durable file in the same directory, become `target`; returns where the old database is kept.
+
+    The side files of the old one go with it; those of `part` named in `bring` come with the new one. `lease` is held on
+    the old one. Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError.
+    """
+    intent = _plan(target, part, now, bring)
+    with declared(target, intent):
+        _set_aside(target, intent)
+        if intent.old is not None:
+            _keep(target, target.with_name(intent.kept))
+        if not lease.asked_for(target):
+            part.rename(target)
+        if lease.asked_for(target):
+            _undo(target, intent)
+            withdraw(target)
+            raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
+        _bring(target, intent)
+    return target.with_name(intent.kept) if intent.old is not None else None
+
+
+def heal(target: Path) -> Healed | None:
+    """Finish or undo what a killed restore began; None when there is nothing to do. Raises TargetRefused, OSError."""
+    intent = pending(target)
+    if intent is None:
+        return None
+    now, kept = Mark.of(target), target.with_name(intent.kept)
+    if now is not None and now.inode == intent.new.inode:
+        healed = Healed("finished", f"the old database is {kept}" if intent.old else "")
+        if now == intent.new:
+            _bring(target, intent)
+    elif now is None or (intent.old is not None and now.inode == intent.old.inode):
+        _undo(target, intent)
+        healed = Healed("undone", f"{target} is what it was")
+    else:
+        healed = Healed("left", f"{target} was replaced by something else meanwhile; an old one may be {kept}")
+    if is_part(intent.part, target.name):
+        target.with_name(intent.part).unlink(missing_ok=True)
+    withdraw(target)
+    return healed
+
+
+def kept_databases(target: Path) -> tuple[Path, ...]:
+    """Return the old databases that restores to `target` kept, oldest first. Raises OSError."""
+    return tuple(sorted(path for path in target.parent.iterdir() if is_kept(path.name, target.name)))
+
+
+def side_files(path: Path) -> tuple[Suffix, ...]:
+    """Return the suffixes of the side files that lie beside `path`."""
+    return tuple(cast("Suffix", suffix) for suffix in SIDE_FILES if os.path.lexists(f"{path}{suffix}"))
+
+
+def _plan(target: Path, part: Path, now: datetime, bring: tuple[Suffix, ...]) -> Intent:
+    new = Mark.of(part)
+    assert new is not None  # noqa: S101 - the caller has just made it
+    return Intent(target.name, part.name, new, _free_name(target, now), Mark.of(target), side_files(target), bring)
+
+
+def _free_name(target: Path, now: datetime) -> str:
+    """Name the old database by the time, and count on where a name is taken, be it by a side file alone."""
+    stem, number = f"{target.name}{KEPT}{now.astimezone(UTC):%Y%m%dT%H%M%SZ}", 1
+    name = stem
+    while any(os.path.lexists(target.with_name(f"{name}{suffix}")) for suffix in ("", *SIDE_FILES)):
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def _set_aside(target: Path, intent: Intent) -> None:
+    """Let the side files follow the old database, so that they are never found beside the new one."""
+    for suffix in intent.aside:
+        with suppress(FileNotFoundError):
+            _beside(target, suffix).rename(target.with_name(f"{intent.kept}{suffix}"))
+    fsync_directory(target.parent)
+
+
+def _keep(target: Path, kept: Path) -> None:
+    """Give the old database its second name; on a file system without hard links (FAT, SMB) its only one."""
+    try:
+        os.link(target, kept)
+    except OSError:
+        target.rename(kept)
+    fsync_directory(target.parent)
+
+
+def _bring(target: Path, intent: Intent) -> None:
+    for suffix in intent.bring:
+        with suppress(FileNotFoundError):
+            target.with_name(f"{intent.part}{suffix}").rename(_beside(target, suffix))
+
+
+def _undo(target: Path, intent: Intent) -> None:
+    """Bring everything back to where it was; whatever was done of it before may be done again."""
+    kept, mark = target.with_name(intent.kept), Mark.of(target)
+    if mark is not None and mark.inode == intent.new.inode:
+        target.rename(target.with_name(intent.part))
+        mark = None
+    if mark is None:
+        with suppress(FileNotFoundError):
+            kept.rename(target)
+    elif Mark.of(kept) == mark:  # the second name of what lies there
+        kept.unlink()
+    if Mark.of(target) == intent.old:  # nobody has written to it since: what is in its side files still belongs to it
+        _put_back(target, intent)
+
+
+def _put_back(target: Path, intent: Intent) -> None:
+    for suffix in intent.aside:
+        aside = target.with_name(f"{intent.kept}{suffix}")
+        if aside.exists() and not os.path.lexists(_beside(target, suffix)):
+            aside.rename(_beside(target, suffix))
+
+
+def _beside(target: Path, suffix: Suffix) -> Path:
+    return target.with_name(f"{target.name}{suffix}")

@@ -1,0 +1,158 @@
+"""A database that is to be replaced: what lies there, whether anybody uses it, and how its successor has to look."""
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from backupd.errors import SourceMissing, TargetRefused
+from backupd.files import fsync_file
+from backupd.model import SourceFacts
+from backupd.sqlite.header import SIZE, parse_header
+from backupd.sqlite.intent import SIDE_FILES
+from backupd.sqlite.lease import Lease
+from backupd.sqlite.mounts import filesystem_of, is_remote
+from backupd.sqlite.process import Child
+from backupd.sqlite.source import Source
+
+JournalMode = Literal["wal", "rollback"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The old database at rest: its digest, its journal mode (None: not known), and in words how it is damaged."""
+
+    sha256: str
+    journal_mode: JournalMode | None
+    damage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The place of a database (real path), and the one that lies there, if any."""
+
+    path: Path
+    old: Source | None
+
+    @classmethod
+    def inspect(cls, path: Path) -> "Target":
+        """Look at where `path` leads. Raises TargetRefused where nothing can be put in place, SourceUnusable."""
+        real = Path(os.path.realpath(path))
+        _refuse_directory(real.parent)
+        try:
+            old = Source.inspect(real, allow_empty=True, allow_links=True)
+        except SourceMissing:
+            return cls(real, None)
+        if old.links > 1:
+            raise TargetRefused(
+                f"{real} has {old.links} hard links: whoever opens it by another name would not see the restored one",
+                "remove the other names first",
+            )
+        return cls(real, old)
+
+    @property
+    def bytes_in_use(self) -> int:
+        """The size of the WAL, which may have to be taken into the old database before it is kept."""
+        return self.old.wal_bytes if self.old else 0
+
+    def lease(self, *, stopped: bool) -> Lease:
+        """Return the lease on every file of the old database; its side files alone tell of one whose file is gone."""
+        owner = self.old or self._side_owner()
+        uid, gid = (owner.uid, owner.gid) if isinstance(owner, Source) else owner
+        names = ("", "-wal", "-shm")
+        kind = filesystem_of(str(self.path))
+        remote = f"it is on {kind}" if is_remote(kind) else ""
+        return Lease([Path(f"{self.path}{name}") for name in names], uid, gid, remote=remote, stopped=stopped)
+
+    def settle(self) -> Settled | None:
+        """Bring the old database to rest; None when there is none. Raises TargetInUse, TargetRefused, NoSpace."""
+        if self.old is None:
+            return None
+        request = {"path": str(self.path), "uid": self.old.uid, "gid": self.old.gid}
+        with Child("settle", request, Path("/")) as child:
+            return Settled(**child.result())
+
+    def _side_owner(self) -> tuple[int, int]:
+        for suffix in SIDE_FILES:
+            try:
+                state = os.lstat(f"{self.path}{suffix}")
+            except FileNotFoundError:
+                continue
+            return state.st_uid, state.st_gid
+        return os.geteuid(), os.getegid()
+
+
+def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
+    """Let our own database file at `path` have the journal mode that its app uses; tells whether it had another."""
+    with path.open("rb") as stream:
+        header = parse_header(stream.read(SIZE))
+    if header is None or header.journal_mode == wanted:  # an empty database has none yet
+        return False
+    with Child("own", {"verb": "journal", "path": path.name, "mode": wanted}, path.parent) as child:
+        child.result()
+    return True
+
+
+def dress(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
+    """Give the file at `path` owner, mode and extended attributes of the old database, else of its `origin`; durably.
+
+    Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not give it to them.
+    """
+    old = target.old
+    uid, gid, mode = (old.uid, old.gid, old.mode) if old else (origin.uid, origin.gid, origin.mode & 0o777)
+    if old is None and os.geteuid() != 0:
+        uid, gid = os.geteuid(), os.getegid()  # nobody but root may give a file away
+    if (uid, gid) != _owner(path):
+        try:
+            os.chown(path, uid, gid)
+        except PermissionError as error:
+            raise TargetRefused(
+                f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {error.strerror}",
+                f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
+            ) from error
+    if old is not None:
+        _copy_attributes(target.path, path)
+    path.chmod(mode)
+    fsync_file(path)
+    return f"{uid}:{gid}", f"{mode:04o}"
+
+
+def _owner(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_uid, state.st_gid
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    """Copy extended attributes as far as the file system knows and allows them: ACLs, labels, notes of the user."""
+    for name, value in _attributes(source).items():
+        try:
+            os.setxattr(target, name, value)
+        except OSError:  # one that only the kernel sets
+            continue
+
+
+def _attributes(path: Path) -> Mapping[str, bytes]:
+    try:
+        return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    except OSError:  # a file system without
+        return {}
+
+
+def _refuse_directory(directory: Path) -> None:
+    try:
+        state = directory.stat()
+    except FileNotFoundError:
+        raise TargetRefused(f"there is no directory {directory}", "make it, or mount the volume of the app") from None
+    if not stat.S_ISDIR(state.st_mode):
+        raise TargetRefused(f"{directory} is no directory", "check the path")
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        raise TargetRefused(
+            f"{directory} is mounted read-only", "mount the volume writable, or restore elsewhere (--to PATH)"
+        )
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        raise TargetRefused(
+            f"uid {os.geteuid()} may not write to {directory}",
+            f"run backupd as its owner (PUID={state.st_uid}), or restore elsewhere (--to PATH)",
+        )

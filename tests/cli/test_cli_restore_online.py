@@ -1,0 +1,157 @@
+"""`backupd restore --online`: into the live database, in one transaction, after a safety backup."""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard
+
+from backupd.jobs.site import Site
+from support.app import running_app
+from support.command import Backupd, log_lines
+from support.generations import backdated
+from support.sqlite_processes import wait_until
+
+LIVE = ("restore", "--online", "--json")
+
+
+def spend(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as app, app:
+        app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+@pytest.mark.parametrize("mode_of_the_generation", ["wal", "delete"])
+def test_the_app_goes_on_with_what_was_restored_in_the_same_file_and_journal_mode(
+    typed: Keyboard, database: Path, mode: str, mode_of_the_generation: str
+) -> None:
+    with closing(sqlite3.connect(database)) as app:
+        app.execute(f"PRAGMA journal_mode={mode_of_the_generation}")
+    assert typed("backup").code == 0
+    with closing(sqlite3.connect(database)) as app:
+        app.execute(f"PRAGMA journal_mode={mode}")
+    inode = database.stat().st_ino
+    with running_app(database) as app:
+        app.sql("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+        answer = typed(*LIVE, "--at", "9999-01-01")
+        assert answer.code == 0, answer.err
+        assert app.sql("SELECT count(*) FROM ledger") == [[0]]
+        assert app.sql("PRAGMA journal_mode") == [[mode]]
+        app.sql("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+        assert app.sql("PRAGMA integrity_check") == [["ok"]]
+    assert database.stat().st_ino == inode
+    assert answer.json["kept"] is None
+
+
+def test_before_it_the_database_is_backed_up_and_the_command_that_goes_back_works(
+    typed: Keyboard, database: Path, generation: str
+) -> None:
+    assert generation
+    with running_app(database) as app:
+        app.sql("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+        answer = typed(*LIVE)
+        assert answer.code == 0, answer.err
+        assert app.sql("SELECT count(*) FROM ledger") == [[0]]
+        undone = typed(*answer.json["undo"].split()[1:])
+        assert undone.code == 0, undone.err
+        assert app.sql("SELECT count(*) FROM ledger") == [[1]]
+
+
+def test_the_oldest_generation_is_restored_though_the_safety_backup_prunes_it(
+    typed: Keyboard, site: Site, database: Path, backups: Path, generation: str
+) -> None:
+    assert site
+    oldest = backdated(backups, generation, days=400)
+    spend(database)
+    policy = {"BACKUPD_RETENTION__DAILY": "1", "BACKUPD_RETENTION__WEEKLY": "0"}
+    answer = typed("restore", oldest, "--online", "--json", **policy)
+    assert answer.code == 0, answer.err
+    with closing(sqlite3.connect(database)) as app:
+        assert app.execute("SELECT count(*) FROM ledger").fetchone() == (0,)
+
+
+def test_without_a_safety_backup_nothing_is_overwritten(
+    typed: Keyboard, database: Path, backups: Path, generation: str
+) -> None:
+    assert generation
+    raw = database.read_bytes()
+    database.write_bytes(raw[:4096] + b"\xff" * (len(raw) - 4096))
+    damaged = database.read_bytes()
+    answer = typed(*LIVE)
+    assert answer.code == 1
+    assert "the safety backup failed" in answer.json["error"]
+    assert database.read_bytes() == damaged
+    assert log_lines(backups)[-1]["backupd.task"] == "restore"
+
+
+def test_an_app_that_never_lets_go_makes_it_give_up_with_everything_as_it_was(
+    typed: Keyboard, database: Path, generation: str
+) -> None:
+    assert generation
+    spend(database)
+    with running_app(database) as app:
+        app.sql("BEGIN IMMEDIATE")
+        app.sql("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+        answer = typed(*LIVE, BACKUPD_SOURCES__TASKS__BUSY_TIMEOUT_S="0.2")
+        assert answer.code == 75
+        assert "stayed locked" in answer.json["error"]
+        assert f"restore {generation} --online" in answer.json["hint"]
+        app.sql("COMMIT")
+        assert app.sql("SELECT count(*) FROM ledger") == [[2]]
+
+
+def test_pages_of_another_size_are_refused_in_a_wal_database(typed: Keyboard, database: Path, generation: str) -> None:
+    assert generation
+    with closing(sqlite3.connect(database, isolation_level=None)) as app:
+        app.execute("PRAGMA journal_mode=delete")
+        app.execute("PRAGMA page_size=8192")
+        app.execute("VACUUM")
+        app.execute("PRAGMA journal_mode=wal")
+        app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+    answer = typed("restore", generation, "--online")
+    assert answer.code == 1
+    assert "pages of 8192 bytes" in answer.err
+    with closing(sqlite3.connect(database)) as app:
+        assert app.execute("SELECT count(*) FROM ledger").fetchone() == (1,)
+
+
+def test_a_database_that_is_not_there_is_not_restored_online(typed: Keyboard, database: Path, generation: str) -> None:
+    assert generation
+    database.unlink()
+    answer = typed("restore", "--online")
+    assert answer.code == 1
+    assert "without --online" in answer.err
+    assert not database.exists()
+
+
+def test_a_dry_run_changes_nothing(typed: Keyboard, database: Path, backups: Path, generation: str) -> None:
+    before = database.read_bytes(), sorted(path.name for path in backups.iterdir())
+    answer = typed("restore", generation, "--online", "--dry-run")
+    assert answer.code == 0
+    assert (database.read_bytes(), sorted(path.name for path in backups.iterdir())) == before
+
+
+def test_killed_in_the_middle_the_app_finds_the_old_content(typed: Keyboard, backupd: Backupd, database: Path) -> None:
+    with closing(sqlite3.connect(database)) as app, app:
+        app.execute("CREATE TABLE big AS SELECT randomblob(30000) AS data FROM account")
+    generation = typed("backup", "--json").json["generation"]
+    spend(database)
+    wal = Path(f"{database}-wal")
+    with running_app(database) as app:
+        app.sql("SELECT count(*) FROM ledger")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "backupd", "restore", generation, "--online"],
+            env=backupd.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: wal.stat().st_size > 1 << 20, timeout_s=60)
+        process.kill()
+        _, said = process.communicate()
+        assert app.sql("SELECT count(*) FROM ledger") == [[1]], said
+        assert app.sql("PRAGMA integrity_check") == [["ok"]]
+        wait_until(lambda: typed("restore", generation, "--online").code == 0, timeout_s=60)
+        assert app.sql("SELECT count(*) FROM ledger") == [[0]]

@@ -1,0 +1,118 @@
+"""A restore in place that is killed at each of its steps: the database is entirely the old one or entirely the new."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from yards import Before, Yard, assert_no_processes, assert_unhurt, events
+
+from backupd.log import Event
+from backupd.sqlite.install import kept_databases
+from support.bank import is_balanced
+from support.faults import Crew, Ended, on_both_cores
+from support.sqlite_processes import die_in_a_transaction
+
+HASTY = {"BACKUPD_SOURCES__TASKS__HOT_JOURNAL_WAIT_S": "0"}
+NEW, OLD = 3, 4  # rows in the ledger of the newest generation, and of the database that it replaces
+
+
+def rows(database: Path, scratch: Path) -> int:
+    """Return how many transfers an app would find that starts now, and that no money was lost; nothing is touched."""
+    scratch.mkdir()
+    for suffix in ("", "-wal", "-journal"):
+        if Path(f"{database}{suffix}").exists():
+            shutil.copy2(f"{database}{suffix}", scratch / f"tasks.db{suffix}")
+    with closing(sqlite3.connect(scratch / "tasks.db")) as app:
+        (found,) = app.execute("SELECT count(*) FROM ledger").fetchone()
+    assert is_balanced(scratch / "tasks.db")
+    shutil.rmtree(scratch)
+    return int(found)
+
+
+def killed_at_each(
+    arguments: Sequence[str], template: Yard, forks: Crew, tmp_path: Path, check: Callable[[Yard], None]
+) -> None:
+    """Kill `backupd ARGUMENTS` before each step beside the database and between those; `check` what that left."""
+
+    def kill(at: int | None) -> Ended:
+        yard = template.copy_to(tmp_path / f"killed-{at}")
+        ended = forks.run(arguments, yard.environ, at=at, counted=True)
+        assert ended.code == (0 if at is None else -9), ended
+        try:
+            assert_no_processes(yard)
+            check(yard)
+        except BaseException as error:
+            error.add_note(f"before step {at}: {ended.steps[-1:]}")
+            raise
+        shutil.rmtree(yard.root)
+        return ended
+
+    steps = kill(None).steps
+    beside = [at for at, step in enumerate(steps) if "/data/" in step]
+    on_both_cores(kill, range(beside[0], beside[-1] + 1))
+
+
+def assert_old_or_new(yard: Yard, forks: Crew, before: Before) -> None:
+    """Assert that all is the old or the new, that a backup puts right what is left, and that a restore still works."""
+    now = rows(yard.database, yard.root / "scratch")
+    assert now in {OLD, NEW}
+    if now == NEW:
+        (kept,) = kept_databases(yard.database)
+        assert rows(kept, yard.root / "scratch") == OLD
+    assert_unhurt(yard, before)
+    intent, known = yard.database.with_name(".tasks.db.restore"), len(events(yard))
+    there = intent.exists()
+    assert forks.run(["backup"], {**yard.environ, **HASTY}).code in {0, 3}
+    assert (Event.RESTORE_HEALED in events(yard)[known:]) == there
+    assert rows(yard.database, yard.root / "scratch") == now
+    assert not intent.exists()
+
+
+def assert_works_again(yard: Yard, forks: Crew, before: Before) -> None:
+    """Assert that a restore does what it should, and sweeps what a killed one was unpacking."""
+    now = rows(yard.database, yard.root / "scratch")
+    done = forks.run(["restore", [*before.generations][-1], "--json"], yard.environ)
+    assert done.code == 0, done
+    assert rows(yard.database, yard.root / "scratch") == NEW
+    assert rows(Path(done.json["kept"]), yard.root / "scratch") == now
+    assert not [path for path in yard.database.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_with_a_wal_that_a_dead_app_left(template: Yard, forks: Crew, tmp_path: Path) -> None:
+    before = Before.of(template, app_runs=True)
+
+    def check(yard: Yard) -> None:
+        assert_old_or_new(yard, forks, before)
+        assert_works_again(yard, forks, before)
+
+    killed_at_each(["restore"], template, forks, tmp_path, check)
+
+
+def test_with_a_transaction_that_its_app_died_in(yard: Yard, forks: Crew, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(yard.database)) as app:
+        app.execute("PRAGMA journal_mode=delete")
+    die_in_a_transaction(yard.database)
+    assert Path(f"{yard.database}-journal").exists()
+    before = Before.of(yard, app_runs=True)
+    killed_at_each(["restore"], yard, forks, tmp_path, lambda yard: assert_old_or_new(yard, forks, before))
+
+
+def test_a_restore_that_is_taken_back(yard: Yard, forks: Crew, tmp_path: Path) -> None:
+    before = Before.of(yard, app_runs=True)
+    assert forks.run(["restore"], yard.environ).code == 0
+    undo = ["restore", "--undo"]
+
+    def check(killed: Yard) -> None:
+        now = rows(killed.database, killed.root / "scratch")
+        kept = {rows(path, killed.root / "scratch") for path in kept_databases(killed.database)}
+        assert {now, *kept} == {OLD, NEW}
+        assert_unhurt(killed, before)
+        assert forks.run(["backup"], killed.environ).code in {0, 3}
+        assert rows(killed.database, killed.root / "scratch") == now
+        assert not killed.database.with_name(".tasks.db.restore").exists()
+        assert forks.run(undo, killed.environ).code == 0
+        assert {now, rows(killed.database, killed.root / "scratch")} == {OLD, NEW}
+
+    killed_at_each(undo, yard, forks, tmp_path, check)

@@ -1,0 +1,238 @@
+"""The swap of a database for a restored one: whoever opens it in that very moment loses nothing."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import TargetInUse, TargetRefused
+from backupd.sqlite import install
+from backupd.sqlite.install import heal, kept_databases, swap
+from backupd.sqlite.intent import intent_path
+from backupd.sqlite.lease import Lease
+from backupd.sqlite.replace import Target
+from support.app import running_app
+from support.bank import make_bank
+from support.sqlite_processes import wait_until
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+OPENS = "import sys; file = open(sys.argv[1], 'rb'); print(file.read().decode(), flush=True)"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with an old file of that name, and a new one that is to become it."""
+    (tmp_path / "tasks.db").write_text("old")
+    (tmp_path / ".tasks.db.00000000.part").write_text("new")
+    return tmp_path
+
+
+def paths(place: Path) -> tuple[Path, Path]:
+    return place / "tasks.db", place / ".tasks.db.00000000.part"
+
+
+def lease(target: Path) -> Lease:
+    return Lease([target], os.geteuid(), os.getegid(), remote="", stopped=False)
+
+
+class Killed(Lease):
+    """The process is killed when it is about to rename."""
+
+    def asked_for(self, path: Path) -> bool:
+        raise KeyboardInterrupt(path)
+
+
+def killed_before_the_rename(target: Path, part: Path) -> None:
+    with (
+        Killed([target], os.geteuid(), os.getegid(), remote="", stopped=False) as held,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        swap(target, part, held, NOW)
+
+
+class Opener:
+    """Another process that opens a file; `read` is what it found once it was let in."""
+
+    def __init__(self, path: Path) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", OPENS, path], stdout=subprocess.PIPE, text=True)
+
+    def waits_for(self, held: Lease, path: Path) -> None:
+        """Wait until the kernel keeps it waiting."""
+        wait_until(lambda: held.asked_for(path))
+
+    def read(self) -> str:
+        return self._process.communicate(timeout=60)[0].strip()
+
+
+def test_who_opens_it_before_the_rename_gets_the_old_one_and_the_restore_is_refused(place: Path) -> None:
+    target, part = paths(place)
+    with lease(target) as held:
+        opener = Opener(target)
+        opener.waits_for(held, target)
+        with pytest.raises(TargetInUse, match="all is as it was"):
+            swap(target, part, held, NOW)
+    assert opener.read() == "old"
+    assert target.read_text() == "old"
+    assert (part.read_text(), target.stat().st_nlink) == ("new", 1)
+    assert {path.name for path in place.iterdir()} == {target.name, part.name}
+
+
+def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, part = paths(place)
+    Path(f"{target}-wal").write_text("of the old")
+    openers: list[Opener] = []
+
+    class Late(Lease):
+        """Somebody opens the file after the last look, and before the rename."""
+
+        def asked_for(self, path: Path) -> bool:
+            answer = super().asked_for(path)
+            if not openers:
+                openers.append(Opener(path))
+                wait_until(lambda: super(Late, self).asked_for(path))
+            return answer
+
+    monkeypatch.setattr(install, "Lease", Late)
+    with Late([target], os.geteuid(), os.getegid(), remote="", stopped=False) as held, pytest.raises(TargetInUse):
+        swap(target, part, held, NOW)
+    assert openers[0].read() == "old"
+    assert target.read_text() == "old"
+    assert Path(f"{target}-wal").read_text() == "of the old"
+    assert kept_databases(target) == ()
+    assert not intent_path(target).exists()
+
+
+def test_who_opens_it_after_the_rename_gets_the_new_one(place: Path) -> None:
+    target, part = paths(place)
+    with lease(target) as held:
+        kept = swap(target, part, held, NOW)
+        opener = Opener(target)
+        assert opener.read() == "new"
+    assert kept == place / "tasks.db.pre-restore-20261125T120000Z"
+    assert kept.read_text() == "old"
+
+
+def test_two_restores_in_one_second_keep_two_old_databases(place: Path) -> None:
+    target, part = paths(place)
+    for text in ("second", "third"):
+        with lease(target) as held:
+            swap(target, part, held, NOW)
+        part.write_text(text)
+    assert [kept.read_text() for kept in kept_databases(target)] == ["old", "new"]
+
+
+def test_where_there_are_no_hard_links_the_old_one_is_renamed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, part = paths(place)
+    monkeypatch.setattr(os, "link", refused)
+    with lease(target) as held:
+        kept = swap(target, part, held, NOW)
+    assert kept is not None
+    assert (target.read_text(), kept.read_text()) == ("new", "old")
+
+
+def refused(*_paths: object) -> None:
+    """Refuse to link, as FAT does."""
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_killed_where_there_are_no_hard_links_between_the_two_renames_the_old_one_comes_back(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, part = paths(place)
+    monkeypatch.setattr(os, "link", refused)
+    killed_before_the_rename(target, part)
+    assert not target.exists()
+    healed = heal(target)
+    assert healed is not None
+    assert healed.what == "undone"
+    assert target.read_text() == "old"
+    assert {path.name for path in place.iterdir()} == {target.name}
+
+
+def test_a_database_that_somebody_else_replaced_meanwhile_is_left_alone(place: Path) -> None:
+    target, part = paths(place)
+    killed_before_the_rename(target, part)
+    other = place / "other"
+    other.write_text("of somebody else")
+    other.rename(target)
+    healed = heal(target)
+    assert healed is not None
+    assert healed.what == "left"
+    assert target.read_text() == "of somebody else"
+    assert heal(target) is None
+
+
+def test_side_files_of_a_database_that_was_written_meanwhile_are_not_put_back(place: Path) -> None:
+    target, part = paths(place)
+    Path(f"{target}-journal").write_text("hot")
+    killed_before_the_rename(target, part)
+    target.write_text("its app has gone on")
+    assert heal(target) is not None
+    assert not Path(f"{target}-journal").exists()
+    assert target.read_text() == "its app has gone on"
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Path:
+    """A bank in WAL mode whose app is gone."""
+    make_bank(tmp_path / "tasks.db")
+    return tmp_path / "tasks.db"
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "BEGIN", "PRAGMA locking_mode=EXCLUSIVE"])
+def test_an_app_at_work_is_seen_when_the_old_one_is_brought_to_rest(bank: Path, statement: str) -> None:
+    with running_app(bank) as app:
+        app.sql(statement)
+        app.sql("SELECT count(*) FROM ledger")
+        with pytest.raises(TargetInUse):
+            Target.inspect(bank).settle()
+        app.sql("SELECT count(*) FROM ledger")
+    settled = Target.inspect(bank).settle()
+    assert settled is not None
+    assert (settled.journal_mode, settled.damage) == ("wal", "")
+
+
+def test_a_database_without_a_file_is_in_use_while_its_side_files_are_open(bank: Path) -> None:
+    with running_app(bank) as app:
+        app.sql("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+        bank.unlink()
+        with pytest.raises(TargetInUse, match="-wal is in use"), Target.inspect(bank).lease(stopped=False):
+            pass
+
+
+@pytest.mark.root
+def test_root_with_few_capabilities_asks_as_the_owner(data: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from backupd.sqlite.replace import Target\n"
+        "with Target.inspect(Path(sys.argv[1])).lease(stopped=True) as lease: print(lease.held)"
+    )
+    data.chmod(0o777)
+    few = ["setpriv", "--bounding-set=-all,+setuid,+setgid,+dac_read_search", "--inh-caps=-all"]
+    for capabilities, held in ((few, "True"), ([*few[:1], "--bounding-set=-all,+dac_read_search", few[2]], "False")):
+        command = [*capabilities, sys.executable, "-c", code, data / "tasks.db"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == held
+
+
+@pytest.mark.root
+def test_a_directory_that_may_not_be_written_is_refused_with_its_owner(bank: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from backupd.errors import TargetRefused\n"
+        "from backupd.sqlite.replace import Target\n"
+        "try: Target.inspect(Path(sys.argv[1]))\n"
+        "except TargetRefused as error: print(error.message, error.hint)"
+    )
+    stranger = ["setpriv", "--reuid=2345", "--clear-groups", "--inh-caps=-all,+dac_read_search"]
+    stranger += ["--ambient-caps=+dac_read_search", "--bounding-set=-all,+dac_read_search"]
+    told = subprocess.run([*stranger, sys.executable, "-c", code, bank], capture_output=True, text=True, check=False)
+    assert "uid 2345 may not write to" in told.stdout
+    assert "PUID=0" in told.stdout
+
+
+def test_what_is_no_directory_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "tasks.db", tmp_path / "nowhere" / "tasks.db"):
+        with pytest.raises((TargetRefused, NotADirectoryError)):
+            Target.inspect(path)
