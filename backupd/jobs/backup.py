@@ -10,7 +10,7 @@ from backupd.jobs.freeze import emptied_error, frozen_on_corruption, guard_again
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.heal import healed_before_backup
 from backupd.jobs.inventory import Inventory
-from backupd.jobs.order import BackupOrder
+from backupd.jobs.order import BackupOrder, Expiry
 from backupd.jobs.prove import Proof, prove
 from backupd.jobs.publish import publish, record_unchanged
 from backupd.jobs.run import Run, recorded
@@ -41,7 +41,8 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
             contents = _sound_contents(order, proof, last, site)
             _tell_oddities(order, proof, run)
             _settle(order, proof, contents, inventory, run, site)
-        _expire(order, run, site)
+        if order.expiry is not None:
+            _expire(order.source, order.expiry, run, site)
     return run.report
 
 
@@ -67,10 +68,10 @@ def _settle(order: BackupOrder, proof: Proof, contents: Contents, inventory: Inv
         thaw(order.source, site)
 
 
-def _expire(order: BackupOrder, run: Run, site: Site) -> None:
+def _expire(source: str, expiry: Expiry, run: Run, site: Site) -> None:
     """Prune; a generation that is published stays so, whatever happens to older ones."""
     try:
-        expire(order.source, order.expiry, run, site)
+        expire(source, expiry, run, site)
     except OSError as error:
         run.warn(f"old generations could not be pruned: {error}")
 

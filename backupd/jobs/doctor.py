@@ -52,7 +52,8 @@ def _clock(site: Site) -> str:
 def _time_zone(order: BackupOrder) -> Finding:
     if order.zone_doubt:
         return Finding("time zone", ok=False, detail=order.zone_doubt, hint="or set schedule.timezone")
-    return Finding("time zone", ok=True, detail=f"days are counted in {order.expiry.timezone}")
+    zone = order.expiry.timezone if order.expiry else UTC
+    return Finding("time zone", ok=True, detail=f"days are counted in {zone}")
 
 
 def _write_rename_delete(site: Site) -> str:

@@ -31,6 +31,7 @@ class Expiry:
 class BackupOrder:
     """One source and how to back it up; `reserve_bytes` of None means 5 % of the file system, at most 1 GiB.
 
+    Without `expiry` nothing is pruned.
     `zone_doubt` says why days are not counted in the zone that was asked for.
     """
 
@@ -40,7 +41,7 @@ class BackupOrder:
     allow_empty: bool = False
     allow_links: bool = False
     packing: Packing = field(default_factory=Packing)
-    expiry: Expiry = field(default_factory=Expiry)
+    expiry: Expiry | None = field(default_factory=Expiry)
     guard: ShrinkGuard = field(default_factory=ShrinkGuard)
     reserve_bytes: int | None = None
     warnings: tuple[str, ...] = ()

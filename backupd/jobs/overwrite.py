@@ -6,6 +6,7 @@ What the app keeps in memory goes stale, which is why this has to be asked for.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from backupd.errors import BackupdError, CopyCorrupt, TargetRefused
@@ -44,7 +45,7 @@ def overwrite_database(
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         _target(order, safety, manifest)  # at once, before hours are spent on fetching
         copy = _unpacked(manifest, order, store, staging, run, site)
-        before = _backed_up(safety, site)  # only now: it prunes, perhaps the very generation that was asked for
+        before = _backed_up(safety, site)
         try:
             with site.locked("restore"):
                 heal_restore(order.path, site)
@@ -62,7 +63,7 @@ def overwrite_database(
 
 def _backed_up(safety: BackupOrder, site: Site) -> str:
     """Back the database up and return the generation that holds it. Raises BackupdError when there is none."""
-    report = backup(safety, site)
+    report = backup(replace(safety, expiry=None), site)  # else it might push out the very generation that is restored
     if report.outcome == "failed" or report.generation is None:
         raise BackupdError(
             f"the safety backup failed, and nothing was restored: {report.error}",

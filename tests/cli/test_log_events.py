@@ -128,6 +128,7 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Sit
         Event.STAGING_STUCK,
         Event.PUBLISH_RESUMED,
         Event.REMOVAL_RESUMED,
+        Event.RESTORE_HEALED,
         Event.REPLICA_RETRIED,
         Event.SNAPSHOT_WAITING,
         Event.SNAPSHOT_RETRIED,
