@@ -15,7 +15,10 @@ def test_copies_appear_by_themselves_and_health_turns_green_only_then(backupd: B
         daemon.wait_for("backup of tasks: published")
         daemon.wait_for("there is no directory")
         assert daemon.ask("/health")[0] == 503
-        assert daemon.health()["reasons"] == ["there is no off-site copy at nas yet"]
+        assert daemon.health()["reasons"] == [
+            "there is no off-site copy at nas yet",
+            "there is no proven restore from nas yet",
+        ]
         assert not nas.exists()
         daemon.stop()
     nas.parent.mkdir()
