@@ -72,5 +72,7 @@ def test_the_proofs_that_are_missed_are_those_that_the_configuration_asks_for() 
     assert asked[2].limit_s == 1000
     del environ["BACKUPD_DRILL__FROM"], environ["BACKUPD_HEALTH__DRILL_LIMIT_S"]
     unasked = limits(load_config(None, environ))
-    assert [(limit.task, limit.subject, round(limit.limit_s / DAY_S)) for limit in unasked][2:] == [("drill", "nas", 34)]
+    assert [(limit.task, limit.subject, round(limit.limit_s / DAY_S)) for limit in unasked][2:] == [
+        ("drill", "nas", 34)
+    ]
     assert len(limits(load_config(None, {"BACKUPD_DATABASE": "/app/data/tasks.db"}))) == 1
