@@ -16,7 +16,8 @@ from backupd.text import printable
 RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
 _OURS: Final = "BACKUPD_"
 _TAIL_BYTES: Final = 4096
-_DEATH_S: Final = 5.0
+_DEATH_S: Final = 2.0
+_LAST_WORDS_S: Final = 0.5
 
 
 def environment_for(restored: Path, environ: Mapping[str, str], secrets: frozenset[str]) -> dict[str, str]:
@@ -61,7 +62,7 @@ class Command:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._reader.join(_DEATH_S)
+        self._reader.join(_LAST_WORDS_S)  # who has left the process group may hold the pipe open for ever
         _pipe(self._process.stdout).close()
 
     def require_success(self, timeout_s: float) -> None:
@@ -78,7 +79,7 @@ class Command:
             return
         if kind == "error":
             raise DrillFailed(f"the command {self._name} cannot be run: {what}", "check drill.command")
-        self._reader.join(0.5)  # what it said last may be on its way still
+        self._reader.join(_LAST_WORDS_S)  # what it said last may be on its way still
         last = self.output().strip().rpartition("\n")[2]
         how = f"killed by signal {what[1:]}" if what.startswith("-") else f"exit code {what or 'unknown'}"
         said = f": {printable(last[:200])}" if last else ""

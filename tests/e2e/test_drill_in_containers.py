@@ -4,20 +4,15 @@ import json
 from pathlib import PurePath
 
 import pytest
+import yaml
 
 from support.command import Answer
-from support.containers import HARDENED, Container, Lab, wait_until
+from support.containers import HARDENED, ROOT, Container, Lab, wait_until
 
+PAGE = (ROOT / "docs" / "drill.md").read_text()
 HEALTH = "http://127.0.0.1:8080/health"
-# As docs/drill.md has it: the second instance runs while its database is there, and no longer.
-WHILE_THERE = """
-while :; do
-    until [ -f "$DATABASE" ]; do sleep 0.2; done
-    python /app/app.py & app=$!
-    while [ -f "$DATABASE" ]; do sleep 0.2; done
-    kill $app; wait $app
-done
-"""
+# The second instance of docs/drill.md, as it stands there.
+WHILE_THERE = yaml.safe_load(PAGE.split("```yaml\n")[1].split("```")[0])["services"]["app-drill"]
 FLIP = """
 import pathlib
 path = max(pathlib.Path("copies").glob("tasks-*.gz"))
@@ -40,9 +35,9 @@ class Drilled:
         self.second = lab.start(
             lab.app_image,
             "-c",
-            WHILE_THERE,
-            options=("--entrypoint=sh", f"--volume={self.place}:/drill", on_network),
-            environ={"DATABASE": "/drill/tasks.db"},
+            WHILE_THERE["command"][0].replace("$$", "$"),
+            options=("--entrypoint=sh", "--no-healthcheck", f"--volume={self.place}:/drill", on_network),
+            environ=WHILE_THERE["environment"],
         )
         self.sidecar = lab.sidecar(
             volume,
@@ -89,7 +84,7 @@ def test_the_daemon_drills_the_replica_and_starts_the_app_on_the_copy_and_tells_
     (figures,) = [task for task in status["tasks"] if task["task"] == "drill"]
     assert figures["drill"]["proven"] == ["digests", "integrity_check", "contents", "health", "migrations"]
     assert {"connect", "fetch", "unpack", "check", "place", "health", "migrations"} <= set(figures["stages"])
-    assert drilled.left() == set()
+    wait_until(lambda: not drilled.left(), "a free place")
     assert "a restore would lose all since then" in failure(drilled.drill(MAX_AGE_S="0.001"))
     again = drilled.drill()
     assert again.code == 0, again.err
@@ -98,9 +93,9 @@ def test_the_daemon_drills_the_replica_and_starts_the_app_on_the_copy_and_tells_
         assert sidecar.exec("backupd", command).code == 0
     why = failure(drilled.drill(TIMEOUT_S="5"))
     assert "did not answer 200 within 5 s: it answered 503" in why
-    assert drilled.left() == set()
+    wait_until(lambda: not drilled.left(), "a free place")
     drilled.lab.shell(drilled.replica, f"python -c '{FLIP}'")
     newest = PurePath(sidecar.exec("sh", "-c", "ls /replica/copies/*.gz | tail -1").out.strip()).name
     why = failure(drilled.drill())
     assert newest.removesuffix(".sqlite3.gz") in why
-    assert drilled.left() == set()
+    wait_until(lambda: not drilled.left(), "a free place")

@@ -180,11 +180,11 @@ def test_health_that_says_no_fails_the_drill_with_its_words(drills: Site, place:
 def test_an_app_that_is_well_before_it_has_the_copy_proves_nothing(drills: Site, place: Path, tmp_path: Path) -> None:
     live = tmp_path / "live.db"
     sample_database(live)
+    live.with_name(".live.db.backupd-drill").touch()  # that is what the instance looks at
     with second_instance(live) as url:
         wait_until(lambda: not why_unwell(url), "the live app")
         report = drilled(drills, place_at=place, health_url=url, timeout_s=1.0)
         (finding,) = examine_drill(DrillOrder("tasks", "local", 1, app=AppProof(1, health_url=url)))
-        live.unlink()
     assert "answers 200 though the restored copy is not in place yet" in str(report.error)
     assert (finding.ok, "answers 200 already" in finding.detail) == (False, True)
 

@@ -17,13 +17,14 @@ from support.daemon import free_port
 
 DAY_S = 86400.0
 SAMPLE_APP = Path(__file__).parents[2] / "deploy" / "sample-app" / "app.py"
-# Runs an app on the database $1 for as long as there is one, as docs/drill.md shows it for a second instance.
+# Runs an app on the database $1 for as long as the mark $4 lies there, as docs/drill.md shows it for a second instance.
 WHILE_THERE = """
 while :; do
-    while [ ! -f "$1" ]; do sleep 0.1; done
+    until [ -f "$4" ] && [ -f "$1" ]; do sleep 0.1; done
     DATABASE=$1 "$2" "$3" & app=$!
-    while [ -f "$1" ]; do sleep 0.1; done
+    while [ -f "$4" ]; do sleep 0.1; done
     kill $app; wait $app
+    rm -f "$1" "$1"-*
 done
 """
 
@@ -64,9 +65,10 @@ def sample_database(path: Path, version: int = 1) -> None:
 
 @contextmanager
 def second_instance(place: Path) -> Iterator[str]:
-    """Run the sample app on `place` whenever a database is there, during the block; yields the URL of its health."""
+    """Run the sample app in the block, whenever a drill has put a copy at `place`; yields the URL of its health."""
     port = free_port()
-    command = ["sh", "-c", WHILE_THERE, "instance", str(place), sys.executable, str(SAMPLE_APP)]
+    mark = place.with_name(f".{place.name}.backupd-drill")
+    command = ["sh", "-c", WHILE_THERE, "instance", str(place), sys.executable, str(SAMPLE_APP), str(mark)]
     environ = {"PORT": str(port), "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
