@@ -1,11 +1,16 @@
 """A drill that is killed or stopped in the middle: the app's place is free again, by itself or by the next drill."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from yards import Before, Yard, assert_no_processes, assert_unhurt
 
+from support.command import Backupd
+from support.daemon import wait_until
 from support.faults import Crew, Ended, on_both_cores
 
 _RUN = "/.backupd/staging/run-"
@@ -72,3 +77,23 @@ def test_told_to_stop_before_a_step_it_cleans_up_by_itself(template: Yard, forks
         assert_no_processes(yard)
 
     from_unpacking_to_the_end(template, forks, tmp_path, signal.SIGTERM, 3, check)
+
+
+@pytest.mark.parametrize("send", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_runs_for_ever_ends_with_its_drill(
+    send: signal.Signals, template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    yard = yard_for(template, tmp_path / "yard")
+    environ = environ_of(yard)
+    begun = yard.root / "begun"
+    environ["BACKUPD_DRILL__COMMAND"] = f"sh -c 'sleep 3600 & echo > {begun}; sleep 3600'"
+    command = [sys.executable, "-m", "backupd", "drill"]
+    with subprocess.Popen(command, env=Backupd(environ, yard.root).environment(), stderr=subprocess.DEVNULL) as drill:
+        wait_until(begun.exists, "the command")
+        drill.send_signal(send)
+        code = drill.wait(30)
+    assert code == (-signal.SIGKILL if send == signal.SIGKILL else 128 + send)
+    assert_no_processes(yard)
+    if send == signal.SIGKILL:
+        assert forks.run(["drill"], environ_of(yard)).code == 0
+    assert debris(yard) == []
