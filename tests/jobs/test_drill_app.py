@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from backupd.errors import TargetRefused
 from backupd.jobs.backup import backup
 from backupd.jobs.command import RESTORED, environment_for
 from backupd.jobs.doctor_drill import examine_drill
+from backupd.jobs.drill import drill
+from backupd.jobs.generations import local_inventory
 from backupd.jobs.healthurl import why_unwell
 from backupd.jobs.order import AppProof, BackupOrder, DrillOrder
 from backupd.jobs.place import Place
 from backupd.jobs.site import Site
 from backupd.sqlite.source import Source
 from support.daemon import free_port, wait_until
-from support.drills import drilled, facts, python, sample_database, second_instance, shell
+from support.drills import DAY_S, drilled, facts, python, sample_database, second_instance, shell
 from support.faults import processes_below
 from support.generations import rewritten
 
@@ -229,6 +232,18 @@ def test_the_copy_lies_at_the_place_with_the_owner_and_mode_of_the_source_and_no
     report = drilled(drills, place_at=place, command=python(LOOK))
     there = "['.tasks.db.backupd-drill', 'tasks.db']"
     assert facts(report).output.strip() == f"{place} 0o640 1 {os.geteuid()} {there}"
+
+
+def test_a_place_on_another_file_system_needs_room_of_its_own(drills: Site) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        place = Path(name) / "tasks.db"
+        report = drilled(drills, place_at=place, command=("test", "-f", str(place)))
+        assert (report.outcome, list(Path(name).iterdir())) == ("done", []), report.error
+        app = AppProof(1, place_at=place)
+        greedy = DrillOrder("tasks", "local", DAY_S, reserve_bytes=1 << 60, app=app)
+        inventory = local_inventory(drills)
+        refused = drill(greedy, lambda: nullcontext((drills.store, inventory)), lambda do: do(), drills)
+        assert f"at {name}, where" in str(refused.error)
 
 
 @pytest.mark.root
