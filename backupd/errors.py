@@ -106,6 +106,10 @@ class GenerationTaken(BackupdError):
     """A replica holds another generation under the same id: somebody else sends there."""
 
 
+class DrillFailed(BackupdError):
+    """A rehearsal of a restore proved nothing: the copy is too old, or the app does not work on it."""
+
+
 class TargetRefused(BackupdError):
     """Restoring there would destroy or mislead."""
 

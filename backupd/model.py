@@ -218,6 +218,23 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class DrillReport:
+    """What a restore drill measured; what did not come to be is `None`.
+
+    `age_s` is how old the data of the copy was, the measured recovery point; `recovery_s` is the time from the first
+    look at the store to the last proof, the measured recovery time. `output` is the end of what the command said.
+    """
+
+    store: str
+    max_age_s: float
+    taken_at: datetime | None = None
+    age_s: float | None = None
+    recovery_s: float | None = None
+    proven: tuple[str, ...] = ()
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """The outcome of one run, as log, catalog and `--json` tell it; what did not come to be is `None`.
 
@@ -242,6 +259,7 @@ class RunReport:
     sent: tuple[str, ...] = ()
     sent_bytes: int = 0
     spared_bytes: int = 0
+    drill: DrillReport | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     error: str | None = None

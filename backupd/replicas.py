@@ -8,14 +8,19 @@ from zoneinfo import ZoneInfo
 from backupd.config import Config
 from backupd.errors import ConfigError, UsageError
 from backupd.jobs.doctor import examine
+from backupd.jobs.doctor_drill import examine_drill
 from backupd.jobs.doctor_replica import examine_replica
+from backupd.jobs.drill import OpenStore
 from backupd.jobs.finding import Finding
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
-from backupd.jobs.replicate import Connect, ReplicaOrder
+from backupd.jobs.replicate import Connect, ReplicaOrder, inventory_of
 from backupd.jobs.retry import Retry, until
 from backupd.jobs.site import Site
 from backupd.log import Event
-from backupd.stores.contract import Replica
+from backupd.model import LOCAL_STORE
+from backupd.stores.contract import Replica, Store
 from backupd.stores.mirror import MirrorStore
 from backupd.stores.sftp.address import DirectoryAddress, SftpAddress, parse_address
 from backupd.stores.sftp.hostkeys import PinnedKeys
@@ -23,7 +28,7 @@ from backupd.stores.sftp.link import Link, Patience, lost_to
 from backupd.stores.sftp.login import Credentials
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import Proven
-from backupd.wiring import backup_order
+from backupd.wiring import backup_order, drill_order
 
 
 def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -60,8 +65,28 @@ def connecting(config: Config, name: str, site: Site) -> Connect:
     return lambda: _over_sftp(name, address, pins, credentials, proven, site)
 
 
+@contextmanager
+def opened_store(config: Config, name: str, site: Site) -> Iterator[tuple[Store, Inventory]]:
+    """Lend the local store or the replica of that name, with all that is in it. Raises what connecting raises."""
+    if name == LOCAL_STORE:
+        yield site.store, local_inventory(site)
+        return
+    with connecting(config, name, site)() as replica:
+        yield replica, inventory_of(name, replica, site)
+
+
+def opening(config: Config, name: str, site: Site) -> OpenStore:
+    """Return what lends a store as `opened_store` does, as often as it is called."""
+    return lambda: opened_store(config, name, site)
+
+
 def retrying(config: Config, name: str, site: Site) -> Retry:
-    """Return what tries again, for as long as `timeout_s` of the replica says; each wait is logged."""
+    """Return what tries again, for as long as `timeout_s` of the replica says; each wait is logged.
+
+    What is done in the local store is done once.
+    """
+    if name == LOCAL_STORE:
+        return lambda do: do()
 
     def on_retry(why: str, wait_s: float) -> None:
         site.log.warning(Event.REPLICA_RETRIED, f"{name}: {why}; trying again in {wait_s:.0f} s", store=name)
@@ -74,6 +99,8 @@ def diagnose(config: Config, site: Site) -> Iterator[Finding]:
     yield from examine(tuple(backup_order(config, name) for name in config.sources), site)
     for name in config.replicas:
         yield from examine_replica(name, partial(_open, config, name, site))
+    if config.drill.proves_app:
+        yield from examine_drill(drill_order(config, config.drill.source or next(iter(config.sources))))
 
 
 def _open(config: Config, name: str, site: Site) -> AbstractContextManager[Replica]:

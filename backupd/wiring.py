@@ -1,6 +1,7 @@
 """Builds what jobs work with from the configuration; the only place that knows both."""
 
 import os
+import shlex
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from zoneinfo import ZoneInfo
 from backupd.config import Config, Drill, secrets_of
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
-from backupd.jobs.order import BackupOrder, Expiry, Packing
+from backupd.jobs.order import AppProof, BackupOrder, DrillOrder, Expiry, Packing
 from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
@@ -105,6 +106,55 @@ def backup_order(config: Config, name: str) -> BackupOrder:
     )
 
 
+def drill_store(config: Config) -> str:
+    """Return the store that drills restore from: as configured, else the first replica, else the local one."""
+    return config.drill.from_ or next(iter(config.replicas), LOCAL_STORE)
+
+
+def drills(config: Config) -> bool:
+    """Tell whether restores are rehearsed by schedule: where there is a replica, and where anything asks for it."""
+    return bool(config.replicas) or config.drill != Drill()
+
+
+def drill_order(config: Config, source: str, store: str | None = None) -> DrillOrder:
+    """Return what the configuration asks for when `source` is restored from `store` (None: `drill_store`)."""
+    settings = config.drill
+    wanted = store or drill_store(config)
+    limits_s = [_limit_s(config, "backup"), *([] if wanted == LOCAL_STORE else [_limit_s(config, "replicate")])]
+    asks = settings.proves_app and settings.source in (None, source)
+    return DrillOrder(
+        source=source,
+        store=wanted,
+        max_age_s=settings.max_age_s or sum(limits_s),
+        workers=workers(config),
+        reserve_bytes=config.space.reserve,
+        app=_app_proof(config) if asks else None,
+        note="" if store or settings.from_ else _chosen_store(config),
+    )
+
+
+def _chosen_store(config: Config) -> str:
+    if not config.replicas:
+        return "restored from the local store: there is no replica, and a fire would take this store as well"
+    first, *others = config.replicas
+    return f"restored from {first}, the first of {len(others) + 1} replicas: drill.from names another" if others else ""
+
+
+def _app_proof(config: Config) -> AppProof:
+    settings = config.drill
+    return AppProof(
+        timeout_s=settings.timeout_s,
+        place_at=settings.place_at,
+        command=tuple(shlex.split(settings.command or "")),
+        health_url=settings.health_url,
+        user_version=settings.user_version,
+        query=settings.query,
+        answer=settings.answer,
+        databases=tuple(source.path for source in config.sources.values()),
+        secrets=frozenset(secrets_of(config)),
+    )
+
+
 def expiry(config: Config) -> Expiry:
     """Return the retention policy and the zone of its days."""
     return Expiry(config.policy(), ZoneInfo(config.schedule.timezone))
@@ -120,8 +170,8 @@ def limits(config: Config) -> tuple[Limit, ...]:
     """Return how old each proof may be that the configuration asks for: as set, else as its schedule promises."""
     wanted: list[tuple[Task, str]] = [("backup", source) for source in config.sources]
     wanted += [("replicate", replica) for replica in config.replicas]
-    if config.drill != Drill():
-        wanted.append(("drill", config.drill.from_ or LOCAL_STORE))
+    if drills(config):
+        wanted.append(("drill", drill_store(config)))
     return tuple(Limit(task, subject, _limit_s(config, task)) for task, subject in wanted)
 
 

@@ -1,5 +1,8 @@
 """What the daemon asks the catalog: what became of a task, and how often."""
 
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 from catalog_values import APP, NOON, OLDER, at, manifest, report
 
 from backupd.catalog import Catalog, CatalogDamaged, open_catalog
+from backupd.model import DrillReport
 from backupd.schedule import TaskHistory
 
 
@@ -74,6 +78,25 @@ def test_the_last_check_of_each_copy_is_known(catalog: Catalog) -> None:
     catalog.record_check(OLDER, "nas", at(9), False, "short", 0.1)
     assert catalog.last_checks("local") == {APP: at(3)}
     assert catalog.last_checks("nas") == {OLDER: at(9)}
+
+
+def test_of_drills_only_those_from_the_store_that_is_asked_for_have_succeeded(catalog: Catalog, tmp_path: Path) -> None:
+    done = report(
+        task="drill", outcome="done", started_at=at(1), drill=DrillReport("nas", 60.0, NOON, 5.0, 1.5, ("a",))
+    )
+    catalog.record_run(done, at(2))
+    catalog.record_run(replace(done, started_at=at(3), drill=None), at(4))
+    catalog.record_run(replace(done, started_at=at(5), outcome="failed", drill=DrillReport("other", 60.0)), at(6))
+    last = catalog.last_success("drill", "app", at(9), "nas")
+    assert last is not None
+    assert last.report == done
+    assert catalog.last_success("drill", "app", at(9), "other") is None
+    assert catalog.task_history("drill", "app", at(9), "nas") == TaskHistory(at(1), (at(6),))
+    assert catalog.task_history("drill", "app", at(9), "other") == TaskHistory(None, (at(6),))
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite3")) as connection:
+        connection.execute("UPDATE run SET report = 'no JSON'")
+        connection.commit()
+    assert catalog.task_history("drill", "app", at(9), "nas").succeeded_at is None
 
 
 def test_a_damaged_catalog_is_told_from_one_that_is_busy_or_out_of_reach(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_sections_that_this_version_does_not_act_upon_are_named(tmp_path: Path) 
     sections = '[replicas.nas]\nurl = "/mnt"\n[drill]\nfrom = "nas"\n[notify]\n[http]\n[pings]\na = "b"\n'
     file.write_text(SOURCE + sections)
     config = load_config(file, {"BACKUPD_HTTP__LISTEN": "0.0.0.0:80"})
-    assert config.not_yet_active() == ("drill", "pings")
+    assert config.not_yet_active() == ("pings",)
     assert config.drill.from_ == "nas"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import ColumnElement, case, delete, func, or_, select, update
 
 from backupd.catalog.database import prepare, require_ready
 from backupd.catalog.models import CheckResult, Copy, Generation, Run
@@ -116,15 +116,15 @@ class Catalog:
         with self._work.reading() as session:
             return [run_record(run) for run in session.scalars(query)]
 
-    def task_history(self, task: str, source: str, now: datetime) -> TaskHistory:
+    def task_history(self, task: str, source: str, now: datetime, store: str = "") -> TaskHistory:
         """Return when the last successful run of a task began, and when the runs since then failed.
 
-        A run that was told to stop did not fail. What is dated after `now` (CLOCK_TOLERANCE is forgiven) is left out:
-        a clock that ran ahead wrote it.
+        Of drills only those from `store` have succeeded. A run that was told to stop did not fail. What is dated after
+        `now` (CLOCK_TOLERANCE is forgiven) is left out: a clock that ran ahead wrote it.
         """
         until = now + CLOCK_TOLERANCE
         mine = (Run.task == task, Run.source == source, Run.started_at <= until)
-        succeeded = select(func.max(Run.started_at)).where(*mine, Run.outcome.in_(SUCCESSES))
+        succeeded = select(func.max(Run.started_at)).where(*mine, *_succeeded(store))
         with self._work.reading() as session:
             last = session.scalar(succeeded)
             failed = select(Run.finished_at).where(
@@ -134,11 +134,11 @@ class Catalog:
                 failed = failed.where(Run.started_at > last)
             return TaskHistory(last, tuple(at for at in session.scalars(failed) if at is not None))
 
-    def last_success(self, task: str, source: str, now: datetime) -> RunRecord | None:
-        """Return the last successful run of a task of a source that is not dated after `now`."""
+    def last_success(self, task: str, source: str, now: datetime, store: str = "") -> RunRecord | None:
+        """Return the last successful run of a task of a source (drills: from `store`) that is not dated after `now`."""
         query = (
             select(Run)
-            .where(Run.task == task, Run.source == source, Run.outcome.in_(SUCCESSES))
+            .where(Run.task == task, Run.source == source, *_succeeded(store))
             .where(Run.started_at <= now + CLOCK_TOLERANCE)
             .order_by(Run.started_at.desc(), Run.id.desc())
             .limit(1)
@@ -256,3 +256,12 @@ class Catalog:
             for generation, store in session.execute(query):
                 found[generation] = (*found.get(generation, ()), store)
         return found
+
+
+def _succeeded(store: str) -> tuple[ColumnElement[bool], ...]:
+    """Return what is true of successful runs; with `store`, of drills from there."""
+    succeeded = Run.outcome.in_(SUCCESSES)
+    if not store:
+        return (succeeded,)
+    drilled = case((func.json_valid(Run.report) == 1, func.json_extract(Run.report, "$.drill.store")), else_=None)
+    return (succeeded, drilled == store)

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Final
 
 from backupd.catalog.models import CheckResult, Run, utc_from_text
-from backupd.model import Outcome, RunReport
+from backupd.model import DrillReport, Outcome, RunReport
 
 _REPORT_FIELDS: Final = tuple(field.name for field in fields(RunReport))
+_DRILL_FIELDS: Final = tuple(field.name for field in fields(DrillReport))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ def _plain(value: object) -> object:
         return value.isoformat()
     if isinstance(value, Mapping):  # a read-only view is no dict
         return dict(value)
+    if isinstance(value, DrillReport):
+        return asdict(value)
     raise TypeError(f"a report cannot hold {value!r}")
 
 
@@ -93,11 +96,22 @@ def report_from_json(text: str) -> RunReport:
     Raises ValueError when it is none.
     """
     try:
-        found = json.loads(text)
-        values: dict[str, Any] = {name: found[name] for name in _REPORT_FIELDS if name in found}
-        for name, value in values.items():
-            values[name] = tuple(value) if isinstance(value, list) else value
+        values = _known(json.loads(text), _REPORT_FIELDS)
         values["started_at"] = utc_from_text(values["started_at"])
+        if values.get("drill") is not None:
+            values["drill"] = _drill(values["drill"])
         return RunReport(**values)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"a run's report cannot be read: {error}") from error
+
+
+def _drill(found: Mapping[str, Any]) -> DrillReport:
+    values = _known(found, _DRILL_FIELDS)
+    if values.get("taken_at") is not None:
+        values["taken_at"] = utc_from_text(values["taken_at"])
+    return DrillReport(**values)
+
+
+def _known(found: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    values = {name: found[name] for name in names if name in found}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

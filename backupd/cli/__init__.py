@@ -20,6 +20,7 @@ class _Lazy(click.Group):
         "verify": ("verify", "Prove generations again: digests, unpacking, integrity."),
         "prune": ("prune", "Apply the retention policy; --dry-run shows each decision."),
         "replicate": ("replicate", "Send what the replicas lack; --dry-run shows each decision."),
+        "drill": ("drill", "Rehearse a restore from the replica, and prove the app on it."),
         "restore": ("restore", "Restore a generation to a new path."),
         "doctor": ("doctor", "Prove the whole set-up before the first night."),
         "trust": ("trust", "Show the host keys of a replica, and the line that pins one."),

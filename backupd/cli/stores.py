@@ -5,13 +5,11 @@ from contextlib import contextmanager
 
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
-from backupd.jobs.replicate import inventory_of
 from backupd.jobs.site import Site
 from backupd.model import LOCAL_STORE
-from backupd.replicas import connecting, replica_order
+from backupd.replicas import opened_store, replica_order
 from backupd.stores.contract import Store
 from backupd.wiring import expiry
 
@@ -22,14 +20,16 @@ def opened(name: str, config: Config, site: Site) -> Iterator[tuple[Store, Inven
 
     Raises UsageError when there is none of that name, ReplicaUnreachable and what else connecting raises.
     """
-    if name == LOCAL_STORE:
-        yield site.store, local_inventory(site)
-        return
-    if name not in config.replicas:
+    require_store(name, config)
+    with opened_store(config, name, site) as opened_one:
+        yield opened_one
+
+
+def require_store(name: str, config: Config) -> None:
+    """Raise UsageError when there is no store of that name."""
+    if name not in (LOCAL_STORE, *config.replicas):
         known = ", ".join((LOCAL_STORE, *config.replicas))
         raise UsageError(f"there is no store {name!r}", f"the configuration ({config.origin}) has: {known}")
-    with connecting(config, name, site)() as replica:
-        yield replica, inventory_of(name, replica, site)
 
 
 def expiry_of(name: str, config: Config) -> Expiry:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from datetime import UTC
 from pathlib import Path
@@ -84,6 +85,23 @@ def _url_without_password(url: str) -> str:
     return url
 
 
+def _http(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL that begins with http:// or https://")
+    return url
+
+
+def _command_line(text: str) -> str:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"must be a command line: {error}") from None
+    if not words or "\0" in text:
+        raise ValueError("must be a command line")
+    return text
+
+
 def _split_urls(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -110,6 +128,8 @@ TimeZone = Annotated[str, AfterValidator(_time_zone)]
 When = Annotated[str, Field(min_length=1), AfterValidator(_when)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Url = Annotated[str, Field(min_length=1), AfterValidator(_url_without_password)]
+HttpUrl = Annotated[Url, AfterValidator(_http)]
+CommandLine = Annotated[str, Field(min_length=1), AfterValidator(_command_line)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls)]
 

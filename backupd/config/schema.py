@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationInfo, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backupd.config import kinds
+from backupd.config.rehearsal import refuse_misfit
 from backupd.config.sections import (
     Drill,
     Health,
@@ -23,11 +24,10 @@ from backupd.config.sections import (
     Space,
 )
 from backupd.model import RetentionPolicy
+from backupd.paths import SIDE_SUFFIXES
 
 ENVIRONMENT = "environment"
-NOT_YET_ACTIVE = ("drill", "notify", "pings")
-
-_SIDE_FILES = ("-wal", "-shm", "-journal")
+NOT_YET_ACTIVE = ("notify", "pings")
 
 Sources = Annotated[kinds.Named[Source], Field(min_length=1)]
 
@@ -86,9 +86,16 @@ class Config(BaseSettings):
         for name, source in info.data.get("sources", {}).items():
             if source.path == directory:
                 raise ValueError(f"is the database of source {name}: backups need a directory of their own")
-            if str(directory) in (f"{source.path}{suffix}" for suffix in _SIDE_FILES):
+            if str(directory) in (f"{source.path}{suffix}" for suffix in SIDE_SUFFIXES):
                 raise ValueError(f"is where SQLite puts a side file of source {name}: give backups another name")
         return directory
+
+    @field_validator("drill")
+    @classmethod
+    def _fits_the_rest(cls, drill: Drill, info: ValidationInfo) -> Drill:
+        if "sources" in info.data:
+            refuse_misfit(drill, info.data["sources"], info.data.get("replicas"), info.data.get("backups_dir"))
+        return drill
 
     @classmethod
     def settings_customise_sources(
@@ -129,7 +136,7 @@ class Config(BaseSettings):
         return self.retention.policy()
 
     def not_yet_active(self) -> tuple[str, ...]:
-        """Name the sections that are set but not acted upon by this version, such as "drill"."""
+        """Name the sections that are set but not acted upon by this version, such as "notify"."""
         values = {section: getattr(self, section) for section in NOT_YET_ACTIVE}
         return tuple(
             section

@@ -186,18 +186,75 @@ class Replica(Table):
 
 
 class Drill(Table):
-    """The rehearsal of a restore."""
+    """The rehearsal of a restore, by schedule as soon as there is a replica or a key here.
 
-    from_: kinds.Text | None = Field(None, alias="from", description="Replica to restore from.", examples=["offsite"])
-    command: kinds.Text | None = Field(
-        None, description="Starts the app on the restored database.", examples=["/app/serve"]
+    Each source is restored in isolation, proven, and compared with its manifest. The keys from place_at on prove the
+    app as well, on the restored copy: it is placed, the command is run, the URL is asked, the migrations are looked at.
+    """
+
+    from_: kinds.Text | None = Field(
+        None,
+        alias="from",
+        description='The replica to restore from, or "local" for the directory of backups; unset: the first replica, '
+        "and where there is none the directory of backups.",
+        examples=["offsite"],
     )
-    health_url: kinds.Url | None = Field(
-        None, description="Must answer 200 then.", examples=["http://127.0.0.1:8000/health"]
+    max_age_s: kinds.Age | None = Field(
+        None,
+        description="Seconds that the newest copy there may be old: a drill of a stale copy is no proof. Unset: as old "
+        "as the schedules of backups and of replication let it become, and what [health] adds to them.",
+        examples=[748800],
     )
-    place_at: kinds.Text | None = Field(
-        None, description="Where that app expects its database.", examples=["/app/data/tasks.db"]
+    source: kinds.Name | None = Field(
+        None,
+        description="The source whose app is proven by the keys below; needed where there are several.",
+        examples=["tasks"],
     )
+    place_at: kinds.FilePath | None = Field(
+        None,
+        description="Where a second instance of the app expects its database. It must be free, and is cleaned up.",
+        examples=["/drill/tasks.db"],
+    )
+    command: kinds.CommandLine | None = Field(
+        None,
+        description="Must end with 0; what it starts may live on until the end of the drill. BACKUPD_RESTORED_DATABASE "
+        "is the path of the restored copy. There is no shell around it: sh -c '...' makes one.",
+        examples=["/app/check"],
+    )
+    health_url: kinds.HttpUrl | None = Field(
+        None,
+        description="Must answer 200 once the copy is placed and the command has ended, and not before.",
+        examples=["http://second-app:8000/health"],
+    )
+    user_version: kinds.Count | None = Field(
+        None, description="PRAGMA user_version must be at least this then: the migrations applied.", examples=[1]
+    )
+    query: kinds.Text | None = Field(
+        None,
+        description="Instead, or as well: SQL whose first value must be the answer then; it can only read.",
+        examples=["SELECT max(version) FROM migrations"],
+    )
+    answer: kinds.Text | None = Field(None, description="That answer, as text.", examples=["42"])
+    timeout_s: kinds.Seconds = Field(
+        300, gt=0, description="Seconds that the command, the URL and the query may take, each."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.query is None) != (self.answer is None):
+            raise ValueError("query and answer go together: set both, or neither")
+        if self.health_url is not None and self.place_at is None and self.command is None:
+            raise ValueError(
+                "health_url needs place_at or command: an app that was not given the restored copy proves nothing"
+            )
+        return self
+
+    @property
+    def proves_app(self) -> bool:
+        """Whether anything but the copy itself is to be proven."""
+        return any(
+            value is not None for value in (self.place_at, self.command, self.health_url, self.user_version, self.query)
+        )
 
 
 class Http(Table):

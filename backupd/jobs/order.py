@@ -46,3 +46,38 @@ class BackupOrder:
     reserve_bytes: int | None = None
     warnings: tuple[str, ...] = ()
     zone_doubt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AppProof:
+    """How to prove that the app works on a restored copy; what is None or empty is not asked for.
+
+    `place_at` is never one of the `databases`. The command's environment lacks the `secrets`.
+    """
+
+    timeout_s: float
+    place_at: Path | None = None
+    command: tuple[str, ...] = ()
+    health_url: str | None = None
+    user_version: int | None = None
+    query: str | None = None
+    answer: str | None = None
+    databases: tuple[Path, ...] = ()
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DrillOrder:
+    """One source and the store that it is to be restored from; `note` says how that store was chosen.
+
+    The newest copy there may be `max_age_s` old; at least `reserve_bytes` stay free where it is restored, as in a
+    `BackupOrder`.
+    """
+
+    source: str
+    store: str
+    max_age_s: float
+    workers: int = 2
+    reserve_bytes: int | None = None
+    app: AppProof | None = None
+    note: str = ""

@@ -109,6 +109,8 @@ class Run:
         fields = asdict(report) | {"event.outcome": "failure" if report.outcome == "failed" else "success"}
         fields["error.message"] = fields.pop("error")
         fields["started_at"] = report.started_at.isoformat()
+        if report.drill and report.drill.taken_at:
+            fields["drill"]["taken_at"] = report.drill.taken_at.isoformat()
         fields["event.duration"] = int(report.duration_s * 1e9)
         tell(Event.RUN_FINISHED, describe(report), **fields)
 

@@ -15,6 +15,7 @@ def read_health_facts(limits: Iterable[Limit], site: Site) -> HealthFacts:
 
     Changes nothing, and raises nothing: what could not be found out is named.
     """
+    limits = tuple(limits)
     try:
         return health_facts(limits, present_inventory(site), site)
     except OSError:
@@ -30,18 +31,34 @@ def present_inventory(site: Site) -> Inventory:
 
 def health_facts(limits: Iterable[Limit], inventory: Inventory, site: Site) -> HealthFacts:
     """Return the same, given what is in the store. Raises OSError."""
+    limits = tuple(limits)
+    sources = [limit.subject for limit in limits if limit.task == "backup"]
     standings = [
-        Standing(limit.task, limit.subject, _last_at(limit, inventory, site), limit.limit_s) for limit in limits
+        Standing(limit.task, limit.subject, _last_at(limit, sources, inventory, site), limit.limit_s)
+        for limit in limits
     ]
     holds = (site.holds.get(standing.subject) for standing in standings if standing.task == "backup")
     return HealthFacts(tuple(standings), tuple(hold for hold in holds if hold is not None))
 
 
-def _last_at(limit: Limit, inventory: Inventory, site: Site) -> datetime | None:
-    """Return when there was the last proof; this version makes none of restores."""
+def _last_at(limit: Limit, sources: Iterable[str], inventory: Inventory, site: Site) -> datetime | None:
+    """Return when there was the last proof."""
     if limit.task == "backup":
         return last_proof(limit.subject, inventory, site)
+    if limit.task == "drill":
+        return _last_drill(limit.subject, sources, inventory.now, site)
     return _last_copy(limit.subject, inventory, site) if limit.task == "replicate" else None
+
+
+def _last_drill(store: str, sources: Iterable[str], now: datetime, site: Site) -> datetime | None:
+    """Return since when every source has been restored from `store`; None where one never was."""
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            runs = [catalog.last_success("drill", source, now, store) for source in sources]
+    except CatalogUnavailable:
+        return None
+    proofs = [run.started_at for run in runs if run is not None]
+    return min(proofs, default=None) if len(proofs) == len(runs) else None
 
 
 def _last_copy(replica: str, inventory: Inventory, site: Site) -> datetime | None:

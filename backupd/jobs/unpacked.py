@@ -8,7 +8,7 @@ from backupd.errors import CopyCorrupt
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space, watching_space
 from backupd.model import Manifest
-from backupd.sqlite.verify import checking
+from backupd.sqlite.verify import Inspection, checking
 from backupd.stores.contract import Store
 
 _HINT = "use another generation, or this one from another store (backupd list)"
@@ -16,8 +16,8 @@ _HINT = "use another generation, or this one from another store (backupd list)"
 
 def unpack_proven(
     manifest: Manifest, store: Store, target: Path, workers: int, site: Site, reserve_bytes: int = 0
-) -> None:
-    """Unpack a generation into the new file `target` (0600), durably, and prove it before this returns.
+) -> Inspection:
+    """Unpack a generation into the new file `target` (0600), durably, and prove it before this returns what is in it.
 
     The archive's digest, the snapshot's digest and size, and the integrity check must all be right.
     At least `reserve_bytes` stay free. Raises CopyCorrupt, with `target` gone; GenerationMissing; NoSpace.
@@ -26,7 +26,8 @@ def unpack_proven(
     site.progress.stage("unpack", manifest.snapshot.size_bytes)
     try:
         _unpack(manifest, store, target, workers, watching_space(target.parent, reserve_bytes, site.progress.advance))
-        _check(manifest, target)
+        site.progress.stage("check", manifest.snapshot.size_bytes)
+        return _check(manifest, target)
     except CopyCorrupt as error:
         target.unlink(missing_ok=True)
         raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
@@ -50,8 +51,9 @@ def _unpack(manifest: Manifest, store: Store, target: Path, workers: int, advanc
         raise CopyCorrupt("it does not unpack to the snapshot that its manifest describes", _HINT)
 
 
-def _check(manifest: Manifest, target: Path) -> None:
-    with checking(target, manifest.snapshot.sqlite_writer) as inspection:
-        verdict = inspection().verdict
-    if verdict.level == "corrupt":
-        raise CopyCorrupt(f"it is corrupt: {verdict.damage[0]}", _HINT)
+def _check(manifest: Manifest, target: Path) -> Inspection:
+    with checking(target, manifest.snapshot.sqlite_writer) as wait:
+        inspection = wait()
+    if inspection.verdict.level == "corrupt":
+        raise CopyCorrupt(f"it is corrupt: {inspection.verdict.damage[0]}", _HINT)
+    return inspection

@@ -1,6 +1,9 @@
 """Sizes, times and runs in words for people."""
 
-from backupd.model import RunReport
+from collections.abc import Iterator
+
+from backupd.model import DrillReport, RunReport
+from backupd.spans import human_span
 
 _KIB = 1024
 
@@ -41,7 +44,17 @@ def describe(report: RunReport) -> str:
     if report.task == "replicate":
         sizes = f"{human_bytes(report.sent_bytes)} sent, {human_bytes(report.spared_bytes)} spared"
         parts.append(f"{len(report.sent)} generations, {sizes}")
+    if report.drill is not None:
+        parts += _drilled(report.drill)
     parts.append(f"{report.duration_s:.1f} s")
     if report.kept or report.removed:
         parts.append(f"{report.kept} kept, {len(report.removed)} removed")
     return ", ".join(parts) + "".join(f"; {warning}" for warning in report.warnings)
+
+
+def _drilled(drill: DrillReport) -> Iterator[str]:
+    yield f"from {drill.store}"
+    if drill.age_s is not None:
+        yield f"{human_span(drill.age_s)} old"
+    if drill.recovery_s is not None:
+        yield f"recovered in {drill.recovery_s:.1f} s"

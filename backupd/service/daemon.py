@@ -12,7 +12,7 @@ from backupd.model import CLOCK_TOLERANCE
 from backupd.schedule import Due, TaskHistory, plan_next_run
 from backupd.service.claims import Claims
 from backupd.service.lanes import Lanes
-from backupd.service.plan import Planned
+from backupd.service.plan import Planned, waits
 from backupd.service.ticker import STALLED_S, Ticker
 from backupd.service.worker import DOCTOR, REBUILD, Job
 
@@ -36,7 +36,7 @@ class Daemon:
 
         Returns whether it was outdated: then it ought to begin anew.
         """
-        self._worker.start()
+        self._worker.start(self._ticker.hurry)  # what waited for a run need not wait for the next minute
         self._worker.submit(Job(DOCTOR))
         self._ticker.start()
         anew = False
@@ -74,10 +74,10 @@ class Daemon:
         self._site.store.prepare()
         mine = self._claims.held()
         due = self._all_due([one for one in self._planned if one.source in mine])
-        backing_up = any(planned.task == "backup" for planned, _ in due)
+        tasks = {planned.task for planned, _ in due}
         for planned, why in due:
-            if planned.task == "replicate" and backing_up:
-                continue  # what is about to be made ought to travel as well; one that failed is not due for a while
+            if waits(planned.task, tasks):
+                continue
             if self._worker.submit(Job(planned.task, planned.source)):
                 task, source = planned.task, planned.source
                 self._site.log.info(Event.RUN_DUE, f"{planned} is due: {why.reason}", task=task, source=source)
@@ -98,7 +98,7 @@ class Daemon:
 
     def _due(self, planned: Planned, catalog: Catalog | None) -> Due:
         now = self._site.clock()
-        known = catalog.task_history(planned.task, planned.source, now) if catalog else TaskHistory()
+        known = catalog.task_history(planned.task, planned.source, now, planned.store) if catalog else TaskHistory()
         return plan_next_run(planned.schedule, _together(known, self._remembered(planned)), now)
 
     def _remembered(self, planned: Planned) -> TaskHistory:

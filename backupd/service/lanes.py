@@ -1,22 +1,25 @@
 """Two workers side by side: what goes over the network keeps no backup waiting, however slow the other end is."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from backupd.service.worker import Ended, Job, Worker
 
+_AWAY = ("replicate", "drill")
+
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """Replications in one lane, all else in the other; see `Worker`, whose methods these are."""
+    """Replications and drills in one lane, all else in the other; see `Worker`, whose methods these are."""
 
     here: Worker
     away: Worker
 
-    def start(self) -> None:
-        """Begin to work."""
+    def start(self, on_end: Callable[[], None]) -> None:
+        """Begin to work; `on_end` hears of the end of each run of a source or to a replica, in either thread."""
         for worker in (self.here, self.away):
-            worker.start()
+            worker.start(on_end)
 
     def submit(self, job: Job) -> bool:
         """Queue `job` in its lane, unless it waits or is being done already; tells whether it was queued."""
@@ -38,4 +41,4 @@ class Lanes:
         other.join()
 
     def _lane(self, job: Job) -> Worker:
-        return self.away if job.task == "replicate" else self.here
+        return self.away if job.task in _AWAY else self.here

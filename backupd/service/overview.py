@@ -72,7 +72,7 @@ def _tasks(planned: tuple[Planned, ...], site: Site, now: datetime) -> tuple[tup
 def _task(
     planned: Planned, catalog: Catalog, counts: Mapping[tuple[str, str], Mapping[str, int]], now: datetime
 ) -> TaskFigures:
-    last = catalog.last_success(planned.task, planned.source, now)
+    last = catalog.last_success(planned.task, planned.source, now, planned.store)
     failed = catalog.last_failure(planned.task, planned.source, now)
     figures = TaskFigures(
         planned.task,
@@ -84,7 +84,9 @@ def _task(
     )
     if last is None:
         return figures
-    return replace(figures, duration_s=last.duration_s, stages=last.report.stages if last.report else {})
+    figures = replace(figures, duration_s=last.duration_s, stages=last.report.stages if last.report else {})
+    drill = last.report.drill if last.report else None
+    return replace(figures, generation=last.generation, drill=drill) if drill else figures
 
 
 def _source(source: str, inventory: Inventory, site: Site) -> SourceFigures:

@@ -1,33 +1,59 @@
 """What the daemon has to do: each task of each source, by its schedule."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config
 from backupd.model import Task
 from backupd.schedule import Schedule
+from backupd.wiring import drill_store, drills
 
 # In this order when several are due: what makes a new copy goes before what looks after old ones.
-_SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "prune", "scrub")
+_SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
+# What is about to be made ought to travel, and what is about to travel to be drilled.
+_WAITS_FOR: Mapping[Task, frozenset[Task]] = {
+    "replicate": frozenset({"backup"}),
+    "drill": frozenset({"backup", "replicate"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One task of one source, or of one replica, and when it is due."""
+    """One task of one source (for a drill from `store`), or of one replica, and when it is due."""
 
     task: Task
     source: str
     schedule: Schedule
+    store: str = ""
 
     def __str__(self) -> str:
-        return f"{self.task} {'to' if self.task == 'replicate' else 'of'} {self.source}"
+        place = f" from {self.store}" if self.store else ""
+        return f"{self.task} {'to' if self.task == 'replicate' else 'of'} {self.source}{place}"
 
 
 def planned_tasks(config: Config) -> tuple[Planned, ...]:
     """Return every task that the configuration schedules."""
     zone = ZoneInfo(config.schedule.timezone)
+    store = drill_store(config)
     return tuple(
-        Planned(task, source, Schedule.parse(getattr(config.schedule, task), zone))
+        Planned(
+            task,
+            source,
+            Schedule.parse(getattr(config.schedule, task), zone),
+            store if task == "drill" else "",
+        )
         for task in _SCHEDULED
-        for source in (config.replicas if task == "replicate" else config.sources)
+        for source in _subjects(task, config)
     )
+
+
+def waits(task: Task, due: Iterable[Task]) -> bool:
+    """Tell whether `task`, which is due, has to wait for others that are; one that failed is not due for a while."""
+    return not _WAITS_FOR.get(task, frozenset()).isdisjoint(due)
+
+
+def _subjects(task: Task, config: Config) -> Iterable[str]:
+    if task == "replicate":
+        return config.replicas
+    return config.sources if task != "drill" or drills(config) else ()

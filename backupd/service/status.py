@@ -6,14 +6,15 @@ from datetime import datetime
 from typing import Protocol
 
 from backupd.health import Health
-from backupd.model import Task
+from backupd.model import DrillReport, Task
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFigures:
     """What became of one task of one source so far, by the catalog; durations are of the last successful run.
 
-    `failed_at` and `error` are of the last run that ended, where it failed; its words may name paths.
+    `failed_at` and `error` are of the last run that ended, where it failed; its words may name paths. `generation` and
+    `drill` tell what the last successful drill restored, and its measured recovery point and time.
     """
 
     task: Task
@@ -24,6 +25,8 @@ class TaskFigures:
     stages: Mapping[str, float] | None = None
     failed_at: datetime | None = None
     error: str = ""
+    generation: str | None = None
+    drill: DrillReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

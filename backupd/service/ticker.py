@@ -4,10 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
@@ -17,7 +19,10 @@ STALLED_S: Final = 150.0
 
 
 class Ticker:
-    """Calls `tick` at start and at each full minute; `age_s` tells how long ago it last ended, well or not."""
+    """Calls `tick` at start, at each full minute and when told to hurry.
+
+    `age_s` tells how long ago it last ended, well or not.
+    """
 
     def __init__(
         self, tick: Callable[[], None], on_error: Callable[[Exception], None], *, stalled_s: float = STALLED_S
@@ -33,6 +38,11 @@ class Ticker:
             self._fire, CronTrigger(second=0, timezone=UTC), id="tick", next_run_time=datetime.now(UTC)
         )
         self._scheduler.start()
+
+    def hurry(self) -> None:
+        """Fire now as well, unless it is about to stop."""
+        with suppress(JobLookupError):
+            self._scheduler.modify_job("tick", next_run_time=datetime.now(UTC))
 
     def age_s(self) -> float:
         """Return the seconds since a tick last ended, by a clock that nobody can set."""

@@ -9,12 +9,20 @@ from backupd.service.status import SourceFigures, Status
 from backupd.spans import human_span
 from backupd.text import printable
 
+_TENTHS_BELOW_S = 10
 _PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
 
 
 def status_lines(status: Status) -> tuple[str, ...]:
     """Tell whether all is well and why not, each proof with its age and limit, and what there is; nothing escapes."""
-    lines = (*_verdict(status.health), *_proofs(status.health), *_failures(status), *_sources(status), *_rest(status))
+    lines = (
+        *_verdict(status.health),
+        *_proofs(status.health),
+        *_drills(status),
+        *_failures(status),
+        *_sources(status),
+        *_rest(status),
+    )
     return tuple(printable(line) for line in lines)
 
 
@@ -38,6 +46,21 @@ def _age(standing: Standing, health: Health) -> str:
     old = f"in {human_span(-age_s)}" if age_s < 0 else f"{human_span(age_s)} ago"
     late = "" if within_limit(standing, health.checked_at) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
     return f"{old}, {allowed}{late}"
+
+
+def _drills(status: Status) -> Iterator[str]:
+    """Tell what a disaster would cost, as the last drills measured it: data (RPO) and time (RTO)."""
+    for task in status.tasks:
+        drill = task.drill
+        if drill is not None and drill.age_s is not None and drill.recovery_s is not None:
+            yield (
+                f"{'measured':<16} {task.source}: back from {drill.store} in {_duration(drill.recovery_s)}, "
+                f"with data {human_span(drill.age_s)} old ({task.generation})"
+            )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < _TENTHS_BELOW_S else human_span(seconds)
 
 
 def _failures(status: Status) -> Iterator[str]:

@@ -62,6 +62,14 @@ def _run(task: str, source: str, config: Config, site: Site) -> RunReport:
 
         order = replica_order(config, source)
         return replicate(order, connecting(config, source, site), retrying(config, source, site), site)
+    if task == "drill":
+        from backupd.jobs.drill import drill
+        from backupd.replicas import opening, retrying
+        from backupd.wiring import drill_order
+
+        rehearsal = drill_order(config, source)
+        store = rehearsal.store
+        return drill(rehearsal, opening(config, store, site), retrying(config, store, site), site)
     if task == "prune":
         from backupd.jobs.expire import prune
 

@@ -62,10 +62,12 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._ended: dict[Job, deque[Ended]] = {}
+        self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
 
-    def start(self) -> None:
-        """Begin to work."""
+    def start(self, on_end: Callable[[], None] = lambda: None) -> None:
+        """Begin to work; `on_end` hears, in the worker's thread, of the end of each job that concerns a source."""
+        self._on_end = on_end
         self._thread.start()
 
     def submit(self, job: Job) -> bool:
@@ -107,6 +109,8 @@ class Worker:
                 if ended.succeeded:
                     runs.clear()
                 runs.append(ended)
+            if job.source:  # else a rebuild that fails would be tried again at once, for ever
+                self._on_end()
 
     def _next(self) -> Job | None:
         """Wait for a job; None when there will be none any more."""

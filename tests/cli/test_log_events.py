@@ -26,6 +26,7 @@ from backupd.stores.lock import store_lock
 from backupd.stores.mirror import MirrorStore
 from support.bank import make_bank
 from support.command import log_lines
+from support.drills import drilled
 from support.generations import backdated, flip_byte
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,7 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Sit
     to_nas = ReplicaOrder("nas", Expiry(RetentionPolicy(daily=1)), ("tasks",))
     replicate(to_nas, lambda: nullcontext(MirrorStore("nas", tmp_path / "nas")), lambda do: do(), site)
     restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, site)
+    drilled(site)
     prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
     rebuild_catalog(site)
     order.path.unlink()

@@ -58,7 +58,7 @@ def test_a_store_that_cannot_be_read_is_named_and_never_well(site: Site) -> None
     assert "the directory of the backups cannot be read" in reasons
 
 
-def test_proofs_that_are_asked_for_and_that_nothing_makes_yet_are_missed() -> None:
+def test_the_proofs_that_are_missed_are_those_that_the_configuration_asks_for() -> None:
     environ = {
         "BACKUPD_DATABASE": "/app/data/tasks.db",
         "BACKUPD_REPLICAS__NAS__URL": "file:/mnt",
@@ -70,4 +70,9 @@ def test_proofs_that_are_asked_for_and_that_nothing_makes_yet_are_missed() -> No
     assert named == [("backup", "tasks"), ("replicate", "nas"), ("drill", "nas")]
     assert [round(limit.limit_s / 3600) for limit in asked[:2]] == [26, 182]
     assert asked[2].limit_s == 1000
+    del environ["BACKUPD_DRILL__FROM"], environ["BACKUPD_HEALTH__DRILL_LIMIT_S"]
+    unasked = limits(load_config(None, environ))
+    assert [(limit.task, limit.subject, round(limit.limit_s / DAY_S)) for limit in unasked][2:] == [
+        ("drill", "nas", 34)
+    ]
     assert len(limits(load_config(None, {"BACKUPD_DATABASE": "/app/data/tasks.db"}))) == 1

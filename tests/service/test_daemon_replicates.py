@@ -15,7 +15,10 @@ def test_copies_appear_by_themselves_and_health_turns_green_only_then(backupd: B
         daemon.wait_for("backup of tasks: published")
         daemon.wait_for("there is no directory")
         assert daemon.ask("/health")[0] == 503
-        assert daemon.health()["reasons"] == ["there is no off-site copy at nas yet"]
+        assert daemon.health()["reasons"] == [
+            "there is no off-site copy at nas yet",
+            "there is no proven restore from nas yet",
+        ]
         assert not nas.exists()
         daemon.stop()
     nas.parent.mkdir()
@@ -49,3 +52,31 @@ def test_a_host_that_is_not_there_keeps_no_backup_waiting(backupd: Backupd, back
         assert daemon.stop() < 8
     assert daemon.process.returncode == 0
     assert len(list(backups.glob("*.sqlite3.gz"))) == 1
+
+
+def test_a_copy_is_drilled_by_itself_and_by_a_command_of_the_apps(backupd: Backupd, tmp_path: Path) -> None:
+    nas, place = tmp_path / "nas", tmp_path / "drill" / "tasks.db"
+    place.parent.mkdir()
+    environ = {
+        "BACKUPD_REPLICAS__NAS__URL": f"file:{nas}",
+        "BACKUPD_DRILL__PLACE_AT": str(place),
+        "BACKUPD_DRILL__COMMAND": f"test -f {place}",
+        "BACKUPD_HTTP__TOKEN": "secret",
+    }
+    with running_daemon(backupd, **environ) as daemon:
+        daemon.wait_for("drill of tasks from nas is due: there was none yet", 120)
+        daemon.wait_for("drill of tasks: done", 120)
+        wait_until(lambda: daemon.ask("/health")[0] == 200, "health")
+        said = daemon.said()
+    assert said.index("replicate to nas: done") < said.index("drill of tasks begins")
+    assert said.count("drill of tasks begins") == 1
+    assert list(place.parent.iterdir()) == []
+
+
+def test_a_drill_that_fails_is_told_by_health_and_status(backupd: Backupd, tmp_path: Path) -> None:
+    environ = {"BACKUPD_REPLICAS__NAS__URL": f"file:{tmp_path / 'nas'}", "BACKUPD_DRILL__COMMAND": "false"}
+    with running_daemon(backupd, **environ) as daemon:
+        daemon.wait_for("drill of tasks: failed: the command false failed (exit code 1)", 120)
+        wait_until(lambda: len(daemon.health()["reasons"]) == 1, "the off-site copy")
+        assert daemon.health()["reasons"] == ["there is no proven restore from nas yet"]
+        assert "last drill       tasks: failed" in daemon.ask("/")[1]

@@ -192,6 +192,7 @@ def test_well_and_ill_differ_in_what_is_said() -> None:
         "verified backup  tasks: 3 h ago, at most 26 h allowed",
         "off-site copy    offsite: 48 h ago, at most 8 d allowed",
         "proven restore   offsite: 12 d ago, at most 34 d allowed",
+        "measured         notes: back from offsite in 8.2 s, with data 28 h old (notes-20261113-0300)",
         "generations      tasks: 12, 11 of them verified, the newest 3 h old, 3.0 MiB as 1.0 MiB",
         "generations      notes: 0, 0 of them verified, FROZEN: nothing is pruned",
         "free space       local: 5.0 GiB",

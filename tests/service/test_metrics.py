@@ -97,6 +97,17 @@ def test_figures_of_tasks_and_sources_are_those_of_the_service() -> None:
     assert value(well, "backupd_snapshot_size_bytes", source="notes") is None
 
 
+def test_a_drill_tells_what_a_disaster_would_cost_in_time_and_data() -> None:
+    well, drill = status_of(WELL), {"source": "notes", "store": "offsite"}
+    assert value(well, "backupd_drill_recovery_seconds", **drill) == 8.25
+    assert value(well, "backupd_drill_data_age_seconds", **drill) == 100_800
+    assert value(well, "backupd_drill_generation_timestamp_seconds", **drill) == pytest.approx(
+        NOW.timestamp() - 13 * 86_400
+    )
+    assert value(well, "backupd_drill_recovery_seconds", source="tasks", store="offsite") is None
+    assert value(well, "backupd_stage_duration_seconds", task="drill", source="notes", stage="fetch") == 7.5
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [

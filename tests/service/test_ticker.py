@@ -56,6 +56,22 @@ def test_it_fires_at_start_and_then_at_the_next_full_minute(ticker: Ticker) -> N
     assert (job.coalesce, job.max_instances, job.misfire_grace_time) == (True, 1, None)
 
 
+def test_told_to_hurry_it_fires_at_once_and_goes_on_as_before(ticker: Ticker, ticks: Ticks) -> None:
+    ticker.hurry()
+    wait_until(lambda: ticks.count == 2, "another tick", 20)
+    assert ticker._scheduler.get_job("tick").next_run_time.second == 0
+
+
+def test_told_to_hurry_before_its_start_or_after_its_end_it_does_nothing(ticks: Ticks) -> None:
+    ticker = Ticker(ticks, ticks.errors.append)
+    ticker.hurry()
+    ticker.start()
+    wait_until(lambda: ticks.count == 1, "the first tick")
+    ticker.stop()
+    ticker.hurry()
+    assert ticks.count == 1
+
+
 def test_it_is_not_mended_while_it_is_well(ticker: Ticker) -> None:
     assert ticker.age_s() < 30
     assert not Ticker(lambda: None, lambda _: None).mend()

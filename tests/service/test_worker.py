@@ -36,8 +36,10 @@ def worker(config: Config, backups: Path) -> Iterator[Worker]:
 def test_a_job_waits_but_once_and_its_end_is_remembered(worker: Worker) -> None:
     assert worker.submit(BACKUP)
     assert not worker.submit(BACKUP)
-    worker.start()
-    wait_until(lambda: worker.ended(BACKUP), "the end of the backup")
+    heard: list[bool] = []
+    worker.start(lambda: heard.append(bool(worker.ended(BACKUP))))
+    wait_until(lambda: heard, "the end of the backup")
+    assert heard == [True]
     (ended,) = worker.ended(BACKUP)
     assert ended.succeeded
     assert ended.began_at < ended.ended_at < ended.began_at + timedelta(minutes=2)

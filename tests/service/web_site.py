@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backupd.health import Health, HealthFacts, Standing
-from backupd.model import Hold
+from backupd.model import DrillReport, Hold
 from backupd.service.status import SourceFigures, Status, TaskFigures
 from backupd.service.web.app import make_app
 from backupd.service.web.server import HttpServer
@@ -40,6 +40,16 @@ def status_of(health: Health) -> Status:
                 "backup", "tasks", NOW - timedelta(hours=3), {"published": 40, "failed": 2}, 1.5, {"copy": 0.5}
             ),
             TaskFigures("drill", "tasks", None, {}),
+            TaskFigures(
+                "drill",
+                "notes",
+                NOW - timedelta(days=12),
+                {"done": 3},
+                9.5,
+                {"fetch": 7.5},
+                generation="notes-20261113-0300",
+                drill=DrillReport("offsite", 748_800, NOW - timedelta(days=13), 100_800, 8.25),
+            ),
         ),
         sources=(
             SourceFigures("tasks", 12, 11, 3 << 20, 1 << 20, NOW - timedelta(hours=3), frozen=False),

@@ -40,6 +40,7 @@ class _Figures(Collector):
         yield from _of_the_daemon(self._status)
         yield from _of_health(self._status.health)
         yield from _of_tasks(self._status.tasks)
+        yield from _of_drills(self._status.tasks)
         yield from _of_sources(self._status.sources)
 
 
@@ -105,6 +106,29 @@ def _of_tasks(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
         "How long each stage of the last successful run of the task took.",
         (*labels, "stage"),
         [((*values, stage), took_s) for values, task in figures for stage, took_s in (task.stages or {}).items()],
+    )
+
+
+def _of_drills(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
+    labels = ("source", "store")
+    drills = [((task.source, task.drill.store), task.drill) for task in tasks if task.drill]
+    yield _gauge(
+        "backupd_drill_recovery_seconds",
+        "How long the last successful drill took from the first look at the store to the last proof.",
+        labels,
+        [(values, drill.recovery_s) for values, drill in drills],
+    )
+    yield _gauge(
+        "backupd_drill_data_age_seconds",
+        "How old the data was that the last successful drill restored, when it began.",
+        labels,
+        [(values, drill.age_s) for values, drill in drills],
+    )
+    yield _gauge(
+        "backupd_drill_generation_timestamp_seconds",
+        "When the generation was taken that the last successful drill restored.",
+        labels,
+        [(values, _seconds(drill.taken_at)) for values, drill in drills],
     )
 
 

@@ -1,0 +1,80 @@
+"""`backupd drill`."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import (
+    config_option,
+    json_option,
+    open_site,
+    print_json,
+    print_trouble,
+    read_config,
+    source_option,
+    told_plainly,
+    worst_exit,
+)
+from backupd.cli.progress import shown_progress
+from backupd.cli.stores import require_store
+from backupd.config import Config
+from backupd.jobs.drill import drill
+from backupd.jobs.site import Site
+from backupd.model import RunReport
+from backupd.replicas import opening, retrying
+from backupd.spans import human_span
+from backupd.text import printable
+from backupd.wiring import drill_order, sources
+
+
+@click.command("drill", epilog="Example: backupd drill --from offsite")
+@click.option("--from", "store", metavar="STORE", help="From this store (drill.from, else the first replica).")
+@config_option
+@source_option
+@json_option
+@told_plainly
+def command(config_file: Path | None, store: str | None, names: tuple[str, ...], *, as_json: bool) -> None:
+    """Rehearse a restore: fetch the newest copy, restore it in isolation, prove it, and prove the app on it.
+
+    Changes nothing of the app's, and nothing in any store. Exits 0 proven, 1 not, 3 proven with warnings, 75 when the
+    store could not be reached.
+    """
+    config = read_config(config_file)
+    wanted = sources(config, names)
+    if store is not None:
+        require_store(store, config)
+    with shown_progress(quiet=as_json) as progress:
+        site = open_site(config, progress)
+        reports = [_drill(config, source, store, site) for source in wanted]
+    if as_json:
+        print_json([asdict(report) for report in reports])
+    for report in reports:
+        _print(report, as_json=as_json)
+    sys.exit(worst_exit(reports))
+
+
+def _drill(config: Config, source: str, store: str | None, site: Site) -> RunReport:
+    order = drill_order(config, source, store)
+    return drill(order, opening(config, order.store, site), retrying(config, order.store, site), site)
+
+
+def _print(report: RunReport, *, as_json: bool) -> None:
+    print_trouble(report)
+    done = report.drill
+    if as_json or done is None:
+        return
+    if report.outcome != "failed" and done.age_s is not None and done.recovery_s is not None:
+        click.echo(f"{report.source}: {report.generation} at {done.store} restores")
+        click.echo(f"  data     {human_span(done.age_s)} old, at most {human_span(done.max_age_s)} allowed")
+        click.echo(f"  time     {done.recovery_s:.1f} s ({', '.join(_stages(report))})")
+        click.echo(f"  proven   {', '.join(done.proven)}")
+    for note in report.notes:
+        click.echo(f"  note     {printable(note)}")
+    for line in done.output.splitlines():
+        click.echo(f"  command  {printable(line)}")
+
+
+def _stages(report: RunReport) -> list[str]:
+    return [f"{name} {seconds:.1f}" for name, seconds in report.stages.items()]

@@ -1,0 +1,99 @@
+"""A drill that is killed or stopped in the middle: the app's place is free again, by itself or by the next drill."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from yards import Before, Yard, assert_no_processes, assert_unhurt
+
+from support.command import Backupd
+from support.daemon import wait_until
+from support.faults import Crew, Ended, on_both_cores
+
+_RUN = "/.backupd/staging/run-"
+_COMMAND = "backupd.leash"
+
+
+def environ_of(yard: Yard) -> dict[str, str]:
+    """Return the environment of a drill in `yard` that places the copy, and runs a command on it."""
+    place = yard.root / "drill" / "tasks.db"
+    asked = {"PLACE_AT": str(place), "COMMAND": f"test -f {place}", "MAX_AGE_S": "999999"}
+    return {**yard.environ, **{f"BACKUPD_DRILL__{name}": value for name, value in asked.items()}}
+
+
+def yard_for(template: Yard, root: Path) -> Yard:
+    yard = template.copy_to(root)
+    (yard.root / "drill").mkdir()
+    return yard
+
+
+def debris(yard: Yard) -> list[Path]:
+    """Return what lies at the place and in staging."""
+    return [*(yard.root / "drill").iterdir(), *(yard.hidden / "staging").iterdir()]
+
+
+def from_unpacking_to_the_end(
+    template: Yard, forks: Crew, root: Path, send: signal.Signals, every: int, check: Callable[[Yard, Ended], None]
+) -> None:
+    """Send a drill the signal before its steps from the unpacked copy to the last trace, and `check` what it left."""
+    whole = yard_for(template, root / "whole")
+    ended = forks.run(["drill"], environ_of(whole), counted=True)
+    assert (ended.code, debris(whole)) == (0, []), ended
+    first = next(number for number, step in enumerate(ended.steps) if "restored.sqlite3" in step)
+    last = max(number for number, step in enumerate(ended.steps) if _RUN in step)
+    assert any(_COMMAND in step for step in ended.steps[first:last])
+
+    def one(at: int) -> None:
+        yard = yard_for(template, root / str(at))
+        check(yard, forks.run(["drill"], environ_of(yard), at=at, send=send))
+
+    on_both_cores(one, range(first, last + 1, every))
+
+
+def test_killed_before_a_step_it_leaves_what_the_next_drill_cleans_up(
+    template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(template)
+
+    def check(yard: Yard, ended: Ended) -> None:
+        assert ended.code == -signal.SIGKILL
+        assert_unhurt(yard, before)
+        assert_no_processes(yard)
+        again = forks.run(["drill", "--json"], environ_of(yard))
+        assert (again.code, debris(yard)) == (0, []), again
+
+    from_unpacking_to_the_end(template, forks, tmp_path, signal.SIGKILL, 1, check)
+
+
+def test_told_to_stop_before_a_step_it_cleans_up_by_itself(template: Yard, forks: Crew, tmp_path: Path) -> None:
+    before = Before.of(template)
+
+    def check(yard: Yard, ended: Ended) -> None:
+        assert (ended.code, debris(yard)) == (128 + signal.SIGTERM, []), ended
+        assert_unhurt(yard, before)
+        assert_no_processes(yard)
+
+    from_unpacking_to_the_end(template, forks, tmp_path, signal.SIGTERM, 3, check)
+
+
+@pytest.mark.parametrize("send", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_runs_for_ever_ends_with_its_drill(
+    send: signal.Signals, template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    yard = yard_for(template, tmp_path / "yard")
+    environ = environ_of(yard)
+    begun = yard.root / "begun"
+    environ["BACKUPD_DRILL__COMMAND"] = f"sh -c 'sleep 3600 & echo > {begun}; sleep 3600'"
+    command = [sys.executable, "-m", "backupd", "drill"]
+    with subprocess.Popen(command, env=Backupd(environ, yard.root).environment(), stderr=subprocess.DEVNULL) as drill:
+        wait_until(begun.exists, "the command")
+        drill.send_signal(send)
+        code = drill.wait(30)
+    assert code == (-signal.SIGKILL if send == signal.SIGKILL else 128 + send)
+    assert_no_processes(yard)
+    if send == signal.SIGKILL:
+        assert forks.run(["drill"], environ_of(yard)).code == 0
+    assert debris(yard) == []

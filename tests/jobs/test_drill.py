@@ -1,0 +1,297 @@
+"""A drill: what it proves of a copy, when it refuses to, and what it tells."""
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backupd.config import load_config
+from backupd.errors import ConfigError, ReplicaUnreachable
+from backupd.health import Limit
+from backupd.jobs.backup import backup
+from backupd.jobs.drill import drill
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.inventory import take_inventory
+from backupd.jobs.likeness import differences
+from backupd.jobs.order import BackupOrder, DrillOrder
+from backupd.jobs.site import Site
+from backupd.jobs.standing import read_health_facts
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Contents, Manifest
+from backupd.stores.mirror import MirrorStore
+from backupd.wiring import drill_order, drills
+from support.drills import DAY_S, drilled, facts
+from support.generations import backdated, flip_byte, manifest_of, rewritten
+from support.replicas import again, complete
+
+
+@pytest.fixture
+def newest(order: BackupOrder, site: Site) -> str:
+    """The id of a fresh generation."""
+    generation = backup(order, site).generation
+    assert generation is not None
+    return generation
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """Return the generations that lie in `directory`, byte for byte."""
+    return {path.name: path.read_bytes() for path in directory.glob("tasks-*")}
+
+
+def left_over(site: Site) -> list[Path]:
+    return list((site.store.hidden / "staging").iterdir())
+
+
+def test_a_proven_copy_is_told_with_its_age_and_how_long_each_step_took(newest: str, site: Site) -> None:
+    before = files(site.store.directory)
+    report = drilled(site)
+    assert (report.outcome, report.exit_code, report.generation) == ("done", 0, newest)
+    assert set(report.stages) == {"connect", "fetch", "unpack", "check"}
+    done, manifest = facts(report), manifest_of(site, newest)
+    assert (done.store, done.taken_at, done.proven) == (
+        "local",
+        manifest.taken_at,
+        ("digests", "integrity_check", "contents"),
+    )
+    assert done.age_s is not None
+    assert 0 <= done.age_s < DAY_S
+    assert done.recovery_s is not None
+    assert sum(report.stages.values()) <= done.recovery_s + 0.01 <= report.duration_s + 0.02
+    assert (report.snapshot_sha256, report.verification) == (manifest.snapshot.sha256, "full")
+    assert files(site.store.directory) == before
+    assert left_over(site) == []
+
+
+def test_the_catalog_remembers_the_whole_report(newest: str, site: Site) -> None:
+    report = drilled(site)
+    now = site.clock()
+    run = site.ask_catalog(lambda catalog: catalog.last_success("drill", "tasks", now, "local"), None)
+    assert run is not None
+    assert run.report == report
+    assert [run.task for run in site.ask_catalog(lambda catalog: catalog.history(newest).runs, ())] == [
+        "drill",
+        "backup",
+    ]
+
+
+@pytest.mark.usefixtures("newest")
+def test_a_drill_from_one_store_proves_nothing_of_another(site: Site) -> None:
+    limits = (Limit("backup", "tasks", DAY_S), Limit("drill", "local", DAY_S), Limit("drill", "nas", DAY_S))
+    report = drilled(site)
+    _, local, nas = read_health_facts(limits, site).standings
+    assert (local.last_at, nas.last_at) == (report.started_at, None)
+    now = site.clock()
+    histories = [
+        site.ask_catalog(lambda catalog, store=store: catalog.task_history("drill", "tasks", now, store), None)
+        for store in ("local", "nas")
+    ]
+    assert [history.succeeded_at for history in histories if history] == [report.started_at, None]
+
+
+@pytest.mark.usefixtures("newest")
+def test_each_source_has_to_be_drilled_before_a_store_is_proven(site: Site) -> None:
+    drilled(site)
+    limits = (Limit("backup", "tasks", DAY_S), Limit("backup", "notes", DAY_S), Limit("drill", "local", DAY_S))
+    assert read_health_facts(limits, site).standings[2].last_at is None
+
+
+def test_a_flipped_byte_fails_the_drill_and_is_marked(newest: str, site: Site) -> None:
+    flip_byte(site.store.archive_path(newest))
+    report = drilled(site)
+    assert (report.outcome, report.exit_code) == ("failed", 1)
+    assert newest in str(report.error)
+    assert site.marks.ids() == {newest}
+    assert facts(report).proven == ()
+    assert left_over(site) == []
+
+
+def test_what_is_newer_and_damaged_is_passed_over_with_a_warning(newest: str, site: Site) -> None:
+    older = backdated(site.store.directory, newest, days=0.5)
+    flip_byte(site.store.archive_path(newest))
+    drilled(site)
+    report = drilled(site)
+    assert (report.outcome, report.exit_code, report.generation) == ("degraded", 3, older)
+    assert report.warnings == (f"newer at local, but damaged or dated in the future: {newest}",)
+
+
+def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, site: Site) -> None:
+    later = replace(site, clock=lambda: datetime.now(UTC) + timedelta(days=2))
+    report = drilled(later)
+    assert (report.exit_code, set(report.stages)) == (1, {"connect"})
+    assert f"the newest sound copy of tasks at local ({newest}) is 48 h old, more than 24 h" in str(report.error)
+    assert facts(report).age_s == pytest.approx(2 * DAY_S, abs=600)
+
+
+def test_a_copy_of_what_has_not_changed_since_is_as_young_as_the_last_look(
+    newest: str, order: BackupOrder, site: Site
+) -> None:
+    later = replace(site, clock=lambda: datetime.now(UTC) + timedelta(days=2))
+    assert backup(order, later).outcome == "unchanged"
+    report = drilled(later)
+    assert (report.outcome, report.generation) == ("done", newest)
+
+
+def test_nothing_there_is_a_failure_that_says_what_to_do(site: Site) -> None:
+    report = drilled(site)
+    assert report.exit_code == 1
+    assert "there is no sound copy of tasks at local" in str(report.error)
+    assert "backupd replicate" in str(report.hint)
+
+
+def more_rows(manifest: Manifest) -> Manifest:
+    tables = {**manifest.contents.tables, "account": 7, "gone": 1}
+    return replace(manifest, contents=replace(manifest.contents, tables=tables))
+
+
+def test_rows_that_the_manifest_does_not_speak_of_fail_the_drill(newest: str, site: Site) -> None:
+    rewritten(site.store.directory, newest, more_rows)
+    report = drilled(site)
+    assert report.exit_code == 1
+    assert "table gone is missing; table account has 1000 rows, not 7" in str(report.error)
+    assert site.marks.ids() == {newest}
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (Contents({"a": 1, "b": None}, "x" * 64), ""),
+        (Contents({"a": None, "b": 2}, "x" * 64), ""),
+        (Contents({"a": 1}, "x" * 64), "table b is missing"),
+        (Contents({"a": 1, "b": 2, "c": 3}, "x" * 64), "table c is not in the manifest"),
+        (Contents({"a": 1, "b": 3}, "y" * 64), "table b has 3 rows, not 2; its schema has another digest"),
+        (Contents({str(n): 0 for n in range(9)}, "x" * 64), "8 more differences"),
+        (None, "its contents could not be counted"),
+    ],
+)
+def test_differences_are_told_table_by_table(found: Contents | None, told: str) -> None:
+    said = differences(found, Contents({"a": 1, "b": 2}, "x" * 64))
+    assert told in said
+    assert bool(said) == bool(told)
+
+
+@pytest.mark.usefixtures("newest")
+def test_a_lost_connection_is_made_again(site: Site) -> None:
+    tries: list[int] = []
+
+    @contextmanager
+    def opened() -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ReplicaUnreachable("gone", "it is tried again")
+        yield site.store, local_inventory(site)
+
+    report = drill(DrillOrder("tasks", "local", DAY_S, reserve_bytes=0), opened, again(2), site)
+    assert (report.outcome, len(tries)) == ("done", 2)
+
+
+def test_a_replica_is_drilled_by_its_own_listing_and_left_as_it_is(newest: str, site: Site, tmp_path: Path) -> None:
+    there = MirrorStore("nas", tmp_path / "nas")
+    there.prepare()
+    for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):
+        (tmp_path / "nas" / f"{newest}{suffix}").write_bytes((site.store.directory / f"{newest}{suffix}").read_bytes())
+        (tmp_path / "nas" / f"{newest}{suffix}").chmod(0o600)
+        (site.store.directory / f"{newest}{suffix}").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")}
+    order = DrillOrder("tasks", "nas", DAY_S, reserve_bytes=0)
+    report = drill(order, lambda: nullcontext((there, take_inventory(there, site.clock()))), lambda do: do(), site)
+    assert (report.outcome, report.generation) == ("done", newest)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")} == before
+    assert complete(tmp_path / "nas") == {newest}
+
+
+def test_too_little_room_is_told_before_anything_is_fetched(newest: str, site: Site) -> None:
+    order = DrillOrder("tasks", "local", DAY_S, reserve_bytes=1 << 60)
+    opened = nullcontext((site.store, local_inventory(site)))
+    report = drill(order, lambda: opened, lambda do: do(), site)
+    assert (report.exit_code, set(report.stages)) == (1, {"connect"})
+    assert f"a drill of {newest} needs" in str(report.error)
+
+
+@pytest.mark.usefixtures("newest")
+def test_a_second_drill_waits_for_the_first_and_then_gives_up(site: Site) -> None:
+    hurried = replace(site, lock_timeout_s=0.1)
+    with site.locked_for("drill"):
+        assert drilled(hurried).exit_code == 75
+
+
+@pytest.mark.usefixtures("newest")
+def test_a_drill_does_not_wait_for_a_backup(site: Site) -> None:
+    with site.locked("backup"):
+        assert drilled(site).outcome == "done"
+
+
+# --- What the configuration asks for ---
+
+DATABASES = {"BACKUPD_DATABASE": "/app/data/tasks.db"}
+NAS = {"BACKUPD_REPLICAS__NAS__URL": "file:/mnt/nas"}
+OTHER = {"BACKUPD_REPLICAS__OFFSITE__URL": "file:/mnt/offsite"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "store", "note"),
+    [
+        ({}, "local", "there is no replica"),
+        (NAS, "nas", ""),
+        ({**NAS, **OTHER}, "nas", "the first of 2 replicas"),
+        ({**NAS, **OTHER, "BACKUPD_DRILL__FROM": "offsite"}, "offsite", ""),
+        ({**NAS, "BACKUPD_DRILL__FROM": "local"}, "local", ""),
+    ],
+)
+def test_the_store_is_the_one_that_is_named_else_the_first_replica_else_the_local_one(
+    environ: dict[str, str], store: str, note: str
+) -> None:
+    config = load_config(None, {**DATABASES, **environ})
+    order = drill_order(config, "tasks")
+    assert order.store == store
+    assert note in order.note
+    assert bool(order.note) == bool(note)
+    assert drills(config) == bool(environ)
+
+
+def test_a_copy_may_be_as_old_as_the_schedules_let_it_become_unless_told_otherwise() -> None:
+    config = load_config(None, {**DATABASES, **NAS})
+    assert round(drill_order(config, "tasks").max_age_s / 3600) == 182 + 26
+    assert round(drill_order(config, "tasks", "local").max_age_s / 3600) == 26
+    assert drill_order(load_config(None, {**DATABASES, "BACKUPD_DRILL__MAX_AGE_S": "60"}), "tasks").max_age_s == 60
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"FROM": "nowhere"}, "there is no store 'nowhere'; there are: local, nas"),
+        ({"SOURCE": "nothing"}, "there is no source 'nothing'; there are: notes, tasks"),
+        ({"COMMAND": "true"}, "whose app is it, of notes, tasks?"),
+        ({"COMMAND": "sh -c 'a"}, "must be a command line: No closing quotation"),
+        ({"COMMAND": " "}, "must be a command line"),
+        ({"HEALTH_URL": "file:///etc/passwd", "COMMAND": "true"}, "must be a URL that begins with http"),
+        ({"HEALTH_URL": "http://me:secret@app/", "COMMAND": "true"}, "must not hold a password"),
+        ({"HEALTH_URL": "http://app/", "SOURCE": "tasks"}, "health_url needs place_at or command"),
+        ({"QUERY": "SELECT 1", "SOURCE": "tasks"}, "query and answer go together"),
+        ({"PLACE_AT": "/app/data/tasks.db", "SOURCE": "tasks"}, "is the database of source tasks"),
+        ({"PLACE_AT": "/app/data/x/../notes.db-wal", "SOURCE": "tasks"}, "is the database of source notes"),
+        ({"PLACE_AT": "/app/data/backups/x/tasks.db", "SOURCE": "tasks"}, "is in the directory of the backups"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused_at_the_start(asked: dict[str, str], complaint: str) -> None:
+    environ = {
+        "BACKUPD_SOURCES__TASKS__PATH": "/app/data/tasks.db",
+        "BACKUPD_SOURCES__NOTES__PATH": "/app/data/notes.db",
+        **NAS,
+        **{f"BACKUPD_DRILL__{name}": value for name, value in asked.items()},
+    }
+    with pytest.raises(ConfigError) as refused:
+        load_config(None, environ)
+    assert complaint in refused.value.message
+    assert "secret" not in refused.value.message
+
+
+def test_the_app_is_that_of_the_source_that_is_named() -> None:
+    sources = {name: f"/app/data/{name}.db" for name in ("tasks", "notes")}
+    environ = {f"BACKUPD_SOURCES__{name.upper()}__PATH": path for name, path in sources.items()}
+    config = load_config(None, {**environ, "BACKUPD_DRILL__COMMAND": "check 'a b'", "BACKUPD_DRILL__SOURCE": "notes"})
+    app = drill_order(config, "notes").app
+    assert app is not None
+    assert (app.command, drill_order(config, "tasks").app) == (("check", "a b"), None)

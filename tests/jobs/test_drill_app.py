@@ -1,0 +1,343 @@
+"""The app proven on a restored copy: placed, started, asked; and nothing of all that left behind."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import TargetRefused
+from backupd.jobs.backup import backup
+from backupd.jobs.command import RESTORED, environment_for
+from backupd.jobs.doctor_drill import examine_drill
+from backupd.jobs.drill import drill
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.healthurl import why_unwell
+from backupd.jobs.order import AppProof, BackupOrder, DrillOrder
+from backupd.jobs.place import Place
+from backupd.jobs.site import Site
+from backupd.sqlite.source import Source
+from support.daemon import free_port, wait_until
+from support.drills import DAY_S, drilled, facts, python, sample_database, second_instance, shell
+from support.faults import processes_below
+from support.generations import rewritten
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> BackupOrder:
+    """A backup of the sample app's database."""
+    database = tmp_path / "data" / "tasks.db"
+    database.parent.mkdir()
+    sample_database(database)
+    database.chmod(0o640)
+    return BackupOrder("tasks", database, reserve_bytes=0)
+
+
+@pytest.fixture
+def drills(order: BackupOrder, site: Site) -> Site:
+    """A site with a generation of the sample app's database."""
+    assert backup(order, site).outcome == "published"
+    return site
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where a second instance expects its database: free, in a directory of its own."""
+    directory = tmp_path / "drill"
+    directory.mkdir()
+    return directory / "tasks.db"
+
+
+@pytest.fixture
+def nothing_stays(place: Path, tmp_path: Path, drills: Site) -> Iterator[None]:
+    """Fails when something is left of a drill: files at the place or in staging, or processes."""
+    yield
+    assert list(place.parent.iterdir()) == []
+    assert list((drills.store.hidden / "staging").iterdir()) == []
+    wait_until(lambda: not processes_below(tmp_path), "the end of all processes")
+
+
+pytestmark = pytest.mark.usefixtures("nothing_stays")
+
+# --- The command ---
+
+
+def test_a_command_gets_the_restored_copy_and_may_write_to_it(drills: Site, order: BackupOrder) -> None:
+    archives = {path: path.read_bytes() for path in drills.store.directory.glob("tasks-*")}
+    before = order.path.read_bytes()
+    program = (
+        "import os, sqlite3\n"
+        "c = sqlite3.connect(os.environ['BACKUPD_RESTORED_DATABASE'])\n"
+        "c.execute('INSERT INTO tasks VALUES (2, \"two\", 0)'); c.execute('PRAGMA user_version = 7'); c.commit()\n"
+        "print(c.execute('SELECT count(*) FROM tasks').fetchone()[0], 'tasks')"
+    )
+    report = drilled(drills, command=python(program), user_version=7)
+    assert (report.outcome, facts(report).output) == ("done", "2 tasks\n")
+    assert facts(report).proven[-2:] == ("command", "migrations")
+    assert {"command", "migrations"} <= set(report.stages)
+    assert {path: path.read_bytes() for path in archives} == archives
+    assert order.path.read_bytes() == before
+
+
+def test_what_is_backupds_own_is_not_in_the_commands_environment(drills: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUPD_HTTP__TOKEN", "hunter2")
+    monkeypatch.setenv("KEY_OF_THE_REPLICA", "hunter2")
+    monkeypatch.setenv("THE_APPS_OWN", "kept")
+    report = drilled(drills, command=("env",), secrets=frozenset({"hunter2"}))
+    assert "hunter2" not in facts(report).output
+    assert "THE_APPS_OWN=kept" in facts(report).output
+    environ = {"backupd_x": "1", "BACKUPD_Y": "2", "Z": "3"}
+    assert environment_for(Path("/copy"), environ, frozenset()) == {"Z": "3", RESTORED: "/copy"}
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (shell("echo first; echo the tables are gone >&2; exit 4"), r"(exit code 4): the tables are gone"),
+        (shell("kill -SEGV $$"), "killed by signal 11"),
+        (("/no/such/program",), "the command program cannot be run: No such file or directory"),
+        (shell("printf '\\033[2J'; exit 1"), "\\x1b[2J"),
+    ],
+)
+def test_a_command_that_fails_fails_the_drill_with_what_it_said_last(
+    drills: Site, command: tuple[str, ...], told: str
+) -> None:
+    report = drilled(drills, command=command)
+    assert (report.outcome, report.exit_code) == ("failed", 1)
+    assert told in str(report.error)
+    assert facts(report).recovery_s is None
+    assert "command" not in facts(report).proven
+
+
+def test_a_command_that_hangs_is_killed_with_all_that_it_started(drills: Site) -> None:
+    report = drilled(drills, command=shell("echo begun; sleep 3600 & sleep 3600"), timeout_s=0.5)
+    assert report.exit_code == 1
+    assert "the command sh did not end within" in str(report.error)
+    assert facts(report).output == "begun\n"
+
+
+def test_of_a_command_that_says_much_the_end_is_kept(drills: Site) -> None:
+    report = drilled(drills, command=python("print('x' * 5_000_000); print('the end')"))
+    assert report.outcome == "done"
+    assert facts(report).output.endswith("x\nthe end\n")
+    assert len(facts(report).output) == 4096
+
+
+# --- The migrations ---
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"user_version": 2}, "PRAGMA user_version is 1, not 2"),
+        ({"query": "SELECT count(*) FROM tasks", "answer": "2"}, "gave '1', not '2'"),
+        ({"query": "SELECT title FROM tasks WHERE id = 9", "answer": "nine"}, "gave None, not 'nine'"),
+        ({"query": "SELECT * FROM missing", "answer": "1"}, "no such table: missing"),
+        ({"query": "DELETE FROM tasks", "answer": "1"}, "attempt to write a readonly database"),
+    ],
+)
+def test_migrations_that_did_not_apply_fail_the_drill(drills: Site, asked: dict[str, object], told: str) -> None:
+    report = drilled(drills, **asked)
+    assert (report.outcome, report.exit_code) == ("failed", 1)
+    assert told in str(report.error)
+
+
+def test_migrations_that_applied_are_proven(drills: Site) -> None:
+    report = drilled(drills, user_version=1, query="SELECT x'ff', 1", answer="ff")
+    assert facts(report).proven[-1] == "migrations"
+
+
+def test_a_query_that_never_ends_is_given_up(drills: Site) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    report = drilled(drills, query=endless, answer="1", timeout_s=1.0)
+    assert "the query on the restored copy took longer than 1 s" in str(report.error)
+
+
+# --- The place, and the app's health ---
+
+
+def test_a_second_instance_is_proven_on_the_placed_copy(drills: Site, place: Path) -> None:
+    with second_instance(place) as url:
+        report = drilled(drills, place_at=place, health_url=url, user_version=1)
+        assert report.outcome == "done", report.error
+        assert facts(report).proven[-2:] == ("health", "migrations")
+        again = drilled(drills, place_at=place, health_url=url)
+        assert again.outcome == "done", again.error
+
+
+def test_health_that_says_no_fails_the_drill_with_its_words(drills: Site, place: Path) -> None:
+    wrong = python(
+        f"import sqlite3; c = sqlite3.connect({str(place)!r}); c.execute('UPDATE ledger SET amount = 5'); c.commit()"
+    )
+    with second_instance(place) as url:
+        report = drilled(drills, place_at=place, command=wrong, health_url=url, timeout_s=3.0)
+    assert (report.outcome, report.exit_code) == ("failed", 1)
+    assert 'did not answer 200 within 3 s: it answered 503: {"tasks": 1, "balance": 10' in str(report.error)
+
+
+def test_an_app_that_is_well_before_it_has_the_copy_proves_nothing(drills: Site, place: Path, tmp_path: Path) -> None:
+    live = tmp_path / "live.db"
+    sample_database(live)
+    live.with_name(".live.db.backupd-drill").touch()  # that is what the instance looks at
+    with second_instance(live) as url:
+        wait_until(lambda: not why_unwell(url), "the live app")
+        report = drilled(drills, place_at=place, health_url=url, timeout_s=1.0)
+        (finding,) = examine_drill(DrillOrder("tasks", "local", 1, app=AppProof(1, health_url=url)))
+    assert "answers 200 though the restored copy is not in place yet" in str(report.error)
+    assert (finding.ok, "answers 200 already" in finding.detail) == (False, True)
+
+
+SERVE = """
+import http.server, sys
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 302)
+        self.send_header("Location", "/health")
+        self.end_headers()
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+
+
+def test_an_app_that_is_started_by_the_command_lives_until_the_end_and_no_longer(drills: Site) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    start = (*shell('"$0" -c "$1" "$2" > /dev/null 2>&1 &'), sys.executable, SERVE, str(port))
+    report = drilled(drills, command=start, health_url=f"{url}/health")
+    assert report.outcome == "done", report.error
+    assert "nobody answered" in why_unwell(f"{url}/health")
+    moved = drilled(drills, command=start, health_url=f"{url}/login", timeout_s=2.0)
+    assert "it answered 302" in str(moved.error)
+
+
+LOOK = """
+import os, stat, sys
+place = os.environ["BACKUPD_RESTORED_DATABASE"]
+state = os.stat(place)
+print(place, oct(stat.S_IMODE(state.st_mode)), state.st_nlink, state.st_uid, sorted(os.listdir(os.path.dirname(place))))
+"""
+
+
+def test_the_copy_lies_at_the_place_with_the_owner_and_mode_of_the_source_and_no_stale_side_file(
+    drills: Site, place: Path
+) -> None:
+    for suffix in ("-wal", "-shm", "-journal"):
+        place.with_name(f"tasks.db{suffix}").write_text("of another database")
+    report = drilled(drills, place_at=place, command=python(LOOK))
+    there = "['.tasks.db.backupd-drill', 'tasks.db']"
+    assert facts(report).output.strip() == f"{place} 0o640 1 {os.geteuid()} {there}"
+
+
+def test_a_place_on_another_file_system_needs_room_of_its_own(drills: Site) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        place = Path(name) / "tasks.db"
+        report = drilled(drills, place_at=place, command=("test", "-f", str(place)))
+        assert (report.outcome, list(Path(name).iterdir())) == ("done", []), report.error
+        app = AppProof(1, place_at=place)
+        greedy = DrillOrder("tasks", "local", DAY_S, reserve_bytes=1 << 60, app=app)
+        inventory = local_inventory(drills)
+        refused = drill(greedy, lambda: nullcontext((drills.store, inventory)), lambda do: do(), drills)
+        assert f"at {name}, where" in str(refused.error)
+
+
+@pytest.mark.root
+def test_root_gives_the_placed_copy_to_the_owner_of_the_source_and_asks_it_as_that_user(drills: Site) -> None:
+    (stored,) = drills.store.list()
+    theirs = {"uid": 12345, "gid": 12346}
+    rewritten(drills.store.directory, stored.id, lambda m: replace(m, origin=replace(m.origin, **theirs)))
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories are closed to other users
+        os.chown(name, 12345, 12346)
+        place = Path(name) / "tasks.db"
+        report = drilled(drills, place_at=place, command=python(LOOK), query="SELECT count(*) FROM tasks", answer="1")
+        assert "0o640 1 12345" in facts(report).output, report.error
+        assert (report.outcome, list(Path(name).iterdir())) == ("done", [])
+
+
+@pytest.mark.parametrize("what", ["file", "link", "directory", "no directory", "source", "mounted source", "hard link"])
+def test_a_place_that_is_not_free_is_refused_and_untouched(
+    drills: Site, order: BackupOrder, place: Path, tmp_path: Path, what: str
+) -> None:
+    other = tmp_path / "other.db"
+    asked = {"place_at": place, "databases": (order.path,)}
+    if what == "file":
+        place.write_bytes(b"somebody's data")
+    elif what == "link":
+        place.symlink_to(other)
+    elif what == "directory":
+        place.mkdir()
+    elif what == "no directory":
+        asked["place_at"] = tmp_path / "missing" / "tasks.db"
+    elif what == "source":
+        asked["place_at"] = order.path.with_name("tasks.db-wal")
+    elif what == "mounted source":
+        (tmp_path / "mounted").symlink_to(order.path.parent)
+        order.path.rename(other)  # the app's data is lost, and the drill must not put an old copy in its place
+        asked["place_at"] = tmp_path / "mounted" / "tasks.db"
+    else:
+        os.link(order.path, place)
+    before = sorted((path, path.lstat().st_ino) for path in tmp_path.rglob("*") if ".backupd" not in path.parts)
+    report = drilled(drills, **asked)
+    assert (report.outcome, report.exit_code, report.stages) == ("failed", 1, {})
+    after = sorted((path, path.lstat().st_ino) for path in tmp_path.rglob("*") if ".backupd" not in path.parts)
+    assert after == before
+    (finding,) = examine_drill(DrillOrder("tasks", "local", 1, app=AppProof(1, **asked)))
+    assert not finding.ok
+    place.rmdir() if what == "directory" else place.unlink(missing_ok=True)
+
+
+def test_what_takes_the_place_of_the_copy_in_the_middle_stays_and_is_told(drills: Site, place: Path) -> None:
+    report = drilled(drills, place_at=place, command=(*shell('echo mine > "$0.new"; mv "$0.new" "$0"'), str(place)))
+    assert (report.outcome, report.exit_code) == ("degraded", 3)
+    assert "another file than the drill had put there" in report.warnings[0]
+    assert place.read_text() == "mine\n"
+    assert drilled(drills, place_at=place).exit_code == 1
+    place.unlink()
+
+
+def test_what_a_killed_drill_left_at_the_place_is_taken_away_by_the_next(drills: Site, place: Path) -> None:
+    sample_database(place)
+    place.with_name("tasks.db-wal").write_text("its WAL")
+    place.with_name(".tasks.db.backupd-drill.part").write_text("half")
+    state = place.stat()
+    place.with_name(".tasks.db.backupd-drill").write_text(json.dumps([state.st_dev, state.st_ino]))
+    Place(place, ()).require_free()
+    assert drilled(drills, place_at=place, command=("test", "-f", str(place))).outcome == "done"
+
+
+@pytest.mark.parametrize("mark", ["", "[1", "{}", '"x"'])
+def test_a_mark_that_is_cut_off_lets_nothing_be_taken_away(drills: Site, place: Path, mark: str) -> None:
+    place.write_bytes(b"somebody's data")
+    place.with_name(".tasks.db.backupd-drill").write_text(mark)
+    assert drilled(drills, place_at=place).exit_code == 1
+    assert place.read_bytes() == b"somebody's data"
+    place.unlink()
+
+
+def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupOrder, place: Path) -> None:
+    held, origin = Place(place, ()), Source.inspect(order.path).facts
+    held.prepare()
+    place.write_bytes(b"just appeared")
+    with pytest.raises(TargetRefused, match="appeared in the meantime"), held.holding(order.path, origin):
+        raise AssertionError("it was placed")
+    assert place.read_bytes() == b"just appeared"
+    place.unlink()
+
+
+# --- The doctor ---
+
+
+def test_the_doctor_tries_place_command_and_url(place: Path) -> None:
+    def look(**asked: object) -> list[bool]:
+        app = AppProof(timeout_s=1, **asked)  # type: ignore[arg-type] - the test says what
+        return [finding.ok for finding in examine_drill(DrillOrder("tasks", "local", 1, app=app))]
+
+    well = {"place_at": place, "command": ("sh",), "health_url": "http://127.0.0.1:1/health"}
+    assert look(**well) == [True, True, True]
+    assert look(command=("/no/such/program",)) == [False]
+    assert list(examine_drill(DrillOrder("tasks", "local", 1))) == []

@@ -1,0 +1,77 @@
+"""Drills for tests: from the local store, unless another is named, with what a test wants proven of the app."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from backupd.jobs.drill import drill
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.order import AppProof, DrillOrder
+from backupd.jobs.site import Site
+from backupd.model import DrillReport, RunReport
+from support.daemon import free_port
+
+DAY_S = 86400.0
+SAMPLE_APP = Path(__file__).parents[2] / "deploy" / "sample-app" / "app.py"
+# Runs an app on the database $1 for as long as the mark $4 lies there, as docs/drill.md shows it for a second instance.
+WHILE_THERE = """
+while :; do
+    until [ -f "$4" ] && [ -f "$1" ]; do sleep 0.1; done
+    DATABASE=$1 "$2" "$3" & app=$!
+    while [ -f "$4" ]; do sleep 0.1; done
+    kill $app; wait $app
+    rm -f "$1" "$1"-*
+done
+"""
+
+
+def drilled(site: Site, *, max_age_s: float = DAY_S, **asked: Any) -> RunReport:
+    """Drill the bank from the local store; keyword arguments are those of `AppProof`."""
+    app = AppProof(**{"timeout_s": 60.0, **asked}) if asked else None
+    order = DrillOrder("tasks", "local", max_age_s, workers=1, reserve_bytes=0, app=app)
+    return drill(order, lambda: nullcontext((site.store, local_inventory(site))), lambda do: do(), site)
+
+
+def facts(report: RunReport) -> DrillReport:
+    """Return what a report says of the drill."""
+    assert report.drill is not None
+    return report.drill
+
+
+def shell(script: str) -> tuple[str, ...]:
+    return ("sh", "-c", script)
+
+
+def python(program: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", program)
+
+
+def sample_database(path: Path, version: int = 1) -> None:
+    """Make a database as the sample app would, after its migration to `version`."""
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "PRAGMA journal_mode = WAL;"
+        "CREATE TABLE tasks (id INTEGER PRIMARY KEY, title TEXT NOT NULL, made_at REAL NOT NULL);"
+        "CREATE TABLE ledger (task INTEGER NOT NULL REFERENCES tasks, amount INTEGER NOT NULL);"
+        "INSERT INTO tasks VALUES (1, 'one', 0); INSERT INTO ledger VALUES (1, 1), (1, -1);"
+        f"PRAGMA user_version = {version};"
+    )
+    connection.close()
+
+
+@contextmanager
+def second_instance(place: Path) -> Iterator[str]:
+    """Run the sample app in the block, whenever a drill has put a copy at `place`; yields the URL of its health."""
+    port = free_port()
+    mark = place.with_name(f".{place.name}.backupd-drill")
+    command = ["sh", "-c", WHILE_THERE, "instance", str(place), sys.executable, str(SAMPLE_APP), str(mark)]
+    environ = {"PORT": str(port), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            yield f"http://127.0.0.1:{port}/health"
+        finally:
+            subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=False)
