@@ -15,6 +15,8 @@ from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
+from backupd.pings.address import Address
+from backupd.pings.pinger import Pinger
 from backupd.priority import Priority
 from backupd.schedule import Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
@@ -37,8 +39,9 @@ def build_site(
         log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console)
     except OSError as error:
         warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
-        return Site(store, late_log(config, console), config.lock.timeout_s, progress, warnings=(warning,))
-    return Site(store, log, config.lock.timeout_s, progress)
+        log = late_log(config, console)
+        return Site(store, log, config.lock.timeout_s, progress, warnings=(warning,), watch=pinger(config, log).watch)
+    return Site(store, log, config.lock.timeout_s, progress, watch=pinger(config, log).watch)
 
 
 def watching_site(config: Config, console: TextIO) -> Site:
@@ -52,6 +55,11 @@ def watching_site(config: Config, console: TextIO) -> Site:
 def late_log(config: Config, console: TextIO | None = None) -> EventLog:
     """Return the log of a store that may not be there yet: what the file cannot take, `console` shows."""
     return open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
+
+
+def pinger(config: Config, log: EventLog) -> Pinger:
+    """Return what tells outside monitors of runs; trouble with them goes to `log`."""
+    return Pinger({name: Address.parse(url.get_secret_value()) for name, url in config.pings.items()}, log)
 
 
 def writable(config: Config) -> bool:

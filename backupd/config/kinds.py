@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSeri
 
 from backupd.config.zone import is_time_zone
 from backupd.model import LOCAL_STORE, is_source_name
+from backupd.pings.address import Address
 from backupd.schedule import Schedule
 
 MASK = "[secret]"
@@ -84,6 +85,18 @@ def _url_without_password(url: str) -> str:
     return url
 
 
+def _http(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL that begins with http:// or https://")
+    return url
+
+
+def _ping_url(secret: SecretStr) -> SecretStr:
+    Address.parse(secret.get_secret_value())
+    return secret
+
+
 def _split_urls(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -110,7 +123,9 @@ TimeZone = Annotated[str, AfterValidator(_time_zone)]
 When = Annotated[str, Field(min_length=1), AfterValidator(_when)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Url = Annotated[str, Field(min_length=1), AfterValidator(_url_without_password)]
+HttpUrl = Annotated[Url, AfterValidator(_http)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
+PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls)]
 
 Name = Annotated[str, AfterValidator(_plain_name)]

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backupd.config import kinds
 from backupd.config.sections import (
+    App,
     Drill,
     Health,
     Http,
@@ -23,9 +24,10 @@ from backupd.config.sections import (
     Space,
 )
 from backupd.model import RetentionPolicy
+from backupd.pings.address import require_ping_names
 
 ENVIRONMENT = "environment"
-NOT_YET_ACTIVE = ("drill", "notify", "pings")
+NOT_YET_ACTIVE = ("drill",)
 
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -61,9 +63,13 @@ class Config(BaseSettings):
     http: Http = Http()
     health: Health = Health()
     notify: Notify = Notify()
-    pings: kinds.Named[kinds.Secret] = Field(
+    app: App = App()
+    pings: kinds.Named[kinds.PingUrl] = Field(
         {},
-        description="A URL for each task, called when it begins, succeeds and fails.",
+        description="URLs of outside monitors (healthchecks.io, Uptime Kuma) that hear when a run begins, succeeds and "
+        "fails: by task (backup, replicate, drill, prune, scrub), or by task and what it is of (backup-tasks). daily "
+        "hears once a day, only while all proofs are within their limits. A kind before the URL, uptime-kuma: or "
+        "healthchecks:, helps where its shape does not tell.",
         examples=["https://hc-ping.com/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"],
     )
 
@@ -89,6 +95,13 @@ class Config(BaseSettings):
             if str(directory) in (f"{source.path}{suffix}" for suffix in _SIDE_FILES):
                 raise ValueError(f"is where SQLite puts a side file of source {name}: give backups another name")
         return directory
+
+    @field_validator("pings")
+    @classmethod
+    def _are_of_runs(cls, pings: Mapping[str, SecretStr], info: ValidationInfo) -> Mapping[str, SecretStr]:
+        if "sources" in info.data and "replicas" in info.data:
+            require_ping_names(pings, info.data["sources"], info.data["replicas"])
+        return pings
 
     @classmethod
     def settings_customise_sources(

@@ -29,6 +29,7 @@ class Daemon:
         self._ticker = Ticker(self._tick, self._tick_failed)
         self._stop = threading.Event()
         self._claims = Claims((one.source for one in planned), site.store.hidden)
+        self._mine = frozenset[str]()
         self._trouble: tuple[Event, str] | None = None
 
     def run(self) -> bool:
@@ -54,6 +55,10 @@ class Daemon:
         """Let `run` return soon; from any thread or signal handler."""
         self._stop.set()
 
+    def looks_after(self, source: str) -> bool:
+        """Tell whether this daemon, and no other, did so when it last looked."""
+        return source in self._mine
+
     def alive(self) -> tuple[str, ...]:
         """Return what does not work, of scheduler, worker and catalog, in words without paths."""
         found = []
@@ -72,7 +77,7 @@ class Daemon:
 
     def _tick(self) -> None:
         self._site.store.prepare()
-        mine = self._claims.held()
+        mine = self._mine = self._claims.held()
         due = self._all_due([one for one in self._planned if one.source in mine])
         backing_up = any(planned.task == "backup" for planned, _ in due)
         for planned, why in due:

@@ -51,10 +51,19 @@ class Ended:
 
 
 class Worker:
-    """A queue of jobs, and the one thread that does them; every method may be called from any thread."""
+    """A queue of jobs, and the one thread that does them; every method may be called from any thread.
 
-    def __init__(self, config: Config, log: EventLog, clock: Callable[[], datetime]) -> None:
-        self._config, self._log, self._clock = config, log, clock
+    `on_end` is called after each of them; it must neither raise nor take long.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        log: EventLog,
+        clock: Callable[[], datetime],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config, self._log, self._clock, self._on_end = config, log, clock, on_end
         self._timeout_s = config.schedule.run_timeout_s
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -107,6 +116,7 @@ class Worker:
                 if ended.succeeded:
                     runs.clear()
                 runs.append(ended)
+            self._on_end()
 
     def _next(self) -> Job | None:
         """Wait for a job; None when there will be none any more."""
