@@ -97,8 +97,8 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self,
         req: urllib.request.Request,
-        fp: IO[bytes],  # noqa: ARG002 - the base class's signature
-        code: int,  # noqa: ARG002 - as above
+        fp: IO[bytes],
+        code: int,  # noqa: ARG002 - the base class's signature
         msg: str,  # noqa: ARG002 - as above
         headers: Message,  # noqa: ARG002 - as above
         newurl: str,
@@ -106,6 +106,7 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
         """Return the request anew. Raises CallFailed where it would leave TLS, or HTTP altogether."""
         scheme = urlsplit(newurl).scheme
         if scheme != "https" and (scheme != "http" or req.type == "https"):
+            fp.close()
             raise CallFailed("it redirects to where nobody should follow, away from https")
         return urllib.request.Request(newurl, req.data, dict(req.headers))  # noqa: S310 - looked at above
 

@@ -15,7 +15,7 @@ from backupd.model import RunReport
 from backupd.pings.address import Address, address_for
 from backupd.pings.request import Ping, ping_request
 
-# A run is not held up for longer than both tries and the pause between them, and a start not at all.
+# The end of a run waits for its start to be told, and then for two tries: 10 s where nobody answers anything.
 TIMEOUT_S: Final = 3.0
 _PAUSE_S: Final = 0.5
 _TRIES: Final = 2
@@ -52,7 +52,7 @@ class Pinger:
         def ended(report: RunReport) -> None:
             if report.exit_code == Terminated.exit_code:
                 return
-            start.join(_TRIES * (self.timeout_s + _PAUSE_S))  # one that came in late would begin the run anew
+            start.join(self.timeout_s)  # one that came in later would begin the run anew
             self.send(address, _end(report, run_id, self.log.lines_after(seen)), name)
 
         yield ended
