@@ -22,21 +22,6 @@ _LONGEST_REASON: Final = 200
 _UNKNOWN: Final = "Apprise cannot use this URL: see its page of the service for what it needs"
 
 
-class _Heard(logging.Handler):
-    """Keeps what Apprise says while it sends in this thread; a thread serves one URL."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._said = threading.local()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the last warning, which says why."""
-        self._said.last = record.getMessage()
-
-    def last(self) -> str:
-        return str(getattr(self._said, "last", ""))
-
-
 def main() -> None:
     """Send, answer, and end at once, whatever still hangs."""
     signal.setitimer(signal.ITIMER_REAL, DEADLINE_S + 5)
@@ -51,13 +36,12 @@ def main() -> None:
 
 
 def _send_all(order: dict[str, Any]) -> list[str]:
-    heard = _silenced()
     urls: list[str] = order["urls"]
     reasons = [f"no answer within {DEADLINE_S:.0f} s"] * len(urls)
 
     def send(index: int) -> None:
         try:
-            reasons[index] = without_secrets(_send(urls[index], order, heard), urls[index])
+            reasons[index] = without_secrets(_send(urls[index], order), urls[index])
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything, with the URL in its words
             reasons[index] = f"Apprise failed with {type(error).__name__}"
 
@@ -70,19 +54,12 @@ def _send_all(order: dict[str, Any]) -> list[str]:
     return list(reasons)
 
 
-def _silenced() -> _Heard:
-    heard = _Heard()
-    root = logging.getLogger()
-    root.addHandler(heard)
-    root.setLevel(logging.WARNING)
-    return heard
-
-
-def _send(url: str, order: dict[str, Any], heard: _Heard) -> str:
+def _send(url: str, order: dict[str, Any]) -> str:
     try:
         import apprise
     except ImportError:
         return "Apprise is not installed: pip install apprise"
+    said: list[str] = []
     channel = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
     if not channel.add(url):
         return _UNKNOWN
@@ -94,14 +71,16 @@ def _send(url: str, order: dict[str, Any], heard: _Heard) -> str:
         body=order["body"],
         notify_type=apprise.NotifyType(order["mood"]),
         body_format=apprise.NotifyFormat.TEXT,
+        log_callback=lambda entry, _service: said.append(str(entry.message)),
+        log_level=logging.WARNING,
     )
-    return "" if taken else heard.last() or "the service did not take it, and Apprise does not say why"
+    return "" if taken else said[-1] if said else "the service did not take it, and Apprise does not say why"
 
 
 def without_secrets(text: str, url: str) -> str:
     """Return `text` in one line, with every part of `url` masked that could be a secret."""
     scheme, _, rest = url.partition("://")
-    parts = re.split(r"[/:@?&=,;+#\s]+", rest or scheme)
+    parts = [part for marks in (r"[/:@?&=,;#\s]+", r"[/:@?&=,;#\s+]+") for part in re.split(marks, rest or scheme)]
     words = {rest, *parts, *(unquote_plus(part) for part in parts)}
     for word in sorted((word for word in words if len(word) >= _SHORTEST_SECRET), key=len, reverse=True):
         text = text.replace(word, "[secret]")

@@ -133,11 +133,18 @@ def _held(hold: Hold) -> Trouble:
     if hold.kind == "corrupt":
         good = f"the last good generation is {hold.reference}" if hold.reference else "there is no good generation"
         next_step = f"restore a good generation, or repair the database; {good}"
-        over = f"{hold.source} is sound again, or was accepted as it is: pruning goes on"
-        return Trouble(key, f"{hold.source} is damaged; nothing is pruned", hold.reason, next_step, over, hold.since)
+        over = f"the database of {hold.source} is sound again, or was accepted as it is: pruning goes on"
+        return Trouble(
+            key,
+            f"the database of {hold.source} is damaged; nothing is pruned",
+            hold.reason,
+            next_step,
+            over,
+            hold.since,
+        )
     next_step = f"if that was meant: {accept}; if not: restore {hold.reference or 'the last good generation'}"
-    over = f"{hold.source} has grown back, or was accepted as it is: pruning goes on"
-    headline = f"{hold.source} has shrunk; nothing is pruned"
+    over = f"the database of {hold.source} has grown back, or was accepted as it is: pruning goes on"
+    headline = f"the database of {hold.source} has shrunk; nothing is pruned"
     return Trouble(key, headline, hold.reason, next_step, over, hold.since, mood="warning")
 
 
@@ -163,7 +170,7 @@ def _failed(runs: Iterable[LastRun]) -> Iterator[Trouble]:
         if run.outcome != "failed":
             continue
         passing = run.exit_code in (TemporaryError.exit_code, None)  # None: killed
-        hint = run.report.hint if run.report else "find out who killed it: too little memory, or a power cut?"
+        hint = run.report.hint if run.report else "find out who killed it (too little memory, a power cut)"
         name = run_name(run)
         yield Trouble(
             f"failed {run.source} {run.task}",
