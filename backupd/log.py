@@ -66,7 +66,6 @@ class Event(StrEnum):
     TICK_FAILED = "tick.failed"
     HTTP_FAILED = "http.failed"
     PING_FAILED = "ping.failed"
-    PING_SENT = "ping.sent"
     MESSAGE_SENT = "message.sent"
     MESSAGE_FAILED = "message.failed"
     MESSAGE_DROPPED = "message.dropped"

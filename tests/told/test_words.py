@@ -6,13 +6,10 @@ After a change that is meant, write the golden files anew, and read the differen
 """
 
 import sys
-
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
-
-import pytest
 
 from backupd.catalog import LastRun, RunRecord, Told
 from backupd.catalog.unavailable import CatalogUnavailable
