@@ -14,6 +14,7 @@ from backupd.log import Event, EventLog
 from backupd.model import RunReport
 from backupd.pings.address import Address, address_for
 from backupd.pings.request import Ping, ping_request
+from backupd.text import without_secrets
 
 # The end of a run waits for its start to be told, and then for two tries: 10 s where nobody answers anything.
 TIMEOUT_S: Final = 3.0
@@ -76,7 +77,8 @@ class Pinger:
             why = f"it {reply.words()}"
             if reply.status < _SERVER_ERROR and reply.status != _TOO_MANY:
                 break
-        what = f"the {address.kind} monitor of the {name} did not take the {ping.signal}: {why}"
+        what = f"the {address.kind} monitor of the {name} did not take the {ping.signal}: "
+        what += without_secrets(why, address.url)  # a page that says "not found" likes to quote what was not
         self.log.warning(Event.PING_FAILED, what, hint=_WHAT_TO_DO)
         return False
 

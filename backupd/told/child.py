@@ -7,18 +7,16 @@ through standard input as JSON, the answer goes to standard output: for each URL
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import threading
 import time
 from typing import Any, Final
-from urllib.parse import unquote_plus
+
+from backupd.text import without_secrets
 
 # Whoever started us gives up later than this (send.py); an orphan ends by itself.
 DEADLINE_S: Final = 30.0
-_SHORTEST_SECRET: Final = 4
-_LONGEST_REASON: Final = 200
 _UNKNOWN: Final = "Apprise cannot use this URL: see its page of the service for what it needs"
 
 
@@ -75,16 +73,6 @@ def _send(url: str, order: dict[str, Any]) -> str:
         log_level=logging.WARNING,
     )
     return "" if taken else said[-1] if said else "the service did not take it, and Apprise does not say why"
-
-
-def without_secrets(text: str, url: str) -> str:
-    """Return `text` in one line, with every part of `url` masked that could be a secret."""
-    scheme, _, rest = url.partition("://")
-    parts = [part for marks in (r"[/:@?&=,;#\s]+", r"[/:@?&=,;#\s+]+") for part in re.split(marks, rest or scheme)]
-    words = {rest, *parts, *(unquote_plus(part) for part in parts)}
-    for word in sorted((word for word in words if len(word) >= _SHORTEST_SECRET), key=len, reverse=True):
-        text = text.replace(word, "[secret]")
-    return " ".join(text.split())[:_LONGEST_REASON]
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(site: Site) -> 
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (Said(404, b"not found"), "it answered 404: not found"),
+        (Said(404, f"Cannot POST {PING}".encode()), r"it answered 404: Cannot POST /\[secret\]"),
         (Said(500, b"<html>"), "it answered 500"),
         (HANG_UP, "Remote end closed connection without response"),
         (HANG, "no answer within 1 s|timed out"),

@@ -9,9 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from backupd.catalog import Book, Queued, Told, open_catalog
+from backupd.cli import cli
+from backupd.config import load_config
+from backupd.telling import tell_order
+from backupd.text import without_secrets
 from backupd.told.channel import Channel, channels_of
-from backupd.told.child import without_secrets
 from backupd.told.send import Sender
 from backupd.told.words import Message
 from support.command import Backupd
@@ -137,3 +142,43 @@ def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: 
         found = backupd("doctor", "--notify", "--json", BACKUPD_NOTIFY__URLS=json_url(there.port, "well"))
         assert found.code == 0
         assert [one["ok"] for one in found.json if one["check"] == "messages"] == [True]
+
+
+def test_notify_shows_how_messages_fare(backups: Path) -> None:
+    backups.mkdir()
+    (backups / ".backupd").mkdir()
+    queued = Queued("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
+    told = {"refused": Told("json://[secret]: error=500", NOW, NOW), "taken": Told("", NOW, NOW)}
+    with open_catalog(backups / ".backupd" / "catalog.sqlite3") as catalog:
+        catalog.write_book("tasks", Book(told, (queued,)))
+    environ = {
+        "BACKUPD_DATABASE": "/app/data/tasks.db",
+        "BACKUPD_BACKUPS_DIR": str(backups),
+        "BACKUPD_NOTIFY__URLS": "json://hunter2",
+    }
+    assert CliRunner(env=environ).invoke(cli, ["notify"]).output.splitlines() == [
+        "channels  json://[secret]",
+        "taken     2026-11-25 12:00:00 UTC",
+        "refused   2026-11-25 12:00:00 UTC: json://[secret]: error=500",
+        "waiting   since 2026-11-25 12:00:00 UTC, tried 3 times: bad news",
+    ]
+    facts = json.loads(CliRunner(env=environ).invoke(cli, ["notify", "--json"]).output)
+    assert (facts["channels"], facts["waiting"][0]["attempts"]) == (["json://[secret]"], 3)
+
+
+def test_the_configuration_says_what_is_told_to_whom() -> None:
+    environ = {
+        "BACKUPD_DATABASE": "/app/data/tasks.db",
+        "BACKUPD_NOTIFY__URLS": "json://a,json://b",
+        "BACKUPD_NOTIFY__DIGEST": "mon 08:00",
+        "BACKUPD_APP__HEALTH_URL": "http://app/health",
+        "BACKUPD_APP__DEPLOY_TIMEOUT_S": "60",
+        "BACKUPD_PINGS__DAILY": "https://kuma.example/api/push/x",
+    }
+    order = tell_order(load_config(None, environ, Path("/no/such/directory")))
+    assert (order.scope, order.name, len(order.channels)) == ("tasks", "tasks", 2)
+    assert order.digest is not None
+    assert order.app is not None
+    assert order.app.timeout.total_seconds() == 60
+    assert order.daily is not None
+    assert order.daily.kind == "uptime-kuma"
