@@ -29,7 +29,7 @@ ENV PATH=/opt/backupd/bin:$PATH \
     PUID=auto \
     BACKUPD_HTTP__LISTEN=0.0.0.0:8080
 # The base comes without compiled modules, and at run time nobody may write any: what we import of it is compiled here.
-RUN python -c 'import pkgutil, backupd; \
+RUN python -c 'import apprise, pkgutil, backupd; apprise.Apprise().add("json://localhost"); \
 [__import__(m.name) for m in pkgutil.walk_packages(backupd.__path__, "backupd.") if not m.name.endswith("__main__")]'
 ENV PYTHONDONTWRITEBYTECODE=1
 

@@ -8,6 +8,7 @@ import logging
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from enum import StrEnum
@@ -22,6 +23,7 @@ from backupd.text import printable
 
 ECS_VERSION = "8.11.0"
 MASK = "[secret]"
+_LINES_KEPT = 20
 
 
 class Event(StrEnum):
@@ -64,6 +66,11 @@ class Event(StrEnum):
     SCHEDULER_STALLED = "scheduler.stalled"
     TICK_FAILED = "tick.failed"
     HTTP_FAILED = "http.failed"
+    PING_FAILED = "ping.failed"
+    MESSAGE_SENT = "message.sent"
+    MESSAGE_FAILED = "message.failed"
+    MESSAGE_DROPPED = "message.dropped"
+    TELLING_FAILED = "telling.failed"
 
 
 class EventLog:
@@ -72,6 +79,8 @@ class EventLog:
     def __init__(self, logger: logging.Logger, secrets: Iterable[str] = ()) -> None:
         self._logger = logger
         self._secrets = tuple(sorted({s for s in secrets if s}, key=len, reverse=True))
+        self._last: deque[str] = deque(maxlen=_LINES_KEPT)
+        self.count = 0
 
     def info(self, event: Event, message: str, **fields: object) -> None:
         """Log something that went as it should."""
@@ -85,6 +94,11 @@ class EventLog:
         """Log something that an operator must look at now."""
         self._log(logging.ERROR, event, message, fields)
 
+    def lines_after(self, count: int) -> tuple[str, ...]:
+        """Return the last lines since there were `count`, each a level and a sentence without secrets."""
+        lines = tuple(self._last)
+        return lines[max(0, len(lines) - (self.count - count)) :]
+
     def close(self) -> None:
         """Close the file; whoever logs on opens none anew."""
         self._logger.disabled = True
@@ -94,7 +108,10 @@ class EventLog:
 
     def _log(self, level: int, event: Event, message: str, fields: dict[str, object]) -> None:
         extra = {_ecs_name(key): self._masked(value) for key, value in fields.items() if value is not None}
-        self._logger.log(level, "%s", self._masked(message), extra={"event.action": event.value, **extra})
+        masked = self._masked(message)
+        self._last.append(printable(f"{logging.getLevelName(level)} {masked}"))
+        self.count += 1
+        self._logger.log(level, "%s", masked, extra={"event.action": event.value, **extra})
 
     def _masked(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value comes out as it went in
         if isinstance(value, str):

@@ -31,6 +31,8 @@ Sha256 = Annotated[str, Len(64, 64)]
 Verification = Literal["full", "structural", "corrupt"]
 Outcome = Literal["published", "unchanged", "done", "failed", "degraded"]
 Task = Literal["backup", "replicate", "drill", "prune", "scrub"]
+# What a message is about, in the words of Apprise.
+Mood = Literal["failure", "warning", "success", "info"]
 
 
 def is_generation_id(text: str) -> bool:

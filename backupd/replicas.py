@@ -28,6 +28,7 @@ from backupd.stores.sftp.link import Link, Patience, lost_to
 from backupd.stores.sftp.login import Credentials
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import Proven
+from backupd.told.doctor import examine_messages
 from backupd.wiring import backup_order, drill_order
 
 
@@ -101,6 +102,8 @@ def diagnose(config: Config, site: Site) -> Iterator[Finding]:
         yield from examine_replica(name, partial(_open, config, name, site))
     if config.drill.proves_app:
         yield from examine_drill(drill_order(config, config.drill.source or next(iter(config.sources))))
+    if config.notify.urls:
+        yield from examine_messages(next(iter(config.sources)), site)
 
 
 def _open(config: Config, name: str, site: Site) -> AbstractContextManager[Replica]:

@@ -16,6 +16,8 @@ from backupd.jobs.shrink import ShrinkGuard
 from backupd.jobs.site import Site
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
+from backupd.pings.address import Address
+from backupd.pings.pinger import Pinger
 from backupd.priority import Priority
 from backupd.schedule import Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
@@ -38,8 +40,9 @@ def build_site(
         log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console)
     except OSError as error:
         warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
-        return Site(store, late_log(config, console), config.lock.timeout_s, progress, warnings=(warning,))
-    return Site(store, log, config.lock.timeout_s, progress)
+        log = late_log(config, console)
+        return Site(store, log, config.lock.timeout_s, progress, warnings=(warning,), watch=pinger(config, log).watch)
+    return Site(store, log, config.lock.timeout_s, progress, watch=pinger(config, log).watch)
 
 
 def watching_site(config: Config, console: TextIO) -> Site:
@@ -53,6 +56,11 @@ def watching_site(config: Config, console: TextIO) -> Site:
 def late_log(config: Config, console: TextIO | None = None) -> EventLog:
     """Return the log of a store that may not be there yet: what the file cannot take, `console` shows."""
     return open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
+
+
+def pinger(config: Config, log: EventLog) -> Pinger:
+    """Return what tells outside monitors of runs; trouble with them goes to `log`."""
+    return Pinger({name: Address.parse(url.get_secret_value()) for name, url in config.pings.items()}, log)
 
 
 def writable(config: Config) -> bool:
@@ -101,7 +109,6 @@ def backup_order(config: Config, name: str) -> BackupOrder:
         expiry=expiry(config),
         guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
         reserve_bytes=config.space.reserve,
-        warnings=inactive(config),
         zone_doubt=config.zone_doubt,
     )
 
@@ -186,8 +193,3 @@ def _limit_s(config: Config, task: Task) -> float:
 def workers(config: Config) -> int:
     """Return how many threads pack and unpack: as configured, else one for each core that we may use."""
     return config.pack.workers or len(os.sched_getaffinity(0))
-
-
-def inactive(config: Config) -> tuple[str, ...]:
-    """Say of each section that is set but not acted upon by this version that it is not."""
-    return tuple(f"{name} is configured, but this version does not act on it yet" for name in config.not_yet_active())

@@ -40,7 +40,6 @@ def test_one_database_needs_no_file_and_no_other_name() -> None:
     assert config.backups_dir == Path("/app/data/backups")
     assert config.policy() == RetentionPolicy(last=0, daily=7, weekly=4, monthly=0, yearly=0)
     assert config.origin == "environment"
-    assert config.not_yet_active() == ()
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,12 @@ def test_the_example_is_valid_as_it_is_and_says_nothing_but_defaults(tmp_path: P
     config = load_config(file, {})
     plain = load_config(None, {"BACKUPD_DATABASE": "/app/data/tasks.db"}, tmp_path / "none")
     assert config.model_dump() == plain.model_dump()
-    assert config.not_yet_active() == ()
 
 
 def test_each_key_behind_a_comment_sign_is_valid_too(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(uncommented(), encoding="utf-8")
-    config = load_config(file, {})
-    assert config.not_yet_active() == ("notify", "pings")
+    load_config(file, {})
 
 
 def test_each_default_that_is_shown_is_the_default(tmp_path: Path) -> None:
@@ -60,12 +58,6 @@ def test_each_key_of_the_schema_is_in_the_example_with_a_description() -> None:
         assert path in places, f"{path} is not in the example"
         above = lines[places[path] - 2]
         assert above.startswith("# ") or key.path[-1] == ANY, f"{path} has no description"
-
-
-def test_sections_that_are_not_acted_upon_say_so() -> None:
-    text = re.sub(r"\n# ", " ", example_toml())
-    for section in (r"\[notify\]", r"\[pings\]"):
-        assert re.search(rf"not acted upon by this version\.\)\n{section}", text), section
 
 
 def test_the_example_is_toml_that_other_tools_can_read() -> None:

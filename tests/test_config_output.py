@@ -99,18 +99,6 @@ def test_urls_in_the_environment_are_a_json_list_or_separated(urls: str) -> None
     assert secrets_of(load(DATABASE="/a.db", NOTIFY__URLS=urls)) == ("a://1", "b://2")
 
 
-# --- What is not acted upon ---
-
-
-def test_sections_that_this_version_does_not_act_upon_are_named(tmp_path: Path) -> None:
-    file = tmp_path / "backupd.toml"
-    sections = '[replicas.nas]\nurl = "/mnt"\n[drill]\nfrom = "nas"\n[notify]\n[http]\n[pings]\na = "b"\n'
-    file.write_text(SOURCE + sections)
-    config = load_config(file, {"BACKUPD_HTTP__LISTEN": "0.0.0.0:80"})
-    assert config.not_yet_active() == ("pings",)
-    assert config.drill.from_ == "nas"
-
-
 # --- What comes out ---
 
 

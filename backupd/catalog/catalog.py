@@ -8,9 +8,10 @@ from typing import Final, Self
 
 from sqlalchemy import ColumnElement, case, delete, func, or_, select, update
 
+from backupd.catalog.book import last_runs, read_book, write_book
 from backupd.catalog.database import prepare, require_ready
 from backupd.catalog.models import CheckResult, Copy, Generation, Run
-from backupd.catalog.records import History, RunRecord, check_record, run_record
+from backupd.catalog.records import Book, History, LastRun, RunRecord, check_record, run_record
 from backupd.catalog.rows import finish, generation_row, run_row, set_state
 from backupd.catalog.unavailable import unavailable
 from backupd.catalog.work import Work
@@ -173,6 +174,21 @@ class Catalog:
             for task, source, outcome, count in session.execute(query):
                 counts.setdefault((task, source), {})[str(outcome)] = count
         return counts
+
+    def last_runs(self, now: datetime) -> list[LastRun]:
+        """Return how the last run of each task of each subject ended; dated and stopped ones as above."""
+        with self._work.reading() as session:
+            return last_runs(session, now)
+
+    def read_book(self, scope: str) -> Book:
+        """Return what the daemon of `scope` has said, and what it has yet to send."""
+        with self._work.reading() as session:
+            return read_book(session, scope)
+
+    def write_book(self, scope: str, book: Book) -> None:
+        """Keep what the daemon of `scope` has said, and what it has yet to send, all in one step."""
+        with self._work.writing() as session:
+            write_book(session, scope, book)
 
     def last_checks(self, store: str) -> dict[str, datetime]:
         """Return by generation when its copy in `store` was last checked."""

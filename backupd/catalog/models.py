@@ -8,7 +8,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from backupd.model import Outcome, Verification
+from backupd.model import Mood, Outcome, Verification
 
 CopyState = Literal["present", "damaged", "missing"]
 
@@ -141,3 +141,33 @@ class CheckResult(Base):
     sound: Mapped[bool] = mapped_column(Integer)
     detail: Mapped[str]
     duration_s: Mapped[float]
+
+
+class Told(Base):
+    """Something that was noticed `since` then, and said at `told_at` (null: not yet); see `records.Told`."""
+
+    __tablename__ = "told"
+    __table_args__ = (_STRICT,)
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    since: Mapped[datetime]
+    told_at: Mapped[datetime | None]
+
+
+class Outbox(Base):
+    """A message that not everybody has taken yet; `channels` are those that have not, apart by spaces."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (_STRICT,)
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    reference: Mapped[str] = mapped_column(primary_key=True)
+    made_at: Mapped[datetime]
+    mood: Mapped[Mood] = mapped_column(Utf8)
+    title: Mapped[str]
+    body: Mapped[str]
+    channels: Mapped[str]
+    attempts: Mapped[int]
+    next_at: Mapped[datetime]

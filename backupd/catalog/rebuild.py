@@ -33,7 +33,7 @@ _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
     """Index `manifests`, each with its store, in a new catalog at `path`; return the number of generations.
 
-    Runs, checks and marks of damage that can be read in the old catalog are kept; where not all could be
+    Runs, checks, marks of damage and what was said that can be read in the old catalog are kept; where not all could be
     read, the old file stays as `….damaged-N`. The old catalog is in place until the new one is complete. The
     caller holds the stores' locks, so that nothing is published meanwhile. Raises CatalogUnavailable, and
     whatever `manifests` raises.
@@ -71,7 +71,7 @@ def _build(new: Path, rows: Iterable[Base], old: Salvage) -> None:
         session.add_all(rows)
     with closing(connect(new, *WORKING)) as connection, connection:
         connection.execute("BEGIN")
-        for table in ("run", "check_result"):
+        for table in ("run", "check_result", "told", "outbox"):
             _insert(connection, table, old.rows[table])
     fsync_file(new)
 

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final
 
 from backupd.catalog.models import CheckResult, Run, utc_from_text
-from backupd.model import DrillReport, Outcome, RunReport
+from backupd.model import DrillReport, Mood, Outcome, RunReport
 
-_REPORT_FIELDS: Final = tuple(field.name for field in fields(RunReport))
-_DRILL_FIELDS: Final = tuple(field.name for field in fields(DrillReport))
+_REPORT_FIELDS: Final = tuple(one.name for one in fields(RunReport))
+_DRILL_FIELDS: Final = tuple(one.name for one in fields(DrillReport))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,49 @@ class History:
 
     runs: tuple[RunRecord, ...]
     checks: tuple[CheckRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """The last run of a task of a subject that ended, and when the first of those ended that fail in a row."""
+
+    run: RunRecord
+    failing_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something that was noticed `since` then, with what is worth remembering of it; `told_at` None: not said yet."""
+
+    value: str
+    since: datetime
+    told_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A message that not all `channels` have taken yet, to be tried again at `next_at`.
+
+    `reference` is the same for the same message: who gets it twice, after a crash between sending and noting that,
+    can tell.
+    """
+
+    reference: str
+    made_at: datetime
+    mood: Mood
+    title: str
+    body: str
+    channels: frozenset[str]
+    attempts: int
+    next_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """All that a daemon has said, by key, and what it has yet to send, oldest first."""
+
+    told: Mapping[str, Told] = field(default_factory=dict)
+    queue: tuple[Queued, ...] = ()
 
 
 def run_record(row: Run) -> RunRecord:

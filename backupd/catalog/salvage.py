@@ -16,13 +16,16 @@ from backupd.catalog.unavailable import is_locked
 
 Row = dict[str, Any]
 
-_TABLES: Final = ("run", "copy", "check_result")  # what stands in no manifest
+_TABLES: Final = ("run", "copy", "check_result", "told", "outbox")  # what stands in no manifest
 _LENIENT: Final = ("writable_schema=ON",)  # else SQLite opens no truncated file at all
 _READERS: Final = {
     "started_at": utc_from_text,
     "finished_at": utc_from_text,
     "checked_at": utc_from_text,
     "since": utc_from_text,
+    "told_at": utc_from_text,
+    "made_at": utc_from_text,
+    "next_at": utc_from_text,
     "report": report_from_json,
 }
 

@@ -25,6 +25,7 @@ class _Lazy(click.Group):
         "doctor": ("doctor", "Prove the whole set-up before the first night."),
         "trust": ("trust", "Show the host keys of a replica, and the line that pins one."),
         "status": ("status", "Tell how old the last proofs are, and whether all is well."),
+        "notify": ("notify", "Tell how messages fare; --test sends one to every channel."),
         "health": ("health", "Ask the running daemon whether it works."),
         "config": ("config", "Show or check the configuration."),
         "catalog": ("catalog", "Rebuild the catalog from manifests."),

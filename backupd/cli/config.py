@@ -6,7 +6,7 @@ import click
 
 from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
 from backupd.config import masked, to_toml
-from backupd.wiring import inactive, refuse_twins
+from backupd.wiring import refuse_twins
 
 
 @click.group("config", epilog="Example: backupd config check --config /etc/backupd/config.toml")
@@ -35,7 +35,7 @@ def check(config_file: Path | None, *, as_json: bool) -> None:
     """Check the configuration; exits 78 and names file, line and key where it cannot be used."""
     config = read_config(config_file)
     refuse_twins(config)
-    warnings = [*inactive(config), *filter(None, [config.zone_doubt])]
+    warnings = [config.zone_doubt] if config.zone_doubt else []
     if as_json:
         print_json({"origin": config.origin, "valid": True, "warnings": warnings})
         return

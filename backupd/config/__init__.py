@@ -4,6 +4,7 @@ from backupd.config.load import load_config
 from backupd.config.render import masked, secrets_of, to_toml, toml_key, toml_value
 from backupd.config.schema import Config
 from backupd.config.sections import (
+    App,
     Drill,
     Health,
     Http,
@@ -19,6 +20,7 @@ from backupd.config.sections import (
 )
 
 __all__ = [
+    "App",
     "Config",
     "Drill",
     "Health",

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from backupd.config.keys import fields_of, is_named, table_of
 from backupd.config.render import toml_value
-from backupd.config.schema import NOT_YET_ACTIVE, Config
+from backupd.config.schema import Config
 
 _INTRODUCTION = """\
 # backupd reads this file from /etc/backupd/config.toml, or from where --config or BACKUPD_CONFIG says.
@@ -23,7 +23,6 @@ _INTRODUCTION = """\
 # Relative paths start at the directory of this file.
 
 """
-_NOT_YET = "(Checked, but not acted upon by this version.)"
 _WIDTH = 110
 _CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup"}
 _LIVE = "sources.tasks"
@@ -49,8 +48,6 @@ def _section(name: str, field: FieldInfo, path: str) -> Iterator[str]:
     table = table_of(field.annotation)
     chosen = f"{path}.{_CHOSEN_NAMES[name]}" if table and is_named(field.annotation) else path
     yield from ("", *_prose(field.description or inspect.getdoc(table) or ""))
-    if path in NOT_YET_ACTIVE:
-        yield from _prose(_NOT_YET)
     yield f"[{chosen}]" if chosen in (name, _LIVE) else f"#[{chosen}]"
     if table is None:
         yield f"#{_CHOSEN_NAMES[name]} = {_shown(field)}"

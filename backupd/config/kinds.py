@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSeri
 
 from backupd.config.zone import is_time_zone
 from backupd.model import LOCAL_STORE, is_source_name
+from backupd.pings.address import Address
 from backupd.schedule import Schedule
 
 MASK = "[secret]"
@@ -102,6 +103,11 @@ def _command_line(text: str) -> str:
     return text
 
 
+def _ping_url(secret: SecretStr) -> SecretStr:
+    Address.parse(secret.get_secret_value())
+    return secret
+
+
 def _split_urls(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -131,6 +137,7 @@ Url = Annotated[str, Field(min_length=1), AfterValidator(_url_without_password)]
 HttpUrl = Annotated[Url, AfterValidator(_http)]
 CommandLine = Annotated[str, Field(min_length=1), AfterValidator(_command_line)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
+PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls)]
 
 Name = Annotated[str, AfterValidator(_plain_name)]

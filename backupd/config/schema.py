@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backupd.config import kinds
 from backupd.config.rehearsal import refuse_misfit
 from backupd.config.sections import (
+    App,
     Drill,
     Health,
     Http,
@@ -25,9 +26,9 @@ from backupd.config.sections import (
 )
 from backupd.model import RetentionPolicy
 from backupd.paths import SIDE_SUFFIXES
+from backupd.pings.address import require_ping_names
 
 ENVIRONMENT = "environment"
-NOT_YET_ACTIVE = ("notify", "pings")
 
 Sources = Annotated[kinds.Named[Source], Field(min_length=1)]
 
@@ -61,9 +62,13 @@ class Config(BaseSettings):
     http: Http = Http()
     health: Health = Health()
     notify: Notify = Notify()
-    pings: kinds.Named[kinds.Secret] = Field(
+    app: App = App()
+    pings: kinds.Named[kinds.PingUrl] = Field(
         {},
-        description="A URL for each task, called when it begins, succeeds and fails.",
+        description="URLs of outside monitors (healthchecks.io, Uptime Kuma) that hear when a run begins, succeeds and "
+        "fails: by task (backup, replicate, drill, prune, scrub), or by task and what it is of (backup-tasks). daily "
+        "hears once a day, only while all proofs are within their limits. A kind before the URL, uptime-kuma: or "
+        "healthchecks:, helps where its shape does not tell.",
         examples=["https://hc-ping.com/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"],
     )
 
@@ -96,6 +101,13 @@ class Config(BaseSettings):
         if "sources" in info.data:
             refuse_misfit(drill, info.data["sources"], info.data.get("replicas"), info.data.get("backups_dir"))
         return drill
+
+    @field_validator("pings")
+    @classmethod
+    def _are_of_runs(cls, pings: Mapping[str, SecretStr], info: ValidationInfo) -> Mapping[str, SecretStr]:
+        if "sources" in info.data and "replicas" in info.data:
+            require_ping_names(pings, info.data["sources"], info.data["replicas"])
+        return pings
 
     @classmethod
     def settings_customise_sources(
@@ -134,12 +146,3 @@ class Config(BaseSettings):
     def policy(self) -> RetentionPolicy:
         """Return how many generations stay in the directory of backups."""
         return self.retention.policy()
-
-    def not_yet_active(self) -> tuple[str, ...]:
-        """Name the sections that are set but not acted upon by this version, such as "notify"."""
-        values = {section: getattr(self, section) for section in NOT_YET_ACTIVE}
-        return tuple(
-            section
-            for section, value in values.items()
-            if (value != type(value)() if isinstance(value, BaseModel) else value)  # as `config show` prints it
-        )

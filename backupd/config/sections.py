@@ -95,6 +95,9 @@ class Schedule(Table):
     scrub: kinds.When = Field(
         "05:45", description="When to digest anew the generation that was left unchecked for longest."
     )
+    daily: kinds.When = Field(
+        "07:00", description="When to send the daily ping; later, once all is well, where it is not well then."
+    )
     run_timeout_s: kinds.Seconds = Field(
         21600, gt=0, description="Seconds after which a run by schedule is stopped, and counts as failed."
     )
@@ -270,10 +273,42 @@ class Http(Table):
 
 
 class Notify(Table):
-    """Who hears of trouble."""
+    """Who hears of trouble and of its end, from the daemon."""
 
     urls: kinds.SecretUrls = Field(
         (),
-        description="Apprise URLs; in the environment a JSON list, or with commas or spaces between.",
+        description="Apprise URLs (https://github.com/caronc/apprise/wiki); in the environment a JSON list, or with "
+        "commas or spaces between.",
         examples=[["ntfy://my-topic"]],
+    )
+    name: kinds.Text | None = Field(
+        None, description="How a message calls this backupd; unset: by its sources.", examples=["shop on server 3"]
+    )
+    digest: kinds.When | None = Field(
+        None, description="When to tell how everything stands, well or not; unset: never.", examples=["mon 08:00"]
+    )
+
+
+class App(Table):
+    """The app beside: a message tells whether each new version of it is well.
+
+    Its version is taken from the first of these that is set and found: version, version_file, version_header,
+    version_field.
+    """
+
+    health_url: kinds.HttpUrl | None = Field(
+        None, description="Answers 200 while the app is well.", examples=["http://srv-captain--my-app/health"]
+    )
+    version: kinds.Text | None = Field(None, description="The version, told by the deploy itself.", examples=["1.4.2"])
+    version_file: kinds.FilePath | None = Field(
+        None, description="A file that holds nothing but the version.", examples=["/app/data/VERSION"]
+    )
+    version_header: kinds.Text | None = Field(
+        None, description="Header of the answer that holds it.", examples=["X-App-Version"]
+    )
+    version_field: kinds.Text = Field(
+        "version", description='Field of the JSON answer that holds it; "build.version" is one within another.'
+    )
+    deploy_timeout_s: kinds.Seconds = Field(
+        300, gt=0, description="Seconds after which a new version that is not well counts as unhealthy."
     )

@@ -28,8 +28,6 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
     """Back up one source now. Foreseen trouble does not raise: it is in the report, with what to do about it."""
     with recorded("backup", order.source, site) as run, site.locked("backup"):
         run.started()
-        for warning in order.warnings:
-            run.warn(warning)
         if order.zone_doubt:
             run.note(order.zone_doubt)
         if trouble := healed_before_backup(order.path, site):

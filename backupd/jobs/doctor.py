@@ -38,8 +38,6 @@ def examine(orders: tuple[BackupOrder, ...], site: Site) -> Iterator[Finding]:
         yield from _examine_source(order, site, store_ready=store.ok)
     if store.ok:
         yield from examine_store(tuple(order.source for order in orders), site)
-    for warning in orders[0].warnings if orders else ():
-        yield Finding("configuration", ok=False, detail=warning, hint="remove the section, or use a version that does")
 
 
 def _clock(site: Site) -> str:

@@ -44,7 +44,6 @@ class BackupOrder:
     expiry: Expiry | None = field(default_factory=Expiry)
     guard: ShrinkGuard = field(default_factory=ShrinkGuard)
     reserve_bytes: int | None = None
-    warnings: tuple[str, ...] = ()
     zone_doubt: str = ""
 
 

@@ -127,8 +127,19 @@ class Run:
 def recorded(task: str, source: str, site: Site) -> Iterator[Run]:
     """Record the block as one run: a foreseen error ends it as failed, anything else is recorded and goes on up."""
     run = Run(task, source, site)
+    with site.watch(task, source) as tell_end:
+        try:
+            with _failures(run):
+                yield run
+        finally:
+            run.finish()
+            tell_end(run.report)
+
+
+@contextmanager
+def _failures(run: Run) -> Iterator[None]:
     try:
-        yield run
+        yield
     except BackupdError as error:
         run.fail(error)
     except OSError as error:
@@ -143,5 +154,3 @@ def recorded(task: str, source: str, site: Site) -> Iterator[Run]:
     except BaseException as error:
         run.fail(BackupdError(f"broken off by {type(error).__name__}: {error}", "run it again"))
         raise
-    finally:
-        run.finish()

@@ -1,7 +1,7 @@
 """The place where jobs work: the local store with its lock, holds, catalog and log."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TypeVar
 from backupd.catalog import Catalog, CatalogUnavailable, open_catalog, read_catalog
 from backupd.jobs.inventory import take_inventory
 from backupd.log import Event, EventLog
-from backupd.model import NoProgress, Progress
+from backupd.model import NoProgress, Progress, RunReport
 from backupd.stores.contract import Recovered
 from backupd.stores.directory import DirectoryStore
 from backupd.stores.holds import Holds, Quarantine
@@ -18,11 +18,19 @@ from backupd.stores.lock import Holder, store_lock
 from backupd.stores.marks import DamageMarks
 
 T = TypeVar("T")
+# Watches a run of a task of a subject; what it yields is told the report at the end. It may never raise.
+Watch = Callable[[str, str], AbstractContextManager[Callable[[RunReport], None]]]
 
 
 def utc_now() -> datetime:
     """Return the time as all of backupd tells it: aware, UTC."""
     return datetime.now(UTC)
+
+
+@contextmanager
+def unwatched(_task: str, _subject: str) -> Iterator[Callable[[RunReport], None]]:
+    """Tell nobody."""
+    yield lambda _report: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,7 @@ class Site:
     progress: Progress = field(default_factory=NoProgress)
     clock: Callable[[], datetime] = utc_now
     warnings: tuple[str, ...] = ()
+    watch: Watch = unwatched
 
     @property
     def holds(self) -> Holds:

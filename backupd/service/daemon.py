@@ -20,15 +20,25 @@ _LOOK_EVERY_S: Final = 60.0
 
 
 class Daemon:
-    """Ticker and worker over one site; `outdated` is asked every minute whether all should begin anew."""
+    """Ticker and worker over one site.
+
+    `outdated` is asked every minute whether all should begin anew; `on_end` hears of the end of each run.
+    """
 
     def __init__(
-        self, planned: tuple[Planned, ...], worker: Lanes, site: Site, outdated: Callable[[], bool] = lambda: False
+        self,
+        planned: tuple[Planned, ...],
+        worker: Lanes,
+        site: Site,
+        outdated: Callable[[], bool] = lambda: False,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_end = on_end
         self._planned, self._worker, self._site, self._outdated = planned, worker, site, outdated
         self._ticker = Ticker(self._tick, self._tick_failed)
         self._stop = threading.Event()
         self._claims = Claims((one.source for one in planned), site.store.hidden)
+        self._mine = frozenset[str]()
         self._trouble: tuple[Event, str] | None = None
 
     def run(self) -> bool:
@@ -36,7 +46,7 @@ class Daemon:
 
         Returns whether it was outdated: then it ought to begin anew.
         """
-        self._worker.start(self._ticker.hurry)  # what waited for a run need not wait for the next minute
+        self._worker.start(self._ended)
         self._worker.submit(Job(DOCTOR))
         self._ticker.start()
         anew = False
@@ -54,6 +64,10 @@ class Daemon:
         """Let `run` return soon; from any thread or signal handler."""
         self._stop.set()
 
+    def looks_after(self, source: str) -> bool:
+        """Tell whether this daemon, and no other, did so when it last looked."""
+        return source in self._mine
+
     def alive(self) -> tuple[str, ...]:
         """Return what does not work, of scheduler, worker and catalog, in words without paths."""
         found = []
@@ -70,9 +84,13 @@ class Daemon:
             found.append("the catalog cannot be used")
         return tuple(found)
 
+    def _ended(self) -> None:
+        self._ticker.hurry()  # what waited for a run need not wait for the next minute
+        self._on_end()
+
     def _tick(self) -> None:
         self._site.store.prepare()
-        mine = self._claims.held()
+        mine = self._mine = self._claims.held()
         due = self._all_due([one for one in self._planned if one.source in mine])
         tasks = {planned.task for planned, _ in due}
         for planned, why in due:

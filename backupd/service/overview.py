@@ -12,7 +12,8 @@ from backupd.jobs.site import Site
 from backupd.jobs.standing import health_facts, present_inventory, read_health_facts
 from backupd.service.daemon import Daemon
 from backupd.service.plan import Planned
-from backupd.service.status import SourceFigures, Status, TaskFigures
+from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
+from backupd.told.queue import REFUSED, TAKEN
 
 
 class Overview:
@@ -57,6 +58,7 @@ def read_status(planned: tuple[Planned, ...], limits: tuple[Limit, ...], site: S
         sources=sources,
         free_bytes=free,
         sqlite_version=version("apsw").rpartition(".")[0],  # apsw counts on behind SQLite's own version
+        messages=_messages(limits, site),
     )
 
 
@@ -87,6 +89,18 @@ def _task(
     figures = replace(figures, duration_s=last.duration_s, stages=last.report.stages if last.report else {})
     drill = last.report.drill if last.report else None
     return replace(figures, generation=last.generation, drill=drill) if drill else figures
+
+
+def _messages(limits: tuple[Limit, ...], site: Site) -> MessageFigures:
+    """Tell what is known of messages from the daemon that looks after these sources."""
+    scope = next((limit.subject for limit in limits if limit.task == "backup"), "")
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            book = catalog.read_book(scope)
+    except CatalogUnavailable:
+        return MessageFigures()
+    taken_at, refused_at = (book.told[key].told_at if key in book.told else None for key in (TAKEN, REFUSED))
+    return MessageFigures(len(book.queue), taken_at, refused_at)
 
 
 def _source(source: str, inventory: Inventory, site: Site) -> SourceFigures:

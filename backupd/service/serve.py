@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from typing import NoReturn
 
 from backupd import __version__
@@ -16,9 +17,12 @@ from backupd.service.lanes import Lanes
 from backupd.service.overview import Overview
 from backupd.service.plan import planned_tasks
 from backupd.service.succession import Succession
+from backupd.service.teller import Teller
 from backupd.service.web.app import make_app
 from backupd.service.web.server import HttpServer
+from backupd.service.words import status_lines
 from backupd.service.worker import Worker
+from backupd.telling import tell_order
 from backupd.wiring import limits, watching_site
 
 _HTTP_STOP_S = 1.0
@@ -35,16 +39,21 @@ def serve(config: Config) -> NoReturn:
     identity = settle(config, os.environ)
     site = watching_site(config, sys.stdout)
     planned = planned_tasks(config)
-    lanes = Lanes(Worker(config, site.log, site.clock), Worker(config, site.log, site.clock))
-    daemon = Daemon(planned, lanes, site, Succession(config, site.log).due)
-    server = _server(config, Overview(daemon, planned, limits(config), site), site)
+    woken = threading.Event()
+    lanes = Lanes(*(Worker(config, site.log, site.clock) for _ in range(2)))
+    daemon = Daemon(planned, lanes, site, Succession(config, site.log).due, on_end=woken.set)
+    overview = Overview(daemon, planned, limits(config), site)
+    server = _server(config, overview, site)
+    teller = _teller(config, daemon, overview, site, woken)
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, lambda *_: daemon.stop())
     server.start()
+    teller.start()
     what = f"backupd {__version__} looks after {', '.join(config.sources)}"
     whom = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.getuid()}"
     site.log.info(Event.DAEMON_STARTED, f"{what} {whom}; it answers on {config.http.listen}")
     anew = daemon.run()
+    teller.stop()
     server.stop(_HTTP_STOP_S)
     site.log.info(Event.DAEMON_STOPPED, "the databases have an owner now: starting anew" if anew else "stopped")
     site.log.close()
@@ -52,6 +61,18 @@ def serve(config: Config) -> NoReturn:
     if anew:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
     os._exit(0)
+
+
+def _teller(config: Config, daemon: Daemon, overview: Overview, site: Site, woken: threading.Event) -> Teller:
+    order = tell_order(config)
+    return Teller(
+        order,
+        site,
+        mine=lambda: daemon.looks_after(order.scope),
+        alive=daemon.alive,
+        digest=lambda: status_lines(overview.status()),
+        woken=woken,
+    )
 
 
 def _server(config: Config, overview: Overview, site: Site) -> HttpServer:

@@ -43,6 +43,15 @@ class SourceFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageFigures:
+    """How messages fare: how many wait for a channel to take them, when one last did, and when one last did not."""
+
+    waiting: int = 0
+    taken_at: datetime | None = None
+    refused_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One look at everything; `migrations_ok` says that the catalog has its newest schema and answers."""
 
@@ -54,6 +63,7 @@ class Status:
     sources: tuple[SourceFigures, ...]
     free_bytes: Mapping[str, int]
     sqlite_version: str
+    messages: MessageFigures = MessageFigures()
 
 
 class Service(Protocol):

@@ -66,7 +66,10 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
 
     def start(self, on_end: Callable[[], None] = lambda: None) -> None:
-        """Begin to work; `on_end` hears, in the worker's thread, of the end of each job that concerns a source."""
+        """Begin to work; `on_end` hears, in the worker's thread, of the end of each job that concerns a source.
+
+        It must neither raise nor take long.
+        """
         self._on_end = on_end
         self._thread.start()
 

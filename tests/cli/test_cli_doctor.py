@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
+from backupd.catalog import Book, Queued, open_catalog
 from backupd.jobs.doctor import examine
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
@@ -159,7 +160,11 @@ def a_generation_of_tomorrow(patient: Patient) -> None:
     backdated(patient.backups, patient.generation, days=-1)
 
 
-def a_section_that_does_nothing_yet(_patient: Patient) -> dict[str, str]:
+def a_message_that_nobody_takes(patient: Patient) -> dict[str, str]:
+    at = datetime(2026, 11, 20, tzinfo=UTC)
+    waiting = Queued("ref", at, "failure", "title", "body", frozenset({"key"}), 1, at)
+    with open_catalog(patient.backups / ".backupd" / "catalog.sqlite3") as catalog:
+        catalog.write_book("tasks", Book(queue=(waiting,)))
     return {"BACKUPD_NOTIFY__URLS": "ntfy://topic"}
 
 
@@ -191,7 +196,7 @@ TROUBLES: list[tuple[Spoil, str, str, str]] = [
     (a_refused_manifest, "generations", "its own digest", "gunzip -t"),
     (a_damaged_archive, "generations", r"tasks-\d+-\d+ failed a check", "delete archive and manifest"),
     (a_generation_of_tomorrow, "generations", "lie in the future", "set the clock"),
-    (a_section_that_does_nothing_yet, "configuration", "notify is configured, but", "remove the section"),
+    (a_message_that_nobody_takes, "messages", "1 message could not be sent yet, since 2026-11-20", "notify --test"),
 ]
 
 

@@ -65,6 +65,11 @@ OF_THE_DAEMON = {
     Event.SCHEDULER_STALLED,
     Event.TICK_FAILED,
     Event.HTTP_FAILED,
+    Event.PING_FAILED,
+    Event.MESSAGE_SENT,
+    Event.MESSAGE_FAILED,
+    Event.MESSAGE_DROPPED,
+    Event.TELLING_FAILED,
 }
 ENVELOPE = {"@timestamp", "log.level", "message", "event.action", "service.name", "log.logger", "ecs.version"}
 

@@ -15,7 +15,10 @@ from support.containers import HARDENED, ROOT
 
 HERE = ROOT / "deploy" / "caprover"
 FILE = HERE / "backupd.yml"
-OPTIONAL = {"$$cap_timezone", "$$cap_token", "$$cap_puid", "$$cap_pgid"}
+OPTIONAL = {
+    *("$$cap_timezone", "$$cap_token", "$$cap_puid", "$$cap_pgid"),
+    *("$$cap_notify_urls", "$$cap_daily_ping"),
+}
 REQUIRED = {"$$cap_image": "registry.example.com:5000/backupd", "$$cap_source_path": "/var/lib/docker/volumes/x/_data"}
 FILLED = {
     "$$cap_image": "ghcr.io/example/backupd",
@@ -24,6 +27,8 @@ FILLED = {
     "$$cap_database_file": "gitea/gitea.db",
     "$$cap_timezone": "Europe/Berlin",
     "$$cap_token": "s3cret/+~=",
+    "$$cap_notify_urls": "tgram://123456:A-b_c/987,mailtos://me%40home:p%21@smtp.example.com?to=a@b.c",
+    "$$cap_daily_ping": "https://kuma.example.com/api/push/t0ken?status=up&msg=OK&ping=",
     "$$cap_puid": "1000",
     "$$cap_pgid": "100",
 }
@@ -204,6 +209,8 @@ def test_with_every_field_filled_in_the_configuration_is_valid(template: Any) ->
     assert config.schedule.timezone == "Europe/Berlin"
     assert config.http.token is not None
     assert config.http.token.get_secret_value() == "s3cret/+~="
+    assert len(config.notify.urls) == 2
+    assert list(config.pings) == ["daily"]
     assert running_as(made) == (1000, 100)
 
 

@@ -133,6 +133,13 @@ def test_names_from_outside_cannot_break_out_of_their_label(name: str, told: str
     assert names_of(hostile) <= names_of(status_of(WELL))
 
 
+def test_messages_that_wait_and_how_they_fare_are_told() -> None:
+    well = status_of(WELL)
+    assert value(well, "backupd_messages_waiting") == 2
+    assert value(well, "backupd_message_last_success_timestamp_seconds") == pytest.approx(NOW.timestamp() - 3600)
+    assert value(well, "backupd_message_last_failure_timestamp_seconds") == pytest.approx(NOW.timestamp())
+
+
 def test_no_label_collides_with_those_that_prometheus_adds() -> None:
     labels = {label for _, pairs in samples_of(status_of(WELL)) for label, _ in pairs}
     assert labels.isdisjoint({"job", "instance"})

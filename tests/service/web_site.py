@@ -13,7 +13,7 @@ from typing import Any
 
 from backupd.health import Health, HealthFacts, Standing
 from backupd.model import DrillReport, Hold
-from backupd.service.status import SourceFigures, Status, TaskFigures
+from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
 from backupd.service.web.app import make_app
 from backupd.service.web.server import HttpServer
 
@@ -57,6 +57,7 @@ def status_of(health: Health) -> Status:
         ),
         free_bytes={"local": 5 << 30},
         sqlite_version="3.54.1",
+        messages=MessageFigures(2, NOW - timedelta(hours=1), NOW),
     )
 
 

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from backupd import __version__
 from backupd.health import Health
 from backupd.model import Outcome
-from backupd.service.status import SourceFigures, Status, TaskFigures
+from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
 from backupd.service.web.answers import Answer
 from backupd.text import printable
 
@@ -42,6 +42,7 @@ class _Figures(Collector):
         yield from _of_tasks(self._status.tasks)
         yield from _of_drills(self._status.tasks)
         yield from _of_sources(self._status.sources)
+        yield from _of_messages(self._status.messages)
 
 
 def _of_the_daemon(status: Status) -> Iterator[Metric]:
@@ -163,6 +164,27 @@ def _of_sources(sources: tuple[SourceFigures, ...]) -> Iterator[Metric]:
         "1 while nothing of the source is pruned, because it is damaged or has shrunk.",
         ("source",),
         [(values, float(source.frozen)) for values, source in figures],
+    )
+
+
+def _of_messages(messages: MessageFigures) -> Iterator[Metric]:
+    yield _gauge(
+        "backupd_messages_waiting",
+        "Messages that a channel has not taken yet; they are tried again.",
+        (),
+        [((), messages.waiting)],
+    )
+    yield _gauge(
+        "backupd_message_last_success_timestamp_seconds",
+        "When a channel last took a message; absent while there was none.",
+        (),
+        [((), _seconds(messages.taken_at))],
+    )
+    yield _gauge(
+        "backupd_message_last_failure_timestamp_seconds",
+        "When a channel last did not take a message; absent while that never happened.",
+        (),
+        [((), _seconds(messages.refused_at))],
     )
 
 

@@ -1,0 +1,22 @@
+-- What each daemon has said, and what it has yet to send; `scope` is the first source that it looks after.
+CREATE TABLE told (
+    scope TEXT NOT NULL,
+    "key" TEXT NOT NULL,
+    value TEXT NOT NULL,
+    since TEXT NOT NULL,
+    told_at TEXT,
+    PRIMARY KEY (scope, "key")
+) STRICT;
+
+CREATE TABLE outbox (
+    scope TEXT NOT NULL,
+    reference TEXT NOT NULL,
+    made_at TEXT NOT NULL,
+    mood TEXT NOT NULL,
+    title TEXT NOT NULL,
+    body TEXT NOT NULL,
+    channels TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    next_at TEXT NOT NULL,
+    PRIMARY KEY (scope, reference)
+) STRICT;

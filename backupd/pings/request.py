@@ -1,0 +1,80 @@
+"""What a monitor is told, in its own protocol: pure.
+
+healthchecks.io: https://healthchecks.io/docs/http_api/. Uptime Kuma: `/api/push/` in its server/routers/api-router.js.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from backupd.pings.address import Address
+
+Signal = Literal["start", "success", "failure"]
+
+# What a healthchecks that one hosts oneself keeps of a body (PING_BODY_LIMIT).
+LONGEST_BODY: Final = 10_000
+LONGEST_MESSAGE: Final = 200
+# Uptime Kuma 2 refuses longer ones, which it takes for seconds.
+_LONGEST_PING_MS: Final = 86_400_000
+_HIGHEST_EXIT: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A signal about one run; `lines` are what its log said, `run_id` a UUID that pairs start and end."""
+
+    signal: Signal
+    run_id: str
+    summary: str = ""
+    lines: tuple[str, ...] = ()
+    exit_code: int = 0
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PingRequest:
+    """A URL to GET, or to POST `body` to."""
+
+    url: str = field(repr=False)
+    body: bytes | None = None
+
+
+def ping_request(address: Address, ping: Ping) -> PingRequest | None:
+    """Return what tells `ping` at `address`; None where its protocol has no word for it.
+
+    Uptime Kuma has none for a start: "up" would say that all is well, of a run that may never end.
+    """
+    if address.kind == "healthchecks":
+        return _healthchecks(address.url, ping)
+    return None if ping.signal == "start" else _uptime_kuma(address.url, ping)
+
+
+def _healthchecks(url: str, ping: Ping) -> PingRequest:
+    parts = urlsplit(url)
+    query = "&".join(filter(None, (parts.query, urlencode({"rid": ping.run_id}))))
+    path = f"{parts.path.rstrip('/')}{_suffix(ping)}"
+    return PingRequest(urlunsplit((parts.scheme, parts.netloc, path, query, "")), _body(ping))
+
+
+def _suffix(ping: Ping) -> str:
+    if ping.signal == "failure":
+        return f"/{ping.exit_code}" if 0 < ping.exit_code <= _HIGHEST_EXIT else "/fail"
+    return "/start" if ping.signal == "start" else ""
+
+
+def _body(ping: Ping) -> bytes:
+    """Return the summary and as many of the last lines as there is room for."""
+    summary = ping.summary.encode(errors="replace")[: LONGEST_BODY // 2]
+    lines = "".join(f"\n{line}" for line in ping.lines).encode(errors="replace")
+    return summary + lines[max(0, len(lines) - (LONGEST_BODY - len(summary))) :]
+
+
+def _uptime_kuma(url: str, ping: Ping) -> PingRequest:
+    """Tell it in the query; one that was pasted along with the URL (status=up&msg=OK&ping=) is dropped."""
+    parts = urlsplit(url)
+    values = {"status": "up" if ping.signal == "success" else "down", "msg": ping.summary[:LONGEST_MESSAGE] or "OK"}
+    took_ms = None if ping.duration_s is None else round(ping.duration_s * 1000)
+    if took_ms is not None and 0 <= took_ms <= _LONGEST_PING_MS:
+        values["ping"] = str(took_ms)
+    query = urlencode(values, errors="replace")
+    return PingRequest(urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), query, "")))

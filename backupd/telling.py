@@ -1,0 +1,49 @@
+"""Builds what messages are told with from the configuration, as `backupd.wiring` does for the rest."""
+
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+from backupd.config import Config
+from backupd.model import LOCAL_STORE
+from backupd.pings.address import DAILY, Address
+from backupd.schedule import Schedule
+from backupd.told.channel import Channel, channels_of
+from backupd.told.look import App
+from backupd.told.order import TellOrder
+from backupd.wiring import limits
+
+
+def tell_order(config: Config) -> TellOrder:
+    """Return what the configuration asks the daemon to tell."""
+    zone = ZoneInfo(config.schedule.timezone)
+    daily = config.pings.get(DAILY)
+    return TellOrder(
+        scope=next(iter(config.sources)),
+        name=message_name(config),
+        zone=zone,
+        subjects=frozenset((*config.sources, *config.replicas, LOCAL_STORE)),
+        limits=limits(config),
+        channels=channels(config),
+        digest=Schedule.parse(config.notify.digest, zone) if config.notify.digest else None,
+        daily=Address.parse(daily.get_secret_value()) if daily else None,
+        daily_schedule=Schedule.parse(config.schedule.daily, zone),
+        app=_app(config),
+    )
+
+
+def channels(config: Config) -> tuple[Channel, ...]:
+    """Return whom messages go to."""
+    return channels_of(url.get_secret_value() for url in config.notify.urls)
+
+
+def message_name(config: Config) -> str:
+    """Return how messages call this backupd."""
+    return config.notify.name or ", ".join(config.sources)
+
+
+def _app(config: Config) -> App | None:
+    app = config.app
+    if app.health_url is None:
+        return None
+    timeout = timedelta(seconds=app.deploy_timeout_s)
+    return App(app.health_url, app.version, app.version_file, app.version_header, app.version_field, timeout)

@@ -1,0 +1,41 @@
+"""What a doctor finds of messages: whether they get through, and, on request, whether they do so now."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from backupd.catalog import Book
+from backupd.jobs.finding import Finding
+from backupd.jobs.site import Site
+from backupd.jobs.words import counted
+from backupd.told.channel import Channel
+from backupd.told.queue import REFUSED
+from backupd.told.send import Sender
+from backupd.told.words import Message, compose_lines
+
+_CHECK = "messages"
+_HINT = "see what the service needs at https://github.com/caronc/apprise/wiki, then: backupd notify --test"
+_TEST = ("This is a test: messages from backupd get here.", "Trouble is told here, with what to do about it.")
+
+
+def examine_messages(scope: str, site: Site) -> Iterator[Finding]:
+    """Yield a finding where messages wait because a channel does not take them."""
+    book = site.ask_catalog(lambda catalog: catalog.read_book(scope), Book())
+    waiting = [one for one in book.queue if one.attempts]
+    if waiting:
+        refused = book.told[REFUSED].value if REFUSED in book.told else ""
+        what = (
+            f"{counted(len(waiting), 'message')} could not be sent yet, since {waiting[0].made_at:%F %T} UTC: {refused}"
+        )
+        yield Finding(_CHECK, ok=False, detail=what, hint=_HINT)
+
+
+def examine_channels(channels: tuple[Channel, ...], name: str, now: datetime) -> Iterator[Finding]:
+    """Send a test message to each channel, and yield a finding for each."""
+    for channel, reason in Sender().send(trial(name, now), channels).items():
+        detail = f"{channel.masked} {f'did not take it: {reason}' if reason else 'took a test message'}"
+        yield Finding(_CHECK, ok=not reason, detail=detail, hint=_HINT if reason else "")
+
+
+def trial(name: str, now: datetime) -> Message:
+    """Return what is sent to try the channels."""
+    return compose_lines(_TEST, "test message", name, now)

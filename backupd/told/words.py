@@ -1,0 +1,85 @@
+"""Messages in words: what, since when, and the next step; short enough for any service."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from hashlib import sha256
+
+from backupd.model import Mood
+from backupd.spans import human_span
+from backupd.text import printable
+from backupd.told.plan import Item
+
+_MOODS: tuple[Mood, ...] = ("failure", "warning", "success", "info")  # the worst first
+# Telegram takes 4,096 characters in all, Discord 2,000 (Apprise cuts what is longer in two).
+_LONGEST_LINE = 400
+_LONGEST_BODY = 3_500
+_LABELS = {"over": "Over: ", "still": "Still: "}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message to everybody; `reference` is the same for the same message, however often it arrives."""
+
+    mood: Mood
+    title: str
+    body: str
+    reference: str
+
+
+def compose(items: tuple[Item, ...], name: str, zone: tzinfo, now: datetime) -> Message:
+    """Put `items`, at least one, into one message from the backupd called `name`; times are told in `zone`."""
+    mood = min((item.mood for item in items), key=_MOODS.index)
+    title = printable(f"backupd {name}: {_headline(items)}"[:_LONGEST_LINE])
+    return _message(mood, title, _fitting([_paragraph(item, zone, now) for item in items]), now)
+
+
+def compose_lines(lines: Iterable[str], headline: str, name: str, now: datetime, mood: Mood = "info") -> Message:
+    """Put `lines` into one message."""
+    body = "\n".join(printable(line)[:_LONGEST_LINE] for line in lines)
+    return _message(mood, printable(f"backupd {name}: {headline}"), body, now)
+
+
+def _message(mood: Mood, title: str, body: str, now: datetime) -> Message:
+    reference = sha256(f"{now.isoformat()}\n{title}\n{body}".encode(errors="replace")).hexdigest()[:8]
+    return Message(mood, title, f"{body}\n\nref {reference}", reference)
+
+
+def _fitting(paragraphs: list[str]) -> str:
+    """Return as many as there is room for, and say how many are left out."""
+    size, shown = 0, list[str]()
+    for paragraph in paragraphs:
+        size += len(paragraph)
+        if size > _LONGEST_BODY:
+            return "\n\n".join(
+                [*shown, f"… and {len(paragraphs) - len(shown)} more: see backupd status, and backup.log"]
+            )
+        shown.append(paragraph)
+    return "\n\n".join(shown)
+
+
+def _headline(items: tuple[Item, ...]) -> str:
+    if len(items) == 1:
+        return f"{_LABELS.get(items[0].label, '').lower()}{items[0].headline}"
+    troubles = sum(item.mood in ("failure", "warning") for item in items)
+    others = len(items) - troubles
+    parts = [f"{troubles} {'trouble' if troubles == 1 else 'troubles'}"] if troubles else []
+    parts += [f"{others} good {'word' if others == 1 else 'words'}"] if others else []
+    return ", ".join(parts)
+
+
+def _paragraph(item: Item, zone: tzinfo, now: datetime) -> str:
+    return "\n".join(printable(line)[:_LONGEST_LINE] for line in _lines(item, zone, now))
+
+
+def _lines(item: Item, zone: tzinfo, now: datetime) -> Iterator[str]:
+    first = f"{_LABELS.get(item.label, '')}{item.headline}"
+    yield first[:1].upper() + first[1:]
+    if item.detail:
+        yield f"what: {item.detail}"
+    if item.since is not None:
+        local, lasted = item.since.astimezone(zone), human_span(max(0.0, (now - item.since).total_seconds()))
+        word = "began" if item.label == "over" else "since"
+        yield f"{word}: {local:%a %F %H:%M} {local:%Z} ({lasted}{' ago' if item.label == 'over' else ''})"
+    if item.next_step:
+        yield f"next: {item.next_step}"

@@ -1,0 +1,150 @@
+"""A monitor hears of each run, and a run never hears of a monitor: real servers, real runs."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.run import recorded
+from backupd.jobs.site import Site
+from backupd.pings.address import Address
+from backupd.pings.pinger import Pinger
+from support.command import Backupd, log_lines
+from support.daemon import free_port
+from support.listener import HANG, HANG_UP, Asked, Listener, Said, listening
+
+PING = "/ping/1111-2222-t0ken"
+PUSH = "/api/push/t0ken"
+
+
+def healthchecks(asked: Asked) -> Said:
+    """Answer as the protocol wants it: https://healthchecks.io/docs/http_api/."""
+    wanted = rf"{PING}(/start|/fail|/log|/(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5]))?"
+    if re.fullmatch(wanted, asked.path) is None or asked.method not in ("HEAD", "GET", "POST"):
+        return Said(404, b"not found")
+    try:
+        UUID(asked.query["rid"])
+    except (KeyError, ValueError):
+        return Said(400, b"invalid uuid format")
+    return Said()
+
+
+def uptime_kuma(asked: Asked) -> Said:
+    """Answer as server/routers/api-router.js does, and refuse what it would take for something else."""
+    if asked.path != PUSH:
+        return Said(404, b'{"ok":false,"msg":"Monitor not found or not active."}')
+    query = asked.query
+    took = query.get("ping", "")
+    if not (set(query) <= {"status", "msg", "ping"} and query["status"] in ("up", "down") and query["msg"]):
+        return Said(400, b'{"ok":false}')
+    return Said(200 if took == "" or 0 <= float(took) <= 86_400_000 else 400, b'{"ok":true}')
+
+
+@contextmanager
+def monitored(site: Site, listener: Listener, path: str = PING, **addresses: str) -> Iterator[Site]:
+    found = {name: Address.parse(url) for name, url in (addresses or {"backup": listener.url(path)}).items()}
+    yield replace(site, watch=Pinger(found, site.log, timeout_s=1.0).watch)
+
+
+def told(site: Site) -> list[str]:
+    return [line["message"] for line in log_lines(site.store.directory) if line["event.action"] == "ping.failed"]
+
+
+def test_healthchecks_hears_start_and_success_with_one_run_id(order: BackupOrder, site: Site) -> None:
+    with listening(healthchecks) as there, monitored(site, there) as watched:
+        assert backup(order, watched).outcome == "published"
+        assert [asked.path for asked in there.asked] == [f"{PING}/start", PING]
+        assert len({asked.query["rid"] for asked in there.asked}) == 1
+        assert there.asked[1].body.startswith(b"backup of tasks: published")
+        backup(order, watched)
+        assert len({asked.query["rid"] for asked in there.asked}) == 2
+    assert told(site) == []
+
+
+def test_a_failure_is_told_with_the_exit_code_and_the_last_lines_of_the_log(order: BackupOrder, site: Site) -> None:
+    order.path.unlink()
+    with listening(healthchecks) as there, monitored(site, there) as watched:
+        backup(order, watched)
+    assert [asked.path for asked in there.asked] == [f"{PING}/start", f"{PING}/1"]
+    lines = there.asked[1].body.decode().splitlines()
+    assert lines[0].startswith(f"backup of tasks: failed: no database at {order.path}")
+    assert lines[1].startswith("INFO backup of tasks begins")
+    assert lines[-1].startswith("ERROR backup of tasks: failed")
+
+
+def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupOrder, site: Site) -> None:
+    with listening(uptime_kuma) as there, monitored(site, there, f"{PUSH}?status=up&msg=OK&ping=") as watched:
+        backup(order, watched)
+        order.path.unlink()
+        backup(order, watched)
+    up, down = (asked.query for asked in there.asked)
+    assert (up["status"], up["msg"]) == ("up", "backup of tasks: published")
+    assert float(up["ping"]) > 0
+    assert (down["status"], down["msg"][:40]) == ("down", "backup of tasks: failed: no database at ")
+    assert told(site) == []
+
+
+def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(site: Site) -> None:
+    with listening(healthchecks) as there, monitored(site, there, drill=there.url(PING)) as watched:
+        with pytest.raises(SystemExit), recorded("drill", "tasks", watched):
+            raise SystemExit
+        there.wait_for(1)
+        with pytest.raises(ZeroDivisionError), recorded("drill", "tasks", watched):
+            raise ZeroDivisionError
+        assert [asked.path for asked in there.wait_for(3)] == [f"{PING}/start", f"{PING}/start", f"{PING}/1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (Said(404, f"Cannot POST {PING}".encode()), r"it answered 404: Cannot POST /\[secret\]"),
+        (Said(500, b"<html>"), "it answered 500"),
+        (HANG_UP, "Remote end closed connection without response"),
+        (HANG, "no answer within 1 s|timed out"),
+        (None, "Connection refused"),
+    ],
+)
+def test_a_monitor_that_fails_costs_the_run_seconds_and_the_log_a_line(
+    order: BackupOrder, site: Site, said: Said | None, why: str
+) -> None:
+    with listening(said) as there:
+        url = there.url(PING) if said else f"http://127.0.0.1:{free_port()}{PING}"
+        with monitored(site, there, backup=url) as watched:
+            began = time.monotonic()
+            report = backup(order, watched)
+            over_s = time.monotonic() - began - report.duration_s
+    assert report.outcome == "published"
+    assert over_s < 15, "two tries of 1 s each, of the start and of the end, and a busy machine"
+    first, second = told(site)
+    pattern = rf"^the healthchecks monitor of the backup of tasks did not take the (start|success): (it )?({why})"
+    assert re.search(pattern, first), first
+    assert re.search(pattern, second), second
+    assert "t0ken" not in (site.store.directory / "backup.log").read_text()
+
+
+def test_what_may_pass_is_tried_once_more(order: BackupOrder, site: Site) -> None:
+    with listening(lambda _asked: Said(503 if len(there.asked) % 2 else 200)) as there:  # noqa: SIM117 - the name
+        with monitored(site, there) as watched:
+            backup(order, watched)
+    assert [asked.path for asked in there.asked] == [f"{PING}/start"] * 2 + [PING] * 2
+    assert told(site) == []
+
+
+def test_a_backup_by_hand_pings_as_well(backupd: Backupd, backups: Path, database: Path) -> None:
+    with listening(healthchecks) as hc, listening(uptime_kuma) as kuma:
+        pings = {"BACKUPD_PINGS__BACKUP": hc.url(PING), "BACKUPD_PINGS__PRUNE_TASKS": kuma.url(PUSH)}
+        assert backupd("backup", **pings).code == 0
+        assert backupd("prune", **pings).code == 0
+        database.unlink()
+        answer = backupd("backup", **pings)
+        assert answer.code == 1
+        assert [asked.path.removeprefix(PING) for asked in hc.asked] == ["/start", "", "/start", "/1"]
+        assert [asked.query["status"] for asked in kuma.asked] == ["up"]
+    assert "t0ken" not in (backups / "backup.log").read_text() + answer.err + answer.out

@@ -1,0 +1,64 @@
+"""The daemon tells people and monitors by itself, soon, and waits for none of them."""
+
+from pathlib import Path
+
+from backupd import __version__
+from support.command import Backupd, log_lines
+from support.daemon import running_daemon, wait_until
+from support.listener import HANG, Asked, Said, listening
+
+
+def test_it_tells_of_a_failure_of_its_end_and_of_its_own_deploy_and_pings(
+    backupd: Backupd, database: Path, backups: Path
+) -> None:
+    away = database.rename(database.with_name("away.db"))
+    with listening() as people, listening() as monitor:
+        environ = {
+            "BACKUPD_NOTIFY__URLS": people.url("/hunter2-path", "json"),
+            "BACKUPD_PINGS__BACKUP": monitor.url("/ping/hunter2-ping"),
+            "BACKUPD_PINGS__DAILY": monitor.url("/api/push/hunter2-push"),
+        }
+        with running_daemon(backupd, **environ) as daemon:
+            wait_until(lambda: "backupd tasks: the backup of tasks failed" in titles(people.asked), "the bad news")
+            away.rename(database)
+            assert backupd("backup", **environ).code == 0
+            monitor.wait_for(4)
+            daemon.wait_for("sent to 1 of 1 channels", 90)
+            wait_until(
+                lambda: "/api/push/hunter2-push" in [asked.path for asked in monitor.asked], "the daily ping", 90
+            )
+            wait_until(lambda: len(people.asked) >= 3, "the good news and that of the deploy", 90)
+            assert daemon.stop() < 8
+        assert set(titles(people.asked)) == {
+            "backupd tasks: the backup of tasks failed",
+            "backupd tasks: over: the backup of tasks succeeds again",
+            f"backupd tasks: deploy OK: backupd {__version__}",
+        }
+        assert len(people.asked) == 3
+        pings = [asked.path.removeprefix("/ping/hunter2-ping") for asked in monitor.asked]
+        assert pings[:2] == ["/start", "/1"]
+        assert {"/start", ""} <= set(pings[2:])
+    assert "hunter2" not in daemon.said() + (backups / "backup.log").read_text()
+
+
+def test_a_channel_that_hangs_holds_up_neither_backups_nor_the_end(backupd: Backupd, backups: Path) -> None:
+    def answering(asked: Asked) -> Said:
+        return HANG if asked.method == "POST" else Said()
+
+    with listening(answering) as there:
+        url = there.url("/hunter2?rto=600&cto=600", "json")
+        with running_daemon(backupd, BACKUPD_NOTIFY__URLS=url) as daemon:
+            there.wait_for(1)
+            daemon.wait_for("scrub of tasks: done")
+            wait_until(lambda: len(daemon.children()) == 1, "the end of all runs")
+            (sender,) = (Path(f"/proc/{child}") for child in daemon.children())
+            command = (sender / "cmdline").read_bytes()
+            assert b"backupd.told.child" in command
+            assert b"hunter2" not in command
+            assert daemon.stop() < 8
+            wait_until(lambda: not sender.exists(), "the end of what was sending")
+    assert [line for line in log_lines(backups) if line["event.action"] == "run.finished"]
+
+
+def titles(asked: list[Asked]) -> list[str]:
+    return [one.json["title"] for one in asked]

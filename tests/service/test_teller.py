@@ -1,0 +1,348 @@
+"""The daemon tells people: real runs, a real catalog, the real Apprise, real servers, and a clock that a test sets."""
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from backupd import __version__
+from backupd.catalog import open_catalog
+from backupd.health import Limit
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.rebuild import rebuild_catalog
+from backupd.jobs.site import Site
+from backupd.model import RunReport
+from backupd.pings.address import Address
+from backupd.schedule import Schedule
+from backupd.service.overview import read_status
+from backupd.service.teller import LOOK_EVERY_S, Teller
+from backupd.told.channel import Channel, channels_of
+from backupd.told.doctor import examine_messages
+from backupd.told.look import App
+from backupd.told.order import TellOrder
+from backupd.told.send import Sender
+from backupd.told.words import Message
+from support.command import log_lines
+from support.daemon import wait_until
+from support.listener import Asked, Listener, Said, listening
+
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+LIMITS = (Limit("backup", "tasks", 93_600),)
+
+
+@dataclass
+class Clock:
+    """Tells the time that it was set to: a Wednesday, at noon."""
+
+    now: datetime = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class Desk:
+    """A daemon's teller, which a test lets look now and then, or replaces by that of a daemon that was started anew."""
+
+    site: Site
+    clock: Clock
+    order: TellOrder
+    sender: Sender = field(default_factory=Sender)
+    mine: bool = True
+    alive: tuple[str, ...] = ()
+    status: tuple[str, ...] = ("healthy",)
+    teller: Teller | None = None
+
+    def restart(self) -> "Desk":
+        self.teller = Teller(
+            self.order,
+            self.site,
+            lambda: self.mine,
+            lambda: self.alive,
+            lambda: self.status,
+            threading.Event(),
+            self.sender,
+        )
+        return self
+
+    def look(self, after: timedelta = MINUTE) -> float:
+        self.clock.now += after
+        assert self.teller is not None
+        return self.teller.turn()
+
+    def deployed(self) -> "Desk":
+        """Let the message of the first deploy be behind us, and be taken by nobody's leave."""
+        self.restart().look()
+        self.look()
+        return self
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def desk(site: Site, clock: Clock) -> Desk:
+    order = TellOrder("tasks", "tasks", UTC, frozenset({"tasks", "local"}), LIMITS)
+    return Desk(replace(site, clock=clock), clock, order).restart()
+
+
+def telling(desk: Desk, *urls: str, **more: object) -> Desk:
+    desk.order = replace(desk.order, channels=channels_of(urls), **more)  # type: ignore[arg-type] - the fields of TellOrder
+    return desk.restart()
+
+
+def titles(there: Listener) -> list[str]:
+    return [asked.json["title"].removeprefix("backupd tasks: ") for asked in there.asked]
+
+
+def events(site: Site, event: str) -> list[str]:
+    return [line["message"] for line in log_lines(site.store.directory) if line["event.action"] == event]
+
+
+def note(desk: Desk, outcome: str, task: str = "backup", code: int = 0) -> None:
+    """Let a run end in the catalog."""
+    now = desk.clock()
+    report = RunReport(task, "tasks", now, outcome, error="disk on fire", hint="put it out", exit_code=code)  # type: ignore[arg-type] - the test says what
+    with open_catalog(desk.site.catalog_path) as catalog:
+        catalog.record_run(report, now)
+
+
+def test_a_failure_is_told_once_and_its_end_once_also_across_restarts(desk: Desk, order: BackupOrder) -> None:
+    away = order.path.with_name("away.db")
+    with listening() as there:
+        telling(desk, there.url("/", "json")).deployed()
+        assert titles(there) == [f"deploy OK: backupd {__version__}"]
+        order.path.rename(away)
+        backup(order, desk.site)
+        desk.look()
+        backup(order, desk.site)
+        desk.look()
+        desk.restart().look()
+        assert titles(there)[1:] == ["the backup of tasks failed"]
+        body = there.asked[1].json["message"]
+        assert f"what: no database at {order.path}" in body
+        assert "since: Wed 2026-11-25 12:02 UTC" in body
+        assert "next: check " in body
+        away.rename(order.path)
+        backup(order, desk.site)
+        desk.restart().look()
+        desk.look()
+        assert titles(there)[2:] == ["over: the backup of tasks succeeds again"]
+    assert len(events(desk.site, "message.sent")) == 3
+
+
+def test_a_message_that_is_not_taken_is_kept_tried_again_and_seen(desk: Desk) -> None:
+    well = [False]
+
+    def answering(asked: Asked) -> Said:
+        return Said(200 if well[0] or asked.path == "/well/" else 500)
+
+    with listening(answering) as there:
+        ill = there.url("/hunter2/", "json")
+        telling(desk, there.url("/well/", "json"), ill).deployed()
+        assert sorted(asked.path for asked in there.asked) == ["/hunter2/", "/well/"]
+        assert "hunter2" not in json.dumps(log_lines(desk.site.store.directory))
+        (failed,) = events(desk.site, "message.failed")
+        assert "was not taken by json://[secret]: Failed to send JSON POST notification" in failed
+        (finding,) = examine_messages("tasks", desk.site)
+        assert not finding.ok
+        assert "1 message could not be sent yet" in finding.detail
+        figures = read_status((), LIMITS, desk.site, desk.clock()).messages
+        assert (figures.waiting, figures.refused_at, figures.taken_at) == (1, desk.clock(), desk.clock())
+        desk.look(timedelta(seconds=30))
+        assert len(there.asked) == 2, "it is not tried again at once"
+        well[0] = True
+        desk.restart().look()
+        assert [asked.path for asked in there.asked[2:]] == ["/hunter2/"], "who has taken it gets it no more"
+        assert len({asked.json["message"] for asked in there.asked}) == 1
+    assert list(examine_messages("tasks", desk.site)) == []
+
+
+class Crash(BaseException):
+    """The power goes."""
+
+
+class Crashing(Sender):
+    """Sends, and crashes before that can be noted."""
+
+    def send(self, message: Message, channels: Sequence[Channel]) -> Mapping[Channel, str]:
+        super().send(message, channels)
+        raise Crash
+
+
+def test_a_crash_before_the_note_sends_the_same_message_again_with_the_same_reference(desk: Desk) -> None:
+    with listening() as there:
+        desk.sender = Crashing()
+        telling(desk, there.url("/", "json")).restart().look()
+        with pytest.raises(Crash):
+            desk.look()
+        desk.sender = Sender()
+        desk.restart().look()
+        desk.look()
+        first, second = (asked.json for asked in there.asked)
+    assert first["message"] == second["message"]
+    assert "\n\nref " in first["message"]
+
+
+def test_what_nobody_takes_for_days_is_given_up_and_said(desk: Desk) -> None:
+    with listening(Said(500)) as there:
+        telling(desk, there.url("/", "json")).deployed()
+        desk.look(4 * DAY)
+    assert "is given up: no channel took it within 3 days" in events(desk.site, "message.dropped")[0]
+    telling(desk, "json://elsewhere")
+    desk.order = replace(desk.order, channels=())
+    desk.restart().look()
+
+
+def test_a_broken_catalog_is_told_and_what_was_said_is_not_said_again(desk: Desk) -> None:
+    with listening() as there:
+        telling(desk, there.url("/", "json")).deployed()
+        note(desk, "failed", code=1)
+        desk.look()
+        desk.site.catalog_path.write_bytes(b"no database" * 1000)
+        desk.look()
+        desk.look(timedelta(minutes=20))
+        rebuild_catalog(desk.site)
+        desk.look()
+        told = titles(there)[1:]
+    assert told[:2] == ["the backup of tasks failed", "the catalog cannot be used; backups go on without it"]
+    assert told.count("the backup of tasks failed") == 1
+
+
+def test_a_catalog_that_is_broken_from_the_start_is_told_in_the_end(desk: Desk) -> None:
+    with listening() as there:
+        telling(desk, there.url("/", "json"))
+        desk.site.catalog_path.write_bytes(b"no database" * 1000)
+        assert desk.restart().look() == LOOK_EVERY_S
+        for _ in range(3):
+            desk.look(timedelta(minutes=16))
+        assert "the catalog cannot be used; backups go on without it" in titles(there)
+
+
+def test_an_app_gets_one_verdict_for_each_deploy_also_across_restarts(desk: Desk) -> None:
+    life = {"version": "1.0", "status": 200}
+
+    def answering(asked: Asked) -> Said:
+        if asked.path != "/health":
+            return Said()
+        return Said(life["status"], json.dumps({"build": {"version": life["version"]}}).encode())  # type: ignore[arg-type]
+
+    with listening(answering) as there:
+        app = App(there.url("/health"), version_field="build.version")
+        telling(desk, there.url("/", "json"), app=app).deployed()
+        life.update(version="1.1", status=503)
+        for _ in range(8):
+            desk.restart().look()
+        life.update(status=200)
+        desk.restart().look()
+        life.update(version="1.2")
+        assert desk.restart().look() < LOOK_EVERY_S, "a deploy is looked at closely"
+        for _ in range(3):
+            desk.restart().look()
+        told = [asked.json for asked in there.asked if asked.path != "/health"]
+    assert {one["title"] for one in told[:2]} == {
+        f"backupd tasks: deploy OK: backupd {__version__}",
+        "backupd tasks: deploy OK: app 1.0",
+    }
+    assert [one["title"] for one in told[2:]] == [
+        "backupd tasks: deploy unhealthy: app 1.1 (before: 1.0)",
+        "backupd tasks: deploy OK: app 1.2 (before: 1.1)",
+    ]
+    assert "its health_url answered 503" in told[2]["message"]
+
+
+def test_an_own_deploy_that_does_not_work_is_told_as_that(desk: Desk) -> None:
+    desk.alive = ("the worker has ended",)
+    with listening() as there:
+        telling(desk, there.url("/", "json")).restart()
+        for _ in range(8):
+            desk.look()
+        assert titles(there) == [f"deploy unhealthy: backupd {__version__}"]
+        assert "the worker has ended" in there.asked[0].json["message"]
+
+
+def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(desk: Desk, order: BackupOrder) -> None:
+    with listening() as there:
+        daily = {"daily": Address.parse(there.url("/api/push/t0ken")), "daily_schedule": Schedule.parse("07:00", UTC)}
+        telling(desk, **daily)
+        desk.look()
+        assert there.asked == [], "there is no backup yet"
+        backup(order, desk.site)
+        for _ in range(3):
+            desk.restart().look()
+        assert [asked.query["status"] for asked in there.asked] == ["up"]
+        assert there.asked[0].query["msg"] == "all proofs are within their limits: backup tasks"
+        desk.look(DAY)
+        assert len(there.asked) == 2, "the next day"
+        desk.look(DAY)
+        assert len(there.asked) == 2, "the backup is too old: silence, which the monitor notices"
+        backup(order, desk.site)
+        there.answering = lambda _asked: Said(404)
+        desk.look()
+        desk.look(timedelta(seconds=30))
+        assert len(there.asked) == 3, "one that fails is not tried again at once"
+        there.answering = lambda _asked: Said()
+        desk.look(timedelta(minutes=3))
+        desk.look(timedelta(minutes=3))
+        assert len(there.asked) == 4
+
+
+def test_the_digest_comes_at_its_time(desk: Desk) -> None:
+    desk.status = ("healthy", "verified backup  tasks: 3 h ago")
+    with listening() as there:
+        telling(desk, there.url("/", "json"), digest=Schedule.parse("thu 08:00", UTC), limits=()).deployed()
+        desk.restart().look(timedelta(hours=20))
+        desk.look()
+        assert titles(there)[1:] == ["how it stands"]
+        assert "verified backup  tasks: 3 h ago" in there.asked[1].json["message"]
+
+
+def test_who_stands_by_says_nothing_and_who_takes_over_repeats_nothing(desk: Desk) -> None:
+    with listening() as there:
+        telling(desk, there.url("/", "json")).deployed()
+        other = Desk(desk.site, desk.clock, desk.order, mine=False).restart()
+        note(desk, "failed", code=1)
+        other.look()
+        desk.look()
+        other.mine = True
+        other.look()
+        assert titles(there)[1:] == ["the backup of tasks failed"]
+
+
+def test_a_drill_is_told_however_it_ends(desk: Desk) -> None:
+    with listening() as there:
+        telling(desk, there.url("/", "json")).deployed()
+        note(desk, "done", task="drill")
+        desk.look()
+        note(desk, "failed", task="drill", code=1)
+        desk.look()
+        assert titles(there)[1:] == ["the drill of tasks has proven a restore in 0 s", "the drill of tasks failed"]
+
+
+def test_a_defect_is_logged_once_and_the_next_minute_comes(desk: Desk) -> None:
+    woken = threading.Event()
+
+    def broken() -> bool:
+        raise ZeroDivisionError
+
+    order = replace(desk.order, channels=channels_of(["json://127.0.0.1:9"]))
+    teller = Teller(order, desk.site, broken, lambda: (), lambda: (), woken)
+    teller.start()
+    for _ in range(3):
+        wait_until(lambda: not woken.is_set() and events(desk.site, "telling.failed"), "a turn")
+        woken.set()
+    teller.stop()
+    assert events(desk.site, "telling.failed") == ["could not find out what to tell: ZeroDivisionError: "]
+
+
+def test_with_nobody_to_tell_there_is_no_thread(desk: Desk) -> None:
+    assert desk.teller is not None
+    desk.teller.start()
+    assert not desk.teller._thread.is_alive()

@@ -1,0 +1,116 @@
+"""A real HTTP server in a thread: it keeps what it was asked, and answers, hangs or hangs up as a test wants."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from support.daemon import wait_until
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, as it came in."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.target).path
+
+    @property
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(urlsplit(self.target).query, strict_parsing=True, keep_blank_values=True))
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is answered: a status, and more where it matters."""
+
+    status: int = 200
+    body: bytes = b"OK"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+HANG = Said(0)
+HANG_UP = Said(-1)
+Answering = Callable[[Asked], Said]
+
+
+@dataclass
+class Listener:
+    """The running server; `answering` decides on each request."""
+
+    answering: Answering = lambda _asked: Said()
+    asked: list[Asked] = field(default_factory=list)
+    port: int = 0
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def url(self, path: str = "", scheme: str = "http") -> str:
+        return f"{scheme}://127.0.0.1:{self.port}{path}"
+
+    def wait_for(self, count: int, timeout_s: float = 60) -> list[Asked]:
+        """Wait until there were so many requests, and return them all."""
+        wait_until(
+            lambda: len(self.asked) >= count, f"request {count} ({[one.target for one in self.asked]})", timeout_s
+        )
+        return self.asked
+
+
+@contextmanager
+def listening(answering: Answering | Said | None = None) -> Iterator[Listener]:
+    """Serve on a free port while the block runs."""
+    listener = Listener()
+    if isinstance(answering, Said):
+        fixed = answering
+        listener.answering = lambda _asked: fixed
+    elif answering is not None:
+        listener.answering = answering
+
+    class Handler(BaseHTTPRequestHandler):
+        def _serve(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            asked = Asked(self.command, self.path, dict(self.headers.items()), self.rfile.read(length))
+            listener.asked.append(asked)
+            said = listener.answering(asked)
+            if said is HANG:
+                listener.released.wait(60)
+            if said.status <= 0:
+                self.close_connection = True
+                return
+            self.send_response(said.status)
+            for name, value in said.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(said.body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(said.body)
+
+        do_GET = do_POST = do_HEAD = do_PUT = _serve  # noqa: N815 - the base class's names
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    listener.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield listener
+    finally:
+        listener.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,76 @@
+"""What was said is kept like runs are: by scope, through a migration and through a rebuild."""
+
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from catalog_values import NOON, at, report
+
+from backupd.catalog import Book, Catalog, Queued, Told, open_catalog, rebuild
+from backupd.catalog.migrations import LATEST, migrate, user_version
+
+BOOK = Book(
+    {"trouble failed app backup": Told("it is over", at(1), at(2)), "news drill": Told("", at(1), None)},
+    (
+        Queued("a1", at(1), "failure", "title", "body\nof \udcff", frozenset({"x", "y"}), 0, at(1)),
+        Queued("b2", at(2), "info", "", "", frozenset({"y"}), 3, at(9)),
+    ),
+)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return open_catalog(tmp_path / "catalog.sqlite3")
+
+
+def kept(book: Book) -> Book:
+    """Return `book` as text that is no UTF-8 comes back."""
+    text = book.queue[0].body.encode("utf-8", "backslashreplace").decode()
+    first = Queued(*(text if name == "body" else getattr(book.queue[0], name) for name in Queued.__slots__))
+    return Book(book.told, (first, *book.queue[1:]))
+
+
+def test_each_scope_keeps_its_own_book_and_the_newest_only(catalog: Catalog) -> None:
+    assert catalog.read_book("app") == Book()
+    catalog.write_book("app", BOOK)
+    catalog.write_book("other", Book({"x": Told("", at(1))}))
+    assert catalog.read_book("app") == kept(BOOK)
+    catalog.write_book("app", Book())
+    assert catalog.read_book("app") == Book()
+    assert catalog.read_book("other") == Book({"x": Told("", at(1))})
+
+
+def test_a_rebuild_keeps_what_was_said(catalog: Catalog, tmp_path: Path) -> None:
+    catalog.write_book("app", BOOK)
+    rebuild(tmp_path / "catalog.sqlite3", [])
+    assert catalog.read_book("app") == kept(BOOK)
+
+
+def test_a_catalog_of_the_version_before_is_taken_along(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrate(connection, 1)
+        row = "INSERT INTO run (task, source, started_at) VALUES ('backup', 'app', '2026-11-20T00:00:00+00:00')"
+        connection.execute(row)
+    with open_catalog(path) as catalog:
+        assert len(catalog.runs()) == 1
+        assert catalog.read_book("app") == Book()
+    with closing(sqlite3.connect(path)) as connection:
+        assert user_version(connection) == LATEST
+
+
+def test_the_last_run_of_each_task_is_told_with_the_beginning_of_its_failures(catalog: Catalog) -> None:
+    catalog.record_run(report(outcome="failed", started_at=at(1), exit_code=1), at(2))
+    catalog.record_run(report(started_at=at(3)), at(4))
+    for hour in (5, 7):
+        catalog.record_run(report(outcome="failed", started_at=at(hour), exit_code=1), at(hour + 1))
+    catalog.record_run(report(outcome="failed", started_at=at(9), exit_code=143), at(10))
+    catalog.record_run(report(task="drill", source="other", outcome="done", started_at=at(3)), at(4))
+    catalog.start_run("backup", "app", at(11))
+    catalog.record_run(report(started_at=NOON + timedelta(days=400)), NOON + timedelta(days=400))
+    found = {(last.run.task, last.run.source): last for last in catalog.last_runs(NOON)}
+    assert set(found) == {("backup", "app"), ("drill", "other")}
+    assert (found["backup", "app"].run.started_at, found["backup", "app"].failing_since) == (at(7), at(6))
+    assert found["drill", "other"].failing_since is None

@@ -1,0 +1,51 @@
+"""The app beside is looked at, and its version is found where it is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backupd.told.deploy import Seen
+from backupd.told.look import App, look_at_app
+from support.daemon import free_port
+from support.listener import Said, listening
+
+
+@pytest.mark.parametrize(
+    ("said", "version", "trouble"),
+    [
+        (Said(body=b'{"version": "1.4.2"}'), "1.4.2", ""),
+        (Said(body=b'{"version": 7}'), "7", ""),
+        (Said(body=b'{"version": null}'), None, ""),
+        (Said(body=b'{"version": ["1"]}'), None, ""),
+        (Said(body=b"[" * 60_000), None, ""),
+        (Said(body=b'"version"'), None, ""),
+        (Said(body=b"\xff\xfe"), None, ""),
+        (Said(503, b'{"version": "1.5"}'), "1.5", 'its health_url answered 503: {"version": "1.5"}'),
+        (Said(302, headers={"Location": "/login"}), None, "its health_url answered 302: OK"),
+        (Said(204, b""), None, "its health_url answered 204"),
+        (Said(body=json.dumps({"version": "1\x1b[2J" + "x" * 500}).encode()), "1\\x1b[2J" + "x" * 92, ""),
+    ],
+)
+def test_health_and_version_are_those_of_the_answer(said: Said, version: str | None, trouble: str) -> None:
+    with listening(said) as there:
+        assert look_at_app(App(there.url("/health"))) == Seen("app", version, trouble)
+
+
+def test_what_is_set_goes_before_a_file_before_a_header_before_a_field(tmp_path: Path) -> None:
+    file = tmp_path / "VERSION"
+    file.write_text("from file\nmore\n")
+    said = Said(body=b'{"version": "from field"}', headers={"X-App-Version": "from header"})
+    with listening(said) as there:
+        url, header = there.url(), "x-app-version"
+        assert look_at_app(App(url, "set", file, header)).version == "set"
+        assert look_at_app(App(url, None, file, header)).version == "from file"
+        assert look_at_app(App(url, None, tmp_path / "none", header)).version == "from header"
+        assert look_at_app(App(url, None, None, "X-Other")).version == "from field"
+
+
+def test_an_app_that_is_down_has_the_version_that_does_not_need_it(tmp_path: Path) -> None:
+    file = tmp_path / "VERSION"
+    file.write_text("2.0\n")
+    seen = look_at_app(App(f"http://127.0.0.1:{free_port()}/", version_file=file))
+    assert seen == Seen("app", "2.0", "its health_url: Connection refused")

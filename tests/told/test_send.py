@@ -1,0 +1,184 @@
+"""Messages get to real services through the real Apprise, in a process of its own that keeps its secrets."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from backupd.catalog import Book, Queued, Told, open_catalog
+from backupd.cli import cli
+from backupd.config import load_config
+from backupd.telling import tell_order
+from backupd.text import without_secrets
+from backupd.told.channel import Channel, channels_of
+from backupd.told.send import Sender
+from backupd.told.words import Message
+from support.command import Backupd
+from support.daemon import children_of, free_port, wait_until
+from support.listener import HANG, HANG_UP, Asked, Said, listening
+
+MESSAGE = Message("failure", "backupd tasks: the backup of tasks failed", "The backup of tasks failed\n\nref 1", "1")
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+def json_url(port: int, path: str = "hunter2-path") -> str:
+    return f"json://hunter2-user:hunter2-pass@127.0.0.1:{port}/{path}?cto=2&rto=2"
+
+
+def test_each_service_is_told_and_one_that_fails_is_no_obstacle_to_the_others() -> None:
+    def answering(asked: Asked) -> Said:
+        answers = {"/broken": Said(500), "/away": HANG_UP, "/hangs": HANG}
+        return answers.get(asked.path, Said())
+
+    with listening(answering) as there:
+        urls = [json_url(there.port, path) for path in ("well", "broken", "away", "hangs")]
+        channels = channels_of([*urls, json_url(free_port()), "hunter2://x", "hunter2-no-url"])
+        reasons = Sender().send(MESSAGE, channels)
+        well = next(asked for asked in there.asked if asked.path == "/well")
+    assert well.json["title"] == MESSAGE.title
+    assert well.json["message"] == MESSAGE.body
+    assert well.json["type"] == "failure"
+    said = [reasons[channel] for channel in channels]
+    assert said[0] == ""
+    assert "error=500" in said[1]
+    assert all(said[1:])
+    assert said[5] == said[6] == "Apprise cannot use this URL: see its page of the service for what it needs"
+    assert "hunter2" not in "".join(said)
+
+
+def test_what_hangs_for_good_is_ended_in_time_and_leaves_no_process() -> None:
+    sleeper = Sender([sys.executable, "-c", "import time; time.sleep(600)"], timeout_s=0.5)
+    channel = Channel.of("json://x")
+    assert sleeper.send(MESSAGE, [channel]) == {channel: "the sending process did not end within 0 s"}
+    dead = Sender([sys.executable, "-c", "raise SystemExit(9)"])
+    assert dead.send(MESSAGE, [channel]) == {channel: "the sending process ended with code 9"}
+    babbler = Sender([sys.executable, "-c", "print([1, 2, 3])"])
+    assert babbler.send(MESSAGE, [channel]) == {channel: "the sending process ended with code 0"}
+    missing = Sender(["/no/such/program"])
+    assert missing.send(MESSAGE, [channel]) == {
+        channel: "the sending process could not be begun: No such file or directory"
+    }
+
+
+def test_stopped_from_another_thread_it_ends_at_once_and_for_good() -> None:
+    sender = Sender([sys.executable, "-c", "import time; time.sleep(600)"])
+    thread = threading.Thread(target=sender.send, args=(MESSAGE, [Channel.of("json://x")]))
+    thread.start()
+    wait_until(lambda: sender._process is not None, "the process")
+    began = time.monotonic()
+    sender.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 30
+    assert set(sender.send(MESSAGE, [Channel.of("json://x")]).values()) == {"the daemon stops"}
+
+
+def test_no_secret_is_in_the_list_of_processes_and_nothing_is_written_beside_the_answer() -> None:
+    with listening(HANG) as there:
+        order = {"mood": "info", "title": "t", "body": "b", "urls": [json_url(there.port)]}
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "backupd.told.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(order).encode())
+        child.stdin.close()
+        child.stdin = None
+        there.wait_for(1)
+        for name in ("cmdline", "environ", "comm"):
+            assert b"hunter2" not in Path(f"/proc/{child.pid}/{name}").read_bytes()
+        assert children_of(child.pid) == []
+        out, err = child.communicate(timeout=60)
+        assert err == b""
+        (reason,) = json.loads(out)
+        assert reason
+        assert "hunter2" not in reason
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("tgram://123456:hunter2/987", "tgram://[secret]"),
+        ("MAILTOS://me:hunter2@example.com", "mailtos://[secret]"),
+        ("ntfy://hunter2", "ntfy://[secret]"),
+        ("hunter2", "[secret]"),
+        ("", "[secret]"),
+    ],
+)
+def test_of_a_url_only_its_service_is_shown(url: str, shown: str) -> None:
+    assert Channel.of(url).masked == shown
+    assert url == "" or url not in repr(Channel.of(url))
+
+
+def test_every_part_of_a_url_is_masked_in_what_apprise_says_as_it_is_and_unquoted() -> None:
+    url = "mailtos://me%40home:p%40ss+word@smtp.example.com:465/?to=you@example.com"
+    text = "cannot log in to smtp.example.com as me@home with p@ss word, p%40ss+word\nfor you@example.com"
+    masked = without_secrets(text, url)
+    assert masked == "cannot log in to [secret] as [secret] with [secret], [secret] for you@[secret]"
+
+
+def test_the_same_channel_twice_is_one() -> None:
+    assert len(channels_of(["json://a", "json://a", "json://b"])) == 2
+
+
+def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: Backupd) -> None:
+    assert backupd("notify", "--test").code == 2
+    with listening(lambda asked: Said(200 if asked.path == "/well" else 500)) as there:
+        urls = f"{json_url(there.port, 'well')},{json_url(there.port, 'ill')}"
+        answer = backupd("notify", "--test", BACKUPD_NOTIFY__URLS=urls)
+        assert answer.code == 1
+        assert answer.out.splitlines()[0] == "json://[secret] took a test message"
+        assert answer.out.splitlines()[1].startswith("json://[secret] did not take it: Failed to send JSON")
+        assert "hunter2" not in answer.out + answer.err
+        assert {asked.json["title"] for asked in there.asked} == {"backupd tasks: test message"}
+        found = backupd("doctor", "--notify", "--json", BACKUPD_NOTIFY__URLS=json_url(there.port, "well"))
+        assert found.code == 0
+        assert [one["ok"] for one in found.json if one["check"] == "messages"] == [True]
+
+
+def test_notify_shows_how_messages_fare(backups: Path) -> None:
+    backups.mkdir()
+    (backups / ".backupd").mkdir()
+    queued = Queued("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
+    told = {"refused": Told("json://[secret]: error=500", NOW, NOW), "taken": Told("", NOW, NOW)}
+    with open_catalog(backups / ".backupd" / "catalog.sqlite3") as catalog:
+        catalog.write_book("tasks", Book(told, (queued,)))
+    environ = {
+        "BACKUPD_DATABASE": "/app/data/tasks.db",
+        "BACKUPD_BACKUPS_DIR": str(backups),
+        "BACKUPD_NOTIFY__URLS": "json://hunter2",
+    }
+    assert CliRunner(env=environ).invoke(cli, ["notify"]).output.splitlines() == [
+        "channels  json://[secret]",
+        "taken     2026-11-25 12:00:00 UTC",
+        "refused   2026-11-25 12:00:00 UTC: json://[secret]: error=500",
+        "waiting   since 2026-11-25 12:00:00 UTC, tried 3 times: bad news",
+    ]
+    facts = json.loads(CliRunner(env=environ).invoke(cli, ["notify", "--json"]).output)
+    assert (facts["channels"], facts["waiting"][0]["attempts"]) == (["json://[secret]"], 3)
+
+
+def test_the_configuration_says_what_is_told_to_whom() -> None:
+    environ = {
+        "BACKUPD_DATABASE": "/app/data/tasks.db",
+        "BACKUPD_NOTIFY__URLS": "json://a,json://b",
+        "BACKUPD_NOTIFY__DIGEST": "mon 08:00",
+        "BACKUPD_APP__HEALTH_URL": "http://app/health",
+        "BACKUPD_APP__DEPLOY_TIMEOUT_S": "60",
+        "BACKUPD_PINGS__DAILY": "https://kuma.example/api/push/x",
+    }
+    order = tell_order(load_config(None, environ, Path("/no/such/directory")))
+    assert (order.scope, order.name, len(order.channels)) == ("tasks", "tasks", 2)
+    assert order.digest is not None
+    assert order.app is not None
+    assert order.app.timeout.total_seconds() == 60
+    assert order.daily is not None
+    assert order.daily.kind == "uptime-kuma"
