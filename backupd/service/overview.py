@@ -81,10 +81,14 @@ def _task(
         runs=counts.get((planned.task, planned.source), {}),
         failed_at=failed.finished_at if failed else None,
         error=(failed.error or "") if failed else "",
+        hint=(failed.report.hint or "") if failed and failed.report else "",
     )
     if last is None:
         return figures
-    return replace(figures, duration_s=last.duration_s, stages=last.report.stages if last.report else {})
+    if last.report is None:
+        return replace(figures, duration_s=last.duration_s, stages={})
+    report = last.report
+    return replace(figures, duration_s=last.duration_s, stages=report.stages, warnings=report.warnings)
 
 
 def _source(source: str, inventory: Inventory, site: Site) -> SourceFigures:

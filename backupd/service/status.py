@@ -13,7 +13,8 @@ from backupd.model import Task
 class TaskFigures:
     """What became of one task of one source so far, by the catalog; durations are of the last successful run.
 
-    `failed_at` and `error` are of the last run that ended, where it failed; its words may name paths.
+    `failed_at`, `error` and `hint` are of the last run that ended, where it failed, `warnings` of the last successful
+    one; their words may name paths.
     """
 
     task: Task
@@ -24,6 +25,8 @@ class TaskFigures:
     stages: Mapping[str, float] | None = None
     failed_at: datetime | None = None
     error: str = ""
+    hint: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
