@@ -13,7 +13,10 @@ from types import MappingProxyType
 import pytest
 from catalog_values import APP, NOON, OLDER, at, manifest, report, start
 
-from backupd.catalog import Catalog, CatalogUnavailable, open_catalog, read_catalog
+from backupd.catalog import CatalogUnavailable, open_catalog, read_catalog
+from backupd.catalog.catalog import Catalog
+from backupd.catalog.database import TABLES
+from backupd.catalog.models import Base
 from backupd.model import RunReport
 
 EVERYONE_WRITES = """
@@ -42,6 +45,10 @@ def catalog(path: Path) -> Catalog:
 
 def check(catalog: Catalog, store: str, minute: int, *, sound: bool) -> None:
     catalog.record_check(APP, store, at(minute), sound, "ok" if sound else "archive is short", 0.25)
+
+
+def test_whoever_asks_for_no_model_knows_the_tables_by_name() -> None:
+    assert Base.metadata.tables.keys() == TABLES
 
 
 def test_a_run_comes_back_as_it_was_reported(catalog: Catalog) -> None:

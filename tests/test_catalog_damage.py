@@ -15,10 +15,11 @@ import pytest
 from catalog_values import APP, NOON, at, manifest, report, start
 from sqlalchemy import create_engine, inspect
 
-from backupd.catalog import CatalogUnavailable, database, migrations, open_catalog, read_catalog, rebuild
+from backupd.catalog import CatalogUnavailable, database, migrations, open_catalog, read_catalog
 from backupd.catalog.database import APPLICATION_ID, MIGRATING, connect
 from backupd.catalog.migrations import LATEST, migrate, user_version
 from backupd.catalog.models import Base
+from backupd.catalog.rebuild import rebuild
 
 HOLD_THE_DIRECTORY = """
 import sys

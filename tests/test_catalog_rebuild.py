@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from catalog_values import APP, FOUND, NOON, OLDER, assert_sound, at, fill, leave_wal, manifest, names, report
 
-from backupd.catalog import CatalogUnavailable, database, open_catalog, rebuild, salvage
+from backupd.catalog import CatalogUnavailable, database, open_catalog, salvage
 from backupd.catalog.database import connect
 from backupd.catalog.migrations import LATEST
+from backupd.catalog.rebuild import rebuild
 from backupd.model import Manifest
 
 

@@ -1,15 +1,14 @@
 """The catalog: a SQLite database that indexes runs, generations, copies and checks.
 
-Manifests are the truth; the catalog can be lost, and `rebuild` makes it anew.
+Manifests are the truth; the catalog can be lost, and `rebuild.rebuild` makes it anew. What needs SQLAlchemy, `catalog`
+and `rebuild`, is imported by who needs it.
 """
 
-from backupd.catalog.catalog import Catalog, open_catalog, read_catalog
-from backupd.catalog.rebuild import rebuild
+from backupd.catalog.opening import open_catalog, read_catalog, read_copies
 from backupd.catalog.records import CheckRecord, History, RunRecord
 from backupd.catalog.unavailable import CatalogDamaged, CatalogOnBadDisk, CatalogUnavailable
 
 __all__ = [
-    "Catalog",
     "CatalogDamaged",
     "CatalogOnBadDisk",
     "CatalogUnavailable",
@@ -18,5 +17,5 @@ __all__ = [
     "RunRecord",
     "open_catalog",
     "read_catalog",
-    "rebuild",
+    "read_copies",
 ]

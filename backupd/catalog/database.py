@@ -7,7 +7,6 @@ under a writer; it needs no file of its own, and a killed process leaves none of
 
 import errno
 import fcntl
-import logging
 import os
 import sqlite3
 import time
@@ -17,10 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
-
 from backupd.catalog.migrations import LATEST, migrate, user_version
-from backupd.catalog.models import Base
 from backupd.catalog.unavailable import REBUILD, CatalogUnavailable
 from backupd.files import give_to_owner_of
 
@@ -31,9 +27,8 @@ LOCK_TIMEOUT_S: Final = 5.0
 MIGRATING: Final = ("synchronous=FULL", "foreign_keys=OFF")
 WORKING: Final = ("synchronous=FULL", "foreign_keys=ON")
 _POLL_S: Final = 0.01
-
-# Else a SIGTERM that comes while a connection is being closed is told to standard error as a traceback of the pool's.
-logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
+# The tables of `models`, which whoever only looks whether they are there need not import.
+TABLES: Final = frozenset({"run", "generation", "copy", "check_result"})
 
 
 @contextmanager
@@ -74,17 +69,6 @@ def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
     return connection
 
 
-def make_engine(path: Path) -> Engine:
-    """Return an engine without idle connections; its option `backupd_begin` says how to begin."""
-    engine = create_engine("sqlite://", creator=lambda: connect(path, *WORKING), poolclass=NullPool)
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("backupd_begin", "BEGIN"))
-
-
 def prepare(path: Path) -> None:
     """Make the catalog where there is none, and take the migrations it lacks.
 
@@ -113,7 +97,7 @@ def _is_ready(path: Path) -> bool:
     with closing(connect(path, *MIGRATING)) as connection:
         if _recognise(path, connection) < LATEST:
             return False
-        missing = Base.metadata.tables.keys() - table_names(connection)
+        missing = TABLES - table_names(connection)
         if missing:
             raise sqlite3.DatabaseError(f"no such table: {', '.join(sorted(missing))}")
         mode: str = connection.execute("PRAGMA journal_mode").fetchone()[0]

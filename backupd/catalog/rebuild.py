@@ -17,12 +17,14 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from backupd.catalog.database import MIGRATING, WORKING, connect, create, directory_lock, make_engine, upgrade
+from backupd.catalog.database import MIGRATING, WORKING, connect, create, directory_lock, upgrade
 from backupd.catalog.migrations import migrate
-from backupd.catalog.models import Base, Copy, Generation, utc_from_text
+from backupd.catalog.models import Base, Copy, Generation
+from backupd.catalog.records import utc_from_text
 from backupd.catalog.rows import generation_row
 from backupd.catalog.salvage import Row, Salvage, salvage
 from backupd.catalog.unavailable import unavailable
+from backupd.catalog.work import in_sqlite_words, make_engine
 from backupd.files import fsync_directory, fsync_file
 from backupd.model import Manifest
 
@@ -44,7 +46,7 @@ def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
     for manifest, store in manifests:
         generations[manifest.id] = generation_row(manifest)
         copies.add((manifest.id, store))
-    with unavailable(path), directory_lock(path.parent, exclusive=True):
+    with unavailable(path), in_sqlite_words(), directory_lock(path.parent, exclusive=True):
         _replace(path, generations.values(), copies)
     return len(generations)
 

@@ -10,8 +10,8 @@ from sqlalchemy import Table
 
 from backupd.catalog.database import connect, refuse_directory, refuse_foreign
 from backupd.catalog.migrations import LATEST, migrate, user_version
-from backupd.catalog.models import Base, utc_from_text
-from backupd.catalog.records import report_from_json
+from backupd.catalog.models import Base
+from backupd.catalog.records import report_from_json, utc_from_text
 from backupd.catalog.unavailable import is_locked
 
 Row = dict[str, Any]

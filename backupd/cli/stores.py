@@ -11,7 +11,6 @@ from backupd.jobs.order import Expiry
 from backupd.jobs.replicate import inventory_of
 from backupd.jobs.site import Site
 from backupd.model import LOCAL_STORE
-from backupd.replicas import connecting, replica_order
 from backupd.stores.contract import Store
 from backupd.wiring import expiry
 
@@ -28,13 +27,19 @@ def opened(name: str, config: Config, site: Site) -> Iterator[tuple[Store, Inven
     if name not in config.replicas:
         known = ", ".join((LOCAL_STORE, *config.replicas))
         raise UsageError(f"there is no store {name!r}", f"the configuration ({config.origin}) has: {known}")
+    from backupd.replicas import connecting  # brings paramiko, which nobody needs to look at local copies
+
     with connecting(config, name, site)() as replica:
         yield replica, inventory_of(name, replica, site)
 
 
 def expiry_of(name: str, config: Config) -> Expiry:
     """Return what may stay in the store of that name."""
-    return expiry(config) if name == LOCAL_STORE else replica_order(config, name).expiry
+    if name == LOCAL_STORE:
+        return expiry(config)
+    from backupd.replicas import replica_order
+
+    return replica_order(config, name).expiry
 
 
 def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory) -> None:

@@ -1,6 +1,7 @@
 """Apply the retention policy: plan, then remove."""
 
-from backupd.catalog import Catalog
+from typing import TYPE_CHECKING
+
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
@@ -9,6 +10,9 @@ from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import RetentionPlan, RunReport
 from backupd.retention import plan_retention
+
+if TYPE_CHECKING:
+    from backupd.catalog.catalog import Catalog
 
 
 def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> RetentionPlan:
@@ -37,7 +41,7 @@ def _reconcile(inventory: Inventory, site: Site) -> None:
     """Let the catalog know just what is in the store: a kill, or a catalog on a full disk, has set them apart."""
     name, there = site.store.name, {g.id for g in inventory.generations if g.id not in inventory.lost}
 
-    def reconcile(catalog: Catalog) -> None:
+    def reconcile(catalog: "Catalog") -> None:
         known = {key for key, stores in catalog.copies().items() if name in stores}
         for key in known - there:
             catalog.remove_copy(key, name)

@@ -1,6 +1,6 @@
 """Make the catalog anew from the manifests."""
 
-from backupd.catalog import rebuild
+from backupd.catalog.rebuild import rebuild
 from backupd.jobs.inventory import take_inventory
 from backupd.jobs.site import Site
 from backupd.log import Event

@@ -4,7 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from backupd.catalog import Catalog, CatalogDamaged, CatalogOnBadDisk, CatalogUnavailable, open_catalog, read_catalog
+from backupd.catalog import CatalogDamaged, CatalogOnBadDisk, CatalogUnavailable, open_catalog, read_catalog
+from backupd.catalog.catalog import Catalog
 from backupd.errors import BackupdError
 from backupd.jobs.site import Site
 from backupd.log import Event

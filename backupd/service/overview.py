@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 
-from backupd.catalog import Catalog, CatalogUnavailable, read_catalog
+from backupd.catalog import CatalogUnavailable, read_catalog
+from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.site import Site
