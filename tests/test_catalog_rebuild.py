@@ -271,12 +271,3 @@ def test_a_catalog_rebuilt_by_root_belongs_to_the_owner_of_its_directory(path: P
     os.chown(path.parent, 65534, 65534)
     rebuild(path, FOUND)
     assert path.stat().st_uid == 65534
-
-
-def test_a_rebuild_through_a_link_replaces_what_the_link_points_to(path: Path, tmp_path: Path) -> None:
-    link = tmp_path / "link"
-    link.symlink_to(path)
-    rebuild(link, FOUND)
-    assert link.is_symlink()
-    with open_catalog(path) as catalog:
-        assert len(catalog.copies()) == 2

@@ -6,10 +6,11 @@ and `rebuild`, is imported by who needs it.
 
 from backupd.catalog.opening import open_catalog, read_catalog, read_copies
 from backupd.catalog.records import CheckRecord, History, RunRecord
-from backupd.catalog.unavailable import CatalogDamaged, CatalogOnBadDisk, CatalogUnavailable
+from backupd.catalog.unavailable import CatalogDamaged, CatalogNotOurs, CatalogOnBadDisk, CatalogUnavailable
 
 __all__ = [
     "CatalogDamaged",
+    "CatalogNotOurs",
     "CatalogOnBadDisk",
     "CatalogUnavailable",
     "CheckRecord",

@@ -1,6 +1,5 @@
 """How a catalog is opened; whoever only looks for copies, as a listing does, is spared SQLAlchemy and its start."""
 
-import os
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +14,8 @@ if TYPE_CHECKING:
 def open_catalog(path: Path) -> "Catalog":
     """Open the catalog at `path`, made where there is none and migrated where it is old.
 
-    Raises CatalogUnavailable when it is damaged, newer, another program's, not writable or locked for long.
+    Raises CatalogUnavailable when it is damaged, newer, another program's, a link, not writable or locked for long.
     """
-    path = Path(os.path.realpath(path))  # SQLite puts the WAL beside the link's target
     from backupd.catalog.catalog import Catalog
 
     with unavailable(path):
@@ -30,7 +28,6 @@ def read_catalog(path: Path) -> "Catalog":
 
     Raises CatalogUnavailable as `open_catalog` does, and when there is none, or one that has to be migrated first.
     """
-    path = Path(os.path.realpath(path))
     from backupd.catalog.catalog import Catalog
 
     with unavailable(path):
@@ -43,7 +40,6 @@ def read_copies(path: Path) -> dict[str, tuple[str, ...]]:
 
     Raises CatalogUnavailable as `read_catalog` does.
     """
-    path = Path(os.path.realpath(path))
     query = "SELECT generation, store FROM copy WHERE state != 'missing' ORDER BY generation, store"
     found: dict[str, tuple[str, ...]] = {}
     with unavailable(path):

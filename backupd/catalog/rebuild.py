@@ -6,7 +6,6 @@ durably, before the new file takes the old one's name. An old file that could be
 by then; any other gets a second name first, and its WAL too.
 """
 
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
@@ -40,7 +39,6 @@ def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
     caller holds the stores' locks, so that nothing is published meanwhile. Raises CatalogUnavailable, and
     whatever `manifests` raises.
     """
-    path = Path(os.path.realpath(path))
     generations: dict[str, Generation] = {}
     copies: set[_CopyKey] = set()
     for manifest, store in manifests:

@@ -32,6 +32,10 @@ class CatalogOnBadDisk(CatalogUnavailable):
     """The disk under it is full, or fails: neither a rebuild nor a restart helps."""
 
 
+class CatalogNotOurs(CatalogUnavailable):
+    """Something else has its place, or a newer backupd wrote it: somebody has to decide, and no restart helps."""
+
+
 class CatalogDamaged(CatalogUnavailable):
     """The file itself is no good any more: waiting does not help, a rebuild does."""
 

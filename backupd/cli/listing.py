@@ -46,8 +46,8 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
         print_json([_facts(g, reasons, _stores(g, copies, store)) for g in shown])
         return
     _print(shown, reasons, copies, site, store)
-    for why in inventory.refused.values():
-        print_warning(why)
+    for trouble in inventory.troubles():
+        print_warning(trouble)
 
 
 def _reasons(expiry: Expiry, config: Config, inventory: Inventory, site: Site) -> dict[str, tuple[str, ...]]:

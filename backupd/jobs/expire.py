@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from backupd.jobs.generations import local_inventory
+from backupd.jobs.generations import read_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
 from backupd.jobs.run import Run, recorded
@@ -22,10 +22,10 @@ def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> R
 
 def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
     """Remove what the policy lets go; `SHA256SUMS` is right at every instant. Only with the store locked."""
-    inventory = local_inventory(site)
+    inventory = read_inventory(site)
     _reconcile(inventory, site)
-    for why in inventory.refused.values():
-        run.warn(why)
+    for trouble in inventory.troubles():
+        run.warn(trouble)
     plan = plan_for(source, expiry, inventory, site)
     going = {removed.generation.id for removed in plan.remove}
     with run.stage("expire"):

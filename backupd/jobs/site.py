@@ -1,5 +1,6 @@
 """The place where jobs work: the local store with its lock, holds, catalog and log."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class Site:
         return self._asked(lambda: read_copies(self.catalog_path), dict[str, tuple[str, ...]]())
 
     def _asked(self, ask: Callable[[], T], otherwise: T) -> T:
-        if not self.catalog_path.exists():
+        if not os.path.lexists(self.catalog_path):  # a link that leads nowhere is trouble too
             return otherwise
         try:
             return ask()
