@@ -68,15 +68,19 @@ def test_a_line_tells_time_level_message_and_what_to_do(typed: Keyboard, path: P
         ("--since 4h", ["doubtful", "good"]),
         ("--since 2d", ["doubtful", "good"]),
         ("--since 1w --level error", ["bad"]),
-        (f"--since {NOW - timedelta(days=2):%F}", ["bad", "doubtful", "good"]),
-        (f"--since {NOW - timedelta(hours=2):%FT%T}Z", ["good"]),
+        ("--since {day_before_yesterday}", ["bad", "doubtful", "good"]),
+        ("--since {two_hours_ago}", ["good"]),
         ("-n 1", ["good"]),
         ("--lines 0", []),
         ("-n 1 --level error", ["bad"]),
     ],
 )
 def test_lines_are_chosen_by_time_level_and_number(typed: Keyboard, arguments: str, expected: list[str]) -> None:
-    answer = typed("log", *arguments.split())
+    then = {
+        "day_before_yesterday": f"{NOW - timedelta(days=2):%F}",
+        "two_hours_ago": f"{NOW - timedelta(hours=2):%FT%TZ}",
+    }
+    answer = typed("log", *arguments.format(**then).split())
     assert (answer.code, messages(answer.out), answer.err) == (0, expected, "")
 
 
