@@ -143,7 +143,7 @@ class _OwnedFileHandler(WatchedFileHandler):
             os.fchmod(descriptor, 0o640)  # whatever the umask says
             os.close(descriptor)
             give_to_owner_of(path.parent, path)
-        stream = open(path, "a", encoding=self.encoding, opener=_open_no_link)  # noqa: SIM115 - the handler closes it
+        stream = open(path, "a", encoding=self.encoding, opener=open_no_link)  # noqa: SIM115 - the handler closes it
         if _is_cut_off(path):
             with suppress(OSError):  # the disk is full still
                 stream.write("\n")
@@ -180,8 +180,11 @@ class _PlainLine(logging.Formatter):
 LOG_NAME = "backup.log"
 
 
-def _open_no_link(path: str, flags: int) -> int:
-    """Open a regular file alone: whoever owns the directory must not lead root elsewhere, or make it wait at a FIFO."""
+def open_no_link(path: str, flags: int) -> int:
+    """Open a regular file alone: whoever owns the directory must not lead root elsewhere, or make it wait at a FIFO.
+
+    Raises OSError.
+    """
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -192,7 +195,7 @@ def _open_no_link(path: str, flags: int) -> int:
 def require_log_writable(directory: Path) -> None:
     """Raise OSError when the log in `directory` is there and cannot be appended to."""
     with suppress(FileNotFoundError):
-        os.close(_open_no_link(str(directory / LOG_NAME), os.O_WRONLY | os.O_APPEND))
+        os.close(open_no_link(str(directory / LOG_NAME), os.O_WRONLY | os.O_APPEND))
 
 
 def _is_cut_off(path: Path) -> bool:

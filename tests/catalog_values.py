@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from backupd.catalog import Catalog, open_catalog
+from backupd.catalog import open_catalog
+from backupd.catalog.catalog import Catalog
 from backupd.catalog.database import connect
 from backupd.model import (
     ArchiveFacts,
@@ -115,7 +116,8 @@ import os, shutil, signal, sqlite3, sys
 from itertools import count
 from pathlib import Path
 from catalog_values import manifest
-from backupd.catalog import open_catalog, rebuild
+from backupd.catalog import open_catalog
+from backupd.catalog.rebuild import rebuild
 
 FILE_EVENTS = {"open", "os.rename", "os.link", "os.remove", "os.chown", "sqlite3.connect"}
 base = Path(sys.argv[1])

@@ -13,7 +13,11 @@ from types import MappingProxyType
 import pytest
 from catalog_values import APP, NOON, OLDER, at, manifest, report, start
 
-from backupd.catalog import Catalog, CatalogUnavailable, open_catalog, read_catalog
+from backupd.catalog import CatalogNotOurs, CatalogUnavailable, open_catalog, read_catalog, read_copies
+from backupd.catalog.catalog import Catalog
+from backupd.catalog.database import TABLES
+from backupd.catalog.models import Base
+from backupd.catalog.rebuild import rebuild
 from backupd.model import RunReport
 
 EVERYONE_WRITES = """
@@ -42,6 +46,10 @@ def catalog(path: Path) -> Catalog:
 
 def check(catalog: Catalog, store: str, minute: int, *, sound: bool) -> None:
     catalog.record_check(APP, store, at(minute), sound, "ok" if sound else "archive is short", 0.25)
+
+
+def test_whoever_asks_for_no_model_knows_the_tables_by_name() -> None:
+    assert Base.metadata.tables.keys() == TABLES
 
 
 def test_a_run_comes_back_as_it_was_reported(catalog: Catalog) -> None:
@@ -275,11 +283,34 @@ def test_reading_where_there_is_no_catalog_makes_none(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_link_to_a_catalog_is_followed(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "volume").mkdir()
-    path.symlink_to(tmp_path / "volume" / "real")
+@pytest.mark.parametrize("there", ["a catalog", "another file", "nothing"])
+def test_a_link_in_place_of_the_catalog_leads_nowhere(path: Path, tmp_path: Path, there: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    real = tmp_path / "elsewhere" / "real"
+    if there == "a catalog":
+        open_catalog(real).close()
+    elif there == "another file":
+        real.touch(0o600)
+    path.symlink_to(real)
+    before = sorted((file.name, file.stat().st_mtime_ns, file.read_bytes()) for file in real.parent.iterdir())
+    for use in (open_catalog, read_catalog, read_copies, lambda path: rebuild(path, [(manifest(), "local")])):
+        with pytest.raises(CatalogNotOurs, match=f"{path} is a symbolic link") as caught:
+            use(path)
+        assert "remove it" in caught.value.hint
+    assert sorted((file.name, file.stat().st_mtime_ns, file.read_bytes()) for file in real.parent.iterdir()) == before
+    path.unlink()
+    open_catalog(path).close()
+    assert path.is_file()
+
+
+def test_a_catalog_that_became_a_link_while_it_was_in_use_is_not_followed(path: Path) -> None:
     with open_catalog(path) as catalog:
-        catalog.record_run(report(), NOON)
-    assert path.is_symlink()
-    with open_catalog(tmp_path / "volume" / "real") as catalog:
-        assert len(catalog.runs()) == 1
+        path.symlink_to(path.rename(path.with_name("moved")))
+        with pytest.raises(CatalogNotOurs, match="symbolic link"):
+            catalog.record_run(report(), NOON)
+
+
+def test_a_pipe_in_place_of_the_catalog_holds_nobody_up(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(CatalogNotOurs, match="no regular file"):
+        open_catalog(path)

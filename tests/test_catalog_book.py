@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from catalog_values import NOON, at, report
 
-from backupd.catalog import Book, Catalog, Queued, Told, open_catalog, rebuild
+from backupd.catalog import Book, Queued, Told, open_catalog
+from backupd.catalog.catalog import Catalog
 from backupd.catalog.migrations import LATEST, migrate, user_version
+from backupd.catalog.rebuild import rebuild
 
 BOOK = Book(
     {"trouble failed app backup": Told("it is over", at(1), at(2)), "news drill": Told("", at(1), None)},

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from catalog_values import APP, FOUND, NOON, OLDER, assert_sound, at, fill, leave_wal, manifest, names, report
 
-from backupd.catalog import CatalogUnavailable, database, open_catalog, rebuild, salvage
+from backupd.catalog import CatalogUnavailable, database, open_catalog, salvage
 from backupd.catalog.database import connect
 from backupd.catalog.migrations import LATEST
+from backupd.catalog.rebuild import rebuild
 from backupd.model import Manifest
 
 
@@ -270,12 +271,3 @@ def test_a_catalog_rebuilt_by_root_belongs_to_the_owner_of_its_directory(path: P
     os.chown(path.parent, 65534, 65534)
     rebuild(path, FOUND)
     assert path.stat().st_uid == 65534
-
-
-def test_a_rebuild_through_a_link_replaces_what_the_link_points_to(path: Path, tmp_path: Path) -> None:
-    link = tmp_path / "link"
-    link.symlink_to(path)
-    rebuild(link, FOUND)
-    assert link.is_symlink()
-    with open_catalog(path) as catalog:
-        assert len(catalog.copies()) == 2

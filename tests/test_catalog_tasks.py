@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from catalog_values import APP, NOON, OLDER, at, manifest, report
 
-from backupd.catalog import Catalog, CatalogDamaged, open_catalog
+from backupd.catalog import CatalogDamaged, open_catalog
+from backupd.catalog.catalog import Catalog
 from backupd.model import DrillReport
 from backupd.schedule import TaskHistory
 

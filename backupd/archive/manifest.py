@@ -19,7 +19,7 @@ from backupd.model import MANIFEST_MAX_BYTES, Manifest, generation_id, is_genera
 
 _SEAL = re.compile(rb'  "manifest_sha256": "([0-9a-f]{64})"\n}\n')
 _SEAL_BYTES = len('  "manifest_sha256": ""\n}\n') + 64
-_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_THREE_DIGESTS = re.compile(r"[0-9a-f]{192}", re.ASCII)  # each is 64 long by its annotation
 _ATTEMPT = re.compile(r"(-\d{1,3})?", re.ASCII)
 _MAX_OWNER = 2**32 - 2  # chown(2) takes the next number for "leave it"
 _YEARS = range(1970, 9999)  # any time zone can tell these
@@ -76,7 +76,7 @@ def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
         yield "its time has no zone"
     if not _is_named_for_its_time(manifest):
         yield "its id is not one of its source and time"
-    if not all(_HEX.fullmatch(d) for d in (snapshot.sha256, manifest.archive.sha256, manifest.contents.schema_sha256)):
+    if not _THREE_DIGESTS.fullmatch(snapshot.sha256 + manifest.archive.sha256 + manifest.contents.schema_sha256):
         yield "a digest is no SHA-256"
     if snapshot.page_size & (snapshot.page_size - 1):
         yield "its page size is no power of two"

@@ -1,17 +1,17 @@
 """The catalog: a SQLite database that indexes runs, generations, copies and checks.
 
-Manifests are the truth; the catalog can be lost, and `rebuild` makes it anew.
+Manifests are the truth; the catalog can be lost, and `rebuild.rebuild` makes it anew. What needs SQLAlchemy, `catalog`
+and `rebuild`, is imported by who needs it.
 """
 
-from backupd.catalog.catalog import Catalog, open_catalog, read_catalog
-from backupd.catalog.rebuild import rebuild
+from backupd.catalog.opening import open_catalog, read_catalog, read_copies
 from backupd.catalog.records import Book, CheckRecord, History, LastRun, Queued, RunRecord, Told
-from backupd.catalog.unavailable import CatalogDamaged, CatalogOnBadDisk, CatalogUnavailable
+from backupd.catalog.unavailable import CatalogDamaged, CatalogNotOurs, CatalogOnBadDisk, CatalogUnavailable
 
 __all__ = [
     "Book",
-    "Catalog",
     "CatalogDamaged",
+    "CatalogNotOurs",
     "CatalogOnBadDisk",
     "CatalogUnavailable",
     "CheckRecord",
@@ -22,5 +22,5 @@ __all__ = [
     "Told",
     "open_catalog",
     "read_catalog",
-    "rebuild",
+    "read_copies",
 ]

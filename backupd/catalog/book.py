@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 
 from backupd.catalog.models import Outbox, Run
 from backupd.catalog.models import Told as ToldRow
-from backupd.catalog.records import Book, LastRun, Queued, Told, run_record
+from backupd.catalog.records import Book, LastRun, Queued, Told
+from backupd.catalog.rows import run_record
 from backupd.errors import Terminated
 from backupd.model import CLOCK_TOLERANCE
 

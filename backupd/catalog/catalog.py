@@ -1,6 +1,5 @@
 """The index of runs, generations, copies and checks; each method is one unit of work."""
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -9,11 +8,10 @@ from typing import Final, Self
 from sqlalchemy import ColumnElement, case, delete, func, or_, select, update
 
 from backupd.catalog.book import last_runs, read_book, write_book
-from backupd.catalog.database import prepare, require_ready
 from backupd.catalog.models import CheckResult, Copy, Generation, Run
-from backupd.catalog.records import Book, History, LastRun, RunRecord, check_record, run_record
-from backupd.catalog.rows import finish, generation_row, run_row, set_state
-from backupd.catalog.unavailable import unavailable
+from backupd.catalog.opening import read_copies
+from backupd.catalog.records import Book, History, LastRun, RunRecord
+from backupd.catalog.rows import check_record, finish, generation_row, run_record, run_row, set_state
 from backupd.catalog.work import Work
 from backupd.errors import Terminated
 from backupd.model import CLOCK_TOLERANCE, Manifest, RunReport
@@ -21,28 +19,6 @@ from backupd.schedule import TaskHistory
 
 _TERMINATED: Final = Terminated.exit_code
 SUCCESSES: Final = ("published", "unchanged", "degraded", "done")
-
-
-def open_catalog(path: Path) -> "Catalog":
-    """Open the catalog at `path`, made where there is none and migrated where it is old.
-
-    Raises CatalogUnavailable when it is damaged, newer, another program's, not writable or locked for long.
-    """
-    path = Path(os.path.realpath(path))  # SQLite puts the WAL beside the link's target
-    with unavailable(path):
-        prepare(path)
-        return Catalog(path)
-
-
-def read_catalog(path: Path) -> "Catalog":
-    """Open the catalog at `path` to read it: nothing is made or migrated.
-
-    Raises CatalogUnavailable as `open_catalog` does, and when there is none, or one that has to be migrated first.
-    """
-    path = Path(os.path.realpath(path))
-    with unavailable(path):
-        require_ready(path)
-        return Catalog(path)
 
 
 class Catalog:
@@ -53,6 +29,7 @@ class Catalog:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._work = Work(path)
 
     def __enter__(self) -> Self:
@@ -265,13 +242,8 @@ class Catalog:
             return frozenset(session.scalars(query))
 
     def copies(self) -> dict[str, tuple[str, ...]]:
-        """Return the stores by id of generation; those of damaged copies too, not those of missing ones."""
-        query = select(Copy.generation, Copy.store).where(Copy.state != "missing").order_by(Copy.generation, Copy.store)
-        found: dict[str, tuple[str, ...]] = {}
-        with self._work.reading() as session:
-            for generation, store in session.execute(query):
-                found[generation] = (*found.get(generation, ()), store)
-        return found
+        """Return the stores by id of generation, see `read_copies`."""
+        return read_copies(self._path)
 
 
 def _succeeded(store: str) -> tuple[ColumnElement[bool], ...]:

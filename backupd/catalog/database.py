@@ -7,9 +7,9 @@ under a writer; it needs no file of its own, and a killed process leaves none of
 
 import errno
 import fcntl
-import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
-
 from backupd.catalog.migrations import LATEST, migrate, user_version
-from backupd.catalog.models import Base
-from backupd.catalog.unavailable import REBUILD, CatalogUnavailable
+from backupd.catalog.unavailable import REBUILD, CatalogNotOurs, CatalogUnavailable
 from backupd.files import give_to_owner_of
 
 APPLICATION_ID: Final = 0x626B7570  # "bkup"; set by migrations/0001_initial.sql
@@ -31,9 +28,9 @@ LOCK_TIMEOUT_S: Final = 5.0
 MIGRATING: Final = ("synchronous=FULL", "foreign_keys=OFF")
 WORKING: Final = ("synchronous=FULL", "foreign_keys=ON")
 _POLL_S: Final = 0.01
-
-# Else a SIGTERM that comes while a connection is being closed is told to standard error as a traceback of the pool's.
-logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
+_REPLACE: Final = "put the file itself in its place, or remove it: the next backup makes a new catalog"
+# The tables of `models`, which whoever only looks whether they are there need not import.
+TABLES: Final = frozenset({"run", "generation", "copy", "check_result", "told", "outbox"})
 
 
 @contextmanager
@@ -61,8 +58,9 @@ def _lock(descriptor: int, kind: int) -> None:
 def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
     """Open the file, never making it, in autocommit mode: transactions begin where we say so, DDL included.
 
-    Raises sqlite3.Error.
+    Raises CatalogNotOurs for what is no file of its own, sqlite3.Error, OSError.
     """
+    refuse_other_than_file(path)
     uri = f"file://{quote(os.fsencode(path))}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
     try:
@@ -74,24 +72,13 @@ def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
     return connection
 
 
-def make_engine(path: Path) -> Engine:
-    """Return an engine without idle connections; its option `backupd_begin` says how to begin."""
-    engine = create_engine("sqlite://", creator=lambda: connect(path, *WORKING), poolclass=NullPool)
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("backupd_begin", "BEGIN"))
-
-
 def prepare(path: Path) -> None:
     """Make the catalog where there is none, and take the migrations it lacks.
 
     Raises CatalogUnavailable for a newer, an incomplete or a foreign database, sqlite3.Error or OSError.
     """
     with directory_lock(path.parent, exclusive=False):
-        if path.exists() and _is_ready(path):
+        if os.path.lexists(path) and _is_ready(path):
             return
     with directory_lock(path.parent, exclusive=True):
         create(path)
@@ -101,7 +88,7 @@ def prepare(path: Path) -> None:
 def require_ready(path: Path) -> None:
     """Make sure that the catalog can be read as it is. Raises CatalogUnavailable, sqlite3.Error or OSError."""
     with directory_lock(path.parent, exclusive=False):
-        if not path.exists():
+        if not os.path.lexists(path):
             raise CatalogUnavailable(f"there is no catalog {path}", hint=f"the next backup makes one, or {REBUILD}")
         if not _is_ready(path):
             what = f"the catalog {path} is unfinished or of an older version"
@@ -109,11 +96,10 @@ def require_ready(path: Path) -> None:
 
 
 def _is_ready(path: Path) -> bool:
-    refuse_directory(path)
     with closing(connect(path, *MIGRATING)) as connection:
         if _recognise(path, connection) < LATEST:
             return False
-        missing = Base.metadata.tables.keys() - table_names(connection)
+        missing = TABLES - table_names(connection)
         if missing:
             raise sqlite3.DatabaseError(f"no such table: {', '.join(sorted(missing))}")
         mode: str = connection.execute("PRAGMA journal_mode").fetchone()[0]
@@ -121,9 +107,10 @@ def _is_ready(path: Path) -> bool:
 
 
 def create(path: Path) -> None:
-    """Make an empty file of the directory's owner, unless there is one. Raises OSError."""
+    """Make an empty file of the directory's owner, unless there is one. Raises CatalogNotOurs, OSError."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))
+    refuse_other_than_file(path)
     if path.stat().st_size == 0:
         give_to_owner_of(path.parent, path)
 
@@ -144,19 +131,28 @@ def table_names(connection: sqlite3.Connection) -> frozenset[str]:
     return frozenset(row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'"))
 
 
-def refuse_directory(path: Path) -> None:
-    """Raise IsADirectoryError, which says more than SQLite's "unable to open database file"."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+def refuse_other_than_file(path: Path) -> None:
+    """Raise CatalogNotOurs for a link, a pipe or the like: whoever owns the directory must not lead root elsewhere.
+
+    SQLite itself follows no link that bears the name of a side file. Raises IsADirectoryError for a directory, which
+    says more than SQLite's "unable to open database file"; nothing for what is not there.
+    """
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            what = "a symbolic link, which may lead out of the store" if stat.S_ISLNK(mode) else "no regular file"
+            raise CatalogNotOurs(f"the catalog {path} is {what}", hint=_REPLACE)
 
 
 def refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
     """Raise CatalogUnavailable when the file is another program's database: that one must not be touched."""
     application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID and table_names(connection):
-        raise CatalogUnavailable(
+        raise CatalogNotOurs(
             f"{path} is the database of another program, not a catalog",
-            hint="check the path of the catalog in the configuration",
+            hint="check backups_dir in the configuration, and move that database away: the next backup makes a catalog",
         )
 
 
@@ -164,8 +160,8 @@ def _recognise(path: Path, connection: sqlite3.Connection) -> int:
     refuse_foreign(path, connection)
     version = user_version(connection)
     if version > LATEST:
-        raise CatalogUnavailable(
+        raise CatalogNotOurs(
             f"the catalog {path} has version {version}; this backupd knows versions up to {LATEST}",
-            hint=f"use the newer backupd, or {REBUILD}",
+            hint=f"use the newer backupd again, or {REBUILD}, which keeps what it can of the old runs",
         )
     return version

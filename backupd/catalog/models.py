@@ -8,19 +8,12 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from backupd.catalog.records import utc_from_text
 from backupd.model import Mood, Outcome, Verification
 
 CopyState = Literal["present", "damaged", "missing"]
 
 _STRICT: Final = {"sqlite_strict": True}  # https://sqlite.org/stricttables.html
-
-
-def utc_from_text(text: str) -> datetime:
-    """Read an aware UTC time. Raises ValueError when `text` is no ISO 8601 time with a zone."""
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} has no time zone")
-    return moment.astimezone(UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -6,7 +6,6 @@ durably, before the new file takes the old one's name. An old file that could be
 by then; any other gets a second name first, and its WAL too.
 """
 
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
@@ -17,12 +16,14 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from backupd.catalog.database import MIGRATING, WORKING, connect, create, directory_lock, make_engine, upgrade
+from backupd.catalog.database import MIGRATING, WORKING, connect, create, directory_lock, upgrade
 from backupd.catalog.migrations import migrate
-from backupd.catalog.models import Base, Copy, Generation, utc_from_text
+from backupd.catalog.models import Base, Copy, Generation
+from backupd.catalog.records import utc_from_text
 from backupd.catalog.rows import generation_row
 from backupd.catalog.salvage import Row, Salvage, salvage
 from backupd.catalog.unavailable import unavailable
+from backupd.catalog.work import in_sqlite_words, make_engine
 from backupd.files import fsync_directory, fsync_file
 from backupd.model import Manifest
 
@@ -38,13 +39,12 @@ def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
     caller holds the stores' locks, so that nothing is published meanwhile. Raises CatalogUnavailable, and
     whatever `manifests` raises.
     """
-    path = Path(os.path.realpath(path))
     generations: dict[str, Generation] = {}
     copies: set[_CopyKey] = set()
     for manifest, store in manifests:
         generations[manifest.id] = generation_row(manifest)
         copies.add((manifest.id, store))
-    with unavailable(path), directory_lock(path.parent, exclusive=True):
+    with unavailable(path), in_sqlite_words(), directory_lock(path.parent, exclusive=True):
         _replace(path, generations.values(), copies)
     return len(generations)
 

@@ -3,10 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from backupd.catalog.models import CheckResult, Run, utc_from_text
 from backupd.model import DrillReport, Mood, Outcome, RunReport
 
 _REPORT_FIELDS: Final = tuple(one.name for one in fields(RunReport))
@@ -96,26 +95,12 @@ class Book:
     queue: tuple[Queued, ...] = ()
 
 
-def run_record(row: Run) -> RunRecord:
-    """Return `row` as a value. Raises ValueError when its report cannot be read."""
-    return RunRecord(
-        id=row.id,
-        task=row.task,
-        source=row.source,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        outcome=row.outcome,
-        generation=row.generation,
-        error=row.error,
-        exit_code=row.exit_code,
-        duration_s=row.duration_s,
-        report=None if row.report is None else report_from_json(row.report),
-    )
-
-
-def check_record(row: CheckResult) -> CheckRecord:
-    """Return `row` as a value."""
-    return CheckRecord(row.generation, row.store, row.checked_at, bool(row.sound), row.detail, row.duration_s)
+def utc_from_text(text: str) -> datetime:
+    """Read an aware UTC time. Raises ValueError when `text` is no ISO 8601 time with a zone."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return moment.astimezone(UTC)
 
 
 def report_to_json(report: RunReport) -> str:

@@ -1,11 +1,11 @@
-"""How values become rows."""
+"""How values become rows, and rows values."""
 
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from backupd.catalog.models import Copy, CopyState, Generation, Run
-from backupd.catalog.records import report_to_json
+from backupd.catalog.models import CheckResult, Copy, CopyState, Generation, Run
+from backupd.catalog.records import CheckRecord, RunRecord, report_from_json, report_to_json
 from backupd.model import Manifest, RunReport
 
 
@@ -46,3 +46,25 @@ def set_state(session: Session, generation: str, store: str, state: CopyState, s
         session.add(Copy(generation=generation, store=store, state=state, since=since))
     elif copy.state != state:
         copy.state, copy.since = state, since
+
+
+def run_record(row: Run) -> RunRecord:
+    """Return `row` as a value. Raises ValueError when its report cannot be read."""
+    return RunRecord(
+        id=row.id,
+        task=row.task,
+        source=row.source,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        outcome=row.outcome,
+        generation=row.generation,
+        error=row.error,
+        exit_code=row.exit_code,
+        duration_s=row.duration_s,
+        report=None if row.report is None else report_from_json(row.report),
+    )
+
+
+def check_record(row: CheckResult) -> CheckRecord:
+    """Return `row` as a value."""
+    return CheckRecord(row.generation, row.store, row.checked_at, bool(row.sound), row.detail, row.duration_s)

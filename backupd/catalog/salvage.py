@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from sqlalchemy import Table
 
-from backupd.catalog.database import connect, refuse_directory, refuse_foreign
+from backupd.catalog.database import connect, refuse_foreign, refuse_other_than_file
 from backupd.catalog.migrations import LATEST, migrate, user_version
-from backupd.catalog.models import Base, utc_from_text
-from backupd.catalog.records import report_from_json
+from backupd.catalog.models import Base
+from backupd.catalog.records import report_from_json, utc_from_text
 from backupd.catalog.unavailable import is_locked
 
 Row = dict[str, Any]
@@ -44,7 +44,7 @@ def salvage(path: Path) -> Salvage:
     Raises CatalogUnavailable when it is another program's database, sqlite3.Error when it is locked, OSError.
     """
     found = Salvage()
-    refuse_directory(path)
+    refuse_other_than_file(path)
     if path.exists():
         try:
             with closing(connect(path, *_LENIENT)) as connection:

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from backupd.errors import BackupdError
 
 REBUILD: Final = "run `backupd catalog rebuild`"
@@ -34,6 +32,10 @@ class CatalogOnBadDisk(CatalogUnavailable):
     """The disk under it is full, or fails: neither a rebuild nor a restart helps."""
 
 
+class CatalogNotOurs(CatalogUnavailable):
+    """Something else has its place, or a newer backupd wrote it: somebody has to decide, and no restart helps."""
+
+
 class CatalogDamaged(CatalogUnavailable):
     """The file itself is no good any more: waiting does not help, a rebuild does."""
 
@@ -51,14 +53,13 @@ def primary_code(error: BaseException) -> int:
 
 @contextmanager
 def unavailable(path: Path) -> Iterator[None]:
-    """Turn what SQLAlchemy, SQLite, the file system or an unreadable value raises into CatalogUnavailable."""
+    """Turn what SQLite, the file system or an unreadable value raises into CatalogUnavailable."""
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error, OSError, ValueError, OverflowError) as error:
-        cause = getattr(error, "orig", None) or error
-        hint = _hint(cause)
+    except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
+        hint = _hint(error)
         kind = {_DAMAGED: CatalogDamaged, _FULL: CatalogOnBadDisk}.get(hint, CatalogUnavailable)
-        raise kind(f"cannot use the catalog {path}: {cause}", hint=hint) from error
+        raise kind(f"cannot use the catalog {path}: {error}", hint=hint) from error
 
 
 def _hint(cause: BaseException) -> str:

@@ -1,5 +1,6 @@
 """`backupd list`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -39,14 +40,14 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
     with opened(store, config, site) as (_, inventory):
         require_sources(names, config, inventory)
     reasons = _reasons(expiry_of(store, config), config, inventory, site)
-    copies = site.ask_catalog(lambda catalog: catalog.copies(), dict[str, tuple[str, ...]]())
+    copies = site.copies()
     shown = [g for g in inventory.generations if not names or g.source in names]
     if as_json:
         print_json([_facts(g, reasons, _stores(g, copies, store)) for g in shown])
         return
     _print(shown, reasons, copies, site, store)
-    for why in inventory.refused.values():
-        print_warning(why)
+    for trouble in inventory.troubles():
+        print_warning(trouble)
 
 
 def _reasons(expiry: Expiry, config: Config, inventory: Inventory, site: Site) -> dict[str, tuple[str, ...]]:
@@ -59,7 +60,7 @@ def _reasons(expiry: Expiry, config: Config, inventory: Inventory, site: Site) -
     return found
 
 
-def _stores(generation: Generation, copies: dict[str, tuple[str, ...]], store: str) -> list[str]:
+def _stores(generation: Generation, copies: Mapping[str, tuple[str, ...]], store: str) -> list[str]:
     """Name the store that was listed, and others that have a copy as far as the catalog knows."""
     return [store, *(name for name in copies.get(generation.id, ()) if name != store)]
 
@@ -84,7 +85,7 @@ def _facts(generation: Generation, reasons: dict[str, tuple[str, ...]], stores: 
 def _print(
     shown: list[Generation],
     reasons: dict[str, tuple[str, ...]],
-    copies: dict[str, tuple[str, ...]],
+    copies: Mapping[str, tuple[str, ...]],
     site: Site,
     store: str,
 ) -> None:

@@ -7,21 +7,30 @@ import click
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import History
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.stores import require_sources
+from backupd.jobs.generations import LATEST, choose_generation, local_inventory
 from backupd.jobs.words import counted, describe, human_bytes
 from backupd.model import Manifest
 from backupd.text import printable
 
 
 @click.command("show", epilog="Example: backupd show tasks-20261123-0400")
-@click.argument("generation", metavar="ID")
+@click.argument("wanted", metavar="[ID|latest]")
+@click.option("--source", "source", metavar="NAME", help="The latest of this source; needed where there are several.")
 @config_option
 @json_option
 @told_plainly
-def command(generation: str, config_file: Path | None, *, as_json: bool) -> None:
+def command(wanted: str, source: str | None, config_file: Path | None, *, as_json: bool) -> None:
     """Show one generation's manifest, and the runs and checks that concern it."""
-    site = open_site(read_config(config_file), writing=False)
-    manifest = decode_manifest(site.store.manifest(generation), generation)
-    history = site.ask_catalog(lambda catalog: catalog.history(generation), History((), ()))
+    config = read_config(config_file)
+    site = open_site(config, writing=False)
+    if wanted == LATEST:
+        inventory = local_inventory(site)
+        require_sources((source,) if source else (), config, inventory)
+        manifest = choose_generation(inventory, wanted, source, None)
+    else:
+        manifest = decode_manifest(site.store.manifest(wanted), wanted)
+    history = site.ask_catalog(lambda catalog: catalog.history(manifest.id), History((), ()))
     if as_json:
         print_json({"manifest": manifest, "history": history})
         return

@@ -1,6 +1,8 @@
 """`backupd status`."""
 
+import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,13 +13,23 @@ from backupd.service.plan import planned_tasks
 from backupd.service.words import status_lines
 from backupd.wiring import limits
 
+_COLOURS = (
+    (re.compile(r"^healthy$"), "green"),
+    (
+        re.compile(r"^NOT HEALTHY$|^  reason:|TOO OLD|CHECK THE CLOCK|DOES NOT WORK|FROZEN|(?<=: )(never|failed)\b"),
+        "red",
+    ),
+    (re.compile(r"^  warning:|(?<=: )degraded\b"), "yellow"),
+    (re.compile(r"^  what to do:"), None),
+)
+
 
 @click.command("status", epilog="Example: backupd status --json")
 @config_option
 @json_option
 @told_plainly
 def command(config_file: Path | None, *, as_json: bool) -> None:
-    """Tell how old the last proofs are, and whether all is well: what /health says, for people.
+    """Tell whether all is well, why not and what to do, how old the last proofs are, the last runs, and what there is.
 
     Needs no running daemon. Exits 0 when healthy, 1 when not.
     """
@@ -27,6 +39,16 @@ def command(config_file: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(status)
     else:
-        for line in status_lines(status):
-            click.echo(line)
+        click.echo("\n".join(map(_coloured, status_lines(status))))
     sys.exit(0 if status.health.healthy else 1)
+
+
+def _coloured(line: str) -> str:
+    """Dress a line for a terminal; click takes the colours off where there is none."""
+    for words, colour in _COLOURS:
+        line = words.sub(partial(_dressed, colour), line)
+    return line
+
+
+def _dressed(colour: str | None, found: re.Match[str]) -> str:
+    return click.style(found[0], fg=colour, bold=True)

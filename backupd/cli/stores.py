@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 from backupd.config import Config
 from backupd.errors import UsageError
+from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
 from backupd.jobs.site import Site
 from backupd.model import LOCAL_STORE
-from backupd.replicas import opened_store, replica_order
 from backupd.stores.contract import Store
 from backupd.wiring import expiry
 
@@ -21,8 +21,13 @@ def opened(name: str, config: Config, site: Site) -> Iterator[tuple[Store, Inven
     Raises UsageError when there is none of that name, ReplicaUnreachable and what else connecting raises.
     """
     require_store(name, config)
-    with opened_store(config, name, site) as opened_one:
-        yield opened_one
+    if name == LOCAL_STORE:
+        yield site.store, local_inventory(site)
+        return
+    from backupd.replicas import opened_store  # brings paramiko, which nobody needs to look at local copies
+
+    with opened_store(config, name, site) as found:
+        yield found
 
 
 def require_store(name: str, config: Config) -> None:
@@ -34,7 +39,11 @@ def require_store(name: str, config: Config) -> None:
 
 def expiry_of(name: str, config: Config) -> Expiry:
     """Return what may stay in the store of that name."""
-    return expiry(config) if name == LOCAL_STORE else replica_order(config, name).expiry
+    if name == LOCAL_STORE:
+        return expiry(config)
+    from backupd.replicas import replica_order
+
+    return replica_order(config, name).expiry
 
 
 def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory) -> None:

@@ -19,6 +19,7 @@ from backupd.cli.common import (
 from backupd.cli.progress import shown_progress
 from backupd.cli.stores import opened, require_sources
 from backupd.errors import GenerationMissing, UsageError
+from backupd.jobs.generations import LATEST, choose_generation
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.verify import CheckResult, verify
 from backupd.text import printable
@@ -26,7 +27,7 @@ from backupd.wiring import workers
 
 
 @click.command("verify", epilog="Example: backupd verify --all")
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("ids", nargs=-1, metavar="[ID|latest]...")
 @click.option("--all", "everything", is_flag=True, help="Every generation in the store.")
 @config_option
 @store_option
@@ -43,6 +44,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Prove generations again: digests, unpacking and integrity; without an ID the newest of each source.
+
+    `latest` is the newest that counts, as `backupd restore latest` takes it; of each --source where several are named.
 
     Exits 0 when all are sound, 1 when one is not. A damaged one is marked, and no longer counts for retention. On a
     read-only store archives are unpacked in the system's temporary directory (TMPDIR), and nothing is marked or logged.
@@ -73,11 +76,12 @@ def command(
 def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, *, everything: bool) -> list[str]:
     if ids and everything:
         raise UsageError("--all and an ID do not go together", "give one of the two")
+    ids = tuple(key for name in ids for key in _meant(name, names, inventory))
     unknown = [name for name in ids if all(name != g.id for g in inventory.generations)]
     if unknown:
         raise GenerationMissing(f"there is no generation {', '.join(unknown)}", "see backupd list")
     if ids:
-        return list(ids)
+        return list(dict.fromkeys(ids))
     found = [g for g in inventory.generations if not names or g.source in names]
     if not found:
         raise GenerationMissing("there is nothing to verify", "run backupd backup first")
@@ -85,6 +89,12 @@ def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, 
         return [g.id for g in found]
     newest = {g.source: g.id for g in reversed(found)}
     return sorted(newest.values())
+
+
+def _meant(wanted: str, names: tuple[str, ...], inventory: Inventory) -> list[str]:
+    if wanted != LATEST:
+        return [wanted]
+    return [choose_generation(inventory, LATEST, name, None).id for name in names or (None,)]
 
 
 def _print(result: CheckResult, *, quiet: bool) -> None:

@@ -31,7 +31,7 @@ def examine_store(sources: Iterable[str], site: Site) -> Iterator[Finding]:
 
 def _catalog(inventory: Inventory, site: Site) -> str:
     path = site.catalog_path
-    if not path.exists():
+    if not os.path.lexists(path):
         if inventory.generations:
             raise BackupdError(f"there is no catalog {path}", "run backupd catalog rebuild: it reads the manifests")
         return f"the first backup makes {path}"
@@ -71,7 +71,7 @@ def _generations(inventory: Inventory, site: Site) -> Iterator[Finding]:
         hint = "set the clock; generations that lie in the future never count"
         yield Finding("generations", ok=False, detail=f"{', '.join(ahead)} lie in the future", hint=hint)
     if inventory.refused:
-        hint = "their archives may still be sound: gunzip -t tells"
+        hint = "; ".join(map(inventory.way_out, inventory.refused))
         yield Finding("generations", ok=False, detail="; ".join(inventory.refused.values()), hint=hint)
     if damaged:
         hint = "they never count; delete archive and manifest once nothing more is to be learnt from them"

@@ -1,7 +1,8 @@
 """Apply the retention policy: plan, then remove."""
 
-from backupd.catalog import Catalog
-from backupd.jobs.generations import local_inventory
+from typing import TYPE_CHECKING
+
+from backupd.jobs.generations import read_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
 from backupd.jobs.run import Run, recorded
@@ -9,6 +10,9 @@ from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import RetentionPlan, RunReport
 from backupd.retention import plan_retention
+
+if TYPE_CHECKING:
+    from backupd.catalog.catalog import Catalog
 
 
 def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> RetentionPlan:
@@ -18,10 +22,10 @@ def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> R
 
 def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
     """Remove what the policy lets go; `SHA256SUMS` is right at every instant. Only with the store locked."""
-    inventory = local_inventory(site)
+    inventory = read_inventory(site)
     _reconcile(inventory, site)
-    for why in inventory.refused.values():
-        run.warn(why)
+    for trouble in inventory.troubles():
+        run.warn(trouble)
     plan = plan_for(source, expiry, inventory, site)
     going = {removed.generation.id for removed in plan.remove}
     with run.stage("expire"):
@@ -37,7 +41,7 @@ def _reconcile(inventory: Inventory, site: Site) -> None:
     """Let the catalog know just what is in the store: a kill, or a catalog on a full disk, has set them apart."""
     name, there = site.store.name, {g.id for g in inventory.generations if g.id not in inventory.lost}
 
-    def reconcile(catalog: Catalog) -> None:
+    def reconcile(catalog: "Catalog") -> None:
         known = {key for key, stores in catalog.copies().items() if name in stores}
         for key in known - there:
             catalog.remove_copy(key, name)

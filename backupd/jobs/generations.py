@@ -8,13 +8,20 @@ from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import Manifest
 
+LATEST = "latest"
+
 
 def local_inventory(site: Site) -> Inventory:
     """Read the local store, knowing what checks have found; each that is refused or lost is logged."""
-    inventory = take_inventory(site.store, site.clock(), site.marks.ids(), site.store.lost())
+    inventory = read_inventory(site)
     for generation, why in inventory.refused.items():
-        site.log.warning(Event.MANIFEST_REFUSED, why, generation=generation)
+        site.log.warning(Event.MANIFEST_REFUSED, why, generation=generation, hint=inventory.way_out(generation))
     return inventory
+
+
+def read_inventory(site: Site) -> Inventory:
+    """Do the same for a run that warns of what is refused itself: nothing is logged."""
+    return take_inventory(site.store, site.clock(), site.marks.ids(), site.store.lost())
 
 
 def choose_generation(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> Manifest:
@@ -23,9 +30,11 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
     Damaged ones and those dated in the future are meant by id alone. Raises GenerationMissing, ManifestInvalid;
     UsageError when it is not clear of which source.
     """
-    if at is None and wanted != "latest":
+    if at is None and wanted != LATEST:
         if wanted in inventory.refused:
-            raise ManifestInvalid(inventory.refused[wanted], "choose another generation (backupd list)")
+            raise ManifestInvalid(
+                inventory.refused[wanted], f"choose another generation (backupd list); {inventory.way_out(wanted)}"
+            )
         if wanted not in inventory.manifests:
             raise GenerationMissing(f"there is no generation {wanted}", "see backupd list")
         return inventory.manifests[wanted]

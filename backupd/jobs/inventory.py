@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import GenerationMissing, ManifestInvalid
-from backupd.model import CLOCK_TOLERANCE, Generation, Manifest
+from backupd.model import ARCHIVE_SUFFIX, CLOCK_TOLERANCE, MANIFEST_SUFFIX, Generation, Manifest
 from backupd.stores.contract import Store
 
 
@@ -25,6 +25,17 @@ class Inventory:
     refused: Mapping[str, str]
     now: datetime
     lost: frozenset[str] = frozenset()
+
+    def way_out(self, generation_id: str) -> str:
+        """Say what an operator does about a refused generation, which is trouble until it is done."""
+        if generation_id in self.lost:
+            return f"put the archive back, or delete {generation_id}{MANIFEST_SUFFIX}"
+        archive, manifest = f"{generation_id}{ARCHIVE_SUFFIX}", f"{generation_id}{MANIFEST_SUFFIX}"
+        return f"see whether gunzip -t {archive} finds it sound, then move it and {manifest} out of the directory"
+
+    def troubles(self) -> tuple[str, ...]:
+        """Return of each refused generation why it is, and what to do."""
+        return tuple(f"{why} ({self.way_out(key)})" for key, why in self.refused.items())
 
     def digests(self) -> dict[str, str]:
         """Return what `SHA256SUMS` is to say: the archives' digests by id, those of sound manifests."""

@@ -1,6 +1,6 @@
 """Make the catalog anew from the manifests."""
 
-from backupd.catalog import rebuild
+from backupd.catalog.rebuild import rebuild
 from backupd.jobs.inventory import take_inventory
 from backupd.jobs.site import Site
 from backupd.log import Event
@@ -12,6 +12,6 @@ def rebuild_catalog(site: Site) -> int:
         inventory = take_inventory(site.store, site.clock())
         count = rebuild(site.catalog_path, [(m, site.store.name) for m in inventory.manifests.values()])
     for generation, why in inventory.refused.items():
-        site.log.warning(Event.MANIFEST_REFUSED, why, generation=generation)
+        site.log.warning(Event.MANIFEST_REFUSED, why, generation=generation, hint=inventory.way_out(generation))
     site.log.info(Event.CATALOG_REBUILT, f"catalog rebuilt from {count} manifests", generations=count)
     return count

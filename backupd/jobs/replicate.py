@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
-from backupd.catalog import Catalog
 from backupd.errors import NothingToSend
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory, take_inventory
@@ -22,6 +22,9 @@ from backupd.log import Event
 from backupd.model import Generation, Hold, Kept, Removed, RunReport
 from backupd.retention import plan_retention
 from backupd.stores.contract import Replica
+
+if TYPE_CHECKING:
+    from backupd.catalog.catalog import Catalog
 
 Connect = Callable[[], AbstractContextManager[Replica]]
 
@@ -127,7 +130,7 @@ def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, si
         )
 
 
-def _forget(generation: str, store: str, catalog: Catalog) -> None:
+def _forget(generation: str, store: str, catalog: "Catalog") -> None:
     catalog.remove_copy(generation, store)
 
 

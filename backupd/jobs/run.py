@@ -1,5 +1,6 @@
 """The record of one run: times of its stages, what to warn of, and at the end exactly one report."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,7 +120,7 @@ class Run:
         run_id = self._id
         if run_id is not None:
             self._site.tell_catalog(lambda catalog: catalog.finish_run(run_id, self.report, now))
-        elif self._site.catalog_path.exists():  # it failed before it had the store to itself
+        elif os.path.lexists(self._site.catalog_path):  # it failed before it had the store to itself
             self._site.tell_catalog(lambda catalog: catalog.record_run(self.report, now))
 
 

@@ -1,13 +1,14 @@
 """The place where jobs work: the local store with its lock, holds, catalog and log."""
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from backupd.catalog import Catalog, CatalogUnavailable, open_catalog, read_catalog
+from backupd.catalog import CatalogUnavailable, open_catalog, read_catalog, read_copies
 from backupd.jobs.inventory import take_inventory
 from backupd.log import Event, EventLog
 from backupd.model import NoProgress, Progress, RunReport
@@ -16,6 +17,9 @@ from backupd.stores.directory import DirectoryStore
 from backupd.stores.holds import Holds, Quarantine
 from backupd.stores.lock import Holder, store_lock
 from backupd.stores.marks import DamageMarks
+
+if TYPE_CHECKING:
+    from backupd.catalog.catalog import Catalog
 
 T = TypeVar("T")
 # Watches a run of a task of a subject; what it yields is told the report at the end. It may never raise.
@@ -65,21 +69,32 @@ class Site:
         """Where the catalog lies."""
         return self.store.hidden / "catalog.sqlite3"
 
-    def ask_catalog(self, question: Callable[[Catalog], T], otherwise: T) -> T:
+    def ask_catalog(self, question: Callable[["Catalog"], T], otherwise: T) -> T:
         """Return the catalog's answer to a question that only reads, or `otherwise` when there is no usable catalog.
 
         None is made; one that is there and cannot be used is said in the log.
         """
-        if not self.catalog_path.exists():
-            return otherwise
-        try:
+
+        def ask() -> T:
             with read_catalog(self.catalog_path) as catalog:
                 return question(catalog)
+
+        return self._asked(ask, otherwise)
+
+    def copies(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the stores by id of generation, as far as the catalog knows; see `ask_catalog`."""
+        return self._asked(lambda: read_copies(self.catalog_path), dict[str, tuple[str, ...]]())
+
+    def _asked(self, ask: Callable[[], T], otherwise: T) -> T:
+        if not os.path.lexists(self.catalog_path):  # a link that leads nowhere is trouble too
+            return otherwise
+        try:
+            return ask()
         except CatalogUnavailable as error:
             self._say_unavailable(error)
             return otherwise
 
-    def tell_catalog(self, news: Callable[[Catalog], object]) -> None:
+    def tell_catalog(self, news: Callable[["Catalog"], object]) -> None:
         """Let `news` write to the catalog, which is made where there is none; that it cannot be used is only logged."""
         try:
             with open_catalog(self.catalog_path) as catalog:

@@ -4,7 +4,15 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from backupd.catalog import Catalog, CatalogDamaged, CatalogOnBadDisk, CatalogUnavailable, open_catalog, read_catalog
+from backupd.catalog import (
+    CatalogDamaged,
+    CatalogNotOurs,
+    CatalogOnBadDisk,
+    CatalogUnavailable,
+    open_catalog,
+    read_catalog,
+)
+from backupd.catalog.catalog import Catalog
 from backupd.errors import BackupdError
 from backupd.jobs.site import Site
 from backupd.log import Event
@@ -78,8 +86,8 @@ class Daemon:
         try:
             with read_catalog(self._site.catalog_path) as catalog:
                 catalog.runs(limit=1)
-        except CatalogOnBadDisk:
-            pass  # no restart makes room: /health and the metrics tell
+        except (CatalogOnBadDisk, CatalogNotOurs):
+            pass  # no restart makes room, or decides whose it is: log, status and metrics tell
         except CatalogUnavailable:
             found.append("the catalog cannot be used")
         return tuple(found)

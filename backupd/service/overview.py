@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 
-from backupd.catalog import Catalog, CatalogUnavailable, read_catalog
+from backupd.catalog import CatalogUnavailable, read_catalog
+from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.site import Site
@@ -83,12 +84,15 @@ def _task(
         runs=counts.get((planned.task, planned.source), {}),
         failed_at=failed.finished_at if failed else None,
         error=(failed.error or "") if failed else "",
+        hint=(failed.report.hint or "") if failed and failed.report else "",
     )
     if last is None:
         return figures
-    figures = replace(figures, duration_s=last.duration_s, stages=last.report.stages if last.report else {})
-    drill = last.report.drill if last.report else None
-    return replace(figures, generation=last.generation, drill=drill) if drill else figures
+    if last.report is None:
+        return replace(figures, duration_s=last.duration_s, stages={})
+    report = last.report
+    figures = replace(figures, duration_s=last.duration_s, stages=report.stages, warnings=report.warnings)
+    return replace(figures, generation=last.generation, drill=report.drill) if report.drill else figures
 
 
 def _messages(limits: tuple[Limit, ...], site: Site) -> MessageFigures:

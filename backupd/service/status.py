@@ -13,8 +13,9 @@ from backupd.model import DrillReport, Task
 class TaskFigures:
     """What became of one task of one source so far, by the catalog; durations are of the last successful run.
 
-    `failed_at` and `error` are of the last run that ended, where it failed; its words may name paths. `generation` and
-    `drill` tell what the last successful drill restored, and its measured recovery point and time.
+    `failed_at`, `error` and `hint` are of the last run that ended, where it failed, `warnings` of the last successful
+    one; their words may name paths. `generation` and `drill` tell what the last successful drill restored, and its
+    measured recovery point and time.
     """
 
     task: Task
@@ -27,6 +28,8 @@ class TaskFigures:
     error: str = ""
     generation: str | None = None
     drill: DrillReport | None = None
+    hint: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

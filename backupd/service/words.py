@@ -5,20 +5,33 @@ from collections.abc import Iterator
 from backupd import __version__
 from backupd.health import Health, Standing, within_limit
 from backupd.jobs.words import human_bytes
-from backupd.service.status import SourceFigures, Status
+from backupd.service.status import SourceFigures, Status, TaskFigures
 from backupd.spans import human_span
 from backupd.text import printable
 
 _TENTHS_BELOW_S = 10
 _PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
+_LATE = {
+    "backup": "backupd backup --source {} makes one now; backupd doctor finds what is in the way",
+    "replicate": "backupd replicate --to {} sends now; backupd doctor tries login and rights there",
+    "drill": "backupd drill --from {} proves one now, and says what is wrong",
+}
+_FROZEN = "{}: restore a good generation, or, if the loss was meant: backupd prune --unfreeze --source {}"
+_NO_CATALOG = "backupd doctor tells what is wrong with the catalog; backupd catalog rebuild makes it anew"
+_AHEAD = "set the clock (NTP); the next success after that counts again"
 
 
 def status_lines(status: Status) -> tuple[str, ...]:
-    """Tell whether all is well and why not, each proof with its age and limit, and what there is; nothing escapes."""
+    """Tell whether all is well, why not and what to do, each proof with its age and limit, and what there is.
+
+    Nothing escapes.
+    """
     lines = (
         *_verdict(status.health),
+        *_steps(status),
         *_proofs(status.health),
         *_drills(status),
+        *_last_runs(status),
         *_failures(status),
         *_sources(status),
         *_rest(status),
@@ -30,6 +43,21 @@ def _verdict(health: Health) -> Iterator[str]:
     yield "healthy" if health.healthy else "NOT HEALTHY"
     yield from (f"  reason: {reason}" for reason in health.reasons)
     yield from (f"  warning: {warning}" for warning in health.warnings)
+
+
+def _steps(status: Status) -> Iterator[str]:
+    """Say what to do next about each proof that is late, each frozen source and a catalog that does not work."""
+    now = status.health.checked_at
+    for standing in status.health.standings:
+        if not within_limit(standing, now):
+            ahead = standing.last_at is not None and standing.last_at > now
+            step = _AHEAD if ahead else _LATE.get(standing.task, "backupd doctor").format(standing.subject)
+            yield f"  what to do: {step}"
+    for source in status.sources:
+        if source.frozen:
+            yield f"  what to do: {_FROZEN.format(source.source, source.source)}"
+    if not status.migrations_ok:
+        yield f"  what to do: {_NO_CATALOG}"
 
 
 def _proofs(health: Health) -> Iterator[str]:
@@ -63,11 +91,28 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < _TENTHS_BELOW_S else human_span(seconds)
 
 
+def _last_runs(status: Status) -> Iterator[str]:
+    """Tell in one line for each subject when which task last succeeded."""
+    for subject in dict.fromkeys(task.source for task in status.tasks):
+        tasks = [task for task in status.tasks if task.source == subject]
+        yield f"{'last runs':<16} {subject}: {', '.join(_last_run(task, status) for task in tasks)}"
+
+
+def _last_run(task: TaskFigures, status: Status) -> str:
+    if task.last_success_at is None:
+        return f"{task.task} never"
+    took = "" if task.duration_s is None else f" ({task.duration_s:.1f} s)"
+    return f"{task.task} {human_span((status.taken_at - task.last_success_at).total_seconds())} ago{took}"
+
+
 def _failures(status: Status) -> Iterator[str]:
     for task in status.tasks:
         if task.failed_at is not None:
             ago = human_span((status.taken_at - task.failed_at).total_seconds())
-            yield f"{f'last {task.task}':<16} {task.source}: failed {ago} ago: {task.error}"
+            step = f" | what to do: {task.hint}" if task.hint else ""
+            yield f"{f'last {task.task}':<16} {task.source}: failed {ago} ago: {task.error}{step}"
+        elif task.warnings:
+            yield f"{f'last {task.task}':<16} {task.source}: degraded: {'; '.join(task.warnings)}"
 
 
 def _sources(status: Status) -> Iterator[str]:
@@ -88,5 +133,5 @@ def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
 def _rest(status: Status) -> Iterator[str]:
     for store, free in status.free_bytes.items():
         yield f"{'free space':<16} {store}: {human_bytes(free)}"
-    yield f"{'catalog':<16} {'works' if status.migrations_ok else 'DOES NOT WORK'}"
-    yield f"{'backupd':<16} {__version__}, SQLite {status.sqlite_version}"
+    catalog = "works" if status.migrations_ok else "DOES NOT WORK"
+    yield f"{'backupd':<16} {__version__}, SQLite {status.sqlite_version}, catalog {catalog}"

@@ -2,9 +2,11 @@
 
 import os
 import re
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -212,6 +214,33 @@ def test_each_trouble_is_found_by_itself_with_what_to_do(
     assert re.search(detail, found[check]["detail"])
     assert re.search(hint, found[check]["hint"])
     assert set(found) <= {check, "space for tasks"}, "one trouble is one finding; only the space needs the source"
+
+
+@pytest.mark.parametrize("whose", ["a newer backupd's", "a link's"])
+def test_a_backup_succeeds_beside_a_catalog_that_is_not_ours_and_its_advice_helps(
+    typed: Keyboard, site: Site, database: Path, generation: str, whose: str
+) -> None:
+    path = site.catalog_path
+    if whose == "a link's":
+        path.symlink_to(path.rename(path.with_name("elsewhere")))
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 999")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE news (text)")
+    backup = typed("backup", "--json")
+    assert (backup.code, backup.json["outcome"]) == (3, "degraded")
+    assert backup.json["generation"] != generation
+    (warning,) = backup.json["warnings"]
+    (told,) = [finding for finding in typed("doctor", "--json").json if finding["check"] == "catalog"]
+    assert told["hint"] in warning
+    assert typed("status").out.splitlines()[-1].endswith("catalog DOES NOT WORK")
+    if whose == "a link's":
+        path.unlink()
+    else:
+        assert typed("catalog", "rebuild").code == 0
+    assert typed("backup").code == 0
+    assert "catalog works" in typed("status").out
 
 
 def test_the_advice_about_a_damaged_catalog_helps(typed: Keyboard, site: Site, generation: str) -> None:

@@ -20,7 +20,27 @@ from support.generations import backdated, rewritten
 KEPT = r"daily \d{4}-\d\d-\d\d"
 
 
+LIST_AND_NAME_WHAT_IS_SLOW_TO_START = """
+import sys
+from backupd.cli import cli
+cli(["list"], standalone_mode=False)
+print(*{"sqlalchemy", "paramiko"} & sys.modules.keys())
+"""
+
+
 # --- list ---
+
+
+def test_local_copies_are_listed_without_what_is_slow_to_start(backupd: Backupd, generation: str) -> None:
+    listed = subprocess.run(
+        [sys.executable, "-c", LIST_AND_NAME_WHAT_IS_SLOW_TO_START],
+        env=backupd.environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout.splitlines()
+    assert re.fullmatch(rf"{generation} .* local", listed[1])
+    assert listed[2:] == [""]
 
 
 def test_json_has_the_fields_that_checks_read(backupd: Backupd, backups: Path, generation: str) -> None:

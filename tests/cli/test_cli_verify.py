@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from keyboard import Keyboard
+from keyboard import Keyboard, Pair
 
 from backupd.archive.members import pack
 from backupd.jobs.site import Site
@@ -51,6 +51,28 @@ def test_without_an_id_the_newest_is_proven(typed: Keyboard, generation: str, ol
     answer = typed("verify")
     assert (answer.code, answer.out.startswith(f"{generation}: sound (")) == (0, True)
     assert older not in answer.out
+
+
+def test_latest_is_the_newest_that_counts_for_show_and_verify_as_it_is_for_restore(
+    typed: Keyboard, backups: Path, generation: str, older: str
+) -> None:
+    assert typed("show", "latest", "--json").json["manifest"]["id"] == generation
+    flip_byte(archive_of(backups, generation))
+    assert typed("verify", "latest").code == 1
+    assert typed("show", "latest", "--json").json["manifest"]["id"] == older
+    assert [check["id"] for check in typed("verify", "latest", older, "--json").json] == [older]
+
+
+def test_of_several_sources_the_latest_of_one_has_to_be_named(typed: Keyboard, pair: Pair) -> None:
+    typed("backup", "--config", pair.config)
+    for command in ("show", "verify"):
+        answer = typed(command, "latest", "--config", pair.config)
+        assert (answer.code, "which source: notes, tasks?" in answer.err) == (2, True)
+        assert typed(command, "latest", "--source", "nonsense", "--config", pair.config).code == 2
+    shown = typed("show", "latest", "--source", "notes", "--config", pair.config, "--json")
+    assert shown.json["manifest"]["source"] == "notes"
+    both = typed("verify", "latest", "--source", "notes", "--source", "tasks", "--config", pair.config, "--json")
+    assert [check["id"].partition("-")[0] for check in both.json] == ["notes", "tasks"]
 
 
 @pytest.mark.parametrize("at", [0.0, 0.3, 0.999])
@@ -108,12 +130,32 @@ def test_a_lost_archive_is_damage_that_every_command_names(
     assert re.search(rf"^{older}: DAMAGED .*its archive is gone$", answer.out, re.MULTILINE)
     assert typed("verify", older).code == 1
     assert listed(typed)[older] == ("corrupt", ["damaged: not counted; remove by hand"])
-    assert typed("list").err == f"warning: {older}: its archive is gone\n"
+    told = f"{older}: its archive is gone (put the archive back, or delete {older}.manifest.json)"
+    assert typed("list").err == f"warning: {told}\n"
     assert typed("restore", older, "--to", backups / "x.db", "--json").json["error"] == f"{older}: its archive is gone"
     backup = typed("backup", "--json")
-    assert (backup.code, backup.json["warnings"]) == (3, [f"{older}: its archive is gone"])
+    assert (backup.code, backup.json["warnings"]) == (3, [told])
     assert older not in (backups / "SHA256SUMS").read_text()
     assert generation in (backups / "SHA256SUMS").read_text()
+    (backups / f"{older}.manifest.json").unlink()
+    assert typed("backup").code == 0
+
+
+def test_a_refused_manifest_is_warned_of_once_a_run_until_what_the_warning_says_is_done(
+    typed: Keyboard, backups: Path, generation: str, older: str
+) -> None:
+    flip_byte(backups / f"{older}.manifest.json")
+    backup = typed("backup", "--json")
+    assert backup.code == 3
+    (warning,) = backup.json["warnings"]
+    assert warning.startswith(f"the manifest of '{older}' is not valid: its bytes do not match its own digest (see ")
+    said = [line for line in log_lines(backups) if line["event.action"] == "manifest.refused"]
+    assert [(line["backupd.generation"], line["backupd.hint"] in warning) for line in said] == [(older, True)]
+    named = re.findall(rf"{older}\.[a-z0-9.]+[a-z]", warning)
+    assert sorted(set(named)) == sorted(path.name for path in backups.glob(f"{older}.*"))
+    for name in set(named):
+        (backups / name).unlink()
+    assert (typed("backup").code, generation in typed("list").out) == (0, True)
 
 
 @pytest.mark.parametrize("length", [0, 1, 5000])
@@ -174,7 +216,7 @@ def test_a_generation_that_is_found_sound_again_counts_again(typed: Keyboard, ba
     assert listed(typed)[generation][0] == "full"
 
 
-@pytest.mark.parametrize("unknown", ["tasks-20200101-0400", "latest", "../x", "tasks"])
+@pytest.mark.parametrize("unknown", ["tasks-20200101-0400", "newest", "../x", "tasks"])
 def test_an_id_that_is_not_there_is_no_damage(
     typed: Keyboard, site: Site, backups: Path, generation: str, unknown: str
 ) -> None:

@@ -1,6 +1,9 @@
 """The daemon from inside: its own tick, a real catalog, and a clock that the test sets."""
 
+import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -17,6 +20,7 @@ from backupd.schedule import Schedule
 from backupd.service.daemon import Daemon
 from backupd.service.plan import Planned
 from backupd.service.worker import Ended, Job
+from support.command import log_lines
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -134,9 +138,26 @@ def test_a_worker_that_ended_and_a_scheduler_that_is_silent_are_told(site: Site,
     assert site.catalog_path.exists()
 
 
-def test_a_full_disk_is_no_reason_to_restart_what_works(daemon: Daemon, hand: Hand) -> None:
-    import sqlite3
+@pytest.mark.parametrize("whose", ["a newer backupd's", "a link's"])
+def test_a_catalog_about_which_somebody_has_to_decide_is_told_once_and_is_no_reason_to_restart(
+    site: Site, daemon: Daemon, hand: Hand, whose: str
+) -> None:
+    hand.outcome = "lost"
+    daemon._tick()
+    if whose == "a link's":
+        site.catalog_path.symlink_to(site.catalog_path.rename(site.catalog_path.with_name("elsewhere")))
+    else:
+        with closing(sqlite3.connect(site.catalog_path)) as connection:
+            connection.execute("PRAGMA user_version = 999")
+    daemon._tick()
+    daemon._tick()
+    assert daemon.alive() == ()
+    (told,) = [line for line in log_lines(site.store.directory) if line["event.action"] == "catalog.unavailable"]
+    assert re.search("backupd catalog rebuild|remove it: the next backup makes", told["backupd.hint"])
+    assert len(hand.began) == 3, "backups go on"
 
+
+def test_a_full_disk_is_no_reason_to_restart_what_works(daemon: Daemon, hand: Hand) -> None:
     daemon._tick()
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 
 import pytest
-from web_site import ILL, WELL, Told, eventually, serving, status_of
+from web_site import ILL, Told, eventually, serving, status_of
 
 from backupd.service.web import shared
 from backupd.service.words import status_lines
@@ -184,27 +184,3 @@ def test_livez_is_red_when_the_service_hangs() -> None:
     with serving(Told(hanging=frozenset({"alive"})), patience_s=0.2) as site:
         reply = site.ask("/livez")
     assert (reply.status, reply.json["alive"]) == (503, False)
-
-
-def test_well_and_ill_differ_in_what_is_said() -> None:
-    assert status_lines(status_of(WELL)) == (
-        "healthy",
-        "verified backup  tasks: 3 h ago, at most 26 h allowed",
-        "off-site copy    offsite: 48 h ago, at most 8 d allowed",
-        "proven restore   offsite: 12 d ago, at most 34 d allowed",
-        "measured         notes: back from offsite in 8.2 s, with data 28 h old (notes-20261113-0300)",
-        "generations      tasks: 12, 11 of them verified, the newest 3 h old, 3.0 MiB as 1.0 MiB",
-        "generations      notes: 0, 0 of them verified, FROZEN: nothing is pruned",
-        "free space       local: 5.0 GiB",
-        "catalog          works",
-        "backupd          0.1.0, SQLite 3.54.1",
-    )
-    assert status_lines(status_of(ILL))[:7] == (
-        "NOT HEALTHY",
-        "  reason: the last verified backup of tasks is 30 h old, more than 26 h",
-        "  reason: there is no proven restore from offsite yet",
-        "  warning: tasks has shrunk: nothing is pruned until an operator accepts it",
-        "verified backup  tasks: 30 h ago, at most 26 h allowed, TOO OLD",
-        "off-site copy    offsite: 48 h ago, at most 8 d allowed",
-        "proven restore   offsite: never, at most 34 d allowed",
-    )

@@ -1,0 +1,126 @@
+"""`backupd log`."""
+
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import click
+
+from backupd.cli.common import config_option, json_option, open_site, read_config, told_plainly
+from backupd.cli.logline import LEVELS, MOST_BYTES, LogLine, read_line
+from backupd.cli.tail import lines_ever, lines_now, wait_unless_deaf
+from backupd.errors import BackupdError, UsageError
+from backupd.log import LOG_NAME
+from backupd.signals import INTERRUPTED
+
+_SPAN: Final = re.compile(r"(\d{1,6}) *(s|min|h|d|w)")
+_UNITS: Final = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_COLOURS: Final = {"WARNING": "yellow", "ERROR": "red"}
+_TAIL: Final = 10  # as tail(1) shows before it follows
+
+
+@click.command("log", epilog="Example: backupd log --since 2d --level warning")
+@click.option("--follow", "-f", is_flag=True, help=f"Show the last {_TAIL} lines, and then each that comes.")
+@click.option("--since", metavar="TIME", help='From then on: "2h", "3d", "2026-11-20", "2026-11-20 14:00".')
+@click.option("--level", type=click.Choice(LEVELS), default="info", help="This grave or graver (info).")
+@click.option("--lines", "-n", "most", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
+@config_option
+@json_option
+@told_plainly
+def command(
+    config_file: Path | None, since: str | None, level: str, most: int | None, *, follow: bool, as_json: bool
+) -> None:
+    """Show backup.log readably: time in UTC, level, what happened, and what to do.
+
+    What cannot be read, such as a line that was cut off, is shown with a question mark; --json prints the lines as they
+    stand in the file, without those. --follow goes on when logrotate takes the file away, until Ctrl-C.
+    """
+    config = read_config(config_file)
+    earliest = None if since is None else _time(since, datetime.now(UTC), ZoneInfo(config.schedule.timezone))
+    path = open_site(config, writing=False).store.directory / LOG_NAME
+    wanted = _Wanted(earliest, level)
+    if follow and since is None and most is None:
+        most = _TAIL
+    try:
+        for lines in _chosen(_batches(path, follow=follow), wanted, most):
+            _print(lines, as_json=as_json)
+    except FileNotFoundError as error:
+        raise BackupdError(f"there is no {path}", "the first run makes it; --follow waits for it") from error
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    if wanted.is_cut_short() and (older := sorted(path.parent.glob(f"{LOG_NAME}[-.]*"))):
+        click.echo(f"older lines are in {', '.join(file.name for file in older)}", err=True)
+
+
+class _Wanted:
+    """Chooses lines by time and severity; a line without a time was written right after the one before it."""
+
+    def __init__(self, since: datetime | None, level: str) -> None:
+        self._since, self._level = since, level
+        self._first: datetime | None = None
+        self._last: datetime | None = None
+
+    def of(self, batch: Iterable[bytes]) -> list[LogLine]:
+        """Return what is wanted of `batch`."""
+        return [line for line in map(read_line, batch) if self._wants(line)]
+
+    def is_cut_short(self) -> bool:
+        """Tell whether the log begins later than what was asked for."""
+        return self._since is not None and self._first is not None and self._first > self._since
+
+    def _wants(self, line: LogLine) -> bool:
+        self._last = line.at or self._last
+        self._first = self._first or line.at
+        late_enough = self._since is None or (self._last is not None and self._last >= self._since)
+        return late_enough and line.is_at_least(self._level)
+
+
+def _batches(path: Path, *, follow: bool) -> Iterator[list[bytes]]:
+    if not follow:
+        return lines_now(path, MOST_BYTES)
+    return lines_ever(path, MOST_BYTES, wait=partial(wait_unless_deaf, sys.stdout.fileno()))
+
+
+def _chosen(batches: Iterator[list[bytes]], wanted: _Wanted, most: int | None) -> Iterator[list[LogLine]]:
+    """Yield the lines that are wanted; of those that are there now (until an empty batch) the last `most`."""
+    if most is not None:
+        last: deque[LogLine] = deque(maxlen=most)
+        for batch in batches:
+            if not batch:
+                break
+            last.extend(wanted.of(batch))
+        yield list(last)
+    for batch in batches:
+        yield wanted.of(batch)
+
+
+def _print(lines: list[LogLine], *, as_json: bool) -> None:
+    texts = [line.as_json() for line in lines if line.facts is not None] if as_json else map(_coloured, lines)
+    if text := "\n".join(texts):
+        click.echo(text)
+
+
+def _coloured(line: LogLine) -> str:
+    colour = _COLOURS.get(line.level)
+    return click.style(line.as_text(), fg=colour) if colour else line.as_text()
+
+
+def _time(text: str, now: datetime, zone: ZoneInfo) -> datetime:
+    """Return the instant that a span before `now`, a date or a time means; without a zone it is one of `zone`.
+
+    Raises UsageError.
+    """
+    try:
+        if span := _SPAN.fullmatch(text.strip()):
+            return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        time = datetime.fromisoformat(text)
+        return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        hint = 'write it like "2h", "3d" (s, min, h, d, w), "2026-11-20" or "2026-11-20 14:00"'
+        raise UsageError(f"{text!r} is no time", hint) from None

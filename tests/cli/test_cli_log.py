@@ -1,0 +1,260 @@
+"""`backupd log`: backup.log for people, chosen by time and level, read along, whatever somebody wrote into it."""
+
+import json
+import re
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keyboard import Keyboard, into_closed_pipe, on_terminal
+
+from backupd.cli.logline import MOST_BYTES, read_line
+from backupd.log import Event, EventLog, open_log
+from support.command import Backupd
+
+NOW = datetime.now(UTC)
+EVIL = b'{"message": "cut o\n\x1b]0;evil\x07\x1b[2J\n[[[[\n\xff\xfe\x00\n' + b"[" * 100_000 + b"\n12\n"
+
+
+def line(message: str, level: str = "INFO", *, ago: timedelta = timedelta(), **facts: object) -> bytes:
+    known = {"message": message, "log.level": level, "@timestamp": (NOW - ago).isoformat()}
+    return json.dumps({**known, **facts}).encode() + b"\n"
+
+
+LINES = (
+    line("old", ago=timedelta(days=3)),
+    line("bad", "ERROR", ago=timedelta(days=2), **{"backupd.hint": "mend it"}),
+    line("doubtful", "WARNING", ago=timedelta(hours=3)),
+    line("good"),
+)
+
+
+@pytest.fixture
+def path(backups: Path) -> Path:
+    backups.mkdir()
+    path = backups / "backup.log"
+    path.write_bytes(b"".join(LINES))
+    return path
+
+
+def messages(out: str) -> list[str]:
+    return [text[29:].partition(" | ")[0] for text in out.splitlines()]
+
+
+def test_a_line_tells_time_level_message_and_what_to_do(typed: Keyboard, path: Path) -> None:
+    answer = typed("log")
+    assert (answer.code, answer.err) == (0, "")
+    assert messages(answer.out) == ["old", "bad", "doubtful", "good"]
+    time = f"{NOW - timedelta(days=2):%F %T}Z"
+    assert answer.out.splitlines()[1] == f"{time} ERROR   bad | what to do: mend it"
+    assert path.exists()
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--level warning", ["bad", "doubtful"]),
+        ("--level error", ["bad"]),
+        ("--since 4h", ["doubtful", "good"]),
+        ("--since 2d", ["doubtful", "good"]),
+        ("--since 1w --level error", ["bad"]),
+        ("--since {day_before_yesterday}", ["bad", "doubtful", "good"]),
+        ("--since {two_hours_ago}", ["good"]),
+        ("-n 1", ["good"]),
+        ("--lines 0", []),
+        ("-n 1 --level error", ["bad"]),
+    ],
+)
+def test_lines_are_chosen_by_time_level_and_number(typed: Keyboard, arguments: str, expected: list[str]) -> None:
+    then = {
+        "day_before_yesterday": f"{NOW - timedelta(days=2):%F}",
+        "two_hours_ago": f"{NOW - timedelta(hours=2):%FT%TZ}",
+    }
+    answer = typed("log", *arguments.format(**then).split())
+    assert (answer.code, messages(answer.out), answer.err) == (0, expected, "")
+
+
+@pytest.mark.usefixtures("path")
+def test_a_time_without_a_zone_is_one_of_the_schedule(typed: Keyboard) -> None:
+    there = timedelta(hours=-11)  # Pago Pago has no summer time
+    since = f"{NOW - timedelta(hours=4) + there:%F %T}"
+    answer = typed("log", "--since", since, BACKUPD_SCHEDULE__TIMEZONE="Pacific/Pago_Pago")
+    assert messages(answer.out) == ["doubtful", "good"]
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2 fortnights", "-3h", "9999999h", "999999w", "2026-13-01", ""])
+def test_what_is_no_time_is_a_usage_error_that_shows_how_to_write_one(typed: Keyboard, path: Path, since: str) -> None:
+    answer = typed("log", f"--since={since}")
+    assert answer.code == 2
+    assert '"3d"' in answer.err
+    assert path.exists()
+
+
+def test_what_logrotate_took_away_is_named(typed: Keyboard, path: Path) -> None:
+    path.with_name("backup.log.1").touch()
+    assert typed("log", "--since", "2d").err == ""
+    assert typed("log", "--since", "9d").err == "older lines are in backup.log.1\n"
+
+
+def test_json_is_the_lines_as_they_stand_for_machines(typed: Keyboard, path: Path) -> None:
+    path.write_bytes(b"".join(LINES) + EVIL + line("last"))
+    answer = typed("log", "--json", "--level", "warning")
+    assert answer.out.encode() == LINES[1] + LINES[2]
+    assert typed("log", "--json").out.encode() == b"".join(LINES) + line("last")
+
+
+def test_without_a_log_it_says_who_makes_one(typed: Keyboard, backups: Path) -> None:
+    answer = typed("log")
+    assert answer.code == 1
+    assert answer.err.startswith(f"error: there is no {backups / 'backup.log'}")
+    assert "the first run makes it" in answer.err
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/etc/passwd"), lambda path: path.mkdir()])
+def test_a_log_that_is_no_file_of_its_own_is_not_read(
+    typed: Keyboard, path: Path, make: Callable[[Path], None]
+) -> None:
+    path.unlink()
+    make(path)
+    answer = typed("log")
+    assert (answer.code, answer.out) == (1, "")
+    assert str(path) in answer.err
+
+
+# --- Lines that others wrote ---
+
+
+def test_a_terminal_has_colours_and_no_line_can_harm_it(backupd: Backupd, typed: Keyboard, path: Path) -> None:
+    path.write_bytes(b"".join(LINES) + EVIL + line("\x1b[2J\u009b", "\x1b[m") + b"x" * (3 * MOST_BYTES) + b"\nno end")
+    code, said = on_terminal(backupd, "log")
+    assert code == 0
+    assert re.sub(r"\x1b\[(0|3[13])m", "", said).replace("\r\n", "").isprintable()
+    assert [text[:5] for text in said.splitlines()[1:3]] == ["\x1b[31m", "\x1b[33m"]
+    assert "\x1b" not in typed("log").out
+    assert said.count("????-??-?? ??:??:??Z ?") == 8
+    assert f"({MOST_BYTES} characters)" in said
+    assert said.endswith("no end\r\n")
+    assert len(said) < 20_000
+
+
+@settings(max_examples=50)
+@given(st.one_of(st.binary(), st.text().map(lambda text: json.dumps({"message": text, "log.level": text}).encode())))
+def test_any_line_becomes_one_printable_line(raw: bytes) -> None:
+    read = read_line(raw)
+    assert read.as_text().isprintable()
+    if read.facts is not None:
+        assert json.loads(read.as_json()) == read.facts
+        assert read.as_json().isprintable()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"message": ["a", {"b": 1}], "@timestamp": 5, "log.level": None, "backupd.hint": 7},
+        {"message": None, "@timestamp": "0001-01-01T00:00:00+23:59", "log.level": "LOUD"},
+        {},
+    ],
+)
+def test_fields_of_the_wrong_kind_are_told_as_they_are(facts: dict[str, Any]) -> None:
+    read = read_line(json.dumps(facts).encode())
+    assert read.at is None
+    assert read.is_at_least("warning")
+    assert read.as_text().startswith("????-??-?? ??:??:??Z ")
+
+
+def test_what_the_locale_cannot_encode_is_escaped(backupd: Backupd, path: Path) -> None:
+    path.write_bytes(line("\N{SNOWMAN}"))
+    assert backupd("log", PYTHONIOENCODING="latin-1").out.endswith("\\u2603\n")
+
+
+# --- Pipes ---
+
+
+@pytest.mark.usefixtures("path")
+def test_a_reader_that_has_seen_enough_ends_it_quietly(backupd: Backupd) -> None:
+    assert into_closed_pipe(backupd, "log") == (141, "")
+
+
+# --- Reading along ---
+
+
+class Following:
+    """A running `backupd log --follow`; each line that it prints is awaited."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def next(self) -> str:
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], 60)[0], "no line came"
+        return messages(self.process.stdout.readline().decode())[0]
+
+
+@contextmanager
+def following(backupd: Backupd, *arguments: str) -> Iterator[Following]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backupd", "log", "--follow", *arguments],
+        env=backupd.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    with process:
+        try:
+            yield Following(process)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def log(path: Path) -> Iterator[EventLog]:
+    log = open_log(path)
+    yield log
+    log.close()
+
+
+def test_it_reads_along_whatever_logrotate_does(backupd: Backupd, path: Path, log: EventLog) -> None:
+    def say(message: str) -> None:
+        log.info(Event.RUN_STARTED, message)
+
+    path.write_bytes(b"".join(LINES) * 4)
+    with following(backupd) as reader:
+        assert [reader.next() for _ in range(10)] == ["doubtful", "good", *["old", "bad", "doubtful", "good"] * 2]
+        say("one")
+        assert reader.next() == "one"
+        path.rename(path.with_name("backup.log.1"))  # logrotate's create
+        say("two")
+        assert reader.next() == "two"
+        shutil.copy(path, path.with_name("copy"))  # its copytruncate
+        with path.open("r+b") as stream:
+            stream.truncate()
+        say("3")
+        assert reader.next() == "3"
+        for part in (line("whole")[:30], line("whole")[30:]):
+            with path.open("ab") as appended:
+                appended.write(part)
+        assert reader.next() == "whole"
+        reader.process.send_signal(2)
+        assert reader.process.wait(60) == 130
+        assert reader.process.stderr is not None
+        assert reader.process.stderr.read() == b""
+
+
+def test_it_waits_for_a_log_and_ends_when_nobody_reads_on(backupd: Backupd, path: Path) -> None:
+    path.unlink()
+    with following(backupd, "--level", "error") as reader:
+        path.write_bytes(b"".join(LINES))
+        assert reader.next() == "bad"
+        assert reader.process.stdout is not None
+        reader.process.stdout.close()  # no further line has to come
+        assert reader.process.wait(60) == 0

@@ -1,0 +1,150 @@
+"""A real Prometheus scrapes real daemons by the files of deploy/prometheus, and judges the alerts by what it finds."""
+
+import http.client
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from support.bank import make_bank
+from support.command import Backupd
+from support.daemon import Daemon, free_port, running_daemon, wait_until
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
+TOKEN = "a token of the tests"
+OTHERS = """
+  - job_name: backupd-without-token
+    static_configs: [{targets: ["%s"]}]
+  - job_name: backupd-with-a-wrong-token
+    authorization: {credentials: wrong}
+    static_configs: [{targets: ["%s"]}]
+"""
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running Prometheus, asked over its HTTP API."""
+
+    port: int
+
+    def ask(self, path: str, **query: str) -> Any:
+        """Return the data of an answer, None where there is no answer yet."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", f"/api/v1/{path}?{urlencode(query)}")
+            return json.loads(connection.getresponse().read())["data"]
+        except (OSError, ValueError, LookupError):
+            return None
+        finally:
+            connection.close()
+
+    def value(self, expression: str) -> float | None:
+        """Return the one value of an instant query, None while there is none."""
+        found = (self.ask("query", query=expression) or {"result": []})["result"]
+        return float(found[0]["value"][1]) if len(found) == 1 else None
+
+    def targets(self) -> dict[str, tuple[str, str]]:
+        """Return health and last error of each target by its job, without those that were not scraped yet."""
+        found = (self.ask("targets") or {"activeTargets": []})["activeTargets"]
+        return {t["labels"]["job"]: (t["health"], t["lastError"]) for t in found if t["health"] != "unknown"}
+
+    def rules(self) -> list[dict[str, Any]]:
+        return [rule for group in (self.ask("rules") or {"groups": []})["groups"] for rule in group["rules"]]
+
+
+def backupd_in(home: Path, **environ: str) -> Backupd:
+    home.mkdir()
+    make_bank(home / "tasks.db")
+    own = {"BACKUPD_DATABASE": str(home / "tasks.db"), "BACKUPD_SPACE__RESERVE": "0", **environ}
+    return Backupd(own, home)
+
+
+def configure(home: Path, guarded: Daemon, unguarded: Daemon) -> Path:
+    """Write what docs/monitoring.md tells to: the sample with target and token of one's own; only hastier."""
+    shutil.copy(DEPLOY / "alerts.yml", home)
+    (home / "backupd.token").write_text(TOKEN)
+    sample = (DEPLOY / "prometheus.yml").read_text()
+    changes = {
+        "interval: 1m": "interval: 200ms",
+        "/etc/prometheus/backupd.token": str(home / "backupd.token"),
+        '"backupd:8080"': f'"127.0.0.1:{guarded.port}"',
+        "# Where alerts go": OTHERS % (f"127.0.0.1:{unguarded.port}", f"127.0.0.1:{guarded.port}") + "#",
+    }
+    for old, new in changes.items():
+        assert old in sample
+        sample = sample.replace(old, new)
+    (home / "prometheus.yml").write_text(sample)
+    return home / "prometheus.yml"
+
+
+@contextmanager
+def running_prometheus(config: Path) -> Iterator[Prometheus]:
+    port, output = free_port(), config.with_name("output.txt")
+    places = (f"--config.file={config}", f"--storage.tsdb.path={config.with_name('data')}")
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            ["prometheus", *places, f"--web.listen-address=127.0.0.1:{port}"], stdout=stream, stderr=subprocess.STDOUT
+        )
+        try:
+            yield Prometheus(port)
+        except AssertionError:
+            print(output.read_text())
+            raise
+        finally:
+            process.kill()  # it keeps nothing that is worth an orderly end
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus, having scraped three times over: with the token, without one where none is set, with a wrong one."""
+    home = tmp_path_factory.mktemp("prometheus")
+    with (
+        running_daemon(backupd_in(home / "guarded", BACKUPD_HTTP__TOKEN=TOKEN)) as guarded,
+        running_daemon(backupd_in(home / "unguarded")) as unguarded,
+        running_prometheus(configure(home, guarded, unguarded)) as prometheus,
+    ):
+        wait_until(lambda: guarded.ask("/health")[0] == unguarded.ask("/health")[0] == 200, "the first backups")
+        healthy = 'backupd_healthy{job="%s"}'
+        for job in ("backupd", "backupd-without-token"):
+            wait_until(partial(prometheus.value, healthy % job), f"health of {job} at Prometheus")
+        wait_until(lambda: len(prometheus.targets()) == 3, "three targets")
+        yield prometheus
+
+
+def test_it_scrapes_the_daemon_with_the_token_of_the_sample_and_without_one(prometheus: Prometheus) -> None:
+    targets = prometheus.targets()
+    assert targets["backupd"] == targets["backupd-without-token"] == ("up", "")
+    assert targets["backupd-with-a-wrong-token"] == ("down", "server returned HTTP status 401 Unauthorized")
+
+
+def test_it_has_the_figures_of_the_first_backup(prometheus: Prometheus) -> None:
+    mine = '{job="backupd", task="backup"}'
+    assert prometheus.value(f"time() - backupd_proof_timestamp_seconds{mine} < backupd_proof_limit_seconds{mine}")
+    assert prometheus.value('backupd_generations{job="backupd", source="tasks", state="verified"}') == 1
+
+
+def test_it_evaluates_every_rule_of_ours_without_an_error(prometheus: Prometheus) -> None:
+    def evaluated() -> bool:
+        return {rule["health"] for rule in prometheus.rules()} == {"ok"}
+
+    wait_until(evaluated, "an evaluation of all rules")
+    names = [rule["name"] for rule in prometheus.rules()]
+    assert names == [line.split()[-1] for line in (DEPLOY / "alerts.yml").read_text().splitlines() if "alert:" in line]
+    assert not any(rule.get("lastError") for rule in prometheus.rules())
+
+
+def test_it_alerts_of_the_daemon_that_refuses_its_token_and_of_no_other(prometheus: Prometheus) -> None:
+    def alerts() -> set[tuple[str, str]]:
+        found = [alert["labels"] for rule in prometheus.rules() for alert in rule["alerts"]]
+        return {(labels["alertname"], labels["job"]) for labels in found}
+
+    wait_until(lambda: alerts() == {("BackupdDown", "backupd-with-a-wrong-token")}, "the one alert")

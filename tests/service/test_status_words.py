@@ -1,0 +1,55 @@
+"""What `backupd status` says: whether all is well, why not, what to do next, and what there is, in about ten lines."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from web_site import BACKUP, ILL, NOW, WELL, status_of
+
+from backupd.health import Health, HealthFacts
+from backupd.service.status import TaskFigures
+from backupd.service.words import status_lines
+
+FROZEN = (
+    "  what to do: {0}: restore a good generation, or, if the loss was meant: backupd prune --unfreeze --source {0}"
+)
+
+
+def test_well_and_ill_differ_in_what_is_said() -> None:
+    assert status_lines(status_of(WELL)) == (
+        "healthy",
+        FROZEN.format("notes"),
+        "verified backup  tasks: 3 h ago, at most 26 h allowed",
+        "off-site copy    offsite: 48 h ago, at most 8 d allowed",
+        "proven restore   offsite: 12 d ago, at most 34 d allowed",
+        "measured         notes: back from offsite in 8.2 s, with data 28 h old (notes-20261113-0300)",
+        "last runs        tasks: backup 3 h ago (1.5 s), drill never",
+        "last runs        notes: drill 12 d ago (9.5 s)",
+        "generations      tasks: 12, 11 of them verified, the newest 3 h old, 3.0 MiB as 1.0 MiB",
+        "generations      notes: 0, 0 of them verified, FROZEN: nothing is pruned",
+        "free space       local: 5.0 GiB",
+        "backupd          0.1.0, SQLite 3.54.1, catalog works",
+    )
+    assert status_lines(status_of(ILL))[:10] == (
+        "NOT HEALTHY",
+        "  reason: the last verified backup of tasks is 30 h old, more than 26 h",
+        "  reason: there is no proven restore from offsite yet",
+        "  warning: tasks has shrunk: nothing is pruned until an operator accepts it",
+        "  what to do: backupd backup --source tasks makes one now; backupd doctor finds what is in the way",
+        "  what to do: backupd drill --from offsite proves one now, and says what is wrong",
+        FROZEN.format("notes"),
+        "verified backup  tasks: 30 h ago, at most 26 h allowed, TOO OLD",
+        "off-site copy    offsite: 48 h ago, at most 8 d allowed",
+        "proven restore   offsite: never, at most 34 d allowed",
+    )
+
+
+def test_a_clock_a_failure_a_warning_and_a_broken_catalog_have_their_next_steps() -> None:
+    ahead = Health.of(HealthFacts((replace(BACKUP, last_at=NOW + timedelta(days=1)),)), NOW)
+    backup = TaskFigures("backup", "tasks", NOW, {}, failed_at=NOW, error="it \x1b[2J broke", hint="mend it")
+    prune = TaskFigures("prune", "tasks", NOW, {}, warnings=("one", "two"))
+    lines = status_lines(replace(status_of(ahead), tasks=(backup, prune), migrations_ok=False))
+    assert "  what to do: set the clock (NTP); the next success after that counts again" in lines
+    assert "  what to do: backupd doctor tells what is wrong with the catalog; " in "\n".join(lines)
+    assert "last backup      tasks: failed 0 s ago: it \\x1b[2J broke | what to do: mend it" in lines
+    assert "last prune       tasks: degraded: one; two" in lines
+    assert lines[-1].endswith("catalog DOES NOT WORK")
