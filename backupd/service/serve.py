@@ -19,7 +19,7 @@ from backupd.service.succession import Succession
 from backupd.service.web.app import make_app
 from backupd.service.web.server import HttpServer
 from backupd.service.worker import Worker
-from backupd.wiring import limits, watching_site
+from backupd.wiring import expiry, limits, watching_site
 
 _HTTP_STOP_S = 1.0
 _END_S = 7.5
@@ -37,7 +37,7 @@ def serve(config: Config) -> NoReturn:
     planned = planned_tasks(config)
     lanes = Lanes(Worker(config, site.log, site.clock), Worker(config, site.log, site.clock))
     daemon = Daemon(planned, lanes, site, Succession(config, site.log).due)
-    server = _server(config, Overview(daemon, planned, limits(config), site), site)
+    server = _server(config, Overview(daemon, planned, limits(config), expiry(config), site), site)
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, lambda *_: daemon.stop())
     server.start()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from backupd.health import Health
 from backupd.model import Task
@@ -13,7 +12,7 @@ from backupd.model import Task
 class TaskFigures:
     """What became of one task of one source so far, by the catalog; durations are of the last successful run.
 
-    `failed_at` and `error` are of the last run that ended, where it failed; its words may name paths.
+    `failed_at`, `error` and `hint` are of the last run that ended, where it failed; its words may name paths.
     """
 
     task: Task
@@ -24,6 +23,7 @@ class TaskFigures:
     stages: Mapping[str, float] | None = None
     failed_at: datetime | None = None
     error: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,3 @@ class Status:
     sources: tuple[SourceFigures, ...]
     free_bytes: Mapping[str, int]
     sqlite_version: str
-
-
-class Service(Protocol):
-    """The running daemon, as its HTTP side sees it; each call may be made from any thread."""
-
-    def alive(self) -> tuple[str, ...]:
-        """Return why process, scheduler or catalog do not work, in words without paths; empty when all do."""
-
-    def health(self) -> Health:
-        """Judge how old the last proofs are."""
-
-    def status(self) -> Status:
-        """Look at everything."""
