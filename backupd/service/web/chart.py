@@ -57,8 +57,9 @@ def duration_chart(series: Series) -> Chart | None:
 
 def nice_ticks(highest: float, units: Sequence[tuple[str, int]]) -> list[tuple[float, str]]:
     """Return values from 0 to `highest` or just above it, a round number of a fitting unit apart, with labels."""
+    highest = highest or 1
     name, unit = max((pair for pair in units if pair[1] <= highest), key=lambda pair: pair[1], default=units[0])
-    wanted = max(highest / unit, 1e-3) / _Y_TICKS
+    wanted = max(highest / unit, 1e-3) / _Y_TICKS  # no axis needs finer steps than thousandths
     power = 10.0 ** math.floor(math.log10(wanted))
     step = next(factor * power for factor in _STEPS if factor * power >= wanted * (1 - 1e-9))
     digits = max(0, -math.floor(math.log10(step) + 1e-9))

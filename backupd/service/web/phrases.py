@@ -201,8 +201,6 @@ _HISTORY: Final = {
     "weekday.0": Phrase("Mon", "lun"),
     "weekday.2": Phrase("Wed", "mié"),
     "weekday.4": Phrase("Fri", "vie"),
-    "date": Phrase("day", "día"),
-    "state": Phrase("state", "estado"),
     "size": Phrase("Size", "Tamaño"),
     "duration": Phrase("Duration of a backup", "Duración de la copia"),
     "chart.database": Phrase("database", "base de datos"),
