@@ -42,9 +42,16 @@ class Overview:
 
     def survey(self) -> Survey:
         """Look at everything, and at how it came to be."""
-        inventory = _inventory(self._site)
-        status = _status_of(inventory, self._planned, self._limits, self._site, self._started_at)
-        return read_survey(status, inventory, self._planned, self._expiry, self._site)
+        return take_survey(self._planned, self._limits, self._expiry, self._site, self._started_at)
+
+
+def take_survey(
+    planned: tuple[Planned, ...], limits: tuple[Limit, ...], expiry: Expiry, site: Site, started_at: datetime
+) -> Survey:
+    """Look at everything, and at how it came to be; each manifest is read once. Changes nothing, and raises nothing."""
+    inventory = _inventory(site)
+    status = _status_of(inventory, planned, limits, site, started_at)
+    return read_survey(status, inventory, planned, expiry, site)
 
 
 def read_status(planned: tuple[Planned, ...], limits: tuple[Limit, ...], site: Site, started_at: datetime) -> Status:

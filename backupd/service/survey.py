@@ -129,7 +129,7 @@ class Survey:
         health = self.status.health
         backed_up = any(standing.task == "backup" and standing.last_at for standing in health.standings)
         ran = any(sum(task.runs.values()) for task in self.status.tasks if task.task == "backup")
-        if not backed_up and not self.unread:
+        if not backed_up and "store" not in self.unread:
             return "empty" if ran or any(history.generation_count for history in self.histories) else "first-day"
         if not health.healthy:
             return "failing"

@@ -52,7 +52,7 @@ def healthy() -> Survey:
     return Survey(
         status=_status(facts),
         timezone=str(ZONE),
-        histories=(_history("tasks", 330), _history("notes", 45)),
+        histories=(_history("tasks", 330), _history("notes", 4)),
         drills=_drills(),
         replicas=(ReplicaFigures("offsite", 19),),
         next_runs=tuple(
@@ -167,13 +167,13 @@ def _status(facts: HealthFacts) -> Status:
         migrations_ok=True,
         tasks=(
             TaskFigures("backup", "tasks", _LAST, runs, 2.2, stages),
-            TaskFigures("backup", "notes", _LAST, {"published": 45}, 0.3, stages),
+            TaskFigures("backup", "notes", _LAST, {"published": 4}, 0.3, stages),
             TaskFigures("replicate", "offsite", NOW - 3 * DAY, {"done": 41}, 12.4, {"send": 11.9}),
             TaskFigures("prune", "tasks", _LAST, {"done": 320}, 0.1, {"expire": 0.1}),
         ),
         sources=(
-            SourceFigures("tasks", 11, 11, 118 * MIB, 41 * MIB, _LAST, frozen=False),
-            SourceFigures("notes", 10, 10, 6 * MIB, 2 * MIB, _LAST, frozen=False),
+            SourceFigures("tasks", 10, 10, 118 * MIB, 41 * MIB, _LAST, frozen=False),
+            SourceFigures("notes", 4, 4, 6 * MIB, 2 * MIB, _LAST, frozen=False),
         ),
         free_bytes={"local": 21_300 * MIB},
         sqlite_version="3.54.1",
@@ -222,7 +222,7 @@ def _generations(source: str, marks: tuple[RunMark, ...]) -> tuple[GenerationFig
         for mark in marks
         if mark.outcome != "failed"
     ]
-    plan = plan_retention(made, RetentionPolicy(monthly=3), NOW, ZONE)
+    plan = plan_retention(made, RetentionPolicy(monthly=2), NOW, ZONE)
     return tuple(
         GenerationFigures(
             kept.generation.id,

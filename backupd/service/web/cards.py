@@ -60,15 +60,12 @@ def cards(survey: Survey, tongue: Tongue) -> tuple[Card, ...]:
 
 def to_dos(survey: Survey, tongue: Tongue) -> tuple[ToDo, ...]:
     """Return what is not well and what to do about it, the gravest first; empty where nothing is."""
-    stage = survey.stage
-    if stage == "first-day":
-        return (ToDo("", tongue.say("next.first-day")), *_failures(survey, tongue))
-    found = [ToDo("", tongue.say(key)) for key in _when_empty(survey)] if stage == "empty" else []
-    unread = {f"unread.{name}" for name in survey.unread}
-    found += [ToDo(tongue.say(key), tongue.say(f"advice.{key}")) for key in sorted(unread, reverse=True)]
+    found = [ToDo("", tongue.say(key)) for key in _beginnings(survey)]
+    unread = (f"unread.{name}" for name in survey.unread)
+    found += [ToDo(tongue.say(key), tongue.say(f"advice.{key}")) for key in unread]
     found += [_of_trouble(trouble, tongue) for trouble in _told(survey)]
-    found += _failures(survey, tongue)
-    if stage == "degraded" and not found:
+    found += [_failure(task, survey.status.taken_at, tongue) for task in survey.failures]
+    if survey.stage == "degraded" and not found:
         found += [
             ToDo("", tongue.say("next.degraded-day", source=history.source))
             for history in survey.histories
@@ -77,13 +74,19 @@ def to_dos(survey: Survey, tongue: Tongue) -> tuple[ToDo, ...]:
     return tuple(found)
 
 
-def _when_empty(survey: Survey) -> tuple[str, ...]:
+def _beginnings(survey: Survey) -> tuple[str, ...]:
+    if survey.stage == "first-day":
+        return ("next.first-day",)
+    if survey.stage != "empty":
+        return ()
     return ("next.empty", "next.empty.replica") if survey.replicas else ("next.empty",)
 
 
 def _told(survey: Survey) -> Iterable[Trouble]:
     """Return the troubles that are not told already: by what could not be read, or by there being no copy at all."""
     troubles = survey.status.health.troubles
+    if survey.stage == "first-day":
+        return (trouble for trouble in troubles if trouble.kind != "never")
     if "store" in survey.unread:
         return (trouble for trouble in troubles if trouble.kind not in ("never", "unknown"))
     if survey.stage == "empty":
@@ -152,10 +155,6 @@ def _of_trouble(trouble: Trouble, tongue: Tongue) -> ToDo:
         else tongue.quote(str(trouble)),
         advice=tongue.say(advice) if advice in PHRASES else "",
     )
-
-
-def _failures(survey: Survey, tongue: Tongue) -> list[ToDo]:
-    return [_failure(task, survey.status.taken_at, tongue) for task in survey.failures]
 
 
 def _failure(task: TaskFigures, now: datetime, tongue: Tongue) -> ToDo:
