@@ -5,6 +5,7 @@ In a thread, since Playwright's loop must not be that of the tests, some of whic
 
 import os
 import shutil
+from base64 import b64decode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ class Browser:
             assert response is not None
             told = _told(page)
             if picture:
-                page.screenshot(path=picture, full_page=height is None)
+                _save(page, picture, whole=height is None)
             violations = self._axe.run(page).response["violations"]
             return Seen(
                 status=response.status,
@@ -84,6 +85,15 @@ class Browser:
             )
         finally:
             context.close()
+
+
+def _save(page: playwright.Page, picture: Path, *, whole: bool) -> None:
+    if picture.suffix != ".webp":
+        page.screenshot(path=picture, full_page=whole)
+        return
+    session = page.context.new_cdp_session(page)
+    answer = session.send("Page.captureScreenshot", {"format": "webp", "quality": 82, "captureBeyondViewport": whole})
+    picture.write_bytes(b64decode(answer["data"]))
 
 
 def _told(page: playwright.Page) -> dict[str, Any]:
