@@ -3,14 +3,15 @@
 What it says may be read by strangers: it names sources and replicas, never a path or a host.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from backupd.model import CLOCK_TOLERANCE, Hold, Task
 from backupd.schedule import Schedule
 from backupd.spans import human_span
 
+STORE_UNREADABLE = "the directory of the backups cannot be read"
 _WHAT = {"backup": "verified backup of {}", "replicate": "off-site copy at {}", "drill": "proven restore from {}"}
 _LEAST_GRACE = timedelta(hours=2)
 _SHARE_OF_GRACE = 12
@@ -48,13 +49,50 @@ class HealthFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is not well, as a value: `str` tells it in English, who speaks otherwise has its own words.
+
+    `never`, `future` and `late` are of the proof of `task` and `subject`, `damaged` and `shrunk` of the source
+    `subject`; `unknown` says in `words` what could not be found out. `age_s` and `limit_s` come with `late`.
+    """
+
+    kind: Literal["never", "future", "late", "damaged", "shrunk", "unknown"]
+    task: Task | None = None
+    subject: str = ""
+    age_s: float = 0.0
+    limit_s: float = 0.0
+    words: str = ""
+
+    def __str__(self) -> str:
+        """Tell it in English."""
+        what = _WHAT.get(str(self.task), f"{self.task} of {{}}").format(self.subject)
+        match self.kind:
+            case "never":
+                return f"there is no {what} yet"
+            case "future":
+                return f"the last {what} is dated in the future: check the clock"
+            case "late":
+                return f"the last {what} is {human_span(self.age_s)} old, more than {human_span(self.limit_s)}"
+            case "damaged":
+                return f"{self.subject} is damaged: nothing is pruned"
+            case "shrunk":
+                return f"{self.subject} has shrunk: nothing is pruned until an operator accepts it"
+            case _:
+                return self.words
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
-    """The judgement: `reasons` are why it is not well, `warnings` what an operator should look at all the same."""
+    """The judgement: `reasons` are why it is not well, `warnings` what an operator should look at all the same.
+
+    `troubles` are both, as values.
+    """
 
     checked_at: datetime
     standings: tuple[Standing, ...]
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
+    troubles: tuple[Trouble, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -64,9 +102,12 @@ class Health:
     @classmethod
     def of(cls, facts: HealthFacts, now: datetime) -> "Health":
         """Judge `facts` at `now` (aware)."""
-        late = (why for standing in facts.standings if (why := _lateness(standing, now)))
-        damaged = (f"{hold.source} is damaged: nothing is pruned" for hold in facts.holds if hold.kind == "corrupt")
-        return cls(now, facts.standings, (*facts.unknown, *late, *damaged), tuple(_warnings(facts)))
+        late = (trouble for standing in facts.standings if (trouble := _lateness(standing, now)))
+        unknown = (Trouble("unknown", words=words) for words in facts.unknown)
+        damaged = (Trouble("damaged", "backup", hold.source) for hold in facts.holds if hold.kind == "corrupt")
+        shrunk = tuple(Trouble("shrunk", "backup", hold.source) for hold in facts.holds if hold.kind == "shrink")
+        grave = (*unknown, *late, *damaged)
+        return cls(now, facts.standings, tuple(map(str, grave)), tuple(map(str, shrunk)), (*grave, *shrunk))
 
 
 def health_limit(schedule: Schedule, now: datetime) -> timedelta:
@@ -83,19 +124,13 @@ def within_limit(standing: Standing, now: datetime) -> bool:
     return not _lateness(standing, now)
 
 
-def _lateness(standing: Standing, now: datetime) -> str:
-    what = _WHAT.get(standing.task, f"{standing.task} of {{}}").format(standing.subject)
+def _lateness(standing: Standing, now: datetime) -> Trouble | None:
+    task, subject = standing.task, standing.subject
     if standing.last_at is None:
-        return f"there is no {what} yet"
+        return Trouble("never", task, subject)
     age = now - standing.last_at
     if age < -CLOCK_TOLERANCE:
-        return f"the last {what} is dated in the future: check the clock"
+        return Trouble("future", task, subject)
     if age.total_seconds() > standing.limit_s:
-        return f"the last {what} is {human_span(age.total_seconds())} old, more than {human_span(standing.limit_s)}"
-    return ""
-
-
-def _warnings(facts: HealthFacts) -> Iterator[str]:
-    for hold in facts.holds:
-        if hold.kind == "shrink":
-            yield f"{hold.source} has shrunk: nothing is pruned until an operator accepts it"
+        return Trouble("late", task, subject, age.total_seconds(), standing.limit_s)
+    return None

@@ -8,6 +8,7 @@ from typing import Final, Self
 from sqlalchemy import ColumnElement, case, delete, func, or_, select, update
 
 from backupd.catalog.book import last_runs, read_book, write_book
+from backupd.catalog.marks import RunMark, marks_of, marks_query
 from backupd.catalog.models import CheckResult, Copy, Generation, Run
 from backupd.catalog.opening import read_copies
 from backupd.catalog.records import Book, History, LastRun, RunRecord
@@ -138,6 +139,20 @@ class Catalog:
         with self._work.reading() as session:
             run = session.scalar(query)
             return run_record(run) if run is not None and run.outcome == "failed" else None
+
+    def run_marks(self, task: str, source: str, since: datetime, until: datetime, most: int) -> tuple[RunMark, ...]:
+        """Return in little, oldest first, the newest `most` runs of a task that ended; those told to stop are left out.
+
+        They began from `since` to `until`.
+        """
+        query = marks_query(task, source, since, until, most).where(Run.exit_code.is_distinct_from(_TERMINATED))
+        with self._work.reading() as session:
+            return marks_of(session.execute(query))
+
+    def first_run_at(self, task: str, source: str) -> datetime | None:
+        """Return when the first run of a task began that the catalog knows of."""
+        with self._work.reading() as session:
+            return session.scalar(select(func.min(Run.started_at)).where(Run.task == task, Run.source == source))
 
     def run_counts(self) -> dict[tuple[str, str], dict[str, int]]:
         """Return by task and source how many runs had which outcome; those not finished are left out."""

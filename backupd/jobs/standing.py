@@ -5,22 +5,22 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from backupd.catalog import CatalogUnavailable, read_catalog
-from backupd.health import HealthFacts, Limit, Standing
+from backupd.health import STORE_UNREADABLE, HealthFacts, Limit, Standing
 from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.site import Site
 
 
-def read_health_facts(limits: Iterable[Limit], site: Site) -> HealthFacts:
-    """Read how old each proof is that has a limit, and which sources are frozen.
+def read_health_facts(limits: Iterable[Limit], site: Site, inventory: Inventory | None = None) -> HealthFacts:
+    """Read how old each proof is that has a limit, and which sources are frozen; `inventory` is read where not given.
 
     Changes nothing, and raises nothing: what could not be found out is named.
     """
     limits = tuple(limits)
     try:
-        return health_facts(limits, present_inventory(site), site)
+        return health_facts(limits, inventory or present_inventory(site), site)
     except OSError:
         standings = (Standing(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
-        return HealthFacts(tuple(standings), unknown=("the directory of the backups cannot be read",))
+        return HealthFacts(tuple(standings), unknown=(STORE_UNREADABLE,))
 
 
 def present_inventory(site: Site) -> Inventory:

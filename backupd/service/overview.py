@@ -1,6 +1,7 @@
 """The answers of the daemon: one look at site, catalog and clock, as values."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
@@ -9,19 +10,24 @@ from backupd.catalog import CatalogUnavailable, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
 from backupd.jobs.inventory import Inventory
+from backupd.jobs.order import Expiry
 from backupd.jobs.site import Site
-from backupd.jobs.standing import health_facts, present_inventory, read_health_facts
+from backupd.jobs.standing import present_inventory, read_health_facts
 from backupd.service.daemon import Daemon
 from backupd.service.plan import Planned
 from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
+from backupd.service.survey import Survey
+from backupd.service.surveying import read_survey
 from backupd.told.queue import REFUSED, TAKEN
 
 
 class Overview:
-    """The running daemon as HTTP sees it: `service.status.Service`."""
+    """The running daemon as HTTP sees it: `service.survey.Service`."""
 
-    def __init__(self, daemon: Daemon, planned: tuple[Planned, ...], limits: tuple[Limit, ...], site: Site) -> None:
-        self._daemon, self._planned, self._limits, self._site = daemon, planned, limits, site
+    def __init__(
+        self, daemon: Daemon, planned: tuple[Planned, ...], limits: tuple[Limit, ...], expiry: Expiry, site: Site
+    ) -> None:
+        self._daemon, self._planned, self._limits, self._expiry, self._site = daemon, planned, limits, expiry, site
         self._started_at = site.clock()
 
     def alive(self) -> tuple[str, ...]:
@@ -36,20 +42,50 @@ class Overview:
         """Look at everything."""
         return read_status(self._planned, self._limits, self._site, self._started_at)
 
+    def survey(self) -> Survey:
+        """Look at everything, and at how it came to be."""
+        return take_survey(self._planned, self._limits, self._expiry, self._site, self._started_at)
+
+
+def take_survey(
+    planned: tuple[Planned, ...], limits: tuple[Limit, ...], expiry: Expiry, site: Site, started_at: datetime
+) -> Survey:
+    """Look at everything, and at how it came to be; each manifest is read once. Changes nothing, and raises nothing."""
+    inventory = _inventory(site)
+    status = _status_of(inventory, planned, limits, site, started_at)
+    return read_survey(status, inventory, planned, expiry, site)
+
 
 def read_status(planned: tuple[Planned, ...], limits: tuple[Limit, ...], site: Site, started_at: datetime) -> Status:
     """Look at everything; `limits` says how old proofs may be. Changes nothing, and raises nothing.
 
     Of a store that cannot be read nothing is told but that.
     """
+    return _status_of(_inventory(site), planned, limits, site, started_at)
+
+
+def _inventory(site: Site) -> Inventory | None:
+    """Return what the local store holds, None where it cannot be read."""
+    try:
+        return present_inventory(site)
+    except OSError:
+        return None
+
+
+def _status_of(
+    inventory: Inventory | None,
+    planned: tuple[Planned, ...],
+    limits: tuple[Limit, ...],
+    site: Site,
+    started_at: datetime,
+) -> Status:
     now = site.clock()
     tasks, migrations_ok = _tasks(planned, site, now)
-    try:
-        inventory = present_inventory(site)
-        facts, free = health_facts(limits, inventory, site), {site.store.name: site.store.free_space()}
-        sources = tuple(_source(limit.subject, inventory, site) for limit in limits if limit.task == "backup")
-    except OSError:
-        facts, free, sources = read_health_facts(limits, site), {}, ()
+    facts, free, sources = read_health_facts(limits, site, inventory), dict[str, int](), tuple[SourceFigures, ...]()
+    if inventory is not None:
+        with suppress(OSError):
+            free = {site.store.name: site.store.free_space()}
+            sources = tuple(_source(limit.subject, inventory, site) for limit in limits if limit.task == "backup")
     return Status(
         taken_at=now,
         started_at=started_at,

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from backupd.health import Health
 from backupd.model import DrillReport, Task
@@ -67,16 +66,3 @@ class Status:
     free_bytes: Mapping[str, int]
     sqlite_version: str
     messages: MessageFigures = MessageFigures()
-
-
-class Service(Protocol):
-    """The running daemon, as its HTTP side sees it; each call may be made from any thread."""
-
-    def alive(self) -> tuple[str, ...]:
-        """Return why process, scheduler or catalog do not work, in words without paths; empty when all do."""
-
-    def health(self) -> Health:
-        """Judge how old the last proofs are."""
-
-    def status(self) -> Status:
-        """Look at everything."""

@@ -5,12 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 
 import pytest
-from web_site import ILL, Told, eventually, serving, status_of
+from web_site import ILL, Told, eventually, serving
 
 from backupd.service.web import shared
-from backupd.service.words import status_lines
 
-PATHS = ("/livez", "/health", "/metrics", "/")
+PATHS = ("/livez", "/health", "/metrics", "/api/status", "/")
 
 
 def test_livez_is_green_while_the_service_names_no_reason() -> None:
@@ -54,14 +53,6 @@ def test_health_is_red_and_says_which_proof_is_late_or_was_never_made() -> None:
     never = reply.json["standings"][2]
     assert (never["last_at"], never["age_s"], never["within_limit"]) == (None, None, False)
     assert [standing["within_limit"] for standing in reply.json["standings"]] == [False, True, False]
-
-
-def test_the_page_says_what_the_command_says() -> None:
-    with serving(Told(judged=ILL)) as site:
-        reply = site.ask("/")
-    assert reply.status == 200
-    assert reply.headers["content-type"] == "text/plain; charset=utf-8"
-    assert reply.text.splitlines() == list(status_lines(status_of(ILL)))
 
 
 def test_metrics_are_prometheus_text() -> None:

@@ -11,7 +11,7 @@ from web_site import ILL, Told, serving
 from backupd.service.web.access import is_loopback, refusal
 from backupd.service.web.app import make_app
 
-GUARDED = ("/metrics", "/")
+GUARDED = ("/metrics", "/api/status", "/")
 OPEN = ("/livez", "/health")
 TOKEN = "s3cret: with a colon and ünicode"
 LOCAL_HOST = (b"host", b"127.0.0.1:8080")

@@ -14,8 +14,10 @@ from typing import Any
 from backupd.health import Health, HealthFacts, Standing
 from backupd.model import DrillReport, Hold
 from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
+from backupd.service.survey import Survey
 from backupd.service.web.app import make_app
 from backupd.service.web.server import HttpServer
+from support.surveys import healthy
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, 123_000, tzinfo=UTC)
 BACKUP = Standing("backup", "tasks", NOW - timedelta(hours=3), 93_600)
@@ -67,6 +69,7 @@ class Told:
 
     reasons: tuple[str, ...] = ()
     judged: Health = WELL
+    surveyed: Survey = field(default_factory=healthy)
     trouble: Exception | None = None
     hanging: frozenset[str] = frozenset()
     go: threading.Event = field(default_factory=threading.Event)
@@ -84,6 +87,10 @@ class Told:
     def status(self) -> Status:
         self._hear("status")
         return status_of(self.judged)
+
+    def survey(self) -> Survey:
+        self._hear("survey")
+        return self.surveyed
 
     def _hear(self, call: str) -> None:
         with self._calls_lock:

@@ -7,8 +7,6 @@ from datetime import datetime
 from http import HTTPStatus
 
 from backupd.health import Health, Standing, within_limit
-from backupd.service.status import Status
-from backupd.service.words import status_lines
 
 _TEXT = "text/plain; charset=utf-8"
 
@@ -40,14 +38,22 @@ def health(judged: Health) -> Answer:
         "checked_at": _iso(judged.checked_at),
         "reasons": judged.reasons,
         "warnings": judged.warnings,
-        "standings": [_standing(standing, judged.checked_at) for standing in judged.standings],
+        "standings": [standing_facts(standing, judged.checked_at) for standing in judged.standings],
     }
     return _json(_red_if(not judged.healthy), facts)
 
 
-def page(status: Status) -> Answer:
-    """Answer with what `backupd status` prints."""
-    return text(HTTPStatus.OK, *status_lines(status))
+def standing_facts(standing: Standing, now: datetime) -> dict[str, object]:
+    """Return how old one kind of proof is, as JSON tells it."""
+    last_at = standing.last_at
+    return {
+        "task": standing.task,
+        "subject": standing.subject,
+        "last_at": None if last_at is None else _iso(last_at),
+        "age_s": None if last_at is None else round((now - last_at).total_seconds(), 3),
+        "limit_s": standing.limit_s,
+        "within_limit": within_limit(standing, now),
+    }
 
 
 def late(key: str, patience_s: float) -> Answer:
@@ -58,18 +64,6 @@ def late(key: str, patience_s: float) -> Answer:
 def internal_error() -> Answer:
     """Answer that something unforeseen went wrong, and not what: strangers read this."""
     return _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error: backupd's log says more"})
-
-
-def _standing(standing: Standing, now: datetime) -> dict[str, object]:
-    last_at = standing.last_at
-    return {
-        "task": standing.task,
-        "subject": standing.subject,
-        "last_at": None if last_at is None else _iso(last_at),
-        "age_s": None if last_at is None else round((now - last_at).total_seconds(), 3),
-        "limit_s": standing.limit_s,
-        "within_limit": within_limit(standing, now),
-    }
 
 
 def _red_if(red: bool) -> HTTPStatus:  # noqa: FBT001 - the name of the function says what it means

@@ -1,4 +1,7 @@
-"""What is served, and to whom: `/livez` and `/health` to everyone, `/metrics` and `/` to whoever `access` lets in."""
+"""What is served, and to whom: `/livez` and `/health` to everyone, all else to whoever `access` lets in.
+
+All else is `/metrics`, the status page `/` and the same as JSON, `/api/status`.
+"""
 
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
@@ -12,11 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backupd.service.status import Service
+from backupd.service.survey import Service
 from backupd.service.web import answers
 from backupd.service.web.access import refusal
 from backupd.service.web.answers import Answer
+from backupd.service.web.api import status_answer
+from backupd.service.web.language import LANGUAGES, Language, choose_language
 from backupd.service.web.metrics import metrics_answer
+from backupd.service.web.page import late_page, page_answer
 from backupd.service.web.shared import SharedAnswer, describe_error
 
 FRESH_S = 2.0
@@ -48,24 +54,31 @@ def make_app(
     line each, from any thread.
     """
 
-    def shared(work: Callable[[], Answer], key: str) -> SharedAnswer:
-        late = answers.late(key, patience_s)
+    def shared(work: Callable[[], Answer], late: Answer) -> SharedAnswer:
         return SharedAnswer(work, late, on_error, fresh_s=fresh_s, patience_s=patience_s)
 
-    livez = shared(lambda: answers.livez(service.alive()), "alive")
-    health = shared(lambda: answers.health(service.health()), "healthy")
-    metrics = shared(lambda: metrics_answer(service.status()), "answered")
-    page = shared(lambda: answers.page(service.status()), "answered")
+    def page(language: Language) -> SharedAnswer:
+        return shared(lambda: page_answer(service.survey(), language), late_page(patience_s, language))
 
-    def route(path: str, answer: SharedAnswer, *, guarded: bool) -> Route:
-        return Route(path, _endpoint(answer, token, on_error, guarded=guarded), methods=["GET"])
+    def late(key: str) -> Answer:
+        return answers.late(key, patience_s)
+
+    livez = shared(lambda: answers.livez(service.alive()), late("alive"))
+    health = shared(lambda: answers.health(service.health()), late("healthy"))
+    metrics = shared(lambda: metrics_answer(service.status()), late("answered"))
+    status = shared(lambda: status_answer(service.survey()), late("answered"))
+    pages = {language: page(language) for language in LANGUAGES}
+
+    def route(path: str, choose: Callable[[Request], SharedAnswer], *, guarded: bool) -> Route:
+        return Route(path, _endpoint(choose, token, on_error, guarded=guarded), methods=["GET"])
 
     app = Starlette(
         routes=[
-            route("/livez", livez, guarded=False),
-            route("/health", health, guarded=False),
-            route("/metrics", metrics, guarded=True),
-            route("/", page, guarded=True),
+            route("/livez", lambda _: livez, guarded=False),
+            route("/health", lambda _: health, guarded=False),
+            route("/metrics", lambda _: metrics, guarded=True),
+            route("/api/status", lambda _: status, guarded=True),
+            route("/", lambda request: pages[_language(request)], guarded=True),
         ],
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
@@ -73,12 +86,18 @@ def make_app(
     return _with_headers(app)
 
 
-def _endpoint(answer: SharedAnswer, token: str | None, on_error: Callable[[str], None], *, guarded: bool) -> _Endpoint:
+def _language(request: Request) -> Language:
+    return choose_language(request.headers.get("accept-language", ""))
+
+
+def _endpoint(
+    choose: Callable[[Request], SharedAnswer], token: str | None, on_error: Callable[[str], None], *, guarded: bool
+) -> _Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
             client = request.client.host if request.client else None
             refused = refusal(client, request.headers.raw, token) if guarded else None
-            return _response(refused or await answer.get())
+            return _response(refused or await choose(request).get())
         except Exception as error:  # noqa: BLE001 - the log says what it was; the client must not see it
             on_error(describe_error(error))
             return _response(answers.internal_error())
@@ -109,7 +128,8 @@ def _with_headers(app: ASGIApp) -> ASGIApp:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(_HEADERS)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
                 headers["Date"] = formatdate(usegmt=True)
             await send(message)
 

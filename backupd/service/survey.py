@@ -1,0 +1,154 @@
+"""All that the status page and `/api/status` show, as values: the status, and how it came to be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Literal, Protocol
+
+from backupd.health import Health
+from backupd.model import Task
+from backupd.service.days import Day, DayState
+from backupd.service.status import Status, TaskFigures
+
+Stage = Literal["first-day", "empty", "failing", "degraded", "healthy"]
+Unread = Literal["store", "catalog", "log"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The last good backup of one day; a size is None where its report does not tell it."""
+
+    date: date
+    duration_s: float | None
+    snapshot_bytes: int | None
+    archive_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFigures:
+    """One generation in the local store; without a reason to be kept it goes with the next prune."""
+
+    id: str
+    taken_at: datetime
+    archive_bytes: int
+    snapshot_bytes: int
+    verification: str
+    kept_for: tuple[str, ...]
+    stores: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHistory:
+    """How the backups of one source went: its days, its sizes and durations, and the newest of its generations.
+
+    `generation_count` and `stored_bytes` are of all that the local store holds of it.
+    """
+
+    source: str
+    days: tuple[Day, ...]
+    points: tuple[Point, ...]
+    generations: tuple[GenerationFigures, ...]
+    generation_count: int
+    stored_bytes: int
+
+    @property
+    def last_state(self) -> DayState:
+        """What became of the last day of which anything is known."""
+        return next((day.state for day in reversed(self.days) if day.state != "none"), "none")
+
+
+@dataclass(frozen=True, slots=True)
+class DrillFigures:
+    """One restore drill; `duration_s` is the recovery time that was measured."""
+
+    subject: str
+    started_at: datetime
+    outcome: str | None
+    duration_s: float | None
+    stages: Mapping[str, float]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaFigures:
+    """One replica, and how many generations it holds as far as the catalog knows."""
+
+    replica: str
+    generations: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """The file system of the local store: what its archives take, what is free, and how large it is."""
+
+    stored_bytes: int
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of `backup.log`; without time and level where it is none of ours."""
+
+    at: datetime | None
+    level: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NextRun:
+    """When a task is due next by its schedule."""
+
+    task: Task
+    source: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """One thorough look; `unread` names what could not be read, of which nothing else is told."""
+
+    status: Status
+    timezone: str
+    histories: tuple[SourceHistory, ...]
+    drills: tuple[DrillFigures, ...]
+    replicas: tuple[ReplicaFigures, ...]
+    next_runs: tuple[NextRun, ...]
+    disk: DiskUse | None
+    log: tuple[LogLine, ...]
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def failures(self) -> tuple[TaskFigures, ...]:
+        """The tasks whose last run failed."""
+        return tuple(task for task in self.status.tasks if task.failed_at is not None)
+
+    @property
+    def stage(self) -> Stage:
+        """In which of five states all is, the worst first: what the page begins with."""
+        health = self.status.health
+        backed_up = any(standing.task == "backup" and standing.last_at for standing in health.standings)
+        ran = any(sum(task.runs.values()) for task in self.status.tasks if task.task == "backup")
+        if not backed_up and "store" not in self.unread:
+            return "empty" if ran or any(history.generation_count for history in self.histories) else "first-day"
+        if not health.healthy:
+            return "failing"
+        days = {history.last_state for history in self.histories}
+        warned = health.warnings or self.failures or self.unread or days - {"verified", "none"}
+        return "degraded" if warned else "healthy"
+
+
+class Service(Protocol):
+    """The running daemon, as its HTTP side sees it; each call may be made from any thread."""
+
+    def alive(self) -> tuple[str, ...]:
+        """Return why process, scheduler or catalog do not work, in words without paths; empty when all do."""
+
+    def health(self) -> Health:
+        """Judge how old the last proofs are."""
+
+    def status(self) -> Status:
+        """Look at everything."""
+
+    def survey(self) -> Survey:
+        """Look at everything, and at how it came to be."""

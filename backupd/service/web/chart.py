@@ -1,0 +1,111 @@
+"""The geometry of line charts over days: pure, from values to the coordinates and labels of an inline SVG."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import pairwise
+from typing import Final
+
+WIDTH, HEIGHT = 460, 190
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 10, 26
+_Y_TICKS: Final = 4
+_X_TICKS: Final = 6
+_SHORT: Final = timedelta(days=62)
+_STEPS: Final = (1, 2, 5, 10)
+_BYTES: Final = (("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
+_SECONDS: Final = (("s", 1), ("min", 60), ("h", 3600))
+
+Series = Sequence[tuple[date, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark on an axis, in units of the drawing, and what stands beside it."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series: what `points` of a polyline says, and where it ends."""
+
+    points: str
+    end_x: float
+    end_y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing of `WIDTH` by `HEIGHT` with the axes' ticks and a line for each series, in their order."""
+
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+
+
+def size_chart(serieses: Iterable[Series]) -> Chart | None:
+    """Draw sizes in bytes; None where there is nothing to draw."""
+    return _draw(list(serieses), _BYTES)
+
+
+def duration_chart(series: Series) -> Chart | None:
+    """Draw durations in seconds; None where there is nothing to draw."""
+    return _draw([series], _SECONDS)
+
+
+def nice_ticks(highest: float, units: Sequence[tuple[str, int]]) -> list[tuple[float, str]]:
+    """Return values from 0 to `highest` or just above it, a round number of a fitting unit apart, with labels."""
+    highest = highest or 1
+    name, unit = max((pair for pair in units if pair[1] <= highest), key=lambda pair: pair[1], default=units[0])
+    wanted = max(highest / unit, 1e-3) / _Y_TICKS  # no axis needs finer steps than thousandths
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = next(factor * power for factor in _STEPS if factor * power >= wanted * (1 - 1e-9))
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    count = math.ceil(highest / unit / step - 1e-9) or 1
+    return [(index * step * unit, f"{index * step:.{digits}f} {name}") for index in range(count + 1)]
+
+
+def _draw(serieses: list[Series], units: Sequence[tuple[str, int]]) -> Chart | None:
+    clean = [[(day, value) for day, value in series if math.isfinite(value) and value >= 0] for series in serieses]
+    days = sorted({day for series in clean for day, _ in series})
+    if not days:
+        return None
+    values = nice_ticks(max(value for series in clean for _, value in series), units)
+    x, y = _scale_x(days[0], days[-1]), _scale_y(values[-1][0])
+    return Chart(
+        x_ticks=tuple(Tick(x(day), label) for day, label in _days_to_mark(days[0], days[-1])),
+        y_ticks=tuple(Tick(y(value), label) for value, label in values),
+        lines=tuple(_line([(x(day), y(value)) for day, value in series]) for series in clean if series),
+    )
+
+
+def _scale_x(first: date, last: date) -> Callable[[date], float]:
+    span = (last - first).days
+    width = WIDTH - LEFT - RIGHT
+    return lambda day: round(LEFT + (width * (day - first).days / span if span else width / 2), 1)
+
+
+def _scale_y(highest: float) -> Callable[[float], float]:
+    height = HEIGHT - TOP - BOTTOM
+    return lambda value: round(TOP + height * (1 - value / highest), 1)
+
+
+def _line(points: Sequence[tuple[float, float]]) -> Line:
+    return Line(" ".join(f"{x:g},{y:g}" for x, y in points), *points[-1])
+
+
+def _days_to_mark(first: date, last: date) -> list[tuple[date, str]]:
+    """Return at most `_X_TICKS` days for the axis: beginnings of months, or single days where there are few."""
+    if last - first <= _SHORT:
+        step = max(1, math.ceil(((last - first).days + 1) / _X_TICKS))
+        days = [first + timedelta(days=n) for n in range(0, (last - first).days + 1, step)]
+        return [(day, day.isoformat()[5:]) for day in days]
+    months = [day for before, day in pairwise(_span(first, last)) if day.month != before.month]
+    step = math.ceil(len(months) / _X_TICKS)
+    return [(day, day.isoformat()[:7]) for day in months[::step]]
+
+
+def _span(first: date, last: date) -> Iterable[date]:
+    return (first + timedelta(days=n) for n in range((last - first).days + 1))

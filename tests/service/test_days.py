@@ -1,0 +1,129 @@
+"""What is said of each day of the last twelve months."""
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from backupd.catalog.marks import RunMark
+from backupd.model import Outcome
+from backupd.schedule import Schedule
+from backupd.service.days import GRACE, Day, Records, first_day, judge_days
+
+ZONE = ZoneInfo("America/Santiago")  # UTC-3 in November, and UTC-4 until September 2026
+NIGHTLY = Schedule.parse("04:00", ZONE)
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+TODAY = date(2026, 11, 25)
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def local(day: int, hour: int, minute: int = 0) -> datetime:
+    return datetime(2026, 11, day, hour, minute, tzinfo=ZONE).astimezone(UTC)
+
+
+def mark(at: datetime, outcome: Outcome = "published", exit_code: int = 0) -> RunMark:
+    return RunMark(at, outcome, exit_code)
+
+
+def judged(*marks: RunMark, now: datetime = NOW, schedule: Schedule = NIGHTLY, **more: datetime) -> dict[date, Day]:
+    days = judge_days(Records(marks, begin_at=more.get("begin_at", LONG_AGO)), schedule, now)
+    return {day.date: day for day in days}
+
+
+def test_the_calendar_begins_on_a_monday_and_ends_today_without_a_gap() -> None:
+    days = judge_days(Records(), NIGHTLY, NOW)
+    assert days[0].date == first_day(TODAY) == date(2025, 11, 24)
+    assert days[0].date.weekday() == 0
+    assert days[-1].date == TODAY
+    assert [day.date for day in days] == [days[0].date + timedelta(days=n) for n in range(52 * 7 + 3)]
+
+
+def test_today_is_that_of_the_configured_zone() -> None:
+    early = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)  # still the 24th in Santiago
+    assert judge_days(Records(), NIGHTLY, early)[-1].date == date(2026, 11, 24)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "state"),
+    [
+        (["published"], "verified"),
+        (["unchanged"], "verified"),
+        (["degraded"], "degraded"),
+        (["failed"], "failed"),
+        (["failed", "failed"], "failed"),
+        (["failed", "published"], "verified"),
+        (["degraded", "published"], "verified"),
+        (["published", "failed"], "degraded"),
+        (["published", "degraded"], "degraded"),
+    ],
+)
+def test_the_last_run_of_a_day_decides_unless_none_succeeded(outcomes: list[Outcome], state: str) -> None:
+    marks = [mark(local(20, 4, minute), outcome) for minute, outcome in enumerate(outcomes)]
+    day = judged(*marks)[date(2026, 11, 20)]
+    assert (day.state, day.runs, day.failed) == (state, len(outcomes), outcomes.count("failed"))
+
+
+def test_an_unchanged_run_with_a_warning_is_degraded() -> None:
+    assert judged(mark(local(20, 4), "unchanged", 3))[date(2026, 11, 20)].state == "degraded"
+
+
+def test_a_run_belongs_to_the_day_of_the_configured_zone() -> None:
+    days = judged(mark(datetime(2026, 11, 21, 2, 30, tzinfo=UTC)))  # 23:30 of the 20th
+    assert days[date(2026, 11, 20)].state == "verified"
+    assert days[date(2026, 11, 21)].state == "missed"
+
+
+def test_a_day_without_a_run_was_missed_only_where_one_was_due() -> None:
+    weekly = Schedule.parse("sun 05:00", ZONE)
+    days = judged(schedule=weekly)
+    assert {day.date.weekday() for day in days.values() if day.state == "missed"} == {6}
+    assert {day.state for day in days.values()} == {"missed", "none"}
+
+
+def test_nothing_was_missed_before_anything_is_known() -> None:
+    days = judged(mark(local(20, 4)), begin_at=local(20, 4))
+    assert days[date(2026, 11, 19)].state == "none"
+    assert days[date(2026, 11, 21)].state == "missed"
+    never = judge_days(Records(), NIGHTLY, NOW)
+    assert {day.state for day in never} == {"none"}
+
+
+def test_a_generation_proves_its_day_though_the_catalog_lost_the_run() -> None:
+    records = Records(taken_at=(local(3, 4),))
+    assert next(day for day in judge_days(records, NIGHTLY, NOW) if day.date.day == 3 and day.date.month == 11) == Day(
+        date(2026, 11, 3), "verified"
+    )
+
+
+def test_a_run_due_just_before_midnight_counts_for_its_day() -> None:
+    late = Schedule.parse("23:59", ZONE)
+    days = judged(mark(local(21, 0, 1)), mark(local(21, 23, 59)), schedule=late, now=local(22, 12))
+    assert days[date(2026, 11, 20)].state == "verified"
+    assert days[date(2026, 11, 19)].state == "missed"
+
+
+@pytest.mark.parametrize(
+    ("since_due", "state"),
+    [
+        (-timedelta(minutes=1), "none"),
+        (timedelta(), "none"),
+        (GRACE - timedelta(seconds=1), "none"),
+        (GRACE, "missed"),
+    ],
+)
+def test_todays_run_is_not_missed_before_its_time_nor_while_it_may_be_at_work(since_due: timedelta, state: str) -> None:
+    due = local(25, 4)
+    assert judged(now=due + since_due)[TODAY].state == state
+
+
+def test_days_on_which_the_clocks_change_are_days_like_others() -> None:
+    """Chile skips 2026-09-06 00:00 to 01:00, and repeats 2026-04-04 23:00 to 24:00."""
+    marks = [mark(datetime(2026, month, day, 4, tzinfo=ZONE).astimezone(UTC)) for month, day in ((9, 6), (4, 5))]
+    days = judged(*sorted(marks, key=lambda one: one.started_at))
+    assert days[date(2026, 9, 6)].state == days[date(2026, 4, 5)].state == "verified"
+    assert days[date(2026, 9, 5)].state == days[date(2026, 4, 4)].state == "missed"
+
+
+def test_a_year_by_the_minute_is_judged_as_well() -> None:
+    often = Schedule.parse("* * * * *", ZONE)
+    assert {day.state for day in judged(schedule=often).values()} <= {"missed", "none"}

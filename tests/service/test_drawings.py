@@ -1,0 +1,121 @@
+"""The geometry of charts and calendar, by value."""
+
+from datetime import date, timedelta
+from itertools import pairwise
+from math import inf, nan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backupd.service.days import WEEKS, Day
+from backupd.service.web import chart, heatmap
+from backupd.service.web.chart import Series, duration_chart, nice_ticks, size_chart
+from backupd.service.web.heatmap import halves
+
+FIRST = date(2025, 11, 24)
+SECONDS = (("s", 1), ("min", 60), ("h", 3600))
+BYTES = (("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20))
+
+
+def days(count: int) -> tuple[Day, ...]:
+    return tuple(Day(FIRST + timedelta(days=n), "none") for n in range(count))
+
+
+@pytest.mark.parametrize(
+    ("highest", "units", "labels"),
+    [
+        (0, SECONDS, ["0.0 s", "0.5 s", "1.0 s"]),
+        (0.9, SECONDS, ["0.0 s", "0.5 s", "1.0 s"]),
+        (7.3, SECONDS, ["0 s", "2 s", "4 s", "6 s", "8 s"]),
+        (41, SECONDS, ["0 s", "20 s", "40 s", "60 s"]),
+        (300, SECONDS, ["0 min", "2 min", "4 min", "6 min"]),
+        (86_400, SECONDS, ["0 h", "10 h", "20 h", "30 h"]),
+        (100, BYTES, ["0 B", "50 B", "100 B"]),
+        (118 << 20, BYTES, ["0 MiB", "50 MiB", "100 MiB", "150 MiB"]),
+        (1536, BYTES, ["0.0 KiB", "0.5 KiB", "1.0 KiB", "1.5 KiB"]),
+    ],
+)
+def test_an_axis_has_round_numbers_of_a_fitting_unit(
+    highest: float, units: tuple[tuple[str, int], ...], labels: list[str]
+) -> None:
+    assert [label for _, label in nice_ticks(highest, units)] == labels
+
+
+@given(st.floats(0, 1e18))
+def test_an_axis_reaches_to_the_highest_value_in_few_steps(highest: float) -> None:
+    ticks = nice_ticks(highest, BYTES)
+    assert ticks[0][0] == 0
+    assert ticks[-1][0] >= highest * (1 - 1e-6)
+    assert 2 <= len(ticks) <= 6
+    assert len({label for _, label in ticks}) == len(ticks)
+
+
+def test_a_chart_goes_from_the_first_day_to_the_last_and_from_zero_up() -> None:
+    drawn = duration_chart([(FIRST, 0.0), (FIRST + timedelta(days=10), 4.0), (FIRST + timedelta(days=20), 8.0)])
+    assert drawn is not None
+    left, right = chart.LEFT, chart.WIDTH - chart.RIGHT
+    bottom, top = chart.HEIGHT - chart.BOTTOM, chart.TOP
+    middle = f"{(left + right) / 2:g},{(top + bottom) / 2:g}"
+    assert drawn.lines[0].points == f"{left},{bottom} {middle} {right},{top}"
+    assert (drawn.lines[0].end_x, drawn.lines[0].end_y) == (right, top)
+    assert [tick.label for tick in drawn.x_ticks] == ["11-24", "11-28", "12-02", "12-06", "12-10", "12-14"]
+
+
+def test_a_long_chart_is_marked_by_months() -> None:
+    drawn = duration_chart([(FIRST, 1.0), (FIRST + timedelta(days=364), 1.0)])
+    assert drawn is not None
+    assert [tick.label for tick in drawn.x_ticks] == ["2025-12", "2026-02", "2026-04", "2026-06", "2026-08", "2026-10"]
+
+
+def test_a_single_day_is_a_point_in_the_middle() -> None:
+    drawn = duration_chart([(FIRST, 3.0)])
+    assert drawn is not None
+    assert drawn.lines[0].end_x == (chart.LEFT + chart.WIDTH - chart.RIGHT) / 2
+
+
+def test_two_series_share_their_axes() -> None:
+    drawn = size_chart(([(FIRST, 1 << 30)], [(FIRST, 1 << 29)]))
+    assert drawn is not None
+    high, low = (line.end_y for line in drawn.lines)
+    assert high < low
+    assert drawn.y_ticks[-1].label == "1.0 GiB"
+
+
+@pytest.mark.parametrize("series", [[], [(FIRST, nan)], [(FIRST, inf)], [(FIRST, -1.0)]])
+def test_where_there_is_nothing_to_draw_there_is_no_chart(series: Series) -> None:
+    assert duration_chart(series) is None
+
+
+@given(st.lists(st.tuples(st.dates(date(2024, 1, 1), date(2026, 12, 31)), st.floats(0, 1e15)), min_size=1))
+def test_nothing_is_drawn_outside(series: list[tuple[date, float]]) -> None:
+    drawn = size_chart((sorted(series),))
+    assert drawn is not None
+    points = [tuple(map(float, point.split(","))) for point in drawn.lines[0].points.split()]
+    assert all(chart.LEFT <= x <= chart.WIDTH - chart.RIGHT for x, _ in points)
+    assert all(chart.TOP - 0.1 <= y <= chart.HEIGHT - chart.BOTTOM for _, y in points)
+    assert len(drawn.x_ticks) <= 6
+
+
+def test_the_calendar_has_a_column_for_each_week_and_a_row_for_each_weekday() -> None:
+    older, newer = halves(days((WEEKS - 1) * 7 + 3))
+    assert len(older.cells) == heatmap.HALF * 7
+    assert (older.cells[0].x, older.cells[0].y) == (heatmap.LEFT, heatmap.TOP)
+    assert (older.cells[6].x, older.cells[6].y) == (heatmap.LEFT, heatmap.TOP + 6 * heatmap.PITCH)
+    assert older.cells[7].x == heatmap.LEFT + heatmap.PITCH
+    assert newer.cells[0].day.date == older.cells[-1].day.date + timedelta(days=1)
+    assert max(cell.x for cell in (*older.cells, *newer.cells)) + heatmap.CELL <= heatmap.WIDTH
+
+
+def test_months_stand_above_the_first_week_that_begins_in_them_and_never_run_into_each_other() -> None:
+    for shift in range(0, 365, 7):
+        start = FIRST + timedelta(days=shift)
+        for half in halves(tuple(Day(start + timedelta(days=n), "none") for n in range(WEEKS * 7))):
+            places = [month.x for month in half.months]
+            assert all(right - left >= 3 * heatmap.PITCH for left, right in pairwise(places))
+            assert places[-1] + 3 * heatmap.PITCH <= heatmap.WIDTH
+            assert len(half.months) >= 5
+
+
+def test_without_days_there_is_no_calendar() -> None:
+    assert halves(()) == ()

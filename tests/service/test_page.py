@@ -1,0 +1,303 @@
+"""The page and /api/status as the real server sends them: states, languages, headers, and what strangers wrote."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+from web_site import Told, WebSite, serving
+
+from backupd.health import STORE_UNREADABLE, Health, HealthFacts, Standing
+from backupd.model import Hold
+from backupd.service.days import Day
+from backupd.service.survey import LogLine, Survey
+from backupd.service.web.api import status_facts
+from backupd.service.web.page import page_answer
+from support.surveys import NOW, STATES, degraded, failing, first_day, healthy
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
+VOID = {"meta", "link", "br"}
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "{{ 7 * 7 }}{% raw %}",
+    "\x1b]0;owned\x07\r\n\x00",
+    "evil\u202egnp.exe",
+    "\ud800 lone",
+    "`code` `",
+    "x" * 100_000,
+)
+
+
+class Reader(HTMLParser):
+    """Reads a page, and makes sure that its elements nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text, self.tags, self.attributes, self._open = "", list[str](), list[tuple[str, str | None]](), list[str]()
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self._open.append(tag)
+        self.text += " " if tag in ("br", "dd") else ""
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[WebSite]:
+    with serving() as site:
+        yield site
+
+
+def shown(site: WebSite, survey: Survey, language: str = "en") -> Reader:
+    site.told.surveyed = survey
+    reply = site.ask("/", Accept_Language=language)
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    return Reader(reply.text)
+
+
+@pytest.mark.parametrize(
+    ("state", "heading", "step"),
+    [
+        ("healthy", "All proofs are within their limits", "Nothing to do."),
+        ("degraded", "Within the limits, with warnings", "backupd prune --unfreeze"),
+        ("failing", "Not healthy", "check [sources.tasks] path and the volume mount"),
+        ("empty", "There is nothing to restore from", "makes one now, and says what is wrong"),
+        ("first-day", "No backup yet", "The first backup begins by itself"),
+    ],
+)
+def test_each_state_says_what_it_is_and_the_next_step(site: WebSite, state: str, heading: str, step: str) -> None:
+    survey = STATES[state]()
+    assert survey.stage == state
+    page = shown(site, survey)
+    assert heading in page.text
+    assert step in page.text
+
+
+def test_the_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite) -> None:
+    text = " ".join(shown(site, healthy()).text.split())
+    for words in (
+        "as of 2026-11-25 09:00:30 (America/Santiago)",
+        "5 h ago within limit at most 26 h last 2026-11-25 04:00 next 2026-11-26 04:00",
+        "3 d ago within limit at most 8 d",
+        "24 d ago within limit at most 34 d",
+        "verified 317 degraded 5 failed 4 missed 4",
+        "2026-11-15 04:00 · verified 39.5 MiB 112.9 MiB week 2026-W46 local, offsite",
+        "recovered in 23.6 s from offsite, 2026-11-01 09:00 fetch 18.2 s",
+        "backups 1.4 GiB others 16.8 GiB free 20.8 GiB",
+        "offsite: 19 generations, last sent 2026-11-22 09:00",
+        "2026-11-25 04:00:02 WARNING waiting for a prune",
+    ):
+        assert words in text
+
+
+def test_what_is_wrong_is_told_in_spanish_and_what_the_log_said_is_quoted(site: WebSite) -> None:
+    text = " ".join(shown(site, failing(), "es-CL,es;q=0.9").text.split())
+    assert "La última copia verificada de tasks tiene 3 d, más de 26 h. backupd backup hace una ahora" in text
+    assert "Falló la copia de tasks hace 18 min: no database at /app/data/tasks.db" in text
+    assert "día 2026-11-23 semana 2026-W48" in text
+
+
+@pytest.mark.parametrize("name", ["backup", "replicate", "drill"])
+def test_each_trouble_comes_with_advice_in_both_languages(site: WebSite, name: Any) -> None:
+    facts = HealthFacts(
+        (
+            Standing(name, "never", None, 60),
+            Standing(name, "late", NOW - timedelta(days=2), 60),
+            Standing(name, "ahead", NOW + timedelta(days=2), 60),
+        ),
+        (Hold("broken", "corrupt", NOW, "", None), Hold("small", "shrink", NOW, "", None)),
+        ("an unforeseen thing cannot be read",),
+    )
+    survey = failing()
+    survey = replace(survey, status=replace(survey.status, health=Health.of(facts, NOW)))
+    for language in ("en", "es"):
+        text = shown(site, survey, language).text
+        told = ("never", "late", "ahead", "broken", "small", "unforeseen", "--unfreeze", "NTP")
+        assert [word for word in told if word not in text] == []
+
+
+def test_what_cannot_be_read_is_told_and_no_error(site: WebSite) -> None:
+    blind = Health.of(HealthFacts((Standing("backup", "tasks", None, 60),), unknown=(STORE_UNREADABLE,)), NOW)
+    survey = first_day()
+    survey = replace(
+        survey,
+        status=replace(survey.status, health=blind, sources=(), free_bytes={}),
+        disk=None,
+        unread=("store", "catalog", "log"),
+    )
+    assert survey.stage == "failing"
+    text = shown(site, survey).text
+    assert "The directory of the backups cannot be read" in text
+    assert "backupd catalog rebuild" in text
+    assert "backup.log cannot be read" in text
+    assert "There is no verified backup" not in text, "nobody looked"
+
+
+def test_a_bad_last_day_is_a_warning_though_all_proofs_are_young() -> None:
+    survey = healthy()
+    history = replace(survey.histories[0], days=(*survey.histories[0].days[:-1], Day(NOW.date(), "degraded", 1)))
+    warned = replace(survey, histories=(history,))
+    assert warned.stage == "degraded"
+    assert b"The last day of tasks was not wholly good" in page_answer(warned, "en").body
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
+def test_what_strangers_wrote_is_shown_and_never_obeyed(site: WebSite, text: str) -> None:
+    survey = hostile(text)
+    page = shown(site, survey)
+    assert not {"script", "img", "iframe", "form", "button", "input"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on") or name == "style"]
+    assert not [char for char in page.text if not char.isprintable() and char != "\n"]
+    assert len(page.text) < 300_000
+    api = site.ask("/api/status")
+    assert api.status == 200
+    assert text in [line["message"] for line in api.json["log"]]
+
+
+def hostile(text: str) -> Survey:
+    """Put `text` wherever a text of others can stand."""
+
+    def spoilt(value: Any, name: str = "") -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            keep = {"task", "kind", "state", "verification", "timezone", "taken_at", "outcome", "level"}
+            changes = {f.name: spoilt(getattr(value, f.name), f.name) for f in fields(value) if f.name not in keep}
+            return replace(value, **changes)
+        if isinstance(value, tuple):
+            return tuple(spoilt(item, name) for item in value)
+        return text if isinstance(value, str) else value
+
+    base = degraded()
+    history = replace(
+        base.histories[0], generations=base.histories[0].generations[:3], days=base.histories[0].days[:30]
+    )
+    survey = replace(base, histories=(history,), log=(LogLine(None, "", ""),))
+    spoilt_survey: Survey = spoilt(survey)
+    return spoilt_survey
+
+
+def test_many_sources_and_many_bad_days_make_no_endless_page(site: WebSite) -> None:
+    survey = healthy()
+    bad = tuple(replace(day, state="failed") for day in survey.histories[0].days)
+    many = tuple(replace(survey.histories[0], source=f"db{n}", days=bad) for n in range(23))
+    page = shown(site, replace(survey, histories=many))
+    assert "Days that were not verified: 367" in page.text
+    assert "and 327 earlier ones" in page.text
+    assert "db19" in page.text
+    assert "/api/status only: db20, db21, db22" in page.text
+    assert "11 more: backupd list" not in page.text
+    longer = replace(survey.histories[0], generation_count=21)
+    assert "11 more: backupd list" in shown(site, replace(survey, histories=(longer,))).text
+
+
+def test_more_generations_than_a_screen_are_folded(site: WebSite) -> None:
+    survey = healthy()
+    history = replace(survey.histories[0], generations=survey.histories[0].generations * 3)
+    page = shown(site, replace(survey, histories=(history,)))
+    assert page.tags.count("table") == 2
+    assert "+ 16" in page.text
+
+
+def test_the_page_needs_nothing_from_anywhere_and_allows_nothing(site: WebSite) -> None:
+    reply = site.ask("/")
+    policy = reply.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    page = Reader(reply.text)
+    assert [value for name, value in page.attributes if name in ("src", "href")] == [
+        next(value for name, value in page.attributes if name == "href"),  # the icon, as data
+        "api/status",
+    ]
+    assert not re.search(r"url\(|@import|http://(?!www\.w3\.org)|https://", reply.text.replace("%3A", ":"))
+
+
+@pytest.mark.parametrize(("asked", "language"), [("es", "es"), ("en", "en"), ("de", "en")])
+def test_the_language_is_told_to_caches_and_screen_readers(site: WebSite, asked: str, language: str) -> None:
+    reply = site.ask("/", Accept_Language=asked)
+    assert reply.headers["content-language"] == language
+    assert reply.headers["vary"] == "Accept-Language"
+    assert f'<html lang="{language}">' in reply.text
+
+
+def test_each_language_is_worked_out_once_for_all_who_ask() -> None:
+    with serving(fresh_s=60) as site:
+        for language in ("en", "es", "en", "es"):
+            assert f'lang="{language}"' in site.ask("/", Accept_Language=language).text
+        assert site.told.calls == ["survey", "survey"]
+
+
+def test_a_disk_that_hangs_is_told_in_words() -> None:
+    with serving(Told(hanging=frozenset({"survey"})), patience_s=0.2) as site:
+        page, api = site.ask("/", Accept_Language="es"), site.ask("/api/status")
+    assert (page.status, api.status) == (503, 503)
+    assert "El disco no responde" in Reader(page.text).text
+    assert api.json == {"answered": False, "reasons": ["no answer within 0.2 s"]}
+    assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_answer_as_json_is_what_its_schema_says(site: WebSite, state: str) -> None:
+    site.told.surveyed = STATES[state]()
+    reply = site.ask("/api/status")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    Draft202012Validator(SCHEMA, format_checker=FormatChecker()).validate(reply.json)
+    assert reply.json["state"] == state
+    assert reply.json["healthy"] is (state in ("healthy", "degraded"))
+
+
+def test_every_field_of_the_schema_is_explained_and_no_other_is_allowed() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    for schema in schemas(SCHEMA):
+        assert schema["description"].endswith("."), schema
+        if "properties" in schema:
+            assert schema["additionalProperties"] is False
+            assert set(schema["required"]) == set(schema["properties"])
+
+
+def schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield schema
+    inner = [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]
+    for one in inner:
+        if isinstance(one, dict):
+            yield from schemas(one)
+
+
+def test_json_has_the_figures_that_the_page_shows() -> None:
+    facts = status_facts(degraded())
+    assert facts["warnings"] == ("tasks has shrunk: nothing is pruned until an operator accepts it",)
+    assert facts["tasks"][2]["hint"] == "check the address, the firewall and whether that host is up"
+    source = facts["sources"][0]
+    assert (source["source"], source["generation_count"], source["frozen"]) == ("tasks", 10, False)
+    assert {day["state"] for day in source["days"]} == {"verified", "degraded", "failed", "missed"}
+    assert facts["drills"][0]["duration_s"] == 23.6
+
+
+def test_a_number_that_json_does_not_know_is_null(site: WebSite) -> None:
+    survey = healthy()
+    drill = replace(survey.drills[0], duration_s=float("inf"), stages={"fetch": float("nan")})
+    site.told.surveyed = replace(survey, drills=(drill,))
+    facts = site.ask("/api/status").json["drills"][0]
+    assert (facts["duration_s"], facts["stages"]) == (None, {"fetch": None})
+    assert site.ask("/").status == 200

@@ -1,0 +1,96 @@
+"""The page in a real browser: every state, both languages, both colour schemes, a phone, and a wrong token."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from web_site import Told, WebSite, serving
+
+from support.browser import DESK, PHONE, Browser, Seen, View, running_browser
+from support.surveys import STATES, healthy
+
+TOKEN = "s3cret"
+HEADINGS = {
+    "healthy": ("All proofs are within their limits", "Todas las pruebas están dentro de su límite"),
+    "degraded": ("Within the limits, with warnings", "Dentro de los límites, con avisos"),
+    "failing": ("Not healthy", "Con fallos"),
+    "empty": ("There is nothing to restore from", "No hay nada que restaurar"),
+    "first-day": ("No backup yet", "Aún no hay copias"),
+}
+LOOKS = {  # between them each width is seen in each language and in each scheme
+    "healthy": (View(DESK, "light", "en-US"), View(PHONE, "dark", "es-CL")),
+    "degraded": (View(DESK, "dark", "es-CL"), View(PHONE, "light", "en-US")),
+    "failing": (View(DESK, "light", "es-CL"), View(PHONE, "dark", "en-US")),
+    "empty": (View(DESK, "dark", "en-US"), View(PHONE, "light", "es-CL")),
+    "first-day": (View(DESK, "light", "en-US"), View(PHONE, "dark", "es-CL")),
+}
+PHONE_VIEW = View(PHONE, "dark", "en-US")
+BACKGROUNDS = {"light": "rgb(246, 247, 248)", "dark": "rgb(15, 19, 23)"}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[WebSite]:
+    with serving() as site:
+        yield site
+
+
+def address(site: WebSite, path: str = "/") -> str:
+    return f"http://127.0.0.1:{site.server.port}{path}"
+
+
+def assert_as_it_should_be(seen: Seen, view: View) -> None:
+    assert seen.status == 200
+    assert seen.complaints == (), "among them would be what the policy forbids"
+    assert seen.violations == (), "axe"
+    assert seen.background == BACKGROUNDS[view.colours]
+    assert seen.scroll_width <= view.width, "nobody scrolls sideways"
+    assert [url for url in seen.requests if not url.startswith("data:")] == [seen.requests[0]], "the page alone"
+
+
+@pytest.mark.parametrize(
+    ("state", "view"), [(state, view) for state, views in LOOKS.items() for view in views], ids=str
+)
+def test_each_state_is_shown_without_a_complaint(browser: Browser, site: WebSite, state: str, view: View) -> None:
+    site.told.surveyed = STATES[state]()
+    seen = browser.look(address(site), view)
+    assert_as_it_should_be(seen, view)
+    assert seen.heading == HEADINGS[state][view.language.startswith("es")]
+    assert seen.language == view.language[:2]
+
+
+def test_what_is_very_long_or_hostile_breaks_neither_page_nor_policy(browser: Browser, site: WebSite) -> None:
+    nasty = "<script>document.title='owned'</script>\u202e" + "W" * 5000
+    survey = healthy()
+    history = survey.histories[0]
+    generation = replace(history.generations[0], id=nasty, stores=(nasty,), kept_for=(nasty,))
+    history = replace(history, source=nasty, generations=(generation,))
+    drill = replace(survey.drills[0], subject=nasty, error=nasty, stages={nasty: 1.0})
+    line = replace(survey.log[0], message=nasty)
+    site.told.surveyed = replace(survey, histories=(history,), drills=(drill,), log=(line,))
+    seen = browser.look(address(site), PHONE_VIEW)
+    assert_as_it_should_be(seen, PHONE_VIEW)
+    assert "<script>document.title='owned'</script>" in seen.text
+    assert "\u202e" not in seen.text
+
+
+def test_a_disk_that_hangs_is_told(browser: Browser) -> None:
+    with serving(Told(hanging=frozenset({"survey"})), patience_s=0.1) as site:
+        seen = browser.look(address(site))
+    assert (seen.status, seen.heading) == (503, "No answer from the disk")
+    assert seen.violations == ()
+
+
+def test_the_token_opens_the_page_and_a_wrong_one_does_not(browser: Browser) -> None:
+    with serving(token=TOKEN) as site:
+        right = browser.look(address(site), View(token=TOKEN))
+        wrong = browser.look(address(site), View(token="guess"))
+    assert (right.status, right.heading) == (200, HEADINGS["healthy"][0])
+    assert wrong.status == 401
+    assert "This needs the token of backupd" in wrong.text
+    assert "tasks" not in wrong.text

@@ -1,0 +1,98 @@
+"""The page's languages: which one is chosen, and that each says everything."""
+
+import re
+from pathlib import Path
+from string import Formatter
+
+import pytest
+
+from backupd import health
+from backupd.model import RetentionPolicy
+from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
+from backupd.service import surveying
+from backupd.service.web import page, phrases
+from backupd.service.web.language import LANGUAGES, Language, choose_language
+from backupd.service.web.phrases import PHRASES, Phrase
+
+ROOM = Path(page.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        ("", "en"),
+        ("es", "es"),
+        ("es-CL,es;q=0.9,en;q=0.8", "es"),
+        ("en-US,en;q=0.9,es;q=0.8", "en"),
+        ("ES-419", "es"),
+        ("de-DE,de;q=0.9,es;q=0.5,en;q=0.3", "es"),
+        ("de,fr;q=0.5", "en"),
+        ("*", "en"),
+        ("es;q=0", "en"),
+        ("en;q=0.1, es;q=0.2", "es"),
+        ("es;q=2, en;q=0.1", "en"),
+        ("es;q=nan,en;q=0.1", "en"),
+        ("es;level=1", "en"),
+        ("estonian", "en"),
+        (",;,;q=;=,es;q=1.0", "es"),
+        ("x" * 5000 + ",es", "en"),
+    ],
+)
+def test_the_language_that_the_browser_likes_best_is_spoken(header: str, language: str) -> None:
+    assert choose_language(header) == language
+
+
+@pytest.mark.parametrize("key", PHRASES)
+def test_a_phrase_says_the_same_in_each_language(key: str) -> None:
+    phrase = PHRASES[key]
+    assert Phrase._fields == LANGUAGES
+    assert all(text.strip() for text in phrase)
+    assert len({frozenset(name for _, name, _, _ in Formatter().parse(text) if name) for text in phrase}) == 1
+    assert len({frozenset(re.findall("`[^`]*`", text)) for text in phrase}) == 1, "commands are not translated"
+    assert all(text.count("`") % 2 == 0 for text in phrase)
+
+
+def test_no_two_phrases_have_one_name() -> None:
+    parts = [part for name, part in vars(phrases).items() if name.isupper() and name != "PHRASES"]
+    assert sum(len(part) for part in parts if isinstance(part, dict)) == len(PHRASES)
+
+
+def test_each_phrase_is_said_somewhere_and_each_that_is_said_exists() -> None:
+    template = (ROOM / "page.html").read_text()
+    code = "".join(path.read_text() for path in ROOM.glob("*.py") if path.name != "phrases.py")
+    named = set(re.findall(r"say\(\s*'([^']+)'\s*[,)]", template)) | set(re.findall(r'say\(\s*"([^"]+)"', code))
+    assert named <= PHRASES.keys()
+    said = template + code
+    families = {"day", "disk", "verification", "weekday", "sign", "stage", "unset", "proof", "task", "rule", "trouble"}
+    families |= {"advice", "unread"}
+    for key in PHRASES:
+        by_family = key.partition(".")[0] in families
+        by_value = key in {health.STORE_UNREADABLE, *retention_words()}
+        assert by_family or by_value or f"'{key}'" in said or f'"{key}"' in said, f"nobody says {key}"
+
+
+def retention_words() -> set[str]:
+    """Every reason to keep a generation that is no rule's."""
+    return {
+        DAMAGED,
+        FUTURE,
+        LAST_VERIFIED,
+        "frozen: corrupt",
+        "frozen: shrink",
+        surveying.NOT_CONFIGURED,
+        surveying.HOLDS_UNREADABLE,
+    }
+
+
+def test_every_reason_and_every_trouble_has_its_phrase() -> None:
+    assert retention_words() <= PHRASES.keys()
+    assert {f"rule.{rule}" for rule in RetentionPolicy.__slots__} <= PHRASES.keys()
+    for task in ("backup", "replicate", "drill"):
+        assert {f"trouble.never.{task}", f"trouble.late.{task}", f"advice.{task}", f"unset.{task}"} <= PHRASES.keys()
+    assert {"trouble.future", "trouble.damaged", "trouble.shrunk", health.STORE_UNREADABLE} <= PHRASES.keys()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_placeholder_that_is_not_filled_is_an_error_and_no_half_sentence(language: Language) -> None:
+    with pytest.raises(KeyError):
+        phrases.say(language, "failure", task="backup")

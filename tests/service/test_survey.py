@@ -1,0 +1,227 @@
+"""What the status page is told of a real site: of its store, catalog, log and disk, sound or not."""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from backupd.catalog import open_catalog
+from backupd.health import Limit
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder, Expiry
+from backupd.jobs.site import Site
+from backupd.model import RetentionPolicy, RunReport
+from backupd.schedule import Schedule
+from backupd.service import surveying
+from backupd.service.overview import take_survey
+from backupd.service.plan import Planned
+from backupd.service.survey import LogLine, Survey
+from backupd.service.tail import last_lines
+from backupd.service.web.api import status_answer
+from backupd.service.web.language import LANGUAGES
+from backupd.service.web.page import page_answer
+from support.generations import backdated, manifest_of
+
+ZONE = ZoneInfo("America/Santiago")
+NIGHTLY = Schedule.parse("04:00", ZONE)
+PLANNED = (Planned("backup", "tasks", NIGHTLY), Planned("replicate", "offsite", NIGHTLY))
+LIMITS = (Limit("backup", "tasks", 93_600), Limit("replicate", "offsite", 655_200))
+EXPIRY = Expiry(RetentionPolicy(daily=2), ZONE)
+
+
+def survey(site: Site) -> Survey:
+    """Take the survey, and make sure that it can be shown."""
+    found = take_survey(PLANNED, LIMITS, EXPIRY, site, site.clock())
+    for language in LANGUAGES:
+        assert page_answer(found, language).status == 200
+    assert status_answer(found).status == 200
+    return found
+
+
+@pytest.fixture
+def backed_up(order: BackupOrder, site: Site) -> str:
+    """The id of a generation of `tasks`, just made."""
+    made = backup(order, site).generation
+    assert made is not None
+    return made
+
+
+def record(site: Site, task: str, source: str, outcome: str, ago: timedelta = timedelta(), **more: object) -> None:
+    at = datetime.now(UTC) - ago
+    values = {"task": task, "source": source, "started_at": at, "outcome": outcome, **more}
+    with open_catalog(site.catalog_path) as catalog:
+        catalog.record_run(RunReport(**values), at + timedelta(seconds=1))  # type: ignore[arg-type]  # as the fields are
+
+
+def test_on_the_first_day_nothing_is_known_and_nothing_is_wrong_with_that(site: Site) -> None:
+    found = survey(site)
+    assert (found.stage, found.unread, found.log, found.drills) == ("first-day", (), (), ())
+    assert found.timezone == "America/Santiago"
+    assert {day.state for day in found.histories[0].days} == {"none"}
+    assert found.disk is not None
+    assert found.disk.stored_bytes == 0
+    assert not site.catalog_path.exists(), "a look makes nothing"
+
+
+def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, site: Site) -> None:
+    older = backdated(site.store.directory, backed_up, days=3)
+    with open_catalog(site.catalog_path) as catalog:
+        catalog.add_generation(manifest_of(site, backed_up), "offsite")
+    record(site, "replicate", "offsite", "done")
+    found = survey(site)
+    history = found.histories[0]
+    newest = history.generations[0]
+    assert found.stage == "healthy"
+    assert newest.id == backed_up
+    assert newest.kept_for[-1] == "last-verified"
+    assert newest.stores == ("local", "offsite")
+    assert history.generations[1].id == older
+    assert history.generation_count == 2
+    assert history.last_state == "verified"
+    assert [day.state for day in history.days].count("verified") == 2, "the older one proves its day as well"
+    assert (history.points[0].snapshot_bytes, history.points[0].archive_bytes) == (
+        newest.snapshot_bytes,
+        newest.archive_bytes,
+    )
+    assert found.replicas[0].generations == 1
+    assert found.disk is not None
+    assert found.disk.stored_bytes == history.stored_bytes == 2 * newest.archive_bytes
+    assert found.log[-1].message.startswith(f"backup of tasks: published {backed_up}")
+    assert [run.at for run in found.next_runs] == [NIGHTLY.following(found.status.taken_at)] * 2
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_failures_and_drills_are_told_with_reasons_and_times(site: Site) -> None:
+    ago = timedelta(days=40)
+    record(site, "drill", "offsite", "failed", ago, error="it does not answer", duration_s=4.0)
+    record(site, "drill", "offsite", "done", stages={"fetch": 2.5}, duration_s=3.5)
+    record(site, "replicate", "offsite", "done", ago / 40)
+    record(site, "replicate", "offsite", "failed", error="no route to host", hint="check the network")
+    found = survey(site)
+    assert found.stage == "degraded"
+    assert [(task.task, task.error, task.hint) for task in found.failures] == [
+        ("replicate", "no route to host", "check the network")
+    ]
+    assert [(drill.outcome, drill.duration_s, drill.stages, drill.error) for drill in found.drills] == [
+        ("done", 3.5, {"fetch": 2.5}, ""),
+        ("failed", 4.0, {}, "it does not answer"),
+    ]
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_a_store_that_cannot_be_read_is_told(site: Site, tmp_path: Path) -> None:
+    elsewhere = replace(site, store=type(site.store)("local", tmp_path / "not mounted"))
+    found = survey(elsewhere)
+    assert found.stage == "failing"
+    assert found.unread == ("store", "catalog")
+    assert found.disk is None
+    assert found.histories[0].generations == ()
+
+
+def truncate(catalog: Path) -> None:
+    catalog.write_bytes(catalog.read_bytes()[:5000])
+
+
+def spoil_a_time(catalog: Path) -> None:
+    with closing(sqlite3.connect(catalog)) as connection:
+        connection.execute("UPDATE run SET started_at = 'yesterday'")
+        connection.commit()
+
+
+@pytest.mark.parametrize("spoil", [truncate, spoil_a_time, Path.unlink])
+def test_a_catalog_that_cannot_be_used_is_told_and_the_generations_are_shown(
+    backed_up: str, site: Site, spoil: Callable[[Path], None]
+) -> None:
+    spoil(site.catalog_path)
+    found = survey(site)
+    assert found.unread == ("catalog",)
+    assert [generation.id for generation in found.histories[0].generations] == [backed_up]
+    assert found.histories[0].last_state == "verified", "the generation itself proves its day"
+
+
+@pytest.mark.usefixtures("backed_up")
+@pytest.mark.parametrize("report", ["no JSON", '{"snapshot_bytes": "many", "archive_bytes": 1e999}', "[]"])
+def test_a_report_that_makes_no_sense_hides_no_year(site: Site, report: str) -> None:
+    with closing(sqlite3.connect(site.catalog_path)) as connection:
+        connection.execute("UPDATE run SET report = ?", (report,))
+        connection.commit()
+    with open_catalog(site.catalog_path) as catalog:
+        now = datetime.now(UTC)
+        marks = catalog.run_marks("backup", "tasks", now - timedelta(days=1), now, 10)
+    assert [(mark.outcome, mark.snapshot_bytes, mark.archive_bytes) for mark in marks] == [("published", None, None)]
+    survey(site)
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_runs_that_were_stopped_or_have_not_ended_say_nothing_of_their_day(site: Site) -> None:
+    record(site, "backup", "tasks", "failed", exit_code=143)
+    with open_catalog(site.catalog_path) as catalog:
+        catalog.start_run("backup", "tasks", datetime.now(UTC))
+    day = survey(site).histories[0].days[-1]
+    assert (day.state, day.runs, day.failed) == ("verified", 1, 0)
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_of_very_many_runs_and_generations_the_newest_are_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surveying, "MOST_MARKS", 2)
+    monkeypatch.setattr(surveying, "MOST_GENERATIONS", 1)
+    newest = survey(site).histories[0].generations[0].id
+    backdated(site.store.directory, newest, days=1)
+    for days in (300, 200, 5):
+        record(site, "backup", "tasks", "failed", timedelta(days=days))
+    history = survey(site).histories[0]
+    assert [generation.id for generation in history.generations] == [newest]
+    assert history.generation_count == 2
+    known = [day.state for day in history.days if day.state != "none"]
+    assert known[0] == "failed", "what lies before the runs that were read is not called missed"
+    assert len(known) in (5, 6)
+
+
+def test_what_another_source_left_is_shown_as_not_configured(backed_up: str, site: Site) -> None:
+    backdated(site.store.directory, backed_up, days=1, source="old")
+    tasks, old = survey(site).histories
+    assert (tasks.source, old.source, old.days, old.points) == ("tasks", "old", (), ())
+    assert old.generations[0].kept_for == ("source not configured",)
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_holds_that_cannot_be_read_make_no_reason_up(site: Site) -> None:
+    holds = site.store.hidden / "holds"
+    holds.mkdir(exist_ok=True)
+    (holds / "tasks.json").mkdir()
+    reasons = {reason for one in survey(site).histories[0].generations for reason in one.kept_for}
+    assert reasons & {surveying.HOLDS_UNREADABLE, "frozen: corrupt"}
+
+
+def test_the_log_is_read_from_its_end_whatever_is_in_it(tmp_path: Path) -> None:
+    log = tmp_path / "backup.log"
+    good = b'{"@timestamp": "2026-11-25T04:00:00+00:00", "log.level": "INFO", "message": "well"}\n'
+    naive = b'{"@timestamp": "2026-11-25T04:00:00", "log.level": "INFO", "message": "naive"}\n'
+    log.write_bytes(b"x" * 300_000 + b"\n" + b"\xff\xfe\n" + b"[1]\n" + b"[" * 5000 + b"\n\n" + naive + good + b'{"cut')
+    lines = last_lines(log, 4)
+    at = datetime(2026, 11, 25, 4, tzinfo=UTC)
+    assert lines[1:] == (LogLine(None, "INFO", "naive"), LogLine(at, "INFO", "well"), LogLine(None, "", '{"cut'))
+    assert lines[0].message == "[" * 2000
+    assert [line.message for line in last_lines(log, 6)][:2] == [r"\xff\xfe", "[1]"]
+    assert last_lines(tmp_path / "none yet", 3) == ()
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, make_link, os.mkdir])
+def test_what_is_no_log_of_ours_is_not_read(site: Site, make: Callable[[Path], None]) -> None:
+    log = site.store.directory / "backup.log"
+    log.unlink()
+    make(log)
+    found = survey(site)
+    assert found.unread == ("log",)
+    assert found.log == ()
+    assert found.stage == "first-day"

@@ -1,0 +1,41 @@
+"""Pictures of the status page: every state, wide and narrow, light and dark, in both languages; and two for the docs.
+
+scripts/screenshots            into screenshots/, which git ignores
+scripts/screenshots --docs     the two small ones in docs/ as well
+"""
+
+import sys
+from pathlib import Path
+
+from web_site import serving
+
+from support.browser import DESK, PHONE, View, running_browser
+from support.surveys import STATES
+
+ROOT = Path(__file__).parents[2]
+VIEWS = (View(DESK, "light", "en-US"), View(DESK, "dark", "es-CL"), View(PHONE, "light", "es-CL"), View(PHONE, "dark"))
+FOR_DOCS = (
+    ("status-page.webp", "healthy", View(920, "light"), 700),
+    ("status-page-phone.webp", "failing", View(PHONE, "dark"), 700),
+)
+
+
+def main(directory: Path, *, docs: bool) -> None:
+    """Write all pictures into `directory`."""
+    directory.mkdir(exist_ok=True)
+    with serving() as site, running_browser() as browser:
+        url = f"http://127.0.0.1:{site.server.port}/"
+        for state, survey in STATES.items():
+            site.told.surveyed = survey()
+            for view in VIEWS:
+                picture = directory / f"{state}-{view.language[:2]}-{view.colours}-{view.width}.png"
+                browser.look(url, view, picture)
+                print(picture)
+        for name, state, view, height in FOR_DOCS if docs else ():
+            site.told.surveyed = STATES[state]()
+            browser.look(url, view, ROOT / "docs" / name, height)
+            print(ROOT / "docs" / name)
+
+
+if __name__ == "__main__":
+    main(ROOT / "screenshots", docs="--docs" in sys.argv[1:])
