@@ -242,6 +242,7 @@ class RunReport:
     sent: tuple[str, ...] = ()
     sent_bytes: int = 0
     spared_bytes: int = 0
+    proven_by: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     error: str | None = None

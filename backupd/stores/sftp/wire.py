@@ -80,6 +80,14 @@ class Reads:
                 if len(block) + len(rest) < length:
                     return
 
+    def beginning(self, limit_bytes: int) -> bytes:
+        """Return what the file holds, at most `limit_bytes`; for small ones, of which nobody knows the size."""
+        first_bytes = min(limit_bytes, self._block_bytes)
+        first = self._rest(0, first_bytes)
+        if len(first) < first_bytes:
+            return first
+        return first + b"".join(self.blocks(first_bytes, limit_bytes))
+
     def _rest(self, offset: int, length: int) -> bytes:
         found = b""
         while len(found) < length:
