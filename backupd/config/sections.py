@@ -177,8 +177,8 @@ class Replica(Table):
     append_only: bool = Field(default=False, description="Never remove anything there.")
     verify: Literal["read-back", "remote-hash"] = Field(
         "read-back",
-        description='How a copy over SFTP is proven: "read-back" fetches it again; "remote-hash" has the server compute '
-        "its SHA-256, where the account has a shell with sha256sum, and else fetches it too.",
+        description='How a copy over SFTP is proven: "read-back" fetches it again; "remote-hash" has the server '
+        "compute its SHA-256, where the account has a shell with sha256sum, and else fetches it too.",
     )
     retention: Retention | None = Field(
         None, description="How many generations stay there; without this section as many as here."

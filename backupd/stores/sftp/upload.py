@@ -121,20 +121,19 @@ def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, ad
 
 def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, advance: Advance) -> None:
     """Write from `begin` to `end` through as many channels as pay, and make it durable."""
-    clients = link.widen(1 + (end - begin) // IN_FLIGHT_BYTES)
     size = link.block_bytes
+    clients = link.widen(1 + (end - begin) // IN_FLIGHT_BYTES)
     source.seek(begin)
     with ExitStack() as files, link.watched() as watchdog:
         first = files.enter_context(_opened(clients[0], part, new=begin == 0))
         others = [files.enter_context(client.open(part, "r+")) for client in clients[1:]]
-        lanes = [Writes(client, file) for client, file in zip(clients, (first, *others), strict=True)]
+        alive = watchdog.alive
+        lanes = [Writes(client, file, alive) for client, file in zip(clients, (first, *others), strict=True)]
         for number, offset in enumerate(range(begin, end, size)):
             lanes[number % len(lanes)].write(offset, source.read(min(size, end - offset)))
-            watchdog.alive()
             advance(offset)
         for lane in lanes:
             lane.finish()
-            watchdog.alive()
         made_durable(clients[0], first)
 
 
