@@ -12,6 +12,7 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from backupd.stores.sftp.link import Patience
 from support.odd_sftp import EXTENSIONS, HOSTILE_NAMES, NO_TEXT, Oddities, OddSftp, running_odd_sftp
 from support.replicas import again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
+from support.wire import Weather, running_wire
 
 BYTES = 110_000  # four writes
 OTHER = "tasks-20200101-0400"
@@ -202,3 +203,9 @@ def test_a_file_without_an_end_ends(odd: OddSftp, site: Site, key: str) -> None:
     sent_to(over_sftp(odd, odd.path, site), site)
     only_complete(odd.files, site)
     assert_heals(odd, site, key)
+
+
+def test_a_line_slow_to_a_crawl_is_waited_for(odd: OddSftp, site: Site, key: str) -> None:
+    with running_wire(odd.port, Weather(rate=60_000)) as wire:
+        report = sent_to(over_sftp(odd, odd.path, site, wire.port, IMPATIENT), site)
+    assert (report.outcome, complete(odd.files)) == ("done", {key}), report
