@@ -261,6 +261,7 @@ class RunReport:
     sent: tuple[str, ...] = ()
     sent_bytes: int = 0
     spared_bytes: int = 0
+    proven_by: tuple[str, ...] = ()
     drill: DrillReport | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

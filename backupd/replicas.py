@@ -26,6 +26,7 @@ from backupd.stores.sftp.address import DirectoryAddress, SftpAddress, parse_add
 from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.link import Link, Patience, lost_to
 from backupd.stores.sftp.login import Credentials
+from backupd.stores.sftp.remotehash import RemoteHash
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import Proven
 from backupd.told.doctor import examine_messages
@@ -61,7 +62,8 @@ def connecting(config: Config, name: str, site: Site) -> Connect:
     address = parse_address(config.replicas[name].url)
     if isinstance(address, DirectoryAddress):
         return lambda: _mirror(name, address, site)
-    proven = Proven(site.progress)
+    remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
+    proven = Proven(site.progress, remote_hash)
     pins, credentials = pins_of(config, name), credentials_of(config, name, address)
     return lambda: _over_sftp(name, address, pins, credentials, proven, site)
 

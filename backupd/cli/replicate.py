@@ -22,9 +22,10 @@ from backupd.config import Config
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.replicate import ReplicationPlan, inventory_of, plan_all, replicate
 from backupd.jobs.site import Site
-from backupd.jobs.words import human_bytes
+from backupd.jobs.words import counted, human_bytes
 from backupd.model import Generation, RunReport
 from backupd.replicas import connecting, replica_order, require_replicas, retrying
+from backupd.text import printable
 
 
 @click.command("replicate", epilog="Example: backupd replicate --to offsite --dry-run")
@@ -103,8 +104,11 @@ def _print(report: RunReport, *, as_json: bool) -> None:
     print_trouble(report)
     if as_json or report.outcome == "failed":
         return
-    click.echo(
-        f"{report.source}: {len(report.sent)} generations sent, {len(report.removed)} removed, {report.kept} there"
-    )
+    sent = counted(len(report.sent), "generation")
+    click.echo(f"{report.source}: {sent} sent, {len(report.removed)} removed, {report.kept} there")
     click.echo(f"  bytes    {human_bytes(report.sent_bytes)} sent, {human_bytes(report.spared_bytes)} spared")
+    if report.proven_by:
+        click.echo(f"  proven   by {' and '.join(report.proven_by)}")
+    for note in report.notes:
+        click.echo(f"  note     {printable(note)}")
     click.echo(f"  time     {report.duration_s:.1f} s")

@@ -180,8 +180,8 @@ class Replica(Table):
     append_only: bool = Field(default=False, description="Never remove anything there.")
     verify: Literal["read-back", "remote-hash"] = Field(
         "read-back",
-        description='How a copy is proven: "read-back" fetches it again; so does "remote-hash" in this version, '
-        "which will have the server compute its SHA-256.",
+        description='How a copy over SFTP is proven: "read-back" fetches it again; "remote-hash" has the server '
+        "compute its SHA-256, where the account has a shell with sha256sum, and else fetches it too.",
     )
     retention: Retention | None = Field(
         None, description="How many generations stay there; without this section as many as here."

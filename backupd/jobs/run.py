@@ -36,16 +36,18 @@ class Run:
         self.update(warnings=(*self.report.warnings, warning))
 
     def note(self, note: str) -> None:
-        """Add something worth telling that is no fault."""
-        self.update(notes=(*self.report.notes, note))
+        """Add something worth telling that is no fault; once, however often it is said."""
+        if note not in self.report.notes:
+            self.update(notes=(*self.report.notes, note))
 
-    def sent(self, generation: str, sent_bytes: int, spared_bytes: int) -> None:
-        """Add a generation that reached a replica, and the bytes that travelled and that were spared."""
+    def sent(self, generation: str, sent_bytes: int, spared_bytes: int, proven_by: str) -> None:
+        """Add a generation that reached a replica, how it was proven there, and the bytes sent and spared."""
         report = self.report
         self.update(
             sent=(*report.sent, generation),
             sent_bytes=report.sent_bytes + sent_bytes,
             spared_bytes=report.spared_bytes + spared_bytes,
+            proven_by=tuple(sorted({*report.proven_by, proven_by})),
         )
 
     @contextmanager

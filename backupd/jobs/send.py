@@ -80,13 +80,16 @@ def _require_room(manifest: Manifest, replica: Replica) -> None:
 
 def _tell(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
     transfer = replica.last_transfer
-    run.sent(manifest.id, transfer.sent_bytes, transfer.spared_bytes)
+    run.sent(manifest.id, transfer.sent_bytes, transfer.spared_bytes, transfer.proven_by)
+    if transfer.doubt:
+        run.note(f"copies at {replica.name} were read back: {transfer.doubt}")
     site.tell_catalog(lambda catalog: catalog.add_generation(manifest, replica.name))
     site.log.info(
         Event.GENERATION_SENT,
-        f"{manifest.id} is at {replica.name}, read back and equal",
+        f"{manifest.id} is at {replica.name}, and equal ({transfer.proven_by})",
         generation=manifest.id,
         store=replica.name,
         sent_bytes=transfer.sent_bytes,
         spared_bytes=transfer.spared_bytes,
+        proven_by=transfer.proven_by,
     )

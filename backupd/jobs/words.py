@@ -43,7 +43,8 @@ def describe(report: RunReport) -> str:
         parts.append(f"verified {report.verification}")
     if report.task == "replicate":
         sizes = f"{human_bytes(report.sent_bytes)} sent, {human_bytes(report.spared_bytes)} spared"
-        parts.append(f"{len(report.sent)} generations, {sizes}")
+        proven = f", proven by {' and '.join(report.proven_by)}" if report.proven_by else ""
+        parts.append(f"{counted(len(report.sent), 'generation')}, {sizes}{proven}")
     if report.drill is not None:
         parts += _drilled(report.drill)
     parts.append(f"{report.duration_s:.1f} s")

@@ -14,6 +14,7 @@ class Stored:
     archive_bytes: int
 
 
+ProvenBy = Literal["read-back", "remote-hash"]
 Listing = tuple[Stored, ...]
 
 
@@ -28,10 +29,15 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What one publication cost: bytes sent, and bytes that lay there already and were found right."""
+    """What one publication cost: bytes sent, and bytes that lay there already and were found right.
+
+    `doubt` says why it was proven otherwise than was asked for.
+    """
 
     sent_bytes: int
     spared_bytes: int
+    proven_by: ProvenBy = "read-back"
+    doubt: str = ""
 
 
 class Store(Protocol):

@@ -1,10 +1,5 @@
 """`backupd replicate`, and what other commands do with a replica."""
 
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,10 +7,9 @@ from keyboard import Keyboard
 
 from backupd.model import ARCHIVE_SUFFIX
 from support.bank import is_balanced
-from support.command import Backupd, log_lines
-from support.daemon import wait_until
-from support.generations import backdated, flip_byte
-from support.replicas import complete, noisy_database
+from support.command import log_lines
+from support.generations import flip_byte
+from support.replicas import complete
 from support.sshd import Sshd
 
 
@@ -108,31 +102,3 @@ def test_an_unreachable_host_is_tried_again_until_its_time_is_over(
     assert answer.code == 75
     assert generation in typed("list", **nobody).out
     assert [line["backupd.store"] for line in log_lines(backups) if line["event.action"] == "replica.retried"]
-
-
-def kill_in_the_middle(environ: dict[str, str], there: Path, after_s: float) -> None:
-    """Kill a replication `after_s` seconds after it began to send."""
-    command = [sys.executable, "-m", "backupd", "replicate"]
-    run = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any(there.rglob("*.part")) or run.poll() is not None, "something sent")
-    time.sleep(after_s)  # what is random is the moment of the kill: nothing is waited for
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-
-
-def test_killed_at_any_moment_it_leaves_only_complete_generations_and_the_next_run_heals(
-    backupd: Backupd, database: Path, backups: Path, offsite: dict[str, str], there: Path
-) -> None:
-    noisy_database(database, 20_000_000)
-    assert backupd("backup").code == 0
-    newest = next(backups.glob(f"*{ARCHIVE_SUFFIX}")).name.removesuffix(ARCHIVE_SUFFIX)
-    wanted = {newest, *(backdated(backups, newest, days=days) for days in (1, 2))}
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    for _ in range(5):
-        kill_in_the_middle(backupd.environment(**offsite), there, chance.uniform(0, 0.6))
-        assert complete(there) <= wanted
-    assert backupd("replicate", **offsite).code == 0
-    assert complete(there) == wanted
-    assert not list(there.rglob("*.part"))

@@ -21,11 +21,14 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
 from backupd.stores.contract import Replica
 from backupd.stores.directory import DirectoryStore
 from backupd.stores.mirror import MirrorStore
+from backupd.stores.sftp.link import CHANNELS
+from backupd.stores.sftp.remotehash import RemoteHash
+from backupd.stores.sftp.wire import IN_FLIGHT_BYTES
 from support.daemon import wait_until
 from support.generations import backdated, flip_byte
 from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
 from support.sshd import Sshd
-from support.wire import Weather, running_wire
+from support.wire import DOWN, Weather, running_wire
 
 
 @pytest.fixture
@@ -196,15 +199,15 @@ def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
 def test_cut_at_any_byte_it_leaves_only_complete_generations_and_the_next_run_heals(
     sshd: Sshd, site: Site, order: BackupOrder, files: Path
 ) -> None:
-    noisy_database(order.path, 3_000_000)
+    noisy_database(order.path, 300_000)
     key = backup(order, site).generation
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    for turn in range(12):
+    for turn in range(8):
         with running_wire(sshd.port) as wire:
             up, down = chance.choice([(True, False), (False, True)])
-            limit = chance.randrange(2000, 3_200_000)
+            limit = chance.randrange(2000, 340_000)
             wire.weather = Weather(
                 cut_up=limit if up else float("inf"), cut_down=limit if down else float("inf"), reset=turn % 2 == 0
             )
@@ -220,18 +223,21 @@ def test_cut_at_any_byte_it_leaves_only_complete_generations_and_the_next_run_he
 def test_a_broken_connection_goes_on_where_what_is_proven_ends(
     sshd: Sshd, site: Site, order: BackupOrder, files: Path
 ) -> None:
-    noisy_database(order.path, 48_000_000)
+    noisy_database(order.path, 26_000_000)
     backup(order, site)
-    with running_wire(sshd.port, Weather(cut_up=40_000_000, times=1)) as wire:
-        gone = partial(
-            wait_until, lambda: not sshd.connections(), "the end of what the server does for a dead connection"
-        )
-        report = sent_to(over_sftp(sshd, files, site, wire.port), site, again(3, gone))
-        assert wire.harmed == 1
-    assert (report.outcome, len(report.sent)) == ("done", 1)
-    assert report.spared_bytes > 20_000_000  # what is lost is at most what was under way
-    assert report.sent_bytes + report.spared_bytes == site.store.list()[0].archive_bytes
-    assert len(complete(files)) == 1
+    gone = partial(wait_until, lambda: not sshd.connections(), "the end of what the server does for a dead connection")
+    for remote_hash in (None, RemoteHash()):
+        with running_wire(sshd.port, Weather(cut_up=25_000_000, times=1)) as wire:
+            connect = over_sftp(sshd, files, site, wire.port, remote_hash=remote_hash)
+            report = sent_to(connect, site, again(3, gone))
+            assert wire.harmed == 1
+            came_back = wire.passed[DOWN]
+        assert (report.outcome, len(report.sent)) == ("done", 1)
+        assert report.spared_bytes > 5_000_000  # what is lost is at most what was under way
+        assert report.sent_bytes + report.spared_bytes == site.store.list()[0].archive_bytes
+        assert remote_hash is None or came_back < CHANNELS * IN_FLIGHT_BYTES + 2_000_000
+        assert len(complete(files)) == 1
+        rmtree(files)
 
 
 def test_a_part_of_a_generation_that_is_not_wanted_any_more_is_swept(

@@ -1,8 +1,8 @@
 """Kill, starve and signal real `backupd` processes at chosen steps, and look at what they leave behind.
 
 A *step* is anything the process does to the outside: a file opened for writing, a rename, a write, an fsync, a process
-started. Python tells of each beforehand, by audit events (PEP 578) and by its profiler, so that a run can be killed
-just before its N-th one, for every N, with nothing in the production code to help.
+started, a request over SFTP. Python tells of each beforehand, by audit events (PEP 578) and by its profiler, so that a
+run can be killed just before its N-th one, for every N, with nothing in the production code to help.
 
 Run as `python faults.py` this file is the template process that `Stepper` forks such runs from: forking saves the half
 second of imports that each run would begin with.
@@ -28,6 +28,9 @@ from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NoReturn, Self, TypeVar
+
+from paramiko.sftp import CMD_EXTENDED, CMD_NAMES
+from paramiko.util import asbytes
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -292,6 +295,7 @@ def _import_all() -> None:
     import backupd.cli.catalog
     import backupd.cli.listing
     import backupd.cli.prune
+    import backupd.cli.replicate
     import backupd.cli.restore
     import backupd.cli.verify  # noqa: F401
 
@@ -333,6 +337,10 @@ def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
     def profile(frame: Any, event: str, function: Any) -> None:
         if event == "c_call" and function.__name__ in _CALLED:
             step(f"{function.__name__} in {frame.f_code.co_name}")
+        elif event == "call" and frame.f_code.co_name == "_async_request":
+            kind, (first, *_) = frame.f_locals["t"], frame.f_locals["args"]
+            name = asbytes(first).decode() if kind == CMD_EXTENDED else CMD_NAMES[kind]
+            step(f"sftp {name}")
 
     sys.addaudithook(audit)
     sys.setprofile(profile)

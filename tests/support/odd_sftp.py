@@ -10,7 +10,7 @@ Files that are odd by themselves (a link, a directory named like an archive, a s
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,7 @@ class Oddities:
     cut_before: float = _NEVER  # the connection ends at this request, which is not done
     cut_after: float = _NEVER  # ... which is done but not answered
     stall_at: float = _NEVER  # from this request on nothing is answered
+    shell: Callable[[str], bytes | None] | None = None  # answers commands; None for ever; without it they are refused
 
 
 class OddSftp:
@@ -130,6 +131,10 @@ class OddSftp:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._thread.join(30)
         self._listener.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End all connections."""
         for transport in self._transports:
             transport.close()
 
@@ -163,6 +168,21 @@ class _Login(paramiko.ServerInterface):
 
     def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002 - paramiko's signature
         return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        shell = self.odd.oddities.shell
+        if shell is None:
+            return False
+        threading.Thread(target=_answer, args=(channel, shell, command.decode()), daemon=True).start()
+        return True
+
+
+def _answer(channel: paramiko.Channel, shell: Callable[[str], bytes | None], command: str) -> None:
+    said = shell(command)
+    if said is not None:
+        with suppress(OSError):  # who asked has heard enough
+            channel.sendall(said)
+        channel.close()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from backupd.stores.contract import Replica
 from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.link import Link, Patience, lost_to
 from backupd.stores.sftp.login import Credentials
+from backupd.stores.sftp.remotehash import RemoteHash
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import Proven
 
@@ -60,10 +61,15 @@ def connected(
 
 
 def over_sftp(
-    target: Target, path: Path | str, site: Site, port: int | None = None, patience: Patience = SWIFT
+    target: Target,
+    path: Path | str,
+    site: Site,
+    port: int | None = None,
+    patience: Patience = SWIFT,
+    remote_hash: RemoteHash | None = None,
 ) -> Connect:
     """Return what connects to the store in `path`, as replication is given it."""
-    proven = Proven()
+    proven = Proven(None, remote_hash)
 
     def connect() -> AbstractContextManager[Replica]:
         return connected(target, path, port, proven, patience, site.store.identity)

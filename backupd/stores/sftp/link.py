@@ -8,22 +8,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Self
 
-from paramiko import SFTPClient, SSHException, Transport
+from paramiko import Channel, SFTPClient, SSHException, Transport
 from paramiko.sftp import SFTPError
 
 from backupd.errors import BackupdError, ReplicaUnreachable
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.login import Credentials, log_in
+from backupd.stores.sftp.wire import block_bytes
 
 # Measured (docs/performance.md): AES-GCM runs in hardware and needs no separate checksum.
 _CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _NETWORK_ERRORS: Final = frozenset(
     (errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT, errno.EBADF)
 )
-_CHANNELS: Final = 4  # each has a window of its own at the server: so much more is on the way over a long line
+_NEAR_S: Final = 0.01  # one channel's window of 2 MiB then carries 200 MB/s, and more channels only cost
+CHANNELS: Final = 4  # each has a window of its own at the server: so much more is on the way over a long line
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Link:
         self._patience = patience
         self._watchdog = _Watchdog(transport, patience.stall_s)
         self.clients: tuple[SFTPClient, ...] = ()
+        self.is_near = False  # not known before a block was asked for
 
     @classmethod
     @contextmanager
@@ -70,12 +74,21 @@ class Link:
         """The channel for all that is small."""
         return self.clients[0]
 
-    def widen(self) -> tuple[SFTPClient, ...]:
-        """Open more channels, as many as the server grants, and return all of them."""
+    @cached_property
+    def block_bytes(self) -> int:
+        """The largest block that the server reads and writes at once; asking for it tells how long an answer takes."""
+        began = time.monotonic()
+        found = block_bytes(self.client)
+        self.is_near = time.monotonic() - began < _NEAR_S
+        return found
+
+    def widen(self, wanted: int) -> tuple[SFTPClient, ...]:
+        """Return so many channels: at most CHANNELS and what the server grants, and one where the host is near."""
+        wanted = 1 if self.is_near else wanted
         with suppress(SSHException, EOFError, OSError):
-            while len(self.clients) < _CHANNELS:
+            while len(self.clients) < min(wanted, CHANNELS):
                 self.clients = (*self.clients, self._open())
-        return self.clients
+        return self.clients[:wanted]
 
     @contextmanager
     def watched(self) -> Iterator["_Watchdog"]:
@@ -88,10 +101,15 @@ class Link:
         with suppress(Exception):  # what a broken connection says at its end helps nobody
             self._transport.close()
 
+    def session(self) -> Channel:
+        """Open one more channel, for anything. Raises SSHException."""
+        return self._transport.open_session(timeout=self._patience.connect_s)
+
     def _open(self) -> SFTPClient:
-        channel = self._transport.open_session(timeout=self._patience.connect_s)
+        channel = self.session()
         channel.settimeout(self._patience.stall_s)
-        channel.invoke_subsystem("sftp")
+        with self.watched():  # paramiko waits for ever for a yes or a no
+            channel.invoke_subsystem("sftp")
         return SFTPClient(channel)
 
 

@@ -10,7 +10,7 @@ from paramiko.sftp import CMD_CLOSE, CMD_OPENDIR, CMD_READDIR
 
 from backupd.errors import CopyCorrupt
 from backupd.stores.sftp.link import Link, lost_to
-from backupd.stores.sftp.wire import Reads, block_bytes, extended
+from backupd.stores.sftp.wire import SAFE_BLOCK_BYTES, Reads, extended
 
 _PRIVATE: Final = 0o600
 
@@ -49,7 +49,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def _watched_blocks(file: SFTPFile, size_bytes: int, link: Link) -> Iterator[bytes]:
-    reads = Reads(link.client, file, block_bytes(link.client)).blocks(0, size_bytes)
+    reads = Reads(link.client, file, link.block_bytes).blocks(0, size_bytes)
     while True:
         with link.watched():
             block = next(reads, None)
@@ -61,7 +61,7 @@ def _watched_blocks(file: SFTPFile, size_bytes: int, link: Link) -> Iterator[byt
 def read_small(client: SFTPClient, path: str, limit_bytes: int) -> bytes:
     """Return what `path` holds, at most `limit_bytes`. Raises OSError."""
     with client.open(path, "r") as file:
-        return b"".join(Reads(client, file, block_bytes(client)).blocks(0, limit_bytes))
+        return Reads(client, file, SAFE_BLOCK_BYTES).beginning(limit_bytes)
 
 
 def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:

@@ -28,7 +28,7 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, i
 from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer
 from backupd.stores.sftp.link import Link
 from backupd.stores.sftp.remote import RemoteFile, entries, put_small, read_small, replace, space_left
-from backupd.stores.sftp.upload import Proven, matching, upload
+from backupd.stores.sftp.upload import Proven, compare, upload
 from backupd.stores.taken import manifest_there, refuse_other
 
 CHECKSUMS: Final = "SHA256SUMS"
@@ -86,20 +86,17 @@ class SftpStore:
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Send the proven `archive`, of which a part may be there from an earlier try, and its manifest.
 
-        Both are read back before they get their names. Raises CopyCorrupt, GenerationTaken when another sender has
+        Both are proven before they get their names. Raises CopyCorrupt, GenerationTaken when another sender has
         published that id meanwhile, ReplicaUnreachable, OSError.
         """
         final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
         before = manifest_there(self, generation_id)
-        is_there = self._holds(final, archive)
-        if is_there:
-            self.last_transfer = Transfer(0, archive.stat().st_size)
-        else:
-            self.last_transfer = upload(archive, part, self._link, self._proven)
+        there = self._holding(final, archive)
+        self.last_transfer = there or upload(archive, part, self._link, self._proven)
         staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
         put_small(self._client, staged, manifest)
         refuse_other(self, generation_id, before, manifest)
-        if not is_there:
+        if there is None:
             replace(self._client, part, final)
         replace(self._client, staged, self._path(generation_id, MANIFEST_SUFFIX))
 
@@ -186,16 +183,17 @@ class SftpStore:
         if stat.S_ISLNK(mode) and ours:
             raise BackupdError(f"{directory} on {self.name} is a symbolic link, which may lead out of it", "remove it")
 
-    def _holds(self, final: str, archive: Path) -> bool:
-        """Tell whether the archive has its name already and is right: a publication was cut off just before its end."""
+    def _holding(self, final: str, archive: Path) -> Transfer | None:
+        """Return what it costs if the archive is there and right: a publication was cut off just before its end."""
         size_bytes = archive.stat().st_size
         try:
             if self._client.lstat(final).st_size != size_bytes:
-                return False
+                return None
         except FileNotFoundError:
-            return False
+            return None
         with archive.open("rb", buffering=0) as source:
-            return matching(source, final, self._link, 0, size_bytes, self._proven.progress.advance) == size_bytes
+            equal, proven_by = compare(source, final, self._link, 0, size_bytes, self._proven)
+        return Transfer(0, size_bytes, proven_by, self._proven.doubt) if equal == size_bytes else None
 
     def _finish_removal(self, generation_id: str) -> None:
         try:

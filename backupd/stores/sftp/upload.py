@@ -1,5 +1,6 @@
 """Send a file so that what arrived is known, byte for byte, and what arrived before is not sent again."""
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -9,10 +10,11 @@ from paramiko import SFTPClient, SFTPFile
 
 from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
-from backupd.stores.contract import Transfer
-from backupd.stores.sftp.link import Link
+from backupd.stores.contract import ProvenBy, Transfer
+from backupd.stores.sftp.link import CHANNELS, Link
 from backupd.stores.sftp.remote import made_durable
-from backupd.stores.sftp.wire import Reads, Writes, block_bytes
+from backupd.stores.sftp.remotehash import RemoteHash
+from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, Reads, Writes
 
 Advance = Callable[[int], None]
 
@@ -20,12 +22,23 @@ Advance = Callable[[int], None]
 class Proven:
     """How much of each part is proven and on the disk there, for as long as this lives: longer than one link.
 
-    `progress` sees what is done: sending is a stage of whoever lets it be sent, reading back one of its own.
+    `progress` sees what is done: sending is a stage of whoever lets it be sent, reading back one of its own. A
+    `remote_hash` is asked first.
     """
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    def __init__(self, progress: Progress | None = None, remote_hash: RemoteHash | None = None) -> None:
         self._bytes: dict[str, int] = {}
         self.progress = progress or NoProgress()
+        self._remote_hash = remote_hash
+
+    @property
+    def doubt(self) -> str:
+        """Why copies are read back though another proof was asked for."""
+        return self._remote_hash.trouble if self._remote_hash else ""
+
+    def by_hash(self, source: BinaryIO, remote: str, size_bytes: int, link: Link) -> bool:
+        """Tell whether the other host has confirmed that `remote` begins with so many bytes of `source`."""
+        return self._remote_hash is not None and self._remote_hash.confirms(source, remote, size_bytes, link)
 
     def so_far(self, part: str, there_bytes: int) -> int:
         """Return how many bytes of `part`, which has so many, need not be read back again."""
@@ -38,39 +51,57 @@ class Proven:
 
 
 _PRIVATE: Final = 0o600
+_READ_BACK: Final[ProvenBy] = "read-back"
 
 
 def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
-    """Make the remote file `part` equal to `local`, durable where the server can, and prove it by reading it back.
+    """Make the remote file `part` equal to `local`, durable where the server can, and prove it.
 
-    What an earlier try left there is read back too, and kept as far as it is right, but for what `proven` knows of an
-    earlier link. Raises CopyCorrupt when what comes back is not what was sent, ReplicaUnreachable, OSError.
+    What an earlier try left there is kept as far as it proves right, but for what `proven` knows of an earlier link.
+    Raises CopyCorrupt when what comes back is not what was sent, ReplicaUnreachable, OSError.
     """
     size_bytes = local.stat().st_size
     with local.open("rb", buffering=0) as source:
         there = _size(link.client, part)
-        right = _kept(source, part, link, min(there, size_bytes), proven) if there else 0
+        right, by = _kept(source, part, link, min(there, size_bytes), proven) if there else (0, _READ_BACK)
         if there > right:
             _cut(link.client, part, right)
         if right < size_bytes or not there:
             _send(source, part, link, right, size_bytes, proven.progress.advance)
-            proven.progress.stage("read back", size_bytes)
-            equal = matching(source, part, link, right, size_bytes, proven.progress.advance)
+            proven.progress.stage("prove", size_bytes)
+            equal, by = compare(source, part, link, right, size_bytes, proven)
             if equal < size_bytes:
                 raise CopyCorrupt(
                     f"{part} reads back other than it was written, from byte {equal} on",
                     "test the disk and the memory of that host; it is sent again the next time",
                 )
-    return Transfer(sent_bytes=size_bytes - right, spared_bytes=right)
+    return Transfer(size_bytes - right, right, by, proven.doubt)
 
 
-def _kept(source: BinaryIO, part: str, link: Link, there_bytes: int, proven: Proven) -> int:
+def _kept(source: BinaryIO, part: str, link: Link, there_bytes: int, proven: Proven) -> tuple[int, ProvenBy]:
     """Return how much of what is there is right; it is noted only once a power cut there cannot take it away."""
-    right = matching(source, part, link, proven.so_far(part, there_bytes), there_bytes, proven.progress.advance)
+    known, by = proven.so_far(part, there_bytes), _READ_BACK
+    if there_bytes == os.fstat(source.fileno()).st_size:
+        right, by = compare(source, part, link, known, there_bytes, proven)
+    else:
+        without_gaps = there_bytes - CHANNELS * IN_FLIGHT_BYTES  # what was under way may have arrived in any order
+        if known < without_gaps and proven.by_hash(source, part, without_gaps, link):
+            known = without_gaps
+        right = matching(source, part, link, known, there_bytes, proven.progress.advance)
     with suppress(PermissionError), link.client.open(part, "r+") as file:
         if made_durable(link.client, file):
             proven.keep(part, right)
-    return right
+    return right, by
+
+
+def compare(source: BinaryIO, remote: str, link: Link, begin: int, end: int, proven: Proven) -> tuple[int, ProvenBy]:
+    """Return up to where the remote file equals `source`, as it is known to do up to `begin`, and how that was found.
+
+    The host is asked where that is wished; what it does not confirm is read back. Raises ReplicaUnreachable, OSError.
+    """
+    if proven.by_hash(source, remote, end, link):
+        return end, "remote-hash"
+    return matching(source, remote, link, begin, end, proven.progress.advance), _READ_BACK
 
 
 def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, advance: Advance) -> int:
@@ -78,7 +109,7 @@ def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, ad
     at = begin
     source.seek(begin)
     with link.client.open(remote, "r") as file, link.watched() as watchdog:
-        for block in Reads(link.client, file, block_bytes(link.client)).blocks(begin, end):
+        for block in Reads(link.client, file, link.block_bytes).blocks(begin, end):
             watchdog.alive()
             mine = source.read(len(block))
             if mine != block:
@@ -89,21 +120,20 @@ def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, ad
 
 
 def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, advance: Advance) -> None:
-    """Write from `begin` to `end` through all channels at once, and make it durable."""
-    clients = link.widen()
-    size = block_bytes(link.client)
+    """Write from `begin` to `end` through as many channels as pay, and make it durable."""
+    size = link.block_bytes
+    clients = link.widen(1 + (end - begin) // IN_FLIGHT_BYTES)
     source.seek(begin)
     with ExitStack() as files, link.watched() as watchdog:
         first = files.enter_context(_opened(clients[0], part, new=begin == 0))
         others = [files.enter_context(client.open(part, "r+")) for client in clients[1:]]
-        lanes = [Writes(client, file) for client, file in zip(clients, (first, *others), strict=True)]
+        alive = watchdog.alive
+        lanes = [Writes(client, file, alive) for client, file in zip(clients, (first, *others), strict=True)]
         for number, offset in enumerate(range(begin, end, size)):
             lanes[number % len(lanes)].write(offset, source.read(min(size, end - offset)))
-            watchdog.alive()
             advance(offset)
         for lane in lanes:
             lane.finish()
-            watchdog.alive()
         made_durable(clients[0], first)
 
 

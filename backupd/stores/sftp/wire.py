@@ -5,7 +5,7 @@ file goes unnoticed. So requests are sent here one by one (draft-ietf-secsh-file
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from paramiko import Message, SFTPClient, SFTPFile
@@ -18,14 +18,15 @@ IN_FLIGHT_BYTES: Final = 4 << 20
 
 
 class Writes:
-    """Writes under way through one channel to one open file."""
+    """Writes under way through one channel to one open file; `heard` is called at each answer."""
 
-    def __init__(self, client: SFTPClient, file: SFTPFile) -> None:
+    def __init__(self, client: SFTPClient, file: SFTPFile, heard: Callable[[], None]) -> None:
         self._client: Any = client  # what is used of it has no public name, and so no types
         self._handle = file.handle
         self._bytes: dict[int, int] = {}
         self._in_flight_bytes = 0
         self._error: OSError | None = None
+        self._heard = heard
 
     def write(self, offset: int, block: bytes) -> None:
         """Send `block` for `offset`; waits when much is under way. Raises OSError as soon as any write was refused."""
@@ -48,6 +49,7 @@ class Writes:
     def _async_response(self, _kind: int, message: Message, number: int) -> None:
         """Take the answer to one write; paramiko calls this."""
         self._in_flight_bytes -= self._bytes.pop(number)
+        self._heard()
         try:
             self._client._convert_status(message)  # noqa: SLF001 - as above
         except (OSError, EOFError) as error:
@@ -79,6 +81,14 @@ class Reads:
                 yield rest
                 if len(block) + len(rest) < length:
                     return
+
+    def beginning(self, limit_bytes: int) -> bytes:
+        """Return what the file holds, at most `limit_bytes`; for small ones, of which nobody knows the size."""
+        first_bytes = min(limit_bytes, self._block_bytes)
+        first = self._rest(0, first_bytes)
+        if len(first) < first_bytes:
+            return first
+        return first + b"".join(self.blocks(first_bytes, limit_bytes))
 
     def _rest(self, offset: int, length: int) -> bytes:
         found = b""

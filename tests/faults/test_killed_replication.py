@@ -1,0 +1,73 @@
+"""A replication that is killed before anything that it changes: only whole generations there, the next one heals."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from yards import Yard
+
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
+from support.faults import Crew, Ended, on_both_cores
+from support.replicas import assert_checksums, complete
+from support.sshd import Sshd
+
+CHANGES = ("mkdir", "open", "fsetstat", "write", "remove", "rename", "fsync@openssh.com", "posix-rename@openssh.com")
+
+
+def environment(yard: Yard, url: str, sshd: Sshd, keeps: int = 1) -> dict[str, str]:
+    """Return the environment of a yard with a replica that keeps so many days."""
+    offsite = {
+        "URL": url,
+        "HOST_KEY": sshd.host_key(),
+        "PRIVATE_KEY_FILE": str(sshd.key),
+        "RETENTION__DAILY": str(keeps),
+        "RETENTION__WEEKLY": "0",
+    }
+    return yard.environ | {f"BACKUPD_REPLICAS__OFFSITE__{key}": value for key, value in offsite.items()}
+
+
+def url_of(kind: str, there: Path, sshd: Sshd) -> str:
+    return f"file:{there}" if kind == "directory" else f"sftp://{sshd.user}@127.0.0.1:{sshd.port}{there}"
+
+
+def changes_there(step: str) -> bool:
+    """Tell whether a step may change something at the replica, whose directory is called there-something."""
+    return step in {f"sftp {change}" for change in CHANGES} or "/there-" in step or step.startswith("fsync in")
+
+
+def lacking_newest(yard: Yard, there: Path, kind: str, forks: Crew, sshd: Sshd) -> tuple[str, set[str]]:
+    """Fill `there` with all but the newest generation; return that and the others."""
+    assert forks.run(["replicate"], environment(yard, url_of(kind, there, sshd), sshd, 30)).code == 0
+    *older, newest = sorted(complete(there))
+    for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):
+        (there / f"{newest}{suffix}").unlink()
+    return newest, {*older}
+
+
+@pytest.mark.parametrize("kind", ["sftp", "directory"])
+def test_killed_before_any_step_that_changes_something_there_are_only_whole_generations_and_the_next_run_heals(
+    template: Yard, forks: Crew, tmp_path: Path, sshd: Sshd, kind: str
+) -> None:
+    filled = tmp_path / "filled"
+    newest, older = lacking_newest(template.copy_to(tmp_path / "first"), filled, kind, forks, sshd)
+
+    def kill(at: int | None) -> Ended:
+        yard, there = template.copy_to(tmp_path / f"yard-{at}"), tmp_path / f"there-{at}"
+        shutil.copytree(filled, there)
+        environ = environment(yard, url_of(kind, there, sshd), sshd)
+        ended = forks.run(["replicate"], environ, at=at, counted=True)
+        assert ended.code == (0 if at is None else -9), ended
+        found = complete(there)
+        assert newest in found or found == older
+        assert forks.run(["replicate"], environ).code == 0
+        assert complete(there) == {newest}
+        assert_checksums(there)
+        assert not [path for path in there.rglob("*") if path.is_file() and path.parent != there]
+        assert template.generations() == yard.generations()
+        shutil.rmtree(there)
+        shutil.rmtree(yard.root)
+        return ended
+
+    chosen = [number for number, step in enumerate(kill(None).steps) if changes_there(step)]
+    assert len(chosen) > 20
+    on_both_cores(kill, chosen)

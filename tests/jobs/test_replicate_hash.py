@@ -1,0 +1,141 @@
+"""Copies that the other host digests, where its account has a shell; what it says is believed only when it is plain."""
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from backupd.model import RunReport
+from backupd.stores.sftp.link import Patience
+from backupd.stores.sftp.remotehash import RemoteHash
+from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
+from support.replicas import again, complete, noisy_database, over_sftp, sent_to
+from support.sshd import Sshd, running_sshd
+
+BYTES = 200_000
+DIGEST = b"0123456789abcdef" * 4
+
+
+@pytest.fixture
+def key(order: BackupOrder, site: Site) -> str:
+    """The id of the only generation."""
+    noisy_database(order.path, BYTES)
+    generation = backup(order, site).generation
+    assert generation is not None
+    return generation
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[OddSftp]:
+    with running_odd_sftp(tmp_path / "odd") as server:
+        yield server
+
+
+def hashed(target: Sshd | OddSftp, path: Path | str, site: Site, tries: int = 1) -> RunReport:
+    """Replicate with `verify = "remote-hash"`."""
+    patience = Patience(connect_s=5, stall_s=2)
+    connect = over_sftp(target, path, site, patience=patience, remote_hash=RemoteHash(least_s=1))
+    return sent_to(connect, site, again(tries))
+
+
+@dataclass
+class Shell:
+    """Runs what it is asked for, as an account would whose home is the root of the odd server; remembers the last."""
+
+    odd: OddSftp
+    asked: str = ""
+
+    def __call__(self, command: str) -> bytes:
+        self.asked = command
+        real = command.replace(self.odd.path, str(self.odd.files))
+        return subprocess.run(["sh", "-c", real], capture_output=True, check=False).stdout
+
+
+def test_where_the_account_has_a_shell_nothing_of_the_archive_comes_back_whatever_the_directory_is_called(
+    sshd: Sshd, site: Site, key: str, tmp_path: Path
+) -> None:
+    files = tmp_path / "it's $(touch owned); `touch owned` & -x"
+    sshd.requests.write_text("")
+    report = hashed(sshd, files, site)
+    assert (report.outcome, report.sent, report.proven_by, report.notes) == ("done", (key,), ("remote-hash",), ())
+    assert complete(files) == {key}
+    closed = re.findall(r"sqlite3\.gz\.part\" bytes read (\d+) written (\d+)", sshd.requests.read_text())
+    assert {read for read, _ in closed} == {"0"}
+    assert sum(int(written) for _, written in closed) == report.sent_bytes
+    assert not list(tmp_path.rglob("owned"))
+
+
+@pytest.mark.root
+def test_a_locked_down_account_has_no_shell_and_the_copy_is_read_back(site: Site, key: str, tmp_path: Path) -> None:
+    with running_sshd(tmp_path / "locked", kind="chroot") as sshd:
+        report = hashed(sshd, sshd.path, site)
+        assert (report.outcome, report.sent, report.proven_by) == ("done", (key,), ("read-back",))
+        assert "no shell" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        None,
+        lambda _command: b"",
+        lambda _command: None,
+        lambda _command: DIGEST + b"  -",
+        lambda _command: b"Welcome!\n" + DIGEST + b"  -\n",
+        lambda _command: DIGEST.upper() + b"  -\n",
+        lambda _command: DIGEST + b"  -\n" + DIGEST + b"  -\n",
+        lambda _command: DIGEST + b"  -\n",
+        lambda _command: b"\x00\xff" * 3_000_000,
+        lambda _command: b"This account is currently not available.\n",
+    ],
+    ids=[
+        "refused",
+        "nothing",
+        "silence",
+        "cut off",
+        "a greeting",
+        "capitals",
+        "twice",
+        "another digest",
+        "a flood",
+        "nologin",
+    ],
+)
+def test_whatever_else_is_answered_the_copy_is_read_back(
+    odd: OddSftp, site: Site, key: str, shell: Callable[[str], bytes | None] | None
+) -> None:
+    odd.be(Oddities(shell=shell))
+    report = hashed(odd, odd.path, site)
+    assert (report.outcome, report.sent, report.proven_by) == ("done", (key,), ("read-back",)), report
+    assert complete(odd.files) == {key}
+
+
+def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(odd: OddSftp, site: Site, key: str) -> None:
+    asked = []
+
+    def hangs_up(command: str) -> None:
+        asked.append(command)
+        odd.hang_up()
+
+    odd.be(Oddities(shell=hangs_up))
+    report = hashed(odd, odd.path, site, tries=2)
+    assert (report.outcome, report.sent, len(asked)) == ("done", (key,), 1), report
+    assert complete(odd.files) == {key}
+
+
+def test_a_write_that_was_lost_is_found_as_well(odd: OddSftp, site: Site, key: str) -> None:
+    shell = Shell(odd)
+    odd.be(Oddities(shell=shell, lost_write=3))
+    report = hashed(odd, odd.path, site)
+    assert (report.outcome, complete(odd.files)) == ("failed", set())
+    assert "reads back other than it was written" in str(report.error)
+    odd.be(Oddities(shell=shell))
+    report = hashed(odd, odd.path, site)
+    assert (report.outcome, report.proven_by, report.spared_bytes > 0) == ("done", ("remote-hash",), True)
+    assert complete(odd.files) == {key}
+    assert str(site.store.list()[0].archive_bytes) in shell.asked
