@@ -50,6 +50,7 @@ setup_venv() {
         install "$("$python" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
     echo "preparing .venv ..." >&2
     "$python" -m venv --clear "$root/.venv"
-    "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$1" >&2
+    "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat \
+        --editable "$root$1" >&2 # compat: a path, no hook that each process has to import first
     echo "$wanted" >"$root/.venv/made-for"
 }

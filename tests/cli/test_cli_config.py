@@ -56,13 +56,7 @@ def test_check_finds_out_that_two_sources_are_one_database_by_a_link(pair: Pair)
     assert f"the sources tasks and notes are the same database {pair.tasks.resolve()}" in answer.err
 
 
-def test_check_warns_of_sections_that_do_nothing_yet(typed: Keyboard) -> None:
-    answer = typed("config", "check", BACKUPD_NOTIFY__URLS="ntfy://topic")
-    assert (answer.code, answer.out) == (0, "environment: valid, sources: tasks\n")
-    assert "warning: notify is configured" in answer.err
-
-
-def test_what_show_prints_is_a_configuration_without_a_section_that_does_nothing_yet(
+def test_what_show_prints_is_a_configuration(
     typed: Keyboard, tmp_path: Path
 ) -> None:
     shown = tmp_path / "shown.toml"

@@ -79,4 +79,4 @@ def test_a_drill_that_fails_is_told_by_health_and_status(backupd: Backupd, tmp_p
         daemon.wait_for("drill of tasks: failed: the command false failed (exit code 1)", 120)
         wait_until(lambda: len(daemon.health()["reasons"]) == 1, "the off-site copy")
         assert daemon.health()["reasons"] == ["there is no proven restore from nas yet"]
-        assert "last drill       tasks: failed" in daemon.ask("/")[1]
+        assert "the command false failed (exit code 1)" in daemon.ask("/")[1]

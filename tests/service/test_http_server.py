@@ -166,7 +166,7 @@ with serving() as site:
 @contextmanager
 def idle_process(**environ: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that does nothing but serve, and its port."""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    path = os.pathsep.join(map(str, (Path(__file__).parent, *Path(__file__).parents[1:3])))
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PROGRAM],
         env={**os.environ, "PYTHONPATH": path, **environ},
