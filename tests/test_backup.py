@@ -11,6 +11,8 @@ from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from support.bank import is_balanced, running_bank
 
+pytestmark = pytest.mark.uncovered
+
 PAGE_SIZES = [512 << n for n in range(8)]
 
 

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from catalog_values import APP, FOUND, NOON, assert_sound, fill, killed_at_every_step, leave_wal, names, report
 
 from backupd.catalog import CatalogUnavailable, open_catalog
 from backupd.catalog.rebuild import rebuild
+
+pytestmark = pytest.mark.uncovered
 
 
 def test_killed_at_any_step_of_its_making_a_catalog_is_made_by_the_next_process(tmp_path: Path) -> None:

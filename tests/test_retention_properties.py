@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from retention_histories import (
@@ -30,6 +31,8 @@ from retention_histories import (
 
 from backupd.model import CLOCK_TOLERANCE, Generation, Hold, RetentionPolicy, Verification
 from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
+
+pytestmark = pytest.mark.uncovered
 
 grades: tuple[Verification, ...] = ("full", "full", "full", "structural", "corrupt")
 verifications = st.sampled_from(grades)

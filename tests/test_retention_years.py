@@ -20,6 +20,8 @@ from retention_histories import (
 from backupd.model import RetentionPolicy
 from backupd.retention import plan_retention
 
+pytestmark = pytest.mark.uncovered
+
 
 def test_two_years_of_nights_leave_the_seven_last_days_and_the_four_last_sundays() -> None:
     """Expected from the calendar alone: today and six days before, and the Sundays of three weeks before."""

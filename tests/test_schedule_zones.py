@@ -12,6 +12,8 @@ from backupd.schedule import Schedule
 from support.ticking import Ticking
 from support.zones import DAY, MINUTE, ZONES, due_days, local, minutes, transitions
 
+pytestmark = pytest.mark.uncovered
+
 HOUR = timedelta(hours=1)
 
 

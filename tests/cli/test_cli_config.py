@@ -56,9 +56,7 @@ def test_check_finds_out_that_two_sources_are_one_database_by_a_link(pair: Pair)
     assert f"the sources tasks and notes are the same database {pair.tasks.resolve()}" in answer.err
 
 
-def test_what_show_prints_is_a_configuration(
-    typed: Keyboard, tmp_path: Path
-) -> None:
+def test_what_show_prints_is_a_configuration(typed: Keyboard, tmp_path: Path) -> None:
     shown = tmp_path / "shown.toml"
     shown.write_text(typed("config", "show").out)
     answer = Keyboard({})("config", "check", "--config", shown)

@@ -13,6 +13,8 @@ from backupd.config import Config, load_config
 from backupd.identity import Owner, decide_identity
 from support.containers import HARDENED, ROOT
 
+pytestmark = pytest.mark.uncovered
+
 HERE = ROOT / "deploy" / "caprover"
 FILE = HERE / "backupd.yml"
 OPTIONAL = {

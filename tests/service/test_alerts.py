@@ -12,6 +12,8 @@ import pytest
 from test_metrics import names_of
 from web_site import WELL, status_of
 
+pytestmark = pytest.mark.uncovered
+
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = (PROMETHEUS / "alerts.yml").read_text()

@@ -9,6 +9,8 @@ from web_site import Told, WebSite, serving
 from support.browser import DESK, PHONE, Browser, Seen, View, running_browser
 from support.surveys import STATES, healthy
 
+pytestmark = pytest.mark.uncovered
+
 TOKEN = "s3cret"
 HEADINGS = {
     "healthy": ("All proofs are within their limits", "Todas las pruebas están dentro de su límite"),

@@ -11,6 +11,8 @@ import pytest
 from backupd.model import Verdict
 from support.sqlite_checks import verdict
 
+pytestmark = pytest.mark.uncovered
+
 PAGE = 1024
 MAP = """
 import apsw, json, sys

@@ -16,6 +16,8 @@ from backupd.sqlite.verify import checking
 from support.snapshots import Take
 from support.sqlite_places import rows, small_disk
 
+pytestmark = pytest.mark.uncovered
+
 PAGE_SIZES = [512 << n for n in range(8)]
 ENCODINGS = itertools.cycle(["UTF-8", "UTF-16le", "UTF-16be"])
 AUTO_VACUUM = itertools.cycle([0, 1, 2, 2, 1, 0, 1])

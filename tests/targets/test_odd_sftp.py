@@ -10,6 +10,8 @@ import pytest
 
 from support.odd_sftp import EXTENSIONS, HOSTILE_NAMES, NO_TEXT, Oddities, OddSftp, running_odd_sftp
 
+pytestmark = pytest.mark.uncovered
+
 DATA = os.urandom(300_000)
 
 

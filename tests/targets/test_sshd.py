@@ -12,6 +12,8 @@ from support.daemon import wait_until
 from support.openssh import new_key
 from support.sshd import HOST_KEYS, Sshd, running_sshd
 
+pytestmark = pytest.mark.uncovered
+
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:

@@ -17,6 +17,8 @@ from support.daemon import wait_until
 from support.sshd import Sshd, running_sshd
 from support.wire import DOWN, UP, Weather, Wire, running_wire
 
+pytestmark = pytest.mark.uncovered
+
 SIZE = 4 << 20
 
 
