@@ -110,6 +110,7 @@ def backup_order(config: Config, name: str) -> BackupOrder:
         guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
         reserve_bytes=config.space.reserve,
         zone_doubt=config.zone_doubt,
+        replicas=tuple(config.replicas),
     )
 
 

@@ -5,6 +5,7 @@
 Every step can be killed. Until its manifest is in place there is no new generation, and nothing old goes before.
 """
 
+from backupd.catalog import RunRecord
 from backupd.jobs.expire import expire
 from backupd.jobs.freeze import emptied_error, frozen_on_corruption, guard_against_shrinking, quarantined, thaw
 from backupd.jobs.generations import local_inventory
@@ -41,6 +42,8 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
             _settle(order, proof, contents, inventory, run, site)
         if order.expiry is not None:
             _expire(order.source, order.expiry, run, site)
+        if order.replicas:
+            _warn_of_replicas(order, run, site)
     return run.report
 
 
@@ -72,6 +75,18 @@ def _expire(source: str, expiry: Expiry, run: Run, site: Site) -> None:
         expire(source, expiry, run, site)
     except OSError as error:
         run.warn(f"old generations could not be pruned: {error}")
+
+
+def _warn_of_replicas(order: BackupOrder, run: Run, site: Site) -> None:
+    """Let no backup that is nowhere but here pass for a good one: whoever takes it by hand hears of it too."""
+    now = site.clock()
+    unknown = dict[str, RunRecord | None]()
+    failures = site.ask_catalog(
+        lambda catalog: {name: catalog.last_failure("replicate", name, now) for name in order.replicas}, unknown
+    )
+    for name, failed in failures.items():
+        if failed is not None:
+            run.warn(f"the last replication to {name} failed: {failed.error or 'it was cut short'}")
 
 
 def _tell_oddities(order: BackupOrder, proof: Proof, run: Run) -> None:

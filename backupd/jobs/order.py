@@ -31,7 +31,7 @@ class Expiry:
 class BackupOrder:
     """One source and how to back it up; `reserve_bytes` of None means 5 % of the file system, at most 1 GiB.
 
-    Without `expiry` nothing is pruned.
+    Without `expiry` nothing is pruned. `replicas` are where copies should be as well.
     `zone_doubt` says why days are not counted in the zone that was asked for.
     """
 
@@ -45,6 +45,7 @@ class BackupOrder:
     guard: ShrinkGuard = field(default_factory=ShrinkGuard)
     reserve_bytes: int | None = None
     zone_doubt: str = ""
+    replicas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

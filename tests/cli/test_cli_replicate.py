@@ -102,3 +102,20 @@ def test_an_unreachable_host_is_tried_again_until_its_time_is_over(
     assert answer.code == 75
     assert generation in typed("list", **nobody).out
     assert [line["backupd.store"] for line in log_lines(backups) if line["event.action"] == "replica.retried"]
+
+
+def test_a_backup_is_degraded_while_the_last_replication_failed_and_good_again_after_one_that_did_not(
+    typed: Keyboard, generation: str, tmp_path: Path
+) -> None:
+    assert generation
+    there = tmp_path / "nas"
+    nas = {"BACKUPD_REPLICAS__NAS__URL": f"file:{there}"}
+    assert typed("backup", **nas).code == 0
+    there.write_text("no directory")
+    assert typed("replicate", **nas).code == 1
+    report = typed("backup", "--json", **nas)
+    assert report.code == 3
+    assert "the last replication to nas failed: " in report.json["warnings"][0]
+    there.unlink()
+    assert typed("replicate", **nas).code == 0
+    assert typed("backup", **nas).code == 0
