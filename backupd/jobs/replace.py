@@ -18,7 +18,7 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
-from backupd.sqlite.install import kept_databases, side_files, swap
+from backupd.sqlite.install import kept_databases, remove_part, side_files, swap
 from backupd.sqlite.intent import is_part, part_path
 from backupd.sqlite.replace import Target, dress, set_journal_mode
 from backupd.stores.contract import Store
@@ -173,7 +173,7 @@ def _sweep(target: Path) -> None:
     """Remove what killed restores were unpacking here: the lock says that none is at work."""
     for path in target.parent.iterdir():
         if is_part(path.name, target.name):
-            path.unlink()
+            remove_part(path)
 
 
 def tell_restored(what: str, done: Replaced, site: Site) -> None:

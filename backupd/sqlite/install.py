@@ -13,7 +13,19 @@ from typing import Literal, cast
 
 from backupd.errors import TargetInUse
 from backupd.files import fsync_directory
-from backupd.sqlite.intent import KEPT, SIDE_FILES, Intent, Mark, Suffix, declared, is_kept, is_part, pending, withdraw
+from backupd.sqlite.intent import (
+    KEPT,
+    SIDE_FILES,
+    Intent,
+    Mark,
+    Suffix,
+    declared,
+    is_kept,
+    is_part,
+    kept_order,
+    pending,
+    withdraw,
+)
 from backupd.sqlite.lease import Lease
 
 
@@ -33,15 +45,12 @@ def swap(target: Path, part: Path, lease: Lease, now: datetime, bring: tuple[Suf
     """
     intent = _plan(target, part, now, bring)
     with declared(target, intent):
-        _set_aside(target, intent)
-        if intent.old is not None:
-            _keep(target, target.with_name(intent.kept))
-        if not lease.asked_for(target):
-            part.rename(target)
-        if lease.asked_for(target):
+        try:
+            _rename(target, part, lease, intent)
+        except BaseException:  # a disk that fails, Ctrl-C: better at once than by the next run
             _undo(target, intent)
             withdraw(target)
-            raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
+            raise
         _bring(target, intent)
     return target.with_name(intent.kept) if intent.old is not None else None
 
@@ -62,19 +71,37 @@ def heal(target: Path) -> Healed | None:
     else:
         healed = Healed("left", f"{target} was replaced by something else meanwhile; an old one may be {kept}")
     if is_part(intent.part, target.name):
-        target.with_name(intent.part).unlink(missing_ok=True)
+        remove_part(target.with_name(intent.part))
     withdraw(target)
     return healed
 
 
 def kept_databases(target: Path) -> tuple[Path, ...]:
     """Return the old databases that restores to `target` kept, oldest first. Raises OSError."""
-    return tuple(sorted(path for path in target.parent.iterdir() if is_kept(path.name, target.name)))
+    found = (path for path in target.parent.iterdir() if is_kept(path.name, target.name))
+    return tuple(sorted(found, key=lambda path: kept_order(path.name, target.name)))
+
+
+def remove_part(path: Path) -> None:
+    """Remove a file that is to become no database any more; a directory of that name is not ours. Raises OSError."""
+    with suppress(FileNotFoundError, IsADirectoryError):
+        path.unlink()
 
 
 def side_files(path: Path) -> tuple[Suffix, ...]:
     """Return the suffixes of the side files that lie beside `path`."""
     return tuple(cast("Suffix", suffix) for suffix in SIDE_FILES if os.path.lexists(f"{path}{suffix}"))
+
+
+def _rename(target: Path, part: Path, lease: Lease, intent: Intent) -> None:
+    """Set the old one aside and rename. Raises TargetInUse when somebody asked for the old one meanwhile."""
+    _set_aside(target, intent)
+    if intent.old is not None:
+        _keep(target, target.with_name(intent.kept))
+    if not lease.asked_for(target):
+        part.rename(target)
+    if lease.asked_for(target):
+        raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
 
 
 def _plan(target: Path, part: Path, now: datetime, bring: tuple[Suffix, ...]) -> Intent:

@@ -83,17 +83,13 @@ def withdraw(target: Path) -> None:
 
 
 def pending(target: Path) -> Intent | None:
-    """Return what a killed restore to `target` was about. Raises TargetRefused when nobody can tell, OSError."""
+    """Return what a killed restore to `target` was about. Raises TargetRefused when nobody can tell."""
     path = intent_path(target)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        intent = _INTENT.validate_json(_read(path))
     except FileNotFoundError:
         return None
-    with open(descriptor, "rb") as stream:
-        raw = stream.read(_MAX_BYTES)
-    try:
-        intent = _INTENT.validate_json(raw)
-    except ValidationError:
+    except (ValidationError, OSError):  # OSError: a link, a directory
         intent = None
     if intent is None or not _is_ours(intent, target):
         raise TargetRefused(
@@ -101,6 +97,17 @@ def pending(target: Path) -> Intent | None:
             f"look at {target} and the files named {target.name}{KEPT}…, put right what is wrong, and remove it",
         )
     return intent
+
+
+def _read(path: Path) -> bytes:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
+        return stream.read(_MAX_BYTES)
+
+
+def kept_order(name: str, target: str) -> tuple[str, int]:
+    """Return what old databases of `target` are ordered by: the time in the name, then the number behind it."""
+    time, _, number = name.removeprefix(f"{target}{KEPT}").partition("-")
+    return time, int(number or 1)
 
 
 def is_kept(name: str, target: str) -> bool:

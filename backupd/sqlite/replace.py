@@ -11,11 +11,13 @@ from backupd.errors import SourceMissing, TargetRefused
 from backupd.files import fsync_file
 from backupd.model import SourceFacts
 from backupd.sqlite.header import SIZE, parse_header
-from backupd.sqlite.intent import SIDE_FILES
+from backupd.sqlite.intent import KEPT, SIDE_FILES
 from backupd.sqlite.lease import Lease
 from backupd.sqlite.mounts import filesystem_of, is_remote
 from backupd.sqlite.process import Child
 from backupd.sqlite.source import Source
+
+_NAME_MAX = 255  # limits.h
 
 JournalMode = Literal["wal", "rollback"]
 
@@ -40,6 +42,7 @@ class Target:
     def inspect(cls, path: Path) -> "Target":
         """Look at where `path` leads. Raises TargetRefused where nothing can be put in place, SourceUnusable."""
         real = Path(os.path.realpath(path))
+        _refuse_name(real)
         _refuse_directory(real.parent)
         try:
             old = Source.inspect(real, allow_empty=True, allow_links=True)
@@ -138,6 +141,22 @@ def _attributes(path: Path) -> Mapping[str, bytes]:
         return {name: os.getxattr(path, name) for name in os.listxattr(path)}
     except OSError:  # a file system without
         return {}
+
+
+def _refuse_name(path: Path) -> None:
+    """Refuse a name that the names of what is kept cannot be made from, before anything is begun."""
+    longest = f"{path.name}{KEPT}20261125T000000Z-99-journal"
+    try:
+        too_long = len(longest.encode()) > _NAME_MAX
+    except UnicodeEncodeError:
+        raise TargetRefused(
+            f"the name of {os.fsencode(path)!r} is not UTF-8", "restore elsewhere (--to PATH)"
+        ) from None
+    if too_long:
+        raise TargetRefused(
+            f"the name of {path} is too long: the old database is kept as {path.name}{KEPT}…",
+            "restore elsewhere (--to PATH)",
+        )
 
 
 def _refuse_directory(directory: Path) -> None:

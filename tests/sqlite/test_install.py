@@ -1,5 +1,6 @@
 """The swap of a database for a restored one: whoever opens it in that very moment loses nothing."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -42,15 +43,15 @@ class Killed(Lease):
     """The process is killed when it is about to rename."""
 
     def asked_for(self, path: Path) -> bool:
-        raise KeyboardInterrupt(path)
+        os._exit(len(path.name))
 
 
 def killed_before_the_rename(target: Path, part: Path) -> None:
-    with (
-        Killed([target], os.geteuid(), os.getegid(), remote="", stopped=False) as held,
-        pytest.raises(KeyboardInterrupt),
-    ):
-        swap(target, part, held, NOW)
+    child = os.fork()
+    if not child:
+        with Killed([target], os.geteuid(), os.getegid(), remote="", stopped=False) as held:
+            swap(target, part, held, NOW)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(target.name)
 
 
 class Opener:
@@ -236,3 +237,57 @@ def test_what_is_no_directory_or_not_there_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "tasks.db", tmp_path / "nowhere" / "tasks.db"):
         with pytest.raises((TargetRefused, NotADirectoryError)):
             Target.inspect(path)
+
+
+@pytest.mark.parametrize("broken", ["link", "rename"])
+def test_a_disk_that_fails_in_the_middle_leaves_the_old_one_at_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    target, part = paths(place)
+    Path(f"{target}-journal").write_text("hot")
+
+    class Failing(Lease):
+        """From the moment on when the old one has its second name, renaming into place fails."""
+
+        def asked_for(self, path: Path) -> bool:
+            raise OSError(errno.EIO, broken, path)
+
+    failing = Failing([target], os.geteuid(), os.getegid(), remote="", stopped=False)
+    if broken == "link":
+        monkeypatch.setattr(os, "link", refused)
+    with failing as held, pytest.raises(OSError, match=broken):
+        swap(target, part, held, NOW)
+    assert (target.read_text(), part.read_text()) == ("old", "new")
+    assert Path(f"{target}-journal").read_text() == "hot"
+    assert not intent_path(target).exists()
+    assert kept_databases(target) == ()
+
+
+def test_old_databases_are_in_the_order_of_their_making(place: Path) -> None:
+    target, _ = paths(place)
+    names = [f"tasks.db.pre-restore-20261125T12000{second}" for second in ("0Z", "0Z-2", "0Z-10", "1Z")]
+    for name in reversed(names):
+        (place / name).touch()
+    assert [path.name for path in kept_databases(target)] == names
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "pipe", "garbage"])
+def test_an_intent_that_is_none_is_refused_in_words(place: Path, kind: str) -> None:
+    target, _ = paths(place)
+    intent = intent_path(target)
+    {
+        "link": lambda: intent.symlink_to("/etc/passwd"),
+        "directory": intent.mkdir,
+        "pipe": lambda: os.mkfifo(intent),
+        "garbage": lambda: intent.write_bytes(b"\xff{"),
+    }[kind]()
+    with pytest.raises(TargetRefused, match="nobody can tell how far"):
+        heal(target)
+
+
+@pytest.mark.parametrize("name", [b"app\xff.db", b"a" * 240 + b".db"])
+def test_a_name_that_nothing_can_be_kept_by_is_refused_before_anything_is_begun(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    path.touch()
+    with pytest.raises(TargetRefused, match="the name of"):
+        Target.inspect(path)
