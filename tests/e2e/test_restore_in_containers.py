@@ -1,0 +1,67 @@
+"""Restoring in real containers: an idle app in another one is seen, and a lost volume comes back from its replica."""
+
+import pytest
+
+from support.containers import DATA, HARDENED, Container, Lab, wait_until
+
+IDLE = f"""
+import sqlite3, time
+app = sqlite3.connect("{DATA}/tasks.db", isolation_level=None)
+app.execute("PRAGMA journal_mode = %s")
+app.execute("INSERT INTO tasks (title, made_at) VALUES ('one more', 0)")
+print("idle", flush=True)
+time.sleep(600)
+"""
+
+
+def tasks(app: Container) -> int:
+    """Return how many tasks the app finds; it answers only while its invariant holds."""
+    program = "import json, urllib.request as r; print(json.load(r.urlopen('http://127.0.0.1:8000/health'))['tasks'])"
+    return int(app.python(program))
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_an_app_that_idles_in_another_container_is_seen_and_once_it_is_stopped_the_restore_works(
+    lab: Lab, volume: str, mode: str
+) -> None:
+    sidecar = lab.sidecar(volume, backups=lab.volume(), options=HARDENED, BACKUPD_RETENTION__LAST="9")
+    wait_until(lambda: sidecar.exec("backupd", "backup").code == 0, "a backup", 60)
+    idle = ("--entrypoint=python", f"--volume={volume}:{DATA}")
+    app = lab.start(lab.app_image, "-uc", IDLE % mode, options=idle)
+    wait_until(lambda: "idle" in app.logs(), "it is open")
+    refused = sidecar.exec("backupd", "restore")
+    assert refused.code == 75, refused.out + refused.err
+    assert "here or in another container" in refused.err
+    first = oldest(sidecar)
+    online = sidecar.exec("backupd", "restore", first, "--online")
+    assert online.code in {0, 3}, online.err
+    app.stop(0)
+    restored = sidecar.exec("backupd", "restore")
+    assert restored.code == 0, restored.err
+    assert tasks(lab.app(volume)) == 21, "the safety backup of before --online is the latest"
+    rights = {name: owner for name, owner in lab.files(volume).items() if name.startswith("tasks.db")}
+    assert {owner.split()[0] for owner in rights.values()} == {"1000:1000"}
+
+
+def oldest(sidecar: Container) -> str:
+    """Return the id of the first generation."""
+    generation: str = sidecar.exec("backupd", "list", "--json").json[-1]["id"]
+    return generation
+
+
+def test_a_volume_that_is_lost_with_its_backups_and_catalog_comes_back_from_the_replica(lab: Lab, volume: str) -> None:
+    nas = lab.volume()
+    replica = {"BACKUPD_REPLICAS__NAS__URL": "file:/nas"}
+    lab.shell(nas, "chown 1000:1000 .")
+    options = (*HARDENED, f"--volume={nas}:/nas")
+    first = lab.sidecar(volume, options=options, **replica)
+    wait_until(lambda: first.exec("backupd", "list", "--store", "nas", "--json").out.count('"id"') == 1, "a copy", 120)
+    first.kill()
+    fresh = lab.volume()
+    lab.shell(fresh, "chown 1000:1000 .")
+    new = lab.sidecar(fresh, options=options, **replica)
+    wait_until(lambda: new.get("http://127.0.0.1:8080/livez")[0] == 200, "it lives", 60)
+    restored = new.exec("backupd", "restore", "--from", "nas")
+    assert restored.code == 0, restored.out + restored.err
+    assert tasks(lab.app(fresh)) == 20
+    assert lab.files(fresh)["tasks.db"].split()[0] == "1000:1000"
