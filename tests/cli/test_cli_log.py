@@ -174,7 +174,9 @@ def test_fields_of_the_wrong_kind_are_told_as_they_are(facts: dict[str, Any]) ->
 
 def test_what_the_locale_cannot_encode_is_escaped(backupd: Backupd, path: Path) -> None:
     path.write_bytes(line("\N{SNOWMAN}"))
-    assert backupd("log", PYTHONIOENCODING="latin-1").out.endswith("\\u2603\n")
+    command = [sys.executable, "-m", "backupd", "log"]
+    environ = backupd.environment(PYTHONIOENCODING="latin-1")
+    assert subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True).stdout.endswith(b"\\u2603\n")
 
 
 # --- Pipes ---

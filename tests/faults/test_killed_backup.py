@@ -23,7 +23,8 @@ from yards import (
 
 from support.bank import make_bank, running_bank
 from support.command import Backupd
-from support.faults import Call, Crew, Ended, at_every_step, on_both_cores, processes_below, stopped, traced
+from support.faults import Call, Crew, at_every_step, on_both_cores, processes_below, stopped, traced
+from support.template import Ended
 
 KILLS = 15
 BY_SQLITE = "fdatasync,ftruncate,pwrite64,unlink"

@@ -17,7 +17,8 @@ from yards import (
 )
 
 from backupd.archive.manifest import decode_manifest
-from support.faults import Crew, Ended, at_every_step
+from support.faults import Crew, at_every_step
+from support.template import Ended
 
 
 def test_killed_before_any_of_its_steps_a_prune_removes_all_or_nothing_of_a_generation_and_the_next_one_heals(

@@ -11,7 +11,8 @@ from yards import Before, Yard, assert_no_processes, assert_unhurt
 
 from support.command import Backupd
 from support.daemon import wait_until
-from support.faults import Crew, Ended, on_both_cores
+from support.faults import Crew, on_both_cores
+from support.template import Ended
 
 _RUN = "/.backupd/staging/run-"
 _COMMAND = "backupd.leash"

@@ -7,9 +7,10 @@ import pytest
 from yards import Yard
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from support.faults import Crew, Ended, on_both_cores
+from support.faults import Crew, on_both_cores
 from support.replicas import assert_checksums, complete
 from support.sshd import Sshd
+from support.template import Ended
 
 CHANGES = ("mkdir", "open", "fsetstat", "write", "remove", "rename", "fsync@openssh.com", "posix-rename@openssh.com")
 

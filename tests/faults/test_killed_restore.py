@@ -11,8 +11,9 @@ from yards import Before, Yard, assert_no_processes, assert_unhurt, events
 from backupd.log import Event
 from backupd.sqlite.install import kept_databases
 from support.bank import is_balanced
-from support.faults import Crew, Ended, on_both_cores
+from support.faults import Crew, on_both_cores
 from support.sqlite_processes import die_in_a_transaction
+from support.template import Ended
 
 HASTY = {"BACKUPD_SOURCES__TASKS__HOT_JOURNAL_WAIT_S": "0"}
 NEW, OLD = 3, 4  # rows in the ledger of the newest generation, and of the database that it replaces

@@ -21,7 +21,8 @@ from yards import (
 
 from backupd.log import Event
 from support.command import log_lines
-from support.faults import Crew, Ended, at_every_step, on_both_cores
+from support.faults import Crew, at_every_step, on_both_cores
+from support.template import Ended
 
 TERMINATED = 128 + signal.SIGTERM
 SOON_S = 3

@@ -1,26 +1,22 @@
 """The command line, run as an operator runs it: a process with arguments and an environment."""
 
+import atexit
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
+from support.template import Ended as Answer
+from support.template import Template, environment
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
+_templates: SimpleQueue[Template] = SimpleQueue()
+_at_exit = ExitStack()
+atexit.register(_at_exit.close)
 
 
 @dataclass(frozen=True)
@@ -32,22 +28,28 @@ class Backupd:
 
     def __call__(self, *arguments: str | Path, timeout_s: float = 120, **environ: str) -> Answer:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
-        done = subprocess.run(
-            [sys.executable, "-m", "backupd", *map(str, arguments)],
-            env=self.environment(**environ),
-            cwd=self.cwd,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Answer(done.returncode, done.stdout, done.stderr)
+        with _template() as template:
+            answer = template.run(arguments, self.environment(**environ), self.cwd, after_s=timeout_s)
+        assert answer.code != -signal.SIGKILL, f"it did not end within {timeout_s} s: {answer}"
+        return answer
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the whole environment of a run: nothing of backupd's comes from outside."""
-        outside = {key: value for key, value in os.environ.items() if not key.startswith("BACKUPD_")}
-        return {**outside, **self.environ, **more}
+        return environment({**self.environ, **more})
+
+
+@contextmanager
+def _template() -> Iterator[Template]:
+    """Lend a template to fork from, a new one if all are at work."""
+    try:
+        template = _templates.get_nowait()
+    except Empty:
+        scratch = _at_exit.enter_context(tempfile.TemporaryDirectory())
+        template = _at_exit.enter_context(Template(Path(scratch)))
+    try:
+        yield template
+    finally:
+        _templates.put(template)
 
 
 def log_lines(backups: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,225 @@
+"""Runs of `backupd` that are forked from a template process, which saves the half second of imports each begins with.
+
+Apart from that a run is what an operator starts: a process with arguments, an environment and a working directory.
+It can be killed just before its N-th *step*, which is anything it does to the outside: a file opened for writing, a
+rename, a write, an fsync, a process started, a request over SFTP. Python tells of each beforehand, by audit events
+(PEP 578) and by its profiler, so that production code has nothing in it to help.
+
+Run as `python template.py` this file is the template process itself.
+"""
+
+import atexit
+import gc
+import json
+import os
+import pkgutil
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from paramiko.sftp import CMD_EXTENDED, CMD_NAMES
+from paramiko.util import asbytes
+
+import backupd
+
+_AUDITED = frozenset(
+    {
+        "os.chmod",
+        "os.chown",
+        "os.link",
+        "os.mkdir",
+        "os.remove",
+        "os.rename",
+        "os.rmdir",
+        "os.symlink",
+        "os.truncate",
+        "shutil.rmtree",
+        "sqlite3.connect",
+        "subprocess.Popen",
+    }
+)
+_CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
+_OTHER_PROCESSES = ("backupd.service", "backupd.sqlite.child", "backupd.told.child")
+_WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: exit code (negative: the signal that ended it), what it said, and its steps up to there."""
+
+    code: int
+    out: str
+    err: str
+    steps: tuple[str, ...] = ()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a run: nothing of backupd's comes from outside."""
+    return {**{key: value for key, value in os.environ.items() if not key.startswith("BACKUPD_")}, **environ}
+
+
+class Template:
+    """A template process; forks one run at a time."""
+
+    def __init__(self, scratch: Path) -> None:
+        scratch.mkdir(exist_ok=True)
+        self._files = {name: scratch / name for name in ("out", "err", "steps")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-B", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # the end of requests is its end
+        self._process.wait()
+
+    def run(
+        self,
+        arguments: Sequence[str | Path],
+        environ: Mapping[str, str],
+        cwd: Path,
+        *,
+        at: int | None = None,
+        send: signal.Signals = signal.SIGKILL,
+        again: bool = False,
+        after_s: float | None = None,
+        counted: bool = False,
+    ) -> Ended:
+        """Run `backupd ARGUMENTS` with this environment there; `send` it a signal before its step `at` or `after_s`.
+
+        The same comes `again` before each step after that. Steps are only `counted` on demand, or where one of them is
+        waited for.
+        """
+        request = {
+            "arguments": [*map(str, arguments)],
+            "environ": dict(environ),
+            "cwd": str(cwd),
+            "at": at,
+            "signal": int(send),
+            "again": again,
+            "after_s": after_s,
+            "counted": counted or at is not None,
+            **{name: str(path) for name, path in self._files.items()},
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        out, err, steps = (path.read_text() for path in self._files.values())
+        assert "Traceback" not in err, err
+        return Ended(code, out, err, tuple(steps.splitlines()))
+
+
+def _serve() -> None:
+    """Fork a run for each request on stdin; answer with its exit code, negative for a signal."""
+    _import_all()
+    gc.freeze()  # what is shared with the forks is not to be touched in any
+    for line in sys.stdin:
+        request = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            _become(request)
+        if request["after_s"] is not None and not _has_ended(process, request["after_s"]):
+            os.kill(process, request["signal"])
+        _, status = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _has_ended(process: int, within_s: float) -> bool:
+    descriptor = os.pidfd_open(process)
+    try:
+        return bool(select.select([descriptor], [], [], within_s)[0])
+    finally:
+        os.close(descriptor)
+
+
+def _import_all() -> None:
+    """Import what runs import when they come to it, while there is one thread and nothing is at stake."""
+    for module in pkgutil.walk_packages(backupd.__path__, "backupd."):
+        if not module.name.startswith(_OTHER_PROCESSES):
+            import_module(module.name)
+
+
+def _become(request: dict[str, Any]) -> NoReturn:
+    """Be the run: `backupd.__main__.main()`, in an environment of its own and with its steps counted."""
+    from backupd.__main__ import main
+
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    steps = os.open(request["steps"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environ"])
+    time.tzset()
+    sys.argv = ["backupd", *request["arguments"]]
+    if request["counted"]:
+        _count_steps(steps, request)
+    _leave(main)
+
+
+def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
+    """Write each step to come to `journal`, and send this process a signal before number `at`, and maybe `again`."""
+    numbers, at = count(), request["at"]
+
+    def step(what: str) -> None:
+        if ".coverage" in what:  # the measurement's own file is no step of a backup
+            return
+        os.writev(journal, [f"{what}\n".encode()])
+        number = next(numbers)
+        if number == at or (request["again"] and at is not None and number > at):
+            os.kill(os.getpid(), request["signal"])
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _AUDITED or (event == "open" and arguments[2] & _WRITABLE):
+            step(f"{event} {' '.join(str(argument) for argument in arguments[:2])}")
+
+    def profile(frame: Any, event: str, function: Any) -> None:
+        if event == "c_call" and function.__name__ in _CALLED:
+            step(f"{function.__name__} in {frame.f_code.co_name}")
+        elif event == "call" and frame.f_code.co_name == "_async_request":
+            kind, (first, *_) = frame.f_locals["t"], frame.f_locals["args"]
+            name = asbytes(first).decode() if kind == CMD_EXTENDED else CMD_NAMES[kind]
+            step(f"sftp {name}")
+
+    sys.addaudithook(audit)
+    sys.setprofile(profile)
+
+
+def _leave(main: Callable[[], None]) -> NoReturn:
+    """Run `main` and exit as the interpreter would, but for taking the template's modules apart, which takes long."""
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:  # noqa: BLE001 - told and turned into an exit code, as the interpreter does
+        traceback.print_exc()
+        code = 1
+    sys.setprofile(None)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+if __name__ == "__main__":
+    _serve()
