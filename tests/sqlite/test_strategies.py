@@ -106,9 +106,9 @@ def test_over_the_budget_and_never_quiet_the_writers_are_held_and_that_is_told(
 def test_waiting_for_a_quiet_moment_ends_with_the_time_of_the_whole_copy(rollback: Path, take: Take) -> None:
     with running_bank(rollback, "delete", rows=ROWS) as bank:
         bank.wait_for_commits(20)
-        with pytest.raises(BackupdError, match="was not copied within 2 s|stayed locked for [12] s") as caught:
+        # who holds it when the time is up decides which of them it is
+        with pytest.raises((SnapshotFailed, SourceBusy), match=r"was not copied within 2 s|stayed locked for [12] s"):
             take(rollback, replace(NO_BUDGET, timeout_s=1.5))
-        assert isinstance(caught.value, SnapshotFailed | SourceBusy)  # by who held it when the time was up
         bank.wait_for_commits(20)
 
 
