@@ -11,7 +11,7 @@ from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from support.bank import is_balanced, running_bank
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 PAGE_SIZES = [512 << n for n in range(8)]
 

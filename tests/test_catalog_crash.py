@@ -8,7 +8,7 @@ from catalog_values import APP, FOUND, NOON, assert_sound, fill, killed_at_every
 from backupd.catalog import CatalogUnavailable, open_catalog
 from backupd.catalog.rebuild import rebuild
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 
 def test_killed_at_any_step_of_its_making_a_catalog_is_made_by_the_next_process(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from retention_histories import (
 from backupd.model import CLOCK_TOLERANCE, Generation, Hold, RetentionPolicy, Verification
 from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 grades: tuple[Verification, ...] = ("full", "full", "full", "structural", "corrupt")
 verifications = st.sampled_from(grades)

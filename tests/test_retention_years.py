@@ -20,7 +20,7 @@ from retention_histories import (
 from backupd.model import RetentionPolicy
 from backupd.retention import plan_retention
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 
 def test_two_years_of_nights_leave_the_seven_last_days_and_the_four_last_sundays() -> None:

@@ -12,7 +12,7 @@ from backupd.schedule import Schedule
 from support.ticking import Ticking
 from support.zones import DAY, MINUTE, ZONES, due_days, local, minutes, transitions
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 HOUR = timedelta(hours=1)
 

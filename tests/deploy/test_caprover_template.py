@@ -13,7 +13,7 @@ from backupd.config import Config, load_config
 from backupd.identity import Owner, decide_identity
 from support.containers import HARDENED, ROOT
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 HERE = ROOT / "deploy" / "caprover"
 FILE = HERE / "backupd.yml"

@@ -12,7 +12,7 @@ from support.bank import is_balanced
 from support.command import Backupd
 from support.sshd import Sshd
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parents[2]
 ENGLISH, SPANISH = ((ROOT / "docs" / name).read_text() for name in ("runbook.md", "runbook.es.md"))

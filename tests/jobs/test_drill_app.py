@@ -115,7 +115,7 @@ def test_a_command_that_fails_fails_the_drill_with_what_it_said_last(
 
 
 def test_a_command_that_hangs_is_killed_with_all_that_it_started(drills: Site) -> None:
-    report = drilled(drills, command=shell("echo begun; sleep 3600 & sleep 3600"), timeout_s=0.5)
+    report = drilled(drills, command=shell("echo begun; sleep 3600 & sleep 3600"), timeout_s=2.0)
     assert report.exit_code == 1
     assert "the command sh did not end within" in str(report.error)
     assert facts(report).output == "begun\n"

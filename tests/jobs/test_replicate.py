@@ -196,7 +196,7 @@ def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
     assert not files.exists()
 
 
-@pytest.mark.uncovered
+@pytest.mark.no_cover
 def test_cut_at_any_byte_it_leaves_only_complete_generations_and_the_next_run_heals(
     sshd: Sshd, site: Site, order: BackupOrder, files: Path
 ) -> None:

@@ -57,7 +57,7 @@ def assert_heals(odd: OddSftp, site: Site, key: str) -> None:
     wiped(odd)
 
 
-@pytest.mark.uncovered
+@pytest.mark.no_cover
 def test_cut_before_each_request_it_leaves_only_complete_generations_and_the_next_run_heals(
     odd: OddSftp, site: Site, key: str
 ) -> None:
@@ -69,7 +69,7 @@ def test_cut_before_each_request_it_leaves_only_complete_generations_and_the_nex
         assert_heals(odd, site, key)
 
 
-@pytest.mark.uncovered
+@pytest.mark.no_cover
 def test_cut_before_the_answer_to_each_request_the_same_run_goes_on_and_ends_well(
     odd: OddSftp, site: Site, key: str
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from test_metrics import names_of
 from web_site import WELL, status_of
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

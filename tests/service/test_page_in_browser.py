@@ -9,7 +9,7 @@ from web_site import Told, WebSite, serving
 from support.browser import DESK, PHONE, Browser, Seen, View, running_browser
 from support.surveys import STATES, healthy
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 TOKEN = "s3cret"
 HEADINGS = {

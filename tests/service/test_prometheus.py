@@ -18,7 +18,7 @@ from support.bank import make_bank
 from support.command import Backupd
 from support.daemon import Daemon, free_port, running_daemon, wait_until
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 TOKEN = "a token of the tests"

@@ -11,7 +11,7 @@ import pytest
 from backupd.model import Verdict
 from support.sqlite_checks import verdict
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 PAGE = 1024
 MAP = """

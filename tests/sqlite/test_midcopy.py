@@ -15,7 +15,7 @@ from support.snapshots import HASTY, Take
 from support.sqlite_jobs import BackUp
 from support.sqlite_processes import Bystander, nothing, wait_until
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 ROWS, PAGES_IN = 60_000, 1500  # 11 MiB: three steps of a WAL database; asleep in the second of them
 MANY_ROWS, CHUNK_IN = 230_000, 5200  # 42 MiB: three chunks of a rollback database; asleep in the second of them

@@ -16,7 +16,7 @@ from backupd.sqlite.verify import checking
 from support.snapshots import Take
 from support.sqlite_places import rows, small_disk
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 PAGE_SIZES = [512 << n for n in range(8)]
 ENCODINGS = itertools.cycle(["UTF-8", "UTF-16le", "UTF-16be"])

@@ -2,8 +2,10 @@
 
 import atexit
 import json
+import os
 import signal
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Any
 from support.template import Ended as Answer
 from support.template import Template, environment
 
-_templates: SimpleQueue[Template] = SimpleQueue()
+_templates: defaultdict[bool, SimpleQueue[Template]] = defaultdict(SimpleQueue)  # by whether coverage is measured
 _at_exit = ExitStack()
 atexit.register(_at_exit.close)
 
@@ -41,15 +43,16 @@ class Backupd:
 @contextmanager
 def _template() -> Iterator[Template]:
     """Lend a template to fork from, a new one if all are at work."""
+    free = _templates["COVERAGE_PROCESS_CONFIG" in os.environ]
     try:
-        template = _templates.get_nowait()
+        template = free.get_nowait()
     except Empty:
         scratch = _at_exit.enter_context(tempfile.TemporaryDirectory())
         template = _at_exit.enter_context(Template(Path(scratch)))
     try:
         yield template
     finally:
-        _templates.put(template)
+        free.put(template)
 
 
 def log_lines(backups: Path) -> list[dict[str, Any]]:

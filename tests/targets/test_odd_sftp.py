@@ -10,7 +10,7 @@ import pytest
 
 from support.odd_sftp import EXTENSIONS, HOSTILE_NAMES, NO_TEXT, Oddities, OddSftp, running_odd_sftp
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 DATA = os.urandom(300_000)
 

@@ -19,7 +19,7 @@ from support.sshd import Sshd, root_owned, running_sshd
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "sftp-target.md").read_text()
 RELOAD = "sshd -t && systemctl try-reload-or-restart ssh\n"
 
-pytestmark = [pytest.mark.root, pytest.mark.uncovered]
+pytestmark = [pytest.mark.root, pytest.mark.no_cover]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from support.daemon import wait_until
 from support.openssh import new_key
 from support.sshd import HOST_KEYS, Sshd, running_sshd
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 
 @pytest.fixture(scope="module")

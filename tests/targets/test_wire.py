@@ -17,7 +17,7 @@ from support.daemon import wait_until
 from support.sshd import Sshd, running_sshd
 from support.wire import DOWN, UP, Weather, Wire, running_wire
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 SIZE = 4 << 20
 
