@@ -10,7 +10,7 @@ import pytest
 from support.containers import HARDENED, ROOT, Lab, docker
 
 BASE = "python:3.13-slim-trixie"
-LARGEST_MIB = 110
+LARGEST_MIB = 125  # more than a tenth of it are the services that Apprise knows
 DOCUMENTATION = (ROOT / "docs" / "container.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

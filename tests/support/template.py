@@ -85,9 +85,8 @@ class Template:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()  # the end of requests is its end
-        self._process.wait()
+        with self._process:  # the end of requests is its end
+            pass
 
     def run(
         self,
