@@ -70,15 +70,14 @@ class Pinger:
             try:
                 reply = call(request.url, request.body, timeout_s=self.timeout_s)
             except CallFailed as error:
-                why = str(error)
+                why = without_secrets(str(error), address.url)
                 continue
             if reply.ok:
                 return True
-            why = f"it {reply.words()}"
+            why = f"it {reply.words(address.url)}"  # a page that says "not found" likes to quote what was not
             if reply.status < _SERVER_ERROR and reply.status != _TOO_MANY:
                 break
-        what = f"the {address.kind} monitor of the {name} did not take the {ping.signal}: "
-        what += without_secrets(why, address.url)  # a page that says "not found" likes to quote what was not
+        what = f"the {address.kind} monitor of the {name} did not take the {ping.signal}: {why}"
         self.log.warning(Event.PING_FAILED, what, hint=_WHAT_TO_DO)
         return False
 

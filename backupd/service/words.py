@@ -56,7 +56,7 @@ def _steps(status: Status) -> Iterator[str]:
     for source in status.sources:
         if source.frozen:
             yield f"  what to do: {_FROZEN.format(source.source, source.source)}"
-    if not status.migrations_ok:
+    if not status.migrations_ok and not _is_new(status):
         yield f"  what to do: {_NO_CATALOG}"
 
 
@@ -133,5 +133,11 @@ def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
 def _rest(status: Status) -> Iterator[str]:
     for store, free in status.free_bytes.items():
         yield f"{'free space':<16} {store}: {human_bytes(free)}"
-    catalog = "works" if status.migrations_ok else "DOES NOT WORK"
+    catalog = "works" if status.migrations_ok else "not made yet" if _is_new(status) else "DOES NOT WORK"
     yield f"{'backupd':<16} {__version__}, SQLite {status.sqlite_version}, catalog {catalog}"
+
+
+def _is_new(status: Status) -> bool:
+    """Tell whether nothing was ever made: the first run makes the catalog, too."""
+    known = any(standing.last_at for standing in status.health.standings)
+    return bool(status.sources) and not known and not any(source.generations for source in status.sources)

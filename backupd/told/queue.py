@@ -42,12 +42,13 @@ def message_of(waiting: Queued) -> Message:
 
 def swept(book: Book, channels: Iterable[Channel], now: datetime) -> tuple[Book, tuple[Dropped, ...]]:
     """Drop what is too old, and what was meant for channels that are gone."""
-    known = frozenset(channel.key for channel in channels)
+    known = {channel.key: channel for channel in channels}
     kept, dropped = list[Queued](), list[Dropped]()
     for waiting in book.queue:
-        left = replace(waiting, channels=waiting.channels & known)
+        left = replace(waiting, channels=waiting.channels & known.keys())
         if now - waiting.made_at > GIVEN_UP_AFTER:
-            dropped.append(Dropped(waiting, f"no channel took it within {GIVEN_UP_AFTER.days} days"))
+            who = ", ".join(known[key].masked for key in sorted(left.channels)) or "its channel"
+            dropped.append(Dropped(waiting, f"{who} did not take it within {GIVEN_UP_AFTER.days} days"))
         elif not left.channels:
             dropped.append(Dropped(waiting, "its channel is not configured any more"))
         else:

@@ -53,3 +53,13 @@ def test_a_clock_a_failure_a_warning_and_a_broken_catalog_have_their_next_steps(
     assert "last backup      tasks: failed 0 s ago: it \\x1b[2J broke | what to do: mend it" in lines
     assert "last prune       tasks: degraded: one; two" in lines
     assert lines[-1].endswith("catalog DOES NOT WORK")
+
+
+def test_before_the_first_run_nobody_is_sent_after_a_catalog_that_is_not_made_yet() -> None:
+    never = Health.of(HealthFacts((replace(BACKUP, last_at=None),)), NOW)
+    nothing = replace(status_of(WELL).sources[1], frozen=False)
+    lines = status_lines(replace(status_of(never), tasks=(), sources=(nothing,), migrations_ok=False))
+    assert lines[-1].endswith("catalog not made yet")
+    assert [line for line in lines if "what to do" in line] == [
+        "  what to do: backupd backup --source tasks makes one now; backupd doctor finds what is in the way"
+    ]

@@ -192,10 +192,10 @@ def test_a_crash_before_the_note_sends_the_same_message_again_with_the_same_refe
 
 
 def test_what_nobody_takes_for_days_is_given_up_and_said(desk: Desk) -> None:
-    with listening(Said(500)) as there:
-        telling(desk, there.url("/", "json")).deployed()
+    with listening(Said(500)) as there, listening() as well:
+        telling(desk, there.url("/", "json"), well.url("/", "json")).deployed()
         desk.look(4 * DAY)
-    assert "is given up: no channel took it within 3 days" in events(desk.site, "message.dropped")[0]
+    assert "is given up: json://[secret] did not take it within 3 days" in events(desk.site, "message.dropped")[0]
     telling(desk, "json://elsewhere")
     desk.order = replace(desk.order, channels=())
     desk.restart().look()

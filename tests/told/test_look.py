@@ -32,6 +32,12 @@ def test_health_and_version_are_those_of_the_answer(said: Said, version: str | N
         assert look_at_app(App(there.url("/health"))) == Seen("app", version, trouble)
 
 
+def test_a_key_in_the_address_is_not_quoted() -> None:
+    with listening(lambda asked: Said(403, f"no {asked.target} for you".encode())) as there:
+        seen = look_at_app(App(there.url("/health?key=hunter2")))
+        assert seen.trouble == "its health_url answered 403: no /health?key=[secret] for you"
+
+
 def test_what_is_set_goes_before_a_file_before_a_header_before_a_field(tmp_path: Path) -> None:
     file = tmp_path / "VERSION"
     file.write_text("from file\nmore\n")
