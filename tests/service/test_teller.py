@@ -258,6 +258,24 @@ def test_an_app_gets_one_verdict_for_each_deploy_also_across_restarts(desk: Desk
     assert "its health_url answered 503" in told[2]["message"]
 
 
+def test_an_app_that_never_answers_after_its_deploy_is_told_once_also_across_restarts(desk: Desk) -> None:
+    life = {"status": 200, "body": b'{"version": "1.0"}'}
+    with listening(lambda asked: Said(**life) if asked.path == "/health" else Said()) as there:  # type: ignore[arg-type]
+        telling(desk, there.url("/", "json"), app=App(there.url("/health"))).deployed()
+        life.update(status=502, body=b"<h1>Bad Gateway</h1>")
+        for _ in range(10):
+            desk.restart().look()
+        life.update(status=200, body=b'{"version": "1.1"}')
+        for _ in range(3):
+            desk.restart().look()
+        told = [asked.json for asked in there.asked if asked.path != "/health"]
+    assert [one["title"].removeprefix("backupd tasks: ") for one in told[2:]] == [
+        "deploy unhealthy: app (before: 1.0) tells neither that it is well nor its version",
+        "deploy OK: app 1.1",
+    ]
+    assert "its health_url answered 502" in told[2]["message"]
+
+
 def test_an_own_deploy_that_does_not_work_is_told_as_that(desk: Desk) -> None:
     desk.alive = ("the worker has ended",)
     with listening() as there:
