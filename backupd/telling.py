@@ -1,16 +1,23 @@
 """Builds what messages are told with from the configuration, as `backupd.wiring` does for the rest."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config
+from backupd.health import Health
+from backupd.jobs.finding import Finding
+from backupd.jobs.site import Site
+from backupd.jobs.standing import read_health_facts
 from backupd.model import LOCAL_STORE
 from backupd.pings.address import DAILY, Address
 from backupd.schedule import Schedule
 from backupd.told.channel import Channel, channels_of
+from backupd.told.doctor import examine_channels
 from backupd.told.look import App
+from backupd.told.monitors import try_pings
 from backupd.told.order import TellOrder
-from backupd.wiring import limits
+from backupd.wiring import limits, monitors
 
 
 def tell_order(config: Config) -> TellOrder:
@@ -39,6 +46,14 @@ def channels(config: Config) -> tuple[Channel, ...]:
 def message_name(config: Config) -> str:
     """Return how messages call this backupd."""
     return config.notify.name or ", ".join(config.sources)
+
+
+def try_all(config: Config, site: Site) -> Iterator[Finding]:
+    """Send a test to each channel and each monitor, and yield a finding for each."""
+    if config.notify.urls:
+        yield from examine_channels(channels(config), message_name(config), site.clock())
+    if config.pings:
+        yield from try_pings(monitors(config), Health.of(read_health_facts(limits(config), site), site.clock()))
 
 
 def _app(config: Config) -> App | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from backupd.catalog import PingRecord
 from backupd.health import Health
 from backupd.model import DrillReport, Task
 
@@ -55,7 +56,10 @@ class MessageFigures:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look at everything; `migrations_ok` says that the catalog has its newest schema and answers."""
+    """One look at everything; `migrations_ok` says that the catalog has its newest schema and answers.
+
+    `pings` tells of the monitors that are configured.
+    """
 
     taken_at: datetime
     started_at: datetime
@@ -66,3 +70,4 @@ class Status:
     free_bytes: Mapping[str, int]
     sqlite_version: str
     messages: MessageFigures = MessageFigures()
+    pings: tuple[PingRecord, ...] = ()
