@@ -11,7 +11,7 @@ from backupd.jobs.finding import Finding
 from backupd.jobs.site import Site
 from backupd.pings.address import DAILY, Address, address_for
 from backupd.pings.pinger import Note, deliver
-from backupd.pings.request import Ping
+from backupd.pings.request import Ping, Signal
 
 _CHECK = "pings"
 _HINT = "check its URL under [pings], and the network between; then: backupd notify --test"
@@ -50,9 +50,9 @@ def try_pings(addresses: Mapping[str, Address], health: Health) -> Iterator[Find
     for name, address in addresses.items():
         late = [one for one in _watched(name, address, addresses, health) if not within_limit(one, health.checked_at)]
         kuma = address.kind == "uptime-kuma"
-        signal = ("failure" if late else "success") if kuma else "log"
+        signal: Signal = ("failure" if late else "success") if kuma else "log"
         words = f"a test; {', '.join(f'{one.task} {one.subject}' for one in late) or 'nothing'} is too old"
-        reason = deliver(address, Ping(signal, str(uuid4()), words))  # type: ignore[arg-type]
+        reason = deliver(address, Ping(signal, str(uuid4()), words))
         how = ("down" if late else "up") if kuma else "a line for its log"
         detail = f"{name} ({address.kind}) " + (f"did not take a test: {reason}" if reason else f"took a test: {how}")
         yield Finding(_CHECK, ok=not reason, detail=detail, hint=_HINT if reason else "")

@@ -149,3 +149,38 @@ def test_a_backup_by_hand_pings_as_well(backupd: Backupd, backups: Path, databas
         assert [asked.path.removeprefix(PING) for asked in hc.asked] == ["/start", "", "/start", "/1"]
         assert [asked.query["status"] for asked in kuma.asked] == ["up"]
     assert "t0ken" not in (backups / "backup.log").read_text() + answer.err + answer.out
+
+
+def test_pings_are_counted_and_a_doctor_finds_a_monitor_that_takes_none_and_tries_each(backupd: Backupd) -> None:
+    with listening(healthchecks) as hc, listening(uptime_kuma) as kuma:
+        pings = {
+            "BACKUPD_PINGS__BACKUP": hc.url(PING),
+            "BACKUPD_PINGS__PRUNE": kuma.url(PUSH),
+            "BACKUPD_PINGS__DAILY": kuma.url(PUSH),
+        }
+        down = backupd("doctor", "--notify", "--json", **pings)
+        assert [asked.query["status"] for asked in kuma.asked] == ["down", "up"], "there is no backup yet"
+        assert [one["ok"] for one in down.json if one["check"] == "pings"] == [True] * 3
+        assert backupd("prune", **pings).code == 0
+        hc.answering = lambda _asked: Said(404, f"no {PING}".encode())
+        assert backupd("backup", **pings).code == 0
+        facts = backupd("notify", "--json", **pings).json["pings"]
+        assert [(one["task"], one["source"], one["taken"], one["failed"]) for one in facts] == [
+            ("backup", "tasks", 0, 2),
+            ("prune", "tasks", 1, 0),
+        ]
+        told = backupd("notify", **pings).out.splitlines()
+        assert re.fullmatch(r"pings     backup of tasks: 0 taken, 2 not; .* UTC: it answered 404: .*", told[-2]), told
+        found = backupd("doctor", **pings)
+        assert found.code == 1
+        assert "pings: the last ping of backup of tasks was not taken, at " in found.out
+        assert "the last ping of" not in backupd("doctor", BACKUPD_PINGS__DAILY=kuma.url(PUSH)).out, "its URL is gone"
+        tried = backupd("notify", "--test", **pings)
+        assert tried.code == 1
+        assert tried.out.splitlines() == [
+            "backup (healthchecks) did not take a test: it answered 404: no /[secret]/[secret]",
+            "daily (uptime-kuma) took a test: up",
+            "prune (uptime-kuma) took a test: up",
+        ]
+        assert hc.asked[0].path == hc.asked[-1].path == f"{PING}/log", "which says nothing of how anything went"
+        assert "t0ken" not in told[-2] + found.out + tried.out + tried.err
