@@ -16,12 +16,14 @@ from backupd.jobs.run import recorded
 from backupd.jobs.site import Site
 from backupd.pings.address import Address
 from backupd.pings.pinger import Pinger
+from backupd.pings.request import LONGEST_MESSAGE
 from support.command import Backupd, log_lines
 from support.daemon import free_port
 from support.listener import HANG, HANG_UP, Asked, Listener, Said, listening
 
 PING = "/ping/1111-2222-t0ken"
 PUSH = "/api/push/t0ken"
+JSON = {"Content-Type": "application/json; charset=utf-8"}
 
 
 def healthchecks(asked: Asked) -> Said:
@@ -37,14 +39,19 @@ def healthchecks(asked: Asked) -> Said:
 
 
 def uptime_kuma(asked: Asked) -> Said:
-    """Answer as server/routers/api-router.js does, and refuse what it would take for something else."""
+    """Answer as server/routers/api-router.js does, and refuse what it would take silently for something else."""
     if asked.path != PUSH:
-        return Said(404, b'{"ok":false,"msg":"Monitor not found or not active."}')
-    query = asked.query
-    took = query.get("ping", "")
-    if not (set(query) <= {"status", "msg", "ping"} and query["status"] in ("up", "down") and query["msg"]):
-        return Said(400, b'{"ok":false}')
-    return Said(200 if took == "" or 0 <= float(took) <= 86_400_000 else 400, b'{"ok":true}')
+        return Said(404, b'{"ok":false,"msg":"Monitor not found or not active."}', JSON)
+    query = asked.query  # each parameter once, or `dict` would hide one: Kuma takes two of a kind for a list
+    strange = set(query) - {"status", "msg", "ping"} or asked.target.count("&") + 1 != len(query)
+    if strange or query.get("status") not in ("up", "down") or not 0 < len(query.get("msg", "")) <= LONGEST_MESSAGE:
+        return Said(400, b'{"ok":false,"msg":"nothing that it documents"}', JSON)
+    if asked.method != "GET" or asked.body:
+        return Said(404, b"Cannot POST")  # before version 2 it knew GET alone
+    took = query.get("ping", "0")
+    if not took.isdecimal() or int(took) > 86_400_000:
+        return Said(400, b'{"ok":false,"msg":"Invalid ping value"}', JSON)
+    return Said(200, b'{"ok":true}', JSON)
 
 
 @contextmanager
@@ -82,12 +89,13 @@ def test_a_failure_is_told_with_the_exit_code_and_the_last_lines_of_the_log(orde
 def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupOrder, site: Site) -> None:
     with listening(uptime_kuma) as there, monitored(site, there, f"{PUSH}?status=up&msg=OK&ping=") as watched:
         backup(order, watched)
-        order.path.unlink()
-        backup(order, watched)
+        away = order.path.rename(order.path.with_name("no & such=db? " + "#%+é\u202e" * 30))
+        backup(replace(order, path=away.with_name(away.name[:-1])), watched)
     up, down = (asked.query for asked in there.asked)
     assert (up["status"], up["msg"]) == ("up", "backup of tasks: published")
     assert float(up["ping"]) > 0
     assert (down["status"], down["msg"][:40]) == ("down", "backup of tasks: failed: no database at ")
+    assert (len(down["msg"]), "no & such=db? #%+é" in down["msg"]) == (LONGEST_MESSAGE, True), "cut, and quoted"
     assert told(site) == []
 
 
