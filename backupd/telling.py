@@ -34,7 +34,7 @@ def tell_order(config: Config) -> TellOrder:
         digest=Schedule.parse(config.notify.digest, zone) if config.notify.digest else None,
         daily=Address.parse(daily.get_secret_value()) if daily else None,
         daily_schedule=Schedule.parse(config.schedule.daily, zone),
-        app=_app(config),
+        app=app_of(config),
     )
 
 
@@ -56,7 +56,8 @@ def try_all(config: Config, site: Site) -> Iterator[Finding]:
         yield from try_pings(monitors(config), Health.of(read_health_facts(limits(config), site), site.clock()))
 
 
-def _app(config: Config) -> App | None:
+def app_of(config: Config) -> App | None:
+    """Return the app beside whose deploys are told, if there is one."""
     app = config.app
     if app.health_url is None:
         return None

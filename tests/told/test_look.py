@@ -7,6 +7,7 @@ import pytest
 
 from backupd.told.deploy import Seen
 from backupd.told.look import App, look_at_app
+from support.command import Backupd
 from support.daemon import free_port
 from support.listener import Said, listening
 
@@ -55,3 +56,13 @@ def test_an_app_that_is_down_has_the_version_that_does_not_need_it(tmp_path: Pat
     file.write_text("2.0\n")
     seen = look_at_app(App(f"http://127.0.0.1:{free_port()}/", version_file=file))
     assert seen == Seen("app", "2.0", "its health_url: Connection refused")
+
+
+def test_a_doctor_finds_an_app_whose_deploys_could_not_be_told(backupd: Backupd) -> None:
+    with listening(Said(body=b'{"version": "1.4.2"}')) as there:
+        url = {"BACKUPD_APP__HEALTH_URL": there.url("/health")}
+        assert "ok     app: it is well, version 1.4.2" in backupd("doctor", **url).out
+        found = backupd("doctor", **url, BACKUPD_APP__VERSION_FIELD="build")
+        assert (found.code, "app: it is well, and tells no version" in found.out) == (1, True)
+        there.answering = lambda _asked: Said(404, b"not here")
+        assert "wrong  app: its health_url answered 404: not here" in backupd("doctor", **url).out
