@@ -34,6 +34,7 @@ def status_lines(status: Status) -> tuple[str, ...]:
         *_last_runs(status),
         *_failures(status),
         *_sources(status),
+        *_unheard(status),
         *_rest(status),
     )
     return tuple(printable(line) for line in lines)
@@ -128,6 +129,15 @@ def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
         yield f"{human_bytes(source.snapshot_bytes)} as {human_bytes(source.archive_bytes)}"
     if source.frozen:
         yield "FROZEN: nothing is pruned"
+
+
+def _unheard(status: Status) -> Iterator[str]:
+    """Tell what does not get through: nobody else would."""
+    if status.messages.waiting:
+        yield f"{'messages':<16} {status.messages.waiting} NOT TAKEN yet | what to do: backupd notify"
+    for ping in status.pings:
+        if ping.failing:
+            yield f"{'pings':<16} {ping}: the last one NOT TAKEN: {ping.reason} | what to do: backupd notify --test"
 
 
 def _rest(status: Status) -> Iterator[str]:

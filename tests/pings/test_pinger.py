@@ -183,6 +183,7 @@ def test_pings_are_counted_and_a_doctor_finds_a_monitor_that_takes_none_and_trie
         assert found.code == 1
         assert "pings: the last ping of backup of tasks was not taken, at " in found.out
         assert "the last ping of" not in backupd("doctor", BACKUPD_PINGS__DAILY=kuma.url(PUSH)).out, "its URL is gone"
+        assert [one["task"] for one in backupd("status", "--json", **pings).json["pings"]] == ["backup", "prune"]
         tried = backupd("notify", "--test", **pings)
         assert tried.code == 1
         assert tried.out.splitlines() == [
