@@ -51,7 +51,8 @@ def try_pings(addresses: Mapping[str, Address], health: Health) -> Iterator[Find
         late = [one for one in _watched(name, address, addresses, health) if not within_limit(one, health.checked_at)]
         kuma = address.kind == "uptime-kuma"
         signal: Signal = ("failure" if late else "success") if kuma else "log"
-        words = f"a test; {', '.join(f'{one.task} {one.subject}' for one in late) or 'nothing'} is too old"
+        beyond = ", ".join(f"{one.task} {one.subject}" for one in late)
+        words = f"a test: beyond its limit, or missing: {beyond}" if late else "a test: all within limits"
         reason = deliver(address, Ping(signal, str(uuid4()), words))
         how = ("down" if late else "up") if kuma else "a line for its log"
         detail = f"{name} ({address.kind}) " + (f"did not take a test: {reason}" if reason else f"took a test: {how}")
