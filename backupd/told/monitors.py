@@ -6,7 +6,7 @@ from contextlib import suppress
 from uuid import uuid4
 
 from backupd.catalog import CatalogUnavailable, PingRecord, open_catalog
-from backupd.health import Health, Standing, within_limit
+from backupd.health import Health, HealthFacts
 from backupd.jobs.finding import Finding
 from backupd.jobs.site import Site
 from backupd.pings.address import DAILY, Address, address_for
@@ -48,18 +48,18 @@ def try_pings(addresses: Mapping[str, Address], health: Health) -> Iterator[Find
     whether what it watches is within its limit.
     """
     for name, address in addresses.items():
-        late = [one for one in _watched(name, address, addresses, health) if not within_limit(one, health.checked_at)]
+        wrong = health.reasons if name == DAILY else tuple(_late(address, addresses, health))
         kuma = address.kind == "uptime-kuma"
-        signal: Signal = ("failure" if late else "success") if kuma else "log"
-        beyond = ", ".join(f"{one.task} {one.subject}" for one in late)
-        words = f"a test: beyond its limit, or missing: {beyond}" if late else "a test: all within limits"
+        signal: Signal = ("failure" if wrong else "success") if kuma else "log"
+        words = f"a test by hand: {'; '.join(wrong) or 'what is watched here is within its limit'}"
         reason = deliver(address, Ping(signal, str(uuid4()), words))
-        how = ("down" if late else "up") if kuma else "a line for its log"
+        how = ("down" if wrong else "up") if kuma else "a line for its log"
         detail = f"{name} ({address.kind}) " + (f"did not take a test: {reason}" if reason else f"took a test: {how}")
         yield Finding(_CHECK, ok=not reason, detail=detail, hint=_HINT if reason else "")
 
 
-def _watched(name: str, address: Address, addresses: Mapping[str, Address], health: Health) -> Iterator[Standing]:
+def _late(address: Address, addresses: Mapping[str, Address], health: Health) -> Iterator[str]:
+    """Say why what `address` is pinged for is not well, as far as proofs tell."""
     for one in health.standings:
-        if name == DAILY or address_for(one.task, one.subject, addresses) is address:
-            yield one
+        if address_for(one.task, one.subject, addresses) is address:
+            yield from Health.of(HealthFacts((one,)), health.checked_at).reasons
