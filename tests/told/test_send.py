@@ -130,7 +130,12 @@ def test_every_part_of_a_url_is_masked_in_what_apprise_says_as_it_is_and_unquote
 
 
 def test_the_same_channel_twice_is_one() -> None:
-    assert len(channels_of(["json://a", "json://a", "json://b"])) == 2
+    channels = channels_of(["json://a", "ntfy://b", "json://a", "json://c"])
+    assert [channel.masked for channel in channels] == [
+        "json://[secret] (URL 1)",
+        "ntfy://[secret]",
+        "json://[secret] (URL 3)",
+    ]
 
 
 def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: Backupd) -> None:
@@ -139,8 +144,8 @@ def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: 
         urls = f"{json_url(there.port, 'well')},{json_url(there.port, 'ill')}"
         answer = backupd("notify", "--test", BACKUPD_NOTIFY__URLS=urls)
         assert answer.code == 1
-        assert answer.out.splitlines()[0] == "json://[secret] took a test message"
-        assert answer.out.splitlines()[1].startswith("json://[secret] did not take it: Failed to send JSON")
+        assert answer.out.splitlines()[0] == "json://[secret] (URL 1) took a test message"
+        assert answer.out.splitlines()[1].startswith("json://[secret] (URL 2) did not take it: Failed to send JSON")
         assert "hunter2" not in answer.out + answer.err
         assert {asked.json["title"] for asked in there.asked} == {"backupd tasks: test message"}
         found = backupd("doctor", "--notify", "--json", BACKUPD_NOTIFY__URLS=json_url(there.port, "well"))
