@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,15 @@ def test_what_strangers_wrote_is_shown_and_never_obeyed(site: WebSite, text: str
     api = site.ask("/api/status")
     assert api.status == 200
     assert text in [line["message"] for line in api.json["log"]]
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59+00:00"]
+)
+def test_a_time_that_no_calendar_has_breaks_no_page(time: str) -> None:
+    survey = replace(healthy(), log=(LogLine(datetime.fromisoformat(time), "INFO", "made up"),))
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        assert b"made up" in page_answer(replace(survey, timezone=zone), "en").body
 
 
 def hostile(text: str) -> Survey:
