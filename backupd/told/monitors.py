@@ -48,7 +48,7 @@ def try_pings(addresses: Mapping[str, Address], health: Health) -> Iterator[Find
     whether what it watches is within its limit.
     """
     for name, address in addresses.items():
-        wrong = health.reasons if name == DAILY else tuple(_late(address, addresses, health))
+        wrong = health.reasons if name == DAILY else tuple(_late(name, addresses, health))
         kuma = address.kind == "uptime-kuma"
         signal: Signal = ("failure" if wrong else "success") if kuma else "log"
         words = f"a test by hand: {'; '.join(wrong) or 'what is watched here is within its limit'}"
@@ -58,8 +58,9 @@ def try_pings(addresses: Mapping[str, Address], health: Health) -> Iterator[Find
         yield Finding(_CHECK, ok=not reason, detail=detail, hint=_HINT if reason else "")
 
 
-def _late(address: Address, addresses: Mapping[str, Address], health: Health) -> Iterator[str]:
-    """Say why what `address` is pinged for is not well, as far as proofs tell."""
+def _late(name: str, addresses: Mapping[str, Address], health: Health) -> Iterator[str]:
+    """Say why what the monitor `name` is pinged for is not well, as far as proofs tell."""
     for one in health.standings:
-        if address_for(one.task, one.subject, addresses) is address:
+        of_drills = one.task == "drill" and name.startswith("drill")  # drills ping by source, their proofs are by store
+        if of_drills or address_for(one.task, one.subject, addresses) is addresses[name]:
             yield from Health.of(HealthFacts((one,)), health.checked_at).reasons
