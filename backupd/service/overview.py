@@ -54,7 +54,8 @@ class Overview:
 
     def survey(self) -> Survey:
         """Look at everything, and at how it came to be."""
-        return take_survey(self._planned, self._limits, self._expiry, self._site, self._started_at)
+        survey = take_survey(self._planned, self._limits, self._expiry, self._site, self._started_at)
+        return replace(survey, status=replace(survey.status, pings=read_pings(self._monitors, self._site)))
 
 
 def take_survey(

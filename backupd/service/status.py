@@ -53,6 +53,12 @@ class MessageFigures:
     taken_at: datetime | None = None
     refused_at: datetime | None = None
 
+    @property
+    def failing(self) -> bool:
+        """Whether a message waits that a channel did not take at the last try."""
+        last_refused = self.refused_at is not None and (self.taken_at is None or self.taken_at <= self.refused_at)
+        return self.waiting > 0 and last_refused
+
 
 @dataclass(frozen=True, slots=True)
 class Status:

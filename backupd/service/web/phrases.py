@@ -156,6 +156,16 @@ _TROUBLES: Final = {
     STORE_UNREADABLE: Phrase(
         "The directory of the backups cannot be read.", "No se puede leer el directorio de las copias."
     ),
+    "unheard.messages": Phrase(
+        "Messages that no channel has taken yet: {count}.", "Mensajes que ningún canal aceptó aún: {count}."
+    ),
+    "unheard.ping": Phrase(
+        "A monitor did not take the last ping: {ping}.", "Un monitor no aceptó el último aviso: {ping}."
+    ),
+    "advice.unheard": Phrase(
+        "`backupd notify` says why; `backupd notify --test` tries it again.",
+        "`backupd notify` dice por qué; `backupd notify --test` lo intenta de nuevo.",
+    ),
     "advice.backup": Phrase(
         "`backupd backup` makes one now, and says what is wrong.", "`backupd backup` hace una ahora y dice qué falla."
     ),
