@@ -128,7 +128,7 @@ def test_what_does_not_get_through_is_a_warning_that_names_it_and_no_more_once_i
     text = " ".join(shown(site, replace(well, status=status)).text.split())
     assert "Within the limits, with warnings" in text
     assert "Messages that no channel has taken yet: 2. backupd notify says why" in text
-    assert "A monitor did not take the last ping: backup of <i>tasks. it answered 404\\u202e" in text
+    assert "A monitor did not take the last ping: backup, <i>tasks. it answered 404\\u202e" in text
     facts = site.ask("/api/status").json
     Draft202012Validator(SCHEMA, format_checker=FormatChecker()).validate(facts)
     assert (facts["messages"]["waiting"], facts["pings"][0]["reason"]) == (2, ping.reason)

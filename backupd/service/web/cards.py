@@ -82,7 +82,8 @@ def _unheard(status: Status, tongue: Tongue) -> Iterator[ToDo]:
         yield ToDo(tongue.say("unheard.messages", count=status.messages.waiting), advice)
     for ping in status.pings:
         if ping.failing:
-            yield ToDo(tongue.say("unheard.ping", ping=str(ping)), advice, tongue.quote(ping.reason))
+            name = ", ".join(filter(None, (tongue.task(ping.task), ping.source)))
+            yield ToDo(tongue.say("unheard.ping", ping=name), advice, tongue.quote(ping.reason))
 
 
 def _beginnings(survey: Survey) -> tuple[str, ...]:
