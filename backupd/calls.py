@@ -11,7 +11,7 @@ from typing import IO, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from backupd.text import printable
+from backupd.text import printable, without_secrets
 
 LONGEST_BODY: Final = 64 << 10
 _LONGEST_WORDS: Final = 200
@@ -35,9 +35,9 @@ class Reply:
         """Whether it is a 2xx."""
         return self.status // 100 == http.client.OK // 100
 
-    def words(self) -> str:
-        """Tell status and the beginning of the body in one line."""
-        said = printable(self.body[:_LONGEST_WORDS].decode(errors="replace").strip())
+    def words(self, secret: str = "") -> str:
+        """Tell status and the beginning of the body in one line, with all parts of `secret`, a URL, masked."""
+        said = printable(without_secrets(self.body.decode(errors="replace"), secret))
         return f"answered {self.status}" + (f": {said}" if said and not said.startswith("<") else "")
 
 

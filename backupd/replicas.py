@@ -30,7 +30,8 @@ from backupd.stores.sftp.remotehash import RemoteHash
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import Proven
 from backupd.told.doctor import examine_messages
-from backupd.wiring import backup_order, drill_order
+from backupd.told.monitors import examine_pings
+from backupd.wiring import backup_order, drill_order, monitors
 
 
 def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -106,6 +107,8 @@ def diagnose(config: Config, site: Site) -> Iterator[Finding]:
         yield from examine_drill(drill_order(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:
         yield from examine_messages(next(iter(config.sources)), site)
+    if config.pings:
+        yield from examine_pings(monitors(config), site)
 
 
 def _open(config: Config, name: str, site: Site) -> AbstractContextManager[Replica]:

@@ -1,16 +1,23 @@
 """Builds what messages are told with from the configuration, as `backupd.wiring` does for the rest."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config
+from backupd.health import Health
+from backupd.jobs.finding import Finding
+from backupd.jobs.site import Site
+from backupd.jobs.standing import read_health_facts
 from backupd.model import LOCAL_STORE
 from backupd.pings.address import DAILY, Address
 from backupd.schedule import Schedule
 from backupd.told.channel import Channel, channels_of
+from backupd.told.doctor import examine_channels
 from backupd.told.look import App
+from backupd.told.monitors import try_pings
 from backupd.told.order import TellOrder
-from backupd.wiring import limits
+from backupd.wiring import limits, monitors
 
 
 def tell_order(config: Config) -> TellOrder:
@@ -27,7 +34,7 @@ def tell_order(config: Config) -> TellOrder:
         digest=Schedule.parse(config.notify.digest, zone) if config.notify.digest else None,
         daily=Address.parse(daily.get_secret_value()) if daily else None,
         daily_schedule=Schedule.parse(config.schedule.daily, zone),
-        app=_app(config),
+        app=app_of(config),
     )
 
 
@@ -41,7 +48,16 @@ def message_name(config: Config) -> str:
     return config.notify.name or ", ".join(config.sources)
 
 
-def _app(config: Config) -> App | None:
+def try_all(config: Config, site: Site) -> Iterator[Finding]:
+    """Send a test to each channel and each monitor, and yield a finding for each."""
+    if config.notify.urls:
+        yield from examine_channels(channels(config), message_name(config), site.clock())
+    if config.pings:
+        yield from try_pings(monitors(config), Health.of(read_health_facts(limits(config), site), site.clock()))
+
+
+def app_of(config: Config) -> App | None:
+    """Return the app beside whose deploys are told, if there is one."""
     app = config.app
     if app.health_url is None:
         return None

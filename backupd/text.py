@@ -1,7 +1,7 @@
 """Text that others wrote, made fit for a terminal and a log."""
 
 import re
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 
 _SHORTEST_SECRET = 4
 _LONGEST_LINE = 200
@@ -13,10 +13,15 @@ def printable(text: str) -> str:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """Return the beginning of `text` in one line, with every part of `url` masked that could be a secret."""
+    """Return the beginning of `text` in one line, with every part of `url` masked that could be a secret.
+
+    As it stands there, unquoted, and as others would quote it anew or print it, in upper or lower case.
+    """
     scheme, _, rest = url.partition("://")
     parts = [part for marks in (r"[/:@?&=,;#\s]+", r"[/:@?&=,;#\s+]+") for part in re.split(marks, rest or scheme)]
-    words = {rest, *parts, *(unquote_plus(part) for part in parts)}
-    for word in sorted((word for word in words if len(word) >= _SHORTEST_SECRET), key=len, reverse=True):
-        text = text.replace(word, "[secret]")
+    plain = {rest, *parts, *map(unquote_plus, parts)}
+    words = {form for word in plain for form in (word, printable(word), quote(word, "", errors="replace"))}
+    longest_first = sorted((word for word in words if len(word) >= _SHORTEST_SECRET), key=len, reverse=True)
+    if longest_first:
+        text = re.sub("|".join(map(re.escape, longest_first)), "[secret]", text, flags=re.IGNORECASE)
     return " ".join(text.split())[:_LONGEST_LINE]

@@ -2,7 +2,9 @@
 
 import os
 import shlex
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +24,7 @@ from backupd.priority import Priority
 from backupd.schedule import Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.directory import DirectoryStore
+from backupd.told.monitors import noting
 
 
 def build_site(
@@ -41,8 +44,8 @@ def build_site(
     except OSError as error:
         warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
         log = late_log(config, console)
-        return Site(store, log, config.lock.timeout_s, progress, warnings=(warning,), watch=pinger(config, log).watch)
-    return Site(store, log, config.lock.timeout_s, progress, watch=pinger(config, log).watch)
+        return _watched(Site(store, log, config.lock.timeout_s, progress, warnings=(warning,)), config)
+    return _watched(Site(store, log, config.lock.timeout_s, progress), config)
 
 
 def watching_site(config: Config, console: TextIO) -> Site:
@@ -58,9 +61,14 @@ def late_log(config: Config, console: TextIO | None = None) -> EventLog:
     return open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
 
 
-def pinger(config: Config, log: EventLog) -> Pinger:
-    """Return what tells outside monitors of runs; trouble with them goes to `log`."""
-    return Pinger({name: Address.parse(url.get_secret_value()) for name, url in config.pings.items()}, log)
+def monitors(config: Config) -> Mapping[str, Address]:
+    """Return the outside monitors by the names that they have under `[pings]`."""
+    return {name: Address.parse(url.get_secret_value()) for name, url in config.pings.items()}
+
+
+def _watched(site: Site, config: Config) -> Site:
+    """Return `site` with what tells outside monitors of its runs; trouble with them goes to its log and catalog."""
+    return replace(site, watch=Pinger(monitors(config), site.log, noting(site)).watch) if config.pings else site
 
 
 def writable(config: Config) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from catalog_values import NOON, at, report
 
-from backupd.catalog import Book, Queued, Told, open_catalog
+from backupd.catalog import Book, PingRecord, Queued, Told, open_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.catalog.migrations import LATEST, migrate, user_version
 from backupd.catalog.rebuild import rebuild
@@ -46,8 +46,11 @@ def test_each_scope_keeps_its_own_book_and_the_newest_only(catalog: Catalog) -> 
 
 def test_a_rebuild_keeps_what_was_said(catalog: Catalog, tmp_path: Path) -> None:
     catalog.write_book("app", BOOK)
+    catalog.note_ping("backup", "app", at(1))
+    catalog.note_ping("backup", "app", at(2), "it answered 404")
     rebuild(tmp_path / "catalog.sqlite3", [])
     assert catalog.read_book("app") == kept(BOOK)
+    assert catalog.pings() == (PingRecord("backup", "app", 1, 1, at(1), at(2), "it answered 404"),)
 
 
 def test_a_catalog_of_the_version_before_is_taken_along(tmp_path: Path) -> None:

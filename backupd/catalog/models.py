@@ -149,6 +149,21 @@ class Told(Base):
     told_at: Mapped[datetime | None]
 
 
+class Ping(Base):
+    """How many pings of a task of a source a monitor took, and did not; see `records.PingRecord`."""
+
+    __tablename__ = "ping"
+    __table_args__ = (_STRICT,)
+
+    task: Mapped[str] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    taken: Mapped[int]
+    failed: Mapped[int]
+    taken_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    reason: Mapped[str]
+
+
 class Outbox(Base):
     """A message that not everybody has taken yet; `channels` are those that have not, apart by spaces."""
 

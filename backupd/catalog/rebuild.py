@@ -71,7 +71,7 @@ def _build(new: Path, rows: Iterable[Base], old: Salvage) -> None:
         session.add_all(rows)
     with closing(connect(new, *WORKING)) as connection, connection:
         connection.execute("BEGIN")
-        for table in ("run", "check_result", "told", "outbox"):
+        for table in ("run", "check_result", "told", "outbox", "ping"):
             _insert(connection, table, old.rows[table])
     fsync_file(new)
 

@@ -88,6 +88,31 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
+class PingRecord:
+    """How often the monitor of a task of a source took a ping and how often not, when it last did, and why not.
+
+    `source` is empty for the daily ping.
+    """
+
+    task: str
+    source: str
+    taken: int
+    failed: int
+    taken_at: datetime | None
+    failed_at: datetime | None
+    reason: str
+
+    def __str__(self) -> str:
+        """Return `backup of tasks`, `daily`."""
+        return f"{self.task} of {self.source}" if self.source else self.task
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last ping was not taken."""
+        return self.failed_at is not None and (self.taken_at is None or self.taken_at < self.failed_at)
+
+
+@dataclass(frozen=True, slots=True)
 class Book:
     """All that a daemon has said, by key, and what it has yet to send, oldest first."""
 

@@ -16,7 +16,7 @@ from backupd.catalog.unavailable import is_locked
 
 Row = dict[str, Any]
 
-_TABLES: Final = ("run", "copy", "check_result", "told", "outbox")  # what stands in no manifest
+_TABLES: Final = ("run", "copy", "check_result", "told", "outbox", "ping")  # what stands in no manifest
 _LENIENT: Final = ("writable_schema=ON",)  # else SQLite opens no truncated file at all
 _READERS: Final = {
     "started_at": utc_from_text,
@@ -26,6 +26,8 @@ _READERS: Final = {
     "told_at": utc_from_text,
     "made_at": utc_from_text,
     "next_at": utc_from_text,
+    "taken_at": utc_from_text,
+    "failed_at": utc_from_text,
     "report": report_from_json,
 }
 

@@ -8,28 +8,32 @@ import click
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
 from backupd.jobs.finding import Finding
 from backupd.replicas import diagnose
-from backupd.telling import channels, message_name
+from backupd.telling import app_of, try_all
 from backupd.text import printable
-from backupd.told.doctor import examine_channels
+from backupd.told.doctor import examine_app
 from backupd.wiring import refuse_twins
 
 
 @click.command("doctor", epilog="Example: backupd doctor --json")
-@click.option("--notify", is_flag=True, help="Also send a test message to every URL under [notify].")
+@click.option("--notify", is_flag=True, help="Also try every URL under [notify] and [pings].")
 @config_option
 @json_option
 @told_plainly
 def command(config_file: Path | None, *, notify: bool, as_json: bool) -> None:
     """Prove the whole set-up before the first night; exits 1 on any trouble.
 
-    Paths, rights, space, clock, SQLite; of each replica host key, login, writing, room and clock; messages that wait.
+    Paths, rights, space, clock, SQLite; of each replica host key, login, writing, room and clock; messages that
+    wait, and pings that were not taken; of the app beside its health and version.
     """
     config = read_config(config_file)
     refuse_twins(config)
     site = open_site(config, writing=False)
     findings = [Finding("configuration", ok=True, detail=f"from {config.origin}"), *diagnose(config, site)]
+    app = app_of(config)
+    if app is not None:
+        findings += examine_app(app)
     if notify:
-        findings += examine_channels(channels(config), message_name(config), site.clock())
+        findings += try_all(config, site)
     if as_json:
         print_json(findings)
     else:

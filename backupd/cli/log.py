@@ -28,7 +28,9 @@ _TAIL: Final = 10  # as tail(1) shows before it follows
 @click.command("log", epilog="Example: backupd log --since 2d --level warning")
 @click.option("--follow", "-f", is_flag=True, help=f"Show the last {_TAIL} lines, and then each that comes.")
 @click.option("--since", metavar="TIME", help='From then on: "2h", "3d", "2026-11-20", "2026-11-20 14:00".')
-@click.option("--level", type=click.Choice(LEVELS), default="info", help="This grave or graver (info).")
+@click.option(
+    "--level", type=click.Choice(LEVELS, case_sensitive=False), default="info", help="This grave or graver (info)."
+)
 @click.option("--lines", "-n", "most", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
 @config_option
 @json_option

@@ -5,35 +5,38 @@ from pathlib import Path
 
 import click
 
-from backupd.catalog import Book
+from backupd.catalog import Book, PingRecord
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.jobs.finding import Finding
 from backupd.jobs.site import Site
-from backupd.telling import channels, message_name
+from backupd.service.overview import read_pings
+from backupd.telling import channels, try_all
 from backupd.text import printable
-from backupd.told.doctor import examine_channels
 from backupd.told.queue import REFUSED, TAKEN
+from backupd.wiring import monitors
 
 
 @click.command("notify", epilog="Example: backupd notify --test")
-@click.option("--test", is_flag=True, help="Send a test message to every URL under [notify], now.")
+@click.option("--test", is_flag=True, help="Try every URL under [notify] and [pings], now.")
 @config_option
 @json_option
 @told_plainly
 def command(config_file: Path | None, *, test: bool, as_json: bool) -> None:
-    """Tell how messages fare; with --test, send one to every URL and say which services take it.
+    """Tell how messages and pings fare; with --test, send one to every URL and say which services take it.
 
-    Exits 0 when all do, 1 when one does not.
+    Of a test, the monitor of a healthchecks keeps a line in its log; Uptime Kuma hears up or down, whichever is true.
+    Exits 0 when all take it, 1 when one does not.
     """
     config = read_config(config_file)
-    if not channels(config):
+    if not channels(config) and not config.pings:
         raise UsageError(
-            "there is nobody to notify", "set urls under [notify], or BACKUPD_NOTIFY__URLS: docs/messages.md"
+            "there is nobody to notify",
+            "set urls under [notify] (BACKUPD_NOTIFY__URLS), or [pings]: docs/messages.md, docs/monitoring.md",
         )
     site = open_site(config, writing=False)
-    findings = list(examine_channels(channels(config), message_name(config), site.clock())) if test else None
+    findings = list(try_all(config, site)) if test else None
     if findings is None:
         _show(config, site, as_json=as_json)
     else:
@@ -54,19 +57,27 @@ def _tell(findings: list[Finding], *, as_json: bool) -> None:
 def _show(config: Config, site: Site, *, as_json: bool) -> None:
     book = site.ask_catalog(lambda catalog: catalog.read_book(next(iter(config.sources))), Book())
     taken, refused = book.told.get(TAKEN), book.told.get(REFUSED)
+    pings = read_pings(monitors(config), site)
     facts = {
         "channels": [channel.masked for channel in channels(config)],
         "waiting": [{"title": one.title, "made_at": one.made_at, "attempts": one.attempts} for one in book.queue],
         "taken_at": taken.told_at if taken else None,
         "refused_at": refused.told_at if refused else None,
         "refused": refused.value if refused else None,
+        "pings": pings,
     }
     if as_json:
         print_json(facts)
         return
-    click.echo(f"channels  {', '.join(channel.masked for channel in channels(config))}")
+    click.echo(f"channels  {', '.join(channel.masked for channel in channels(config)) or 'none'}")
     click.echo(f"taken     {taken.told_at:%F %T} UTC" if taken and taken.told_at else "taken     never")
     if refused and refused.told_at:
         click.echo(printable(f"refused   {refused.told_at:%F %T} UTC: {refused.value}"))
     for one in book.queue:
         click.echo(printable(f"waiting   since {one.made_at:%F %T} UTC, tried {one.attempts} times: {one.title}"))
+    for ping in pings:
+        click.echo(printable(f"pings     {ping}: {ping.taken} taken, {ping.failed} not{_last_refusal(ping)}"))
+
+
+def _last_refusal(ping: PingRecord) -> str:
+    return f"; the last of these {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""

@@ -2,16 +2,17 @@
 
 import re
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
-from backupd.service.overview import read_status
+from backupd.service.overview import read_pings, read_status
 from backupd.service.plan import planned_tasks
 from backupd.service.words import status_lines
-from backupd.wiring import limits
+from backupd.wiring import limits, monitors
 
 _COLOURS = (
     (re.compile(r"^healthy$"), "green"),
@@ -19,7 +20,7 @@ _COLOURS = (
         re.compile(r"^NOT HEALTHY$|^  reason:|TOO OLD|CHECK THE CLOCK|DOES NOT WORK|FROZEN|(?<=: )(never|failed)\b"),
         "red",
     ),
-    (re.compile(r"^  warning:|(?<=: )degraded\b"), "yellow"),
+    (re.compile(r"^  warning:|(?<=: )degraded\b|NOT TAKEN"), "yellow"),
     (re.compile(r"^  what to do:"), None),
 )
 
@@ -36,6 +37,7 @@ def command(config_file: Path | None, *, as_json: bool) -> None:
     config = read_config(config_file)
     site = open_site(config, writing=False)
     status = read_status(planned_tasks(config), limits(config), site, site.clock())
+    status = replace(status, pings=read_pings(monitors(config), site))
     if as_json:
         print_json(status)
     else:

@@ -93,6 +93,11 @@ def _http(url: str) -> str:
     return url
 
 
+def _without_query(url: str) -> str:
+    query = urlsplit(url).query  # where a key would be
+    return url.replace(f"?{query}", f"?{MASK}", 1) if query else url
+
+
 def _command_line(text: str) -> str:
     try:
         words = shlex.split(text)
@@ -134,7 +139,7 @@ TimeZone = Annotated[str, AfterValidator(_time_zone)]
 When = Annotated[str, Field(min_length=1), AfterValidator(_when)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Url = Annotated[str, Field(min_length=1), AfterValidator(_url_without_password)]
-HttpUrl = Annotated[Url, AfterValidator(_http)]
+HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, return_type=str)]
 CommandLine = Annotated[str, Field(min_length=1), AfterValidator(_command_line)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 PingUrl = Annotated[Secret, AfterValidator(_ping_url)]

@@ -24,13 +24,21 @@ _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
 _WHAT_TO_DO: Final = "check its URL under [pings], and the network; the run itself is not affected"
 
+# Hears of each ping: task, subject (none for the daily one), and why it was not taken, empty where it was.
+Note = Callable[[str, str, str], None]
+
+
+def not_noted(_task: str, _subject: str, _why: str) -> None:
+    """Keep nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pinger:
-    """Pings the monitors in `addresses` (by task, or by task and subject); trouble with them is only logged."""
+    """Pings the monitors in `addresses` (by task, or by task and subject); trouble with them is logged and noted."""
 
     addresses: Mapping[str, Address]
     log: EventLog
+    note: Note = not_noted
     timeout_s: float = TIMEOUT_S
 
     @contextmanager
@@ -44,43 +52,54 @@ class Pinger:
             yield lambda _report: None
             return
         run_id, seen = str(uuid4()), self.log.count
-        name = f"{task} of {subject}"
-        start = threading.Thread(
-            target=self.send, args=(address, Ping("start", run_id, f"{name} begins"), name), daemon=True
-        )
+        begins = Ping("start", run_id, f"{_named(task, subject)} begins")
+        start = threading.Thread(target=self.send, args=(address, begins, task, subject), daemon=True)
         start.start()
 
         def ended(report: RunReport) -> None:
             if report.exit_code == Terminated.exit_code:
                 return
             start.join(self.timeout_s)  # one that came in later would begin the run anew
-            self.send(address, _end(report, run_id, self.log.lines_after(seen)), name)
+            self.send(address, _end(report, run_id, self.log.lines_after(seen)), task, subject)
 
         yield ended
 
-    def send(self, address: Address, ping: Ping, name: str) -> bool:
+    def send(self, address: Address, ping: Ping, task: str, subject: str = "") -> bool:
         """Send `ping`, once more where that may help; tells whether it was taken, and logs why it was not."""
-        request = ping_request(address, ping)
-        if request is None:
+        if ping_request(address, ping) is None:
             return True
-        why = ""
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(_PAUSE_S)
-            try:
-                reply = call(request.url, request.body, timeout_s=self.timeout_s)
-            except CallFailed as error:
-                why = str(error)
-                continue
-            if reply.ok:
-                return True
-            why = f"it {reply.words()}"
-            if reply.status < _SERVER_ERROR and reply.status != _TOO_MANY:
-                break
-        what = f"the {address.kind} monitor of the {name} did not take the {ping.signal}: "
-        what += without_secrets(why, address.url)  # a page that says "not found" likes to quote what was not
-        self.log.warning(Event.PING_FAILED, what, hint=_WHAT_TO_DO)
-        return False
+        why = deliver(address, ping, self.timeout_s)
+        self.note(task, subject, why)
+        if why:
+            what = f"the {address.kind} monitor of the {_named(task, subject)} did not take the {ping.signal}: {why}"
+            self.log.warning(Event.PING_FAILED, what, hint=_WHAT_TO_DO)
+        return not why
+
+
+def deliver(address: Address, ping: Ping, timeout_s: float = TIMEOUT_S) -> str:
+    """Send `ping`, once more where that may help; returns why it was not taken, empty where it was."""
+    request = ping_request(address, ping)
+    if request is None:
+        return ""
+    why = ""
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE_S)
+        try:
+            reply = call(request.url, request.body, timeout_s=timeout_s)
+        except CallFailed as error:
+            why = without_secrets(str(error), address.url)
+            continue
+        if reply.ok:
+            return ""
+        why = f"it {reply.words(address.url)}"  # a page that says "not found" likes to quote what was not
+        if reply.status < _SERVER_ERROR and reply.status != _TOO_MANY:
+            break
+    return why
+
+
+def _named(task: str, subject: str) -> str:
+    return f"{task} of {subject}" if subject else f"{task} ping"
 
 
 def _end(report: RunReport, run_id: str, lines: tuple[str, ...]) -> Ping:

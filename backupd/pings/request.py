@@ -9,7 +9,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from backupd.pings.address import Address
 
-Signal = Literal["start", "success", "failure"]
+Signal = Literal["start", "success", "failure", "log"]  # "log" says nothing of how it went
 
 # What a healthchecks that one hosts oneself keeps of a body (PING_BODY_LIMIT).
 LONGEST_BODY: Final = 10_000
@@ -42,11 +42,11 @@ class PingRequest:
 def ping_request(address: Address, ping: Ping) -> PingRequest | None:
     """Return what tells `ping` at `address`; None where its protocol has no word for it.
 
-    Uptime Kuma has none for a start: "up" would say that all is well, of a run that may never end.
+    Uptime Kuma has none for a start or a log: "up" would say that all is well, of a run that may never end.
     """
     if address.kind == "healthchecks":
         return _healthchecks(address.url, ping)
-    return None if ping.signal == "start" else _uptime_kuma(address.url, ping)
+    return None if ping.signal in ("start", "log") else _uptime_kuma(address.url, ping)
 
 
 def _healthchecks(url: str, ping: Ping) -> PingRequest:
@@ -59,7 +59,7 @@ def _healthchecks(url: str, ping: Ping) -> PingRequest:
 def _suffix(ping: Ping) -> str:
     if ping.signal == "failure":
         return f"/{ping.exit_code}" if 0 < ping.exit_code <= _HIGHEST_EXIT else "/fail"
-    return "/start" if ping.signal == "start" else ""
+    return "" if ping.signal == "success" else f"/{ping.signal}"
 
 
 def _body(ping: Ping) -> bytes:

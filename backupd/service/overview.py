@@ -6,18 +6,20 @@ from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 
-from backupd.catalog import CatalogUnavailable, read_catalog
+from backupd.catalog import CatalogUnavailable, PingRecord, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
 from backupd.jobs.site import Site
 from backupd.jobs.standing import present_inventory, read_health_facts
+from backupd.pings.address import Address
 from backupd.service.daemon import Daemon
 from backupd.service.plan import Planned
 from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
 from backupd.service.survey import Survey
 from backupd.service.surveying import read_survey
+from backupd.told.monitors import of_configured
 from backupd.told.queue import REFUSED, TAKEN
 
 
@@ -25,9 +27,16 @@ class Overview:
     """The running daemon as HTTP sees it: `service.survey.Service`."""
 
     def __init__(
-        self, daemon: Daemon, planned: tuple[Planned, ...], limits: tuple[Limit, ...], expiry: Expiry, site: Site
+        self,
+        daemon: Daemon,
+        planned: tuple[Planned, ...],
+        limits: tuple[Limit, ...],
+        expiry: Expiry,
+        site: Site,
+        monitors: Mapping[str, Address],
     ) -> None:
         self._daemon, self._planned, self._limits, self._expiry, self._site = daemon, planned, limits, expiry, site
+        self._monitors = monitors
         self._started_at = site.clock()
 
     def alive(self) -> tuple[str, ...]:
@@ -40,11 +49,13 @@ class Overview:
 
     def status(self) -> Status:
         """Look at everything."""
-        return read_status(self._planned, self._limits, self._site, self._started_at)
+        status = read_status(self._planned, self._limits, self._site, self._started_at)
+        return replace(status, pings=read_pings(self._monitors, self._site))
 
     def survey(self) -> Survey:
         """Look at everything, and at how it came to be."""
-        return take_survey(self._planned, self._limits, self._expiry, self._site, self._started_at)
+        survey = take_survey(self._planned, self._limits, self._expiry, self._site, self._started_at)
+        return replace(survey, status=replace(survey.status, pings=read_pings(self._monitors, self._site)))
 
 
 def take_survey(
@@ -62,6 +73,15 @@ def read_status(planned: tuple[Planned, ...], limits: tuple[Limit, ...], site: S
     Of a store that cannot be read nothing is told but that.
     """
     return _status_of(_inventory(site), planned, limits, site, started_at)
+
+
+def read_pings(monitors: Mapping[str, Address], site: Site) -> tuple[PingRecord, ...]:
+    """Return how `monitors` take pings; nothing where the catalog does not answer."""
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            return of_configured(catalog.pings(), monitors)
+    except CatalogUnavailable:
+        return ()
 
 
 def _inventory(site: Site) -> Inventory | None:

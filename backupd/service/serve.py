@@ -23,7 +23,7 @@ from backupd.service.web.server import HttpServer
 from backupd.service.words import status_lines
 from backupd.service.worker import Worker
 from backupd.telling import tell_order
-from backupd.wiring import expiry, limits, watching_site
+from backupd.wiring import expiry, limits, monitors, watching_site
 
 _HTTP_STOP_S = 1.0
 _END_S = 7.5
@@ -42,7 +42,7 @@ def serve(config: Config) -> NoReturn:
     woken = threading.Event()
     lanes = Lanes(*(Worker(config, site.log, site.clock) for _ in range(2)))
     daemon = Daemon(planned, lanes, site, Succession(config, site.log).due, on_end=woken.set)
-    overview = Overview(daemon, planned, limits(config), expiry(config), site)
+    overview = Overview(daemon, planned, limits(config), expiry(config), site, monitors(config))
     server = _server(config, overview, site)
     teller = _teller(config, daemon, overview, site, woken)
     for end in (signal.SIGTERM, signal.SIGINT):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from backupd.catalog import PingRecord
 from backupd.health import Health
 from backupd.model import DrillReport, Task
 
@@ -52,10 +53,19 @@ class MessageFigures:
     taken_at: datetime | None = None
     refused_at: datetime | None = None
 
+    @property
+    def failing(self) -> bool:
+        """Whether a message waits that a channel did not take at the last try."""
+        last_refused = self.refused_at is not None and (self.taken_at is None or self.taken_at <= self.refused_at)
+        return self.waiting > 0 and last_refused
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look at everything; `migrations_ok` says that the catalog has its newest schema and answers."""
+    """One look at everything; `migrations_ok` says that the catalog has its newest schema and answers.
+
+    `pings` tells of the monitors that are configured.
+    """
 
     taken_at: datetime
     started_at: datetime
@@ -66,3 +76,4 @@ class Status:
     free_bytes: Mapping[str, int]
     sqlite_version: str
     messages: MessageFigures = MessageFigures()
+    pings: tuple[PingRecord, ...] = ()

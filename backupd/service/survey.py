@@ -124,6 +124,11 @@ class Survey:
         return tuple(task for task in self.status.tasks if task.failed_at is not None)
 
     @property
+    def unheard(self) -> bool:
+        """Whether messages or pings do not get through."""
+        return self.status.messages.failing or any(ping.failing for ping in self.status.pings)
+
+    @property
     def stage(self) -> Stage:
         """In which of five states all is, the worst first: what the page begins with."""
         health = self.status.health
@@ -134,7 +139,7 @@ class Survey:
         if not health.healthy:
             return "failing"
         days = {history.last_state for history in self.histories}
-        warned = health.warnings or self.failures or self.unread or days - {"verified", "none"}
+        warned = health.warnings or self.failures or self.unread or self.unheard or days - {"verified", "none"}
         return "degraded" if warned else "healthy"
 
 

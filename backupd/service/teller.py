@@ -18,6 +18,7 @@ from backupd.told.courier import send_due
 from backupd.told.daily import DailyPing
 from backupd.told.deploy import Seen, is_pending, plan_deploy
 from backupd.told.look import look_at_app, take_look
+from backupd.told.monitors import noting
 from backupd.told.notebook import Notebook
 from backupd.told.order import TellOrder
 from backupd.told.plan import Item, digest_due, plan_messages
@@ -54,7 +55,7 @@ class Teller:
         self._notebook = Notebook(order.scope, site)
         self._daily: DailyPing | None = None
         if order.daily is not None and order.daily_schedule is not None:
-            self._daily = DailyPing(order.daily, order.daily_schedule, Pinger({}, site.log))
+            self._daily = DailyPing(order.daily, order.daily_schedule, Pinger({}, site.log, noting(site)))
         self._stopping = False
         self._last_error = ""
         self._thread = threading.Thread(target=self._run, name="teller", daemon=True)

@@ -34,6 +34,7 @@ def status_lines(status: Status) -> tuple[str, ...]:
         *_last_runs(status),
         *_failures(status),
         *_sources(status),
+        *_unheard(status),
         *_rest(status),
     )
     return tuple(printable(line) for line in lines)
@@ -56,7 +57,7 @@ def _steps(status: Status) -> Iterator[str]:
     for source in status.sources:
         if source.frozen:
             yield f"  what to do: {_FROZEN.format(source.source, source.source)}"
-    if not status.migrations_ok:
+    if not status.migrations_ok and not _is_new(status):
         yield f"  what to do: {_NO_CATALOG}"
 
 
@@ -130,8 +131,23 @@ def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
         yield "FROZEN: nothing is pruned"
 
 
+def _unheard(status: Status) -> Iterator[str]:
+    """Tell what does not get through: nobody else would."""
+    if status.messages.waiting:
+        yield f"{'messages':<16} {status.messages.waiting} NOT TAKEN yet | what to do: backupd notify"
+    for ping in status.pings:
+        if ping.failing:
+            yield f"{'pings':<16} {ping}: the last one NOT TAKEN: {ping.reason} | what to do: backupd notify --test"
+
+
 def _rest(status: Status) -> Iterator[str]:
     for store, free in status.free_bytes.items():
         yield f"{'free space':<16} {store}: {human_bytes(free)}"
-    catalog = "works" if status.migrations_ok else "DOES NOT WORK"
+    catalog = "works" if status.migrations_ok else "not made yet" if _is_new(status) else "DOES NOT WORK"
     yield f"{'backupd':<16} {__version__}, SQLite {status.sqlite_version}, catalog {catalog}"
+
+
+def _is_new(status: Status) -> bool:
+    """Tell whether nothing was ever made: the first run makes the catalog, too."""
+    known = any(standing.last_at for standing in status.health.standings)
+    return bool(status.sources) and not known and not any(source.generations for source in status.sources)

@@ -58,7 +58,9 @@ def _send(url: str, order: dict[str, Any]) -> str:
     except ImportError:
         return "Apprise is not installed: pip install apprise"
     said: list[str] = []
-    channel = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
+    # A message that is redirected becomes a GET without a body, and the page that answers it is taken for success.
+    asset = apprise.AppriseAsset(async_mode=False, http_redirects=False)
+    channel = apprise.Apprise(asset=asset)
     if not channel.add(url):
         return _UNKNOWN
     if "overflow=" not in url:

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from backupd.catalog import Told
 from backupd.health import Health
-from backupd.pings.address import Address
+from backupd.pings.address import DAILY, Address
 from backupd.pings.pinger import Pinger
 from backupd.pings.request import Ping
 from backupd.schedule import Schedule, TaskHistory, plan_next_run
@@ -32,7 +32,7 @@ class DailyPing:
             return told
         proofs = ", ".join(f"{standing.task} {standing.subject}" for standing in health.standings)
         ping = Ping("success", str(uuid4()), f"all proofs are within their limits: {proofs}")
-        if not self._pinger.send(self._address, ping, "day"):
+        if not self._pinger.send(self._address, ping, DAILY):
             self._failed = TaskHistory(None, (*self._failed.failed_at, now)[-_FAILURES_KEPT:])
             return told
         self._failed = TaskHistory()

@@ -1,12 +1,13 @@
 """Whether a new version is well: pure, one verdict for each deploy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from backupd.catalog import Told
 from backupd.spans import human_span
 from backupd.told.plan import Item, Plan, believed
+from backupd.told.silence import silence_ended, silence_now, silence_verdict
 
 # Seen for less long, a version may be one of two that answer in turn while one replaces the other.
 SETTLE = timedelta(seconds=10)
@@ -24,8 +25,34 @@ class Seen:
 def plan_deploy(seen: Seen, told: Mapping[str, Told], timeout: timedelta, now: datetime) -> Plan:
     """Decide whether there is a verdict on the version that was seen; see `is_pending` for one that is still open.
 
-    A new version is well when it is so once it has settled, and unhealthy when it is not so within `timeout`.
+    A new version is well when it is so once it has settled, and unhealthy when it is not so within `timeout`. What is
+    not well and tells no version for as long is told as well; whatever version comes after that is a new one.
     """
+    plan = _plan_version(seen, told, timeout, now)
+    book, silent_key = dict(plan.told), f"silent {seen.name}"
+    kept = book.pop(silent_key, None)
+    if seen.version is not None or not seen.trouble:
+        ended = silence_ended(kept, now)
+        return Plan(plan.items, {**book, silent_key: ended} if ended else book)
+    silence = book[silent_key] = silence_now(kept, now)
+    items, settled = plan.items, book.get(f"deploy {seen.name}")
+    waits = is_pending(seen.name, book) or (settled is not None and not settled.value)  # for a version that is well
+    if not items and not waits:
+        item = silence_verdict(_named(seen.name, settled), seen.trouble, silence, timeout, now)
+        if item is None:
+            return Plan((), book)
+        items, book[f"deploy {seen.name}"] = (item,), Told("", silence.since, now)
+    if items:
+        book[silent_key] = replace(silence, told_at=now)
+    return Plan(items, book)
+
+
+def is_pending(name: str, told: Mapping[str, Told]) -> bool:
+    """Tell whether a version of `name` was seen that there is no verdict on yet."""
+    return f"deploying {name}" in told
+
+
+def _plan_version(seen: Seen, told: Mapping[str, Told], timeout: timedelta, now: datetime) -> Plan:
     settled_key, pending_key = f"deploy {seen.name}", f"deploying {seen.name}"
     book = dict(told)
     settled = book.get(settled_key)
@@ -45,14 +72,9 @@ def plan_deploy(seen: Seen, told: Mapping[str, Told], timeout: timedelta, now: d
     return Plan((item,), book)
 
 
-def is_pending(name: str, told: Mapping[str, Told]) -> bool:
-    """Tell whether a version of `name` was seen that there is no verdict on yet."""
-    return f"deploying {name}" in told
-
-
 def _verdict(seen: Seen, pending: Told, settled: Told | None, timeout: timedelta, now: datetime) -> Item | None:
     age = now - pending.since
-    what = f"{seen.name} {pending.value}" + (f" (before: {settled.value})" if settled else "")
+    what = _named(f"{seen.name} {pending.value}", settled)
     if not seen.trouble and age >= SETTLE:
         return Item("success", f"deploy OK: {what}", f"well {human_span(age.total_seconds())} after it was first seen")
     if seen.trouble and age >= timeout:
@@ -60,3 +82,7 @@ def _verdict(seen: Seen, pending: Told, settled: Told | None, timeout: timedelta
         next_step = "look at its log; deploy the version before it again where that was well"
         return Item("failure", f"deploy unhealthy: {what}", detail, pending.since, next_step)
     return None
+
+
+def _named(what: str, settled: Told | None) -> str:
+    return f"{what} (before: {settled.value})" if settled and settled.value else what

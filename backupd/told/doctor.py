@@ -8,6 +8,7 @@ from backupd.jobs.finding import Finding
 from backupd.jobs.site import Site
 from backupd.jobs.words import counted
 from backupd.told.channel import Channel
+from backupd.told.look import App, look_at_app
 from backupd.told.queue import REFUSED
 from backupd.told.send import Sender
 from backupd.told.words import Message, compose_lines
@@ -27,6 +28,18 @@ def examine_messages(scope: str, site: Site) -> Iterator[Finding]:
             f"{counted(len(waiting), 'message')} could not be sent yet, since {waiting[0].made_at:%F %T} UTC: {refused}"
         )
         yield Finding(_CHECK, ok=False, detail=what, hint=_HINT)
+
+
+def examine_app(app: App) -> Iterator[Finding]:
+    """Yield whether the app beside is well and tells which version it is: without one no deploy can be told."""
+    seen = look_at_app(app)
+    if seen.trouble:
+        yield Finding("app", ok=False, detail=seen.trouble, hint="is it running, and is [app].health_url right?")
+    elif seen.version is None:
+        hint = "set version, version_file, version_header or version_field under [app]: docs/messages.md"
+        yield Finding("app", ok=False, detail="it is well, and tells no version: its deploys are not told", hint=hint)
+    else:
+        yield Finding("app", ok=True, detail=f"it is well, version {seen.version}")
 
 
 def examine_channels(channels: tuple[Channel, ...], name: str, now: datetime) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from backupd.calls import CallFailed, Reply, call
 from backupd.catalog import CatalogUnavailable, LastRun, read_catalog
@@ -64,7 +65,8 @@ def look_at_app(app: App) -> Seen:
     reply = None
     try:
         reply = call(app.health_url, timeout_s=_ANSWER_S, direct=True)
-        trouble = "" if reply.status == _OK else f"its health_url {reply.words()}"
+        key = urlsplit(app.health_url).query
+        trouble = "" if reply.status == _OK else f"its health_url {reply.words(key)}"
     except CallFailed as error:
         trouble = f"its health_url: {error}"
     version = app.version or _from_file(app) or (_from_reply(app, reply) if reply else "")

@@ -19,6 +19,8 @@ _FIRST_WAIT = timedelta(minutes=1)
 _LONGEST_WAIT = timedelta(hours=1)
 # Trouble that lasts is told anew each day: what is older than a few of them helps nobody.
 GIVEN_UP_AFTER = timedelta(days=3)
+# Some hours of trying: a clock that was set, or a daemon that was off for days, makes no message old.
+_LEAST_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,14 @@ def message_of(waiting: Queued) -> Message:
 
 
 def swept(book: Book, channels: Iterable[Channel], now: datetime) -> tuple[Book, tuple[Dropped, ...]]:
-    """Drop what is too old, and what was meant for channels that are gone."""
-    known = frozenset(channel.key for channel in channels)
+    """Drop what was tried for too long, and what was meant for channels that are gone."""
+    known = {channel.key: channel for channel in channels}
     kept, dropped = list[Queued](), list[Dropped]()
     for waiting in book.queue:
-        left = replace(waiting, channels=waiting.channels & known)
-        if now - waiting.made_at > GIVEN_UP_AFTER:
-            dropped.append(Dropped(waiting, f"no channel took it within {GIVEN_UP_AFTER.days} days"))
+        left = replace(waiting, channels=waiting.channels & known.keys())
+        if now - waiting.made_at > GIVEN_UP_AFTER and waiting.attempts >= _LEAST_ATTEMPTS:
+            who = ", ".join(known[key].masked for key in sorted(left.channels)) or "its channel"
+            dropped.append(Dropped(waiting, f"{who} did not take it within {GIVEN_UP_AFTER.days} days"))
         elif not left.channels:
             dropped.append(Dropped(waiting, "its channel is not configured any more"))
         else:

@@ -14,6 +14,7 @@ _MOODS: tuple[Mood, ...] = ("failure", "warning", "success", "info")  # the wors
 # Telegram takes 4,096 characters in all, Discord 2,000 (Apprise cuts what is longer in two).
 _LONGEST_LINE = 400
 _LONGEST_BODY = 3_500
+_LONGEST_NAME = 80  # what is wrong has to be in the title as well
 _LABELS = {"over": "Over: ", "still": "Still: "}
 
 
@@ -30,14 +31,20 @@ class Message:
 def compose(items: tuple[Item, ...], name: str, zone: tzinfo, now: datetime) -> Message:
     """Put `items`, at least one, into one message from the backupd called `name`; times are told in `zone`."""
     mood = min((item.mood for item in items), key=_MOODS.index)
-    title = printable(f"backupd {name}: {_headline(items)}"[:_LONGEST_LINE])
-    return _message(mood, title, _fitting([_paragraph(item, zone, now) for item in items]), now)
+    return _message(
+        mood, _title(name, _headline(items)), _fitting([_paragraph(item, zone, now) for item in items]), now
+    )
 
 
 def compose_lines(lines: Iterable[str], headline: str, name: str, now: datetime, mood: Mood = "info") -> Message:
     """Put `lines` into one message."""
     body = "\n".join(printable(line)[:_LONGEST_LINE] for line in lines)
-    return _message(mood, printable(f"backupd {name}: {headline}"), body, now)
+    return _message(mood, _title(name, headline), body, now)
+
+
+def _title(name: str, headline: str) -> str:
+    short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+    return printable(f"backupd {short}: {headline}"[:_LONGEST_LINE])
 
 
 def _message(mood: Mood, title: str, body: str, now: datetime) -> Message:

@@ -64,7 +64,7 @@ def test_a_line_tells_time_level_message_and_what_to_do(typed: Keyboard, path: P
     ("arguments", "expected"),
     [
         ("--level warning", ["bad", "doubtful"]),
-        ("--level error", ["bad"]),
+        ("--level ERROR", ["bad"]),
         ("--since 4h", ["doubtful", "good"]),
         ("--since 2d", ["doubtful", "good"]),
         ("--since 1w --level error", ["bad"]),

@@ -16,12 +16,14 @@ from backupd.jobs.run import recorded
 from backupd.jobs.site import Site
 from backupd.pings.address import Address
 from backupd.pings.pinger import Pinger
+from backupd.pings.request import LONGEST_MESSAGE
 from support.command import Backupd, log_lines
 from support.daemon import free_port
 from support.listener import HANG, HANG_UP, Asked, Listener, Said, listening
 
 PING = "/ping/1111-2222-t0ken"
 PUSH = "/api/push/t0ken"
+JSON = {"Content-Type": "application/json; charset=utf-8"}
 
 
 def healthchecks(asked: Asked) -> Said:
@@ -37,14 +39,19 @@ def healthchecks(asked: Asked) -> Said:
 
 
 def uptime_kuma(asked: Asked) -> Said:
-    """Answer as server/routers/api-router.js does, and refuse what it would take for something else."""
+    """Answer as server/routers/api-router.js does, and refuse what it would take silently for something else."""
     if asked.path != PUSH:
-        return Said(404, b'{"ok":false,"msg":"Monitor not found or not active."}')
-    query = asked.query
-    took = query.get("ping", "")
-    if not (set(query) <= {"status", "msg", "ping"} and query["status"] in ("up", "down") and query["msg"]):
-        return Said(400, b'{"ok":false}')
-    return Said(200 if took == "" or 0 <= float(took) <= 86_400_000 else 400, b'{"ok":true}')
+        return Said(404, b'{"ok":false,"msg":"Monitor not found or not active."}', JSON)
+    query = asked.query  # each parameter once, or `dict` would hide one: Kuma takes two of a kind for a list
+    strange = set(query) - {"status", "msg", "ping"} or asked.target.count("&") + 1 != len(query)
+    if strange or query.get("status") not in ("up", "down") or not 0 < len(query.get("msg", "")) <= LONGEST_MESSAGE:
+        return Said(400, b'{"ok":false,"msg":"nothing that it documents"}', JSON)
+    if asked.method != "GET" or asked.body:
+        return Said(404, b"Cannot POST")  # before version 2 it knew GET alone
+    took = query.get("ping", "0")
+    if not took.isdecimal() or int(took) > 86_400_000:
+        return Said(400, b'{"ok":false,"msg":"Invalid ping value"}', JSON)
+    return Said(200, b'{"ok":true}', JSON)
 
 
 @contextmanager
@@ -82,12 +89,13 @@ def test_a_failure_is_told_with_the_exit_code_and_the_last_lines_of_the_log(orde
 def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupOrder, site: Site) -> None:
     with listening(uptime_kuma) as there, monitored(site, there, f"{PUSH}?status=up&msg=OK&ping=") as watched:
         backup(order, watched)
-        order.path.unlink()
-        backup(order, watched)
+        away = order.path.rename(order.path.with_name("no & such=db? " + "#%+é\u202e" * 30))
+        backup(replace(order, path=away.with_name(away.name[:-1])), watched)
     up, down = (asked.query for asked in there.asked)
     assert (up["status"], up["msg"]) == ("up", "backup of tasks: published")
     assert float(up["ping"]) > 0
     assert (down["status"], down["msg"][:40]) == ("down", "backup of tasks: failed: no database at ")
+    assert (len(down["msg"]), "no & such=db? #%+é" in down["msg"]) == (LONGEST_MESSAGE, True), "cut, and quoted"
     assert told(site) == []
 
 
@@ -105,6 +113,7 @@ def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(site: Site) -> 
     ("said", "why"),
     [
         (Said(404, f"Cannot POST {PING}".encode()), r"it answered 404: Cannot POST /\[secret\]"),
+        (Said(404, b"x" * 185 + f" {PING}".encode()), r"it answered 404: x{185} /\[secret"),
         (Said(500, b"<html>"), "it answered 500"),
         (HANG_UP, "Remote end closed connection without response"),
         (HANG, "no answer within 1 s|timed out"),
@@ -126,7 +135,7 @@ def test_a_monitor_that_fails_costs_the_run_seconds_and_the_log_a_line(
     pattern = rf"^the healthchecks monitor of the backup of tasks did not take the (start|success): (it )?({why})"
     assert re.search(pattern, first), first
     assert re.search(pattern, second), second
-    assert "t0ken" not in (site.store.directory / "backup.log").read_text()
+    assert "1111" not in (site.store.directory / "backup.log").read_text()
 
 
 def test_what_may_pass_is_tried_once_more(order: BackupOrder, site: Site) -> None:
@@ -148,3 +157,39 @@ def test_a_backup_by_hand_pings_as_well(backupd: Backupd, backups: Path, databas
         assert [asked.path.removeprefix(PING) for asked in hc.asked] == ["/start", "", "/start", "/1"]
         assert [asked.query["status"] for asked in kuma.asked] == ["up"]
     assert "t0ken" not in (backups / "backup.log").read_text() + answer.err + answer.out
+
+
+def test_pings_are_counted_and_a_doctor_finds_a_monitor_that_takes_none_and_tries_each(backupd: Backupd) -> None:
+    with listening(healthchecks) as hc, listening(uptime_kuma) as kuma:
+        pings = {
+            "BACKUPD_PINGS__BACKUP": hc.url(PING),
+            "BACKUPD_PINGS__PRUNE": kuma.url(PUSH),
+            "BACKUPD_PINGS__DAILY": kuma.url(PUSH),
+        }
+        down = backupd("doctor", "--notify", "--json", **pings)
+        assert [asked.query["status"] for asked in kuma.asked] == ["down", "up"], "there is no backup yet"
+        assert [one["ok"] for one in down.json if one["check"] == "pings"] == [True] * 3
+        assert backupd("prune", **pings).code == 0
+        hc.answering = lambda _asked: Said(404, f"no {PING}".encode())
+        assert backupd("backup", **pings).code == 0
+        facts = backupd("notify", "--json", **pings).json["pings"]
+        assert [(one["task"], one["source"], one["taken"], one["failed"]) for one in facts] == [
+            ("backup", "tasks", 0, 2),
+            ("prune", "tasks", 1, 0),
+        ]
+        told = backupd("notify", **pings).out.splitlines()
+        assert re.fullmatch(r"pings     backup of tasks: 0 taken, 2 not; .* UTC: it answered 404: .*", told[-2]), told
+        found = backupd("doctor", **pings)
+        assert found.code == 1
+        assert "pings: the last ping of backup of tasks was not taken, at " in found.out
+        status = backupd("status", "--json", BACKUPD_PINGS__PRUNE=kuma.url(PUSH)).json
+        assert [one["task"] for one in status["pings"]] == ["prune"], "who is not configured any more is not told"
+        tried = backupd("notify", "--test", **pings)
+        assert tried.code == 1
+        assert tried.out.splitlines() == [
+            "backup (healthchecks) did not take a test: it answered 404: no /[secret]/[secret]",
+            "daily (uptime-kuma) took a test: up",
+            "prune (uptime-kuma) took a test: up",
+        ]
+        assert hc.asked[0].path == hc.asked[-1].path == f"{PING}/log", "which says nothing of how anything went"
+        assert "t0ken" not in told[-2] + found.out + tried.out + tried.err

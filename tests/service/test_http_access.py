@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from web_site import ILL, Told, serving
 
+from backupd import __version__
 from backupd.service.web.access import is_loopback, refusal
 from backupd.service.web.app import make_app
 
@@ -200,3 +201,37 @@ def test_two_hosts_or_two_credentials_are_none() -> None:
     no_host = refusal("127.0.0.1", [], None)
     assert no_host is not None
     assert no_host.status == 403
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "host", "status", "heading"),
+    [
+        ("/", "t", "localhost", 401, "Solo con el token"),
+        ("/metrics", "t", "localhost", 401, "Solo con el token"),
+        ("/", None, "elsewhere.example", 403, "Solo desde su propio servidor"),
+        ("/nothing", None, "localhost", 404, "Aquí no hay nada"),
+    ],
+)
+def test_a_browser_is_refused_with_a_page_and_every_other_client_in_plain_text(
+    path: str, token: str | None, host: str, status: int, heading: str
+) -> None:
+    with serving(token=token) as site:
+        page = site.ask(path, Host=host, Accept=BROWSER, Accept_Language="es")
+        plain = [site.ask(path, Host=host, Accept=accept) for accept in ("*/*", "text/html;q=0, */*", "text/plain")]
+    assert (page.status, page.headers["content-language"]) == (status, "es")
+    assert heading in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert __version__ not in page.text, "strangers are not told which version it is"
+    assert page.headers.get("www-authenticate") == plain[0].headers.get("www-authenticate")
+    assert {answer.headers["content-type"] for answer in plain} == {"text/plain; charset=utf-8"}
+
+
+def test_health_is_json_for_a_browser_too_whatever_goes_wrong() -> None:
+    with serving(Told(trouble=ValueError("a defect"))) as site:
+        answer = site.ask("/health", Accept=BROWSER)
+        page = site.ask("/", Accept="application/json")
+    assert (answer.status, answer.headers["content-type"]) == (500, "application/json")
+    assert (page.status, page.headers["content-type"]) == (500, "application/json")

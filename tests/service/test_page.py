@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from web_site import Told, WebSite, serving
 
+from backupd.catalog import PingRecord
 from backupd.health import STORE_UNREADABLE, Health, HealthFacts, Standing
 from backupd.model import Hold
 from backupd.service.days import Day
+from backupd.service.status import MessageFigures
 from backupd.service.survey import LogLine, Survey
 from backupd.service.web.api import status_facts
 from backupd.service.web.page import page_answer
@@ -119,6 +121,21 @@ def test_what_is_wrong_is_told_in_spanish_and_what_the_log_said_is_quoted(site: 
     assert "día 2026-11-23 semana 2026-W48" in text
 
 
+def test_what_does_not_get_through_is_a_warning_that_names_it_and_no_more_once_it_does(site: WebSite) -> None:
+    well = healthy()
+    ping = PingRecord("backup", "<i>tasks", 3, 1, NOW - timedelta(hours=1), NOW, "it answered 404\u202e")
+    status = replace(well.status, messages=MessageFigures(2, NOW, NOW), pings=(ping,))
+    text = " ".join(shown(site, replace(well, status=status)).text.split())
+    assert "Within the limits, with warnings" in text
+    assert "Messages that no channel has taken yet: 2. backupd notify says why" in text
+    assert "A monitor did not take the last ping: backup, <i>tasks. it answered 404\\u202e" in text
+    facts = site.ask("/api/status").json
+    Draft202012Validator(SCHEMA, format_checker=FormatChecker()).validate(facts)
+    assert (facts["messages"]["waiting"], facts["pings"][0]["reason"]) == (2, ping.reason)
+    again = replace(status, messages=MessageFigures(1, NOW, None), pings=(replace(ping, taken_at=NOW),))
+    assert replace(well, status=again).stage == "healthy"
+
+
 @pytest.mark.parametrize("name", ["backup", "replicate", "drill"])
 def test_each_trouble_comes_with_advice_in_both_languages(site: WebSite, name: Any) -> None:
     facts = HealthFacts(
@@ -174,6 +191,15 @@ def test_what_strangers_wrote_is_shown_and_never_obeyed(site: WebSite, text: str
     api = site.ask("/api/status")
     assert api.status == 200
     assert text in [line["message"] for line in api.json["log"]]
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59+00:00"]
+)
+def test_a_time_that_no_calendar_has_breaks_no_page(time: str) -> None:
+    survey = replace(healthy(), log=(LogLine(datetime.fromisoformat(time), "INFO", "made up"),))
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        assert b"made up" in page_answer(replace(survey, timezone=zone), "en").body
 
 
 def hostile(text: str) -> Survey:

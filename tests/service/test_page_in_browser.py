@@ -93,6 +93,17 @@ def test_the_token_opens_the_page_and_a_wrong_one_does_not(browser: Browser) -> 
         right = browser.look(address(site), View(token=TOKEN))
         wrong = browser.look(address(site), View(token="guess"))
     assert (right.status, right.heading) == (200, HEADINGS["healthy"][0])
-    assert wrong.status == 401
+    assert (wrong.status, wrong.heading, wrong.violations) == (401, "Only with the token", ())
     assert "This needs the token of backupd" in wrong.text
     assert "tasks" not in wrong.text
+
+
+def test_errors_are_pages_that_people_can_read_in_their_language(browser: Browser) -> None:
+    with serving(Told(trouble=ValueError("hunter2"))) as site:
+        missing = browser.look(address(site, "/nothing/here"), View(PHONE, "dark", "es-CL"))
+        broken = browser.look(address(site), View(DESK, "light", "en-US"))
+    assert (missing.status, missing.heading, missing.language) == (404, "Aquí no hay nada", "es")
+    assert (broken.status, broken.heading, broken.language) == (500, "This page could not be made", "en")
+    assert missing.violations == broken.violations == ()
+    assert missing.background == BACKGROUNDS["dark"], "its style sheet is allowed"
+    assert "hunter2" not in broken.text

@@ -64,7 +64,7 @@ def test_each_phrase_is_said_somewhere_and_each_that_is_said_exists() -> None:
     assert named <= PHRASES.keys()
     said = template + code
     families = {"day", "disk", "verification", "weekday", "sign", "stage", "unset", "proof", "task", "rule", "trouble"}
-    families |= {"advice", "unread"}
+    families |= {"advice", "unread", "error"}
     for key in PHRASES:
         by_family = key.partition(".")[0] in families
         by_value = key in {health.STORE_UNREADABLE, *retention_words()}

@@ -26,6 +26,8 @@ def test_well_and_ill_differ_in_what_is_said() -> None:
         "last runs        notes: drill 12 d ago (9.5 s)",
         "generations      tasks: 12, 11 of them verified, the newest 3 h old, 3.0 MiB as 1.0 MiB",
         "generations      notes: 0, 0 of them verified, FROZEN: nothing is pruned",
+        "messages         2 NOT TAKEN yet | what to do: backupd notify",
+        "pings            daily: the last one NOT TAKEN: it answered 404 | what to do: backupd notify --test",
         "free space       local: 5.0 GiB",
         "backupd          0.1.0, SQLite 3.54.1, catalog works",
     )
@@ -53,3 +55,13 @@ def test_a_clock_a_failure_a_warning_and_a_broken_catalog_have_their_next_steps(
     assert "last backup      tasks: failed 0 s ago: it \\x1b[2J broke | what to do: mend it" in lines
     assert "last prune       tasks: degraded: one; two" in lines
     assert lines[-1].endswith("catalog DOES NOT WORK")
+
+
+def test_before_the_first_run_nobody_is_sent_after_a_catalog_that_is_not_made_yet() -> None:
+    never = Health.of(HealthFacts((replace(BACKUP, last_at=None),)), NOW)
+    nothing = replace(status_of(WELL).sources[1], frozen=False)
+    lines = status_lines(replace(status_of(never), tasks=(), sources=(nothing,), migrations_ok=False))
+    assert lines[-1].endswith("catalog not made yet")
+    assert [line for line in lines if line.startswith("  what to do")] == [
+        "  what to do: backupd backup --source tasks makes one now; backupd doctor finds what is in the way"
+    ]

@@ -150,7 +150,7 @@ def test_a_message_that_is_not_taken_is_kept_tried_again_and_seen(desk: Desk) ->
         assert sorted(asked.path for asked in there.asked) == ["/hunter2/", "/well/"]
         assert "hunter2" not in json.dumps(log_lines(desk.site.store.directory))
         (failed,) = events(desk.site, "message.failed")
-        assert "was not taken by json://[secret]: Failed to send JSON POST notification" in failed
+        assert "was not taken by json://[secret] (URL 2): Failed to send JSON POST notification" in failed
         (finding,) = examine_messages("tasks", desk.site)
         assert not finding.ok
         assert "1 message could not be sent yet" in finding.detail
@@ -192,10 +192,16 @@ def test_a_crash_before_the_note_sends_the_same_message_again_with_the_same_refe
 
 
 def test_what_nobody_takes_for_days_is_given_up_and_said(desk: Desk) -> None:
-    with listening(Said(500)) as there:
-        telling(desk, there.url("/", "json")).deployed()
+    with listening(Said(500)) as there, listening() as well:
+        telling(desk, there.url("/", "json"), well.url("/", "json")).deployed()
         desk.look(4 * DAY)
-    assert "is given up: no channel took it within 3 days" in events(desk.site, "message.dropped")[0]
+        assert events(desk.site, "message.dropped") == [], "a clock that was set makes no message old"
+    desk.sender = Sender(["/no/such/program"])
+    for _ in range(8):
+        desk.restart().look(timedelta(hours=1))
+    (dropped,) = events(desk.site, "message.dropped")
+    assert dropped.endswith("is given up: json://[secret] (URL 1) did not take it within 3 days")
+    assert [title for title in titles(well) if "deploy" in title] == titles(well)[:1]
     telling(desk, "json://elsewhere")
     desk.order = replace(desk.order, channels=())
     desk.restart().look()
@@ -258,6 +264,24 @@ def test_an_app_gets_one_verdict_for_each_deploy_also_across_restarts(desk: Desk
     assert "its health_url answered 503" in told[2]["message"]
 
 
+def test_an_app_that_never_answers_after_its_deploy_is_told_once_also_across_restarts(desk: Desk) -> None:
+    life = {"status": 200, "body": b'{"version": "1.0"}'}
+    with listening(lambda asked: Said(**life) if asked.path == "/health" else Said()) as there:  # type: ignore[arg-type]
+        telling(desk, there.url("/", "json"), app=App(there.url("/health"))).deployed()
+        life.update(status=502, body=b"<h1>Bad Gateway</h1>")
+        for _ in range(10):
+            desk.restart().look()
+        life.update(status=200, body=b'{"version": "1.1"}')
+        for _ in range(3):
+            desk.restart().look()
+        told = [asked.json for asked in there.asked if asked.path != "/health"]
+    assert [one["title"].removeprefix("backupd tasks: ") for one in told[2:]] == [
+        "deploy unhealthy: app (before: 1.0) tells neither that it is well nor its version",
+        "deploy OK: app 1.1",
+    ]
+    assert "its health_url answered 502" in told[2]["message"]
+
+
 def test_an_own_deploy_that_does_not_work_is_told_as_that(desk: Desk) -> None:
     desk.alive = ("the worker has ended",)
     with listening() as there:
@@ -288,6 +312,9 @@ def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(d
         desk.look()
         desk.look(timedelta(seconds=30))
         assert len(there.asked) == 3, "one that fails is not tried again at once"
+        with open_catalog(desk.site.catalog_path) as catalog:
+            (daily,) = catalog.pings()
+        assert (str(daily), daily.taken, daily.failed, daily.failing) == ("daily", 2, 1, True)
         there.answering = lambda _asked: Said()
         desk.look(timedelta(minutes=3))
         desk.look(timedelta(minutes=3))

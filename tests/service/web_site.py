@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from backupd.catalog import PingRecord
 from backupd.health import Health, HealthFacts, Standing
 from backupd.model import DrillReport, Hold
 from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
@@ -60,6 +61,7 @@ def status_of(health: Health) -> Status:
         free_bytes={"local": 5 << 30},
         sqlite_version="3.54.1",
         messages=MessageFigures(2, NOW - timedelta(hours=1), NOW),
+        pings=(PingRecord("daily", "", 40, 2, NOW - timedelta(hours=1), NOW, "it answered 404"),),
     )
 
 

@@ -59,8 +59,42 @@ def test_one_that_falls_silent_before_it_is_well_is_unhealthy() -> None:
     assert watch.look(None, "connection refused", looks=100) == ["deploy unhealthy: app 1.0"]
 
 
-def test_an_app_that_does_not_tell_its_version_has_no_deploys() -> None:
+def test_an_app_that_is_well_and_does_not_tell_its_version_has_no_deploys() -> None:
     assert Watch().look(None, looks=100) == []
+
+
+SILENT = "deploy unhealthy: app (before: 1.0) tells neither that it is well nor its version"
+
+
+def test_a_deploy_that_never_answers_is_told_once_and_what_comes_up_after_it_as_well() -> None:
+    watch = Watch()
+    watch.look("1.0", looks=5)
+    assert watch.look(None, "connection refused", looks=60) == []
+    assert watch.look(None, "connection refused", looks=2000) == [SILENT]
+    assert watch.look("1.0", looks=100) == ["deploy OK: app 1.0"], "a rollback is a deploy"
+
+
+def test_an_app_that_never_answered_at_all_is_told_as_well() -> None:
+    assert Watch().look(None, "no such host", looks=2000) == [SILENT.replace(" (before: 1.0)", "")]
+
+
+def test_an_app_that_comes_and_goes_is_told_as_silent_at_most_once_an_hour_and_never_for_a_short_restart() -> None:
+    watch = Watch()
+    for _ in range(20):  # 2 hours of minutes
+        watch.look("1.0", looks=30)
+        watch.look(None, "connection refused", looks=42)
+    assert watch.said == ["deploy OK: app 1.0"]
+    for _ in range(20):  # 4 hours, the half of each ten minutes it is silent
+        watch.look("1.0", looks=60)
+        watch.look(None, "connection refused", looks=75)
+    assert 2 <= watch.said.count(SILENT) <= 4
+
+
+def test_a_silence_before_a_verdict_and_after_it_is_no_second_one() -> None:
+    watch = Watch()
+    watch.look("1.0", "answered 503")
+    assert watch.look(None, "connection refused", looks=2000) == ["deploy unhealthy: app 1.0"]
+    assert watch.look("1.0", looks=100) == []
 
 
 def test_two_versions_that_answer_in_turn_while_one_replaces_the_other_are_one_deploy() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from backupd.told.deploy import Seen
 from backupd.told.look import App, look_at_app
+from support.command import Backupd
 from support.daemon import free_port
 from support.listener import Said, listening
 
@@ -32,6 +33,12 @@ def test_health_and_version_are_those_of_the_answer(said: Said, version: str | N
         assert look_at_app(App(there.url("/health"))) == Seen("app", version, trouble)
 
 
+def test_a_key_in_the_address_is_not_quoted() -> None:
+    with listening(lambda asked: Said(403, f"no {asked.target} for you".encode())) as there:
+        seen = look_at_app(App(there.url("/health?key=hunter2")))
+        assert seen.trouble == "its health_url answered 403: no /health?key=[secret] for you"
+
+
 def test_what_is_set_goes_before_a_file_before_a_header_before_a_field(tmp_path: Path) -> None:
     file = tmp_path / "VERSION"
     file.write_text("from file\nmore\n")
@@ -49,3 +56,13 @@ def test_an_app_that_is_down_has_the_version_that_does_not_need_it(tmp_path: Pat
     file.write_text("2.0\n")
     seen = look_at_app(App(f"http://127.0.0.1:{free_port()}/", version_file=file))
     assert seen == Seen("app", "2.0", "its health_url: Connection refused")
+
+
+def test_a_doctor_finds_an_app_whose_deploys_could_not_be_told(backupd: Backupd) -> None:
+    with listening(Said(body=b'{"version": "1.4.2"}')) as there:
+        url = {"BACKUPD_APP__HEALTH_URL": there.url("/health")}
+        assert "ok     app: it is well, version 1.4.2" in backupd("doctor", **url).out
+        found = backupd("doctor", **url, BACKUPD_APP__VERSION_FIELD="build")
+        assert (found.code, "app: it is well, and tells no version" in found.out) == (1, True)
+        there.answering = lambda _asked: Said(404, b"not here")
+        assert "wrong  app: its health_url answered 404: not here" in backupd("doctor", **url).out

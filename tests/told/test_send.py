@@ -33,11 +33,12 @@ def json_url(port: int, path: str = "hunter2-path") -> str:
 
 def test_each_service_is_told_and_one_that_fails_is_no_obstacle_to_the_others() -> None:
     def answering(asked: Asked) -> Said:
-        answers = {"/broken": Said(500), "/away": HANG_UP, "/hangs": HANG}
+        moved = Said(302, headers={"Location": "/login"})  # where a GET without the message would be answered by 200
+        answers = {"/broken": Said(500), "/away": HANG_UP, "/hangs": HANG, "/moved": moved}
         return answers.get(asked.path, Said())
 
     with listening(answering) as there:
-        urls = [json_url(there.port, path) for path in ("well", "broken", "away", "hangs")]
+        urls = [json_url(there.port, path) for path in ("well", "broken", "away", "hangs", "moved")]
         channels = channels_of([*urls, json_url(free_port()), "hunter2://x", "hunter2-no-url"])
         reasons = Sender().send(MESSAGE, channels)
         well = next(asked for asked in there.asked if asked.path == "/well")
@@ -47,8 +48,9 @@ def test_each_service_is_told_and_one_that_fails_is_no_obstacle_to_the_others() 
     said = [reasons[channel] for channel in channels]
     assert said[0] == ""
     assert "error=500" in said[1]
+    assert "error=302" in said[4]
     assert all(said[1:])
-    assert said[5] == said[6] == "Apprise cannot use this URL: see its page of the service for what it needs"
+    assert said[6] == said[7] == "Apprise cannot use this URL: see its page of the service for what it needs"
     assert "hunter2" not in "".join(said)
 
 
@@ -123,10 +125,17 @@ def test_every_part_of_a_url_is_masked_in_what_apprise_says_as_it_is_and_unquote
     text = "cannot log in to smtp.example.com as me@home with p@ss word, p%40ss+word\nfor you@example.com"
     masked = without_secrets(text, url)
     assert masked == "cannot log in to [secret] as [secret] with [secret], [secret] for you@[secret]"
+    quoted = "no /api/p%40ss%20WORD, ME%40HOME nor t%c3%b6ken"
+    assert without_secrets(quoted, f"{url}&token=töken") == "no /api/[secret], [secret] nor [secret]"
 
 
 def test_the_same_channel_twice_is_one() -> None:
-    assert len(channels_of(["json://a", "json://a", "json://b"])) == 2
+    channels = channels_of(["json://a", "ntfy://b", "json://a", "json://c"])
+    assert [channel.masked for channel in channels] == [
+        "json://[secret] (URL 1)",
+        "ntfy://[secret]",
+        "json://[secret] (URL 3)",
+    ]
 
 
 def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: Backupd) -> None:
@@ -135,8 +144,8 @@ def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: 
         urls = f"{json_url(there.port, 'well')},{json_url(there.port, 'ill')}"
         answer = backupd("notify", "--test", BACKUPD_NOTIFY__URLS=urls)
         assert answer.code == 1
-        assert answer.out.splitlines()[0] == "json://[secret] took a test message"
-        assert answer.out.splitlines()[1].startswith("json://[secret] did not take it: Failed to send JSON")
+        assert answer.out.splitlines()[0] == "json://[secret] (URL 1) took a test message"
+        assert answer.out.splitlines()[1].startswith("json://[secret] (URL 2) did not take it: Failed to send JSON")
         assert "hunter2" not in answer.out + answer.err
         assert {asked.json["title"] for asked in there.asked} == {"backupd tasks: test message"}
         found = backupd("doctor", "--notify", "--json", BACKUPD_NOTIFY__URLS=json_url(there.port, "well"))

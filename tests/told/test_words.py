@@ -126,11 +126,12 @@ def test_runs_and_damage_of_what_others_look_after_are_their_affair() -> None:
 
 def test_whatever_is_quoted_a_message_is_short_and_has_no_control_characters() -> None:
     hostile = Item("failure", "x\x1b[2J\nfake" + "y" * 10_000, "z" * 10_000, NOW, "\x00")
-    message = compose((hostile,) * 50, "a\nb", UTC, NOW)
+    message = compose((hostile,) * 50, "a\nb" + "n" * 1000, UTC, NOW)
     assert len(message.body) < 4_000
     assert len(message.title) < 500
     assert message.body.replace("\n", "").isprintable()
     assert message.title.isprintable()
+    assert message.title.endswith("n…: 50 troubles")
     assert "and 4" in message.body
     lines = compose_lines(["healthy", "x" * 1000], "how it stands", "tasks", NOW)
     assert lines.title == "backupd tasks: how it stands"

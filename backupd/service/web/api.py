@@ -42,6 +42,8 @@ def status_facts(survey: Survey) -> dict[str, Any]:
         "drills": [asdict(drill) for drill in survey.drills],
         "replicas": [asdict(replica) for replica in survey.replicas],
         "disk": asdict(survey.disk) if survey.disk else None,
+        "messages": asdict(status.messages),
+        "pings": [asdict(ping) for ping in status.pings],
         "log": [asdict(line) for line in survey.log],
     }
 

@@ -23,6 +23,7 @@ from backupd.service.web.api import status_answer
 from backupd.service.web.language import LANGUAGES, Language, choose_language
 from backupd.service.web.metrics import metrics_answer
 from backupd.service.web.page import late_page, page_answer
+from backupd.service.web.readable import readable
 from backupd.service.web.shared import SharedAnswer, describe_error
 
 FRESH_S = 2.0
@@ -97,30 +98,33 @@ def _endpoint(
         try:
             client = request.client.host if request.client else None
             refused = refusal(client, request.headers.raw, token) if guarded else None
-            return _response(refused or await choose(request).get())
+            return _response(refused or await choose(request).get(), request)
         except Exception as error:  # noqa: BLE001 - the log says what it was; the client must not see it
             on_error(describe_error(error))
-            return _response(answers.internal_error())
+            return _response(answers.internal_error(), request)
 
     return endpoint
 
 
-def _response(answer: Answer) -> Response:
+def _response(answer: Answer, request: Request) -> Response:
+    """Return `answer`, to a browser as a page where it is an error in plain text, or any error in place of the page."""
+    if answer.media_type != "application/json" or request.url.path == "/":
+        answer = readable(answer, request.headers.get("accept", ""), _language(request))
     headers = {"Content-Type": answer.media_type, **answer.headers}
     return Response(answer.body, status_code=answer.status, headers=headers)
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     """Answer 404 and 405, which routing raises."""
     assert isinstance(error, HTTPException)  # noqa: S101 - tells mypy what the table of handlers says
     status = HTTPStatus(error.status_code)
     answer = answers.text(status, status.phrase)
-    return _response(Answer(status, answer.media_type, answer.body, error.headers or {}))
+    return _response(Answer(status, answer.media_type, answer.body, error.headers or {}), request)
 
 
-async def _failed(_: Request, __: Exception) -> Response:
+async def _failed(request: Request, _: Exception) -> Response:
     """Answer what nobody will read: all that can still fail is sending, to a client that has gone."""
-    return _response(answers.internal_error())
+    return _response(answers.internal_error(), request)
 
 
 def _with_headers(app: ASGIApp) -> ASGIApp:

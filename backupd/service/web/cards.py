@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from backupd.health import STORE_UNREADABLE, Standing, Trouble, within_limit
-from backupd.service.status import TaskFigures
+from backupd.service.status import Status, TaskFigures
 from backupd.service.survey import Survey
 from backupd.service.web.phrases import PHRASES
 from backupd.service.web.tongue import Tongue
@@ -65,6 +65,7 @@ def to_dos(survey: Survey, tongue: Tongue) -> tuple[ToDo, ...]:
     found += [ToDo(tongue.say(key), tongue.say(f"advice.{key}")) for key in unread]
     found += [_of_trouble(trouble, tongue) for trouble in _told(survey)]
     found += [_failure(task, survey.status.taken_at, tongue) for task in survey.failures]
+    found += _unheard(survey.status, tongue)
     if survey.stage == "degraded" and not found:
         found += [
             ToDo("", tongue.say("next.degraded-day", source=history.source))
@@ -72,6 +73,17 @@ def to_dos(survey: Survey, tongue: Tongue) -> tuple[ToDo, ...]:
             if history.last_state not in ("none", "verified")
         ]
     return tuple(found)
+
+
+def _unheard(status: Status, tongue: Tongue) -> Iterator[ToDo]:
+    """Tell what does not get through: whoever waits for it would never know."""
+    advice = tongue.say("advice.unheard")
+    if status.messages.failing:
+        yield ToDo(tongue.say("unheard.messages", count=status.messages.waiting), advice)
+    for ping in status.pings:
+        if ping.failing:
+            name = ", ".join(filter(None, (tongue.task(ping.task), ping.source)))
+            yield ToDo(tongue.say("unheard.ping", ping=name), advice, tongue.quote(ping.reason))
 
 
 def _beginnings(survey: Survey) -> tuple[str, ...]:

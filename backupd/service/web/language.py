@@ -14,20 +14,21 @@ def choose_language(accept_language: str) -> Language:
     best_quality = 0.0
     for part in accept_language[:_MOST_CHARACTERS].split(","):
         tag, _, parameters = part.partition(";")
-        quality = _quality(parameters)
+        likes = quality(parameters)
         wanted = tag.strip().lower().partition("-")[0]
         for language in LANGUAGES:
-            if quality > best_quality and wanted in (language, "*"):
-                best, best_quality = language, quality
+            if likes > best_quality and wanted in (language, "*"):
+                best, best_quality = language, likes
     return best
 
 
-def _quality(parameters: str) -> float:
+def quality(parameters: str) -> float:
+    """Return how much something is wanted, 0 to 1, by what stands behind it (RFC 9110 §12.4.2); 0 for nonsense."""
     name, _, value = parameters.strip().partition("=")
     if not name.strip():
         return 1.0
     try:
-        quality = float(value)
+        found = float(value)
     except ValueError:
         return 0.0
-    return quality if name.strip().lower() == "q" and 0 <= quality <= 1 else 0.0
+    return found if name.strip().lower() == "q" and 0 <= found <= 1 else 0.0

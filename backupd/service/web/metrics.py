@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from backupd import __version__
+from backupd.catalog import PingRecord
 from backupd.health import Health
 from backupd.model import Outcome
 from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
@@ -43,6 +44,7 @@ class _Figures(Collector):
         yield from _of_drills(self._status.tasks)
         yield from _of_sources(self._status.sources)
         yield from _of_messages(self._status.messages)
+        yield from _of_pings(self._status.pings)
 
 
 def _of_the_daemon(status: Status) -> Iterator[Metric]:
@@ -185,6 +187,30 @@ def _of_messages(messages: MessageFigures) -> Iterator[Metric]:
         "When a channel last did not take a message; absent while that never happened.",
         (),
         [((), _seconds(messages.refused_at))],
+    )
+
+
+def _of_pings(pings: tuple[PingRecord, ...]) -> Iterator[Metric]:
+    labels = ("task", "source")
+    figures = [((ping.task, ping.source), ping) for ping in pings]
+    counts = CounterMetricFamily(
+        "backupd_pings", "Pings that a monitor took, and those that it did not.", labels=(*labels, "outcome")
+    )
+    for values, ping in figures:
+        for outcome, count in (("taken", ping.taken), ("failed", ping.failed)):
+            counts.add_metric([printable(value) for value in (*values, outcome)], count)
+    yield counts
+    yield _gauge(
+        "backupd_ping_last_success_timestamp_seconds",
+        "When a monitor last took a ping; absent while there was none.",
+        labels,
+        [(values, _seconds(ping.taken_at)) for values, ping in figures],
+    )
+    yield _gauge(
+        "backupd_ping_last_failure_timestamp_seconds",
+        "When a monitor last did not take a ping; absent while that never happened.",
+        labels,
+        [(values, _seconds(ping.failed_at)) for values, ping in figures],
     )
 
 

@@ -39,6 +39,12 @@ _SIGNS: Final[dict[Mood, str]] = {
     "bad": "M5 5l6 6M11 5l-6 6",
 }
 _DISK_WIDTH: Final = 460
+ERROR_PAGES: Final[dict[HTTPStatus, Mood]] = {
+    HTTPStatus.UNAUTHORIZED: "warn",
+    HTTPStatus.FORBIDDEN: "warn",
+    HTTPStatus.NOT_FOUND: "warn",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "bad",
+}
 
 
 def page_answer(survey: Survey, language: Language) -> Answer:
@@ -66,21 +72,27 @@ def late_page(patience_s: float, language: Language) -> Answer:
     """Answer that the disk has not answered for so long."""
     tongue = Tongue(language, ZoneInfo("UTC"))
     text = tongue.say("late.text", patience=f"{patience_s:g}")
-    return _html(
-        HTTPStatus.SERVICE_UNAVAILABLE, tongue, "bad", survey=None, heading=tongue.say("late.title"), late_text=text
-    )
+    return _html(HTTPStatus.SERVICE_UNAVAILABLE, tongue, "bad", heading=tongue.say("late.title"), text=text)
+
+
+def error_page(status: HTTPStatus, language: Language) -> Answer:
+    """Answer, to strangers as well, that there is no page for them, and what to do; `status` is one of ERROR_PAGES."""
+    tongue = Tongue(language, ZoneInfo("UTC"))
+    title, text = (tongue.say(f"error.{status.value}.{part}") for part in ("title", "text"))
+    return _html(status, tongue, ERROR_PAGES[status], stranger=True, heading=title, text=text)
 
 
 def _html(status: HTTPStatus, tongue: Tongue, mood: Mood, **values: object) -> Answer:
     template = _ENVIRONMENT.get_template("page.html")
     icon = "data:image/svg+xml," + quote(_ICON.format(colour=_COLOURS[mood], sign=_SIGNS[mood]))
-    text = template.render(t=tongue, say=tongue.say, mood=mood, icon=icon, signs=_SIGNS, version=__version__, **values)
+    told = {"survey": None, "stranger": False, **values}
+    html = template.render(t=tongue, say=tongue.say, mood=mood, icon=icon, signs=_SIGNS, version=__version__, **told)
     headers = {
         "Content-Security-Policy": CONTENT_SECURITY_POLICY,
         "Content-Language": tongue.language,
         "Vary": "Accept-Language",
     }
-    return Answer(status, "text/html; charset=utf-8", text.encode(), headers)
+    return Answer(status, "text/html; charset=utf-8", html.encode(), headers)
 
 
 def _disk(disk: DiskUse) -> tuple[tuple[str, int, float, float], ...]:

@@ -47,6 +47,28 @@ _PAGE: Final = {
     ),
 }
 
+_ERRORS: Final = {
+    "error.401.title": Phrase("Only with the token", "Solo con el token"),
+    "error.401.text": Phrase(
+        "This needs the token of backupd. Load the page again, and give the token as the password of any user.",
+        "Esto requiere el token de backupd. Vuelva a cargar la página e introdúzcalo como contraseña de un usuario.",
+    ),
+    "error.403.title": Phrase("Only from its own host", "Solo desde su propio servidor"),
+    "error.403.text": Phrase(
+        "No token is set, so backupd answers on loopback only. Your request came from elsewhere or through a proxy, or "
+        "names another host. Set `BACKUPD_HTTP__TOKEN` and restart backupd, or use an SSH tunnel to `127.0.0.1`.",
+        "No hay token, así que backupd solo responde en la interfaz local. Su petición llegó de fuera o por un proxy, "
+        "o nombra otro servidor. Defina `BACKUPD_HTTP__TOKEN` y reinicie backupd, o use un túnel SSH a `127.0.0.1`.",
+    ),
+    "error.404.title": Phrase("There is nothing here", "Aquí no hay nada"),
+    "error.404.text": Phrase("The status page is at `/`.", "La página de estado está en `/`."),
+    "error.500.title": Phrase("This page could not be made", "No se pudo generar esta página"),
+    "error.500.text": Phrase(
+        "That is a defect of backupd; `backupd log --level error` says more. `backupd status` tells how it stands.",
+        "Es un defecto de backupd; `backupd log --level error` dice más. `backupd status` muestra el estado.",
+    ),
+}
+
 _STAGES: Final = {
     "stage.healthy": Phrase("All proofs are within their limits", "Todas las pruebas están dentro de su límite"),
     "stage.degraded": Phrase("Within the limits, with warnings", "Dentro de los límites, con avisos"),
@@ -133,6 +155,16 @@ _TROUBLES: Final = {
     ),
     STORE_UNREADABLE: Phrase(
         "The directory of the backups cannot be read.", "No se puede leer el directorio de las copias."
+    ),
+    "unheard.messages": Phrase(
+        "Messages that no channel has taken yet: {count}.", "Mensajes que ningún canal aceptó aún: {count}."
+    ),
+    "unheard.ping": Phrase(
+        "A monitor did not take the last ping: {ping}.", "Un monitor no aceptó el último aviso: {ping}."
+    ),
+    "advice.unheard": Phrase(
+        "`backupd notify` says why; `backupd notify --test` tries it again.",
+        "`backupd notify` dice por qué; `backupd notify --test` lo intenta de nuevo.",
     ),
     "advice.backup": Phrase(
         "`backupd backup` makes one now, and says what is wrong.", "`backupd backup` hace una ahora y dice qué falla."
@@ -280,6 +312,7 @@ _REST: Final = {
 
 PHRASES: Final[Mapping[str, Phrase]] = {
     **_PAGE,
+    **_ERRORS,
     **_STAGES,
     **_PROOFS,
     **_TROUBLES,

@@ -37,11 +37,11 @@ class Tongue:
 
     def at(self, moment: datetime) -> str:
         """Return a time to the minute: `2026-11-25 04:00`."""
-        return moment.astimezone(self.zone).isoformat(" ", "minutes")[:16]
+        return self._local(moment).isoformat(" ", "minutes")[:16]
 
     def second(self, moment: datetime) -> str:
         """Return a time to the second."""
-        return moment.astimezone(self.zone).isoformat(" ", "seconds")[:19]
+        return self._local(moment).isoformat(" ", "seconds")[:19]
 
     def size(self, size_bytes: float) -> str:
         """Return a size with a binary unit."""
@@ -67,3 +67,9 @@ class Tongue:
         if reason not in PHRASES and f"rule.{rule}" in PHRASES:
             return f"{self.say(f'rule.{rule}')} {self.quote(period)}".strip()
         return self.known(reason)
+
+    def _local(self, moment: datetime) -> datetime:
+        try:
+            return moment.astimezone(self.zone)
+        except OverflowError:  # the last hours of the year 9999: nobody's time, but anybody may write it into the log
+            return moment
