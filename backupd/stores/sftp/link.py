@@ -152,7 +152,7 @@ def lost_to(where: str) -> Iterator[None]:
         raise
     except (SSHException, SFTPError, EOFError, ConnectionError, TimeoutError, socket.gaierror) as error:
         raise ReplicaUnreachable(
-            f"the connection to {where} failed: {error or type(error).__name__}",
+            f"the connection to {where} failed: {str(error) or type(error).__name__}",
             "it is tried again; if it stays so: check the host, its port, and the network between",
         ) from error
     except (UnicodeDecodeError, struct.error) as error:
