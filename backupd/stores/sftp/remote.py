@@ -132,6 +132,22 @@ def replace(client: SFTPClient, old: str, new: str) -> None:
             client.rename(old, new)
 
 
+def claim(client: SFTPClient, old: str, new: str) -> None:
+    """Give `old` the name `new`, which nothing bore a moment ago. Raises FileExistsError where something does, OSError.
+
+    OpenSSH sees to it that of two who ask at once one is refused; a server whose rename overwrites cannot.
+    """
+    try:
+        client.rename(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        with suppress(FileNotFoundError):
+            client.lstat(new)
+            raise FileExistsError(f"{new} is there already") from error
+        replace(client, old, new)
+
+
 def space_left(client: SFTPClient, path: str) -> int | None:
     """Return the bytes free to us at `path` (PROTOCOL, statvfs@openssh.com), None when the server cannot tell."""
     try:
