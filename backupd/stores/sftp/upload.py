@@ -1,12 +1,12 @@
 """Send a file so that what arrived is known, byte for byte, and what arrived before is not sent again."""
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from paramiko import SFTPClient
+from paramiko import SFTPClient, SSHException
 
 from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
@@ -15,7 +15,7 @@ from backupd.stores.sftp.lanes import opened_lanes
 from backupd.stores.sftp.link import CHANNELS, Link
 from backupd.stores.sftp.remote import made_durable
 from backupd.stores.sftp.remotehash import RemoteHash
-from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, Reads
+from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, Reads, WriteRefused
 
 Advance = Callable[[int], None]
 
@@ -67,7 +67,8 @@ def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
         if there > right:
             _cut(link.client, part, right)
         if right < size_bytes or not there:
-            _send(source, part, link, right, size_bytes, proven.progress.advance)
+            with _taken_back(link.client, part):
+                _send(source, part, link, right, size_bytes, proven.progress.advance)
             proven.progress.stage("prove", size_bytes)
             equal, by = compare(source, part, link, right, size_bytes, proven)
             if equal < size_bytes:
@@ -131,6 +132,17 @@ def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, advance
         for lane in lanes:
             lane.finish()
         made_durable(lanes[0].client, lanes[0].handle)
+
+
+@contextmanager
+def _taken_back(client: SFTPClient, part: str) -> Iterator[None]:
+    """Remove what was sent when the server takes no more: a part that fills a disk is in the way of everybody there."""
+    try:
+        yield
+    except WriteRefused:
+        with suppress(OSError, EOFError, SSHException):
+            client.remove(part)
+        raise
 
 
 def _cut(client: SFTPClient, part: str, size_bytes: int) -> None:

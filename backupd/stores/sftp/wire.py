@@ -15,7 +15,11 @@ from paramiko.sftp import CMD_DATA, CMD_EXTENDED, CMD_EXTENDED_REPLY, CMD_READ, 
 SAFE_BLOCK_BYTES: Final = 32 << 10
 LARGEST_BLOCK_BYTES: Final = 255 << 10
 IN_FLIGHT_BYTES: Final = 4 << 20  # of writes, in each channel
-WINDOW_BYTES: Final = 8 << 20  # of a channel: as much is on its way back to us; paramiko's 2 MiB held a long line up
+WINDOW_BYTES: Final = 16 << 20  # of a channel, on the way back to us: 2 MiB, as paramiko has it, hold a long line up
+
+
+class WriteRefused(OSError):
+    """The server did not take what it was sent, for want of room above all; the connection is as good as before."""
 
 
 class Writes:
@@ -30,7 +34,7 @@ class Writes:
         self._heard = heard
 
     def write(self, offset: int, block: bytes) -> None:
-        """Send `block` for `offset`; waits when much is under way. Raises OSError as soon as any write was refused."""
+        """Send `block` for `offset`; waits when much is under way. Raises WriteRefused as soon as any write was."""
         while self._in_flight_bytes >= IN_FLIGHT_BYTES:
             self._hear()
         number = self.client._async_request(self, CMD_WRITE, self.handle, int64(offset), block)  # noqa: SLF001 - no other way to see the answer
@@ -38,7 +42,7 @@ class Writes:
         self._in_flight_bytes += len(block)
 
     def finish(self) -> None:
-        """Wait for the answers to all writes. Raises OSError when any of them was refused."""
+        """Wait for the answers to all writes. Raises WriteRefused when any of them was."""
         while self._bytes:
             self._hear()
 
@@ -54,7 +58,7 @@ class Writes:
         try:
             self.client._convert_status(message)  # noqa: SLF001 - as above
         except (OSError, EOFError) as error:
-            self._error = self._error or OSError(str(error))
+            self._error = self._error or WriteRefused(str(error))
 
 
 class Reads:
