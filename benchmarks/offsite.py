@@ -111,9 +111,13 @@ def main() -> None:
         print(f"{options.mib} MiB, medians of {options.runs} runs in turn.\n")
         print("| | `sftp put` | backupd | |\n|---|---|---|---|")
         print("\n".join(compare(file, work, near, "loopback", options.runs)), flush=True)
+        with delayed(near.port, 0) as port:
+            through = [sftp_put(file, empty(work / "there"), replace(near, port=port)) for _ in range(options.runs)]
+        proxied = f"`sftp put`: {options.mib / statistics.median(through):.0f} MiB/s"
         with delayed(near.port, ROUND_TRIP_MS) as port:
             far = replace(near, port=port)
             print("\n".join(compare(file, work, far, f"{ROUND_TRIP_MS} ms", options.runs)), flush=True)
+            print(f"\nThe proxy alone, without a delay, {proxied}.")
             print("\n| peak of anonymous memory of what sends | loopback | 80 ms |\n|---|---|---|")
             for path in (_file(work / "small", _SMALL_MIB), file):
                 peaks = [

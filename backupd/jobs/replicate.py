@@ -3,12 +3,12 @@
 The plan is made from the replica's own listing, never by mirroring: losing the local disk must not empty it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from backupd.errors import NothingToSend
 from backupd.jobs.generations import local_inventory
@@ -25,6 +25,8 @@ from backupd.stores.contract import Replica
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
+
+_MOST_SENDERS: Final = 8  # that publish in the same moments, one after the other
 
 Connect = Callable[[], AbstractContextManager[Replica]]
 
@@ -115,7 +117,7 @@ def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, si
     there = inventory_of(order.name, replica, site)
     plans = plan_all(order, here, there, site)
     going = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
-    replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
+    _write_checksums(order, replica, there, going, site)
     for key, reason in going.items():
         site.tell_catalog(partial(_forget, key, order.name))
         replica.remove(key)
@@ -128,6 +130,17 @@ def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, si
             f"there is no verified generation of {', '.join(bare)} at {order.name}, and none here to send",
             "take a backup first (backupd backup)",
         )
+
+
+def _write_checksums(
+    order: ReplicaOrder, replica: Replica, there: Inventory, going: Collection[str], site: Site
+) -> None:
+    """Let SHA256SUMS list what stays; anew when another sender has published meanwhile: who writes last lists all."""
+    for _ in range(_MOST_SENDERS):
+        replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
+        if {stored.id for stored in replica.list()} <= {generation.id for generation in there.generations}:
+            return
+        there = inventory_of(order.name, replica, site)
 
 
 def _forget(generation: str, store: str, catalog: "Catalog") -> None:

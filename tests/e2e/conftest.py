@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.containers import ROOT, Lab, build, no_engine
+from support.sftp_host import build_sftp_host
 
 _HERE = Path(__file__).parent
 _TIMEOUT_S = 600  # the first test waits for the images to be built
@@ -33,6 +34,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def image(images: tuple[str, str]) -> str:
     """The id of the image of backupd."""
     return images[0]
+
+
+@pytest.fixture(scope="session")
+def sftp_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of the image of an SFTP host."""
+    if reason := no_engine():
+        pytest.skip(reason)
+    with (tmp_path_factory.getbasetemp().parent / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build_sftp_host(tmp_path_factory.mktemp("sftp-host"))
 
 
 @pytest.fixture

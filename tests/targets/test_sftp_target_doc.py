@@ -14,9 +14,9 @@ import pytest
 from support.accounts import changing_accounts, removed_account
 from support.command import Backupd
 from support.openssh import Client
+from support.sftp_host import DOCUMENT, blocks
 from support.sshd import Sshd, root_owned, running_sshd
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "sftp-target.md").read_text()
 RELOAD = "sshd -t && systemctl try-reload-or-restart ssh\n"
 
 pytestmark = [pytest.mark.root, pytest.mark.no_cover]
@@ -35,10 +35,6 @@ class Target:
     def said(self, commands: str, **more: str) -> str:
         """Return what commands of the document say."""
         return run(named(commands, self.names | more))
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
 
 
 def named(text: str, names: dict[str, str]) -> str:

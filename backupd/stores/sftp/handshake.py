@@ -16,6 +16,7 @@ from backupd.stores.sftp.publickey import ALGORITHMS
 from backupd.text import printable
 
 EVERY_TYPE: Final = tuple(algorithm for algorithms in ALGORITHMS.values() for algorithm in algorithms)
+_NO_BANNER: Final = "Error reading SSH protocol banner"  # paramiko, of a silence and of a lost connection
 _TRY_AGAIN: Final = "check the host, its port and the network between; it is worth trying again"
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else tracebacks of its threads go to standard error
@@ -28,16 +29,22 @@ def shake_hands(transport: Transport, host: str, port: int, timeout_s: float) ->
     """
     where = host_and_port(host, port)
     transport.banner_timeout = transport.handshake_timeout = timeout_s
+    give_up_at = time.monotonic() + timeout_s
     try:
         transport.start_client(timeout=timeout_s)
-        if not transport.initial_kex_done:  # paramiko returns at the timeout as if all were well
-            raise ReplicaUnreachable(f"{where} did not negotiate within {timeout_s:g} s", _TRY_AGAIN)
-        return transport.get_remote_server_key()
+        if transport.initial_kex_done:  # paramiko returns at the timeout as if all were well
+            return transport.get_remote_server_key()
+        told = ""
     except IncompatiblePeer as error:
         raise _too_old(where, error) from None
     except (SSHException, EOFError, OSError) as error:
-        told = printable(str(error)) or "it closed the connection"
-        raise ReplicaUnreachable(f"{where} answers, but not as an SSH server does: {told}", _TRY_AGAIN) from error
+        is_gone = isinstance(error, ConnectionError) or str(error).startswith(_NO_BANNER)
+        told = "" if is_gone else printable(str(error))
+    if time.monotonic() >= give_up_at:
+        raise ReplicaUnreachable(f"{where} did not negotiate within {timeout_s:g} s", _TRY_AGAIN)
+    if not told:
+        raise ReplicaUnreachable(f"{where} closed the connection before it showed a host key", _TRY_AGAIN)
+    raise ReplicaUnreachable(f"{where} answers, but not as an SSH server does: {told}", _TRY_AGAIN)
 
 
 def fetch_host_keys(host: str, port: int, timeout_s: float) -> tuple[PKey, ...]:

@@ -18,7 +18,7 @@ from backupd.errors import BackupdError, ReplicaUnreachable
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.login import Credentials, log_in
-from backupd.stores.sftp.wire import block_bytes
+from backupd.stores.sftp.wire import WINDOW_BYTES, block_bytes
 
 # Measured (docs/performance.md): AES-GCM runs in hardware and needs no separate checksum.
 _CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
@@ -48,7 +48,8 @@ class Link:
         self._patience = patience
         self._watchdog = _Watchdog(transport, patience.stall_s)
         self.clients: tuple[SFTPClient, ...] = ()
-        self.is_near = False  # not known before a block was asked for
+        self._quickest_s = float("inf")
+        self._lock = threading.Lock()
 
     @classmethod
     @contextmanager
@@ -74,20 +75,31 @@ class Link:
         """The channel for all that is small."""
         return self.clients[0]
 
+    @property
+    def is_near(self) -> bool:
+        """Whether an answer comes soon; the quickest of several tells, since a host that is busy is not far."""
+        return self._quickest_s < _NEAR_S
+
     @cached_property
     def block_bytes(self) -> int:
-        """The largest block that the server reads and writes at once; asking for it tells how long an answer takes."""
-        began = time.monotonic()
-        found = block_bytes(self.client)
-        self.is_near = time.monotonic() - began < _NEAR_S
-        return found
+        """The largest block that the server reads and writes at once."""
+        with self._timed():
+            return block_bytes(self.client)
 
     def widen(self, wanted: int) -> tuple[SFTPClient, ...]:
-        """Return so many channels: at most CHANNELS and what the server grants, and one where the host is near."""
-        wanted = 1 if self.is_near else wanted
-        with suppress(SSHException, EOFError, OSError):
-            while len(self.clients) < min(wanted, CHANNELS):
-                self.clients = (*self.clients, self._open())
+        """Return so many channels: at most CHANNELS and what the server grants, and one where the host is near.
+
+        They are opened at the same time: each takes several round trips.
+        """
+        wanted = 1 if self.is_near else min(wanted, CHANNELS)
+        opening = [
+            threading.Thread(target=self._add_channel, name="sftp-channel", daemon=True)
+            for _ in range(wanted - len(self.clients))
+        ]
+        for thread in opening:
+            thread.start()
+        for thread in opening:
+            thread.join()
         return self.clients[:wanted]
 
     @contextmanager
@@ -103,14 +115,29 @@ class Link:
 
     def session(self) -> Channel:
         """Open one more channel, for anything. Raises SSHException."""
-        return self._transport.open_session(timeout=self._patience.connect_s)
+        with self._timed():
+            return self._transport.open_session(WINDOW_BYTES, timeout=self._patience.connect_s)
 
     def _open(self) -> SFTPClient:
         channel = self.session()
         channel.settimeout(self._patience.stall_s)
         with self.watched():  # paramiko waits for ever for a yes or a no
             channel.invoke_subsystem("sftp")
-        return SFTPClient(channel)
+        with self._timed():
+            return SFTPClient(channel)
+
+    def _add_channel(self) -> None:
+        with suppress(SSHException, EOFError, OSError, SFTPError):
+            client = self._open()
+            with self._lock:
+                self.clients = (*self.clients, client)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Note how long the one answer that the block waits for takes."""
+        began = time.monotonic()
+        yield
+        self._quickest_s = min(self._quickest_s, time.monotonic() - began)
 
 
 class _Watchdog:
@@ -152,7 +179,7 @@ def lost_to(where: str) -> Iterator[None]:
         raise
     except (SSHException, SFTPError, EOFError, ConnectionError, TimeoutError, socket.gaierror) as error:
         raise ReplicaUnreachable(
-            f"the connection to {where} failed: {error or type(error).__name__}",
+            f"the connection to {where} failed: {str(error) or type(error).__name__}",
             "it is tried again; if it stays so: check the host, its port, and the network between",
         ) from error
     except (UnicodeDecodeError, struct.error) as error:

@@ -100,19 +100,19 @@ def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE) 
         except OSError:  # some servers know no modes
             lacks.append("file modes")
         file.write(data)  # not pipelined: paramiko looks at the answer
-        if not made_durable(client, file):
+        if not made_durable(client, file.handle):
             lacks.append("fsync")
     if read_small(client, path, len(data) + 1) != data:
         raise CopyCorrupt(f"{path} reads back other than it was written", "test the disk of that host")
     return tuple(lacks)
 
 
-def made_durable(client: SFTPClient, file: SFTPFile) -> bool:
-    """Let the server flush the open file to its disk (PROTOCOL, fsync@openssh.com); False when it knows no such thing.
+def made_durable(client: SFTPClient, handle: object) -> bool:
+    """Let the server flush an open file to its disk (PROTOCOL, fsync@openssh.com); False when it knows no such thing.
 
     Raises OSError when it fails at it.
     """
-    return extended(client, "fsync@openssh.com", file.handle) is not None
+    return extended(client, "fsync@openssh.com", handle) is not None
 
 
 def replace(client: SFTPClient, old: str, new: str) -> None:
@@ -130,6 +130,22 @@ def replace(client: SFTPClient, old: str, new: str) -> None:
             with suppress(FileNotFoundError):
                 client.remove(new)
             client.rename(old, new)
+
+
+def claim(client: SFTPClient, old: str, new: str) -> None:
+    """Give `old` the name `new`, which nothing bore a moment ago. Raises FileExistsError where something does, OSError.
+
+    OpenSSH sees to it that of two who ask at once one is refused; a server whose rename overwrites cannot.
+    """
+    try:
+        client.rename(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        with suppress(FileNotFoundError):
+            client.lstat(new)
+            raise FileExistsError(f"{new} is there already") from error
+        replace(client, old, new)
 
 
 def space_left(client: SFTPClient, path: str) -> int | None:

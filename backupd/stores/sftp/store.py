@@ -27,9 +27,9 @@ from backupd.errors import BackupdError, GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer
 from backupd.stores.sftp.link import Link
-from backupd.stores.sftp.remote import RemoteFile, entries, put_small, read_small, replace, space_left
+from backupd.stores.sftp.remote import RemoteFile, claim, entries, put_small, read_small, replace, space_left
 from backupd.stores.sftp.upload import Proven, compare, upload
-from backupd.stores.taken import manifest_there, refuse_other
+from backupd.stores.taken import manifest_there, refuse_other, taken
 
 CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"
@@ -91,14 +91,16 @@ class SftpStore:
         """
         final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
         before = manifest_there(self, generation_id)
-        there = self._holding(final, archive)
+        size_there = self._size(final)
+        there = self._holding(final, archive) if size_there == archive.stat().st_size else None
         self.last_transfer = there or upload(archive, part, self._link, self._proven)
         staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
         put_small(self._client, staged, manifest)
         refuse_other(self, generation_id, before, manifest)
-        if there is None:
-            replace(self._client, part, final)
-        replace(self._client, staged, self._path(generation_id, MANIFEST_SUFFIX))
+        with _claimed_once(generation_id, self.name):
+            if there is None:
+                (claim if size_there is None else replace)(self._client, part, final)
+            (claim if before is None else replace)(self._client, staged, self._path(generation_id, MANIFEST_SUFFIX))
 
     def remove(self, generation_id: str) -> None:
         """Remove a generation: once its manifest is away it is absent, and `recover` finishes what is left to do."""
@@ -177,23 +179,30 @@ class SftpStore:
         try:
             mode = self._client.lstat(directory).st_mode or stat.S_IFDIR
         except FileNotFoundError:
-            self._client.mkdir(directory, _PRIVATE_DIRECTORY)
+            try:
+                self._client.mkdir(directory, _PRIVATE_DIRECTORY)
+            except FileNotFoundError:
+                raise
+            except OSError:  # another sender makes it in the same moment
+                self._client.lstat(directory)
             return
         ours = directory != self._directory  # the operator's own may be a link, ours may not: it could lead outside
         if stat.S_ISLNK(mode) and ours:
             raise BackupdError(f"{directory} on {self.name} is a symbolic link, which may lead out of it", "remove it")
 
     def _holding(self, final: str, archive: Path) -> Transfer | None:
-        """Return what it costs if the archive is there and right: a publication was cut off just before its end."""
+        """Return what it costs if the archive there is right: a publication was cut off just before its end."""
         size_bytes = archive.stat().st_size
-        try:
-            if self._client.lstat(final).st_size != size_bytes:
-                return None
-        except FileNotFoundError:
-            return None
         with archive.open("rb", buffering=0) as source:
             equal, proven_by = compare(source, final, self._link, 0, size_bytes, self._proven)
         return Transfer(0, size_bytes, proven_by, self._proven.doubt) if equal == size_bytes else None
+
+    def _size(self, path: str) -> int | None:
+        """Return the size of what bears that name, None when nothing does."""
+        try:
+            return self._client.lstat(path).st_size or 0
+        except FileNotFoundError:
+            return None
 
     def _finish_removal(self, generation_id: str) -> None:
         try:
@@ -247,6 +256,15 @@ class SftpStore:
 def _is_file(attributes: SFTPAttributes) -> bool:
     """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
     return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
+
+
+@contextmanager
+def _claimed_once(generation_id: str, store: str) -> Iterator[None]:
+    """Raise GenerationTaken when another sender gave its own files the names in the same moment."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise taken(generation_id, store) from error
 
 
 @contextmanager

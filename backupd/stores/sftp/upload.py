@@ -1,20 +1,21 @@
 """Send a file so that what arrived is known, byte for byte, and what arrived before is not sent again."""
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from paramiko import SFTPClient, SFTPFile
+from paramiko import SFTPClient, SSHException
 
 from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
 from backupd.stores.contract import ProvenBy, Transfer
+from backupd.stores.sftp.lanes import opened_lanes
 from backupd.stores.sftp.link import CHANNELS, Link
 from backupd.stores.sftp.remote import made_durable
 from backupd.stores.sftp.remotehash import RemoteHash
-from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, Reads, Writes
+from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, Reads, WriteRefused
 
 Advance = Callable[[int], None]
 
@@ -50,7 +51,6 @@ class Proven:
         self._bytes[part] = proven_bytes
 
 
-_PRIVATE: Final = 0o600
 _READ_BACK: Final[ProvenBy] = "read-back"
 
 
@@ -67,7 +67,8 @@ def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
         if there > right:
             _cut(link.client, part, right)
         if right < size_bytes or not there:
-            _send(source, part, link, right, size_bytes, proven.progress.advance)
+            with _taken_back(link.client, part):
+                _send(source, part, link, right, size_bytes, proven.progress.advance)
             proven.progress.stage("prove", size_bytes)
             equal, by = compare(source, part, link, right, size_bytes, proven)
             if equal < size_bytes:
@@ -89,7 +90,7 @@ def _kept(source: BinaryIO, part: str, link: Link, there_bytes: int, proven: Pro
             known = without_gaps
         right = matching(source, part, link, known, there_bytes, proven.progress.advance)
     with suppress(PermissionError), link.client.open(part, "r+") as file:
-        if made_durable(link.client, file):
+        if made_durable(link.client, file.handle):
             proven.keep(part, right)
     return right, by
 
@@ -124,25 +125,24 @@ def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, advance
     size = link.block_bytes
     clients = link.widen(1 + (end - begin) // IN_FLIGHT_BYTES)
     source.seek(begin)
-    with ExitStack() as files, link.watched() as watchdog:
-        first = files.enter_context(_opened(clients[0], part, new=begin == 0))
-        others = [files.enter_context(client.open(part, "r+")) for client in clients[1:]]
-        alive = watchdog.alive
-        lanes = [Writes(client, file, alive) for client, file in zip(clients, (first, *others), strict=True)]
+    with link.watched() as watchdog, opened_lanes(clients, part, watchdog.alive, new=begin == 0) as lanes:
         for number, offset in enumerate(range(begin, end, size)):
             lanes[number % len(lanes)].write(offset, source.read(min(size, end - offset)))
             advance(offset)
         for lane in lanes:
             lane.finish()
-        made_durable(clients[0], first)
+        made_durable(lanes[0].client, lanes[0].handle)
 
 
-def _opened(client: SFTPClient, part: str, *, new: bool) -> SFTPFile:
-    """Open the part for writing; a new one is nobody else's to read before there is anything in it."""
-    file = client.open(part, "w+" if new else "r+")
-    with suppress(OSError):  # some servers know no modes; the directory is ours alone
-        file.chmod(_PRIVATE)
-    return file
+@contextmanager
+def _taken_back(client: SFTPClient, part: str) -> Iterator[None]:
+    """Remove what was sent when the server takes no more: a part that fills a disk is in the way of everybody there."""
+    try:
+        yield
+    except WriteRefused:
+        with suppress(OSError, EOFError, SSHException):
+            client.remove(part)
+        raise
 
 
 def _cut(client: SFTPClient, part: str, size_bytes: int) -> None:

@@ -14,35 +14,40 @@ from paramiko.sftp import CMD_DATA, CMD_EXTENDED, CMD_EXTENDED_REPLY, CMD_READ, 
 # Every server takes packets of 34,000 bytes (§3); OpenSSH tells of larger ones (limits@openssh.com).
 SAFE_BLOCK_BYTES: Final = 32 << 10
 LARGEST_BLOCK_BYTES: Final = 255 << 10
-IN_FLIGHT_BYTES: Final = 4 << 20
+IN_FLIGHT_BYTES: Final = 4 << 20  # of writes, in each channel
+WINDOW_BYTES: Final = 16 << 20  # of a channel, on the way back to us: 2 MiB, as paramiko has it, hold a long line up
+
+
+class WriteRefused(OSError):
+    """The server did not take what it was sent, for want of room above all; the connection is as good as before."""
 
 
 class Writes:
     """Writes under way through one channel to one open file; `heard` is called at each answer."""
 
-    def __init__(self, client: SFTPClient, file: SFTPFile, heard: Callable[[], None]) -> None:
-        self._client: Any = client  # what is used of it has no public name, and so no types
-        self._handle = file.handle
+    def __init__(self, client: SFTPClient, handle: bytes, heard: Callable[[], None]) -> None:
+        self.client: Any = client  # what is used of it has no public name, and so no types
+        self.handle = handle
         self._bytes: dict[int, int] = {}
         self._in_flight_bytes = 0
         self._error: OSError | None = None
         self._heard = heard
 
     def write(self, offset: int, block: bytes) -> None:
-        """Send `block` for `offset`; waits when much is under way. Raises OSError as soon as any write was refused."""
+        """Send `block` for `offset`; waits when much is under way. Raises WriteRefused as soon as any write was."""
         while self._in_flight_bytes >= IN_FLIGHT_BYTES:
             self._hear()
-        number = self._client._async_request(self, CMD_WRITE, self._handle, int64(offset), block)  # noqa: SLF001 - no other way to see the answer
+        number = self.client._async_request(self, CMD_WRITE, self.handle, int64(offset), block)  # noqa: SLF001 - no other way to see the answer
         self._bytes[number] = len(block)
         self._in_flight_bytes += len(block)
 
     def finish(self) -> None:
-        """Wait for the answers to all writes. Raises OSError when any of them was refused."""
+        """Wait for the answers to all writes. Raises WriteRefused when any of them was."""
         while self._bytes:
             self._hear()
 
     def _hear(self) -> None:
-        self._client._read_response()  # noqa: SLF001 - as above
+        self.client._read_response()  # noqa: SLF001 - as above
         if self._error is not None:
             raise self._error
 
@@ -51,9 +56,9 @@ class Writes:
         self._in_flight_bytes -= self._bytes.pop(number)
         self._heard()
         try:
-            self._client._convert_status(message)  # noqa: SLF001 - as above
+            self.client._convert_status(message)  # noqa: SLF001 - as above
         except (OSError, EOFError) as error:
-            self._error = self._error or OSError(str(error))
+            self._error = self._error or WriteRefused(str(error))
 
 
 class Reads:
@@ -67,7 +72,7 @@ class Reads:
     def blocks(self, begin: int, end: int) -> Iterator[bytes]:
         """Yield what the file holds from `begin` to `end`, in order; ends early where the file does. Raises OSError."""
         asked: deque[tuple[int, int, int]] = deque()
-        offset, limit = begin, max(1, IN_FLIGHT_BYTES // self._block_bytes)
+        offset, limit = begin, max(1, WINDOW_BYTES // self._block_bytes)
         while offset < end or asked:
             while offset < end and len(asked) < limit:
                 length = min(self._block_bytes, end - offset)
@@ -127,6 +132,20 @@ class Reads:
             self._answers[number] = error
         else:
             self._answers[number] = OSError("the server answered a read with neither data nor an error")
+
+
+def ask(client: SFTPClient, kind: int, *arguments: Any) -> int:  # noqa: ANN401 - what paramiko packs
+    """Ask without waiting; returns the number by which `hear` knows the answer. Raises SSHException, OSError."""
+    asking: Any = client  # as above
+    number: int = asking._async_request(type(None), kind, *arguments)  # noqa: SLF001 - as above
+    return number
+
+
+def hear(client: SFTPClient, number: int) -> tuple[int, Message]:
+    """Wait for the answer to what was asked by `ask`. Raises OSError when it is no, SSHException."""
+    asked: Any = client  # as above
+    kind, message = asked._read_response(number)  # noqa: SLF001 - as above
+    return kind, message
 
 
 def extended(client: SFTPClient, name: str, *arguments: Any) -> Message | None:  # noqa: ANN401 - what paramiko packs

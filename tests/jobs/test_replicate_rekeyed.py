@@ -1,0 +1,37 @@
+"""Keys are exchanged anew in the middle of a transfer, as either side does after so many bytes; nothing is lost."""
+
+from pathlib import Path
+
+import pytest
+from paramiko import Packetizer
+
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from support.replicas import complete, noisy_database, over_sftp, sent_to
+from support.sshd import running_sshd
+from support.wire import Weather, running_wire
+
+pytestmark = pytest.mark.uncovered
+
+
+@pytest.mark.parametrize(("who", "delay_s"), [("server", 0.0), ("backupd", 0.02)], ids=["server-near", "backupd-far"])
+def test_new_keys_in_the_middle_of_sending_and_of_reading_back_cost_nothing(
+    tmp_path: Path, site: Site, order: BackupOrder, who: str, delay_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy_database(order.path, 12_000_000)
+    backup(order, site)
+    lines = ["LogLevel DEBUG1"]
+    if who == "server":
+        lines.append("RekeyLimit 2M")
+    else:
+        monkeypatch.setattr(Packetizer, "REKEY_BYTES", 2 << 20)
+    with (
+        running_sshd(tmp_path / "server", lines=lines) as server,
+        running_wire(server.port, Weather(delay_s=delay_s)) as wire,
+    ):
+        report = sent_to(over_sftp(server, tmp_path / "there", site, wire.port), site)
+        assert (report.outcome, len(report.sent)) == ("done", 1), report.error
+        assert wire.connections == 1
+        assert server.log().count("SSH2_MSG_NEWKEYS received") > 2
+    assert len(complete(tmp_path / "there")) == 1

@@ -1,0 +1,147 @@
+"""Two senders to one directory of an SFTP server in the very same moment: nothing is lost, mixed or left out."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.replicate import Connect
+from backupd.jobs.site import Site
+from backupd.log import null_log
+from backupd.model import RunReport
+from backupd.stores.contract import Replica
+from backupd.stores.directory import DirectoryStore
+from backupd.stores.sftp import store as sftp_store
+from support.replicas import ALL, assert_checksums, complete, noisy_database, over_sftp, sent_to
+from support.sshd import Sshd
+
+NOW = datetime(2026, 11, 23, 4, 0, tzinfo=UTC)
+ROUNDS = 2
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The directory at the replica; not made yet."""
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def sender(tmp_path: Path) -> Callable[[str], Site]:
+    """Makes the local store of one more machine, with one generation of a source, all taken in the same minute."""
+
+    def make(source: str) -> Site:
+        directory = tmp_path / f"sender-{len(list(tmp_path.glob('sender-*')))}"
+        directory.mkdir()
+        noisy_database(directory / "database", 100_000)
+        store = DirectoryStore("local", directory / "backups")
+        store.prepare()
+        site = Site(store, null_log(), lock_timeout_s=5, clock=lambda: NOW)
+        assert backup(BackupOrder(source, directory / "database", reserve_bytes=0), site).outcome == "published"
+        return site
+
+    return make
+
+
+def meanwhile(connect: Connect, asked: str, do: Callable[[], object]) -> Connect:
+    """Return what connects as `connect` does; when the replica is first `asked`, something is done before."""
+    left = [do]
+
+    @contextmanager
+    def connected() -> Iterator[Replica]:
+        with connect() as replica:
+            ask = getattr(replica, asked)
+
+            def ask_later(*arguments: object) -> object:
+                if left:
+                    left.pop()()
+                return ask(*arguments)
+
+            setattr(replica, asked, ask_later)
+            yield replica
+
+    def connecting() -> AbstractContextManager[Replica]:
+        return connected()
+
+    return connecting
+
+
+def archives(site: Site) -> set[bytes]:
+    return {site.store.archive_path(stored.id).read_bytes() for stored in site.store.list()}
+
+
+def test_two_senders_at_once_lose_nothing_and_both_are_in_the_checksums(
+    sshd: Sshd, files: Path, sender: Callable[[str], Site]
+) -> None:
+    sites = {source: sender(source) for source in ("tasks", "notes")}
+    together = Barrier(len(sites))
+
+    def send(source: str) -> RunReport:
+        together.wait()
+        return sent_to(over_sftp(sshd, files, sites[source]), sites[source], order=replace(ALL, sources=(source,)))
+
+    with ThreadPoolExecutor() as threads:
+        for _ in range(ROUNDS):
+            assert [report.outcome for report in threads.map(send, sites)] == ["done", "done"]
+            assert len(complete(files)) == len(sites)
+            assert_checksums(files)
+            shutil.rmtree(files)
+
+
+def test_who_lists_while_another_publishes_lists_anew(sshd: Sshd, files: Path, sender: Callable[[str], Site]) -> None:
+    tasks, notes = sender("tasks"), sender("notes")
+
+    def other() -> None:
+        assert sent_to(over_sftp(sshd, files, notes), notes, order=replace(ALL, sources=("notes",))).outcome == "done"
+
+    connect = meanwhile(over_sftp(sshd, files, tasks), "write_checksums", other)
+    assert sent_to(connect, tasks).outcome == "done"
+    assert len(complete(files)) == 2
+    assert_checksums(files)
+
+
+def test_of_two_senders_of_the_same_id_at_once_one_is_refused_and_nothing_is_mixed(
+    sshd: Sshd, files: Path, sender: Callable[[str], Site]
+) -> None:
+    sites = (sender("tasks"), sender("tasks"))
+    together = Barrier(len(sites))
+
+    def send(site: Site) -> RunReport:
+        together.wait()
+        return sent_to(over_sftp(sshd, files, site), site)
+
+    with ThreadPoolExecutor() as threads:
+        for _ in range(ROUNDS):
+            reports = list(threads.map(send, sites))
+            assert sorted(report.outcome for report in reports) == ["done", "failed"], reports
+            assert [str(report.error) for report in reports if "there holds another tasks-" in str(report.error)]
+            assert len(complete(files)) == 1
+            assert_checksums(files)
+            shutil.rmtree(files)
+
+
+def test_who_comes_second_by_a_hair_overwrites_nothing(
+    sshd: Sshd, files: Path, sender: Callable[[str], Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sender("tasks"), sender("tasks")
+    look = sftp_store.refuse_other
+    left = [first]
+
+    def look_and_be_late(*arguments: object) -> None:
+        look(*arguments)  # type: ignore[arg-type]
+        if left:
+            site = left.pop()
+            assert sent_to(over_sftp(sshd, files, site), site).outcome == "done"
+
+    monkeypatch.setattr(sftp_store, "refuse_other", look_and_be_late)
+    report = sent_to(over_sftp(sshd, files, second), second)
+    assert (report.outcome, "there holds another tasks-" in str(report.error)) == ("failed", True)
+    assert {path.read_bytes() for path in files.glob("*.gz")} == archives(first)
+    assert len(complete(files)) == 1

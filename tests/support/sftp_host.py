@@ -1,0 +1,100 @@
+"""An SFTP host as a container, made as docs/sftp-target.md tells its admin to: chroot, no shell, login by key.
+
+It can be stopped and started again with all that is on it, as a host that is rebooted.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from support.containers import ROOT, Container, Lab, build, docker, wait_until
+from support.openssh import new_key
+
+DOCUMENT: Final = (ROOT / "docs" / "sftp-target.md").read_text()
+FILES: Final = "/srv/backupd/backups"
+_DOCKERFILE: Final = """
+FROM python:3.13-slim-trixie
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends openssh-server
+COPY account backupd.conf /
+RUN sh -eu /account && mv /backupd.conf /etc/ssh/sshd_config.d/ && mkdir -p /run/sshd && sshd -t
+EXPOSE 22
+CMD ["/usr/sbin/sshd", "-D", "-e", "-o", "PerSourcePenalties=no"]
+"""
+# Stops all but the listening sshd, in the moment that the part of an upload has grown to so many bytes.
+_FREEZE: Final = "until [ $(cat .backupd/*/*.part 2>&- | wc -c) -ge {bytes} ]; do sleep 0.01; done; kill -STOP -1"
+
+
+def blocks(language: str) -> list[str]:
+    """Return what docs/sftp-target.md has in fences of that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+
+
+def build_sftp_host(directory: Path) -> str:
+    """Build the image of the host in a `directory` that is empty; return its id."""
+    (directory / "Dockerfile").write_text(_DOCKERFILE)
+    (directory / "account").write_text(blocks("sh admin")[0])
+    (directory / "backupd.conf").write_text(blocks("sshd_config")[0])
+    return build(directory)
+
+
+@dataclass(frozen=True)
+class SftpHost:
+    """A host that runs in the network of a test, and who may log in; its files are in a volume for `Lab.shell`."""
+
+    container: Container
+    volume: str
+    private_key: str
+    host_key: str
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What makes this host the replica `offsite` of a sidecar in the same network."""
+        return {
+            "BACKUPD_REPLICAS__OFFSITE__URL": f"sftp://backupd@{self.container.name}/backups",
+            "BACKUPD_REPLICAS__OFFSITE__HOST_KEY": self.host_key,
+            "BACKUPD_REPLICAS__OFFSITE__PRIVATE_KEY": self.private_key,
+        }
+
+    def sh(self, script: str) -> str:
+        """Run a shell script in its directory of backups, with the rights of the account; return what it printed."""
+        as_account = ("--user=backupd", f"--workdir={FILES}")
+        answer = self.container.exec("sh", "-euc", script, options=as_account)
+        assert answer.code == 0, answer.err
+        return answer.out
+
+    def freeze_in_the_middle(self, after_bytes: int) -> None:
+        """Wait until so much of an archive has arrived, and let the account's sessions stand still in that moment."""
+        options = (f"--workdir={FILES}",)
+        self.container.exec("sh", "-c", _FREEZE.format(bytes=after_bytes), options=options)
+
+    def stop(self) -> None:
+        """End it and all connections to it; its name is known no more."""
+        self.container.stop(timeout_s=5)
+
+    def start(self) -> None:
+        """Start it again, and wait until it listens."""
+        docker("start", self.container.name)
+        self.ready()
+
+    def ready(self) -> None:
+        """Wait until it listens, for the first time or once more."""
+        began = self.container.inspect()["State"]["StartedAt"]
+
+        def listens() -> bool:
+            answer = docker("logs", f"--since={began}", self.container.name)
+            return "Server listening on" in answer.out + answer.err
+
+        wait_until(listens, "the SFTP host")
+
+
+def start_sftp_host(lab: Lab, image: str, network: str, keys: Path) -> SftpHost:
+    """Start a host in `network`; the key pair that it lets in is made in the directory `keys`."""
+    volume = lab.volume()
+    container = lab.start(image, options=(f"--network={network}", f"--volume={volume}:{FILES}"))
+    line = f"restrict {new_key(keys / 'offsite-key')}"
+    container.exec("sh", "-c", f"echo '{line.strip()}' >/etc/ssh/authorized_keys/backupd")
+    shown = container.exec("cat", "/etc/ssh/ssh_host_ed25519_key.pub").out
+    host = SftpHost(container, volume, (keys / "offsite-key").read_text(), " ".join(shown.split()[:2]))
+    host.ready()
+    return host
