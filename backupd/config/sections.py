@@ -89,9 +89,7 @@ class Schedule(Table):
         "environment's TZ, else UTC.",
     )
     backup: kinds.When = Field("04:00", description="When to back up.")
-    replicate: kinds.When = Field(
-        "sun 05:00", description="When to send to replicas without a schedule of their own."
-    )
+    replicate: kinds.When = Field("sun 05:00", description="When to send to replicas without a schedule of their own.")
     drill: kinds.When = Field("0 6 1 * *", description="When to rehearse a restore.")
     prune: kinds.When = Field("05:30", description="When to apply the retention policy, beside after each backup.")
     scrub: kinds.When = Field(
