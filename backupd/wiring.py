@@ -136,7 +136,9 @@ def drill_order(config: Config, source: str, store: str | None = None) -> DrillO
     """Return what the configuration asks for when `source` is restored from `store` (None: `drill_store`)."""
     settings = config.drill
     wanted = store or drill_store(config)
-    limits_s = [_limit_s(config, "backup"), *([] if wanted == LOCAL_STORE else [_limit_s(config, "replicate")])]
+    limits_s = [_limit_s(config, "backup", source)]
+    if wanted != LOCAL_STORE:
+        limits_s.append(_limit_s(config, "replicate", wanted))
     asks = settings.proves_app and settings.source in (None, source)
     return DrillOrder(
         source=source,
@@ -188,15 +190,20 @@ def limits(config: Config) -> tuple[Limit, ...]:
     wanted += [("replicate", replica) for replica in config.replicas]
     if drills(config):
         wanted.append(("drill", drill_store(config)))
-    return tuple(Limit(task, subject, _limit_s(config, task)) for task, subject in wanted)
+    return tuple(Limit(task, subject, _limit_s(config, task, subject)) for task, subject in wanted)
 
 
-def _limit_s(config: Config, task: Task) -> float:
+def schedule_of(config: Config, task: Task, subject: str) -> Schedule:
+    """Return when `task` is due for `subject`, a source or a replica, which may have a schedule of its own."""
+    own = config.replicas[subject].schedule if task == "replicate" else None
+    return Schedule.parse(own or getattr(config.schedule, task), ZoneInfo(config.schedule.timezone))
+
+
+def _limit_s(config: Config, task: Task, subject: str) -> float:
     configured: float | None = getattr(config.health, f"{task}_limit_s")
     if configured is not None:
         return configured
-    schedule = Schedule.parse(getattr(config.schedule, task), ZoneInfo(config.schedule.timezone))
-    return health_limit(schedule, datetime.now(UTC)).total_seconds()
+    return health_limit(schedule_of(config, task, subject), datetime.now(UTC)).total_seconds()
 
 
 def workers(config: Config) -> int:

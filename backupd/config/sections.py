@@ -89,7 +89,7 @@ class Schedule(Table):
         "environment's TZ, else UTC.",
     )
     backup: kinds.When = Field("04:00", description="When to back up.")
-    replicate: kinds.When = Field("sun 05:00", description="When to send to the replicas.")
+    replicate: kinds.When = Field("sun 05:00", description="When to send to replicas without a schedule of their own.")
     drill: kinds.When = Field("0 6 1 * *", description="When to rehearse a restore.")
     prune: kinds.When = Field("05:30", description="When to apply the retention policy, beside after each backup.")
     scrub: kinds.When = Field(
@@ -174,6 +174,9 @@ class Replica(Table):
         examples=["-----BEGIN OPENSSH PRIVATE KEY-----\n..."],
     )
     passphrase: kinds.Secret | None = Field(None, description="Opens that key.", examples=["change me"])
+    schedule: kinds.When | None = Field(
+        None, description="When to send there; unset: as schedule.replicate says.", examples=["05:00"]
+    )
     timeout_s: kinds.Seconds = Field(
         7200, gt=0, description="Seconds for which a lost connection is made again before the run fails."
     )

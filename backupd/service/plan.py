@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from zoneinfo import ZoneInfo
 
 from backupd.config import Config
 from backupd.model import Task
 from backupd.schedule import Schedule
-from backupd.wiring import drill_store, drills
+from backupd.wiring import drill_store, drills, schedule_of
 
 # In this order when several are due: what makes a new copy goes before what looks after old ones.
 _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
@@ -34,15 +33,9 @@ class Planned:
 
 def planned_tasks(config: Config) -> tuple[Planned, ...]:
     """Return every task that the configuration schedules."""
-    zone = ZoneInfo(config.schedule.timezone)
     store = drill_store(config)
     return tuple(
-        Planned(
-            task,
-            source,
-            Schedule.parse(getattr(config.schedule, task), zone),
-            store if task == "drill" else "",
-        )
+        Planned(task, source, schedule_of(config, task, source), store if task == "drill" else "")
         for task in _SCHEDULED
         for source in _subjects(task, config)
     )

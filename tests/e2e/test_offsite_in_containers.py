@@ -9,14 +9,14 @@ import pytest
 from support.containers import DATA, HARDENED, Container, Lab, wait_until
 from support.sftp_host import SftpHost, start_sftp_host
 
-ARCHIVE_BYTES, ARRIVED_BYTES = 32 << 20, 20 << 20
-UNDER_WAY_BYTES = 16 << 20  # what was not answered for when the host stopped is sent again
+ARCHIVE_MIB, ARRIVED_MIB = 32, 20
+UNDER_WAY_MIB = 16  # what was not answered for when the host stopped is sent again
 HEALTH = "http://127.0.0.1:8080/health"
 GROW = f"""
 import sqlite3
 c = sqlite3.connect("{DATA}/tasks.db", timeout=20)
 c.execute("CREATE TABLE IF NOT EXISTS noise(data BLOB)")
-c.execute("INSERT INTO noise VALUES (randomblob({ARCHIVE_BYTES}))")
+c.execute("INSERT INTO noise VALUES (randomblob({ARCHIVE_MIB << 20}))")
 c.commit()
 """
 
@@ -48,18 +48,32 @@ def test_a_host_that_goes_down_in_the_middle_shows_nothing_half_and_gets_only_th
     volume = lab.volume()
     app = lab.app(volume, WRITE_EVERY_MS="20")
     app.python(GROW)
-    sidecar = lab.sidecar(volume, options=(*HARDENED, f"--network={network}"), **host.environ)
-    host.freeze_in_the_middle(ARRIVED_BYTES)
+    environ = {**host.environ, "BACKUPD_PACK__PRIORITY": "normal"}  # soon done on a busy machine as well
+    on_network = (f"--network={network}", "--dns-opt=timeout:1", "--dns-opt=attempts:1")
+    sidecar = lab.sidecar(volume, options=(*HARDENED, *on_network), **environ)
+    host.freeze_in_the_middle(ARRIVED_MIB)
     host.stop()
     wait_until(lambda: events(sidecar, "replica.retried"), f"the loss is noticed: {sidecar.logs()}")
     assert published(lab.shell(host.volume, "ls")) == []
-    assert sidecar.get(HEALTH)[0] == 503
+    code, told = sidecar.get(HEALTH)
+    assert (code, "off-site copy at offsite" in told) == (503, True)
     host.start()
     wait_until(lambda: sidecar.get(HEALTH)[0] == 200, f"health: {sidecar.logs()}", 60)
     (sent,) = events(sidecar, "generation.sent")
     archive_bytes = sidecar.exec("backupd", "list", "--json").json[0]["archive_bytes"]
-    assert sent["backupd.sent_bytes"] + sent["backupd.spared_bytes"] == archive_bytes > ARCHIVE_BYTES
-    assert sent["backupd.spared_bytes"] >= ARRIVED_BYTES - UNDER_WAY_BYTES
+    assert sent["backupd.sent_bytes"] + sent["backupd.spared_bytes"] == archive_bytes > ARCHIVE_MIB << 20
+    assert sent["backupd.spared_bytes"] >= (ARRIVED_MIB - UNDER_WAY_MIB) << 20
     assert host.sh("sha256sum --strict -c SHA256SUMS").count(": OK") == 1
     assert host.sh("ls -A .backupd/*").count(".part") == 0
     assert len(published(host.sh("ls"))) == 3
+    host.stop()
+    assert sidecar.exec("backupd", "backup").code == 0
+    gave_up = sidecar.exec(
+        "backupd", "replicate", "--json", options=("--env=BACKUPD_REPLICAS__OFFSITE__TIMEOUT_S=0.1",)
+    )
+    (report,) = gave_up.json
+    assert (gave_up.code, report["outcome"], report["sent"], report["sent_bytes"]) == (75, "failed", [], 0)
+    host.start()
+    (report,) = sidecar.exec("backupd", "replicate", "--json").json
+    assert (report["outcome"], len(report["sent"])) == ("done", 1), report
+    assert host.sh("sha256sum --strict -c SHA256SUMS").count(": OK") == len(published(host.sh("ls"))) // 2

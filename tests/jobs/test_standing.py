@@ -10,6 +10,7 @@ from backupd.jobs.checks import remember_check
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.jobs.standing import read_health_facts
+from backupd.service.plan import planned_tasks
 from backupd.wiring import limits
 from support.generations import backdated
 
@@ -76,3 +77,19 @@ def test_the_proofs_that_are_missed_are_those_that_the_configuration_asks_for() 
         ("drill", "nas", 34)
     ]
     assert len(limits(load_config(None, {"BACKUPD_DATABASE": "/app/data/tasks.db"}))) == 1
+
+
+def test_each_replica_may_have_a_schedule_of_its_own_which_its_limit_follows() -> None:
+    environ = {
+        "BACKUPD_DATABASE": "/app/data/tasks.db",
+        "BACKUPD_REPLICAS__NAS__URL": "file:/mnt",
+        "BACKUPD_REPLICAS__OFFSITE__URL": "file:/far",
+        "BACKUPD_REPLICAS__NAS__SCHEDULE": "05:00",
+    }
+    config = load_config(None, environ)
+    hours = {limit.subject: round(limit.limit_s / 3600) for limit in limits(config) if limit.task == "replicate"}
+    assert hours == {"nas": 26, "offsite": 182}
+    due = {planned.source: planned.schedule for planned in planned_tasks(config) if planned.task == "replicate"}
+    wednesday = datetime(2026, 11, 25, 12, tzinfo=UTC)
+    following = {name: schedule.following(wednesday).strftime("%a %H:%M") for name, schedule in due.items()}
+    assert following == {"nas": "Thu 05:00", "offsite": "Sun 05:00"}

@@ -21,8 +21,8 @@ RUN sh -eu /account && mv /backupd.conf /etc/ssh/sshd_config.d/ && mkdir -p /run
 EXPOSE 22
 CMD ["/usr/sbin/sshd", "-D", "-e", "-o", "PerSourcePenalties=no"]
 """
-# Stops all but the listening sshd, in the moment that the part of an upload has grown to so many bytes.
-_FREEZE: Final = "until [ $(cat .backupd/*/*.part 2>&- | wc -c) -ge {bytes} ]; do sleep 0.01; done; kill -STOP -1"
+# Stops all but the listening sshd, in the moment that an archive's part has grown to so many MiB.
+_FREEZE: Final = """until [ "$(find .backupd -name '*.gz.part' -size +{mib}M)" ]; do sleep 0.02; done; kill -STOP -1"""
 
 
 def blocks(language: str) -> list[str]:
@@ -63,10 +63,10 @@ class SftpHost:
         assert answer.code == 0, answer.err
         return answer.out
 
-    def freeze_in_the_middle(self, after_bytes: int) -> None:
+    def freeze_in_the_middle(self, after_mib: int) -> None:
         """Wait until so much of an archive has arrived, and let the account's sessions stand still in that moment."""
         options = (f"--workdir={FILES}",)
-        self.container.exec("sh", "-c", _FREEZE.format(bytes=after_bytes), options=options)
+        self.container.exec("sh", "-c", _FREEZE.format(mib=after_mib), options=options)
 
     def stop(self) -> None:
         """End it and all connections to it; its name is known no more."""
@@ -78,14 +78,9 @@ class SftpHost:
         self.ready()
 
     def ready(self) -> None:
-        """Wait until it listens, for the first time or once more."""
-        began = self.container.inspect()["State"]["StartedAt"]
-
-        def listens() -> bool:
-            answer = docker("logs", f"--since={began}", self.container.name)
-            return "Server listening on" in answer.out + answer.err
-
-        wait_until(listens, "the SFTP host")
+        """Wait until it answers, for the first time or once more."""
+        connect = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/22")
+        wait_until(lambda: self.container.exec(*connect).code == 0, f"the SFTP host: {self.container.logs()}")
 
 
 def start_sftp_host(lab: Lab, image: str, network: str, keys: Path) -> SftpHost:

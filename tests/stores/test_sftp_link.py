@@ -1,0 +1,46 @@
+"""How many channels a connection gets: one to a host that is near, be it busy, and several over a long line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+
+import pytest
+
+from backupd.stores.sftp.hostkeys import PinnedKeys
+from backupd.stores.sftp.link import CHANNELS, Link
+from backupd.stores.sftp.login import Credentials
+from support.replicas import SWIFT
+from support.sshd import Sshd, running_sshd
+from support.wire import Weather, running_wire
+
+
+@contextmanager
+def linked(server: Sshd, port: int) -> Iterator[Link]:
+    pins = PinnedKeys.read("there", server.host_key(), None)
+    credentials = Credentials(server.user, private_key=server.key.read_text())
+    with Link.to("127.0.0.1", port, pins, credentials, SWIFT) as link:
+        yield link
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A server that grants three channels, not one more."""
+    with running_sshd(tmp_path_factory.mktemp("link") / "sshd", lines=("MaxSessions 3",)) as server:
+        yield server
+
+
+def test_slow_answers_of_a_busy_host_make_it_no_far_one(sshd: Sshd) -> None:
+    with running_wire(sshd.port) as wire, linked(sshd, wire.port) as link:
+        wire.weather = Weather(rate=300)  # some 0.1 s for an answer
+        soon = Timer(0.04, lambda: setattr(wire, "weather", Weather()))
+        soon.start()
+        assert link.block_bytes
+        soon.join()
+        assert (link.is_near, len(link.widen(CHANNELS))) == (True, 1)
+
+
+def test_over_a_long_line_there_are_as_many_channels_as_the_server_grants(sshd: Sshd, server: Sshd) -> None:
+    for host, granted in ((sshd, CHANNELS), (server, 3)):
+        with running_wire(host.port, Weather(delay_s=0.01)) as wire, linked(host, wire.port) as link:
+            assert (link.is_near, len(link.widen(CHANNELS))) == (False, granted)
+            assert all(client.normalize(".") for client in link.clients)
