@@ -21,7 +21,7 @@ from backupd.model import Manifest, RunReport
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap
 from backupd.sqlite.intent import is_part, part_path
 from backupd.sqlite.replace import Target, dress, set_journal_mode
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Replacement:
 
 
 def replace_database(
-    manifest: Manifest, order: Replacement, store: Store, site: Site
+    manifest: Manifest, order: Replacement, store: Archives, site: Site
 ) -> tuple[RunReport, Replaced | None]:
     """Restore a generation of `store` over the database of its source; the report tells of trouble.
 
@@ -124,7 +124,7 @@ def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
     return done, target, way_back
 
 
-def _replace(manifest: Manifest, order: Replacement, target: Target, store: Store, run: Run, site: Site) -> Replaced:
+def _replace(manifest: Manifest, order: Replacement, target: Target, store: Archives, run: Run, site: Site) -> Replaced:
     part = part_path(target.path)
     _sweep(target.path)
     try:
