@@ -16,11 +16,12 @@ from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
 from backupd.jobs.replicate import Connect, ReplicaOrder, inventory_of
+from backupd.jobs.resume import ResumingArchives
 from backupd.jobs.retry import Retry, until
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
-from backupd.stores.contract import Replica, Store
+from backupd.stores.contract import Archives, Replica
 from backupd.stores.mirror import MirrorStore
 from backupd.stores.sftp.address import DirectoryAddress, SftpAddress, parse_address
 from backupd.stores.sftp.hostkeys import PinnedKeys
@@ -70,13 +71,18 @@ def connecting(config: Config, name: str, site: Site) -> Connect:
 
 
 @contextmanager
-def opened_store(config: Config, name: str, site: Site) -> Iterator[tuple[Store, Inventory]]:
-    """Lend the local store or the replica of that name, with all that is in it. Raises what connecting raises."""
+def opened_store(config: Config, name: str, site: Site) -> Iterator[tuple[Archives, Inventory]]:
+    """Lend the local store or the replica of that name, with all that is in it. Raises what connecting raises.
+
+    Archives of a replica are read on when the connection is lost in the middle.
+    """
     if name == LOCAL_STORE:
         yield site.store, local_inventory(site)
         return
-    with connecting(config, name, site)() as replica:
-        yield replica, inventory_of(name, replica, site)
+    connect = connecting(config, name, site)
+    with connect() as replica:
+        archives = ResumingArchives(replica, connect, retrying(config, name, site))
+        yield archives, inventory_of(name, replica, site)
 
 
 def opening(config: Config, name: str, site: Site) -> OpenStore:

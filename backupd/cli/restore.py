@@ -30,7 +30,7 @@ from backupd.jobs.site import Site
 from backupd.jobs.words import human_bytes
 from backupd.model import Manifest, Progress, RunReport
 from backupd.sqlite.lease import STOPPED_FLAG
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 from backupd.wiring import backup_order, sources, workers
 
 
@@ -118,7 +118,7 @@ def _replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) -
 
 
 def _in_place(
-    manifest: Manifest, order: Replacement, place: Store, config: Config, site: Site, *, online: bool
+    manifest: Manifest, order: Replacement, place: Archives, config: Config, site: Site, *, online: bool
 ) -> tuple[RunReport, Replaced | None]:
     if online:
         return overwrite_database(manifest, order, place, backup_order(config, order.source), site)

@@ -10,12 +10,12 @@ from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
 from backupd.jobs.site import Site
 from backupd.model import LOCAL_STORE
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 from backupd.wiring import expiry
 
 
 @contextmanager
-def opened(name: str, config: Config, site: Site) -> Iterator[tuple[Store, Inventory]]:
+def opened(name: str, config: Config, site: Site) -> Iterator[tuple[Archives, Inventory]]:
     """Lend the store of that name, the local one or a replica, with all that is in it.
 
     Raises UsageError when there is none of that name, ReplicaUnreachable and what else connecting raises.

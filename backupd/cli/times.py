@@ -19,8 +19,10 @@ def read_time(text: str | None, config: Config) -> datetime | None:
         return None
     try:
         time = _last_instant(text)
-        aware = time if time.tzinfo else time.replace(tzinfo=ZoneInfo(config.schedule.timezone))
-        return aware.astimezone(UTC)
+        if time.tzinfo:
+            return time.astimezone(UTC)
+        local = time.replace(tzinfo=ZoneInfo(config.schedule.timezone))
+        return max(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))  # a clock set back shows it twice
     except (ValueError, OverflowError):  # the year 1 and the year 9999 may lie outside the calendar in UTC
         raise UsageError(f"{text!r} is no time", 'write it like "2026-11-20 14:00" (or with a zone, +01:00)') from None
 
@@ -28,7 +30,7 @@ def read_time(text: str | None, config: Config) -> datetime | None:
 def _last_instant(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if _is_date(text):
-        return time.replace(hour=23, minute=59, second=59, microsecond=999_999, fold=1)
+        return time.replace(hour=23, minute=59, second=59, microsecond=999_999)
     if _SECONDS.search(text):
         return time
     return time.replace(second=59, microsecond=999_999)  # a backup of 04:00 was taken some seconds later

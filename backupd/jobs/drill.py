@@ -27,10 +27,10 @@ from backupd.jobs.unpacked import unpack_proven
 from backupd.jobs.workplace import workplace
 from backupd.model import DrillReport, Manifest, RunReport
 from backupd.spans import human_span
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 from backupd.stores.directory import DirectoryStore
 
-OpenStore = Callable[[], AbstractContextManager[tuple[Store, Inventory]]]
+OpenStore = Callable[[], AbstractContextManager[tuple[Archives, Inventory]]]
 
 _HINT = "use another generation, and let the replica have this one anew (backupd replicate)"
 

@@ -7,13 +7,13 @@ from backupd.jobs.send import told_of
 from backupd.jobs.site import Site
 from backupd.jobs.space import watching_space
 from backupd.model import Manifest
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 from backupd.stores.directory import DirectoryStore
 
 _CHUNK_BYTES = 1 << 20
 
 
-def fetch(manifest: Manifest, store: Store, directory: Path, reserve: int, site: Site) -> DirectoryStore:
+def fetch(manifest: Manifest, store: Archives, directory: Path, reserve: int, site: Site) -> DirectoryStore:
     """Copy the archive of a generation into `directory`, and return that as a store of the same name to restore from.
 
     Nothing is proven yet. At least `reserve` bytes stay free. Raises GenerationMissing, NoSpace, ReplicaUnreachable.

@@ -23,13 +23,13 @@ from backupd.model import Manifest, RunReport
 from backupd.sqlite.header import read_header
 from backupd.sqlite.process import Child
 from backupd.sqlite.replace import Target, set_journal_mode
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 
 _COPY = "restored.sqlite3"
 
 
 def overwrite_database(
-    manifest: Manifest, order: Replacement, store: Store, safety: BackupOrder, site: Site
+    manifest: Manifest, order: Replacement, store: Archives, safety: BackupOrder, site: Site
 ) -> tuple[RunReport, Replaced | None]:
     """Restore a generation of `store` into the database of its source while its app runs; the report tells of trouble.
 
@@ -84,7 +84,7 @@ def _target(order: Replacement, safety: BackupOrder, manifest: Manifest) -> Targ
     return target
 
 
-def _unpacked(manifest: Manifest, order: Replacement, store: Store, staging: Path, run: Run, site: Site) -> Path:
+def _unpacked(manifest: Manifest, order: Replacement, store: Archives, staging: Path, run: Run, site: Site) -> Path:
     copy = staging / _COPY
     try:
         with run.stage("unpack"):

@@ -21,7 +21,7 @@ from backupd.model import Manifest, RunReport
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap
 from backupd.sqlite.intent import is_part, part_path
 from backupd.sqlite.replace import Target, dress, set_journal_mode
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,6 @@ class Replaced:
     mode: str
     dry_run: bool
     kept: str | None = None
-    old_sha256: str | None = None
     old_damage: str = ""
     undo: str | None = None
 
@@ -59,7 +58,7 @@ class Replacement:
 
 
 def replace_database(
-    manifest: Manifest, order: Replacement, store: Store, site: Site
+    manifest: Manifest, order: Replacement, store: Archives, site: Site
 ) -> tuple[RunReport, Replaced | None]:
     """Restore a generation of `store` over the database of its source; the report tells of trouble.
 
@@ -85,8 +84,9 @@ def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | 
         run.started()
         heal_restore(order.path, site)
         way_back, target, kept = _undoing(order)
-        done = _swap(way_back, target, kept, order, site)
-        tell_restored(f"put {kept.name} back in place of {target.path}", done, site)
+        kept.settle()  # so that all of it comes back in the one rename, and not while somebody looks into it
+        done = _swap(way_back, target, kept.path, order, site)
+        tell_restored(f"put {kept.path.name} back in place of {target.path}", done, site)
     return run.report, done
 
 
@@ -100,13 +100,16 @@ def _target(manifest: Manifest, order: Replacement) -> Target:
     return target
 
 
-def _undoing(order: Replacement) -> tuple[Replaced, Target, Path]:
+def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
     """Return what taking the last restore back comes to, where, and the database that it kept."""
     target = Target.inspect(order.path)
     kept = kept_databases(target.path)
     if not kept:
         raise GenerationMissing(f"no restore has kept an old database beside {target.path}", "see backupd list")
-    state = kept[-1].stat()
+    way_back = Target.kept(kept[-1])
+    with way_back.lease(stopped=order.stopped):
+        pass
+    state = way_back.path.stat()
     done = Replaced(
         source=order.source,
         generation=None,
@@ -118,10 +121,10 @@ def _undoing(order: Replacement) -> tuple[Replaced, Target, Path]:
         mode=f"{state.st_mode & 0o7777:04o}",
         dry_run=order.dry_run,
     )
-    return done, target, kept[-1]
+    return done, target, way_back
 
 
-def _replace(manifest: Manifest, order: Replacement, target: Target, store: Store, run: Run, site: Site) -> Replaced:
+def _replace(manifest: Manifest, order: Replacement, target: Target, store: Archives, run: Run, site: Site) -> Replaced:
     part = part_path(target.path)
     _sweep(target.path)
     try:
@@ -143,13 +146,14 @@ def _replace(manifest: Manifest, order: Replacement, target: Target, store: Stor
 
 def _swap(done: Replaced, target: Target, part: Path, order: Replacement, site: Site) -> Replaced:
     """Bring the old database to rest, make sure that nobody has opened it since, and put `part` in its place."""
+    target = Target.inspect(target.path)  # anew: an app that started meanwhile may have made one
     settled = target.settle()
     with target.lease(stopped=order.stopped) as lease:
         kept = swap(target.path, part, lease, site.clock(), side_files(part))
-    if settled is None or kept is None:
+    if kept is None:
         return done
     undo = f"backupd restore --undo --source {order.source}"
-    return replace(done, kept=str(kept), old_sha256=settled.sha256, old_damage=settled.damage, undo=undo)
+    return replace(done, kept=str(kept), old_damage=settled.damage if settled else "", undo=undo)
 
 
 def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | None = None) -> Replaced:
@@ -184,7 +188,6 @@ def tell_restored(what: str, done: Replaced, site: Site) -> None:
         generation=done.generation,
         target=done.target,
         snapshot_sha256=done.snapshot_sha256,
-        old_sha256=done.old_sha256,
         kept=done.kept,
         undo=done.undo,
     )

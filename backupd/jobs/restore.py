@@ -16,7 +16,7 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 
 _ABANDONED_S = 86400
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -37,7 +37,7 @@ class Restored:
 
 
 def restore_to(
-    manifest: Manifest, target: Path, workers: int, site: Site, *, store: Store | None = None, dry_run: bool = False
+    manifest: Manifest, target: Path, workers: int, site: Site, *, store: Archives | None = None, dry_run: bool = False
 ) -> Restored:
     """Restore a generation of `store` (None: the local one) as the new file `target`; nothing there is ever replaced.
 
@@ -81,7 +81,7 @@ def refuse_unsafe(target: Path) -> None:
     if target.is_dir():
         raise TargetRefused(f"{target} is a directory", "give the name of a file in it")
     if os.path.lexists(target):
-        raise TargetRefused(f"{target} exists already", "give a new path; restoring in place replaces nothing yet")
+        raise TargetRefused(f"{target} exists already", "give a new path, or restore in place (without --to)")
     for suffix in _SIDE_FILES:
         if os.path.lexists(f"{target}{suffix}"):
             raise TargetRefused(
@@ -90,7 +90,7 @@ def refuse_unsafe(target: Path) -> None:
             )
 
 
-def _restore(manifest: Manifest, target: Path, workers: int, site: Site, store: Store) -> str | None:
+def _restore(manifest: Manifest, target: Path, workers: int, site: Site, store: Archives) -> str | None:
     _sweep_old_parts(target)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:

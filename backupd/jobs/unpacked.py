@@ -9,13 +9,13 @@ from backupd.jobs.site import Site
 from backupd.jobs.space import require_space, watching_space
 from backupd.model import Manifest
 from backupd.sqlite.verify import Inspection, checking
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 
 _HINT = "use another generation, or this one from another store (backupd list)"
 
 
 def unpack_proven(
-    manifest: Manifest, store: Store, target: Path, workers: int, site: Site, reserve_bytes: int = 0
+    manifest: Manifest, store: Archives, target: Path, workers: int, site: Site, reserve_bytes: int = 0
 ) -> Inspection:
     """Unpack a generation into the new file `target` (0600), durably, and prove it before this returns what is in it.
 
@@ -36,7 +36,7 @@ def unpack_proven(
         raise
 
 
-def _unpack(manifest: Manifest, store: Store, target: Path, workers: int, advance: Callable[[int], None]) -> None:
+def _unpack(manifest: Manifest, store: Archives, target: Path, workers: int, advance: Callable[[int], None]) -> None:
     expected = manifest.snapshot
     with store.open(manifest.id) as archive:
         sha256 = unpack(

@@ -12,7 +12,7 @@ from backupd.jobs.space import reserve_bytes
 from backupd.jobs.unpacked import unpack_proven
 from backupd.jobs.workplace import workplace
 from backupd.log import Event
-from backupd.stores.contract import Store
+from backupd.stores.contract import Archives
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def verify(
     site: Site,
     *,
     reserve: int | None = 0,
-    store: Store | None = None,
+    store: Archives | None = None,
 ) -> CheckResult:
     """Prove one generation of `store` (None: the local one); damage is an answer, and is marked where that can be.
 
@@ -53,7 +53,9 @@ def verify(
     return replace(result, warning=warning)
 
 
-def _prove(generation: str, inventory: Inventory, workers: int, site: Site, reserve: int | None, store: Store) -> str:
+def _prove(
+    generation: str, inventory: Inventory, workers: int, site: Site, reserve: int | None, store: Archives
+) -> str:
     try:
         manifest = choose_generation(inventory, generation, None, None)
         with workplace(site) as place:

@@ -111,8 +111,13 @@ def _plan(target: Path, part: Path, now: datetime, bring: tuple[Suffix, ...]) ->
 
 
 def _free_name(target: Path, now: datetime) -> str:
-    """Name the old database by the time, and count on where a name is taken, be it by a side file alone."""
-    stem, number = f"{target.name}{KEPT}{now.astimezone(UTC):%Y%m%dT%H%M%SZ}", 1
+    """Name the old database by the time, and count on where a name is taken, be it by a side file alone.
+
+    A clock that was set back names it by the time of the last one, else `--undo` would not find it to be the last.
+    """
+    times = [kept_order(kept.name, target.name)[0] for kept in kept_databases(target)]
+    time = max([f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}", *times])
+    stem, number = f"{target.name}{KEPT}{time}", 1
     name = stem
     while any(os.path.lexists(target.with_name(f"{name}{suffix}")) for suffix in ("", *SIDE_FILES)):
         number += 1
@@ -147,8 +152,8 @@ def _undo(target: Path, intent: Intent) -> None:
     """Bring everything back to where it was; whatever was done of it before may be done again."""
     kept, mark = target.with_name(intent.kept), Mark.of(target)
     if mark is not None and mark.inode == intent.new.inode:
-        target.rename(target.with_name(intent.part))
-        mark = None
+        _give_its_name_back(target, target.with_name(intent.part), kept)
+        mark = Mark.of(target)
     if mark is None:
         with suppress(FileNotFoundError):
             kept.rename(target)
@@ -156,6 +161,17 @@ def _undo(target: Path, intent: Intent) -> None:
         kept.unlink()
     if Mark.of(target) == intent.old:  # nobody has written to it since: what is in its side files still belongs to it
         _put_back(target, intent)
+
+
+def _give_its_name_back(target: Path, part: Path, kept: Path) -> None:
+    """Let the new file be `part` again; in one step for who opens `target`, where another one is `kept` to be there."""
+    if kept.exists():
+        with suppress(OSError):  # no hard links; or it was done before a kill
+            os.link(target, part)
+        if part.exists():
+            kept.rename(target)
+            return
+    target.rename(part)
 
 
 def _put_back(target: Path, intent: Intent) -> None:

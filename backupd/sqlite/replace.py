@@ -24,10 +24,8 @@ JournalMode = Literal["wal", "rollback"]
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The old database at rest: its digest, its journal mode (None: not known), and in words how it is damaged."""
+    """The old database at rest, and in words how it is damaged, if it is."""
 
-    sha256: str
-    journal_mode: JournalMode | None
     damage: str
 
 
@@ -54,6 +52,13 @@ class Target:
                 "remove the other names first",
             )
         return cls(real, old)
+
+    @classmethod
+    def kept(cls, path: Path) -> "Target":
+        """Look at an old database that a restore kept. Raises TargetRefused for what no restore has kept there."""
+        if path.is_symlink() or not path.is_file():
+            raise TargetRefused(f"{path} is no file: no restore has kept it", "look who made it, and remove it")
+        return cls(path, Source.inspect(path, allow_empty=True, allow_links=True))
 
     @property
     def bytes_in_use(self) -> int:
@@ -106,7 +111,7 @@ def dress(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
     old = target.old
     uid, gid, mode = (old.uid, old.gid, old.mode) if old else (origin.uid, origin.gid, origin.mode & 0o777)
     if old is None and os.geteuid() != 0:
-        uid, gid = os.geteuid(), os.getegid()  # nobody but root may give a file away
+        uid, gid = _owner(path)  # nobody but root may give a file away; a setgid directory has given the group
     if (uid, gid) != _owner(path):
         try:
             os.chown(path, uid, gid)

@@ -40,21 +40,25 @@ class Transfer:
     doubt: str = ""
 
 
-class Store(Protocol):
-    """Keeps generations: each is absent or complete, whatever happens to the process at work on it."""
+class Archives(Protocol):
+    """Where archives are read from."""
 
     @property
     def name(self) -> str:
         """How configuration and reports call this store."""
+
+    def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
+        """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
+
+
+class Store(Archives, Protocol):
+    """Keeps generations: each is absent or complete, whatever happens to the process at work on it."""
 
     def list(self) -> Listing:
         """Return all complete generations, in order of their ids. Raises OSError."""
 
     def manifest(self, generation_id: str) -> bytes:
         """Return the manifest's bytes, cut off just past MANIFEST_MAX_BYTES. Raises GenerationMissing."""
-
-    def open(self, generation_id: str) -> BinaryIO:
-        """Open the archive for reading, buffered. Raises GenerationMissing."""
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Put a proven archive (a file of the caller's) and its manifest in place, the manifest last, durably."""

@@ -101,9 +101,10 @@ class DirectoryStore:
         finally:
             os.close(descriptor)
 
-    def open(self, generation_id: str) -> BinaryIO:
-        """Open the archive for reading, buffered. Raises GenerationMissing."""
+    def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
+        """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
         descriptor, _ = self._open(str(self.archive_path(generation_id)), generation_id)
+        os.lseek(descriptor, begin, os.SEEK_SET)
         return open(descriptor, "rb")
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:

@@ -8,14 +8,17 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from keyboard import Keyboard, Pair
 
+from backupd.jobs import replace
 from backupd.jobs.site import Site
 from support.app import running_app
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
+from support.faults import traced
 from support.generations import flip_byte, manifest_of
 from support.sqlite_places import read_only, small_disk, through_fuse
 from support.sqlite_processes import die_in_a_transaction
@@ -55,7 +58,7 @@ def test_the_generation_takes_the_place_of_the_database_and_undo_takes_it_back(
     facts = answer.json
     kept = Path(facts["kept"])
     assert sha256(database) == facts["snapshot_sha256"] == manifest_of(site, generation).snapshot.sha256
-    assert (sha256(kept), facts["old_sha256"]) == (newer, newer)
+    assert sha256(kept) == newer
     assert beside(database) == {kept.name}
     assert (database.stat().st_nlink, kept.stat().st_nlink) == (1, 1)
     undone = backupd(*facts["undo"].split()[1:], "--json")
@@ -78,7 +81,8 @@ def test_people_are_told_what_was_kept_and_how_to_take_it_back(
 def test_log_and_catalog_know_of_it(typed: Keyboard, backups: Path, generation: str, newer: str) -> None:
     facts = typed("restore", "--json").json
     (line,) = [line for line in log_lines(backups) if line["event.action"] == "generation.restored"]
-    assert (line["backupd.old_sha256"], line["backupd.snapshot_sha256"]) == (newer, facts["snapshot_sha256"])
+    assert (line["backupd.snapshot_sha256"], line["backupd.kept"]) == (facts["snapshot_sha256"], facts["kept"])
+    assert sha256(Path(facts["kept"])) == newer
     assert line["backupd.undo"] == facts["undo"]
     assert f"restore of tasks: done {generation}" in log_lines(backups)[-1]["message"]
     assert any(run["task"] == "restore" for run in typed("show", generation, "--json").json["history"]["runs"])
@@ -153,6 +157,77 @@ def test_a_damaged_database_is_replaced_and_kept_as_it_was_with_its_side_files(
     assert database.read_bytes() == raw
     if damage != "cut off":  # what SQLite can open it puts right itself
         assert Path(f"{database}-wal").read_bytes() == b"what nobody can read"
+
+
+@pytest.mark.parametrize("first", ["1", "2"])
+def test_a_database_that_its_disk_cannot_read_is_replaced_and_kept(
+    backupd: Backupd, database: Path, generation: str, tmp_path: Path, first: str
+) -> None:
+    before = database.read_bytes()
+    ended, calls = traced(
+        backupd.environment(),
+        tmp_path,
+        "read,pread64",
+        f"read,pread64:error=EIO:when={first}+",
+        arguments=("restore", generation, "--json"),
+        path=database,
+    )
+    assert any("(INJECTED)" in call.text for call in calls)
+    assert ended.code == 0, ended
+    assert ended.json["old_damage"]
+    assert Path(ended.json["kept"]).read_bytes() == before
+    assert sha256(database) == ended.json["snapshot_sha256"]
+
+
+def test_a_schema_newer_than_our_sqlite_is_no_damage(typed: Keyboard, database: Path, generation: str) -> None:
+    assert generation
+    with closing(sqlite3.connect(database, isolation_level=None)) as app:
+        app.execute("PRAGMA writable_schema=on")
+        app.execute("INSERT INTO sqlite_schema VALUES ('table', 'x', 'x', 2, 'CREATE TABLE x(a) OF THE FUTURE')")
+    answer = typed("restore", "--json")
+    assert (answer.code, answer.json["old_damage"]) == (0, ""), answer
+
+
+def test_an_old_database_that_somebody_looks_into_is_not_put_back_under_their_hands(
+    typed: Keyboard, database: Path, newer: str
+) -> None:
+    assert newer
+    kept = Path(typed("restore", "--json").json["kept"])
+    restored = sha256(database)
+    with running_app(kept) as looker:
+        looker.sql("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+        answer = typed("restore", "--undo")
+        assert (answer.code, sha256(database)) == (75, restored)
+        assert f"{kept.name} is in use" in answer.err
+        looker.kill()
+    assert typed("restore", "--undo").code == 0
+    assert count(database) == 6
+    assert not [name for name in beside(database) if name.endswith(("-wal", "-shm"))]
+
+
+def test_an_old_database_that_is_a_link_is_not_put_back(typed: Keyboard, database: Path, newer: str) -> None:
+    database.with_name(f"{database.name}.pre-restore-99991231T235959Z").symlink_to("/etc/passwd")
+    answer = typed("restore", "--undo")
+    assert (answer.code, sha256(database), database.is_symlink()) == (1, newer, False)
+    assert "no restore has kept it" in answer.err
+
+
+def test_a_database_that_a_starting_app_makes_while_the_generation_is_unpacked_is_kept_and_told(
+    typed: Keyboard, database: Path, generation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert generation
+    raw = database.read_bytes()
+    database.unlink()
+    dress = replace.dress
+
+    def late(*arguments: Any) -> tuple[str, str]:
+        database.write_bytes(raw)
+        return dress(*arguments)
+
+    monkeypatch.setattr(replace, "dress", late)
+    facts = typed("restore", "--json").json
+    assert Path(facts["kept"]).read_bytes() == raw
+    assert facts["undo"]
 
 
 def test_a_database_that_is_gone_comes_back_and_what_its_dead_app_left_is_set_aside(

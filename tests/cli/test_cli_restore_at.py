@@ -74,3 +74,10 @@ def test_at_passes_over_what_is_not_sound(typed: Keyboard, backups: Path, genera
     (backups / f"{generation}.manifest.json").write_bytes(b"{}")
     facts = typed("restore", "--at", minute(datetime.now(UTC) + timedelta(days=1)), "--to", target, "--json").json
     assert facts["generation"] == older
+
+
+def test_a_time_that_the_clock_showed_twice_means_the_second(typed: Keyboard, generation: str, target: Path) -> None:
+    assert generation
+    arguments = ("restore", "--at", "2020-10-25 02:30", "--to", target, "--json")
+    answer = typed(*arguments, BACKUPD_SCHEDULE__TIMEZONE="Europe/Berlin")
+    assert "at or before 2020-10-25 01:30:59 UTC" in answer.json["error"]

@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -193,7 +193,7 @@ def test_an_app_at_work_is_seen_when_the_old_one_is_brought_to_rest(bank: Path, 
         app.sql("SELECT count(*) FROM ledger")
     settled = Target.inspect(bank).settle()
     assert settled is not None
-    assert (settled.journal_mode, settled.damage) == ("wal", "")
+    assert settled.damage == ""
 
 
 def test_a_database_without_a_file_is_in_use_while_its_side_files_are_open(bank: Path) -> None:
@@ -269,6 +269,40 @@ def test_old_databases_are_in_the_order_of_their_making(place: Path) -> None:
     for name in reversed(names):
         (place / name).touch()
     assert [path.name for path in kept_databases(target)] == names
+
+
+def test_after_a_clock_that_ran_ahead_was_set_back_the_last_one_is_still_the_last(place: Path) -> None:
+    target, part = paths(place)
+    for text, now in (("second", NOW + timedelta(days=1000)), ("third", NOW)):
+        with lease(target) as held:
+            swap(target, part, held, now)
+        part.write_text(text)
+    assert [kept.read_text() for kept in kept_databases(target)] == ["old", "new"]
+
+
+def test_who_asks_while_a_swap_is_taken_back_never_finds_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, part = paths(place)
+    rename, seen = Path.rename, list[bool]()
+
+    def watched(path: Path, to: Path) -> Path:
+        seen.append(target.exists())
+        done = rename(path, to)
+        seen.append(target.exists())
+        return done
+
+    class Late(Lease):
+        """Somebody opens the file once the new one is in place."""
+
+        def asked_for(self, path: Path) -> bool:
+            return path.read_text() == "new"
+
+    monkeypatch.setattr(Path, "rename", watched)
+    held = Late([], os.geteuid(), os.getegid(), remote="", stopped=True)
+    with held, pytest.raises(TargetInUse):
+        swap(target, part, held, NOW)
+    assert seen
+    assert all(seen)
+    assert (target.read_text(), part.read_text(), kept_databases(target)) == ("old", "new", ())
 
 
 @pytest.mark.parametrize("kind", ["link", "directory", "pipe", "garbage"])

@@ -99,14 +99,17 @@ def traced(
     *inject: str,
     follow: bool = True,
     arguments: Sequence[str | Path] = ("backup",),
+    path: Path | None = None,
 ) -> tuple[Ended, list[Call]]:
     """Run `backupd ARGUMENTS` under strace(1); return it with its `calls`, after letting it `inject` errors or signals.
 
     Injections count for each process by itself. Only the first feels them unless children are to `follow`: then calls
-    are filtered in the kernel, which is far quicker, but injected signals get lost (strace 6.1).
+    are filtered in the kernel, which is far quicker, but injected signals get lost (strace 6.1). Of one `path` where it
+    is given.
     """
     journal = scratch / "strace"
     options = ["-f", "--seccomp-bpf"] if follow else []
+    options += [f"--trace-path={path}"] if path else []
     options += [f"--inject={what}" for what in inject]
     command = [sys.executable, "-m", "backupd", *arguments]
     done = subprocess.run(

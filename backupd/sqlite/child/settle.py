@@ -4,8 +4,8 @@ Run as `python -m backupd.sqlite.child.settle`. This is the one place that opens
 would when it starts, SQLite rolls a hot journal back or takes the WAL in, under a lock that nobody else may share.
 """
 
-import hashlib
 import os
+from errno import EIO
 from typing import Any
 from urllib.parse import quote
 
@@ -17,20 +17,26 @@ from backupd.sqlite.child.owner import become_owner
 from backupd.sqlite.child.wire import Wire, serve
 from backupd.sqlite.header import Header, read_header
 
-_DAMAGED = (apsw.SQLITE_NOTADB, apsw.SQLITE_CORRUPT)
+# A disk that cannot read it, or write to it, is what a restore is for: what lies there is kept as it lies.
+_DAMAGED = (apsw.SQLITE_NOTADB, apsw.SQLITE_CORRUPT, apsw.SQLITE_IOERR)
 
 
 def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
-    """Settle the database at `path`: its digest, journal mode (None: not known), and damage in words (or nothing).
+    """Settle the database at `path`, and tell its damage in words (or nothing).
 
     Raises TargetInUse when anybody is at work on it, NoSpace, TargetRefused, SnapshotFailed.
     """
     path: str = request["path"]
     become_owner(request["uid"], request["gid"])
-    mode, damage = None, "it is no database: nothing in it can be read"
-    if header_of(path) is not None:  # else SQLite would take a WAL that lies there for one of nobody, and remove it
-        mode, damage = settle_or_tell(path)
-    return {"journal_mode": mode, "damage": damage, "sha256": digest(path)}
+    damage = "it is no database: nothing in it can be read"
+    try:
+        if header_of(path) is not None:  # else SQLite would take a WAL that lies there for one of nobody, and remove it
+            damage = settle_or_tell(path)
+    except OSError as error:
+        if error.errno != EIO:
+            raise
+        damage = "the disk cannot read it"
+    return {"damage": damage}
 
 
 def header_of(path: str) -> Header | None:
@@ -44,18 +50,19 @@ def header_of(path: str) -> Header | None:
         ) from error
 
 
-def settle_or_tell(path: str) -> tuple[str | None, str]:
-    """Settle the database: its journal mode, or how it is damaged. Raises as `work` does."""
+def settle_or_tell(path: str) -> str:
+    """Settle the database, or tell how it is damaged. Raises as `work` does."""
     try:
-        return settle(path), ""
+        settle(path)
     except apsw.Error as error:
         if extended_code(error) & 0xFF not in _DAMAGED:
             raise _explain(error, path) from error
-        return None, str(error)
+        return str(error)
+    return ""
 
 
-def settle(path: str) -> str:
-    """Take everything into the one file, as its only user, and return its journal mode. Raises apsw.Error."""
+def settle(path: str) -> None:
+    """Take everything into the one file, as its only user, be its schema newer than our SQLite. Raises apsw.Error."""
     connection = apsw.Connection(
         f"file:{quote(os.fsencode(path))}?mode=rw", flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
     )
@@ -64,18 +71,9 @@ def settle(path: str) -> str:
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("PRAGMA user_version").fetchall()
         connection.execute("COMMIT")
-        mode = str(connection.execute("PRAGMA journal_mode").get)
-        if mode == "wal":
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)  # nothing, where there is no WAL
     finally:
         connection.close()
-    return "wal" if mode == "wal" else "rollback"
-
-
-def digest(path: str) -> str:
-    """Return the SHA-256 of the file, once no connection of ours is open."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _explain(error: apsw.Error, path: str) -> BackupdError:

@@ -16,11 +16,11 @@ _PRIVATE: Final = 0o600
 
 
 class RemoteFile(io.RawIOBase):
-    """A remote file as a readable stream, from its beginning to its end; wrap it in io.BufferedReader."""
+    """A remote file as a readable stream, from byte `begin` to its end; wrap it in io.BufferedReader."""
 
-    def __init__(self, file: SFTPFile, size_bytes: int, link: Link) -> None:
+    def __init__(self, file: SFTPFile, begin: int, size_bytes: int, link: Link) -> None:
         self._file = file
-        self._blocks = _watched_blocks(file, size_bytes, link)
+        self._blocks = _watched_blocks(file, begin, size_bytes, link)
         self._left = b""
 
     def readable(self) -> bool:
@@ -48,8 +48,8 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
 
-def _watched_blocks(file: SFTPFile, size_bytes: int, link: Link) -> Iterator[bytes]:
-    reads = Reads(link.client, file, link.block_bytes).blocks(0, size_bytes)
+def _watched_blocks(file: SFTPFile, begin: int, end: int, link: Link) -> Iterator[bytes]:
+    reads = Reads(link.client, file, link.block_bytes).blocks(begin, end)
     while True:
         with link.watched():
             block = next(reads, None)

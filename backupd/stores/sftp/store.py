@@ -76,12 +76,13 @@ class SftpStore:
             self._require_file(path)
             return read_small(self._client, path, MANIFEST_MAX_BYTES + 1)
 
-    def open(self, generation_id: str) -> BinaryIO:
-        """Open the archive for reading, buffered. Raises GenerationMissing."""
+    def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
+        """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
         path = self._path(generation_id, ARCHIVE_SUFFIX)
         with _missing(generation_id, self.name):
             size_bytes = self._require_file(path).st_size or 0
-            return io.BufferedReader(RemoteFile(self._client.open(path, "r"), size_bytes, self._link), _BUFFER_BYTES)
+            remote = RemoteFile(self._client.open(path, "r"), begin, size_bytes, self._link)
+            return io.BufferedReader(remote, _BUFFER_BYTES)
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Send the proven `archive`, of which a part may be there from an earlier try, and its manifest.
