@@ -50,7 +50,9 @@ setup_venv() {
         install "$("$python" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
     echo "preparing .venv ..." >&2
     "$python" -m venv --clear "$root/.venv"
+    # compat: a path, no hook that each process has to import first
     "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat \
-        --editable "$root$1" >&2 # compat: a path, no hook that each process has to import first
+        --editable "$root$1" >&2
+    "$root/.venv/bin/python" -m compileall -q "$root/backupd"
     echo "$wanted" >"$root/.venv/made-for"
 }

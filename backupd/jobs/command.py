@@ -17,7 +17,7 @@ RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
 _OURS: Final = "BACKUPD_"
 _TAIL_BYTES: Final = 4096
 _DEATH_S: Final = 2.0
-_LAST_WORDS_S: Final = 0.5
+_LAST_WORDS_S: Final = 1.0
 
 
 def environment_for(restored: Path, environ: Mapping[str, str], secrets: frozenset[str]) -> dict[str, str]:

@@ -63,13 +63,14 @@ def note_proven(run: Run, *what: str) -> None:
 
 @contextmanager
 def _told(words: tuple[str, ...], environ: dict[str, str], directory: Path, run: Run) -> Iterator[Command]:
-    """Run a command during the block, and let the report have the end of what it said."""
-    with Command(words, environ, directory) as command:
-        try:
+    """Run a command during the block, and let the report have the end of what it said, its last words too."""
+    command = Command(words, environ, directory)
+    try:
+        with command:
             yield command
-        finally:
-            if run.report.drill is not None:
-                run.update(drill=replace(run.report.drill, output=command.output()))
+    finally:
+        if run.report.drill is not None:
+            run.update(drill=replace(run.report.drill, output=command.output()))
 
 
 def _require_migrated(app: AppProof, database: Path) -> None:

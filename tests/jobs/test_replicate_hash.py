@@ -123,7 +123,7 @@ def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(odd: OddSftp, site
         odd.hang_up()
 
     odd.be(Oddities(shell=hangs_up))
-    report = hashed(odd, odd.path, site, tries=2)
+    report = hashed(odd, odd.path, site, tries=4)
     assert (report.outcome, report.sent, len(asked)) == ("done", (key,), 1), report
     assert complete(odd.files) == {key}
 

@@ -12,7 +12,7 @@ from support.replicas import complete, noisy_database, over_sftp, sent_to
 from support.sshd import running_sshd
 from support.wire import Weather, running_wire
 
-pytestmark = pytest.mark.uncovered
+pytestmark = pytest.mark.no_cover
 
 
 @pytest.mark.parametrize(("who", "delay_s"), [("server", 0.0), ("backupd", 0.02)], ids=["server-near", "backupd-far"])

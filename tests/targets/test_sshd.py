@@ -67,7 +67,7 @@ def test_connections_end_when_they_are_told_to_and_the_server_lives_on(own: Sshd
         wait_until(lambda: "Starting session: subsystem 'sftp'" in own.log()[before:], "a session")
         assert own.kill_connections() == 1
         assert process.wait(10) == 255
-    assert own.connections() == []
+    wait_until(lambda: own.connections() == [], "the end of the connection")
     assert own.client().ssh("echo", "alive").out == "alive\n"
 
 

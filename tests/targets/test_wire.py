@@ -112,7 +112,7 @@ def test_a_turn_is_what_is_said_until_there_is_an_answer(wire: Wire) -> None:
     with connected(wire) as connection:
         assert [asked(connection, b"first"), asked(connection, b"second")] == [b"first", b"second"]
         assert asked(connection, b"third") == b""
-    assert wire.passed == [11, 11]
+    wait_until(lambda: wire.passed == [11, 11], "the count of what passed")
 
 
 def test_each_turn_of_a_session_can_be_the_last(server: Sshd, tmp_path: Path) -> None:
