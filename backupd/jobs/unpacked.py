@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backupd.archive.members import unpack
-from backupd.errors import CopyCorrupt
+from backupd.errors import CopyCorrupt, NoSpace
+from backupd.files import is_full
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space, watching_space
 from backupd.model import Manifest
@@ -31,6 +32,11 @@ def unpack_proven(
     except CopyCorrupt as error:
         target.unlink(missing_ok=True)
         raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        if is_full(error):
+            raise NoSpace(f"the file system of {target.parent} is full", "free space there, and try again") from error
+        raise
     except BaseException:
         target.unlink(missing_ok=True)
         raise

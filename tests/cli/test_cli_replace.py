@@ -18,10 +18,11 @@ from backupd.jobs.site import Site
 from support.app import running_app
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
-from support.faults import traced
+from support.faults import Call, traced
 from support.generations import flip_byte, manifest_of
 from support.sqlite_places import read_only, small_disk, through_fuse
 from support.sqlite_processes import die_in_a_transaction
+from support.template import Ended
 
 
 def sha256(path: Path) -> str:
@@ -177,6 +178,24 @@ def test_a_database_that_its_disk_cannot_read_is_replaced_and_kept(
     assert ended.json["old_damage"]
     assert Path(ended.json["kept"]).read_bytes() == before
     assert sha256(database) == ended.json["snapshot_sha256"]
+
+
+def test_a_disk_that_fills_up_beside_the_database_is_the_one_that_is_named(
+    backupd: Backupd, database: Path, generation: str, tmp_path: Path
+) -> None:
+    def restored(*inject: str) -> tuple[Ended, list[Call]]:
+        environ = backupd.environment()
+        return traced(environ, tmp_path, "write", *inject, arguments=("restore", generation))
+
+    restored()
+    calls = restored()[1]
+    number = next(call.number for call in calls if call.path.endswith(".part"))
+    before = {*database.parent.iterdir()}
+    ended, calls = restored(f"write:error=ENOSPC:when={number}")
+    assert any("(INJECTED)" in call.text for call in calls)
+    assert ended.code == 1
+    assert f"the file system of {database.parent} is full" in ended.err
+    assert {*database.parent.iterdir()} == before
 
 
 def test_a_schema_newer_than_our_sqlite_is_no_damage(typed: Keyboard, database: Path, generation: str) -> None:
