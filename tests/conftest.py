@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
-from backupd.log import open_log
-from backupd.stores.directory import DirectoryStore
-from support.bank import make_bank
-from support.command import Backupd
-from support.sshd import Sshd, running_sshd
+pytest.register_assert_rewrite("support.faults")
+
+from backupd.jobs.order import BackupOrder  # noqa: E402
+from backupd.jobs.site import Site  # noqa: E402
+from backupd.log import open_log  # noqa: E402
+from backupd.stores.directory import DirectoryStore  # noqa: E402
+from support.bank import make_bank  # noqa: E402
+from support.command import Backupd  # noqa: E402
+from support.sshd import Sshd, running_sshd  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

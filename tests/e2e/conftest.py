@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.containers import ROOT, Lab, build, no_engine
-from support.sftp_host import build_sftp_host
+from support.sftp_host import SftpHost, build_sftp_host, start_sftp_host
 
 _HERE = Path(__file__).parent
 _TIMEOUT_S = 600  # the first test waits for the images to be built
@@ -73,3 +73,13 @@ def volume(lab: Lab, seed: str) -> str:
     name = lab.volume()
     lab.shell(name, "cp -a /seed/. .", f"--volume={seed}:/seed")
     return name
+
+
+@pytest.fixture
+def network(lab: Lab) -> str:
+    return lab.network()
+
+
+@pytest.fixture
+def host(lab: Lab, sftp_image: str, network: str, tmp_path: Path) -> SftpHost:
+    return start_sftp_host(lab, sftp_image, network, tmp_path)

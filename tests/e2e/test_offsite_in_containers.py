@@ -1,13 +1,10 @@
 """Off-site as it is deployed: app, sidecar and SFTP host are three containers, and the host goes down in the middle."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from support.containers import DATA, HARDENED, Container, Lab, wait_until
-from support.sftp_host import SftpHost, start_sftp_host
+from support.sftp_host import SftpHost
 
 ARCHIVE_MIB, ARRIVED_MIB = 32, 20
 UNDER_WAY_MIB = 16  # what was not answered for when the host stopped is sent again
@@ -19,16 +16,6 @@ c.execute("CREATE TABLE IF NOT EXISTS noise(data BLOB)")
 c.execute("INSERT INTO noise VALUES (randomblob({ARCHIVE_MIB << 20}))")
 c.commit()
 """
-
-
-@pytest.fixture
-def network(lab: Lab) -> str:
-    return lab.network()
-
-
-@pytest.fixture
-def host(lab: Lab, sftp_image: str, network: str, tmp_path: Path) -> SftpHost:
-    return start_sftp_host(lab, sftp_image, network, tmp_path)
 
 
 def events(sidecar: Container, name: str) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""Restoring in real containers: an idle app in another one is seen, and a lost volume comes back from its replica."""
+"""Restoring in real containers: an idle app in another one is seen, and a lost volume comes back from the SFTP host."""
 
 import pytest
 
 from support.containers import DATA, HARDENED, Container, Lab, wait_until
+from support.sftp_host import SftpHost
 
 IDLE = f"""
 import sqlite3, time
@@ -49,19 +50,19 @@ def oldest(sidecar: Container) -> str:
     return generation
 
 
-def test_a_volume_that_is_lost_with_its_backups_and_catalog_comes_back_from_the_replica(lab: Lab, volume: str) -> None:
-    nas = lab.volume()
-    replica = {"BACKUPD_REPLICAS__NAS__URL": "file:/nas"}
-    lab.shell(nas, "chown 1000:1000 .")
-    options = (*HARDENED, f"--volume={nas}:/nas")
-    first = lab.sidecar(volume, options=options, **replica)
-    wait_until(lambda: first.exec("backupd", "list", "--store", "nas", "--json").out.count('"id"') == 1, "a copy", 120)
+def test_a_volume_that_is_lost_with_its_backups_and_catalog_comes_back_from_the_sftp_host(
+    lab: Lab, volume: str, host: SftpHost, network: str
+) -> None:
+    options = (*HARDENED, f"--network={network}")
+    first = lab.sidecar(volume, options=options, **host.environ)
+    stored = ("backupd", "list", "--store", "offsite", "--json")
+    wait_until(lambda: first.exec(*stored).out.count('"id"') == 1, f"a copy: {first.logs()}", 120)
     first.kill()
     fresh = lab.volume()
     lab.shell(fresh, "chown 1000:1000 .")
-    new = lab.sidecar(fresh, options=options, **replica)
+    new = lab.sidecar(fresh, options=options, **host.environ)
     wait_until(lambda: new.get("http://127.0.0.1:8080/livez")[0] == 200, "it lives", 60)
-    restored = new.exec("backupd", "restore", "--from", "nas")
+    restored = new.exec("backupd", "restore", "--from", "offsite")
     assert restored.code == 0, restored.out + restored.err
     assert tasks(lab.app(fresh)) == 20
     assert lab.files(fresh)["tasks.db"].split()[0] == "1000:1000"

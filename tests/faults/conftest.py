@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("yards", "support.faults")
+pytest.register_assert_rewrite("yards")
 
 from yards import BIG_ROWS, Yard, make_yard  # noqa: E402
 
