@@ -26,7 +26,7 @@ from support.command import Backupd
 from support.faults import Call, Crew, at_every_step, on_both_cores, processes_below, stopped, traced
 from support.template import Ended
 
-KILLS = 15
+KILLS = 8
 BY_SQLITE = "fdatasync,ftruncate,pwrite64,unlink"
 
 
