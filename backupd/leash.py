@@ -31,7 +31,9 @@ def main(command: list[str]) -> None:
 
 def _tell_end(process: int) -> None:
     """Wait for the end of the command, and leave it a zombie: nobody else can get the number of its group then."""
-    ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+    ended = None
+    with suppress(ChildProcessError):  # standard input has closed, and `main` is ending with all that it started
+        ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
     if ended is not None:
         status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
         print(f"exit {status}", flush=True)  # noqa: T201 - our answer
