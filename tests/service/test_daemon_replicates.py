@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from support.command import Backupd
 from support.daemon import running_daemon, wait_until
 from support.replicas import complete
 from support.sshd import Sshd
+
+pytestmark = pytest.mark.no_cover
 
 
 def test_copies_appear_by_themselves_and_health_turns_green_only_then(backupd: Backupd, tmp_path: Path) -> None:

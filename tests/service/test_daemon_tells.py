@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from backupd import __version__
 from support.command import Backupd, log_lines
 from support.daemon import running_daemon, wait_until
 from support.listener import HANG, Asked, Said, listening
+
+pytestmark = pytest.mark.no_cover
 
 
 def test_it_tells_of_a_failure_of_its_end_and_of_its_own_deploy_and_pings(
