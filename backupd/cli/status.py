@@ -2,14 +2,13 @@
 
 import re
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
-from backupd.service.overview import read_pings, read_status
+from backupd.service.overview import read_status
 from backupd.service.plan import planned_tasks
 from backupd.service.words import status_lines
 from backupd.wiring import limits, monitors
@@ -36,8 +35,7 @@ def command(config_file: Path | None, *, as_json: bool) -> None:
     """
     config = read_config(config_file)
     site = open_site(config, writing=False)
-    status = read_status(planned_tasks(config), limits(config), site, site.clock())
-    status = replace(status, pings=read_pings(monitors(config), site))
+    status = read_status(planned_tasks(config), limits(config), site, site.clock(), monitors(config))
     if as_json:
         print_json(status)
     else:

@@ -29,16 +29,12 @@ def unpack_proven(
         _unpack(manifest, store, target, workers, watching_space(target.parent, reserve_bytes, site.progress.advance))
         site.progress.stage("check", manifest.snapshot.size_bytes)
         return _check(manifest, target)
-    except CopyCorrupt as error:
+    except BaseException as error:
         target.unlink(missing_ok=True)
-        raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
-    except OSError as error:
-        target.unlink(missing_ok=True)
-        if is_full(error):
+        if isinstance(error, CopyCorrupt):
+            raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
+        if isinstance(error, OSError) and is_full(error):
             raise NoSpace(f"the file system of {target.parent} is full", "free space there, and try again") from error
-        raise
-    except BaseException:
-        target.unlink(missing_ok=True)
         raise
 
 

@@ -49,30 +49,39 @@ class Overview:
 
     def status(self) -> Status:
         """Look at everything."""
-        status = read_status(self._planned, self._limits, self._site, self._started_at)
-        return replace(status, pings=read_pings(self._monitors, self._site))
+        return read_status(self._planned, self._limits, self._site, self._started_at, self._monitors)
 
     def survey(self) -> Survey:
         """Look at everything, and at how it came to be."""
-        survey = take_survey(self._planned, self._limits, self._expiry, self._site, self._started_at)
-        return replace(survey, status=replace(survey.status, pings=read_pings(self._monitors, self._site)))
+        return take_survey(self._planned, self._limits, self._expiry, self._site, self._started_at, self._monitors)
 
 
 def take_survey(
-    planned: tuple[Planned, ...], limits: tuple[Limit, ...], expiry: Expiry, site: Site, started_at: datetime
+    planned: tuple[Planned, ...],
+    limits: tuple[Limit, ...],
+    expiry: Expiry,
+    site: Site,
+    started_at: datetime,
+    monitors: Mapping[str, Address],
 ) -> Survey:
     """Look at everything, and at how it came to be; each manifest is read once. Changes nothing, and raises nothing."""
     inventory = _inventory(site)
-    status = _status_of(inventory, planned, limits, site, started_at)
+    status = _status_of(inventory, planned, limits, site, started_at, monitors)
     return read_survey(status, inventory, planned, expiry, site)
 
 
-def read_status(planned: tuple[Planned, ...], limits: tuple[Limit, ...], site: Site, started_at: datetime) -> Status:
+def read_status(
+    planned: tuple[Planned, ...],
+    limits: tuple[Limit, ...],
+    site: Site,
+    started_at: datetime,
+    monitors: Mapping[str, Address],
+) -> Status:
     """Look at everything; `limits` says how old proofs may be. Changes nothing, and raises nothing.
 
     Of a store that cannot be read nothing is told but that.
     """
-    return _status_of(_inventory(site), planned, limits, site, started_at)
+    return _status_of(_inventory(site), planned, limits, site, started_at, monitors)
 
 
 def read_pings(monitors: Mapping[str, Address], site: Site) -> tuple[PingRecord, ...]:
@@ -98,6 +107,7 @@ def _status_of(
     limits: tuple[Limit, ...],
     site: Site,
     started_at: datetime,
+    monitors: Mapping[str, Address],
 ) -> Status:
     now = site.clock()
     tasks, migrations_ok = _tasks(planned, site, now)
@@ -116,6 +126,7 @@ def _status_of(
         free_bytes=free,
         sqlite_version=version("apsw").rpartition(".")[0],  # apsw counts on behind SQLite's own version
         messages=_messages(limits, site),
+        pings=read_pings(monitors, site),
     )
 
 

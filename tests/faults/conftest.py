@@ -1,7 +1,6 @@
 """Fixtures for tests that break things."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ pytest.register_assert_rewrite("yards")
 from yards import BIG_ROWS, Yard, make_yard  # noqa: E402
 
 from support.bank import make_bank  # noqa: E402
-from support.faults import Crew, crew  # noqa: E402
+from support.faults import Crew  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +26,10 @@ def yard(template: Yard, tmp_path: Path) -> Yard:
     return template.copy_to(tmp_path / "yard")
 
 
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
-    """Two template processes to fork runs from."""
-    with crew(tmp_path_factory.mktemp("crew")) as members:
-        yield members
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Crew:
+    """Who runs commands."""
+    return Crew(tmp_path_factory.mktemp("crew"))
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ EXPIRY = Expiry(RetentionPolicy(daily=2), ZONE)
 
 def survey(site: Site) -> Survey:
     """Take the survey, and make sure that it can be shown."""
-    found = take_survey(PLANNED, LIMITS, EXPIRY, site, site.clock())
+    found = take_survey(PLANNED, LIMITS, EXPIRY, site, site.clock(), {})
     for language in LANGUAGES:
         assert page_answer(found, language).status == 200
     assert status_answer(found).status == 200

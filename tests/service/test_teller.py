@@ -154,7 +154,7 @@ def test_a_message_that_is_not_taken_is_kept_tried_again_and_seen(desk: Desk) ->
         (finding,) = examine_messages("tasks", desk.site)
         assert not finding.ok
         assert "1 message could not be sent yet" in finding.detail
-        figures = read_status((), LIMITS, desk.site, desk.clock()).messages
+        figures = read_status((), LIMITS, desk.site, desk.clock(), {}).messages
         assert (figures.waiting, figures.refused_at, figures.taken_at) == (1, desk.clock(), desk.clock())
         desk.look(timedelta(seconds=30))
         assert len(there.asked) == 2, "it is not tried again at once"

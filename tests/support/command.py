@@ -30,7 +30,7 @@ class Backupd:
 
     def __call__(self, *arguments: str | Path, timeout_s: float = 120, **environ: str) -> Answer:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
-        with _template() as template:
+        with lent_template() as template:
             answer = template.run(arguments, self.environment(**environ), self.cwd, after_s=timeout_s)
         assert answer.code != -signal.SIGKILL, f"it did not end within {timeout_s} s: {answer}"
         return answer
@@ -41,7 +41,7 @@ class Backupd:
 
 
 @contextmanager
-def _template() -> Iterator[Template]:
+def lent_template() -> Iterator[Template]:
     """Lend a template to fork from, a new one if all are at work."""
     free = _templates["COVERAGE_PROCESS_CONFIG" in os.environ]
     try:

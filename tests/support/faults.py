@@ -8,13 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from support.template import Ended, Template, environment
+from support.command import lent_template
+from support.template import Ended, environment
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -23,29 +23,16 @@ _CALL = re.compile(r"(?:(\d+) +)?([a-z0-9_]+)\((.*)")
 _PATH = re.compile(r"""(?<!AT_FDCWD)[<"](/[^>"]*)""")
 
 
+@dataclass(frozen=True)
 class Crew:
-    """A few templates that take turns: as many runs at once as threads call, all in the directory `scratch`."""
+    """Runs of `backupd` in the directory `scratch`, as many at once as threads call."""
 
-    def __init__(self, scratch: Path, members: Sequence[Template]) -> None:
-        self._scratch = scratch
-        self._free: SimpleQueue[Template] = SimpleQueue()
-        for member in members:
-            self._free.put(member)
+    scratch: Path
 
     def run(self, arguments: Sequence[str | Path], environ: Mapping[str, str], **options: Any) -> Ended:
-        """Let the next free template run `backupd ARGUMENTS`; see `Template.run`."""
-        template = self._free.get()
-        try:
-            return template.run(arguments, environment(environ), self._scratch, **options)
-        finally:
-            self._free.put(template)
-
-
-@contextmanager
-def crew(scratch: Path, size: int = 2) -> Iterator[Crew]:
-    """Lend a crew of `size`."""
-    with ExitStack() as stack:
-        yield Crew(scratch, [stack.enter_context(Template(scratch / str(number))) for number in range(size)])
+        """Let a template run `backupd ARGUMENTS`; see `Template.run`."""
+        with lent_template() as template:
+            return template.run(arguments, environment(environ), self.scratch, **options)
 
 
 def at_every_step(check: Callable[[int | None], Ended]) -> tuple[str, ...]:
