@@ -105,7 +105,10 @@ def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
     target = Target.inspect(order.path)
     kept = kept_databases(target.path)
     if not kept:
-        raise GenerationMissing(f"no restore has kept an old database beside {target.path}", "see backupd list")
+        raise GenerationMissing(
+            f"no restore has kept an old database beside {target.path}",
+            "there is nothing to take back; backupd list shows the generations that can be restored",
+        )
     way_back = Target.kept(kept[-1])
     with way_back.lease(stopped=order.stopped):
         pass
