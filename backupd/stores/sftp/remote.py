@@ -6,9 +6,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 from paramiko import SFTPAttributes, SFTPClient, SFTPFile
-from paramiko.sftp import CMD_CLOSE, CMD_OPENDIR, CMD_READDIR
+from paramiko.sftp import CMD_CLOSE, CMD_FSETSTAT, CMD_OPENDIR, CMD_READDIR, CMD_WRITE, int64
 
 from backupd.errors import CopyCorrupt
+from backupd.stores.sftp.asking import Asking, attributes_of
 from backupd.stores.sftp.link import Link, lost_to
 from backupd.stores.sftp.wire import SAFE_BLOCK_BYTES, Reads, extended
 
@@ -49,7 +50,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def _watched_blocks(file: SFTPFile, begin: int, end: int, link: Link) -> Iterator[bytes]:
-    reads = Reads(link.client, file, link.block_bytes).blocks(begin, end)
+    reads = Reads(link.client, file.handle, link.block_bytes, begin).blocks(end)
     while True:
         with link.watched():
             block = next(reads, None)
@@ -61,7 +62,7 @@ def _watched_blocks(file: SFTPFile, begin: int, end: int, link: Link) -> Iterato
 def read_small(client: SFTPClient, path: str, limit_bytes: int) -> bytes:
     """Return what `path` holds, at most `limit_bytes`. Raises OSError."""
     with client.open(path, "r") as file:
-        return Reads(client, file, SAFE_BLOCK_BYTES).beginning(limit_bytes)
+        return Reads(client, file.handle, SAFE_BLOCK_BYTES).beginning(limit_bytes)
 
 
 def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
@@ -95,15 +96,20 @@ def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE) 
     """
     lacks = []
     with client.open(path, "w+") as file:
+        asking = Asking(client)
+        private = asking.ask(CMD_FSETSTAT, file.handle, attributes_of(mode))
+        pieces = range(0, len(data), SAFE_BLOCK_BYTES)
+        written = [asking.ask(CMD_WRITE, file.handle, int64(at), data[at : at + SAFE_BLOCK_BYTES]) for at in pieces]
         try:
-            file.chmod(mode)
+            asking.hear(private)
         except OSError:  # some servers know no modes
             lacks.append("file modes")
-        file.write(data)  # not pipelined: paramiko looks at the answer
+        for number in written:
+            asking.hear(number)
         if not made_durable(client, file.handle):
             lacks.append("fsync")
-    if read_small(client, path, len(data) + 1) != data:
-        raise CopyCorrupt(f"{path} reads back other than it was written", "test the disk of that host")
+        if Reads(client, file.handle, SAFE_BLOCK_BYTES).beginning(len(data) + 1) != data:
+            raise CopyCorrupt(f"{path} reads back other than it was written", "test the disk of that host")
     return tuple(lacks)
 
 

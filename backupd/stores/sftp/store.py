@@ -26,6 +26,7 @@ from paramiko import SFTPAttributes, SFTPClient
 from backupd.errors import BackupdError, GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer
+from backupd.stores.sftp.asking import looked_up
 from backupd.stores.sftp.link import Link
 from backupd.stores.sftp.remote import RemoteFile, claim, entries, put_small, read_small, replace, space_left
 from backupd.stores.sftp.upload import Proven, compare, upload
@@ -91,8 +92,9 @@ class SftpStore:
         published that id meanwhile, ReplicaUnreachable, OSError.
         """
         final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
-        before = manifest_there(self, generation_id)
-        size_there = self._size(final)
+        manifest_known, archive_known = looked_up(self._client, (self._path(generation_id, MANIFEST_SUFFIX), final))
+        before = manifest_there(self, generation_id) if manifest_known else None
+        size_there = archive_known.st_size or 0 if archive_known else None
         there = self._holding(final, archive) if size_there == archive.stat().st_size else None
         self.last_transfer = there or upload(archive, part, self._link, self._proven)
         staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
@@ -168,28 +170,24 @@ class SftpStore:
         return Probed(lacks, written_at - time.time() if written_at else None, free)
 
     def _make_all(self, *more: str) -> None:
-        for directory in (self._directory, f"{self._directory}/{HIDDEN}", *more):
-            try:
+        directories = (self._directory, f"{self._directory}/{HIDDEN}", *more)
+        for directory, found in zip(directories, looked_up(self._client, directories), strict=True):
+            if found is None:
                 self._make(directory)
-            except FileNotFoundError as error:
-                what = f"there is no directory {posixpath.dirname(directory)} on {self.name}"
-                raise BackupdError(what, "make it there, or correct the path in url") from error
+            elif stat.S_ISLNK(found.st_mode or 0) and directory != self._directory:
+                # the operator's own may be a link, ours may not: it could lead outside
+                what = f"{directory} on {self.name} is a symbolic link, which may lead out of it"
+                raise BackupdError(what, "remove it")
 
     def _make(self, directory: str) -> None:
-        """Make a directory for us alone; one that is there has to be a directory and no link. Raises OSError."""
+        """Make a directory for us alone. Raises BackupdError when that which it would be in is missing, OSError."""
         try:
-            mode = self._client.lstat(directory).st_mode or stat.S_IFDIR
-        except FileNotFoundError:
-            try:
-                self._client.mkdir(directory, _PRIVATE_DIRECTORY)
-            except FileNotFoundError:
-                raise
-            except OSError:  # another sender makes it in the same moment
-                self._client.lstat(directory)
-            return
-        ours = directory != self._directory  # the operator's own may be a link, ours may not: it could lead outside
-        if stat.S_ISLNK(mode) and ours:
-            raise BackupdError(f"{directory} on {self.name} is a symbolic link, which may lead out of it", "remove it")
+            self._client.mkdir(directory, _PRIVATE_DIRECTORY)
+        except FileNotFoundError as error:
+            what = f"there is no directory {posixpath.dirname(directory)} on {self.name}"
+            raise BackupdError(what, "make it there, or correct the path in url") from error
+        except OSError:  # another sender makes it in the same moment
+            self._client.lstat(directory)
 
     def _holding(self, final: str, archive: Path) -> Transfer | None:
         """Return what it costs if the archive there is right: a publication was cut off just before its end."""
@@ -197,13 +195,6 @@ class SftpStore:
         with archive.open("rb", buffering=0) as source:
             equal, proven_by = compare(source, final, self._link, 0, size_bytes, self._proven)
         return Transfer(0, size_bytes, proven_by, self._proven.doubt) if equal == size_bytes else None
-
-    def _size(self, path: str) -> int | None:
-        """Return the size of what bears that name, None when nothing does."""
-        try:
-            return self._client.lstat(path).st_size or 0
-        except FileNotFoundError:
-            return None
 
     def _finish_removal(self, generation_id: str) -> None:
         try:

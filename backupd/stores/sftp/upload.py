@@ -13,9 +13,10 @@ from backupd.model import NoProgress, Progress
 from backupd.stores.contract import ProvenBy, Transfer
 from backupd.stores.sftp.lanes import opened_lanes
 from backupd.stores.sftp.link import CHANNELS, Link
+from backupd.stores.sftp.readback import ReadBack
 from backupd.stores.sftp.remote import made_durable
 from backupd.stores.sftp.remotehash import RemoteHash
-from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, Reads, WriteRefused
+from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, WRITE_BLOCK_BYTES, WriteRefused
 
 Advance = Callable[[int], None]
 
@@ -36,6 +37,11 @@ class Proven:
     def doubt(self) -> str:
         """Why copies are read back though another proof was asked for."""
         return self._remote_hash.trouble if self._remote_hash else ""
+
+    @property
+    def reads_back(self) -> bool:
+        """Whether all is read back, since nothing else proves it."""
+        return self._remote_hash is None or bool(self._remote_hash.trouble)
 
     def by_hash(self, source: BinaryIO, remote: str, size_bytes: int, link: Link) -> bool:
         """Tell whether the other host has confirmed that `remote` begins with so many bytes of `source`."""
@@ -61,6 +67,7 @@ def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
     Raises CopyCorrupt when what comes back is not what was sent, ReplicaUnreachable, OSError.
     """
     size_bytes = local.stat().st_size
+    link.widen(_channels_for(size_bytes))
     with local.open("rb", buffering=0) as source:
         there = _size(link.client, part)
         right, by = _kept(source, part, link, min(there, size_bytes), proven) if there else (0, _READ_BACK)
@@ -68,9 +75,8 @@ def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
             _cut(link.client, part, right)
         if right < size_bytes or not there:
             with _taken_back(link.client, part):
-                _send(source, part, link, right, size_bytes, proven.progress.advance)
-            proven.progress.stage("prove", size_bytes)
-            equal, by = compare(source, part, link, right, size_bytes, proven)
+                equal = _send(source, part, link, right, size_bytes, proven)
+            equal, by = compare(source, part, link, equal, size_bytes, proven)
             if equal < size_bytes:
                 raise CopyCorrupt(
                     f"{part} reads back other than it was written, from byte {equal} on",
@@ -107,31 +113,47 @@ def compare(source: BinaryIO, remote: str, link: Link, begin: int, end: int, pro
 
 def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, advance: Advance) -> int:
     """Return up to where, from `begin` to `end`, the remote file equals `source`; `advance` hears on the way."""
-    at = begin
-    source.seek(begin)
+    if begin == end:
+        return end
     with link.client.open(remote, "r") as file, link.watched() as watchdog:
-        for block in Reads(link.client, file, link.block_bytes).blocks(begin, end):
-            watchdog.alive()
-            mine = source.read(len(block))
-            if mine != block:
-                return at + _common(mine, block)
-            at += len(block)
-            advance(at)
-    return at
+        back = ReadBack(source, link.client, file.handle, begin, link.block_bytes)
+        return back.finish(end, _heard(watchdog.alive, advance))
 
 
-def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, advance: Advance) -> None:
-    """Write from `begin` to `end` through as many channels as pay, and make it durable."""
-    size = link.block_bytes
-    clients = link.widen(1 + (end - begin) // IN_FLIGHT_BYTES)
-    source.seek(begin)
+def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, proven: Proven) -> int:
+    """Write from `begin` to `end` through as many channels as pay, and make it durable.
+
+    Returns up to where it was read back on the way: unless another proof was asked for, or what comes back is wrong.
+    """
+    clients, size = link.channels(_channels_for(end - begin)), min(WRITE_BLOCK_BYTES, link.block_bytes)
     with link.watched() as watchdog, opened_lanes(clients, part, watchdog.alive, new=begin == 0) as lanes:
+        back = ReadBack(source, lanes[0].client, lanes[0].handle, begin, link.block_bytes)
         for number, offset in enumerate(range(begin, end, size)):
-            lanes[number % len(lanes)].write(offset, source.read(min(size, end - offset)))
-            advance(offset)
+            block = os.pread(source.fileno(), min(size, end - offset), offset)
+            lanes[number % len(lanes)].write(offset, block)
+            proven.progress.advance(offset)
+            if proven.reads_back:
+                back.follow(min(lane.written_up_to(offset) for lane in lanes))
+            if back.is_over:
+                break
         for lane in lanes:
             lane.finish()
         made_durable(lanes[0].client, lanes[0].handle)
+        proven.progress.stage("prove", end)
+        return back.finish(end, _heard(watchdog.alive, proven.progress.advance)) if proven.reads_back else begin
+
+
+def _channels_for(size_bytes: int) -> int:
+    """Return how many channels so much can fill."""
+    return 1 + size_bytes // IN_FLIGHT_BYTES
+
+
+def _heard(alive: Callable[[], None], advance: Advance) -> Advance:
+    def heard(at: int) -> None:
+        alive()
+        advance(at)
+
+    return heard
 
 
 @contextmanager
@@ -156,8 +178,3 @@ def _size(client: SFTPClient, path: str) -> int:
         return client.stat(path).st_size or 0
     except FileNotFoundError:
         return 0
-
-
-def _common(one: bytes, other: bytes) -> int:
-    """Return how many bytes both begin with."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
