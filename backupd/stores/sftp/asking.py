@@ -1,10 +1,11 @@
 """Several requests under way through one channel: asking all of them costs one wait, not one for each."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from paramiko import Message, SFTPAttributes, SFTPClient
-from paramiko.sftp import CMD_ATTRS, CMD_LSTAT, CMD_STATUS
+from paramiko.sftp import CMD_ATTRS, CMD_HANDLE, CMD_LSTAT, CMD_STATUS
 
 
 class Asking:
@@ -27,6 +28,22 @@ class Asking:
         if kind == CMD_STATUS:
             self._client._convert_status(message)  # noqa: SLF001 - as above
         return kind, message
+
+    def handle(self, number: int) -> bytes:
+        """Wait for the handle of what was asked to be opened. Raises as `hear` does."""
+        return self._of_kind(CMD_HANDLE, number).get_string()
+
+    def attributes(self, number: int) -> SFTPAttributes:
+        """Wait for the attributes that were asked for. Raises as `hear` does."""
+        kind_of_attributes: Any = SFTPAttributes  # as above
+        found: SFTPAttributes = kind_of_attributes._from_msg(self._of_kind(CMD_ATTRS, number))  # noqa: SLF001 - as above
+        return found
+
+    def _of_kind(self, wanted: int, number: int) -> Message:
+        kind, message = self.hear(number)
+        if kind != wanted:
+            raise OSError(f"the server answered with a packet of kind {kind} instead of {wanted}")
+        return message
 
     def _async_response(self, kind: int, message: Message, number: int) -> None:
         """Take an answer; paramiko calls this."""
@@ -51,12 +68,6 @@ def looked_up(client: SFTPClient, paths: Sequence[str]) -> tuple[SFTPAttributes 
 
 
 def _attributes(asking: Asking, number: int) -> SFTPAttributes | None:
-    kind_of_attributes: Any = SFTPAttributes  # as above
-    try:
-        kind, message = asking.hear(number)
-    except FileNotFoundError:
-        return None
-    if kind != CMD_ATTRS:
-        raise OSError(f"the server answered a request for attributes with a packet of kind {kind}")
-    found: SFTPAttributes = kind_of_attributes._from_msg(message)  # noqa: SLF001 - as above
-    return found
+    with suppress(FileNotFoundError):
+        return asking.attributes(number)
+    return None

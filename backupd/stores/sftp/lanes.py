@@ -8,7 +8,6 @@ from paramiko import SFTPClient, SSHException
 from paramiko.sftp import (
     CMD_CLOSE,
     CMD_FSETSTAT,
-    CMD_HANDLE,
     CMD_OPEN,
     SFTP_FLAG_CREATE,
     SFTP_FLAG_READ,
@@ -36,7 +35,7 @@ def opened_lanes(
     """
     first, *others = map(Asking, clients)
     opened = [
-        (clients[0], first, _handle(first, first.ask(CMD_OPEN, part, _ANEW if new else _UPDATE, attributes_of(None))))
+        (clients[0], first, first.handle(first.ask(CMD_OPEN, part, _ANEW if new else _UPDATE, attributes_of(None))))
     ]
     try:
         private = first.ask(CMD_FSETSTAT, opened[0][2], attributes_of(_PRIVATE))
@@ -44,17 +43,10 @@ def opened_lanes(
         with suppress(OSError):  # some servers know no modes; the directory is ours alone
             first.hear(private)
         for client, asking, number in zip(clients[1:], others, asked, strict=True):
-            opened.append((client, asking, _handle(asking, number)))
+            opened.append((client, asking, asking.handle(number)))
         yield tuple(Writes(client, handle, heard) for client, _asking, handle in opened)
     finally:
         _close([(asking, handle) for _client, asking, handle in opened])
-
-
-def _handle(asking: Asking, number: int) -> bytes:
-    kind, message = asking.hear(number)
-    if kind != CMD_HANDLE:
-        raise OSError(f"the server answered a request to open with a packet of kind {kind}")
-    return message.get_binary()
 
 
 def _close(opened: Sequence[tuple[Asking, bytes]]) -> None:

@@ -1,12 +1,22 @@
 """Small things with remote files: read, write and replace one, whatever the server lacks."""
 
 import io
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from paramiko import SFTPAttributes, SFTPClient, SFTPFile
-from paramiko.sftp import CMD_CLOSE, CMD_FSETSTAT, CMD_OPENDIR, CMD_READDIR, CMD_WRITE, int64
+from paramiko import SFTPAttributes, SFTPClient, SFTPFile, SSHException
+from paramiko.sftp import (
+    CMD_CLOSE,
+    CMD_FSETSTAT,
+    CMD_OPEN,
+    CMD_OPENDIR,
+    CMD_READDIR,
+    CMD_WRITE,
+    SFTP_FLAG_READ,
+    int64,
+)
 
 from backupd.errors import CopyCorrupt
 from backupd.stores.sftp.asking import Asking, attributes_of
@@ -60,9 +70,25 @@ def _watched_blocks(file: SFTPFile, begin: int, end: int, link: Link) -> Iterato
 
 
 def read_small(client: SFTPClient, path: str, limit_bytes: int) -> bytes:
-    """Return what `path` holds, at most `limit_bytes`. Raises OSError."""
-    with client.open(path, "r") as file:
-        return Reads(client, file.handle, SAFE_BLOCK_BYTES).beginning(limit_bytes)
+    """Return what the file `path` holds, at most `limit_bytes`.
+
+    Raises FileNotFoundError also when it is a link or no file: to open a FIFO would take for ever. Raises OSError.
+    """
+    found = client.lstat(path)
+    if not is_file(found):
+        raise FileNotFoundError(path)
+    asking = Asking(client)
+    handle = asking.handle(asking.ask(CMD_OPEN, path, SFTP_FLAG_READ, attributes_of(None)))
+    try:
+        return Reads(client, handle, SAFE_BLOCK_BYTES).beginning(limit_bytes, found.st_size)
+    finally:
+        with suppress(OSError, EOFError, SSHException):
+            asking.ask(CMD_CLOSE, handle)  # nobody waits for the answer
+
+
+def is_file(attributes: SFTPAttributes) -> bool:
+    """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
+    return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
 
 
 def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:

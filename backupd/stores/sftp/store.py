@@ -28,7 +28,7 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, i
 from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer
 from backupd.stores.sftp.asking import looked_up
 from backupd.stores.sftp.link import Link
-from backupd.stores.sftp.remote import RemoteFile, claim, entries, put_small, read_small, replace, space_left
+from backupd.stores.sftp.remote import RemoteFile, claim, entries, is_file, put_small, read_small, replace, space_left
 from backupd.stores.sftp.upload import Proven, compare, upload
 from backupd.stores.taken import manifest_there, refuse_other, taken
 
@@ -74,7 +74,6 @@ class SftpStore:
         """Return the manifest's bytes, cut off just past MANIFEST_MAX_BYTES. Raises GenerationMissing."""
         path = self._path(generation_id, MANIFEST_SUFFIX)
         with _missing(generation_id, self.name):
-            self._require_file(path)
             return read_small(self._client, path, MANIFEST_MAX_BYTES + 1)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
@@ -222,7 +221,7 @@ class SftpStore:
     def _require_file(self, path: str) -> SFTPAttributes:
         """Return what is known of `path`, itself and not what it links to. Raises FileNotFoundError if no file."""
         attributes = self._client.lstat(path)
-        if not _is_file(attributes):
+        if not is_file(attributes):
             raise FileNotFoundError(path)
         return attributes
 
@@ -236,18 +235,13 @@ class SftpStore:
         for entry in islice(self._entries(), _MOST_ENTRIES):
             for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):
                 key = entry.filename.removesuffix(suffix)
-                if key == entry.filename or not is_generation_id(key) or not _is_file(entry):
+                if key == entry.filename or not is_generation_id(key) or not is_file(entry):
                     continue
                 if suffix == MANIFEST_SUFFIX:
                     manifests.add(key)
                 else:
                     sizes[key] = entry.st_size or 0
         return sizes, manifests
-
-
-def _is_file(attributes: SFTPAttributes) -> bool:
-    """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
-    return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
 
 
 @contextmanager

@@ -109,10 +109,12 @@ class Reads:
             block, ended = self.take()
             yield block
 
-    def beginning(self, limit_bytes: int) -> bytes:
-        """Return what the file holds, at most `limit_bytes`; for small ones, of which nobody knows the size."""
+    def beginning(self, limit_bytes: int, size_bytes: int | None = None) -> bytes:
+        """Return what the file holds, at most `limit_bytes`, for small ones; where `size_bytes` is right, sooner."""
         first_bytes = min(limit_bytes, self._block_bytes)
-        first = self._rest(0, first_bytes)
+        first = self._answer(self._ask(0, first_bytes), first_bytes)
+        if len(first) != size_bytes:
+            first += self._rest(len(first), first_bytes - len(first))
         if len(first) < first_bytes:
             return first
         self._next = first_bytes
