@@ -40,12 +40,11 @@ class Run:
         if note not in self.report.notes:
             self.update(notes=(*self.report.notes, note))
 
-    def sent(self, generation: str, sent_bytes: int, spared_bytes: int, proven_by: str) -> None:
-        """Add a generation that reached a replica, how it was proven there, and the bytes sent and spared."""
+    def sent(self, generation: str, spared_bytes: int, proven_by: str) -> None:
+        """Add a generation that reached a replica, the bytes that this spared, and how it was proven there."""
         report = self.report
         self.update(
             sent=(*report.sent, generation),
-            sent_bytes=report.sent_bytes + sent_bytes,
             spared_bytes=report.spared_bytes + spared_bytes,
             proven_by=tuple(sorted({*report.proven_by, proven_by})),
         )

@@ -37,7 +37,7 @@ def send(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
     require_ours(manifest, _manifest_at(replica, key), replica.name)
     _require_room(manifest, replica)
     site.progress.stage(f"send {key}", manifest.archive.size_bytes)
-    with run.stage("send"):
+    with run.stage("send"), _counted(replica, run):
         replica.publish(key, site.store.archive_path(key), encoded)
     _tell(manifest, replica, run, site)
 
@@ -60,6 +60,16 @@ def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
         raise taken(manifest.id, name)
 
 
+@contextmanager
+def _counted(replica: Replica, run: Run) -> Iterator[None]:
+    """Add what travels in the block to the report, also when it was in vain."""
+    before = replica.travelled_bytes
+    try:
+        yield
+    finally:
+        run.update(sent_bytes=run.report.sent_bytes + replica.travelled_bytes - before)
+
+
 def _manifest_at(replica: Replica, generation_id: str) -> Manifest | None:
     encoded = manifest_there(replica, generation_id)
     try:
@@ -80,7 +90,7 @@ def _require_room(manifest: Manifest, replica: Replica) -> None:
 
 def _tell(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
     transfer = replica.last_transfer
-    run.sent(manifest.id, transfer.sent_bytes, transfer.spared_bytes, transfer.proven_by)
+    run.sent(manifest.id, transfer.spared_bytes, transfer.proven_by)
     if transfer.doubt:
         run.note(f"copies at {replica.name} were read back: {transfer.doubt}")
     site.tell_catalog(lambda catalog: catalog.add_generation(manifest, replica.name))

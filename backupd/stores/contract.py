@@ -87,7 +87,11 @@ class Replica(Store, Protocol):
 
     @property
     def last_transfer(self) -> Transfer:
-        """What the last `publish` cost."""
+        """What the last `publish` that succeeded cost."""
+
+    @property
+    def travelled_bytes(self) -> int:
+        """How many bytes of archives were sent so far, also in vain; it only grows."""
 
     def prepare(self) -> None:
         """Make what is missing. Raises BackupdError, OSError."""

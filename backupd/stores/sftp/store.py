@@ -58,6 +58,11 @@ class SftpStore:
         return f"{self._directory}/{HIDDEN}/{self._sender()}"
 
     @property
+    def travelled_bytes(self) -> int:
+        """How many bytes of archives were sent so far, also in vain, over all links that share what is proven."""
+        return self._proven.sent_bytes
+
+    @property
     def _client(self) -> SFTPClient:
         return self._link.client
 

@@ -30,6 +30,7 @@ class Proven:
 
     def __init__(self, progress: Progress | None = None, remote_hash: RemoteHash | None = None) -> None:
         self._bytes: dict[str, int] = {}
+        self.sent_bytes = 0  # over all links, also in vain
         self.progress = progress or NoProgress()
         self._remote_hash = remote_hash
 
@@ -131,6 +132,7 @@ def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, proven:
         for number, offset in enumerate(range(begin, end, size)):
             block = os.pread(source.fileno(), min(size, end - offset), offset)
             lanes[number % len(lanes)].write(offset, block)
+            proven.sent_bytes += len(block)
             proven.progress.advance(offset)
             if proven.reads_back:
                 back.follow(min(lane.written_up_to(offset) for lane in lanes))
