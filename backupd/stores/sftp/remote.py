@@ -1,27 +1,19 @@
-"""Small things with remote files: read, write and replace one, whatever the server lacks."""
+"""Remote files and directories: read, list, make durable and replace, whatever the server lacks."""
 
 import io
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from paramiko import SFTPAttributes, SFTPClient, SFTPFile, SSHException
+from paramiko import SFTPAttributes, SFTPClient, SFTPFile
 from paramiko.sftp import (
     CMD_CLOSE,
-    CMD_FSETSTAT,
-    CMD_OPEN,
     CMD_OPENDIR,
     CMD_READDIR,
-    CMD_WRITE,
-    SFTP_FLAG_READ,
-    int64,
 )
 
-from backupd.errors import CopyCorrupt
-from backupd.stores.sftp.asking import Asking, attributes_of
 from backupd.stores.sftp.link import Link, lost_to
-from backupd.stores.sftp.wire import SAFE_BLOCK_BYTES, Reads, extended
+from backupd.stores.sftp.wire import Reads, extended
 
 _PRIVATE: Final = 0o600
 
@@ -69,28 +61,6 @@ def _watched_blocks(file: SFTPFile, begin: int, end: int, link: Link) -> Iterato
         yield block
 
 
-def read_small(client: SFTPClient, path: str, limit_bytes: int) -> bytes:
-    """Return what the file `path` holds, at most `limit_bytes`.
-
-    Raises FileNotFoundError also when it is a link or no file: to open a FIFO would take for ever. Raises OSError.
-    """
-    found = client.lstat(path)
-    if not is_file(found):
-        raise FileNotFoundError(path)
-    asking = Asking(client)
-    handle = asking.handle(asking.ask(CMD_OPEN, path, SFTP_FLAG_READ, attributes_of(None)))
-    try:
-        return Reads(client, handle, SAFE_BLOCK_BYTES).beginning(limit_bytes, found.st_size)
-    finally:
-        with suppress(OSError, EOFError, SSHException):
-            asking.ask(CMD_CLOSE, handle)  # nobody waits for the answer
-
-
-def is_file(attributes: SFTPAttributes) -> bool:
-    """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
-    return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
-
-
 def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
     """Yield what is in the directory `path`, in any order, whatever bytes the names are made of. Raises OSError.
 
@@ -113,30 +83,6 @@ def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
             yield attributes._from_msg(answer, name.decode(errors="replace"))  # noqa: SLF001 - as above
     with suppress(OSError):
         asking._request(CMD_CLOSE, handle)  # noqa: SLF001 - as above
-
-
-def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE) -> tuple[str, ...]:
-    """Write `data` as the file `path`, durable where the server can, and read it back; returns what the server lacks.
-
-    Raises CopyCorrupt, OSError.
-    """
-    lacks = []
-    with client.open(path, "w+") as file:
-        asking = Asking(client)
-        private = asking.ask(CMD_FSETSTAT, file.handle, attributes_of(mode))
-        pieces = range(0, len(data), SAFE_BLOCK_BYTES)
-        written = [asking.ask(CMD_WRITE, file.handle, int64(at), data[at : at + SAFE_BLOCK_BYTES]) for at in pieces]
-        try:
-            asking.hear(private)
-        except OSError:  # some servers know no modes
-            lacks.append("file modes")
-        for number in written:
-            asking.hear(number)
-        if not made_durable(client, file.handle):
-            lacks.append("fsync")
-        if Reads(client, file.handle, SAFE_BLOCK_BYTES).beginning(len(data) + 1) != data:
-            raise CopyCorrupt(f"{path} reads back other than it was written", "test the disk of that host")
-    return tuple(lacks)
 
 
 def made_durable(client: SFTPClient, handle: object) -> bool:

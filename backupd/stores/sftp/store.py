@@ -14,7 +14,7 @@ import posixpath
 import secrets
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
@@ -28,7 +28,8 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, i
 from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer
 from backupd.stores.sftp.asking import looked_up
 from backupd.stores.sftp.link import Link
-from backupd.stores.sftp.remote import RemoteFile, claim, entries, is_file, put_small, read_small, replace, space_left
+from backupd.stores.sftp.remote import RemoteFile, claim, entries, replace, space_left
+from backupd.stores.sftp.small import is_file, put_small, read_many, read_small
 from backupd.stores.sftp.upload import Proven, compare, upload
 from backupd.stores.taken import manifest_there, refuse_other, taken
 
@@ -80,6 +81,12 @@ class SftpStore:
         path = self._path(generation_id, MANIFEST_SUFFIX)
         with _missing(generation_id, self.name):
             return read_small(self._client, path, MANIFEST_MAX_BYTES + 1)
+
+    def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+        """Yield for each of `ids` what returns its manifest, as `manifest` does; many are asked for at once."""
+        paths = [self._path(generation_id, MANIFEST_SUFFIX) for generation_id in ids]
+        for generation_id, read in zip(ids, read_many(self._client, paths, MANIFEST_MAX_BYTES + 1), strict=True):
+            yield _missing(generation_id, self.name)(read)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""

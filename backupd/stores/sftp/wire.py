@@ -112,13 +112,12 @@ class Reads:
     def beginning(self, limit_bytes: int, size_bytes: int | None = None) -> bytes:
         """Return what the file holds, at most `limit_bytes`, for small ones; where `size_bytes` is right, sooner."""
         first_bytes = min(limit_bytes, self._block_bytes)
-        first = self._answer(self._ask(0, first_bytes), first_bytes)
+        self.ask(first_bytes)
+        number, _at, _length = self._asked.popleft()
+        first = self._answer(number, first_bytes)
         if len(first) != size_bytes:
             first += self._rest(len(first), first_bytes - len(first))
-        if len(first) < first_bytes:
-            return first
-        self._next = first_bytes
-        return first + b"".join(self.blocks(limit_bytes))
+        return first if len(first) < first_bytes else first + b"".join(self.blocks(limit_bytes))
 
     def _rest(self, offset: int, length: int) -> bytes:
         found = b""
