@@ -11,16 +11,12 @@ from keyboard import Keyboard
 
 from backupd.jobs.site import Site
 from support.app import running_app
+from support.bank import spend
 from support.command import Backupd, log_lines
 from support.generations import backdated
 from support.sqlite_processes import wait_until
 
 LIVE = ("restore", "--online", "--json")
-
-
-def spend(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as app, app:
-        app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
