@@ -97,6 +97,7 @@ def _target(manifest: Manifest, order: Replacement) -> Target:
         pass
     needed = manifest.snapshot.size_bytes + target.bytes_in_use
     require_space(target.path.parent, needed, 0, f"restoring {manifest.id}")
+    target.require_owner(manifest.origin)
     return target
 
 

@@ -4,7 +4,10 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,8 @@ from support.app import running_app
 from support.bank import spend, transfers
 from support.command import Backupd, log_lines
 from support.faults import Call, traced
-from support.generations import flip_byte
+from support.generations import flip_byte, rewritten
+from support.sqlite_jobs import POWERLESS
 from support.sqlite_places import beside, read_only, sha256, small_disk, through_fuse
 from support.template import Ended
 
@@ -158,3 +162,23 @@ def test_an_intent_that_is_damaged_stops_a_restore_and_only_warns_a_backup(
     assert (report.code, report.json["outcome"]) == (3, "degraded")
     assert "nobody can tell how far" in report.json["warnings"][0]
     assert intent.exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("there", [True, False], ids=["there", "gone"])
+def test_an_owner_whom_the_file_cannot_be_given_to_is_told_before_anything_is_fetched(
+    backupd: Backupd, database: Path, backups: Path, generation: str, there: bool
+) -> None:
+    rewritten(backups, generation, lambda known: replace(known, origin=replace(known.origin, uid=1234, gid=4321)))
+    flip_byte(backups / f"{generation}.sqlite3.gz")  # who fetches it would tell of that
+    os.chown(database, 1234, 4321)
+    if not there:
+        database.unlink()
+    before = beside(database)
+    for dry_run in ([], ["--dry-run"]):
+        command = [*POWERLESS, sys.executable, "-m", "backupd", "restore", "--app-is-stopped", *dry_run]
+        environ = backupd.environment()
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        assert (done.returncode, beside(database)) == (1, before)
+        assert "cannot be given to 1234:4321" in done.stderr
+        assert "PUID=1234" in done.stderr
