@@ -53,8 +53,8 @@ def overwrite_database(
                 with run.stage("overwrite"):
                     _overwrite(copy, target, safety.settings.busy_timeout_s, site)
         except BackupdError as error:
-            again = f"backupd restore {manifest.id} --online: {before}, which was backed up just now, is the latest"
-            raise type(error)(error.message, f"{error.hint}; by name then, {again}") from error
+            latest = f"{before}, which was backed up just now, is the latest"
+            raise type(error)(error.message, f"{error.hint}; name {manifest.id} then: {latest}") from error
         undo = f"backupd restore {before} --online --source {order.source}"
         done = planned(manifest, order, target, undo=undo)
         tell_restored(f"restored {manifest.id} into {target.path}, which was backed up before as {before}", done, site)
