@@ -18,8 +18,8 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
-from backupd.sqlite.install import kept_databases, remove_part, side_files, swap
-from backupd.sqlite.intent import is_part, part_path
+from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
+from backupd.sqlite.intent import part_path
 from backupd.sqlite.replace import Target, dress, set_journal_mode
 from backupd.stores.contract import Archives
 
@@ -130,7 +130,7 @@ def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
 
 def _replace(manifest: Manifest, order: Replacement, target: Target, store: Archives, run: Run, site: Site) -> Replaced:
     part = part_path(target.path)
-    _sweep(target.path)
+    sweep_parts(target.path)  # the lock says that none is at work
     try:
         with run.stage("unpack"):
             unpack_proven(manifest, store, part, order.workers, site)
@@ -143,7 +143,7 @@ def _replace(manifest: Manifest, order: Replacement, target: Target, store: Arch
         remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        remove_part(part)
     tell_restored(f"restored {manifest.id} in place of {target.path}", done, site)
     return done
 
@@ -175,13 +175,6 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
         dry_run=order.dry_run,
         undo=undo,
     )
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed restores were unpacking here: the lock says that none is at work."""
-    for path in target.parent.iterdir():
-        if is_part(path.name, target.name):
-            remove_part(path)
 
 
 def tell_restored(what: str, done: Replaced, site: Site) -> None:

@@ -82,8 +82,21 @@ def kept_databases(target: Path) -> tuple[Path, ...]:
     return tuple(sorted(found, key=lambda path: kept_order(path.name, target.name)))
 
 
+def sweep_parts(target: Path) -> None:
+    """Remove what killed restores left of files that were to become `target`, side files too. Raises OSError."""
+    for path in target.parent.iterdir():
+        if any(is_part(path.name.removesuffix(suffix), target.name) for suffix in ("", *SIDE_FILES)):
+            _remove(path)
+
+
 def remove_part(path: Path) -> None:
-    """Remove a file that is to become no database any more; a directory of that name is not ours. Raises OSError."""
+    """Remove a file that is to become no database any more, with its side files. Raises OSError."""
+    for suffix in ("", *SIDE_FILES):
+        _remove(Path(f"{path}{suffix}"))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, if it is there; a directory of that name is not ours."""
     with suppress(FileNotFoundError, IsADirectoryError):
         path.unlink()
 

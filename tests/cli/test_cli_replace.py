@@ -109,3 +109,23 @@ def test_a_dry_run_tells_all_and_changes_nothing(typed: Keyboard, database: Path
         app.sql("SELECT 1 FROM ledger")
         assert typed("restore", "--dry-run").code == 75
     assert typed("restore", "--undo", "--dry-run").code == 1
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_what_a_killed_restore_was_making_is_swept_with_its_side_files_and_nothing_else(
+    typed: Keyboard, database: Path, generation: str, mode: str
+) -> None:
+    assert generation
+    part, other = database.with_name(".tasks.db.0123abcd.part"), database.with_name(".tasks.db.0123abcd.part-notes")
+    shutil.copy(database, part)
+    with running_app(part) as app:
+        app.sql(f"PRAGMA journal_mode={mode}")
+        app.sql("BEGIN")
+        app.sql("PRAGMA cache_size=2")
+        app.sql("UPDATE account SET owner = owner || 'y'")
+        app.kill()
+    part.unlink()
+    other.touch()
+    assert f"{part.name}-{'wal' if mode == 'wal' else 'journal'}" in beside(database)
+    assert typed("restore").code == 0
+    assert {name for name in beside(database) if ".part" in name} == {other.name}
