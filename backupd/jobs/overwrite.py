@@ -20,6 +20,7 @@ from backupd.jobs.site import Site
 from backupd.jobs.space import require_space, reserve_bytes
 from backupd.jobs.unpacked import unpack_proven
 from backupd.model import Manifest, RunReport
+from backupd.sqlite.alone import alone_at
 from backupd.sqlite.header import read_header
 from backupd.sqlite.process import Child
 from backupd.sqlite.replace import Target, set_journal_mode
@@ -47,7 +48,7 @@ def overwrite_database(
         copy = _unpacked(manifest, order, store, staging, run, site)
         before = _backed_up(safety, site)
         try:
-            with site.locked("restore"):
+            with site.locked("restore"), alone_at(order.path):
                 heal_restore(order.path, site)
                 target = _target(order, safety, manifest)
                 with run.stage("overwrite"):

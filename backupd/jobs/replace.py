@@ -18,6 +18,7 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
+from backupd.sqlite.alone import alone_at
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
 from backupd.sqlite.intent import part_path
 from backupd.sqlite.replace import Target, dress, set_journal_mode
@@ -67,7 +68,7 @@ def replace_database(
     if order.dry_run:
         return Run("restore", order.source, site).report, planned(manifest, order, _target(manifest, order))
     done = None
-    with recorded("restore", order.source, site) as run, site.locked("restore"):
+    with recorded("restore", order.source, site) as run, site.locked("restore"), alone_at(order.path):
         run.started()
         heal_restore(order.path, site)
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
@@ -80,7 +81,7 @@ def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | 
     if order.dry_run:
         return Run("restore", order.source, site).report, _undoing(order)[0]
     done = None
-    with recorded("restore", order.source, site) as run, site.locked("restore"):
+    with recorded("restore", order.source, site) as run, site.locked("restore"), alone_at(order.path):
         run.started()
         heal_restore(order.path, site)
         way_back, target, kept = _undoing(order)
@@ -130,7 +131,7 @@ def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
 
 def _replace(manifest: Manifest, order: Replacement, target: Target, store: Archives, run: Run, site: Site) -> Replaced:
     part = part_path(target.path)
-    sweep_parts(target.path)  # the lock says that none is at work
+    sweep_parts(target.path)  # we are alone: none is at work
     try:
         with run.stage("unpack"):
             unpack_proven(manifest, store, part, order.workers, site)
