@@ -12,6 +12,7 @@ from pathlib import Path
 from backupd.errors import BackupdError, CopyCorrupt, TargetRefused
 from backupd.jobs.backup import backup
 from backupd.jobs.checks import remember_check
+from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.replace import Replaced, Replacement, planned, tell_restored
@@ -30,19 +31,23 @@ _COPY = "restored.sqlite3"
 
 
 def overwrite_database(
-    manifest: Manifest, order: Replacement, store: Archives, safety: BackupOrder, site: Site
+    choose: Choose, order: Replacement, store: Archives, safety: BackupOrder, site: Site
 ) -> tuple[RunReport, Replaced | None]:
     """Restore a generation of `store` into the database of its source while its app runs; the report tells of trouble.
 
+    Which one, `choose` tells once nobody else is at work on the store.
     Before that, the database is backed up as `safety` orders: without that backup nothing is overwritten. To take the
     restore back, restore that generation.
     """
     if order.dry_run:
+        manifest = choose()
         target = _target(order, safety, manifest)
         return Run("restore", order.source, site).report, planned(manifest, order, target)
     done = None
     with recorded("restore", order.source, site) as run, site.store.staging() as staging:
         run.started()
+        with site.locked("restore"):
+            manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         _target(order, safety, manifest)  # at once, before hours are spent on fetching
         copy = _unpacked(manifest, order, store, staging, run, site)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backupd.errors import CopyCorrupt, GenerationMissing
 from backupd.jobs.checks import remember_check
+from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
@@ -59,18 +60,21 @@ class Replacement:
 
 
 def replace_database(
-    manifest: Manifest, order: Replacement, store: Archives, site: Site
+    choose: Choose, order: Replacement, store: Archives, site: Site
 ) -> tuple[RunReport, Replaced | None]:
     """Restore a generation of `store` over the database of its source; the report tells of trouble.
 
+    Which one, `choose` tells once nobody else is at work on the store: who was may have published and removed some.
     Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
     """
     if order.dry_run:
+        manifest = choose()
         return Run("restore", order.source, site).report, planned(manifest, order, _target(manifest, order))
     done = None
     with recorded("restore", order.source, site) as run, site.locked("restore"), alone_at(order.path):
         run.started()
         heal_restore(order.path, site)
+        manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         done = _replace(manifest, order, _target(manifest, order), store, run, site)
     return run.report, done

@@ -1,8 +1,14 @@
 """Several backupd that have no store in common, and one database: none takes what another is making for its own."""
 
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE
 
 from yards import Yard, events
 
@@ -10,11 +16,13 @@ from backupd.log import Event
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.install import kept_databases
 from backupd.sqlite.intent import Intent, Mark, declared, intent_path, part_path
-from support.bank import transfers
+from support.bank import is_balanced, transfers
 from support.command import Backupd
 from support.faults import Crew, stopped, traced
+from support.sqlite_processes import wait_until
 
 BUSY = 75
+COMMAND = (sys.executable, "-m", "backupd", "restore")
 NEW, OLD = 3, 4  # rows in the ledger of the newest generation, and of the database that it replaces
 
 
@@ -68,3 +76,21 @@ def test_where_a_directory_cannot_be_locked_a_restore_works_all_the_same(yard: Y
     )
     assert [call.text for call in calls if "(INJECTED)" in call.text]
     assert (ended.code, transfers(yard.database)) == (0, NEW)
+
+
+def test_a_restore_that_had_to_wait_chooses_among_what_is_there_then(large: Yard) -> None:
+    oldest, *_ = sorted(large.generations(), key=large.taken_at)
+    environ = Backupd(large.environ, large.root).environment()
+    with large.stopped("copy/archive.part", "backup") as first, ExitStack() as stack:
+        latest, gone = (
+            stack.enter_context(subprocess.Popen([*COMMAND, *which], env=environ, stderr=PIPE, stdout=PIPE, text=True))
+            for which in (["--json"], [oldest])
+        )
+        wait_until(lambda: events(large).count(Event.LOCK_WAITING) == 2)
+        first.send_signal(signal.SIGCONT)
+        out, err = latest.communicate()
+        assert latest.returncode == 0, err
+        assert json.loads(out)["generation"] == max(large.generations(), key=large.taken_at)
+        assert f"there is no generation {oldest}" in gone.communicate()[1]
+    assert (first.returncode, gone.returncode) == (0, 1)
+    assert is_balanced(large.database, large.rows)
