@@ -13,6 +13,7 @@ from typing import Literal, cast
 
 from backupd.errors import TargetInUse
 from backupd.files import fsync_directory
+from backupd.signals import too_late_to_stop
 from backupd.sqlite.intent import (
     KEPT,
     SIDE_FILES,
@@ -41,13 +42,14 @@ def swap(target: Path, part: Path, lease: Lease, now: datetime, bring: tuple[Suf
     """Let `part`, a durable file in the same directory, become `target`; returns where the old database is kept.
 
     The side files of the old one go with it; those of `part` named in `bring` come with the new one. `lease` is held on
-    the old one. Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError.
+    the old one. Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError. Who wants to
+    stop it comes too late.
     """
     intent = _plan(target, part, now, bring)
-    with declared(target, intent):
+    with too_late_to_stop(), declared(target, intent):
         try:
             _rename(target, part, lease, intent)
-        except BaseException:  # a disk that fails, Ctrl-C: better at once than by the next run
+        except BaseException:  # somebody opened it, a disk that fails: better at once than by the next run
             _undo(target, intent)
             withdraw(target)
             raise
