@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from backupd.errors import TargetInUse
-from backupd.files import fsync_directory
+from backupd.files import exchange, fsync_directory
 from backupd.signals import too_late_to_stop
 from backupd.sqlite.intent import (
     KEPT,
@@ -111,10 +111,10 @@ def side_files(path: Path) -> tuple[Suffix, ...]:
 def _rename(target: Path, part: Path, lease: Lease, intent: Intent) -> None:
     """Set the old one aside and rename. Raises TargetInUse when somebody asked for the old one meanwhile."""
     _set_aside(target, intent)
-    if intent.old is not None:
-        _keep(target, target.with_name(intent.kept))
+    kept = target.with_name(intent.kept)
+    safe = intent.old is None or _linked(target, kept)
     if not lease.asked_for(target):
-        part.rename(target)
+        part.rename(target) if safe else _exchange(target, part, kept)
     if lease.asked_for(target):
         raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
 
@@ -148,13 +148,28 @@ def _set_aside(target: Path, intent: Intent) -> None:
     fsync_directory(target.parent)
 
 
-def _keep(target: Path, kept: Path) -> None:
-    """Give the old database its second name; on a file system without hard links (FAT, SMB) its only one."""
+def _linked(target: Path, kept: Path) -> bool:
+    """Give the old database its second name, durably; False on a file system without hard links (FAT, SMB)."""
     try:
         os.link(target, kept)
     except OSError:
-        target.rename(kept)
+        return False
     fsync_directory(target.parent)
+    return True
+
+
+def _exchange(target: Path, part: Path, kept: Path) -> None:
+    """Let the new file, by the name that the old one is to bear, exchange names with it: one of them is always there.
+
+    Where the file system cannot do that either, there is none for a moment.
+    """
+    part.rename(kept)
+    fsync_directory(target.parent)
+    if not exchange(kept, target):
+        kept.rename(part)
+        target.rename(kept)
+        fsync_directory(target.parent)
+        part.rename(target)
 
 
 def _bring(target: Path, intent: Intent) -> None:
@@ -165,10 +180,13 @@ def _bring(target: Path, intent: Intent) -> None:
 
 def _undo(target: Path, intent: Intent) -> None:
     """Bring everything back to where it was; whatever was done of it before may be done again."""
-    kept, mark = target.with_name(intent.kept), Mark.of(target)
+    kept, part, mark = target.with_name(intent.kept), target.with_name(intent.part), Mark.of(target)
     if mark is not None and mark.inode == intent.new.inode:
-        _give_its_name_back(target, target.with_name(intent.part), kept)
+        _give_its_name_back(target, part, kept)
         mark = Mark.of(target)
+    held = Mark.of(kept)
+    if held is not None and held.inode == intent.new.inode:  # it was about to exchange names with the old one
+        kept.rename(part)
     if mark is None:
         with suppress(FileNotFoundError):
             kept.rename(target)
@@ -179,12 +197,14 @@ def _undo(target: Path, intent: Intent) -> None:
 
 
 def _give_its_name_back(target: Path, part: Path, kept: Path) -> None:
-    """Let the new file be `part` again; in one step for who opens `target`, where another one is `kept` to be there."""
+    """Let the new file be `part` (or `kept`) again; in one step for who opens `target`, where another one is kept."""
     if kept.exists():
         with suppress(OSError):  # no hard links; or it was done before a kill
             os.link(target, part)
         if part.exists():
             kept.rename(target)
+            return
+        if exchange(kept, target):  # and `kept` is the new one
             return
     target.rename(part)
 

@@ -121,7 +121,8 @@ def dress(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
         uid, gid = _owner_to_be(descriptor, target, origin)
         if old is not None:
             _copy_attributes(target.path, path)
-        os.fchmod(descriptor, mode)
+        if mode != stat.S_IMODE(os.fstat(descriptor).st_mode):  # FAT through FUSE knows no other one, and no chmod
+            os.fchmod(descriptor, mode)
         _give(descriptor, uid, gid)  # last: root with few capabilities has no say any more in what is another's
         os.fsync(descriptor)
     finally:
