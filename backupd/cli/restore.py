@@ -70,7 +70,7 @@ def command(
     with shown_progress(quiet=as_json) as progress:
         if undo:
             order = _replacement(_only_source(source, config), config, stopped=stopped, dry_run=dry_run)
-            report, done = undo_restore(order, open_site(config, progress, writing=not dry_run))
+            report, done = undo_restore(order, _site(config, progress, reading=dry_run))
         else:
             site = _site(config, progress, reading=dry_run or target is not None)
             with opened(store, config, site) as (place, inventory):
@@ -98,8 +98,8 @@ def _refuse_contradictions(wanted: str, at: str | None, target: str | None, *, o
 
 
 def _site(config: Config, progress: Progress, *, reading: bool) -> Site:
-    """Return the local store; for what writes only elsewhere, a read-only one will do."""
-    return open_site(config, progress, writing=None if reading else True)
+    """Return the local store, made where there is none unless it is only for `reading`; a read-only one will do."""
+    return open_site(config, progress, writing=None if reading or config.backups_dir.exists() else True)
 
 
 def _only_source(source: str | None, config: Config) -> str:

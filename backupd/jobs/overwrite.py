@@ -37,8 +37,9 @@ def overwrite_database(
 
     Which one, `choose` tells once nobody else is at work on the store.
     Before that, the database is backed up as `safety` orders: without that backup nothing is overwritten. To take the
-    restore back, restore that generation.
+    restore back, restore that generation. Raises TargetRefused where there is no place for the backup.
     """
+    _require_store(site)
     if order.dry_run:
         manifest = choose()
         target = _target(order, safety, manifest)
@@ -65,6 +66,15 @@ def overwrite_database(
         done = planned(manifest, order, target, undo=undo)
         tell_restored(f"restored {manifest.id} into {target.path}, which was backed up before as {before}", done, site)
     return run.report, done
+
+
+def _require_store(site: Site) -> None:
+    directory = site.store.directory
+    if directory.exists() and not site.store.writable():
+        raise TargetRefused(
+            f"{directory} cannot be written: there is no place for the safety backup",
+            "mount it writable; or stop the app, and restore without --online",
+        )
 
 
 def _backed_up(safety: BackupOrder, site: Site) -> str:

@@ -71,7 +71,7 @@ def replace_database(
         manifest = choose()
         return Run("restore", order.source, site).report, planned(manifest, order, _target(manifest, order))
     done = None
-    with recorded("restore", order.source, site) as run, site.locked("restore"), alone_at(order.path):
+    with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
         run.started()
         heal_restore(order.path, site)
         manifest = choose()
@@ -85,7 +85,7 @@ def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | 
     if order.dry_run:
         return Run("restore", order.source, site).report, _undoing(order)[0]
     done = None
-    with recorded("restore", order.source, site) as run, site.locked("restore"), alone_at(order.path):
+    with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
         run.started()
         heal_restore(order.path, site)
         way_back, target, kept = _undoing(order)

@@ -76,6 +76,9 @@ class Run:
             task=report.task,
             source=report.source,
         )
+        if not self._site.store.writable():
+            self.warn(f"{self._site.store.directory} cannot be written: neither log nor catalog knows of this")
+            return
         try:
             with open_catalog(self._site.catalog_path) as catalog:
                 for dead in catalog.interrupted_runs(report.task):
