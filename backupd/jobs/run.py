@@ -76,9 +76,6 @@ class Run:
             task=report.task,
             source=report.source,
         )
-        if not self._site.store.writable():
-            self.warn(f"{self._site.store.directory} cannot be written: neither log nor catalog knows of this")
-            return
         try:
             with open_catalog(self._site.catalog_path) as catalog:
                 for dead in catalog.interrupted_runs(report.task):
@@ -92,7 +89,9 @@ class Run:
                         )
                 self._id = catalog.start_run(report.task, report.source, report.started_at)
         except CatalogUnavailable as error:
-            self.warn(f"the catalog cannot be used: {error.message} ({error.hint})")
+            store, why = self._site.store, f"the catalog cannot be used: {error.message} ({error.hint})"
+            unwritten = f"{store.directory} cannot be written: neither log nor catalog knows of this"
+            self.warn(why if store.writable() else unwritten)
 
     def finish(self) -> None:
         """Settle outcome and exit code, and hand the report to log and catalog."""

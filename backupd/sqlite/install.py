@@ -8,6 +8,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -112,9 +113,10 @@ def _rename(target: Path, part: Path, lease: Lease, intent: Intent) -> None:
     """Set the old one aside and rename. Raises TargetInUse when somebody asked for the old one meanwhile."""
     _set_aside(target, intent)
     kept = target.with_name(intent.kept)
-    safe = intent.old is None or _linked(target, kept)
+    named_twice = intent.old is None or _linked(target, kept)
+    put = partial(part.rename, target) if named_twice else partial(_exchange, target, part, kept)
     if not lease.asked_for(target):
-        part.rename(target) if safe else _exchange(target, part, kept)
+        put()
     if lease.asked_for(target):
         raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
 
