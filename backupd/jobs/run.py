@@ -88,7 +88,9 @@ class Run:
                         )
                 self._id = catalog.start_run(report.task, report.source, report.started_at)
         except CatalogUnavailable as error:
-            self.warn(f"the catalog cannot be used: {error.message} ({error.hint})")
+            store, why = self._site.store, f"the catalog cannot be used: {error.message} ({error.hint})"
+            unwritten = f"{store.directory} cannot be written: neither log nor catalog knows of this"
+            self.warn(why if store.writable() else unwritten)
 
     def finish(self) -> None:
         """Settle outcome and exit code, and hand the report to log and catalog."""

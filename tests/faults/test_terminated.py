@@ -20,6 +20,8 @@ from yards import (
 )
 
 from backupd.log import Event
+from backupd.sqlite.install import kept_databases
+from support.bank import transfers
 from support.command import log_lines
 from support.faults import Crew, at_every_step, on_both_cores
 from support.template import Ended
@@ -99,3 +101,26 @@ def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
     assert large.generations() == before
     assert forks.run(["backup"], large.environ).code == 0
     assert not HEALING.intersection(events(large)[known:])
+
+
+@pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_stops_a_restore_is_told_what_is_true(
+    send: signal.Signals, template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    def stop(at: int | None) -> Ended:
+        yard = template.copy_to(tmp_path / f"stopped-{at}")
+        ended = forks.run(["restore"], yard.environ, at=at, send=send, counted=True)
+        done = ended.code == 0
+        assert done or ended.code == 128 + send
+        assert ("backupd restore --undo" in ended.out) == done
+        assert ("nothing half-made stays" in ended.err) != done
+        assert len(kept_databases(yard.database)) == done
+        assert transfers(yard.database) == (3 if done else 4)
+        assert not list(yard.database.parent.glob(".*"))
+        return ended
+
+    steps = stop(None).steps
+    ends = on_both_cores(stop, range(steps.index("fsync in dress"), len(steps)))
+    codes = [ended.code for ended in ends]
+    assert codes == sorted(codes, reverse=True), "from some step on it is too late"
+    assert {*codes} == {128 + send, 0}
