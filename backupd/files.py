@@ -5,7 +5,10 @@ See https://lwn.net/Articles/457667/ for why each of the four is needed.
 
 import errno
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # child processes import this
+    from pathlib import Path
 
 
 def is_full(error: OSError) -> bool:
@@ -13,7 +16,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def fsync_directory(directory: Path) -> None:
+def fsync_directory(directory: "Path") -> None:
     """Make renames and removals in `directory` durable. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -22,7 +25,7 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def fsync_file(path: Path) -> None:
+def fsync_file(path: "Path") -> None:
     """Make the contents of `path` durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -31,7 +34,7 @@ def fsync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:
     """Write `data` to `path`, which must not exist, and fsync it; not yet its directory. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(descriptor, "wb") as stream:
@@ -41,7 +44,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     give_to_owner_of(path.parent, path)
 
 
-def replace_durably(path: Path, data: bytes, *, temporary: Path, mode: int = 0o600) -> None:
+def replace_durably(path: "Path", data: bytes, *, temporary: "Path", mode: int = 0o600) -> None:
     """Put `data` in place of `path` in one step, by way of `temporary` on the same file system. Raises OSError."""
     temporary.unlink(missing_ok=True)
     try:
@@ -53,7 +56,7 @@ def replace_durably(path: Path, data: bytes, *, temporary: Path, mode: int = 0o6
     fsync_directory(path.parent)
 
 
-def overwrite(path: Path, data: bytes) -> None:
+def overwrite(path: "Path", data: bytes) -> None:
     """Put shorter `data` in place of what `path` holds, in two steps but with no need of more room. Raises OSError."""
     with path.open("r+b", buffering=0) as stream:
         stream.write(data)
@@ -61,7 +64,7 @@ def overwrite(path: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def give_to_owner_of(directory: Path, path: Path) -> None:
+def give_to_owner_of(directory: "Path", path: "Path") -> None:
     """Give `path` the owner of `directory` when running as root, so that a later run as that user can go on.
 
     Where root may not chown (a container without CAP_CHOWN) the file stays as it is.
