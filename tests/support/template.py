@@ -55,6 +55,8 @@ _AUDITED = frozenset(
 )
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
 _OTHER_PROCESSES = ("backupd.service", "backupd.sqlite.child", "backupd.told.child")
+COVERED = "COVERAGE_PROCESS_CONFIG"  # by which coverage finds its way into processes
+COVERED_CHILDREN = "COVERAGE_OF_CHILDREN"
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -113,11 +115,11 @@ class Template:
         """Run `backupd ARGUMENTS` with this environment there; `send` it a signal before its step `at` or `after_s`.
 
         The same comes `again` before each step after that. Steps are only `counted` on demand, or where one of them is
-        waited for.
+        waited for. Where coverage is measured, it is of the run, and of its children only if the test wants that.
         """
         request = {
             "arguments": [*map(str, arguments)],
-            "environ": dict(environ),
+            "environ": {key: environ[key] for key in environ if key != COVERED or COVERED_CHILDREN in environ},
             "cwd": str(cwd),
             "at": at,
             "signal": int(send),
