@@ -188,7 +188,7 @@ def _warm_up() -> None:
         assert [*Path(name, "backups").glob("*.gz")]
     os.environ.clear()
     os.environ.update(outside)
-    sys.argv = arguments
+    sys.argv, tempfile.tempdir = arguments, None
     for number, handler in caught.items():
         signal.signal(number, handler)
     gc.collect()
