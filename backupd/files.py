@@ -5,7 +5,10 @@ See https://lwn.net/Articles/457667/ for why each of the four is needed.
 
 import errno
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # child processes import this
+    from pathlib import Path
 
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -16,7 +19,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def fsync_directory(directory: Path) -> None:
+def fsync_directory(directory: "Path") -> None:
     """Make renames and removals in `directory` durable. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -25,7 +28,7 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def fsync_file(path: Path) -> None:
+def fsync_file(path: "Path") -> None:
     """Make the contents of `path` durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -34,7 +37,7 @@ def fsync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def exchange(one: Path, other: Path) -> bool:
+def exchange(one: "Path", other: "Path") -> bool:
     """Let two files exchange names in one step; False where that cannot be had (renameat2(2)). Raises OSError."""
     import ctypes  # hardly ever needed, and slow to load
 
@@ -49,7 +52,7 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:
     """Write `data` to `path`, which must not exist, and fsync it; not yet its directory. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(descriptor, "wb") as stream:
@@ -59,7 +62,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     give_to_owner_of(path.parent, path)
 
 
-def replace_durably(path: Path, data: bytes, *, temporary: Path, mode: int = 0o600) -> None:
+def replace_durably(path: "Path", data: bytes, *, temporary: "Path", mode: int = 0o600) -> None:
     """Put `data` in place of `path` in one step, by way of `temporary` on the same file system. Raises OSError."""
     temporary.unlink(missing_ok=True)
     try:
@@ -71,7 +74,7 @@ def replace_durably(path: Path, data: bytes, *, temporary: Path, mode: int = 0o6
     fsync_directory(path.parent)
 
 
-def overwrite(path: Path, data: bytes) -> None:
+def overwrite(path: "Path", data: bytes) -> None:
     """Put shorter `data` in place of what `path` holds, in two steps but with no need of more room. Raises OSError."""
     with path.open("r+b", buffering=0) as stream:
         stream.write(data)
@@ -79,7 +82,7 @@ def overwrite(path: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def give_to_owner_of(directory: Path, path: Path) -> None:
+def give_to_owner_of(directory: "Path", path: "Path") -> None:
     """Give `path` the owner of `directory` when running as root, so that a later run as that user can go on.
 
     Where root may not chown (a container without CAP_CHOWN) the file stays as it is.

@@ -1,10 +1,8 @@
 """Step aside for the app: work that can wait runs on cores, and reads from disks, that nobody else wants."""
 
-import ctypes
 import os
-import platform
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # The number of the system call ioprio_set(2), for which there is no function in the C library.
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "armv7l": 314, "i686": 289, "ppc64le": 273, "s390x": 282}
@@ -12,8 +10,7 @@ _THIS_THREAD = 1, 0
 _IDLE_CLASS = 3 << 13
 
 
-@dataclass(frozen=True, slots=True)
-class Priority:
+class Priority(NamedTuple):  # no dataclass: to import those takes longer than most checks
     """How far work steps aside: `idle_cpu` runs only on idle cores, `idle_io` reads only from an idle disk."""
 
     idle_cpu: bool = False
@@ -37,5 +34,13 @@ def give_way(priority: Priority) -> None:
     if priority.idle_cpu:
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    if priority.idle_io and platform.machine() in _IOPRIO_SET:
+    if priority.idle_io:
+        _wait_for_an_idle_disk()
+
+
+def _wait_for_an_idle_disk() -> None:
+    import ctypes  # few need it, and a child process imports as little as it can
+    import platform
+
+    if platform.machine() in _IOPRIO_SET:
         ctypes.CDLL(None).syscall(_IOPRIO_SET[platform.machine()], *_THIS_THREAD, _IDLE_CLASS)

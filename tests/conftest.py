@@ -15,6 +15,10 @@ from backupd.stores.directory import DirectoryStore  # noqa: E402
 from support.bank import make_bank  # noqa: E402
 from support.command import Backupd  # noqa: E402
 from support.sshd import Sshd, running_sshd  # noqa: E402
+from support.template import COVERED, COVERED_CHILDREN  # noqa: E402
+
+# What starts processes that others have not been in; elsewhere only this one and its forks are measured.
+_COVERED_TIERS = frozenset({"cli", "service", "sqlite", "told", "tests"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,10 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Start the processes of an `no_cover` test without coverage, which takes half as long again."""
+    """Start processes without coverage where others have been: to load it takes a child of ours longer than its work.
+
+    A `no_cover` test is not measured at all, of a `cover_processes` test every process is.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        if item.get_closest_marker("no_cover"):
-            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        if item.get_closest_marker("cover_processes"):
+            patch.setenv(COVERED_CHILDREN, "1")
+        elif item.get_closest_marker("no_cover") or item.path.parent.name not in _COVERED_TIERS:
+            patch.delenv(COVERED, raising=False)
         return (yield)
 
 

@@ -65,7 +65,8 @@ def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents, sit
 def _free_id(source: str, proof: Proof, site: Site) -> str:
     """Count on in one minute, past names that pruning has freed: what bears one elsewhere stays what it says it is."""
     names = [generation_id(source, proof.taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
-    last = max((number for number, name in enumerate(names) if site.store.taken(name)), default=-1)
+    taken = site.store.all_taken()
+    last = max((number for number, name in enumerate(names) if name in taken), default=-1)
     if last + 1 == len(names):
         raise SnapshotFailed(f"{names[last]} is taken, the last name that this minute has", "try again in a minute")
     return names[last + 1]

@@ -1,15 +1,13 @@
 """The first 100 bytes of a database file: https://sqlite.org/fileformat2.html#the_database_header."""
 
 import os
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 SIZE = 100
 _MAGIC = b"SQLite format 3\x00"
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):  # no dataclass: child processes import this
     """What the header says; `writer` is the SQLite that last wrote it, as `3.40.1`, or `unknown`."""
 
     page_size: int

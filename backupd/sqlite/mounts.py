@@ -5,7 +5,6 @@ https://sqlite.org/wal.html ("WAL does not work over a network filesystem") and 
 
 import os
 import re
-from pathlib import Path
 
 _REMOTE = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|virtiofs|ceph|afs|ncpfs|lustre|gpfs|beegfs|vboxsf|prl_fs|fuse(blk|\..*)?"
@@ -19,12 +18,14 @@ def filesystem_of(path: str, mountinfo: str | None = None) -> str:
     `mountinfo` is the text of /proc/self/mountinfo (proc(5)); the last mount on the longest matching
     mount point is the one that is seen.
     """
-    try:
-        text = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()) if mountinfo is None else mountinfo
-    except OSError:
-        return "unknown"
+    if mountinfo is None:
+        try:
+            with open("/proc/self/mountinfo", "rb") as stream:
+                mountinfo = os.fsdecode(stream.read())
+        except OSError:
+            return "unknown"
     best, kind = "", "unknown"
-    for line in filter(None, text.split("\n")):  # names may hold whatever else ends a line for Python
+    for line in filter(None, mountinfo.split("\n")):  # names may hold whatever else ends a line for Python
         before, _, after = line.partition(" - ")
         point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), before.split(" ")[4])
         inside = path == point or path.startswith(point.rstrip("/") + "/")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterato
     The check runs beside the block, steps aside as `priority` says, and ends with the block. What the block is given
     waits for the answer. Damage is an answer, not an error. Raises SnapshotFailed when the check itself broke down.
     """
-    with Child("check", {"path": path.name, "writer": writer, "priority": asdict(priority)}, path.parent) as child:
+    with Child("check", {"path": path.name, "writer": writer, "priority": priority._asdict()}, path.parent) as child:
         yield lambda: _inspection(child.result())
 
 

@@ -90,6 +90,12 @@ class DirectoryStore:
         """Tell whether a file of that generation is there, complete or not."""
         return any(os.path.lexists(path) for path in (self.archive_path(generation_id), self._manifest(generation_id)))
 
+    def all_taken(self) -> frozenset[str]:
+        """Return the ids of which a file is there, complete or not, after one look at the directory. Raises OSError."""
+        suffixes = (ARCHIVE_SUFFIX, MANIFEST_SUFFIX)
+        names = [path.name for path in self.directory.iterdir()]
+        return frozenset(name.removesuffix(end) for name in names for end in suffixes if name.endswith(end))
+
     def archive_path(self, generation_id: str) -> Path:
         """Return where the archive of that generation is or would be."""
         return self.directory / f"{generation_id}{ARCHIVE_SUFFIX}"

@@ -147,11 +147,13 @@ def test_migrations_that_did_not_apply_fail_the_drill(drills: Site, asked: dict[
     assert told in str(report.error)
 
 
+@pytest.mark.cover_processes
 def test_migrations_that_applied_are_proven(drills: Site) -> None:
     report = drilled(drills, user_version=1, query="SELECT x'ff', 1", answer="ff")
     assert facts(report).proven[-1] == "migrations"
 
 
+@pytest.mark.cover_processes
 def test_a_query_that_never_ends_is_given_up(drills: Site) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
     report = drilled(drills, query=endless, answer="1", timeout_s=1.0)
@@ -246,6 +248,7 @@ def test_a_place_on_another_file_system_needs_room_of_its_own(drills: Site) -> N
         assert f"at {name}, where" in str(refused.error)
 
 
+@pytest.mark.cover_processes
 @pytest.mark.root
 def test_root_gives_the_placed_copy_to_the_owner_of_the_source_and_asks_it_as_that_user(drills: Site) -> None:
     (stored,) = drills.store.list()

@@ -58,6 +58,7 @@ def test_an_id_is_taken_by_anything_that_bears_its_name(store: DirectoryStore, m
     make(store.directory / f"{ID}{suffix}")  # type: ignore[operator]
     assert store.taken(ID)
     assert not store.taken(OTHER)
+    assert store.all_taken() == {ID}
 
 
 def test_a_directory_under_the_name_of_a_generation_costs_no_descriptor(store: DirectoryStore) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from support.template import COVERED, Template, environment
 from support.template import Ended as Answer
-from support.template import Template, environment
 
 _templates: defaultdict[bool, SimpleQueue[Template]] = defaultdict(SimpleQueue)  # by whether coverage is measured
 _at_exit = ExitStack()
@@ -43,7 +43,7 @@ class Backupd:
 @contextmanager
 def lent_template() -> Iterator[Template]:
     """Lend a template to fork from, a new one if all are at work."""
-    free = _templates["COVERAGE_PROCESS_CONFIG" in os.environ]
+    free = _templates[COVERED in os.environ]
     try:
         template = free.get_nowait()
     except Empty:

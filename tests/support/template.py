@@ -1,6 +1,8 @@
 """Runs of `backupd` that are forked from a template process, which saves the half second of imports each begins with.
 
-Apart from that a run is what an operator starts: a process with arguments, an environment and a working directory.
+The template has also made a backup of its own once, since half of what a short run does is for the first time: classes
+are mapped, validators built, patterns compiled. Apart from that a run is what an operator starts: a process with
+arguments, an environment and a working directory.
 It can be killed just before its N-th *step*, which is anything it does to the outside: a file opened for writing, a
 rename, a write, an fsync, a process started, a request over SFTP. Python tells of each beforehand, by audit events
 (PEP 578) and by its profiler, so that production code has nothing in it to help.
@@ -15,11 +17,15 @@ import os
 import pkgutil
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import count
@@ -49,6 +55,8 @@ _AUDITED = frozenset(
 )
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
 _OTHER_PROCESSES = ("backupd.service", "backupd.sqlite.child", "backupd.told.child")
+COVERED = "COVERAGE_PROCESS_CONFIG"  # by which coverage finds its way into processes
+COVERED_CHILDREN = "COVERAGE_OF_CHILDREN"
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -107,11 +115,11 @@ class Template:
         """Run `backupd ARGUMENTS` with this environment there; `send` it a signal before its step `at` or `after_s`.
 
         The same comes `again` before each step after that. Steps are only `counted` on demand, or where one of them is
-        waited for.
+        waited for. Where coverage is measured, it is of the run, and of its children only if the test wants that.
         """
         request = {
             "arguments": [*map(str, arguments)],
-            "environ": dict(environ),
+            "environ": {key: environ[key] for key in environ if key != COVERED or COVERED_CHILDREN in environ},
             "cwd": str(cwd),
             "at": at,
             "signal": int(send),
@@ -133,6 +141,7 @@ class Template:
 def _serve() -> None:
     """Fork a run for each request on stdin; answer with its exit code, negative for a signal."""
     _import_all()
+    _warm_up()
     gc.freeze()  # what is shared with the forks is not to be touched in any
     for line in sys.stdin:
         request = json.loads(line)
@@ -158,6 +167,47 @@ def _import_all() -> None:
     for module in pkgutil.walk_packages(backupd.__path__, "backupd."):
         if not module.name.startswith(_OTHER_PROCESSES):
             import_module(module.name)
+
+
+def _warm_up() -> None:
+    """Run what most runs begin with; after it all is as before: one thread, no signal caught, no file open."""
+    from backupd.__main__ import main
+
+    files = len([*Path("/proc/self/fd").iterdir()])
+    caught = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    outside, arguments = dict(os.environ), sys.argv
+    with tempfile.TemporaryDirectory() as name, _silence():
+        with closing(sqlite3.connect(f"{name}/tasks.db")) as app:
+            app.execute("CREATE TABLE task(id INTEGER PRIMARY KEY)")
+        settings = {"DATABASE": f"{name}/tasks.db", "BACKUPS_DIR": f"{name}/backups", "SPACE__RESERVE": "0"}
+        os.environ.update(environment({f"BACKUPD_{key}": value for key, value in settings.items()}))
+        for command in ("backup", "list"):
+            sys.argv = ["backupd", command]
+            with suppress(SystemExit):
+                main()
+        assert [*Path(name, "backups").glob("*.gz")]
+    os.environ.clear()
+    os.environ.update(outside)
+    sys.argv, tempfile.tempdir = arguments, None
+    for number, handler in caught.items():
+        signal.signal(number, handler)
+    gc.collect()
+    assert threading.active_count() == 1
+    assert len([*Path("/proc/self/fd").iterdir()]) == files
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let what is said on standard output during the block, where only answers may go, be lost."""
+    out, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(out, 1)
+        os.close(out)
+        os.close(null)
 
 
 def _become(request: dict[str, Any]) -> NoReturn:

@@ -6,8 +6,7 @@ becomes, has no right to anything there: what is to be written is opened before.
 
 import os
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -48,8 +47,7 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
+class Staged(NamedTuple):
     """The copy that is to be made: open as a database, and as two descriptors for a copy with its hot journal."""
 
     target: apsw.Connection

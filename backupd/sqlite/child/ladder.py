@@ -6,7 +6,6 @@ for the app's functions and collations and `quick_check`, of which only what con
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
 
 import apsw
@@ -14,33 +13,33 @@ import apsw
 MAX_MESSAGES = 100
 _MAX_LENGTH = 1000
 _NO_LIMIT = 2**31 - 1
-_MISSING_FUNCTION = re.compile(r"(?:no such|unknown) function: (\S+?)(?:\(\))?$")
-_INDEX = re.compile(
-    r"row \S+ missing from index (?P<a>.+)"
+# Compiled when a check has something to say, which few have: that takes longer than to check a small copy.
+_MISSING_FUNCTION = r"(?:no such|unknown) function: (\S+?)(?:\(\))?$"
+_INDEX = (
+    r"(?s:row \S+ missing from index (?P<a>.+)"
     r"|row \S+ values differ from index (?P<b>.+)"
     r"|index (?P<c>.+) stores an imprecise floating-point value for row \S+"
     r"|wrong # of entries in index (?P<d>.+)"
-    r"|non-unique entry in index (?P<e>.+)",
-    re.DOTALL,
+    r"|non-unique entry in index (?P<e>.+))"
 )
-_HARMLESS = re.compile(
+_HARMLESS = (
     r"^(NULL|NUMERIC|TEXT|BLOB|INTEGER|REAL|non-\w+) value in "
     r"|^CHECK constraint failed in "
     r"|(malformed|validate the) inverted index for FTS"
 )
-_UNUSED_PAGE = re.compile(r"^Page \d+: never used$")
-_FOREIGN_FUNCTION = re.compile(r"wrong number of arguments to function|misuse of (aggregate|window function)")
+_UNUSED_PAGE = r"^Page \d+: never used$"
+_FOREIGN_FUNCTION = r"wrong number of arguments to function|misuse of (aggregate|window function)"
 
 
-@dataclass(slots=True)
 class Ladder:
     """What was found on the way; `prepare` makes a new connection as able to read the copy as the checks were."""
 
-    level: Literal["full", "structural", "corrupt"] = "full"
-    checks: list[str] = field(default_factory=list)
-    damage: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    prepare: Callable[[apsw.Connection], apsw.Connection] = lambda connection: connection
+    def __init__(self) -> None:
+        self.level: Literal["full", "structural", "corrupt"] = "full"
+        self.checks: list[str] = []
+        self.damage: list[str] = []
+        self.notes: list[str] = []
+        self.prepare: Callable[[apsw.Connection], apsw.Connection] = lambda connection: connection
 
 
 def climb(connect: Callable[[], apsw.Connection], writer: str) -> Ladder:
@@ -96,7 +95,7 @@ def _structure_of_foreign_schema(connection: apsw.Connection, ladder: Ladder) ->
     ladder.level = "structural"
     ladder.prepare = _with_foreign_schema
     _structure(_with_foreign_schema(connection), ladder)
-    ladder.damage[:] = [message for message in ladder.damage if not _UNUSED_PAGE.match(message)]
+    ladder.damage[:] = [message for message in ladder.damage if not re.match(_UNUSED_PAGE, message)]
 
 
 def _structure(connection: apsw.Connection, ladder: Ladder) -> None:
@@ -116,7 +115,7 @@ def _structure(connection: apsw.Connection, ladder: Ladder) -> None:
 
 
 def _functions_behind(error: apsw.SQLError, connection: apsw.Connection) -> set[str]:
-    missing = _MISSING_FUNCTION.search(str(error))
+    missing = re.search(_MISSING_FUNCTION, str(error))
     if missing:
         return {missing[1]}
     return {str(name) for (name,) in connection.execute("SELECT name FROM pragma_function_list WHERE type = 's'")}
@@ -136,7 +135,7 @@ def _is_foreign_schema(writer: str, why: str) -> bool:
     """Tell a schema that a newer SQLite, or one with other functions of the same name, wrote from a damaged one."""
     if "malformed database schema" not in why:
         return False
-    return _version(writer) > _version(apsw.sqlite_lib_version()) or _FOREIGN_FUNCTION.search(why) is not None
+    return _version(writer) > _version(apsw.sqlite_lib_version()) or re.search(_FOREIGN_FUNCTION, why) is not None
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -163,9 +162,9 @@ def _is_harmless(connection: apsw.Connection, message: str, *, structure_only: b
     Constraints are the app's affair, full text indexes are derived data, and an index on an expression or a
     generated column may differ between SQLite versions (https://sqlite.org/staleexpridx.html).
     """
-    if _HARMLESS.search(message):
+    if re.search(_HARMLESS, message):
         return True
-    index = _INDEX.fullmatch(message)
+    index = re.fullmatch(_INDEX, message)
     if index is None:
         return False
     return structure_only or _is_derived(connection, index[index.lastgroup or 0])
