@@ -16,9 +16,9 @@ from backupd.stores.sftp.asking import Asking
 # Every server takes packets of 34,000 bytes (§3); OpenSSH tells of larger ones (limits@openssh.com).
 SAFE_BLOCK_BYTES: Final = 32 << 10
 LARGEST_BLOCK_BYTES: Final = 255 << 10
-# Fills two packets of 32 KiB, which OpenSSH takes in a channel, less 64 bytes that paramiko leaves free in each and the
-# head of the request. Larger requests are copied more often on their way, smaller ones are more (measured).
-WRITE_BLOCK_BYTES: Final = 2 * ((32 << 10) - 64) - 100
+# Fills four packets of 32 KiB, which OpenSSH takes in a channel, less 64 bytes that paramiko leaves free in each and
+# the head of the request. Larger requests are copied more often on their way, smaller ones are more (measured).
+WRITE_BLOCK_BYTES: Final = 4 * ((32 << 10) - 64) - 100
 IN_FLIGHT_BYTES: Final = 4 << 20  # of writes, in each channel
 WINDOW_BYTES: Final = 16 << 20  # of a channel, on the way back to us: 2 MiB, as paramiko has it, hold a long line up
 # In a channel, on the way back to us: with those of OpenSSH's size (its PACKET_MAX_SIZE) it reads twice as fast.
