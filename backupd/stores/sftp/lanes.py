@@ -45,6 +45,9 @@ def opened_lanes(
         for client, asking, number in zip(clients[1:], others, asked, strict=True):
             opened.append((client, asking, asking.handle(number)))
         yield tuple(Writes(client, handle, heard) for client, _asking, handle in opened)
+    except (KeyboardInterrupt, SystemExit):
+        opened.clear()  # who is told to stop waits for nobody
+        raise
     finally:
         _close([(asking, handle) for _client, asking, handle in opened])
 

@@ -115,9 +115,16 @@ class Link:
 
     @contextmanager
     def watched(self) -> Iterator["_Watchdog"]:
-        """Cut the connection when nothing moves in the block for longer than `stall_s`; `alive()` says that it does."""
+        """Cut the connection when nothing moves in the block for longer than `stall_s`; `alive()` says that it does.
+
+        It is cut as well when this process is to end: what is on its way over a slow line would be waited for.
+        """
         with self._watchdog.watching():
-            yield self._watchdog
+            try:
+                yield self._watchdog
+            except (KeyboardInterrupt, SystemExit):
+                self.close()
+                raise
 
     def close(self) -> None:
         """Close everything; a peer that does not answer is not waited for."""
