@@ -14,6 +14,7 @@ from backupd.log import Event
 from backupd.model import Manifest
 from backupd.stores.contract import Replica
 from backupd.stores.taken import manifest_there, taken
+from backupd.text import one_line
 
 
 def send(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
@@ -50,7 +51,7 @@ def told_of(name: str) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise NoSpace(f"no room is left at {name}", "free space there") from error
-        what = f"{name} answered: {error.strerror or error}"
+        what = f"{name} answered: {one_line(error.strerror or str(error))}"
         raise BackupdError(what, "check room, quota and rights there; backupd doctor tries them") from error
 
 

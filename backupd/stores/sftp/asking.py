@@ -20,6 +20,10 @@ class Asking:
         number: int = self._client._async_request(self, kind, *arguments)  # noqa: SLF001 - no other way to see the answer
         return number
 
+    def has(self, number: int) -> bool:
+        """Tell whether an answer is there."""
+        return number in self._answers
+
     def hear(self, number: int) -> tuple[int, Message]:
         """Wait for an answer. Raises OSError when it is no, EOFError at the end of a file, SSHException."""
         while number not in self._answers:

@@ -10,8 +10,8 @@ from paramiko.sftp import (
     CMD_FSETSTAT,
     CMD_OPEN,
     SFTP_FLAG_CREATE,
+    SFTP_FLAG_EXCL,
     SFTP_FLAG_READ,
-    SFTP_FLAG_TRUNC,
     SFTP_FLAG_WRITE,
     SFTPError,
 )
@@ -20,7 +20,7 @@ from backupd.stores.sftp.asking import Asking, attributes_of
 from backupd.stores.sftp.wire import Writes
 
 _UPDATE: Final = SFTP_FLAG_READ | SFTP_FLAG_WRITE
-_ANEW: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_TRUNC
+_ANEW: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
 _PRIVATE: Final = 0o600
 _TROUBLE: Final = (OSError, EOFError, SSHException, SFTPError)
 
@@ -29,9 +29,10 @@ _TROUBLE: Final = (OSError, EOFError, SSHException, SFTPError)
 def opened_lanes(
     clients: Sequence[SFTPClient], part: str, heard: Callable[[], None], *, new: bool
 ) -> Iterator[tuple[Writes, ...]]:
-    """Lend what writes to `part` through each of `clients`; a `new` one is empty, and private before anything is in it.
+    """Lend what writes to `part` through each of `clients` that may.
 
-    `heard` is called at each answer. Raises OSError, SSHException.
+    A `new` one must not exist; it is private before anything is in it. `heard` is called at each answer.
+    Raises OSError, SSHException.
     """
     first, *others = map(Asking, clients)
     opened = [
@@ -43,7 +44,8 @@ def opened_lanes(
         with suppress(OSError):  # some servers know no modes; the directory is ours alone
             first.hear(private)
         for client, asking, number in zip(clients[1:], others, asked, strict=True):
-            opened.append((client, asking, asking.handle(number)))
+            with suppress(OSError):  # a server that lets one at a time write; one lane will do
+                opened.append((client, asking, asking.handle(number)))
         yield tuple(Writes(client, handle, heard) for client, _asking, handle in opened)
     except (KeyboardInterrupt, SystemExit):
         opened.clear()  # who is told to stop waits for nobody

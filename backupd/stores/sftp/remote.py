@@ -1,6 +1,7 @@
 """Remote files and directories: read, list, make durable and replace, whatever the server lacks."""
 
 import io
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
@@ -13,7 +14,7 @@ from paramiko.sftp import (
 )
 
 from backupd.stores.sftp.link import Link, lost_to
-from backupd.stores.sftp.wire import Reads, extended
+from backupd.stores.sftp.wire import Reads, extended, refusals
 
 _PRIVATE: Final = 0o600
 
@@ -61,6 +62,11 @@ def _watched_blocks(file: SFTPFile, begin: int, end: int, link: Link) -> Iterato
         yield block
 
 
+def is_file(attributes: SFTPAttributes) -> bool:
+    """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
+    return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
+
+
 def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
     """Yield what is in the directory `path`, in any order, whatever bytes the names are made of. Raises OSError.
 
@@ -91,6 +97,12 @@ def made_durable(client: SFTPClient, handle: object) -> bool:
     Raises OSError when it fails at it.
     """
     return extended(client, "fsync@openssh.com", handle) is not None
+
+
+def flush(client: SFTPClient, handle: object) -> bool:
+    """Do the same after writes. Raises WriteRefused when it fails: room may be promised first and wanting then."""
+    with refusals():
+        return made_durable(client, handle)
 
 
 def replace(client: SFTPClient, old: str, new: str) -> None:

@@ -1,17 +1,16 @@
 """Small remote files, manifests above all: read many in the time of one, and write one whatever the server lacks."""
 
-import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Final
 
-from paramiko import SFTPAttributes, SFTPClient, SSHException
+from paramiko import SFTPClient, SFTPFile, SSHException
 from paramiko.sftp import CMD_CLOSE, CMD_FSETSTAT, CMD_LSTAT, CMD_OPEN, CMD_WRITE, SFTP_FLAG_READ, int64
 
 from backupd.errors import CopyCorrupt
 from backupd.stores.sftp.asking import Asking, attributes_of
-from backupd.stores.sftp.remote import made_durable
-from backupd.stores.sftp.wire import SAFE_BLOCK_BYTES, Reads
+from backupd.stores.sftp.remote import flush, is_file
+from backupd.stores.sftp.wire import SAFE_BLOCK_BYTES, Reads, WriteRefused, refusals
 
 _PRIVATE: Final = 0o600
 _AT_ONCE: Final = 32  # handles that are open at the server
@@ -81,18 +80,13 @@ class _SmallFile:
                 self._asking.ask(CMD_CLOSE, self._handle)  # nobody waits for the answer
 
 
-def is_file(attributes: SFTPAttributes) -> bool:
-    """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
-    return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
-
-
 def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE) -> tuple[str, ...]:
     """Write `data` as the file `path`, durable where the server can, and read it back; returns what the server lacks.
 
-    Raises CopyCorrupt, OSError.
+    What bore that name is gone. Raises CopyCorrupt, WriteRefused where there is no room, OSError.
     """
     lacks = []
-    with client.open(path, "w+") as file:
+    with _new(client, path) as file:
         asking = Asking(client)
         private = asking.ask(CMD_FSETSTAT, file.handle, attributes_of(mode))
         pieces = range(0, len(data), SAFE_BLOCK_BYTES)
@@ -101,10 +95,34 @@ def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE) 
             asking.hear(private)
         except OSError:  # some servers know no modes
             lacks.append("file modes")
-        for number in written:
-            asking.hear(number)
-        if not made_durable(client, file.handle):
+        with refusals():
+            for number in written:
+                asking.hear(number)
+        if not flush(client, file.handle):
             lacks.append("fsync")
-        if Reads(client, file.handle, SAFE_BLOCK_BYTES).beginning(len(data) + 1) != data:
-            raise CopyCorrupt(f"{path} reads back other than it was written", "test the disk of that host")
+        there = b""
+        with suppress(OSError):  # such as a server that gives no file back while it is written to
+            there = Reads(client, file.handle, SAFE_BLOCK_BYTES).beginning(len(data) + 1)
+    if there != data and read_small(client, path, len(data) + 1) != data:
+        raise CopyCorrupt(f"{path} reads back other than it was written", "test the disk of that host")
     return tuple(lacks)
+
+
+@contextmanager
+def _new(client: SFTPClient, path: str) -> Iterator[SFTPFile]:
+    """Lend a file that was made just now, not what a link leads to; it goes when the server takes no more."""
+    try:
+        file = client.open(path, "w+x")
+    except OSError as error:
+        try:
+            client.remove(path)  # most likely it is there
+        except OSError:
+            raise error from None
+        file = client.open(path, "w+x")
+    try:
+        with file:
+            yield file
+    except WriteRefused:
+        with suppress(OSError, EOFError, SSHException):
+            client.remove(path)
+        raise

@@ -21,16 +21,16 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from paramiko import SFTPAttributes, SFTPClient
+from paramiko import SFTPAttributes, SFTPClient, SSHException
 
 from backupd.errors import BackupdError, GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer
 from backupd.stores.sftp.asking import looked_up
 from backupd.stores.sftp.link import Link
-from backupd.stores.sftp.remote import RemoteFile, claim, entries, replace, space_left
-from backupd.stores.sftp.small import is_file, put_small, read_many, read_small
-from backupd.stores.sftp.upload import Proven, compare, upload
+from backupd.stores.sftp.remote import RemoteFile, claim, entries, is_file, replace, space_left
+from backupd.stores.sftp.small import put_small, read_many, read_small
+from backupd.stores.sftp.upload import Proven, compare, taken_back, upload
 from backupd.stores.taken import manifest_there, refuse_other, taken
 
 CHECKSUMS: Final = "SHA256SUMS"
@@ -105,16 +105,17 @@ class SftpStore:
         final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
         manifest_known, archive_known = looked_up(self._client, (self._path(generation_id, MANIFEST_SUFFIX), final))
         before = manifest_there(self, generation_id) if manifest_known else None
-        size_there = archive_known.st_size or 0 if archive_known else None
+        size_there = archive_known.st_size if archive_known and is_file(archive_known) else None
         there = self._holding(final, archive) if size_there == archive.stat().st_size else None
         self.last_transfer = there or upload(archive, part, self._link, self._proven)
         staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
-        put_small(self._client, staged, manifest)
+        with taken_back(self._client, part):
+            put_small(self._client, staged, manifest)
         refuse_other(self, generation_id, before, manifest)
         with _claimed_once(generation_id, self.name):
             if there is None:
-                (claim if size_there is None else replace)(self._client, part, final)
-            (claim if before is None else replace)(self._client, staged, self._path(generation_id, MANIFEST_SUFFIX))
+                (replace if archive_known else claim)(self._client, part, final)
+            (replace if manifest_known else claim)(self._client, staged, self._path(generation_id, MANIFEST_SUFFIX))
 
     def remove(self, generation_id: str) -> None:
         """Remove a generation: once its manifest is away it is absent, and `recover` finishes what is left to do."""
@@ -166,15 +167,21 @@ class SftpStore:
         """Write, read back, rename and delete a small file there. Raises BackupdError, OSError."""
         self._make_all()
         name, other = (f"{self._directory}/{HIDDEN}/probe-{secrets.token_hex(4)}" for _ in range(2))
-        lacks = put_small(self._client, name, _PROBE)
-        put_small(self._client, other, _PROBE)
         try:
-            self._client.posix_rename(name, other)
-        except OSError:
-            lacks = (*lacks, "posix-rename")
-            replace(self._client, name, other)
-        written_at = self._client.stat(other).st_mtime
-        self._client.remove(other)
+            lacks = put_small(self._client, name, _PROBE)
+            put_small(self._client, other, _PROBE)
+            try:
+                self._client.posix_rename(name, other)
+            except OSError:
+                lacks = (*lacks, "posix-rename")
+                replace(self._client, name, other)
+            written_at = self._client.stat(other).st_mtime
+            self._client.remove(other)
+        except BaseException:
+            for path in (name, other):
+                with suppress(OSError, EOFError, SSHException):
+                    self._client.remove(path)
+            raise
         free = self.free_space()
         if free is None:
             lacks = (*lacks, "statvfs")

@@ -14,7 +14,7 @@ from backupd.stores.contract import ProvenBy, Transfer
 from backupd.stores.sftp.lanes import opened_lanes
 from backupd.stores.sftp.link import CHANNELS, Link
 from backupd.stores.sftp.readback import ReadBack
-from backupd.stores.sftp.remote import made_durable
+from backupd.stores.sftp.remote import flush, is_file, made_durable
 from backupd.stores.sftp.remotehash import RemoteHash
 from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, WRITE_BLOCK_BYTES, WriteRefused
 
@@ -53,6 +53,10 @@ class Proven:
         known = self._bytes.get(part, 0)
         return known if known <= there_bytes else 0
 
+    def forget(self, part: str, right_bytes: int) -> None:
+        """Note that no more of `part` is right than that: what follows is about to be written."""
+        self._bytes[part] = min(self._bytes.get(part, 0), right_bytes)
+
     def keep(self, part: str, proven_bytes: int) -> None:
         """Note that so much of `part` is right and survives a power cut."""
         self._bytes[part] = proven_bytes
@@ -70,12 +74,13 @@ def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
     size_bytes = local.stat().st_size
     link.widen(_channels_for(size_bytes))
     with local.open("rb", buffering=0) as source:
-        there = _size(link.client, part)
+        there = _found(link.client, part)
         right, by = _kept(source, part, link, min(there, size_bytes), proven) if there else (0, _READ_BACK)
-        if there > right:
-            _cut(link.client, part, right)
+        if there is not None and (there > right or not right):
+            right = _cut(link.client, part, right, size_bytes)
+        proven.forget(part, right)
         if right < size_bytes or not there:
-            with _taken_back(link.client, part):
+            with taken_back(link.client, part):
                 equal = _send(source, part, link, right, size_bytes, proven)
             equal, by = compare(source, part, link, equal, size_bytes, proven)
             if equal < size_bytes:
@@ -124,7 +129,7 @@ def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, ad
 def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, proven: Proven) -> int:
     """Write from `begin` to `end` through as many channels as pay, and make it durable.
 
-    Returns up to where it was read back on the way: unless another proof was asked for, or what comes back is wrong.
+    Returns up to where it was read back on the way: that may be nowhere, and proves no fault.
     """
     clients, size = link.channels(_channels_for(end - begin)), min(WRITE_BLOCK_BYTES, link.block_bytes)
     with link.watched() as watchdog, opened_lanes(clients, part, watchdog.alive, new=begin == 0) as lanes:
@@ -135,14 +140,15 @@ def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, proven:
             proven.sent_bytes += len(block)
             proven.progress.advance(offset)
             if proven.reads_back:
-                back.follow(min(lane.written_up_to(offset) for lane in lanes))
-            if back.is_over:
-                break
+                back.follow(min(lane.written_up_to(offset) for lane in lanes), wait=link.is_near)
         for lane in lanes:
             lane.finish()
-        made_durable(lanes[0].client, lanes[0].handle)
+        flush(lanes[0].client, lanes[0].handle)
         proven.progress.stage("prove", end)
-        return back.finish(end, _heard(watchdog.alive, proven.progress.advance)) if proven.reads_back else begin
+        if proven.reads_back:
+            with suppress(OSError):  # such as a server that gives no file back while it is written to
+                back.finish(end, _heard(watchdog.alive, proven.progress.advance))
+        return back.equal_bytes
 
 
 def _channels_for(size_bytes: int) -> int:
@@ -159,7 +165,7 @@ def _heard(alive: Callable[[], None], advance: Advance) -> Advance:
 
 
 @contextmanager
-def _taken_back(client: SFTPClient, part: str) -> Iterator[None]:
+def taken_back(client: SFTPClient, part: str) -> Iterator[None]:
     """Remove what was sent when the server takes no more: a part that fills a disk is in the way of everybody there."""
     try:
         yield
@@ -169,14 +175,27 @@ def _taken_back(client: SFTPClient, part: str) -> Iterator[None]:
         raise
 
 
-def _cut(client: SFTPClient, part: str, size_bytes: int) -> None:
-    """Take away what is wrong from `size_bytes` on; a server that cannot cut has all of it written over."""
-    with suppress(OSError):
-        client.truncate(part, size_bytes)
-
-
-def _size(client: SFTPClient, path: str) -> int:
+def _found(client: SFTPClient, part: str) -> int | None:
+    """Return the size of `part`, None when there is none; what is no file, but a link, goes. Raises OSError."""
     try:
-        return client.stat(path).st_size or 0
+        found = client.lstat(part)
     except FileNotFoundError:
-        return 0
+        return None
+    if is_file(found):
+        return found.st_size or 0
+    client.remove(part)
+    return None
+
+
+def _cut(client: SFTPClient, part: str, right_bytes: int, size_bytes: int) -> int:
+    """Take away what is wrong from `right_bytes` on; returns how many bytes are left and right. Raises OSError.
+
+    A server that cannot cut has it written over, or anew where too much would be left.
+    """
+    if right_bytes:
+        with suppress(OSError):
+            client.truncate(part, right_bytes)
+        if (_found(client, part) or 0) <= size_bytes:
+            return right_bytes
+    client.remove(part)
+    return 0

@@ -6,6 +6,7 @@ file goes unnoticed. So requests are sent here one by one (draft-ietf-secsh-file
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from paramiko import Message, SFTPClient
@@ -21,12 +22,24 @@ LARGEST_BLOCK_BYTES: Final = 255 << 10
 WRITE_BLOCK_BYTES: Final = 4 * ((32 << 10) - 64) - 100
 IN_FLIGHT_BYTES: Final = 4 << 20  # of writes, in each channel
 WINDOW_BYTES: Final = 16 << 20  # of a channel, on the way back to us: 2 MiB, as paramiko has it, hold a long line up
+_ASKED_BYTES: Final = 14 << 20  # of reads under way, whose answers have heads
 # In a channel, on the way back to us: with those of OpenSSH's size (its PACKET_MAX_SIZE) it reads twice as fast.
 PACKET_BYTES: Final = 256 << 10
 
 
 class WriteRefused(OSError):
     """The server did not take what it was sent, for want of room above all; the connection is as good as before."""
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Raise a server's plain failure in the block as WriteRefused: it has no words for want of room (draft §7)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise WriteRefused(str(error)) from error
+        raise
 
 
 class Writes:
@@ -43,7 +56,8 @@ class Writes:
     def write(self, offset: int, block: bytes) -> None:
         """Send `block` for `offset`; waits when much is under way. Raises WriteRefused as soon as any write was."""
         while self._in_flight_bytes >= IN_FLIGHT_BYTES:
-            self._hear()
+            self.client._read_response()  # noqa: SLF001 - as above
+        self._refuse()
         number = self.client._async_request(self, CMD_WRITE, self.handle, int64(offset), block)  # noqa: SLF001 - no other way to see the answer
         self._under_way[number] = offset, len(block)
         self._in_flight_bytes += len(block)
@@ -55,10 +69,11 @@ class Writes:
     def finish(self) -> None:
         """Wait for the answers to all writes. Raises WriteRefused when any of them was."""
         while self._under_way:
-            self._hear()
+            self.client._read_response()  # noqa: SLF001 - as above
+        self._refuse()
 
-    def _hear(self) -> None:
-        self.client._read_response()  # noqa: SLF001 - as above
+    def _refuse(self) -> None:
+        """Raise what an answer has told, also to somebody else who listened at this channel."""
         if self._error is not None:
             raise self._error
 
@@ -76,6 +91,7 @@ class Reads:
     """Reads under way through one channel from one open file, from byte `begin` on; answered in any order."""
 
     def __init__(self, client: SFTPClient, handle: object, block_bytes: int, begin: int = 0) -> None:
+        self._client: Any = client  # as above
         self._asking, self._channel = Asking(client), client.get_channel()
         self._handle, self._block_bytes = handle, block_bytes
         self._asked: deque[tuple[int, int, int]] = deque()
@@ -84,11 +100,18 @@ class Reads:
     @property
     def is_coming(self) -> bool:
         """Whether an answer has begun to arrive: to a read, or to what else the channel is used for."""
-        return bool(self._asked) and self._channel is not None and self._channel.recv_ready()
+        return self._channel is not None and self._channel.recv_ready()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the next block can be taken without a wait; takes in what has arrived."""
+        while self.is_coming:
+            self._client._read_response()  # noqa: SLF001 - as above
+        return bool(self._asked) and self._asking.has(self._asked[0][0])
 
     def ask(self, end: int) -> bool:
         """Ask for what comes next, up to `end` and as far as the window goes; tells whether anything is under way."""
-        while self._next < end and len(self._asked) < max(1, WINDOW_BYTES // self._block_bytes):
+        while self._next < end and len(self._asked) < _ASKED_BYTES // self._block_bytes:
             length = min(self._block_bytes, end - self._next)
             self._asked.append((self._ask(self._next, length), self._next, length))
             self._next += length
