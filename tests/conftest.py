@@ -15,10 +15,10 @@ from backupd.stores.directory import DirectoryStore  # noqa: E402
 from support.bank import make_bank  # noqa: E402
 from support.command import Backupd  # noqa: E402
 from support.sshd import Sshd, running_sshd  # noqa: E402
-from support.template import COVERED, COVERED_CHILDREN  # noqa: E402
+from support.template import COVERED, COVERED_FORKS  # noqa: E402
 
-# What starts processes that others have not been in; elsewhere only this one and its forks are measured.
-_COVERED_TIERS = frozenset({"cli", "service", "sqlite", "told", "tests"})
+# What starts processes that no others have been in; elsewhere only this one and forks of the template are measured.
+_COVERED_TIERS = frozenset({"service", "sqlite", "told", "tests"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,10 +40,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     A `no_cover` test is not measured at all, of a `cover_processes` test every process is.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if item.get_closest_marker("cover_processes"):
-            patch.setenv(COVERED_CHILDREN, "1")
-        elif item.get_closest_marker("no_cover") or item.path.parent.name not in _COVERED_TIERS:
+        if item.get_closest_marker("no_cover"):
             patch.delenv(COVERED, raising=False)
+        elif COVERED in os.environ and not item.get_closest_marker("cover_processes"):
+            patch.setenv(COVERED_FORKS, os.environ[COVERED])
+            if item.path.parent.name not in _COVERED_TIERS:
+                patch.delenv(COVERED)
         return (yield)
 
 

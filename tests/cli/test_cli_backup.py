@@ -171,6 +171,7 @@ def test_a_log_that_cannot_be_opened_degrades_the_backup_and_is_told(typed: Keyb
     assert "backup.log cannot be written" in answer.json["warnings"][0]
 
 
+@pytest.mark.cover_processes
 def test_a_pipe_that_nobody_reads_gives_no_traceback_and_the_backup_is_there(backupd: Backupd, backups: Path) -> None:
     answer = into_closed_pipe(backupd, "backup", "--json")
     assert answer == (141, "")
@@ -178,6 +179,7 @@ def test_a_pipe_that_nobody_reads_gives_no_traceback_and_the_backup_is_there(bac
     assert json.loads(manifest.read_bytes())["verdict"]["level"] == "full"
 
 
+@pytest.mark.cover_processes
 @pytest.mark.parametrize("descriptor", [0, 1, 2])
 def test_a_closed_standard_stream_is_no_reason_to_go_without_a_backup(
     backupd: Backupd, backups: Path, descriptor: int
@@ -188,6 +190,7 @@ def test_a_closed_standard_stream_is_no_reason_to_go_without_a_backup(
     assert answer.out.startswith("tasks: published") == (descriptor != 1)
 
 
+@pytest.mark.cover_processes
 @pytest.mark.parametrize(("send", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_command_that_is_ended_says_so_in_one_line(
     backupd: Backupd, backups: Path, generation: str, send: signal.Signals, word: str

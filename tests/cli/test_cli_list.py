@@ -139,6 +139,7 @@ def test_an_archive_of_another_size_than_its_manifest_says_is_corrupt(
     assert (facts["verification"], facts["kept_for"]) == ("corrupt", ["damaged: not counted; remove by hand"])
 
 
+@pytest.mark.cover_processes
 def test_a_pipe_that_nobody_reads_gives_no_traceback(backupd: Backupd, generation: str) -> None:
     assert generation
     assert into_closed_pipe(backupd, "list") == (141, "")
@@ -146,6 +147,7 @@ def test_a_pipe_that_nobody_reads_gives_no_traceback(backupd: Backupd, generatio
     assert (code != 0, "Traceback" in err) == (True, False)
 
 
+@pytest.mark.cover_processes
 def test_an_output_that_takes_nothing_is_told_apart_from_the_disk_of_the_backups(
     backupd: Backupd, generation: str
 ) -> None:

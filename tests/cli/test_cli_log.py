@@ -134,6 +134,7 @@ def test_a_log_that_is_no_file_of_its_own_is_not_read(
 # --- Lines that others wrote ---
 
 
+@pytest.mark.cover_processes
 def test_a_terminal_has_colours_and_no_line_can_harm_it(backupd: Backupd, typed: Keyboard, path: Path) -> None:
     path.write_bytes(b"".join(LINES) + EVIL + line("\x1b[2J\u009b", "\x1b[m") + b"x" * (3 * MOST_BYTES) + b"\nno end")
     code, said = on_terminal(backupd, "log")
@@ -172,6 +173,7 @@ def test_fields_of_the_wrong_kind_are_told_as_they_are(facts: dict[str, Any]) ->
     assert read.as_text().startswith("????-??-?? ??:??:??Z ")
 
 
+@pytest.mark.cover_processes
 def test_what_the_locale_cannot_encode_is_escaped(backupd: Backupd, path: Path) -> None:
     path.write_bytes(line("\N{SNOWMAN}"))
     command = [sys.executable, "-m", "backupd", "log"]
@@ -182,6 +184,7 @@ def test_what_the_locale_cannot_encode_is_escaped(backupd: Backupd, path: Path) 
 # --- Pipes ---
 
 
+@pytest.mark.cover_processes
 @pytest.mark.usefixtures("path")
 def test_a_reader_that_has_seen_enough_ends_it_quietly(backupd: Backupd) -> None:
     assert into_closed_pipe(backupd, "log") == (141, "")
@@ -225,6 +228,7 @@ def log(path: Path) -> Iterator[EventLog]:
     log.close()
 
 
+@pytest.mark.cover_processes
 def test_it_reads_along_whatever_logrotate_does(backupd: Backupd, path: Path, log: EventLog) -> None:
     def say(message: str) -> None:
         log.info(Event.RUN_STARTED, message)
@@ -252,6 +256,7 @@ def test_it_reads_along_whatever_logrotate_does(backupd: Backupd, path: Path, lo
         assert reader.process.stderr.read() == b""
 
 
+@pytest.mark.cover_processes
 def test_it_waits_for_a_log_and_ends_when_nobody_reads_on(backupd: Backupd, path: Path) -> None:
     path.unlink()
     with following(backupd, "--level", "error") as reader:

@@ -2,10 +2,12 @@
 
 import re
 
+import pytest
 from keyboard import Keyboard, on_terminal
 
 from support.command import Backupd
 
+pytestmark = pytest.mark.cover_processes
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 

@@ -68,6 +68,7 @@ def test_before_the_first_backup_it_is_alive_but_not_healthy(heavy: Backupd, bac
         assert heavy("status").code == 1
 
 
+@pytest.mark.no_cover
 def test_status_and_health_agree(backupd: Backupd) -> None:
     with running_daemon(backupd) as daemon:
         wait_until(lambda: daemon.ask("/health")[0] == 200, "health")
@@ -97,6 +98,7 @@ def test_status_names_a_last_run_that_failed_while_proofs_are_still_young_enough
     assert "failed" not in backupd("status").out
 
 
+@pytest.mark.no_cover
 def test_stopped_in_the_middle_of_a_backup_it_ends_in_time_and_leaves_nothing(heavy: Backupd, backups: Path) -> None:
     with running_daemon(heavy) as daemon:
         at_work(backups)
@@ -121,6 +123,7 @@ def test_a_run_that_does_not_listen_is_killed_in_time(heavy: Backupd, backups: P
         assert not debris(backups)
 
 
+@pytest.mark.no_cover
 def test_killed_with_all_its_processes_it_heals_when_it_starts_again(heavy: Backupd, backups: Path) -> None:
     with running_daemon(heavy) as daemon:
         at_work(backups)
@@ -136,6 +139,7 @@ def test_killed_with_all_its_processes_it_heals_when_it_starts_again(heavy: Back
         assert "was cut short" in daemon.said()
 
 
+@pytest.mark.no_cover
 def test_a_run_whose_daemon_is_killed_ends_and_leaves_nothing(heavy: Backupd, backups: Path) -> None:
     with running_daemon(heavy) as daemon:
         at_work(backups)
@@ -181,6 +185,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_counts_as_failed(
     assert not archives(backups)
 
 
+@pytest.mark.no_cover
 def test_beside_an_app_that_writes_all_the_while_the_copy_is_balanced(backupd: Backupd, tmp_path: Path) -> None:
     database = tmp_path / "data" / "bank.db"
     with running_bank(database, pause_s=0.002) as bank:

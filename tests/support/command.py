@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from support.template import COVERED, Template, environment
+from support.template import COVERED, COVERED_FORKS, Template, environment
 from support.template import Ended as Answer
 
 _templates: defaultdict[bool, SimpleQueue[Template]] = defaultdict(SimpleQueue)  # by whether coverage is measured
@@ -43,7 +43,7 @@ class Backupd:
 @contextmanager
 def lent_template() -> Iterator[Template]:
     """Lend a template to fork from, a new one if all are at work."""
-    free = _templates[COVERED in os.environ]
+    free = _templates[COVERED in os.environ or COVERED_FORKS in os.environ]
     try:
         template = free.get_nowait()
     except Empty:

@@ -56,7 +56,7 @@ _AUDITED = frozenset(
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
 _OTHER_PROCESSES = ("backupd.service", "backupd.sqlite.child", "backupd.told.child")
 COVERED = "COVERAGE_PROCESS_CONFIG"  # by which coverage finds its way into processes
-COVERED_CHILDREN = "COVERAGE_OF_CHILDREN"
+COVERED_FORKS = "COVERAGE_OF_FORKS"  # the same for the template and its forks, and not for what these start
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -90,7 +90,11 @@ class Template:
         scratch.mkdir(exist_ok=True)
         self._files = {name: scratch / name for name in ("out", "err", "steps")}
         self._process = subprocess.Popen(
-            [sys.executable, "-B", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-B", __file__],
+            env={**os.environ, COVERED: os.environ[COVERED_FORKS]} if COVERED_FORKS in os.environ else None,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def __enter__(self) -> Self:
@@ -119,7 +123,7 @@ class Template:
         """
         request = {
             "arguments": [*map(str, arguments)],
-            "environ": {key: environ[key] for key in environ if key != COVERED or COVERED_CHILDREN in environ},
+            "environ": {key: environ[key] for key in environ if key != COVERED or COVERED_FORKS not in environ},
             "cwd": str(cwd),
             "at": at,
             "signal": int(send),
