@@ -52,7 +52,7 @@ class NothingToSend(TemporaryError):
 
 
 class LockHeld(TemporaryError):
-    """Another run works on the same store."""
+    """Another run works on the same store, or restores to the same place."""
 
 
 class SourceBusy(TemporaryError):

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # child processes import this
     from pathlib import Path
 
+_AT_FDCWD = -100  # fcntl.h
+_RENAME_EXCHANGE = 2  # linux/fs.h
+
 
 def is_full(error: OSError) -> bool:
     """Tell whether `error` says that there is no room left: on the disk, or in a quota."""
@@ -32,6 +35,21 @@ def fsync_file(path: "Path") -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchange(one: "Path", other: "Path") -> bool:
+    """Let two files exchange names in one step; False where that cannot be had (renameat2(2)). Raises OSError."""
+    import ctypes  # hardly ever needed, and slow to load
+
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:  # another C library, or an old one
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS):  # the file system, or the kernel, does not know it
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:

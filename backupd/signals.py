@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 TERMINATED = 128 + signal.SIGTERM
@@ -21,6 +23,28 @@ def unwind_no_more() -> None:
     """Take no more notice of these signals: this process is ending by itself."""
     for end in _ENDS:
         signal.signal(end, lambda *_: None)  # unlike SIG_IGN it is not handed on to children
+
+
+@contextmanager
+def too_late_to_stop() -> Iterator[None]:
+    """Let these signals wait for the end of the block, which is short, and whose effect nobody takes back.
+
+    When it has succeeded they are not heeded any more, so that what was done is told; else the first ends this process.
+    """
+    held = [end for end in _ENDS if signal.getsignal(end) is _unwind]
+    came: list[int] = []
+    for end in held:
+        signal.signal(end, lambda number, _frame: came.append(number))
+    try:
+        yield
+    except BaseException:
+        for end in held:
+            signal.signal(end, _unwind)
+        if came:
+            signal.raise_signal(came[0])
+        raise
+    if held:
+        unwind_no_more()
 
 
 def _unwind(number: int, _frame: FrameType | None) -> None:

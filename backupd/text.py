@@ -12,6 +12,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def one_line(text: str) -> str:
+    """Return the beginning of `text`, which a stranger wrote, in one line and printable."""
+    return printable(" ".join(text.split()))[:_LONGEST_LINE]
+
+
 def without_secrets(text: str, url: str) -> str:
     """Return the beginning of `text` in one line, with every part of `url` masked that could be a secret.
 

@@ -1,7 +1,7 @@
 """`backupd restore`."""
 
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -22,13 +22,13 @@ from backupd.cli.stores import opened, require_sources
 from backupd.cli.times import read_time
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.jobs.generations import choose_generation
+from backupd.jobs.generations import Choose, choose_generation, read_inventory
 from backupd.jobs.overwrite import overwrite_database
 from backupd.jobs.replace import Replaced, Replacement, replace_database, undo_restore
 from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_bytes
-from backupd.model import Manifest, Progress, RunReport
+from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
 from backupd.sqlite.lease import STOPPED_FLAG
 from backupd.stores.contract import Archives
 from backupd.wiring import backup_order, sources, workers
@@ -70,17 +70,19 @@ def command(
     with shown_progress(quiet=as_json) as progress:
         if undo:
             order = _replacement(_only_source(source, config), config, stopped=stopped, dry_run=dry_run)
-            report, done = undo_restore(order, open_site(config, progress, writing=not dry_run))
+            report, done = undo_restore(order, _site(config, progress, reading=dry_run))
         else:
             site = _site(config, progress, reading=dry_run or target is not None)
             with opened(store, config, site) as (place, inventory):
                 require_sources((source,) if source else (), config, inventory)
-                manifest = choose_generation(inventory, wanted, source, read_time(at, config))
+                time = read_time(at, config)
+                manifest = choose_generation(inventory, wanted, source, time)
                 if target is not None:
                     new = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
                     return _print_done(new, config, as_json=as_json)
                 order = _replacement(manifest.source, config, stopped=stopped, dry_run=dry_run)
-                report, done = _in_place(manifest, order, place, config, site, online=online)
+                choose = _choosing(manifest, wanted, time, site) if store == LOCAL_STORE else lambda: manifest
+                report, done = _in_place(choose, order, place, config, site, online=online)
     return _print_outcome(report, done, config, as_json=as_json)
 
 
@@ -96,8 +98,8 @@ def _refuse_contradictions(wanted: str, at: str | None, target: str | None, *, o
 
 
 def _site(config: Config, progress: Progress, *, reading: bool) -> Site:
-    """Return the local store; for what writes only elsewhere, a read-only one will do."""
-    return open_site(config, progress, writing=None if reading else True)
+    """Return the local store, made where there is none unless it is only for `reading`; a read-only one will do."""
+    return open_site(config, progress, writing=None if reading or config.backups_dir.exists() else True)
 
 
 def _only_source(source: str | None, config: Config) -> str:
@@ -117,12 +119,17 @@ def _replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) -
     return Replacement(source, config.sources[source].path, workers(config), stopped, dry_run)
 
 
+def _choosing(known: Manifest, wanted: str, at: datetime | None, site: Site) -> Choose:
+    """Return what chooses again as `known` was chosen, of the same source."""
+    return lambda: choose_generation(read_inventory(site), wanted, known.source, at)
+
+
 def _in_place(
-    manifest: Manifest, order: Replacement, place: Archives, config: Config, site: Site, *, online: bool
+    choose: Choose, order: Replacement, place: Archives, config: Config, site: Site, *, online: bool
 ) -> tuple[RunReport, Replaced | None]:
     if online:
-        return overwrite_database(manifest, order, place, backup_order(config, order.source), site)
-    return replace_database(manifest, order, place, site)
+        return overwrite_database(choose, order, place, backup_order(config, order.source), site)
+    return replace_database(choose, order, place, site)
 
 
 def _print_outcome(report: RunReport, done: Replaced | None, config: Config, *, as_json: bool) -> None:

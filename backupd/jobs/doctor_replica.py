@@ -6,6 +6,7 @@ from typing import Final
 from backupd.errors import BackupdError
 from backupd.jobs.finding import Finding, finding
 from backupd.jobs.replicate import Connect
+from backupd.jobs.send import told_of
 from backupd.jobs.words import human_bytes
 from backupd.stores.contract import Probed
 
@@ -18,7 +19,7 @@ def examine_replica(name: str, connect: Connect) -> Iterator[Finding]:
     probed: list[Probed] = []
 
     def look() -> str:
-        with connect() as replica:
+        with told_of(name), connect() as replica:
             probed.append(replica.probe())
         lacks = f"; its server lacks {', '.join(probed[0].lacks)}, which is done without" if probed[0].lacks else ""
         return f"host key, login, write, read back, rename and delete work{lacks}"

@@ -1,5 +1,6 @@
 """What is in the local store, and which of it an operator means."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from backupd.errors import GenerationMissing, ManifestInvalid, UsageError
@@ -9,6 +10,7 @@ from backupd.log import Event
 from backupd.model import Manifest
 
 LATEST = "latest"
+Choose = Callable[[], Manifest]
 
 
 def local_inventory(site: Site) -> Inventory:

@@ -9,6 +9,7 @@ from backupd.jobs.finding import Finding
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_age, human_bytes
 from backupd.log import Event
+from backupd.sqlite.alone import alone_at
 from backupd.sqlite.install import heal, kept_databases
 from backupd.sqlite.intent import pending
 
@@ -16,7 +17,7 @@ from backupd.sqlite.intent import pending
 def heal_restore(path: Path, site: Site) -> None:
     """Finish or undo what a killed restore began at the database that `path` leads to, and say so.
 
-    Call it with the lock of the store, which a restore at work holds. Raises TargetRefused, OSError.
+    Call it with the place to yourself (`alone_at`), as a restore at work has it. Raises TargetRefused, OSError.
     """
     target = _real(path)
     healed = heal(target)
@@ -26,9 +27,14 @@ def heal_restore(path: Path, site: Site) -> None:
 
 
 def healed_before_backup(path: Path, site: Site) -> str:
-    """Do the same before a backup, which goes on whatever comes of it; returns in words what is wrong, if anything."""
+    """Do the same before a backup, which goes on whatever comes of it; returns in words what is wrong, if anything.
+
+    Raises LockHeld in the moment in which another backupd puts a database in place.
+    """
     try:
-        heal_restore(path, site)
+        if pending(_real(path)) is not None:
+            with alone_at(path):
+                heal_restore(path, site)
     except TargetRefused as error:
         return f"{error.message}: {error.hint}"
     except OSError as error:

@@ -74,9 +74,10 @@ def take_inventory(
     generations: list[Generation] = []
     manifests: dict[str, Manifest] = {}
     refused: dict[str, str] = {}
-    for stored in store.list():
+    listing = store.list()
+    for stored, read in zip(listing, store.manifests([stored.id for stored in listing]), strict=True):
         try:
-            manifest = decode_manifest(store.manifest(stored.id), stored.id)
+            manifest = decode_manifest(read(), stored.id)
         except ManifestInvalid as error:
             refused[stored.id] = error.message
             generations.append(_unreadable(stored.id, stored.archive_bytes))

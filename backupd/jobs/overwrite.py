@@ -12,6 +12,7 @@ from pathlib import Path
 from backupd.errors import BackupdError, CopyCorrupt, TargetRefused
 from backupd.jobs.backup import backup
 from backupd.jobs.checks import remember_check
+from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.replace import Replaced, Replacement, planned, tell_restored
@@ -20,6 +21,7 @@ from backupd.jobs.site import Site
 from backupd.jobs.space import require_space, reserve_bytes
 from backupd.jobs.unpacked import unpack_proven
 from backupd.model import Manifest, RunReport
+from backupd.sqlite.alone import alone_at
 from backupd.sqlite.header import read_header
 from backupd.sqlite.process import Child
 from backupd.sqlite.replace import Target, set_journal_mode
@@ -29,36 +31,50 @@ _COPY = "restored.sqlite3"
 
 
 def overwrite_database(
-    manifest: Manifest, order: Replacement, store: Archives, safety: BackupOrder, site: Site
+    choose: Choose, order: Replacement, store: Archives, safety: BackupOrder, site: Site
 ) -> tuple[RunReport, Replaced | None]:
     """Restore a generation of `store` into the database of its source while its app runs; the report tells of trouble.
 
+    Which one, `choose` tells once nobody else is at work on the store.
     Before that, the database is backed up as `safety` orders: without that backup nothing is overwritten. To take the
-    restore back, restore that generation.
+    restore back, restore that generation. Raises TargetRefused where there is no place for the backup.
     """
+    _require_store(site)
     if order.dry_run:
+        manifest = choose()
         target = _target(order, safety, manifest)
         return Run("restore", order.source, site).report, planned(manifest, order, target)
     done = None
     with recorded("restore", order.source, site) as run, site.store.staging() as staging:
         run.started()
+        with site.locked("restore"):
+            manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         _target(order, safety, manifest)  # at once, before hours are spent on fetching
         copy = _unpacked(manifest, order, store, staging, run, site)
         before = _backed_up(safety, site)
         try:
-            with site.locked("restore"):
+            with site.locked("restore"), alone_at(order.path):
                 heal_restore(order.path, site)
                 target = _target(order, safety, manifest)
                 with run.stage("overwrite"):
                     _overwrite(copy, target, safety.settings.busy_timeout_s, site)
         except BackupdError as error:
-            again = f"backupd restore {manifest.id} --online: {before}, which was backed up just now, is the latest"
-            raise type(error)(error.message, f"{error.hint}; by name then, {again}") from error
+            latest = f"{before}, which was backed up just now, is the latest"
+            raise type(error)(error.message, f"{error.hint}; name {manifest.id} then: {latest}") from error
         undo = f"backupd restore {before} --online --source {order.source}"
         done = planned(manifest, order, target, undo=undo)
         tell_restored(f"restored {manifest.id} into {target.path}, which was backed up before as {before}", done, site)
     return run.report, done
+
+
+def _require_store(site: Site) -> None:
+    directory = site.store.directory
+    if directory.exists() and not site.store.writable():
+        raise TargetRefused(
+            f"{directory} cannot be written: there is no place for the safety backup",
+            "mount it writable; or stop the app, and restore without --online",
+        )
 
 
 def _backed_up(safety: BackupOrder, site: Site) -> str:

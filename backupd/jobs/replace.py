@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backupd.errors import CopyCorrupt, GenerationMissing
 from backupd.jobs.checks import remember_check
+from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
@@ -18,8 +19,9 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
-from backupd.sqlite.install import kept_databases, remove_part, side_files, swap
-from backupd.sqlite.intent import is_part, part_path
+from backupd.sqlite.alone import alone_at
+from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
+from backupd.sqlite.intent import part_path
 from backupd.sqlite.replace import Target, dress, set_journal_mode
 from backupd.stores.contract import Archives
 
@@ -58,18 +60,21 @@ class Replacement:
 
 
 def replace_database(
-    manifest: Manifest, order: Replacement, store: Archives, site: Site
+    choose: Choose, order: Replacement, store: Archives, site: Site
 ) -> tuple[RunReport, Replaced | None]:
     """Restore a generation of `store` over the database of its source; the report tells of trouble.
 
+    Which one, `choose` tells once nobody else is at work on the store: who was may have published and removed some.
     Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
     """
     if order.dry_run:
+        manifest = choose()
         return Run("restore", order.source, site).report, planned(manifest, order, _target(manifest, order))
     done = None
-    with recorded("restore", order.source, site) as run, site.locked("restore"):
+    with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
         run.started()
         heal_restore(order.path, site)
+        manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         done = _replace(manifest, order, _target(manifest, order), store, run, site)
     return run.report, done
@@ -80,7 +85,7 @@ def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | 
     if order.dry_run:
         return Run("restore", order.source, site).report, _undoing(order)[0]
     done = None
-    with recorded("restore", order.source, site) as run, site.locked("restore"):
+    with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
         run.started()
         heal_restore(order.path, site)
         way_back, target, kept = _undoing(order)
@@ -97,6 +102,7 @@ def _target(manifest: Manifest, order: Replacement) -> Target:
         pass
     needed = manifest.snapshot.size_bytes + target.bytes_in_use
     require_space(target.path.parent, needed, 0, f"restoring {manifest.id}")
+    target.require_owner(manifest.origin)
     return target
 
 
@@ -129,7 +135,7 @@ def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
 
 def _replace(manifest: Manifest, order: Replacement, target: Target, store: Archives, run: Run, site: Site) -> Replaced:
     part = part_path(target.path)
-    _sweep(target.path)
+    sweep_parts(target.path)  # we are alone: none is at work
     try:
         with run.stage("unpack"):
             unpack_proven(manifest, store, part, order.workers, site)
@@ -142,7 +148,7 @@ def _replace(manifest: Manifest, order: Replacement, target: Target, store: Arch
         remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        remove_part(part)
     tell_restored(f"restored {manifest.id} in place of {target.path}", done, site)
     return done
 
@@ -174,13 +180,6 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
         dry_run=order.dry_run,
         undo=undo,
     )
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed restores were unpacking here: the lock says that none is at work."""
-    for path in target.parent.iterdir():
-        if is_part(path.name, target.name):
-            remove_part(path)
 
 
 def tell_restored(what: str, done: Replaced, site: Site) -> None:

@@ -40,12 +40,11 @@ class Run:
         if note not in self.report.notes:
             self.update(notes=(*self.report.notes, note))
 
-    def sent(self, generation: str, sent_bytes: int, spared_bytes: int, proven_by: str) -> None:
-        """Add a generation that reached a replica, how it was proven there, and the bytes sent and spared."""
+    def sent(self, generation: str, spared_bytes: int, proven_by: str) -> None:
+        """Add a generation that reached a replica, the bytes that this spared, and how it was proven there."""
         report = self.report
         self.update(
             sent=(*report.sent, generation),
-            sent_bytes=report.sent_bytes + sent_bytes,
             spared_bytes=report.spared_bytes + spared_bytes,
             proven_by=tuple(sorted({*report.proven_by, proven_by})),
         )
@@ -89,7 +88,9 @@ class Run:
                         )
                 self._id = catalog.start_run(report.task, report.source, report.started_at)
         except CatalogUnavailable as error:
-            self.warn(f"the catalog cannot be used: {error.message} ({error.hint})")
+            store, why = self._site.store, f"the catalog cannot be used: {error.message} ({error.hint})"
+            unwritten = f"{store.directory} cannot be written: neither log nor catalog knows of this"
+            self.warn(why if store.writable() else unwritten)
 
     def finish(self) -> None:
         """Settle outcome and exit code, and hand the report to log and catalog."""

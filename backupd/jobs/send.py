@@ -14,6 +14,7 @@ from backupd.log import Event
 from backupd.model import Manifest
 from backupd.stores.contract import Replica
 from backupd.stores.taken import manifest_there, taken
+from backupd.text import one_line
 
 
 def send(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
@@ -37,7 +38,7 @@ def send(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
     require_ours(manifest, _manifest_at(replica, key), replica.name)
     _require_room(manifest, replica)
     site.progress.stage(f"send {key}", manifest.archive.size_bytes)
-    with run.stage("send"):
+    with run.stage("send"), _counted(replica, run):
         replica.publish(key, site.store.archive_path(key), encoded)
     _tell(manifest, replica, run, site)
 
@@ -50,7 +51,7 @@ def told_of(name: str) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise NoSpace(f"no room is left at {name}", "free space there") from error
-        what = f"{name} answered: {error.strerror or error}"
+        what = f"{name} answered: {one_line(error.strerror or str(error))}"
         raise BackupdError(what, "check room, quota and rights there; backupd doctor tries them") from error
 
 
@@ -58,6 +59,16 @@ def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
     """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
     if there is not None and there.archive.sha256 != manifest.archive.sha256:
         raise taken(manifest.id, name)
+
+
+@contextmanager
+def _counted(replica: Replica, run: Run) -> Iterator[None]:
+    """Add what travels in the block to the report, also when it was in vain."""
+    before = replica.travelled_bytes
+    try:
+        yield
+    finally:
+        run.update(sent_bytes=run.report.sent_bytes + replica.travelled_bytes - before)
 
 
 def _manifest_at(replica: Replica, generation_id: str) -> Manifest | None:
@@ -80,7 +91,7 @@ def _require_room(manifest: Manifest, replica: Replica) -> None:
 
 def _tell(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
     transfer = replica.last_transfer
-    run.sent(manifest.id, transfer.sent_bytes, transfer.spared_bytes, transfer.proven_by)
+    run.sent(manifest.id, transfer.spared_bytes, transfer.proven_by)
     if transfer.doubt:
         run.note(f"copies at {replica.name} were read back: {transfer.doubt}")
     site.tell_catalog(lambda catalog: catalog.add_generation(manifest, replica.name))

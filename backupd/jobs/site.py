@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,6 +121,12 @@ class Site:
                 self.log.warning(Event.LOCK_TAKEN_OVER, what)
             self._recover()
             self._renew_checksums()
+            yield
+
+    @contextmanager
+    def locked_if_writable(self, task: str) -> Iterator[None]:
+        """Do the same, for what only reads from the store: one on a read-only mount has no lock to take."""
+        with self.locked(task) if self.store.writable() else nullcontext():
             yield
 
     def _say_unavailable(self, error: CatalogUnavailable) -> None:

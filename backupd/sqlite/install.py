@@ -8,11 +8,13 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
 from backupd.errors import TargetInUse
-from backupd.files import fsync_directory
+from backupd.files import exchange, fsync_directory
+from backupd.signals import too_late_to_stop
 from backupd.sqlite.intent import (
     KEPT,
     SIDE_FILES,
@@ -41,13 +43,14 @@ def swap(target: Path, part: Path, lease: Lease, now: datetime, bring: tuple[Suf
     """Let `part`, a durable file in the same directory, become `target`; returns where the old database is kept.
 
     The side files of the old one go with it; those of `part` named in `bring` come with the new one. `lease` is held on
-    the old one. Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError.
+    the old one. Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError. Who wants to
+    stop it comes too late.
     """
     intent = _plan(target, part, now, bring)
-    with declared(target, intent):
+    with too_late_to_stop(), declared(target, intent):
         try:
             _rename(target, part, lease, intent)
-        except BaseException:  # a disk that fails, Ctrl-C: better at once than by the next run
+        except BaseException:  # somebody opened it, a disk that fails: better at once than by the next run
             _undo(target, intent)
             withdraw(target)
             raise
@@ -82,8 +85,21 @@ def kept_databases(target: Path) -> tuple[Path, ...]:
     return tuple(sorted(found, key=lambda path: kept_order(path.name, target.name)))
 
 
+def sweep_parts(target: Path) -> None:
+    """Remove what killed restores left of files that were to become `target`, side files too. Raises OSError."""
+    for path in target.parent.iterdir():
+        if any(is_part(path.name.removesuffix(suffix), target.name) for suffix in ("", *SIDE_FILES)):
+            _remove(path)
+
+
 def remove_part(path: Path) -> None:
-    """Remove a file that is to become no database any more; a directory of that name is not ours. Raises OSError."""
+    """Remove a file that is to become no database any more, with its side files. Raises OSError."""
+    for suffix in ("", *SIDE_FILES):
+        _remove(Path(f"{path}{suffix}"))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, if it is there; a directory of that name is not ours."""
     with suppress(FileNotFoundError, IsADirectoryError):
         path.unlink()
 
@@ -96,10 +112,11 @@ def side_files(path: Path) -> tuple[Suffix, ...]:
 def _rename(target: Path, part: Path, lease: Lease, intent: Intent) -> None:
     """Set the old one aside and rename. Raises TargetInUse when somebody asked for the old one meanwhile."""
     _set_aside(target, intent)
-    if intent.old is not None:
-        _keep(target, target.with_name(intent.kept))
+    kept = target.with_name(intent.kept)
+    named_twice = intent.old is None or _linked(target, kept)
+    put = partial(part.rename, target) if named_twice else partial(_exchange, target, part, kept)
     if not lease.asked_for(target):
-        part.rename(target)
+        put()
     if lease.asked_for(target):
         raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
 
@@ -133,13 +150,28 @@ def _set_aside(target: Path, intent: Intent) -> None:
     fsync_directory(target.parent)
 
 
-def _keep(target: Path, kept: Path) -> None:
-    """Give the old database its second name; on a file system without hard links (FAT, SMB) its only one."""
+def _linked(target: Path, kept: Path) -> bool:
+    """Give the old database its second name, durably; False on a file system without hard links (FAT, SMB)."""
     try:
         os.link(target, kept)
     except OSError:
-        target.rename(kept)
+        return False
     fsync_directory(target.parent)
+    return True
+
+
+def _exchange(target: Path, part: Path, kept: Path) -> None:
+    """Let the new file, by the name that the old one is to bear, exchange names with it: one of them is always there.
+
+    Where the file system cannot do that either, there is none for a moment.
+    """
+    part.rename(kept)
+    fsync_directory(target.parent)
+    if not exchange(kept, target):
+        kept.rename(part)
+        target.rename(kept)
+        fsync_directory(target.parent)
+        part.rename(target)
 
 
 def _bring(target: Path, intent: Intent) -> None:
@@ -150,10 +182,13 @@ def _bring(target: Path, intent: Intent) -> None:
 
 def _undo(target: Path, intent: Intent) -> None:
     """Bring everything back to where it was; whatever was done of it before may be done again."""
-    kept, mark = target.with_name(intent.kept), Mark.of(target)
+    kept, part, mark = target.with_name(intent.kept), target.with_name(intent.part), Mark.of(target)
     if mark is not None and mark.inode == intent.new.inode:
-        _give_its_name_back(target, target.with_name(intent.part), kept)
+        _give_its_name_back(target, part, kept)
         mark = Mark.of(target)
+    held = Mark.of(kept)
+    if held is not None and held.inode == intent.new.inode:  # it was about to exchange names with the old one
+        kept.rename(part)
     if mark is None:
         with suppress(FileNotFoundError):
             kept.rename(target)
@@ -164,12 +199,14 @@ def _undo(target: Path, intent: Intent) -> None:
 
 
 def _give_its_name_back(target: Path, part: Path, kept: Path) -> None:
-    """Let the new file be `part` again; in one step for who opens `target`, where another one is `kept` to be there."""
+    """Let the new file be `part` (or `kept`) again; in one step for who opens `target`, where another one is kept."""
     if kept.exists():
         with suppress(OSError):  # no hard links; or it was done before a kill
             os.link(target, part)
         if part.exists():
             kept.rename(target)
+            return
+        if exchange(kept, target):  # and `kept` is the new one
             return
     target.rename(part)
 

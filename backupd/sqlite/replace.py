@@ -2,13 +2,14 @@
 
 import os
 import stat
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from errno import EINVAL, EPERM
 from pathlib import Path
 from typing import Literal
 
 from backupd.errors import SourceMissing, TargetRefused
-from backupd.files import fsync_file
 from backupd.model import SourceFacts
 from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.intent import KEPT, SIDE_FILES
@@ -74,6 +75,11 @@ class Target:
         remote = f"it is on {kind}" if is_remote(kind) else ""
         return Lease([Path(f"{self.path}{name}") for name in names], uid, gid, remote=remote, stopped=stopped)
 
+    def require_owner(self, origin: SourceFacts) -> None:
+        """Try with a file of no name whether `dress` may give a new one to its owner. Raises TargetRefused, OSError."""
+        with tempfile.TemporaryFile(dir=self.path.parent) as trial:
+            _give(trial.fileno(), *_owner_to_be(trial.fileno(), self, origin))
+
     def settle(self) -> Settled | None:
         """Bring the old database to rest; None when there is none. Raises TargetInUse, TargetRefused, NoSpace."""
         if self.old is None:
@@ -109,26 +115,47 @@ def dress(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
     Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not give it to them.
     """
     old = target.old
-    uid, gid, mode = (old.uid, old.gid, old.mode) if old else (origin.uid, origin.gid, origin.mode & 0o777)
-    if old is None and os.geteuid() != 0:
-        uid, gid = _owner(path)  # nobody but root may give a file away; a setgid directory has given the group
-    if (uid, gid) != _owner(path):
-        try:
-            os.chown(path, uid, gid)
-        except PermissionError as error:
-            raise TargetRefused(
-                f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {error.strerror}",
-                f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
-            ) from error
-    if old is not None:
-        _copy_attributes(target.path, path)
-    path.chmod(mode)
-    fsync_file(path)
+    mode = old.mode if old else origin.mode & 0o777
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        uid, gid = _owner_to_be(descriptor, target, origin)
+        if old is not None:
+            _copy_attributes(target.path, path)
+        if mode != stat.S_IMODE(os.fstat(descriptor).st_mode):  # FAT through FUSE knows no other one, and no chmod
+            os.fchmod(descriptor, mode)
+        _give(descriptor, uid, gid)  # last: root with few capabilities has no say any more in what is another's
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     return f"{uid}:{gid}", f"{mode:04o}"
 
 
-def _owner(path: Path) -> tuple[int, int]:
-    state = path.stat()
+def _owner_to_be(descriptor: int, target: Target, origin: SourceFacts) -> tuple[int, int]:
+    """Return whose the open file is to be: of the owner of the old database, else, as root, of that of its `origin`."""
+    old = target.old
+    if old is not None:
+        return old.uid, old.gid
+    if os.geteuid() == 0:
+        return origin.uid, origin.gid
+    return _owner(descriptor)  # nobody but root may give a file away; a setgid directory has given the group
+
+
+def _give(descriptor: int, uid: int, gid: int) -> None:
+    if (uid, gid) == _owner(descriptor):
+        return
+    try:
+        os.fchown(descriptor, uid, gid)
+    except OSError as error:
+        if error.errno not in (EPERM, EINVAL):  # EINVAL: a user that this user namespace does not know
+            raise
+        raise TargetRefused(
+            f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {error.strerror}",
+            f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
+        ) from error
+
+
+def _owner(descriptor: int) -> tuple[int, int]:
+    state = os.fstat(descriptor)
     return state.st_uid, state.st_gid
 
 

@@ -1,6 +1,6 @@
 """What every store can do; one suite of tests holds every kind to it."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -60,6 +60,9 @@ class Store(Archives, Protocol):
     def manifest(self, generation_id: str) -> bytes:
         """Return the manifest's bytes, cut off just past MANIFEST_MAX_BYTES. Raises GenerationMissing."""
 
+    def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+        """Yield for each of `ids` what returns its manifest, as `manifest` does: many are asked for at once."""
+
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Put a proven archive (a file of the caller's) and its manifest in place, the manifest last, durably."""
 
@@ -87,7 +90,11 @@ class Replica(Store, Protocol):
 
     @property
     def last_transfer(self) -> Transfer:
-        """What the last `publish` cost."""
+        """What the last `publish` that succeeded cost."""
+
+    @property
+    def travelled_bytes(self) -> int:
+        """How many bytes of archives were sent so far, also in vain; it only grows."""
 
     def prepare(self) -> None:
         """Make what is missing. Raises BackupdError, OSError."""

@@ -13,8 +13,9 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,6 +107,10 @@ class DirectoryStore:
             return _read(descriptor, size_bytes, MANIFEST_MAX_BYTES + 1)
         finally:
             os.close(descriptor)
+
+    def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+        """Yield for each of `ids` what returns its manifest, as `manifest` does."""
+        return (partial(self.manifest, generation_id) for generation_id in ids)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""

@@ -1,7 +1,6 @@
 """A replica in a directory: a second disk, a mounted NAS."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ class MirrorStore(DirectoryStore):
         super().__init__(name, directory)
         self._advance = advance
         self.last_transfer = Transfer(0, 0)
+        self.travelled_bytes = 0
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Copy `archive`, prove the copy on its disk, and put it in place.
@@ -64,7 +64,9 @@ class MirrorStore(DirectoryStore):
     def _copy(self, archive: Path, copy: Path) -> None:
         descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with archive.open("rb") as source, open(descriptor, "wb") as target:
-            shutil.copyfileobj(source, target, _CHUNK_BYTES)
+            while chunk := source.read(_CHUNK_BYTES):
+                target.write(chunk)
+                self.travelled_bytes += len(chunk)
             target.flush()
             os.fsync(descriptor)
 

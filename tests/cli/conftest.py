@@ -8,7 +8,9 @@ from keyboard import Keyboard, Pair
 from backupd.jobs.backup import backup
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
+from support.bank import spend
 from support.command import Backupd
+from support.sqlite_places import sha256
 
 
 @pytest.fixture
@@ -47,3 +49,11 @@ def target(tmp_path: Path) -> Path:
     directory = tmp_path / "restored"
     directory.mkdir()
     return directory / "tasks.db"
+
+
+@pytest.fixture
+def newer(database: Path, generation: str) -> str:
+    """The digest of the database once its app has written on after the backup."""
+    assert generation
+    spend(database, 5)
+    return sha256(database)

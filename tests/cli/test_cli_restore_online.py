@@ -11,16 +11,12 @@ from keyboard import Keyboard
 
 from backupd.jobs.site import Site
 from support.app import running_app
+from support.bank import spend
 from support.command import Backupd, log_lines
 from support.generations import backdated
 from support.sqlite_processes import wait_until
 
 LIVE = ("restore", "--online", "--json")
-
-
-def spend(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as app, app:
-        app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
 
 
 @pytest.mark.cover_processes
@@ -101,7 +97,7 @@ def test_an_app_that_never_lets_go_makes_it_give_up_with_everything_as_it_was(
         answer = typed(*LIVE, BACKUPD_SOURCES__TASKS__BUSY_TIMEOUT_S="0.2")
         assert answer.code == 75
         assert "stayed locked" in answer.json["error"]
-        assert f"restore {generation} --online" in answer.json["hint"]
+        assert f"name {generation} then" in answer.json["hint"]
         app.sql("COMMIT")
         assert app.sql("SELECT count(*) FROM ledger") == [[2]]
 
@@ -119,6 +115,22 @@ def test_pages_of_another_size_are_refused_in_a_wal_database(typed: Keyboard, da
     assert "pages of 8192 bytes" in answer.err
     with closing(sqlite3.connect(database)) as app:
         assert app.execute("SELECT count(*) FROM ledger").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_text_in_another_encoding_is_refused_and_the_app_goes_on(typed: Keyboard, database: Path, mode: str) -> None:
+    generation = typed("backup", "--json").json["generation"]
+    database.unlink()
+    with running_app(database) as app:
+        app.sql("PRAGMA encoding='UTF-16le'")
+        app.sql(f"PRAGMA journal_mode={mode}")
+        app.sql("CREATE TABLE word AS SELECT 'grün' AS text")
+        answer = typed("restore", generation, "--online", "--json")
+        assert answer.code == 1
+        assert "holds text in UTF-16le, the generation in UTF-8" in answer.json["error"]
+        assert "without --online" in answer.json["hint"]
+        assert app.sql("SELECT text FROM word") == [["grün"]]
+    assert typed("restore", generation, "--json").code == 0
 
 
 def test_a_database_that_is_not_there_is_not_restored_online(typed: Keyboard, database: Path, generation: str) -> None:

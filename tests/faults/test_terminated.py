@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +22,15 @@ from yards import (
 )
 
 from backupd.log import Event
-from support.command import log_lines
+from backupd.sqlite.install import kept_databases
+from support.bank import transfers
+from support.command import Backupd, log_lines
+from support.daemon import wait_until
 from support.faults import Crew, at_every_step, on_both_cores
+from support.replicas import noisy_database
+from support.sshd import Sshd
 from support.template import Ended
+from support.wire import UP, Weather, running_wire
 
 TERMINATED = 128 + signal.SIGTERM
 SOON_S = 3
@@ -99,3 +107,48 @@ def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
     assert large.generations() == before
     assert forks.run(["backup"], large.environ).code == 0
     assert not HEALING.intersection(events(large)[known:])
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize(
+    "weather", [Weather(stall_up=6_000_000), Weather(rate=2_000_000, delay_s=0.02)], ids=["still", "slow"]
+)
+def test_over_a_bad_line_a_replication_that_is_to_end_waits_for_nobody(
+    weather: Weather, forks: Crew, sshd: Sshd, tmp_path: Path
+) -> None:
+    here = {"BACKUPD_DATABASE": str(tmp_path / "tasks.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "backups")}
+    noisy_database(tmp_path / "tasks.db", 30_000_000)
+    assert forks.run(["backup"], here).code == 0
+    with running_wire(sshd.port, weather) as wire:
+        there = f"sftp://{sshd.user}@127.0.0.1:{wire.port}{tmp_path / 'there'}"
+        offsite = {"URL": there, "HOST_KEY": sshd.host_key(), "PRIVATE_KEY_FILE": str(sshd.key)}
+        environ = here | {f"BACKUPD_REPLICAS__OFFSITE__{key}": value for key, value in offsite.items()}
+        command = [sys.executable, "-m", "backupd", "replicate"]
+        with subprocess.Popen(command, env=Backupd(environ, tmp_path).environment()) as run:
+            wait_until(lambda: wire.passed[UP] > 4_000_000, "much is on its way")
+            run.terminate()
+            assert run.wait(10) == TERMINATED
+    assert not list((tmp_path / "there").glob("tasks-*"))
+
+
+@pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_stops_a_restore_is_told_what_is_true(
+    send: signal.Signals, template: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    def stop(at: int | None) -> Ended:
+        yard = template.copy_to(tmp_path / f"stopped-{at}")
+        ended = forks.run(["restore"], yard.environ, at=at, send=send, counted=True)
+        done = ended.code == 0
+        assert done or ended.code == 128 + send
+        assert ("backupd restore --undo" in ended.out) == done
+        assert ("nothing half-made stays" in ended.err) != done
+        assert len(kept_databases(yard.database)) == done
+        assert transfers(yard.database) == (3 if done else 4)
+        assert not list(yard.database.parent.glob(".*"))
+        return ended
+
+    steps = stop(None).steps
+    ends = on_both_cores(stop, range(steps.index("fsync in dress"), len(steps)))
+    codes = [ended.code for ended in ends]
+    assert codes == sorted(codes, reverse=True), "from some step on it is too late"
+    assert {*codes} == {128 + send, 0}

@@ -104,12 +104,24 @@ def test_a_write_that_fails_is_an_error_and_no_file(odd: OddSftp, site: Site, ke
     assert_heals(odd, site, key)
 
 
-def test_a_full_disk_there_is_left_as_it_was(odd: OddSftp, site: Site, key: str) -> None:
-    odd.be(Oddities(bad_write=3, bad_writes=float("inf")))
+def test_a_full_disk_there_is_left_as_it_was_whatever_does_not_fit(odd: OddSftp, site: Site, key: str) -> None:
+    sent_to(over_sftp(odd, odd.path, site), site)
+    archive, manifest, checksums = odd.writes - 2, odd.writes - 1, odd.writes
+    wiped(odd)
+    for first in (3, archive, manifest, checksums):
+        odd.be(Oddities(bad_write=first, bad_writes=float("inf")))
+        report = sent_to(over_sftp(odd, odd.path, site), site)
+        assert (report.outcome, "room" in str(report.hint)) == ("failed", True)
+        there = {path.name for path in odd.files.rglob("*") if path.is_file()}
+        whole = {f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"}
+        assert there == (whole if first == checksums else set())
+        assert_heals(odd, site, key)
+
+
+def test_what_a_server_says_is_told_in_one_short_line(odd: OddSftp, site: Site, key: str) -> None:
+    odd.be(Oddities(bad_write=1, bad_write_says="no\n\x1b[2Jforged: all is well\r" + "x" * 5000))
     report = sent_to(over_sftp(odd, odd.path, site), site)
-    assert report.outcome == "failed"
-    assert not [path for path in odd.files.rglob("*") if path.is_file()]
-    assert "room" in str(report.hint)
+    assert (report.outcome, str(report.error).isprintable(), len(str(report.error)) < 300) == ("failed", True, True)
     assert_heals(odd, site, key)
 
 
@@ -144,6 +156,8 @@ def test_what_reads_back_other_than_it_was_sent_gets_no_final_name(
         Oddities(extensions=frozenset(), rename_replaces=True),
         Oddities(extensions=EXTENSIONS - {"posix-rename@openssh.com"}),
         Oddities(unsupported=frozenset({"setstat", "fsetstat"})),
+        Oddities(closed_only=True),
+        Oddities(writes_late=True),
         Oddities(denied=frozenset({"setstat", "fsetstat"})),
         Oddities(told=frozenset({"size"})),
         Oddities(read_bytes=1000),
@@ -153,6 +167,8 @@ def test_what_reads_back_other_than_it_was_sent_gets_no_final_name(
         "renames replace",
         "no posix-rename",
         "no modes",
+        "no open file is given back",
+        "written at the end",
         "modes denied",
         "sizes only",
         "short reads",
@@ -193,6 +209,31 @@ def test_links_and_manifests_of_a_hundred_megabytes_are_nobodys_generations(
     assert (report.outcome, report.sent) == ("done", (key,)), report
     assert secret.read_bytes() == b"mine"
     assert (odd.files / f"{key}{ARCHIVE_SUFFIX}").is_file()
+
+
+@pytest.mark.parametrize("named", [f"{{key}}{ARCHIVE_SUFFIX}.part", f"{{key}}{MANIFEST_SUFFIX}.part", "SHA256SUMS.new"])
+def test_a_link_where_something_is_to_be_written_goes_and_what_it_leads_to_stays(
+    odd: OddSftp, site: Site, key: str, named: str, tmp_path: Path
+) -> None:
+    assert sent_to(over_sftp(odd, odd.path, site), site).outcome == "done"
+    (sender,) = (path for path in (odd.files / ".backupd").iterdir() if path.name != "removing")
+    wiped(odd)
+    sender.mkdir(parents=True)
+    (tmp_path / "precious").write_text("mine")
+    (sender / named.format(key=key)).symlink_to(tmp_path / "precious")
+    assert_heals(odd, site, key)
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", [ARCHIVE_SUFFIX, MANIFEST_SUFFIX])
+def test_a_link_that_bears_a_final_name_is_replaced(
+    odd: OddSftp, site: Site, key: str, suffix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "precious").write_bytes(site.store.archive_path(key).read_bytes())
+    (odd.files / f"{key}{suffix}").symlink_to(tmp_path / "precious")
+    assert sent_to(over_sftp(odd, odd.path, site), site).outcome == "done"
+    assert not (odd.files / f"{key}{suffix}").is_symlink()
+    assert_heals(odd, site, key)
 
 
 def test_a_link_in_the_place_of_our_directory_is_refused(odd: OddSftp, site: Site, key: str, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_restored_backup_is_the_database(
             app.execute('DELETE FROM "t 0"')
             app.execute("CREATE TABLE other(x)")
         manifest = choose_generation(local_inventory(site), "latest", "tasks", None)
-        report, done = replace_database(manifest, Replacement("tasks", path, 2), site.store, site)
+        report, done = replace_database(lambda: manifest, Replacement("tasks", path, 2), site.store, site)
         assert report.outcome == "done", report
         assert done is not None
         assert hashlib.sha256(path.read_bytes()).hexdigest() == done.snapshot_sha256 == manifest.snapshot.sha256

@@ -126,32 +126,9 @@ def test_of_two_restores_both_old_databases_are_kept_and_the_last_is_the_last(pl
     assert [kept.read_text() for kept in kept_databases(target)] == ["old", "new"]
 
 
-def test_where_there_are_no_hard_links_the_old_one_is_renamed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, part = paths(place)
-    monkeypatch.setattr(os, "link", refused)
-    with lease(target) as held:
-        kept = swap(target, part, held, NOW)
-    assert kept is not None
-    assert (target.read_text(), kept.read_text()) == ("new", "old")
-
-
 def refused(*_paths: object) -> None:
     """Refuse to link, as FAT does."""
     raise PermissionError(1, "Operation not permitted")
-
-
-def test_killed_where_there_are_no_hard_links_between_the_two_renames_the_old_one_comes_back(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, part = paths(place)
-    monkeypatch.setattr(os, "link", refused)
-    killed_before_the_rename(target, part)
-    assert not target.exists()
-    healed = heal(target)
-    assert healed is not None
-    assert healed.what == "undone"
-    assert target.read_text() == "old"
-    assert {path.name for path in place.iterdir()} == {target.name}
 
 
 def test_a_database_that_somebody_else_replaced_meanwhile_is_left_alone(place: Path) -> None:

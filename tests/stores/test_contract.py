@@ -128,6 +128,27 @@ def test_a_manifest_too_large_is_cut_off_just_past_the_limit(bench: Bench) -> No
     assert len(bench.store.manifest(ID)) == MANIFEST_MAX_BYTES + 1
 
 
+def test_many_manifests_are_each_its_own_whatever_is_wrong_with_others(bench: Bench) -> None:
+    ids = [f"tasks-2026{month:02}{day:02}-0400" for month in (1, 2) for day in range(1, 29)]
+    wanted: dict[str, bytes | None] = {key: key.encode() * (number * 50) for number, key in enumerate(ids)}
+    for key, manifest in wanted.items():
+        bench.files.joinpath(f"{key}{MANIFEST_SUFFIX}").write_bytes(manifest or b"")
+    gone, directory, link, large = ids[3], ids[31], ids[32], ids[-1]
+    for key in (gone, directory, link):
+        path, wanted[key] = bench.paths(key)[1], None
+        path.unlink()
+    bench.paths(directory)[1].mkdir()
+    bench.paths(link)[1].symlink_to(bench.paths(ids[0])[1])
+    wanted[large] = b"x" * (MANIFEST_MAX_BYTES + 1)
+    bench.paths(large)[1].write_bytes(b"x" * (MANIFEST_MAX_BYTES + 1000))
+    for key, read in zip(ids, bench.store.manifests(ids), strict=True):
+        if wanted[key] is None:
+            with pytest.raises(GenerationMissing, match=key):
+                read()
+        else:
+            assert read() == wanted[key]
+
+
 def test_what_is_not_there_is_said_to_be_missing(bench: Bench) -> None:
     bench.publish(ID)
     for key in (IDS[1], f"{ID}-2"):

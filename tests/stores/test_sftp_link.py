@@ -29,6 +29,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         yield server
 
 
+def widened(link: Link) -> int:
+    """Return how many channels there are of all that may be."""
+    link.widen(CHANNELS)
+    return len(link.channels(CHANNELS))
+
+
 def test_slow_answers_of_a_busy_host_make_it_no_far_one(sshd: Sshd) -> None:
     def found_near() -> bool:
         with running_wire(sshd.port) as wire, linked(sshd, wire.port) as link:
@@ -37,7 +43,7 @@ def test_slow_answers_of_a_busy_host_make_it_no_far_one(sshd: Sshd) -> None:
             soon.start()
             assert link.block_bytes
             soon.join()
-            return (link.is_near, len(link.widen(CHANNELS))) == (True, 1)
+            return (link.is_near, widened(link)) == (True, 1)
 
     assert any(found_near() for _ in range(20)), "also where the tests keep it so busy that it seldom answers soon"
 
@@ -45,5 +51,5 @@ def test_slow_answers_of_a_busy_host_make_it_no_far_one(sshd: Sshd) -> None:
 def test_over_a_long_line_there_are_as_many_channels_as_the_server_grants(sshd: Sshd, server: Sshd) -> None:
     for host, granted in ((sshd, CHANNELS), (server, 3)):
         with running_wire(host.port, Weather(delay_s=0.01)) as wire, linked(host, wire.port) as link:
-            assert (link.is_near, len(link.widen(CHANNELS))) == (False, granted)
+            assert (link.is_near, widened(link)) == (False, granted)
             assert all(client.normalize(".") for client in link.clients)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 START = 100
@@ -52,6 +52,18 @@ def is_balanced(path: Path, rows: int = 1000) -> bool:
         return bool(total == rows * START and wrong == 0 and sound == "ok")
     finally:
         connection.close()
+
+
+def transfers(path: Path) -> int:
+    """Return how many transfers are in the ledger."""
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("SELECT count(*) FROM ledger").fetchone()[0])
+
+
+def spend(path: Path, times: int = 1) -> None:
+    """Let the app open its database, transfer nothing so many times, and close it."""
+    with closing(sqlite3.connect(path)) as app, app:
+        app.executemany("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)", [()] * times)
 
 
 class Bank:

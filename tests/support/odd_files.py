@@ -112,8 +112,11 @@ class OddFiles(paramiko.SFTPServerInterface):
 
     def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> "OddHandle | int":
         mode = 0o666 if attr.st_mode is None else attr.st_mode
+        writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
+        if self.odd.oddities.one_writer and writes and path in self.odd.written:
+            return sftp.SFTP_FAILURE
         try:
-            return OddHandle(self.odd, os.open(self.real(path), flags, mode))
+            return OddHandle(self.odd, os.open(self.real(path), flags, mode), path if writes else "")
         except OSError as error:
             return paramiko.SFTPServer.convert_errno(error.errno)
 
@@ -175,17 +178,25 @@ class OddFiles(paramiko.SFTPServerInterface):
 
 
 class OddHandle(paramiko.SFTPHandle):
-    """An open file."""
+    """An open file; `written` is its path if it is open for writing."""
 
-    def __init__(self, odd: "OddSftp", descriptor: int) -> None:
+    def __init__(self, odd: "OddSftp", descriptor: int, written: str) -> None:
         super().__init__()
-        self.odd, self.descriptor = odd, descriptor
+        self.odd, self.descriptor, self.written = odd, descriptor, written
+        self.late: list[tuple[bytes, int]] = []
+        if written:
+            odd.written.add(written)
 
     def close(self) -> None:
+        for data, offset in self.late:
+            os.pwrite(self.descriptor, data, offset)
         os.close(self.descriptor)
+        self.odd.written.discard(self.written)
 
     def read(self, offset: int, length: int) -> bytes | int:
         odd = self.odd.oddities
+        if odd.closed_only and self.written:
+            return sftp.SFTP_PERMISSION_DENIED
         length = int(max(0, min(length, odd.read_bytes, odd.ends_at - offset)))
         try:
             data = os.pread(self.descriptor, length, offset)
@@ -202,6 +213,9 @@ class OddHandle(paramiko.SFTPHandle):
         odd, number = self.odd.oddities, self.odd.count_write()
         if odd.bad_write <= number < odd.bad_write + odd.bad_writes:
             return BAD_WRITE
+        if odd.writes_late:
+            self.late.append((data, offset))
+            return sftp.SFTP_OK
         return sftp.SFTP_OK if number == odd.lost_write else _status(os.pwrite, self.descriptor, data, offset)
 
     def stat(self) -> paramiko.SFTPAttributes | int:

@@ -63,6 +63,9 @@ class Oddities:
     ends_at: float = _NEVER  # files are read back as if they ended here
     endless: bool = False  # files do not end, whatever their size
     read_bytes: float = _NEVER  # no read yields more, which is allowed
+    closed_only: bool = False  # no file is given back while it is open for writing
+    writes_late: bool = False  # what is written is there once the file is closed
+    one_writer: bool = False  # at a time
     cut_before: float = _NEVER  # the connection ends at this request, which is not done
     cut_after: float = _NEVER  # ... which is done but not answered
     stall_at: float = _NEVER  # from this request on nothing is answered
@@ -82,6 +85,7 @@ class OddSftp:
         self.public = new_key(self.key).split()[1]
         self.lock = threading.Lock()
         self.be(Oddities())
+        self.written: set[str] = set()  # what is open for writing
         self._transports: list[paramiko.Transport] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]

@@ -1,5 +1,6 @@
 """Directories that tests look into, and mounts that they make."""
 
+import hashlib
 import os
 import sqlite3
 import subprocess
@@ -18,6 +19,16 @@ def rows(path: Path, query: str) -> list[Any]:
 def contents(directory: Path) -> dict[str, bytes]:
     """Return the bytes of every file; those of `-shm` are locks, and not compared."""
     return {p.name: b"" if p.name.endswith("-shm") else p.read_bytes() for p in directory.iterdir() if p.is_file()}
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def beside(database: Path) -> set[str]:
+    """Return the names of all that lies beside a database."""
+    return {path.name for path in database.parent.iterdir()} - {database.name}
 
 
 def state(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:

@@ -39,17 +39,29 @@ def overwrite(path: str, copy: apsw.Connection, busy_timeout_s: float, wire: Wir
     """Copy every page in one transaction, which begins as soon as nobody else writes. Raises apsw.Error."""
     target = _open(path, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s)
     try:
-        page_size = _number(copy, "page_size")
-        if str(target.execute("PRAGMA journal_mode").get) == "wal" and _number(target, "page_size") != page_size:
-            raise TargetRefused(
-                f"{path} has pages of {_number(target, 'page_size')} bytes, the generation of {page_size}: "
-                "SQLite cannot change that in a live WAL database",
-                "stop the app, and restore without --online",
-            )
+        _refuse_other_form(path, target, copy)
+        page_size = int(_ask(copy, "page_size"))
         with target.backup("main", copy, "main") as backup:
             _step(backup, page_size, time.monotonic() + busy_timeout_s, wire)
     finally:
         target.close()
+
+
+def _refuse_other_form(path: str, target: apsw.Connection, copy: apsw.Connection) -> None:
+    """Refuse a form that an app which has the database open could not follow. Raises TargetRefused."""
+    differing = ""
+    if _ask(target, "journal_mode") == "wal" and _ask(target, "page_size") != _ask(copy, "page_size"):
+        differing = (
+            f"has pages of {_ask(target, 'page_size')} bytes, the generation of {_ask(copy, 'page_size')}: "
+            "SQLite cannot change that in a live WAL database"
+        )
+    elif _ask(target, "encoding") != _ask(copy, "encoding") and _ask(target, "page_count") != "0":
+        differing = (
+            f"holds text in {_ask(target, 'encoding')}, the generation in {_ask(copy, 'encoding')}: "
+            "every statement of an app that has it open would fail from then on"
+        )
+    if differing:
+        raise TargetRefused(f"{path} {differing}", "stop the app, and restore without --online")
 
 
 def _step(backup: apsw.Backup, page_size: int, give_up: float, wire: Wire) -> None:
@@ -81,8 +93,8 @@ def _open(path: str, flags: int, busy_timeout_s: float) -> apsw.Connection:
     return connection
 
 
-def _number(connection: apsw.Connection, pragma: str) -> int:
-    return int(connection.execute(f"PRAGMA {pragma}").get)
+def _ask(connection: apsw.Connection, pragma: str) -> str:
+    return str(connection.execute(f"PRAGMA {pragma}").get)
 
 
 def _explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:

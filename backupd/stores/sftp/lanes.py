@@ -2,25 +2,25 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Final
 
-from paramiko import SFTPAttributes, SFTPClient, SSHException
+from paramiko import SFTPClient, SSHException
 from paramiko.sftp import (
     CMD_CLOSE,
     CMD_FSETSTAT,
-    CMD_HANDLE,
     CMD_OPEN,
     SFTP_FLAG_CREATE,
+    SFTP_FLAG_EXCL,
     SFTP_FLAG_READ,
-    SFTP_FLAG_TRUNC,
     SFTP_FLAG_WRITE,
     SFTPError,
 )
 
-from backupd.stores.sftp.wire import Writes, ask, hear
+from backupd.stores.sftp.asking import Asking, attributes_of
+from backupd.stores.sftp.wire import Writes
 
 _UPDATE: Final = SFTP_FLAG_READ | SFTP_FLAG_WRITE
-_ANEW: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_TRUNC
+_ANEW: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
 _PRIVATE: Final = 0o600
 _TROUBLE: Final = (OSError, EOFError, SSHException, SFTPError)
 
@@ -29,42 +29,36 @@ _TROUBLE: Final = (OSError, EOFError, SSHException, SFTPError)
 def opened_lanes(
     clients: Sequence[SFTPClient], part: str, heard: Callable[[], None], *, new: bool
 ) -> Iterator[tuple[Writes, ...]]:
-    """Lend what writes to `part` through each of `clients`; a `new` one is empty, and private before anything is in it.
+    """Lend what writes to `part` through each of `clients` that may.
 
-    `heard` is called at each answer. Raises OSError, SSHException.
+    A `new` one must not exist; it is private before anything is in it. `heard` is called at each answer.
+    Raises OSError, SSHException.
     """
+    first, *others = map(Asking, clients)
     opened = [
-        (clients[0], _handle(clients[0], ask(clients[0], CMD_OPEN, part, _ANEW if new else _UPDATE, _mode(None))))
+        (clients[0], first, first.handle(first.ask(CMD_OPEN, part, _ANEW if new else _UPDATE, attributes_of(None))))
     ]
     try:
-        private = ask(clients[0], CMD_FSETSTAT, opened[0][1], _mode(_PRIVATE))
-        asked = [(client, ask(client, CMD_OPEN, part, _UPDATE, _mode(None))) for client in clients[1:]]
+        private = first.ask(CMD_FSETSTAT, opened[0][2], attributes_of(_PRIVATE))
+        asked = [asking.ask(CMD_OPEN, part, _UPDATE, attributes_of(None)) for asking in others]
         with suppress(OSError):  # some servers know no modes; the directory is ours alone
-            hear(clients[0], private)
-        opened += [(client, _handle(client, number)) for client, number in asked]
-        yield tuple(Writes(client, handle, heard) for client, handle in opened)
+            first.hear(private)
+        for client, asking, number in zip(clients[1:], others, asked, strict=True):
+            with suppress(OSError):  # a server that lets one at a time write; one lane will do
+                opened.append((client, asking, asking.handle(number)))
+        yield tuple(Writes(client, handle, heard) for client, _asking, handle in opened)
+    except (KeyboardInterrupt, SystemExit):
+        opened.clear()  # who is told to stop waits for nobody
+        raise
     finally:
-        _close(opened)
+        _close([(asking, handle) for _client, asking, handle in opened])
 
 
-def _handle(client: SFTPClient, number: int) -> bytes:
-    kind, message = hear(client, number)
-    if kind != CMD_HANDLE:
-        raise OSError(f"the server answered a request to open with a packet of kind {kind}")
-    return message.get_binary()
-
-
-def _close(opened: Sequence[tuple[SFTPClient, bytes]]) -> None:
-    """Close all, whatever the server says: the contents are proven afterwards."""
+def _close(opened: Sequence[tuple[Asking, bytes]]) -> None:
+    """Close all, whatever the server says: the contents are proven anyway."""
     closing = []
     with suppress(*_TROUBLE):
-        closing = [(client, ask(client, CMD_CLOSE, handle)) for client, handle in opened]
-    for client, number in closing:
+        closing = [(asking, asking.ask(CMD_CLOSE, handle)) for asking, handle in opened]
+    for asking, number in closing:
         with suppress(*_TROUBLE):
-            hear(client, number)
-
-
-def _mode(mode: int | None) -> Any:  # noqa: ANN401 - paramiko's class has no types
-    attributes = SFTPAttributes()
-    attributes.st_mode = mode
-    return attributes
+            asking.hear(number)

@@ -15,10 +15,11 @@ from paramiko import Channel, SFTPClient, SSHException, Transport
 from paramiko.sftp import SFTPError
 
 from backupd.errors import BackupdError, ReplicaUnreachable
+from backupd.memory import keep_freed_memory
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.login import Credentials, log_in
-from backupd.stores.sftp.wire import WINDOW_BYTES, block_bytes
+from backupd.stores.sftp.wire import PACKET_BYTES, WINDOW_BYTES, block_bytes
 
 # Measured (docs/performance.md): AES-GCM runs in hardware and needs no separate checksum.
 _CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
@@ -51,6 +52,7 @@ class Link:
         self._watchdog = _Watchdog(transport, patience.stall_s)
         self.clients: tuple[SFTPClient, ...] = ()
         self._quickest_s = float("inf")
+        self._opening: list[threading.Thread] = []
         self._lock = threading.Lock()
 
     @classmethod
@@ -60,6 +62,7 @@ class Link:
 
         Raises ReplicaUnreachable, HostKeyRefused, LoginFailed.
         """
+        keep_freed_memory()
         with lost_to(f"{host}:{port}"):
             transport = Transport(_connect(host, port, patience))
         link = cls(transport, patience)
@@ -92,37 +95,47 @@ class Link:
                 break
         return found
 
-    def widen(self, wanted: int) -> tuple[SFTPClient, ...]:
-        """Return so many channels: at most CHANNELS and what the server grants, and one where the host is near.
+    def widen(self, wanted: int) -> None:
+        """Begin to open channels up to `wanted`, at most CHANNELS; where the host is near, one is enough.
 
-        They are opened at the same time: each takes several round trips.
+        They are opened at the same time, and while other things are done: each takes several round trips.
         """
+        self.block_bytes  # noqa: B018 - its answer tells whether the host is near
         wanted = 1 if self.is_near else min(wanted, CHANNELS)
-        opening = [
-            threading.Thread(target=self._add_channel, name="sftp-channel", daemon=True)
-            for _ in range(wanted - len(self.clients))
-        ]
-        for thread in opening:
+        for _ in range(wanted - len(self.clients) - len(self._opening)):
+            thread = threading.Thread(target=self._add_channel, name="sftp-channel", daemon=True)
+            self._opening.append(thread)
             thread.start()
-        for thread in opening:
-            thread.join()
+
+    def channels(self, wanted: int) -> tuple[SFTPClient, ...]:
+        """Return so many channels, or as many as `widen` could open."""
+        while self._opening:
+            self._opening.pop().join()
         return self.clients[:wanted]
 
     @contextmanager
     def watched(self) -> Iterator["_Watchdog"]:
-        """Cut the connection when nothing moves in the block for longer than `stall_s`; `alive()` says that it does."""
+        """Cut the connection when nothing moves in the block for longer than `stall_s`; `alive()` says that it does.
+
+        It is cut as well when this process is to end: what is on its way over a slow line would be waited for.
+        """
         with self._watchdog.watching():
-            yield self._watchdog
+            try:
+                yield self._watchdog
+            except (KeyboardInterrupt, SystemExit):
+                self.close()
+                raise
 
     def close(self) -> None:
         """Close everything; a peer that does not answer is not waited for."""
+        self._watchdog.stop()
         with suppress(Exception):  # what a broken connection says at its end helps nobody
             self._transport.close()
 
     def session(self) -> Channel:
         """Open one more channel, for anything. Raises SSHException."""
         with self._timed():
-            return self._transport.open_session(WINDOW_BYTES, timeout=self._patience.connect_s)
+            return self._transport.open_session(WINDOW_BYTES, PACKET_BYTES, timeout=self._patience.connect_s)
 
     def _open(self) -> SFTPClient:
         channel = self.session()
@@ -152,6 +165,9 @@ class _Watchdog:
     def __init__(self, transport: Transport, stall_s: float) -> None:
         self._transport, self._stall_s = transport, stall_s
         self._moved_at = 0.0
+        self._watched = 0  # blocks that run
+        self._thread: threading.Thread | None = None
+        self._lock, self._stopped = threading.Lock(), threading.Event()
 
     def alive(self) -> None:
         """Say that something moved."""
@@ -160,18 +176,25 @@ class _Watchdog:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch while the block runs."""
-        self.alive()
-        done = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(done,), name="sftp-watchdog", daemon=True)
-        thread.start()
+        with self._lock:
+            self.alive()
+            self._watched += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True)
+                self._thread.start()
         try:
             yield
         finally:
-            done.set()
+            with self._lock:
+                self._watched -= 1
 
-    def _watch(self, done: threading.Event) -> None:
-        while not done.wait(min(1.0, self._stall_s / 4)):
-            if time.monotonic() - self._moved_at > self._stall_s:
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(1.0, self._stall_s / 4)):
+            if self._watched and time.monotonic() - self._moved_at > self._stall_s:
                 self._transport.close()
                 return
 

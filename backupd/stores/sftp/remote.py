@@ -1,16 +1,20 @@
-"""Small things with remote files: read, write and replace one, whatever the server lacks."""
+"""Remote files and directories: read, list, make durable and replace, whatever the server lacks."""
 
 import io
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
 from paramiko import SFTPAttributes, SFTPClient, SFTPFile
-from paramiko.sftp import CMD_CLOSE, CMD_OPENDIR, CMD_READDIR
+from paramiko.sftp import (
+    CMD_CLOSE,
+    CMD_OPENDIR,
+    CMD_READDIR,
+)
 
-from backupd.errors import CopyCorrupt
 from backupd.stores.sftp.link import Link, lost_to
-from backupd.stores.sftp.wire import SAFE_BLOCK_BYTES, Reads, extended
+from backupd.stores.sftp.wire import Reads, extended, refusals
 
 _PRIVATE: Final = 0o600
 
@@ -49,7 +53,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def _watched_blocks(file: SFTPFile, begin: int, end: int, link: Link) -> Iterator[bytes]:
-    reads = Reads(link.client, file, link.block_bytes).blocks(begin, end)
+    reads = Reads(link.client, file.handle, link.block_bytes, begin).blocks(end)
     while True:
         with link.watched():
             block = next(reads, None)
@@ -58,10 +62,9 @@ def _watched_blocks(file: SFTPFile, begin: int, end: int, link: Link) -> Iterato
         yield block
 
 
-def read_small(client: SFTPClient, path: str, limit_bytes: int) -> bytes:
-    """Return what `path` holds, at most `limit_bytes`. Raises OSError."""
-    with client.open(path, "r") as file:
-        return Reads(client, file, SAFE_BLOCK_BYTES).beginning(limit_bytes)
+def is_file(attributes: SFTPAttributes) -> bool:
+    """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
+    return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
 
 
 def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
@@ -88,31 +91,18 @@ def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
         asking._request(CMD_CLOSE, handle)  # noqa: SLF001 - as above
 
 
-def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE) -> tuple[str, ...]:
-    """Write `data` as the file `path`, durable where the server can, and read it back; returns what the server lacks.
-
-    Raises CopyCorrupt, OSError.
-    """
-    lacks = []
-    with client.open(path, "w+") as file:
-        try:
-            file.chmod(mode)
-        except OSError:  # some servers know no modes
-            lacks.append("file modes")
-        file.write(data)  # not pipelined: paramiko looks at the answer
-        if not made_durable(client, file.handle):
-            lacks.append("fsync")
-    if read_small(client, path, len(data) + 1) != data:
-        raise CopyCorrupt(f"{path} reads back other than it was written", "test the disk of that host")
-    return tuple(lacks)
-
-
 def made_durable(client: SFTPClient, handle: object) -> bool:
     """Let the server flush an open file to its disk (PROTOCOL, fsync@openssh.com); False when it knows no such thing.
 
     Raises OSError when it fails at it.
     """
     return extended(client, "fsync@openssh.com", handle) is not None
+
+
+def flush(client: SFTPClient, handle: object) -> bool:
+    """Do the same after writes. Raises WriteRefused when it fails: room may be promised first and wanting then."""
+    with refusals():
+        return made_durable(client, handle)
 
 
 def replace(client: SFTPClient, old: str, new: str) -> None:

@@ -14,21 +14,23 @@ import posixpath
 import secrets
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from paramiko import SFTPAttributes, SFTPClient
+from paramiko import SFTPAttributes, SFTPClient, SSHException
 
 from backupd.errors import BackupdError, GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer
+from backupd.stores.sftp.asking import looked_up
 from backupd.stores.sftp.link import Link
-from backupd.stores.sftp.remote import RemoteFile, claim, entries, put_small, read_small, replace, space_left
-from backupd.stores.sftp.upload import Proven, compare, upload
+from backupd.stores.sftp.remote import RemoteFile, claim, entries, is_file, replace, space_left
+from backupd.stores.sftp.small import put_small, read_many, read_small
+from backupd.stores.sftp.upload import Proven, compare, taken_back, upload
 from backupd.stores.taken import manifest_there, refuse_other, taken
 
 CHECKSUMS: Final = "SHA256SUMS"
@@ -57,6 +59,11 @@ class SftpStore:
         return f"{self._directory}/{HIDDEN}/{self._sender()}"
 
     @property
+    def travelled_bytes(self) -> int:
+        """How many bytes of archives were sent so far, also in vain, over all links that share what is proven."""
+        return self._proven.sent_bytes
+
+    @property
     def _client(self) -> SFTPClient:
         return self._link.client
 
@@ -73,8 +80,13 @@ class SftpStore:
         """Return the manifest's bytes, cut off just past MANIFEST_MAX_BYTES. Raises GenerationMissing."""
         path = self._path(generation_id, MANIFEST_SUFFIX)
         with _missing(generation_id, self.name):
-            self._require_file(path)
             return read_small(self._client, path, MANIFEST_MAX_BYTES + 1)
+
+    def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+        """Yield for each of `ids` what returns its manifest, as `manifest` does; many are asked for at once."""
+        paths = [self._path(generation_id, MANIFEST_SUFFIX) for generation_id in ids]
+        for generation_id, read in zip(ids, read_many(self._client, paths, MANIFEST_MAX_BYTES + 1), strict=True):
+            yield _missing(generation_id, self.name)(read)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
@@ -91,17 +103,19 @@ class SftpStore:
         published that id meanwhile, ReplicaUnreachable, OSError.
         """
         final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
-        before = manifest_there(self, generation_id)
-        size_there = self._size(final)
+        manifest_known, archive_known = looked_up(self._client, (self._path(generation_id, MANIFEST_SUFFIX), final))
+        before = manifest_there(self, generation_id) if manifest_known else None
+        size_there = archive_known.st_size if archive_known and is_file(archive_known) else None
         there = self._holding(final, archive) if size_there == archive.stat().st_size else None
         self.last_transfer = there or upload(archive, part, self._link, self._proven)
         staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
-        put_small(self._client, staged, manifest)
+        with taken_back(self._client, part):
+            put_small(self._client, staged, manifest)
         refuse_other(self, generation_id, before, manifest)
         with _claimed_once(generation_id, self.name):
             if there is None:
-                (claim if size_there is None else replace)(self._client, part, final)
-            (claim if before is None else replace)(self._client, staged, self._path(generation_id, MANIFEST_SUFFIX))
+                (replace if archive_known else claim)(self._client, part, final)
+            (replace if manifest_known else claim)(self._client, staged, self._path(generation_id, MANIFEST_SUFFIX))
 
     def remove(self, generation_id: str) -> None:
         """Remove a generation: once its manifest is away it is absent, and `recover` finishes what is left to do."""
@@ -153,43 +167,45 @@ class SftpStore:
         """Write, read back, rename and delete a small file there. Raises BackupdError, OSError."""
         self._make_all()
         name, other = (f"{self._directory}/{HIDDEN}/probe-{secrets.token_hex(4)}" for _ in range(2))
-        lacks = put_small(self._client, name, _PROBE)
-        put_small(self._client, other, _PROBE)
         try:
-            self._client.posix_rename(name, other)
-        except OSError:
-            lacks = (*lacks, "posix-rename")
-            replace(self._client, name, other)
-        written_at = self._client.stat(other).st_mtime
-        self._client.remove(other)
+            lacks = put_small(self._client, name, _PROBE)
+            put_small(self._client, other, _PROBE)
+            try:
+                self._client.posix_rename(name, other)
+            except OSError:
+                lacks = (*lacks, "posix-rename")
+                replace(self._client, name, other)
+            written_at = self._client.stat(other).st_mtime
+            self._client.remove(other)
+        except BaseException:
+            for path in (name, other):
+                with suppress(OSError, EOFError, SSHException):
+                    self._client.remove(path)
+            raise
         free = self.free_space()
         if free is None:
             lacks = (*lacks, "statvfs")
         return Probed(lacks, written_at - time.time() if written_at else None, free)
 
     def _make_all(self, *more: str) -> None:
-        for directory in (self._directory, f"{self._directory}/{HIDDEN}", *more):
-            try:
+        directories = (self._directory, f"{self._directory}/{HIDDEN}", *more)
+        for directory, found in zip(directories, looked_up(self._client, directories), strict=True):
+            if found is None:
                 self._make(directory)
-            except FileNotFoundError as error:
-                what = f"there is no directory {posixpath.dirname(directory)} on {self.name}"
-                raise BackupdError(what, "make it there, or correct the path in url") from error
+            elif stat.S_ISLNK(found.st_mode or 0) and directory != self._directory:
+                # the operator's own may be a link, ours may not: it could lead outside
+                what = f"{directory} on {self.name} is a symbolic link, which may lead out of it"
+                raise BackupdError(what, "remove it")
 
     def _make(self, directory: str) -> None:
-        """Make a directory for us alone; one that is there has to be a directory and no link. Raises OSError."""
+        """Make a directory for us alone. Raises BackupdError when that which it would be in is missing, OSError."""
         try:
-            mode = self._client.lstat(directory).st_mode or stat.S_IFDIR
-        except FileNotFoundError:
-            try:
-                self._client.mkdir(directory, _PRIVATE_DIRECTORY)
-            except FileNotFoundError:
-                raise
-            except OSError:  # another sender makes it in the same moment
-                self._client.lstat(directory)
-            return
-        ours = directory != self._directory  # the operator's own may be a link, ours may not: it could lead outside
-        if stat.S_ISLNK(mode) and ours:
-            raise BackupdError(f"{directory} on {self.name} is a symbolic link, which may lead out of it", "remove it")
+            self._client.mkdir(directory, _PRIVATE_DIRECTORY)
+        except FileNotFoundError as error:
+            what = f"there is no directory {posixpath.dirname(directory)} on {self.name}"
+            raise BackupdError(what, "make it there, or correct the path in url") from error
+        except OSError:  # another sender makes it in the same moment
+            self._client.lstat(directory)
 
     def _holding(self, final: str, archive: Path) -> Transfer | None:
         """Return what it costs if the archive there is right: a publication was cut off just before its end."""
@@ -197,13 +213,6 @@ class SftpStore:
         with archive.open("rb", buffering=0) as source:
             equal, proven_by = compare(source, final, self._link, 0, size_bytes, self._proven)
         return Transfer(0, size_bytes, proven_by, self._proven.doubt) if equal == size_bytes else None
-
-    def _size(self, path: str) -> int | None:
-        """Return the size of what bears that name, None when nothing does."""
-        try:
-            return self._client.lstat(path).st_size or 0
-        except FileNotFoundError:
-            return None
 
     def _finish_removal(self, generation_id: str) -> None:
         try:
@@ -231,7 +240,7 @@ class SftpStore:
     def _require_file(self, path: str) -> SFTPAttributes:
         """Return what is known of `path`, itself and not what it links to. Raises FileNotFoundError if no file."""
         attributes = self._client.lstat(path)
-        if not _is_file(attributes):
+        if not is_file(attributes):
             raise FileNotFoundError(path)
         return attributes
 
@@ -245,18 +254,13 @@ class SftpStore:
         for entry in islice(self._entries(), _MOST_ENTRIES):
             for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):
                 key = entry.filename.removesuffix(suffix)
-                if key == entry.filename or not is_generation_id(key) or not _is_file(entry):
+                if key == entry.filename or not is_generation_id(key) or not is_file(entry):
                     continue
                 if suffix == MANIFEST_SUFFIX:
                     manifests.add(key)
                 else:
                     sizes[key] = entry.st_size or 0
         return sizes, manifests
-
-
-def _is_file(attributes: SFTPAttributes) -> bool:
-    """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
-    return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from backupd.model import NoProgress, Progress
 from backupd.stores.contract import ProvenBy, Transfer
 from backupd.stores.sftp.lanes import opened_lanes
 from backupd.stores.sftp.link import CHANNELS, Link
-from backupd.stores.sftp.remote import made_durable
+from backupd.stores.sftp.readback import ReadBack
+from backupd.stores.sftp.remote import flush, is_file, made_durable
 from backupd.stores.sftp.remotehash import RemoteHash
-from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, Reads, WriteRefused
+from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, WRITE_BLOCK_BYTES, WriteRefused
 
 Advance = Callable[[int], None]
 
@@ -29,6 +30,7 @@ class Proven:
 
     def __init__(self, progress: Progress | None = None, remote_hash: RemoteHash | None = None) -> None:
         self._bytes: dict[str, int] = {}
+        self.sent_bytes = 0  # over all links, also in vain
         self.progress = progress or NoProgress()
         self._remote_hash = remote_hash
 
@@ -36,6 +38,11 @@ class Proven:
     def doubt(self) -> str:
         """Why copies are read back though another proof was asked for."""
         return self._remote_hash.trouble if self._remote_hash else ""
+
+    @property
+    def reads_back(self) -> bool:
+        """Whether all is read back, since nothing else proves it."""
+        return self._remote_hash is None or bool(self._remote_hash.trouble)
 
     def by_hash(self, source: BinaryIO, remote: str, size_bytes: int, link: Link) -> bool:
         """Tell whether the other host has confirmed that `remote` begins with so many bytes of `source`."""
@@ -45,6 +52,10 @@ class Proven:
         """Return how many bytes of `part`, which has so many, need not be read back again."""
         known = self._bytes.get(part, 0)
         return known if known <= there_bytes else 0
+
+    def forget(self, part: str, right_bytes: int) -> None:
+        """Note that no more of `part` is right than that: what follows is about to be written."""
+        self._bytes[part] = min(self._bytes.get(part, 0), right_bytes)
 
     def keep(self, part: str, proven_bytes: int) -> None:
         """Note that so much of `part` is right and survives a power cut."""
@@ -61,16 +72,17 @@ def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
     Raises CopyCorrupt when what comes back is not what was sent, ReplicaUnreachable, OSError.
     """
     size_bytes = local.stat().st_size
+    link.widen(_channels_for(size_bytes))
     with local.open("rb", buffering=0) as source:
-        there = _size(link.client, part)
+        there = _found(link.client, part)
         right, by = _kept(source, part, link, min(there, size_bytes), proven) if there else (0, _READ_BACK)
-        if there > right:
-            _cut(link.client, part, right)
+        if there is not None and (there > right or not right):
+            right = _cut(link.client, part, right, size_bytes)
+        proven.forget(part, right)
         if right < size_bytes or not there:
-            with _taken_back(link.client, part):
-                _send(source, part, link, right, size_bytes, proven.progress.advance)
-            proven.progress.stage("prove", size_bytes)
-            equal, by = compare(source, part, link, right, size_bytes, proven)
+            with taken_back(link.client, part):
+                equal = _send(source, part, link, right, size_bytes, proven)
+            equal, by = compare(source, part, link, equal, size_bytes, proven)
             if equal < size_bytes:
                 raise CopyCorrupt(
                     f"{part} reads back other than it was written, from byte {equal} on",
@@ -107,35 +119,53 @@ def compare(source: BinaryIO, remote: str, link: Link, begin: int, end: int, pro
 
 def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, advance: Advance) -> int:
     """Return up to where, from `begin` to `end`, the remote file equals `source`; `advance` hears on the way."""
-    at = begin
-    source.seek(begin)
+    if begin == end:
+        return end
     with link.client.open(remote, "r") as file, link.watched() as watchdog:
-        for block in Reads(link.client, file, link.block_bytes).blocks(begin, end):
-            watchdog.alive()
-            mine = source.read(len(block))
-            if mine != block:
-                return at + _common(mine, block)
-            at += len(block)
-            advance(at)
-    return at
+        back = ReadBack(source, link.client, file.handle, begin, link.block_bytes)
+        return back.finish(end, _heard(watchdog.alive, advance))
 
 
-def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, advance: Advance) -> None:
-    """Write from `begin` to `end` through as many channels as pay, and make it durable."""
-    size = link.block_bytes
-    clients = link.widen(1 + (end - begin) // IN_FLIGHT_BYTES)
-    source.seek(begin)
+def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, proven: Proven) -> int:
+    """Write from `begin` to `end` through as many channels as pay, and make it durable.
+
+    Returns up to where it was read back on the way: that may be nowhere, and proves no fault.
+    """
+    clients, size = link.channels(_channels_for(end - begin)), min(WRITE_BLOCK_BYTES, link.block_bytes)
     with link.watched() as watchdog, opened_lanes(clients, part, watchdog.alive, new=begin == 0) as lanes:
+        back = ReadBack(source, lanes[0].client, lanes[0].handle, begin, link.block_bytes)
         for number, offset in enumerate(range(begin, end, size)):
-            lanes[number % len(lanes)].write(offset, source.read(min(size, end - offset)))
-            advance(offset)
+            block = os.pread(source.fileno(), min(size, end - offset), offset)
+            lanes[number % len(lanes)].write(offset, block)
+            proven.sent_bytes += len(block)
+            proven.progress.advance(offset)
+            if proven.reads_back:
+                back.follow(min(lane.written_up_to(offset) for lane in lanes), wait=link.is_near)
         for lane in lanes:
             lane.finish()
-        made_durable(lanes[0].client, lanes[0].handle)
+        flush(lanes[0].client, lanes[0].handle)
+        proven.progress.stage("prove", end)
+        if proven.reads_back:
+            with suppress(OSError):  # such as a server that gives no file back while it is written to
+                back.finish(end, _heard(watchdog.alive, proven.progress.advance))
+        return back.equal_bytes
+
+
+def _channels_for(size_bytes: int) -> int:
+    """Return how many channels so much can fill."""
+    return 1 + size_bytes // IN_FLIGHT_BYTES
+
+
+def _heard(alive: Callable[[], None], advance: Advance) -> Advance:
+    def heard(at: int) -> None:
+        alive()
+        advance(at)
+
+    return heard
 
 
 @contextmanager
-def _taken_back(client: SFTPClient, part: str) -> Iterator[None]:
+def taken_back(client: SFTPClient, part: str) -> Iterator[None]:
     """Remove what was sent when the server takes no more: a part that fills a disk is in the way of everybody there."""
     try:
         yield
@@ -145,19 +175,27 @@ def _taken_back(client: SFTPClient, part: str) -> Iterator[None]:
         raise
 
 
-def _cut(client: SFTPClient, part: str, size_bytes: int) -> None:
-    """Take away what is wrong from `size_bytes` on; a server that cannot cut has all of it written over."""
-    with suppress(OSError):
-        client.truncate(part, size_bytes)
-
-
-def _size(client: SFTPClient, path: str) -> int:
+def _found(client: SFTPClient, part: str) -> int | None:
+    """Return the size of `part`, None when there is none; what is no file, but a link, goes. Raises OSError."""
     try:
-        return client.stat(path).st_size or 0
+        found = client.lstat(part)
     except FileNotFoundError:
-        return 0
+        return None
+    if is_file(found):
+        return found.st_size or 0
+    client.remove(part)
+    return None
 
 
-def _common(one: bytes, other: bytes) -> int:
-    """Return how many bytes both begin with."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+def _cut(client: SFTPClient, part: str, right_bytes: int, size_bytes: int) -> int:
+    """Take away what is wrong from `right_bytes` on; returns how many bytes are left and right. Raises OSError.
+
+    A server that cannot cut has it written over, or anew where too much would be left.
+    """
+    if right_bytes:
+        with suppress(OSError):
+            client.truncate(part, right_bytes)
+        if (_found(client, part) or 0) <= size_bytes:
+            return right_bytes
+    client.remove(part)
+    return 0

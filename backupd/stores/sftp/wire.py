@@ -6,20 +6,40 @@ file goes unnoticed. So requests are sent here one by one (draft-ietf-secsh-file
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
-from paramiko import Message, SFTPClient, SFTPFile
+from paramiko import Message, SFTPClient
 from paramiko.sftp import CMD_DATA, CMD_EXTENDED, CMD_EXTENDED_REPLY, CMD_READ, CMD_STATUS, CMD_WRITE, int64
+
+from backupd.stores.sftp.asking import Asking
 
 # Every server takes packets of 34,000 bytes (§3); OpenSSH tells of larger ones (limits@openssh.com).
 SAFE_BLOCK_BYTES: Final = 32 << 10
 LARGEST_BLOCK_BYTES: Final = 255 << 10
+# Fills four packets of 32 KiB, which OpenSSH takes in a channel, less 64 bytes that paramiko leaves free in each and
+# the head of the request. Larger requests are copied more often on their way, smaller ones are more (measured).
+WRITE_BLOCK_BYTES: Final = 4 * ((32 << 10) - 64) - 100
 IN_FLIGHT_BYTES: Final = 4 << 20  # of writes, in each channel
 WINDOW_BYTES: Final = 16 << 20  # of a channel, on the way back to us: 2 MiB, as paramiko has it, hold a long line up
+_ASKED_BYTES: Final = 14 << 20  # of reads under way, whose answers have heads
+# In a channel, on the way back to us: with those of OpenSSH's size (its PACKET_MAX_SIZE) it reads twice as fast.
+PACKET_BYTES: Final = 256 << 10
 
 
 class WriteRefused(OSError):
     """The server did not take what it was sent, for want of room above all; the connection is as good as before."""
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Raise a server's plain failure in the block as WriteRefused: it has no words for want of room (draft §7)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise WriteRefused(str(error)) from error
+        raise
 
 
 class Writes:
@@ -28,7 +48,7 @@ class Writes:
     def __init__(self, client: SFTPClient, handle: bytes, heard: Callable[[], None]) -> None:
         self.client: Any = client  # what is used of it has no public name, and so no types
         self.handle = handle
-        self._bytes: dict[int, int] = {}
+        self._under_way: dict[int, tuple[int, int]] = {}
         self._in_flight_bytes = 0
         self._error: OSError | None = None
         self._heard = heard
@@ -36,24 +56,30 @@ class Writes:
     def write(self, offset: int, block: bytes) -> None:
         """Send `block` for `offset`; waits when much is under way. Raises WriteRefused as soon as any write was."""
         while self._in_flight_bytes >= IN_FLIGHT_BYTES:
-            self._hear()
+            self.client._read_response()  # noqa: SLF001 - as above
+        self._refuse()
         number = self.client._async_request(self, CMD_WRITE, self.handle, int64(offset), block)  # noqa: SLF001 - no other way to see the answer
-        self._bytes[number] = len(block)
+        self._under_way[number] = offset, len(block)
         self._in_flight_bytes += len(block)
+
+    def written_up_to(self, offset: int) -> int:
+        """Return where the first write begins that is not answered, if that is before `offset`; for writes in order."""
+        return min(offset, next(iter(self._under_way.values()), (offset,))[0])
 
     def finish(self) -> None:
         """Wait for the answers to all writes. Raises WriteRefused when any of them was."""
-        while self._bytes:
-            self._hear()
+        while self._under_way:
+            self.client._read_response()  # noqa: SLF001 - as above
+        self._refuse()
 
-    def _hear(self) -> None:
-        self.client._read_response()  # noqa: SLF001 - as above
+    def _refuse(self) -> None:
+        """Raise what an answer has told, also to somebody else who listened at this channel."""
         if self._error is not None:
             raise self._error
 
     def _async_response(self, _kind: int, message: Message, number: int) -> None:
         """Take the answer to one write; paramiko calls this."""
-        self._in_flight_bytes -= self._bytes.pop(number)
+        self._in_flight_bytes -= self._under_way.pop(number)[1]
         self._heard()
         try:
             self.client._convert_status(message)  # noqa: SLF001 - as above
@@ -62,38 +88,59 @@ class Writes:
 
 
 class Reads:
-    """Reads under way through one channel from one open file, answered in any order."""
+    """Reads under way through one channel from one open file, from byte `begin` on; answered in any order."""
 
-    def __init__(self, client: SFTPClient, file: SFTPFile, block_bytes: int) -> None:
+    def __init__(self, client: SFTPClient, handle: object, block_bytes: int, begin: int = 0) -> None:
         self._client: Any = client  # as above
-        self._handle, self._block_bytes = file.handle, block_bytes
-        self._answers: dict[int, bytes | OSError | None] = {}
+        self._asking, self._channel = Asking(client), client.get_channel()
+        self._handle, self._block_bytes = handle, block_bytes
+        self._asked: deque[tuple[int, int, int]] = deque()
+        self._next = begin
 
-    def blocks(self, begin: int, end: int) -> Iterator[bytes]:
-        """Yield what the file holds from `begin` to `end`, in order; ends early where the file does. Raises OSError."""
-        asked: deque[tuple[int, int, int]] = deque()
-        offset, limit = begin, max(1, WINDOW_BYTES // self._block_bytes)
-        while offset < end or asked:
-            while offset < end and len(asked) < limit:
-                length = min(self._block_bytes, end - offset)
-                asked.append((self._ask(offset, length), offset, length))
-                offset += length
-            number, at, length = asked.popleft()
-            block = self._answer(number, length)
+    @property
+    def is_coming(self) -> bool:
+        """Whether an answer has begun to arrive: to a read, or to what else the channel is used for."""
+        return self._channel is not None and self._channel.recv_ready()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the next block can be taken without a wait; takes in what has arrived."""
+        while self.is_coming:
+            self._client._read_response()  # noqa: SLF001 - as above
+        return bool(self._asked) and self._asking.has(self._asked[0][0])
+
+    def ask(self, end: int) -> bool:
+        """Ask for what comes next, up to `end` and as far as the window goes; tells whether anything is under way."""
+        while self._next < end and len(self._asked) < _ASKED_BYTES // self._block_bytes:
+            length = min(self._block_bytes, end - self._next)
+            self._asked.append((self._ask(self._next, length), self._next, length))
+            self._next += length
+        return bool(self._asked)
+
+    def take(self) -> tuple[bytes, bool]:
+        """Wait for the next block in order; tells also whether the file ends in it. Raises OSError."""
+        number, at, length = self._asked.popleft()
+        block = self._answer(number, length)
+        if len(block) < length:  # a server may answer with less than was asked for, also in the middle
+            block += self._rest(at + len(block), length - len(block))
+        return block, len(block) < length
+
+    def blocks(self, end: int) -> Iterator[bytes]:
+        """Yield what the file holds up to `end`, in order; ends early where the file does. Raises OSError."""
+        ended = False
+        while not ended and self.ask(end):
+            block, ended = self.take()
             yield block
-            if len(block) < length:  # a server may answer with less than was asked for, also in the middle
-                rest = self._rest(at + len(block), length - len(block))
-                yield rest
-                if len(block) + len(rest) < length:
-                    return
 
-    def beginning(self, limit_bytes: int) -> bytes:
-        """Return what the file holds, at most `limit_bytes`; for small ones, of which nobody knows the size."""
+    def beginning(self, limit_bytes: int, size_bytes: int | None = None) -> bytes:
+        """Return what the file holds, at most `limit_bytes`, for small ones; where `size_bytes` is right, sooner."""
         first_bytes = min(limit_bytes, self._block_bytes)
-        first = self._rest(0, first_bytes)
-        if len(first) < first_bytes:
-            return first
-        return first + b"".join(self.blocks(first_bytes, limit_bytes))
+        self.ask(first_bytes)
+        number, _at, _length = self._asked.popleft()
+        first = self._answer(number, first_bytes)
+        if len(first) != size_bytes:
+            first += self._rest(len(first), first_bytes - len(first))
+        return first if len(first) < first_bytes else first + b"".join(self.blocks(limit_bytes))
 
     def _rest(self, offset: int, length: int) -> bytes:
         found = b""
@@ -106,46 +153,19 @@ class Reads:
         return found
 
     def _ask(self, offset: int, length: int) -> int:
-        number: int = self._client._async_request(self, CMD_READ, self._handle, int64(offset), length)  # noqa: SLF001 - as above
-        return number
+        return self._asking.ask(CMD_READ, self._handle, int64(offset), length)
 
     def _answer(self, number: int, asked_bytes: int) -> bytes:
-        while number not in self._answers:
-            self._client._read_response()  # noqa: SLF001 - as above
-        answer = self._answers.pop(number)
-        if isinstance(answer, OSError):
-            raise answer
-        if answer is not None and len(answer) > asked_bytes:
-            raise OSError("the server answered a read with more than it was asked for")
-        return answer or b""
-
-    def _async_response(self, kind: int, message: Message, number: int) -> None:
-        """Take the answer to one read; paramiko calls this."""
-        if kind == CMD_DATA:
-            self._answers[number] = message.get_string()
-            return
         try:
-            self._client._convert_status(message)  # noqa: SLF001 - as above
+            kind, message = self._asking.hear(number)
         except EOFError:
-            self._answers[number] = None
-        except OSError as error:
-            self._answers[number] = error
-        else:
-            self._answers[number] = OSError("the server answered a read with neither data nor an error")
-
-
-def ask(client: SFTPClient, kind: int, *arguments: Any) -> int:  # noqa: ANN401 - what paramiko packs
-    """Ask without waiting; returns the number by which `hear` knows the answer. Raises SSHException, OSError."""
-    asking: Any = client  # as above
-    number: int = asking._async_request(type(None), kind, *arguments)  # noqa: SLF001 - as above
-    return number
-
-
-def hear(client: SFTPClient, number: int) -> tuple[int, Message]:
-    """Wait for the answer to what was asked by `ask`. Raises OSError when it is no, SSHException."""
-    asked: Any = client  # as above
-    kind, message = asked._read_response(number)  # noqa: SLF001 - as above
-    return kind, message
+            return b""
+        if kind != CMD_DATA:
+            raise OSError("the server answered a read with neither data nor an error")
+        block: bytes = message.get_string()
+        if len(block) > asked_bytes:
+            raise OSError("the server answered a read with more than it was asked for")
+        return block
 
 
 def extended(client: SFTPClient, name: str, *arguments: Any) -> Message | None:  # noqa: ANN401 - what paramiko packs

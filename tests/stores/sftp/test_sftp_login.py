@@ -65,6 +65,13 @@ def refused(server: Server, who: Credentials) -> LoginFailed:
     return failed.value
 
 
+_NO_KEYS = 1  # 2 before the agent listens: ssh-add(1)
+
+
+def listens() -> bool:
+    return subprocess.run(["ssh-add", "-l"], check=False, capture_output=True).returncode == _NO_KEYS
+
+
 @contextmanager
 def agent_with(directory: Path, *keys: Path) -> Iterator[int]:
     """Run an ssh-agent that holds `keys`; yields its process."""
@@ -72,8 +79,8 @@ def agent_with(directory: Path, *keys: Path) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         process = subprocess.Popen(["ssh-agent", "-D", "-a", sock], stdout=subprocess.DEVNULL)
         try:
-            wait_until(sock.exists, "the agent")
             patch.setenv("SSH_AUTH_SOCK", str(sock))
+            wait_until(listens, "the agent")
             for key in keys:
                 subprocess.run(["ssh-add", "-q", key], check=True)
             yield process.pid

@@ -1,0 +1,90 @@
+"""`backupd restore` in place, where that is odd: other file systems, a name that is no text, a store to read only."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard
+
+from support.bank import spend, transfers
+from support.command import Backupd, log_lines
+from support.sqlite_places import read_only, sha256
+
+
+@contextmanager
+def overlay(lower: Path) -> Iterator[Path]:
+    """Lay a directory to write to over `lower`, as a container has it whose database is in its image."""
+    directories = [lower.parent / name for name in ("upper", "work", "merged")]
+    for directory in directories:
+        directory.mkdir()
+    upper, work, merged = directories
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", merged], check=True)
+    try:
+        yield merged
+    finally:
+        subprocess.run(["umount", merged], check=True)
+
+
+@contextmanager
+def linkless(directory: Path) -> Iterator[Path]:
+    """Make a file system with so few inodes that a second name finds no room: link(2) fails, as on FAT."""
+    disk = directory.parent / "linkless"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=4", "tmpfs", disk], check=True)
+    try:
+        shutil.copy(directory / "tasks.db", disk)
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def restored_and_undone(backupd: Backupd, moved: Path) -> None:
+    """Assert that the generation takes the place of the database at `moved`, and that this comes back."""
+    newer = sha256(moved)
+    facts = backupd("restore", "--json", BACKUPD_DATABASE=str(moved)).json
+    assert (sha256(moved), sha256(Path(facts["kept"]))) == (facts["snapshot_sha256"], newer)
+    assert backupd("restore", "--undo", BACKUPD_DATABASE=str(moved)).code == 0
+    assert sha256(moved) == newer
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mounted", [overlay, linkless])
+def test_on_other_file_systems_it_is_the_same(
+    backupd: Backupd, database: Path, newer: str, mounted: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    assert newer
+    with mounted(database.parent) as place:
+        restored_and_undone(backupd, place / "tasks.db")
+
+
+def test_in_a_directory_whose_name_is_no_text_it_is_the_same(backupd: Backupd, database: Path, newer: str) -> None:
+    assert newer
+    odd = database.parent.with_name(os.fsdecode(b"d\xff\xfe"))
+    database.parent.rename(odd)
+    database.parent.symlink_to(odd)
+    restored_and_undone(backupd, database)
+
+
+@pytest.mark.root
+def test_from_a_store_that_can_only_be_read_it_works_and_says_what_is_written_nowhere(
+    typed: Keyboard, database: Path, backups: Path, newer: str
+) -> None:
+    known = log_lines(backups)
+    with read_only(backups) as seen:
+        store = {"BACKUPD_BACKUPS_DIR": str(seen)}
+        answer = typed("restore", **store)
+        assert (answer.code, transfers(database)) == (3, 0)
+        assert f"{seen} cannot be written: neither log nor catalog knows of this" in answer.err
+        assert (typed("restore", "--undo", **store).code, sha256(database)) == (3, newer)
+        for dry_run in ([], ["--dry-run"]):
+            refused = typed("restore", "--online", *dry_run, **store)
+            assert (refused.code, sha256(database)) == (1, newer)
+            assert "no place for the safety backup" in refused.err
+    assert log_lines(backups) == known
+    spend(database)
+    assert typed("restore").code == 0

@@ -1,0 +1,39 @@
+"""`backupd restore --undo`: the old database takes its place again."""
+
+from pathlib import Path
+
+from keyboard import Keyboard
+
+from support.app import running_app
+from support.bank import transfers
+from support.sqlite_places import beside, sha256
+
+
+def test_an_old_database_that_somebody_looks_into_is_not_put_back_under_their_hands(
+    typed: Keyboard, database: Path, newer: str
+) -> None:
+    assert newer
+    kept = Path(typed("restore", "--json").json["kept"])
+    restored = sha256(database)
+    with running_app(kept) as looker:
+        looker.sql("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+        answer = typed("restore", "--undo")
+        assert (answer.code, sha256(database)) == (75, restored)
+        assert f"{kept.name} is in use" in answer.err
+        looker.kill()
+    assert typed("restore", "--undo").code == 0
+    assert transfers(database) == 6
+    assert not [name for name in beside(database) if name.endswith(("-wal", "-shm"))]
+
+
+def test_an_old_database_that_is_a_link_is_not_put_back(typed: Keyboard, database: Path, newer: str) -> None:
+    database.with_name(f"{database.name}.pre-restore-99991231T235959Z").symlink_to("/etc/passwd")
+    answer = typed("restore", "--undo")
+    assert (answer.code, sha256(database), database.is_symlink()) == (1, newer, False)
+    assert "no restore has kept it" in answer.err
+
+
+def test_undo_without_a_restore_says_so(typed: Keyboard, newer: str, database: Path) -> None:
+    answer = typed("restore", "--undo")
+    assert (answer.code, sha256(database)) == (1, newer)
+    assert "no restore has kept an old database" in answer.err

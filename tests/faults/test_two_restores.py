@@ -1,0 +1,96 @@
+"""Several backupd that have no store in common, and one database: none takes what another is making for its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from subprocess import PIPE
+
+from yards import Yard, events
+
+from backupd.log import Event
+from backupd.sqlite.alone import alone_at
+from backupd.sqlite.install import kept_databases
+from backupd.sqlite.intent import Intent, Mark, declared, intent_path, part_path
+from support.bank import is_balanced, transfers
+from support.command import Backupd
+from support.faults import Crew, stopped, traced
+from support.sqlite_processes import wait_until
+
+BUSY = 75
+COMMAND = (sys.executable, "-m", "backupd", "restore")
+NEW, OLD = 3, 4  # rows in the ledger of the newest generation, and of the database that it replaces
+
+
+def stranger(yard: Yard) -> dict[str, str]:
+    """Return the environment of another backupd, which has a store of its own."""
+    other = yard.root / "other-backups"
+    shutil.copytree(yard.backups, other)
+    return {**yard.environ, "BACKUPD_BACKUPS_DIR": str(other)}
+
+
+def parts(yard: Yard) -> list[Path]:
+    return [path for path in yard.database.parent.glob(".tasks.db.*.part") if path.stat().st_size]
+
+
+def test_the_second_is_refused_and_the_first_loses_nothing(yard: Yard, forks: Crew) -> None:
+    theirs, ours = stranger(yard), Backupd(yard.environ, yard.root).environment()
+    with stopped(ours, yard.root, lambda: bool(parts(yard)), "restore") as first:
+        (part,) = parts(yard)
+        for command in (["restore"], ["restore", "--online"], ["restore", "--undo"]):
+            refused = forks.run(command, theirs)
+            assert refused.code == BUSY, refused
+            assert f"another backupd is restoring in {yard.database.parent}" in refused.err
+            assert part.exists()
+        assert forks.run(["backup"], theirs).code in {0, 3}
+    assert first.returncode == 0
+    assert [transfers(path) for path in (yard.database, *kept_databases(yard.database))] == [NEW, OLD]
+    assert forks.run(["restore"], theirs).code == 0
+
+
+def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(yard: Yard, forks: Crew) -> None:
+    database = yard.database
+    part, kept = part_path(database), f"{database.name}.pre-restore-20261125T120000Z"
+    shutil.copy(database, part)
+    known = Mark.of(part)
+    assert known is not None
+    swap = declared(database, Intent(database.name, part.name, known, kept, Mark.of(database), (), ()))
+    with alone_at(database):
+        swap.__enter__()  # and never left: it is killed
+        os.link(database, database.with_name(kept))
+        assert forks.run(["backup"], yard.environ).code == BUSY
+        assert (intent_path(database).exists(), part.exists()) == (True, True)
+    assert forks.run(["backup"], yard.environ).code == 0
+    assert Event.RESTORE_HEALED in events(yard)
+    assert (transfers(database), kept_databases(database), parts(yard)) == (OLD, (), [])
+
+
+def test_where_a_directory_cannot_be_locked_a_restore_works_all_the_same(yard: Yard, tmp_path: Path) -> None:
+    environ = Backupd(yard.environ, yard.root).environment()
+    ended, calls = traced(
+        environ, tmp_path, "flock", "flock:error=EBADF", arguments=("restore",), path=yard.database.parent
+    )
+    assert [call.text for call in calls if "(INJECTED)" in call.text]
+    assert (ended.code, transfers(yard.database)) == (0, NEW)
+
+
+def test_a_restore_that_had_to_wait_chooses_among_what_is_there_then(large: Yard) -> None:
+    oldest, *_ = sorted(large.generations(), key=large.taken_at)
+    environ = Backupd(large.environ, large.root).environment()
+    with large.stopped("copy/archive.part", "backup") as first, ExitStack() as stack:
+        latest, gone = (
+            stack.enter_context(subprocess.Popen([*COMMAND, *which], env=environ, stderr=PIPE, stdout=PIPE, text=True))
+            for which in (["--json"], [oldest])
+        )
+        wait_until(lambda: events(large).count(Event.LOCK_WAITING) == 2)
+        first.send_signal(signal.SIGCONT)
+        out, err = latest.communicate()
+        assert latest.returncode == 0, err
+        assert json.loads(out)["generation"] == max(large.generations(), key=large.taken_at)
+        assert f"there is no generation {oldest}" in gone.communicate()[1]
+    assert (first.returncode, gone.returncode) == (0, 1)
+    assert is_balanced(large.database, large.rows)

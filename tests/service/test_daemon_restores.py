@@ -1,0 +1,47 @@
+"""A restore while the daemon is at work on the same store: it waits, and takes what is there then."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from support.bank import is_balanced, make_bank, spend, transfers
+from support.command import Backupd, log_lines
+from support.daemon import running_daemon, wait_until
+from support.generations import backdated
+
+ROWS = 100_000
+
+
+def test_a_restore_waits_for_the_backup_of_the_daemon_which_goes_on_afterwards(
+    backupd: Backupd, database: Path, backups: Path
+) -> None:
+    database.unlink()
+    make_bank(database, rows=ROWS)
+    first = backupd("backup", "--json").json["generation"]
+    older = backdated(backups, first, days=3)
+    for path in backups.glob(f"{first}.*"):
+        path.unlink()
+    shutil.rmtree(backups / ".backupd")  # so that the daemon knows of that one alone, and a backup is overdue
+    spend(database)
+    policy = {"BACKUPD_RETENTION__LAST": "1", "BACKUPD_RETENTION__DAILY": "0", "BACKUPD_RETENTION__WEEKLY": "0"}
+    with running_daemon(backupd, **policy) as daemon:
+        wait_until(lambda: any((backups / ".backupd/staging").glob("run-*/copy/snapshot.sqlite3")), "a staged copy")
+        (run,) = daemon.children()
+        os.kill(run, signal.SIGSTOP)
+        command = [sys.executable, "-m", "backupd", "restore"]
+        restore = subprocess.Popen(command, env=backupd.environment(**policy), stdout=subprocess.PIPE, text=True)
+        wait_until(lambda: "lock.waiting" in {line["event.action"] for line in log_lines(backups)}, "waiting")
+        os.kill(run, signal.SIGCONT)
+        said, _ = restore.communicate()
+        assert restore.returncode == 0
+        *_, latest = (line for line in log_lines(backups) if line["event.action"] == "generation.published")
+        assert f"restored {latest['backupd.generation']} to {database}" in said
+        assert (transfers(database), is_balanced(database, ROWS)) == (1, True)
+        assert not [*backups.glob(f"{older}.*")]
+        daemon.wait_for("scrub of tasks: done")
+        assert daemon.stop() < 8
+    assert backupd("restore", "--undo").code == 0
+    assert transfers(database) == 1

@@ -1,0 +1,136 @@
+"""The swap on a file system without hard links (FAT, SMB): the name is never without a database, if that can be had."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backupd.errors import TargetInUse
+from backupd.sqlite import install
+from backupd.sqlite.install import heal, kept_databases, swap
+from backupd.sqlite.lease import Lease
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+KEPT = "tasks.db.pre-restore-20261125T120000Z"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that knows no hard links, with the old file and the new one."""
+    monkeypatch.setattr(os, "link", refused)
+    (tmp_path / "tasks.db").write_text("old")
+    (tmp_path / ".tasks.db.00000000.part").write_text("new")
+    return tmp_path
+
+
+def refused(*_paths: object) -> None:
+    """Refuse to link, as FAT does."""
+    raise PermissionError(1, "Operation not permitted")
+
+
+def unknown(*_paths: object) -> bool:
+    """Know of no exchange, as SMB and old kernels do."""
+    return False
+
+
+def paths(place: Path) -> tuple[Path, Path]:
+    return place / "tasks.db", place / ".tasks.db.00000000.part"
+
+
+def contents(place: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in place.iterdir()}
+
+
+def lease(target: Path) -> Lease:
+    return Lease([target], os.geteuid(), os.getegid(), remote="", stopped=False)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[], None]) -> None:
+    """Let `see` look around before each rename, and after it."""
+
+    def seen(rename: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*paths: Any) -> Any:
+            see()
+            done = rename(*paths)
+            see()
+            return done
+
+        return watched
+
+    for where, name in ((Path, "rename"), (install, "exchange")):
+        monkeypatch.setattr(where, name, seen(getattr(where, name)))
+
+
+@pytest.mark.parametrize("exchanging", [True, False])
+def test_the_new_one_takes_the_place_of_the_old_one_which_is_kept(
+    place: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
+) -> None:
+    target, part = paths(place)
+    seen = list[bool]()
+    if not exchanging:
+        monkeypatch.setattr(install, "exchange", unknown)
+    watched(monkeypatch, lambda: seen.append(target.exists()))
+    with lease(target) as held:
+        assert swap(target, part, held, NOW) == place / KEPT
+    assert contents(place) == {"tasks.db": "new", KEPT: "old"}
+    assert all(seen) == exchanging
+
+
+@pytest.mark.parametrize("exchanging", [True, False])
+def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
+    place: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
+) -> None:
+    target, part = paths(place)
+    if not exchanging:
+        monkeypatch.setattr(install, "exchange", unknown)
+    for at in count():
+        target.write_text("old")
+        part.write_text("new")
+        code = killed(target, part, monkeypatch, at)
+        assert target.exists() or not exchanging
+        healed = heal(target)
+        assert contents(place) in ({"tasks.db": "old"}, {"tasks.db": "new", KEPT: "old"})
+        for kept in kept_databases(target):
+            kept.unlink()
+        if not code:
+            assert (healed, at > 3) == (None, True)
+            return
+
+
+def killed(target: Path, part: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> int:
+    """Let another process put `part` in place, and die at its `at`-th look; return its exit code, 0 if it lived on."""
+    child = os.fork()
+    if not child:
+        looks = count()
+        watched(monkeypatch, lambda: os._exit(9) if next(looks) == at else None)
+        with lease(target) as held:
+            swap(target, part, held, NOW)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("exchanging", [True, False])
+def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(
+    place: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
+) -> None:
+    target, part = paths(place)
+    seen = list[bool]()
+    if not exchanging:
+        monkeypatch.setattr(install, "exchange", unknown)
+    watched(monkeypatch, lambda: seen.append(target.exists()))
+
+    class Late(Lease):
+        """Somebody opens the file once the new one is in place."""
+
+        def asked_for(self, path: Path) -> bool:
+            return path.read_text() == "new"
+
+    held = Late([], os.geteuid(), os.getegid(), remote="", stopped=True)
+    with held, pytest.raises(TargetInUse):
+        swap(target, part, held, NOW)
+    assert contents(place) == {"tasks.db": "old", part.name: "new"}
+    assert all(seen) == exchanging

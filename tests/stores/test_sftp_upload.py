@@ -1,0 +1,126 @@
+"""A file is sent, and read back on the way: whatever becomes of it, what is there is right or said to be wrong."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import CopyCorrupt, ReplicaUnreachable
+from backupd.stores.sftp.hostkeys import PinnedKeys
+from backupd.stores.sftp.link import CHANNELS, Link, lost_to
+from backupd.stores.sftp.login import Credentials
+from backupd.stores.sftp.upload import Proven, upload
+from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, SAFE_BLOCK_BYTES, WriteRefused
+from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
+from support.replicas import SWIFT
+from support.wire import Weather, running_wire
+
+PART = "/backups/part"
+BYTES = 4 * IN_FLIGHT_BYTES
+WRITES = BYTES // SAFE_BLOCK_BYTES
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[OddSftp]:
+    with running_odd_sftp(tmp_path / "odd") as server:
+        yield server
+
+
+@contextmanager
+def linked(odd: OddSftp, port: int) -> Iterator[Link]:
+    pins = PinnedKeys.read("there", odd.host_key(), None)
+    credentials = Credentials(odd.user, private_key=odd.key.read_text())
+    with Link.to("127.0.0.1", port, pins, credentials, SWIFT) as link:
+        yield link
+
+
+@pytest.fixture(params=[0.0, 0.02], ids=["near", "far"])
+def link(request: pytest.FixtureRequest, odd: OddSftp) -> Iterator[Link]:
+    with running_wire(odd.port, Weather(delay_s=request.param)) as wire, linked(odd, wire.port) as link:
+        yield link
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    path = tmp_path / "archive"
+    path.write_bytes(os.urandom(BYTES))
+    return path
+
+
+def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(odd: OddSftp, local: Path) -> None:
+    with linked(odd, odd.port) as link:
+        transfer = upload(local, PART, link, Proven())
+    assert (transfer.sent_bytes, transfer.proven_by) == (BYTES, "read-back")
+    assert (odd.files / "part").read_bytes() == local.read_bytes()
+    assert odd.writes == WRITES
+    assert odd.requests.index("read") < len(odd.requests) - odd.requests[::-1].index("write") - 1
+
+
+@pytest.mark.parametrize(
+    "poor",
+    [Oddities(closed_only=True), Oddities(writes_late=True), Oddities(one_writer=True), Oddities(flip_at=3, flips=1)],
+    ids=["it gives no open file back", "it writes at the end", "it lets one write at a time", "it errs once"],
+)
+def test_what_goes_wrong_on_the_way_is_no_fault_of_the_copy(
+    odd: OddSftp, link: Link, local: Path, poor: Oddities
+) -> None:
+    odd.be(poor)
+    assert upload(local, PART, link, Proven()).proven_by == "read-back"
+    assert (odd.files / "part").read_bytes() == local.read_bytes()
+
+
+def test_what_stays_wrong_is_a_fault(odd: OddSftp, link: Link, local: Path) -> None:
+    odd.be(Oddities(flip_at=3))
+    with pytest.raises(CopyCorrupt, match="from byte 3 on"):
+        upload(local, PART, link, Proven())
+
+
+@pytest.mark.parametrize("first", [1, WRITES - 9, WRITES - 1, WRITES])
+def test_whichever_write_finds_no_room_that_is_what_is_told_and_the_room_is_given_back(
+    odd: OddSftp, link: Link, local: Path, first: int
+) -> None:
+    odd.be(Oddities(bad_write=first, bad_writes=WRITES))
+    with pytest.raises(WriteRefused):
+        upload(local, PART, link, Proven())
+    assert not (odd.files / "part").exists()
+    assert odd.writes < first + 2 * CHANNELS * IN_FLIGHT_BYTES // SAFE_BLOCK_BYTES
+
+
+def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_proven(odd: OddSftp, local: Path) -> None:
+    part, proven = odd.files / "part", Proven()
+    part.write_bytes(local.read_bytes()[: BYTES // 2])
+
+    def cut_off_after(sent_bytes: int) -> None:
+        with (
+            running_wire(odd.port, Weather(cut_up=sent_bytes)) as wire,
+            pytest.raises(ReplicaUnreachable),
+            lost_to("there"),
+            linked(odd, wire.port) as link,
+        ):
+            upload(local, PART, link, proven)
+
+    cut_off_after(BYTES // 4)
+    odd.hang_up()
+    part.unlink()
+    odd.be(Oddities(lost_write=3))
+    cut_off_after(BYTES * 3 // 4)
+    odd.hang_up()
+    with linked(odd, odd.port) as link:
+        upload(local, PART, link, proven)
+    assert part.read_bytes() == local.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "unsupported", [frozenset[str](), frozenset({"setstat", "fsetstat"})], ids=["cuts", "cannot cut"]
+)
+@pytest.mark.parametrize("right_bytes", [0, BYTES // 2, BYTES])
+def test_a_part_longer_than_the_archive_loses_what_is_too_much(
+    odd: OddSftp, local: Path, right_bytes: int, unsupported: frozenset[str]
+) -> None:
+    odd.be(Oddities(unsupported=unsupported))
+    (odd.files / "part").write_bytes(local.read_bytes()[:right_bytes] + bytes(BYTES - right_bytes + 5000))
+    with linked(odd, odd.port) as link:
+        upload(local, PART, link, Proven())
+    assert (odd.files / "part").read_bytes() == local.read_bytes()

@@ -1,0 +1,29 @@
+"""Buffers that are used again and again cost the kernel nothing once they were used."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource
+from backupd.memory import keep_freed_memory
+if KEEP: keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def use():
+    buffers = [bytes([n]) * 300_000 for n in range(8)]
+use()
+before = faults()
+for _ in range(50): use()
+print(faults() - before)
+"""
+
+
+@pytest.mark.no_cover
+def test_memory_that_was_freed_is_used_again() -> None:
+    def faults(keep: bool) -> int:
+        program = PROGRAM.replace("KEEP", str(keep))
+        return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
+
+    assert faults(keep=True) * 10 < faults(keep=False)
