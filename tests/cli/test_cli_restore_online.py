@@ -19,6 +19,7 @@ from support.sqlite_processes import wait_until
 LIVE = ("restore", "--online", "--json")
 
 
+@pytest.mark.cover_processes
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 @pytest.mark.parametrize("mode_of_the_generation", ["wal", "delete"])
 def test_the_app_goes_on_with_what_was_restored_in_the_same_file_and_journal_mode(
@@ -84,6 +85,7 @@ def test_without_a_safety_backup_nothing_is_overwritten(
     assert log_lines(backups)[-1]["backupd.task"] == "restore"
 
 
+@pytest.mark.cover_processes
 def test_an_app_that_never_lets_go_makes_it_give_up_with_everything_as_it_was(
     typed: Keyboard, database: Path, generation: str
 ) -> None:

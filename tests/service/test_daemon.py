@@ -68,7 +68,6 @@ def test_before_the_first_backup_it_is_alive_but_not_healthy(heavy: Backupd, bac
         assert heavy("status").code == 1
 
 
-@pytest.mark.no_cover
 def test_status_and_health_agree(backupd: Backupd) -> None:
     with running_daemon(backupd) as daemon:
         wait_until(lambda: daemon.ask("/health")[0] == 200, "health")
