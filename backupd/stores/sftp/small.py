@@ -13,7 +13,7 @@ from backupd.stores.sftp.remote import flush, is_file
 from backupd.stores.sftp.wire import SAFE_BLOCK_BYTES, Reads, WriteRefused, refusals
 
 _PRIVATE: Final = 0o600
-_AT_ONCE: Final = 32  # handles that are open at the server
+_AT_ONCE: Final = 8  # handles that are open at the server, of which poor ones have few
 
 
 def read_small(client: SFTPClient, path: str, limit_bytes: int) -> bytes:
