@@ -1,8 +1,8 @@
 """How many channels a connection gets: one to a host that is near, be it busy, and several over a long line."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Timer
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_slow_answers_of_a_busy_host_make_it_no_far_one(sshd: Sshd) -> None:
     def found_near() -> bool:
         with running_wire(sshd.port) as wire, linked(sshd, wire.port) as link:
             wire.weather = Weather(rate=300)  # some 0.1 s for an answer
-            soon = Timer(0.04, lambda: setattr(wire, "weather", Weather()))
+            soon = threading.Timer(0.04, lambda: setattr(wire, "weather", Weather()))
             soon.start()
             assert link.block_bytes
             soon.join()
@@ -53,3 +53,11 @@ def test_over_a_long_line_there_are_as_many_channels_as_the_server_grants(sshd: 
         with running_wire(host.port, Weather(delay_s=0.01)) as wire, linked(host, wire.port) as link:
             assert (link.is_near, widened(link)) == (False, granted)
             assert all(client.normalize(".") for client in link.clients)
+
+
+def test_a_server_that_has_refused_a_channel_is_not_asked_for_more(server: Sshd) -> None:
+    with running_wire(server.port, Weather(delay_s=0.01)) as wire, linked(server, wire.port) as link:
+        assert widened(link) == 3
+        link.widen(CHANNELS)
+        assert "sftp-channel" not in {thread.name for thread in threading.enumerate()}, "one would wait for an answer"
+        assert len(link.channels(CHANNELS)) == 3

@@ -52,6 +52,7 @@ class Link:
         self._watchdog = _Watchdog(transport, patience.stall_s)
         self.clients: tuple[SFTPClient, ...] = ()
         self._quickest_s = float("inf")
+        self._has_all = False  # that the server grants: it is not asked again, for a refusal may take long
         self._opening: list[threading.Thread] = []
         self._lock = threading.Lock()
 
@@ -102,7 +103,7 @@ class Link:
         """
         self.block_bytes  # noqa: B018 - its answer tells whether the host is near
         wanted = 1 if self.is_near else min(wanted, CHANNELS)
-        for _ in range(wanted - len(self.clients) - len(self._opening)):
+        for _ in range(0 if self._has_all else wanted - len(self.clients) - len(self._opening)):
             thread = threading.Thread(target=self._add_channel, name="sftp-channel", daemon=True)
             self._opening.append(thread)
             thread.start()
@@ -146,8 +147,11 @@ class Link:
             return SFTPClient(channel)
 
     def _add_channel(self) -> None:
-        with suppress(SSHException, EOFError, OSError, SFTPError):
+        try:
             client = self._open()
+        except (SSHException, EOFError, OSError, SFTPError):
+            self._has_all = True
+        else:
             with self._lock:
                 self.clients = (*self.clients, client)
 
