@@ -23,7 +23,7 @@ from backupd.jobs.place import Place
 from backupd.jobs.site import Site
 from backupd.sqlite.source import Source
 from support.daemon import free_port, wait_until
-from support.drills import DAY_S, drilled, facts, python, sample_database, second_instance, shell
+from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell
 from support.faults import processes_below
 from support.generations import rewritten
 
@@ -168,6 +168,7 @@ def test_a_second_instance_is_proven_on_the_placed_copy(drills: Site, place: Pat
         report = drilled(drills, place_at=place, health_url=url, user_version=1)
         assert report.outcome == "done", report.error
         assert facts(report).proven[-2:] == ("health", "migrations")
+        wait_until(lambda: has_ended(url) and not place.exists(), "the instance ends with the drill")
         again = drilled(drills, place_at=place, health_url=url)
         assert again.outcome == "done", again.error
 

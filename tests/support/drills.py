@@ -3,6 +3,8 @@
 import sqlite3
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,6 +15,7 @@ from backupd.jobs.generations import local_inventory
 from backupd.jobs.order import AppProof, DrillOrder
 from backupd.jobs.site import Site
 from backupd.model import DrillReport, RunReport
+from backupd.paths import side_files
 from support.daemon import free_port
 
 DAY_S = 86400.0
@@ -24,7 +27,7 @@ while :; do
     DATABASE=$1 "$2" "$3" & app=$!
     while [ -f "$4" ]; do sleep 0.1; done
     kill $app; wait $app
-    rm -f "$1" "$1"-*
+    [ -f "$4" ] || rm -f "$1" "$1"-*
 done
 """
 
@@ -65,7 +68,10 @@ def sample_database(path: Path, version: int = 1) -> None:
 
 @contextmanager
 def second_instance(place: Path) -> Iterator[str]:
-    """Run the sample app in the block, whenever a drill has put a copy at `place`; yields the URL of its health."""
+    """Run the sample app in the block, whenever a drill has put a copy at `place`; yields the URL of its health.
+
+    It may have opened its database again in the moment in which that was taken away: what it left goes with it.
+    """
     port = free_port()
     mark = place.with_name(f".{place.name}.backupd-drill")
     command = ["sh", "-c", WHILE_THERE, "instance", str(place), sys.executable, str(SAMPLE_APP), str(mark)]
@@ -75,3 +81,16 @@ def second_instance(place: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/health"
         finally:
             subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=False)
+    for path in (place, *side_files(place)):
+        path.unlink(missing_ok=True)
+
+
+def has_ended(url: str) -> bool:
+    """Tell whether nobody answers at `url`."""
+    try:
+        urllib.request.urlopen(url, timeout=10).close()
+    except urllib.error.HTTPError:
+        return False
+    except OSError:
+        return True
+    return False
