@@ -2,12 +2,14 @@
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
+_AGAIN_S = 0.01
 _ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -17,12 +19,14 @@ def unwind_on_signals() -> None:
         # nohup and a shell that works in the background ignore the other two for us
         if end == signal.SIGTERM or signal.getsignal(end) is not signal.SIG_IGN:
             signal.signal(end, _unwind)
+    sys.unraisablehook = _raise_again
 
 
 def unwind_no_more() -> None:
     """Take no more notice of these signals: this process is ending by itself."""
     for end in _ENDS:
         signal.signal(end, lambda *_: None)  # unlike SIG_IGN it is not handed on to children
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextmanager
@@ -53,3 +57,13 @@ def _unwind(number: int, _frame: FrameType | None) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(TERMINATED)
+
+
+def _raise_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """End this process a moment later where Python has dropped its end, as it does in destructors and callbacks."""
+    if not isinstance(dropped.exc_value, (SystemExit, KeyboardInterrupt)):
+        sys.__unraisablehook__(dropped)
+    elif threading.current_thread() is threading.main_thread():
+        number = signal.SIGINT if isinstance(dropped.exc_value, KeyboardInterrupt) else signal.SIGTERM
+        signal.signal(signal.SIGALRM, lambda _alarm, frame: _unwind(number, frame))
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)

@@ -1,0 +1,32 @@
+"""A signal ends a process of ours wherever it comes."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# The signal comes in a destructor, where Python drops whatever is raised.
+PROGRAM = """
+import signal, time
+from backupd.signals import unwind_on_signals
+class Last:
+    def __del__(self):
+        signal.raise_signal(NUMBER)
+unwind_on_signals()
+last = Last()
+del last
+try:
+    time.sleep(60)
+finally:
+    print("cleaned up")
+"""
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_in_a_destructor_still_ends_the_process(number: signal.Signals) -> None:
+    program = PROGRAM.replace("NUMBER", str(int(number)))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode in {128 + number, -number}, done.stdout) == (True, "cleaned up\n"), done
+    assert "ignored" not in done.stderr
