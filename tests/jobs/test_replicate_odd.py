@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from backupd.jobs.backup import backup
+from backupd.jobs.doctor_replica import examine_replica
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
@@ -116,6 +117,14 @@ def test_a_full_disk_there_is_left_as_it_was_whatever_does_not_fit(odd: OddSftp,
         whole = {f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"}
         assert there == (whole if first == checksums else set())
         assert_heals(odd, site, key)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_doctor_leaves_nothing_on_a_disk_that_is_full(odd: OddSftp, site: Site, first: int) -> None:
+    odd.be(Oddities(bad_write=first, bad_writes=float("inf")))
+    (found,) = examine_replica("offsite", over_sftp(odd, odd.path, site))
+    assert (found.ok, "room" in f"{found.detail} {found.hint}") == (False, True)
+    assert not [path for path in odd.files.rglob("*") if path.is_file()]
 
 
 def test_what_a_server_says_is_told_in_one_short_line(odd: OddSftp, site: Site, key: str) -> None:
