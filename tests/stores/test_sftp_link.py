@@ -2,24 +2,13 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.link import CHANNELS, Link
-from backupd.stores.sftp.login import Credentials
-from support.replicas import SWIFT
+from support.replicas import linked
 from support.sshd import Sshd, running_sshd
 from support.wire import Weather, running_wire
-
-
-@contextmanager
-def linked(server: Sshd, port: int) -> Iterator[Link]:
-    pins = PinnedKeys.read("there", server.host_key(), None)
-    credentials = Credentials(server.user, private_key=server.key.read_text())
-    with Link.to("127.0.0.1", port, pins, credentials, SWIFT) as link:
-        yield link
 
 
 @pytest.fixture(scope="module")

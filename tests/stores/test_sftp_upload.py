@@ -2,19 +2,16 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from backupd.errors import CopyCorrupt, ReplicaUnreachable
-from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.link import CHANNELS, Link, lost_to
-from backupd.stores.sftp.login import Credentials
 from backupd.stores.sftp.upload import Proven, upload
 from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, SAFE_BLOCK_BYTES, WriteRefused
 from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
-from support.replicas import SWIFT
+from support.replicas import linked
 from support.wire import Weather, running_wire
 
 PART = "/backups/part"
@@ -26,14 +23,6 @@ WRITES = BYTES // SAFE_BLOCK_BYTES
 def odd(tmp_path: Path) -> Iterator[OddSftp]:
     with running_odd_sftp(tmp_path / "odd") as server:
         yield server
-
-
-@contextmanager
-def linked(odd: OddSftp, port: int) -> Iterator[Link]:
-    pins = PinnedKeys.read("there", odd.host_key(), None)
-    credentials = Credentials(odd.user, private_key=odd.key.read_text())
-    with Link.to("127.0.0.1", port, pins, credentials, SWIFT) as link:
-        yield link
 
 
 @pytest.fixture(params=[0.0, 0.02], ids=["near", "far"])

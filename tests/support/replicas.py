@@ -42,6 +42,15 @@ class Target(Protocol):
 
 
 @contextmanager
+def linked(target: Target, port: int, patience: Patience = SWIFT) -> Iterator[Link]:
+    """Lend a connection to a running server, by way of `port`."""
+    pins = PinnedKeys.read("there", target.host_key(), None)
+    credentials = Credentials(target.user, private_key=target.key.read_text())
+    with Link.to("127.0.0.1", port, pins, credentials, patience) as link:
+        yield link
+
+
+@contextmanager
 def connected(
     target: Target,
     path: Path | str,
@@ -51,12 +60,7 @@ def connected(
     sender: Callable[[], str] = lambda: SENDER,
 ) -> Iterator[SftpStore]:
     """Lend the store in `path` of a running server, by way of `port` where that is another one."""
-    pins = PinnedKeys.read("there", target.host_key(), None)
-    credentials = Credentials(target.user, private_key=target.key.read_text())
-    with (
-        lost_to("the replica"),
-        Link.to("127.0.0.1", port or target.port, pins, credentials, patience) as link,
-    ):
+    with lost_to("the replica"), linked(target, port or target.port, patience) as link:
         yield SftpStore("there", str(path), sender, link, proven)
 
 

@@ -56,9 +56,9 @@ class Writes:
     def write(self, offset: int, block: bytes) -> None:
         """Send `block` for `offset`; waits when much is under way. Raises WriteRefused as soon as any write was."""
         while self._in_flight_bytes >= IN_FLIGHT_BYTES:
-            self.client._read_response()  # noqa: SLF001 - as above
+            self.client._read_response()  # noqa: SLF001 - no other way to see the answers
         self._refuse()
-        number = self.client._async_request(self, CMD_WRITE, self.handle, int64(offset), block)  # noqa: SLF001 - no other way to see the answer
+        number = self.client._async_request(self, CMD_WRITE, self.handle, int64(offset), block)  # noqa: SLF001 - as above
         self._under_way[number] = offset, len(block)
         self._in_flight_bytes += len(block)
 
