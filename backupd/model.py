@@ -225,6 +225,21 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """Why a generation is not pruned, in any store, until `until` (aware; None: until an operator releases it)."""
+
+    generation: Name
+    since: datetime
+    until: datetime | None
+    reason: Text
+    label: Text = ""
+
+    def holds(self, at: datetime) -> bool:
+        """Whether the generation is still pinned at `at` (aware)."""
+        return self.until is None or at < self.until
+
+
+@dataclass(frozen=True, slots=True)
 class DrillReport:
     """What a restore drill measured; what did not come to be is `None`.
 

@@ -18,6 +18,7 @@ from backupd.stores.holds import Holds, Quarantine
 from backupd.stores.identities import Identities
 from backupd.stores.lock import Holder, store_lock
 from backupd.stores.marks import DamageMarks
+from backupd.stores.pins import Pins
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
@@ -54,6 +55,11 @@ class Site:
     def holds(self) -> Holds:
         """The holds on sources of this store."""
         return Holds(self.store.hidden / "holds")
+
+    @property
+    def pins(self) -> Pins:
+        """The pins on generations, whichever store they are in."""
+        return Pins(self.store.hidden / "pins")
 
     @property
     def quarantine(self) -> Quarantine:
