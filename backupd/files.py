@@ -5,13 +5,47 @@ See https://lwn.net/Articles/457667/ for why each of the four is needed.
 
 import errno
 import os
+import stat
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # child processes import this
+    from collections.abc import Iterator, ValuesView
     from pathlib import Path
 
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
+# fsync(2) of a directory on CIFS before Linux 4.17, vboxsf, DrvFs, 9p2000. PostgreSQL's fd.c tolerates the first two.
+_UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
+# chmod(2) on ZFS with NFSv4 ACLs (aclmode=restricted), FAT, some SMB servers.
+_CHMOD_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP)
+# chown(2) without CAP_CHOWN, or on a file system without owners; EINVAL: an id that this user namespace does not map.
+CHOWN_REFUSED = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+_limits: ContextVar["dict[tuple[str, int], str] | None"] = ContextVar("limits", default=None)
+
+
+@contextmanager
+def noting_limits() -> "Iterator[ValuesView[str]]":
+    """Collect what file systems cannot do, and was done without, in the block: a sentence for each, once."""
+    limits: dict[tuple[str, int], str] = {}
+    token = _limits.set(limits)
+    try:
+        yield limits.values()
+    finally:
+        _limits.reset(token)
+
+
+def _note(kind: str, device: int, limit: str) -> None:
+    limits = _limits.get()
+    if limits is not None:
+        limits.setdefault((kind, device), limit)
+
+
+def _place(directory: "Path | str") -> str:
+    """Return `directory` as people know it, without the hidden directories of a store below it."""
+    return f"{directory}{os.sep}".partition(f"{os.sep}.backupd{os.sep}")[0].rstrip(os.sep) or os.sep
 
 
 def is_full(error: OSError) -> bool:
@@ -20,10 +54,15 @@ def is_full(error: OSError) -> bool:
 
 
 def fsync_directory(directory: "Path") -> None:
-    """Make renames and removals in `directory` durable. Raises OSError."""
+    """Make renames and removals in `directory` durable; a file system that cannot do that is noted. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        limit = f"the file system of {_place(directory)} cannot fsync directories ({error.strerror})"
+        _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: a power failure may take back the last renames there")
     finally:
         os.close(descriptor)
 
@@ -47,15 +86,61 @@ def exchange(one: "Path", other: "Path") -> bool:
     if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS):  # the file system, or the kernel, does not know it
+    if number in _UNSUPPORTED:  # the file system, or the kernel, does not know it
         return False
     raise OSError(number, os.strerror(number), str(other))
+
+
+def set_mode(descriptor: int, mode: int, path: "Path") -> int:
+    """Give our open file, which lies at `path`, this mode; return the mode that it has then.
+
+    Where the file system refuses, the file keeps the mode that it was made with, which is noted. Raises OSError.
+    """
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:  # FAT knows no other one, and no chmod
+        return mode
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        if error.errno not in _CHMOD_REFUSED:
+            raise
+    found = _note_wider(descriptor, mode, path)
+    if found & mode & 0o666 != mode & 0o666:
+        limit = f"the file system of {_place(path.parent)} gives files mode {found:04o} instead of {mode:04o}"
+        _note("mode", os.fstat(descriptor).st_dev, f"{limit}: users other than the owner may lack access")
+    return found
+
+
+def give(descriptor: int, uid: int, gid: int, path: "Path") -> bool:
+    """Give our open file, which lies at `path`, to `uid`:`gid`; False where this process may not, which is noted.
+
+    Raises OSError.
+    """
+    try:
+        os.fchown(descriptor, uid, gid)
+    except OSError as error:
+        if error.errno not in CHOWN_REFUSED:
+            raise
+        limit = f"files in {_place(path.parent)} cannot be given to {uid}:{gid} ({error.strerror})"
+        _note("owner", os.fstat(descriptor).st_dev, limit)
+        return False
+    return True
+
+
+def _note_wider(descriptor: int, mode: int, path: "Path") -> int:
+    """Return the mode of an open file of ours; note it where that lets more users in than `mode`, as FAT and SMB do."""
+    state = os.fstat(descriptor)
+    found = stat.S_IMODE(state.st_mode)
+    if found & ~mode & 0o066:
+        limit = f"the file system of {_place(path.parent)} gives files mode {found:04o} instead of {mode:04o}"
+        _note("mode", state.st_dev, f"{limit}: other users may have access (see its ACLs and mount options)")
+    return found
 
 
 def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:
     """Write `data` to `path`, which must not exist, and fsync it; not yet its directory. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(descriptor, "wb") as stream:
+        _note_wider(descriptor, mode, path)
         stream.write(data)
         stream.flush()
         os.fsync(descriptor)
