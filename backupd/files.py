@@ -21,7 +21,7 @@ _UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
 # chmod(2) on ZFS with NFSv4 ACLs (aclmode=restricted), FAT, some SMB servers.
 _CHMOD_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP)
 # chown(2) without CAP_CHOWN, or on a file system without owners; EINVAL: an id that this user namespace does not map.
-CHOWN_REFUSED = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+_CHOWN_REFUSED = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 _limits: ContextVar["dict[tuple[str, int], str] | None"] = ContextVar("limits", default=None)
 
@@ -103,44 +103,47 @@ def set_mode(descriptor: int, mode: int, path: "Path") -> int:
     except OSError as error:
         if error.errno not in _CHMOD_REFUSED:
             raise
-    found = _note_wider(descriptor, mode, path)
-    if found & mode & 0o666 != mode & 0o666:
-        limit = f"the file system of {_place(path.parent)} gives files mode {found:04o} instead of {mode:04o}"
-        _note("mode", os.fstat(descriptor).st_dev, f"{limit}: users other than the owner may lack access")
-    return found
+    state = os.fstat(descriptor)
+    _note_mode(state, mode, path)
+    return stat.S_IMODE(state.st_mode)
 
 
-def give(descriptor: int, uid: int, gid: int, path: "Path") -> bool:
-    """Give our open file, which lies at `path`, to `uid`:`gid`; False where this process may not, which is noted.
+def note_readers(path: "Path", mode: int = 0o600) -> None:
+    """Note it where the file system gives more users access to our file at `path` than `mode` does. Raises OSError."""
+    state = path.stat()
+    if state.st_mode & ~mode & 0o066:
+        _note_mode(state, mode, path)
 
-    Raises OSError.
+
+def _note_mode(state: os.stat_result, wanted: int, path: "Path") -> None:
+    found = stat.S_IMODE(state.st_mode)
+    limit = f"the file system of {_place(path.parent)} gives files mode {found:04o} instead of {wanted:04o}"
+    if found & ~wanted & 0o066:
+        _note("mode", state.st_dev, f"{limit}: other users may have access (see its ACLs and mount options)")
+    elif wanted & ~found & 0o066:
+        _note("mode", state.st_dev, f"{limit}: users other than the owner may lack access")
+
+
+def give(descriptor: int, uid: int, gid: int, path: "Path") -> OSError | None:
+    """Give our open file, which lies at `path`, to `uid`:`gid`; return why that was refused, if it was, which is noted.
+
+    Raises OSError for what is no refusal.
     """
     try:
         os.fchown(descriptor, uid, gid)
     except OSError as error:
-        if error.errno not in CHOWN_REFUSED:
+        if error.errno not in _CHOWN_REFUSED:
             raise
         limit = f"files in {_place(path.parent)} cannot be given to {uid}:{gid} ({error.strerror})"
         _note("owner", os.fstat(descriptor).st_dev, limit)
-        return False
-    return True
-
-
-def _note_wider(descriptor: int, mode: int, path: "Path") -> int:
-    """Return the mode of an open file of ours; note it where that lets more users in than `mode`, as FAT and SMB do."""
-    state = os.fstat(descriptor)
-    found = stat.S_IMODE(state.st_mode)
-    if found & ~mode & 0o066:
-        limit = f"the file system of {_place(path.parent)} gives files mode {found:04o} instead of {mode:04o}"
-        _note("mode", state.st_dev, f"{limit}: other users may have access (see its ACLs and mount options)")
-    return found
+        return error
+    return None
 
 
 def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:
     """Write `data` to `path`, which must not exist, and fsync it; not yet its directory. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(descriptor, "wb") as stream:
-        _note_wider(descriptor, mode, path)
         stream.write(data)
         stream.flush()
         os.fsync(descriptor)

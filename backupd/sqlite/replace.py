@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from backupd.errors import SourceMissing, TargetRefused
-from backupd.files import CHOWN_REFUSED, fsync_directory, set_mode
+from backupd.files import fsync_directory, give, set_mode
 from backupd.model import SourceFacts
 from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.intent import KEPT, SIDE_FILES
@@ -130,7 +130,10 @@ def dress(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
 def _dress(descriptor: int, target: Target, origin: SourceFacts) -> tuple[str, str]:
     uid, gid = _owner_to_be(descriptor, target, origin)
     mode = set_mode(descriptor, target.old.mode if target.old else origin.mode & 0o777, target.path)
-    _give(descriptor, uid, gid)  # last: root with few capabilities has no say any more in what is another's
+    _give(
+        descriptor, uid, gid, target.path
+    )  # last: root with few capabilities has no say any more in what is another's
+    uid, gid = _owner(descriptor)
     return f"{uid}:{gid}", f"{mode:04o}"
 
 
@@ -144,18 +147,21 @@ def _owner_to_be(descriptor: int, target: Target, origin: SourceFacts) -> tuple[
     return _owner(descriptor)  # nobody but root may give a file away; a setgid directory has given the group
 
 
-def _give(descriptor: int, uid: int, gid: int) -> None:
+def _give(descriptor: int, uid: int, gid: int, path: Path) -> None:
     if (uid, gid) == _owner(descriptor):
         return
-    try:
-        os.fchown(descriptor, uid, gid)
-    except OSError as error:
-        if error.errno not in CHOWN_REFUSED:
-            raise
-        raise TargetRefused(
-            f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {error.strerror}",
-            f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
-        ) from error
+    refused = give(descriptor, uid, gid, path)
+    if refused is None or _imposes_owner(descriptor, path):
+        return
+    raise TargetRefused(
+        f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {refused.strerror}",
+        f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
+    )
+
+
+def _imposes_owner(descriptor: int, path: Path) -> bool:
+    """Tell whether all files of that file system belong to one user: FAT, SMB. NFS only makes root somebody else."""
+    return _owner(descriptor)[0] != os.geteuid() and not filesystem_of(str(path)).startswith("nfs")
 
 
 def _owner(descriptor: int) -> tuple[int, int]:
