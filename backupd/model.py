@@ -75,11 +75,14 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """Where a snapshot came from and whose file it was, so that a restore can give it back as it was."""
+    """Where a snapshot came from and whose file it was, so that a restore can give it back as it was.
+
+    `uid` and `gid` are None where the user namespace of that backup did not map them.
+    """
 
     path: Text
-    uid: Count
-    gid: Count
+    uid: Count | None
+    gid: Count | None
     mode: Annotated[int, Ge(0), Le(0o7777)]
     signature: Signature
 
