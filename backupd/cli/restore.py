@@ -1,5 +1,6 @@
 """`backupd restore`."""
 
+import os
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from backupd.cli.stores import opened, require_sources
 from backupd.cli.times import read_time
 from backupd.config import Config
 from backupd.errors import UsageError
+from backupd.identity import settle
 from backupd.jobs.generations import Choose, choose_generation, read_inventory
 from backupd.jobs.overwrite import overwrite_database
 from backupd.jobs.replace import Replaced, Replacement, replace_database, undo_restore
@@ -99,6 +101,7 @@ def _refuse_contradictions(wanted: str, at: str | None, target: str | None, *, o
 
 def _site(config: Config, progress: Progress, *, reading: bool) -> Site:
     """Return the local store, made where there is none unless it is only for `reading`; a read-only one will do."""
+    settle(config, os.environ)  # first: a private directory hides even whether there is a store in it
     return open_site(config, progress, writing=None if reading or config.backups_dir.exists() else True)
 
 
