@@ -53,6 +53,8 @@ class Event(StrEnum):
     GENERATION_DAMAGED = "generation.damaged"
     GENERATION_VERIFIED = "generation.verified"
     GENERATION_RESTORED = "generation.restored"
+    GENERATION_PINNED = "generation.pinned"
+    GENERATION_UNPINNED = "generation.unpinned"
     RESTORE_HEALED = "restore.healed"
     MANIFEST_REFUSED = "manifest.refused"
     ROTATION_FROZEN = "rotation.frozen"

@@ -18,6 +18,7 @@ MANIFEST_MAX_BYTES = 8 << 20
 # What is dated further ahead than this was dated by a clock that ran ahead.
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
+STORE_IDENTITY = "[0-9a-f]{16}"
 SOURCE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _GENERATION_ID = re.compile(rf"{SOURCE_NAME}-\d{{8}}-\d{{4}}(-\d{{1,3}})?", re.ASCII)
 _SOURCE_NAME = re.compile(SOURCE_NAME, re.ASCII)
@@ -134,11 +135,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that a stranger needs to trust and to restore one archive; the truth about a generation."""
+    """All that a stranger needs to trust and to restore one archive; the truth about a generation.
+
+    `store` is the identity of the store that made it: 16 hex digits.
+    """
 
     format: Literal[1]
     id: Name
     source: Name
+    store: Annotated[str, Len(16, 16)]
     taken_at: datetime
     backupd_version: Name
     origin: SourceFacts
@@ -217,6 +222,21 @@ class Hold:
     since: datetime
     reason: Text
     reference: Name | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Why a generation is not pruned, in any store, until `until` (aware; None: until an operator releases it)."""
+
+    generation: Name
+    since: datetime
+    until: datetime | None
+    reason: Text
+    label: Text = ""
+
+    def holds(self, at: datetime) -> bool:
+        """Whether the generation is still pinned at `at` (aware)."""
+        return self.until is None or at < self.until
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,4 +150,4 @@ def _over_sftp(
         lost_to(address.where),
         Link.to(address.host, address.port, pins, credentials, Patience()) as link,
     ):
-        yield SftpStore(name, address.path, site.store.identity, link, proven)
+        yield SftpStore(name, address.path, site.identity, link, proven)

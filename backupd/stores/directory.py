@@ -9,8 +9,6 @@ DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and proven before it bea
 
 import errno
 import os
-import re
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,17 +64,6 @@ class DirectoryStore:
         alone = [key + ARCHIVE_SUFFIX for key in sizes.keys() - manifests]
         alone += [key + MANIFEST_SUFFIX for key in manifests - sizes.keys()]
         return tuple(sorted(alone))
-
-    def identity(self) -> str:
-        """Return a name that no other store has, the same for ever; made where there is none yet. Raises OSError."""
-        path = self.hidden / "identity"
-        with suppress(FileNotFoundError):
-            name = path.read_text().strip()
-            if re.fullmatch("[0-9a-f]{16}", name):
-                return name
-        name = secrets.token_hex(8)
-        replace_durably(path, f"{name}\n".encode(), temporary=self.hidden / "identity.new")
-        return name
 
     def lost(self) -> tuple[str, ...]:
         """Return the ids of generations whose manifest is there and whose archive is gone, in order."""

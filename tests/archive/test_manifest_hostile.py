@@ -41,6 +41,7 @@ def paths(value: object, path: Path = ()) -> Iterator[Path]:
 HOSTILE = [
     *[("id", name) for name in ("../../etc/cron.d/x", "/etc/passwd", "tasks-20261123-0400\n", "", "tasks", 7, None)],
     *[("source", name) for name in ("..", "a/b", "../tasks", "tasks\n", "tasks\x1b[2J", "", "other", "x" * 121, [])],
+    *[("store", name) for name in ("", "0123456789ABCDEF", "0123456789abcde", "../3456789abcdef", None)],
     *[("taken_at", time) for time in ("2026-11-23T04:00:17", "now", 0, 1e18, None, "2026-11-24T04:00:17Z")],
     *[("taken_at", time) for time in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00")],
     *[("origin.uid", number) for number in (-1, 2**32 - 1, 2**32, 2**64, 10**400, 1.5, "0", True)],
