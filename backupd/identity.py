@@ -18,6 +18,7 @@ from backupd.stores.ownership import hand_over
 PUID = "PUID"
 PGID = "PGID"
 AUTO = "auto"
+_CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _HIGHEST = 2**32 - 2  # one more means "leave it as it is" to chown(2)
 _CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root"
 
@@ -52,6 +53,18 @@ def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
     hand_over_backups(config, identity)
     _become(identity)
     return identity
+
+
+def follows_owner(environ: Mapping[str, str]) -> bool:
+    """Tell whether root becomes the owner of the databases, whoever that is. Raises ConfigError."""
+    return PUID in environ and _number(environ, PUID) is None
+
+
+def may_override_rights() -> bool:
+    """Tell whether this process may pass over the rights of files (CAP_DAC_OVERRIDE), see proc(5)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(line.split()[1] for line in status if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> _CAP_DAC_OVERRIDE & 1)
 
 
 def hand_over_backups(config: Config, identity: Identity) -> None:

@@ -5,6 +5,7 @@
 Until the swap nothing of the app is touched but what it would do itself when it starts; the old database stays.
 """
 
+import os
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
 from backupd.sqlite.alone import alone_at
+from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
 from backupd.sqlite.intent import part_path
 from backupd.sqlite.replace import Target, dress, set_journal_mode
@@ -31,7 +33,7 @@ class Replaced:
     """What a restore in place did, or with `dry_run` would do.
 
     `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
-    damaged; `undo` is the command that takes the restore back.
+    damaged; `undo` is the command that takes the restore back. `directory` is what an empty directory was given.
     """
 
     source: str
@@ -46,17 +48,22 @@ class Replaced:
     kept: str | None = None
     old_damage: str = ""
     undo: str | None = None
+    directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """What is to be put where: the database of `source` at `path`; `stopped` is the operator's word for the app."""
+    """What is to be put where: the database of `source` at `path`; `stopped` is the operator's word for the app.
+
+    `directory` is what its directory, empty so far, is given (or in a dry run would be).
+    """
 
     source: str
     path: Path
     workers: int
     stopped: bool = False
     dry_run: bool = False
+    directory: Rights | None = None
 
 
 def replace_database(
@@ -68,8 +75,10 @@ def replace_database(
     Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
     """
     if order.dry_run:
-        manifest = choose()
-        return Run("restore", order.source, site).report, planned(manifest, order, _target(manifest, order))
+        manifest, run = choose(), Run("restore", order.source, site)
+        target = _target(manifest, order)
+        _warn_of_directory(target, manifest, order, run)
+        return run.report, planned(manifest, order, target)
     done = None
     with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
         run.started()
@@ -149,8 +158,18 @@ def _replace(manifest: Manifest, order: Replacement, target: Target, store: Arch
         raise
     finally:
         remove_part(part)
+    _warn_of_directory(target, manifest, order, run)
     tell_restored(f"restored {manifest.id} in place of {target.path}", done, site)
     return done
+
+
+def _warn_of_directory(target: Target, manifest: Manifest, order: Replacement, run: Run) -> None:
+    """Warn where the app could not write beside a database that was not there before."""
+    if target.old is not None or os.geteuid() != 0:  # not root: the new database is ours, and we may write there
+        return
+    rights = order.directory or Rights.of(target.path.parent)
+    if warning := warning_of(target.path.parent, rights, manifest.origin):
+        run.warn(warning)
 
 
 def _swap(done: Replaced, target: Target, part: Path, order: Replacement, site: Site) -> Replaced:
@@ -179,6 +198,7 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
         mode=f"{origin.mode & 0o777:04o}",
         dry_run=order.dry_run,
         undo=undo,
+        directory=str(order.directory) if order.directory else None,
     )
 
 

@@ -83,7 +83,7 @@ def withdraw(target: Path) -> None:
 
 
 def pending(target: Path) -> Intent | None:
-    """Return what a killed restore to `target` was about. Raises TargetRefused when that is unknown, PermissionError."""
+    """Return what a killed restore to `target` was about; TargetRefused when that is unknown, PermissionError."""
     path = intent_path(target)
     try:
         intent = _INTENT.validate_json(_read(path))

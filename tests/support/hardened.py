@@ -4,9 +4,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.bank import make_bank
@@ -25,6 +25,7 @@ class Volumes:
 
     data: Path
     backups: Path
+    environ: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def database(self) -> Path:
@@ -37,6 +38,7 @@ class Volumes:
             "BACKUPD_BACKUPS_DIR": str(self.backups),
             "BACKUPD_SPACE__RESERVE": "0",
             "PUID": "auto",
+            **self.environ,
             **environ,
         }
         return _run([*_CONTAINER, sys.executable, "-m", "backupd", *arguments], environment(settings))
