@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.errors import CopyCorrupt, GenerationMissing
+from backupd.files import noting_limits
 from backupd.jobs.checks import remember_check
 from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
@@ -33,7 +34,8 @@ class Replaced:
     """What a restore in place did, or with `dry_run` would do.
 
     `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
-    damaged; `undo` is the command that takes the restore back. `directory` is what an empty directory was given.
+    damaged; `undo` is the command that takes the restore back; `notes` tell what the file system cannot do.
+    `directory` is what an empty directory was given.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Replaced:
     old_damage: str = ""
     undo: str | None = None
     directory: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,8 @@ def replace_database(
     """
     if order.dry_run:
         manifest, run = choose(), Run("restore", order.source, site)
-        target = _target(manifest, order)
-        _warn_of_directory(target, manifest, order, run)
-        return run.report, planned(manifest, order, target)
+        planned_outcome = _rehearsed(manifest, order, run)
+        return run.report, planned_outcome
     done = None
     with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
         run.started()
@@ -86,7 +88,7 @@ def replace_database(
         manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         done = _replace(manifest, order, _target(manifest, order), store, run, site)
-    return run.report, done
+    return run.report, done and replace(done, notes=run.report.notes)
 
 
 def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | None]:
@@ -101,7 +103,16 @@ def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | 
         kept.settle()  # so that all of it comes back in the one rename, and not while somebody looks into it
         done = _swap(way_back, target, kept.path, order, site)
         tell_restored(f"put {kept.path.name} back in place of {target.path}", done, site)
-    return run.report, done
+    return run.report, done and replace(done, notes=run.report.notes)
+
+
+def _rehearsed(manifest: Manifest, order: Replacement, run: Run) -> Replaced:
+    """Return what the restore comes to, owner and mode as the file system lets a file of no name have them."""
+    target = _target(manifest, order)
+    _warn_of_directory(target, manifest, order, run)
+    with noting_limits() as limits:
+        owner, mode = target.rehearse(manifest.origin)
+    return replace(planned(manifest, order, target), owner=owner, mode=mode, notes=tuple(limits))
 
 
 def _target(manifest: Manifest, order: Replacement) -> Target:
@@ -111,7 +122,7 @@ def _target(manifest: Manifest, order: Replacement) -> Target:
         pass
     needed = manifest.snapshot.size_bytes + target.bytes_in_use
     require_space(target.path.parent, needed, 0, f"restoring {manifest.id}")
-    target.require_owner(manifest.origin)
+    target.rehearse(manifest.origin)
     return target
 
 

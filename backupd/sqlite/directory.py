@@ -6,10 +6,10 @@ A fresh volume belongs to root. Where the app may not write to it, SQLite takes 
 import os
 import stat
 from dataclasses import dataclass
-from errno import EINVAL, EPERM
 from pathlib import Path
 from typing import Self
 
+from backupd.files import give, set_mode
 from backupd.model import SourceFacts
 from backupd.sqlite.intent import intent_path, is_part
 
@@ -78,16 +78,13 @@ def give_directory(directory: Path, rights: Rights) -> bool:
     found = Rights.of(directory)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        os.fchmod(descriptor, rights.mode)
-        os.fchown(descriptor, rights.uid, rights.gid)
-    except OSError as error:
-        if error.errno not in (EPERM, EINVAL):  # EINVAL: a user that this user namespace does not know
-            raise
-        os.fchmod(descriptor, found.mode)
-        return False
+        set_mode(descriptor, rights.mode, directory)
+        given = give(descriptor, rights.uid, rights.gid, directory) is None
+        if not given:
+            set_mode(descriptor, found.mode, directory)
     finally:
         os.close(descriptor)
-    return True
+    return given
 
 
 def warning_of(directory: Path, rights: Rights, origin: SourceFacts) -> str:
