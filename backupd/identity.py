@@ -19,6 +19,7 @@ from backupd.stores.ownership import hand_over
 PUID = "PUID"
 PGID = "PGID"
 AUTO = "auto"
+_CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _HIGHEST = 2**32 - 2  # one more means "leave it as it is" to chown(2)
 _CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root"
 
@@ -53,14 +54,26 @@ def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
     identity = identity_for(config, environ)
     if identity is None:
         return None
-    _require_mapped(identity)
     hand_over_backups(config, identity)
     _become(identity)
     return identity
 
 
+def follows_owner(environ: Mapping[str, str]) -> bool:
+    """Tell whether root becomes the owner of the databases, whoever that is. Raises ConfigError."""
+    return PUID in environ and _number(environ, PUID) is None
+
+
+def may_override_rights() -> bool:
+    """Tell whether this process may pass over the rights of files (CAP_DAC_OVERRIDE), see proc(5)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(line.split()[1] for line in status if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> _CAP_DAC_OVERRIDE & 1)
+
+
 def hand_over_backups(config: Config, identity: Identity) -> None:
     """Give `identity` the directory of the backups, and what root owns of ours in it. Raises ConfigError."""
+    _require_mapped(identity)
     if identity.uid != 0:
         _hand_over(config.backups_dir, identity)
 

@@ -77,7 +77,8 @@ class Signature:
 class SourceFacts:
     """Where a snapshot came from and whose file it was, so that a restore can give it back as it was.
 
-    `uid` and `gid` are None where the user namespace of that backup did not map them.
+    `directory_…` are owner and mode of the directory of the database, in which its app makes the side files. An id is
+    None where the user namespace of that backup did not map it.
     """
 
     path: Text
@@ -85,6 +86,9 @@ class SourceFacts:
     gid: Count | None
     mode: Annotated[int, Ge(0), Le(0o7777)]
     signature: Signature
+    directory_uid: Count | None
+    directory_gid: Count | None
+    directory_mode: Annotated[int, Ge(0), Le(0o7777)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
 from backupd.owners import known_owner
+from backupd.sqlite.directory import Rights
 
 SETTLED_NS = 2_000_000_000
 _EMPTY_BYTES = 1
@@ -29,6 +30,7 @@ class Source:
     wal_bytes: int
     signature: Signature
     links: int
+    directory: Rights
 
     @property
     def empty(self) -> bool:
@@ -46,7 +48,17 @@ class Source:
     @property
     def facts(self) -> SourceFacts:
         """What the manifest keeps of it."""
-        return SourceFacts(str(self.path), self.uid, self.gid, self.mode, self.signature)
+        directory = self.directory
+        return SourceFacts(
+            str(self.path),
+            self.uid,
+            self.gid,
+            self.mode,
+            self.signature,
+            directory.uid,
+            directory.gid,
+            directory.mode,
+        )
 
     @classmethod
     def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
@@ -60,7 +72,17 @@ class Source:
         wal_bytes = signature.wal.size_bytes if signature.wal else 0
         mode = stat.S_IMODE(state.st_mode)
         uid, gid = known_owner(real, state)
-        source = cls(real, uid, gid, mode, state.st_size, wal_bytes, signature, state.st_nlink)
+        source = cls(
+            real,
+            uid,
+            gid,
+            mode,
+            state.st_size,
+            wal_bytes,
+            signature,
+            state.st_nlink,
+            Rights.of(real.parent),
+        )
         source._refuse(allow_empty=allow_empty, allow_links=allow_links)
         return source
 
