@@ -18,6 +18,7 @@ MANIFEST_MAX_BYTES = 8 << 20
 # What is dated further ahead than this was dated by a clock that ran ahead.
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
+STORE_IDENTITY = "[0-9a-f]{16}"
 SOURCE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _GENERATION_ID = re.compile(rf"({SOURCE_NAME})-\d{{8}}-\d{{4}}(-\d{{1,3}})?", re.ASCII)
 _SOURCE_NAME = re.compile(SOURCE_NAME, re.ASCII)
@@ -119,10 +120,16 @@ class ArchiveFacts:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in a snapshot: rows by table (`None` where a table could not be read) and the schema's digest."""
+    """What is in a snapshot: rows by table (`None` where they could not be counted) and the schema's digest.
+
+    `tables` has tables of every kind: ordinary, virtual and shadow. `columns` has a digest of the names of the columns
+    by table, and `virtual` the module, in small letters, by virtual table.
+    """
 
     tables: Annotated[dict[Text, Count | None], MaxLen(100_000)]
     schema_sha256: Sha256
+    columns: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)
+    virtual: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +149,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that a stranger needs to trust and to restore one archive; the truth about a generation."""
+    """All that a stranger needs to trust and to restore one archive; the truth about a generation.
+
+    `store` is the identity of the store that made it: 16 hex digits.
+    """
 
     format: Literal[1]
     id: Name
     source: Name
+    store: Annotated[str, Len(16, 16)]
     taken_at: datetime
     backupd_version: Name
     origin: SourceFacts

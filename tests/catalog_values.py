@@ -39,6 +39,7 @@ def manifest(id_: str = APP, sha256: str = "a" * 64) -> Manifest:
         format=1,
         id=id_,
         source="app",
+        store="0123456789abcdef",
         taken_at=NOON,
         backupd_version="0.1.0",
         origin=SourceFacts("/data/app.db", 0, 0, 0o640, Signature(state, None, 5)),

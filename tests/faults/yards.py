@@ -251,7 +251,8 @@ def assert_tidy(yard: Yard, task: str = "backup") -> None:
 def assert_swept(yard: Yard) -> None:
     """Assert that no run holds the store or has left its work there."""
     hidden = {path.name for path in yard.hidden.iterdir()}
-    assert hidden <= {"lock", "staging", "removing", "catalog.sqlite3", "catalog.sqlite3-wal", "catalog.sqlite3-shm"}
+    work = {"lock", "staging", "removing"}
+    assert hidden <= work | {"identity", "identity.lock"} | {f"catalog.sqlite3{end}" for end in ("", "-wal", "-shm")}
     assert [*(yard.hidden / "staging").iterdir()] == []
     assert not (yard.hidden / "lock").exists() or (yard.hidden / "lock").read_bytes() == b""
 
