@@ -76,12 +76,13 @@ def _when(text: str) -> str:
 
 
 def _span(value: object) -> object:
-    if isinstance(value, timedelta):
-        return value
     try:
-        return parse_span(str(value))  # a 0 may stand without quotes; a number without a unit is refused
+        span = parse_span(str(value))  # a 0 may stand without quotes; a number without a unit is refused
     except ValueError:
         raise ValueError(f"must be a span of time such as {SPAN_EXAMPLE}, or 0, not {value!r}") from None
+    if span.total_seconds() > 100 * YEAR_S:
+        raise ValueError(f"must be at most 100 years, not {value!r}")
+    return span
 
 
 def _listen_address(text: str) -> str:
@@ -164,7 +165,6 @@ Nice = Annotated[int, Field(ge=0, le=19), BeforeValidator(_number)]
 Bytes = Annotated[ByteSize, BeforeValidator(_number)]
 Span = Annotated[
     timedelta,
-    Field(le=timedelta(seconds=100 * YEAR_S)),
     BeforeValidator(_span),
     PlainSerializer(written_span, return_type=str),
 ]
