@@ -106,6 +106,10 @@ class GenerationTaken(BackupdError):
     """A replica holds another generation under the same id: somebody else sends there."""
 
 
+class RemovalRefused(BackupdError):
+    """A generation that must not be removed: pinned, on hold, the last verified one, or at an append-only replica."""
+
+
 class DrillFailed(BackupdError):
     """A rehearsal of a restore proved nothing: the copy is too old, or the app does not work on it."""
 

@@ -16,15 +16,17 @@ from backupd.cli.common import (
     store_option,
     told_plainly,
 )
+from backupd.cli.pin import pin_facts
 from backupd.cli.stores import expiry_of, opened, require_sources
 from backupd.cli.tables import print_table
 from backupd.config import Config
 from backupd.jobs.expire import plan_for
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.pin import pins_in_force
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_age, human_bytes
-from backupd.model import LOCAL_STORE, Generation
+from backupd.model import LOCAL_STORE, Generation, Pin
 
 
 @click.command("list", epilog="Example: backupd list --source tasks --json")
@@ -40,10 +42,10 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
     with opened(store, config, site) as (_, inventory):
         require_sources(names, config, inventory)
     reasons = _reasons(expiry_of(store, config), config, inventory, site)
-    copies = site.copies()
+    copies, pins = site.copies(), pins_in_force(inventory, site)
     shown = [g for g in inventory.generations if not names or g.source in names]
     if as_json:
-        print_json([_facts(g, reasons, _stores(g, copies, store)) for g in shown])
+        print_json([_facts(g, reasons, pins.get(g.id), _stores(g, copies, store)) for g in shown])
         return
     _print(shown, reasons, copies, site, store)
     for trouble in inventory.troubles():
@@ -69,7 +71,9 @@ def _verification(generation: Generation) -> str:
     return "corrupt" if generation.damaged else generation.verification
 
 
-def _facts(generation: Generation, reasons: dict[str, tuple[str, ...]], stores: list[str]) -> dict[str, object]:
+def _facts(
+    generation: Generation, reasons: dict[str, tuple[str, ...]], pin: Pin | None, stores: list[str]
+) -> dict[str, object]:
     return {
         "id": generation.id,
         "source": generation.source,
@@ -78,6 +82,7 @@ def _facts(generation: Generation, reasons: dict[str, tuple[str, ...]], stores: 
         "snapshot_bytes": generation.snapshot_bytes,
         "verification": _verification(generation),
         "kept_for": list(reasons.get(generation.id, ())),
+        **pin_facts(pin),
         "stores": stores,
     }
 

@@ -252,9 +252,10 @@ def assert_tidy(yard: Yard, task: str = "backup") -> None:
 def assert_swept(yard: Yard) -> None:
     """Assert that no run holds the store or has left its work there."""
     hidden = {path.name for path in yard.hidden.iterdir()}
-    work = {"lock", "staging", "removing"}
+    work = {"pins", "lock", "staging", "removing"}
     assert hidden <= work | {"identity", "identity.lock"} | {f"catalog.sqlite3{end}" for end in ("", "-wal", "-shm")}
     assert [*(yard.hidden / "staging").iterdir()] == []
+    assert [path for path in yard.hidden.glob("pins/*") if path.suffix != ".json"] == []
     assert not (yard.hidden / "lock").exists() or (yard.hidden / "lock").read_bytes() == b""
 
 
