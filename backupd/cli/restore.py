@@ -14,16 +14,20 @@ from backupd.cli.common import (
     open_site,
     print_json,
     print_trouble,
+    print_warning,
     read_config,
     told_plainly,
 )
 from backupd.cli.progress import shown_progress
-from backupd.cli.stores import opened, require_sources
+from backupd.cli.stores import default_source, opened, require_sources
 from backupd.cli.times import read_time
 from backupd.config import Config
 from backupd.errors import UsageError
+from backupd.jobs.adopt import adopt as adopt_foreign
 from backupd.jobs.generations import Choose, choose_generation, read_inventory
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.overwrite import overwrite_database
+from backupd.jobs.provenance import choose_usable, claims_of
 from backupd.jobs.replace import Replaced, Replacement, replace_database, undo_restore
 from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.site import Site
@@ -41,6 +45,7 @@ from backupd.wiring import backup_order, sources, workers
 @click.option("--from", "store", metavar="STORE", default="local", help="From this store (local).")
 @click.option("--to", "target", metavar="PATH", help="Make this new file, and leave the database alone.")
 @click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
+@click.option("--adopt", is_flag=True, help="With --from: go on for the lost machine that sent the copies there.")
 @click.option("--undo", is_flag=True, help="Take the last restore back.")
 @click.option(STOPPED_FLAG, "stopped", is_flag=True, help="Your word that the app is stopped, where nobody can tell.")
 @click.option("--dry-run", is_flag=True, help="Tell what would happen; change nothing.")
@@ -55,6 +60,7 @@ def command(
     target: str | None,
     config_file: Path | None,
     *,
+    adopt: bool,
     online: bool,
     undo: bool,
     stopped: bool,
@@ -66,6 +72,8 @@ def command(
     Stop the app first: while anybody has the database open, nothing is done. Exits 75 then, 1 when it failed.
     """
     _refuse_contradictions(wanted, at, target, online=online, undo=undo)
+    if adopt and (store == LOCAL_STORE or dry_run):
+        raise UsageError("--adopt goes with --from a replica, and not with --dry-run", "leave it out")
     config = read_config(config_file)
     with shown_progress(quiet=as_json) as progress:
         if undo:
@@ -76,7 +84,11 @@ def command(
             with opened(store, config, site) as (place, inventory):
                 require_sources((source,) if source else (), config, inventory)
                 time = read_time(at, config)
-                manifest = choose_generation(inventory, wanted, source, time)
+                meant = default_source(source, config)
+                if store == LOCAL_STORE:
+                    manifest = choose_generation(inventory, wanted, meant, time)
+                else:
+                    manifest = _chosen(inventory, wanted, meant, time, store, site, adopt=adopt)
                 if target is not None:
                     new = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
                     return _print_done(new, config, as_json=as_json)
@@ -117,6 +129,21 @@ def _replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) -
             "add it to [sources], or restore to a new file (--to PATH)",
         )
     return Replacement(source, config.sources[source].path, workers(config), stopped, dry_run)
+
+
+def _chosen(
+    there: Inventory, wanted: str, source: str | None, at: datetime | None, store: str, site: Site, *, adopt: bool
+) -> Manifest:
+    """Choose a generation of a replica, and say whose it is where another store has made it."""
+    here = read_inventory(site)
+    if adopt:
+        adopt_foreign(claims_of(here, site).foreign(there, source), here, there, store, site)
+    claims = claims_of(here, site)
+    manifest = choose_usable(there, claims, wanted, source, at, store)
+    for group in claims.foreign(there, manifest.source):
+        if manifest.id in group.ids:
+            print_warning(f"{store} holds {group.words(site.clock())}: backupd replicate --to {store} --adopt goes on with them")
+    return manifest
 
 
 def _choosing(known: Manifest, wanted: str, at: datetime | None, site: Site) -> Choose:

@@ -37,6 +37,11 @@ def require_store(name: str, config: Config) -> None:
         raise UsageError(f"there is no store {name!r}", f"the configuration ({config.origin}) has: {known}")
 
 
+def default_source(source: str | None, config: Config) -> str | None:
+    """Return the source that is meant: the one that is named, else the only one that is configured."""
+    return source or (next(iter(config.sources)) if len(config.sources) == 1 else None)
+
+
 def expiry_of(name: str, config: Config) -> Expiry:
     """Return what may stay in the store of that name."""
     if name == LOCAL_STORE:
