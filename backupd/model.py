@@ -112,10 +112,16 @@ class ArchiveFacts:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in a snapshot: rows by table (`None` where a table could not be read) and the schema's digest."""
+    """What is in a snapshot: rows by table (`None` where they could not be counted) and the schema's digest.
+
+    `tables` has tables of every kind: ordinary, virtual and shadow. `columns` has a digest of the names of the columns
+    by table, and `virtual` the module, in small letters, by virtual table.
+    """
 
     tables: Annotated[dict[Text, Count | None], MaxLen(100_000)]
     schema_sha256: Sha256
+    columns: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)
+    virtual: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

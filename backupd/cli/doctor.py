@@ -28,7 +28,7 @@ def command(config_file: Path | None, *, notify: bool, as_json: bool) -> None:
     config = read_config(config_file)
     refuse_twins(config)
     site = open_site(config, writing=False)
-    findings = [Finding("configuration", ok=True, detail=f"from {config.origin}"), *diagnose(config, site)]
+    findings = [*diagnose(config, site)]
     app = app_of(config)
     if app is not None:
         findings += examine_app(app)

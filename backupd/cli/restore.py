@@ -35,6 +35,7 @@ from backupd.jobs.words import human_bytes
 from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
 from backupd.sqlite.lease import STOPPED_FLAG
 from backupd.stores.contract import Archives
+from backupd.text import printable
 from backupd.wiring import backup_order, sources, workers
 
 
@@ -185,6 +186,8 @@ def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
         click.echo(f"  taken    {done.taken_at:%F %T} UTC{local}")
         click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else ", integrity checked"))
     click.echo(f"  mode     {done.mode}" + (f", owner {done.owner}" if done.owner else ", owner is you"))
+    for note in done.notes:
+        click.echo(f"  note     {printable(note)}")
     if isinstance(done, Replaced):
         _print_way_back(done)
 

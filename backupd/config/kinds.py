@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
+from backupd.config.pathtext import why_no_path
 from backupd.config.zone import is_time_zone
 from backupd.model import LOCAL_STORE, is_source_name
 from backupd.pings.address import Address
@@ -19,6 +20,9 @@ from backupd.schedule import Schedule
 MASK = "[secret]"
 WEEK_S = 7 * 24 * 3600
 YEAR_S = 366 * 24 * 3600
+# URLs may hold commas ("mailtos://…?to=a@b.c,d@b.c"): one stands between two only where another scheme follows.
+_BETWEEN_URLS = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _Value = TypeVar("_Value")
 
 
@@ -36,6 +40,8 @@ def _path_text(value: object) -> object:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("must be UTF-8 text: manifests and catalog could not hold it") from None
+    if why := why_no_path(text):
+        raise ValueError(why)
     return value
 
 
@@ -77,6 +83,8 @@ def _listen_address(text: str) -> str:
 
 
 def _url_without_password(url: str) -> str:
+    if url != url.strip():
+        raise ValueError("must not begin or end with blanks")
     try:
         password = urlsplit(url).password
     except ValueError:  # its message may hold the URL, and the URL a password
@@ -117,11 +125,24 @@ def _split_urls(value: object) -> object:
     if not isinstance(value, str):
         return value
     if not value.lstrip().startswith("["):
-        return [url for url in re.split(r"[,\s]+", value) if url]
+        return [url for url in _BETWEEN_URLS.split(value.strip(", \t\r\n")) if url]
     try:
         return json.loads(value)
     except ValueError:  # its message would hold the URLs
         raise ValueError("must be a JSON list of strings, or URLs with commas or spaces between them") from None
+
+
+def _have_schemes(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for number, secret in enumerate(urls, start=1):
+        url = secret.get_secret_value()
+        scheme = _SCHEME.match(url)
+        if scheme is None:
+            raise ValueError(f"URL {number} of {len(urls)} has no scheme: each begins as in ntfy:// or mailtos://")
+        if re.search(r"\s", url.strip()):
+            raise ValueError(
+                f"URL {number} of {len(urls)} ({scheme[0]}…) holds a blank that no other URL follows: write it as %20"
+            )
+    return urls
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -143,7 +164,7 @@ HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, 
 CommandLine = Annotated[str, Field(min_length=1), AfterValidator(_command_line)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
-SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls)]
+SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls), AfterValidator(_have_schemes)]
 
 Name = Annotated[str, AfterValidator(_plain_name)]
 ReplicaName = Annotated[Name, AfterValidator(_replica_name)]

@@ -281,7 +281,7 @@ class Notify(Table):
     urls: kinds.SecretUrls = Field(
         (),
         description="Apprise URLs (https://github.com/caronc/apprise/wiki); in the environment a JSON list, or with "
-        "commas or spaces between.",
+        "commas or spaces between; a comma that no other URL follows is part of its URL.",
         examples=[["ntfy://my-topic"]],
     )
     name: kinds.Text | None = Field(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backupd.errors import BackupdError, SourceUnusable
-from backupd.files import fsync_directory, write_durably
+from backupd.files import fsync_directory, note_readers, write_durably
 from backupd.jobs.doctor_store import examine_store
 from backupd.jobs.finding import Finding, finding
 from backupd.jobs.generations import local_inventory
@@ -60,6 +60,7 @@ def _write_rename_delete(site: Site) -> str:
     first, second = site.store.hidden / f"{name}.a", site.store.directory / f".{name}.b"
     try:
         write_durably(first, b"written, renamed and deleted by backupd doctor")
+        note_readers(first)
         first.rename(second)
         fsync_directory(site.store.directory)
     finally:

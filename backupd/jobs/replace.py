@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.errors import CopyCorrupt, GenerationMissing
+from backupd.files import noting_limits
 from backupd.jobs.checks import remember_check
 from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
@@ -31,7 +32,7 @@ class Replaced:
     """What a restore in place did, or with `dry_run` would do.
 
     `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
-    damaged; `undo` is the command that takes the restore back.
+    damaged; `undo` is the command that takes the restore back; `notes` tell what the file system cannot do.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Replaced:
     kept: str | None = None
     old_damage: str = ""
     undo: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,7 @@ def replace_database(
     Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
     """
     if order.dry_run:
-        manifest = choose()
-        return Run("restore", order.source, site).report, planned(manifest, order, _target(manifest, order))
+        return Run("restore", order.source, site).report, _rehearsed(choose(), order)
     done = None
     with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
         run.started()
@@ -77,7 +78,7 @@ def replace_database(
         manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         done = _replace(manifest, order, _target(manifest, order), store, run, site)
-    return run.report, done
+    return run.report, done and replace(done, notes=run.report.notes)
 
 
 def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | None]:
@@ -92,7 +93,15 @@ def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | 
         kept.settle()  # so that all of it comes back in the one rename, and not while somebody looks into it
         done = _swap(way_back, target, kept.path, order, site)
         tell_restored(f"put {kept.path.name} back in place of {target.path}", done, site)
-    return run.report, done
+    return run.report, done and replace(done, notes=run.report.notes)
+
+
+def _rehearsed(manifest: Manifest, order: Replacement) -> Replaced:
+    """Return what the restore comes to, owner and mode as the file system lets a file of no name have them."""
+    target = _target(manifest, order)
+    with noting_limits() as limits:
+        owner, mode = target.rehearse(manifest.origin)
+    return replace(planned(manifest, order, target), owner=owner, mode=mode, notes=tuple(limits))
 
 
 def _target(manifest: Manifest, order: Replacement) -> Target:
@@ -102,7 +111,7 @@ def _target(manifest: Manifest, order: Replacement) -> Target:
         pass
     needed = manifest.snapshot.size_bytes + target.bytes_in_use
     require_space(target.path.parent, needed, 0, f"restoring {manifest.id}")
-    target.require_owner(manifest.origin)
+    target.rehearse(manifest.origin)
     return target
 
 

@@ -5,11 +5,11 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from errno import EINVAL, EPERM
 from pathlib import Path
 from typing import Literal
 
 from backupd.errors import SourceMissing, TargetRefused
+from backupd.files import fsync_directory, give, set_mode
 from backupd.model import SourceFacts
 from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.intent import KEPT, SIDE_FILES
@@ -75,10 +75,12 @@ class Target:
         remote = f"it is on {kind}" if is_remote(kind) else ""
         return Lease([Path(f"{self.path}{name}") for name in names], uid, gid, remote=remote, stopped=stopped)
 
-    def require_owner(self, origin: SourceFacts) -> None:
-        """Try with a file of no name whether `dress` may give a new one to its owner. Raises TargetRefused, OSError."""
+    def rehearse(self, origin: SourceFacts) -> tuple[str, str]:
+        """Try with a file of no name what `dress` does, and return what it returns. Raises TargetRefused, OSError."""
         with tempfile.TemporaryFile(dir=self.path.parent) as trial:
-            _give(trial.fileno(), *_owner_to_be(trial.fileno(), self, origin))
+            said = _dress(trial.fileno(), self, origin)
+        fsync_directory(self.path.parent)
+        return said
 
     def settle(self) -> Settled | None:
         """Bring the old database to rest; None when there is none. Raises TargetInUse, TargetRefused, NoSpace."""
@@ -114,19 +116,24 @@ def dress(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
 
     Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not give it to them.
     """
-    old = target.old
-    mode = old.mode if old else origin.mode & 0o777
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        uid, gid = _owner_to_be(descriptor, target, origin)
-        if old is not None:
+        if target.old is not None:
             _copy_attributes(target.path, path)
-        if mode != stat.S_IMODE(os.fstat(descriptor).st_mode):  # FAT through FUSE knows no other one, and no chmod
-            os.fchmod(descriptor, mode)
-        _give(descriptor, uid, gid)  # last: root with few capabilities has no say any more in what is another's
+        said = _dress(descriptor, target, origin)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return said
+
+
+def _dress(descriptor: int, target: Target, origin: SourceFacts) -> tuple[str, str]:
+    uid, gid = _owner_to_be(descriptor, target, origin)
+    mode = set_mode(descriptor, target.old.mode if target.old else origin.mode & 0o777, target.path)
+    _give(
+        descriptor, uid, gid, target.path
+    )  # last: root with few capabilities has no say any more in what is another's
+    uid, gid = _owner(descriptor)
     return f"{uid}:{gid}", f"{mode:04o}"
 
 
@@ -140,18 +147,21 @@ def _owner_to_be(descriptor: int, target: Target, origin: SourceFacts) -> tuple[
     return _owner(descriptor)  # nobody but root may give a file away; a setgid directory has given the group
 
 
-def _give(descriptor: int, uid: int, gid: int) -> None:
+def _give(descriptor: int, uid: int, gid: int, path: Path) -> None:
     if (uid, gid) == _owner(descriptor):
         return
-    try:
-        os.fchown(descriptor, uid, gid)
-    except OSError as error:
-        if error.errno not in (EPERM, EINVAL):  # EINVAL: a user that this user namespace does not know
-            raise
-        raise TargetRefused(
-            f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {error.strerror}",
-            f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
-        ) from error
+    refused = give(descriptor, uid, gid, path)
+    if refused is None or _imposes_owner(descriptor, path):
+        return
+    raise TargetRefused(
+        f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {refused.strerror}",
+        f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
+    )
+
+
+def _imposes_owner(descriptor: int, path: Path) -> bool:
+    """Tell whether all files of that file system belong to one user: FAT, SMB. NFS only makes root somebody else."""
+    return _owner(descriptor)[0] != os.geteuid() and not filesystem_of(str(path)).startswith("nfs")
 
 
 def _owner(descriptor: int) -> tuple[int, int]:

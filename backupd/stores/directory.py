@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backupd.errors import GenerationMissing, NoSpace, SnapshotFailed
-from backupd.files import fsync_directory, give_to_owner_of, is_full, overwrite, replace_durably, write_durably
+from backupd.files import (
+    fsync_directory,
+    give_to_owner_of,
+    is_full,
+    note_readers,
+    overwrite,
+    replace_durably,
+    write_durably,
+)
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import Listing, Recovered, Stored
 from backupd.stores.staging import Staging, sweep
@@ -113,6 +121,7 @@ class DirectoryStore:
         """
         staged = archive.parent / f"{generation_id}{MANIFEST_SUFFIX}"
         write_durably(staged, manifest)
+        note_readers(staged)
         fsync_directory(archive.parent)
         try:
             self._place(archive, self.archive_path(generation_id))

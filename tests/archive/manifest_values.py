@@ -99,7 +99,12 @@ def manifests(draw: st.DrawFn) -> Manifest:
         origin=SourceFacts(draw(TEXT), draw(OWNER), draw(OWNER), draw(st.integers(0, 0o7777)), signature),
         snapshot=draw(snapshots()),
         archive=ArchiveFacts(draw(SHA256), draw(COUNT), draw(st.integers(1, 16 << 20)), draw(COUNT)),
-        contents=Contents(draw(st.dictionaries(TEXT, st.none() | COUNT, max_size=4)), draw(SHA256)),
+        contents=Contents(
+            draw(st.dictionaries(TEXT, st.none() | COUNT, max_size=4)),
+            draw(SHA256),
+            draw(st.dictionaries(TEXT, TEXT, max_size=4)),
+            draw(st.dictionaries(TEXT, TEXT, max_size=4)),
+        ),
         verdict=Verdict(
             level=draw(st.sampled_from(["full", "structural", "corrupt"])),
             checks=draw(TEXTS),

@@ -57,6 +57,7 @@ HOSTILE = [
     *[("archive.member_bytes", number) for number in (0, -1, (16 << 20) + 1, 2**62)],
     *[("archive.members", number) for number in (-1, 2**63, [1])],
     *[("contents.tables", tables) for tables in ({"t": -1}, {"t": 2**63}, {"t": "1"}, ["t"], {"x" * 4097: 1})],
+    *[(f"contents.{key}", said) for key in ("columns", "virtual") for said in ({"t": 1}, {"t": "x" * 4097}, ["t"])],
     ("contents.schema_sha256", "0" * 63 + "\u0660"),
     *[("verdict.level", level) for level in ("perfect", "", None, ["full"])],
     *[("verdict.checks", checks) for checks in (["x"] * 21, [1], "integrity_check", {"0": "x"})],
@@ -77,7 +78,7 @@ def test_a_value_that_cannot_be_true_is_refused(path: str, value: object) -> Non
     assert "its own digest" not in refusal.value.message, "the seal was wrong: this test tested nothing"
 
 
-OPTIONAL = {"damage", "notes", "foreign_key_violations", "duration_s"}
+OPTIONAL = {"columns", "virtual", "damage", "notes", "foreign_key_violations", "duration_s"}
 NAMES = [path for path in paths(FIELDS) if path and all(isinstance(key, str) for key in path)]
 REQUIRED = [path for path in NAMES if path[-1] not in OPTIONAL and path[:2] != ("contents", "tables")]
 
