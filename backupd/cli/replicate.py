@@ -49,7 +49,9 @@ def command(
     if force and not adopt:
         raise UsageError("--force goes with --adopt", "leave it out")
     if adopt and dry_run:
-        raise UsageError("--adopt and --dry-run do not go together", "backupd list --store NAME shows whose copies are there")
+        raise UsageError(
+            "--adopt and --dry-run do not go together", "backupd list --store NAME shows whose copies are there"
+        )
     config = read_config(config_file)
     wanted = require_replicas(config, names)
     with shown_progress(quiet=as_json) as progress:

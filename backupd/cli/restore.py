@@ -14,20 +14,17 @@ from backupd.cli.common import (
     open_site,
     print_json,
     print_trouble,
-    print_warning,
     read_config,
     told_plainly,
 )
 from backupd.cli.progress import shown_progress
-from backupd.cli.stores import default_source, opened, require_sources
+from backupd.cli.stores import claims_at, default_source, opened, require_sources, tell_whose
 from backupd.cli.times import read_time
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.jobs.adopt import adopt as adopt_foreign
 from backupd.jobs.generations import Choose, choose_generation, read_inventory
-from backupd.jobs.inventory import Inventory
 from backupd.jobs.overwrite import overwrite_database
-from backupd.jobs.provenance import choose_usable, claims_of
+from backupd.jobs.provenance import choose_usable
 from backupd.jobs.replace import Replaced, Replacement, replace_database, undo_restore
 from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.site import Site
@@ -73,8 +70,8 @@ def command(
     Stop the app first: while anybody has the database open, nothing is done. Exits 75 then, 1 when it failed.
     """
     _refuse_contradictions(wanted, at, target, online=online, undo=undo)
-    if adopt and (store == LOCAL_STORE or dry_run):
-        raise UsageError("--adopt goes with --from a replica, and not with --dry-run", "leave it out")
+    if adopt and store == LOCAL_STORE:
+        raise UsageError("--adopt goes with --from a replica", "leave it out")
     config = read_config(config_file)
     with shown_progress(quiet=as_json) as progress:
         if undo:
@@ -89,7 +86,9 @@ def command(
                 if store == LOCAL_STORE:
                     manifest = choose_generation(inventory, wanted, meant, time)
                 else:
-                    manifest = _chosen(inventory, wanted, meant, time, store, site, adopt=adopt)
+                    claims = claims_at(store, inventory, meant, site, adopting=adopt, dry_run=dry_run)
+                    manifest = choose_usable(inventory, claims, wanted, meant, time, store)
+                    tell_whose(manifest, inventory, claims, store)
                 if target is not None:
                     new = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
                     return _print_done(new, config, as_json=as_json)
@@ -130,21 +129,6 @@ def _replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) -
             "add it to [sources], or restore to a new file (--to PATH)",
         )
     return Replacement(source, config.sources[source].path, workers(config), stopped, dry_run)
-
-
-def _chosen(
-    there: Inventory, wanted: str, source: str | None, at: datetime | None, store: str, site: Site, *, adopt: bool
-) -> Manifest:
-    """Choose a generation of a replica, and say whose it is where another store has made it."""
-    here = read_inventory(site)
-    if adopt:
-        adopt_foreign(claims_of(here, site).foreign(there, source), here, there, store, site)
-    claims = claims_of(here, site)
-    manifest = choose_usable(there, claims, wanted, source, at, store)
-    for group in claims.foreign(there, manifest.source):
-        if manifest.id in group.ids:
-            print_warning(f"{store} holds {group.words(site.clock())}: backupd replicate --to {store} --adopt goes on with them")
-    return manifest
 
 
 def _choosing(known: Manifest, wanted: str, at: datetime | None, site: Site) -> Choose:

@@ -109,7 +109,10 @@ def _fetch(
 
 
 def _newest(order: DrillOrder, inventory: Inventory, run: Run, site: Site) -> Manifest:
-    """Return the manifest of the newest copy that counts. Raises GenerationMissing, ForeignCopies; DrillFailed when it is too old."""
+    """Return the manifest of the newest copy that counts.
+
+    Raises GenerationMissing, ForeignCopies; DrillFailed when it is too old.
+    """
     foreign: tuple[Foreign, ...] = ()
     if order.store != LOCAL_STORE:
         foreign = claims_of(read_inventory(site), site).foreign(inventory, order.source)

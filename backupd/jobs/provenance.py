@@ -18,6 +18,8 @@ from backupd.jobs.words import counted
 from backupd.model import Manifest
 from backupd.spans import human_span
 
+_WITH_ADOPT = "the same command with --adopt"
+
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
@@ -90,14 +92,19 @@ def newest_first(inventory: Inventory) -> list[Manifest]:
     return [manifest for manifest in found if manifest is not None]
 
 
-def refusal(foreign: Sequence[Foreign], name: str, consequence: str, now: datetime) -> ForeignCopies:
-    """Return the error that says whose copies replica `name` holds, that `consequence`, and the ways out."""
+def refusal(
+    foreign: Sequence[Foreign], name: str, consequence: str, now: datetime, adopting: str = ""
+) -> ForeignCopies:
+    """Return the error that says whose copies replica `name` holds, that `consequence`, and the ways out.
+
+    `adopting` is how this command adopts them, where it can itself.
+    """
     source = ", ".join(sorted({group.source for group in foreign}))
     whose = "; ".join(group.words(now) for group in foreign)
     return ForeignCopies(
         f"{name} holds copies of {source} that another store has made ({whose}): {consequence}",
         f"give this app a directory of its own in the url of {name}, or its source another name; "
-        f"if this machine goes on for one that was lost: backupd replicate --to {name} --adopt",
+        f"if this machine goes on for one that was lost: {adopting or f'backupd replicate --to {name} --adopt'}",
     )
 
 
@@ -113,12 +120,12 @@ def choose_usable(
     by_id = at is None and wanted != LATEST
     consequence = "they are not used in place of this store's own"
     if by_id and (meant := [group for group in hidden if wanted in group.ids]):
-        raise refusal(meant, name, consequence, there.now)
+        raise refusal(meant, name, consequence, there.now, _WITH_ADOPT)
     try:
         manifest = choose_generation(usable, wanted, source, at)
     except GenerationMissing:
         if hidden and not by_id:
-            raise refusal(hidden, name, consequence, there.now) from None
+            raise refusal(hidden, name, consequence, there.now, _WITH_ADOPT) from None
         raise
     rivals = claims.foreign(usable, manifest.source)
     if not by_id and not is_succession(rivals):

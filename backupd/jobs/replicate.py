@@ -5,7 +5,7 @@ The plan is made from the replica's own listing, never by mirroring: losing the 
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -38,7 +38,7 @@ class ReplicaOrder:
     """One replica and what may stay there; an `append_only` one is never told to remove anything.
 
     Of `sources`, and of what else is in the local store: what others have sent there is none of ours. With `adopt` the
-    stores of lost machines are adopted first, with `force` also one that seems to be at work.
+    stores of lost machines are adopted first, with `force` also one that seems to be at work; the next run prunes.
     """
 
     name: str
@@ -125,8 +125,8 @@ def _session(order: ReplicaOrder, connect: Connect, run: Run, site: Site) -> Non
         replica.prepare()
         here, there = local_inventory(site), inventory_of(order.name, replica, site)
         adopt_local(here, site)
-        if order.adopt:
-            _adopt(order, here, there, run, site)
+        if order.adopt and _adopted(order, here, there, run, site):
+            order = replace(order, append_only=True)  # whoever erred can still see it before anything goes
         plans = plan_all(order, here, there, site)
         if plans and all(plan.refused for plan in plans):
             raise refused_by(plans, order.name, site)
@@ -171,13 +171,16 @@ def _sources(order: ReplicaOrder, here: Inventory) -> list[str]:
     return sorted({*order.sources, *(generation.source for generation in here.generations)})
 
 
-def _adopt(order: ReplicaOrder, here: Inventory, there: Inventory, run: Run, site: Site) -> None:
+def _adopted(order: ReplicaOrder, here: Inventory, there: Inventory, run: Run, site: Site) -> bool:
+    """Adopt the stores whose copies of our sources are there; tells whether there were any. Raises AdoptionRefused."""
     claims = claims_of(here, site)
     foreign = [group for source in _sources(order, here) for group in claims.foreign(there, source)]
-    for what in adopt(foreign, here, there, order.name, site, force=order.force):
-        run.note(what)
+    adopt(foreign, here, there, order.name, site, force=order.force)
+    for group in foreign:
+        run.note(f"adopted at {order.name}: {group.words(site.clock())}")
     if not foreign and not run.report.notes:
         run.note(f"{order.name} holds nothing that another store has made: there was nothing to adopt")
+    return bool(foreign)
 
 
 def refused_by(plans: Sequence[ReplicationPlan], name: str, site: Site) -> ForeignCopies:
