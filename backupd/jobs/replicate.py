@@ -3,7 +3,7 @@
 The plan is made from the replica's own listing, never by mirroring: losing the local disk must not empty it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,8 +21,8 @@ from backupd.jobs.run import Run, recorded
 from backupd.jobs.send import require_ours, send, told_of
 from backupd.jobs.site import Site
 from backupd.log import Event
-from backupd.model import Generation, Hold, Kept, Removed, RunReport
-from backupd.retention import plan_retention
+from backupd.model import Generation, Hold, Kept, Pin, Removed, RunReport
+from backupd.retention import NO_PINS, plan_retention
 from backupd.stores.contract import Replica
 
 if TYPE_CHECKING:
@@ -73,13 +73,14 @@ def plan_replication(
     order: ReplicaOrder,
     now: datetime,
     hold: Hold | None = None,
+    pins: Mapping[str, Pin] = NO_PINS,
     foreign: tuple[Foreign, ...] = (),
 ) -> ReplicationPlan:
     """Decide for one source what a replica gets and lets go, given what is here and what is there.
 
-    Sent is what its policy would keep, is verified here, and is not there in good order. Nothing goes under a `hold`,
-    nor from an append-only replica, nor where other stores have sent `foreign` generations: those take no place, and
-    where nothing else counts there, nothing is sent. Raises PolicyEmpty.
+    Sent is what its policy or one of the `pins` would keep, is verified here, and is not there in good order. Nothing
+    goes under a `hold`, nor from an append-only replica, nor where other stores have sent `foreign` generations: those
+    take no place, and where nothing else counts there, nothing is sent. Raises PolicyEmpty.
     """
     taken = frozenset(key for group in foreign for key in group.ids)
     local = [generation for generation in local if generation.id not in taken]
@@ -90,7 +91,7 @@ def plan_replication(
     verified = (generation for generation in local if generation.verified)
     lacking = {generation.id: generation for generation in verified if generation.id not in good_there}
     present = {generation.id: generation for generation in there if generation.id not in lacking}
-    plan = plan_retention((present | lacking).values(), order.expiry.policy, now, order.expiry.timezone, hold)
+    plan = plan_retention((present | lacking).values(), order.expiry.policy, now, order.expiry.timezone, hold, pins)
     send = tuple(kept for kept in plan.keep if kept.generation.id in lacking)
     keep = tuple(kept for kept in plan.keep if kept.generation.id in present)
     remove = tuple(removed for removed in plan.remove if removed.generation.id in present)
@@ -99,11 +100,11 @@ def plan_replication(
 
 def plan_all(order: ReplicaOrder, here: Inventory, there: Inventory, site: Site) -> tuple[ReplicationPlan, ...]:
     """Return the plan for each source of ours, the configured ones and those in the local store."""
-    claims = claims_of(here, site)
+    claims, now, pins = claims_of(here, site), site.clock(), site.pins.all()
 
     def plan(source: str) -> ReplicationPlan:
-        foreign = claims.foreign(there, source)
-        return plan_replication(here.of(source), there.of(source), order, site.clock(), site.holds.get(source), foreign)
+        hold, foreign = site.holds.get(source), claims.foreign(there, source)
+        return plan_replication(here.of(source), there.of(source), order, now, hold, pins, foreign)
 
     return tuple(map(plan, _sources(order, here)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
-from backupd.owners import known_owner
+from backupd.owners import known_owner, where_owned
 from backupd.sqlite.directory import Rights
 
 SETTLED_NS = 2_000_000_000
@@ -132,7 +132,9 @@ def _stat(path: Path) -> os.stat_result:
     except PermissionError as error:
         raise SourceUnusable(
             f"uid {os.geteuid()} has no right to look at {path}",
-            "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH",
+            where_owned(
+                path.parent, "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH"
+            ),
         ) from error
     except OSError as error:
         raise SourceUnusable(f"{path} cannot be looked at: {error.strerror}", "check the path") from error
