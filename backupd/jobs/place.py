@@ -15,6 +15,7 @@ from backupd.errors import TargetRefused
 from backupd.files import fsync_directory, fsync_file, write_durably
 from backupd.model import SourceFacts
 from backupd.paths import same_place, side_files
+from backupd.sqlite.mounts import mounted_apart
 
 
 class Place:
@@ -117,6 +118,8 @@ class Place:
             raise TargetRefused(f"there is no directory {directory} for place_at", "make it, or mount its volume")
         if self._path.is_symlink():
             raise TargetRefused(f"place_at {self._path} is a link", "name the file itself")
+        if (apart := mounted_apart(os.path.realpath(self._path))) is not None:
+            raise TargetRefused(f"place_at: {apart.message}", apart.hint)
         for database in self._databases:
             if same_place(self._path, database) or same_place(self._path, Path(os.path.realpath(database))):
                 raise TargetRefused(
