@@ -110,6 +110,14 @@ class GenerationTaken(BackupdError):
     """A replica holds another generation under the same id: somebody else sends there."""
 
 
+class ForeignCopies(BackupdError):
+    """A replica holds generations of that source that another store has made."""
+
+
+class AdoptionRefused(BackupdError):
+    """The store that is to be adopted is not lost: it still makes generations."""
+
+
 class DrillFailed(BackupdError):
     """A rehearsal of a restore proved nothing: the copy is too old, or the app does not work on it."""
 
@@ -130,7 +138,11 @@ class HostKeyChanged(HostKeyRefused):
     """The server shows another key than the pinned one: it was set up anew, or is somebody else."""
 
 
-class ServerTooOld(BackupdError):
+class ServerIncompatible(BackupdError):
+    """Server and client have no SSH algorithm of one kind in common."""
+
+
+class ServerTooOld(ServerIncompatible):
     """The server knows only SSH algorithms that are no longer safe."""
 
 
