@@ -18,8 +18,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backupd.errors import GenerationMissing, NoSpace, SnapshotFailed
-from backupd.files import fsync_directory, give_to_owner_of, is_full, overwrite, replace_durably, write_durably
+from backupd.files import (
+    fsync_directory,
+    give_to_owner_of,
+    is_full,
+    note_readers,
+    overwrite,
+    replace_durably,
+    write_durably,
+)
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
+from backupd.owners import where_owned
 from backupd.stores.contract import Listing, Recovered, Stored
 from backupd.stores.staging import Staging, sweep
 
@@ -113,6 +122,7 @@ class DirectoryStore:
         """
         staged = archive.parent / f"{generation_id}{MANIFEST_SUFFIX}"
         write_durably(staged, manifest)
+        note_readers(staged)
         fsync_directory(archive.parent)
         try:
             self._place(archive, self.archive_path(generation_id))
@@ -195,7 +205,7 @@ class DirectoryStore:
                 raise NoSpace(f"no room to make {directory}", "free space, or move backups_dir") from error
             raise SnapshotFailed(
                 f"cannot make {directory} for the backups: {error.strerror}",
-                "give backupd's user the right to write there, or set backups_dir",
+                where_owned(directory.parent, "give backupd's user the right to write there, or set backups_dir"),
             ) from error
 
     def _place(self, path: Path, target: Path) -> None:
