@@ -21,6 +21,7 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
+from backupd.owners import owner_text
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
@@ -210,7 +211,7 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
         target=str(target.path),
         snapshot_bytes=manifest.snapshot.size_bytes,
         snapshot_sha256=manifest.snapshot.sha256,
-        owner=f"{origin.uid}:{origin.gid}",
+        owner=owner_text(origin.uid, origin.gid),
         mode=f"{origin.mode & 0o777:04o}",
         dry_run=order.dry_run,
         undo=undo,
