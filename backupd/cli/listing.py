@@ -17,7 +17,7 @@ from backupd.cli.common import (
     told_plainly,
 )
 from backupd.cli.pin import pin_facts
-from backupd.cli.stores import expiry_of, opened, require_sources
+from backupd.cli.stores import claims_at, expiry_of, opened, require_sources
 from backupd.cli.tables import print_table
 from backupd.config import Config
 from backupd.jobs.expire import plan_for
@@ -41,13 +41,23 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
     site = open_site(config, writing=False)
     with opened(store, config, site) as (_, inventory):
         require_sources(names, config, inventory)
-    reasons = _reasons(expiry_of(store, config), config, inventory, site)
-    copies, pins = site.copies(), pins_in_force(inventory, site)
+    foreign = () if store == LOCAL_STORE else claims_at(store, inventory, None, site).foreign(inventory)
+    own = inventory.without(key for group in foreign for key in group.ids)
+    reasons = _reasons(expiry_of(store, config), config, own, site)
+    reasons |= {key: (f"of another store ({group.store})",) for group in foreign for key in group.ids}
+    copies, pins = site.copies(), pins_in_force(own, site)
     shown = [g for g in inventory.generations if not names or g.source in names]
+    others = {key: group.store for group in foreign for key in group.ids}
+    copies = {key: stores for key, stores in copies.items() if key not in others}
     if as_json:
-        print_json([_facts(g, reasons, pins.get(g.id), _stores(g, copies, store)) for g in shown])
+        print_json([_facts(g, reasons, pins.get(g.id), _stores(g, copies, store), others.get(g.id)) for g in shown])
         return
     _print(shown, reasons, copies, site, store)
+    for group in foreign:
+        if group.source in config.sources and (not names or group.source in names):
+            print_warning(
+                f"{store} holds copies of {group.source} that another store has made: {group.words(site.clock())}"
+            )
     for trouble in inventory.troubles():
         print_warning(trouble)
 
@@ -72,7 +82,11 @@ def _verification(generation: Generation) -> str:
 
 
 def _facts(
-    generation: Generation, reasons: dict[str, tuple[str, ...]], pin: Pin | None, stores: list[str]
+    generation: Generation,
+    reasons: dict[str, tuple[str, ...]],
+    pin: Pin | None,
+    stores: list[str],
+    other_store: str | None,
 ) -> dict[str, object]:
     return {
         "id": generation.id,
@@ -84,6 +98,7 @@ def _facts(
         "kept_for": list(reasons.get(generation.id, ())),
         **pin_facts(pin),
         "stores": stores,
+        "other_store": other_store,
     }
 
 

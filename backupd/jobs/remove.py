@@ -8,6 +8,7 @@ from backupd.jobs.expire import remove_generation
 from backupd.jobs.generations import read_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.pin import pins_in_force, unpin_generation
+from backupd.jobs.provenance import claims_of
 from backupd.jobs.replicate import Connect, ReplicaOrder, inventory_of, remove_there
 from backupd.jobs.send import told_of
 from backupd.jobs.site import Site
@@ -54,15 +55,28 @@ def remove_at_replica(
         )
     with site.locked_for(f"replicate-{order.name}"), told_of(order.name), connect() as replica:
         replica.prepare()
-        site.say_recovered(replica.recover())
         there = inventory_of(order.name, replica, site)
-        going = _chosen(ids, there, order.name, site, force=force)
+        own = there.without(_foreign(ids, there, order.name, site))
+        going = _chosen(ids, own, order.name, site, force=force)
+        site.say_recovered(replica.recover())
         with site.locked("remove"):
             copies = site.copies()
             for key in going:
                 _unpin_last(key, order.name, copies, site)
         remove_there(dict.fromkeys(going, _REASON), order, replica, there, site)
     return _removals(going, order.name, site)
+
+
+def _foreign(ids: Collection[str], there: Inventory, name: str, site: Site) -> frozenset[str]:
+    """Return what other stores have sent to a replica. Raises RemovalRefused when one of `ids` is theirs."""
+    groups = claims_of(read_inventory(site), site).foreign(there)
+    for group in groups:
+        if theirs := sorted(group.ids & {*ids}):
+            raise RemovalRefused(
+                f"{theirs[0]} at {name} is of another store: {group.words(site.clock())}",
+                f"if that machine is lost, adopt its copies first: backupd replicate --to {name} --adopt",
+            )
+    return frozenset(key for group in groups for key in group.ids)
 
 
 def require_removable(
