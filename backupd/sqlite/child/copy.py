@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from backupd.errors import SourceReplaced, SourceUnusable
+from backupd.errors import SourceCorrupt, SourceForeign, SourceReplaced, SourceUnreadable, SourceUnusable
 from backupd.sqlite.child.copier import Copier, HotJournal
 from backupd.sqlite.child.explain import explain
 from backupd.sqlite.child.hotjournal import copy_with_journal
 from backupd.sqlite.child.owner import become_owner
+from backupd.sqlite.child.sealed import copy_sealed
 from backupd.sqlite.child.wire import Wire, serve
-from backupd.sqlite.header import EMPTY, Header, read_header
+from backupd.sqlite.encryption import encrypted_header
+from backupd.sqlite.header import EMPTY, NEWEST_READ_VERSION, SIZE, Header, parse_header
 from backupd.sqlite.mounts import filesystem_of, is_remote
 
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
@@ -30,15 +32,21 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     before = identity(path)
     header = check_source(request, owner=owner)
     copier = Copier(request, wire, header, staged.target if staged else None)
-    hot = copy_or_wait(copier)
-    if staged is not None:
-        staged.target.close()
-        if hot:
-            copy_with_journal(path, staged.database, staged.journal, copier.advance)
+    hot = False
+    if header.encrypted:
+        header = copy_as_it_lies(copier, header, staged)
+    else:
+        hot = copy_or_wait(copier)
+        if staged is not None:
+            staged.target.close()
+            if hot:
+                copy_with_journal(path, staged.database, staged.journal, copier.advance)
     if identity(path) != before:
         raise SourceReplaced(f"{path} was replaced while it was copied", "run the backup again")
     return {
         "hot": hot,
+        "encrypted": header.encrypted,
+        "page_size": header.page_size,
         "journal_mode": header.journal_mode,
         "writer": header.writer,
         "copier": apsw.sqlite_lib_version(),
@@ -75,7 +83,7 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
     """Refuse what cannot be copied safely, before it is opened. Raises SourceUnusable."""
     path: str = request["path"]
     header = header_of(request)
-    if header.journal_mode != "wal":
+    if header.journal_mode != "wal" and not (header.encrypted and os.path.exists(f"{path}-shm")):
         return header
     kind = filesystem_of(path)
     if is_remote(kind) and request["network_fs"] == "refuse":
@@ -84,7 +92,7 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
             'run backupd on the host of the app; or set network_fs = "allow" if both run on one kernel',
         )
     side_files = os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm")
-    if not owner and not side_files:
+    if not owner and not side_files and not header.encrypted:
         raise SourceUnusable(
             f"{path} is an idle WAL database of uid {request['uid']}: opening it as uid {os.geteuid()} would leave "
             "-wal and -shm files that its app cannot write",
@@ -94,10 +102,13 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
 
 
 def header_of(request: dict[str, Any]) -> Header:
-    """Read the header of the source. Raises SourceUnusable for what is not SQLite, SourceReplaced when it is gone."""
+    """Read the header of the source, and what can be known of an encrypted one.
+
+    Raises SourceUnusable, SourceUnreadable for what is not SQLite, SourceReplaced when it is gone.
+    """
     path: str = request["path"]
     try:
-        header = EMPTY if request["empty"] else read_header(path)
+        return EMPTY if request["empty"] else read_any_header(path)
     except PermissionError as error:
         raise SourceUnusable(
             f"no right to read {path}",
@@ -105,12 +116,45 @@ def header_of(request: dict[str, Any]) -> Header:
         ) from error
     except FileNotFoundError as error:
         raise SourceReplaced(f"{path} went away just now", "run the backup again") from error
+
+
+def read_any_header(path: str) -> Header:
+    """Tell a plain database from an encrypted one, from one of another engine, from a damaged one, and from none.
+
+    Raises OSError, SourceForeign, SourceCorrupt, SourceUnreadable.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        header = encrypted_header(descriptor) or parse_header(os.pread(descriptor, SIZE, 0))
+    finally:
+        os.close(descriptor)
     if header is None:
-        raise SourceUnusable(
-            f"{path} is encrypted or not a SQLite database",
-            "check the path; an encrypted database (SQLCipher, SEE) cannot be copied without its key",
+        raise SourceUnreadable(
+            f"{path} is not a SQLite database, and does not look like an encrypted one",
+            "check the path; if it was a database before, its beginning is damaged: restore the last good generation",
+        )
+    if not header.sane:
+        raise SourceCorrupt(
+            f"{path} is damaged: its header holds what no SQLite writes",
+            "restore the last good generation (backupd list), or try sqlite3 .recover",
+        )
+    if header.read_version > NEWEST_READ_VERSION:
+        raise SourceForeign(
+            f"{path} is not readable by SQLite {apsw.sqlite_lib_version()}: version {header.read_version} of the file "
+            "format was made by another engine, or by a branch of SQLite",
+            "let its engine write it in a journal mode of SQLite (WAL or DELETE), or back it up with its own tools",
         )
     return header
+
+
+def copy_as_it_lies(copier: Copier, header: Header, staged: Staged | None) -> Header:
+    """Copy an encrypted database byte for byte, and return its header with the journal mode that was seen."""
+    if staged is None:
+        return header
+    staged.target.close()
+    done = copy_sealed(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
+    copier.writers_held_s = 0.0 if done.wal else done.held_s
+    return header._replace(journal_mode="wal") if done.wal else header
 
 
 def copy_or_wait(copier: Copier) -> bool:

@@ -2,7 +2,15 @@
 
 import apsw
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, SourceCorrupt, SourceUnusable
+from backupd.errors import (
+    BackupdError,
+    NoSpace,
+    SnapshotFailed,
+    SourceBusy,
+    SourceCorrupt,
+    SourceUnreadable,
+    SourceUnusable,
+)
 
 _SHM_SIZE = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN}
 _BUSY = (
@@ -17,9 +25,9 @@ _KNOWN: dict[int, tuple[type[BackupdError], str, str]] = {
     apsw.SQLITE_BUSY: _BUSY,
     apsw.SQLITE_LOCKED: _BUSY,
     apsw.SQLITE_NOTADB: (
-        SourceUnusable,
-        "{path} is encrypted or not a SQLite database",
-        "check the path; an encrypted database (SQLCipher, SEE) cannot be copied without its key",
+        SourceUnreadable,
+        "{path} is no database that SQLite can read: {error}",
+        "check the path; if it was a database before, restore the last good generation (backupd list)",
     ),
     apsw.SQLITE_CORRUPT: (
         SourceCorrupt,

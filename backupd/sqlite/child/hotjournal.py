@@ -27,14 +27,14 @@ def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Cal
     """
     source = os.open(path, os.O_RDONLY)
     try:
-        _hold_shared_lock(source, path)
+        hold_shared_lock(source, path)
         total = os.fstat(source).st_size + os.stat(f"{path}-journal").st_size
         journal = os.open(f"{path}-journal", os.O_RDONLY)
         try:
-            _copy(journal, to_journal, 0, total, advance)
+            copy_bytes(journal, to_journal, 0, total, advance)
         finally:
             os.close(journal)
-        _copy(source, to_database, total - os.fstat(source).st_size, total, advance)
+        copy_bytes(source, to_database, total - os.fstat(source).st_size, total, advance)
     except FileNotFoundError as error:
         raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
     except OSError as error:
@@ -44,7 +44,8 @@ def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Cal
         os.close(source)
 
 
-def _hold_shared_lock(source: int, path: str) -> None:
+def hold_shared_lock(source: int, path: str) -> None:
+    """Hold SQLite's SHARED lock on the open file `source`. Raises SourceBusy while its app writes or recovers."""
     try:
         fcntl.lockf(source, fcntl.LOCK_SH | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
     except OSError as error:
@@ -55,7 +56,8 @@ def _hold_shared_lock(source: int, path: str) -> None:
         raise SourceBusy(f"{path} is being written by its app", "run the backup again")
 
 
-def _copy(source: int, target: int, before: int, total: int, advance: Callable[[int, int], None]) -> None:
+def copy_bytes(source: int, target: int, before: int, total: int, advance: Callable[[int, int], None]) -> None:
+    """Copy an open file to another; `advance` is given `before` and what was copied, and `total`. Raises OSError."""
     with open(target, "wb", closefd=False) as stream:  # buffered: a raw write may be short on a disk that runs full
         stream.truncate(0)
         offset = 0
