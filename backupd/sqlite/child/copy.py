@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from backupd.errors import SourceCorrupt, SourceForeign, SourceReplaced, SourceUnreadable, SourceUnusable
+from backupd.errors import SourceReplaced, SourceUnusable
+from backupd.owners import SAME_NAMESPACE
 from backupd.sqlite.child.copier import Copier, HotJournal
 from backupd.sqlite.child.explain import explain
 from backupd.sqlite.child.hotjournal import copy_with_journal
+from backupd.sqlite.child.kind import read_any_header
 from backupd.sqlite.child.owner import become_owner
 from backupd.sqlite.child.sealed import copy_sealed
 from backupd.sqlite.child.wire import Wire, serve
-from backupd.sqlite.encryption import encrypted_header
-from backupd.sqlite.header import EMPTY, NEWEST_READ_VERSION, SIZE, Header, parse_header
+from backupd.sqlite.header import EMPTY, Header
 from backupd.sqlite.mounts import filesystem_of, is_remote
 
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
@@ -91,8 +92,15 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
             f"{path} is a WAL database on {kind}, where its shared memory may not reach this process",
             'run backupd on the host of the app; or set network_fs = "allow" if both run on one kernel',
         )
-    side_files = os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm")
-    if not owner and not side_files and not header.encrypted:
+    if header.encrypted or (os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm")):
+        return header
+    if request["unmapped"]:
+        raise SourceUnusable(
+            f"{path} is an idle WAL database of a {request['unmapped']} that is not mapped in this user namespace: "
+            "opening it would leave -wal and -shm files that its app cannot write",
+            f"{SAME_NAMESPACE}; or back up while the app has it open",
+        )
+    if not owner:
         raise SourceUnusable(
             f"{path} is an idle WAL database of uid {request['uid']}: opening it as uid {os.geteuid()} would leave "
             "-wal and -shm files that its app cannot write",
@@ -112,39 +120,12 @@ def header_of(request: dict[str, Any]) -> Header:
     except PermissionError as error:
         raise SourceUnusable(
             f"no right to read {path}",
-            f"run backupd as the owner of the file (uid {request['uid']}){_OR_AS_ROOT}",
+            SAME_NAMESPACE
+            if request["unmapped"]
+            else f"run backupd as the owner of the file (uid {request['uid']}){_OR_AS_ROOT}",
         ) from error
     except FileNotFoundError as error:
         raise SourceReplaced(f"{path} went away just now", "run the backup again") from error
-
-
-def read_any_header(path: str) -> Header:
-    """Tell a plain database from an encrypted one, from one of another engine, from a damaged one, and from none.
-
-    Raises OSError, SourceForeign, SourceCorrupt, SourceUnreadable.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        header = encrypted_header(descriptor) or parse_header(os.pread(descriptor, SIZE, 0))
-    finally:
-        os.close(descriptor)
-    if header is None:
-        raise SourceUnreadable(
-            f"{path} is not a SQLite database, and does not look like an encrypted one",
-            "check the path; if it was a database before, its beginning is damaged: restore the last good generation",
-        )
-    if not header.sane:
-        raise SourceCorrupt(
-            f"{path} is damaged: its header holds what no SQLite writes",
-            "restore the last good generation (backupd list), or try sqlite3 .recover",
-        )
-    if header.read_version > NEWEST_READ_VERSION:
-        raise SourceForeign(
-            f"{path} is not readable by SQLite {apsw.sqlite_lib_version()}: version {header.read_version} of the file "
-            "format was made by another engine, or by a branch of SQLite",
-            "let its engine write it in a journal mode of SQLite (WAL or DELETE), or back it up with its own tools",
-        )
-    return header
 
 
 def copy_as_it_lies(copier: Copier, header: Header, staged: Staged | None) -> Header:
