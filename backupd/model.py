@@ -232,7 +232,8 @@ class RetentionPlan:
 class Hold:
     """Why nothing of a source may be pruned: `corrupt` ends with a sound backup, both end with an operator's word.
 
-    `reference` is the last good generation; a shrunken source is compared with it until it is accepted.
+    `reference` is the last good generation; a shrunken source is compared with it until it is accepted. `unreadable`
+    means that no damage was found, and that the source could be read before and cannot any more.
     """
 
     source: Name
@@ -240,6 +241,7 @@ class Hold:
     since: datetime
     reason: Text
     reference: Name | None
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

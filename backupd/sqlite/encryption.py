@@ -44,6 +44,15 @@ def looks_encrypted(descriptor: int) -> bool:
     return all(_is_random(sample) for sample in _samples(descriptor, size_bytes))
 
 
+def is_encrypted(path: str) -> bool:
+    """Tell the same of the file at `path`. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return looks_encrypted(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def encrypted_header(descriptor: int) -> Header | None:
     """Return what can be known of the open file if it looks like an encrypted database, else None. Raises OSError.
 

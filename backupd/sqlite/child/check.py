@@ -15,7 +15,7 @@ from backupd.priority import Priority, give_way
 from backupd.sqlite.child.contents import contents_of
 from backupd.sqlite.child.ladder import climb
 from backupd.sqlite.child.wire import Wire, serve
-from backupd.sqlite.encryption import looks_encrypted
+from backupd.sqlite.encryption import is_encrypted
 
 _OPAQUE = {
     "level": "opaque",
@@ -41,7 +41,7 @@ def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     give_way(Priority(**request["priority"]))
     began = time.monotonic()
     path: str = request["path"]
-    if _is_encrypted(path):
+    if is_encrypted(path):
         return {"verdict": _OPAQUE, "contents": None}
     result = climb(open_immutable, path, request["writer"])
     verdict: dict[str, Any] = {
@@ -56,18 +56,10 @@ def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     if result.level != "corrupt":
         connection = result.prepare(open_immutable(path))
         verdict["foreign_key_violations"] = foreign_key_violations(connection)
-        contents = contents_of(connection, result.rows)
+        contents = contents_of(connection, result.rows, indexes_compared=result.level == "full")
         connection.close()
     verdict["duration_s"] = round(time.monotonic() - began, 3)
     return {"verdict": verdict, "contents": contents}
-
-
-def _is_encrypted(path: str) -> bool:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return looks_encrypted(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def foreign_key_violations(connection: apsw.Connection) -> int:

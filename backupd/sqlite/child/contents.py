@@ -22,10 +22,11 @@ _NAME = r'"(?:[^"]|"")*"|`(?:[^`]|``)*`|\'(?:[^\']|\'\')*\'|\[[^\]]*\]|[^\s"`\'\
 _MODULE = rf"(?is)CREATE VIRTUAL TABLE {_GAP}(?:{_NAME}){_GAP}USING{_GAP}(?P<module>{_NAME})"
 
 
-def contents_of(connection: apsw.Connection, cells: dict[str, int]) -> dict[str, Any]:
+def contents_of(connection: apsw.Connection, cells: dict[str, int], *, indexes_compared: bool) -> dict[str, Any]:
     """Return the fields of `model.Contents`; `cells` has the rows of tables that this library cannot parse.
 
-    Virtual tables and their shadow tables are tables like others: they may hold all that the app has.
+    Virtual tables and their shadow tables are tables like others: they may hold all that the app has. Where no check has
+    compared indexes with their tables (`indexes_compared`), no index is counted in place of its table.
     """
     tables: dict[str, int | None] = {}
     columns: dict[str, str] = {}
@@ -34,7 +35,7 @@ def contents_of(connection: apsw.Connection, cells: dict[str, int]) -> dict[str,
         module = re.match(_MODULE, sql)
         if module:
             virtual[name] = module["module"].strip("\"'`[]").lower()
-        rows = _rows(connection, name, virtual.get(name))
+        rows = _rows(connection, name, virtual.get(name), "" if indexes_compared else " NOT INDEXED")
         tables[name] = cells.get(name) if rows is None else rows
         digest = _columns(connection, name)
         if digest:
@@ -52,7 +53,7 @@ def _tables(connection: apsw.Connection) -> list[list[str]]:
     )
 
 
-def _rows(connection: apsw.Connection, table: str, module: str | None) -> int | None:
+def _rows(connection: apsw.Connection, table: str, module: str | None, how: str) -> int | None:
     """Count rows; None where that takes functions of the app, or where a virtual table stores none of its own."""
     if module is not None and module not in SHADOWS:
         return None
@@ -60,7 +61,7 @@ def _rows(connection: apsw.Connection, table: str, module: str | None) -> int | 
     if module is not None:
         connection.set_progress_handler(lambda: time.monotonic() > give_up, _STEPS_A_LOOK)
     try:
-        return int(connection.execute(f'SELECT count(*) FROM "{name}"').get)  # noqa: S608 - quoted as an identifier
+        return int(connection.execute(f'SELECT count(*) FROM "{name}"{how}').get)  # noqa: S608 - quoted as an identifier
     except apsw.Error:
         return None
     finally:

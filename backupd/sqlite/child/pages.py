@@ -15,7 +15,7 @@ from backupd.sqlite.header import SIZE, parse_header
 _PENDING_BYTE = 0x40000000
 _TABLE_PAGES = b"\x0d\x05"  # the rows of such a b-tree are in its leaves alone
 _PTRMAP_ENTRY_BYTES = 5
-_COLUMNS = "pagetype, pageno, ncell"
+_EVERY_PAGE = "SELECT CAST(name AS BLOB), pagetype, pageno, ncell FROM dbstat"
 
 
 class Walked(NamedTuple):
@@ -78,7 +78,7 @@ class _Trees:
             for name, root in texts(connection, "SELECT CAST(name AS BLOB), rootpage FROM sqlite_schema")
             if isinstance(root, int) and 1 <= root <= file.count
         }
-        for name, kind, number, cells in texts(connection, f"SELECT CAST(name AS BLOB), {_COLUMNS} FROM dbstat"):
+        for name, kind, number, cells in texts(connection, _EVERY_PAGE):
             self.pages.append(number)
             if kind == "corrupted":
                 self.damage.append(f"page {number} of {name} is no page of a b-tree")

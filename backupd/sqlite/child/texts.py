@@ -9,7 +9,7 @@ import apsw
 def texts(
     connection: apsw.Connection, query: str, values: tuple[str, ...] = (), errors: str = "backslashreplace"
 ) -> Iterator[list[Any]]:
-    """Yield the rows of `query` with blobs decoded as the texts that they are. Raises apsw.Error, UnicodeDecodeError."""
+    """Yield the rows of `query` with blobs decoded as the texts that they are. Raises apsw.Error."""
     encoding = str(connection.execute("PRAGMA encoding").get)
     for row in connection.execute(query, values):
         yield [value.decode(encoding, errors) if isinstance(value, bytes) else value for value in row]
