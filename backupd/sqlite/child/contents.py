@@ -25,8 +25,8 @@ _MODULE = rf"(?is)CREATE VIRTUAL TABLE {_GAP}(?:{_NAME}){_GAP}USING{_GAP}(?P<mod
 def contents_of(connection: apsw.Connection, cells: dict[str, int], *, indexes_compared: bool) -> dict[str, Any]:
     """Return the fields of `model.Contents`; `cells` has the rows of tables that this library cannot parse.
 
-    Virtual tables and their shadow tables are tables like others: they may hold all that the app has. Where no check has
-    compared indexes with their tables (`indexes_compared`), no index is counted in place of its table.
+    Virtual tables and their shadow tables are tables like others: they may hold all that the app has. No index is
+    counted in place of its table where no check has compared the two (`indexes_compared`).
     """
     tables: dict[str, int | None] = {}
     columns: dict[str, str] = {}

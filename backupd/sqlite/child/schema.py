@@ -20,7 +20,9 @@ _MALFORMED = r"(?s)malformed database schema \((.*?)\)(?: - (.*))?"
 _LIMIT = r"too many (columns|terms|arguments)|Expression tree is too large|parser stack overflow"
 _FUNCTION = r"wrong number of arguments to function|misuse of (aggregate|window function)"
 _SYNTAX = r'(?s)near ".*": syntax error|unknown table option: .*|unknown datatype for .*'
-_TREES = r"invalid rootpage|orphan index"  # no syntax explains these
+# What no syntax explains, however new: SQLite says nothing of what does not begin as a statement does.
+_DAMAGED = r"$|invalid rootpage|orphan index|incomplete input|unrecognized token"
+_STATEMENT = r"(?i)create "
 # Said of what is sound, or is checked with stand-ins, where one statement is parsed for itself.
 _OF_NO_MATTER = r"no such (table|function|module|collation)|unknown function|.*already (exists|a table|another)"
 _CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
@@ -99,7 +101,9 @@ def _cause(connection: apsw.Connection, sql: str | None, said: str, writer: str)
         return "limits"
     if re.match(_FUNCTION, said):
         return "function"
-    if sql is None or re.match(_TREES, said) or re.search(_CONTROL, sql) or _one_bit_explains(connection, sql):
+    if sql is None or not re.match(_STATEMENT, sql) or re.search(_CONTROL, sql) or re.match(_DAMAGED, said):
+        return "damage"
+    if _one_bit_explains(connection, sql):
         return "damage"
     if _version(writer) > _version(apsw.sqlite_lib_version()):
         return "newer"
