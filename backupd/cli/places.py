@@ -57,9 +57,10 @@ def _with_directory(order: Replacement, manifest: Manifest, config: Config) -> R
         return order  # root that stays root could do nothing more in a directory of somebody else
     database = Path(os.path.realpath(order.path))
     rights = rights_to_give(database, manifest.origin, config.backups_dir)
-    if rights is not None and not order.dry_run:
+    if rights is not None and rights.uid is not None and not order.dry_run:
         if follows_owner(os.environ):  # before its directory shuts us out
-            hand_over_backups(config, Identity(rights.uid, rights.gid, f"the owner of {database.parent}"))
+            gid = rights.uid if rights.gid is None else rights.gid
+            hand_over_backups(config, Identity(rights.uid, gid, f"the owner of {database.parent}"))
         if not give_directory(database.parent, rights):
             return order
     return replace(order, directory=rights)

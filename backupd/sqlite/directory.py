@@ -11,6 +11,7 @@ from typing import Self
 
 from backupd.files import give, set_mode
 from backupd.model import SourceFacts
+from backupd.owners import known_owner
 from backupd.sqlite.intent import intent_path, is_part
 
 _LOST_AND_FOUND = "lost+found"
@@ -19,17 +20,17 @@ _OWNER_MAY, _GROUP_MAY, _OTHERS_MAY = 0o300, 0o030, 0o003
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Owner, group and mode (permission bits) of a directory."""
+    """Owner, group and mode (permission bits) of a directory; ids are None where a user namespace does not map them."""
 
-    uid: int
-    gid: int
+    uid: int | None
+    gid: int | None
     mode: int
 
     @classmethod
     def of(cls, directory: Path) -> Self:
         """Return those of `directory`. Raises OSError."""
         state = directory.stat()
-        return cls(state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode))
+        return cls(*known_owner(directory, state), stat.S_IMODE(state.st_mode))
 
     @classmethod
     def recorded(cls, origin: SourceFacts) -> Self:
@@ -44,7 +45,7 @@ class Rights:
     def __str__(self) -> str:
         return f"{self.uid}:{self.gid}, mode {self.mode:04o}"
 
-    def allow(self, uid: int, gid: int) -> bool:
+    def allow(self, uid: int, gid: int | None) -> bool:
         """Tell whether a process of `uid`:`gid`, with no other group, may make files in a directory of these rights."""
         if uid == 0:
             return True
@@ -63,7 +64,7 @@ def rights_to_give(database: Path, origin: SourceFacts, backups: Path) -> Rights
         return None
     found = Rights.of(directory)
     ours = {_LOST_AND_FOUND, intent_path(database).name, *([backups.name] if backups.parent == directory else [])}
-    if found.uid != 0 or wanted == found:
+    if found.uid != 0 or wanted.uid is None or wanted == found:
         return None
     empty = all(path.name in ours or is_part(path.name, database.name) for path in directory.iterdir())
     return wanted if empty else None
@@ -79,7 +80,7 @@ def give_directory(directory: Path, rights: Rights) -> bool:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         set_mode(descriptor, rights.mode, directory)
-        given = give(descriptor, rights.uid, rights.gid, directory) is None
+        given = rights.uid is not None and give(descriptor, rights.uid, rights.gid, directory) is None
         if not given:
             set_mode(descriptor, found.mode, directory)
     finally:
@@ -90,9 +91,9 @@ def give_directory(directory: Path, rights: Rights) -> bool:
 def warning_of(directory: Path, rights: Rights, origin: SourceFacts) -> str:
     """Say what is wrong where the owner of the database cannot write to its `directory`; nothing where it can."""
     uid, gid = origin.uid, origin.gid
-    if rights.allow(uid, gid):
+    if uid is None or rights.allow(uid, gid):
         return ""
     return (
         f"uid {uid} cannot write to {directory}: its app would find the database read-only; "
-        f"give it the directory: chown {uid}:{gid} {directory}"
+        f"give it the directory: chown {uid if gid is None else f'{uid}:{gid}'} {directory}"
     )

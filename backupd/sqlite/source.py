@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
+from backupd.owners import known_owner, where_owned
 from backupd.sqlite.directory import Rights
 
 SETTLED_NS = 2_000_000_000
@@ -16,11 +17,14 @@ _EMPTY_BYTES = 1
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A database as it lies there: real path, owner, and the sizes that a copy of it will need."""
+    """A database as it lies there: real path, owner, and the sizes that a copy of it will need.
+
+    `uid` and `gid` are None where this user namespace does not map them.
+    """
 
     path: Path
-    uid: int
-    gid: int
+    uid: int | None
+    gid: int | None
     mode: int
     size_bytes: int
     wal_bytes: int
@@ -32,6 +36,14 @@ class Source:
     def empty(self) -> bool:
         """Whether there is nothing in the file: SQLite would take it for a new database."""
         return self.size_bytes <= _EMPTY_BYTES
+
+    @property
+    def unmapped(self) -> str:
+        """Whose id this user namespace does not map, user or group; the latter only where it grants anything."""
+        if self.uid is None:
+            return "user"
+        grants = (self.mode >> 3 & ~self.mode) & 0o7
+        return "group" if self.gid is None and grants else ""
 
     @property
     def facts(self) -> SourceFacts:
@@ -59,10 +71,11 @@ class Source:
         signature = signature_of(real, state)
         wal_bytes = signature.wal.size_bytes if signature.wal else 0
         mode = stat.S_IMODE(state.st_mode)
+        uid, gid = known_owner(real, state)
         source = cls(
             real,
-            state.st_uid,
-            state.st_gid,
+            uid,
+            gid,
             mode,
             state.st_size,
             wal_bytes,
@@ -119,7 +132,9 @@ def _stat(path: Path) -> os.stat_result:
     except PermissionError as error:
         raise SourceUnusable(
             f"uid {os.geteuid()} has no right to look at {path}",
-            "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH",
+            where_owned(
+                path.parent, "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH"
+            ),
         ) from error
     except OSError as error:
         raise SourceUnusable(f"{path} cannot be looked at: {error.strerror}", "check the path") from error

@@ -245,7 +245,7 @@ def test_a_prune_says_that_it_is_done(order: BackupOrder, site: Site) -> None:
     assert report.generation is not None
     gone = backdated(site.store.directory, report.generation, days=40)
     (site.store.directory / "backup.log").unlink()
-    pruned, _ = prune("tasks", Expiry(RetentionPolicy(last=1, daily=0, weekly=0)), site)
+    pruned, _ = prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), site)
     assert pruned.outcome == last_line(site)["backupd.outcome"] == "done"
     runs = site.ask_catalog(lambda catalog: catalog.runs(limit=2), [])
     assert [(run.task, run.outcome) for run in runs] == [("prune", "done"), ("backup", "published")]

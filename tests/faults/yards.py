@@ -79,6 +79,7 @@ class Yard:
             "BACKUPD_BACKUPS_DIR": str(self.backups),
             "BACKUPD_SPACE__RESERVE": "0",
             "BACKUPD_RETENTION__LAST": str(self.kept),
+            "BACKUPD_RETENTION__WITHIN": "0",
             "BACKUPD_RETENTION__DAILY": "0",
             "BACKUPD_RETENTION__WEEKLY": "0",
         }
