@@ -106,6 +106,14 @@ class GenerationTaken(BackupdError):
     """A replica holds another generation under the same id: somebody else sends there."""
 
 
+class ForeignCopies(BackupdError):
+    """A replica holds generations of that source that another store has made."""
+
+
+class AdoptionRefused(BackupdError):
+    """The store that is to be adopted is not lost: it still makes generations."""
+
+
 class DrillFailed(BackupdError):
     """A rehearsal of a restore proved nothing: the copy is too old, or the app does not work on it."""
 

@@ -11,13 +11,14 @@ from backupd.cli.places import only_source, replacement, restore_site, with_dire
 from backupd.cli.progress import shown_progress
 from backupd.cli.restore_missing import Wanted, missing_order, print_outcomes, restore_missing
 from backupd.cli.restored import print_done, print_outcome
-from backupd.cli.stores import opened, require_sources
+from backupd.cli.stores import claims_at, default_source, opened, require_sources, tell_whose
 from backupd.cli.times import read_time
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.identity import settle
 from backupd.jobs.generations import LATEST, Choose, choose_generation, read_inventory
 from backupd.jobs.overwrite import overwrite_database
+from backupd.jobs.provenance import choose_usable
 from backupd.jobs.replace import Replaced, Replacement, replace_database, undo_restore
 from backupd.jobs.restore import restore_to
 from backupd.jobs.site import Site
@@ -34,6 +35,7 @@ from backupd.wiring import backup_order, sources, workers
 @click.option("--from", "store", metavar="STORE", help="From this store (local).")
 @click.option("--to", "target", metavar="PATH", help="Make this new file, and leave the database alone.")
 @click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
+@click.option("--adopt", is_flag=True, help="With --from: go on for the lost machine that sent the copies there.")
 @click.option("--undo", is_flag=True, help="Take the last restore back.")
 @click.option("--if-missing", is_flag=True, help="Only where there is no database: before each start of the app.")
 @click.option("--allow-none", is_flag=True, help="With --if-missing: no copy is no error (the very first start).")
@@ -50,6 +52,7 @@ def command(
     target: str | None,
     config_file: Path | None,
     *,
+    adopt: bool,
     online: bool,
     undo: bool,
     if_missing: bool,
@@ -63,6 +66,8 @@ def command(
     Stop the app first: while anybody has the database open, nothing is done. Exits 75 then, 1 when it failed.
     """
     _refuse_contradictions(wanted, at, target, online=online, undo=undo, if_missing=if_missing, allow_none=allow_none)
+    if adopt and (store in (None, LOCAL_STORE) or if_missing or undo):
+        raise UsageError("--adopt goes with --from a replica", "leave it out")
     config = read_config(config_file)
     with shown_progress(quiet=as_json) as progress:
         if if_missing:
@@ -80,7 +85,13 @@ def command(
             site = restore_site(config, progress, reading=dry_run or target is not None)
             with opened(store, config, site) as (place, inventory):
                 require_sources((source,) if source else (), config, inventory)
-                manifest = choose_generation(inventory, wanted, source, time)
+                meant = default_source(source, config)
+                if store == LOCAL_STORE:
+                    manifest = choose_generation(inventory, wanted, meant, time)
+                else:
+                    claims = claims_at(store, inventory, meant, site, adopting=adopt, dry_run=dry_run)
+                    manifest = choose_usable(inventory, claims, wanted, meant, time, store)
+                    tell_whose(manifest, inventory, claims, store)
                 if target is not None:
                     new = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
                     print_done(new, config, as_json=as_json)

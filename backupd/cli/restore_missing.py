@@ -12,12 +12,13 @@ import click
 from backupd.cli.common import print_json, print_trouble, worst_exit
 from backupd.cli.places import replacement, restore_site, with_directories
 from backupd.cli.restored import print_done
-from backupd.cli.stores import opened, require_store
+from backupd.cli.stores import claims_at, opened, require_store, tell_whose
 from backupd.config import Config
 from backupd.errors import GenerationMissing
 from backupd.jobs.generations import LATEST, choose_generation
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.presence import database_is_there
+from backupd.jobs.provenance import choose_usable
 from backupd.jobs.replace import Replaced, Replacement, replace_database
 from backupd.jobs.site import Site
 from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
@@ -76,7 +77,7 @@ def _from_store(
 ) -> Generator[Outcome, None, Orders]:
     """Restore from one store what it has of `missing`; return the rest, and add to `doubts` what is odd about that."""
     with opened(name, config, site) as (place, inventory):
-        found = [(order, _chosen(order.source, wanted, inventory)) for order in missing]
+        found = [(order, _chosen(order.source, wanted, name, inventory, site)) for order in missing]
         known = [(order, manifest) for order, manifest in found if manifest is not None]
         for order, (_, manifest) in zip(with_directories(known, config), known, strict=True):
             yield _restored(order, manifest, place, site)
@@ -99,11 +100,16 @@ def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool
     sys.exit(worst_exit(outcome.report for outcome in seen if outcome.outcome == "failed" and outcome.report))
 
 
-def _chosen(source: str, wanted: Wanted, inventory: Inventory) -> Manifest | None:
-    """Return the generation of `source` that is wanted, None where the store has no verified one of it at all."""
+def _chosen(source: str, wanted: Wanted, store: str, inventory: Inventory, site: Site) -> Manifest | None:
+    """Return the generation of `source` that is wanted, None where `store` has no verified one of it at all."""
     if wanted.id == LATEST and inventory.last_verified(source) is None:
         return None
-    return choose_generation(inventory, wanted.id, source, wanted.at)
+    if store == LOCAL_STORE:
+        return choose_generation(inventory, wanted.id, source, wanted.at)
+    claims = claims_at(store, inventory, source, site)
+    manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
+    tell_whose(manifest, inventory, claims, store)
+    return manifest
 
 
 def _doubts(source: str, store: str, config: Config, inventory: Inventory) -> Iterator[str]:
