@@ -56,6 +56,9 @@ def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
 def _print_way_back(done: Replaced) -> None:
     if done.old_damage:
         click.echo(f"  damaged  the old database: {done.old_damage}")
+    if done.old_undecided:
+        click.echo(f"  journal  {done.old_undecided}")
+        click.echo(f"           kept as {done.kept}-journal: to get both back, undo before the app is started again")
     if done.kept:
         click.echo(f"  kept     {done.kept}: remove it, with its side files, once all is well")
     if done.undo:
