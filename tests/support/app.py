@@ -35,13 +35,16 @@ class App:
 
 
 @contextmanager
-def running_app(path: Path | str, uid: int = 0, cipher: Sequence[str] = ()) -> Iterator[App]:
+def running_app(
+    path: Path | str, uid: int = 0, through: Sequence[str | Path] = (), cipher: Sequence[str] = ()
+) -> Iterator[App]:
     """Run the app, as user `uid`, on the database at `path` while the block runs; then it ends by itself.
 
-    With pragmas for a `cipher` it is one that uses SQLCipher.
+    `path` may be a URI (`file:…?nolock=1`); `through` is a command that starts the app. With pragmas for a `cipher` it
+    is one that uses SQLCipher.
     """
     process = subprocess.Popen(
-        [sys.executable, __file__, os.fsencode(path), str(uid), *cipher],
+        [*through, sys.executable, __file__, os.fsencode(path), str(uid), *cipher],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -65,7 +68,7 @@ def _serve(path: str, uid: int, cipher: Sequence[str]) -> None:
         from sqlcipher3 import dbapi2 as library
     else:
         library = sqlite3
-    connection = library.connect(path, isolation_level=None, timeout=10)
+    connection = library.connect(path, isolation_level=None, timeout=10, uri=path.startswith("file:"))
     for pragma in cipher:
         connection.execute(f"PRAGMA {pragma}")
     connection.create_function("app_function", 1, lambda value: value, deterministic=True)

@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from backupd.errors import SourceBusy, SourceEncrypted
-from backupd.sqlite.child.hotjournal import copy_bytes, hold_shared_lock
+from backupd.sqlite.child.hotjournal import copy_bytes
+from backupd.sqlite.child.locks import hold_shared_lock, written_without_lock
 from backupd.sqlite.child.wal import WalPages, committed_pages
 
 # https://sqlite.org/walformat.html#wal_locks: 120 is WRITE, 121 is CHECKPOINT, from 123 on there are READ 0 to 4.
@@ -36,7 +37,7 @@ class Sealed(NamedTuple):
 def copy_sealed(path: str, target: int, advance: Advance, patience: Patience) -> Sealed:
     """Copy the encrypted database at `path` with what is committed in its WAL to the descriptor `target`.
 
-    Raises SourceBusy, SourceEncrypted where only its app can recover it, NoSpace, SnapshotFailed. The caller has no
+    Raises SourceBusy, SourceEncrypted where only its app can recover it, SourceUnlocked, NoSpace. The caller has no
     connection to `path` open: closing ours would drop its locks.
     """
     attempt = 0
@@ -53,16 +54,19 @@ def _copy(path: str, target: int, advance: Advance) -> Sealed:
     with _held(path) as source:
         began = time.monotonic()
         _refuse_hot_journal(path)
+        before = os.fstat(source)
         wal, index = _open(f"{path}-wal"), os.path.exists(f"{path}-shm")
         try:
             pages = committed_pages(wal, path) if wal is not None else None
-            size_bytes = os.fstat(source).st_size
-            copy_bytes(source, target, 0, size_bytes, advance)
+            copy_bytes(source, target, 0, before.st_size, advance)
             if wal is not None and pages is not None:
                 _add_committed(wal, pages, target)
         finally:
             if wal is not None:
                 os.close(wal)
+        after = os.fstat(source)
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise written_without_lock(path)
         if not index and os.path.exists(f"{path}-shm"):
             raise SourceBusy(f"{path} was opened by its app while it was copied", "run the backup again")
         return Sealed(time.monotonic() - began, pages is not None)
