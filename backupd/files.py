@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from backupd.owners import known_owner
+
 if TYPE_CHECKING:  # child processes import this
     from collections.abc import Iterator, ValuesView
     from pathlib import Path
@@ -124,11 +126,13 @@ def _note_mode(state: os.stat_result, wanted: int, path: "Path") -> None:
         _note("mode", state.st_dev, f"{limit}: users other than the owner may lack access")
 
 
-def give(descriptor: int, uid: int, gid: int, path: "Path") -> OSError | None:
+def give(descriptor: int, uid: int, gid: int | None, path: "Path") -> OSError | None:
     """Give our open file, which lies at `path`, to `uid`:`gid`; return why that was refused, if it was, which is noted.
 
-    Raises OSError for what is no refusal.
+    Without a `gid` it keeps its group. Raises OSError for what is no refusal.
     """
+    if gid is None:
+        gid = os.fstat(descriptor).st_gid
     try:
         os.fchown(descriptor, uid, gid)
     except OSError as error:
@@ -173,14 +177,15 @@ def overwrite(path: "Path", data: bytes) -> None:
 def give_to_owner_of(directory: "Path", path: "Path") -> None:
     """Give `path` the owner of `directory` when running as root, so that a later run as that user can go on.
 
-    Where root may not chown (a container without CAP_CHOWN) the file stays as it is.
+    The file stays as it is where root may not chown (a container without CAP_CHOWN), and where that owner is not mapped
+    in this user namespace.
     """
     if os.geteuid() != 0:
         return
-    owner = directory.stat()
-    if owner.st_uid == 0:
+    uid, gid = known_owner(directory, directory.stat())
+    if not uid:
         return
     try:
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        os.chown(path, uid, -1 if gid is None else gid, follow_symlinks=False)
     except PermissionError:
         return

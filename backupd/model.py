@@ -75,13 +75,20 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """Where a snapshot came from and whose file it was, so that a restore can give it back as it was."""
+    """Where a snapshot came from and whose file it was, so that a restore can give it back as it was.
+
+    `directory_…` are owner and mode of the directory of the database, in which its app makes the side files. An id is
+    None where the user namespace of that backup did not map it.
+    """
 
     path: Text
-    uid: Count
-    gid: Count
+    uid: Count | None
+    gid: Count | None
     mode: Annotated[int, Ge(0), Le(0o7777)]
     signature: Signature
+    directory_uid: Count | None
+    directory_gid: Count | None
+    directory_mode: Annotated[int, Ge(0), Le(0o7777)]
 
 
 @dataclass(frozen=True, slots=True)

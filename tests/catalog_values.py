@@ -42,7 +42,7 @@ def manifest(id_: str = APP, sha256: str = "a" * 64) -> Manifest:
         store="0123456789abcdef",
         taken_at=NOON,
         backupd_version="0.1.0",
-        origin=SourceFacts("/data/app.db", 0, 0, 0o640, Signature(state, None, 5)),
+        origin=SourceFacts("/data/app.db", 0, 0, 0o640, Signature(state, None, 5), 0, 0, 0o755),
         snapshot=SnapshotFacts(sha256, 4096, 4096, 1, "wal", 0, 0, "3.40.1", "3.54.1", "backup"),
         archive=ArchiveFacts("b" * 64, 100, 1 << 20, 1),
         contents=Contents({"t": 1}, "c" * 64),

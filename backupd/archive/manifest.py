@@ -90,7 +90,8 @@ def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
         yield "its page size is no power of two"
     if snapshot.page_count * snapshot.page_size != snapshot.size_bytes:
         yield "its snapshot is not a whole number of pages"
-    if max(origin.uid, origin.gid) > _MAX_OWNER:
+    ids = (origin.uid, origin.gid, origin.directory_uid, origin.directory_gid)
+    if max(number or 0 for number in ids) > _MAX_OWNER:
         yield "its owner is none that there can be"
     if not math.isfinite(manifest.verdict.duration_s):
         yield "its check took for ever"

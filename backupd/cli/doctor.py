@@ -26,8 +26,8 @@ def command(config_file: Path | None, *, notify: bool, as_json: bool) -> None:
     wait, and pings that were not taken; of the app beside its health and version.
     """
     config = read_config(config_file)
-    refuse_twins(config)
     site = open_site(config, writing=False)
+    refuse_twins(config)  # as the owner of the databases, who alone may see where links in a private directory lead
     findings = [*diagnose(config, site)]
     app = app_of(config)
     if app is not None:

@@ -42,10 +42,11 @@ def command(wanted: str, source: str | None, config_file: Path | None, *, as_jso
 def _print(manifest: Manifest) -> None:
     snapshot, archive, verdict = manifest.snapshot, manifest.archive, manifest.verdict
     rows = total_rows(manifest)
+    owner = "unknown" if manifest.origin.uid is None else manifest.origin.uid
     lines = {
         "generation": manifest.id,
         "taken at": f"{manifest.taken_at:%F %T} UTC",
-        "source": f"{manifest.origin.path} (uid {manifest.origin.uid}, mode {manifest.origin.mode:04o})",
+        "source": f"{manifest.origin.path} (uid {owner}, mode {manifest.origin.mode:04o})",
         "snapshot": f"{human_bytes(snapshot.size_bytes)}, "
         f"{counted(snapshot.page_count, 'page')} of {snapshot.page_size} bytes, "
         f"{snapshot.journal_mode}, by {snapshot.method}",

@@ -14,6 +14,7 @@ from pathlib import Path
 from backupd.errors import TargetRefused
 from backupd.files import fsync_directory, fsync_file, give, set_mode, write_durably
 from backupd.model import SourceFacts
+from backupd.owners import owner_or
 from backupd.paths import same_place, side_files
 
 
@@ -138,5 +139,6 @@ def _copy(restored: Path, part: Path, origin: SourceFacts) -> None:
     with restored.open("rb") as source, open(descriptor, "wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
         set_mode(descriptor, origin.mode & 0o777, part)
-        if os.geteuid() == 0:
-            give(descriptor, origin.uid, origin.gid, part)
+        uid, gid = owner_or(origin.uid, origin.gid, part.parent)
+        if os.geteuid() == 0 and uid is not None:
+            give(descriptor, uid, gid, part)

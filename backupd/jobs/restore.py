@@ -134,8 +134,10 @@ def _sweep_old_parts(target: Path) -> None:
 def _dress(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | None, int]:
     """Give the open file mode and owner of the source, and return owner and mode; None where we may not give it."""
     mode = set_mode(descriptor, origin.mode & 0o777, target)
-    given = os.geteuid() == 0 and give(descriptor, origin.uid, origin.gid, target) is None
-    return (f"{origin.uid}:{origin.gid}" if given else None), mode
+    if os.geteuid() != 0 or origin.uid is None or give(descriptor, origin.uid, origin.gid, target) is not None:
+        return None, mode
+    given = os.fstat(descriptor)
+    return f"{given.st_uid}:{given.st_gid}", mode
 
 
 def _put_in_place(part: Path, target: Path) -> None:

@@ -5,12 +5,14 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from errno import EINVAL
 from pathlib import Path
 from typing import Literal
 
 from backupd.errors import SourceMissing, TargetRefused
 from backupd.files import fsync_directory, give, set_mode
 from backupd.model import SourceFacts
+from backupd.owners import SAME_NAMESPACE, known_owner, owner_or, where_owned
 from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.intent import KEPT, SIDE_FILES
 from backupd.sqlite.lease import Lease
@@ -52,6 +54,12 @@ class Target:
                 f"{real} has {old.links} hard links: whoever opens it by another name would not see the restored one",
                 "remove the other names first",
             )
+        if old.unmapped:
+            raise TargetRefused(
+                f"{real} belongs to a {old.unmapped} that is not mapped in this user namespace: "
+                "the restored file cannot be given to it",
+                f"{SAME_NAMESPACE}; or restore elsewhere (--to PATH)",
+            )
         return cls(real, old)
 
     @classmethod
@@ -90,13 +98,13 @@ class Target:
         with Child("settle", request, Path("/")) as child:
             return Settled(**child.result())
 
-    def _side_owner(self) -> tuple[int, int]:
+    def _side_owner(self) -> tuple[int | None, int | None]:
         for suffix in SIDE_FILES:
             try:
-                state = os.lstat(f"{self.path}{suffix}")
+                path = Path(f"{self.path}{suffix}")
+                return known_owner(path, path.lstat())
             except FileNotFoundError:
                 continue
-            return state.st_uid, state.st_gid
         return os.geteuid(), os.getegid()
 
 
@@ -138,13 +146,18 @@ def _dress(descriptor: int, target: Target, origin: SourceFacts) -> tuple[str, s
 
 
 def _owner_to_be(descriptor: int, target: Target, origin: SourceFacts) -> tuple[int, int]:
-    """Return whose the open file is to be: of the owner of the old database, else, as root, of that of its `origin`."""
-    old = target.old
-    if old is not None:
-        return old.uid, old.gid
-    if os.geteuid() == 0:
-        return origin.uid, origin.gid
-    return _owner(descriptor)  # nobody but root may give a file away; a setgid directory has given the group
+    """Return whose the open file is to be: of the owner of the old database, else, as root, of that of its `origin`.
+
+    Where the backup did not know that one either, of the owner of the directory.
+    """
+    own_uid, own_gid = _owner(descriptor)
+    uid: int | None = None
+    gid: int | None = None
+    if target.old is not None:
+        uid, gid = target.old.uid, target.old.gid
+    elif os.geteuid() == 0:  # nobody else may give a file away; a setgid directory has given the group
+        uid, gid = owner_or(origin.uid, origin.gid, target.path.parent)
+    return own_uid if uid is None else uid, own_gid if gid is None else gid
 
 
 def _give(descriptor: int, uid: int, gid: int, path: Path) -> None:
@@ -155,7 +168,9 @@ def _give(descriptor: int, uid: int, gid: int, path: Path) -> None:
         return
     raise TargetRefused(
         f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {refused.strerror}",
-        f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
+        f"{SAME_NAMESPACE}; or restore elsewhere (--to PATH)"
+        if refused.errno == EINVAL
+        else f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
     )
 
 
@@ -215,5 +230,6 @@ def _refuse_directory(directory: Path) -> None:
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         raise TargetRefused(
             f"uid {os.geteuid()} may not write to {directory}",
-            f"run backupd as its owner (PUID={state.st_uid}), or restore elsewhere (--to PATH)",
+            where_owned(directory, f"run backupd as its owner (PUID={state.st_uid})")
+            + ", or restore elsewhere (--to PATH)",
         )

@@ -28,6 +28,7 @@ from backupd.files import (
     write_durably,
 )
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
+from backupd.owners import where_owned
 from backupd.stores.contract import Listing, Recovered, Stored
 from backupd.stores.staging import Staging, sweep
 
@@ -204,7 +205,7 @@ class DirectoryStore:
                 raise NoSpace(f"no room to make {directory}", "free space, or move backups_dir") from error
             raise SnapshotFailed(
                 f"cannot make {directory} for the backups: {error.strerror}",
-                "give backupd's user the right to write there, or set backups_dir",
+                where_owned(directory.parent, "give backupd's user the right to write there, or set backups_dir"),
             ) from error
 
     def _place(self, path: Path, target: Path) -> None:
