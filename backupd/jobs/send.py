@@ -58,7 +58,7 @@ def told_of(name: str) -> Iterator[None]:
             raise NoSpace(f"no room is left at {name}", "free space there") from error
         path = f": {error.filename}" if isinstance(error.filename, str) else ""
         what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
-        hint = _DENIED if isinstance(error, PermissionError) else "check room, quota and rights there"
+        hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
         raise BackupdError(what, f"{hint}; backupd doctor tries them") from error
 
 
