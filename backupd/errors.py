@@ -78,6 +78,10 @@ class SourceUnusable(BackupdError):
     """The source is there but cannot be backed up: not SQLite, empty, no right to read it, on an unsafe mount."""
 
 
+class SourceUnlocked(SourceUnusable):
+    """The database is written without the locks that keep a copy of it consistent."""
+
+
 class SourceCorrupt(SourceUnusable):
     """The app's database is so damaged that it cannot even be copied."""
 
@@ -104,6 +108,14 @@ class GenerationMissing(BackupdError):
 
 class GenerationTaken(BackupdError):
     """A replica holds another generation under the same id: somebody else sends there."""
+
+
+class ForeignCopies(BackupdError):
+    """A replica holds generations of that source that another store has made."""
+
+
+class AdoptionRefused(BackupdError):
+    """The store that is to be adopted is not lost: it still makes generations."""
 
 
 class DrillFailed(BackupdError):

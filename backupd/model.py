@@ -20,7 +20,7 @@ CLOCK_TOLERANCE = timedelta(minutes=10)
 
 STORE_IDENTITY = "[0-9a-f]{16}"
 SOURCE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_GENERATION_ID = re.compile(rf"{SOURCE_NAME}-\d{{8}}-\d{{4}}(-\d{{1,3}})?", re.ASCII)
+_GENERATION_ID = re.compile(rf"({SOURCE_NAME})-\d{{8}}-\d{{4}}(-\d{{1,3}})?", re.ASCII)
 _SOURCE_NAME = re.compile(SOURCE_NAME, re.ASCII)
 
 Name = Annotated[str, MaxLen(120)]
@@ -39,6 +39,14 @@ Mood = Literal["failure", "warning", "success", "info"]
 def is_generation_id(text: str) -> bool:
     """Tell whether `text` can be a generation's id: `SOURCE-YYYYMMDD-HHmm`, with `-N` after a collision."""
     return _GENERATION_ID.fullmatch(text) is not None
+
+
+def source_of(generation_id: str) -> str:
+    """Return the source that a generation's id begins with. Raises ValueError when `generation_id` is none."""
+    found = _GENERATION_ID.fullmatch(generation_id)
+    if found is None:
+        raise ValueError(f"{generation_id[:120]!r} is no generation's id")
+    return found[1]
 
 
 def is_source_name(text: str) -> bool:
@@ -186,9 +194,14 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How many generations stay: the newest ones, and the newest of each day, week, month and year."""
+    """Which generations stay: some of the newest, and the newest of each hour, day, week, month and year.
+
+    All stay that were taken within `within` before the newest verified one.
+    """
 
     last: int = 0
+    within: timedelta = timedelta(hours=48)
+    hourly: int = 0
     daily: int = 7
     weekly: int = 4
     monthly: int = 0

@@ -42,6 +42,9 @@ class CatalogDamaged(CatalogUnavailable):
     """The file itself is no good any more: waiting does not help, a rebuild does."""
 
 
+_KINDS: Final = {_DAMAGED: CatalogDamaged, _FULL: CatalogOnBadDisk, _NO_INODES: CatalogOnBadDisk}
+
+
 def is_locked(error: sqlite3.Error) -> bool:
     """Tell whether SQLite gave up because somebody else holds the file."""
     return primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from backupd.config.zone import is_time_zone
 from backupd.model import LOCAL_STORE, is_source_name
 from backupd.pings.address import Address
 from backupd.schedule import Schedule
+from backupd.spans import SPAN_EXAMPLE, parse_span, written_span
 
 MASK = "[secret]"
 WEEK_S = 7 * 24 * 3600
@@ -72,6 +73,16 @@ def _time_zone(name: str) -> str:
 def _when(text: str) -> str:
     Schedule.parse(text, UTC)
     return text
+
+
+def _span(value: object) -> object:
+    try:
+        span = parse_span(str(value))  # a 0 may stand without quotes; a number without a unit is refused
+    except ValueError:
+        raise ValueError(f"must be a span of time such as {SPAN_EXAMPLE}, or 0, not {value!r}") from None
+    if span.total_seconds() > 100 * YEAR_S:
+        raise ValueError(f"must be at most 100 years, not {value!r}")
+    return span
 
 
 def _listen_address(text: str) -> str:
@@ -152,6 +163,11 @@ Seconds = Annotated[float, Field(ge=0, le=WEEK_S, allow_inf_nan=False), BeforeVa
 Age = Annotated[float, Field(gt=0, le=YEAR_S, allow_inf_nan=False), BeforeValidator(_number)]
 Nice = Annotated[int, Field(ge=0, le=19), BeforeValidator(_number)]
 Bytes = Annotated[ByteSize, BeforeValidator(_number)]
+Span = Annotated[
+    timedelta,
+    BeforeValidator(_span),
+    PlainSerializer(written_span, return_type=str),
+]
 Level = Annotated[int, Field(ge=1, le=12), BeforeValidator(_number)]
 Workers = Annotated[int, Field(ge=1, le=256), BeforeValidator(_number)]
 

@@ -3,6 +3,7 @@
 What is said here, of a section in its docstring and of a key in its description, is what the example says.
 """
 
+from datetime import timedelta
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -52,14 +53,25 @@ class Source(Table):
     )
     hard_link: Literal["refuse", "allow"] = Field(
         "refuse",
-        description='"allow" accepts a database file with a second name, beside which its journal may stand.',
+        description='"allow" accepts a database file with a second name (a hard link, or a mount of the file alone at '
+        "another place), beside which its journal may stand.",
     )
 
 
 class Retention(Table):
-    """How many generations stay; these counts are never all zero."""
+    """Which generations stay; these are never all zero. What is pinned stays beside them.
 
-    daily: kinds.Count = Field(7, description="Newest days with a verified generation; the last one of each stays.")
+    A span of time is a number and its unit: "90min", "48h", "7d", "2w".
+    """
+
+    within: kinds.Span = Field(
+        timedelta(hours=48),
+        description="All verified generations stay that are at most this much older than the newest one; 0: none for "
+        "its age.",
+        examples=["48h"],
+    )
+    hourly: kinds.Count = Field(0, description="Newest hours with a verified generation; the last one of each stays.")
+    daily: kinds.Count = Field(7, description="Days, likewise.")
     weekly: kinds.Count = Field(4, description="ISO weeks, likewise.")
     monthly: kinds.Count = Field(0, description="Months, likewise.")
     yearly: kinds.Count = Field(0, description="Years, likewise.")
@@ -67,13 +79,13 @@ class Retention(Table):
 
     @model_validator(mode="after")
     def _keeps_something(self) -> Self:
-        if not any((self.daily, self.weekly, self.monthly, self.yearly, self.last)):
+        if not any(value for _, value in self):
             raise ValueError("an empty policy is refused: it would remove every generation; keep at least one")
         return self
 
     def policy(self) -> RetentionPolicy:
-        """Return the same counts as the value that `plan_retention` takes."""
-        return RetentionPolicy(**self.model_dump())
+        """Return the same as the value that `plan_retention` takes."""
+        return RetentionPolicy(**dict(self))
 
 
 class Schedule(Table):
@@ -159,7 +171,10 @@ class Pack(Table):
 class Replica(Table):
     """A store that copies are sent to, by its name."""
 
-    url: kinds.Url = Field(description="Where it is.", examples=["sftp://backup@nas:22/backups"])
+    url: kinds.Url = Field(
+        description="Where it is: a directory for each app, whose last part backupd makes.",
+        examples=["sftp://backup@nas:22/backups/my-app"],
+    )
     host_key: kinds.Text | None = Field(
         None, description="The server's public key.", examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI..."]
     )

@@ -9,6 +9,7 @@ from backupd.jobs.finding import Finding
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_age, human_bytes
 from backupd.log import Event
+from backupd.owners import where_owned
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.install import heal, kept_databases
 from backupd.sqlite.intent import pending
@@ -25,7 +26,7 @@ def heal_restore(path: Path, site: Site) -> None:
     except PermissionError as error:
         raise TargetRefused(
             f"uid {os.geteuid()} has no right to work in {target.parent}: {error.strerror}",
-            "run backupd as its owner (PUID), or as root with the capability DAC_OVERRIDE",
+            where_owned(target.parent, "run backupd as its owner (PUID), or as root with the capability DAC_OVERRIDE"),
         ) from error
     if healed is not None:
         what = f"a restore of {target} was killed: {healed.what}" + (f"; {healed.detail}" if healed.detail else "")

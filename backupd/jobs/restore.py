@@ -132,12 +132,11 @@ def _sweep_old_parts(target: Path) -> None:
 
 
 def _dress(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | None, int]:
-    """Give the open file mode and owner of the source, and return owner and mode; None where we may not give it."""
+    """Give the open file mode and owner of the source; return the owner, None where it stays as it is, and the mode."""
     mode = set_mode(descriptor, origin.mode & 0o777, target)
-    if os.geteuid() != 0 or origin.uid is None or give(descriptor, origin.uid, origin.gid, target) is not None:
-        return None, mode
-    given = os.fstat(descriptor)
-    return f"{given.st_uid}:{given.st_gid}", mode
+    given = os.geteuid() == 0 and origin.uid is not None and give(descriptor, origin.uid, origin.gid, target) is None
+    state = os.fstat(descriptor)  # on FAT and SMB it is what the mount says
+    return (f"{state.st_uid}:{state.st_gid}" if given or state.st_uid != os.geteuid() else None), mode
 
 
 def _put_in_place(part: Path, target: Path) -> None:

@@ -134,6 +134,20 @@ def test_restore_in_place_where_chmod_and_chown_are_refused_is_what_the_dry_run_
 
 
 @pytest.mark.root
+def test_restore_and_drill_where_all_files_have_one_owner_say_whose_they_are(
+    typed: Keyboard, generation: str, fat: Path
+) -> None:
+    assert generation
+    done = typed("restore", "--to", fat / "new.db", "--json")
+    assert (done.code, done.json["owner"], done.json["mode"]) == (0, "1000:1000", "0755")
+    place = {"BACKUPD_DRILL__PLACE_AT": str(fat / "tasks.db"), "BACKUPD_DRILL__COMMAND": f"test -s {fat / 'tasks.db'}"}
+    drilled = typed("drill", **place)
+    assert (drilled.code, drilled.err) == (0, "")
+    assert f"files in {fat} cannot be given to 0:0 (Operation not permitted)" in drilled.out
+    assert {path.name for path in fat.iterdir()} == {"new.db"}
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("mode", [0o644, 0o660])
 def test_restore_where_chmod_is_refused_says_which_mode_the_new_file_has(
     typed: Keyboard, tmp_path: Path, database: Path, mode: int

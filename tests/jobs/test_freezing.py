@@ -2,7 +2,7 @@
 
 import sqlite3
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from backupd.jobs.site import Site
 from backupd.model import RetentionPolicy
 from support.command import log_lines
 
-ONE = Expiry(RetentionPolicy(last=1, daily=0, weekly=0))
+ONE = Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0))
 
 
 def change(database: Path, *statements: str) -> None:

@@ -115,6 +115,15 @@ def test_the_user_by_whose_id_others_are_shown_is_backed_up_like_any_other(data:
     assert_app_can_write(data, SHOWN)
 
 
+def test_a_directory_that_its_unmapped_owner_keeps_private_is_told_as_that(data: Path, store: Path) -> None:
+    owned(data, UNMAPPED, UNMAPPED)
+    data.chmod(0o700)
+    done = backupd(data, "backup", puid="auto")
+    assert done.returncode == 1
+    assert f"{data} belongs to a user that is not mapped here: {WAY_OUT}" in done.stderr
+    assert {path.name for path in store.iterdir()} == {"backup.log", ".backupd"}
+
+
 @pytest.mark.parametrize("who", [0, SHOWN, APP])
 def test_the_overflow_user_is_told_from_the_owners_that_are_shown_by_its_id(data: Path, who: int) -> None:
     (data / "of-it").touch()
@@ -173,6 +182,7 @@ def of_nobody_known(data: Path, store: Path) -> Path:
 
 
 def test_a_generation_without_an_owner_is_given_to_that_of_the_directory(data: Path, of_nobody_known: Path) -> None:
+    assert "tasks.db (owner unknown, mode" in backupd(data, "show", "latest", inside=False).stdout
     os.chown(data, APP, APP)
     data.chmod(0o755)
     done = backupd(data, "restore", inside=False)
