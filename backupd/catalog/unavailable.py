@@ -63,9 +63,7 @@ def unavailable(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
         hint = _hint(error, path)
-        kind = {_DAMAGED: CatalogDamaged, _FULL: CatalogOnBadDisk, _NO_INODES: CatalogOnBadDisk}.get(
-            hint, CatalogUnavailable
-        )
+        kind = _KINDS.get(hint, CatalogUnavailable)
         raise kind(f"cannot use the catalog {path}: {error}", hint=hint) from error
 
 
