@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "FIFO": (os.mkfifo, "is no regular file", "the database file itself"),
     "socket": (a_socket, "is no regular file", "the database file itself"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "/dev/zero is no regular file", "the database file itself"),
-    "dead link": (lambda path: path.symlink_to("gone.db"), "no database at", "the right volume is mounted"),
+    "dead link": (lambda path: path.symlink_to("gone.db"), "no database at", "mount what the link leads to"),
     "link to itself": (lambda path: path.symlink_to(path), "cannot be looked at: Too many levels", "check the path"),
     "hard link": (a_second_name, "has 2 hard links", 'hard_link = "allow"'),
 }
