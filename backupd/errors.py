@@ -78,6 +78,10 @@ class SourceUnusable(BackupdError):
     """The source is there but cannot be backed up: not SQLite, empty, no right to read it, on an unsafe mount."""
 
 
+class SourceUnlocked(SourceUnusable):
+    """The database is written without the locks that keep a copy of it consistent."""
+
+
 class SourceCorrupt(SourceUnusable):
     """The app's database is so damaged that it cannot even be copied."""
 

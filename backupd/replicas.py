@@ -63,6 +63,9 @@ def connecting(config: Config, name: str, site: Site) -> Connect:
     """
     address = parse_address(config.replicas[name].url)
     if isinstance(address, DirectoryAddress):
+        if address.path.exists() and config.backups_dir.exists() and address.path.samefile(config.backups_dir):
+            what = f"replicas.{name} leads to {config.backups_dir}, the directory of the backups itself"
+            raise ConfigError(what, "give it a directory of its own, on another disk")
         return lambda: _mirror(name, address, site)
     remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
     proven = Proven(site.progress, remote_hash)

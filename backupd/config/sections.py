@@ -53,7 +53,8 @@ class Source(Table):
     )
     hard_link: Literal["refuse", "allow"] = Field(
         "refuse",
-        description='"allow" accepts a database file with a second name, beside which its journal may stand.',
+        description='"allow" accepts a database file with a second name (a hard link, or a mount of the file alone at '
+        "another place), beside which its journal may stand.",
     )
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from backupd.errors import CopyCorrupt, GenerationMissing
+from backupd.errors import CopyCorrupt, GenerationMissing, TargetInUse
 from backupd.files import noting_limits
 from backupd.jobs.checks import remember_check
 from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
+from backupd.jobs.presence import database_is_there
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space
@@ -26,7 +27,7 @@ from backupd.sqlite.alone import alone_at
 from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
 from backupd.sqlite.intent import part_path
-from backupd.sqlite.replace import Target, dress, set_journal_mode
+from backupd.sqlite.replace import Settled, Target, dress, set_journal_mode
 from backupd.stores.contract import Archives
 
 
@@ -35,8 +36,8 @@ class Replaced:
     """What a restore in place did, or with `dry_run` would do.
 
     `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
-    damaged; `undo` is the command that takes the restore back; `notes` tell what the file system cannot do.
-    `directory` is what an empty directory was given.
+    damaged, `old_undecided` why it was kept with its journal; `undo` is the command that takes the restore back;
+    `notes` tell what the file system cannot do. `directory` is what an empty directory was given.
     """
 
     source: str
@@ -50,6 +51,7 @@ class Replaced:
     dry_run: bool
     kept: str | None = None
     old_damage: str = ""
+    old_undecided: str = ""
     undo: str | None = None
     directory: str | None = None
     notes: tuple[str, ...] = ()
@@ -59,7 +61,8 @@ class Replaced:
 class Replacement:
     """What is to be put where: the database of `source` at `path`; `stopped` is the operator's word for the app.
 
-    `directory` is what its directory, empty so far, is given (or in a dry run would be).
+    `directory` is what its directory, empty so far, is given (or in a dry run would be). With `if_missing` a database
+    that is there stays, and a restore that is at work there is waited for; `empty_is_data` as for `database_is_there`.
     """
 
     source: str
@@ -68,6 +71,8 @@ class Replacement:
     stopped: bool = False
     dry_run: bool = False
     directory: Rights | None = None
+    if_missing: bool = False
+    empty_is_data: bool = False
 
 
 def replace_database(
@@ -78,14 +83,22 @@ def replace_database(
     Which one, `choose` tells once nobody else is at work on the store: who was may have published and removed some.
     Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
     """
+    wait_s = site.lock_timeout_s if order.if_missing else 0.0
     if order.dry_run:
         manifest, run = choose(), Run("restore", order.source, site)
         planned_outcome = _rehearsed(manifest, order, run)
         return run.report, planned_outcome
     done = None
-    with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
+    with (
+        recorded("restore", order.source, site) as run,
+        site.locked_if_writable("restore"),
+        alone_at(order.path, wait_s),
+    ):
         run.started()
         heal_restore(order.path, site)
+        if order.if_missing and database_is_there(order.path, empty_is_data=order.empty_is_data):
+            run.note(f"a database has appeared at {order.path}: it stays")
+            return run.report, None
         manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         done = _replace(manifest, order, _target(manifest, order), store, run, site)
@@ -101,7 +114,10 @@ def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | 
         run.started()
         heal_restore(order.path, site)
         way_back, target, kept = _undoing(order)
-        kept.settle()  # so that all of it comes back in the one rename, and not while somebody looks into it
+        settled = kept.settle()  # so that all of it comes back in the one rename, and not while somebody looks into it
+        if settled and settled.undecided:
+            way = "put back with its journal, which the app judges when it starts, rightly if it has not run since then"
+            run.warn(f"{way}: {settled.undecided}")
         done = _swap(way_back, target, kept.path, order, site)
         tell_restored(f"put {kept.path.name} back in place of {target.path}", done, site)
     return run.report, done and replace(done, notes=run.report.notes)
@@ -187,13 +203,16 @@ def _warn_of_directory(target: Target, manifest: Manifest, order: Replacement, r
 def _swap(done: Replaced, target: Target, part: Path, order: Replacement, site: Site) -> Replaced:
     """Bring the old database to rest, make sure that nobody has opened it since, and put `part` in its place."""
     target = Target.inspect(target.path)  # anew: an app that started meanwhile may have made one
+    if order.if_missing and database_is_there(target.path, empty_is_data=order.empty_is_data):
+        raise TargetInUse(f"a database has appeared at {target.path}: it stays", "run it again")
     settled = target.settle()
     with target.lease(stopped=order.stopped) as lease:
         kept = swap(target.path, part, lease, site.clock(), side_files(part))
     if kept is None:
         return done
     undo = f"backupd restore --undo --source {order.source}"
-    return replace(done, kept=str(kept), old_damage=settled.damage if settled else "", undo=undo)
+    old = settled or Settled("")
+    return replace(done, kept=str(kept), old_damage=old.damage, old_undecided=old.undecided, undo=undo)
 
 
 def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | None = None) -> Replaced:
@@ -216,9 +235,11 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
 
 def tell_restored(what: str, done: Replaced, site: Site) -> None:
     """Log a restore, with what is needed to take it back."""
+    kept = f"; the old database is {done.kept}" if done.kept else ""
+    undecided = f", kept with its journal: {done.old_undecided}" if done.old_undecided else ""
     site.log.info(
         Event.GENERATION_RESTORED,
-        f"{what}; the old database is {done.kept}" if done.kept else what,
+        f"{what}{kept}{undecided}",
         generation=done.generation,
         target=done.target,
         snapshot_sha256=done.snapshot_sha256,

@@ -114,3 +114,14 @@ def test_of_several_sources_at_a_replica_the_configured_one_is_restored(
     other = {"BACKUPD_DATABASE": str(tmp_path / "other.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "others")}
     missing = typed("restore", "--from", "nas", "--to", tmp_path / "none.db", **nas(there), **other)
     assert (missing.code, "notes, tasks" in missing.err) == (1, True), missing.err
+
+
+def test_a_replica_that_leads_to_the_backups_themselves_is_refused(
+    typed: Keyboard, generation: str, there: Path, backups: Path
+) -> None:
+    there.parent.mkdir()
+    there.symlink_to(backups)
+    answer = typed("replicate", **nas(there))
+    assert (answer.code, "the directory of the backups itself" in answer.err) == (78, True)
+    assert not all(finding["ok"] for finding in typed("doctor", "--json", **nas(there)).json)
+    assert generation in ids(backups)
