@@ -12,6 +12,7 @@ from backupd.errors import SourceMissing, TargetRefused
 from backupd.files import fsync_directory, give, set_mode
 from backupd.model import SourceFacts
 from backupd.owners import SAME_NAMESPACE, id_outside, known_owner, owner_of, owner_or, owner_text, where_owned
+from backupd.sqlite.encryption import looks_encrypted
 from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.intent import KEPT, SIDE_FILES
 from backupd.sqlite.lease import Lease
@@ -116,8 +117,8 @@ class Target:
 def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
     """Let our own database file at `path` have the journal mode that its app uses; tells whether it had another."""
     with path.open("rb") as stream:
-        header = parse_header(stream.read(SIZE))
-    if header is None or header.journal_mode == wanted:  # an empty database has none yet
+        header = None if looks_encrypted(stream.fileno()) else parse_header(stream.read(SIZE))
+    if header is None or header.journal_mode == wanted:  # an empty database has none yet, an encrypted one is its app's
         return False
     with Child("own", {"verb": "journal", "path": path.name, "mode": wanted}, path.parent) as child:
         child.result()
