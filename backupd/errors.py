@@ -86,7 +86,19 @@ class SourceUnlocked(SourceUnusable):
     """The database is written without the locks that keep a copy of it consistent."""
 
 
-class SourceCorrupt(SourceUnusable):
+class SourceUnreadable(SourceUnusable):
+    """The source is no database that this SQLite can read."""
+
+
+class SourceForeign(SourceUnreadable):
+    """The source is a database of another engine, in a version of the file format that SQLite refuses."""
+
+
+class SourceEncrypted(SourceUnreadable):
+    """The source is an encrypted database, and in a state in which only its key makes a consistent copy."""
+
+
+class SourceCorrupt(SourceUnreadable):
     """The app's database is so damaged that it cannot even be copied."""
 
 

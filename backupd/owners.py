@@ -39,6 +39,11 @@ def known_owner(path: "Path | str", state: os.stat_result) -> tuple[int | None, 
     return uid, gid
 
 
+def owner_of(descriptor: int) -> str:
+    """Return the owner of an open file as text, see `owner_text`."""
+    return owner_text(*known_owner(f"/proc/self/fd/{descriptor}", os.fstat(descriptor)))
+
+
 def owner_or(uid: int | None, gid: int | None, directory: "Path") -> tuple[int | None, int | None]:
     """Return `uid` and `gid`; where that user is not known, the owner of `directory` instead. Raises OSError."""
     return known_owner(directory, directory.stat()) if uid is None else (uid, gid)

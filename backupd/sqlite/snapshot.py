@@ -48,7 +48,7 @@ class Snapshot:
     filesystem: str
     hot_journal: bool
     writers_held_s: float
-    method: Literal["backup", "vacuum"] = "backup"
+    method: Literal["backup", "vacuum", "file"] = "backup"
 
     def facts(self, sha256: str) -> SnapshotFacts:
         """Return what the manifest keeps, given the digest of the copy."""
@@ -97,7 +97,7 @@ def take_snapshot(
 def probe_source(source: Source, settings: SnapshotSettings, directory: Path) -> dict[str, Any]:
     """Open and pin `source` as a backup would, and copy nothing; `directory` is the child's working directory.
 
-    Returns journal_mode, writer, copier and filesystem. Raises what `take_snapshot` raises.
+    Returns encrypted, journal_mode, writer, copier and filesystem. Raises what `take_snapshot` raises.
     """
     give_up = time.monotonic() + settings.timeout_s
     try:
@@ -149,6 +149,8 @@ def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:
     size_bytes = path.stat().st_size
     with path.open("rb") as stream:
         header = parse_header(stream.read(SIZE)) or EMPTY
+    if answer["encrypted"]:
+        header = EMPTY._replace(page_size=answer["page_size"])
     if size_bytes % header.page_size:
         raise SnapshotFailed(f"the copy has {size_bytes} bytes, not whole pages of {header.page_size}", "try again")
     return Snapshot(
@@ -163,4 +165,5 @@ def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:
         filesystem=answer["filesystem"],
         hot_journal=answer["hot"],
         writers_held_s=answer["writers_held_s"],
+        method="file" if answer["encrypted"] else "backup",
     )

@@ -173,7 +173,7 @@ def a_message_that_nobody_takes(patient: Patient) -> dict[str, str]:
 TROUBLES: list[tuple[Spoil, str, str, str]] = [
     (no_database, "source tasks", r"no database at /", "mounted"),
     (a_directory_for_a_database, "source tasks", "is a directory", "path of the database file"),
-    (no_sqlite, "source tasks", "encrypted or not a SQLite database", "check the path"),
+    (no_sqlite, "source tasks", "is not a SQLite database", "check the path"),
     (an_empty_database, "source tasks", r"is empty \(0 bytes\)", "restore the database"),
     (no_mount, "backups directory", r"no directory .*/mnt", "mount the volume"),
     (a_file_for_a_directory, "backups directory", r"notes\.txt", "."),

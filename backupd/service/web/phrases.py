@@ -259,6 +259,7 @@ _GENERATIONS: Final = {
     "goes": Phrase("goes with the next prune", "se elimina en la próxima purga"),
     "verification.full": Phrase("verified", "verificada"),
     "verification.structural": Phrase("verified by structure", "verificada en su estructura"),
+    "verification.opaque": Phrase("encrypted, digest verified", "cifrada, resumen verificado"),
     "verification.corrupt": Phrase("damaged", "dañada"),
     "rule.last": Phrase("newest", "más reciente"),
     "rule.daily": Phrase("day", "día"),

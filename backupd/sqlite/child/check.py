@@ -15,6 +15,17 @@ from backupd.priority import Priority, give_way
 from backupd.sqlite.child.contents import contents_of
 from backupd.sqlite.child.ladder import climb
 from backupd.sqlite.child.wire import Wire, serve
+from backupd.sqlite.encryption import is_encrypted
+
+_OPAQUE = {
+    "level": "opaque",
+    "checks": ["size in whole pages", "looks encrypted throughout"],
+    "damage": [],
+    "notes": [],
+    "doubt": "it is encrypted: without its key only its digest and its size can be verified",
+    "foreign_key_violations": 0,
+    "duration_s": 0.0,
+}
 
 
 def open_immutable(path: str) -> apsw.Connection:
@@ -26,23 +37,26 @@ def open_immutable(path: str) -> apsw.Connection:
 
 
 def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
-    """Check the copy; the answer holds the fields of `model.Verdict` and, unless it is corrupt, of `model.Contents`."""
+    """Check the copy; the answer holds the fields of `model.Verdict` and, where it could be read, of `Contents`."""
     give_way(Priority(**request["priority"]))
     began = time.monotonic()
     path: str = request["path"]
-    result = climb(lambda: open_immutable(path), request["writer"])
+    if is_encrypted(path):
+        return {"verdict": _OPAQUE, "contents": None}
+    result = climb(open_immutable, path, request["writer"])
     verdict: dict[str, Any] = {
         "level": result.level,
         "checks": result.checks,
         "damage": result.damage,
         "notes": result.notes,
+        "doubt": result.doubt,
         "foreign_key_violations": 0,
     }
     contents = None
     if result.level != "corrupt":
         connection = result.prepare(open_immutable(path))
         verdict["foreign_key_violations"] = foreign_key_violations(connection)
-        contents = contents_of(connection, {})
+        contents = contents_of(connection, result.rows, indexes_compared=result.level == "full")
         connection.close()
     verdict["duration_s"] = round(time.monotonic() - began, 3)
     return {"verdict": verdict, "contents": contents}
