@@ -47,6 +47,10 @@ class ReplicaUnreachable(TemporaryError):
     """The network, or the host at its other end, is not there just now, or went away in the middle."""
 
 
+class ProcessRefused(TemporaryError):
+    """The system starts no further process or thread: a seccomp profile, a limit, or too little memory."""
+
+
 class NothingToSend(TemporaryError):
     """A source has no verified generation yet, neither here nor at the replica."""
 

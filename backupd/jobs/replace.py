@@ -22,7 +22,7 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
-from backupd.owners import owner_text
+from backupd.owners import known_owner, owner_text
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
@@ -163,7 +163,7 @@ def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
         target=str(target.path),
         snapshot_bytes=state.st_size,
         snapshot_sha256=None,
-        owner=f"{state.st_uid}:{state.st_gid}",
+        owner=owner_text(*known_owner(way_back.path, state)),
         mode=f"{state.st_mode & 0o7777:04o}",
         dry_run=order.dry_run,
     )
