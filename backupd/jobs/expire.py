@@ -81,9 +81,15 @@ def prune(source: str, expiry: Expiry, site: Site) -> tuple[RunReport, Retention
 
 
 def unfreeze(source: str, site: Site) -> bool:
-    """End the hold on `source` by an operator's word; False when nothing held it."""
+    """End the hold on `source` by an operator's word; False when nothing held it.
+
+    A source that can no longer be read is accepted as it is: its next copy is published.
+    """
     with site.locked("prune"):
+        hold = site.holds.get(source)
         released = site.holds.release(source)
+        if hold is not None and hold.unreadable:
+            site.holds.accept(source)
     if released:
         site.log.warning(Event.ROTATION_RELEASED, f"pruning of {source} released by an operator", source=source)
     return released

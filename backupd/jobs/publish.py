@@ -14,7 +14,7 @@ from backupd.model import Contents, Manifest, generation_id
 _MAX_ATTEMPT = 999
 
 
-def publish(source: str, proof: Proof, packed: Packed, contents: Contents, run: Run, site: Site) -> Manifest:
+def publish(source: str, proof: Proof, packed: Packed, contents: Contents | None, run: Run, site: Site) -> Manifest:
     """Publish the proven copy as a new generation of `source` and return its manifest. Raises OSError."""
     manifest = _manifest(source, proof, packed, contents, site)
     sealed = encode_manifest(manifest)
@@ -47,7 +47,7 @@ def record_unchanged(last: Manifest, run: Run, site: Site) -> Manifest:
     return last
 
 
-def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents, site: Site) -> Manifest:
+def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents | None, site: Site) -> Manifest:
     return Manifest(
         format=1,
         id=_free_id(source, proof, site),
