@@ -12,6 +12,7 @@ import apsw
 
 from backupd.errors import SourceReplaced, SourceUnusable
 from backupd.owners import SAME_NAMESPACE
+from backupd.sqlite.checksums import set_checksums
 from backupd.sqlite.child.copier import Copier, HotJournal
 from backupd.sqlite.child.explain import explain
 from backupd.sqlite.child.hotjournal import copy_with_journal, examine_journal
@@ -43,6 +44,8 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
             staged.target.close()
             if hot:
                 copy_with_journal(path, staged.database, staged.journal, copier.advance)
+            elif header.checksums:  # the backup API has written counters of its own into the first page
+                set_checksums(staged.database, first_only=True)
     if identity(path) != before:
         raise SourceReplaced(f"{path} was replaced while it was copied", "run the backup again")
     return {
@@ -73,7 +76,7 @@ class Staged(NamedTuple):
         over.
         """
         database, journal = (
-            os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
+            os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
         )
         target = apsw.Connection(request["target"])
         for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
