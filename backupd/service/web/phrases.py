@@ -262,10 +262,14 @@ _GENERATIONS: Final = {
     "verification.opaque": Phrase("encrypted, digest verified", "cifrada, resumen verificado"),
     "verification.corrupt": Phrase("damaged", "dañada"),
     "rule.last": Phrase("newest", "más reciente"),
+    "rule.within": Phrase("within", "dentro de"),
+    "rule.hourly": Phrase("hour", "hora"),
     "rule.daily": Phrase("day", "día"),
     "rule.weekly": Phrase("week", "semana"),
     "rule.monthly": Phrase("month", "mes"),
     "rule.yearly": Phrase("year", "año"),
+    "pinned": Phrase("pinned", "fijada"),
+    "pinned.until": Phrase("pinned until {at}", "fijada hasta el {at}"),
     "last-verified": Phrase("last verified", "última verificada"),
     "damaged: not counted; remove by hand": Phrase(
         "damaged: does not count; remove it by hand", "dañada: no cuenta; elimínela a mano"
