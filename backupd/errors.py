@@ -126,6 +126,10 @@ class GenerationTaken(BackupdError):
     """A replica holds another generation under the same id: somebody else sends there."""
 
 
+class RemovalRefused(BackupdError):
+    """A generation that must not be removed: pinned, on hold, the last verified one, or at an append-only replica."""
+
+
 class ForeignCopies(BackupdError):
     """A replica holds generations of that source that another store has made."""
 

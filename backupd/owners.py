@@ -73,10 +73,16 @@ def id_outside(kind: str, number: int) -> int | None:
 
 
 def where_owned(path: "Path | str", otherwise: str) -> str:
-    """Return the hint for what this process may not do at `path`: `otherwise`, unless its owner is not mapped here."""
+    """Return the hint for what this process may not do at `path`: `otherwise`, unless its owner is not mapped here.
+
+    A directory that hides the path speaks for it.
+    """
+    place = os.fspath(path)
+    while not os.path.exists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
     with suppress(OSError):
-        if known_owner(path, os.stat(path))[0] is None:
-            return f"{path} belongs to a user that is not mapped here: {SAME_NAMESPACE}"
+        if known_owner(place, os.stat(place))[0] is None:
+            return f"{place} belongs to a user that is not mapped here: {SAME_NAMESPACE}"
     return otherwise
 
 

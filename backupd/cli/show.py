@@ -7,6 +7,7 @@ import click
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import History
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.pin import pin_facts, pin_words
 from backupd.cli.stores import require_sources
 from backupd.jobs.generations import LATEST, choose_generation, local_inventory
 from backupd.jobs.words import counted, describe, human_bytes
@@ -33,10 +34,13 @@ def command(wanted: str, source: str | None, config_file: Path | None, *, as_jso
     else:
         manifest = decode_manifest(site.store.manifest(wanted), wanted)
     history = site.ask_catalog(lambda catalog: catalog.history(manifest.id), History((), ()))
+    pin = site.pins.get(manifest.id)
     if as_json:
-        print_json({"manifest": manifest, "history": history})
+        print_json({"manifest": manifest, "history": history, **pin_facts(pin)})
         return
     _print(manifest)
+    if pin is not None:
+        click.echo(f"{'kept':<15} {pin_words(pin)}")
     _print_history(history)
 
 

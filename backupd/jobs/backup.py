@@ -114,7 +114,8 @@ def _tell_oddities(order: BackupOrder, proof: Proof, run: Run) -> None:
             f'{order.path} is on {snapshot.filesystem}, whose locks may fail: set network_fs = "allow" if you know'
         )
     if snapshot.writers_held_s > order.settings.writer_budget_s:
-        run.note(f"writers were held for {snapshot.writers_held_s:.1f} s: the app never left a quiet moment")
+        why = "it is encrypted" if snapshot.method == "file" else "the app never left a quiet moment"
+        run.note(f"writers were held for {snapshot.writers_held_s:.1f} s: {why}")
     if proof.source.wal_bytes > _LARGE_WAL_BYTES:
         run.note(f"the WAL is {human_bytes(proof.source.wal_bytes)}: the app does not get to checkpoint it")
     if verdict.foreign_key_violations:

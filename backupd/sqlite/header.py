@@ -13,7 +13,8 @@ MAGIC = b"SQLite format 3\x00"
 class Header(NamedTuple):  # no dataclass: child processes import this
     """What the header says; `writer` is the SQLite that last wrote it, as `3.40.1`, or `unknown`.
 
-    No SQLite reads a file whose header is not `sane`, and none a `read_version` above `NEWEST_READ_VERSION`.
+    `checksums` (cksumvfs keeps one in each page) and `encrypted` (nothing else is known) are not in these bytes. No
+    SQLite reads a file whose header is not `sane`, and none a `read_version` above `NEWEST_READ_VERSION`.
     """
 
     page_size: int
@@ -24,6 +25,7 @@ class Header(NamedTuple):  # no dataclass: child processes import this
     read_version: int = 1
     sane: bool = True
     encrypted: bool = False
+    checksums: bool = False
 
     @property
     def writer(self) -> str:

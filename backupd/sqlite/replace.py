@@ -12,6 +12,7 @@ from backupd.errors import SourceMissing, TargetRefused
 from backupd.files import fsync_directory, give, set_mode
 from backupd.model import SourceFacts
 from backupd.owners import SAME_NAMESPACE, id_outside, known_owner, owner_of, owner_or, owner_text, where_owned
+from backupd.sqlite.checksums import path_has_checksums, set_checksums
 from backupd.sqlite.encryption import looks_encrypted
 from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.intent import KEPT, SIDE_FILES
@@ -120,8 +121,12 @@ def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
         header = None if looks_encrypted(stream.fileno()) else parse_header(stream.read(SIZE))
     if header is None or header.journal_mode == wanted:  # an empty database has none yet, an encrypted one is its app's
         return False
+    checksums = path_has_checksums(path)
     with Child("own", {"verb": "journal", "path": path.name, "mode": wanted}, path.parent) as child:
         child.result()
+    if checksums:
+        with path.open("r+b") as stream:
+            set_checksums(stream.fileno(), first_only=True)
     return True
 
 

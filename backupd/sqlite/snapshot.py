@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from backupd.errors import SnapshotFailed
 from backupd.model import SnapshotFacts
+from backupd.sqlite.checksums import path_has_checksums, set_checksums
 from backupd.sqlite.header import EMPTY, SIZE, parse_header
 from backupd.sqlite.process import Child, ChildHangs, OnEvent, OnProgress
 from backupd.sqlite.source import Source
@@ -115,8 +116,11 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     """
     staging = snapshot.path.parent
     _own("compact", staging, path=snapshot.path.name, target=_COMPACTED)
-    snapshot.path.unlink()
     path = staging / _COMPACTED
+    if path_has_checksums(snapshot.path):
+        with path.open("r+b") as stream:
+            set_checksums(stream.fileno(), first_only=False)
+    snapshot.path.unlink()
     return replace(snapshot, path=path, size_bytes=path.stat().st_size, method="vacuum")
 
 

@@ -47,7 +47,7 @@ def test_a_sound_set_up_passes_and_is_not_changed(backupd: Backupd, backups: Pat
         "log",
         "generations",
     ]
-    assert re.search(r"wal, on \w+, uid \d+, written by SQLite 3\.\d+\.\d+, readable with", details["source tasks"])
+    assert re.search(r"on \w+, uid \d+, wal, written by SQLite 3\.\d+\.\d+, readable with", details["source tasks"])
     assert "free" in details["space for tasks"]
     assert database.read_bytes() == before
     beside = {path.name for path in database.parent.iterdir()} - {database.name}

@@ -19,6 +19,7 @@ def test_an_encrypted_database_is_listed_verified_drilled_and_restored_for_what_
     database.unlink()
     with encrypted(database, cipher, "wal"):
         pass
+    assert "encrypted: copied as it is" in backupd("doctor").out
     assert backupd("backup").code == 3
     assert backupd("backup").code == 0
     (listed,) = backupd("list", "--json").json

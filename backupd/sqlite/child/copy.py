@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from backupd.errors import SourceReplaced, SourceUnusable
+from backupd.errors import NoSpace, SnapshotFailed, SourceReplaced, SourceUnusable
+from backupd.files import is_full
 from backupd.owners import SAME_NAMESPACE
+from backupd.sqlite.checksums import set_checksums
 from backupd.sqlite.child.copier import Copier, HotJournal
 from backupd.sqlite.child.explain import explain
 from backupd.sqlite.child.hotjournal import copy_with_journal, examine_journal
@@ -43,6 +45,8 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
             staged.target.close()
             if hot:
                 copy_with_journal(path, staged.database, staged.journal, copier.advance)
+            elif header.checksums:  # the backup API has written counters of its own into the first page
+                set_checksums(staged.database, first_only=True)
     if identity(path) != before:
         raise SourceReplaced(f"{path} was replaced while it was copied", "run the backup again")
     return {
@@ -73,7 +77,7 @@ class Staged(NamedTuple):
         over.
         """
         database, journal = (
-            os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
+            os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
         )
         target = apsw.Connection(request["target"])
         for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
@@ -137,7 +141,13 @@ def copy_as_it_lies(copier: Copier, header: Header, staged: Staged | None) -> He
     if staged is None:
         return header
     staged.target.close()
-    done = copy_sealed(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
+    try:
+        done = copy_sealed(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
+    except FileNotFoundError as error:
+        raise SourceReplaced(f"{copier.path} went away while it was copied", "run the backup again") from error
+    except OSError as error:
+        kind = NoSpace if is_full(error) else SnapshotFailed
+        raise kind(f"{copier.path} could not be copied: {error}", "check space and rights") from error
     copier.writers_held_s = 0.0 if done.wal else done.held_s
     return header._replace(journal_mode="wal") if done.wal else header
 

@@ -5,6 +5,7 @@ import os
 import apsw
 
 from backupd.errors import SourceCorrupt, SourceForeign, SourceUnreadable
+from backupd.sqlite.checksums import has_checksums
 from backupd.sqlite.encryption import encrypted_header
 from backupd.sqlite.header import NEWEST_READ_VERSION, SIZE, Header, parse_header
 
@@ -17,12 +18,14 @@ def read_any_header(path: str) -> Header:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         header = encrypted_header(descriptor) or parse_header(os.pread(descriptor, SIZE, 0))
+        if header is not None and not header.encrypted:
+            header = header._replace(checksums=has_checksums(descriptor))
     finally:
         os.close(descriptor)
     if header is None:
         raise SourceUnreadable(
             f"{path} is not a SQLite database, and does not look like an encrypted one",
-            "check the path; if it was a database before, its beginning is damaged: restore the last good generation",
+            "check the path; if it was a database before, its beginning is damaged",
         )
     if not header.sane:
         raise SourceCorrupt(
