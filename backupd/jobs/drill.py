@@ -64,6 +64,7 @@ def _sweep(site: Site) -> None:
 
 def _rehearse(order: DrillOrder, open_store: OpenStore, retry: Retry, directory: Path, run: Run, site: Site) -> None:
     began = time.monotonic()
+    run.update(drill=DrillReport(order.store, order.max_age_s))
     restored = directory / "restored.sqlite3"
     manifest = _restore(order, open_store, retry, restored, run, site)
     took_s = round(time.monotonic() - began, 3)
@@ -167,5 +168,6 @@ def _prove(manifest: Manifest, store: DirectoryStore, target: Path, order: Drill
     differing = differences(inspection.contents, manifest.contents)
     if differing:
         raise CopyCorrupt(f"{manifest.id} is not what its manifest says: {differing}", _HINT)
-    note_proven(run, "contents")
+    if manifest.contents is not None:
+        note_proven(run, "contents")
     store.archive_path(manifest.id).unlink()  # its room is for the app
