@@ -45,7 +45,7 @@ def _note(kind: str, device: int, limit: str) -> None:
         limits.setdefault((kind, device), limit)
 
 
-def _place(directory: "Path | str") -> str:
+def place_of(directory: "Path | str") -> str:
     """Return `directory` as people know it, without the hidden directories of a store below it."""
     return f"{directory}{os.sep}".partition(f"{os.sep}.backupd{os.sep}")[0].rstrip(os.sep) or os.sep
 
@@ -63,7 +63,7 @@ def fsync_directory(directory: "Path") -> None:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        limit = f"the file system of {_place(directory)} cannot fsync directories ({error.strerror})"
+        limit = f"the file system of {place_of(directory)} cannot fsync directories ({error.strerror})"
         _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: a power failure may take back the last renames there")
     finally:
         os.close(descriptor)
@@ -119,7 +119,7 @@ def note_readers(path: "Path", mode: int = 0o600) -> None:
 
 def _note_mode(state: os.stat_result, wanted: int, path: "Path") -> None:
     found = stat.S_IMODE(state.st_mode)
-    limit = f"the file system of {_place(path.parent)} gives files mode {found:04o} instead of {wanted:04o}"
+    limit = f"the file system of {place_of(path.parent)} gives files mode {found:04o} instead of {wanted:04o}"
     if found & ~wanted & 0o066:
         _note("mode", state.st_dev, f"{limit}: other users may have access (see its ACLs and mount options)")
     elif wanted & ~found & 0o066:
@@ -138,7 +138,7 @@ def give(descriptor: int, uid: int, gid: int | None, path: "Path") -> OSError | 
     except OSError as error:
         if error.errno not in _CHOWN_REFUSED:
             raise
-        limit = f"files in {_place(path.parent)} cannot be given to {uid}:{gid} ({error.strerror})"
+        limit = f"files in {place_of(path.parent)} cannot be given to {uid}:{gid} ({error.strerror})"
         _note("owner", os.fstat(descriptor).st_dev, limit)
         return error
     return None

@@ -67,10 +67,10 @@ def id_outside(kind: str, number: int) -> int | None:
     return None
 
 
-def where_owned(path: "Path", otherwise: str) -> str:
+def where_owned(path: "Path | str", otherwise: str) -> str:
     """Return the hint for what this process may not do at `path`: `otherwise`, unless its owner is not mapped here."""
     with suppress(OSError):
-        if known_owner(path, path.stat())[0] is None:
+        if known_owner(path, os.stat(path))[0] is None:
             return f"{path} belongs to a user that is not mapped here: {SAME_NAMESPACE}"
     return otherwise
 

@@ -1,7 +1,7 @@
 """Builds what replication works with from the configuration, as `backupd.wiring` does for the rest."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from zoneinfo import ZoneInfo
 
@@ -18,6 +18,7 @@ from backupd.jobs.order import Expiry
 from backupd.jobs.replicate import Connect, ReplicaOrder, inventory_of
 from backupd.jobs.resume import ResumingArchives
 from backupd.jobs.retry import Retry, until
+from backupd.jobs.send import told_of
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
@@ -83,9 +84,11 @@ def opened_store(config: Config, name: str, site: Site) -> Iterator[tuple[Archiv
         yield site.store, local_inventory(site)
         return
     connect = connecting(config, name, site)
-    with connect() as replica:
-        archives = ResumingArchives(replica, connect, retrying(config, name, site))
-        yield archives, inventory_of(name, replica, site)
+    with ExitStack() as stack:
+        with told_of(name):
+            replica = stack.enter_context(connect())
+            inventory = inventory_of(name, replica, site)
+        yield ResumingArchives(replica, connect, retrying(config, name, site)), inventory
 
 
 def opening(config: Config, name: str, site: Site) -> OpenStore:

@@ -15,7 +15,7 @@ from backupd.jobs.heal import examine_restores
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.origins import sharing
 from backupd.jobs.site import Site
-from backupd.jobs.space import bytes_needed, require_space, reserve_bytes
+from backupd.jobs.space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.jobs.words import human_bytes
 from backupd.owners import SAME_NAMESPACE
 from backupd.sqlite.snapshot import probe_source
@@ -116,6 +116,6 @@ def _space(order: BackupOrder, site: Site) -> str:
     last = local_inventory(site).last_verified(order.source)
     needed = bytes_needed(source, last, 2 if order.settings.method == "vacuum" else 1)
     reserve = reserve_bytes(directory, order.reserve_bytes)
-    require_space(directory, needed, reserve, f"a backup of {order.source}")
+    require_space(directory, needed, reserve, f"a backup of {order.source}", FILES_OF_A_BACKUP)
     free = site.store.free_space()
     return f"{human_bytes(needed)} needed, {human_bytes(free)} free, {human_bytes(reserve)} kept in reserve"

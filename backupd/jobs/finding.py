@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backupd.errors import BackupdError
-from backupd.files import is_full, noting_limits
+from backupd.files import noting_limits
+from backupd.oserrors import remedy, said
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +30,4 @@ def finding(check: str, look: Callable[[], str]) -> Finding:
     except BackupdError as error:
         return Finding(check, ok=False, detail=error.message, hint=error.hint)
     except OSError as error:
-        hint = "free space on its file system" if is_full(error) else "check the path and its rights"
-        return Finding(check, ok=False, detail=str(error), hint=hint)
+        return Finding(check, ok=False, detail=said(error), hint=remedy(error))

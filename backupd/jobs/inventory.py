@@ -97,7 +97,7 @@ def take_inventory(
         except GenerationMissing:
             continue  # removed since the listing
         except OSError as error:
-            refused[stored.id] = f"the manifest of {stored.id} cannot be read: {error.strerror}"
+            refused[stored.id] = f"the manifest of {stored.id} cannot be read: {error.strerror or error}"
             generations.append(_unreadable(stored.id, stored.archive_bytes))
         else:
             manifests[stored.id] = manifest

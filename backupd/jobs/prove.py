@@ -12,7 +12,14 @@ from backupd.jobs.checks import Examined, examine_archive, remember_check
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.run import Run
 from backupd.jobs.site import Site
-from backupd.jobs.space import bytes_needed, require_space, reserve_bytes, same_file_system, watching_space
+from backupd.jobs.space import (
+    FILES_OF_A_BACKUP,
+    bytes_needed,
+    require_space,
+    reserve_bytes,
+    same_file_system,
+    watching_space,
+)
 from backupd.log import Event
 from backupd.model import Manifest
 from backupd.priority import give_way
@@ -121,7 +128,8 @@ def _check_space(order: BackupOrder, source: Source, last: Manifest | None, site
     directory = site.store.directory
     reserve = reserve_bytes(directory, order.reserve_bytes)
     copies = 2 if order.settings.method == "vacuum" else 1
-    require_space(directory, bytes_needed(source, last, copies), reserve, f"a backup of {order.source}")
+    needed, what = bytes_needed(source, last, copies), f"a backup of {order.source}"
+    require_space(directory, needed, reserve, what, FILES_OF_A_BACKUP)
     return reserve
 
 

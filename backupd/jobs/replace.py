@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from backupd.errors import CopyCorrupt, GenerationMissing
+from backupd.errors import CopyCorrupt, GenerationMissing, TargetInUse
 from backupd.files import noting_limits
 from backupd.jobs.checks import remember_check
 from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
+from backupd.jobs.presence import database_is_there
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space
@@ -60,7 +61,8 @@ class Replaced:
 class Replacement:
     """What is to be put where: the database of `source` at `path`; `stopped` is the operator's word for the app.
 
-    `directory` is what its directory, empty so far, is given (or in a dry run would be).
+    `directory` is what its directory, empty so far, is given (or in a dry run would be). With `if_missing` a database
+    that is there stays, and a restore that is at work there is waited for; `empty_is_data` as for `database_is_there`.
     """
 
     source: str
@@ -69,6 +71,8 @@ class Replacement:
     stopped: bool = False
     dry_run: bool = False
     directory: Rights | None = None
+    if_missing: bool = False
+    empty_is_data: bool = False
 
 
 def replace_database(
@@ -79,14 +83,22 @@ def replace_database(
     Which one, `choose` tells once nobody else is at work on the store: who was may have published and removed some.
     Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
     """
+    wait_s = site.lock_timeout_s if order.if_missing else 0.0
     if order.dry_run:
         manifest, run = choose(), Run("restore", order.source, site)
         planned_outcome = _rehearsed(manifest, order, run)
         return run.report, planned_outcome
     done = None
-    with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
+    with (
+        recorded("restore", order.source, site) as run,
+        site.locked_if_writable("restore"),
+        alone_at(order.path, wait_s),
+    ):
         run.started()
         heal_restore(order.path, site)
+        if order.if_missing and database_is_there(order.path, empty_is_data=order.empty_is_data):
+            run.note(f"a database has appeared at {order.path}: it stays")
+            return run.report, None
         manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         done = _replace(manifest, order, _target(manifest, order), store, run, site)
@@ -191,6 +203,8 @@ def _warn_of_directory(target: Target, manifest: Manifest, order: Replacement, r
 def _swap(done: Replaced, target: Target, part: Path, order: Replacement, site: Site) -> Replaced:
     """Bring the old database to rest, make sure that nobody has opened it since, and put `part` in its place."""
     target = Target.inspect(target.path)  # anew: an app that started meanwhile may have made one
+    if order.if_missing and database_is_there(target.path, empty_is_data=order.empty_is_data):
+        raise TargetInUse(f"a database has appeared at {target.path}: it stays", "run it again")
     settled = target.settle()
     with target.lease(stopped=order.stopped) as lease:
         kept = swap(target.path, part, lease, site.clock(), side_files(part))

@@ -10,6 +10,7 @@ from typing import Any
 
 from backupd.errors import BackupdError, NoSpace, SnapshotFailed
 from backupd.files import is_full
+from backupd.oserrors import remedy, said
 
 _PROGRESS_EVERY_S = 0.1
 _ORPHANED = 70
@@ -47,7 +48,7 @@ def serve(work: Callable[[dict[str, Any], Wire], dict[str, Any]]) -> None:
         _send_error(error)
     except OSError as error:
         kind = NoSpace if is_full(error) else SnapshotFailed
-        _send_error(kind(f"the file system said: {error}", "free space; check the disk and the rights of the paths"))
+        _send_error(kind(f"I/O error: {said(error)}", remedy(error)))
 
 
 def _die_with_parent() -> None:
