@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from backupd.owners import known_owner
+from backupd.owners import known_owner, owner_text
 
 if TYPE_CHECKING:  # child processes import this
     from collections.abc import Iterator, ValuesView
@@ -20,10 +20,9 @@ _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 # fsync(2) of a directory on CIFS before Linux 4.17, vboxsf, DrvFs, 9p2000. PostgreSQL's fd.c tolerates the first two.
 _UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
-# chmod(2) on ZFS with NFSv4 ACLs (aclmode=restricted), FAT, some SMB servers.
-_CHMOD_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP)
-# chown(2) without CAP_CHOWN, or on a file system without owners; EINVAL: an id that this user namespace does not map.
-_CHOWN_REFUSED = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+# chmod(2) of our own file on ZFS with NFSv4 ACLs (aclmode=restricted), FAT and some SMB servers; chown(2) on the latter
+# two, without CAP_CHOWN, and (EINVAL) to an id that this user namespace does not map.
+_REFUSED = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 _limits: ContextVar["dict[tuple[str, int], str] | None"] = ContextVar("limits", default=None)
 
@@ -103,7 +102,7 @@ def set_mode(descriptor: int, mode: int, path: "Path") -> int:
     try:
         os.fchmod(descriptor, mode)
     except OSError as error:
-        if error.errno not in _CHMOD_REFUSED:
+        if error.errno not in _REFUSED:
             raise
     state = os.fstat(descriptor)
     _note_mode(state, mode, path)
@@ -131,14 +130,12 @@ def give(descriptor: int, uid: int, gid: int | None, path: "Path") -> OSError | 
 
     Without a `gid` it keeps its group. Raises OSError for what is no refusal.
     """
-    if gid is None:
-        gid = os.fstat(descriptor).st_gid
     try:
-        os.fchown(descriptor, uid, gid)
+        os.fchown(descriptor, uid, -1 if gid is None else gid)
     except OSError as error:
-        if error.errno not in _CHOWN_REFUSED:
+        if error.errno not in _REFUSED:
             raise
-        limit = f"files in {place_of(path.parent)} cannot be given to {uid}:{gid} ({error.strerror})"
+        limit = f"files in {place_of(path.parent)} cannot be given to {owner_text(uid, gid)} ({error.strerror})"
         _note("owner", os.fstat(descriptor).st_dev, limit)
         return error
     return None

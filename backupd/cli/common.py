@@ -20,6 +20,7 @@ from backupd.identity import settle
 from backupd.jobs.site import Site
 from backupd.model import Progress, RunReport
 from backupd.oserrors import remedy, said
+from backupd.starting import is_refusal, refusal
 from backupd.text import printable
 from backupd.wiring import build_site, writable
 
@@ -68,6 +69,10 @@ def told_plainly(command: Callable[..., None]) -> Callable[..., None]:
                 command(*args, **kwargs)
             except BackupdError as error:
                 fail(error, as_json=as_json)
+        except RuntimeError as error:
+            if not is_refusal(error):
+                raise
+            fail(refusal(error), as_json=as_json)
         except BrokenPipeError:
             _discard_output()
             sys.exit(_NOBODY_READS)

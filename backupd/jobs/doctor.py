@@ -105,10 +105,10 @@ def _readable(order: BackupOrder) -> str:
             "it cannot be restored in place, nor backed up as an idle WAL database",
             SAME_NAMESPACE,
         )
-    return (
-        f"{source.path}: {human_bytes(source.size_bytes)}, {seen['journal_mode']}, on {seen['filesystem']}, "
-        f"uid {source.uid}, written by SQLite {seen['writer']}, readable with SQLite {copier}"
-    )
+    where = f"{source.path}: {human_bytes(source.size_bytes)}, on {seen['filesystem']}, uid {source.uid}"
+    if seen["encrypted"]:
+        return f"{where}, encrypted: copied as it is, and whether it is sound only its app can tell"
+    return f"{where}, {seen['journal_mode']}, written by SQLite {seen['writer']}, readable with SQLite {copier}"
 
 
 def _space(order: BackupOrder, site: Site) -> str:

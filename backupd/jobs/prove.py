@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.archive.members import Packed, digest_of, pack
-from backupd.errors import GenerationMissing, SourceCorrupt, SourceReplaced, SourceUnlocked
+from backupd.errors import GenerationMissing, SnapshotFailed, SourceCorrupt, SourceReplaced, SourceUnlocked
 from backupd.jobs.checks import Examined, examine_archive, remember_check
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.run import Run
@@ -96,6 +96,8 @@ def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, give_up: 
         inspection = _check(order, snapshot, run)
         if inspection.verdict.level == "corrupt":
             return Proof(source, taken_at, snapshot, inspection)
+        if inspection.verdict.level == "opaque":
+            raise SnapshotFailed(f"{order.path} is encrypted: VACUUM cannot rewrite it", 'use method = "backup"')
         with run.stage("compact"):
             snapshot = compact_snapshot(snapshot)
     inspection, packed = _check_and_pack(order, snapshot, reserve, run, site)

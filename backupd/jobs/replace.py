@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.errors import CopyCorrupt, GenerationMissing, TargetInUse
-from backupd.files import noting_limits
+from backupd.files import fsync_directory, noting_limits
 from backupd.jobs.checks import remember_check
 from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
@@ -22,7 +22,7 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
-from backupd.owners import owner_text
+from backupd.owners import known_owner, owner_text
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
@@ -108,7 +108,10 @@ def replace_database(
 def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | None]:
     """Put the database that the last restore kept back in place; what is there now is kept in its turn."""
     if order.dry_run:
-        return Run("restore", order.source, site).report, _undoing(order)[0]
+        way_back, target, _ = _undoing(order)
+        with noting_limits() as limits:
+            fsync_directory(target.path.parent)
+        return Run("restore", order.source, site).report, replace(way_back, notes=tuple(limits))
     done = None
     with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
         run.started()
@@ -163,7 +166,7 @@ def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
         target=str(target.path),
         snapshot_bytes=state.st_size,
         snapshot_sha256=None,
-        owner=f"{state.st_uid}:{state.st_gid}",
+        owner=owner_text(*known_owner(way_back.path, state)),
         mode=f"{state.st_mode & 0o7777:04o}",
         dry_run=order.dry_run,
     )

@@ -166,12 +166,7 @@ def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, si
     there = inventory_of(order.name, replica, site)
     plans = plan_all(order, here, there, site)
     going = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
-    _write_checksums(order, replica, there, going, site)
-    for key, reason in going.items():
-        site.tell_catalog(partial(_forget, key, order.name))
-        replica.remove(key)
-        what = f"removed {key} at {order.name}: {reason}"
-        site.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
+    remove_there(going, order, replica, there, site)
     run.update(kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
     if any(plan.foreign for plan in plans):
         raise refused_by(plans, order.name, site)
@@ -181,6 +176,16 @@ def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, si
             f"there is no verified generation of {', '.join(bare)} at {order.name}, and none here to send",
             "take a backup first (backupd backup)",
         )
+
+
+def remove_there(going: Mapping[str, str], order: ReplicaOrder, replica: Replica, there: Inventory, site: Site) -> None:
+    """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
+    _write_checksums(order, replica, there, going, site)
+    for key, reason in going.items():
+        site.tell_catalog(partial(_forget, key, order.name))
+        replica.remove(key)
+        what = f"removed {key} at {order.name}: {reason}"
+        site.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
 
 
 def _sources(order: ReplicaOrder, here: Inventory) -> list[str]:

@@ -16,6 +16,7 @@ from backupd.jobs.words import describe
 from backupd.log import Event
 from backupd.model import RunReport
 from backupd.oserrors import remedy, said, why_full
+from backupd.starting import is_refusal, refusal
 
 DEGRADED_EXIT = 3
 
@@ -170,5 +171,8 @@ def _failures(run: Run, directory: Path) -> Iterator[None]:
         run.fail(Terminated(how, "run it again"))
         raise
     except BaseException as error:
+        if is_refusal(error):
+            run.fail(refusal(error))
+            return
         run.fail(BackupdError(f"broken off by {type(error).__name__}: {error}", "run it again"))
         raise

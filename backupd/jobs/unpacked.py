@@ -60,4 +60,6 @@ def _check(manifest: Manifest, target: Path) -> Inspection:
         inspection = wait()
     if inspection.verdict.level == "corrupt":
         raise CopyCorrupt(f"it is corrupt: {inspection.verdict.damage[0]}", _HINT)
+    if inspection.verdict.level == "opaque" != manifest.verdict.level:
+        raise CopyCorrupt("it cannot be read, and could be when its manifest was written", _HINT)
     return inspection

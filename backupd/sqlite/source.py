@@ -155,7 +155,7 @@ def _stat(path: Path, named: Path) -> os.stat_result:
         raise SourceUnusable(
             f"uid {os.geteuid()} has no right to look at {path}",
             where_owned(
-                path.parent, "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH"
+                path, "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH"
             ),
         ) from error
     except OSError as error:

@@ -132,11 +132,14 @@ def _held(hold: Hold) -> Trouble:
     accept = f"backupd prune --unfreeze --source {hold.source}"
     if hold.kind == "corrupt":
         good = f"the last good generation is {hold.reference}" if hold.reference else "there is no good generation"
-        next_step = f"restore a good generation, or repair the database; {good}"
+        what, next_step = "is damaged", f"restore a good generation, or repair the database; {good}"
+        if hold.unreadable:
+            what = "can no longer be read"
+            next_step = f"if that was meant: {accept}; if not: restore a good generation; {good}"
         over = f"the database of {hold.source} is sound again, or was accepted as it is: pruning goes on"
         return Trouble(
             key,
-            f"the database of {hold.source} is damaged; nothing is pruned",
+            f"the database of {hold.source} {what}; nothing is pruned",
             hold.reason,
             next_step,
             over,

@@ -232,9 +232,20 @@ def _generations(source: str, marks: tuple[RunMark, ...]) -> tuple[GenerationFig
             "full",
             kept.reasons,
             ("local", "offsite") if kept.generation.taken_at < NOW - 3 * DAY else ("local",),
+            *_pin_of(kept.generation.taken_at),
         )
         for kept in plan.keep
     )
+
+
+def _pin_of(taken_at: datetime) -> tuple[bool, datetime | None, str]:
+    """Pin the generation of two days ago until it is released, and that of three days ago for a month."""
+    match (NOW - taken_at) // DAY:
+        case 2:
+            return True, None, "before the move to v2"
+        case 3:
+            return True, taken_at + 30 * DAY, ""
+    return False, None, ""
 
 
 def _drills() -> tuple[DrillFigures, ...]:

@@ -48,6 +48,7 @@ def last_run(task: str = "backup", source: str = "tasks", outcome: Outcome = "fa
 
 HELD = Hold("tasks", "corrupt", NOW - HOUR, "row 7 missing from index i", "tasks-20261124-0400")
 SHRUNK = Hold("notes", "shrink", NOW - HOUR, "notes shrank since notes-20261124-0400: 980 of 1000 rows are gone", None)
+UNREADABLE = replace(HELD, reason="it is encrypted", unreadable=True)
 STANDINGS = (
     Standing("backup", "tasks", NOW - 30 * HOUR, 93_600),
     Standing("replicate", "offsite", NOW - 9 * 24 * HOUR, 655_200),
@@ -58,6 +59,7 @@ LOOKS = {
     "failed": replace(WELL, runs=(last_run(),)),
     "killed": replace(WELL, runs=(last_run(code=None),)),
     "corrupt-and-shrunk": replace(WELL, health=HealthFacts(WELL.health.standings, (HELD, SHRUNK))),
+    "unreadable": replace(WELL, health=HealthFacts(WELL.health.standings, (UNREADABLE,))),
     "too-old": replace(WELL, health=HealthFacts(STANDINGS)),
     "damaged": replace(WELL, damaged={"tasks-20261120-0400": "tasks"}),
     "drill-proven": replace(WELL, runs=(last_run("drill", outcome="done"),)),

@@ -259,18 +259,25 @@ _GENERATIONS: Final = {
     "goes": Phrase("goes with the next prune", "se elimina en la próxima purga"),
     "verification.full": Phrase("verified", "verificada"),
     "verification.structural": Phrase("verified by structure", "verificada en su estructura"),
+    "verification.opaque": Phrase("encrypted, digest verified", "cifrada, resumen verificado"),
     "verification.corrupt": Phrase("damaged", "dañada"),
     "rule.last": Phrase("newest", "más reciente"),
+    "rule.within": Phrase("within", "dentro de"),
+    "rule.hourly": Phrase("hour", "hora"),
     "rule.daily": Phrase("day", "día"),
     "rule.weekly": Phrase("week", "semana"),
     "rule.monthly": Phrase("month", "mes"),
     "rule.yearly": Phrase("year", "año"),
+    "pinned": Phrase("pinned", "fijada"),
+    "pinned.until": Phrase("pinned until {at}", "fijada hasta el {at}"),
     "last-verified": Phrase("last verified", "última verificada"),
     "damaged: not counted; remove by hand": Phrase(
         "damaged: does not count; remove it by hand", "dañada: no cuenta; elimínela a mano"
     ),
     "dated in the future": Phrase("dated in the future", "con fecha futura"),
-    "frozen: corrupt": Phrase("frozen: the source is damaged", "retenida: la base está dañada"),
+    "frozen: corrupt": Phrase(
+        "frozen: the source is damaged or unreadable", "retenida: la base está dañada o es ilegible"
+    ),
     "frozen: shrink": Phrase("frozen: the source has shrunk", "retenida: la base se ha reducido"),
     NOT_CONFIGURED: Phrase("source not configured", "base no configurada"),
     HOLDS_UNREADABLE: Phrase("not known: the holds cannot be read", "desconocido: no se pueden leer las retenciones"),

@@ -4,7 +4,15 @@ import os
 
 import apsw
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, SourceCorrupt, SourceUnusable
+from backupd.errors import (
+    BackupdError,
+    NoSpace,
+    SnapshotFailed,
+    SourceBusy,
+    SourceCorrupt,
+    SourceUnreadable,
+    SourceUnusable,
+)
 from backupd.oserrors import lacks_inodes, no_inodes
 
 _FULL = "the app's file system is full"
@@ -21,9 +29,9 @@ _KNOWN: dict[int, tuple[type[BackupdError], str, str]] = {
     apsw.SQLITE_BUSY: _BUSY,
     apsw.SQLITE_LOCKED: _BUSY,
     apsw.SQLITE_NOTADB: (
-        SourceUnusable,
-        "{path} is encrypted or not a SQLite database",
-        "check the path; an encrypted database (SQLCipher, SEE) cannot be copied without its key",
+        SourceUnreadable,
+        "{path} is no database that SQLite can read: {error}",
+        "check the path; if it was a database before, restore the last good generation (backupd list)",
     ),
     apsw.SQLITE_CORRUPT: (
         SourceCorrupt,
