@@ -74,7 +74,7 @@ def _write_rename_delete(site: Site) -> str:
 def _examine_source(order: BackupOrder, site: Site, *, store_ready: bool) -> Iterator[Finding]:
     yield finding(f"source {order.source}", lambda: _readable(order))
     yield from examine_restores(order.path, site)
-    if doubt := sharing(read_inventory(site), order.source, order.path):
+    if store_ready and (doubt := sharing(read_inventory(site), order.source, order.path)):
         yield Finding(f"backups of {order.source}", ok=False, detail=doubt, hint="see whose they are: backupd show ID")
     if store_ready:
         yield finding(f"space for {order.source}", lambda: _space(order, site))

@@ -123,6 +123,11 @@ def test_a_replica_that_leads_to_the_backups_themselves_is_refused(
     there.symlink_to(backups)
     answer = typed("replicate", **nas(there))
     assert (answer.code, "the directory of the backups itself" in answer.err) == (78, True)
+    there.unlink()
+    other = {"BACKUPD_BACKUPS_DIR": str(there.parent / "others")}
+    assert typed("backup", **other).code == 0
+    there.symlink_to(there.parent / "others")
+    assert (typed("replicate", **nas(there)).code, len(ids(there))) == (78, 1)
     assert not all(finding["ok"] for finding in typed("doctor", "--json", **nas(there)).json)
     assert generation in ids(backups)
 
