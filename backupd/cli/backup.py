@@ -25,6 +25,7 @@ from backupd.jobs.backup import backup
 from backupd.jobs.order import PinRequest
 from backupd.jobs.words import human_bytes
 from backupd.model import RunReport
+from backupd.spans import human_duration
 from backupd.wiring import backup_order, sources
 
 _WORTH_TELLING_S = 0.05
@@ -89,7 +90,9 @@ def _print(report: RunReport) -> None:
     click.echo(f"  archive  {report.archive_path}")
     click.echo(f"  size     {human_bytes(report.snapshot_bytes or 0)} as {human_bytes(report.archive_bytes or 0)}")
     click.echo(
-        f"  time     {report.duration_s:.1f} s ({stages})" if stages else f"  time     {report.duration_s:.1f} s"
+        f"  time     {human_duration(report.duration_s)} ({stages})"
+        if stages
+        else f"  time     {human_duration(report.duration_s)}"
     )
     click.echo(f"  store    {report.kept} kept, {len(report.removed)} removed")
     for note in report.notes:

@@ -25,8 +25,9 @@ from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
 from backupd.jobs.pin import pins_in_force
 from backupd.jobs.site import Site
-from backupd.jobs.words import human_age, human_bytes
+from backupd.jobs.words import human_bytes
 from backupd.model import LOCAL_STORE, Generation, Pin
+from backupd.spans import human_age
 
 
 @click.command("list", epilog="Example: backupd list --source tasks --json")

@@ -27,6 +27,7 @@ from backupd.jobs.site import Site
 from backupd.jobs.words import counted, human_bytes
 from backupd.model import Generation, RunReport
 from backupd.replicas import connecting, replica_order, require_replicas, retrying
+from backupd.spans import human_duration
 from backupd.text import printable
 
 
@@ -130,4 +131,4 @@ def _print(report: RunReport, *, as_json: bool) -> None:
         click.echo(f"  proven   by {' and '.join(report.proven_by)}")
     for note in report.notes:
         click.echo(f"  note     {printable(note)}")
-    click.echo(f"  time     {report.duration_s:.1f} s")
+    click.echo(f"  time     {human_duration(report.duration_s)}")

@@ -25,6 +25,7 @@ from backupd.jobs.provenance import refusal
 from backupd.jobs.site import Site
 from backupd.jobs.verify import CheckResult, verify
 from backupd.model import LOCAL_STORE
+from backupd.spans import human_duration
 from backupd.text import printable
 from backupd.wiring import workers
 
@@ -122,4 +123,4 @@ def _print(result: CheckResult, *, quiet: bool) -> None:
         return
     word = click.style("sound", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)
     detail = "" if result.sound else f": {printable(result.detail)}"
-    click.echo(f"{result.id}: {word} ({result.duration_s:.1f} s){detail}")
+    click.echo(f"{result.id}: {word} ({human_duration(result.duration_s)}){detail}")

@@ -65,6 +65,7 @@ def _sweep(site: Site) -> None:
 
 def _rehearse(order: DrillOrder, open_store: OpenStore, retry: Retry, directory: Path, run: Run, site: Site) -> None:
     began = time.monotonic()
+    run.update(drill=DrillReport(order.store, order.max_age_s))
     restored = directory / "restored.sqlite3"
     manifest = _restore(order, open_store, retry, restored, run, site)
     took_s = round(time.monotonic() - began, 3)

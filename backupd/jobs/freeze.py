@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
-from backupd.errors import BackupdError, CopyCorrupt, SourceCorrupt, SourceUnreadable
+from backupd.errors import BackupdError, CopyCorrupt, SourceCorrupt, SourceEncrypted, SourceUnreadable
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.prove import Proof
@@ -26,38 +27,37 @@ def frozen_on_corruption(order: BackupOrder, last: Manifest | None, site: Site) 
         _hold(order, "corrupt", error.message, last, site)
         raise
     except SourceUnreadable as error:
-        if last is None or last.verdict.level == "opaque":
+        if last is None or (last.verdict.level == "opaque" and isinstance(error, SourceEncrypted)):
             raise
-        what = f"{error.message}; it could be read when {last.id} was taken"
+        what = f"{error.message}; it was copied as {last.id}"
         _hold(order, "corrupt", what, last, site)
-        raise type(error)(f"{what}, and nothing is pruned", f"{error.hint}; else restore {last.id}") from error
+        raise type(error)(f"{what}, and nothing is pruned", f"{error.hint}; or restore {last.id}") from error
 
 
 def quarantined(
-    order: BackupOrder,
-    proof: Proof,
-    findings: tuple[str, ...],
-    last: Manifest | None,
-    site: Site,
-    *,
-    unreadable: bool = False,
+    order: BackupOrder, proof: Proof, findings: tuple[str, ...], last: Manifest | None, site: Site
 ) -> BackupdError:
-    """Put a corrupt or `unreadable` copy aside, freeze rotation, and return the error that ends the run."""
-    _hold(order, "corrupt", findings[0], last, site, unreadable=unreadable)
+    """Put a corrupt copy aside, freeze rotation, and return the error that ends the run."""
+    _hold(order, "corrupt", findings[0], last, site)
+    place = _put_aside(order, proof, findings, site, "is corrupt")
+    good = f"the last good generation is {last.id}" if last else "there is no good generation yet"
+    return CopyCorrupt(
+        f"{order.path} is corrupt: {findings[0]} ({len(findings)} findings); nothing is pruned, {good}",
+        f"look at the copy in {place}; restore a good generation, or repair the database (sqlite3 .recover)",
+    )
+
+
+def _put_aside(order: BackupOrder, proof: Proof, findings: tuple[str, ...], site: Site, what: str) -> Path:
     name = f"{order.source}-{proof.taken_at:%Y%m%d-%H%M%S}"
     place = site.store.hidden / "quarantine" / order.source / name
     with suppress(OSError):  # a full disk must not hide the news
         site.quarantine.add(order.source, name, proof.snapshot.path, findings)
     site.log.error(
         Event.SNAPSHOT_QUARANTINED,
-        f"the copy of {order.path} {'cannot be trusted' if unreadable else 'is corrupt'}: {findings[0]}",
+        f"the copy of {order.path} {what}: {findings[0]}",
         quarantine=str(place),
     )
-    good = f"the last good generation is {last.id}" if last else "there is no good generation yet"
-    return CopyCorrupt(
-        f"{order.path} is corrupt: {findings[0]} ({len(findings)} findings); nothing is pruned, {good}",
-        f"look at the copy in {place}; restore a good generation, or repair the database (sqlite3 .recover)",
-    )
+    return place
 
 
 def admit_doubt(order: BackupOrder, proof: Proof, last: Manifest | None, run: Run, site: Site) -> None:
@@ -75,10 +75,12 @@ def admit_doubt(order: BackupOrder, proof: Proof, last: Manifest | None, run: Ru
     elif last is None or site.holds.accepted(order.source):
         run.warn(f"{what} (verified {verdict.level})")
     else:
-        error = quarantined(order, proof, (verdict.doubt,), last, site, unreadable=True)
+        _hold(order, "corrupt", verdict.doubt, last, site, unreadable=True)
+        place = _put_aside(order, proof, (verdict.doubt,), site, "cannot be trusted")
         raise CopyCorrupt(
             f"{what}; it could be read when {last.id} was taken: nothing is pruned, nothing was published",
-            f"{error.hint}; if it is meant so, backupd prune --unfreeze lets the next backup be published",
+            f"restore {last.id}, or look at the copy in {place}; if it is meant so, backupd prune --unfreeze lets the "
+            "next backup be published",
         )
 
 

@@ -65,9 +65,10 @@ class SourceHistory:
 
 @dataclass(frozen=True, slots=True)
 class DrillFigures:
-    """One restore drill; `duration_s` is the recovery time that was measured."""
+    """One restore drill of source `subject` from `store` (None: not known); `duration_s` is the time of recovery."""
 
     subject: str
+    store: str | None
     started_at: datetime
     outcome: str | None
     duration_s: float | None

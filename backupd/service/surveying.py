@@ -108,7 +108,8 @@ def _drill(run: RunRecord) -> DrillFigures:
         if isinstance(told, dict)
         else {}
     )
-    return DrillFigures(run.source, run.started_at, run.outcome, run.duration_s, stages, run.error or "")
+    store = run.report.drill.store if run.report and run.report.drill else None
+    return DrillFigures(run.source, store, run.started_at, run.outcome, run.duration_s, stages, run.error or "")
 
 
 def _histories(

@@ -16,6 +16,7 @@ from backupd.config import Config
 from backupd.errors import ProcessRefused, TemporaryError
 from backupd.log import Event, EventLog
 from backupd.oserrors import remedy, said
+from backupd.spans import human_span
 from backupd.starting import starting
 
 # A run that was told to stop cleans up; then it is killed, and the next run sweeps what it left.
@@ -143,7 +144,7 @@ class Worker:
             try:
                 process.wait(self._timeout_s)
             except subprocess.TimeoutExpired:
-                self._end(job, process, f"it did not end within {self._timeout_s:.0f} s")
+                self._end(job, process, f"it did not end within {human_span(self._timeout_s)}")
         if process.returncode is None:
             return TemporaryError.exit_code  # not even SIGKILL ends it: it hangs in the kernel, and is left behind
         if process.returncode < 0 and not self._stopping:

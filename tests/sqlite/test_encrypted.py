@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from backupd.errors import SourceBusy, SourceEncrypted
+from backupd.errors import NoSpace, SourceBusy, SourceEncrypted
 from backupd.jobs.backup import backup
 from backupd.jobs.expire import unfreeze
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
+from backupd.sqlite.snapshot import take_snapshot
+from backupd.sqlite.source import Source
 from support.app import running_app
 from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
 from support.snapshots import HASTY, Take
 from support.sqlite_jobs import BackUp
+from support.sqlite_places import small_disk
 
 pytest.importorskip("sqlcipher3")
 
@@ -112,7 +115,8 @@ def test_a_database_that_is_none_any_more_freezes_pruning(order: BackupOrder, si
     order.path.write_bytes(what)
     report = backup(order, site)
     assert "is not a SQLite database" in str(report.error)
-    assert f"it could be read when {good.generation} was taken" in str(report.error)
+    assert f"it was copied as {good.generation}" in str(report.error)
+    assert f"or restore {good.generation}" in str(report.hint)
     assert site.holds.get("tasks") is not None
 
 
@@ -176,3 +180,15 @@ def test_vacuum_of_an_encrypted_database_is_refused_in_words(tmp_path: Path, bac
     job = back_up(path, replace(HASTY, method="vacuum"))
     assert ("is encrypted: VACUUM cannot rewrite it" in job.error, job.hint) == (True, 'use method = "backup"')
     assert job.generations == {}
+
+
+@pytest.mark.root
+@MODES
+def test_a_copy_for_which_there_is_no_room_is_told_as_such(tmp_path: Path, mode: str) -> None:
+    """In WAL mode it is the WAL that does not fit any more."""
+    path = tmp_path / "app.db"
+    with encrypted(path, WHOLE, mode), small_disk(tmp_path / "disk", "100k") as disk:
+        (disk / "staging").mkdir()
+        source = Source.inspect(path)
+        with pytest.raises(NoSpace):
+            take_snapshot(source, HASTY, disk / "staging", lambda _done, _total: None, lambda _event, _message: None)

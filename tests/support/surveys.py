@@ -251,9 +251,11 @@ def _pin_of(taken_at: datetime) -> tuple[bool, datetime | None, str]:
 def _drills() -> tuple[DrillFigures, ...]:
     stages = {"fetch": 18.2, "unpack": 0.9, "verify": 1.4, "app": 3.1}
     return (
-        DrillFigures("offsite", NOW - 24 * DAY, "done", 23.6, stages),
-        DrillFigures("offsite", NOW - 55 * DAY, "done", 21.9, stages),
-        DrillFigures("offsite", NOW - 85 * DAY, "failed", 4.0, {"fetch": 4.0}, "nas.example:22 does not answer"),
+        DrillFigures("tasks", "offsite", NOW - 24 * DAY, "done", 23.6, stages),
+        DrillFigures("tasks", "offsite", NOW - 55 * DAY, "done", 21.9, stages),
+        DrillFigures(
+            "tasks", "offsite", NOW - 85 * DAY, "failed", 4.0, {"fetch": 4.0}, "nas.example:22 does not answer"
+        ),
     )
 
 

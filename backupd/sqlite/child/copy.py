@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from backupd.errors import SourceReplaced, SourceUnusable
+from backupd.errors import NoSpace, SnapshotFailed, SourceReplaced, SourceUnusable
+from backupd.files import is_full
 from backupd.owners import SAME_NAMESPACE
 from backupd.sqlite.checksums import set_checksums
 from backupd.sqlite.child.copier import Copier, HotJournal
@@ -140,7 +141,13 @@ def copy_as_it_lies(copier: Copier, header: Header, staged: Staged | None) -> He
     if staged is None:
         return header
     staged.target.close()
-    done = copy_sealed(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
+    try:
+        done = copy_sealed(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
+    except FileNotFoundError as error:
+        raise SourceReplaced(f"{copier.path} went away while it was copied", "run the backup again") from error
+    except OSError as error:
+        kind = NoSpace if is_full(error) else SnapshotFailed
+        raise kind(f"{copier.path} could not be copied: {error}", "check space and rights") from error
     copier.writers_held_s = 0.0 if done.wal else done.held_s
     return header._replace(journal_mode="wal") if done.wal else header
 

@@ -25,7 +25,7 @@ def read_any_header(path: str) -> Header:
     if header is None:
         raise SourceUnreadable(
             f"{path} is not a SQLite database, and does not look like an encrypted one",
-            "check the path; if it was a database before, its beginning is damaged: restore the last good generation",
+            "check the path; if it was a database before, its beginning is damaged",
         )
     if not header.sane:
         raise SourceCorrupt(

@@ -114,10 +114,12 @@ def _structure_of_foreign_schema(connection: apsw.Connection, ladder: Ladder) ->
     for message in walked.damage:
         _keep(ladder.damage, message)
     ladder.rows = walked.rows
+    found: list[str] = []
     for objection in objections(connection, ladder.writer):
-        _keep(ladder.damage if objection.cause == "damage" else ladder.notes, str(objection))
+        _keep(ladder.damage if objection.cause == "damage" else found, str(objection))
         if objection.cause == "other engine":
             ladder.doubt = ladder.doubt or str(objection)[:_MAX_LENGTH]
+    ladder.notes[:] = [*found, *ladder.notes][:MAX_MESSAGES]  # first what explains the others
 
 
 def _structure(connection: apsw.Connection, ladder: Ladder) -> None:
