@@ -138,6 +138,10 @@ class AdoptionRefused(BackupdError):
     """The store that is to be adopted is not lost: it still makes generations."""
 
 
+class OtherDatabase(BackupdError):
+    """The newest generation of a source is of another database than the one that is meant."""
+
+
 class DrillFailed(BackupdError):
     """A rehearsal of a restore proved nothing: the copy is too old, or the app does not work on it."""
 

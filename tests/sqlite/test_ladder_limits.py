@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from backupd.sqlite.replace import set_journal_mode
 from support.bank import make_bank
 from support.sqlite_checks import NUMBERS, inspect, make, overwrite_page, rewrite, verdict
 
@@ -198,6 +199,13 @@ def test_free_pages_and_pointer_maps_of_a_foreign_database_are_no_damage(
     assert (found.verdict.level, found.verdict.damage) == ("structural", ())
     assert found.contents is not None
     assert found.contents.tables == {"t": 500, "z": 500, "keyed": 500}
+
+
+def test_the_journal_mode_of_a_foreign_database_can_be_set(tmp_path: Path) -> None:
+    path = make_foreign(tmp_path / "t.db")
+    assert set_journal_mode(path, "wal")
+    assert path.read_bytes()[18:20] == b"\x02\x02"
+    assert verdict(path).level == "structural"
 
 
 def test_more_columns_than_this_library_allows_are_no_damage(tmp_path: Path) -> None:
