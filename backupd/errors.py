@@ -4,8 +4,9 @@ from typing import ClassVar, Final
 
 STOP_THE_APP: Final = (
     "stop the app, then run the same command again; in CapRover: Apps, the app, App Configs, Instance Count 0, "
-    "Save & Update; with Docker: docker stop NAME; an app that cannot stop: --online"
+    "Save & Update; with Docker: docker stop NAME"
 )
+OR_ONLINE: Final = "; an app that cannot stop: --online"
 
 
 class BackupdError(Exception):

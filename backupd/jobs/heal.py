@@ -11,6 +11,7 @@ from backupd.jobs.words import human_age, human_bytes
 from backupd.log import Event
 from backupd.owners import where_owned
 from backupd.sqlite.alone import alone_at
+from backupd.sqlite.history import end_online, online_begun, took_effect
 from backupd.sqlite.install import heal, kept_databases
 from backupd.sqlite.intent import pending
 
@@ -23,6 +24,10 @@ def heal_restore(path: Path, site: Site) -> None:
     target = _real(path)
     try:
         healed = heal(target)
+        begun = online_begun(target)
+        took = begun is not None and took_effect(target, begun)
+        if begun is not None:
+            end_online(target, begun, done=took)
     except PermissionError as error:
         raise TargetRefused(
             f"uid {os.geteuid()} has no right to work in {target.parent}: {error.strerror}",
@@ -30,6 +35,10 @@ def heal_restore(path: Path, site: Site) -> None:
         ) from error
     if healed is not None:
         what = f"a restore of {target} was killed: {healed.what}" + (f"; {healed.detail}" if healed.detail else "")
+        site.log.warning(Event.RESTORE_HEALED, what, target=str(target))
+    if begun is not None:
+        effect = "it had taken effect" if took else "it had changed nothing"
+        what = f"an online restore of {begun.record.generation} to {target} was killed: {effect}"
         site.log.warning(Event.RESTORE_HEALED, what, target=str(target))
 
 
@@ -39,7 +48,7 @@ def healed_before_backup(path: Path, site: Site) -> str:
     Raises LockHeld in the moment in which another backupd puts a database in place.
     """
     try:
-        if pending(_real(path)) is not None:
+        if pending(_real(path)) is not None or online_begun(_real(path)) is not None:
             with alone_at(path):
                 heal_restore(path, site)
     except TargetRefused as error:
@@ -55,7 +64,7 @@ def examine_restores(path: Path, site: Site) -> Iterator[Finding]:
     """Yield a finding for a restore that was killed, and one for each old database that a restore kept."""
     target = _real(path)
     try:
-        if pending(target) is not None:
+        if pending(target) is not None or online_begun(target) is not None:
             what = f"a restore of {target} was killed, or is at work"
             yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
         for kept in kept_databases(target):
