@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from backupd.health import Health, HealthFacts, Standing, health_limit, within_limit
 from backupd.model import CLOCK_TOLERANCE, Hold, Task
 from backupd.schedule import Schedule
-from backupd.spans import human_span
+from backupd.spans import human_age, human_duration, human_span
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -178,4 +178,11 @@ def test_backup_that_is_an_hour_late_is_never_beyond_the_limit(text: str, name: 
     ],
 )
 def test_span_is_said_in_the_unit_that_people_would_use(seconds: float, said: str) -> None:
-    assert human_span(seconds) == said
+    assert human_span(seconds) == human_age(seconds) == said
+
+
+def test_an_age_in_the_future_and_how_long_something_took_are_said_by_the_same_units() -> None:
+    assert (human_age(-26 * 3600), human_age(-1)) == ("in 26 h", "in 1 s")
+    assert [human_duration(seconds) for seconds in (0.04, 9.94, 9.96, 119, 7200)] == [
+        *("0.0 s", "9.9 s", "10 s", "119 s", "2 h"),
+    ]

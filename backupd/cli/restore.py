@@ -17,6 +17,7 @@ from backupd.config import Config
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
 from backupd.identity import settle
 from backupd.jobs.generations import LATEST, Choose, choose_generation, read_inventory
+from backupd.jobs.origins import require_same_database
 from backupd.jobs.overwrite import overwrite_database
 from backupd.jobs.provenance import choose_usable
 from backupd.jobs.replace import Replaced, Replacement, replace_database
@@ -100,6 +101,8 @@ def command(
                     claims = claims_at(store, inventory, meant, site, adopting=adopt, dry_run=dry_run)
                     manifest = choose_usable(inventory, claims, wanted, meant, time, store)
                     tell_whose(manifest, inventory, claims, store)
+                if wanted == LATEST and manifest.source in config.sources:
+                    require_same_database(manifest, inventory, config.sources[manifest.source].path)
                 if target is not None:
                     new = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
                     print_done(new, config, as_json=as_json)

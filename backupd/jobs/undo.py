@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from backupd.errors import TargetInUse, TargetRefused
+from backupd.files import fsync_directory, noting_limits
 from backupd.jobs.heal import heal_restore
 from backupd.jobs.replace import Replaced, Replacement, TakenBack, put_in_place, require_newest, tell_restored
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
 from backupd.model import RunReport
+from backupd.owners import known_owner, owner_text
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.history import Entry, choose_undo, history, require_before
 from backupd.sqlite.replace import ELSEWHERE, Target
@@ -50,8 +52,10 @@ def app_runs(order: Replacement) -> bool:
 def put_kept_back(order: Replacement, entry: Entry, site: Site) -> tuple[RunReport, Replaced | None]:
     """Put the database that a restore kept back in place; what is there now is kept in its turn."""
     if order.dry_run:
-        with _without_elsewhere():
-            return Run("restore", order.source, site).report, _putting_back(order, entry)[0]
+        with _without_elsewhere(), noting_limits() as limits:
+            planned, target, _ = _putting_back(order, entry)
+            fsync_directory(target.path.parent)
+        return Run("restore", order.source, site).report, replace(planned, notes=tuple(limits))
     done = None
     with (
         recorded("restore", order.source, site) as run,
@@ -86,7 +90,7 @@ def _putting_back(order: Replacement, entry: Entry) -> tuple[Replaced, Target, T
         target=str(target.path),
         snapshot_bytes=state.st_size,
         snapshot_sha256=None,
-        owner=f"{state.st_uid}:{state.st_gid}",
+        owner=owner_text(*known_owner(kept.path, state)),
         mode=f"{state.st_mode & 0o7777:04o}",
         dry_run=order.dry_run,
         takes_back=TakenBack.of(entry),

@@ -8,6 +8,7 @@ from backupd.catalog import LastRun, RunRecord
 from backupd.errors import BackupdError, TemporaryError
 from backupd.health import Health, HealthFacts, Standing
 from backupd.model import Hold, Mood
+from backupd.spans import human_duration
 
 # As long as the alert BackupdProofMissing waits: on the first day there is no proof of anything.
 FIRST_DAY = timedelta(hours=6)
@@ -132,11 +133,14 @@ def _held(hold: Hold) -> Trouble:
     accept = f"backupd prune --unfreeze --source {hold.source}"
     if hold.kind == "corrupt":
         good = f"the last good generation is {hold.reference}" if hold.reference else "there is no good generation"
-        next_step = f"restore a good generation, or repair the database; {good}"
+        what, next_step = "is damaged", f"restore a good generation, or repair the database; {good}"
+        if hold.unreadable:
+            what = "can no longer be read"
+            next_step = f"if that was meant: {accept}; if not: restore a good generation; {good}"
         over = f"the database of {hold.source} is sound again, or was accepted as it is: pruning goes on"
         return Trouble(
             key,
-            f"the database of {hold.source} is damaged; nothing is pruned",
+            f"the database of {hold.source} {what}; nothing is pruned",
             hold.reason,
             next_step,
             over,
@@ -198,10 +202,11 @@ def _proven(runs: Iterable[RunRecord], now: datetime) -> Iterator[News]:
     for run in runs:
         if run.outcome == "failed" or run.finished_at is None or now - run.finished_at > _NOT_NEWS_AFTER:
             continue
-        took = f"in {run.duration_s:.0f} s" if run.duration_s is not None else ""
+        took = f"in {human_duration(run.duration_s)}" if run.duration_s is not None else ""
         generation = f" of {run.generation}" if run.generation else ""
         warnings = "; ".join(run.report.warnings) if run.report else ""
-        headline = f"the {run_name(run)} has proven a restore{generation} {took}".rstrip()
+        store = f" from {run.report.drill.store}" if run.report and run.report.drill else ""
+        headline = f"the {run_name(run)} has proven a restore{generation}{store} {took}".rstrip()
         yield News(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)
 
 

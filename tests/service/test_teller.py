@@ -350,7 +350,7 @@ def test_a_drill_is_told_however_it_ends(desk: Desk) -> None:
         desk.look()
         note(desk, "failed", task="drill", code=1)
         desk.look()
-        assert titles(there)[1:] == ["the drill of tasks has proven a restore in 0 s", "the drill of tasks failed"]
+        assert titles(there)[1:] == ["the drill of tasks has proven a restore in 0.0 s", "the drill of tasks failed"]
 
 
 def test_a_defect_is_logged_once_and_the_next_minute_comes(desk: Desk) -> None:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from backupd.catalog import LastRun, RunRecord, Told
 from backupd.catalog.unavailable import CatalogUnavailable
 from backupd.health import HealthFacts, Standing
-from backupd.model import Hold, Outcome, RunReport
+from backupd.model import DrillReport, Hold, Outcome, RunReport
 from backupd.told.plan import Item, plan_messages
 from backupd.told.trouble import FIRST_DAY, PASSING, Look, facts_of
 from backupd.told.words import Message, compose, compose_lines
@@ -29,7 +29,8 @@ WELL = Look(HealthFacts((Standing("backup", "tasks", NOW - HOUR, 93_600),)), OUR
 
 def last_run(task: str = "backup", source: str = "tasks", outcome: Outcome = "failed", code: int | None = 1) -> LastRun:
     error, hint = "no database at /app/data/tasks.db", "check [sources.tasks].path and the volume mount"
-    report = RunReport(task, source, NOW - HOUR, outcome, error=error, hint=hint, duration_s=12.3)
+    drill = DrillReport("offsite", 748_800) if task == "drill" else None
+    report = RunReport(task, source, NOW - HOUR, outcome, error=error, hint=hint, duration_s=12.3, drill=drill)
     run = RunRecord(
         1,
         task,
@@ -48,6 +49,7 @@ def last_run(task: str = "backup", source: str = "tasks", outcome: Outcome = "fa
 
 HELD = Hold("tasks", "corrupt", NOW - HOUR, "row 7 missing from index i", "tasks-20261124-0400")
 SHRUNK = Hold("notes", "shrink", NOW - HOUR, "notes shrank since notes-20261124-0400: 980 of 1000 rows are gone", None)
+UNREADABLE = replace(HELD, reason="it is encrypted", unreadable=True)
 STANDINGS = (
     Standing("backup", "tasks", NOW - 30 * HOUR, 93_600),
     Standing("replicate", "offsite", NOW - 9 * 24 * HOUR, 655_200),
@@ -58,6 +60,7 @@ LOOKS = {
     "failed": replace(WELL, runs=(last_run(),)),
     "killed": replace(WELL, runs=(last_run(code=None),)),
     "corrupt-and-shrunk": replace(WELL, health=HealthFacts(WELL.health.standings, (HELD, SHRUNK))),
+    "unreadable": replace(WELL, health=HealthFacts(WELL.health.standings, (UNREADABLE,))),
     "too-old": replace(WELL, health=HealthFacts(STANDINGS)),
     "damaged": replace(WELL, damaged={"tasks-20261120-0400": "tasks"}),
     "drill-proven": replace(WELL, runs=(last_run("drill", outcome="done"),)),
