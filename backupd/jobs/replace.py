@@ -30,7 +30,7 @@ from backupd.model import Manifest, RunReport
 from backupd.owners import owner_text
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.directory import Rights, warning_of
-from backupd.sqlite.history import Entry, Kind, Record, choose_undo, history
+from backupd.sqlite.history import Entry, Kind, Record, choose_undo, history, recorded_names
 from backupd.sqlite.install import remove_part, swap, sweep_parts
 from backupd.sqlite.intent import part_path
 from backupd.sqlite.replace import Settled, Target, dress, set_journal_mode
@@ -233,7 +233,7 @@ def _record(done: Replaced, target: Target, order: Replacement) -> Record | None
     """Return what is recorded of a restore in place; nothing where there was nothing before, not even a restore."""
     if target.old is not None:
         return Record(kind_of(order), generation_of(order, done.generation), "file")
-    if order.takes_back is None and history(target.path):
+    if order.takes_back is None and recorded_names(target.path):
         return Record("restore", done.generation, "nothing")
     return None
 

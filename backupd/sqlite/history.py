@@ -80,11 +80,13 @@ _RECORD, _BEGUN = TypeAdapter(Record), TypeAdapter(Begun)
 
 def history(target: Path) -> tuple[Entry, ...]:
     """Return the restores to `target`, oldest first. Raises OSError; TargetRefused for a record that is damaged."""
+    return tuple(_entry(target.with_name(name)) for name in recorded_names(target))
+
+
+def recorded_names(target: Path) -> list[str]:
+    """Return the names by which restores to `target` kept what lay there, or recorded that alone, oldest first."""
     names = {path.name.removesuffix(RECORD) for path in target.parent.iterdir() if path.name.startswith(target.name)}
-    kept = sorted(
-        (name for name in names if is_kept(name, target.name)), key=lambda name: kept_order(name, target.name)
-    )
-    return tuple(_entry(target.with_name(name)) for name in kept)
+    return sorted((n for n in names if is_kept(n, target.name)), key=lambda name: kept_order(name, target.name))
 
 
 def choose_undo(entries: Sequence[Entry], *, redo: bool) -> Entry:
@@ -138,8 +140,9 @@ def free_name(target: Path, now: datetime) -> str:
 
     A clock that was set back names it by the time of the last one, else `--undo` would not find it to be the last.
     """
-    last = max((kept_order(entry.path.name, target.name) for entry in history(target)), default=("", 0))
-    stamp, number = max(last, (f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}", 0))
+    last = recorded_names(target)[-1:]
+    after = kept_order(last[0], target.name) if last else ("", 0)
+    stamp, number = max(after, (f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}", 0))
     while True:
         number += 1
         name = f"{target.name}{KEPT}{stamp}" + (f"-{number}" if number > 1 else "")

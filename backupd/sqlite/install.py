@@ -22,9 +22,7 @@ from backupd.sqlite.intent import (
     Mark,
     Suffix,
     declared,
-    is_kept,
     is_part,
-    kept_order,
     pending,
     withdraw,
 )
@@ -90,12 +88,6 @@ def heal(target: Path) -> Healed | None:
         remove_part(target.with_name(intent.part))
     withdraw(target)
     return healed
-
-
-def kept_databases(target: Path) -> tuple[Path, ...]:
-    """Return the old databases that restores to `target` kept, oldest first. Raises OSError."""
-    found = (path for path in target.parent.iterdir() if is_kept(path.name, target.name))
-    return tuple(sorted(found, key=lambda path: kept_order(path.name, target.name)))
 
 
 def sweep_parts(target: Path) -> None:

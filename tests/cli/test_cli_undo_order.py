@@ -153,6 +153,7 @@ def test_a_record_that_somebody_else_wrote_is_refused(
     answer = typed(*UNDO)
     assert (answer.code, transfers(database)) == (1, 0)
     assert f"{path} is damaged" in answer.err
+    assert typed("restore").code == 0, "it stands in the way of no other restore"
 
 
 def test_hints_offer_no_option_that_is_refused(typed: Keyboard, database: Path, newer: str) -> None:

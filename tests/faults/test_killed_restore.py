@@ -10,9 +10,9 @@ from states import States
 from yards import Before, Yard, assert_no_processes, assert_unhurt, events
 
 from backupd.log import Event
-from backupd.sqlite.install import kept_databases
 from support.bank import is_balanced
 from support.faults import Crew, on_both_cores
+from support.sqlite_places import kept_databases
 from support.sqlite_processes import die_in_a_transaction
 from support.template import Ended
 
