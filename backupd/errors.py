@@ -1,6 +1,22 @@
 """What can go wrong, told so that the reader knows what to do next; the exit code sits on the class."""
 
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
+
+# What kind of failure a run had, for health, metrics and machines; `interrupted` is a run that was killed.
+ErrorKind = Literal[
+    "missing",
+    "unusable",
+    "corrupt",
+    "busy",
+    "no-space",
+    "unreachable",
+    "denied",
+    "no-copy",
+    "unproven",
+    "config",
+    "interrupted",
+    "other",
+]
 
 STOP_THE_APP: Final = (
     "stop the app, then run the same command again; in CapRover: Apps, the app, App Configs, Instance Count 0, "
@@ -12,6 +28,7 @@ class BackupdError(Exception):
     """Any foreseen trouble: `message` says what and where, `hint` what to do next."""
 
     exit_code: ClassVar[int] = 1
+    kind: ClassVar[ErrorKind] = "other"
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -29,26 +46,33 @@ class TemporaryError(BackupdError):
     """The same command is likely to succeed later (sysexits.h EX_TEMPFAIL)."""
 
     exit_code = 75
+    kind: ClassVar[ErrorKind] = "busy"
 
 
 class ConfigError(BackupdError):
     """The configuration cannot be used (sysexits.h EX_CONFIG)."""
 
     exit_code = 78
+    kind = "config"
 
 
 class Terminated(BackupdError):
     """The run was told to stop (SIGTERM, Ctrl-C) and did: no fault of its own (128 + SIGTERM, as shells say it)."""
 
     exit_code = 143
+    kind = "interrupted"
 
 
 class ReplicaUnreachable(TemporaryError):
     """The network, or the host at its other end, is not there just now, or went away in the middle."""
 
+    kind = "unreachable"
+
 
 class NothingToSend(TemporaryError):
     """A source has no verified generation yet, neither here nor at the replica."""
+
+    kind = "no-copy"
 
 
 class LockHeld(TemporaryError):
@@ -73,13 +97,19 @@ class TargetInUse(TemporaryError):
 class SourceMissing(BackupdError):
     """There is no database where the configuration says there is one."""
 
+    kind = "missing"
+
 
 class SourceUnusable(BackupdError):
     """The source is there but cannot be backed up: not SQLite, empty, no right to read it, on an unsafe mount."""
 
+    kind: ClassVar[ErrorKind] = "unusable"
+
 
 class SourceCorrupt(SourceUnusable):
     """The app's database is so damaged that it cannot even be copied."""
+
+    kind = "corrupt"
 
 
 class SnapshotFailed(BackupdError):
@@ -89,25 +119,37 @@ class SnapshotFailed(BackupdError):
 class NoSpace(BackupdError):
     """Too little free space, before or in the middle of the work."""
 
+    kind = "no-space"
+
 
 class CopyCorrupt(BackupdError):
     """A copy failed its integrity check, or bytes do not match their digest."""
+
+    kind = "corrupt"
 
 
 class ManifestInvalid(BackupdError):
     """A manifest is damaged, or was never one of ours."""
 
+    kind = "corrupt"
+
 
 class GenerationMissing(BackupdError):
     """No generation fits what was asked for."""
+
+    kind = "no-copy"
 
 
 class GenerationTaken(BackupdError):
     """A replica holds another generation under the same id: somebody else sends there."""
 
+    kind = "denied"
+
 
 class DrillFailed(BackupdError):
     """A rehearsal of a restore proved nothing: the copy is too old, or the app does not work on it."""
+
+    kind = "unproven"
 
 
 class TargetRefused(BackupdError):
@@ -116,6 +158,8 @@ class TargetRefused(BackupdError):
 
 class HostKeyRefused(BackupdError):
     """The server does not show a host key that is pinned: nothing was told to it, and nothing is tried again."""
+
+    kind = "denied"
 
 
 class HostKeyUnknown(HostKeyRefused):
@@ -129,9 +173,13 @@ class HostKeyChanged(HostKeyRefused):
 class ServerTooOld(BackupdError):
     """The server knows only SSH algorithms that are no longer safe."""
 
+    kind = "denied"
+
 
 class LoginFailed(BackupdError):
     """The server lets nobody in with these credentials, or they cannot be used at all."""
+
+    kind = "denied"
 
 
 class PolicyEmpty(ConfigError):
