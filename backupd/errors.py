@@ -170,7 +170,11 @@ class HostKeyChanged(HostKeyRefused):
     """The server shows another key than the pinned one: it was set up anew, or is somebody else."""
 
 
-class ServerTooOld(BackupdError):
+class ServerIncompatible(BackupdError):
+    """Server and client have no SSH algorithm of one kind in common."""
+
+
+class ServerTooOld(ServerIncompatible):
     """The server knows only SSH algorithms that are no longer safe."""
 
     kind = "denied"

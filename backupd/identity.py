@@ -13,22 +13,27 @@ from pathlib import Path
 from backupd.config import Config
 from backupd.errors import ConfigError
 from backupd.log import LOG_NAME
+from backupd.owners import SAME_NAMESPACE, id_outside, known_owner
 from backupd.stores.ownership import hand_over
 
 PUID = "PUID"
 PGID = "PGID"
 AUTO = "auto"
+_CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _HIGHEST = 2**32 - 2  # one more means "leave it as it is" to chown(2)
 _CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root"
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The owner of `path`: a database, or, where it cannot be seen, the nearest directory that can be."""
+    """The owner of `path`: a database, or, where it cannot be seen, the nearest directory that can be.
+
+    `uid` and `gid` are None where this user namespace does not map them.
+    """
 
     path: Path
-    uid: int
-    gid: int
+    uid: int | None
+    gid: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,21 @@ def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
     return identity
 
 
+def follows_owner(environ: Mapping[str, str]) -> bool:
+    """Tell whether root becomes the owner of the databases, whoever that is. Raises ConfigError."""
+    return PUID in environ and _number(environ, PUID) is None
+
+
+def may_override_rights() -> bool:
+    """Tell whether this process may pass over the rights of files (CAP_DAC_OVERRIDE), see proc(5)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(line.split()[1] for line in status if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> _CAP_DAC_OVERRIDE & 1)
+
+
 def hand_over_backups(config: Config, identity: Identity) -> None:
     """Give `identity` the directory of the backups, and what root owns of ours in it. Raises ConfigError."""
+    _require_mapped(identity)
     if identity.uid != 0:
         _hand_over(config.backups_dir, identity)
 
@@ -100,22 +118,31 @@ def decide_identity(
         _refuse_another(uid, gid, euid, groups)
         return None
     if uid is None:
-        return _owner(owners, gid)
+        return _owner(owners, gid, group_of)
     if uid == 0 and gid is None:
         return None
     if gid is None:
-        gid = owners[0].gid if owners else group_of(uid)
+        gid = owners[0].gid if owners and owners[0].gid is not None else group_of(uid)
     return Identity(uid, uid if gid is None else gid, "as PUID says")
 
 
-def _owner(owners: Sequence[Owner], gid: int | None) -> Identity | None:
+def _owner(owners: Sequence[Owner], gid: int | None, group_of: Callable[[int], int | None]) -> Identity | None:
+    for owner in owners:
+        if owner.uid is None:
+            raise ConfigError(
+                f"{owner.path} belongs to a user that is not mapped in this user namespace, whom backupd cannot become",
+                f"{SAME_NAMESPACE}; with PUID=0 it stays root, which can back up while the app has its database open",
+            )
     if len({owner.uid for owner in owners}) > 1:
         whose = ", ".join(f"{owner.path} to {owner.uid}" for owner in owners)
         raise ConfigError(f"the databases belong to different users: {whose}", _CHOICES)
     if not owners or (owners[0].uid == 0 and gid is None):
         return None
     owner = owners[0]
-    return Identity(owner.uid, owner.gid if gid is None else gid, f"the owner of {owner.path}")
+    uid = owner.uid or 0
+    if gid is None:
+        gid = group_of(uid) if owner.gid is None else owner.gid
+    return Identity(uid, uid if gid is None else gid, f"the owner of {owner.path}")
 
 
 def _refuse_another(uid: int | None, gid: int | None, euid: int, groups: frozenset[int]) -> None:
@@ -146,8 +173,8 @@ def _owner_of(database: Path) -> Owner | None:
             found = path.stat()
         except OSError:
             continue
-        unknown = path != database and found.st_uid == 0
-        return None if unknown else Owner(path, found.st_uid, found.st_gid)
+        owner = Owner(path, *known_owner(path, found))
+        return None if path != database and not owner.uid else owner
     return None
 
 
@@ -165,8 +192,20 @@ def _hand_over(directory: Path, identity: Identity) -> None:
         raise ConfigError(
             f"cannot give {directory} to user {identity.uid} ({identity.reason}): {error.strerror}",
             "let the container have the capability CHOWN (cap_add), "
-            f"or run once on the host: chown -R {identity.uid}:{identity.gid} on what is mounted there",
+            f"or run once on the host: chown -R {id_outside('uid', identity.uid)}:{id_outside('gid', identity.gid)} "
+            "on what is mounted there",
         ) from error
+
+
+def _require_mapped(identity: Identity) -> None:
+    """Raise ConfigError for ids that this user namespace does not know: nothing could be given to them."""
+    for kind, number in (("uid", identity.uid), ("gid", identity.gid)):
+        if id_outside(kind, number) is None:
+            raise ConfigError(
+                f"cannot become user {identity.uid}:{identity.gid} ({identity.reason}): "
+                f"{kind} {number} is not mapped in this user namespace",
+                f"set PUID and PGID to ids of this container; or {SAME_NAMESPACE}",
+            )
 
 
 def _become(identity: Identity) -> None:

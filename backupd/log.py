@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-from backupd.files import give_to_owner_of
+from backupd.files import give_to_owner_of, set_mode
 from backupd.text import printable
 
 ECS_VERSION = "8.11.0"
@@ -53,6 +53,8 @@ class Event(StrEnum):
     GENERATION_DAMAGED = "generation.damaged"
     GENERATION_VERIFIED = "generation.verified"
     GENERATION_RESTORED = "generation.restored"
+    GENERATION_PINNED = "generation.pinned"
+    GENERATION_UNPINNED = "generation.unpinned"
     RESTORE_HEALED = "restore.healed"
     MANIFEST_REFUSED = "manifest.refused"
     ROTATION_FROZEN = "rotation.frozen"
@@ -140,7 +142,7 @@ class _OwnedFileHandler(WatchedFileHandler):
         path = Path(self.baseFilename)
         with suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-            os.fchmod(descriptor, 0o640)  # whatever the umask says
+            set_mode(descriptor, 0o640, path)  # whatever the umask says
             os.close(descriptor)
             give_to_owner_of(path.parent, path)
         stream = open(path, "a", encoding=self.encoding, opener=open_no_link)  # noqa: SIM115 - the handler closes it

@@ -20,8 +20,9 @@ MANIFEST_MAX_BYTES = 8 << 20
 # What is dated further ahead than this was dated by a clock that ran ahead.
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
+STORE_IDENTITY = "[0-9a-f]{16}"
 SOURCE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_GENERATION_ID = re.compile(rf"{SOURCE_NAME}-\d{{8}}-\d{{4}}(-\d{{1,3}})?", re.ASCII)
+_GENERATION_ID = re.compile(rf"({SOURCE_NAME})-\d{{8}}-\d{{4}}(-\d{{1,3}})?", re.ASCII)
 _SOURCE_NAME = re.compile(SOURCE_NAME, re.ASCII)
 
 Name = Annotated[str, MaxLen(120)]
@@ -40,6 +41,14 @@ Mood = Literal["failure", "warning", "success", "info"]
 def is_generation_id(text: str) -> bool:
     """Tell whether `text` can be a generation's id: `SOURCE-YYYYMMDD-HHmm`, with `-N` after a collision."""
     return _GENERATION_ID.fullmatch(text) is not None
+
+
+def source_of(generation_id: str) -> str:
+    """Return the source that a generation's id begins with. Raises ValueError when `generation_id` is none."""
+    found = _GENERATION_ID.fullmatch(generation_id)
+    if found is None:
+        raise ValueError(f"{generation_id[:120]!r} is no generation's id")
+    return found[1]
 
 
 def is_source_name(text: str) -> bool:
@@ -76,13 +85,20 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """Where a snapshot came from and whose file it was, so that a restore can give it back as it was."""
+    """Where a snapshot came from and whose file it was, so that a restore can give it back as it was.
+
+    `directory_…` are owner and mode of the directory of the database, in which its app makes the side files. An id is
+    None where the user namespace of that backup did not map it.
+    """
 
     path: Text
-    uid: Count
-    gid: Count
+    uid: Count | None
+    gid: Count | None
     mode: Annotated[int, Ge(0), Le(0o7777)]
     signature: Signature
+    directory_uid: Count | None
+    directory_gid: Count | None
+    directory_mode: Annotated[int, Ge(0), Le(0o7777)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +129,16 @@ class ArchiveFacts:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in a snapshot: rows by table (`None` where a table could not be read) and the schema's digest."""
+    """What is in a snapshot: rows by table (`None` where they could not be counted) and the schema's digest.
+
+    `tables` has tables of every kind: ordinary, virtual and shadow. `columns` has a digest of the names of the columns
+    by table, and `virtual` the module, in small letters, by virtual table.
+    """
 
     tables: Annotated[dict[Text, Count | None], MaxLen(100_000)]
     schema_sha256: Sha256
+    columns: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)
+    virtual: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +158,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that a stranger needs to trust and to restore one archive; the truth about a generation."""
+    """All that a stranger needs to trust and to restore one archive; the truth about a generation.
+
+    `store` is the identity of the store that made it: 16 hex digits.
+    """
 
     format: Literal[1]
     id: Name
     source: Name
+    store: Annotated[str, Len(16, 16)]
     taken_at: datetime
     backupd_version: Name
     origin: SourceFacts
@@ -170,9 +196,14 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How many generations stay: the newest ones, and the newest of each day, week, month and year."""
+    """Which generations stay: some of the newest, and the newest of each hour, day, week, month and year.
+
+    All stay that were taken within `within` before the newest verified one.
+    """
 
     last: int = 0
+    within: timedelta = timedelta(hours=48)
+    hourly: int = 0
     daily: int = 7
     weekly: int = 4
     monthly: int = 0
@@ -219,6 +250,21 @@ class Hold:
     since: datetime
     reason: Text
     reference: Name | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Why a generation is not pruned, in any store, until `until` (aware; None: until an operator releases it)."""
+
+    generation: Name
+    since: datetime
+    until: datetime | None
+    reason: Text
+    label: Text = ""
+
+    def holds(self, at: datetime) -> bool:
+        """Whether the generation is still pinned at `at` (aware)."""
+        return self.until is None or at < self.until
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,8 @@ def retrying(config: Config, name: str, site: Site) -> Retry:
 
 def diagnose(config: Config, site: Site) -> Iterator[Finding]:
     """Yield what a doctor finds in the whole set-up, here and at each replica."""
+    note = f"; {config.note}" if config.note else ""
+    yield Finding("configuration", ok=True, detail=f"from {config.origin}{note}")
     yield from examine(tuple(backup_order(config, name) for name in config.sources), site)
     for name in config.replicas:
         yield from examine_replica(name, partial(_open, config, name, site))
@@ -150,4 +152,4 @@ def _over_sftp(
         lost_to(address.where),
         Link.to(address.host, address.port, pins, credentials, Patience()) as link,
     ):
-        yield SftpStore(name, address.path, site.store.identity, link, proven)
+        yield SftpStore(name, address.path, site.identity, link, proven)

@@ -2,20 +2,24 @@
 
 Counts work on what exists, never on calendar windows (as restic's `forget` does): `daily=7` means the
 7 newest days that have a verified generation, so the first backup after a month off pushes out one day,
-not all of them.
+not all of them. For the same reason the time of the newest verified generation decides what lies in the
+window of `within` and which pins are over, not the clock: while backups fail, nothing ends.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, date, datetime, tzinfo
-from typing import NamedTuple
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import Final, NamedTuple
 
 from backupd.errors import PolicyEmpty
-from backupd.model import CLOCK_TOLERANCE, Generation, Hold, Kept, Removed, RetentionPlan, RetentionPolicy
+from backupd.model import CLOCK_TOLERANCE, Generation, Hold, Kept, Pin, Removed, RetentionPlan, RetentionPolicy
+from backupd.spans import written_span
+from backupd.text import printable
 
 DAMAGED = "damaged: not counted; remove by hand"
 FUTURE = "dated in the future"
 LAST_VERIFIED = "last-verified"
+NO_PINS: Final[Mapping[str, Pin]] = {}
 
 
 def _week(day: date) -> str:
@@ -24,12 +28,19 @@ def _week(day: date) -> str:
     return f"{year:04}-W{week:02}"
 
 
-# How each rule names a day's period; without strftime, which takes several times as long.
-_PERIODS: Mapping[str, Callable[[date], str]] = {
-    "daily": date.isoformat,
-    "weekly": _week,
-    "monthly": lambda day: day.isoformat()[:7],
-    "yearly": lambda day: day.isoformat()[:4],
+def _hour(time: datetime) -> str:
+    """Return the hour by the clock; where a clock that was set back shows it again, with the offset from UTC."""
+    hour = f"{time.date().isoformat()} {time.hour:02}:00"
+    return f"{hour} {time:%z}" if time.fold else hour
+
+
+# How each rule names the period of a local time; without strftime, which takes several times as long.
+_PERIODS: Mapping[str, Callable[[datetime], str]] = {
+    "hourly": _hour,
+    "daily": lambda time: time.date().isoformat(),
+    "weekly": lambda time: _week(time.date()),
+    "monthly": lambda time: time.date().isoformat()[:7],
+    "yearly": lambda time: time.date().isoformat()[:4],
 }
 
 
@@ -49,14 +60,16 @@ def plan_retention(
     now: datetime,
     timezone: tzinfo = UTC,
     hold: Hold | None = None,
+    pins: Mapping[str, Pin] = NO_PINS,
 ) -> RetentionPlan:
     """Decide which `generations` of one source stay under `policy`; newest first, whatever the order given.
 
-    Only verified generations that are not dated after `now` (aware; CLOCK_TOLERANCE is forgiven) take slots,
-    and only they are ever removed; the newest of them stays under any policy. Days, ISO weeks, months and
-    years are those of `timezone`. Under a `hold` everything stays. Raises PolicyEmpty when `policy` keeps
-    nothing or has a count below 0; ValueError when generations or `hold` are of several sources, or two
-    generations share an id.
+    Only verified generations that are not dated after `now` (aware; CLOCK_TOLERANCE is forgiven) take slots
+    or lie in the window, and only they are ever removed; the newest of them stays under any policy. Hours,
+    days, ISO weeks, months and years are those of `timezone`. Under a `hold` everything stays, and what has
+    one of the `pins` (by id, of any source) for as long as that holds; neither changes what else stays.
+    Raises PolicyEmpty when `policy` keeps nothing or has a value below 0; ValueError when generations or
+    `hold` are of several sources, or two generations share an id.
     """
     counts = _counts(policy)
     ordered = sorted(generations, key=lambda generation: (generation.taken_at, generation.id), reverse=True)
@@ -64,22 +77,29 @@ def plan_retention(
     counted = [g for g in ordered if g.verified and not _in_future(g, now)]
     claims = {g.id: _claims(g, counts, timezone) for g in counted}
     holders = _holders(claims, counts)
-    reasons = _reasons(ordered, counted, holders, now, hold)
+    reasons = _reasons_by_policy(ordered, counted, holders, policy.within)
+    reached = counted[0].taken_at if counted else now
+    for generation in ordered:
+        reasons[generation.id] += _pinned(pins.get(generation.id), reached, timezone)
+        reasons[generation.id] += _reasons_beside_policy(generation, now, hold)
     keep = (Kept(g, tuple(reasons[g.id])) for g in ordered if reasons[g.id])
-    older = _older_than(counts)
+    older = _older_than(counts, policy.within)
     remove = (Removed(g, _why_removed(claims[g.id], holders, older)) for g in ordered if not reasons[g.id])
     return RetentionPlan(tuple(keep), tuple(remove))
 
 
 def _counts(policy: RetentionPolicy) -> dict[str, int]:
-    """Return the rules of `policy` that keep something, finest first. Raises PolicyEmpty."""
-    hint = "set one of last, daily, weekly, monthly, yearly to 1 or more, and none below 0"
+    """Return the rules of `policy` that keep a number of generations, finest first. Raises PolicyEmpty."""
+    hint = 'set one of last, hourly, daily, weekly, monthly, yearly to 1 or more, or within to "48h", and none below 0'
     counts: dict[str, int] = asdict(policy)
+    del counts["within"]
     for rule, count in counts.items():
         if count < 0:
             raise PolicyEmpty(f"the retention policy says {rule} = {count}", hint=hint)
+    if policy.within < timedelta():
+        raise PolicyEmpty(f"the retention policy says within = {policy.within.total_seconds():.0f}s", hint=hint)
     active = {rule: count for rule, count in counts.items() if count}
-    if not active:
+    if not active and not policy.within:
         raise PolicyEmpty("the retention policy keeps nothing: every count is 0", hint=hint)
     return active
 
@@ -101,8 +121,8 @@ def _in_future(generation: Generation, now: datetime) -> bool:
 
 def _claims(generation: Generation, rules: Iterable[str], timezone: tzinfo) -> list[_Slot]:
     """Return the slots that `generation` may take: one under each of `rules`, in their order."""
-    day = generation.taken_at.astimezone(timezone).date()
-    return [_Slot(rule, generation.id if rule == "last" else _PERIODS[rule](day)) for rule in rules]
+    local = generation.taken_at.astimezone(timezone)
+    return [_Slot(rule, generation.id if rule == "last" else _PERIODS[rule](local)) for rule in rules]
 
 
 def _holders(claims: Mapping[str, Sequence[_Slot]], counts: Mapping[str, int]) -> dict[_Slot, str]:
@@ -117,23 +137,28 @@ def _holders(claims: Mapping[str, Sequence[_Slot]], counts: Mapping[str, int]) -
     return holders
 
 
-def _reasons(
-    ordered: Sequence[Generation],
-    counted: Sequence[Generation],
-    holders: Mapping[_Slot, str],
-    now: datetime,
-    hold: Hold | None,
+def _reasons_by_policy(
+    ordered: Sequence[Generation], counted: Sequence[Generation], holders: Mapping[_Slot, str], within: timedelta
 ) -> dict[str, list[str]]:
-    """Return by id every reason for which a generation stays: slots first, then the rest."""
+    """Return by id the slots that each generation takes, whether it lies in the window, and which is the last."""
     reasons: dict[str, list[str]] = {generation.id: [] for generation in ordered}
     for slot, generation_id in holders.items():
         reasons[generation_id].append(str(slot))
+    for generation in counted if within else ():
+        if counted[0].taken_at - generation.taken_at <= within:
+            reasons[generation.id].append(f"within {written_span(within)}")
     verified = counted or [generation for generation in ordered if generation.verified]
     if verified:
         reasons[verified[0].id].append(LAST_VERIFIED)
-    for generation in ordered:
-        reasons[generation.id] += _reasons_beside_policy(generation, now, hold)
     return reasons
+
+
+def _pinned(pin: Pin | None, at: datetime, timezone: tzinfo) -> Iterator[str]:
+    """Yield why a generation with this `pin` stays, unless the pin was over at `at`."""
+    if pin is not None and pin.holds(at):
+        until = f"{pin.until.astimezone(timezone).date().isoformat()}" if pin.until else "released"
+        label = f" ({pin.label})" if pin.label else ""
+        yield printable(f"pinned until {until}: {pin.reason}{label}")
 
 
 def _reasons_beside_policy(generation: Generation, now: datetime, hold: Hold | None) -> Iterator[str]:
@@ -154,8 +179,11 @@ def _why_removed(claimed: Iterable[_Slot], holders: Mapping[_Slot, str], older: 
     return older
 
 
-def _older_than(counts: Mapping[str, int]) -> str:
+def _older_than(counts: Mapping[str, int], within: timedelta) -> str:
     """Say what is older than all that the rules keep."""
+    window = f"window of {written_span(within)}" if within else ""
+    if not counts:
+        return f"older than the {window}"
     rules = ", ".join(f"{count} {'newest' if rule == 'last' else rule}" for rule, count in counts.items())
     noun = "generation that stays" if sum(counts.values()) == 1 else "generations that stay"
-    return f"older than the {rules} {noun}"
+    return f"older than the {f'{window} and the ' if window else ''}{rules} {noun}"

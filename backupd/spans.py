@@ -1,7 +1,13 @@
-"""Spans of time in words."""
+"""Spans of time in words, and as operators write them: `90min`, `48h`, `7d`."""
+
+import re
+from datetime import timedelta
 
 _UNITS = (("s", 1, 120), ("min", 60, 120), ("h", 3600, 72))
 _DAY_S = 86400
+_SPAN = re.compile(r"(\d{1,6}) *(s|min|h|d|w)", re.ASCII)
+_UNIT_NAMES = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+SPAN_EXAMPLE = '"48h" or "7d" (s, min, h, d, w)'
 
 
 def human_span(seconds: float) -> str:
@@ -10,3 +16,27 @@ def human_span(seconds: float) -> str:
         if seconds < length_s * below:
             return f"{seconds / length_s:.0f} {unit}"
     return f"{seconds / _DAY_S:.0f} d"
+
+
+def parse_span(text: str) -> timedelta:
+    """Return the span that an operator wrote: a whole number and s, min, h, d or w; 0 needs no unit.
+
+    Raises ValueError, with no advice.
+    """
+    if text.strip() == "0":
+        return timedelta()
+    found = _SPAN.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no span of time")
+    return timedelta(**{_UNIT_NAMES[found[2]]: int(found[1])})
+
+
+def written_span(span: timedelta) -> str:
+    """Return a span of whole seconds as `parse_span` reads it: `0`, `90min`, `48h`, `7d`; days from three on."""
+    seconds = round(span.total_seconds())
+    if seconds == 0:
+        return "0"
+    for unit, length_s, at_least_s in (("d", _DAY_S, 3 * _DAY_S), ("h", 3600, 0), ("min", 60, 0)):
+        if seconds % length_s == 0 and seconds >= at_least_s:
+            return f"{seconds // length_s}{unit}"
+    return f"{seconds}s"

@@ -1,11 +1,11 @@
 """Histories of one source for the tests of retention, and second opinions about what should stay."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from backupd.model import Generation, Hold, RetentionPlan, RetentionPolicy, Verification, generation_id
+from backupd.model import Generation, Hold, Pin, RetentionPlan, RetentionPolicy, Verification, generation_id
 from backupd.retention import plan_retention
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)  # a Sunday, the last day of 2026-W47
@@ -14,17 +14,33 @@ DAY = timedelta(days=1)
 SANTIAGO = ZoneInfo("America/Santiago")
 TOKYO = ZoneInfo("Asia/Tokyo")
 DEFAULT = RetentionPolicy()
-NOTHING = RetentionPolicy(daily=0, weekly=0)
+NOTHING = RetentionPolicy(within=timedelta(), daily=0, weekly=0)
 CORRUPT_HOLD = Hold("tasks", "corrupt", NOW, "integrity_check of the source failed", "tasks-20261122-0300")
 SHRINK_HOLD = replace(CORRUPT_HOLD, kind="shrink", reason="half of the rows are gone")
 
 # What each rule calls one period, told without strftime: a second opinion for the tests.
 PERIODS: dict[str, Callable[[datetime], object]] = {
+    "hourly": lambda local: (local.date(), local.hour, local.utcoffset()),
     "daily": lambda local: local.date(),
     "weekly": lambda local: local.date() - timedelta(days=local.weekday()),
     "monthly": lambda local: (local.year, local.month),
     "yearly": lambda local: local.year,
 }
+
+
+def counts(**by_rule: int) -> RetentionPolicy:
+    """Return a policy that keeps these numbers of generations (else the default ones), and none for its age."""
+    return replace(DEFAULT, within=timedelta(), **by_rule)
+
+
+def numbers(policy: RetentionPolicy) -> dict[str, int]:
+    """Return how many generations `policy` keeps by each rule that counts."""
+    return {rule: count for rule, count in asdict(policy).items() if rule != "within"}
+
+
+def pinned(generation: Generation, until: datetime | None, label: str = "") -> dict[str, Pin]:
+    """Return a pin on one generation that was made by hand."""
+    return {generation.id: Pin(generation.id, generation.taken_at, until, "made by hand", label)}
 
 
 def taken(at: datetime, *, attempt: int = 1, verification: Verification = "full", damaged: bool = False) -> Generation:
@@ -61,10 +77,11 @@ class Case:
     now: datetime = NOW
     zone: tzinfo = UTC
     hold: Hold | None = None
+    pins: Mapping[str, Pin] = field(default_factory=dict)
 
     def plan(self) -> RetentionPlan:
         """Return what retention decides."""
-        return plan_retention(self.generations, self.policy, self.now, self.zone, self.hold)
+        return plan_retention(self.generations, self.policy, self.now, self.zone, self.hold, self.pins)
 
 
 def age(generation: Generation) -> tuple[datetime, str]:

@@ -1,11 +1,12 @@
 """What operators rely on when they configure backupd: names, precedence and paths."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from backupd.config import Config, load_config
+from backupd.config import Config, load_config, to_toml
 from backupd.errors import ConfigError
 from backupd.model import RetentionPolicy
 
@@ -141,6 +142,17 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_defaults(w
     file = write(f"{SOURCE}[retention]\ndaily = 10\nweekly = 20\n")
     config = load_config(file, {"BACKUPD_RETENTION__DAILY": "30"})
     assert config.policy() == RetentionPolicy(last=0, daily=30, weekly=20, monthly=0, yearly=0)
+
+
+SPANS = {'"48h"': 48, '"7d"': 168, '"2 w"': 336, '"90min"': 1.5, "0": 0, '"0"': 0, '"0s"': 0}
+
+
+@pytest.mark.parametrize(("written", "hours"), SPANS.items())
+def test_a_window_is_a_span_and_is_shown_as_it_can_be_written(write: Write, written: str, hours: float) -> None:
+    config = load_config(write(f"{SOURCE}[retention]\nwithin = {written}\nhourly = 24\n"), {})
+    assert config.policy() == RetentionPolicy(within=timedelta(hours=hours), hourly=24)
+    shown = load_config(write(to_toml(config)), {})
+    assert shown.policy() == config.policy()
 
 
 def test_an_empty_value_counts_as_unset(write: Write) -> None:

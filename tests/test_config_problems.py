@@ -70,7 +70,16 @@ def test_all_problems_are_told_at_once_each_on_its_line_and_where_it_stands(tmp_
         (SOURCE + "[retention]\ndaily = true", "4: retention.daily: must be a number, not true or false"),
         (SOURCE + "[retention]\ndaily = [7]", "4: retention.daily: must be a whole number"),
         (SOURCE + "[retention]\ndaily = 1.5", "4: retention.daily: must be a whole number, not 1.5"),
-        (SOURCE + "[retention]\ndaily = 0\nweekly = 0", "3: retention: an empty policy is refused"),
+        (SOURCE + "[retention]\nwithin = 0\ndaily = 0\nweekly = 0", "3: retention: an empty policy is refused"),
+        (SOURCE + "[retention]\nwithin = 48", '4: retention.within: must be a span of time such as "48h" or "7d"'),
+        (SOURCE + '[retention]\nwithin = "2 days"', "4: retention.within: must be a span of time"),
+        (SOURCE + '[retention]\nwithin = "-1h"', "4: retention.within: must be a span of time"),
+        (SOURCE + "[retention]\nwithin = false", "4: retention.within: must be a span of time"),
+        (SOURCE + '[retention]\nwithin = "6000w"', "4: retention.within: must be at most 100 years"),
+        (
+            SOURCE + '[replicas.x]\nurl = "/mnt/x"\n[replicas.x.retention]\nwithin = "x"',
+            "6: replicas.x.retention.within: m",
+        ),
         (SOURCE + "[schedule]\nbackup = 04:00:00", "4: schedule.backup: must be text, in quotes"),
         (SOURCE + '[schedule]\nbackup = ""', "4: schedule.backup: must not be empty"),
         (SOURCE + '[schedule]\ntimezone = "Europe"', "4: schedule.timezone: must be an IANA time zone"),
@@ -116,7 +125,7 @@ def test_good_addresses_are_taken() -> None:
 
 
 def test_counts_that_are_all_zero_by_the_environment_name_it() -> None:
-    message = refusal(DATABASE="/a.db", RETENTION__DAILY="0", RETENTION__WEEKLY="0")
+    message = refusal(DATABASE="/a.db", RETENTION__WITHIN="0", RETENTION__DAILY="0", RETENTION__WEEKLY="0")
     assert message.startswith("environment BACKUPD_RETENTION__DAILY: retention: an empty policy is refused")
 
 

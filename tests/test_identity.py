@@ -12,6 +12,7 @@ ROOT = 0
 TASKS = Owner(Path("/app/data/tasks.db"), 1000, 2000)
 NOTES = Owner(Path("/app/data/notes.db"), 1000, 2001)
 FOREIGN = Owner(Path("/other/app.db"), 1001, 1001)
+UNMAPPED = Owner(Path("/other/app.db"), None, None)
 OF_ROOT = Owner(Path("/root.db"), 0, 0)
 
 
@@ -70,6 +71,19 @@ def test_a_database_of_root_beside_one_of_a_user_needs_a_decision_too() -> None:
 def test_root_stays_what_it_is_where_the_database_is_its_own_or_nobody_is_known() -> None:
     assert decide(OF_ROOT, PUID="auto") is None
     assert decide(PUID="auto") is None
+
+
+def test_an_owner_that_is_not_mapped_here_is_refused_with_the_way_out_and_nobody_is_named_in_its_place() -> None:
+    error = refusal(TASKS, UNMAPPED, PUID="auto")
+    assert error.message.startswith("/other/app.db belongs to a user that is not mapped in this user namespace")
+    assert "user namespace of the app" in error.hint
+    assert decide(UNMAPPED, PUID="1000") == (1000, 3000)
+    assert decide(UNMAPPED, PUID="0") is None
+
+
+def test_a_group_that_is_not_mapped_here_is_that_of_the_user() -> None:
+    assert decide(Owner(Path("/app/data/tasks.db"), 1000, None), PUID="auto") == (1000, 3000)
+    assert decide(Owner(Path("/app/data/tasks.db"), 4242, None), PUID="auto") == (4242, 4242)
 
 
 def test_zero_stays_root_on_purpose_in_any_group() -> None:

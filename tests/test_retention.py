@@ -1,6 +1,6 @@
 """What retention promises, one promise at a time."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -12,14 +12,16 @@ from retention_histories import (
     LAST_NIGHT,
     NOTHING,
     NOW,
+    counts,
     every,
+    numbers,
     removed_ids,
     survivors,
     taken,
 )
 
 from backupd.errors import PolicyEmpty
-from backupd.model import CLOCK_TOLERANCE, Hold, RetentionPlan, RetentionPolicy
+from backupd.model import CLOCK_TOLERANCE, Hold, Pin, RetentionPlan, RetentionPolicy
 from backupd.retention import FUTURE, plan_retention
 
 
@@ -29,12 +31,33 @@ def test_a_policy_that_keeps_nothing_is_refused_with_a_hint() -> None:
     assert "to 1 or more" in refused.value.hint
 
 
-@pytest.mark.parametrize("rule", asdict(DEFAULT))
+@pytest.mark.parametrize("rule", numbers(DEFAULT))
 def test_a_negative_count_is_refused_by_name_even_beside_a_good_one(rule: str) -> None:
     policy = replace(RetentionPolicy(last=1, daily=1), **{rule: -1})
     with pytest.raises(PolicyEmpty, match=f"{rule} = -1") as refused:
         plan_retention([], policy, NOW)
     assert "none below 0" in refused.value.hint
+
+
+def test_a_negative_window_is_refused_and_a_window_alone_is_a_policy() -> None:
+    with pytest.raises(PolicyEmpty, match="within = -60s"):
+        plan_retention([], replace(DEFAULT, within=timedelta(minutes=-1)), NOW)
+    plan = plan_retention(every(DAY, 5), replace(NOTHING, within=timedelta(days=1)), NOW)
+    assert [kept.reasons[0] for kept in plan.keep] == ["within 24h", "within 24h"]
+    assert {removed.reason for removed in plan.remove} == {"older than the window of 24h"}
+
+
+def test_the_window_ends_with_its_last_microsecond() -> None:
+    edge = taken(NOW - DEFAULT.within)
+    beyond = replace(edge, id=f"{edge.id}-2", taken_at=edge.taken_at - timedelta(microseconds=1))
+    plan = plan_retention([taken(NOW), edge, beyond], replace(DEFAULT, daily=1, weekly=0), NOW)
+    assert removed_ids(plan) == {beyond.id}
+
+
+def test_a_label_cannot_write_to_the_terminal_by_way_of_a_reason() -> None:
+    only = taken(NOW)
+    pin = Pin(only.id, NOW, None, "made by hand", "\x1b[2Jv2\n")
+    assert plan_retention([only], DEFAULT, NOW, pins={only.id: pin}).keep[0].reasons[-1].isprintable()
 
 
 def test_an_empty_policy_is_refused_under_a_hold_too() -> None:
@@ -89,6 +112,6 @@ def test_a_day_that_comes_back_after_midnight_still_has_one_slot() -> None:
     midnight = datetime(2010, 11, 7, 2, 30, tzinfo=UTC)  # 00:00 NDT, one minute before 23:01 NST
     times = [midnight - timedelta(minutes=1), midnight, midnight + timedelta(minutes=30)]
     assert [t.astimezone(zone).day for t in times] == [6, 7, 6]
-    plan = plan_retention(map(taken, times), RetentionPolicy(daily=9, weekly=0), NOW, zone)
+    plan = plan_retention(map(taken, times), counts(daily=9, weekly=0), NOW, zone)
     assert [kept.reasons[0] for kept in plan.keep] == ["daily 2010-11-06", "daily 2010-11-07"]
     assert [removed.reason for removed in plan.remove] == ["a newer one of 2010-11-06 stays"]

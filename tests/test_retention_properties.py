@@ -1,7 +1,7 @@
 """What retention promises of any history: drawn by hypothesis, held against second opinions."""
 
 from collections.abc import Callable
-from dataclasses import asdict, astuple, replace
+from dataclasses import astuple, replace
 from datetime import UTC, timedelta
 from random import Random
 from typing import Any
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from retention_histories import (
     CORRUPT_HOLD,
     DAY,
+    DEFAULT,
     NOTHING,
     NOW,
     PERIODS,
@@ -22,8 +23,11 @@ from retention_histories import (
     Case,
     age,
     by_hand,
+    counts,
     held_under,
     live,
+    numbers,
+    pinned,
     removed_ids,
     survivors,
     taken,
@@ -55,10 +59,14 @@ def histories(draw: st.DrawFn, *, sound: bool = False) -> list[Generation]:
     return generations
 
 
-counts = st.integers(0, 6)
-policies = st.builds(RetentionPolicy, counts, counts, counts, counts, counts).filter(lambda p: p != NOTHING)
+few = st.integers(0, 6)
+rules = dict.fromkeys(numbers(DEFAULT), few)
+count_policies = st.builds(counts, **rules).filter(lambda p: p != NOTHING)
+windows = st.just(timedelta()) | st.timedeltas(timedelta(), 3 * DAY)
+policies = st.builds(RetentionPolicy, within=windows, **rules).filter(lambda p: p != NOTHING)
 zones = st.sampled_from((UTC, TOKYO, SANTIAGO, ZoneInfo("Pacific/Kiritimati"), ZoneInfo("Pacific/Pago_Pago")))
 cases = st.builds(Case, st.just("drawn"), histories(), policies, zone=zones)
+count_cases = st.builds(Case, st.just("drawn"), histories(), count_policies, zone=zones)
 sound_cases = st.builds(Case, st.just("drawn"), histories(sound=True), policies, zone=zones)
 
 
@@ -77,7 +85,20 @@ def countable(case: Case) -> list[Generation]:
 
 def rules_in_use(case: Case) -> int:
     """Return how many rules keep anything."""
-    return sum(count > 0 for count in asdict(case.policy).values())
+    return sum(count > 0 for count in numbers(case.policy).values())
+
+
+def in_window(case: Case) -> set[str]:
+    """Return the ids of those that are not older than the newest by more than the window."""
+    ranked = countable(case) if case.policy.within else []
+    return {g.id for g in ranked if g.taken_at >= ranked[0].taken_at - case.policy.within}
+
+
+def pin_some(case: Case, random: Random) -> Case:
+    """Return `case` with some of its generations pinned: for ever, or until some day between the oldest and now."""
+    chosen = [g for g in case.generations if random.random() < 0.3]
+    ends = [None, *(NOW - n * DAY for n in (0, 1, 30, 300))]
+    return replace(case, pins={key: pin for g in chosen for key, pin in pinned(g, random.choice(ends)).items()})
 
 
 @holds_for_any(cases)
@@ -86,7 +107,8 @@ def test_each_rule_holds_just_the_newest_of_its_newest_periods(case: Case) -> No
     ranked = countable(case)
     assert held_under("last", plan) == {generation.id for generation in ranked[: case.policy.last]}
     for rule in PERIODS:
-        assert held_under(rule, plan) == by_hand(ranked, rule, asdict(case.policy)[rule], case.zone)
+        assert held_under(rule, plan) == by_hand(ranked, rule, numbers(case.policy)[rule], case.zone)
+    assert held_under("within", plan) == in_window(case)
 
 
 @holds_for_any(cases)
@@ -112,18 +134,18 @@ def test_the_reason_of_a_removal_is_true(case: Case) -> None:
     """Either a newer one of that very period holds a slot, or newer ones hold all the slots there are."""
     plan = case.plan()
     slots = {reason: kept.generation for kept in plan.keep for reason in kept.reasons}
-    held = {rule: held_under(rule, plan) for rule in asdict(case.policy)}
+    held = {rule: held_under(rule, plan) for rule in numbers(case.policy)}
     holders = [generation for generation in survivors(plan) if generation.id in set().union(*held.values())]
     for removed in plan.remove:
         if removed.reason.startswith("a newer one of "):
-            period = removed.reason.split()[4]
+            period = removed.reason.removeprefix("a newer one of ").removesuffix(" stays")
             same = [generation for reason, generation in slots.items() if reason.endswith(f" {period}")]
             assert same
             assert all(age(generation) > age(removed.generation) for generation in same)
         else:
             assert removed.reason.startswith("older than the ")
             assert all(age(generation) > age(removed.generation) for generation in holders)
-            assert {rule: len(ids) for rule, ids in held.items()} == asdict(case.policy)
+            assert {rule: len(ids) for rule, ids in held.items()} == numbers(case.policy)
 
 
 @holds_for_any(cases)
@@ -171,12 +193,38 @@ def test_a_plan_that_was_carried_out_has_no_successor(case: Case) -> None:
 @holds_for_any(cases, policies)
 def test_a_larger_policy_keeps_all_that_a_smaller_one_keeps(case: Case, other: RetentionPolicy) -> None:
     larger = RetentionPolicy(*map(max, zip(astuple(case.policy), astuple(other), strict=True)))
-    few, many = case.plan().reasons(), replace(case, policy=larger).plan().reasons()
-    assert few.keys() <= many.keys()
-    assert all(set(reasons) <= set(many[key]) for key, reasons in few.items())
+    fewer, many = case.plan().reasons(), replace(case, policy=larger).plan().reasons()
+    assert fewer.keys() <= many.keys()
+    for key, reasons in fewer.items():
+        assert {r for r in reasons if not r.startswith("within ")} <= set(many[key])
+    assert held_under("within", case.plan()) <= held_under("within", replace(case, policy=larger).plan())
 
 
-@holds_for_any(cases, st.floats(0, 1))
+@holds_for_any(cases, st.randoms(use_true_random=False))
+def test_a_pin_keeps_its_generation_until_it_is_over_and_changes_nothing_else(case: Case, random: Random) -> None:
+    with_pins, ranked = pin_some(case, random), countable(case)
+    reached = ranked[0].taken_at if ranked else NOW
+    holding = {key for key, pin in with_pins.pins.items() if pin.until is None or reached < pin.until}
+    free, plan = case.plan(), with_pins.plan()
+    assert held_under("pinned", plan) == holding
+    assert removed_ids(plan) == removed_ids(free) - holding
+    others = {key: reasons for key, reasons in plan.reasons().items() if key not in holding}
+    assert others == {key: reasons for key, reasons in free.reasons().items() if key not in holding}
+
+
+@holds_for_any(cases, st.randoms(use_true_random=False), st.integers(-5, 900), st.integers(0, 24 * 60))
+def test_one_more_generation_removes_none_in_the_window_and_none_that_is_pinned_until_later(
+    case: Case, random: Random, days: int, minutes: int
+) -> None:
+    """Whether it is the newest, fills a gap, or is dated in the future."""
+    more = taken(NOW - days * DAY - timedelta(minutes=minutes), attempt=98)
+    after = pin_some(replace(case, generations=[*case.generations, more]), random)
+    newest = countable(after)[0].taken_at if countable(after) else NOW
+    holding = {key for key, pin in after.pins.items() if pin.until is None or newest < pin.until}
+    assert not removed_ids(after.plan()) & (in_window(after) | holding)
+
+
+@holds_for_any(count_cases, st.floats(0, 1))
 def test_one_newer_generation_shifts_one_slot_of_each_rule_at_most(case: Case, part: float) -> None:
     """What goes by it was the newest (of the same day, week, …) or the oldest that one of the rules held."""
     ranked = countable(case)
@@ -184,7 +232,7 @@ def test_one_newer_generation_shifts_one_slot_of_each_rule_at_most(case: Case, p
     newer = taken(newest + (NOW + CLOCK_TOLERANCE - newest) * part, attempt=99)
     before, after = case.plan(), replace(case, generations=[*case.generations, newer]).plan()
     shifted = removed_ids(after) - removed_ids(before)
-    held = [[g.id for g in ranked if g.id in held_under(rule, before)] for rule in asdict(case.policy)]
+    held = [[g.id for g in ranked if g.id in held_under(rule, before)] for rule in numbers(case.policy)]
     assert removed_ids(before) <= removed_ids(after)
     assert len(shifted) <= rules_in_use(case)
     assert shifted <= {g.id for g in ranked[:1]} | {ids[-1] for ids in held if ids}
@@ -202,7 +250,7 @@ def test_pruning_after_each_backup_ends_where_pruning_once_does(case: Case) -> N
     assert (plans[-1].keep if plans else ()) == case.plan().keep
 
 
-@holds_for_any(cases, st.timedeltas(timedelta(0), 8 * DAY))
+@holds_for_any(count_cases, st.timedeltas(timedelta(0), 8 * DAY))
 def test_time_alone_removes_nothing_but_by_those_no_longer_in_the_future(case: Case, passed: timedelta) -> None:
     later = replace(case, now=NOW + passed)
     arrived = len(countable(later)) - len(countable(case))

@@ -15,11 +15,19 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from backupd.errors import ManifestInvalid
-from backupd.model import MANIFEST_MAX_BYTES, Manifest, generation_id, is_generation_id, is_source_name
+from backupd.model import (
+    MANIFEST_MAX_BYTES,
+    STORE_IDENTITY,
+    Manifest,
+    generation_id,
+    is_generation_id,
+    is_source_name,
+)
 
 _SEAL = re.compile(rb'  "manifest_sha256": "([0-9a-f]{64})"\n}\n')
 _SEAL_BYTES = len('  "manifest_sha256": ""\n}\n') + 64
 _THREE_DIGESTS = re.compile(r"[0-9a-f]{192}", re.ASCII)  # each is 64 long by its annotation
+_STORE = re.compile(STORE_IDENTITY, re.ASCII)
 _ATTEMPT = re.compile(r"(-\d{1,3})?", re.ASCII)
 _MAX_OWNER = 2**32 - 2  # chown(2) takes the next number for "leave it"
 _YEARS = range(1970, 9999)  # any time zone can tell these
@@ -70,7 +78,7 @@ def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
     snapshot, origin = manifest.snapshot, manifest.origin
     if manifest.id != found_as:
         yield "it speaks of another generation"
-    if not (is_generation_id(manifest.id) and is_source_name(manifest.source)):
+    if not (is_generation_id(manifest.id) and is_source_name(manifest.source) and _STORE.fullmatch(manifest.store)):
         yield "its names are none of ours"
     if manifest.taken_at.tzinfo is None:
         yield "its time has no zone"
@@ -82,7 +90,8 @@ def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
         yield "its page size is no power of two"
     if snapshot.page_count * snapshot.page_size != snapshot.size_bytes:
         yield "its snapshot is not a whole number of pages"
-    if max(origin.uid, origin.gid) > _MAX_OWNER:
+    ids = (origin.uid, origin.gid, origin.directory_uid, origin.directory_gid)
+    if max(number or 0 for number in ids) > _MAX_OWNER:
         yield "its owner is none that there can be"
     if not math.isfinite(manifest.verdict.duration_s):
         yield "its check took for ever"

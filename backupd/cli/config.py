@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
-from backupd.config import masked, to_toml
+from backupd.config import Config, masked, to_toml
 from backupd.wiring import refuse_twins
 
 
@@ -25,6 +25,7 @@ def show(config_file: Path | None, *, as_json: bool) -> None:
         print_json(masked(config))
     else:
         click.echo(f"# from {config.origin}\n{to_toml(config)}", nl=False)
+    _print_note(config)
 
 
 @command.command("check", epilog="Example: backupd config check")
@@ -37,8 +38,16 @@ def check(config_file: Path | None, *, as_json: bool) -> None:
     refuse_twins(config)
     warnings = [config.zone_doubt] if config.zone_doubt else []
     if as_json:
-        print_json({"origin": config.origin, "valid": True, "warnings": warnings})
+        notes = [config.note] if config.note else []
+        print_json({"origin": config.origin, "valid": True, "warnings": warnings, "notes": notes})
         return
     click.echo(f"{config.origin}: valid, sources: {', '.join(config.sources)}")
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
+    _print_note(config)
+
+
+def _print_note(config: Config) -> None:
+    """Print what of the environment was ignored, to standard error: what `show` prints is a configuration."""
+    if config.note:
+        click.echo(f"note: {config.note}", err=True)

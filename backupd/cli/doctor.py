@@ -26,9 +26,9 @@ def command(config_file: Path | None, *, notify: bool, as_json: bool) -> None:
     wait, and pings that were not taken; of the app beside its health and version.
     """
     config = read_config(config_file)
-    refuse_twins(config)
     site = open_site(config, writing=False)
-    findings = [Finding("configuration", ok=True, detail=f"from {config.origin}"), *diagnose(config, site)]
+    refuse_twins(config)  # as the owner of the databases, who alone may see where links in a private directory lead
+    findings = [*diagnose(config, site)]
     app = app_of(config)
     if app is not None:
         findings += examine_app(app)

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 
 LISTEN = "BACKUPD_HTTP__LISTEN"
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "::1"}  # noqa: S104 - not bound, but asked
+_ADDRESS = re.compile(r".+:\d{1,5}", re.ASCII)
 _TIMEOUT_S = 4.0
 
 
@@ -35,7 +37,7 @@ def command(config_file: Path | None) -> None:
 
 def _listen(config_file: Path | None) -> str:
     """Return where the daemon listens; the environment, which goes first, spares the container most of the work."""
-    if os.environ.get(LISTEN):
+    if _ADDRESS.fullmatch(os.environ.get(LISTEN, "")):
         return os.environ[LISTEN]
     from backupd.cli.common import fail, read_config
     from backupd.errors import BackupdError

@@ -1,10 +1,10 @@
 """`backupd log`."""
 
-import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,8 @@ from backupd.cli.tail import lines_ever, lines_now, wait_unless_deaf
 from backupd.errors import BackupdError, UsageError
 from backupd.log import LOG_NAME
 from backupd.signals import INTERRUPTED
+from backupd.spans import parse_span
 
-_SPAN: Final = re.compile(r"(\d{1,6}) *(s|min|h|d|w)")
-_UNITS: Final = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red"}
 _TAIL: Final = 10  # as tail(1) shows before it follows
 
@@ -119,8 +118,8 @@ def _time(text: str, now: datetime, zone: ZoneInfo) -> datetime:
     Raises UsageError.
     """
     try:
-        if span := _SPAN.fullmatch(text.strip()):
-            return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        with suppress(ValueError):
+            return now - parse_span(text)
         time = datetime.fromisoformat(text)
         return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError):

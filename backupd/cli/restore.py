@@ -1,6 +1,8 @@
 """`backupd restore`."""
 
+import os
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -22,6 +24,7 @@ from backupd.cli.stores import opened, require_sources
 from backupd.cli.times import read_time
 from backupd.config import Config
 from backupd.errors import UsageError
+from backupd.identity import Identity, follows_owner, hand_over_backups, may_override_rights, settle
 from backupd.jobs.generations import Choose, choose_generation, read_inventory
 from backupd.jobs.overwrite import overwrite_database
 from backupd.jobs.replace import Replaced, Replacement, replace_database, undo_restore
@@ -29,8 +32,10 @@ from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_bytes
 from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
+from backupd.sqlite.directory import give_directory, rights_to_give
 from backupd.sqlite.lease import STOPPED_FLAG
 from backupd.stores.contract import Archives
+from backupd.text import printable
 from backupd.wiring import backup_order, sources, workers
 
 
@@ -81,6 +86,7 @@ def command(
                     new = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
                     return _print_done(new, config, as_json=as_json)
                 order = _replacement(manifest.source, config, stopped=stopped, dry_run=dry_run)
+                order = _with_directory(order, manifest, config)
                 choose = _choosing(manifest, wanted, time, site) if store == LOCAL_STORE else lambda: manifest
                 report, done = _in_place(choose, order, place, config, site, online=online)
     return _print_outcome(report, done, config, as_json=as_json)
@@ -99,6 +105,7 @@ def _refuse_contradictions(wanted: str, at: str | None, target: str | None, *, o
 
 def _site(config: Config, progress: Progress, *, reading: bool) -> Site:
     """Return the local store, made where there is none unless it is only for `reading`; a read-only one will do."""
+    settle(config, os.environ)  # first: a private directory hides even whether there is a store in it
     return open_site(config, progress, writing=None if reading or config.backups_dir.exists() else True)
 
 
@@ -117,6 +124,26 @@ def _replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) -
             "add it to [sources], or restore to a new file (--to PATH)",
         )
     return Replacement(source, config.sources[source].path, workers(config), stopped, dry_run)
+
+
+def _with_directory(order: Replacement, manifest: Manifest, config: Config) -> Replacement:
+    """Give the directory of the database to its owner where it was made empty, and become that owner if we may.
+
+    In a dry run it is only told. Root that neither becomes the owner nor may write in other users' directories could do
+    nothing more there, so it leaves the directory alone.
+    """
+    if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
+        return order
+    database = Path(os.path.realpath(order.path))
+    rights = rights_to_give(database, manifest.origin, config.backups_dir)
+    if rights is not None and rights.uid is not None and not order.dry_run:
+        if follows_owner(os.environ):  # before its directory shuts us out
+            gid = rights.uid if rights.gid is None else rights.gid
+            hand_over_backups(config, Identity(rights.uid, gid, f"the owner of {database.parent}"))
+        if not give_directory(database.parent, rights):
+            return order
+        settle(config, os.environ)
+    return replace(order, directory=rights)
 
 
 def _choosing(known: Manifest, wanted: str, at: datetime | None, site: Site) -> Choose:
@@ -158,7 +185,11 @@ def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
         click.echo(f"  taken    {done.taken_at:%F %T} UTC{local}")
         click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else ", integrity checked"))
     click.echo(f"  mode     {done.mode}" + (f", owner {done.owner}" if done.owner else ", owner is you"))
+    for note in done.notes:
+        click.echo(f"  note     {printable(note)}")
     if isinstance(done, Replaced):
+        if done.directory:
+            click.echo(f"  directory {Path(done.target).parent}, which was empty: owner {done.directory}")
         _print_way_back(done)
 
 

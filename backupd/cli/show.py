@@ -11,6 +11,7 @@ from backupd.cli.stores import require_sources
 from backupd.jobs.generations import LATEST, choose_generation, local_inventory
 from backupd.jobs.words import counted, describe, human_bytes
 from backupd.model import Manifest
+from backupd.sqlite.shadows import shadows_of
 from backupd.text import printable
 
 
@@ -41,10 +42,11 @@ def command(wanted: str, source: str | None, config_file: Path | None, *, as_jso
 def _print(manifest: Manifest) -> None:
     snapshot, archive, verdict = manifest.snapshot, manifest.archive, manifest.verdict
     rows = total_rows(manifest)
+    owner = "unknown" if manifest.origin.uid is None else manifest.origin.uid
     lines = {
         "generation": manifest.id,
         "taken at": f"{manifest.taken_at:%F %T} UTC",
-        "source": f"{manifest.origin.path} (uid {manifest.origin.uid}, mode {manifest.origin.mode:04o})",
+        "source": f"{manifest.origin.path} (uid {owner}, mode {manifest.origin.mode:04o})",
         "snapshot": f"{human_bytes(snapshot.size_bytes)}, "
         f"{counted(snapshot.page_count, 'page')} of {snapshot.page_size} bytes, "
         f"{snapshot.journal_mode}, by {snapshot.method}",
@@ -63,8 +65,10 @@ def _print(manifest: Manifest) -> None:
 
 
 def total_rows(manifest: Manifest) -> int:
-    """Return the rows of all tables that could be counted."""
-    return sum(rows or 0 for rows in manifest.contents.tables.values())
+    """Return the rows of all tables that could be counted; those of shadow tables are in their virtual table."""
+    contents = manifest.contents
+    shadows = {name for table, module in contents.virtual.items() for name in shadows_of(table, module)}
+    return sum(rows or 0 for table, rows in contents.tables.items() if table not in shadows)
 
 
 def _print_history(history: History) -> None:

@@ -36,17 +36,17 @@ def command(name: str, timeout_s: float, config_file: Path | None, *, as_json: b
     """Show the host keys of replica NAME, how to compare them, and the line that pins one.
 
     Nothing is written: the line is yours to put into the configuration. Exits 1 when the server
-    shows another key than the pinned one.
+    shows another key than the pinned one, 3 when it could not be asked for all of its keys.
     """
     config = read_config(config_file)
     address = _address(config, name)
     settle(config, os.environ)  # what a stranger sends is not read as root, and known_hosts as the daemon will read it
     pins = _pins(name, config.replicas[name])
     fetched = fetch_host_keys(address.host, address.port, timeout_s)
-    offered = [PublicKey.of(key) for key in fetched]
-    verdict = pins.verdict(address.host, address.port, offered)
+    offered = [PublicKey.of(key) for key in fetched.keys]
+    verdict = pins.verdict(address.host, address.port, offered, fetched.missing)
     states = [pins.state(address.host, address.port, key) for key in offered]
-    lines = [line_for(address.host, address.port, key) for key in fetched]
+    lines = [line_for(address.host, address.port, key) for key in fetched.keys]
     if as_json:
         keys = [
             {"type": key.type, "fingerprint": key.fingerprint, "state": state, "known_hosts": line}
@@ -54,14 +54,20 @@ def command(name: str, timeout_s: float, config_file: Path | None, *, as_json: b
         ]
         pinned = [{"type": k.type, "fingerprint": k.fingerprint} for k in pins.keys(address.host, address.port)]
         facts = {"replica": name, "host": address.host, "port": address.port, "verdict": verdict}
-        print_json({**facts, "keys": keys, "pinned": pinned, **_to_put(name, offered[0])})
+        missing = {"missing": fetched.missing, "problem": fetched.problem.message if fetched.problem else None}
+        print_json({**facts, "keys": keys, "pinned": pinned, **missing, **_to_put(name, offered[0])})
     else:
         click.echo(f"{name} is {address.where}, which shows:")
         for key, state in zip(offered, states, strict=True):
             click.echo(f"  {key}  {_STATES[state]}")
         _print_pinned(pins.keys(address.host, address.port), verdict)
         _print_what_to_do(name, offered[0], verdict)
-    sys.exit(1 if verdict in {"changed", "revoked"} else 0)
+    if fetched.problem:
+        print_warning(
+            f"it was not asked for keys of the types {', '.join(fetched.missing)}: {fetched.problem.message}; a server "
+            "may refuse many connections at once (MaxStartups, fail2ban): try again in some minutes"
+        )
+    sys.exit(1 if verdict in {"changed", "revoked"} else 3 if fetched.problem else 0)
 
 
 def _address(config: Config, name: str) -> SftpAddress:

@@ -10,6 +10,8 @@ from typing import Any
 from backupd.config.environment import CONFIG
 from backupd.config.keys import ANY, KeyPath, all_keys
 from backupd.config.lines import syntax_error
+from backupd.config.pathtext import absolute
+from backupd.config.values import Unusable, plain_value
 from backupd.errors import ConfigError
 
 SYSTEM_FILE = Path("/etc/backupd/config.toml")
@@ -40,8 +42,8 @@ def find_file(
     """
     if config_file is not None:
         return _required(directory / config_file, "--config")
-    if environ.get(CONFIG):
-        return _required(directory / environ[CONFIG], CONFIG)
+    if named := _named_in(environ):
+        return _required(directory / named, CONFIG)
     return next((file for file in (system_file, directory / LOCAL_FILE) if _exists(file)), None)
 
 
@@ -81,7 +83,14 @@ def _make_absolute(table: object, path: KeyPath, directory: Path) -> None:
         if len(path) > 1:
             _make_absolute(table[name], path[1:], directory)
         elif isinstance(table[name], str) and table[name]:
-            table[name] = os.path.abspath(directory / table[name])  # noqa: PTH100 - as above
+            table[name] = absolute(table[name], directory)
+
+
+def _named_in(environ: Mapping[str, str]) -> str:
+    try:
+        return plain_value(environ.get(CONFIG, ""), is_secret=False)
+    except Unusable as problem:
+        raise ConfigError(f"environment {CONFIG}: {problem}") from None
 
 
 def _required(file: Path, named_by: str) -> Path:

@@ -4,21 +4,26 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
+from backupd.config.pathtext import why_no_path
 from backupd.config.zone import is_time_zone
 from backupd.model import LOCAL_STORE, is_source_name
 from backupd.pings.address import Address
 from backupd.schedule import Schedule
+from backupd.spans import SPAN_EXAMPLE, parse_span, written_span
 
 MASK = "[secret]"
 WEEK_S = 7 * 24 * 3600
 YEAR_S = 366 * 24 * 3600
+# URLs may hold commas ("mailtos://…?to=a@b.c,d@b.c"): one stands between two only where another scheme follows.
+_BETWEEN_URLS = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _Value = TypeVar("_Value")
 
 
@@ -36,6 +41,8 @@ def _path_text(value: object) -> object:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("must be UTF-8 text: manifests and catalog could not hold it") from None
+    if why := why_no_path(text):
+        raise ValueError(why)
     return value
 
 
@@ -68,6 +75,16 @@ def _when(text: str) -> str:
     return text
 
 
+def _span(value: object) -> object:
+    try:
+        span = parse_span(str(value))  # a 0 may stand without quotes; a number without a unit is refused
+    except ValueError:
+        raise ValueError(f"must be a span of time such as {SPAN_EXAMPLE}, or 0, not {value!r}") from None
+    if span.total_seconds() > 100 * YEAR_S:
+        raise ValueError(f"must be at most 100 years, not {value!r}")
+    return span
+
+
 def _listen_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
@@ -77,6 +94,8 @@ def _listen_address(text: str) -> str:
 
 
 def _url_without_password(url: str) -> str:
+    if url != url.strip():
+        raise ValueError("must not begin or end with blanks")
     try:
         password = urlsplit(url).password
     except ValueError:  # its message may hold the URL, and the URL a password
@@ -117,11 +136,24 @@ def _split_urls(value: object) -> object:
     if not isinstance(value, str):
         return value
     if not value.lstrip().startswith("["):
-        return [url for url in re.split(r"[,\s]+", value) if url]
+        return [url for url in _BETWEEN_URLS.split(value.strip(", \t\r\n")) if url]
     try:
         return json.loads(value)
     except ValueError:  # its message would hold the URLs
         raise ValueError("must be a JSON list of strings, or URLs with commas or spaces between them") from None
+
+
+def _have_schemes(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for number, secret in enumerate(urls, start=1):
+        url = secret.get_secret_value()
+        scheme = _SCHEME.match(url)
+        if scheme is None:
+            raise ValueError(f"URL {number} of {len(urls)} has no scheme: each begins as in ntfy:// or mailtos://")
+        if re.search(r"\s", url.strip()):
+            raise ValueError(
+                f"URL {number} of {len(urls)} ({scheme[0]}…) holds a blank that no other URL follows: write it as %20"
+            )
+    return urls
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -131,6 +163,11 @@ Seconds = Annotated[float, Field(ge=0, le=WEEK_S, allow_inf_nan=False), BeforeVa
 Age = Annotated[float, Field(gt=0, le=YEAR_S, allow_inf_nan=False), BeforeValidator(_number)]
 Nice = Annotated[int, Field(ge=0, le=19), BeforeValidator(_number)]
 Bytes = Annotated[ByteSize, BeforeValidator(_number)]
+Span = Annotated[
+    timedelta,
+    BeforeValidator(_span),
+    PlainSerializer(written_span, return_type=str),
+]
 Level = Annotated[int, Field(ge=1, le=12), BeforeValidator(_number)]
 Workers = Annotated[int, Field(ge=1, le=256), BeforeValidator(_number)]
 
@@ -143,7 +180,7 @@ HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, 
 CommandLine = Annotated[str, Field(min_length=1), AfterValidator(_command_line)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
-SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls)]
+SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls), AfterValidator(_have_schemes)]
 
 Name = Annotated[str, AfterValidator(_plain_name)]
 ReplicaName = Annotated[Name, AfterValidator(_replica_name)]

@@ -9,6 +9,7 @@ from pydantic_settings import InitSettingsSource
 
 from backupd.config.environment import read_environment
 from backupd.config.file import find_file, read_file
+from backupd.config.links import links_note
 from backupd.config.places import Places
 from backupd.config.problems import explain
 from backupd.config.schema import ENVIRONMENT, Config
@@ -25,7 +26,7 @@ class _BesideTheDatabase(InitSettingsSource):
         sources = self.current_state.get("sources")
         tables = sources.values() if isinstance(sources, Mapping) else ()
         paths = [table.get("path") for table in tables if isinstance(table, Mapping)]
-        directories = {Path(path).parent for path in paths if isinstance(path, str) and path}
+        directories = {Path(path).parent for path in paths if isinstance(path, str) and Path(path).is_absolute()}
         return {"backups_dir": str(directories.pop() / "backups")} if len(directories) == 1 else {}
 
 
@@ -33,7 +34,7 @@ class _TimeZoneOfTheEnvironment(InitSettingsSource):
     """The default of `schedule.timezone`: what TZ says, which a container is given for all that runs in it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        zone = zone_of(environ.get("TZ", ""))
+        zone = zone_of(_zone_name(environ))
         super().__init__(Config, {"schedule": {"timezone": zone}} if zone else {})
 
 
@@ -58,12 +59,17 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
         _TimeZoneOfTheEnvironment(environ),
     )
     try:
-        zone = environ.get("TZ", "")
+        zone = _zone_name(environ)
         doubt = unread_zone(zone) if zone and zone_of(zone) is None else ""
-        config = Config.of(layers, origin=str(document.file or ENVIRONMENT), zone_doubt=doubt)
+        origin = str(document.file or ENVIRONMENT)
+        config = Config.of(layers, origin, doubt, links_note(environment.ignored))
     except ValidationError as error:
         problems += explain(error, Places(document, environment.settings).locate)
     else:
         if not problems:
             return config
     raise ConfigError("\n".join(problems), hint=_HINT)
+
+
+def _zone_name(environ: Mapping[str, str]) -> str:
+    return environ.get("TZ", "").strip()

@@ -74,6 +74,7 @@ class Config(BaseSettings):
 
     _origin: str = PrivateAttr(ENVIRONMENT)
     _zone_doubt: str = PrivateAttr("")
+    _note: str = PrivateAttr("")
 
     @field_validator("sources")
     @classmethod
@@ -122,13 +123,15 @@ class Config(BaseSettings):
         return (init_settings,)
 
     @classmethod
-    def of(cls, layers: tuple[PydanticBaseSettingsSource, ...], origin: str, zone_doubt: str = "") -> Self:
+    def of(
+        cls, layers: tuple[PydanticBaseSettingsSource, ...], origin: str, zone_doubt: str = "", note: str = ""
+    ) -> Self:
         """Validate `layers`, the first over the later ones; `zone_doubt` warns where none sets the time zone.
 
         Raises pydantic's ValidationError.
         """
         config = cls(_build_sources=(layers, {}))
-        config._origin = origin
+        config._origin, config._note = origin, note
         if "timezone" not in config.schedule.model_fields_set:
             config._zone_doubt = zone_doubt
         return config
@@ -142,6 +145,11 @@ class Config(BaseSettings):
     def zone_doubt(self) -> str:
         """Why the time zone is UTC though TZ asks for another, empty where it does not."""
         return self._zone_doubt
+
+    @property
+    def note(self) -> str:
+        """What of the environment was ignored, and why; empty where nothing was."""
+        return self._note
 
     def policy(self) -> RetentionPolicy:
         """Return how many generations stay in the directory of backups."""

@@ -3,6 +3,7 @@
 What is said here, of a section in its docstring and of a key in its description, is what the example says.
 """
 
+from datetime import timedelta
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -57,9 +58,19 @@ class Source(Table):
 
 
 class Retention(Table):
-    """How many generations stay; these counts are never all zero."""
+    """Which generations stay; these are never all zero. What is pinned stays beside them.
 
-    daily: kinds.Count = Field(7, description="Newest days with a verified generation; the last one of each stays.")
+    A span of time is a number and its unit: "90min", "48h", "7d", "2w".
+    """
+
+    within: kinds.Span = Field(
+        timedelta(hours=48),
+        description="All verified generations stay that are at most this much older than the newest one; 0: none for "
+        "its age.",
+        examples=["48h"],
+    )
+    hourly: kinds.Count = Field(0, description="Newest hours with a verified generation; the last one of each stays.")
+    daily: kinds.Count = Field(7, description="Days, likewise.")
     weekly: kinds.Count = Field(4, description="ISO weeks, likewise.")
     monthly: kinds.Count = Field(0, description="Months, likewise.")
     yearly: kinds.Count = Field(0, description="Years, likewise.")
@@ -67,13 +78,13 @@ class Retention(Table):
 
     @model_validator(mode="after")
     def _keeps_something(self) -> Self:
-        if not any((self.daily, self.weekly, self.monthly, self.yearly, self.last)):
+        if not any(value for _, value in self):
             raise ValueError("an empty policy is refused: it would remove every generation; keep at least one")
         return self
 
     def policy(self) -> RetentionPolicy:
-        """Return the same counts as the value that `plan_retention` takes."""
-        return RetentionPolicy(**self.model_dump())
+        """Return the same as the value that `plan_retention` takes."""
+        return RetentionPolicy(**dict(self))
 
 
 class Schedule(Table):
@@ -281,7 +292,7 @@ class Notify(Table):
     urls: kinds.SecretUrls = Field(
         (),
         description="Apprise URLs (https://github.com/caronc/apprise/wiki); in the environment a JSON list, or with "
-        "commas or spaces between.",
+        "commas or spaces between; a comma that no other URL follows is part of its URL.",
         examples=[["ntfy://my-topic"]],
     )
     name: kinds.Text | None = Field(

@@ -12,6 +12,7 @@ from backupd.jobs.generations import local_inventory
 from backupd.jobs.heal import healed_before_backup
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder, Expiry
+from backupd.jobs.pin import pin_if_possible
 from backupd.jobs.prove import Proof, prove
 from backupd.jobs.publish import publish, record_unchanged
 from backupd.jobs.run import Run, recorded
@@ -40,6 +41,8 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
             contents = _sound_contents(order, proof, last, site)
             _tell_oddities(order, proof, run)
             _settle(order, proof, contents, inventory, run, site)
+        if order.pin is not None and run.report.generation is not None:
+            pin_if_possible(run.report.generation, order.pin, run, site)
         if order.expiry is not None:
             _expire(order.source, order.expiry, run, site)
         if order.replicas:

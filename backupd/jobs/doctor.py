@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backupd.errors import BackupdError, SourceUnusable
-from backupd.files import fsync_directory, write_durably
+from backupd.files import fsync_directory, note_readers, write_durably
 from backupd.jobs.doctor_store import examine_store
 from backupd.jobs.finding import Finding, finding
 from backupd.jobs.generations import local_inventory
@@ -16,6 +16,7 @@ from backupd.jobs.order import BackupOrder
 from backupd.jobs.site import Site
 from backupd.jobs.space import bytes_needed, require_space, reserve_bytes
 from backupd.jobs.words import human_bytes
+from backupd.owners import SAME_NAMESPACE
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 
@@ -60,6 +61,7 @@ def _write_rename_delete(site: Site) -> str:
     first, second = site.store.hidden / f"{name}.a", site.store.directory / f".{name}.b"
     try:
         write_durably(first, b"written, renamed and deleted by backupd doctor")
+        note_readers(first)
         first.rename(second)
         fsync_directory(site.store.directory)
     finally:
@@ -94,6 +96,12 @@ def _readable(order: BackupOrder) -> str:
     if tuple(int(part) for part in copier.split(".")) < OLDEST_SQLITE:
         oldest = ".".join(str(part) for part in OLDEST_SQLITE)
         raise BackupdError(f"SQLite {copier} has known bugs in recovery", f"install apsw {oldest} or later")
+    if source.unmapped:
+        raise SourceUnusable(
+            f"{source.path} can be read just now, but its {source.unmapped} is not mapped in this user namespace: "
+            "it cannot be restored in place, nor backed up as an idle WAL database",
+            SAME_NAMESPACE,
+        )
     return (
         f"{source.path}: {human_bytes(source.size_bytes)}, {seen['journal_mode']}, on {seen['filesystem']}, "
         f"uid {source.uid}, written by SQLite {seen['writer']}, readable with SQLite {copier}"

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from backupd.jobs.generations import read_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.pin import unpin_generation
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
 from backupd.log import Event
-from backupd.model import RetentionPlan, RunReport
+from backupd.model import RetentionPlan, RunReport, source_of
 from backupd.retention import plan_retention
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> RetentionPlan:
     """Return what would stay and go now, and why."""
-    return plan_retention(inventory.of(source), expiry.policy, site.clock(), expiry.timezone, site.holds.get(source))
+    hold, pins = site.holds.get(source), site.pins.all()
+    return plan_retention(inventory.of(source), expiry.policy, site.clock(), expiry.timezone, hold, pins)
 
 
 def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
@@ -33,6 +35,7 @@ def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
         site.store.write_checksums(staying)
         for removed in plan.remove:
             _remove(removed.generation.id, removed.reason, site)
+    _sweep_pins(source, inventory, site)
     run.update(kept=len(plan.keep), removed=tuple(removed.generation.id for removed in plan.remove))
     return plan
 
@@ -49,6 +52,14 @@ def _reconcile(inventory: Inventory, site: Site) -> None:
             catalog.add_generation(inventory.manifests[key], name)
 
     site.tell_catalog(reconcile)
+
+
+def _sweep_pins(source: str, inventory: Inventory, site: Site) -> None:
+    """Take the pins of `source` away whose time is over, by the same clock as retention: its newest generation."""
+    newest = inventory.last_verified(source)
+    for pin in site.pins.all().values():
+        if newest is not None and source_of(pin.generation) == source and not pin.holds(newest.taken_at):
+            unpin_generation(pin.generation, "its time is over", site)
 
 
 def _remove(generation: str, reason: str, site: Site) -> None:

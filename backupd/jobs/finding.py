@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backupd.errors import BackupdError
-from backupd.files import is_full
+from backupd.files import is_full, noting_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,14 @@ class Finding:
 
 
 def finding(check: str, look: Callable[[], str]) -> Finding:
-    """Return what `look` says as a good finding, and the foreseen trouble that it raises as a bad one."""
+    """Return what `look` says as a good finding, and the foreseen trouble that it raises as a bad one.
+
+    What a file system cannot do, and is done without, is added to a good one.
+    """
     try:
-        return Finding(check, ok=True, detail=look())
+        with noting_limits() as limits:
+            detail = look()
+        return Finding(check, ok=True, detail="; ".join((detail, *limits)))
     except BackupdError as error:
         return Finding(check, ok=False, detail=error.message, hint=error.hint)
     except OSError as error:

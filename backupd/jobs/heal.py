@@ -9,6 +9,7 @@ from backupd.jobs.finding import Finding
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_age, human_bytes
 from backupd.log import Event
+from backupd.owners import where_owned
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.install import heal, kept_databases
 from backupd.sqlite.intent import pending
@@ -20,7 +21,13 @@ def heal_restore(path: Path, site: Site) -> None:
     Call it with the place to yourself (`alone_at`), as a restore at work has it. Raises TargetRefused, OSError.
     """
     target = _real(path)
-    healed = heal(target)
+    try:
+        healed = heal(target)
+    except PermissionError as error:
+        raise TargetRefused(
+            f"uid {os.geteuid()} has no right to work in {target.parent}: {error.strerror}",
+            where_owned(target.parent, "run backupd as its owner (PUID), or as root with the capability DAC_OVERRIDE"),
+        ) from error
     if healed is not None:
         what = f"a restore of {target} was killed: {healed.what}" + (f"; {healed.detail}" if healed.detail else "")
         site.log.warning(Event.RESTORE_HEALED, what, target=str(target))
@@ -37,6 +44,8 @@ def healed_before_backup(path: Path, site: Site) -> str:
                 heal_restore(path, site)
     except TargetRefused as error:
         return f"{error.message}: {error.hint}"
+    except PermissionError:  # the backup fails for the same reason, and reports it
+        return ""
     except OSError as error:
         return f"what a killed restore left beside {path} could not be put right: {error}"
     return ""

@@ -1,7 +1,7 @@
 """What a backup is asked to do: one frozen value, made from the configuration by `backupd.wiring`."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
 
 from backupd.jobs.shrink import ShrinkGuard
@@ -28,11 +28,21 @@ class Expiry:
 
 
 @dataclass(frozen=True, slots=True)
+class PinRequest:
+    """Keep a generation from being pruned for `duration` (None: until an operator releases it)."""
+
+    reason: str
+    duration: timedelta | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class BackupOrder:
     """One source and how to back it up; `reserve_bytes` of None means 5 % of the file system, at most 1 GiB.
 
     Without `expiry` nothing is pruned. `replicas` are where copies should be as well.
-    `zone_doubt` says why days are not counted in the zone that was asked for.
+    `zone_doubt` says why days are not counted in the zone that was asked for. With `pin` the generation that holds the
+    copy is pinned, a new one or the one that the database has not changed since.
     """
 
     source: str
@@ -46,6 +56,7 @@ class BackupOrder:
     reserve_bytes: int | None = None
     zone_doubt: str = ""
     replicas: tuple[str, ...] = ()
+    pin: PinRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from backupd.errors import TargetRefused
-from backupd.files import fsync_directory, fsync_file, write_durably
+from backupd.files import fsync_directory, fsync_file, give, set_mode, write_durably
 from backupd.model import SourceFacts
+from backupd.owners import owner_or
 from backupd.paths import same_place, side_files
 
 
@@ -137,7 +138,7 @@ def _copy(restored: Path, part: Path, origin: SourceFacts) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with restored.open("rb") as source, open(descriptor, "wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
-        if os.geteuid() == 0:
-            with suppress(PermissionError):  # a container without CAP_CHOWN, a file system without owners
-                os.fchown(descriptor, origin.uid, origin.gid)
-        os.fchmod(descriptor, origin.mode & 0o777)
+        set_mode(descriptor, origin.mode & 0o777, part)
+        uid, gid = owner_or(origin.uid, origin.gid, part.parent)
+        if os.geteuid() == 0 and uid is not None:
+            give(descriptor, uid, gid, part)

@@ -52,6 +52,7 @@ def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents, sit
         format=1,
         id=_free_id(source, proof, site),
         source=source,
+        store=site.identity(),
         taken_at=proof.taken_at,
         backupd_version=__version__,
         origin=proof.source.facts,

@@ -3,7 +3,7 @@
 The plan is made from the replica's own listing, never by mirroring: losing the local disk must not empty it.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,8 +19,8 @@ from backupd.jobs.run import Run, recorded
 from backupd.jobs.send import require_ours, send, told_of
 from backupd.jobs.site import Site
 from backupd.log import Event
-from backupd.model import Generation, Hold, Kept, Removed, RunReport
-from backupd.retention import plan_retention
+from backupd.model import Generation, Hold, Kept, Pin, Removed, RunReport
+from backupd.retention import NO_PINS, plan_retention
 from backupd.stores.contract import Replica
 
 if TYPE_CHECKING:
@@ -59,17 +59,18 @@ def plan_replication(
     order: ReplicaOrder,
     now: datetime,
     hold: Hold | None = None,
+    pins: Mapping[str, Pin] = NO_PINS,
 ) -> ReplicationPlan:
     """Decide for one source what a replica gets and lets go, given what is here and what is there.
 
-    Sent is what its policy would keep, is verified here, and is not there in good order. Nothing goes under a `hold`,
-    nor from an append-only replica. Raises PolicyEmpty.
+    Sent is what its policy or one of the `pins` would keep, is verified here, and is not there in good order. Nothing
+    goes under a `hold`, nor from an append-only replica. Raises PolicyEmpty.
     """
     good_there = {generation.id for generation in there if generation.verified}
     verified = (generation for generation in local if generation.verified)
     lacking = {generation.id: generation for generation in verified if generation.id not in good_there}
     present = {generation.id: generation for generation in there if generation.id not in lacking}
-    plan = plan_retention((present | lacking).values(), order.expiry.policy, now, order.expiry.timezone, hold)
+    plan = plan_retention((present | lacking).values(), order.expiry.policy, now, order.expiry.timezone, hold, pins)
     send = tuple(kept for kept in plan.keep if kept.generation.id in lacking)
     keep = tuple(kept for kept in plan.keep if kept.generation.id in present)
     remove = tuple(removed for removed in plan.remove if removed.generation.id in present)
@@ -79,8 +80,9 @@ def plan_replication(
 def plan_all(order: ReplicaOrder, here: Inventory, there: Inventory, site: Site) -> tuple[ReplicationPlan, ...]:
     """Return the plan for each source of ours, the configured ones and those in the local store."""
     sources = sorted({*order.sources, *(generation.source for generation in here.generations)})
+    now, pins = site.clock(), site.pins.all()
     return tuple(
-        plan_replication(here.of(source), there.of(source), order, site.clock(), site.holds.get(source))
+        plan_replication(here.of(source), there.of(source), order, now, site.holds.get(source), pins)
         for source in sources
     )
 

@@ -3,13 +3,14 @@
 import glob
 import os
 import secrets
+import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from backupd.errors import CopyCorrupt, TargetRefused
-from backupd.files import fsync_directory, fsync_file
+from backupd.files import fsync_directory, give, noting_limits, set_mode
 from backupd.jobs.checks import remember_check
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space
@@ -24,7 +25,10 @@ _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did, or with `dry_run` would do; `owner` is `uid:gid`, None where it stays as it is."""
+    """What a restore did, or with `dry_run` would do; `owner` is `uid:gid`, None where it stays as it is.
+
+    `notes` tell what the file system cannot do.
+    """
 
     generation: str
     taken_at: datetime
@@ -34,6 +38,7 @@ class Restored:
     owner: str | None
     mode: str
     dry_run: bool
+    notes: tuple[str, ...] = ()
 
 
 def restore_to(
@@ -46,10 +51,12 @@ def restore_to(
     """
     target = target.absolute()
     refuse_unsafe(target)
-    if dry_run:
-        require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
-    origin = manifest.origin
-    owner = f"{origin.uid}:{origin.gid}" if os.geteuid() == 0 else None
+    with noting_limits() as limits:
+        if dry_run:
+            require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
+            owner, mode = _rehearse(target, manifest.origin)
+        else:
+            owner, mode = _restore(manifest, target, workers, site, store or site.store)
     done = Restored(
         generation=manifest.id,
         taken_at=manifest.taken_at,
@@ -57,11 +64,11 @@ def restore_to(
         snapshot_bytes=manifest.snapshot.size_bytes,
         snapshot_sha256=manifest.snapshot.sha256,
         owner=owner,
-        mode=f"{origin.mode & 0o777:04o}",
+        mode=f"{mode:04o}",
         dry_run=dry_run,
+        notes=tuple(limits),
     )
     if not dry_run:
-        done = replace(done, owner=_restore(manifest, target, workers, site, store or site.store))
         site.log.info(
             Event.GENERATION_RESTORED,
             f"restored {manifest.id} to {target}",
@@ -90,14 +97,23 @@ def refuse_unsafe(target: Path) -> None:
             )
 
 
-def _restore(manifest: Manifest, target: Path, workers: int, site: Site, store: Archives) -> str | None:
+def _rehearse(target: Path, origin: SourceFacts) -> tuple[str | None, int]:
+    """Try with a file of no name which owner and mode the restored one would have. Raises OSError."""
+    with tempfile.TemporaryFile(dir=target.parent) as trial:
+        said = _dress(trial.fileno(), target, origin)
+    fsync_directory(target.parent)
+    return said
+
+
+def _restore(manifest: Manifest, target: Path, workers: int, site: Site, store: Archives) -> tuple[str | None, int]:
+    """Restore, and return owner and mode of the new file."""
     _sweep_old_parts(target)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         unpack_proven(manifest, store, part, workers, site)
-        owner = _give_back(part, manifest.origin)
-        part.chmod(manifest.origin.mode & 0o777)
-        fsync_file(part)
+        with part.open("rb") as stream:
+            said = _dress(stream.fileno(), target, manifest.origin)
+            os.fsync(stream.fileno())
         _put_in_place(part, target)
         fsync_directory(target.parent)
     except CopyCorrupt as error:
@@ -105,7 +121,7 @@ def _restore(manifest: Manifest, target: Path, workers: int, site: Site, store: 
         raise
     finally:
         part.unlink(missing_ok=True)
-    return owner
+    return said
 
 
 def _sweep_old_parts(target: Path) -> None:
@@ -115,15 +131,12 @@ def _sweep_old_parts(target: Path) -> None:
             part.unlink()
 
 
-def _give_back(part: Path, origin: SourceFacts) -> str | None:
-    """Give the file to the owner that the source had, and return that, None where we may not."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        os.chown(part, origin.uid, origin.gid)
-    except PermissionError:  # a container without CAP_CHOWN, a file system without owners
-        return None
-    return f"{origin.uid}:{origin.gid}"
+def _dress(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | None, int]:
+    """Give the open file mode and owner of the source; return the owner, None where it stays as it is, and the mode."""
+    mode = set_mode(descriptor, origin.mode & 0o777, target)
+    given = os.geteuid() == 0 and origin.uid is not None and give(descriptor, origin.uid, origin.gid, target) is None
+    state = os.fstat(descriptor)  # on FAT and SMB it is what the mount says
+    return (f"{state.st_uid}:{state.st_gid}" if given or state.st_uid != os.geteuid() else None), mode
 
 
 def _put_in_place(part: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from backupd.catalog import CatalogUnavailable, open_catalog
 from backupd.errors import BackupdError, NoSpace, Terminated
-from backupd.files import is_full
+from backupd.files import is_full, noting_limits
 from backupd.jobs.site import Site
 from backupd.jobs.words import describe
 from backupd.log import Event
@@ -136,11 +136,22 @@ def recorded(task: str, source: str, site: Site) -> Iterator[Run]:
     run = Run(task, source, site)
     with site.watch(task, source) as tell_end:
         try:
-            with _failures(run):
+            with _failures(run), _limits_noted(run):
                 yield run
         finally:
             run.finish()
             tell_end(run.report)
+
+
+@contextmanager
+def _limits_noted(run: Run) -> Iterator[None]:
+    """Note what file systems could not do, and was done without."""
+    with noting_limits() as limits:
+        try:
+            yield
+        finally:
+            for limit in limits:
+                run.note(limit)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from backupd.jobs.words import human_bytes
 from backupd.model import Contents, Manifest
+from backupd.sqlite.shadows import shadows_of
 
 _NAMED = 5
 
@@ -22,7 +23,8 @@ def losses(before: Manifest, now: Contents, snapshot_bytes: int, guard: ShrinkGu
     """Return in words what is alarming about `now` against `before`; nothing when the guard is off."""
     if not guard.enabled:
         return []
-    found = _tables_gone(before, now) + _rows_gone(before, now, guard)
+    compared = _compared(before.contents, now)
+    found = _tables_gone(before.contents, now, compared) + _rows_gone(before.contents, now, compared, guard)
     was = before.snapshot.size_bytes
     if snapshot_bytes < was * (1 - guard.max_size_loss):
         found.append(f"the database went from {human_bytes(was)} to {human_bytes(snapshot_bytes)}")
@@ -34,17 +36,48 @@ def emptied(before: Manifest, now: Contents) -> bool:
     return bool(before.contents.tables) and not now.tables
 
 
-def _tables_gone(before: Manifest, now: Contents) -> list[str]:
-    gone = sorted(before.contents.tables.keys() - now.tables.keys())
+def _compared(before: Contents, now: Contents) -> dict[str, bool]:
+    """Return which tables of `before` are compared with `now`, and whether their number of rows means anything.
+
+    Shadow tables speak for a virtual table whose own rows are not known in both; otherwise they are its own affair.
+    A virtual table whose rows are not known holds nothing but what is in those.
+    """
+    compared = dict.fromkeys(before.tables, True)
+    for table, module in before.virtual.items():
+        shadows = shadows_of(table, module)
+        known = before.tables.get(table) is not None and (table not in now.tables or now.tables[table] is not None)
+        for gone in shadows if known else (table,):
+            compared.pop(gone, None)
+        compared |= {name: by_row for name, by_row in shadows.items() if name in compared}
+    return compared
+
+
+def _tables_gone(before: Contents, now: Contents, compared: dict[str, bool]) -> list[str]:
+    """Tell which tables are gone. One that was empty held nothing, and one that was renamed still holds it."""
+    new = {name for name in now.tables if name not in before.tables}
+    missing = [table for table in compared if table not in now.tables and before.tables[table] != 0]
+    gone = []
+    for table in sorted(missing, key=lambda name: before.tables[name] or 0, reverse=True):
+        renamed = [name for name in new if _holds(name, now, table, before)]
+        if renamed:
+            new.remove(min(renamed, key=lambda name: (now.tables[name] or 0, name)))
+        else:
+            gone.append(table)
     more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
-    return [f"tables gone: {', '.join(gone[:_NAMED])}{more}"] if gone else []
+    return [f"tables gone: {', '.join(sorted(gone)[:_NAMED])}{more}"] if gone else []
 
 
-def _rows_gone(before: Manifest, now: Contents, guard: ShrinkGuard) -> list[str]:
+def _holds(new: str, now: Contents, table: str, before: Contents) -> bool:
+    """Tell whether `new` has the columns that `table` had, and at least as many rows."""
+    had, has, columns = before.tables[table], now.tables[new], before.columns.get(table)
+    return columns is not None and now.columns.get(new) == columns and (had is None or (has is not None and has >= had))
+
+
+def _rows_gone(before: Contents, now: Contents, compared: dict[str, bool], guard: ShrinkGuard) -> list[str]:
     found = []
-    for table, was in before.contents.tables.items():
-        rows = now.tables.get(table)
-        if was is None or rows is None or was < guard.min_rows:
+    for table, by_row in compared.items():
+        was, rows = before.tables[table], now.tables.get(table)
+        if not by_row or was is None or rows is None or was < guard.min_rows:
             continue
         if rows < was * (1 - guard.max_row_loss):
             found.append(f"{table} went from {was} to {rows} rows")

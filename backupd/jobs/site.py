@@ -15,8 +15,10 @@ from backupd.model import NoProgress, Progress, RunReport
 from backupd.stores.contract import Recovered
 from backupd.stores.directory import DirectoryStore
 from backupd.stores.holds import Holds, Quarantine
+from backupd.stores.identities import Identities
 from backupd.stores.lock import Holder, store_lock
 from backupd.stores.marks import DamageMarks
+from backupd.stores.pins import Pins
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
@@ -59,6 +61,11 @@ class Site:
         return Holds(self.store.hidden / "holds")
 
     @property
+    def pins(self) -> Pins:
+        """The pins on generations, whichever store they are in."""
+        return Pins(self.store.hidden / "pins")
+
+    @property
     def quarantine(self) -> Quarantine:
         """Where damaged copies are kept."""
         return Quarantine(self.store.hidden / "quarantine")
@@ -67,6 +74,15 @@ class Site:
     def marks(self) -> DamageMarks:
         """Which generations a check has found damaged."""
         return DamageMarks(self.store.hidden / "damaged")
+
+    @property
+    def identities(self) -> Identities:
+        """Which store this is, and whose copies count as its own."""
+        return Identities(self.store.hidden)
+
+    def identity(self) -> str:
+        """Return the identity of the local store; a lost one is read from its newest manifests. Raises OSError."""
+        return self.identities.made(self._identity_in_manifests)
 
     @property
     def catalog_path(self) -> Path:
@@ -146,6 +162,11 @@ class Site:
             return
         with suppress(OSError):  # pruning tries again, and tells; a full disk must not keep it from making room
             self.store.write_checksums(take_inventory(self.store, self.clock()).digests())
+
+    def _identity_in_manifests(self) -> str | None:
+        inventory = take_inventory(self.store, self.clock())
+        known = (inventory.manifests.get(generation.id) for generation in inventory.generations)
+        return next((manifest.store for manifest in known if manifest is not None), None)
 
     def _recover(self) -> None:
         self.say_recovered(self.store.recover())

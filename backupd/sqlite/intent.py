@@ -83,12 +83,14 @@ def withdraw(target: Path) -> None:
 
 
 def pending(target: Path) -> Intent | None:
-    """Return what a killed restore to `target` was about. Raises TargetRefused when nobody can tell."""
+    """Return what a killed restore to `target` was about; TargetRefused when that is unknown, PermissionError."""
     path = intent_path(target)
     try:
         intent = _INTENT.validate_json(_read(path))
     except FileNotFoundError:
         return None
+    except PermissionError:  # of the directory: it says nothing about the file
+        raise
     except (ValidationError, OSError):  # OSError: a link, a directory
         intent = None
     if intent is None or not _is_ours(intent, target):

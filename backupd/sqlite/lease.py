@@ -21,7 +21,7 @@ class Lease:
     TargetInUse, TargetRefused.
     """
 
-    def __init__(self, paths: Sequence[Path], uid: int, gid: int, *, remote: str, stopped: bool) -> None:
+    def __init__(self, paths: Sequence[Path], uid: int | None, gid: int | None, *, remote: str, stopped: bool) -> None:
         self._remote = remote
         self._request: dict[str, Any] = {"paths": [str(path) for path in paths], "uid": uid, "gid": gid}
         self._stopped = stopped

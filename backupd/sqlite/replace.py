@@ -5,12 +5,14 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from errno import EINVAL, EPERM
+from errno import EINVAL
 from pathlib import Path
 from typing import Literal
 
 from backupd.errors import SourceMissing, TargetRefused
+from backupd.files import fsync_directory, give, set_mode
 from backupd.model import SourceFacts
+from backupd.owners import SAME_NAMESPACE, known_owner, owner_or, where_owned
 from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.intent import KEPT, SIDE_FILES
 from backupd.sqlite.lease import Lease
@@ -52,6 +54,12 @@ class Target:
                 f"{real} has {old.links} hard links: whoever opens it by another name would not see the restored one",
                 "remove the other names first",
             )
+        if old.unmapped:
+            raise TargetRefused(
+                f"{real} belongs to a {old.unmapped} that is not mapped in this user namespace: "
+                "the restored file cannot be given to it",
+                f"{SAME_NAMESPACE}; or restore elsewhere (--to PATH)",
+            )
         return cls(real, old)
 
     @classmethod
@@ -75,10 +83,12 @@ class Target:
         remote = f"it is on {kind}" if is_remote(kind) else ""
         return Lease([Path(f"{self.path}{name}") for name in names], uid, gid, remote=remote, stopped=stopped)
 
-    def require_owner(self, origin: SourceFacts) -> None:
-        """Try with a file of no name whether `dress` may give a new one to its owner. Raises TargetRefused, OSError."""
+    def rehearse(self, origin: SourceFacts) -> tuple[str, str]:
+        """Try with a file of no name what `dress` does, and return what it returns. Raises TargetRefused, OSError."""
         with tempfile.TemporaryFile(dir=self.path.parent) as trial:
-            _give(trial.fileno(), *_owner_to_be(trial.fileno(), self, origin))
+            said = _dress(trial.fileno(), self, origin)
+        fsync_directory(self.path.parent)
+        return said
 
     def settle(self) -> Settled | None:
         """Bring the old database to rest; None when there is none. Raises TargetInUse, TargetRefused, NoSpace."""
@@ -88,13 +98,13 @@ class Target:
         with Child("settle", request, Path("/")) as child:
             return Settled(**child.result())
 
-    def _side_owner(self) -> tuple[int, int]:
+    def _side_owner(self) -> tuple[int | None, int | None]:
         for suffix in SIDE_FILES:
             try:
-                state = os.lstat(f"{self.path}{suffix}")
+                path = Path(f"{self.path}{suffix}")
+                return known_owner(path, path.lstat())
             except FileNotFoundError:
                 continue
-            return state.st_uid, state.st_gid
         return os.geteuid(), os.getegid()
 
 
@@ -114,44 +124,59 @@ def dress(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
 
     Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not give it to them.
     """
-    old = target.old
-    mode = old.mode if old else origin.mode & 0o777
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        uid, gid = _owner_to_be(descriptor, target, origin)
-        if old is not None:
+        if target.old is not None:
             _copy_attributes(target.path, path)
-        if mode != stat.S_IMODE(os.fstat(descriptor).st_mode):  # FAT through FUSE knows no other one, and no chmod
-            os.fchmod(descriptor, mode)
-        _give(descriptor, uid, gid)  # last: root with few capabilities has no say any more in what is another's
+        said = _dress(descriptor, target, origin)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return said
+
+
+def _dress(descriptor: int, target: Target, origin: SourceFacts) -> tuple[str, str]:
+    uid, gid = _owner_to_be(descriptor, target, origin)
+    mode = set_mode(descriptor, target.old.mode if target.old else origin.mode & 0o777, target.path)
+    _give(
+        descriptor, uid, gid, target.path
+    )  # last: root with few capabilities has no say any more in what is another's
+    uid, gid = _owner(descriptor)
     return f"{uid}:{gid}", f"{mode:04o}"
 
 
 def _owner_to_be(descriptor: int, target: Target, origin: SourceFacts) -> tuple[int, int]:
-    """Return whose the open file is to be: of the owner of the old database, else, as root, of that of its `origin`."""
-    old = target.old
-    if old is not None:
-        return old.uid, old.gid
-    if os.geteuid() == 0:
-        return origin.uid, origin.gid
-    return _owner(descriptor)  # nobody but root may give a file away; a setgid directory has given the group
+    """Return whose the open file is to be: of the owner of the old database, else, as root, of that of its `origin`.
+
+    Where the backup did not know that one either, of the owner of the directory.
+    """
+    own_uid, own_gid = _owner(descriptor)
+    uid: int | None = None
+    gid: int | None = None
+    if target.old is not None:
+        uid, gid = target.old.uid, target.old.gid
+    elif os.geteuid() == 0:  # nobody else may give a file away; a setgid directory has given the group
+        uid, gid = owner_or(origin.uid, origin.gid, target.path.parent)
+    return own_uid if uid is None else uid, own_gid if gid is None else gid
 
 
-def _give(descriptor: int, uid: int, gid: int) -> None:
+def _give(descriptor: int, uid: int, gid: int, path: Path) -> None:
     if (uid, gid) == _owner(descriptor):
         return
-    try:
-        os.fchown(descriptor, uid, gid)
-    except OSError as error:
-        if error.errno not in (EPERM, EINVAL):  # EINVAL: a user that this user namespace does not know
-            raise
-        raise TargetRefused(
-            f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {error.strerror}",
-            f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
-        ) from error
+    refused = give(descriptor, uid, gid, path)
+    if refused is None or _imposes_owner(descriptor, path):
+        return
+    raise TargetRefused(
+        f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {refused.strerror}",
+        f"{SAME_NAMESPACE}; or restore elsewhere (--to PATH)"
+        if refused.errno == EINVAL
+        else f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
+    )
+
+
+def _imposes_owner(descriptor: int, path: Path) -> bool:
+    """Tell whether all files of that file system belong to one user: FAT, SMB. NFS only makes root somebody else."""
+    return _owner(descriptor)[0] != os.geteuid() and not filesystem_of(str(path)).startswith("nfs")
 
 
 def _owner(descriptor: int) -> tuple[int, int]:
@@ -205,5 +230,6 @@ def _refuse_directory(directory: Path) -> None:
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         raise TargetRefused(
             f"uid {os.geteuid()} may not write to {directory}",
-            f"run backupd as its owner (PUID={state.st_uid}), or restore elsewhere (--to PATH)",
+            where_owned(directory, f"run backupd as its owner (PUID={state.st_uid})")
+            + ", or restore elsewhere (--to PATH)",
         )

@@ -127,6 +127,7 @@ def _request(source: Source, settings: SnapshotSettings, give_up: float, *, prob
         "path": str(source.path),
         "uid": source.uid,
         "gid": source.gid,
+        "unmapped": source.unmapped,
         "empty": source.empty,
         "probe": probe,
         "target": _NAME,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
+from backupd.owners import known_owner, where_owned
+from backupd.sqlite.directory import Rights
 
 SETTLED_NS = 2_000_000_000
 _EMPTY_BYTES = 1
@@ -15,16 +17,20 @@ _EMPTY_BYTES = 1
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A database as it lies there: real path, owner, and the sizes that a copy of it will need."""
+    """A database as it lies there: real path, owner, and the sizes that a copy of it will need.
+
+    `uid` and `gid` are None where this user namespace does not map them.
+    """
 
     path: Path
-    uid: int
-    gid: int
+    uid: int | None
+    gid: int | None
     mode: int
     size_bytes: int
     wal_bytes: int
     signature: Signature
     links: int
+    directory: Rights
 
     @property
     def empty(self) -> bool:
@@ -32,9 +38,27 @@ class Source:
         return self.size_bytes <= _EMPTY_BYTES
 
     @property
+    def unmapped(self) -> str:
+        """Whose id this user namespace does not map, user or group; the latter only where it grants anything."""
+        if self.uid is None:
+            return "user"
+        grants = (self.mode >> 3 & ~self.mode) & 0o7
+        return "group" if self.gid is None and grants else ""
+
+    @property
     def facts(self) -> SourceFacts:
         """What the manifest keeps of it."""
-        return SourceFacts(str(self.path), self.uid, self.gid, self.mode, self.signature)
+        directory = self.directory
+        return SourceFacts(
+            str(self.path),
+            self.uid,
+            self.gid,
+            self.mode,
+            self.signature,
+            directory.uid,
+            directory.gid,
+            directory.mode,
+        )
 
     @classmethod
     def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
@@ -47,7 +71,18 @@ class Source:
         signature = signature_of(real, state)
         wal_bytes = signature.wal.size_bytes if signature.wal else 0
         mode = stat.S_IMODE(state.st_mode)
-        source = cls(real, state.st_uid, state.st_gid, mode, state.st_size, wal_bytes, signature, state.st_nlink)
+        uid, gid = known_owner(real, state)
+        source = cls(
+            real,
+            uid,
+            gid,
+            mode,
+            state.st_size,
+            wal_bytes,
+            signature,
+            state.st_nlink,
+            Rights.of(real.parent),
+        )
         source._refuse(allow_empty=allow_empty, allow_links=allow_links)
         return source
 
@@ -97,7 +132,9 @@ def _stat(path: Path) -> os.stat_result:
     except PermissionError as error:
         raise SourceUnusable(
             f"uid {os.geteuid()} has no right to look at {path}",
-            "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH",
+            where_owned(
+                path.parent, "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH"
+            ),
         ) from error
     except OSError as error:
         raise SourceUnusable(f"{path} cannot be looked at: {error.strerror}", "check the path") from error

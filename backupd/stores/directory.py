@@ -9,8 +9,6 @@ DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and proven before it bea
 
 import errno
 import os
-import re
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +18,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backupd.errors import GenerationMissing, NoSpace, SnapshotFailed
-from backupd.files import fsync_directory, give_to_owner_of, is_full, overwrite, replace_durably, write_durably
+from backupd.files import (
+    fsync_directory,
+    give_to_owner_of,
+    is_full,
+    note_readers,
+    overwrite,
+    replace_durably,
+    write_durably,
+)
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
+from backupd.owners import where_owned
 from backupd.stores.contract import Listing, Recovered, Stored
 from backupd.stores.staging import Staging, sweep
 
@@ -66,17 +73,6 @@ class DirectoryStore:
         alone = [key + ARCHIVE_SUFFIX for key in sizes.keys() - manifests]
         alone += [key + MANIFEST_SUFFIX for key in manifests - sizes.keys()]
         return tuple(sorted(alone))
-
-    def identity(self) -> str:
-        """Return a name that no other store has, the same for ever; made where there is none yet. Raises OSError."""
-        path = self.hidden / "identity"
-        with suppress(FileNotFoundError):
-            name = path.read_text().strip()
-            if re.fullmatch("[0-9a-f]{16}", name):
-                return name
-        name = secrets.token_hex(8)
-        replace_durably(path, f"{name}\n".encode(), temporary=self.hidden / "identity.new")
-        return name
 
     def lost(self) -> tuple[str, ...]:
         """Return the ids of generations whose manifest is there and whose archive is gone, in order."""
@@ -126,6 +122,7 @@ class DirectoryStore:
         """
         staged = archive.parent / f"{generation_id}{MANIFEST_SUFFIX}"
         write_durably(staged, manifest)
+        note_readers(staged)
         fsync_directory(archive.parent)
         try:
             self._place(archive, self.archive_path(generation_id))
@@ -208,7 +205,7 @@ class DirectoryStore:
                 raise NoSpace(f"no room to make {directory}", "free space, or move backups_dir") from error
             raise SnapshotFailed(
                 f"cannot make {directory} for the backups: {error.strerror}",
-                "give backupd's user the right to write there, or set backups_dir",
+                where_owned(directory.parent, "give backupd's user the right to write there, or set backups_dir"),
             ) from error
 
     def _place(self, path: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from backupd.errors import CopyCorrupt
-from backupd.files import write_durably
+from backupd.files import fsync_directory, note_readers, write_durably
 from backupd.stores.contract import Probed, Recovered, Transfer
 from backupd.stores.directory import DirectoryStore
 from backupd.stores.taken import manifest_there, refuse_other
@@ -56,6 +56,8 @@ class MirrorStore(DirectoryStore):
         with self.staging() as staging:
             write_durably(staging / "probe", _PROBE)
             renamed = (staging / "probe").rename(staging / "renamed")
+            note_readers(renamed)
+            fsync_directory(staging)
             if renamed.read_bytes() != _PROBE:
                 raise CopyCorrupt(f"{self.directory} gives back other than was written", "test that disk (smartctl)")
             ahead_s = renamed.stat().st_mtime - time.time()

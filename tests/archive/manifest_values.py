@@ -46,9 +46,10 @@ def plain_manifest() -> Manifest:
         format=1,
         id=ID,
         source="tasks",
+        store="0123456789abcdef",
         taken_at=datetime(2026, 11, 23, 4, 0, 17, 250, tzinfo=UTC),
         backupd_version="0.1.0",
-        origin=SourceFacts("/app/data/tasks.db", 1000, 1000, 0o640, Signature(state, None, 3)),
+        origin=SourceFacts("/app/data/tasks.db", 1000, 1000, 0o640, Signature(state, None, 3), 1000, 1000, 0o750),
         snapshot=SnapshotFacts("a" * 64, 8192, 4096, 2, "wal", 7, -1, "3.40.1", "3.54.1", "backup"),
         archive=ArchiveFacts("b" * 64, 900, 1 << 20, 1),
         contents=Contents({"task": 12, "search": None}, "c" * 64),
@@ -63,6 +64,7 @@ SHA256 = st.text("0123456789abcdef", min_size=64, max_size=64)
 TEXTS = st.lists(TEXT, max_size=4).map(tuple)
 FILE_STATE = st.builds(FileState, st.integers(0, 2**64 - 1), COUNT, COUNT, ANY_INT, ANY_INT)
 OWNER = st.integers(0, 2**32 - 2)
+RIGHTS = st.tuples(OWNER, OWNER, st.integers(0, 0o7777))
 
 
 @st.composite
@@ -92,12 +94,18 @@ def manifests(draw: st.DrawFn) -> Manifest:
         format=1,
         id=generation_id(source, taken_at, draw(st.integers(1, 999))),
         source=source,
+        store=draw(st.text("0123456789abcdef", min_size=16, max_size=16)),
         taken_at=taken_at,
         backupd_version=draw(TEXT),
-        origin=SourceFacts(draw(TEXT), draw(OWNER), draw(OWNER), draw(st.integers(0, 0o7777)), signature),
+        origin=SourceFacts(draw(TEXT), *draw(RIGHTS), signature, *draw(RIGHTS)),
         snapshot=draw(snapshots()),
         archive=ArchiveFacts(draw(SHA256), draw(COUNT), draw(st.integers(1, 16 << 20)), draw(COUNT)),
-        contents=Contents(draw(st.dictionaries(TEXT, st.none() | COUNT, max_size=4)), draw(SHA256)),
+        contents=Contents(
+            draw(st.dictionaries(TEXT, st.none() | COUNT, max_size=4)),
+            draw(SHA256),
+            draw(st.dictionaries(TEXT, TEXT, max_size=4)),
+            draw(st.dictionaries(TEXT, TEXT, max_size=4)),
+        ),
         verdict=Verdict(
             level=draw(st.sampled_from(["full", "structural", "corrupt"])),
             checks=draw(TEXTS),

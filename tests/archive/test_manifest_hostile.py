@@ -41,11 +41,12 @@ def paths(value: object, path: Path = ()) -> Iterator[Path]:
 HOSTILE = [
     *[("id", name) for name in ("../../etc/cron.d/x", "/etc/passwd", "tasks-20261123-0400\n", "", "tasks", 7, None)],
     *[("source", name) for name in ("..", "a/b", "../tasks", "tasks\n", "tasks\x1b[2J", "", "other", "x" * 121, [])],
+    *[("store", name) for name in ("", "0123456789ABCDEF", "0123456789abcde", "../3456789abcdef", None)],
     *[("taken_at", time) for time in ("2026-11-23T04:00:17", "now", 0, 1e18, None, "2026-11-24T04:00:17Z")],
     *[("taken_at", time) for time in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00")],
     *[("origin.uid", number) for number in (-1, 2**32 - 1, 2**32, 2**64, 10**400, 1.5, "0", True)],
-    *[("origin.gid", number) for number in (-1, 2**32 - 1, 2**63)],
-    *[("origin.mode", number) for number in (-1, 0o10000, 2**63, "0640")],
+    *[(f"origin.{name}", number) for name in ("gid", "directory_uid", "directory_gid") for number in (-1, 2**32 - 1)],
+    *[(f"origin.{name}", number) for name in ("mode", "directory_mode") for number in (-1, 0o10000, 2**63, "0640")],
     *[("origin.path", text) for text in ("x" * 4097, None, 7, ["/data"])],
     *[("snapshot.size_bytes", number) for number in (-8192, 8191, 0, 2**63, math.nan, math.inf, "8192")],
     *[("snapshot.page_size", number) for number in (0, -4096, 256, 131072, 4096.5, math.nan)],
@@ -56,6 +57,7 @@ HOSTILE = [
     *[("archive.member_bytes", number) for number in (0, -1, (16 << 20) + 1, 2**62)],
     *[("archive.members", number) for number in (-1, 2**63, [1])],
     *[("contents.tables", tables) for tables in ({"t": -1}, {"t": 2**63}, {"t": "1"}, ["t"], {"x" * 4097: 1})],
+    *[(f"contents.{key}", said) for key in ("columns", "virtual") for said in ({"t": 1}, {"t": "x" * 4097}, ["t"])],
     ("contents.schema_sha256", "0" * 63 + "\u0660"),
     *[("verdict.level", level) for level in ("perfect", "", None, ["full"])],
     *[("verdict.checks", checks) for checks in (["x"] * 21, [1], "integrity_check", {"0": "x"})],
@@ -76,7 +78,7 @@ def test_a_value_that_cannot_be_true_is_refused(path: str, value: object) -> Non
     assert "its own digest" not in refusal.value.message, "the seal was wrong: this test tested nothing"
 
 
-OPTIONAL = {"damage", "notes", "foreign_key_violations", "duration_s"}
+OPTIONAL = {"columns", "virtual", "damage", "notes", "foreign_key_violations", "duration_s"}
 NAMES = [path for path in paths(FIELDS) if path and all(isinstance(key, str) for key in path)]
 REQUIRED = [path for path in NAMES if path[-1] not in OPTIONAL and path[:2] != ("contents", "tables")]
 

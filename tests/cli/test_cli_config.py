@@ -45,7 +45,7 @@ def test_check_accepts_a_good_file_and_names_the_sources(pair: Pair) -> None:
     answer = typed("config", "check", "--config", pair.config)
     assert (answer.code, answer.out) == (0, f"{pair.config}: valid, sources: tasks, notes\n")
     facts = typed("config", "check", "--config", pair.config, "--json").json
-    assert facts == {"origin": str(pair.config), "valid": True, "warnings": []}
+    assert facts == {"origin": str(pair.config), "valid": True, "warnings": [], "notes": []}
 
 
 def test_check_finds_out_that_two_sources_are_one_database_by_a_link(pair: Pair) -> None:
@@ -72,6 +72,21 @@ def test_a_time_zone_in_tz_that_is_none_warns_and_degrades_nothing(typed: Keyboa
     assert (report.code, [note[:8] for note in report.json["notes"]]) == (0, ["TZ='UTC0"])
     findings = {finding["check"]: finding for finding in typed("doctor", "--json", TZ="UTC0").json}
     assert (findings["time zone"]["ok"], "TZ='UTC0'" in findings["time zone"]["detail"]) == (False, True)
+
+
+def test_links_to_a_service_called_backupd_are_a_note_of_show_check_and_doctor(typed: Keyboard) -> None:
+    links = {"BACKUPD_PORT": "tcp://10.0.0.1:8080", "BACKUPD_SERVICE_HOST": "10.0.0.1", "BACKUPD_SERVICE_PORT": "8080"}
+    said = "ignored BACKUPD_PORT and 2 more: set by Kubernetes or Docker"
+    assert f"note: {said}" in typed("config", "show", **links).err
+    assert f"note: {said}" in typed("config", "check", **links).err
+    assert typed("config", "check", "--json", **links).json["notes"][0].startswith(said)
+    answer = typed("doctor", **links)
+    assert answer.out.startswith(f"ok     configuration: from environment; {said}")
+
+
+def test_health_with_an_address_in_quotes_tells_what_is_wrong(typed: Keyboard) -> None:
+    answer = typed("health", BACKUPD_HTTP__LISTEN='"0.0.0.0:8080"')
+    assert (answer.code, "environment BACKUPD_HTTP__LISTEN: has quotes around its value" in answer.err) == (78, True)
 
 
 SECRETS = {

@@ -54,6 +54,7 @@ def test_json_has_the_fields_that_checks_read(backupd: Backupd, backups: Path, g
     assert [re.sub(r"\d{4}-(\d\d-\d\d|W\d\d)", "…", reason) for reason in facts["kept_for"]] == [
         "daily …",
         "weekly …",
+        "within 48h",
         "last-verified",
     ]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00", facts["taken_at"])

@@ -130,6 +130,6 @@ def test_an_empty_store_has_nothing_to_prune(typed: Keyboard, backups: Path) -> 
 
 
 def test_a_policy_that_keeps_nothing_is_refused(typed: Keyboard, backups: Path, generation: str) -> None:
-    answer = typed("prune", BACKUPD_RETENTION__DAILY="0", BACKUPD_RETENTION__WEEKLY="0")
+    answer = typed("prune", BACKUPD_RETENTION__WITHIN="0", BACKUPD_RETENTION__DAILY="0", BACKUPD_RETENTION__WEEKLY="0")
     assert (answer.code, "would remove every generation" in answer.err) == (78, True)
     assert present(backups) == {generation}

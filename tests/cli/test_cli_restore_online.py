@@ -63,7 +63,7 @@ def test_the_safety_backup_pushes_nothing_out_not_even_what_the_policy_would(
     assert site
     oldest = backdated(backups, generation, days=400)
     spend(database)
-    policy = {"BACKUPD_RETENTION__DAILY": "1", "BACKUPD_RETENTION__WEEKLY": "0"}
+    policy = {f"BACKUPD_RETENTION__{rule}": count for rule, count in (("WITHIN", "0"), ("DAILY", "1"), ("WEEKLY", "0"))}
     answer = typed("restore", oldest, "--online", "--json", **policy)
     assert answer.code == 0, answer.err
     with closing(sqlite3.connect(database)) as app:

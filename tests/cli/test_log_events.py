@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from backupd.archive.manifest import decode_manifest
 from backupd.jobs.backup import backup
 from backupd.jobs.expire import prune, unfreeze
 from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import BackupOrder, Expiry
+from backupd.jobs.order import BackupOrder, Expiry, PinRequest
+from backupd.jobs.pin import unpin_generation
 from backupd.jobs.rebuild import rebuild_catalog
 from backupd.jobs.replicate import ReplicaOrder, replicate
 from backupd.jobs.restore import restore_to
@@ -100,8 +102,9 @@ def of(lines: Iterable[dict[str, Any]], event: Event) -> list[dict[str, Any]]:
 
 
 def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Site, tmp_path: Path) -> None:
-    report = backup(order, site)
+    report = backup(replace(order, pin=PinRequest("made by hand", timedelta(days=30), "v1")), site)
     assert report.generation is not None
+    assert unpin_generation(report.generation, "released by an operator", site)
     for days in range(1, 5):
         backdated(site.store.directory, report.generation, days=days)
     backup(order, site)
@@ -242,7 +245,7 @@ def test_a_prune_says_that_it_is_done(order: BackupOrder, site: Site) -> None:
     assert report.generation is not None
     gone = backdated(site.store.directory, report.generation, days=40)
     (site.store.directory / "backup.log").unlink()
-    pruned, _ = prune("tasks", Expiry(RetentionPolicy(last=1, daily=0, weekly=0)), site)
+    pruned, _ = prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), site)
     assert pruned.outcome == last_line(site)["backupd.outcome"] == "done"
     runs = site.ask_catalog(lambda catalog: catalog.runs(limit=2), [])
     assert [(run.task, run.outcome) for run in runs] == [("prune", "done"), ("backup", "published")]

@@ -59,10 +59,11 @@ def test_a_volume_that_is_lost_with_its_backups_and_catalog_comes_back_from_the_
     wait_until(lambda: first.exec(*stored).out.count('"id"') == 1, f"a copy: {first.logs()}", 120)
     first.kill()
     fresh = lab.volume()
-    lab.shell(fresh, "chown 1000:1000 .")
     new = lab.sidecar(fresh, options=options, **host.environ)
     wait_until(lambda: new.get("http://127.0.0.1:8080/livez")[0] == 200, "it lives", 60)
     restored = new.exec("backupd", "restore", "--from", "offsite")
     assert restored.code == 0, restored.out + restored.err
     assert tasks(lab.app(fresh)) == 20
-    assert lab.files(fresh)["tasks.db"].split()[0] == "1000:1000"
+    rights = lab.files(fresh)
+    assert rights["tasks.db"].split()[0] == "1000:1000"
+    assert rights["."] == lab.files(volume)["."], "owner and mode of the directory"

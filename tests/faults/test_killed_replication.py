@@ -24,6 +24,7 @@ def environment(yard: Yard, url: str, sshd: Sshd, keeps: int = 1) -> dict[str, s
         "PRIVATE_KEY_FILE": str(sshd.key),
         "RETENTION__DAILY": str(keeps),
         "RETENTION__WEEKLY": "0",
+        "RETENTION__WITHIN": "0",
     }
     return yard.environ | {f"BACKUPD_REPLICAS__OFFSITE__{key}": value for key, value in offsite.items()}
 

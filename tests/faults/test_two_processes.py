@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -87,7 +87,7 @@ def test_two_in_one_minute_are_told_apart_and_a_name_that_pruning_freed_is_not_g
         made.append(backup(order, site).generation)
     first = f"tasks-{noon:%Y%m%d-%H%M}"
     assert made == [first, f"{first}-2"]
-    prune("tasks", Expiry(RetentionPolicy(last=1, daily=0, weekly=0)), site)
+    prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), site)
     assert [*yard.generations()] == [f"{first}-2"]
     write(yard.database)
     assert backup(order, site).generation == f"{first}-3"

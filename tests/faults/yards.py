@@ -79,6 +79,7 @@ class Yard:
             "BACKUPD_BACKUPS_DIR": str(self.backups),
             "BACKUPD_SPACE__RESERVE": "0",
             "BACKUPD_RETENTION__LAST": str(self.kept),
+            "BACKUPD_RETENTION__WITHIN": "0",
             "BACKUPD_RETENTION__DAILY": "0",
             "BACKUPD_RETENTION__WEEKLY": "0",
         }
@@ -251,7 +252,8 @@ def assert_tidy(yard: Yard, task: str = "backup") -> None:
 def assert_swept(yard: Yard) -> None:
     """Assert that no run holds the store or has left its work there."""
     hidden = {path.name for path in yard.hidden.iterdir()}
-    assert hidden <= {"lock", "staging", "removing", "catalog.sqlite3", "catalog.sqlite3-wal", "catalog.sqlite3-shm"}
+    work = {"lock", "staging", "removing"}
+    assert hidden <= work | {"identity", "identity.lock"} | {f"catalog.sqlite3{end}" for end in ("", "-wal", "-shm")}
     assert [*(yard.hidden / "staging").iterdir()] == []
     assert not (yard.hidden / "lock").exists() or (yard.hidden / "lock").read_bytes() == b""
 

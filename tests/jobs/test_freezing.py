@@ -2,7 +2,7 @@
 
 import sqlite3
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from backupd.jobs.site import Site
 from backupd.model import RetentionPolicy
 from support.command import log_lines
 
-ONE = Expiry(RetentionPolicy(last=1, daily=0, weekly=0))
+ONE = Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0))
 
 
 def change(database: Path, *statements: str) -> None:
@@ -27,6 +27,13 @@ def change(database: Path, *statements: str) -> None:
     connection.commit()
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
+
+
+# An app whose documents are in a full text table, and nowhere else.
+NOTES = (
+    "CREATE VIRTUAL TABLE note USING fts5(body)",
+    "INSERT INTO note SELECT 'word ' || id FROM account LIMIT 100",
+)
 
 
 def touch(database: Path) -> None:
@@ -134,11 +141,14 @@ def test_an_empty_file_in_place_of_the_database_removes_nothing(one_kept: Backup
     [
         ("DROP TABLE ledger", "tables gone: ledger"),
         ("DELETE FROM account WHERE id > 400", "account went from 1000 to 400 rows"),
+        ("DROP TABLE note", "tables gone: note"),
+        ("DELETE FROM note WHERE rowid > 40", "note went from 100 to 40 rows"),
     ],
 )
 def test_a_shrunken_source_is_published_but_degraded_and_holds_pruning(
     one_kept: BackupOrder, site: Site, loss: str, said: str
 ) -> None:
+    change(one_kept.path, *NOTES, "INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
     before = backup(one_kept, site)
     change(one_kept.path, loss)
     report = backup(one_kept, site)
@@ -197,6 +207,24 @@ def test_the_guard_can_be_turned_off_and_small_tables_do_not_alarm(one_kept: Bac
     assert backup(one_kept, site).outcome == "published"
     change(one_kept.path, "DELETE FROM account")
     assert backup(replace(one_kept, guard=ShrinkGuard(enabled=False)), site).outcome == "published"
+
+
+def test_what_holds_nothing_may_go_and_what_is_renamed_or_tidied_is_still_there(
+    one_kept: BackupOrder, site: Site
+) -> None:
+    change(one_kept.path, *NOTES, "CREATE TABLE draft(body)")
+    for _ in range(20):  # each transaction adds a segment to the index
+        change(one_kept.path, "UPDATE note SET body = body || ' more'")
+    backup(one_kept, site)
+    change(
+        one_kept.path,
+        "DROP TABLE draft",
+        "ALTER TABLE account RENAME TO customer",
+        "INSERT INTO note(note) VALUES ('optimize')",
+        "ALTER TABLE note RENAME TO page",
+    )
+    report = backup(one_kept, site)
+    assert (report.outcome, report.warnings) == ("published", ())
 
 
 def test_generations_from_a_clock_that_ran_ahead_do_not_push_out_today(one_kept: BackupOrder, site: Site) -> None:

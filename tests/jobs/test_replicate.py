@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -120,7 +120,7 @@ def test_retention_there_is_its_own_and_append_only_removes_nothing(
     connect: Connect, site: Site, files: Path, taken: list[str]
 ) -> None:
     sent_to(connect, site)
-    one = Expiry(RetentionPolicy(daily=1))
+    one = Expiry(RetentionPolicy(within=timedelta(), daily=1, weekly=0))
     assert sent_to(connect, site, order=replace(ALL, expiry=one, append_only=True)).removed == ()
     assert complete(files) == set(taken)
     report = sent_to(connect, site, order=replace(ALL, expiry=one))

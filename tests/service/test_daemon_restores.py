@@ -26,7 +26,8 @@ def test_a_restore_waits_for_the_backup_of_the_daemon_which_goes_on_afterwards(
         path.unlink()
     shutil.rmtree(backups / ".backupd")  # so that the daemon knows of that one alone, and a backup is overdue
     spend(database)
-    policy = {"BACKUPD_RETENTION__LAST": "1", "BACKUPD_RETENTION__DAILY": "0", "BACKUPD_RETENTION__WEEKLY": "0"}
+    policy = {f"BACKUPD_RETENTION__{rule}": "0" for rule in ("WITHIN", "DAILY", "WEEKLY")}
+    policy["BACKUPD_RETENTION__LAST"] = "1"
     with running_daemon(backupd, **policy) as daemon:
         wait_until(lambda: any((backups / ".backupd/staging").glob("run-*/copy/snapshot.sqlite3")), "a staged copy")
         (run,) = daemon.children()

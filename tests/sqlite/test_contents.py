@@ -1,11 +1,13 @@
 """What is in a copy: rows by table, and the digest of the schema."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from support.bank import make_bank
-from support.sqlite_checks import NUMBERS, contents_of, make, patch, verdict
+from support.sqlite_checks import NUMBERS, contents_of, make, patch, rewrite, verdict
 
 
 def test_rows_are_counted_in_tables_and_in_nothing_else(tmp_path: Path) -> None:
@@ -21,10 +23,65 @@ def test_rows_are_counted_in_tables_and_in_nothing_else(tmp_path: Path) -> None:
         "CREATE TABLE own(a, b AS (app_function(a)))",
         "INSERT INTO own(a) VALUES (1)",
         "CREATE VIEW v AS SELECT * FROM plain",
-        "CREATE VIRTUAL TABLE f USING fts5(x)",
     )
-    tables = contents_of(path).tables
-    assert tables == {"plain": 500, 'odd " name': 1, "keyed": 2, "counted": 0, "own": 1}
+    found = contents_of(path)
+    assert found.tables == {"plain": 500, 'odd " name': 1, "keyed": 2, "counted": 0, "own": 1}
+    assert found.virtual == {}
+
+
+def test_virtual_tables_are_counted_with_all_that_they_store(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE TABLE docs(id INTEGER PRIMARY KEY, t)",
+        f"INSERT INTO docs {NUMBERS} SELECT i, 'word ' || i FROM n",
+        'CREATE VIRTUAL TABLE "odd "" [n]\'"/* using */USING\nFTS5(x)',
+        f'INSERT INTO "odd "" [n]\'" {NUMBERS} SELECT \'word \' || i FROM n WHERE i < 8',
+        "CREATE VIRTUAL TABLE bare USING fts5(x, content='')",
+        f"INSERT INTO bare(rowid, x) {NUMBERS} SELECT i, 'word ' || i FROM n WHERE i < 6",
+        "CREATE VIRTUAL TABLE outside USING 'fts5'(t, content='docs', content_rowid='id')",
+        "CREATE VIRTUAL TABLE box USING rtree(id, a, b)",
+        "INSERT INTO box VALUES (1, 2, 3)",
+        "CREATE VIRTUAL TABLE words USING fts5vocab(bare, row)",
+    )
+    found = contents_of(path)
+    name = "odd \" [n]'"
+    assert found.virtual == {name: "fts5", "bare": "fts5", "outside": "fts5", "box": "rtree", "words": "fts5vocab"}
+    assert {table: found.tables[table] for table in found.virtual} == {
+        name: 7,
+        "bare": 5,
+        "outside": 500,
+        "box": 1,
+        "words": None,
+    }
+    assert (found.tables[f"{name}_content"], found.tables["bare_docsize"], found.tables["box_rowid"]) == (7, 5, 1)
+    assert len(found.tables) == 1 + 5 + 5 + 4 + 4 + 3
+
+
+def test_without_its_module_a_virtual_table_is_known_by_its_shadow_tables(tmp_path: Path) -> None:
+    path = make(tmp_path / "t.db", "CREATE VIRTUAL TABLE f USING fts5(x)", "INSERT INTO f VALUES ('a'), ('b')")
+    before = contents_of(path)
+    rewrite(path, "fts5(x)", "fts5(x, tokenize = own)")
+    assert contents_of(path).tables == before.tables
+    rewrite(path, "fts5(x, tokenize = own)", "own_module(x)")
+    assert contents_of(path).tables == {**before.tables, "f": None}
+
+
+HASTY = """
+import sys
+from backupd.sqlite.child import check, contents
+contents._COUNT_S = 0.05
+print(contents.contents_of(check.open_immutable(sys.argv[1]), {})["tables"]["f"])
+"""
+
+
+def test_a_virtual_table_whose_rows_never_end_is_not_counted_for_ever(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        "CREATE VIEW endless(x) AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+        "CREATE VIRTUAL TABLE f USING fts5(x, content=endless, content_rowid=x)",
+    )
+    said = subprocess.run([sys.executable, "-c", HASTY, path], capture_output=True, text=True, check=True, timeout=30)
+    assert said.stdout == "None\n"
 
 
 @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])

@@ -76,7 +76,7 @@ def over_sftp(
     proven = Proven(None, remote_hash)
 
     def connect() -> AbstractContextManager[Replica]:
-        return connected(target, path, port, proven, patience, site.store.identity)
+        return connected(target, path, port, proven, patience, site.identity)
 
     return connect
 

@@ -9,6 +9,7 @@ from typing import Any
 import apsw
 
 from backupd.errors import DrillFailed
+from backupd.owners import known_owner
 from backupd.sqlite.child.owner import become_owner
 from backupd.sqlite.child.wire import Wire, serve
 
@@ -18,8 +19,7 @@ _BUSY_MS = 5000
 def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     """Return `user_version` and, as text, the first value of the first row of `request["query"]`, if there is one."""
     path: str = request["path"]
-    owner = os.stat(path)
-    become_owner(owner.st_uid, owner.st_gid)
+    become_owner(*known_owner(path, os.stat(path)))
     try:
         connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
         connection.set_busy_timeout(_BUSY_MS)

@@ -4,17 +4,15 @@ Run as `python -m backupd.sqlite.child.check`. The copy is opened `immutable=1`:
 side file is needed, and CHECK constraints, which may call functions of the app, are not evaluated.
 """
 
-import hashlib
-import json
 import os
 import time
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import apsw
 
 from backupd.priority import Priority, give_way
+from backupd.sqlite.child.contents import contents_of
 from backupd.sqlite.child.ladder import climb
 from backupd.sqlite.child.wire import Wire, serve
 
@@ -44,7 +42,7 @@ def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     if result.level != "corrupt":
         connection = result.prepare(open_immutable(path))
         verdict["foreign_key_violations"] = foreign_key_violations(connection)
-        contents = {"tables": count_rows(connection), "schema_sha256": schema_digest(connection)}
+        contents = contents_of(connection, {})
         connection.close()
     verdict["duration_s"] = round(time.monotonic() - began, 3)
     return {"verdict": verdict, "contents": contents}
@@ -56,43 +54,6 @@ def foreign_key_violations(connection: apsw.Connection) -> int:
         return int(connection.execute("SELECT count(*) FROM pragma_foreign_key_check").get)
     except apsw.SQLError:
         return 0
-
-
-def count_rows(connection: apsw.Connection) -> dict[str, int | None]:
-    """Count the rows of each ordinary table; None where a table cannot be read without the app's own functions."""
-    names = _texts(
-        connection,
-        "SELECT CAST(name AS BLOB) FROM pragma_table_list WHERE schema='main' AND type='table' "
-        "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
-    )
-    return {name: _rows(connection, name) for (name,) in names}
-
-
-def _rows(connection: apsw.Connection, table: str) -> int | None:
-    name = table.replace('"', '""')
-    try:
-        return int(connection.execute(f'SELECT count(*) FROM "{name}"').get)  # noqa: S608 - quoted as an identifier
-    except apsw.SQLError:
-        return None
-
-
-def schema_digest(connection: apsw.Connection) -> str:
-    """Return the SHA-256 of the schema: a JSON line of type, name, table and SQL for each object, in sorted order."""
-    digest = hashlib.sha256()
-    for row in _texts(
-        connection,
-        "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema "
-        "ORDER BY type, name, tbl_name, sql",
-    ):
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _texts(connection: apsw.Connection, query: str) -> Iterator[list[Any]]:
-    """Yield rows of blobs as texts: SQLite takes any bytes for a name, apsw only those that are Unicode."""
-    encoding = str(connection.execute("PRAGMA encoding").get)
-    for row in connection.execute(query):
-        yield [value.decode(encoding, "backslashreplace") if isinstance(value, bytes) else value for value in row]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from backupd.errors import SourceReplaced, SourceUnusable
+from backupd.owners import SAME_NAMESPACE
 from backupd.sqlite.child.copier import Copier, HotJournal
 from backupd.sqlite.child.explain import explain
 from backupd.sqlite.child.hotjournal import copy_with_journal
@@ -83,8 +84,15 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
             f"{path} is a WAL database on {kind}, where its shared memory may not reach this process",
             'run backupd on the host of the app; or set network_fs = "allow" if both run on one kernel',
         )
-    side_files = os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm")
-    if not owner and not side_files:
+    if os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm"):
+        return header
+    if request["unmapped"]:
+        raise SourceUnusable(
+            f"{path} is an idle WAL database of a {request['unmapped']} that is not mapped in this user namespace: "
+            "opening it would leave -wal and -shm files that its app cannot write",
+            f"{SAME_NAMESPACE}; or back up while the app has it open",
+        )
+    if not owner:
         raise SourceUnusable(
             f"{path} is an idle WAL database of uid {request['uid']}: opening it as uid {os.geteuid()} would leave "
             "-wal and -shm files that its app cannot write",
@@ -101,7 +109,9 @@ def header_of(request: dict[str, Any]) -> Header:
     except PermissionError as error:
         raise SourceUnusable(
             f"no right to read {path}",
-            f"run backupd as the owner of the file (uid {request['uid']}){_OR_AS_ROOT}",
+            SAME_NAMESPACE
+            if request["unmapped"]
+            else f"run backupd as the owner of the file (uid {request['uid']}){_OR_AS_ROOT}",
         ) from error
     except FileNotFoundError as error:
         raise SourceReplaced(f"{path} went away just now", "run the backup again") from error

@@ -5,13 +5,15 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
-from paramiko import PKey, SSHException, Transport
+from paramiko import PKey, SSHException
 from paramiko.ssh_exception import IncompatiblePeer
 
-from backupd.errors import ReplicaUnreachable, ServerTooOld
+from backupd.errors import ReplicaUnreachable, ServerIncompatible
 from backupd.stores.sftp.address import host_and_port
+from backupd.stores.sftp.algorithms import CIPHERS, NegotiatingTransport, nothing_in_common
 from backupd.stores.sftp.publickey import ALGORITHMS
 from backupd.text import printable
 
@@ -19,15 +21,29 @@ EVERY_TYPE: Final = tuple(algorithm for algorithms in ALGORITHMS.values() for al
 _NO_BANNER: Final = "Error reading SSH protocol banner"  # paramiko, of a silence and of a lost connection
 _TRY_AGAIN: Final = "check the host, its port and the network between; it is worth trying again"
 
+
+@dataclass(frozen=True, slots=True)
+class HostKeys:
+    """The host keys that a server has shown, the preferred types first; `missing` types could not be asked for.
+
+    `problem` says why they could not.
+    """
+
+    keys: tuple[PKey, ...]
+    missing: tuple[str, ...] = ()
+    problem: ReplicaUnreachable | None = None
+
+
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else tracebacks of its threads go to standard error
 
 
-def shake_hands(transport: Transport, host: str, port: int, timeout_s: float) -> PKey:
+def shake_hands(transport: NegotiatingTransport, host: str, port: int, timeout_s: float) -> PKey:
     """Negotiate within `timeout_s` seconds and return the key that the server shows, which nobody has checked yet.
 
-    Raises ReplicaUnreachable, and ServerTooOld where nothing that is safe is common to both.
+    Raises ReplicaUnreachable, and ServerIncompatible where nothing that is safe is common to both.
     """
     where = host_and_port(host, port)
+    transport.get_security_options().ciphers = CIPHERS
     transport.banner_timeout = transport.handshake_timeout = timeout_s
     give_up_at = time.monotonic() + timeout_s
     try:
@@ -35,8 +51,8 @@ def shake_hands(transport: Transport, host: str, port: int, timeout_s: float) ->
         if transport.initial_kex_done:  # paramiko returns at the timeout as if all were well
             return transport.get_remote_server_key()
         told = ""
-    except IncompatiblePeer as error:
-        raise _too_old(where, error) from None
+    except IncompatiblePeer:
+        raise nothing_in_common(where, transport) from None
     except (SSHException, EOFError, OSError) as error:
         is_gone = isinstance(error, ConnectionError) or str(error).startswith(_NO_BANNER)
         told = "" if is_gone else printable(str(error))
@@ -47,11 +63,12 @@ def shake_hands(transport: Transport, host: str, port: int, timeout_s: float) ->
     raise ReplicaUnreachable(f"{where} answers, but not as an SSH server does: {told}", _TRY_AGAIN)
 
 
-def fetch_host_keys(host: str, port: int, timeout_s: float) -> tuple[PKey, ...]:
+def fetch_host_keys(host: str, port: int, timeout_s: float) -> HostKeys:
     """Ask a server for every host key that it has, one connection for each, without logging in.
 
-    Nothing proves that the right server answers. Raises ReplicaUnreachable when all of it takes longer than
-    `timeout_s` seconds (the name server's time not counted), and ServerTooOld.
+    Nothing proves that the right server answers. What was received before a later connection failed is returned. Raises
+    ReplicaUnreachable when there is no key within `timeout_s` seconds (the name server's time not counted), and
+    ServerIncompatible.
     """
     deadline = time.monotonic() + timeout_s
     found: list[PKey] = []
@@ -59,9 +76,13 @@ def fetch_host_keys(host: str, port: int, timeout_s: float) -> tuple[PKey, ...]:
     while wanted:
         try:
             key = _fetch(host, port, wanted, max(0.1, deadline - time.monotonic()))
-        except ServerTooOld:
+        except ServerIncompatible:
             if found:  # none of the types that are left
                 break
+            raise
+        except ReplicaUnreachable as problem:  # it may refuse many connections at once (MaxStartups, fail2ban)
+            if found:
+                return HostKeys(tuple(found), _types(wanted), problem)
             raise
         left = tuple(algorithm for algorithm in wanted if algorithm not in ALGORITHMS.get(key.get_name(), ()))
         if left == wanted:
@@ -69,7 +90,12 @@ def fetch_host_keys(host: str, port: int, timeout_s: float) -> tuple[PKey, ...]:
             raise ReplicaUnreachable(f"{where} shows a host key of another type than the agreed one", _TRY_AGAIN)
         found.append(key)
         wanted = left
-    return tuple(found)
+    return HostKeys(tuple(found))
+
+
+def _types(algorithms: Sequence[str]) -> tuple[str, ...]:
+    """Return the types of keys that `algorithms` are of."""
+    return tuple(kind for kind, its in ALGORITHMS.items() if set(its).intersection(algorithms))
 
 
 def _fetch(host: str, port: int, wanted: Sequence[str], timeout_s: float) -> PKey:
@@ -80,7 +106,7 @@ def _fetch(host: str, port: int, wanted: Sequence[str], timeout_s: float) -> PKe
 
 
 @contextmanager
-def _connected(host: str, port: int, timeout_s: float) -> Iterator[Transport]:
+def _connected(host: str, port: int, timeout_s: float) -> Iterator[NegotiatingTransport]:
     where = host_and_port(host, port)
     try:
         connection = socket.create_connection((host, port), timeout=timeout_s)
@@ -88,19 +114,8 @@ def _connected(host: str, port: int, timeout_s: float) -> Iterator[Transport]:
         told = f"no connection within {timeout_s:g} s" if isinstance(error, TimeoutError) else error.strerror or error
         raise ReplicaUnreachable(f"{where} cannot be reached: {told}", _TRY_AGAIN) from error
     with connection:
-        transport = Transport(connection)
+        transport = NegotiatingTransport(connection)
         try:
             yield transport
         finally:
             transport.close()
-
-
-def _too_old(where: str, error: IncompatiblePeer) -> ServerTooOld:
-    hint = "let its administrator update it, or make an ed25519 host key there (`ssh-keygen -A`)"
-    if "host key" not in str(error):
-        return ServerTooOld(f"{where} knows no algorithm that is still safe: {printable(str(error))}", hint)
-    return ServerTooOld(
-        f"{where} has no host key of a kind that is still safe (ed25519, ecdsa, or rsa with SHA-2): "
-        "what old servers sign with ssh-rsa (SHA-1) or ssh-dss can be forged",
-        hint,
-    )

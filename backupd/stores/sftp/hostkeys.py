@@ -51,13 +51,16 @@ class PinnedKeys:
             return "equal"
         return "changed" if key.type in {other.type for other in pinned} else "unpinned"
 
-    def verdict(self, host: str, port: int, offered: Sequence[PublicKey]) -> State:
-        """Tell the same of all keys that a server offers: "changed" also where it offers none of the pinned ones."""
+    def verdict(self, host: str, port: int, offered: Sequence[PublicKey], unasked: Sequence[str] = ()) -> State:
+        """Tell the same of all keys that a server offers: "changed" also where it offers none of the pinned ones.
+
+        A pinned key of a type in `unasked` may be there: it changes nothing that it was not offered.
+        """
         states = [self.state(host, port, key) for key in offered]
         for state in ("revoked", "changed", "equal"):
             if state in states:
                 return state
-        return "changed" if self.keys(host, port) else "unpinned"
+        return "changed" if any(key.type not in unasked for key in self.keys(host, port)) else "unpinned"
 
     def check(self, host: str, port: int, key: PKey) -> None:
         """Accept a key that is pinned for `host`; raises HostKeyUnknown, HostKeyChanged, HostKeyRefused (revoked)."""

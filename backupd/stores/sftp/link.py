@@ -16,13 +16,12 @@ from paramiko.sftp import SFTPError
 
 from backupd.errors import BackupdError, ReplicaUnreachable
 from backupd.memory import keep_freed_memory
+from backupd.stores.sftp.algorithms import NegotiatingTransport
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.login import Credentials, log_in
 from backupd.stores.sftp.wire import PACKET_BYTES, WINDOW_BYTES, block_bytes
 
-# Measured (docs/performance.md): AES-GCM runs in hardware and needs no separate checksum.
-_CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _NETWORK_ERRORS: Final = frozenset(
     (errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT, errno.EBADF)
 )
@@ -65,7 +64,7 @@ class Link:
         """
         keep_freed_memory()
         with lost_to(f"{host}:{port}"):
-            transport = Transport(_connect(host, port, patience))
+            transport = NegotiatingTransport(_connect(host, port, patience))
         link = cls(transport, patience)
         try:
             with lost_to(f"{host}:{port}"):
@@ -237,9 +236,8 @@ def _connect(host: str, port: int, patience: Patience) -> socket.socket:
     return connection
 
 
-def _negotiate(transport: Transport, host: str, port: int, pins: PinnedKeys, patience: Patience) -> None:
+def _negotiate(transport: NegotiatingTransport, host: str, port: int, pins: PinnedKeys, patience: Patience) -> None:
     options = transport.get_security_options()
-    options.ciphers = [cipher for cipher in _CIPHERS if cipher in options.ciphers]
     types = [kind for kind in pins.types(host, port) if kind in options.key_types]
     options.key_types = (*types, *(kind for kind in options.key_types if kind not in types))
     transport.auth_timeout = transport.channel_timeout = patience.connect_s

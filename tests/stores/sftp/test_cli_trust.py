@@ -2,11 +2,12 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trust_sshd import Server, Starter, fingerprint_of, keygen, public
+from trust_sshd import Server, Starter, fingerprint_of, keygen, public, relayed
 
 from support.command import Answer, Backupd
 
@@ -64,6 +65,8 @@ def test_json_has_the_same_facts(backupd: Backupd, sshd: Starter) -> None:
                 for name, kind, state in (("ed25519", "ssh-ed25519", "unpinned"), ("rsa", "ssh-rsa", "equal"))
             ],
             "pinned": [{"type": "ssh-rsa", "fingerprint": fingerprint_of(server.host_key("rsa"))}],
+            "missing": [],
+            "problem": None,
             "toml": f'host_key = "{key}"',
             "environment": f"BACKUPD_REPLICAS__OFFSITE__HOST_KEY={key}",
         }
@@ -111,6 +114,24 @@ def test_a_replica_that_is_no_server_or_not_there_is_a_usage_error(backupd: Back
     assert answer.code == 2
     assert "has: disk" in answer.err
     assert "has: none" in backupd("trust", "disk").err
+
+
+def test_keys_that_have_arrived_are_shown_when_a_later_connection_fails_with_exit_3(
+    backupd: Backupd, sshd: Starter
+) -> None:
+    with sshd() as server:
+        rsa = public(server.host_key("rsa"))
+        with relayed(server.port, times=1) as port:
+            answer = trust(backupd, replace(server, port=port), host_key=rsa)
+        with relayed(server.port, times=1) as port:
+            facts = trust(backupd, replace(server, port=port), "--json", host_key=rsa)
+    assert (answer.code, facts.code) == (3, 3)
+    assert f"{fingerprint_of(server.host_key())}  not pinned" in answer.out
+    assert "pinned is:\n  ssh-rsa " in answer.out
+    assert "Somebody may stand" not in answer.out
+    assert "it was not asked for keys of the types ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, " in answer.err
+    assert (facts.json["verdict"], facts.json["missing"][-1]) == ("unpinned", "ssh-rsa")
+    assert "127.0.0.1:" in facts.json["problem"]
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])

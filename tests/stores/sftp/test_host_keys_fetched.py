@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 from paramiko import ECDSAKey, ServerInterface, Transport
-from trust_sshd import Starter, fingerprint_of
+from trust_sshd import Starter, fingerprint_of, relayed
 
-from backupd.errors import ReplicaUnreachable, ServerTooOld
+from backupd.errors import ReplicaUnreachable, ServerIncompatible, ServerTooOld
+from backupd.stores.sftp.algorithms import NegotiatingTransport
 from backupd.stores.sftp.handshake import EVERY_TYPE, fetch_host_keys, shake_hands
 from backupd.stores.sftp.hostkeys import PinnedKeys, fingerprint
 from backupd.stores.sftp.publickey import PublicKey
@@ -39,20 +40,24 @@ def listening(talk: Callable[[socket.socket], object], times: int = 1) -> Iterat
 
 def test_every_key_of_a_server_is_fetched_once_the_best_first(sshd: Starter) -> None:
     with sshd() as server:
-        keys = fetch_host_keys(server.host, server.port, 30)
+        keys = fetch_host_keys(server.host, server.port, 30).keys
         wanted = [fingerprint_of(server.host_key(kind)) for kind in KINDS]
     assert [fingerprint(key) for key in keys] == wanted
 
 
 def test_a_server_with_one_key_has_one(sshd: Starter) -> None:
     with sshd(kinds=("rsa",)) as server:
-        (key,) = fetch_host_keys(server.host, server.port, 30)
+        (key,) = fetch_host_keys(server.host, server.port, 30).keys
         assert fingerprint(key) == fingerprint_of(server.host_key("rsa"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_with_several_keys_shows_the_one_that_is_pinned(sshd: Starter, kind: str) -> None:
-    with sshd() as server, socket.create_connection((server.host, server.port)) as plain, Transport(plain) as transport:
+    with (
+        sshd() as server,
+        socket.create_connection((server.host, server.port)) as plain,
+        NegotiatingTransport(plain) as transport,
+    ):
         pins = PinnedKeys.read("offsite", server.host_key(kind).with_suffix(".pub").read_text(), None)
         first = pins.types(server.host, server.port)
         transport.get_security_options().key_types = (*first, *(t for t in EVERY_TYPE if t not in first))
@@ -65,15 +70,66 @@ def test_a_server_that_only_signs_with_sha1_is_too_old(sshd: Starter) -> None:
     with sshd("HostKeyAlgorithms ssh-rsa") as server, pytest.raises(ServerTooOld) as refused:
         fetch_host_keys(server.host, server.port, 30)
     assert refused.value.message.startswith(
-        f"127.0.0.1:{server.port} has no host key of a kind that is still safe (ed25519, ecdsa, or rsa with SHA-2)"
+        f"127.0.0.1:{server.port} has no host key algorithm that is still safe: "
+        "it offers ssh-rsa; backupd has ssh-ed25519, "
     )
     assert "ed25519" in refused.value.hint
 
 
-def test_a_server_with_nothing_but_old_key_exchanges_is_too_old(sshd: Starter) -> None:
-    with sshd("KexAlgorithms diffie-hellman-group14-sha1") as server, pytest.raises(ServerTooOld) as refused:
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("KexAlgorithms diffie-hellman-group14-sha1,diffie-hellman-group1-sha1", "key exchange"),
+        ("Ciphers aes256-cbc,3des-cbc", "cipher"),
+    ],
+)
+def test_a_server_with_nothing_but_broken_algorithms_is_too_old(sshd: Starter, line: str, what: str) -> None:
+    with sshd(line) as server, pytest.raises(ServerTooOld) as refused:
         fetch_host_keys(server.host, server.port, 30)
-    assert "no acceptable kex algorithm" in refused.value.message
+    names = line.split()[1].replace(",", ", ")
+    assert f"has no {what} algorithm that is still safe: it offers {names}; backupd has " in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("KexAlgorithms sntrup761x25519-sha512@openssh.com,diffie-hellman-group14-sha1", "key exchange"),
+        ("Ciphers chacha20-poly1305@openssh.com", "cipher"),
+        ("MACs umac-128-etm@openssh.com\nCiphers aes128-ctr", "MAC"),
+    ],
+)
+def test_a_server_with_algorithms_that_this_client_lacks_is_not_called_unsafe(
+    sshd: Starter, line: str, what: str
+) -> None:
+    with sshd(line) as server, pytest.raises(ServerIncompatible) as refused:
+        fetch_host_keys(server.host, server.port, 30)
+    names = line.split()[1].replace(",", ", ")
+    assert not isinstance(refused.value, ServerTooOld)
+    assert f"has no {what} algorithm that backupd has: it offers {names}; backupd has " in refused.value.message
+    assert f"({line.partition(' ')[0]} in sshd_config)" in refused.value.hint
+    assert len(refused.value.message) < 600
+
+
+def test_a_server_whose_host_key_is_of_a_newer_type_is_not_called_unsafe() -> None:
+    def talk(connection: socket.socket) -> None:
+        with Transport(connection) as server:
+            server.server_key_dict["sk-ssh-ed25519@openssh.com"] = ECDSAKey.generate()
+            server._preferred_keys = ("sk-ssh-ed25519@openssh.com", "ssh-rsa")
+            server.start_server(threading.Event(), ServerInterface())
+            server.join(30)
+
+    with listening(talk) as port, pytest.raises(ServerIncompatible) as refused:
+        fetch_host_keys("127.0.0.1", port, 30)
+    assert not isinstance(refused.value, ServerTooOld)
+    assert "has no host key algorithm that backupd has: it offers sk-ssh-ed25519@openssh.com; " in refused.value.message
+
+
+def test_keys_that_have_arrived_stay_when_a_later_connection_fails(sshd: Starter) -> None:
+    with sshd() as server, relayed(server.port, times=2) as port:
+        found = fetch_host_keys(server.host, port, 30)
+        assert [key.get_name() for key in found.keys] == ["ssh-ed25519", "ecdsa-sha2-nistp256"]
+        assert found.missing == ("ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
+        assert f"127.0.0.1:{port} " in str(found.problem)
 
 
 def test_nobody_at_the_port_is_unreachable() -> None:

@@ -2,9 +2,11 @@
 
 import os
 import pwd
+import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,6 +119,35 @@ def starter(tmp_path: Path) -> Starter:
             process.wait(10)
 
     return start
+
+
+@contextmanager
+def relayed(port: int, times: int) -> Iterator[int]:
+    """Pass on so many connections to `port`, and refuse all others; yields the port to connect to."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        own = int(server.getsockname()[1])
+
+        def serve() -> None:
+            for _ in range(times):
+                with server.accept()[0] as here, socket.create_connection(("127.0.0.1", port)) as there:
+                    back = threading.Thread(target=_pass_on, args=(there, here), daemon=True)
+                    back.start()
+                    _pass_on(here, there)
+                    back.join()
+            server.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield own
+        thread.join(30)
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 def _command(directory: Path, config: Path, log: Path, *, passwords: bool) -> list[str | Path]:

@@ -1,0 +1,52 @@
+"""Pin generations, so that neither this store nor a replica prunes them, and release them again."""
+
+from backupd.jobs.order import PinRequest
+from backupd.jobs.run import Run
+from backupd.jobs.site import Site
+from backupd.log import Event
+from backupd.model import Pin
+
+
+def pin_generation(generation_id: str, request: PinRequest, site: Site) -> Pin:
+    """Pin one generation from now on, and log it. Only with the store locked. Raises OSError."""
+    now = site.clock()
+    until = None if request.duration is None else now + request.duration
+    pin = site.pins.set(Pin(generation_id, now, until, request.reason, request.label))
+    site.log.info(
+        Event.GENERATION_PINNED,
+        f"{generation_id} is pinned until {pin.until:%F %T} UTC: {pin.reason}"
+        if pin.until
+        else f"{generation_id} is pinned until it is released: {pin.reason}",
+        generation=generation_id,
+        reason=pin.reason,
+        until=pin.until.isoformat() if pin.until else None,
+        label=pin.label or None,
+    )
+    return pin
+
+
+def pin_if_possible(generation_id: str, request: PinRequest, run: Run, site: Site) -> None:
+    """Pin a generation in the course of a run, which goes on, degraded, where the pin cannot be written.
+
+    Only with the store locked; to a store on a read-only mount nothing is written, and the report notes it.
+    """
+    unpinned = f"{generation_id} could not be pinned, and the retention policy alone decides how long it stays"
+    if not site.store.writable():
+        run.note(f"{unpinned}: {site.store.directory} cannot be written")
+        return
+    try:
+        pin_generation(generation_id, request, site)
+    except OSError as error:
+        run.warn(f"{unpinned}: {error.strerror} (backupd pin {generation_id} tries again)")
+
+
+def unpin_generation(generation_id: str, reason: str, site: Site) -> bool:
+    """Release the pin of one generation, and log why; False when it was not pinned.
+
+    Only with the store locked. Raises OSError.
+    """
+    released = site.pins.release(generation_id)
+    if released:
+        what = f"{generation_id} is no longer pinned: {reason}"
+        site.log.info(Event.GENERATION_UNPINNED, what, generation=generation_id, reason=reason)
+    return released

@@ -1,0 +1,114 @@
+"""Whose a file is, as far as this user namespace knows: it shows an owner that it does not map as the overflow id.
+
+That id (65534) is mapped to a user of its own in most containers, so that stat(2) alone cannot tell the two apart:
+user_namespaces(7), "Unmapped user and group IDs".
+"""
+
+import os
+from contextlib import suppress
+from errno import EACCES
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:  # child processes import this
+    from pathlib import Path
+
+SAME_NAMESPACE: Final = (
+    "run backupd in the user namespace of the app: with Docker by the same daemon, with the same userns-remap or with "
+    "--userns=host for both; with Podman in the app's pod, or with --userns=keep-id for both; with LXC, map the id of "
+    "the owner (lxc.idmap)"
+)
+_ALL_IDS = 2**32 - 1
+_OVERFLOW = 65534  # where /proc does not tell
+_AS_IT_IS = -1  # to setfsuid(2), which returns the id that there is
+
+
+def known_owner(path: "Path | str", state: os.stat_result) -> tuple[int | None, int | None]:
+    """Return user and group of the regular file or directory at `path`, None for one that is not mapped here.
+
+    A group cannot be tried as a user can: the overflow group counts as mapped only where the user is the overflow user
+    as well, or this process is in that group.
+    """
+    uid: int | None = state.st_uid
+    gid: int | None = state.st_gid
+    if uid == overflow_id("uid") and not _is_real(path, state.st_uid):
+        uid = None
+    overflow_gid = overflow_id("gid")
+    if gid == overflow_gid and not _maps_all("gid") and overflow_gid not in (os.getegid(), uid):
+        gid = None
+    return uid, gid
+
+
+def owner_or(uid: int | None, gid: int | None, directory: "Path") -> tuple[int | None, int | None]:
+    """Return `uid` and `gid`; where that user is not known, the owner of `directory` instead. Raises OSError."""
+    return known_owner(directory, directory.stat()) if uid is None else (uid, gid)
+
+
+@cache
+def overflow_id(kind: str) -> int:
+    """Return the id that stands for all unmapped ones of this `kind`, uid or gid (proc(5))."""
+    try:
+        with open(f"/proc/sys/kernel/overflow{kind}", "rb") as stream:
+            return int(stream.read())
+    except OSError:
+        return _OVERFLOW
+
+
+def id_outside(kind: str, number: int) -> int | None:
+    """Return what the id `number` of this `kind`, uid or gid, is outside of this user namespace; None if unmapped."""
+    for inside, outside, count in _ranges(kind):
+        if inside <= number < inside + count:
+            return outside + number - inside
+    return None
+
+
+def where_owned(path: "Path", otherwise: str) -> str:
+    """Return the hint for what this process may not do at `path`: `otherwise`, unless its owner is not mapped here."""
+    with suppress(OSError):
+        if known_owner(path, path.stat())[0] is None:
+            return f"{path} belongs to a user that is not mapped here: {SAME_NAMESPACE}"
+    return otherwise
+
+
+def _maps_all(kind: str) -> bool:
+    return sum(count for _, _, count in _ranges(kind)) >= _ALL_IDS
+
+
+def _ranges(kind: str) -> list[tuple[int, int, int]]:
+    """Return first id here, first id outside and number of ids of each range that is mapped (user_namespaces(7))."""
+    try:
+        with open(f"/proc/self/{kind}_map", "rb") as stream:
+            return [(int(a), int(b), int(c)) for a, b, c in (line.split() for line in stream)]
+    except OSError:  # no /proc, or a kernel without user namespaces
+        return [(0, 0, _ALL_IDS)]
+
+
+def _is_real(path: "Path | str", uid: int) -> bool:
+    """Tell whether the user `uid` of this namespace is the owner; where it cannot be tried, no namespace is assumed."""
+    tried = _opens_as_owner(path, uid)
+    return _maps_all("uid") if tried is None else tried
+
+
+def _opens_as_owner(path: "Path | str", uid: int) -> bool | None:
+    """Tell whether the kernel takes `uid` for the owner, who alone may open with O_NOATIME (open(2)); None: unknown.
+
+    Only this thread becomes `uid`, and only to the file system (setfsuid(2)), which needs CAP_SETUID.
+    """
+    import ctypes  # hardly ever needed, and slow to load
+
+    libc = ctypes.CDLL(None)
+    handle = os.open(path, os.O_PATH)
+    before = libc.setfsuid(uid)
+    try:
+        if libc.setfsuid(_AS_IT_IS) != uid:
+            return None
+        os.close(os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NOATIME | os.O_NONBLOCK))
+    except PermissionError as error:
+        return None if error.errno == EACCES else False
+    except OSError:
+        return None
+    else:
+        return True
+    finally:
+        libc.setfsuid(before)
+        os.close(handle)

@@ -1,0 +1,99 @@
+"""The directory of a database, in which its app makes the side files: one that was made empty gets its owner back.
+
+A fresh volume belongs to root. Where the app may not write to it, SQLite takes even its own file for a read-only one.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from backupd.files import give, set_mode
+from backupd.model import SourceFacts
+from backupd.owners import known_owner
+from backupd.sqlite.intent import intent_path, is_part
+
+_LOST_AND_FOUND = "lost+found"
+_OWNER_MAY, _GROUP_MAY, _OTHERS_MAY = 0o300, 0o030, 0o003
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Owner, group and mode (permission bits) of a directory; ids are None where a user namespace does not map them."""
+
+    uid: int | None
+    gid: int | None
+    mode: int
+
+    @classmethod
+    def of(cls, directory: Path) -> Self:
+        """Return those of `directory`. Raises OSError."""
+        state = directory.stat()
+        return cls(*known_owner(directory, state), stat.S_IMODE(state.st_mode))
+
+    @classmethod
+    def recorded(cls, origin: SourceFacts) -> Self:
+        """Return those that a manifest records, as far as they are applied: a manifest may come from another host.
+
+        The setuid bit goes. Where all may write, the sticky bit comes, so that nobody else removes what is the app's.
+        """
+        mode = origin.directory_mode & ~stat.S_ISUID
+        sticky = stat.S_ISVTX if mode & stat.S_IWOTH else 0
+        return cls(origin.directory_uid, origin.directory_gid, mode | sticky)
+
+    def __str__(self) -> str:
+        return f"{self.uid}:{self.gid}, mode {self.mode:04o}"
+
+    def allow(self, uid: int, gid: int | None) -> bool:
+        """Tell whether a process of `uid`:`gid`, with no other group, may make files in a directory of these rights."""
+        if uid == 0:
+            return True
+        needed = _OWNER_MAY if uid == self.uid else _GROUP_MAY if gid == self.gid else _OTHERS_MAY
+        return self.mode & needed == needed
+
+
+def rights_to_give(database: Path, origin: SourceFacts, backups: Path) -> Rights | None:
+    """Return what the directory of a `database` that is not there yet is to get, None where it is left alone.
+
+    Only a directory of root's is given away, and only one that holds nothing but what is ours: the directory of the
+    `backups`, what a killed restore left. Raises OSError.
+    """
+    directory, wanted = database.parent, Rights.recorded(origin)
+    if not directory.is_dir():
+        return None
+    found = Rights.of(directory)
+    ours = {_LOST_AND_FOUND, intent_path(database).name, *([backups.name] if backups.parent == directory else [])}
+    if found.uid != 0 or wanted.uid is None or wanted == found:
+        return None
+    empty = all(path.name in ours or is_part(path.name, database.name) for path in directory.iterdir())
+    return wanted if empty else None
+
+
+def give_directory(directory: Path, rights: Rights) -> bool:
+    """Give `directory`, which is root's, `rights`; False where this process may not. Raises OSError.
+
+    The owner comes last: killed before that, it is given again. Root without DAC_OVERRIDE cannot write there any more,
+    and has to become that owner.
+    """
+    found = Rights.of(directory)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        set_mode(descriptor, rights.mode, directory)
+        given = rights.uid is not None and give(descriptor, rights.uid, rights.gid, directory) is None
+        if not given:
+            set_mode(descriptor, found.mode, directory)
+    finally:
+        os.close(descriptor)
+    return given
+
+
+def warning_of(directory: Path, rights: Rights, origin: SourceFacts) -> str:
+    """Say what is wrong where the owner of the database cannot write to its `directory`; nothing where it can."""
+    uid, gid = origin.uid, origin.gid
+    if uid is None or rights.allow(uid, gid):
+        return ""
+    return (
+        f"uid {uid} cannot write to {directory}: its app would find the database read-only; "
+        f"give it the directory: chown {uid if gid is None else f'{uid}:{gid}'} {directory}"
+    )

@@ -1,0 +1,92 @@
+"""`backupd restore` in the container of the README: root with few rights, and a directory that is the app's alone."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from support.bank import spend, transfers
+from support.hardened import APP, GROUP, Volumes, volumes
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def private() -> Iterator[Volumes]:
+    """The volumes of an app that lets no other user into its directory."""
+    with volumes(mode=0o700) as made:
+        yield made
+
+
+def test_restore_and_undo_in_a_private_directory_work_as_its_owner(private: Volumes) -> None:
+    beside = {"BACKUPD_BACKUPS_DIR": str(private.data / "backups")}
+    assert private.backupd("backup", **beside).code == 0
+    spend(private.database)
+    for arguments, found in (([], 0), (["--undo", "--dry-run"], 0), (["--undo"], 1)):
+        answer = private.backupd("restore", *arguments, **beside)
+        assert (answer.code, transfers(private.database)) == (0, found), answer
+    owners = {(state.st_uid, state.st_gid) for path in private.data.rglob("*") if (state := path.stat())}
+    assert owners == {(APP, GROUP)}
+
+
+def test_root_that_stays_root_is_told_which_capability_a_private_directory_takes(private: Volumes) -> None:
+    (private.data / ".tasks.db.restore").write_text("{")
+    answer = private.backupd("restore", "--undo", PUID="0")
+    assert answer.code == 1
+    assert "damaged" not in answer.err
+    assert "DAC_OVERRIDE" in answer.err
+
+
+WRITES = """
+import sqlite3, sys
+app = sqlite3.connect(sys.argv[1], isolation_level=None)
+app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+print(app.execute("SELECT count(*) FROM ledger").fetchone()[0])
+"""
+
+
+@pytest.fixture
+def lost() -> Iterator[Volumes]:
+    """A fresh volume, after all was lost but the copy at a replica; the app's directory was 0750 and its own."""
+    with volumes() as made:
+        replica = made.backups.parent / "offsite"
+        replica.mkdir()
+        os.chown(replica, APP, GROUP)
+        replicated = replace(made, environ={"BACKUPD_REPLICAS__OFFSITE__URL": f"file:{replica}"})
+        assert replicated.backupd("backup").code == 0
+        assert replicated.backupd("replicate").code == 0
+        for path in (replica, *replica.rglob("*")):  # to be read by any login, as over SFTP
+            path.chmod(path.stat().st_mode | 0o055)
+        for directory in (made.data, made.backups):
+            shutil.rmtree(directory)
+            directory.mkdir(mode=0o755)
+        yield replicated
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["backups beside the database", "backups elsewhere"])
+def test_a_fresh_volume_gets_the_owner_of_its_directory_back_and_the_app_writes(lost: Volumes, beside: bool) -> None:
+    environ = {"BACKUPD_BACKUPS_DIR": str(lost.data / "backups")} if beside else {}
+    (lost.data / "lost+found").mkdir(mode=0o700)
+    planned = lost.backupd("restore", "--from", "offsite", "--dry-run", **environ)
+    assert f"{lost.data}, which was empty: owner {APP}:{GROUP}, mode 0750" in planned.out
+    assert lost.data.stat().st_uid == 0
+    answer = lost.backupd("restore", "--from", "offsite", **environ)
+    assert answer.code == 0, answer
+    assert answer.out.splitlines()[-1] == planned.out.splitlines()[-1]
+    state = lost.data.stat()
+    assert (state.st_uid, state.st_gid, state.st_mode & 0o7777) == (APP, GROUP, 0o750)
+    assert lost.as_app(WRITES).out == "1\n"
+    assert lost.backupd("backup", **environ).code == 0
+
+
+def test_a_directory_that_holds_something_else_stays_and_what_the_app_lacks_is_said(lost: Volumes) -> None:
+    (lost.data / "uploads").mkdir()
+    for arguments in (["--dry-run"], []):
+        answer = lost.backupd("restore", "--from", "offsite", *arguments)
+        assert answer.code == (0 if arguments else 3), answer
+        assert f"uid {APP} cannot write to {lost.data}" in answer.err
+        assert f"chown {APP}:{GROUP} {lost.data}" in answer.err
+    assert lost.data.stat().st_uid == 0
+    assert "readonly" in lost.as_app(WRITES).err

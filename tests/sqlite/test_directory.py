@@ -1,0 +1,66 @@
+"""The directory of a restored database: what a manifest may ask for, and what is given where."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from catalog_values import manifest
+
+from backupd.sqlite.directory import Rights, rights_to_give
+from backupd.sqlite.source import Source
+
+ORIGIN = replace(manifest().origin, uid=1000, gid=1000, directory_uid=1000, directory_gid=2000, directory_mode=0o750)
+WANTED = Rights(1000, 2000, 0o750)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "applied"), [(0o750, 0o750), (0o4750, 0o750), (0o2770, 0o2770), (0o777, 0o1777), (0o1777, 0o1777)]
+)
+def test_a_recorded_mode_is_applied_without_setuid_and_never_for_all_without_the_sticky_bit(
+    recorded: int, applied: int
+) -> None:
+    assert Rights.recorded(replace(ORIGIN, directory_mode=recorded)).mode == applied
+
+
+@pytest.mark.parametrize(
+    ("rights", "uid", "gid", "may"),
+    [
+        (Rights(1000, 2000, 0o750), 1000, 1, True),
+        (Rights(1000, 2000, 0o550), 1000, 2000, False),
+        (Rights(0, 2000, 0o770), 1000, 2000, True),
+        (Rights(0, 2000, 0o705), 1000, 2000, False),
+        (Rights(0, 0, 0o1777), 1000, 2000, True),
+        (Rights(0, 0, 0o755), 1000, 2000, False),
+        (Rights(0, 0, 0o755), 0, 0, True),
+    ],
+)
+def test_who_may_write_to_a_directory_is_told_as_the_kernel_decides(
+    rights: Rights, uid: int, gid: int, may: bool
+) -> None:
+    assert rights.allow(uid, gid) == may
+
+
+@pytest.mark.root
+def test_only_a_directory_of_root_that_holds_nothing_of_the_app_is_given(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    database, backups = data / "tasks.db", data / "backups"
+    backups.mkdir()
+    (data / ".tasks.db.0123abcd.part").touch()
+    assert rights_to_give(database, ORIGIN, backups) == WANTED
+    assert rights_to_give(database, ORIGIN, tmp_path / "backups") is None, "this directory of that name is the app's"
+    (data / "uploads").touch()
+    assert rights_to_give(database, ORIGIN, backups) is None
+    (data / "uploads").unlink()
+    os.chown(data, 1001, 1001)
+    assert rights_to_give(database, ORIGIN, backups) is None
+    assert rights_to_give(tmp_path / "nowhere" / "tasks.db", ORIGIN, backups) is None
+
+
+@pytest.mark.root
+def test_a_backup_records_owner_and_mode_of_the_directory(data: Path) -> None:
+    os.chown(data, 1000, 2000)
+    data.chmod(0o2770)
+    facts = Source.inspect(data / "tasks.db").facts
+    assert (facts.directory_uid, facts.directory_gid, facts.directory_mode) == (1000, 2000, 0o2770)

@@ -1,0 +1,219 @@
+"""A user namespace that does not map the owner of the database: whom it shows is another user, and is not believed.
+
+The ids above 65535 are not mapped there; 65534, by which they are shown, is a user of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backupd.paths import side_files
+from support.app import running_app
+from support.bank import is_balanced
+from support.sqlite_jobs import APP
+from support.sqlite_places import state
+from support.user_namespace import IN_USER_NAMESPACE
+
+pytestmark = pytest.mark.root
+UNMAPPED, SHOWN = 70000, 65534
+LOOK = """
+import ctypes, os, sys  # before another user cannot reach them
+from backupd.owners import known_owner
+os.setuid(int(sys.argv[1]))
+for path in sys.argv[2:]:
+    print(known_owner(path, os.stat(path)))
+"""
+WAY_OUT = "run backupd in the user namespace of the app"
+
+
+@pytest.fixture
+def store(data: Path) -> Path:
+    """Where backups go, beside the app's directory."""
+    directory = data.with_name("backups")
+    directory.mkdir()
+    return directory
+
+
+def owned(data: Path, uid: int, gid: int, mode: int = 0o644) -> Path:
+    """Give the app's directory, which everyone may write to, and its database to `uid`:`gid`."""
+    for path in (data, data / "tasks.db"):
+        os.chown(path, uid, gid)
+    data.chmod(0o777)
+    (data / "tasks.db").chmod(mode)
+    return data / "tasks.db"
+
+
+def backupd(data: Path, *arguments: object, puid: str = "0", inside: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `backupd ARGUMENTS` as root, in a user namespace of its own or outside."""
+    environ = {
+        "BACKUPD_DATABASE": str(data / "tasks.db"),
+        "BACKUPD_BACKUPS_DIR": str(data.with_name("backups")),
+        "BACKUPD_SPACE__RESERVE": "0",
+        "PUID": puid,
+    }
+    return subprocess.run(
+        [*(IN_USER_NAMESPACE if inside else ()), sys.executable, "-m", "backupd", *map(str, arguments)],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def origin(store: Path) -> dict[str, Any]:
+    (manifest,) = store.glob("*.manifest.json")
+    found: dict[str, Any] = json.loads(manifest.read_text())["origin"]
+    return found
+
+
+def assert_app_can_write(data: Path, uid: int) -> None:
+    with running_app(data / "tasks.db", uid=uid) as app:
+        app.sql("INSERT INTO ledger(amount) VALUES (0)")
+
+
+@pytest.mark.parametrize("puid", ["auto", "0", str(UNMAPPED)])
+def test_an_idle_wal_database_of_an_unmapped_owner_is_refused_whomever_puid_names(
+    data: Path, store: Path, puid: str
+) -> None:
+    owned(data, UNMAPPED, UNMAPPED)
+    before = state(data)
+    done = backupd(data, "backup", puid=puid)
+    assert (done.returncode, WAY_OUT in done.stderr) == (1 if puid == "0" else 78, True), done.stderr
+    assert "chown" not in done.stderr
+    assert f"PUID={SHOWN}" not in done.stderr
+    assert state(data) == before
+    assert [*store.glob("tasks-*")] == []
+    assert_app_can_write(data, UNMAPPED)
+
+
+def test_while_its_app_has_it_open_it_is_copied_and_the_manifest_names_no_owner(data: Path, store: Path) -> None:
+    owned(data, UNMAPPED, UNMAPPED)
+    with running_app(data / "tasks.db", uid=UNMAPPED) as app:
+        app.sql("INSERT INTO ledger(amount) VALUES (0)")
+        before = state(data)
+        assert backupd(data, "backup").returncode == 0
+        assert state(data) == before
+        app.sql("INSERT INTO ledger(amount) VALUES (0)")
+        examined = backupd(data, "doctor")
+    assert (origin(store)["uid"], origin(store)["gid"]) == (None, None)
+    assert examined.returncode == 1
+    assert f"{WAY_OUT}" in examined.stdout + examined.stderr
+
+
+def test_the_user_by_whose_id_others_are_shown_is_backed_up_like_any_other(data: Path, store: Path) -> None:
+    owned(data, SHOWN, SHOWN, 0o600)
+    done = backupd(data, "backup")
+    assert done.returncode == 0, done.stderr
+    assert (origin(store)["uid"], origin(store)["gid"]) == (SHOWN, SHOWN)
+    assert {path.stat().st_uid for path in data.iterdir()} == {SHOWN}
+    assert_app_can_write(data, SHOWN)
+
+
+def test_a_directory_that_its_unmapped_owner_keeps_private_is_told_as_that(data: Path, store: Path) -> None:
+    owned(data, UNMAPPED, UNMAPPED)
+    data.chmod(0o700)
+    done = backupd(data, "backup", puid="auto")
+    assert done.returncode == 1
+    assert f"{data} belongs to a user that is not mapped here: {WAY_OUT}" in done.stderr
+    assert {path.name for path in store.iterdir()} == {"backup.log", ".backupd"}
+
+
+@pytest.mark.parametrize("who", [0, SHOWN, APP])
+def test_the_overflow_user_is_told_from_the_owners_that_are_shown_by_its_id(data: Path, who: int) -> None:
+    (data / "of-it").touch()
+    os.chown(data / "of-it", SHOWN, SHOWN)
+    owned(data, UNMAPPED, APP)
+    said = subprocess.run(
+        [*IN_USER_NAMESPACE, sys.executable, "-c", LOOK, str(who), data / "tasks.db", data / "of-it", data.parent],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    mine = (SHOWN, SHOWN) if who in (0, SHOWN) else (None, None)  # another user cannot try it
+    assert said.stdout.splitlines() == [str(owner) for owner in ((None, APP), mine, (0, 0))]
+
+
+@pytest.mark.parametrize(("mode", "code"), [(0o660, 1), (0o644, 0)], ids=["shared by group", "of its user alone"])
+def test_a_group_that_is_not_mapped_matters_where_it_grants_something(
+    data: Path, store: Path, mode: int, code: int
+) -> None:
+    owned(data, APP, UNMAPPED, mode)
+    done = backupd(data, "backup")
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "idle WAL database of a group that is not mapped" in done.stderr
+    else:
+        assert (origin(store)["uid"], origin(store)["gid"]) == (APP, None)
+        assert_app_can_write(data, APP)
+
+
+def test_a_restore_over_the_database_of_an_unmapped_owner_is_refused_and_to_another_path_works(
+    data: Path, store: Path
+) -> None:
+    owned(data, APP, APP)
+    assert backupd(data, "backup").returncode == 0
+    owned(data, UNMAPPED, UNMAPPED)
+    before = state(data)
+    for arguments in (["--dry-run"], [], ["--online"]):
+        refused = backupd(data, "restore", *arguments)
+        assert refused.returncode == 1
+        assert "belongs to a user that is not mapped in this user namespace" in refused.stderr
+        assert WAY_OUT in refused.stderr
+    assert state(data) == before
+    assert backupd(data, "restore", "--to", store / "new.db").returncode == 0
+    assert is_balanced(store / "new.db")
+
+
+@pytest.fixture
+def of_nobody_known(data: Path, store: Path) -> Path:
+    """A store whose one generation was made where the owner was not mapped; the database is gone."""
+    database = owned(data, UNMAPPED, UNMAPPED)
+    with running_app(database, uid=UNMAPPED) as app:
+        app.sql("INSERT INTO ledger(amount) VALUES (0)")
+        assert backupd(data, "backup").returncode == 0
+    database.unlink()
+    return store
+
+
+def test_a_generation_without_an_owner_is_given_to_that_of_the_directory(data: Path, of_nobody_known: Path) -> None:
+    os.chown(data, APP, APP)
+    data.chmod(0o755)
+    done = backupd(data, "restore", inside=False)
+    assert done.returncode == 0, done.stderr
+    assert f"owner {APP}:{APP}" in done.stdout
+    assert_app_can_write(data, APP)
+    assert "owner is you" in backupd(data, "restore", "--to", of_nobody_known / "new.db", inside=False).stdout
+
+
+def test_an_owner_that_is_not_mapped_where_the_restore_runs_is_told_as_that(data: Path, store: Path) -> None:
+    database = owned(data, UNMAPPED, UNMAPPED)
+    assert backupd(data, "backup", inside=False).returncode == 0
+    assert origin(store)["uid"] == UNMAPPED
+    for path in (database, *side_files(database)):
+        path.unlink(missing_ok=True)
+    refused = backupd(data, "restore")
+    assert refused.returncode == 1
+    assert f"cannot be given to {UNMAPPED}:{UNMAPPED}" in refused.stderr
+    assert WAY_OUT in refused.stderr
+    beside = backupd(data, "restore", "--to", store / "new.db")
+    assert beside.returncode == 0, beside.stderr
+    assert "owner is you" in beside.stdout
+    assert f"note     files in {store} cannot be given to {UNMAPPED}:{UNMAPPED} (Invalid argument)" in beside.stdout
+
+
+def test_backups_in_a_directory_of_an_unmapped_owner_are_given_to_nobody_else(data: Path, store: Path) -> None:
+    owned(data, APP, APP)
+    os.chown(store, UNMAPPED, UNMAPPED)
+    refused = backupd(data, "backup")
+    assert refused.returncode == 1
+    assert f"{store} belongs to a user that is not mapped here: {WAY_OUT}" in refused.stderr
+    store.chmod(0o777)
+    done = backupd(data, "backup")
+    assert done.returncode == 0, done.stderr
+    assert {path.stat().st_uid for path in store.rglob("*")} == {0}

@@ -1,0 +1,85 @@
+"""A store has one identity for ever, whoever makes it at once and wherever that is killed."""
+
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+from backupd.stores.identities import Identities
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+ONE, OTHER = "1" * 16, "2" * 16
+
+
+def found_nothing() -> None:
+    return None
+
+
+def test_an_identity_is_made_once_and_stays(tmp_path: Path) -> None:
+    identities = Identities(tmp_path)
+
+    assert identities.own() is None
+    made = identities.made(found_nothing)
+
+    assert Identities(tmp_path).made(lambda: OTHER) == made == identities.own()
+
+
+def test_a_lost_or_damaged_identity_is_recovered(tmp_path: Path) -> None:
+    (tmp_path / "identity").write_text("")
+
+    assert Identities(tmp_path).made(lambda: OTHER) == OTHER
+    assert Identities(tmp_path).own() == OTHER
+
+
+def test_of_many_that_make_an_identity_at_once_all_have_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(lambda _: Identities(tmp_path).made(found_nothing), range(64)))
+
+    assert made == {Identities(tmp_path).own()}
+
+
+def test_adopted_identities_are_kept_each_once_with_the_time(tmp_path: Path) -> None:
+    Identities(tmp_path).adopt([OTHER], NOON)
+    Identities(tmp_path).adopt([ONE, OTHER], NOON)
+
+    assert Identities(tmp_path).adopted() == {ONE, OTHER}
+    assert (tmp_path / "adopted").read_text().splitlines() == [
+        f"{OTHER} {NOON.isoformat()}",
+        f"{ONE} {NOON.isoformat()}",
+    ]
+
+
+def _killed_after(steps: int, directory: Path) -> bool:
+    """Make an identity and adopt another in a child that is killed before its file operation number `steps`."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    left = iter(range(steps))
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if event in {"open", "os.rename", "os.remove"} and str(directory) in repr(arguments):
+            next(left, None) is not None or os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    Identities(directory).made(lambda: ONE)
+    Identities(directory).adopt([OTHER], NOON)
+    os._exit(0)
+
+
+def test_killed_at_any_operation_there_is_one_identity_and_nothing_adopted_by_halves(tmp_path: Path) -> None:
+    for steps in count():
+        directory = tmp_path / str(steps)
+        directory.mkdir()
+        killed = _killed_after(steps, directory)
+        own, adopted = Identities(directory).own(), Identities(directory).adopted()
+        assert own in ({None, ONE} if killed else {ONE})
+        assert adopted in ({frozenset(), frozenset({OTHER})} if killed else {frozenset({OTHER})})
+        assert Identities(directory).made(lambda own=own: own or ONE) == ONE
+        Identities(directory).adopt([OTHER], NOON)
+        assert Identities(directory).adopted() == {OTHER}
+        if not killed:
+            break
+    assert steps > 6, "it was never killed: this test tested nothing"

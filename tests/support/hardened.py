@@ -1,0 +1,99 @@
+"""backupd as the container of the README runs it: root with four capabilities, of which DAC_OVERRIDE is none."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.bank import make_bank
+from support.command import Answer
+from support.template import environment
+
+APP, GROUP = 1234, 5678
+_CONTAINER = ("setpriv", "--bounding-set=-all,+setuid,+setgid,+kill,+chown", "--inh-caps=-all")
+_APP = ("setpriv", f"--reuid={APP}", f"--regid={GROUP}", "--clear-groups")
+_INTERPRETER = {Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]}
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """The volume of an app (`data`) and the one for backups, as they are mounted in the container."""
+
+    data: Path
+    backups: Path
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def database(self) -> Path:
+        return self.data / "tasks.db"
+
+    def backupd(self, *arguments: str, **environ: str) -> Answer:
+        """Run `backupd ARGUMENTS` as the container does; keyword arguments are more of the environment."""
+        settings = {
+            "BACKUPD_DATABASE": str(self.database),
+            "BACKUPD_BACKUPS_DIR": str(self.backups),
+            "BACKUPD_SPACE__RESERVE": "0",
+            "PUID": "auto",
+            **self.environ,
+            **environ,
+        }
+        return _run([*_CONTAINER, sys.executable, "-m", "backupd", *arguments], environment(settings))
+
+    def as_app(self, program: str) -> Answer:
+        """Run a Python program as the app's user; `sys.argv[1]` is the path of its database."""
+        return _run([*_APP, sys.executable, "-c", program, str(self.database)], environment({}))
+
+
+@contextmanager
+def volumes(mode: int = 0o750) -> Iterator[Volumes]:
+    """Make both volumes, of which the app's holds a bank and is a directory of `mode`; all of it is the app's."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        made = Volumes(home / "data", home / "backups")
+        made.data.mkdir()
+        made.backups.mkdir()
+        made.backups.chmod(0o1777)
+        make_bank(made.database)
+        for path in (made.database, made.data):
+            os.chown(path, APP, GROUP)
+        made.database.chmod(0o640)
+        made.data.chmod(mode)
+        yield made
+
+
+def _run(command: Sequence[str], environ: dict[str, str]) -> Answer:
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-euc", _reachable(), "sh", *command],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def _reachable() -> str:
+    """Return the shell program that lets every user reach the interpreter, and then runs the command.
+
+    The interpreter may lie where only root may pass, and a process that has become the app's user starts more of them:
+    so such a directory is replaced, in a mount namespace of its own, by an open one.
+    """
+    lines = []
+    for hidden in {found for path in _INTERPRETER if (found := _closed(path)) is not None}:
+        kept = sorted(path for path in _INTERPRETER if path.is_relative_to(hidden))
+        lines += [f"keep{n}=$(mktemp -d -p /run); mount --bind '{path}' $keep{n}" for n, path in enumerate(kept)]
+        lines.append(f"mount -t tmpfs -o mode=755 tmpfs '{hidden}'")
+        lines += [f"mkdir -p '{path}'; mount --move $keep{n} '{path}'" for n, path in enumerate(kept)]
+        lines.append("rmdir " + " ".join(f"$keep{n}" for n in range(len(kept))))
+    return "\n".join([*lines, 'exec "$@"'])
+
+
+def _closed(path: Path) -> Path | None:
+    """Return the topmost directory above `path` that others may not pass."""
+    return next((above for above in reversed(path.parents) if not above.stat().st_mode & 0o001), None)

@@ -1,0 +1,167 @@
+"""Values that were damaged on their way: quotes that stayed, blanks and line ends, commas, URLs in place of paths."""
+
+from pathlib import Path
+
+import pytest
+
+from backupd.config import Config, load_config, secrets_of
+from backupd.config.keys import all_keys
+from backupd.errors import ConfigError
+
+NOWHERE = Path("/no/such/directory")
+DATABASE = {"BACKUPD_DATABASE": "/app/data/tasks.db"}
+EVERY_NAME = [
+    f"BACKUPD_{'__'.join(key.path).upper().replace('*', 'X')}{suffix}"
+    for key in all_keys()
+    for suffix in (("", "_FILE") if key.is_secret else ("",))
+]
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\r\nAAAA\r\n-----END OPENSSH PRIVATE KEY-----"
+
+
+def load(**names: str) -> Config:
+    """Load from the environment alone; names come without their prefix."""
+    return load_config(None, DATABASE | {f"BACKUPD_{name}": value for name, value in names.items()}, NOWHERE)
+
+
+def refusal(**names: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(**names)
+    return caught.value.message
+
+
+# --- Quotes ---
+
+
+@pytest.mark.parametrize("name", ["BACKUPD_CONFIG", "BACKUPD_DATABASE", *EVERY_NAME])
+def test_quotes_around_a_value_are_refused_by_name_without_the_value(name: str) -> None:
+    told = refusal(**{name.removeprefix("BACKUPD_"): '"hunter2"'})
+    assert told.startswith(
+        f"environment {name}: has quotes around its value, which `docker --env-file` does not remove"
+    )
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize("value", ["'7'", "`7`", '"7" # days', "\u201c7\u201d", "\u201e7\u201c", ' "7"\r'])
+def test_quotes_of_any_kind_are_recognised(value: str) -> None:
+    assert "BACKUPD_RETENTION__DAILY: has quotes around its value" in refusal(RETENTION__DAILY=value)
+
+
+def test_a_command_may_begin_and_end_with_quoted_words() -> None:
+    assert load(DRILL__COMMAND="'/opt/my app' 'x y'").drill.command == "'/opt/my app' 'x y'"
+    assert "has quotes" in refusal(DRILL__COMMAND='"/opt/app x"')
+
+
+# --- Blanks and line ends ---
+
+
+@pytest.mark.parametrize("end", [" ", "\r", "\n", "\r\n", "\t", " \n"])
+def test_blanks_and_line_ends_around_a_value_do_not_count(end: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hunter2\n")
+    config = load(
+        DATABASE=f"/app/data/tasks.db{end}",
+        RETENTION__DAILY=f"5{end}",
+        SCHEDULE__BACKUP=f"03:00{end}",
+        SCHEDULE__TIMEZONE=f"Europe/Berlin{end}",
+        HTTP__TOKEN_FILE=f"{tmp_path}/token{end}",
+        REPLICAS__NAS__URL=f"sftp://u@nas/p{end}",
+        REPLICAS__NAS__PRIVATE_KEY=f"{KEY}{end}",
+        NOTIFY__URLS=f"ntfy://a{end}",
+        PINGS__BACKUP=f"https://hc-ping.com/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0{end}",
+    )
+    assert config.sources["tasks"].path == Path("/app/data/tasks.db")
+    assert (config.retention.daily, config.schedule.backup, config.schedule.timezone) == (5, "03:00", "Europe/Berlin")
+    assert config.replicas["NAS".lower()].url == "sftp://u@nas/p"
+    assert set(secrets_of(config)) == {
+        "hunter2",
+        KEY,
+        "ntfy://a",
+        "https://hc-ping.com/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0",
+    }
+
+
+def test_blanks_around_a_password_are_told_since_they_may_count(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2 \r\n")
+    for told in (refusal(HTTP__TOKEN="hunter2 "), refusal(HTTP__TOKEN_FILE=f"{tmp_path}/secret")):
+        assert "has blanks at the beginning or end of its value" in told
+        assert "hunter2" not in told
+    file = tmp_path / "backupd.toml"
+    file.write_text("[http]\ntoken = 'hunter2 '\n")
+    assert secrets_of(load_config(file, DATABASE)) == ("hunter2 ",)
+    assert secrets_of(load(HTTP__TOKEN="hunter2\n")) == ("hunter2",)
+
+
+def test_blanks_around_a_path_or_url_of_a_file_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "backupd.toml"
+    file.write_text("sources.tasks.path = '/app/data/tasks.db '\nreplicas.x.url = '/mnt '\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert caught.value.message.split("\n") == [
+        f"{file}:1: sources.tasks.path: must not begin or end with blanks or a line end",
+        f"{file}:2: replicas.x.url: must not begin or end with blanks",
+    ]
+
+
+# --- URLs with commas ---
+
+
+@pytest.mark.parametrize(
+    ("value", "urls"),
+    [
+        ("mailtos://u:p@h?to=a@b.c,d@b.c", ["mailtos://u:p@h?to=a@b.c,d@b.c"]),
+        ("mailto://u@h?to=a,b,ntfy://x", ["mailto://u@h?to=a,b", "ntfy://x"]),
+        ("ntfy://a , ntfys://b\n json://c/,", ["ntfy://a", "ntfys://b", "json://c/"]),
+        ("ntfy://a,,ntfy://b", ["ntfy://a", "ntfy://b"]),
+        ('["ntfy://a,b"]', ["ntfy://a,b"]),
+    ],
+)
+def test_notification_urls_are_cut_only_where_another_one_begins(value: str, urls: list[str]) -> None:
+    assert list(secrets_of(load(NOTIFY__URLS=value))) == urls
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("hunter2,ntfy://a", "URL 1 of 2 has no scheme"),
+        ("ntfy://hunter2 hunter3 ntfy://b", "URL 1 of 2 (ntfy://…) holds a blank that no other URL follows"),
+        ('["ntfy://a", "hunter2"]', "URL 2 of 2 has no scheme"),
+    ],
+)
+def test_a_piece_that_is_no_url_is_told_by_its_number_and_not_shown(value: str, told: str) -> None:
+    message = refusal(NOTIFY__URLS=value)
+    assert message.startswith(f"environment BACKUPD_NOTIFY__URLS: {told}")
+    assert "hunter" not in message
+
+
+# --- Paths ---
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("sqlite:///app/data/tasks.db", "must be a path alone: write /app/data/tasks.db"),
+        ("sqlite:////app/data/tasks.db", "must be a path alone: write /app/data/tasks.db"),
+        ("sqlite+aiosqlite:////app/data/tasks.db", "must be a path alone: write /app/data/tasks.db"),
+        ("sqlite3:///app/data/tasks.db", "must be a path alone: write /app/data/tasks.db"),
+        ("jdbc:sqlite:/app/data/tasks.db", "must be a path alone: write /app/data/tasks.db"),
+        ("file:/app/data/tasks.db?mode=ro", "must be a path alone: write /app/data/tasks.db"),
+        ("file:///app/data/my%20tasks.db", "must be a path alone: write /app/data/my tasks.db"),
+        ("file://localhost/app/data/tasks.db", "must be a path alone: write /app/data/tasks.db"),
+        ("Data Source=/app/data/tasks.db;Cache=Shared", "must be a path alone: write /app/data/tasks.db"),
+        ("file:./dev.db", "must be a path alone: write the whole path of dev.db, such as "),
+        ("sqlite://tasks.db", "must be a path alone: write the whole path of tasks.db, such as "),
+        (r"C:\data\tasks.db", "is a path of Windows: write the path that the file has here"),
+        ("~/data/tasks.db", "begins with '~' or holds a variable, which only a shell replaces"),
+        ("${DATA}/tasks.db", "begins with '~' or holds a variable, which only a shell replaces"),
+    ],
+)
+def test_what_names_a_database_elsewhere_is_refused_with_the_path_to_write(
+    value: str, told: str, tmp_path: Path
+) -> None:
+    assert refusal(DATABASE=value).startswith(f"environment BACKUPD_DATABASE: {told}")
+    file = tmp_path / "backupd.toml"
+    file.write_text(f"sources.tasks.path = '{value}'\nbackups_dir = '{value}'\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    first, second = caught.value.message.split("\n")
+    assert first.startswith(f"{file}:1: sources.tasks.path: {told}")
+    assert second.startswith(f"{file}:2: backups_dir: {told}")
