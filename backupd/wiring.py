@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
 
-from backupd.config import Config, Drill, fingerprint, secrets_of
+from backupd.config import Config, Drill, config_digest, secrets_of
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.jobs.order import AppProof, BackupOrder, DrillOrder, Expiry, Packing
@@ -41,7 +41,7 @@ def build_site(
         null_log(),
         config.lock.timeout_s,
         progress or NoProgress(),
-        configuration=partial(fingerprint, config),
+        configuration=partial(config_digest, config),
     )
     if not writing:
         return site
@@ -60,7 +60,7 @@ def watching_site(config: Config, console: TextIO) -> Site:
     with suppress(BackupdError):  # each tick tries again, and tells
         store.prepare()
     log = late_log(config, console)
-    return Site(store, log, config.lock.timeout_s, configuration=partial(fingerprint, config))
+    return Site(store, log, config.lock.timeout_s, configuration=partial(config_digest, config))
 
 
 def late_log(config: Config, console: TextIO | None = None) -> EventLog:

@@ -56,7 +56,7 @@ class Run(Base):
     """One execution of a task; `finished_at` is null while it runs, and stays so when it is killed.
 
     `generation` is a plain name: a run is remembered longer than the generation it made. `configuration` is the digest
-    of the configuration that it began under, see `config.fingerprint`.
+    of the configuration that it began under, see `config.digest`.
     """
 
     __tablename__ = "run"

@@ -160,7 +160,9 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     assert f"\nbackupd_healthy {float(not unhealthy)}\n" in told
     assert told.count("\nbackupd_problem{") == len(expected)
     for kind, severity in expected.items():
-        assert f'backupd_problem{{kind="{kind}",severity="{severity}"' in told
+        labels = f'kind="{kind}",subject='
+        assert f"backupd_problem{{{labels}" in told
+        assert f'unhealthy="{str(severity == "unhealthy").lower()}"}}' in told
 
     look = take_look(LIMITS, OURS, site)
     assert Health.of(look.health, site.clock()).healthy is not unhealthy, "the daily ping goes by this"

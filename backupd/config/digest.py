@@ -10,9 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from pydantic import SecretStr
-
 from backupd import __version__
+from backupd.config.render import secrets_in
 from backupd.config.schema import Config
 
 _WORKED_WITH: Final = {
@@ -30,22 +29,19 @@ _WORKED_WITH: Final = {
 _DIGEST_BYTES: Final = 2
 
 
-def fingerprint(config: Config) -> str:
+def config_digest(config: Config) -> str:
     """Return the digest, four hex digits, keyed by the directory of the backups; no secret can be told from it."""
     facts = {
         "config": config.model_dump(include=_WORKED_WITH),
+        "secrets": list(secrets_in(config.replicas)),
         "known_hosts": [_read(replica.known_hosts) for replica in config.replicas.values() if replica.known_hosts],
         "databases": [_file(Path(source.path)) for source in config.sources.values()],
         "user": (os.geteuid(), os.getegid()),
         "version": __version__,
     }
-    text = json.dumps(facts, sort_keys=True, default=_plain).encode()
+    text = json.dumps(facts, sort_keys=True, default=str).encode()
     key = blake2b(os.fsencode(config.backups_dir)).digest()
     return blake2b(text, digest_size=_DIGEST_BYTES, key=key).hexdigest()
-
-
-def _plain(value: object) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def _read(path: Path) -> str:
