@@ -106,6 +106,10 @@ class SourceUnusable(BackupdError):
     kind: ClassVar[ErrorKind] = "unusable"
 
 
+class SourceUnlocked(SourceUnusable):
+    """The database is written without the locks that keep a copy of it consistent."""
+
+
 class SourceCorrupt(SourceUnusable):
     """The app's database is so damaged that it cannot even be copied."""
 
@@ -144,6 +148,14 @@ class GenerationTaken(BackupdError):
     """A replica holds another generation under the same id: somebody else sends there."""
 
     kind = "denied"
+
+
+class ForeignCopies(BackupdError):
+    """A replica holds generations of that source that another store has made."""
+
+
+class AdoptionRefused(BackupdError):
+    """The store that is to be adopted is not lost: it still makes generations."""
 
 
 class DrillFailed(BackupdError):

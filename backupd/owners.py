@@ -44,6 +44,11 @@ def owner_or(uid: int | None, gid: int | None, directory: "Path") -> tuple[int |
     return known_owner(directory, directory.stat()) if uid is None else (uid, gid)
 
 
+def owner_text(uid: int | None, gid: int | None) -> str:
+    """Return `uid:gid`, as chown(1) reads it; less where one of them is not known."""
+    return "unknown" if uid is None else f"{uid}" if gid is None else f"{uid}:{gid}"
+
+
 @cache
 def overflow_id(kind: str) -> int:
     """Return the id that stands for all unmapped ones of this `kind`, uid or gid (proc(5))."""

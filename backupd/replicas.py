@@ -48,12 +48,12 @@ def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return names or tuple(config.replicas)
 
 
-def replica_order(config: Config, name: str) -> ReplicaOrder:
-    """Return what the configuration asks for of replica `name`."""
+def replica_order(config: Config, name: str, *, adopt: bool = False, force: bool = False) -> ReplicaOrder:
+    """Return what the configuration asks for of replica `name`, and an operator with `adopt` and `force`."""
     replica = config.replicas[name]
     policy = (replica.retention or config.retention).policy()
     expiry = Expiry(policy, ZoneInfo(config.schedule.timezone))
-    return ReplicaOrder(name, expiry, tuple(config.sources), replica.append_only)
+    return ReplicaOrder(name, expiry, tuple(config.sources), replica.append_only, adopt, force)
 
 
 def connecting(config: Config, name: str, site: Site) -> Connect:
@@ -63,6 +63,9 @@ def connecting(config: Config, name: str, site: Site) -> Connect:
     """
     address = parse_address(config.replicas[name].url)
     if isinstance(address, DirectoryAddress):
+        if address.path.exists() and config.backups_dir.exists() and address.path.samefile(config.backups_dir):
+            what = f"replicas.{name} leads to {config.backups_dir}, the directory of the backups itself"
+            raise ConfigError(what, "give it a directory of its own, on another disk")
         return lambda: _mirror(name, address, site)
     remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
     proven = Proven(site.progress, remote_hash)
@@ -110,7 +113,7 @@ def diagnose(config: Config, site: Site) -> Iterator[Finding]:
     yield Finding("configuration", ok=True, detail=f"from {config.origin}{note}")
     yield from examine(tuple(backup_order(config, name) for name in config.sources), site)
     for name in config.replicas:
-        yield from examine_replica(name, partial(_open, config, name, site))
+        yield from examine_replica(replica_order(config, name), partial(_open, config, name, site), site)
     if config.drill.proves_app:
         yield from examine_drill(drill_order(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:

@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from support.command import Backupd  # noqa: E402
 from support.sshd import Sshd, running_sshd  # noqa: E402
 from support.template import COVERED, COVERED_FORKS  # noqa: E402
 
+# A shell that works in the background ignores these for what it starts, and children would inherit that.
+for _number in (signal.SIGINT, signal.SIGQUIT):
+    signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
 # What starts processes that no others have been in; elsewhere only this one and forks of the template are measured.
 _COVERED_TIERS = frozenset({"service", "sqlite", "told", "tests"})
 
@@ -24,8 +29,11 @@ _COVERED_TIERS = frozenset({"service", "sqlite", "told", "tests"})
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let tests that need root be skipped elsewhere; in CI that is a failure (see pytest_runtest_logreport).
 
-    The processes of whole tiers go where those of other tests have been.
+    The processes of whole tiers go where those of other tests have been. On another day (`scripts/test --day`) what
+    compares the clock of Python with one that stays as it is, of files or of containers, is left out.
     """
+    if "TEST_CLOCK_OFFSET_S" in os.environ:
+        items[:] = [one for one in items if not one.get_closest_marker("real_clock") and one.path.parent.name != "e2e"]
     for item in items:
         if item.path.parent.name in {"faults", "e2e"}:
             item.add_marker(pytest.mark.no_cover)

@@ -57,6 +57,14 @@ def test_all_problems_are_told_at_once_each_on_its_line_and_where_it_stands(tmp_
             "1: sources: tasks and twin are the same database /app/data/tasks.db",
         ),
         (
+            SOURCE + '[replicas.a]\nurl = "sftp://nas/b/"\n[replicas.b]\nurl = "sftp://nas:22/b"',
+            "3: replicas: a and b are the same directory sftp://nas:22/b: give each one of its own",
+        ),
+        (
+            SOURCE + '[replicas.a]\nurl = "file:/app/data/backups/"',
+            "3: replicas: a is backups_dir itself: a copy there would be none",
+        ),
+        (
             'backups_dir = "/app/data/tasks.db-wal"\n' + SOURCE,
             "1: backups_dir: is where SQLite puts a side file of source tasks",
         ),

@@ -30,3 +30,15 @@ def test_a_signal_that_comes_in_a_destructor_still_ends_the_process(number: sign
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode in {128 + number, -number}, done.stdout) == (True, "cleaned up\n"), done
     assert "ignored" not in done.stderr
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGHUP, 0), (signal.SIGTERM, 143)])
+def test_a_signal_that_the_parent_ignores_stays_ignored_but_for_sigterm(number: signal.Signals, code: int) -> None:
+    program = (
+        "import signal; from backupd.signals import unwind_on_signals; unwind_on_signals(); "
+        f"signal.raise_signal({int(number)}); print('goes on')"
+    )
+    command = ["sh", "-c", "trap '' INT HUP TERM; exec \"$@\"", "sh", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (code, "" if code else "goes on\n")

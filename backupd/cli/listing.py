@@ -16,7 +16,7 @@ from backupd.cli.common import (
     store_option,
     told_plainly,
 )
-from backupd.cli.stores import expiry_of, opened, require_sources
+from backupd.cli.stores import claims_at, expiry_of, opened, require_sources
 from backupd.cli.tables import print_table
 from backupd.config import Config
 from backupd.jobs.expire import plan_for
@@ -39,13 +39,23 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
     site = open_site(config, writing=False)
     with opened(store, config, site) as (_, inventory):
         require_sources(names, config, inventory)
-    reasons = _reasons(expiry_of(store, config), config, inventory, site)
+    foreign = () if store == LOCAL_STORE else claims_at(store, inventory, None, site).foreign(inventory)
+    own = inventory.without(key for group in foreign for key in group.ids)
+    reasons = _reasons(expiry_of(store, config), config, own, site)
+    reasons |= {key: (f"of another store ({group.store})",) for group in foreign for key in group.ids}
     copies = site.copies()
     shown = [g for g in inventory.generations if not names or g.source in names]
+    others = {key: group.store for group in foreign for key in group.ids}
+    copies = {key: stores for key, stores in copies.items() if key not in others}
     if as_json:
-        print_json([_facts(g, reasons, _stores(g, copies, store)) for g in shown])
+        print_json([_facts(g, reasons, _stores(g, copies, store), others.get(g.id)) for g in shown])
         return
     _print(shown, reasons, copies, site, store)
+    for group in foreign:
+        if group.source in config.sources and (not names or group.source in names):
+            print_warning(
+                f"{store} holds copies of {group.source} that another store has made: {group.words(site.clock())}"
+            )
     for trouble in inventory.troubles():
         print_warning(trouble)
 
@@ -69,7 +79,9 @@ def _verification(generation: Generation) -> str:
     return "corrupt" if generation.damaged else generation.verification
 
 
-def _facts(generation: Generation, reasons: dict[str, tuple[str, ...]], stores: list[str]) -> dict[str, object]:
+def _facts(
+    generation: Generation, reasons: dict[str, tuple[str, ...]], stores: list[str], other_store: str | None
+) -> dict[str, object]:
     return {
         "id": generation.id,
         "source": generation.source,
@@ -79,6 +91,7 @@ def _facts(generation: Generation, reasons: dict[str, tuple[str, ...]], stores: 
         "verification": _verification(generation),
         "kept_for": list(reasons.get(generation.id, ())),
         "stores": stores,
+        "other_store": other_store,
     }
 
 

@@ -19,8 +19,9 @@ from backupd.cli.common import (
 from backupd.cli.progress import shown_progress
 from backupd.cli.tables import print_table
 from backupd.config import Config
+from backupd.errors import UsageError
 from backupd.jobs.generations import local_inventory
-from backupd.jobs.replicate import ReplicationPlan, inventory_of, plan_all, replicate
+from backupd.jobs.replicate import ReplicaOrder, ReplicationPlan, inventory_of, plan_all, refused_by, replicate
 from backupd.jobs.site import Site
 from backupd.jobs.words import counted, human_bytes
 from backupd.model import Generation, RunReport
@@ -31,15 +32,26 @@ from backupd.text import printable
 @click.command("replicate", epilog="Example: backupd replicate --to offsite --dry-run")
 @click.option("--to", "names", multiple=True, metavar="NAME", help="To this replica only (may be repeated).")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent and removed, and why; change nothing.")
+@click.option("--adopt", is_flag=True, help="Go on with what a lost machine has sent there.")
+@click.option("--force", is_flag=True, help="With --adopt: also where that machine seems to be at work.")
 @config_option
 @json_option
 @told_plainly
-def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> None:
+def command(
+    config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, adopt: bool, force: bool, as_json: bool
+) -> None:
     """Send the generations that a replica lacks, newest first, and let go there what its retention policy lets go.
 
-    A broken connection is made again, and goes on where what is proven ends. Exits 0 sent, 1 failed, 3 with warnings,
-    75 when the replica could not be reached.
+    A broken connection is made again, and goes on where what is proven ends. Where another store has sent copies of the
+    same source, the replica is left as it is. Exits 0 sent, 1 failed, 3 with warnings, 75 when the replica could not
+    be reached.
     """
+    if force and not adopt:
+        raise UsageError("--force goes with --adopt", "leave it out")
+    if adopt and dry_run:
+        raise UsageError(
+            "--adopt and --dry-run do not go together", "backupd list --store NAME shows whose copies are there"
+        )
     config = read_config(config_file)
     wanted = require_replicas(config, names)
     with shown_progress(quiet=as_json) as progress:
@@ -47,9 +59,14 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
         if dry_run:
             plans = {name: _plans(config, name, site) for name in wanted}
         else:
-            reports = [_replicate(config, name, site) for name in wanted]
+            orders = [replica_order(config, name, adopt=adopt, force=force) for name in wanted]
+            reports = [_replicate(config, order, site) for order in orders]
     if dry_run:
         _print_plans(plans, as_json=as_json)
+        foreign = {name: [plan for plan in of_sources if plan.foreign] for name, of_sources in plans.items()}
+        for name, refused in foreign.items():
+            if refused:
+                raise refused_by(refused, name, site)
         return
     if as_json:
         print_json([asdict(report) for report in reports])
@@ -58,8 +75,8 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
     sys.exit(worst_exit(reports))
 
 
-def _replicate(config: Config, name: str, site: Site) -> RunReport:
-    return replicate(replica_order(config, name), connecting(config, name, site), retrying(config, name, site), site)
+def _replicate(config: Config, order: ReplicaOrder, site: Site) -> RunReport:
+    return replicate(order, connecting(config, order.name, site), retrying(config, order.name, site), site)
 
 
 def _plans(config: Config, name: str, site: Site) -> tuple[ReplicationPlan, ...]:

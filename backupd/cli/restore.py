@@ -20,13 +20,14 @@ from backupd.cli.common import (
     told_plainly,
 )
 from backupd.cli.progress import shown_progress
-from backupd.cli.stores import opened, require_sources
+from backupd.cli.stores import claims_at, default_source, opened, require_sources, tell_whose
 from backupd.cli.times import read_time
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.identity import Identity, follows_owner, hand_over_backups, may_override_rights, settle
 from backupd.jobs.generations import Choose, choose_generation, read_inventory
 from backupd.jobs.overwrite import overwrite_database
+from backupd.jobs.provenance import choose_usable
 from backupd.jobs.replace import Replaced, Replacement, replace_database, undo_restore
 from backupd.jobs.restore import Restored, restore_to
 from backupd.jobs.site import Site
@@ -46,6 +47,7 @@ from backupd.wiring import backup_order, sources, workers
 @click.option("--from", "store", metavar="STORE", default="local", help="From this store (local).")
 @click.option("--to", "target", metavar="PATH", help="Make this new file, and leave the database alone.")
 @click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
+@click.option("--adopt", is_flag=True, help="With --from: go on for the lost machine that sent the copies there.")
 @click.option("--undo", is_flag=True, help="Take the last restore back.")
 @click.option(STOPPED_FLAG, "stopped", is_flag=True, help="Your word that the app is stopped, where nobody can tell.")
 @click.option("--dry-run", is_flag=True, help="Tell what would happen; change nothing.")
@@ -60,6 +62,7 @@ def command(
     target: str | None,
     config_file: Path | None,
     *,
+    adopt: bool,
     online: bool,
     undo: bool,
     stopped: bool,
@@ -71,6 +74,8 @@ def command(
     Stop the app first: while anybody has the database open, nothing is done. Exits 75 then, 1 when it failed.
     """
     _refuse_contradictions(wanted, at, target, online=online, undo=undo)
+    if adopt and store == LOCAL_STORE:
+        raise UsageError("--adopt goes with --from a replica", "leave it out")
     config = read_config(config_file)
     with shown_progress(quiet=as_json) as progress:
         if undo:
@@ -81,7 +86,13 @@ def command(
             with opened(store, config, site) as (place, inventory):
                 require_sources((source,) if source else (), config, inventory)
                 time = read_time(at, config)
-                manifest = choose_generation(inventory, wanted, source, time)
+                meant = default_source(source, config)
+                if store == LOCAL_STORE:
+                    manifest = choose_generation(inventory, wanted, meant, time)
+                else:
+                    claims = claims_at(store, inventory, meant, site, adopting=adopt, dry_run=dry_run)
+                    manifest = choose_usable(inventory, claims, wanted, meant, time, store)
+                    tell_whose(manifest, inventory, claims, store)
                 if target is not None:
                     new = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
                     return _print_done(new, config, as_json=as_json)
@@ -196,6 +207,9 @@ def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
 def _print_way_back(done: Replaced) -> None:
     if done.old_damage:
         click.echo(f"  damaged  the old database: {done.old_damage}")
+    if done.old_undecided:
+        click.echo(f"  journal  {done.old_undecided}")
+        click.echo(f"           kept as {done.kept}-journal: to get both back, undo before the app is started again")
     if done.kept:
         click.echo(f"  kept     {done.kept}: remove it, with its side files, once all is well")
     if done.undo:

@@ -11,6 +11,7 @@ from backupd.cli.stores import require_sources
 from backupd.jobs.generations import LATEST, choose_generation, local_inventory
 from backupd.jobs.words import counted, describe, human_bytes
 from backupd.model import Manifest
+from backupd.owners import owner_text
 from backupd.sqlite.shadows import shadows_of
 from backupd.text import printable
 
@@ -40,13 +41,12 @@ def command(wanted: str, source: str | None, config_file: Path | None, *, as_jso
 
 
 def _print(manifest: Manifest) -> None:
-    snapshot, archive, verdict = manifest.snapshot, manifest.archive, manifest.verdict
+    origin, snapshot, archive, verdict = manifest.origin, manifest.snapshot, manifest.archive, manifest.verdict
     rows = total_rows(manifest)
-    owner = "unknown" if manifest.origin.uid is None else manifest.origin.uid
     lines = {
         "generation": manifest.id,
         "taken at": f"{manifest.taken_at:%F %T} UTC",
-        "source": f"{manifest.origin.path} (uid {owner}, mode {manifest.origin.mode:04o})",
+        "source": f"{origin.path} (owner {owner_text(origin.uid, origin.gid)}, mode {origin.mode:04o})",
         "snapshot": f"{human_bytes(snapshot.size_bytes)}, "
         f"{counted(snapshot.page_count, 'page')} of {snapshot.page_size} bytes, "
         f"{snapshot.journal_mode}, by {snapshot.method}",

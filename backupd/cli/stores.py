@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from backupd.cli.common import print_warning
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.jobs.generations import local_inventory
+from backupd.jobs.adopt import adopt
+from backupd.jobs.generations import local_inventory, read_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.provenance import Claims, claims_of
 from backupd.jobs.site import Site
-from backupd.model import LOCAL_STORE
+from backupd.model import LOCAL_STORE, Manifest
 from backupd.stores.contract import Archives
 from backupd.wiring import expiry
 
@@ -35,6 +38,30 @@ def require_store(name: str, config: Config) -> None:
     if name not in (LOCAL_STORE, *config.replicas):
         known = ", ".join((LOCAL_STORE, *config.replicas))
         raise UsageError(f"there is no store {name!r}", f"the configuration ({config.origin}) has: {known}")
+
+
+def default_source(source: str | None, config: Config) -> str | None:
+    """Return the source that is meant: the one that is named, else the only one that is configured."""
+    return source or (next(iter(config.sources)) if len(config.sources) == 1 else None)
+
+
+def claims_at(
+    name: str, there: Inventory, source: str | None, site: Site, *, adopting: bool = False, dry_run: bool = False
+) -> Claims:
+    """Return whose generations at replica `name` count as this store's own, once it was `adopting` those of others."""
+    here = read_inventory(site)
+    claims = claims_of(here, site)
+    if not adopting:
+        return claims
+    return adopt(claims.foreign(there, source), here, there, name, site, dry_run=dry_run)
+
+
+def tell_whose(manifest: Manifest, there: Inventory, claims: Claims, name: str) -> None:
+    """Print of which store a generation at replica `name` is, where that is another one: after a disaster."""
+    for group in claims.foreign(there, manifest.source):
+        if manifest.id in group.ids:
+            way_on = f"this store goes on with them after: backupd replicate --to {name} --adopt"
+            print_warning(f"{name} holds {group.words(there.now)}: {way_on}")
 
 
 def expiry_of(name: str, config: Config) -> Expiry:

@@ -17,11 +17,14 @@ from backupd.cli.common import (
     told_plainly,
 )
 from backupd.cli.progress import shown_progress
-from backupd.cli.stores import opened, require_sources
+from backupd.cli.stores import claims_at, opened, require_sources
 from backupd.errors import GenerationMissing, UsageError
 from backupd.jobs.generations import LATEST, choose_generation
 from backupd.jobs.inventory import Inventory
+from backupd.jobs.provenance import refusal
+from backupd.jobs.site import Site
 from backupd.jobs.verify import CheckResult, verify
+from backupd.model import LOCAL_STORE
 from backupd.text import printable
 from backupd.wiring import workers
 
@@ -54,8 +57,9 @@ def command(
     results = []
     with shown_progress(quiet=as_json) as progress:
         site = open_site(config, progress, writing=None)
-        with opened(store, config, site) as (place, inventory):
-            require_sources(names, config, inventory)
+        with opened(store, config, site) as (place, found):
+            require_sources(names, config, found)
+            inventory = _usable(ids, names, found, store, site)
             for generation in _wanted(ids, names, inventory, everything=everything):
                 try:
                     result = verify(
@@ -71,6 +75,20 @@ def command(
     if as_json:
         print_json(results)
     sys.exit(0 if all(result.sound for result in results) else 1)
+
+
+def _usable(ids: tuple[str, ...], names: tuple[str, ...], there: Inventory, store: str, site: Site) -> Inventory:
+    """Leave out what another store has made at a replica, but after a disaster. Raises ForeignCopies."""
+    if store == LOCAL_STORE:
+        return there
+    claims = claims_at(store, there, None, site)
+    usable = claims.usable(there)
+    hidden = [group for group in claims.foreign(there) if not group.ids <= usable.manifests.keys()]
+    rest = [generation for generation in usable.generations if not names or generation.source in names]
+    meant = [group for group in hidden if group.ids & set(ids) or (not rest and (not names or group.source in names))]
+    if meant:
+        raise refusal(meant, store, "they are not verified as copies of this one", there.now)
+    return usable
 
 
 def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, *, everything: bool) -> list[str]:

@@ -24,6 +24,7 @@ from backupd.config.sections import (
     Source,
     Space,
 )
+from backupd.config.targets import refuse_shared_targets
 from backupd.model import RetentionPolicy
 from backupd.paths import SIDE_SUFFIXES
 from backupd.pings.address import require_ping_names
@@ -95,6 +96,12 @@ class Config(BaseSettings):
             if str(directory) in (f"{source.path}{suffix}" for suffix in SIDE_SUFFIXES):
                 raise ValueError(f"is where SQLite puts a side file of source {name}: give backups another name")
         return directory
+
+    @field_validator("replicas")
+    @classmethod
+    def _are_different_directories(cls, replicas: Mapping[str, Replica], info: ValidationInfo) -> Mapping[str, Replica]:
+        refuse_shared_targets(replicas, info.data.get("backups_dir"))
+        return replicas
 
     @field_validator("drill")
     @classmethod

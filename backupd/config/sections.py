@@ -53,7 +53,8 @@ class Source(Table):
     )
     hard_link: Literal["refuse", "allow"] = Field(
         "refuse",
-        description='"allow" accepts a database file with a second name, beside which its journal may stand.',
+        description='"allow" accepts a database file with a second name (a hard link, or a mount of the file alone at '
+        "another place), beside which its journal may stand.",
     )
 
 
@@ -170,7 +171,10 @@ class Pack(Table):
 class Replica(Table):
     """A store that copies are sent to, by its name."""
 
-    url: kinds.Url = Field(description="Where it is.", examples=["sftp://backup@nas:22/backups"])
+    url: kinds.Url = Field(
+        description="Where it is: a directory for each app, whose last part backupd makes.",
+        examples=["sftp://backup@nas:22/backups/my-app"],
+    )
     host_key: kinds.Text | None = Field(
         None, description="The server's public key.", examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI..."]
     )

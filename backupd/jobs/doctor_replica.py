@@ -5,17 +5,22 @@ from typing import Final
 
 from backupd.errors import BackupdError
 from backupd.jobs.finding import Finding, finding
-from backupd.jobs.replicate import Connect
+from backupd.jobs.generations import read_inventory
+from backupd.jobs.inventory import take_inventory
+from backupd.jobs.provenance import claims_of, refusal
+from backupd.jobs.replicate import Connect, ReplicaOrder
 from backupd.jobs.send import told_of
-from backupd.jobs.words import human_bytes
+from backupd.jobs.site import Site
+from backupd.jobs.words import counted, human_bytes
 from backupd.stores.contract import Probed
 
 # Names tell the time in UTC: another host that is minutes off would only confuse its admin.
 _CLOCK_S: Final = 120.0
 
 
-def examine_replica(name: str, connect: Connect) -> Iterator[Finding]:
-    """Yield what a connection to replica `name` finds: login, host key, writing, renaming, room, clock."""
+def examine_replica(order: ReplicaOrder, connect: Connect, site: Site) -> Iterator[Finding]:
+    """Yield what a connection to a replica finds: login, host key, writing, renaming, room, clock, whose copies."""
+    name = order.name
     probed: list[Probed] = []
 
     def look() -> str:
@@ -27,6 +32,7 @@ def examine_replica(name: str, connect: Connect) -> Iterator[Finding]:
     yield finding(f"replica {name}", look)
     if probed:
         yield from _figures(name, probed[0])
+        yield finding(f"copies at {name}", lambda: _copies(order, connect, site))
 
 
 def _figures(name: str, probed: Probed) -> Iterator[Finding]:
@@ -34,6 +40,18 @@ def _figures(name: str, probed: Probed) -> Iterator[Finding]:
         yield Finding(f"space at {name}", ok=True, detail=f"{human_bytes(probed.free_bytes)} free")
     if probed.clock_ahead_s is not None:
         yield finding(f"clock of {name}", lambda: _clock(probed.clock_ahead_s or 0.0))
+
+
+def _copies(order: ReplicaOrder, connect: Connect, site: Site) -> str:
+    here = read_inventory(site)
+    with told_of(order.name), connect() as replica:
+        there = take_inventory(replica, site.clock())
+    claims, ours = claims_of(here, site), {*order.sources, *(g.source for g in here.generations)}
+    foreign = [group for source in sorted(ours) for group in claims.foreign(there, source)]
+    if foreign:
+        raise refusal(foreign, order.name, "they are neither added to nor removed", site.clock())
+    own = sum(generation.source in ours for generation in there.generations)
+    return f"{counted(own, 'generation')} of this store"
 
 
 def _clock(ahead_s: float) -> str:

@@ -12,9 +12,11 @@ from pathlib import Path
 from backupd.errors import CopyCorrupt, DrillFailed, GenerationMissing, LockHeld
 from backupd.jobs.checks import remember_check
 from backupd.jobs.fetch import fetch
+from backupd.jobs.generations import read_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.likeness import differences
 from backupd.jobs.order import DrillOrder
+from backupd.jobs.provenance import Foreign, claims_of, refusal
 from backupd.jobs.rehearsal import note_proven, place_of, prove_app
 from backupd.jobs.retry import Retry
 from backupd.jobs.run import Run, recorded
@@ -25,7 +27,7 @@ from backupd.jobs.standing import last_proof
 from backupd.jobs.stopwatch import Stopwatch
 from backupd.jobs.unpacked import unpack_proven
 from backupd.jobs.workplace import workplace
-from backupd.model import DrillReport, Manifest, RunReport
+from backupd.model import LOCAL_STORE, DrillReport, Manifest, RunReport
 from backupd.spans import human_span
 from backupd.stores.contract import Archives
 from backupd.stores.directory import DirectoryStore
@@ -107,8 +109,17 @@ def _fetch(
 
 
 def _newest(order: DrillOrder, inventory: Inventory, run: Run, site: Site) -> Manifest:
-    """Return the manifest of the newest copy that counts. Raises GenerationMissing; DrillFailed when it is too old."""
+    """Return the manifest of the newest copy that counts.
+
+    Raises GenerationMissing, ForeignCopies; DrillFailed when it is too old.
+    """
+    foreign: tuple[Foreign, ...] = ()
+    if order.store != LOCAL_STORE:
+        foreign = claims_of(read_inventory(site), site).foreign(inventory, order.source)
+        inventory = inventory.without(key for group in foreign for key in group.ids)
     manifest, as_of = inventory.last_verified(order.source), last_proof(order.source, inventory, site)
+    if foreign and manifest is None:
+        raise refusal(foreign, order.store, "a drill of them would prove nothing for this app", site.clock())
     if manifest is None or as_of is None:
         raise GenerationMissing(
             f"there is no sound copy of {order.source} at {order.store}: nothing could be restored from there",

@@ -53,6 +53,9 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
 def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) -> GenerationMissing:
     """Tell how a time was understood, since it may have been meant in another zone."""
     sound = [g for g in inventory.generations if inventory.counts(g) and source in (None, g.source)]
+    others = ", ".join(sorted({g.source for g in inventory.generations if inventory.counts(g)}))
+    if not sound and others and source is not None:
+        return GenerationMissing(f"there is no sound generation of {source}, but of {others}", "name one with --source")
     if at is None or not sound:
         return GenerationMissing("there is no sound generation that fits", "see backupd list")
     time, oldest = at.astimezone(UTC), sound[-1]

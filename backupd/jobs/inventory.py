@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from backupd.archive.manifest import decode_manifest
@@ -48,6 +48,15 @@ class Inventory:
     def last_verified(self, source: str) -> Manifest | None:
         """Return the manifest of the newest generation of `source` that counts."""
         return next((self.manifests[g.id] for g in self.of(source) if self.counts(g)), None)
+
+    def without(self, ids: Iterable[str]) -> "Inventory":
+        """Return the inventory without the generations of these ids."""
+        gone = frozenset(ids)
+        return replace(
+            self,
+            generations=tuple(g for g in self.generations if g.id not in gone),
+            manifests={key: manifest for key, manifest in self.manifests.items() if key not in gone},
+        )
 
     def counts(self, generation: Generation) -> bool:
         """Tell whether `generation` is verified, undamaged and not dated in the future."""

@@ -16,6 +16,7 @@ from backupd.files import fsync_directory, fsync_file, give, set_mode, write_dur
 from backupd.model import SourceFacts
 from backupd.owners import owner_or
 from backupd.paths import same_place, side_files
+from backupd.sqlite.mounts import mounted_apart
 
 
 class Place:
@@ -118,6 +119,8 @@ class Place:
             raise TargetRefused(f"there is no directory {directory} for place_at", "make it, or mount its volume")
         if self._path.is_symlink():
             raise TargetRefused(f"place_at {self._path} is a link", "name the file itself")
+        if (apart := mounted_apart(os.path.realpath(self._path))) is not None:
+            raise TargetRefused(f"place_at: {apart.message}", apart.hint)
         for database in self._databases:
             if same_place(self._path, database) or same_place(self._path, Path(os.path.realpath(database))):
                 raise TargetRefused(

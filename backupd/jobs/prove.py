@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.archive.members import Packed, digest_of, pack
-from backupd.errors import GenerationMissing, SourceCorrupt, SourceReplaced
+from backupd.errors import GenerationMissing, SourceCorrupt, SourceReplaced, SourceUnlocked
 from backupd.jobs.checks import Examined, examine_archive, remember_check
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.run import Run
@@ -55,7 +55,7 @@ def prove(order: BackupOrder, last: Manifest | None, staging: Path, run: Run, si
         if not proof.corrupt or not _is_time_for_another(give_up, run):
             return proof
         why = "the copy is corrupt"
-    except (SourceReplaced, SourceCorrupt) as error:
+    except (SourceReplaced, SourceCorrupt, SourceUnlocked) as error:
         if not _is_time_for_another(give_up, run):
             raise
         why = error.message

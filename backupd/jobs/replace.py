@@ -21,11 +21,12 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
+from backupd.owners import owner_text
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
 from backupd.sqlite.intent import part_path
-from backupd.sqlite.replace import Target, dress, set_journal_mode
+from backupd.sqlite.replace import Settled, Target, dress, set_journal_mode
 from backupd.stores.contract import Archives
 
 
@@ -34,8 +35,8 @@ class Replaced:
     """What a restore in place did, or with `dry_run` would do.
 
     `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
-    damaged; `undo` is the command that takes the restore back; `notes` tell what the file system cannot do.
-    `directory` is what an empty directory was given.
+    damaged, `old_undecided` why it was kept with its journal; `undo` is the command that takes the restore back;
+    `notes` tell what the file system cannot do. `directory` is what an empty directory was given.
     """
 
     source: str
@@ -49,6 +50,7 @@ class Replaced:
     dry_run: bool
     kept: str | None = None
     old_damage: str = ""
+    old_undecided: str = ""
     undo: str | None = None
     directory: str | None = None
     notes: tuple[str, ...] = ()
@@ -100,7 +102,10 @@ def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | 
         run.started()
         heal_restore(order.path, site)
         way_back, target, kept = _undoing(order)
-        kept.settle()  # so that all of it comes back in the one rename, and not while somebody looks into it
+        settled = kept.settle()  # so that all of it comes back in the one rename, and not while somebody looks into it
+        if settled and settled.undecided:
+            way = "put back with its journal, which the app judges when it starts, rightly if it has not run since then"
+            run.warn(f"{way}: {settled.undecided}")
         done = _swap(way_back, target, kept.path, order, site)
         tell_restored(f"put {kept.path.name} back in place of {target.path}", done, site)
     return run.report, done and replace(done, notes=run.report.notes)
@@ -192,7 +197,8 @@ def _swap(done: Replaced, target: Target, part: Path, order: Replacement, site: 
     if kept is None:
         return done
     undo = f"backupd restore --undo --source {order.source}"
-    return replace(done, kept=str(kept), old_damage=settled.damage if settled else "", undo=undo)
+    old = settled or Settled("")
+    return replace(done, kept=str(kept), old_damage=old.damage, old_undecided=old.undecided, undo=undo)
 
 
 def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | None = None) -> Replaced:
@@ -205,7 +211,7 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
         target=str(target.path),
         snapshot_bytes=manifest.snapshot.size_bytes,
         snapshot_sha256=manifest.snapshot.sha256,
-        owner=f"{origin.uid}:{origin.gid}",
+        owner=owner_text(origin.uid, origin.gid),
         mode=f"{origin.mode & 0o777:04o}",
         dry_run=order.dry_run,
         undo=undo,
@@ -215,9 +221,11 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
 
 def tell_restored(what: str, done: Replaced, site: Site) -> None:
     """Log a restore, with what is needed to take it back."""
+    kept = f"; the old database is {done.kept}" if done.kept else ""
+    undecided = f", kept with its journal: {done.old_undecided}" if done.old_undecided else ""
     site.log.info(
         Event.GENERATION_RESTORED,
-        f"{what}; the old database is {done.kept}" if done.kept else what,
+        f"{what}{kept}{undecided}",
         generation=done.generation,
         target=done.target,
         snapshot_sha256=done.snapshot_sha256,

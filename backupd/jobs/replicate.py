@@ -3,17 +3,19 @@
 The plan is made from the replica's own listing, never by mirroring: losing the local disk must not empty it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from backupd.errors import NothingToSend
+from backupd.errors import ForeignCopies, NothingToSend
+from backupd.jobs.adopt import adopt, adopt_local
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.provenance import Foreign, claims_of, refusal
 from backupd.jobs.retry import Retry
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.send import require_ours, send, told_of
@@ -35,22 +37,34 @@ Connect = Callable[[], AbstractContextManager[Replica]]
 class ReplicaOrder:
     """One replica and what may stay there; an `append_only` one is never told to remove anything.
 
-    Of `sources`, and of what else is in the local store: what others have sent there is none of ours.
+    Of `sources`, and of what else is in the local store: what others have sent there is none of ours. With `adopt` the
+    stores of lost machines are adopted first, with `force` also one that seems to be at work; the next run prunes.
     """
 
     name: str
     expiry: Expiry
     sources: tuple[str, ...] = ()
     append_only: bool = False
+    adopt: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicationPlan:
-    """What would travel, newest first, and what would go there; nothing has been done yet."""
+    """What would travel, newest first, and what would go there; nothing has been done yet.
+
+    Where another store has sent generations of the source as well, they are `foreign`, and nothing goes.
+    """
 
     send: tuple[Kept, ...]
     keep: tuple[Kept, ...]
     remove: tuple[Removed, ...]
+    foreign: tuple[Foreign, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the replica belongs to another store: all that counts there of the source is foreign."""
+        return bool(self.foreign) and not any(kept.generation.verified for kept in (*self.keep, *self.send))
 
 
 def plan_replication(
@@ -60,12 +74,19 @@ def plan_replication(
     now: datetime,
     hold: Hold | None = None,
     pins: Mapping[str, Pin] = NO_PINS,
+    foreign: tuple[Foreign, ...] = (),
 ) -> ReplicationPlan:
     """Decide for one source what a replica gets and lets go, given what is here and what is there.
 
     Sent is what its policy or one of the `pins` would keep, is verified here, and is not there in good order. Nothing
-    goes under a `hold`, nor from an append-only replica. Raises PolicyEmpty.
+    goes under a `hold`, nor from an append-only replica, nor where other stores have sent `foreign` generations: those
+    take no place, and where nothing else counts there, nothing is sent. Raises PolicyEmpty.
     """
+    taken = frozenset(key for group in foreign for key in group.ids)
+    local = [generation for generation in local if generation.id not in taken]
+    there = [generation for generation in there if generation.id not in taken]
+    if foreign and not any(generation.verified for generation in there):
+        local = []
     good_there = {generation.id for generation in there if generation.verified}
     verified = (generation for generation in local if generation.verified)
     lacking = {generation.id: generation for generation in verified if generation.id not in good_there}
@@ -74,17 +95,18 @@ def plan_replication(
     send = tuple(kept for kept in plan.keep if kept.generation.id in lacking)
     keep = tuple(kept for kept in plan.keep if kept.generation.id in present)
     remove = tuple(removed for removed in plan.remove if removed.generation.id in present)
-    return ReplicationPlan(send, keep, () if order.append_only else remove)
+    return ReplicationPlan(send, keep, () if order.append_only or foreign else remove, foreign)
 
 
 def plan_all(order: ReplicaOrder, here: Inventory, there: Inventory, site: Site) -> tuple[ReplicationPlan, ...]:
     """Return the plan for each source of ours, the configured ones and those in the local store."""
-    sources = sorted({*order.sources, *(generation.source for generation in here.generations)})
-    now, pins = site.clock(), site.pins.all()
-    return tuple(
-        plan_replication(here.of(source), there.of(source), order, now, site.holds.get(source), pins)
-        for source in sources
-    )
+    claims, now, pins = claims_of(here, site), site.clock(), site.pins.all()
+
+    def plan(source: str) -> ReplicationPlan:
+        hold, foreign = site.holds.get(source), claims.foreign(there, source)
+        return plan_replication(here.of(source), there.of(source), order, now, hold, pins, foreign)
+
+    return tuple(map(plan, _sources(order, here)))
 
 
 def replicate(order: ReplicaOrder, connect: Connect, retry: Retry, site: Site) -> RunReport:
@@ -102,15 +124,25 @@ def _session(order: ReplicaOrder, connect: Connect, run: Run, site: Site) -> Non
     """Do what is left to do, over one connection."""
     with told_of(order.name), connect() as replica:
         replica.prepare()
-        site.say_recovered(replica.recover())
         here, there = local_inventory(site), inventory_of(order.name, replica, site)
+        adopt_local(here, site)
+        if order.adopt and _adopted(order, here, there, run, site):
+            order = replace(order, append_only=True)  # whoever erred can still see it before anything goes
         plans = plan_all(order, here, there, site)
+        if plans and all(plan.refused for plan in plans):
+            raise refused_by(plans, order.name, site)
+        if recovered := tuple(replica.recover()):
+            site.say_recovered(recovered)
+            there = inventory_of(order.name, replica, site)
+            plans = plan_all(order, here, there, site)
         lacking = [kept.generation for plan in plans for kept in plan.send]
         site.say_recovered(replica.sweep({generation.id for generation in lacking}))
         for generation in sorted(lacking, key=lambda g: (g.taken_at, g.id), reverse=True):
             send(here.manifests[generation.id], replica, run, site)
+        foreign = {key for plan in plans for group in plan.foreign for key in group.ids}
         for manifest in here.manifests.values():
-            require_ours(manifest, there.manifests.get(manifest.id), order.name)
+            if manifest.id not in foreign:
+                require_ours(manifest, there.manifests.get(manifest.id), order.name)
         _expire(order, here, replica, run, site)
 
 
@@ -126,12 +158,37 @@ def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, si
         what = f"removed {key} at {order.name}: {reason}"
         site.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
     run.update(kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
+    if any(plan.foreign for plan in plans):
+        raise refused_by(plans, order.name, site)
     bare = [source for source in order.sources if not any(generation.verified for generation in there.of(source))]
     if bare:  # no success: the task stays due, and health red
         raise NothingToSend(
             f"there is no verified generation of {', '.join(bare)} at {order.name}, and none here to send",
             "take a backup first (backupd backup)",
         )
+
+
+def _sources(order: ReplicaOrder, here: Inventory) -> list[str]:
+    return sorted({*order.sources, *(generation.source for generation in here.generations)})
+
+
+def _adopted(order: ReplicaOrder, here: Inventory, there: Inventory, run: Run, site: Site) -> bool:
+    """Adopt the stores whose copies of our sources are there; tells whether there were any. Raises AdoptionRefused."""
+    claims = claims_of(here, site)
+    foreign = [group for source in _sources(order, here) for group in claims.foreign(there, source)]
+    adopt(foreign, here, there, order.name, site, force=order.force)
+    for group in foreign:
+        run.note(f"adopted at {order.name}: {group.words(site.clock())}")
+    if not foreign and not run.report.notes:
+        run.note(f"{order.name} holds nothing that another store has made: there was nothing to adopt")
+    return bool(foreign)
+
+
+def refused_by(plans: Sequence[ReplicationPlan], name: str, site: Site) -> ForeignCopies:
+    """Return why the run fails: beside copies of another store nothing is removed, and where all are, nothing sent."""
+    foreign = [group for plan in plans for group in plan.foreign]
+    nothing = "sent or removed" if all(plan.refused for plan in plans if plan.foreign) else "removed"
+    return refusal(foreign, name, f"nothing of that source was {nothing}", site.clock())
 
 
 def _write_checksums(

@@ -46,7 +46,8 @@ def serve(config: Config) -> NoReturn:
     server = _server(config, overview, site)
     teller = _teller(config, daemon, overview, site, woken)
     for end in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(end, lambda *_: daemon.stop())
+        if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `unwind_on_signals`
+            signal.signal(end, lambda *_: daemon.stop())
     server.start()
     teller.start()
     what = f"backupd {__version__} looks after {', '.join(config.sources)}"

@@ -11,7 +11,7 @@ from typing import Self
 
 from backupd.files import give, set_mode
 from backupd.model import SourceFacts
-from backupd.owners import known_owner
+from backupd.owners import known_owner, owner_text
 from backupd.sqlite.intent import intent_path, is_part
 
 _LOST_AND_FOUND = "lost+found"
@@ -43,7 +43,7 @@ class Rights:
         return cls(origin.directory_uid, origin.directory_gid, mode | sticky)
 
     def __str__(self) -> str:
-        return f"{self.uid}:{self.gid}, mode {self.mode:04o}"
+        return f"{owner_text(self.uid, self.gid)}, mode {self.mode:04o}"
 
     def allow(self, uid: int, gid: int | None) -> bool:
         """Tell whether a process of `uid`:`gid`, with no other group, may make files in a directory of these rights."""
@@ -95,5 +95,5 @@ def warning_of(directory: Path, rights: Rights, origin: SourceFacts) -> str:
         return ""
     return (
         f"uid {uid} cannot write to {directory}: its app would find the database read-only; "
-        f"give it the directory: chown {uid if gid is None else f'{uid}:{gid}'} {directory}"
+        f"give it the directory: chown {owner_text(uid, gid)} {directory}"
     )

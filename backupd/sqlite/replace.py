@@ -16,7 +16,7 @@ from backupd.owners import SAME_NAMESPACE, known_owner, owner_or, where_owned
 from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.intent import KEPT, SIDE_FILES
 from backupd.sqlite.lease import Lease
-from backupd.sqlite.mounts import filesystem_of, is_remote
+from backupd.sqlite.mounts import current_mounts, filesystem_of, is_remote, mounted_apart, second_names
 from backupd.sqlite.process import Child
 from backupd.sqlite.source import Source
 
@@ -27,9 +27,13 @@ JournalMode = Literal["wal", "rollback"]
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The old database at rest, and in words how it is damaged, if it is."""
+    """The old database at rest, and in words how it is damaged, if it is.
+
+    `undecided` says why its journal is still with it: nothing here tells what has to be done with it.
+    """
 
     damage: str
+    undecided: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Target:
         """Look at where `path` leads. Raises TargetRefused where nothing can be put in place, SourceUnusable."""
         real = Path(os.path.realpath(path))
         _refuse_name(real)
+        _refuse_mount(real)
         _refuse_directory(real.parent)
         try:
             old = Source.inspect(real, allow_empty=True, allow_links=True)
@@ -94,7 +99,8 @@ class Target:
         """Bring the old database to rest; None when there is none. Raises TargetInUse, TargetRefused, NoSpace."""
         if self.old is None:
             return None
-        request = {"path": str(self.path), "uid": self.old.uid, "gid": self.old.gid}
+        name = self.path.name.partition(KEPT)[0]  # by which its app knows it
+        request = {"path": str(self.path), "name": name, "uid": self.old.uid, "gid": self.old.gid}
         with Child("settle", request, Path("/")) as child:
             return Settled(**child.result())
 
@@ -213,6 +219,18 @@ def _refuse_name(path: Path) -> None:
         raise TargetRefused(
             f"the name of {path} is too long: the old database is kept as {path.name}{KEPT}…",
             "restore elsewhere (--to PATH)",
+        )
+
+
+def _refuse_mount(path: Path) -> None:
+    """Refuse a file that cannot be replaced, or would be under one name alone: it is mounted without its directory."""
+    mounts = current_mounts()
+    if (apart := mounted_apart(str(path), mounts)) is not None:
+        raise TargetRefused(apart.message, apart.hint)
+    if others := second_names(str(path), mounts):
+        raise TargetRefused(
+            f"{path} is also mounted as {', '.join(others)}: an app that opens it there would not see the restored one",
+            "remove that mount first",
         )
 
 

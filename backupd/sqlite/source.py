@@ -10,6 +10,7 @@ from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
 from backupd.owners import known_owner, where_owned
 from backupd.sqlite.directory import Rights
+from backupd.sqlite.mounts import current_mounts, mount_of, mounted_apart, second_names
 
 SETTLED_NS = 2_000_000_000
 _EMPTY_BYTES = 1
@@ -64,7 +65,8 @@ class Source:
     def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
         """Look at the database that `path` leads to.
 
-        Raises SourceMissing, and SourceUnusable for what is no regular file, is empty or has a second name.
+        Raises SourceMissing, and SourceUnusable for what is no regular file, is mounted without its directory, is empty
+        or has a second name.
         """
         real = Path(os.path.realpath(path))
         state = _stat(real)
@@ -83,8 +85,21 @@ class Source:
             state.st_nlink,
             Rights.of(real.parent),
         )
+        source._refuse_place(allow_links=allow_links)
         source._refuse(allow_empty=allow_empty, allow_links=allow_links)
         return source
+
+    def _refuse_place(self, *, allow_links: bool) -> None:
+        mounts = current_mounts()
+        if (apart := mounted_apart(str(self.path), mounts)) is not None:
+            raise SourceUnusable(apart.message, apart.hint)
+        others = second_names(str(self.path), mounts)
+        if others and not allow_links:
+            raise SourceUnusable(
+                f"{self.path} is also mounted as {', '.join(others)}, without its directory: the WAL of an app that "
+                "opens it there is not seen, and a copy is stale",
+                'remove that mount; or set hard_link = "allow" if the app opens it by this one',
+            )
 
     def _refuse(self, *, allow_empty: bool, allow_links: bool) -> None:
         if self.empty and not allow_empty:
@@ -140,7 +155,11 @@ def _stat(path: Path) -> os.stat_result:
         raise SourceUnusable(f"{path} cannot be looked at: {error.strerror}", "check the path") from error
     if not stat.S_ISREG(state.st_mode):
         kind = "a directory" if stat.S_ISDIR(state.st_mode) else "no regular file"
-        raise SourceUnusable(f"{path} is {kind}", "give the path of the database file itself")
+        hint = "give the path of the database file itself"
+        mount = mount_of(str(path), current_mounts())
+        if mount is not None and mount.point == str(path):
+            hint += "; where a file that is to be mounted is missing, Docker makes a directory: mount its directory"
+        raise SourceUnusable(f"{path} is {kind}", hint)
     return state
 
 

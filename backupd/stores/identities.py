@@ -1,15 +1,15 @@
 """Which store this is, and whose copies count as its own: the name that each manifest bears as `store`.
 
 .backupd/identity   16 hex digits: made once, the same for ever
-         adopted    the identities of lost stores that this one goes on with, a line each: identity and time
+         adopted    lost stores that this one goes on with, a line each: identity, and up to which time it counts
 """
 
 import fcntl
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -26,7 +26,8 @@ class Identities:
 
     def own(self) -> str | None:
         """Return the identity of this store, None where none is made yet or its file is damaged. Raises OSError."""
-        return next(self._read(self._own), None)
+        name = next(iter(self._lines(self._own)), "")
+        return name if re.fullmatch(STORE_IDENTITY, name, re.ASCII) else None
 
     def made(self, recover: Callable[[], str | None]) -> str:
         """Return the identity of this store; where there is none, that which `recover` finds, else a new one.
@@ -42,24 +43,27 @@ class Identities:
             self._write(self._own, [identity])
             return identity
 
-    def adopted(self) -> frozenset[str]:
-        """Return the identities of the stores that this one goes on with. Raises OSError."""
-        return frozenset(self._read(self._adopted))
+    def adopted(self) -> Mapping[str, datetime]:
+        """Return up to which time the generations of other stores count, by their identities. Raises OSError.
 
-    def adopt(self, identities: Iterable[str], now: datetime) -> None:
-        """Count the copies of these stores as own from now on, durably. Raises OSError."""
+        A line that cannot be read adopts nothing.
+        """
+        found: dict[str, datetime] = {}
+        for line in self._lines(self._adopted):
+            identity, _, time = line.partition(" ")
+            with suppress(ValueError):
+                until = datetime.fromisoformat(time)
+                if until.tzinfo and re.fullmatch(STORE_IDENTITY, identity, re.ASCII):
+                    found[identity] = max(until, found.get(identity, until))
+        return found
+
+    def adopt(self, until: Mapping[str, datetime]) -> None:
+        """Count what these stores made up to a time (aware) as own from now on, durably. Raises OSError."""
         with self._alone():
-            known = self.adopted()
-            added = [f"{identity} {now.isoformat()}" for identity in sorted(set(identities) - known)]
-            if added:
-                self._write(self._adopted, [*self._lines(self._adopted), *added])
-
-    def _read(self, path: Path) -> Iterator[str]:
-        """Yield the identities in a file; a line that holds none is passed over."""
-        for line in self._lines(path):
-            name = line.partition(" ")[0]
-            if re.fullmatch(STORE_IDENTITY, name, re.ASCII):
-                yield name
+            known = dict(self.adopted())
+            for identity, time in until.items():
+                known[identity] = max(time, known.get(identity, time))
+            self._write(self._adopted, [f"{identity} {time.isoformat()}" for identity, time in sorted(known.items())])
 
     def _lines(self, path: Path) -> list[str]:
         try:

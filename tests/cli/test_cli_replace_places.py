@@ -12,7 +12,7 @@ from keyboard import Keyboard
 
 from support.bank import spend, transfers
 from support.command import Backupd, log_lines
-from support.sqlite_places import read_only, sha256
+from support.sqlite_places import beside, mounted, read_only, sha256
 
 
 @contextmanager
@@ -88,3 +88,27 @@ def test_from_a_store_that_can_only_be_read_it_works_and_says_what_is_written_no
     assert log_lines(backups) == known
     spend(database)
     assert typed("restore").code == 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("arguments", [["restore"], ["restore", "--online"], ["restore", "--undo"], ["doctor"]])
+def test_into_a_file_that_is_mounted_without_its_directory_nothing_is_written(
+    typed: Keyboard, database: Path, newer: str, tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "seen").mkdir()
+    with mounted(database, tmp_path / "seen" / "tasks.db") as path:
+        for dry_run in ([], ["--dry-run"]) if arguments[0] == "restore" else ([],):
+            answer = typed(*arguments, *dry_run, BACKUPD_DATABASE=str(path))
+            assert (answer.code, sha256(database), beside(database), beside(path)) == (1, newer, set(), set())
+            assert "is mounted without its directory" in answer.out + answer.err
+            assert f"-v {database.parent}:{path.parent}" in answer.out + answer.err
+
+
+@pytest.mark.root
+def test_a_database_that_a_mount_gives_a_second_name_is_not_replaced(
+    typed: Keyboard, database: Path, newer: str, tmp_path: Path
+) -> None:
+    with mounted(database, tmp_path / "elsewhere.db") as other:
+        answer = typed("restore")
+        assert (answer.code, sha256(database)) == (1, newer)
+        assert f"is also mounted as {other}" in answer.err

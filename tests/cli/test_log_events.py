@@ -29,7 +29,7 @@ from backupd.stores.mirror import MirrorStore
 from support.bank import make_bank
 from support.command import log_lines
 from support.drills import drilled
-from support.generations import backdated, flip_byte
+from support.generations import backdated, flip_byte, rewritten
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "log-events.md").read_text()
@@ -117,6 +117,9 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Sit
         verify(key, inventory, 1, site)
     to_nas = ReplicaOrder("nas", Expiry(RetentionPolicy(daily=1)), ("tasks",))
     replicate(to_nas, lambda: nullcontext(MirrorStore("nas", tmp_path / "nas")), lambda do: do(), site)
+    rewritten(tmp_path / "nas", report.generation, lambda manifest: replace(manifest, store="f" * 16))
+    adopting = replace(to_nas, adopt=True, force=True)
+    replicate(adopting, lambda: nullcontext(MirrorStore("nas", tmp_path / "nas")), lambda do: do(), site)
     restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, site)
     drilled(site)
     prune("tasks", Expiry(RetentionPolicy(daily=1)), site)

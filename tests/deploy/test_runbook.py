@@ -94,6 +94,6 @@ def test_every_command_works_in_its_turn(backupd: Backupd, database: Path, sshd:
     for kind, lines in blocks(ENGLISH):
         if kind == "run":
             named = lines.replace("/app/data", str(data)).replace("tasks-20261123-0400", generation)
-            run(named.replace("nas:/backups", f"nas:{there}"))
+            run(named.replace("nas:/backups/my-app", f"nas:{there}"))
             assert is_balanced(database)
     assert is_balanced(data / "fetched" / "tasks.db")

@@ -296,11 +296,21 @@ def changing_calls(calls: list[Call], yard: Yard) -> Iterator[Call]:
     """
     alike = defaultdict(list)
     for call in calls:
-        changes = call.name != "openat" or ("O_CREAT" in call.text and "EEXIST" not in call.text and call.process == 0)
-        if call.path.startswith(str(yard.root)) and not call.path.endswith("catalog.sqlite3-shm") and changes:
+        ours = call.process == 0 or call.name != "openat"
+        if (
+            call.path.startswith(str(yard.root))
+            and not call.path.endswith("catalog.sqlite3-shm")
+            and ours
+            and is_changing(call)
+        ):
             alike[call.process, call.name, re.sub(r"run-\w+|tasks-[\d-]+", "*", call.path)].append(call)
     for (_, name, _), group in alike.items():
         yield from group if name in _EACH else {group[0], group[-1]} if name in _ENDS else {group[0]}
+
+
+def is_changing(call: Call) -> bool:
+    """Tell whether `call` can change a file: an `openat` that makes none only reads."""
+    return call.name != "openat" or ("O_CREAT" in call.text and "EEXIST" not in call.text)
 
 
 def sha256(data: bytes) -> str:

@@ -26,6 +26,7 @@ from support.daemon import free_port, wait_until
 from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell
 from support.faults import processes_below
 from support.generations import rewritten
+from support.sqlite_places import mounted
 
 
 @pytest.fixture
@@ -345,3 +346,18 @@ def test_the_doctor_tries_place_command_and_url(place: Path) -> None:
     assert look(**well) == [True, True, True]
     assert look(command=("/no/such/program",)) == [False]
     assert list(examine_drill(DrillOrder("tasks", "local", 1))) == []
+
+
+@pytest.mark.root
+def test_a_place_that_is_mounted_without_its_directory_is_refused_by_doctor_and_drill(
+    place: Path, tmp_path: Path, drills: Site
+) -> None:
+    (tmp_path / "instance.db").touch()
+    with mounted(tmp_path / "instance.db", place):
+        order = DrillOrder("tasks", "local", DAY_S, app=AppProof(5, place_at=place))
+        (found,) = examine_drill(order)
+        report = drilled(drills, place_at=place)
+        assert not found.ok
+        for said in (found.detail, report.error or ""):
+            assert f"place_at: {place} is mounted without its directory" in said
+    place.unlink()

@@ -141,7 +141,7 @@ def test_the_same_id_from_another_store_is_refused_and_left_alone(
             if days:
                 backdated(other.store.directory, other.store.list()[-1].id, days=days)
         report = sent_to(connect, other)
-    assert (report.outcome, "there holds another tasks-" in str(report.error)) == ("failed", True)
+    assert (report.outcome, "another store has made" in str(report.error)) == ("failed", True)
     assert {name: (files / name).read_bytes() for name in before} == before
     complete(files)
 

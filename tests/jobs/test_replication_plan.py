@@ -3,10 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from catalog_values import manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.jobs.order import Expiry
+from backupd.jobs.provenance import Foreign
 from backupd.jobs.replicate import ReplicaOrder, ReplicationPlan, plan_replication
 from backupd.model import Generation, Hold, RetentionPolicy, generation_id
 
@@ -106,3 +108,33 @@ def test_whatever_is_where_the_newest_good_one_is_there_afterwards(
     held = {g.id: g for g in theirs} | {g.id: g for g in mine if g.id in sent(decided)}
     again = plan(mine, [g for key, g in held.items() if key not in removed(decided)], order)
     assert sent(again) == []
+
+
+def made_elsewhere(generations: list[Generation]) -> tuple[Foreign, ...]:
+    """Return generations as those that another store has made."""
+    manifests = tuple(manifest(generation.id) for generation in generations)
+    return (Foreign("app", manifests[0].store, manifests),)
+
+
+def test_a_replica_of_another_store_gets_nothing_and_lets_nothing_go() -> None:
+    others = [taken(days) for days in range(9)]
+    decided = plan_replication([taken(0.5)], others, WEEK, NOW, foreign=made_elsewhere(others))
+    assert (decided.send, decided.keep, decided.remove, decided.refused) == ((), (), (), True)
+
+
+@given(
+    here=st.sets(st.integers(0, 40), max_size=20),
+    there=st.sets(st.integers(0, 40), max_size=20),
+    elsewhere=st.sets(st.integers(0, 40), min_size=1, max_size=20),
+)
+def test_what_other_stores_have_sent_takes_no_place_and_beside_it_nothing_is_removed(
+    here: set[int], there: set[int], elsewhere: set[int]
+) -> None:
+    others = [taken(days + 0.5) for days in elsewhere]
+    mine, theirs = [taken(days) for days in here], [taken(days) for days in there]
+    decided = plan_replication(mine, theirs + others, WEEK, NOW, foreign=made_elsewhere(others))
+    assert decided.remove == ()
+    assert not {kept.generation.id for kept in decided.keep} & {g.id for g in others}
+    assert decided.refused == (not there)
+    alone = plan_replication(mine, theirs, WEEK, NOW)
+    assert sent(decided) == (sent(alone) if there else [])

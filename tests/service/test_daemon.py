@@ -98,6 +98,22 @@ def test_status_names_a_last_run_that_failed_while_proofs_are_still_young_enough
 
 
 @pytest.mark.no_cover
+def test_an_interrupt_that_the_parent_ignores_stays_ignored_by_the_daemon(backupd: Backupd) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with running_daemon(backupd) as daemon:
+            daemon.wait_until_alive()
+            ignored = re.search(
+                r"^SigIgn:\t(\w+)", Path(f"/proc/{daemon.process.pid}/status").read_text(), re.MULTILINE
+            )
+            assert ignored is not None
+            assert int(ignored[1], 16) & 1 << signal.SIGINT - 1
+            daemon.stop()
+        assert daemon.process.returncode == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_stopped_in_the_middle_of_a_backup_it_ends_in_time_and_leaves_nothing(heavy: Backupd, backups: Path) -> None:
     with running_daemon(heavy) as daemon:
         at_work(backups)

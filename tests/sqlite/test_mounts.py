@@ -1,10 +1,10 @@
-"""Which file system a database is on, from what /proc/self/mountinfo says."""
+"""Which file system a database is on, and whether with its side files, from what /proc/self/mountinfo says."""
 
 from pathlib import Path
 
 import pytest
 
-from backupd.sqlite.mounts import filesystem_of, is_remote
+from backupd.sqlite.mounts import filesystem_of, is_remote, mounted_apart, mounts_in, second_names
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime - overlay overlay rw,lowerdir=/a:/b
 23 22 0:20 / /proc rw,nosuid - proc proc rw
@@ -51,11 +51,11 @@ MOUNTINFO = r"""22 1 254:0 / / rw,relatime - overlay overlay rw,lowerdir=/a:/b
     ],
 )
 def test_the_last_mount_on_the_longest_point_is_the_one(path: str, kind: str) -> None:
-    assert filesystem_of(path, MOUNTINFO) == kind
+    assert filesystem_of(path, mounts_in(MOUNTINFO)) == kind
 
 
 def test_where_no_mount_is_known_the_kind_is_not_known() -> None:
-    assert filesystem_of("/data/tasks.db", "") == "unknown"
+    assert filesystem_of("/data/tasks.db", ()) == "unknown"
 
 
 def test_the_mounts_of_this_process_are_asked_where_none_are_given(tmp_path: Path) -> None:
@@ -67,7 +67,8 @@ def test_the_mounts_of_this_process_are_asked_where_none_are_given(tmp_path: Pat
     "kind",
     [
         *("nfs", "nfs3", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "virtiofs", "ceph", "afs", "lustre"),
-        *("fuse", "fuse.sshfs", "fuse.rclone", "fuse.bindfs", "fuseblk", "vboxsf", "prl_fs"),
+        *("fuse", "fuse.sshfs", "fuse.rclone", "fuse.bindfs", "fuseblk", "vboxsf", "prl_fs", "fakeowner", "drvfs"),
+        *("grpcfuse", "fuse.grpcfuse", "osxfs", "fuse.osxfs", "wslfs", "vmhgfs", "ocfs2", "gfs2"),
     ],
 )
 def test_other_kernels_may_write_there(kind: str) -> None:
@@ -79,3 +80,78 @@ def test_other_kernels_may_write_there(kind: str) -> None:
 )
 def test_only_this_kernel_writes_there(kind: str) -> None:
     assert not is_remote(kind)
+
+
+CONTAINER = r"""600 500 0:60 / / rw - overlay overlay rw,lowerdir=/a:/b
+601 600 0:61 / /proc rw - proc proc rw
+610 600 254:1 /srv/app/tasks.db /app/data/tasks.db rw - ext4 /dev/vda1 rw
+611 600 254:1 /srv/app/prod.db//deleted /app/data/odd\040name.db rw - ext4 /dev/vda1 rw
+612 600 254:1 /srv/tasks.db /tasks.db rw - ext4 /dev/vda1 rw
+613 600 254:1 /srv/side/x-wal /app/side/tasks.db-wal rw - ext4 /dev/vda1 rw
+620 600 254:1 /srv/volume /volume rw - ext4 /dev/vda1 rw
+621 620 254:1 /srv/volume/below /volume/below rw - ext4 /dev/vda1 rw
+622 600 254:1 /srv/volume/tasks.db /elsewhere/tasks.db rw - ext4 /dev/vda1 rw
+630 600 0:70 / /mac rw - fakeowner /run/host_mark/Users/me/data rw,fakeowner
+631 600 0:70 /tasks.db /single/tasks.db rw - fakeowner /run/host_mark/Users/me/data rw,fakeowner
+632 600 0:71 / /named rw - virtio9 /run/host_mark/Users rw
+640 600 254:1 /srv/old/tasks.db /covered/tasks.db rw - ext4 /dev/vda1 rw
+641 600 254:2 /new /covered rw - xfs /dev/vdb rw
+650 600 254:1 /srv/stack /stack rw - ext4 /dev/vda1 rw
+651 650 254:1 /srv/first.db /stack/tasks.db rw - ext4 /dev/vda1 rw
+652 651 254:2 /second.db /stack/tasks.db rw - xfs /dev/vdb rw
+660 600 0:80 / /lone/tasks.db rw - fuse.one one rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("/app/data/tasks.db", "-v /srv/app:/app/data (docs"),
+        ("/app/data/odd name.db", "-v /srv/app:/app/data (docs/sources.md), where the database is /app/data/prod.db"),
+        ("/tasks.db", "-v /srv:/data (docs/sources.md), where the database is /data/tasks.db"),
+        ("/app/side/tasks.db", "-v /srv/side:/app/side"),
+        ("/single/tasks.db", "-v /Users/me/data:/single (docs"),
+        ("/stack/tasks.db", "-v /:/stack (docs/sources.md), where the database is /stack/second.db"),
+        ("/lone/tasks.db", "-v DIRECTORY:/lone (docs"),
+    ],
+)
+def test_a_database_or_side_file_that_is_a_mount_point_lies_apart_and_the_hint_mounts_its_directory(
+    path: str, line: str
+) -> None:
+    apart = mounted_apart(path, mounts_in(CONTAINER))
+    assert apart is not None
+    assert "is mounted without its directory" in apart.message
+    assert line in apart.hint
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/volume/tasks.db", "/volume/below/tasks.db", "/mac/tasks.db", "/covered/tasks.db", "/other.db", "/app/tasks.db"],
+)
+def test_a_database_whose_directory_is_mounted_lies_with_its_side_files(path: str) -> None:
+    assert mounted_apart(path, mounts_in(CONTAINER)) is None
+
+
+def test_a_mount_that_a_later_one_covers_is_not_the_one() -> None:
+    mounts = mounts_in(CONTAINER)
+    kinds = [filesystem_of(path, mounts) for path in ("/covered/tasks.db", "/stack/tasks.db", "/stack/other.db")]
+    assert kinds == ["xfs", "xfs", "ext4"]
+
+
+def test_a_share_of_docker_desktop_is_remote_whatever_its_kernel_calls_it() -> None:
+    mounts = mounts_in(CONTAINER)
+    assert [filesystem_of(path, mounts) for path in ("/mac/tasks.db", "/named/a.db")] == ["fakeowner", "fakeowner"]
+
+
+def test_the_other_place_where_the_file_alone_is_mounted_is_a_second_name() -> None:
+    mounts = mounts_in(CONTAINER)
+    assert second_names("/volume/tasks.db", mounts) == ("/elsewhere/tasks.db",)
+    assert second_names("/mac/tasks.db", mounts) == ("/single/tasks.db",)
+    assert second_names("/volume/below/tasks.db", mounts) == second_names("/tasks.db", ()) == ()
+
+
+def test_without_mountinfo_another_device_than_that_of_the_directory_tells(tmp_path: Path) -> None:
+    assert mounted_apart("/proc", ()) is not None
+    assert mounted_apart(str(tmp_path / "missing.db"), ()) is None
+    (tmp_path / "tasks.db").touch()
+    assert mounted_apart(str(tmp_path / "tasks.db"), ()) is None

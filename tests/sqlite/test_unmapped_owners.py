@@ -182,6 +182,7 @@ def of_nobody_known(data: Path, store: Path) -> Path:
 
 
 def test_a_generation_without_an_owner_is_given_to_that_of_the_directory(data: Path, of_nobody_known: Path) -> None:
+    assert "tasks.db (owner unknown, mode" in backupd(data, "show", "latest", inside=False).stdout
     os.chown(data, APP, APP)
     data.chmod(0o755)
     done = backupd(data, "restore", inside=False)

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,13 @@ class App:
 
 
 @contextmanager
-def running_app(path: Path | str, uid: int = 0) -> Iterator[App]:
-    """Run the app, as user `uid`, on the database at `path` while the block runs; then it ends by itself."""
+def running_app(path: Path | str, uid: int = 0, through: Sequence[str | Path] = ()) -> Iterator[App]:
+    """Run the app, as user `uid`, on the database at `path` while the block runs; then it ends by itself.
+
+    `path` may be a URI (`file:…?nolock=1`); `through` is a command that starts the app.
+    """
     process = subprocess.Popen(
-        [sys.executable, __file__, os.fsencode(path), str(uid)],
+        [*through, sys.executable, __file__, os.fsencode(path), str(uid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -58,7 +61,7 @@ def _serve(path: str, uid: int) -> None:
         os.setgroups([])
         os.setgid(uid)
         os.setuid(uid)
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=10, uri=path.startswith("file:"))
     connection.create_function("app_function", 1, lambda value: value, deterministic=True)
     connection.create_collation("app_collation", lambda a, b: (a > b) - (a < b))
     for line in sys.stdin:

@@ -62,6 +62,30 @@ def read_only(directory: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def mounted(source: Path, point: Path) -> Iterator[Path]:
+    """Mount a file or a directory at `point`, which is made, as `docker run -v source:point` does."""
+    if source.is_dir():
+        point.mkdir()
+    else:
+        point.touch()
+    subprocess.run(["mount", "--bind", source, point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
+@contextmanager
+def hidden(directory: Path) -> Iterator[None]:
+    """Let nothing of `directory` be seen while the block runs."""
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+@contextmanager
 def through_fuse(directory: Path, *options: str) -> Iterator[Path]:
     """Mount `directory` elsewhere through bindfs(1), as a share of another machine is."""
     mount = directory.with_name(f"{directory.name}-through-fuse")

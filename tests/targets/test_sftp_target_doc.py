@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -172,14 +173,13 @@ def test_backups_are_checked_and_restored_there(
 ) -> None:
     made = backupd("backup", "--json").json
     sent = [f"put {backups}/{name}" for name in (f"{made['generation']}.*", "SHA256SUMS")]
-    assert target.client.sftp(*sent).code == 0
+    assert target.client.sftp("mkdir my-app", "cd my-app", *sent).code == 0
     restored = tmp_path / "restored.db"
     said = target.said(
         "".join(blocks("sh check")), **{"tasks-20261123-0400": made["generation"], "/root/restored.db": str(restored)}
     )
     assert said == f"{made['generation']}.sqlite3.gz: OK\n"
     assert hashlib.sha256(restored.read_bytes()).hexdigest() == made["snapshot_sha256"]
-    manifest = json.loads((target.files / f"{made['generation']}.manifest.json").read_text())
+    manifest = json.loads((target.files / "my-app" / f"{made['generation']}.manifest.json").read_text())
     assert manifest["id"] == made["generation"]
-    for file in target.files.iterdir():
-        file.unlink()
+    shutil.rmtree(target.files / "my-app")

@@ -14,9 +14,11 @@ import apsw
 
 from backupd.errors import NoSpace, SnapshotFailed
 from backupd.sqlite.child.explain import extended_code
+from backupd.sqlite.child.locks import refuse_lock_directory, written_without_lock
 from backupd.sqlite.child.whole import require_whole
 from backupd.sqlite.child.wire import Wire
 from backupd.sqlite.header import Header
+from backupd.sqlite.mounts import filesystem_of, is_remote
 
 PAGES_A_STEP = 1000
 UNPINNED_STEP_BYTES = 16 << 20
@@ -26,7 +28,7 @@ HOT_JOURNAL_RETRY_S = 0.25
 
 
 class _Restarted(Exception):
-    """The app committed between two unpinned steps too often."""
+    """The app wrote to the database between two unpinned steps too often, or without a lock."""
 
 
 class HotJournal(Exception):
@@ -62,6 +64,10 @@ class Copier:
         self.inode = os.stat(self.path).st_ino
         self.bytes_a_second = 200e6
         self.writers_held_s = 0.0
+        # While we hold a lock on a rollback database, SQLite does not write to it. A remote file system may tell of an
+        # earlier write at any time.
+        self.is_quiet_when_locked = header.journal_mode != "wal" and not is_remote(filesystem_of(self.path))
+        self.watches_lock_directory = header.journal_mode != "wal" and not os.path.exists(f"{self.path}.lock")
         self.wal_limit_bytes = size_of(f"{self.path}-wal") + max(WAL_GROWTH_BYTES, 2 * size_of(self.path))
 
     def open(self) -> apsw.Connection:
@@ -95,30 +101,39 @@ class Copier:
             source.close()
 
     def copy_pinned(self, source: apsw.Connection) -> None:
-        """Copy one pinned snapshot, about 1,000 pages a step and no sleeps: WAL writers never wait for it."""
+        """Copy one pinned snapshot, about 1,000 pages a step and no sleeps: WAL writers never wait for it.
+
+        Raises SourceUnlocked for a rollback database that somebody writes to all the same.
+        """
         self.pin(source)
+        began = time.monotonic()
         self.require_whole(source)
-        self.steps(source, PAGES_A_STEP, restarts_allowed=0)
+        try:
+            self.steps(source, PAGES_A_STEP, restarts_allowed=0)
+        except _Restarted as error:
+            raise written_without_lock(self.path) from error
         self.require_whole(source)
         source.execute("COMMIT")
+        if self.header.journal_mode != "wal":
+            self.writers_held_s = time.monotonic() - began
 
     def copy_rollback(self, source: apsw.Connection) -> None:
         """Copy a rollback-journal database, whose writers wait for as long as we hold a lock.
 
-        First unpinned, a chunk of 16 MiB at a time; when the app commits into it too often, pinned if that holds
-        the writers for no longer than the budget; else in a quiet moment; and at last pinned all the same.
+        One of a single chunk of 16 MiB pinned. Others first unpinned, a chunk at a time; when the app commits into it
+        too often, pinned if that holds the writers for no longer than the budget; else in a quiet moment; and at last
+        pinned all the same.
         """
         self.look(source)
-        if self.try_unpinned(source, UNPINNED_ATTEMPTS):
+        if os.stat(self.path).st_size > UNPINNED_STEP_BYTES and self.try_unpinned(source, UNPINNED_ATTEMPTS):
             return
         estimate_s = os.stat(self.path).st_size / self.bytes_a_second
         if estimate_s > self.request["writer_budget_s"]:
             self.wait_for_quiet(estimate_s)
             if self.try_unpinned(source, 1):
                 return
-        began = time.monotonic()
         self.copy_pinned(source)
-        self.writers_held_s = time.monotonic() - began
+        self.look(source)  # once more without a lock before it: SQLite looks for a journal only then
 
     def try_unpinned(self, source: apsw.Connection, attempts: int) -> bool:
         """Copy with a lock held for one chunk at a time; False when the app committed into every attempt."""
@@ -141,12 +156,18 @@ class Copier:
             require_whole(source, self.path, self.inode, self.header.page_size)
 
     def steps(self, source: apsw.Connection, pages: int, restarts_allowed: int) -> None:
-        """Step the backup to its end; `_Restarted` when the copy began anew more often than allowed."""
+        """Step the backup to its end; `_Restarted` when the app wrote into it more often than allowed.
+
+        SQLite itself starts over when it finds another change counter as a step begins; what was written without a lock
+        it does not see.
+        """
         assert self.target is not None  # noqa: S101 - for the type checker: only a probe has no target
         began, before, copied = time.monotonic(), 1 << 62, 0
+        at_first = at_step = self.written()
         with self.target.backup("main", source, "main") as backup:
             while not backup.step(pages):
                 if backup.remaining >= before:
+                    at_first = at_step
                     restarts_allowed -= 1
                     if restarts_allowed < 0:
                         self.measure(copied, began)
@@ -155,6 +176,16 @@ class Copier:
                 copied += pages
                 done = backup.page_count - backup.remaining
                 self.advance(done * self.header.page_size, backup.page_count * self.header.page_size)
+                at_step = self.written()
+        if self.written() not in (at_first, ()):
+            self.measure(copied, began)
+            raise _Restarted
+
+    def written(self) -> tuple[int, ...]:
+        """Return what each write changes; nothing where that tells nothing, or the file was replaced by another one."""
+        state = os.stat(self.path)
+        is_known = self.is_quiet_when_locked and state.st_ino == self.inode
+        return (state.st_size, state.st_mtime_ns) if is_known else ()
 
     def measure(self, pages: int, began: float) -> None:
         """Learn the speed of the copy, to tell how long a pinned one would hold the writers."""
@@ -167,7 +198,9 @@ class Copier:
         self.check()
 
     def check(self) -> None:
-        """Give up when time is up, or the app's disk would suffer. Raises SnapshotFailed, NoSpace."""
+        """Give up when time is up, or the app's disk would suffer. Raises SnapshotFailed, NoSpace, SourceUnlocked."""
+        if self.watches_lock_directory:
+            refuse_lock_directory(self.path)
         if time.monotonic() > self.deadline.overall:
             raise SnapshotFailed(
                 f"{self.path} was not copied within {self.request['timeout_s']:.0f} s", "raise timeout_s"

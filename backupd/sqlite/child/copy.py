@@ -14,7 +14,8 @@ from backupd.errors import SourceReplaced, SourceUnusable
 from backupd.owners import SAME_NAMESPACE
 from backupd.sqlite.child.copier import Copier, HotJournal
 from backupd.sqlite.child.explain import explain
-from backupd.sqlite.child.hotjournal import copy_with_journal
+from backupd.sqlite.child.hotjournal import copy_with_journal, examine_journal
+from backupd.sqlite.child.locks import refuse_foreign_locks
 from backupd.sqlite.child.owner import become_owner
 from backupd.sqlite.child.wire import Wire, serve
 from backupd.sqlite.header import EMPTY, Header, read_header
@@ -73,17 +74,19 @@ class Staged(NamedTuple):
 
 
 def check_source(request: dict[str, Any], *, owner: bool) -> Header:
-    """Refuse what cannot be copied safely, before it is opened. Raises SourceUnusable."""
+    """Refuse what cannot be copied safely, before it is opened. Raises SourceUnusable, OSError."""
     path: str = request["path"]
     header = header_of(request)
-    if header.journal_mode != "wal":
-        return header
     kind = filesystem_of(path)
-    if is_remote(kind) and request["network_fs"] == "refuse":
+    if header.journal_mode == "wal" and is_remote(kind) and request["network_fs"] == "refuse":
         raise SourceUnusable(
             f"{path} is a WAL database on {kind}, where its shared memory may not reach this process",
-            'run backupd on the host of the app; or set network_fs = "allow" if both run on one kernel',
+            "keep the database in a named volume of the container engine; or run backupd on the host of the app, with "
+            'network_fs = "allow" if both run on one kernel',
         )
+    refuse_foreign_locks(path, header.journal_mode)
+    if header.journal_mode != "wal":
+        return header
     if os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm"):
         return header
     if request["unmapped"]:
@@ -130,7 +133,10 @@ def copy_or_wait(copier: Copier) -> bool:
         try:
             copier.copy()
         except HotJournal:
-            return not copier.wait_for_rollback() and give_in(copier)
+            if copier.wait_for_rollback():
+                return False
+            examine_journal(copier.path)
+            return give_in(copier)
     except apsw.Error as error:
         raise explain(error, copier.path, time.monotonic() - began) from error
     except FileNotFoundError as error:

@@ -11,13 +11,25 @@ from urllib.parse import quote
 
 import apsw
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed, TargetInUse, TargetRefused
+from backupd.errors import (
+    BackupdError,
+    NoSpace,
+    SnapshotFailed,
+    SourceBusy,
+    SourceUnusable,
+    TargetInUse,
+    TargetRefused,
+)
 from backupd.sqlite.child.check import open_immutable
 from backupd.sqlite.child.explain import extended_code
+from backupd.sqlite.child.locks import hold_shared_lock, refuse_foreign_locks
 from backupd.sqlite.child.owner import become_owner
+from backupd.sqlite.child.superjournal import explain_absence, settle_record
 from backupd.sqlite.child.wire import Wire, serve
+from backupd.sqlite.header import read_header
 
 _PAGES_A_STEP = 1000
+_POLL_S = 0.002
 
 
 def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
@@ -25,6 +37,7 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     path: str = request["path"]
     copy = open_immutable(request["snapshot"])
     become_owner(request["uid"], request["gid"])
+    refuse_journal_and_locks(path, request["busy_timeout_s"])
     try:
         overwrite(path, copy, request["busy_timeout_s"], wire)
         damage = check(path)
@@ -33,6 +46,37 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     if damage:
         raise SnapshotFailed(f"{path} was restored, and is damaged: {damage}", "stop the app, and restore in place")
     return {}
+
+
+def refuse_journal_and_locks(path: str, busy_timeout_s: float) -> None:
+    """Refuse a database whose app does not use SQLite's locks, or with a hot journal that cannot be judged.
+
+    The lock lasts until SQLite has taken its own: the descriptor is never closed. Raises TargetRefused, TargetInUse.
+    """
+    header = read_header(path)
+    try:
+        refuse_foreign_locks(path, header.journal_mode if header else "rollback")
+    except SourceUnusable as error:
+        raise TargetRefused(error.message, error.hint) from error
+    _hold_shared_lock(path, busy_timeout_s)
+    record = settle_record(path, path)
+    if record is not None:
+        raise TargetRefused(
+            explain_absence(record, path),
+            "start the app, which finishes that transaction or takes it back; or stop the app, and restore without "
+            "--online, which keeps that journal",
+        )
+
+
+def _hold_shared_lock(path: str, busy_timeout_s: float) -> None:
+    descriptor, deadline = os.open(path, os.O_RDONLY | os.O_CLOEXEC), time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            return hold_shared_lock(descriptor, path)
+        except SourceBusy as error:
+            if time.monotonic() > deadline:
+                raise _locked(path, busy_timeout_s) from error
+        time.sleep(_POLL_S)
 
 
 def overwrite(path: str, copy: apsw.Connection, busy_timeout_s: float, wire: Wire) -> None:
@@ -97,13 +141,15 @@ def _ask(connection: apsw.Connection, pragma: str) -> str:
     return str(connection.execute(f"PRAGMA {pragma}").get)
 
 
+def _locked(path: str, waited_s: float) -> TargetInUse:
+    return TargetInUse(f"{path} stayed locked for {waited_s:.0f} s", "try again at a quieter moment, or stop the app")
+
+
 def _explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
     code = extended_code(error)
     match code & 0xFF:
         case apsw.SQLITE_BUSY | apsw.SQLITE_LOCKED:
-            return TargetInUse(
-                f"{path} stayed locked for {waited_s:.0f} s", "try again at a quieter moment, or stop the app"
-            )
+            return _locked(path, waited_s)
         case apsw.SQLITE_FULL:
             return NoSpace(f"no room to write into {path}: it is what it was", "free space there")
         case apsw.SQLITE_NOTADB | apsw.SQLITE_CORRUPT:

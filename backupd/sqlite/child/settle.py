@@ -1,7 +1,8 @@
 """Bring a database that is to be replaced to rest: all that its app was promised is in the one file, or we say why not.
 
 Run as `python -m backupd.sqlite.child.settle`. This is the one place that opens an app's database to write: as its app
-would when it starts, SQLite rolls a hot journal back or takes the WAL in, under a lock that nobody else may share.
+would when it starts, SQLite rolls a hot journal back or takes the WAL in, under a lock that nobody else may share. A
+journal of a transaction over several databases is left alone where it cannot be judged (see `superjournal`).
 """
 
 import os
@@ -11,9 +12,11 @@ from urllib.parse import quote
 
 import apsw
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed, TargetInUse, TargetRefused
+from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, TargetInUse, TargetRefused
 from backupd.sqlite.child.explain import extended_code
+from backupd.sqlite.child.locks import hold_shared_lock
 from backupd.sqlite.child.owner import become_owner
+from backupd.sqlite.child.superjournal import explain_absence, read_record, settle_record
 from backupd.sqlite.child.wire import Wire, serve
 from backupd.sqlite.header import Header, read_header
 
@@ -22,21 +25,23 @@ _DAMAGED = (apsw.SQLITE_NOTADB, apsw.SQLITE_CORRUPT, apsw.SQLITE_IOERR)
 
 
 def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
-    """Settle the database at `path`, and tell its damage in words (or nothing).
+    """Settle the database at `path`, and tell its damage in words (or nothing), or why its journal is undecided.
 
-    Raises TargetInUse when anybody is at work on it, NoSpace, TargetRefused, SnapshotFailed.
+    `name` is what its app calls the file. Raises TargetInUse when anybody is at work on it, NoSpace, TargetRefused,
+    SnapshotFailed.
     """
     path: str = request["path"]
     become_owner(request["uid"], request["gid"])
-    damage = "it is no database: nothing in it can be read"
+    damage, undecided = "it is no database: nothing in it can be read", ""
     try:
         if header_of(path) is not None:  # else SQLite would take a WAL that lies there for one of nobody, and remove it
-            damage = settle_or_tell(path)
+            undecided = judge_journal(path, request["name"])
+            damage = "" if undecided else settle_or_tell(path)
     except OSError as error:
         if error.errno != EIO:
             raise
         damage = "the disk cannot read it"
-    return {"damage": damage}
+    return {"damage": damage, "undecided": undecided}
 
 
 def header_of(path: str) -> Header | None:
@@ -48,6 +53,21 @@ def header_of(path: str) -> Header | None:
             f"uid {os.geteuid()} cannot read {path}",
             "let the owner of the file pass through every directory on the way; or run backupd as that user (PUID)",
         ) from error
+
+
+def judge_journal(path: str, name: str) -> str:
+    """Say why the hot journal of the database must not be played back by guess; nothing where that is no guess.
+
+    The lock lasts until SQLite has taken its own: the descriptor is never closed. Raises TargetInUse, OSError.
+    """
+    if read_record(f"{path}-journal") is None:
+        return ""
+    try:
+        hold_shared_lock(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
+    except SourceBusy as error:
+        raise TargetInUse(f"{path} is in use: another process holds a lock on it") from error
+    record = settle_record(path, os.path.join(os.path.dirname(path), name))
+    return "" if record is None else explain_absence(record, path)
 
 
 def settle_or_tell(path: str) -> str:

@@ -1,0 +1,63 @@
+"""Go on with what a lost machine has sent: its store is adopted, and its copies count as own from then on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from backupd.errors import AdoptionRefused
+from backupd.jobs.inventory import Inventory
+from backupd.jobs.provenance import Claims, Foreign, claims_of
+from backupd.jobs.site import Site
+from backupd.log import Event
+
+
+def adopt(
+    foreign: Sequence[Foreign],
+    here: Inventory,
+    there: Inventory,
+    name: str,
+    site: Site,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Claims:
+    """Adopt the stores that made the `foreign` generations at replica `name`; returns what counts as own then.
+
+    Refused where one of them still lives: it made a generation after this store had made one of the same source,
+    which a lost machine cannot; `force` adopts it all the same. Raises AdoptionRefused, SnapshotFailed, OSError.
+    """
+    now, claims = site.clock(), claims_of(here, site)
+    for group in foreign:
+        if not force and _lives(group, here, there, claims):
+            raise AdoptionRefused(
+                f"{name} holds {group.words(now)}; this store had made copies of {group.source} before that: "
+                "the other store seems to be at work, and was not adopted",
+                f"give each app a directory of its own in the url of {name}; if that machine is lost for certain: "
+                f"backupd replicate --to {name} --adopt --force",
+            )
+    until = {group.store: now for group in foreign}
+    for group in foreign:  # the clock of a machine that was lost may have run ahead
+        until[group.store] = max(until[group.store], group.manifests[0].taken_at)
+    if foreign and not dry_run:
+        site.store.prepare()
+        site.identities.adopt(until)
+        for group in foreign:
+            what = f"adopted at {name}: {group.words(now)}"
+            site.log.warning(Event.STORE_ADOPTED, what, store=name, source=group.source, identity=group.store)
+    return replace(claims, adopted={**claims.adopted, **until})
+
+
+def adopt_local(here: Inventory, site: Site) -> None:
+    """Adopt the stores of generations that an operator has put into the local store, as far as those reach."""
+    adopted = claims_of(here, site).adopted
+    if adopted.items() - site.identities.adopted().items():
+        site.identities.adopt(adopted)
+
+
+def _lives(group: Foreign, here: Inventory, there: Inventory, claims: Claims) -> bool:
+    made = [
+        m.taken_at
+        for side in (here, there)
+        for m in side.manifests.values()
+        if m.source == group.source and m.store == claims.own
+    ]
+    return bool(made) and group.manifests[0].taken_at > min(made)

@@ -1,0 +1,169 @@
+"""Whether the app of a database uses SQLite's POSIX locks, on these very files: no copy is consistent otherwise.
+
+Lock bytes: https://sqlite.org/src/file/src/os.h (PENDING_BYTE and following) and os_unix.c (UNIX_SHM_DMS). Other
+processes' locks are asked for only while this process has no connection to the database: to close a descriptor drops
+all locks that this process holds on the file.
+"""
+
+import fcntl
+import os
+import signal
+import stat
+import struct
+import time
+from errno import EAGAIN
+from typing import NamedTuple
+
+from backupd.errors import SourceBusy, SourceUnlocked, SourceUnusable
+from backupd.sqlite.mounts import mount_the_directory
+
+PENDING = 0x40000000
+SHARED_FIRST, SHARED_SIZE = PENDING + 2, 510
+_ALL_BYTES = 512
+_SHM_IN_USE = 128  # a shared lock there means: somebody has this shared memory open
+_FLOCK = "hhqqi4x"
+_SURE_S = 2.0  # an app that opens or closes its database is through with it long before
+_POLL_S = 0.05
+_USE_UNIX = (
+    'let the app use SQLite\'s own locks (the VFS "unix": no vfs=unix-dotfile, unix-none or nolock=1 in its database '
+    "URL), or stop it while backupd is at work"
+)
+
+
+class _Why(NamedTuple):
+    kind: type[SourceUnusable]
+    message: str
+    hint: str
+
+
+def lock_on(descriptor: int, start: int, size: int) -> int:
+    """Return the kind of lock (F_RDLCK, F_WRLCK) that another process holds on these bytes, F_UNLCK for none."""
+    probe = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, size, 0)
+    kind: int = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, probe))[0]
+    return kind
+
+
+def hold_shared_lock(descriptor: int, path: str) -> None:
+    """Take SQLite's shared lock on the open database at `path`, until its descriptor or another one of it is closed.
+
+    So an app that starts now can neither write nor roll a hot journal back. Raises SourceBusy when one is at it.
+    """
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, SHARED_SIZE, SHARED_FIRST)
+    except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES: fcntl(2)
+        raise SourceBusy(f"{path} is being recovered by its app", "run the backup again") from error
+    if lock_on(descriptor, PENDING, 2) != fcntl.F_UNLCK:
+        raise SourceBusy(f"{path} is being written by its app", "run the backup again")
+
+
+def refuse_foreign_locks(path: str, journal_mode: str) -> None:
+    """Refuse a database whose app locks it by other means, or has its WAL beside another name of it.
+
+    An app that is just about to open or to close it is given 2 s. Raises SourceUnlocked, SourceUnusable, OSError.
+    """
+    give_up = time.monotonic() + _SURE_S
+    while (why := _foreign(path, journal_mode)) is not None:
+        if time.monotonic() > give_up:
+            raise why.kind(why.message, why.hint)
+        time.sleep(_POLL_S)
+
+
+def refuse_lock_directory(path: str) -> None:
+    """Refuse a database that is locked by a directory (the VFS unix-dotfile). Raises SourceUnlocked."""
+    if _is_directory(f"{path}.lock"):
+        why = _lock_directory(path)
+        raise why.kind(why.message, why.hint)
+
+
+def refuse_living_journal(database: int, path: str) -> None:
+    """Refuse a journal that another process has open without the lock that goes with it: its app is not dead.
+
+    `database` is a descriptor of the database on which this process holds SQLite's shared lock, so that no app that
+    uses the locks can begin to write. Raises SourceUnlocked.
+    """
+    refuse_lock_directory(path)
+    if lock_on(database, PENDING, 2) == fcntl.F_UNLCK and is_open(f"{path}-journal"):
+        if lock_on(database, PENDING, 2) != fcntl.F_UNLCK:
+            return
+        raise SourceUnlocked(
+            f"{path}-journal is in use by a process that holds no lock on {path}: the app is writing without SQLite's "
+            "POSIX locks, and each copy could hold half a transaction",
+            _USE_UNIX,
+        )
+
+
+def written_without_lock(path: str) -> SourceUnlocked:
+    """Return the error for a database that changed while this process held the lock that forbids it."""
+    return SourceUnlocked(
+        f"{path} was written to while a shared lock was held on it: its app, or another process, does not use SQLite's "
+        "POSIX locks",
+        _USE_UNIX,
+    )
+
+
+def is_open(path: str) -> bool:
+    """Tell whether another process has the file at `path` open; False where the kernel cannot tell.
+
+    A write lease is asked for and given back at once (fcntl(2), F_SETLEASE).
+    """
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when somebody opens the file in that moment
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == EAGAIN
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _foreign(path: str, journal_mode: str) -> _Why | None:
+    held = _lock_on_file(path, PENDING, _ALL_BYTES)
+    if held == fcntl.F_UNLCK and _is_directory(f"{path}.lock"):
+        return _lock_directory(path)
+    # An app that has a WAL database open holds a shared lock on it until it closes it.
+    if (
+        journal_mode == "wal"
+        and held == fcntl.F_RDLCK
+        and _lock_on_file(f"{path}-shm", _SHM_IN_USE, 1) == fcntl.F_UNLCK
+    ):
+        return _Why(
+            SourceUnusable,
+            f"a process has {path} open in WAL mode, and its WAL is not here: it opened the file by another name",
+            f"{mount_the_directory(os.path.dirname(path))}; a hard link is another name as well",
+        )
+    return None
+
+
+def _lock_directory(path: str) -> _Why:
+    return _Why(
+        SourceUnlocked,
+        f"{path} is locked by the directory {path}.lock (SQLite's VFS unix-dotfile), which keeps no other program from "
+        "reading half a transaction",
+        f"{_USE_UNIX}; remove that directory only if no process of the app runs",
+    )
+
+
+def _lock_on_file(path: str, start: int, size: int) -> int:
+    """Do as `lock_on` does; a file that is not there has no locks, of one that may not be read nothing is known."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return fcntl.F_UNLCK
+    except PermissionError:
+        return fcntl.F_WRLCK
+    try:
+        return lock_on(descriptor, start, size)
+    finally:
+        os.close(descriptor)
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False

@@ -1,0 +1,127 @@
+"""Copies of another store at a replica, as an operator meets them: after a disaster, and where two apps meet."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard
+
+from backupd.model import MANIFEST_SUFFIX
+from support.bank import is_balanced, make_bank, spend
+from support.command import log_lines
+from support.generations import backdated
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    return tmp_path / "nas" / "my-app"
+
+
+@pytest.fixture
+def lost(typed: Keyboard, generation: str, backups: Path, there: Path) -> str:
+    """The generation that a lost machine had sent the day before: nothing else is left of its store."""
+    there.parent.mkdir()
+    assert typed("replicate", **nas(there)).code == 0
+    shutil.rmtree(backups)
+    older = backdated(there, generation, days=1)
+    for path in there.glob(f"{generation}*"):
+        path.unlink()
+    return older
+
+
+def ids(there: Path) -> set[str]:
+    return {path.name.removesuffix(MANIFEST_SUFFIX) for path in there.glob(f"*{MANIFEST_SUFFIX}")}
+
+
+def nas(there: Path) -> dict[str, str]:
+    return {"BACKUPD_REPLICAS__NAS__URL": f"file:{there}"}
+
+
+def test_after_a_disaster_all_works_without_adoption_and_says_whose_copies_these_are(
+    typed: Keyboard, lost: str, there: Path, tmp_path: Path, database: Path
+) -> None:
+    answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there))
+    assert (answer.code, is_balanced(tmp_path / "back.db")) == (0, True), answer.err
+    assert f", of {database}, the newest {lost}, 24 h old" in answer.err
+    assert "backupd replicate --to nas --adopt" in answer.err
+    (listed,) = typed("list", "--store", "nas", "--json", **nas(there)).json
+    assert (listed["id"], listed["stores"], len(listed["other_store"])) == (lost, ["nas"], 16)
+    assert f"of another store ({listed['other_store']})" in typed("list", "--store", "nas", **nas(there)).out
+    assert typed("verify", "--store", "nas", **nas(there)).code == 0
+    assert typed("restore", "--from", "nas", **nas(there)).code == 0
+    assert typed("backup", **nas(there)).code in (0, 3)
+
+
+def test_where_the_new_machine_has_backups_of_its_own_its_own_go_first_until_it_adopts(
+    typed: Keyboard, lost: str, there: Path, tmp_path: Path, database: Path, backups: Path
+) -> None:
+    spend(database, 3)
+    newer = typed("backup", "--json", **nas(there)).json["generation"]
+    target = tmp_path / "back.db"
+    for wanted in ("latest", lost):
+        refused = typed("restore", wanted, "--from", "nas", "--to", target, **nas(there))
+        assert (refused.code, "another store has made" in refused.err, target.exists()) == (1, True, False)
+        assert "the same command with --adopt" in refused.err
+    for command in (("verify", "--store", "nas"), ("verify", lost, "--store", "nas"), ("replicate", "--dry-run")):
+        assert (typed(*command, **nas(there)).code, ids(there)) == (1, {lost})
+    tried = typed("restore", "--from", "nas", "--to", target, "--adopt", "--dry-run", **nas(there))
+    assert (tried.code, lost in tried.out) == (0, True), tried.err
+    assert typed("replicate", **nas(there)).code == 1
+    answer = typed("restore", "--from", "nas", "--to", target, "--adopt", **nas(there))
+    assert (answer.code, lost in answer.out, is_balanced(target)) == (0, True, True), answer.err
+    assert [line["backupd.source"] for line in log_lines(backups) if line["event.action"] == "store.adopted"] == [
+        "tasks"
+    ]
+    assert typed("replicate", **nas(there)).code == 0
+    assert ids(there) == {lost, newer}
+    assert typed("drill", **nas(there)).code == 0
+
+
+def test_adoption_is_asked_for_where_it_means_something(typed: Keyboard, generation: str, there: Path) -> None:
+    there.parent.mkdir()
+    assert typed("restore", generation, "--adopt", "--dry-run", **nas(there)).code == 2
+    assert typed("replicate", "--force", **nas(there)).code == 2
+    assert typed("replicate", "--adopt", "--dry-run", **nas(there)).code == 2
+    answer = typed("replicate", "--adopt", **nas(there))
+    assert (answer.code, "there was nothing to adopt" in answer.out) == (0, True)
+
+
+def test_copies_of_two_stores_one_after_the_other_are_one_history_and_of_two_at_once_are_not(
+    typed: Keyboard, lost: str, there: Path, tmp_path: Path, backups: Path, database: Path
+) -> None:
+    backdated(there, lost, days=9)
+    spend(database, 3)
+    second = typed("backup", "--json", **nas(there)).json["generation"]
+    assert typed("replicate", "--adopt", **nas(there)).code == 0
+    shutil.rmtree(backups)
+    answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there))
+    assert (answer.code, second in answer.out) == (0, True), answer.err
+    backdated(there, second, days=5)
+    ambiguous = typed("restore", "--from", "nas", "--to", tmp_path / "more.db", **nas(there))
+    assert (ambiguous.code, "say which you mean by its id" in ambiguous.err) == (1, True)
+    assert typed("restore", lost, "--from", "nas", "--to", tmp_path / "more.db", **nas(there)).code == 0
+
+
+def test_of_several_sources_at_a_replica_the_configured_one_is_restored(
+    typed: Keyboard, generation: str, there: Path, tmp_path: Path, backups: Path
+) -> None:
+    there.parent.mkdir()
+    backdated(backups, generation, days=-0.001, source="notes")
+    assert typed("replicate", **nas(there)).code == 0
+    answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there))
+    assert (answer.code, f"restored {generation}" in answer.out) == (0, True), answer.err
+    make_bank(tmp_path / "other.db", rows=3)
+    other = {"BACKUPD_DATABASE": str(tmp_path / "other.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "others")}
+    missing = typed("restore", "--from", "nas", "--to", tmp_path / "none.db", **nas(there), **other)
+    assert (missing.code, "notes, tasks" in missing.err) == (1, True), missing.err
+
+
+def test_a_replica_that_leads_to_the_backups_themselves_is_refused(
+    typed: Keyboard, generation: str, there: Path, backups: Path
+) -> None:
+    there.parent.mkdir()
+    there.symlink_to(backups)
+    answer = typed("replicate", **nas(there))
+    assert (answer.code, "the directory of the backups itself" in answer.err) == (78, True)
+    assert not all(finding["ok"] for finding in typed("doctor", "--json", **nas(there)).json)
+    assert generation in ids(backups)

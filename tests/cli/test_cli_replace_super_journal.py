@@ -1,0 +1,82 @@
+"""`backupd restore` where the old database is half of a transaction over two databases: its journal is never lost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard
+
+from support.attached import balances, die_in_a_commit, make_accounts
+from support.command import Answer, log_lines
+from support.sqlite_places import beside, contents, hidden
+
+pytestmark = pytest.mark.root
+
+
+@dataclass(frozen=True)
+class Half:
+    """The attached database of a dead app, with a generation from before; and backupd for it."""
+
+    main: Path
+    attached: Path
+    typed: Keyboard
+
+    def __call__(self, *arguments: str) -> Answer:
+        """Run `backupd ARGUMENTS` for the attached database."""
+        environ = {"BACKUPD_DATABASE": str(self.attached), "BACKUPD_SOURCES__TASKS__HOT_JOURNAL_WAIT_S": "0.1"}
+        return self.typed(*arguments, **environ)
+
+
+@pytest.fixture
+def half(tmp_path: Path, typed: Keyboard) -> Half:
+    """Both databases are changed by half."""
+    main, attached = tmp_path / "main" / "main.db", tmp_path / "attached" / "tasks.db"
+    for path in (main, attached):
+        path.parent.mkdir()
+        make_accounts(path)
+    made = Half(main, attached, typed)
+    assert made("backup").code == 0
+    die_in_a_commit(main, attached, attached)
+    return made
+
+
+def test_one_whose_super_journal_is_seen_is_taken_back_and_so_is_the_other_one_when_the_app_starts(half: Half) -> None:
+    facts = half("restore", "--json").json
+    assert (facts["old_damage"], facts["old_undecided"]) == ("", "")
+    assert balances(Path(facts["kept"])) == balances(half.main) == balances(half.attached) == (100, 100)
+    assert beside(half.attached) == {Path(facts["kept"]).name}
+
+
+def test_one_whose_super_journal_is_not_seen_is_kept_with_its_journal_and_undo_brings_both_back(
+    half: Half, backups: Path
+) -> None:
+    before = contents(half.attached.parent)
+    with hidden(half.main.parent):
+        said = half("restore")
+        assert said.code == 0, said
+        assert "undo before the app is started again" in said.out
+        journal = next(name for name in beside(half.attached) if name.endswith("-journal"))
+        assert (half.attached.parent / journal).read_bytes() == before["tasks.db-journal"]
+        assert "kept with its journal" in log_lines(backups)[-2]["message"]
+        assert half("doctor").code == 1
+        undone = half("restore", "--undo")
+        assert undone.code == 3, undone
+        assert "put back with its journal" in undone.err
+    left = contents(half.attached.parent)
+    assert {name: left[name] for name in before} == before
+    assert balances(half.attached) == balances(half.main) == (100, 100)
+
+
+def test_online_it_is_refused_and_nothing_is_touched(half: Half) -> None:
+    with hidden(half.main.parent):
+        before = contents(half.attached.parent)
+        answer = half("restore", "--online")
+        assert answer.code == 1
+        assert "is not seen here" in answer.err
+        assert contents(half.attached.parent) == before
+    assert balances(half.attached) == balances(half.main) == (100, 100)
+
+
+def test_doctor_says_why_it_cannot_be_backed_up(half: Half) -> None:
+    with hidden(half.main.parent):
+        assert f"whose super-journal {half.main}-mj" in half("doctor").out

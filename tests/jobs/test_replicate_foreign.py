@@ -1,0 +1,230 @@
+"""Two stores and one replica: neither takes the copies of the other for its own, and nothing of either is removed."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backupd.jobs.backup import backup
+from backupd.jobs.doctor_replica import examine_replica
+from backupd.jobs.drill import drill
+from backupd.jobs.order import BackupOrder, DrillOrder, Expiry
+from backupd.jobs.replicate import Connect, inventory_of
+from backupd.jobs.site import Site
+from backupd.log import null_log
+from backupd.model import LOCAL_STORE, RetentionPolicy, RunReport
+from backupd.stores.contract import Replica
+from backupd.stores.directory import DirectoryStore
+from backupd.stores.mirror import MirrorStore
+from support.bank import make_bank
+from support.replicas import ALL, assert_checksums, complete, once, over_sftp, sent_to
+
+MONDAY = datetime(2026, 11, 23, 4, tzinfo=UTC)
+LAST = replace(ALL, expiry=Expiry(RetentionPolicy(last=1, daily=0, weekly=0)))
+
+
+@dataclass
+class Machine:
+    """A machine of its own: an app with its database, a local store, and a clock that stands still."""
+
+    home: Path
+    now: datetime
+
+    @property
+    def site(self) -> Site:
+        return Site(DirectoryStore(LOCAL_STORE, self.home / "backups"), null_log(), 5, clock=lambda: self.now)
+
+    def backs_up(self, *sources: str, days: float = 0) -> list[str]:
+        """Let `days` pass, and take a generation of each source; returns their ids."""
+        self.now += timedelta(days=days)
+        orders = [BackupOrder(source, self.home / f"{source}.db", reserve_bytes=0, expiry=None) for source in sources]
+        reports = [backup(order, self.site) for order in orders]
+        assert {report.outcome for report in reports} <= {"published", "unchanged"}, reports
+        return [str(report.generation) for report in reports]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[..., Machine]:
+    def make(name: str, *sources: str) -> Machine:
+        home = tmp_path / name
+        home.mkdir()
+        for source in sources or ("tasks",):
+            make_bank(home / f"{source}.db", rows=10 + len(name))
+        made = Machine(home, MONDAY)
+        made.site.store.prepare()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The directory at the replica; not made yet."""
+    return tmp_path / "there"
+
+
+@pytest.fixture(params=["sftp", "directory"])
+def connect(request: pytest.FixtureRequest, files: Path) -> Callable[[Machine], Connect]:
+    """What connects a machine to a replica of each kind."""
+
+    def to_directory() -> AbstractContextManager[Replica]:
+        return nullcontext(MirrorStore("there", files))
+
+    def connecting(machine: Machine) -> Connect:
+        if request.param == "sftp":
+            return over_sftp(request.getfixturevalue("sshd"), files, machine.site)
+        return to_directory
+
+    return connecting
+
+
+def contents(files: Path) -> dict[str, bytes]:
+    """Return all that an operator sees there."""
+    return {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()}
+
+
+def foreign(report: RunReport, other: Machine) -> bool:
+    """Tell whether a run failed because of the copies of another machine, and says so with the ways out."""
+    said = f"{report.error} {report.hint}"
+    expected = (other.site.identity(), str(other.home / "tasks.db"), "a directory of its own", "--adopt")
+    return (report.outcome, report.exit_code) == ("failed", 1) and all(part in said for part in expected)
+
+
+def test_a_second_store_is_refused_before_it_sends_or_removes_anything(
+    machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
+) -> None:
+    first, second = machine("first"), machine("second")
+    first.backs_up("tasks")
+    assert sent_to(connect(first), first.site).outcome == "done"
+    before = contents(files)
+    second.backs_up("tasks", days=1)
+    report = sent_to(connect(second), second.site, order=LAST)
+    assert foreign(report, first)
+    assert "24 h old): nothing of that source was sent or removed" in str(report.error)
+    assert contents(files) == before
+    assert sent_to(connect(first), first.site).outcome == "done"
+    found = list(examine_replica(LAST, connect(second), second.site))[-1]
+    assert (found.check, found.ok, "another store" in found.detail) == ("copies at there", False, True)
+    assert list(examine_replica(LAST, connect(first), first.site))[-1].detail == "1 generation of this store"
+    with connect(second)() as there:
+        inventory = inventory_of("there", there, second.site)
+        drilled = drill(
+            DrillOrder("tasks", "there", 1e6, 1, 0), lambda: nullcontext((there, inventory)), once, second.site
+        )
+    assert foreign(drilled, first)
+
+
+def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_is_removed(
+    machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
+) -> None:
+    first, second = machine("first"), machine("second")
+    first.backs_up("tasks")
+    second.backs_up("tasks", days=1)
+    left = [lambda: sent_to(connect(second), second.site)]
+
+    @contextmanager
+    def raced() -> AbstractContextManager[Replica]:  # the other sends after we have seen that there is nothing
+        with connect(first)() as replica:
+            sweep = replica.sweep
+            replica.sweep = lambda wanted: (left.pop()() if left else None, sweep(wanted))[1]  # type: ignore[method-assign]
+            yield replica
+
+    assert foreign(sent_to(raced, first.site, order=LAST), second)
+    for turn in range(2, 4):
+        for one, other in ((first, second), (second, first)):
+            one.backs_up("tasks", days=turn)
+            (one.home / "tasks.db").unlink()
+            make_bank(one.home / "tasks.db", rows=turn * 10 + len(str(one.home)))
+            taken = one.backs_up("tasks", days=0.1)
+            before = complete(files)
+            report = sent_to(connect(one), one.site, order=LAST)
+            assert foreign(report, other)
+            assert (report.removed, taken[0] in complete(files), before <= complete(files)) == ((), True, True)
+    assert_checksums(files)
+    with connect(first)() as there:
+        inventory = inventory_of("there", there, first.site)
+        order = DrillOrder("tasks", "there", 1e8, 1, 0)
+        drilled = drill(order, lambda: nullcontext((there, inventory)), once, first.site)
+    newest = next(m for g in inventory.generations if (m := inventory.manifests[g.id]).store == first.site.identity())
+    assert (drilled.outcome, drilled.generation) == ("done", newest.id)
+
+
+def test_a_source_that_is_foreign_there_keeps_no_other_from_being_sent(
+    machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
+) -> None:
+    first, second = machine("first"), machine("second", "tasks", "notes")
+    (mine,) = first.backs_up("tasks")
+    assert sent_to(connect(first), first.site).outcome == "done"
+    _, notes = second.backs_up("tasks", "notes", days=1)
+    order = replace(ALL, sources=("tasks", "notes"))
+    report = sent_to(connect(second), second.site, order=order)
+    assert foreign(report, first)
+    assert (report.sent, complete(files)) == ((notes,), {mine, notes})
+    assert_checksums(files)
+
+
+def test_what_a_lost_machine_had_sent_is_adopted_and_counts_with_what_is_new(
+    machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
+) -> None:
+    lost, new = machine("lost"), machine("new")
+    (old,) = lost.backs_up("tasks")
+    assert sent_to(connect(lost), lost.site).outcome == "done"
+    (taken,) = new.backs_up("tasks", days=3)
+    report = sent_to(connect(new), new.site, order=replace(LAST, adopt=True))
+    assert (report.outcome, report.sent, report.removed) == ("done", (taken,), ())
+    (note,) = report.notes
+    assert all(part in note for part in ("adopted", lost.site.identity(), str(lost.home), old, "3 d old"))
+    assert complete(files) == {old, taken}, "a run that adopts removes nothing yet"
+    assert sent_to(connect(new), new.site, order=LAST).removed == (old,)
+
+
+def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_made_until_now(
+    machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
+) -> None:
+    first, second = machine("first"), machine("second")
+    second.backs_up("tasks")
+    first.backs_up("tasks", days=1)
+    assert sent_to(connect(first), first.site).outcome == "done"
+    second.now += timedelta(days=2)
+    report = sent_to(connect(second), second.site, order=replace(ALL, adopt=True))
+    assert (report.outcome, "seems to be at work" in str(report.error)) == ("failed", True)
+    assert "--force" in str(report.hint)
+    assert second.site.identities.adopted() == {}
+    assert sent_to(connect(second), second.site, order=replace(ALL, adopt=True, force=True)).outcome == "done"
+    make_bank(first.home / "other.db", rows=5)
+    (first.home / "other.db").replace(first.home / "tasks.db")
+    first.backs_up("tasks", days=5)
+    assert foreign(sent_to(connect(first), first.site), second)
+    assert foreign(sent_to(connect(second), second.site, order=LAST), first)
+    assert len(complete(files)) == 3
+
+
+def test_what_an_operator_puts_into_the_local_store_belongs_to_it(
+    machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
+) -> None:
+    lost, new = machine("lost"), machine("new")
+    (old,) = lost.backs_up("tasks")
+    new.backs_up("tasks", days=-3)
+    for path in lost.site.store.directory.glob("tasks-*"):
+        path.replace(new.site.store.directory / path.name)
+    new.now += timedelta(days=9)
+    assert sent_to(connect(new), new.site).outcome == "done"
+    for path in new.site.store.directory.glob(f"{old}*"):
+        path.unlink()
+    assert (sent_to(connect(new), new.site).outcome, len(complete(files))) == ("done", 2)
+
+
+def test_an_identity_that_was_lost_is_that_of_the_generations(machine: Callable[..., Machine]) -> None:
+    one = machine("one")
+    one.backs_up("tasks")
+    known = one.site.identity()
+    for path in (one.home / "backups" / ".backupd").glob("identity*"):
+        path.unlink()
+    assert one.site.identity() == known
+    for path in (one.home / "backups").glob("tasks-*"):
+        path.unlink()
+    (one.home / "backups" / ".backupd" / "identity").write_text("damaged")
+    assert one.site.identity() != known

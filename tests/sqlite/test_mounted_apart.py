@@ -1,0 +1,117 @@
+"""A database that is mounted without its directory: its WAL is somewhere else, and no copy of it is complete."""
+
+from pathlib import Path
+
+import pytest
+
+from support.app import running_app
+from support.bank import make_bank
+from support.snapshots import Take
+from support.sqlite_jobs import BackUp
+from support.sqlite_places import contents, mounted, rows
+
+ALONE = "is mounted without its directory"
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def app_data(tmp_path: Path) -> Path:
+    """The directory of the app on the host, with its database."""
+    directory = tmp_path / "host"
+    directory.mkdir()
+    make_bank(directory / "tasks.db")
+    return directory
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Path:
+    """The directory where backupd sees the database: empty yet."""
+    directory = tmp_path / "seen"
+    directory.mkdir()
+    return directory
+
+
+@pytest.mark.parametrize("name", ["tasks.db", "other.db"])
+def test_the_file_alone_is_refused_with_the_line_that_mounts_its_directory(
+    app_data: Path, seen: Path, back_up: BackUp, name: str
+) -> None:
+    with running_app(app_data / "tasks.db") as app, mounted(app_data / "tasks.db", seen / name) as path:
+        app.sql("CREATE TABLE only_in_the_wal(a)")
+        before = contents(app_data)
+        job = back_up(path, allow_links=True)
+        assert job.told == ("failed", 1)
+        assert ALONE in job.error
+        assert f"-v {app_data}:{seen}" in job.hint
+        assert (f"where the database is {seen}/tasks.db" in job.hint) == (name != "tasks.db")
+        assert (job.generations, contents(app_data), [*seen.iterdir()]) == ({}, before, [path])
+
+
+def test_a_file_that_its_app_has_replaced_on_the_host_is_refused_likewise(
+    app_data: Path, seen: Path, back_up: BackUp
+) -> None:
+    with mounted(app_data / "tasks.db", seen / "tasks.db") as path:
+        make_bank(app_data / "new.db")
+        (app_data / "new.db").rename(app_data / "tasks.db")
+        assert f"-v {app_data}:{seen} " in back_up(path).hint
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_side_file_that_is_mounted_by_itself_is_refused_too(
+    app_data: Path, tmp_path: Path, back_up: BackUp, suffix: str
+) -> None:
+    (tmp_path / "side").touch()
+    with mounted(tmp_path / "side", app_data / f"tasks.db{suffix}") as point:
+        assert f"{point} {ALONE}" in back_up(app_data / "tasks.db").error
+
+
+def test_a_second_name_that_a_mount_gives_is_refused_unless_it_is_allowed(
+    app_data: Path, seen: Path, back_up: BackUp
+) -> None:
+    with mounted(app_data / "tasks.db", seen / "tasks.db") as other:
+        job = back_up(app_data / "tasks.db")
+        assert job.told == ("failed", 1)
+        assert f"is also mounted as {other}" in job.error
+        assert back_up(app_data / "tasks.db", allow_links=True).told == ("published", 0)
+    assert back_up(app_data / "tasks.db").told == ("unchanged", 0)
+
+
+def test_an_app_that_has_the_file_alone_and_its_wal_in_its_own_container_is_noticed(
+    app_data: Path, tmp_path: Path, back_up: BackUp
+) -> None:
+    (tmp_path / "container").mkdir()
+    inside = tmp_path / "container" / "tasks.db"
+    inside.touch()
+    script = f'mount --bind {app_data}/tasks.db {inside} && exec "$@"'
+    assert back_up(app_data / "tasks.db").told == ("published", 0)  # which leaves an empty WAL there
+    with running_app(inside, through=["unshare", "-m", "sh", "-c", script, "sh"]) as app:
+        app.sql("CREATE TABLE only_in_the_wal(a)")
+        assert (inside.parent / "tasks.db-wal").stat().st_size > 0
+        job = back_up(app_data / "tasks.db")
+        assert job.told == ("failed", 1)
+        assert "its WAL is not here: it opened the file by another name" in job.error
+        assert f"-v DIRECTORY:{app_data}" in job.hint
+    assert back_up(app_data / "tasks.db").told == ("published", 0)
+
+
+def test_a_link_into_a_mount_is_followed_to_its_wal_and_one_to_a_file_that_is_mounted_is_refused(
+    app_data: Path, seen: Path, tmp_path: Path, take: Take, back_up: BackUp
+) -> None:
+    link = tmp_path / "link.db"
+    with running_app(app_data / "tasks.db") as app, mounted(app_data, tmp_path / "volume") as volume:
+        app.sql("CREATE TABLE only_in_the_wal(a)")
+        link.symlink_to(volume / "tasks.db")
+        assert rows(take(link).path, "SELECT count(*) FROM only_in_the_wal") == [(0,)]
+        link.unlink()
+        with mounted(app_data / "tasks.db", seen / "tasks.db") as path:
+            link.symlink_to(path)
+            assert f"{path} {ALONE}" in back_up(link).error
+
+
+def test_the_directory_that_docker_makes_of_a_missing_file_is_told_as_such(
+    tmp_path: Path, seen: Path, back_up: BackUp
+) -> None:
+    (tmp_path / "missing.db").mkdir()
+    with mounted(tmp_path / "missing.db", seen / "tasks.db") as path:
+        job = back_up(path)
+    assert f"{path} is a directory" in job.error
+    assert "Docker makes a directory" in job.hint

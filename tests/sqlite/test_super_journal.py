@@ -1,0 +1,155 @@
+"""An app that died in a transaction over two databases: none of them is ever taken for what it is not."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import TargetRefused
+from backupd.sqlite.child.superjournal import read_record
+from backupd.sqlite.process import Child
+from support.attached import balances, die_in_a_commit, make_accounts
+from support.snapshots import HASTY, Take
+from support.sqlite_jobs import BackUp
+from support.sqlite_places import contents, hidden, mounted, rows
+
+BALANCE = "SELECT min(balance), max(balance) FROM account"
+pytestmark = pytest.mark.root
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two databases of a dead app, each in a directory of its own, and the super-journal beside the main one."""
+
+    main: Path
+    attached: Path
+    super_journal: Path
+
+    def files(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Return the bytes of all files."""
+        return contents(self.main.parent), contents(self.attached.parent)
+
+    def is_as_before_when_the_app_starts(self) -> bool:
+        """Let the app open both, the attached one first, and tell whether nothing of the transaction is there."""
+        return balances(self.attached) == balances(self.main) == (100, 100)
+
+
+@pytest.fixture(params=["main", "attached"])
+def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Pair:
+    """The app died while it wrote to this one of the two; the main one is written first."""
+    main, attached = tmp_path / "main" / "tasks.db", tmp_path / "attached" / "other.db"
+    for path in (main, attached):
+        path.parent.mkdir()
+        make_accounts(path)
+    super_journal = die_in_a_commit(main, attached, {"main": main, "attached": attached}[request.param])
+    return Pair(main, attached, super_journal)
+
+
+main_one = pytest.mark.parametrize("pair", ["main"], indirect=True)
+attached_one = pytest.mark.parametrize("pair", ["attached"], indirect=True)
+
+
+@pytest.fixture
+def volume(pair: Pair, tmp_path: Path) -> Iterator[Path]:
+    """The directory of the main database at the path where backupd has it; nothing is where the app has it."""
+    with mounted(pair.main.parent, tmp_path / "volume") as directory, hidden(pair.main.parent):
+        yield directory
+
+
+@attached_one
+def test_a_journal_tells_of_its_super_journal_until_it_is_over(pair: Pair) -> None:
+    for database in (pair.main, pair.attached):
+        journal = Path(f"{database}-journal")
+        record = read_record(str(journal))
+        assert record is not None
+        assert (record.name, record.begin) == (str(pair.super_journal), journal.stat().st_size - 20 - len(record.name))
+        whole = journal.read_bytes()
+        for other in (b"\0" + whole[1:], whole[:-1] + b"x", whole[:-9] + b"x" + whole[-8:], b"x", b""):
+            journal.write_bytes(other)
+            assert read_record(str(journal)) is None
+        journal.unlink()
+        assert read_record(str(journal)) is None
+
+
+@attached_one
+def test_where_all_is_seen_each_is_copied_as_of_before_and_the_app_finds_all_as_it_left_it(
+    pair: Pair, take: Take
+) -> None:
+    before = pair.files()
+    for database in (pair.main, pair.attached):
+        copy = take(database)
+        assert copy.hot_journal
+        assert rows(copy.path, BALANCE) == [(100, 100)]
+        assert [path.name for path in copy.path.parent.iterdir()] == [copy.path.name]
+    assert pair.files() == before
+    assert pair.is_as_before_when_the_app_starts()
+
+
+@main_one
+def test_at_another_path_the_super_journal_beside_it_tells_that_nothing_was_committed(
+    pair: Pair, volume: Path, tmp_path: Path, back_up: BackUp
+) -> None:
+    before = contents(volume)
+    job = back_up(volume / "tasks.db")
+    assert job.told == ("degraded", 3)
+    assert "copied as of before it" in job.report.warnings[0]
+    assert rows(job.unpacked(tmp_path / "restored.db"), BALANCE) == [(100, 100)]
+    assert contents(volume) == before
+    assert not pair.main.exists()
+
+
+@attached_one
+@pytest.mark.parametrize("hot_journal", ["copy", "fail"])
+def test_where_the_super_journal_is_not_seen_the_backup_waits_and_fails_and_touches_nothing(
+    pair: Pair, back_up: BackUp, hot_journal: str
+) -> None:
+    with hidden(pair.main.parent):
+        before = contents(pair.attached.parent)
+        job = back_up(pair.attached, replace(HASTY, hot_journal=hot_journal))
+        assert job.told == ("failed", 1)
+        assert f"whose super-journal {pair.super_journal} is not seen here" in job.error
+        assert "start the app" in job.hint
+        assert "snapshot.waiting" in job.events
+        assert (job.generations, job.staged) == ({}, [])
+        assert contents(pair.attached.parent) == before
+    assert pair.is_as_before_when_the_app_starts()
+
+
+@main_one
+def test_another_file_by_the_name_of_the_super_journal_proves_nothing(pair: Pair, back_up: BackUp) -> None:
+    pair.super_journal.write_bytes(b"/elsewhere/notes.db-journal\0")
+    assert "is not seen here" in back_up(pair.main).error
+    pair.super_journal.unlink()
+    pair.super_journal.mkdir()
+    assert "is not seen here" in back_up(pair.main).error
+
+
+@attached_one
+def test_an_app_that_starts_again_meanwhile_finishes_it_and_is_copied_as_usual(pair: Pair, take: Take) -> None:
+    restart = threading.Thread(target=pair.is_as_before_when_the_app_starts)
+    restart.start()
+    copy = take(pair.attached, replace(HASTY, hot_journal_wait_s=30))
+    restart.join()
+    assert not copy.hot_journal
+    assert rows(copy.path, BALANCE) == [(100, 100)]
+
+
+def overwrite(database: Path, snapshot: Path) -> None:
+    """Write `snapshot` into the live database at `database`."""
+    request = {"path": str(database), "snapshot": snapshot.name, "uid": 0, "gid": 0, "busy_timeout_s": 0.3}
+    with Child("overwrite", request, snapshot.parent) as child:
+        child.result()
+
+
+@attached_one
+def test_nothing_is_written_into_it_while_it_cannot_be_judged(pair: Pair, tmp_path: Path) -> None:
+    make_accounts(tmp_path / "snapshot")
+    with hidden(pair.main.parent):
+        before = contents(pair.attached.parent)
+        with pytest.raises(TargetRefused, match="is not seen here"):
+            overwrite(pair.attached, tmp_path / "snapshot")
+        assert contents(pair.attached.parent) == before
+    overwrite(pair.attached, tmp_path / "snapshot")
+    assert pair.is_as_before_when_the_app_starts()
