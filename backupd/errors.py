@@ -153,9 +153,13 @@ class GenerationTaken(BackupdError):
 class ForeignCopies(BackupdError):
     """A replica holds generations of that source that another store has made."""
 
+    kind = "denied"
+
 
 class AdoptionRefused(BackupdError):
     """The store that is to be adopted is not lost: it still makes generations."""
+
+    kind = "denied"
 
 
 class DrillFailed(BackupdError):
@@ -185,11 +189,11 @@ class HostKeyChanged(HostKeyRefused):
 class ServerIncompatible(BackupdError):
     """Server and client have no SSH algorithm of one kind in common."""
 
+    kind = "denied"
+
 
 class ServerTooOld(ServerIncompatible):
     """The server knows only SSH algorithms that are no longer safe."""
-
-    kind = "denied"
 
 
 class LoginFailed(BackupdError):
