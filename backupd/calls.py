@@ -48,7 +48,11 @@ def call(url: str, body: bytes | None = None, *, timeout_s: float, direct: bool 
     hangs (the resolver, a proxy, a server that drips) is left behind after `timeout_s`. Raises CallFailed.
     """
     answer: Future[Reply] = Future()
-    threading.Thread(target=_answer, args=(url, body, timeout_s, direct, answer), name="call", daemon=True).start()
+    thread = threading.Thread(target=_answer, args=(url, body, timeout_s, direct, answer), name="call", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise CallFailed(str(error)) from None
     try:
         return answer.result(timeout_s)
     except TimeoutError:

@@ -69,6 +69,10 @@ class ReplicaUnreachable(TemporaryError):
     kind = "unreachable"
 
 
+class ProcessRefused(TemporaryError):
+    """The system starts no further process or thread: a seccomp profile, a limit, or too little memory."""
+
+
 class NothingToSend(TemporaryError):
     """A source has no verified generation yet, neither here nor at the replica."""
 
@@ -110,7 +114,19 @@ class SourceUnlocked(SourceUnusable):
     """The database is written without the locks that keep a copy of it consistent."""
 
 
-class SourceCorrupt(SourceUnusable):
+class SourceUnreadable(SourceUnusable):
+    """The source is no database that this SQLite can read."""
+
+
+class SourceForeign(SourceUnreadable):
+    """The source is a database of another engine, in a version of the file format that SQLite refuses."""
+
+
+class SourceEncrypted(SourceUnreadable):
+    """The source is an encrypted database, and in a state in which only its key makes a consistent copy."""
+
+
+class SourceCorrupt(SourceUnreadable):
     """The app's database is so damaged that it cannot even be copied."""
 
     kind = "corrupt"
@@ -150,6 +166,10 @@ class GenerationTaken(BackupdError):
     kind = "denied"
 
 
+class RemovalRefused(BackupdError):
+    """A generation that must not be removed: pinned, on hold, the last verified one, or at an append-only replica."""
+
+
 class ForeignCopies(BackupdError):
     """A replica holds generations of that source that another store has made."""
 
@@ -160,6 +180,10 @@ class AdoptionRefused(BackupdError):
     """The store that is to be adopted is not lost: it still makes generations."""
 
     kind = "denied"
+
+
+class OtherDatabase(BackupdError):
+    """The newest generation of a source is of another database than the one that is meant."""
 
 
 class DrillFailed(BackupdError):

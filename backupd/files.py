@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from backupd.owners import known_owner
+from backupd.owners import known_owner, owner_text
 
 if TYPE_CHECKING:  # child processes import this
     from collections.abc import Iterator, ValuesView
@@ -20,10 +20,9 @@ _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 # fsync(2) of a directory on CIFS before Linux 4.17, vboxsf, DrvFs, 9p2000. PostgreSQL's fd.c tolerates the first two.
 _UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
-# chmod(2) on ZFS with NFSv4 ACLs (aclmode=restricted), FAT, some SMB servers.
-_CHMOD_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP)
-# chown(2) without CAP_CHOWN, or on a file system without owners; EINVAL: an id that this user namespace does not map.
-_CHOWN_REFUSED = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+# chmod(2) of our own file on ZFS with NFSv4 ACLs (aclmode=restricted), FAT and some SMB servers; chown(2) on the latter
+# two, without CAP_CHOWN, and (EINVAL) to an id that this user namespace does not map.
+_REFUSED = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 _limits: ContextVar["dict[tuple[str, int], str] | None"] = ContextVar("limits", default=None)
 
@@ -45,7 +44,7 @@ def _note(kind: str, device: int, limit: str) -> None:
         limits.setdefault((kind, device), limit)
 
 
-def _place(directory: "Path | str") -> str:
+def place_of(directory: "Path | str") -> str:
     """Return `directory` as people know it, without the hidden directories of a store below it."""
     return f"{directory}{os.sep}".partition(f"{os.sep}.backupd{os.sep}")[0].rstrip(os.sep) or os.sep
 
@@ -63,7 +62,7 @@ def fsync_directory(directory: "Path") -> None:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        limit = f"the file system of {_place(directory)} cannot fsync directories ({error.strerror})"
+        limit = f"the file system of {place_of(directory)} cannot fsync directories ({error.strerror})"
         _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: a power failure may take back the last renames there")
     finally:
         os.close(descriptor)
@@ -103,7 +102,7 @@ def set_mode(descriptor: int, mode: int, path: "Path") -> int:
     try:
         os.fchmod(descriptor, mode)
     except OSError as error:
-        if error.errno not in _CHMOD_REFUSED:
+        if error.errno not in _REFUSED:
             raise
     state = os.fstat(descriptor)
     _note_mode(state, mode, path)
@@ -119,7 +118,7 @@ def note_readers(path: "Path", mode: int = 0o600) -> None:
 
 def _note_mode(state: os.stat_result, wanted: int, path: "Path") -> None:
     found = stat.S_IMODE(state.st_mode)
-    limit = f"the file system of {_place(path.parent)} gives files mode {found:04o} instead of {wanted:04o}"
+    limit = f"the file system of {place_of(path.parent)} gives files mode {found:04o} instead of {wanted:04o}"
     if found & ~wanted & 0o066:
         _note("mode", state.st_dev, f"{limit}: other users may have access (see its ACLs and mount options)")
     elif wanted & ~found & 0o066:
@@ -131,14 +130,12 @@ def give(descriptor: int, uid: int, gid: int | None, path: "Path") -> OSError | 
 
     Without a `gid` it keeps its group. Raises OSError for what is no refusal.
     """
-    if gid is None:
-        gid = os.fstat(descriptor).st_gid
     try:
-        os.fchown(descriptor, uid, gid)
+        os.fchown(descriptor, uid, -1 if gid is None else gid)
     except OSError as error:
-        if error.errno not in _CHOWN_REFUSED:
+        if error.errno not in _REFUSED:
             raise
-        limit = f"files in {_place(path.parent)} cannot be given to {uid}:{gid} ({error.strerror})"
+        limit = f"files in {place_of(path.parent)} cannot be given to {owner_text(uid, gid)} ({error.strerror})"
         _note("owner", os.fstat(descriptor).st_dev, limit)
         return error
     return None

@@ -148,16 +148,16 @@ def _unknown(facts: HealthFacts) -> Iterator[Problem]:
 def _of_sources(facts: HealthFacts) -> Iterator[Problem]:
     """Yield what is wrong with a source itself, by its hold or by its last backup."""
     for hold in facts.holds:
-        kind: ProblemKind = "damaged" if hold.kind == "corrupt" else "shrunk"
+        kind: ProblemKind = "shrunk" if hold.kind == "shrink" else "unreadable" if hold.unreadable else "damaged"
         reference = hold.reference or ""
         restore = f"backupd restore {reference}" if reference else _restore_command(hold.source, facts)
         yield Problem(
             kind, "unhealthy", "backup", hold.source, hold.since, None, 0, 0, 0, reference, restore, hold.reason
         )
-    damaged = {hold.source for hold in facts.holds if hold.kind == "corrupt"}
+    held = {hold.source for hold in facts.holds if hold.kind == "corrupt"}
     for failure in facts.failures:
         kind_of_source = _source_kind(failure)
-        if kind_of_source is None or (kind_of_source == "damaged" and failure.subject in damaged):
+        if kind_of_source is None or (kind_of_source != "missing" and failure.subject in held):
             continue
         restore = _restore_command(failure.subject, facts)
         yield _problem(failure, kind_of_source, "unhealthy", restore)

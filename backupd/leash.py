@@ -23,8 +23,11 @@ def main(command: list[str]) -> None:
         print(f"error {getattr(error, 'strerror', None) or error}", flush=True)  # noqa: T201 - our answer
         return
     waiting = threading.Thread(target=_tell_end, args=(process.pid,), daemon=True)
-    waiting.start()
-    os.read(0, 1)
+    try:
+        waiting.start()
+        os.read(0, 1)
+    except RuntimeError as error:  # no thread to be had
+        print(f"error {error}", flush=True)  # noqa: T201 - our answer
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 

@@ -31,7 +31,7 @@ Count = Annotated[int, Ge(0), Le(2**63 - 1)]
 Seconds = Annotated[float, Ge(0)]
 Sha256 = Annotated[str, Len(64, 64)]
 
-Verification = Literal["full", "structural", "corrupt"]
+Verification = Literal["full", "structural", "opaque", "corrupt"]
 Outcome = Literal["published", "unchanged", "done", "failed", "degraded"]
 Task = Literal["backup", "replicate", "drill", "prune", "scrub"]
 # What a message is about, in the words of Apprise.
@@ -103,7 +103,10 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFacts:
-    """An uncompressed copy: identity, shape, and the two SQLite libraries that wrote the source and the copy."""
+    """An uncompressed copy: identity, shape, and the two SQLite libraries that wrote the source and the copy.
+
+    Of an encrypted database (`method` is `file`: copied byte for byte) the page size is one that fits.
+    """
 
     sha256: Sha256
     size_bytes: Count
@@ -114,7 +117,7 @@ class SnapshotFacts:
     application_id: int
     sqlite_writer: Name
     sqlite_copier: Name
-    method: Literal["backup", "vacuum"]
+    method: Literal["backup", "vacuum", "file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,8 @@ class Contents:
 class Verdict:
     """What the checks of a snapshot said.
 
-    `checks` names what was run; `damage` holds messages that mean corruption, `notes` those that do not.
+    `checks` names what was run; `damage` holds messages that mean corruption, `notes` those that do not. `doubt` says
+    why the copy may be damaged although nothing was found: it is believed unless the copy before it had no such doubt.
     """
 
     level: Verification
@@ -154,6 +158,7 @@ class Verdict:
     notes: Annotated[tuple[Text, ...], MaxLen(200)] = ()
     foreign_key_violations: Count = 0
     duration_s: Seconds = 0.0
+    doubt: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,7 @@ class Manifest:
     origin: SourceFacts
     snapshot: SnapshotFacts
     archive: ArchiveFacts
-    contents: Contents
+    contents: Contents | None
     verdict: Verdict
 
 
@@ -242,7 +247,8 @@ class RetentionPlan:
 class Hold:
     """Why nothing of a source may be pruned: `corrupt` ends with a sound backup, both end with an operator's word.
 
-    `reference` is the last good generation; a shrunken source is compared with it until it is accepted.
+    `reference` is the last good generation; a shrunken source is compared with it until it is accepted. `unreadable`
+    means that no damage was found, and that the source could be read before and cannot any more.
     """
 
     source: Name
@@ -250,6 +256,7 @@ class Hold:
     since: datetime
     reason: Text
     reference: Name | None
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,11 @@ def known_owner(path: "Path | str", state: os.stat_result) -> tuple[int | None, 
     return uid, gid
 
 
+def owner_of(descriptor: int) -> str:
+    """Return the owner of an open file as text, see `owner_text`."""
+    return owner_text(*known_owner(f"/proc/self/fd/{descriptor}", os.fstat(descriptor)))
+
+
 def owner_or(uid: int | None, gid: int | None, directory: "Path") -> tuple[int | None, int | None]:
     """Return `uid` and `gid`; where that user is not known, the owner of `directory` instead. Raises OSError."""
     return known_owner(directory, directory.stat()) if uid is None else (uid, gid)
@@ -67,11 +72,17 @@ def id_outside(kind: str, number: int) -> int | None:
     return None
 
 
-def where_owned(path: "Path", otherwise: str) -> str:
-    """Return the hint for what this process may not do at `path`: `otherwise`, unless its owner is not mapped here."""
+def where_owned(path: "Path | str", otherwise: str) -> str:
+    """Return the hint for what this process may not do at `path`: `otherwise`, unless its owner is not mapped here.
+
+    A directory that hides the path speaks for it.
+    """
+    place = os.fspath(path)
+    while not os.path.exists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
     with suppress(OSError):
-        if known_owner(path, path.stat())[0] is None:
-            return f"{path} belongs to a user that is not mapped here: {SAME_NAMESPACE}"
+        if known_owner(place, os.stat(place))[0] is None:
+            return f"{place} belongs to a user that is not mapped here: {SAME_NAMESPACE}"
     return otherwise
 
 

@@ -19,6 +19,7 @@ ProblemKind = Literal[
     "missing",
     "unusable",
     "damaged",
+    "unreadable",
     "shrunk",
     "never",
     "future",
@@ -28,10 +29,7 @@ ProblemKind = Literal[
 ]
 Severity = Literal["unhealthy", "warning"]
 
-# What is wrong with a source itself: nothing but an operator ends it, so it is unhealthy at once.
-SOURCE_KINDS: Final[tuple[ProblemKind, ...]] = ("missing", "unusable", "damaged", "shrunk")
 _BY_CAUSE: Final[tuple[ProblemKind, ...]] = ("catalog", "unusable", "failed")
-STORE_UNREADABLE: Final = "the directory of the backups cannot be read"
 _RUNBOOK: Final = "docs/runbook.md"
 
 _PROOF: Final[Mapping[str, str]] = {
@@ -71,7 +69,7 @@ CAUSES: Final[Mapping[ErrorKind, str]] = {
 class Problem:
     """One thing that is wrong: `str` is its headline, `next_step` what to do.
 
-    `store` and `catalog` are of the whole site; `missing`, `unusable`, `damaged` and `shrunk` of the source `subject`;
+    `store` and `catalog` are of the whole site; `missing` to `shrunk` of the source `subject`;
     `never`, `future` and `late` of the proof of `task` and `subject`; `failed` of the runs of `task` of `subject`, of
     which the last `runs` failed, the last one by `cause`; `generation` of the generation `reference` of `subject`.
     `since` is aware, None where it is not known; `restore` is the command that restores `subject`, empty where there
@@ -96,11 +94,12 @@ class Problem:
         """Say what is wrong, in one sentence."""
         what = _PROOF.get(str(self.task), f"{self.task} of {{}}").format(self.subject)
         return {
-            "store": STORE_UNREADABLE,
+            "store": "the directory of the backups cannot be read",
             "catalog": "the catalog cannot be used: how the last runs ended is not known; backups go on without it",
             "missing": f"the database of {self.subject} is missing: no backup can be made",
             "unusable": f"the database of {self.subject} is there but cannot be backed up as it is",
             "damaged": f"the database of {self.subject} is damaged: nothing is pruned",
+            "unreadable": f"the database of {self.subject} can no longer be read: nothing is pruned",
             "shrunk": f"the database of {self.subject} has shrunk: nothing is pruned until an operator accepts it",
             "never": f"there is no {what} yet",
             "future": f"the last {what} is dated in the future: check the clock",
@@ -133,6 +132,8 @@ class Problem:
             "missing": f"is its volume mounted? {self._restoring('if it is lost, ')}",
             "unusable": f"backupd doctor says what is in the way; {self._restoring('if it is lost, ')}",
             "damaged": f"repair it, or {self._restoring()}",
+            "unreadable": f"if that was meant: backupd prune --unfreeze --source {self.subject}; "
+            f"{self._restoring('if not, ')}",
             "shrunk": f"if the loss was meant: backupd prune --unfreeze --source {self.subject}; "
             f"{self._restoring('if not, ')}",
             "never": _RENEW.get(str(self.task), "backupd doctor says what is wrong").format(self.subject),

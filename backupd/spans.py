@@ -5,6 +5,7 @@ from datetime import timedelta
 
 _UNITS = (("s", 1, 120), ("min", 60, 120), ("h", 3600, 72))
 _DAY_S = 86400
+_TENTHS_BELOW_S = 9.95
 _SPAN = re.compile(r"(\d{1,6}) *(s|min|h|d|w)", re.ASCII)
 _UNIT_NAMES = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 SPAN_EXAMPLE = '"48h" or "7d" (s, min, h, d, w)'
@@ -16,6 +17,16 @@ def human_span(seconds: float) -> str:
         if seconds < length_s * below:
             return f"{seconds / length_s:.0f} {unit}"
     return f"{seconds / _DAY_S:.0f} d"
+
+
+def human_age(seconds: float) -> str:
+    """Return an age as `human_span` does; a time in the future is `in 3 h`."""
+    return f"in {human_span(-seconds)}" if seconds < 0 else human_span(seconds)
+
+
+def human_duration(seconds: float) -> str:
+    """Return how long something took: tenths of a second below ten seconds, and above them as `human_span` does."""
+    return f"{seconds:.1f} s" if seconds < _TENTHS_BELOW_S else human_span(seconds)
 
 
 def parse_span(text: str) -> timedelta:

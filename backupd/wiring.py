@@ -155,6 +155,7 @@ def drill_order(config: Config, source: str, store: str | None = None) -> DrillO
         reserve_bytes=config.space.reserve,
         app=_app_proof(config) if asks else None,
         note="" if store or settings.from_ else _chosen_store(config),
+        path=config.sources[source].path,
     )
 
 

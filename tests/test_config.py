@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backupd.config import Config, load_config, to_toml
+from backupd.config.load import merge
 from backupd.errors import ConfigError
 from backupd.model import RetentionPolicy
 
@@ -142,6 +143,18 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_defaults(w
     file = write(f"{SOURCE}[retention]\ndaily = 10\nweekly = 20\n")
     config = load_config(file, {"BACKUPD_RETENTION__DAILY": "30"})
     assert config.policy() == RetentionPolicy(last=0, daily=30, weekly=20, monthly=0, yearly=0)
+
+
+def test_tables_are_merged_key_by_key_and_any_other_value_replaces_what_is_below() -> None:
+    below = {"sources": {"a": {"path": "/a", "method": "backup"}}, "retention": {"daily": 1}, "lock": 3, "drill": {}}
+    above = {"sources": {"a": {"path": "/b"}, "c": {"path": "/c"}}, "retention": 2, "lock": {"wait_s": 1}}
+    assert merge(below, above) == {
+        "sources": {"a": {"path": "/b", "method": "backup"}, "c": {"path": "/c"}},
+        "retention": 2,
+        "lock": {"wait_s": 1},
+        "drill": {},
+    }
+    assert below["sources"] == {"a": {"path": "/a", "method": "backup"}}, "the arguments stay as they are"
 
 
 SPANS = {'"48h"': 48, '"7d"': 168, '"2 w"': 336, '"90min"': 1.5, "0": 0, '"0"': 0, '"0s"': 0}

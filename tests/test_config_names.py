@@ -92,6 +92,7 @@ def test_two_names_for_one_key_are_refused() -> None:
         ("[retention]\ndayly = 1", "4: retention.dayly: unknown key; did you mean retention.daily?"),
         ("[retension]\ndaily = 1", "3: retension: unknown key; did you mean retention?"),
         ("[Retention]\ndaily = 1", "3: Retention: unknown key; did you mean retention?"),
+        ("[retention]\ndaily = 1\n[Retention]\ndaily = 2", "5: Retention: unknown key; did you mean retention?"),
         (
             'backups_dir = "/b"',
             "3: sources.tasks.backups_dir: unknown key here; backups_dir belongs above the first ",

@@ -135,9 +135,9 @@ SOURCE_NAMES = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True)
 def test_the_configuration_shown_can_be_loaded_again(
     sources: dict[str, str], daily: int, loss: float, directory: str
 ) -> None:
-    paths = {os.path.abspath(path) for path in sources.values()}  # noqa: PTH100 - as the configuration does it
+    paths = {os.path.abspath(path.strip()) for path in sources.values()}  # noqa: PTH100 - as the configuration does it
     assume(len(paths) == len(sources))
-    assume(os.path.abspath(directory) not in paths)  # noqa: PTH100 - as above
+    assume(os.path.abspath(directory.strip()) not in paths)  # noqa: PTH100 - as above
     names = {f"SOURCES__{name.upper()}__PATH": path for name, path in sources.items()}
     config = load(**names, BACKUPS_DIR=directory, RETENTION__DAILY=str(daily), SHRINK_GUARD__MAX_ROW_LOSS=str(loss))
     shown = tomllib.loads(to_toml(config))

@@ -25,7 +25,7 @@ from backupd.health import (
 )
 from backupd.model import CLOCK_TOLERANCE, Hold, Task
 from backupd.schedule import Schedule
-from backupd.spans import human_span
+from backupd.spans import human_age, human_duration, human_span
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -37,6 +37,7 @@ CORRUPT = Hold("tasks", "corrupt", NOW, "integrity_check of /data/tasks.db faile
 SHRUNK = replace(CORRUPT, kind="shrink", reason="/data/tasks.db: half of the rows are gone")
 
 
+UNREADABLE = replace(CORRUPT, unreadable=True)
 UNUSABLE = CatalogUnavailable("cannot use the catalog /data/.backupd/catalog", "check /data")
 
 
@@ -110,17 +111,20 @@ def test_proof_of_another_zone_is_as_old_as_its_instant() -> None:
     assert within_limit(elsewhere, NOW)
 
 
-@pytest.mark.parametrize("hold", [CORRUPT, SHRUNK], ids=lambda hold: hold.kind)
-def test_held_source_is_unhealthy_at_once_and_names_the_restore(hold: Hold) -> None:
+@pytest.mark.parametrize(
+    ("hold", "headline"),
+    [
+        (CORRUPT, "the database of tasks is damaged: nothing is pruned"),
+        (UNREADABLE, "the database of tasks can no longer be read: nothing is pruned"),
+        (SHRUNK, "the database of tasks has shrunk: nothing is pruned until an operator accepts it"),
+    ],
+)
+def test_held_source_is_unhealthy_at_once_and_names_the_restore(hold: Hold, headline: str) -> None:
     health = judged(WELL, holds=(hold,))
     (problem,) = health.problems
-    said = {
-        "corrupt": "the database of tasks is damaged: nothing is pruned",
-        "shrink": "the database of tasks has shrunk: nothing is pruned until an operator accepts it",
-    }
-    assert (health.healthy, health.reasons, health.warnings) == (False, (said[hold.kind],), ())
+    assert (health.healthy, health.reasons, health.warnings) == (False, (headline,), ())
     assert "backupd restore tasks-20261122-0300 (docs/runbook.md)" in problem.next_step
-    assert ("backupd prune --unfreeze" in problem.next_step) == (hold.kind == "shrink")
+    assert ("backupd prune --unfreeze" in problem.next_step) == (hold is not CORRUPT)
     assert problem.since == NOW
 
 
@@ -190,6 +194,8 @@ def test_failures_are_told_with_their_cause_and_how_often() -> None:
 
 def test_damage_that_a_hold_tells_is_told_once() -> None:
     assert len(judged(WELL, holds=(CORRUPT,), failures=(failed("corrupt"),)).problems) == 1
+    assert len(judged(WELL, holds=(UNREADABLE,), failures=(failed("unusable"),)).problems) == 1
+    assert len(judged(WELL, holds=(CORRUPT,), failures=(failed("missing"),)).problems) == 2
     assert len(judged(WELL, holds=(SHRUNK,), failures=(failed("corrupt"),)).problems) == 2
 
 
@@ -308,4 +314,11 @@ def test_backup_that_is_an_hour_late_is_never_beyond_the_limit(text: str, name: 
     ],
 )
 def test_span_is_said_in_the_unit_that_people_would_use(seconds: float, said: str) -> None:
-    assert human_span(seconds) == said
+    assert human_span(seconds) == human_age(seconds) == said
+
+
+def test_an_age_in_the_future_and_how_long_something_took_are_said_by_the_same_units() -> None:
+    assert (human_age(-26 * 3600), human_age(-1)) == ("in 26 h", "in 1 s")
+    assert [human_duration(seconds) for seconds in (0.04, 9.94, 9.96, 119, 7200)] == [
+        *("0.0 s", "9.9 s", "10 s", "119 s", "2 h"),
+    ]

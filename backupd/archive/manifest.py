@@ -84,8 +84,7 @@ def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
         yield "its time has no zone"
     if not _is_named_for_its_time(manifest):
         yield "its id is not one of its source and time"
-    if not _THREE_DIGESTS.fullmatch(snapshot.sha256 + manifest.archive.sha256 + manifest.contents.schema_sha256):
-        yield "a digest is no SHA-256"
+    yield from _faults_of_contents(manifest)
     if snapshot.page_size & (snapshot.page_size - 1):
         yield "its page size is no power of two"
     if snapshot.page_count * snapshot.page_size != snapshot.size_bytes:
@@ -95,6 +94,15 @@ def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
         yield "its owner is none that there can be"
     if not math.isfinite(manifest.verdict.duration_s):
         yield "its check took for ever"
+
+
+def _faults_of_contents(manifest: Manifest) -> Iterator[str]:
+    snapshot, contents = manifest.snapshot, manifest.contents
+    if (contents is None) != (manifest.verdict.level == "opaque"):
+        yield "its contents do not go with its level"
+    schema_sha256 = contents.schema_sha256 if contents else snapshot.sha256
+    if not _THREE_DIGESTS.fullmatch(snapshot.sha256 + manifest.archive.sha256 + schema_sha256):
+        yield "a digest is no SHA-256"
 
 
 def _is_named_for_its_time(manifest: Manifest) -> bool:

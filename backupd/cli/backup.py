@@ -1,7 +1,8 @@
 """`backupd backup`."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -17,31 +18,48 @@ from backupd.cli.common import (
     told_plainly,
     worst_exit,
 )
+from backupd.cli.pin import read_label
 from backupd.cli.progress import shown_progress
+from backupd.errors import UsageError
 from backupd.jobs.backup import backup
+from backupd.jobs.order import PinRequest
 from backupd.jobs.words import human_bytes
 from backupd.model import RunReport
+from backupd.spans import human_duration
 from backupd.wiring import backup_order, sources
 
 _WORTH_TELLING_S = 0.05
+_BY_HAND_STAYS = timedelta(days=30)
 
 
 @click.command("backup", epilog="Example: backupd backup --source tasks --json")
+@click.option(
+    "--pin/--no-pin",
+    "pinned",
+    default=None,
+    help="Keep it until it is released (backupd unpin); or, for cron, no longer than the retention policy does. "
+    f"Without either it stays for {_BY_HAND_STAYS.days} days at least.",
+)
+@click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
 @config_option
 @source_option
 @json_option
 @told_plainly
-def command(config_file: Path | None, names: tuple[str, ...], *, as_json: bool) -> None:
+def command(
+    config_file: Path | None, names: tuple[str, ...], label: str | None, *, pinned: bool | None, as_json: bool
+) -> None:
     """Take one verified backup of every source now: the same code that the schedule runs.
 
+    What is taken by hand is pinned, here and at replicas; so is the generation that an unchanged database equals.
     Exits 0 when published, or verified unchanged; 1 failed; 3 published but degraded; 75 busy, try again.
     With --json one source is one object, several are a list.
     """
+    pin = _pin_request(label, pinned=pinned)
     config = read_config(config_file)
     wanted = sources(config, names)
     with shown_progress(quiet=as_json) as progress:
         site = open_site(config, progress)
-        reports = [backup(backup_order(config, name), site) for name in wanted]
+        reports = [backup(replace(backup_order(config, name), pin=pin), site) for name in wanted]
     if as_json:
         facts = [asdict(report) for report in reports]
         print_json(facts[0] if len(facts) == 1 else facts)
@@ -49,6 +67,16 @@ def command(config_file: Path | None, names: tuple[str, ...], *, as_json: bool) 
         for report in reports:
             _print(report)
     sys.exit(worst_exit(reports))
+
+
+def _pin_request(label: str | None, *, pinned: bool | None) -> PinRequest | None:
+    """Return how long the generation is to stay beside the policy. Raises UsageError."""
+    text = read_label(label)
+    if pinned is False:
+        if text:
+            raise UsageError("--label and --no-pin do not go together: a label is part of a pin", "give one of the two")
+        return None
+    return PinRequest("made by hand", None if pinned else _BY_HAND_STAYS, text)
 
 
 def _print(report: RunReport) -> None:
@@ -62,7 +90,9 @@ def _print(report: RunReport) -> None:
     click.echo(f"  archive  {report.archive_path}")
     click.echo(f"  size     {human_bytes(report.snapshot_bytes or 0)} as {human_bytes(report.archive_bytes or 0)}")
     click.echo(
-        f"  time     {report.duration_s:.1f} s ({stages})" if stages else f"  time     {report.duration_s:.1f} s"
+        f"  time     {human_duration(report.duration_s)} ({stages})"
+        if stages
+        else f"  time     {human_duration(report.duration_s)}"
     )
     click.echo(f"  store    {report.kept} kept, {len(report.removed)} removed")
     for note in report.notes:

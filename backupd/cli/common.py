@@ -16,10 +16,11 @@ import click
 
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError
-from backupd.files import is_full
 from backupd.identity import settle
 from backupd.jobs.site import Site
 from backupd.model import Progress, RunReport
+from backupd.oserrors import remedy, said
+from backupd.starting import is_refusal, refusal
 from backupd.text import printable
 from backupd.wiring import build_site, writable
 
@@ -68,6 +69,10 @@ def told_plainly(command: Callable[..., None]) -> Callable[..., None]:
                 command(*args, **kwargs)
             except BackupdError as error:
                 fail(error, as_json=as_json)
+        except RuntimeError as error:
+            if not is_refusal(error):
+                raise
+            fail(refusal(error), as_json=as_json)
         except BrokenPipeError:
             _discard_output()
             sys.exit(_NOBODY_READS)
@@ -76,7 +81,7 @@ def told_plainly(command: Callable[..., None]) -> Callable[..., None]:
                 _discard_output()
                 print_error(f"standard output cannot be written: {error.strerror}", _NO_OUTPUT)
                 sys.exit(1)
-            fail(BackupdError(str(error), _what_to_do(error)), as_json=as_json)
+            fail(BackupdError(said(error), remedy(error)), as_json=as_json)
 
     return guarded
 
@@ -89,13 +94,6 @@ def _is_of_output(error: OSError) -> bool:
 
 def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
-
-
-def _what_to_do(error: OSError) -> str:
-    where = f" of {Path(os.fsdecode(error.filename)).parent}" if isinstance(error.filename, str | bytes) else ""
-    return (
-        f"free space on the file system{where}" if is_full(error) else f"check the rights{where}, and the disk (dmesg)"
-    )
 
 
 def fail(error: BackupdError, *, as_json: bool) -> NoReturn:

@@ -24,7 +24,7 @@ from backupd.jobs.drill import drill
 from backupd.jobs.site import Site
 from backupd.model import RunReport
 from backupd.replicas import opening, retrying
-from backupd.spans import human_span
+from backupd.spans import human_duration, human_span
 from backupd.text import printable
 from backupd.wiring import drill_order, sources
 
@@ -68,7 +68,7 @@ def _print(report: RunReport, *, as_json: bool) -> None:
     if report.outcome != "failed" and done.age_s is not None and done.recovery_s is not None:
         click.echo(f"{report.source}: {report.generation} at {done.store} restores")
         click.echo(f"  data     {human_span(done.age_s)} old, at most {human_span(done.max_age_s)} allowed")
-        click.echo(f"  time     {done.recovery_s:.1f} s ({', '.join(_stages(report))})")
+        click.echo(f"  time     {human_duration(done.recovery_s)} ({', '.join(_stages(report))})")
         click.echo(f"  proven   {', '.join(done.proven)}")
     for note in report.notes:
         click.echo(f"  note     {printable(note)}")

@@ -16,15 +16,18 @@ from backupd.cli.common import (
     store_option,
     told_plainly,
 )
+from backupd.cli.pin import pin_facts
 from backupd.cli.stores import claims_at, expiry_of, opened, require_sources
 from backupd.cli.tables import print_table
 from backupd.config import Config
 from backupd.jobs.expire import plan_for
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.pin import pins_in_force
 from backupd.jobs.site import Site
-from backupd.jobs.words import human_age, human_bytes
-from backupd.model import LOCAL_STORE, Generation
+from backupd.jobs.words import human_bytes
+from backupd.model import LOCAL_STORE, Generation, Pin
+from backupd.spans import human_age
 
 
 @click.command("list", epilog="Example: backupd list --source tasks --json")
@@ -43,12 +46,12 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
     own = inventory.without(key for group in foreign for key in group.ids)
     reasons = _reasons(expiry_of(store, config), config, own, site)
     reasons |= {key: (f"of another store ({group.store})",) for group in foreign for key in group.ids}
-    copies = site.copies()
+    copies, pins = site.copies(), pins_in_force(own, site)
     shown = [g for g in inventory.generations if not names or g.source in names]
     others = {key: group.store for group in foreign for key in group.ids}
     copies = {key: stores for key, stores in copies.items() if key not in others}
     if as_json:
-        print_json([_facts(g, reasons, _stores(g, copies, store), others.get(g.id)) for g in shown])
+        print_json([_facts(g, reasons, pins.get(g.id), _stores(g, copies, store), others.get(g.id)) for g in shown])
         return
     _print(shown, reasons, copies, site, store)
     for group in foreign:
@@ -80,7 +83,11 @@ def _verification(generation: Generation) -> str:
 
 
 def _facts(
-    generation: Generation, reasons: dict[str, tuple[str, ...]], stores: list[str], other_store: str | None
+    generation: Generation,
+    reasons: dict[str, tuple[str, ...]],
+    pin: Pin | None,
+    stores: list[str],
+    other_store: str | None,
 ) -> dict[str, object]:
     return {
         "id": generation.id,
@@ -90,6 +97,7 @@ def _facts(
         "snapshot_bytes": generation.snapshot_bytes,
         "verification": _verification(generation),
         "kept_for": list(reasons.get(generation.id, ())),
+        **pin_facts(pin),
         "stores": stores,
         "other_store": other_store,
     }

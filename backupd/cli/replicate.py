@@ -22,10 +22,12 @@ from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.replicate import ReplicaOrder, ReplicationPlan, inventory_of, plan_all, refused_by, replicate
+from backupd.jobs.send import told_of
 from backupd.jobs.site import Site
 from backupd.jobs.words import counted, human_bytes
 from backupd.model import Generation, RunReport
 from backupd.replicas import connecting, replica_order, require_replicas, retrying
+from backupd.spans import human_duration
 from backupd.text import printable
 
 
@@ -80,8 +82,9 @@ def _replicate(config: Config, order: ReplicaOrder, site: Site) -> RunReport:
 
 
 def _plans(config: Config, name: str, site: Site) -> tuple[ReplicationPlan, ...]:
-    with connecting(config, name, site)() as replica:
-        return plan_all(replica_order(config, name), local_inventory(site), inventory_of(name, replica, site), site)
+    here = local_inventory(site)
+    with told_of(name), connecting(config, name, site)() as replica:
+        return plan_all(replica_order(config, name), here, inventory_of(name, replica, site), site)
 
 
 def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:
@@ -128,4 +131,4 @@ def _print(report: RunReport, *, as_json: bool) -> None:
         click.echo(f"  proven   by {' and '.join(report.proven_by)}")
     for note in report.notes:
         click.echo(f"  note     {printable(note)}")
-    click.echo(f"  time     {report.duration_s:.1f} s")
+    click.echo(f"  time     {human_duration(report.duration_s)}")

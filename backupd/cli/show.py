@@ -7,6 +7,7 @@ import click
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import History
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.pin import pin_facts, pin_words
 from backupd.cli.stores import require_sources
 from backupd.jobs.generations import LATEST, choose_generation, local_inventory
 from backupd.jobs.words import counted, describe, human_bytes
@@ -33,16 +34,18 @@ def command(wanted: str, source: str | None, config_file: Path | None, *, as_jso
     else:
         manifest = decode_manifest(site.store.manifest(wanted), wanted)
     history = site.ask_catalog(lambda catalog: catalog.history(manifest.id), History((), ()))
+    pin = site.pins.get(manifest.id)
     if as_json:
-        print_json({"manifest": manifest, "history": history})
+        print_json({"manifest": manifest, "history": history, **pin_facts(pin)})
         return
     _print(manifest)
+    if pin is not None:
+        click.echo(f"{'kept':<15} {pin_words(pin)}")
     _print_history(history)
 
 
 def _print(manifest: Manifest) -> None:
     origin, snapshot, archive, verdict = manifest.origin, manifest.snapshot, manifest.archive, manifest.verdict
-    rows = total_rows(manifest)
     lines = {
         "generation": manifest.id,
         "taken at": f"{manifest.taken_at:%F %T} UTC",
@@ -54,19 +57,27 @@ def _print(manifest: Manifest) -> None:
         "archive": f"{human_bytes(archive.size_bytes)}, {counted(archive.members, 'member')}",
         "archive sha256": archive.sha256,
         "verified": f"{verdict.level} ({', '.join(verdict.checks)})",
-        "tables": f"{len(manifest.contents.tables)} with {counted(rows, 'row')}",
+        "tables": _tables(manifest),
         "sqlite": f"written by {snapshot.sqlite_writer}, copied by {snapshot.sqlite_copier}",
         "backupd": manifest.backupd_version,
     }
     for name, text in lines.items():
         click.echo(f"{name:<15} {printable(text)}")
-    for note in verdict.notes:
+    for note in (*verdict.notes, *filter(None, [verdict.doubt])):
         click.echo(f"{'note':<15} {printable(note)}")
+
+
+def _tables(manifest: Manifest) -> str:
+    if manifest.contents is None:
+        return "unknown"
+    return f"{len(manifest.contents.tables)} with {counted(total_rows(manifest), 'row')}"
 
 
 def total_rows(manifest: Manifest) -> int:
     """Return the rows of all tables that could be counted; those of shadow tables are in their virtual table."""
     contents = manifest.contents
+    if contents is None:
+        return 0
     shadows = {name for table, module in contents.virtual.items() for name in shadows_of(table, module)}
     return sum(rows or 0 for table, rows in contents.tables.items() if table not in shadows)
 

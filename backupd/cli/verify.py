@@ -25,6 +25,7 @@ from backupd.jobs.provenance import refusal
 from backupd.jobs.site import Site
 from backupd.jobs.verify import CheckResult, verify
 from backupd.model import LOCAL_STORE
+from backupd.spans import human_duration
 from backupd.text import printable
 from backupd.wiring import workers
 
@@ -97,12 +98,12 @@ def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, 
     ids = tuple(key for name in ids for key in _meant(name, names, inventory))
     unknown = [name for name in ids if all(name != g.id for g in inventory.generations)]
     if unknown:
-        raise GenerationMissing(f"there is no generation {', '.join(unknown)}", "see backupd list")
+        raise GenerationMissing(f"there is no generation {', '.join(unknown)}", f"see {inventory.listed_by}")
     if ids:
         return list(dict.fromkeys(ids))
     found = [g for g in inventory.generations if not names or g.source in names]
     if not found:
-        raise GenerationMissing("there is nothing to verify", "run backupd backup first")
+        raise GenerationMissing(f"there is no generation in store {inventory.store}", inventory.way_to_fill)
     if everything:
         return [g.id for g in found]
     newest = {g.source: g.id for g in reversed(found)}
@@ -122,4 +123,4 @@ def _print(result: CheckResult, *, quiet: bool) -> None:
         return
     word = click.style("sound", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)
     detail = "" if result.sound else f": {printable(result.detail)}"
-    click.echo(f"{result.id}: {word} ({result.duration_s:.1f} s){detail}")
+    click.echo(f"{result.id}: {word} ({human_duration(result.duration_s)}){detail}")

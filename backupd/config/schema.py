@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 
 from backupd.config import kinds
 from backupd.config.rehearsal import refuse_misfit
@@ -34,17 +33,17 @@ ENVIRONMENT = "environment"
 Sources = Annotated[kinds.Named[Source], Field(min_length=1)]
 
 
-class Config(BaseSettings):
+class Config(BaseModel):
     """The effective configuration: validated, frozen, every path absolute.
 
     Made by `load_config` only; by itself it reads neither files nor the environment.
     """
 
-    model_config = SettingsConfigDict(
-        case_sensitive=True,  # else pydantic-settings takes [Retention] for [retention], and drops one of two
+    model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
+        validate_default=True,  # a default, too, must fit the other sections
     )
 
     sources: Sources
@@ -118,26 +117,12 @@ class Config(BaseSettings):
         return pings
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is that of pydantic-settings
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read nothing behind the caller's back."""
-        return (init_settings,)
-
-    @classmethod
-    def of(
-        cls, layers: tuple[PydanticBaseSettingsSource, ...], origin: str, zone_doubt: str = "", note: str = ""
-    ) -> Self:
-        """Validate `layers`, the first over the later ones; `zone_doubt` warns where none sets the time zone.
+    def of(cls, table: Mapping[str, Any], origin: str, zone_doubt: str = "", note: str = "") -> Self:
+        """Validate `table`, nested as a TOML file is; `zone_doubt` is a warning where it sets no time zone.
 
         Raises pydantic's ValidationError.
         """
-        config = cls(_build_sources=(layers, {}))
+        config = cls(**table)
         config._origin, config._note = origin, note
         if "timezone" not in config.schedule.model_fields_set:
             config._zone_doubt = zone_doubt

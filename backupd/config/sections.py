@@ -49,7 +49,8 @@ class Source(Table):
     )
     network_fs: Literal["refuse", "allow"] = Field(
         "refuse",
-        description='"allow" accepts a database on NFS, SMB and the like, where locks cannot be trusted.',
+        description='"allow" accepts a database on NFS, SMB, a share of Docker Desktop and the like, where locks '
+        "cannot be trusted.",
     )
     hard_link: Literal["refuse", "allow"] = Field(
         "refuse",

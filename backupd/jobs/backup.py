@@ -7,11 +7,19 @@ Every step can be killed. Until its manifest is in place there is no new generat
 
 from backupd.catalog import RunRecord
 from backupd.jobs.expire import expire
-from backupd.jobs.freeze import emptied_error, frozen_on_corruption, guard_against_shrinking, quarantined, thaw
+from backupd.jobs.freeze import (
+    admit_doubt,
+    emptied_error,
+    frozen_on_corruption,
+    guard_against_shrinking,
+    quarantined,
+    thaw,
+)
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.heal import healed_before_backup
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder, Expiry
+from backupd.jobs.origins import sharing
 from backupd.jobs.pin import pin_if_possible
 from backupd.jobs.prove import Proof, prove
 from backupd.jobs.publish import publish, record_unchanged
@@ -38,8 +46,10 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
         last = inventory.last_verified(order.source)
         with site.store.staging() as staging, frozen_on_corruption(order, last, site):
             proof = prove(order, last, staging, run, site)
-            contents = _sound_contents(order, proof, last, site)
+            contents = _sound_contents(order, proof, last, run, site)
             _tell_oddities(order, proof, run)
+            if doubt := sharing(inventory, order.source, order.path):
+                run.warn(doubt)
             _settle(order, proof, contents, inventory, run, site)
         if order.pin is not None and run.report.generation is not None:
             pin_if_possible(run.report.generation, order.pin, run, site)
@@ -50,17 +60,23 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
     return run.report
 
 
-def _sound_contents(order: BackupOrder, proof: Proof, last: Manifest | None, site: Site) -> Contents:
-    """Return what is in the copy. Raises CopyCorrupt, with the copy in quarantine, when it may not be published."""
-    contents = proof.inspection.contents
-    if contents is None:
+def _sound_contents(order: BackupOrder, proof: Proof, last: Manifest | None, run: Run, site: Site) -> Contents | None:
+    """Return what is in the copy, None where it cannot be read.
+
+    Raises CopyCorrupt, with the copy in quarantine, when it may not be published.
+    """
+    if proof.corrupt:
         raise quarantined(order, proof, proof.inspection.verdict.damage, last, site)
+    admit_doubt(order, proof, last, run, site)
+    contents = proof.inspection.contents
     if last is not None and emptied(last, contents) and not order.allow_empty:
         raise emptied_error(order, proof, last, site)
     return contents
 
 
-def _settle(order: BackupOrder, proof: Proof, contents: Contents, inventory: Inventory, run: Run, site: Site) -> None:
+def _settle(
+    order: BackupOrder, proof: Proof, contents: Contents | None, inventory: Inventory, run: Run, site: Site
+) -> None:
     """Publish the copy, or record that the last generation holds the same; freeze or thaw rotation."""
     shrunk = guard_against_shrinking(order, contents, proof.snapshot.size_bytes, inventory, run, site)
     last = inventory.last_verified(order.source)
@@ -101,7 +117,8 @@ def _tell_oddities(order: BackupOrder, proof: Proof, run: Run) -> None:
             f'{order.path} is on {snapshot.filesystem}, whose locks may fail: set network_fs = "allow" if you know'
         )
     if snapshot.writers_held_s > order.settings.writer_budget_s:
-        run.note(f"writers were held for {snapshot.writers_held_s:.1f} s: the app never left a quiet moment")
+        why = "it is encrypted" if snapshot.method == "file" else "the app never left a quiet moment"
+        run.note(f"writers were held for {snapshot.writers_held_s:.1f} s: {why}")
     if proof.source.wal_bytes > _LARGE_WAL_BYTES:
         run.note(f"the WAL is {human_bytes(proof.source.wal_bytes)}: the app does not get to checkpoint it")
     if verdict.foreign_key_violations:

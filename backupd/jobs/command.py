@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Final, Self
 
 from backupd.errors import DrillFailed
+from backupd.starting import starting
 from backupd.text import printable
 
 RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
@@ -38,18 +39,23 @@ class Command:
 
     def __init__(self, words: tuple[str, ...], environ: Mapping[str, str], directory: Path) -> None:
         self._words = words
-        self._process = subprocess.Popen(  # noqa: S603 - what the operator's configuration asks for
-            [sys.executable, "-P", "-m", "backupd.leash", *words],
-            env=dict(environ),
-            cwd=directory,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # the terminal's Ctrl-C is ours to handle
-        )
         self._tail = b""
         self._reader = threading.Thread(target=self._read, name="command", daemon=True)
-        self._reader.start()
+        with starting():
+            self._process = subprocess.Popen(  # noqa: S603 - what the operator's configuration asks for
+                [sys.executable, "-P", "-m", "backupd.leash", *words],
+                env=dict(environ),
+                cwd=directory,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # the terminal's Ctrl-C is ours to handle
+            )
+            try:
+                self._reader.start()
+            except RuntimeError:
+                self._process.communicate()  # it ends with its standard input
+                raise
 
     def __enter__(self) -> Self:
         return self

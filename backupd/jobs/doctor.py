@@ -10,11 +10,12 @@ from backupd.errors import BackupdError, SourceUnusable
 from backupd.files import fsync_directory, note_readers, write_durably
 from backupd.jobs.doctor_store import examine_store
 from backupd.jobs.finding import Finding, finding
-from backupd.jobs.generations import local_inventory
+from backupd.jobs.generations import local_inventory, read_inventory
 from backupd.jobs.heal import examine_restores
 from backupd.jobs.order import BackupOrder
+from backupd.jobs.origins import sharing
 from backupd.jobs.site import Site
-from backupd.jobs.space import bytes_needed, require_space, reserve_bytes
+from backupd.jobs.space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.jobs.words import human_bytes
 from backupd.owners import SAME_NAMESPACE
 from backupd.sqlite.snapshot import probe_source
@@ -73,6 +74,8 @@ def _write_rename_delete(site: Site) -> str:
 def _examine_source(order: BackupOrder, site: Site, *, store_ready: bool) -> Iterator[Finding]:
     yield finding(f"source {order.source}", lambda: _readable(order))
     yield from examine_restores(order.path, site)
+    if store_ready and (doubt := sharing(read_inventory(site), order.source, order.path)):
+        yield Finding(f"backups of {order.source}", ok=False, detail=doubt, hint="see whose they are: backupd show ID")
     if store_ready:
         yield finding(f"space for {order.source}", lambda: _space(order, site))
 
@@ -102,10 +105,10 @@ def _readable(order: BackupOrder) -> str:
             "it cannot be restored in place, nor backed up as an idle WAL database",
             SAME_NAMESPACE,
         )
-    return (
-        f"{source.path}: {human_bytes(source.size_bytes)}, {seen['journal_mode']}, on {seen['filesystem']}, "
-        f"uid {source.uid}, written by SQLite {seen['writer']}, readable with SQLite {copier}"
-    )
+    where = f"{source.path}: {human_bytes(source.size_bytes)}, on {seen['filesystem']}, uid {source.uid}"
+    if seen["encrypted"]:
+        return f"{where}, encrypted: copied as it is, and whether it is sound only its app can tell"
+    return f"{where}, {seen['journal_mode']}, written by SQLite {seen['writer']}, readable with SQLite {copier}"
 
 
 def _space(order: BackupOrder, site: Site) -> str:
@@ -113,6 +116,6 @@ def _space(order: BackupOrder, site: Site) -> str:
     last = local_inventory(site).last_verified(order.source)
     needed = bytes_needed(source, last, 2 if order.settings.method == "vacuum" else 1)
     reserve = reserve_bytes(directory, order.reserve_bytes)
-    require_space(directory, needed, reserve, f"a backup of {order.source}")
+    require_space(directory, needed, reserve, f"a backup of {order.source}", FILES_OF_A_BACKUP)
     free = site.store.free_space()
     return f"{human_bytes(needed)} needed, {human_bytes(free)} free, {human_bytes(reserve)} kept in reserve"

@@ -9,9 +9,10 @@ from backupd.jobs.finding import Finding, finding
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.site import Site
-from backupd.jobs.words import human_age, human_bytes
+from backupd.jobs.words import human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
+from backupd.spans import human_age
 
 
 def examine_store(sources: Iterable[str], site: Site) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from backupd.jobs.generations import read_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.origins import histories
 from backupd.jobs.pin import unpin_generation
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 
 def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> RetentionPlan:
     """Return what would stay and go now, and why."""
-    hold, pins = site.holds.get(source), site.pins.all()
-    return plan_retention(inventory.of(source), expiry.policy, site.clock(), expiry.timezone, hold, pins)
+    hold, pins, now = site.holds.get(source), site.pins.all(), site.clock()
+    plans = [
+        plan_retention(generations, expiry.policy, now, expiry.timezone, hold, pins)
+        for generations in histories(inventory.of(source), inventory.manifests_of(source))
+    ]
+    return RetentionPlan(
+        tuple(kept for plan in plans for kept in plan.keep), tuple(removed for plan in plans for removed in plan.remove)
+    )
 
 
 def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
@@ -34,7 +41,7 @@ def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
         staying = {key: digest for key, digest in inventory.digests().items() if key not in going}
         site.store.write_checksums(staying)
         for removed in plan.remove:
-            _remove(removed.generation.id, removed.reason, site)
+            remove_generation(removed.generation.id, removed.reason, site)
     _sweep_pins(source, inventory, site)
     run.update(kept=len(plan.keep), removed=tuple(removed.generation.id for removed in plan.remove))
     return plan
@@ -62,7 +69,8 @@ def _sweep_pins(source: str, inventory: Inventory, site: Site) -> None:
             unpin_generation(pin.generation, "its time is over", site)
 
 
-def _remove(generation: str, reason: str, site: Site) -> None:
+def remove_generation(generation: str, reason: str, site: Site) -> None:
+    """Remove one generation of the local store and what is known of its copy here. Only with the store locked."""
     # The catalog first: killed in between, it misses a copy until the next run removes that one; never one too many.
     site.tell_catalog(lambda catalog: catalog.remove_copy(generation, site.store.name))
     site.store.remove(generation)
@@ -80,9 +88,15 @@ def prune(source: str, expiry: Expiry, site: Site) -> tuple[RunReport, Retention
 
 
 def unfreeze(source: str, site: Site) -> bool:
-    """End the hold on `source` by an operator's word; False when nothing held it."""
+    """End the hold on `source` by an operator's word; False when nothing held it.
+
+    A source that can no longer be read is accepted as it is: its next copy is published.
+    """
     with site.locked("prune"):
+        hold = site.holds.get(source)
         released = site.holds.release(source)
+        if hold is not None and hold.unreadable:
+            site.holds.accept(source)
     if released:
         site.log.warning(Event.ROTATION_RELEASED, f"pruning of {source} released by an operator", source=source)
     return released

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backupd.errors import BackupdError
-from backupd.files import is_full, noting_limits
+from backupd.files import noting_limits
+from backupd.oserrors import remedy, said
+from backupd.starting import is_refusal, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,10 @@ def finding(check: str, look: Callable[[], str]) -> Finding:
         return Finding(check, ok=True, detail="; ".join((detail, *limits)))
     except BackupdError as error:
         return Finding(check, ok=False, detail=error.message, hint=error.hint)
+    except RuntimeError as error:
+        if not is_refusal(error):
+            raise
+        refused = refusal(error)
+        return Finding(check, ok=False, detail=refused.message, hint=refused.hint)
     except OSError as error:
-        hint = "free space on its file system" if is_full(error) else "check the path and its rights"
-        return Finding(check, ok=False, detail=str(error), hint=hint)
+        return Finding(check, ok=False, detail=said(error), hint=remedy(error))

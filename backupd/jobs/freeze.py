@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
-from backupd.errors import BackupdError, CopyCorrupt, SourceCorrupt
+from backupd.errors import BackupdError, CopyCorrupt, SourceCorrupt, SourceEncrypted, SourceUnreadable
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.prove import Proof
@@ -19,12 +20,18 @@ _UNFREEZE = "backupd prune --unfreeze accepts it"
 
 @contextmanager
 def frozen_on_corruption(order: BackupOrder, last: Manifest | None, site: Site) -> Iterator[None]:
-    """Freeze rotation when the block finds the source too damaged to be copied."""
+    """Freeze rotation when the block finds the source too damaged to be copied, or unreadable since the `last` copy."""
     try:
         yield
     except SourceCorrupt as error:
         _hold(order, "corrupt", error.message, last, site)
         raise
+    except SourceUnreadable as error:
+        if last is None or (last.verdict.level == "opaque" and isinstance(error, SourceEncrypted)):
+            raise
+        what = f"{error.message}; it was copied as {last.id}"
+        _hold(order, "corrupt", what, last, site)
+        raise type(error)(f"{what}, and nothing is pruned", f"{error.hint}; or restore {last.id}") from error
 
 
 def quarantined(
@@ -32,20 +39,49 @@ def quarantined(
 ) -> BackupdError:
     """Put a corrupt copy aside, freeze rotation, and return the error that ends the run."""
     _hold(order, "corrupt", findings[0], last, site)
+    place = _put_aside(order, proof, findings, site, "is corrupt")
+    good = f"the last good generation is {last.id}" if last else "there is no good generation yet"
+    return CopyCorrupt(
+        f"{order.path} is corrupt: {findings[0]} ({len(findings)} findings); nothing is pruned, {good}",
+        f"look at the copy in {place}; restore a good generation, or repair the database (sqlite3 .recover)",
+    )
+
+
+def _put_aside(order: BackupOrder, proof: Proof, findings: tuple[str, ...], site: Site, what: str) -> Path:
     name = f"{order.source}-{proof.taken_at:%Y%m%d-%H%M%S}"
     place = site.store.hidden / "quarantine" / order.source / name
     with suppress(OSError):  # a full disk must not hide the news
         site.quarantine.add(order.source, name, proof.snapshot.path, findings)
     site.log.error(
         Event.SNAPSHOT_QUARANTINED,
-        f"the copy of {order.path} is corrupt: {findings[0]}",
+        f"the copy of {order.path} {what}: {findings[0]}",
         quarantine=str(place),
     )
-    good = f"the last good generation is {last.id}" if last else "there is no good generation yet"
-    return CopyCorrupt(
-        f"{order.path} is corrupt: {findings[0]} ({len(findings)} findings); nothing is pruned, {good}",
-        f"look at the copy in {place}; restore a good generation, or repair the database (sqlite3 .recover)",
-    )
+    return place
+
+
+def admit_doubt(order: BackupOrder, proof: Proof, last: Manifest | None, run: Run, site: Site) -> None:
+    """Let a copy pass whose check found no damage and could not rule it out; say so once, and note it from then on.
+
+    Raises CopyCorrupt, with the copy in quarantine, when there was no such doubt of the `last` one, unless an operator
+    has accepted it: a database that can no longer be read must not push out copies of when it could.
+    """
+    verdict = proof.inspection.verdict
+    what = f"{order.path}: {verdict.doubt}"
+    if not verdict.doubt:
+        return
+    if last is not None and last.verdict.doubt and (verdict.level != "opaque" or last.verdict.level == "opaque"):
+        run.note(what)
+    elif last is None or site.holds.accepted(order.source):
+        run.warn(f"{what} (verified {verdict.level})")
+    else:
+        _hold(order, "corrupt", verdict.doubt, last, site, unreadable=True)
+        place = _put_aside(order, proof, (verdict.doubt,), site, "cannot be trusted")
+        raise CopyCorrupt(
+            f"{what}; it could be read when {last.id} was taken: nothing is pruned, nothing was published",
+            f"restore {last.id}, or look at the copy in {place}; if it is meant so, backupd prune --unfreeze lets the "
+            "next backup be published",
+        )
 
 
 def emptied_error(order: BackupOrder, proof: Proof, last: Manifest, site: Site) -> BackupdError:
@@ -56,7 +92,7 @@ def emptied_error(order: BackupOrder, proof: Proof, last: Manifest, site: Site) 
 
 
 def guard_against_shrinking(
-    order: BackupOrder, contents: Contents, snapshot_bytes: int, inventory: Inventory, run: Run, site: Site
+    order: BackupOrder, contents: Contents | None, snapshot_bytes: int, inventory: Inventory, run: Run, site: Site
 ) -> bool:
     """Freeze rotation, before anything is published, when the source lost much; True when it did.
 
@@ -83,7 +119,13 @@ def thaw(source: str, site: Site) -> None:
 
 
 def _hold(
-    order: BackupOrder, kind: Literal["corrupt", "shrink"], reason: str, last: Manifest | None, site: Site
+    order: BackupOrder,
+    kind: Literal["corrupt", "shrink"],
+    reason: str,
+    last: Manifest | None,
+    site: Site,
+    *,
+    unreadable: bool = False,
 ) -> None:
     hold = Hold(
         source=order.source,
@@ -91,6 +133,7 @@ def _hold(
         since=site.clock(),
         reason=reason,
         reference=last.id if last else None,
+        unreadable=unreadable,
     )
     site.holds.set(hold)
     site.log.warning(Event.ROTATION_FROZEN, f"pruning of {order.source} is frozen: {reason}", source=order.source)

@@ -34,11 +34,10 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
     """
     if at is None and wanted != LATEST:
         if wanted in inventory.refused:
-            raise ManifestInvalid(
-                inventory.refused[wanted], f"choose another generation (backupd list); {inventory.way_out(wanted)}"
-            )
+            hint = f"choose another generation ({inventory.listed_by}); {inventory.way_out(wanted)}"
+            raise ManifestInvalid(inventory.refused[wanted], hint)
         if wanted not in inventory.manifests:
-            raise GenerationMissing(f"there is no generation {wanted}", "see backupd list")
+            raise GenerationMissing(f"there is no generation {wanted}", f"see {inventory.listed_by}")
         return inventory.manifests[wanted]
     names = {g.source for g in inventory.generations if inventory.counts(g)}
     if source is None and len(names) > 1:
@@ -57,10 +56,12 @@ def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) ->
     if not sound and others and source is not None:
         return GenerationMissing(f"there is no sound generation of {source}, but of {others}", "name one with --source")
     if at is None or not sound:
-        return GenerationMissing("there is no sound generation that fits", "see backupd list")
+        if not inventory.generations:
+            return GenerationMissing(f"there is no generation in store {inventory.store}", inventory.way_to_fill)
+        return GenerationMissing("there is no sound generation that fits", f"see {inventory.listed_by}")
     time, oldest = at.astimezone(UTC), sound[-1]
     return GenerationMissing(
         f"there is no sound generation at or before {time:%F %T} UTC; "
         f"the oldest is {oldest.id}, taken at {oldest.taken_at:%F %T} UTC",
-        "see backupd list; a time without a zone is one of schedule.timezone",
+        f"see {inventory.listed_by}; a time without a zone is one of schedule.timezone",
     )

@@ -7,9 +7,10 @@ from pathlib import Path
 from backupd.errors import TargetRefused
 from backupd.jobs.finding import Finding
 from backupd.jobs.site import Site
-from backupd.jobs.words import human_age, human_bytes
+from backupd.jobs.words import human_bytes
 from backupd.log import Event
 from backupd.owners import where_owned
+from backupd.spans import human_age
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.install import heal, kept_databases
 from backupd.sqlite.intent import pending

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import GenerationMissing, ManifestInvalid
-from backupd.model import ARCHIVE_SUFFIX, CLOCK_TOLERANCE, MANIFEST_SUFFIX, Generation, Manifest
+from backupd.model import ARCHIVE_SUFFIX, CLOCK_TOLERANCE, LOCAL_STORE, MANIFEST_SUFFIX, Generation, Manifest
 from backupd.stores.contract import Store
 
 
@@ -25,6 +25,20 @@ class Inventory:
     refused: Mapping[str, str]
     now: datetime
     lost: frozenset[str] = frozenset()
+    store: str = LOCAL_STORE
+
+    @property
+    def listed_by(self) -> str:
+        """The command that lists this store."""
+        return "backupd list" if self.store == LOCAL_STORE else f"backupd list --store {self.store}"
+
+    @property
+    def way_to_fill(self) -> str:
+        """What to do about a store that holds nothing."""
+        if self.store == LOCAL_STORE:
+            return "run backupd backup first"
+        found = "if copies were sent there, check its url and mount (backupd doctor)"
+        return f"run backupd replicate --to {self.store} first; {found}"
 
     def way_out(self, generation_id: str) -> str:
         """Say what an operator does about a refused generation, which is trouble until it is done."""
@@ -44,6 +58,10 @@ class Inventory:
     def of(self, source: str) -> tuple[Generation, ...]:
         """Return the generations of one source, newest first."""
         return tuple(g for g in self.generations if g.source == source)
+
+    def manifests_of(self, source: str) -> list[Manifest]:
+        """Return the sound manifests of one source, newest first."""
+        return [self.manifests[g.id] for g in self.of(source) if g.id in self.manifests]
 
     def last_verified(self, source: str) -> Manifest | None:
         """Return the manifest of the newest generation of `source` that counts."""
@@ -93,7 +111,7 @@ def take_inventory(
         except GenerationMissing:
             continue  # removed since the listing
         except OSError as error:
-            refused[stored.id] = f"the manifest of {stored.id} cannot be read: {error.strerror}"
+            refused[stored.id] = f"the manifest of {stored.id} cannot be read: {error.strerror or error}"
             generations.append(_unreadable(stored.id, stored.archive_bytes))
         else:
             manifests[stored.id] = manifest
@@ -103,7 +121,7 @@ def take_inventory(
     generations += [_without_archive(key, store) for key in gone]
     refused |= {key: f"{key}: its archive is gone" for key in sorted(gone)}
     generations.sort(key=lambda g: (g.taken_at, g.id), reverse=True)
-    return Inventory(tuple(generations), manifests, refused, now, gone)
+    return Inventory(tuple(generations), manifests, refused, now, gone, store.name)
 
 
 def _generation(manifest: Manifest, archive_bytes: int, *, damaged: bool) -> Generation:

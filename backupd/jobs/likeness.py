@@ -7,11 +7,14 @@ from backupd.model import Contents
 _MOST = 3
 
 
-def differences(found: Contents | None, expected: Contents) -> str:
+def differences(found: Contents | None, expected: Contents | None) -> str:
     """Return in words how the contents `found` in a copy differ from those `expected`, empty when they do not.
 
-    Rows that either side could not count (`None`) are passed over: that takes functions that only the app has.
+    Rows that either side could not count (`None`) are passed over: that takes functions that only the app has. So is
+    all of it where nothing of the contents is expected.
     """
+    if expected is None:
+        return ""
     if found is None:
         return "its contents could not be counted"
     told = list(_told(found, expected))

@@ -22,6 +22,8 @@ from backupd.jobs.space import require_space, reserve_bytes
 from backupd.jobs.unpacked import unpack_proven
 from backupd.model import Manifest, RunReport
 from backupd.sqlite.alone import alone_at
+from backupd.sqlite.checksums import path_has_checksums
+from backupd.sqlite.encryption import is_encrypted
 from backupd.sqlite.header import read_header
 from backupd.sqlite.process import Child
 from backupd.sqlite.replace import Target, set_journal_mode
@@ -93,6 +95,16 @@ def _target(order: Replacement, safety: BackupOrder, manifest: Manifest) -> Targ
     target = Target.inspect(order.path)
     if target.old is None:
         raise TargetRefused(f"there is no database {target.path} to restore into", "restore without --online")
+    if manifest.verdict.level == "opaque" or is_encrypted(os.fspath(target.path)):
+        raise TargetRefused(
+            f"{manifest.id} or {target.path} is encrypted: SQLite cannot write one into the other without the key",
+            "stop the app, and restore without --online",
+        )
+    if path_has_checksums(target.path):
+        raise TargetRefused(
+            f"the app of {target.path} keeps a checksum in each page (cksumvfs), which SQLite would write without it",
+            "stop the app, and restore without --online",
+        )
     directory = target.path.parent
     reserve = reserve_bytes(directory, safety.reserve_bytes)
     size_bytes = max(manifest.snapshot.size_bytes, target.old.size_bytes)

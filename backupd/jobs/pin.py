@@ -1,5 +1,9 @@
 """Pin generations, so that neither this store nor a replica prunes them, and release them again."""
 
+from collections.abc import Collection, Mapping
+
+from backupd.errors import GenerationMissing
+from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import PinRequest
 from backupd.jobs.run import Run
 from backupd.jobs.site import Site
@@ -50,3 +54,36 @@ def unpin_generation(generation_id: str, reason: str, site: Site) -> bool:
         what = f"{generation_id} is no longer pinned: {reason}"
         site.log.info(Event.GENERATION_UNPINNED, what, generation=generation_id, reason=reason)
     return released
+
+
+def pin_all(ids: Collection[str], request: PinRequest, elsewhere: Collection[str], site: Site) -> tuple[Pin, ...]:
+    """Pin generations of the local store, and those that are known to be `elsewhere`: all of them, or none.
+
+    Raises GenerationMissing, LockHeld, OSError.
+    """
+    with site.locked("pin"):
+        known = {stored.id for stored in site.store.list()} | {*site.store.lost()} | {*elsewhere}
+        missing = [generation_id for generation_id in ids if generation_id not in known]
+        if missing:
+            raise GenerationMissing(
+                f"there is no generation {', '.join(missing)[:300]!r}",
+                "see backupd list; --store NAME looks for it at a replica",
+            )
+        return tuple(pin_generation(generation_id, request, site) for generation_id in ids)
+
+
+def unpin_all(ids: Collection[str], site: Site) -> frozenset[str]:
+    """Release the pins on `ids`, and return those that were pinned. Raises LockHeld, OSError."""
+    with site.locked("unpin"):
+        return frozenset(one for one in ids if unpin_generation(one, "released by an operator", site))
+
+
+def pins_in_force(inventory: Inventory, site: Site) -> Mapping[str, Pin]:
+    """Return the pins that hold on generations of `inventory`, by id, as retention sees it. Raises OSError."""
+    pins = site.pins.all()
+    reached = {generation.source: inventory.now for generation in inventory.generations}
+    for source in reached:
+        if last := inventory.last_verified(source):
+            reached[source] = last.taken_at
+    pinned = {g.id: (pins[g.id], reached[g.source]) for g in inventory.generations if g.id in pins}
+    return {key: pin for key, (pin, at) in pinned.items() if pin.holds(at)}

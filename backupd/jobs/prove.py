@@ -7,12 +7,19 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.archive.members import Packed, digest_of, pack
-from backupd.errors import GenerationMissing, SourceCorrupt, SourceReplaced, SourceUnlocked
+from backupd.errors import GenerationMissing, SnapshotFailed, SourceCorrupt, SourceReplaced, SourceUnlocked
 from backupd.jobs.checks import Examined, examine_archive, remember_check
 from backupd.jobs.order import BackupOrder
 from backupd.jobs.run import Run
 from backupd.jobs.site import Site
-from backupd.jobs.space import bytes_needed, require_space, reserve_bytes, same_file_system, watching_space
+from backupd.jobs.space import (
+    FILES_OF_A_BACKUP,
+    bytes_needed,
+    require_space,
+    reserve_bytes,
+    same_file_system,
+    watching_space,
+)
 from backupd.log import Event
 from backupd.model import Manifest
 from backupd.priority import give_way
@@ -89,6 +96,8 @@ def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, give_up: 
         inspection = _check(order, snapshot, run)
         if inspection.verdict.level == "corrupt":
             return Proof(source, taken_at, snapshot, inspection)
+        if inspection.verdict.level == "opaque":
+            raise SnapshotFailed(f"{order.path} is encrypted: VACUUM cannot rewrite it", 'use method = "backup"')
         with run.stage("compact"):
             snapshot = compact_snapshot(snapshot)
     inspection, packed = _check_and_pack(order, snapshot, reserve, run, site)
@@ -121,7 +130,8 @@ def _check_space(order: BackupOrder, source: Source, last: Manifest | None, site
     directory = site.store.directory
     reserve = reserve_bytes(directory, order.reserve_bytes)
     copies = 2 if order.settings.method == "vacuum" else 1
-    require_space(directory, bytes_needed(source, last, copies), reserve, f"a backup of {order.source}")
+    needed, what = bytes_needed(source, last, copies), f"a backup of {order.source}"
+    require_space(directory, needed, reserve, what, FILES_OF_A_BACKUP)
     return reserve
 
 

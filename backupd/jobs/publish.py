@@ -14,7 +14,7 @@ from backupd.model import Contents, Manifest, generation_id
 _MAX_ATTEMPT = 999
 
 
-def publish(source: str, proof: Proof, packed: Packed, contents: Contents, run: Run, site: Site) -> Manifest:
+def publish(source: str, proof: Proof, packed: Packed, contents: Contents | None, run: Run, site: Site) -> Manifest:
     """Publish the proven copy as a new generation of `source` and return its manifest. Raises OSError."""
     manifest = _manifest(source, proof, packed, contents, site)
     sealed = encode_manifest(manifest)
@@ -47,7 +47,7 @@ def record_unchanged(last: Manifest, run: Run, site: Site) -> Manifest:
     return last
 
 
-def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents, site: Site) -> Manifest:
+def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents | None, site: Site) -> Manifest:
     return Manifest(
         format=1,
         id=_free_id(source, proof, site),
@@ -64,9 +64,9 @@ def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents, sit
 
 
 def _free_id(source: str, proof: Proof, site: Site) -> str:
-    """Count on in one minute, past names that pruning has freed: what bears one elsewhere stays what it says it is."""
+    """Count on in one minute, past names that a removal has freed here: a replica may hold one of that name."""
     names = [generation_id(source, proof.taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
-    taken = site.store.all_taken()
+    taken = site.store.all_taken() | site.copies().keys()
     last = max((number for number, name in enumerate(names) if name in taken), default=-1)
     if last + 1 == len(names):
         raise SnapshotFailed(f"{names[last]} is taken, the last name that this minute has", "try again in a minute")

@@ -10,18 +10,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from backupd.errors import CopyCorrupt, GenerationMissing
-from backupd.files import noting_limits
+from backupd.errors import CopyCorrupt, GenerationMissing, TargetInUse
+from backupd.files import fsync_directory, noting_limits
 from backupd.jobs.checks import remember_check
 from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
+from backupd.jobs.presence import database_is_there
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
-from backupd.owners import owner_text
+from backupd.owners import known_owner, owner_text
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
@@ -60,7 +61,8 @@ class Replaced:
 class Replacement:
     """What is to be put where: the database of `source` at `path`; `stopped` is the operator's word for the app.
 
-    `directory` is what its directory, empty so far, is given (or in a dry run would be).
+    `directory` is what its directory, empty so far, is given (or in a dry run would be). With `if_missing` a database
+    that is there stays, and a restore that is at work there is waited for; `empty_is_data` as for `database_is_there`.
     """
 
     source: str
@@ -69,6 +71,8 @@ class Replacement:
     stopped: bool = False
     dry_run: bool = False
     directory: Rights | None = None
+    if_missing: bool = False
+    empty_is_data: bool = False
 
 
 def replace_database(
@@ -79,14 +83,22 @@ def replace_database(
     Which one, `choose` tells once nobody else is at work on the store: who was may have published and removed some.
     Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
     """
+    wait_s = site.lock_timeout_s if order.if_missing else 0.0
     if order.dry_run:
         manifest, run = choose(), Run("restore", order.source, site)
         planned_outcome = _rehearsed(manifest, order, run)
         return run.report, planned_outcome
     done = None
-    with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
+    with (
+        recorded("restore", order.source, site) as run,
+        site.locked_if_writable("restore"),
+        alone_at(order.path, wait_s),
+    ):
         run.started()
         heal_restore(order.path, site)
+        if order.if_missing and database_is_there(order.path, empty_is_data=order.empty_is_data):
+            run.note(f"a database has appeared at {order.path}: it stays")
+            return run.report, None
         manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         done = _replace(manifest, order, _target(manifest, order), store, run, site)
@@ -96,7 +108,10 @@ def replace_database(
 def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | None]:
     """Put the database that the last restore kept back in place; what is there now is kept in its turn."""
     if order.dry_run:
-        return Run("restore", order.source, site).report, _undoing(order)[0]
+        way_back, target, _ = _undoing(order)
+        with noting_limits() as limits:
+            fsync_directory(target.path.parent)
+        return Run("restore", order.source, site).report, replace(way_back, notes=tuple(limits))
     done = None
     with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
         run.started()
@@ -151,7 +166,7 @@ def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
         target=str(target.path),
         snapshot_bytes=state.st_size,
         snapshot_sha256=None,
-        owner=f"{state.st_uid}:{state.st_gid}",
+        owner=owner_text(*known_owner(way_back.path, state)),
         mode=f"{state.st_mode & 0o7777:04o}",
         dry_run=order.dry_run,
     )
@@ -191,6 +206,8 @@ def _warn_of_directory(target: Target, manifest: Manifest, order: Replacement, r
 def _swap(done: Replaced, target: Target, part: Path, order: Replacement, site: Site) -> Replaced:
     """Bring the old database to rest, make sure that nobody has opened it since, and put `part` in its place."""
     target = Target.inspect(target.path)  # anew: an app that started meanwhile may have made one
+    if order.if_missing and database_is_there(target.path, empty_is_data=order.empty_is_data):
+        raise TargetInUse(f"a database has appeared at {target.path}: it stays", "run it again")
     settled = target.settle()
     with target.lease(stopped=order.stopped) as lease:
         kept = swap(target.path, part, lease, site.clock(), side_files(part))

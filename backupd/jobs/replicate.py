@@ -15,6 +15,7 @@ from backupd.jobs.adopt import adopt, adopt_local
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.origins import histories
 from backupd.jobs.provenance import Foreign, claims_of, refusal
 from backupd.jobs.retry import Retry
 from backupd.jobs.run import Run, recorded
@@ -104,7 +105,21 @@ def plan_all(order: ReplicaOrder, here: Inventory, there: Inventory, site: Site)
 
     def plan(source: str) -> ReplicationPlan:
         hold, foreign = site.holds.get(source), claims.foreign(there, source)
-        return plan_replication(here.of(source), there.of(source), order, now, hold, pins, foreign)
+        others = {key for group in foreign for key in group.ids}
+        sides = [side.without(others) if others and side is there else side for side in (here, there)]
+        known = {g.id: g for side in sides for g in side.of(source)}
+        manifests = {m.id: m for side in sides for m in side.manifests_of(source)}
+        plans = []
+        for history in histories(known.values(), manifests.values()):
+            ids = {generation.id for generation in history}
+            local, remote = ([g for g in side.of(source) if g.id in ids] for side in sides)
+            plans.append(plan_replication(local, remote, order, now, hold, pins, foreign))
+        return ReplicationPlan(
+            tuple(kept for each in plans for kept in each.send),
+            tuple(kept for each in plans for kept in each.keep),
+            tuple(removed for each in plans for removed in each.remove),
+            foreign,
+        )
 
     return tuple(map(plan, _sources(order, here)))
 
@@ -151,12 +166,7 @@ def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, si
     there = inventory_of(order.name, replica, site)
     plans = plan_all(order, here, there, site)
     going = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
-    _write_checksums(order, replica, there, going, site)
-    for key, reason in going.items():
-        site.tell_catalog(partial(_forget, key, order.name))
-        replica.remove(key)
-        what = f"removed {key} at {order.name}: {reason}"
-        site.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
+    remove_there(going, order, replica, there, site)
     run.update(kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
     if any(plan.foreign for plan in plans):
         raise refused_by(plans, order.name, site)
@@ -166,6 +176,16 @@ def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, si
             f"there is no verified generation of {', '.join(bare)} at {order.name}, and none here to send",
             "take a backup first (backupd backup)",
         )
+
+
+def remove_there(going: Mapping[str, str], order: ReplicaOrder, replica: Replica, there: Inventory, site: Site) -> None:
+    """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
+    _write_checksums(order, replica, there, going, site)
+    for key, reason in going.items():
+        site.tell_catalog(partial(_forget, key, order.name))
+        replica.remove(key)
+        what = f"removed {key} at {order.name}: {reason}"
+        site.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
 
 
 def _sources(order: ReplicaOrder, here: Inventory) -> list[str]:

@@ -17,6 +17,7 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
+from backupd.owners import owner_of
 from backupd.stores.contract import Archives
 
 _ABANDONED_S = 86400
@@ -135,8 +136,8 @@ def _dress(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | No
     """Give the open file mode and owner of the source; return the owner, None where it stays as it is, and the mode."""
     mode = set_mode(descriptor, origin.mode & 0o777, target)
     given = os.geteuid() == 0 and origin.uid is not None and give(descriptor, origin.uid, origin.gid, target) is None
-    state = os.fstat(descriptor)  # on FAT and SMB it is what the mount says
-    return (f"{state.st_uid}:{state.st_gid}" if given or state.st_uid != os.geteuid() else None), mode
+    imposed = os.fstat(descriptor).st_uid != os.geteuid()  # on FAT and SMB, by the mount
+    return (owner_of(descriptor) if given or imposed else None), mode
 
 
 def _put_in_place(part: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 from backupd.errors import ReplicaUnreachable
 from backupd.jobs.retry import Retry
+from backupd.jobs.send import told_of
 from backupd.stores.contract import Archives
 
 Connect = Callable[[], AbstractContextManager[Archives]]
@@ -27,9 +28,10 @@ class ResumingArchives:
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
-        stream = self._first.open(generation_id, begin)
+        with told_of(self.name):
+            stream = self._first.open(generation_id, begin)
         reopen = _reopening(self._connect, generation_id)
-        return io.BufferedReader(_Resuming(stream, begin, reopen, self._retry), _BUFFER_BYTES)
+        return io.BufferedReader(_Resuming(self.name, stream, begin, reopen, self._retry), _BUFFER_BYTES)
 
 
 Reopen = Callable[[int, ExitStack], BinaryIO]
@@ -40,7 +42,8 @@ def _reopening(connect: Connect, generation_id: str) -> Reopen:
 
 
 class _Resuming(io.RawIOBase):
-    def __init__(self, stream: BinaryIO, at: int, reopen: Reopen, retry: Retry) -> None:
+    def __init__(self, name: str, stream: BinaryIO, at: int, reopen: Reopen, retry: Retry) -> None:
+        self._name = name
         self._stack = ExitStack()
         self._stream: BinaryIO | None = self._stack.enter_context(stream)
         self._at, self._reopen, self._retry = at, reopen, retry
@@ -66,9 +69,10 @@ class _Resuming(io.RawIOBase):
 
     def _read(self, size_bytes: int) -> None:
         try:
-            if self._stream is None:
-                self._stream = self._reopen(self._at, self._stack)
-            self._chunk = self._stream.read(size_bytes)
+            with told_of(self._name):
+                if self._stream is None:
+                    self._stream = self._reopen(self._at, self._stack)
+                self._chunk = self._stream.read(size_bytes)
         except ReplicaUnreachable:
             self._stream = None
             self._stack.close()

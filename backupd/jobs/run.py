@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from backupd.catalog import CatalogUnavailable, open_catalog
@@ -14,6 +15,8 @@ from backupd.jobs.site import Site
 from backupd.jobs.words import describe
 from backupd.log import Event
 from backupd.model import RunReport
+from backupd.oserrors import remedy, said, why_full
+from backupd.starting import is_refusal, refusal
 
 DEGRADED_EXIT = 3
 
@@ -136,7 +139,7 @@ def recorded(task: str, source: str, site: Site) -> Iterator[Run]:
     run = Run(task, source, site)
     with site.watch(task, source) as tell_end:
         try:
-            with _failures(run), _limits_noted(run):
+            with _failures(run, site.store.directory), _limits_noted(run):
                 yield run
         finally:
             run.finish()
@@ -155,20 +158,24 @@ def _limits_noted(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def _failures(run: Run) -> Iterator[None]:
+def _failures(run: Run, directory: Path) -> Iterator[None]:
     try:
         yield
     except BackupdError as error:
         run.fail(error)
     except OSError as error:
         if is_full(error):
-            run.fail(NoSpace("the file system of the backups is full", "free space, or move backups_dir"))
+            what, hint = why_full(error, directory)
+            run.fail(NoSpace(what, f"{hint}, or move backups_dir"))
         else:
-            run.fail(BackupdError(f"the file system said: {error}", "check the disk and the rights of backups_dir"))
+            run.fail(BackupdError(f"I/O error: {said(error)}", remedy(error, directory)))
     except (SystemExit, KeyboardInterrupt) as error:
         how = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "interrupted (Ctrl-C)"
         run.fail(Terminated(how, "run it again"))
         raise
     except BaseException as error:
+        if is_refusal(error):
+            run.fail(refusal(error))
+            return
         run.fail(BackupdError(f"broken off by {type(error).__name__}: {error}", "run it again"))
         raise

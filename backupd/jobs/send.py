@@ -14,7 +14,12 @@ from backupd.log import Event
 from backupd.model import Manifest
 from backupd.stores.contract import Replica
 from backupd.stores.taken import manifest_there, taken
-from backupd.text import one_line
+from backupd.text import printable
+
+_DENIED = (
+    "let the account there read and write the directory of the replica (owner and mode), or correct the path in url"
+)
+_LONGEST = 400
 
 
 def send(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
@@ -51,8 +56,10 @@ def told_of(name: str) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise NoSpace(f"no room is left at {name}", "free space there") from error
-        what = f"{name} answered: {one_line(error.strerror or str(error))}"
-        raise BackupdError(what, "check room, quota and rights there; backupd doctor tries them") from error
+        path = f": {error.filename}" if isinstance(error.filename, str) else ""
+        what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
+        hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
+        raise BackupdError(what, f"{hint}; backupd doctor tries them") from error
 
 
 def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:

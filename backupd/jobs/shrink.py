@@ -19,21 +19,26 @@ class ShrinkGuard:
     min_rows: int = 100
 
 
-def losses(before: Manifest, now: Contents, snapshot_bytes: int, guard: ShrinkGuard) -> list[str]:
-    """Return in words what is alarming about `now` against `before`; nothing when the guard is off."""
+def losses(before: Manifest, now: Contents | None, snapshot_bytes: int, guard: ShrinkGuard) -> list[str]:
+    """Return in words what is alarming about `now` against `before`; nothing when the guard is off.
+
+    Of contents that cannot be read (`None`) only the size is known.
+    """
     if not guard.enabled:
         return []
-    compared = _compared(before.contents, now)
-    found = _tables_gone(before.contents, now, compared) + _rows_gone(before.contents, now, compared, guard)
+    found: list[str] = []
+    if before.contents is not None and now is not None:
+        compared = _compared(before.contents, now)
+        found = _tables_gone(before.contents, now, compared) + _rows_gone(before.contents, now, compared, guard)
     was = before.snapshot.size_bytes
     if snapshot_bytes < was * (1 - guard.max_size_loss):
         found.append(f"the database went from {human_bytes(was)} to {human_bytes(snapshot_bytes)}")
     return found
 
 
-def emptied(before: Manifest, now: Contents) -> bool:
+def emptied(before: Manifest, now: Contents | None) -> bool:
     """Tell whether every table is gone that the last generation had."""
-    return bool(before.contents.tables) and not now.tables
+    return before.contents is not None and bool(before.contents.tables) and now is not None and not now.tables
 
 
 def _compared(before: Contents, now: Contents) -> dict[str, bool]:

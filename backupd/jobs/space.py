@@ -7,12 +7,14 @@ from pathlib import Path
 from backupd.errors import NoSpace
 from backupd.jobs.words import human_bytes
 from backupd.model import Manifest
+from backupd.oserrors import lacks_inodes, no_inodes
 from backupd.sqlite.source import Source
 
 _MAX_DEFAULT_RESERVE = 1 << 30
 _DEFAULT_RESERVE = 0.05
 _MARGIN = 1.1
 _UNKNOWN_RATIO = 0.5
+FILES_OF_A_BACKUP = 12  # and directories, at its peak: staging, copy, side files, archive, manifest, checksums, catalog
 
 
 def reserve_bytes(directory: Path, configured: int | None) -> int:
@@ -29,8 +31,14 @@ def bytes_needed(source: Source, last: Manifest | None, copies: int) -> int:
     return int(snapshot * (copies + min(ratio, 1.0)))
 
 
-def require_space(directory: Path, needed: int, reserve: int, what: str) -> None:
-    """Refuse to begin `what` when it would leave less than `reserve` free at `directory`. Raises NoSpace."""
+def require_space(directory: Path, needed: int, reserve: int, what: str, files: int = 1) -> None:
+    """Refuse to begin `what` when it would leave less than `reserve` free at `directory`. Raises NoSpace.
+
+    So it does where inodes for `files` new files are wanting.
+    """
+    if lacks_inodes(directory, files):
+        short, hint = no_inodes(directory)
+        raise NoSpace(f"{what} cannot begin: {short}", hint)
     free = shutil.disk_usage(directory).free
     if free - needed >= reserve:
         return

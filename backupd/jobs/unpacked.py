@@ -9,6 +9,7 @@ from backupd.files import is_full
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space, watching_space
 from backupd.model import Manifest
+from backupd.oserrors import why_full
 from backupd.sqlite.verify import Inspection, checking
 from backupd.stores.contract import Archives
 
@@ -34,7 +35,8 @@ def unpack_proven(
         if isinstance(error, CopyCorrupt):
             raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
         if isinstance(error, OSError) and is_full(error):
-            raise NoSpace(f"the file system of {target.parent} is full", "free space there, and try again") from error
+            what, hint = why_full(error, target.parent)
+            raise NoSpace(what, f"{hint}, and try again") from error
         raise
 
 
@@ -58,4 +60,6 @@ def _check(manifest: Manifest, target: Path) -> Inspection:
         inspection = wait()
     if inspection.verdict.level == "corrupt":
         raise CopyCorrupt(f"it is corrupt: {inspection.verdict.damage[0]}", _HINT)
+    if inspection.verdict.level == "opaque" != manifest.verdict.level:
+        raise CopyCorrupt("it cannot be read, and could be when its manifest was written", _HINT)
     return inspection

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from backupd.model import DrillReport, RunReport
-from backupd.spans import human_span
+from backupd.spans import human_duration, human_span
 
 _KIB = 1024
 
@@ -22,15 +22,6 @@ def human_bytes(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TiB"
 
 
-def human_age(age_s: float) -> str:
-    """Return an age in its largest fitting unit: `40 s`, `3 h`, `12 d`; a time in the future is `in …`."""
-    prefix, age_s = ("in ", -age_s) if age_s < 0 else ("", age_s)
-    for unit, length, next_length in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 86400)):
-        if age_s < next_length:
-            return f"{prefix}{age_s // length:.0f} {unit}"
-    return f"{prefix}{age_s // 86400:.0f} d"
-
-
 def describe(report: RunReport) -> str:
     """Tell a run in the one line that `backup.log` ends it with."""
     head = f"{report.task} {'to' if report.task == 'replicate' else 'of'} {report.source}"
@@ -47,7 +38,7 @@ def describe(report: RunReport) -> str:
         parts.append(f"{counted(len(report.sent), 'generation')}, {sizes}{proven}")
     if report.drill is not None:
         parts += _drilled(report.drill)
-    parts.append(f"{report.duration_s:.1f} s")
+    parts.append(human_duration(report.duration_s))
     if report.kept or report.removed:
         parts.append(f"{report.kept} kept, {len(report.removed)} removed")
     return ", ".join(parts) + "".join(f"; {warning}" for warning in report.warnings)
@@ -58,4 +49,4 @@ def _drilled(drill: DrillReport) -> Iterator[str]:
     if drill.age_s is not None:
         yield f"{human_span(drill.age_s)} old"
     if drill.recovery_s is not None:
-        yield f"recovered in {drill.recovery_s:.1f} s"
+        yield f"recovered in {human_duration(drill.recovery_s)}"

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
@@ -54,12 +54,14 @@ class Pinger:
         run_id, seen = str(uuid4()), self.log.count
         begins = Ping("start", run_id, f"{_named(task, subject)} begins")
         start = threading.Thread(target=self.send, args=(address, begins, task, subject), daemon=True)
-        start.start()
+        with suppress(RuntimeError):  # no further thread is to be had: the end alone is told then
+            start.start()
 
         def ended(report: RunReport) -> None:
             if report.exit_code == Terminated.exit_code:
                 return
-            start.join(self.timeout_s)  # one that came in later would begin the run anew
+            if start.ident is not None:
+                start.join(self.timeout_s)  # one that came in later would begin the run anew
             self.send(address, _end(report, run_id, self.log.lines_after(seen)), task, subject)
 
         yield ended

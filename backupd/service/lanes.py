@@ -36,7 +36,12 @@ class Lanes:
     def stop(self) -> None:
         """Stop both at the same time, so that it takes no longer than with one."""
         other = threading.Thread(target=self.away.stop, name="stop")
-        other.start()
+        try:
+            other.start()
+        except RuntimeError:  # no further thread is to be had: one after the other
+            self.away.stop()
+            self.here.stop()
+            return
         self.here.stop()
         other.join()
 

@@ -25,7 +25,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class GenerationFigures:
-    """One generation in the local store; without a reason to be kept it goes with the next prune."""
+    """One generation in the local store; without a reason to be kept it goes with the next prune.
+
+    One that is `pinned` without `pinned_until` stays until it is released; `label` is what an operator called it.
+    """
 
     id: str
     taken_at: datetime
@@ -34,6 +37,9 @@ class GenerationFigures:
     verification: str
     kept_for: tuple[str, ...]
     stores: tuple[str, ...]
+    pinned: bool = False
+    pinned_until: datetime | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +64,10 @@ class SourceHistory:
 
 @dataclass(frozen=True, slots=True)
 class DrillFigures:
-    """One restore drill; `duration_s` is the recovery time that was measured."""
+    """One restore drill of source `subject` from `store` (None: not known); `duration_s` is the time of recovery."""
 
     subject: str
+    store: str | None
     started_at: datetime
     outcome: str | None
     duration_s: float | None

@@ -12,9 +12,10 @@ from backupd.catalog.marks import RunMark
 from backupd.jobs.expire import plan_for
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.pin import pins_in_force
 from backupd.jobs.site import Site
 from backupd.log import LOG_NAME
-from backupd.model import CLOCK_TOLERANCE, Generation
+from backupd.model import CLOCK_TOLERANCE, Generation, Pin
 from backupd.schedule import Schedule
 from backupd.service.days import Records, first_day, judge_days, marks_by_day
 from backupd.service.plan import Planned
@@ -105,7 +106,8 @@ def _drill(run: RunRecord) -> DrillFigures:
         if isinstance(told, dict)
         else {}
     )
-    return DrillFigures(run.source, run.started_at, run.outcome, run.duration_s, stages, run.error or "")
+    store = run.report.drill.store if run.report and run.report.drill else None
+    return DrillFigures(run.source, store, run.started_at, run.outcome, run.duration_s, stages, run.error or "")
 
 
 def _histories(
@@ -130,12 +132,12 @@ def _history(
     taken_at = tuple(generation.taken_at for generation in generations if inventory.counts(generation))
     records = Records(known.marks, taken_at, known.begin_at)
     reasons = _reasons(source, inventory, expiry, site) if schedule else {g.id: (NOT_CONFIGURED,) for g in generations}
-    shown = generations[:MOST_GENERATIONS]
+    shown, pins = generations[:MOST_GENERATIONS], _pins(inventory, site)
     return SourceHistory(
         source=source,
         days=judge_days(records, schedule, inventory.now) if schedule else (),
         points=_points(known.marks, schedule) if schedule else (),
-        generations=tuple(_generation(one, reasons, remembered, site) for one in shown),
+        generations=tuple(_generation(one, reasons, remembered, pins.get(one.id), site) for one in shown),
         generation_count=len(generations),
         stored_bytes=sum(generation.archive_bytes for generation in generations),
     )
@@ -148,6 +150,13 @@ def _reasons(source: str, inventory: Inventory, expiry: Expiry, site: Site) -> M
         return {generation.id: (HOLDS_UNREADABLE,) for generation in inventory.of(source)}
 
 
+def _pins(inventory: Inventory, site: Site) -> Mapping[str, Pin]:
+    try:
+        return pins_in_force(inventory, site)
+    except OSError:  # the reasons say so
+        return {}
+
+
 def _points(marks: Iterable[RunMark], schedule: Schedule) -> tuple[Point, ...]:
     succeeded = (mark for mark in marks if mark.outcome != "failed")
     last = {day: found[-1] for day, found in marks_by_day(succeeded, schedule.timezone).items()}
@@ -155,7 +164,11 @@ def _points(marks: Iterable[RunMark], schedule: Schedule) -> tuple[Point, ...]:
 
 
 def _generation(
-    generation: Generation, reasons: Mapping[str, tuple[str, ...]], remembered: _Remembered, site: Site
+    generation: Generation,
+    reasons: Mapping[str, tuple[str, ...]],
+    remembered: _Remembered,
+    pin: Pin | None,
+    site: Site,
 ) -> GenerationFigures:
     local = site.store.name
     copies = (remembered.copies or {}).get(generation.id, ())
@@ -167,6 +180,9 @@ def _generation(
         verification="corrupt" if generation.damaged else generation.verification,
         kept_for=reasons.get(generation.id, ()),
         stores=(local, *(store for store in copies if store != local)),
+        pinned=pin is not None,
+        pinned_until=pin.until if pin else None,
+        label=pin.label if pin else "",
     )
 
 

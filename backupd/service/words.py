@@ -6,10 +6,9 @@ from backupd import __version__
 from backupd.health import Health, Standing, within_limit
 from backupd.jobs.words import human_bytes
 from backupd.service.status import NextRun, SourceFigures, Status, TaskFigures
-from backupd.spans import human_span
+from backupd.spans import human_age, human_duration, human_span
 from backupd.text import printable
 
-_TENTHS_BELOW_S = 10
 _PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
 _NO_CATALOG = "backupd doctor tells what is wrong with the catalog; backupd catalog rebuild makes it anew"
 
@@ -61,7 +60,7 @@ def _age(standing: Standing, health: Health) -> str:
     if standing.last_at is None:
         return f"never, {allowed}"
     age_s = (health.checked_at - standing.last_at).total_seconds()
-    old = f"in {human_span(-age_s)}" if age_s < 0 else f"{human_span(age_s)} ago"
+    old = human_age(age_s) if age_s < 0 else f"{human_age(age_s)} ago"
     late = "" if within_limit(standing, health.checked_at) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
     return f"{old}, {allowed}{late}"
 
@@ -72,13 +71,9 @@ def _drills(status: Status) -> Iterator[str]:
         drill = task.drill
         if drill is not None and drill.age_s is not None and drill.recovery_s is not None:
             yield (
-                f"{'measured':<16} {task.source}: back from {drill.store} in {_duration(drill.recovery_s)}, "
+                f"{'measured':<16} {task.source}: back from {drill.store} in {human_duration(drill.recovery_s)}, "
                 f"with data {human_span(drill.age_s)} old ({task.generation})"
             )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < _TENTHS_BELOW_S else human_span(seconds)
 
 
 def _last_runs(status: Status) -> Iterator[str]:
@@ -91,7 +86,7 @@ def _last_runs(status: Status) -> Iterator[str]:
 def _last_run(task: TaskFigures, status: Status) -> str:
     if task.last_success_at is None:
         return f"{task.task} never"
-    took = "" if task.duration_s is None else f" ({task.duration_s:.1f} s)"
+    took = "" if task.duration_s is None else f" ({human_duration(task.duration_s)})"
     return f"{task.task} {human_span((status.taken_at - task.last_success_at).total_seconds())} ago{took}"
 
 

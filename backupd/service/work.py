@@ -20,6 +20,7 @@ from backupd.model import RunReport
 from backupd.priority import give_way
 from backupd.service.worker import DOCTOR, REBUILD, Job
 from backupd.signals import unwind_no_more, unwind_on_signals
+from backupd.starting import starting
 from backupd.wiring import backup_order, build_site, expiry, late_log, priority
 
 
@@ -27,6 +28,8 @@ def main(job: Job, config: Config) -> int:
     """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
     log = late_log(config, sys.stdout)
     try:
+        with starting():
+            threading.Thread(target=_end_with_daemon, daemon=True).start()
         settle(config, os.environ)  # a database that was not there when the daemon started may have an owner by now
         return _do(job, config, build_site(config, console=sys.stdout))
     except BackupdError as error:
@@ -106,7 +109,6 @@ def _end_with_daemon() -> None:
 if __name__ == "__main__":
     unwind_on_signals()
     asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, through a pipe that nobody else holds
-    threading.Thread(target=_end_with_daemon, daemon=True).start()
     code = main(Job(*sys.argv[1:]), asked)
     unwind_no_more()
     sys.exit(code)

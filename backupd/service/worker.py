@@ -13,8 +13,11 @@ from datetime import datetime
 from typing import Final
 
 from backupd.config import Config
-from backupd.errors import TemporaryError
+from backupd.errors import ProcessRefused, TemporaryError
 from backupd.log import Event, EventLog
+from backupd.oserrors import remedy, said
+from backupd.spans import human_span
+from backupd.starting import starting
 
 # A run that was told to stop cleans up; then it is killed, and the next run sweeps what it left.
 STOP_GRACE_S: Final = 4.0
@@ -126,8 +129,11 @@ class Worker:
         """Have `job` done and return its exit code; what kept it from being done is one too, and is told."""
         try:
             process = _begun(job, self._config)
-        except OSError as error:  # no process to be had: too many, or too little memory
-            self._tell(job, f"the {job} could not be begun: {error.strerror}", "give it more memory and processes")
+        except ProcessRefused as error:
+            self._tell(job, f"the {job} could not begin: {error.message}", error.hint)
+            return error.exit_code
+        except OSError as error:
+            self._tell(job, f"the {job} could not begin: {said(error)}", remedy(error))
             return TemporaryError.exit_code
         with self._changed:
             self._process = process
@@ -138,7 +144,7 @@ class Worker:
             try:
                 process.wait(self._timeout_s)
             except subprocess.TimeoutExpired:
-                self._end(job, process, f"it did not end within {self._timeout_s:.0f} s")
+                self._end(job, process, f"it did not end within {human_span(self._timeout_s)}")
         if process.returncode is None:
             return TemporaryError.exit_code  # not even SIGKILL ends it: it hangs in the kernel, and is left behind
         if process.returncode < 0 and not self._stopping:
@@ -172,9 +178,10 @@ def _held_open(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def _begun(job: Job, config: Config) -> "subprocess.Popen[bytes]":
-    """Begin a run, and tell it the configuration. Raises OSError."""
+    """Begin a run, and tell it the configuration. Raises ProcessRefused, OSError."""
     command = [sys.executable, "-P", "-m", "backupd.service.work", job.task, job.source]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own module
+    with starting():
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own module
     assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
     with suppress(BrokenPipeError):  # it died at once: its exit code tells
         process.stdin.write(pickle.dumps(config))

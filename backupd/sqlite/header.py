@@ -4,17 +4,28 @@ import os
 from typing import Literal, NamedTuple
 
 SIZE = 100
-_MAGIC = b"SQLite format 3\x00"
+NEWEST_READ_VERSION = 2
+_PAGE_SIZES = frozenset(512 << power for power in range(7))
+_PAYLOAD_FRACTIONS = b"\x40\x20\x20"
+MAGIC = b"SQLite format 3\x00"
 
 
 class Header(NamedTuple):  # no dataclass: child processes import this
-    """What the header says; `writer` is the SQLite that last wrote it, as `3.40.1`, or `unknown`."""
+    """What the header says; `writer` is the SQLite that last wrote it, as `3.40.1`, or `unknown`.
+
+    `checksums` (cksumvfs keeps one in each page) and `encrypted` (nothing else is known) are not in these bytes. No
+    SQLite reads a file whose header is not `sane`, and none a `read_version` above `NEWEST_READ_VERSION`.
+    """
 
     page_size: int
     journal_mode: Literal["wal", "rollback"]
     user_version: int
     application_id: int
     writer_number: int
+    read_version: int = 1
+    sane: bool = True
+    encrypted: bool = False
+    checksums: bool = False
 
     @property
     def writer(self) -> str:
@@ -28,7 +39,7 @@ EMPTY = Header(page_size=4096, journal_mode="rollback", user_version=0, applicat
 
 def parse_header(raw: bytes) -> Header | None:
     """Return the header in `raw`, or None when it is not that of a plain SQLite 3 database."""
-    if len(raw) < SIZE or not raw.startswith(_MAGIC):
+    if len(raw) < SIZE or not raw.startswith(MAGIC):
         return None
     page_size = int.from_bytes(raw[16:18], "big")
     return Header(
@@ -37,6 +48,8 @@ def parse_header(raw: bytes) -> Header | None:
         user_version=int.from_bytes(raw[60:64], "big", signed=True),
         application_id=int.from_bytes(raw[68:72], "big", signed=True),
         writer_number=int.from_bytes(raw[96:100], "big"),
+        read_version=raw[19],
+        sane=(page_size == 1 or page_size in _PAGE_SIZES) and raw[21:24] == _PAYLOAD_FRACTIONS,
     )
 
 

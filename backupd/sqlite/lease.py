@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from backupd.errors import SnapshotFailed, TargetInUse, TargetRefused
+from backupd.starting import starting
 
 STOPPED_FLAG = "--app-is-stopped"
 
@@ -28,13 +29,14 @@ class Lease:
         self.held = False
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "backupd.sqlite.child.lease"],
-            cwd="/",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
-        )
+        with starting():
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "backupd.sqlite.child.lease"],
+                cwd="/",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
+            )
         try:
             answer = self._ask(json.dumps(self._request))
             self.held = answer["state"] == "held"

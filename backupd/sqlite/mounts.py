@@ -19,6 +19,7 @@ _REMOTE = re.compile(
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _DELETED = "//deleted"
 _DOCKER_DESKTOP = "/run/host_mark"
+_VOLUME = re.compile(r"/volumes/([^/]+)/_data$")
 
 
 class Mount(NamedTuple):  # no dataclass: child processes import this
@@ -33,11 +34,19 @@ class Mount(NamedTuple):  # no dataclass: child processes import this
     source: str
 
     @property
-    def host_path(self) -> str:
-        """The path that is mounted as its own file system knows it; on its host, a mount point may come before that."""
+    def host_directory(self) -> str:
+        """What to mount to have what is beside `root`: a volume of Docker, or a directory; DIRECTORY if not known.
+
+        A directory is named as its own file system knows it; on its host, a mount point may come before that.
+        """
+        path = self.root
         if self.source.startswith(f"{_DOCKER_DESKTOP}/"):
-            return os.path.normpath(f"{self.source.removeprefix(_DOCKER_DESKTOP)}/{self.root}")
-        return self.root
+            path = os.path.normpath(f"{self.source.removeprefix(_DOCKER_DESKTOP)}/{self.root}")
+        directory, _name = os.path.split(path)
+        volume = _VOLUME.search(directory)
+        if volume is not None:
+            return volume[1]
+        return directory if directory != "/" else "DIRECTORY"
 
 
 class Apart(NamedTuple):
@@ -121,10 +130,13 @@ def second_names(path: str, mounts: Iterable[Mount] | None = None) -> tuple[str,
     return tuple(m.point for m in seen if (m.device, m.root) == (own.device, inside) and m.point != path)
 
 
-def mount_the_directory(directory: str = "/app/data", host: str = "DIRECTORY") -> str:
-    """Return the advice that brings a database and its side files together at `directory`."""
-    line = f"-v {host}:{directory}"
-    return f"mount the directory of the database, not the file, for the app and for backupd: {line} (docs/sources.md)"
+def mount_the_directory(directory: str, host: str = "DIRECTORY", name: str = "") -> str:
+    """Return the advice that brings a database, of another `name` there, and its side files together at `directory`."""
+    line = f"-v {host}:{directory}" + (f", where the database is {directory}/{name}" if name else "")
+    return (
+        f"mount the directory of the database, not the file, for the app and for backupd: {line} (Kubernetes: without "
+        "subPath; see docs/sources.md)"
+    )
 
 
 def _mount(line: str) -> Mount:
@@ -144,15 +156,13 @@ def _holds(point: str, path: str) -> bool:
 
 def _apart(path: str, mount: Mount) -> Apart:
     directory, name = os.path.split(path)
-    host, there = os.path.split(mount.host_path)
+    _host, there = os.path.split(mount.root)
     new = "/data" if directory == "/" else directory
-    hint = mount_the_directory(new, host if there else "DIRECTORY")
-    if mount.point == path and there and (new, there) != (directory, name):
-        hint = f"{hint}, where the database is {new}/{there}"
+    is_other = mount.point == path and (new, there) != (directory, name)
     return Apart(
         f"{mount.point} is mounted without its directory: the app may keep -wal and -journal beside another name, "
         "where they are not seen",
-        hint,
+        mount_the_directory(new, mount.host_directory, there if is_other else ""),
     )
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any, Self
 
 from backupd import errors
 from backupd.errors import BackupdError, SnapshotFailed
+from backupd.starting import starting
 
 OnProgress = Callable[[int, int], None]
 OnEvent = Callable[[str, str], None]
@@ -47,14 +48,15 @@ class Child:
 
     def __init__(self, verb: str, request: Mapping[str, object], directory: Path) -> None:
         self._last_words = open(os.memfd_create("last words"), "w+b")  # noqa: SIM115 - closed by __exit__
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-P", "-m", f"backupd.sqlite.child.{verb}"],  # -P: import nothing from `directory`
-            cwd=directory,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._last_words,
-            start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
-        )
+        with starting():
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-P", "-m", f"backupd.sqlite.child.{verb}"],  # -P: import nothing from `directory`
+                cwd=directory,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._last_words,
+                start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
+            )
         with suppress(BrokenPipeError):  # it died at once: `result` tells how
             self._stdin.write(json.dumps(dict(request)).encode() + b"\n")
             self._stdin.flush()

@@ -5,14 +5,15 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from errno import EINVAL
 from pathlib import Path
 from typing import Literal
 
 from backupd.errors import SourceMissing, TargetRefused
 from backupd.files import fsync_directory, give, set_mode
 from backupd.model import SourceFacts
-from backupd.owners import SAME_NAMESPACE, known_owner, owner_or, where_owned
+from backupd.owners import SAME_NAMESPACE, id_outside, known_owner, owner_of, owner_or, owner_text, where_owned
+from backupd.sqlite.checksums import path_has_checksums, set_checksums
+from backupd.sqlite.encryption import looks_encrypted
 from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.intent import KEPT, SIDE_FILES
 from backupd.sqlite.lease import Lease
@@ -117,11 +118,15 @@ class Target:
 def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
     """Let our own database file at `path` have the journal mode that its app uses; tells whether it had another."""
     with path.open("rb") as stream:
-        header = parse_header(stream.read(SIZE))
-    if header is None or header.journal_mode == wanted:  # an empty database has none yet
+        header = None if looks_encrypted(stream.fileno()) else parse_header(stream.read(SIZE))
+    if header is None or header.journal_mode == wanted:  # an empty database has none yet, an encrypted one is its app's
         return False
+    checksums = path_has_checksums(path)
     with Child("own", {"verb": "journal", "path": path.name, "mode": wanted}, path.parent) as child:
         child.result()
+    if checksums:
+        with path.open("r+b") as stream:
+            set_checksums(stream.fileno(), first_only=True)
     return True
 
 
@@ -142,52 +147,45 @@ def dress(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
 
 
 def _dress(descriptor: int, target: Target, origin: SourceFacts) -> tuple[str, str]:
-    uid, gid = _owner_to_be(descriptor, target, origin)
     mode = set_mode(descriptor, target.old.mode if target.old else origin.mode & 0o777, target.path)
-    _give(
-        descriptor, uid, gid, target.path
-    )  # last: root with few capabilities has no say any more in what is another's
-    uid, gid = _owner(descriptor)
-    return f"{uid}:{gid}", f"{mode:04o}"
+    uid, gid = _owner_to_be(target, origin)
+    if uid is not None:  # last: root with few capabilities has no say any more in what is another's
+        _give(descriptor, uid, gid, target.path)
+    return owner_of(descriptor), f"{mode:04o}"
 
 
-def _owner_to_be(descriptor: int, target: Target, origin: SourceFacts) -> tuple[int, int]:
-    """Return whose the open file is to be: of the owner of the old database, else, as root, of that of its `origin`.
+def _owner_to_be(target: Target, origin: SourceFacts) -> tuple[int | None, int | None]:
+    """Return whose the file is to be: of the owner of the old database, else, as root, of that of its `origin`.
 
-    Where the backup did not know that one either, of the owner of the directory.
+    Where the backup did not know that one either, of the owner of the directory. None leaves the file as it is.
     """
-    own_uid, own_gid = _owner(descriptor)
-    uid: int | None = None
-    gid: int | None = None
     if target.old is not None:
-        uid, gid = target.old.uid, target.old.gid
-    elif os.geteuid() == 0:  # nobody else may give a file away; a setgid directory has given the group
-        uid, gid = owner_or(origin.uid, origin.gid, target.path.parent)
-    return own_uid if uid is None else uid, own_gid if gid is None else gid
+        return target.old.uid, target.old.gid
+    if os.geteuid() == 0:
+        return owner_or(origin.uid, origin.gid, target.path.parent)
+    return None, None  # nobody but root may give a file away; a setgid directory has given the group
 
 
-def _give(descriptor: int, uid: int, gid: int, path: Path) -> None:
-    if (uid, gid) == _owner(descriptor):
+def _give(descriptor: int, uid: int, gid: int | None, path: Path) -> None:
+    state = os.fstat(descriptor)
+    if uid == state.st_uid and gid in (None, state.st_gid):
         return
     refused = give(descriptor, uid, gid, path)
-    if refused is None or _imposes_owner(descriptor, path):
+    if refused is None or _imposes_owner(state, path):
         return
+    group = "" if gid is None else f", PGID={gid}"
+    mapped = id_outside("uid", uid) is not None and (gid is None or id_outside("gid", gid) is not None)
     raise TargetRefused(
-        f"the restored file cannot be given to {uid}:{gid}, who owned the old one: {refused.strerror}",
-        f"{SAME_NAMESPACE}; or restore elsewhere (--to PATH)"
-        if refused.errno == EINVAL
-        else f"run backupd as that user (PUID={uid}, PGID={gid}), or as root with the capability CHOWN",
+        f"the restored file cannot be given to {owner_text(uid, gid)}, who owned the old one: {refused.strerror}",
+        f"run backupd as that user (PUID={uid}{group}), or as root with the capability CHOWN"
+        if mapped
+        else f"{SAME_NAMESPACE}; or restore elsewhere (--to PATH)",
     )
 
 
-def _imposes_owner(descriptor: int, path: Path) -> bool:
+def _imposes_owner(state: os.stat_result, path: Path) -> bool:
     """Tell whether all files of that file system belong to one user: FAT, SMB. NFS only makes root somebody else."""
-    return _owner(descriptor)[0] != os.geteuid() and not filesystem_of(str(path)).startswith("nfs")
-
-
-def _owner(descriptor: int) -> tuple[int, int]:
-    state = os.fstat(descriptor)
-    return state.st_uid, state.st_gid
+    return state.st_uid != os.geteuid() and not filesystem_of(str(path)).startswith("nfs")
 
 
 def _copy_attributes(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from backupd.errors import SnapshotFailed
 from backupd.model import SnapshotFacts
+from backupd.sqlite.checksums import path_has_checksums, set_checksums
 from backupd.sqlite.header import EMPTY, SIZE, parse_header
 from backupd.sqlite.process import Child, ChildHangs, OnEvent, OnProgress
 from backupd.sqlite.source import Source
@@ -48,7 +49,7 @@ class Snapshot:
     filesystem: str
     hot_journal: bool
     writers_held_s: float
-    method: Literal["backup", "vacuum"] = "backup"
+    method: Literal["backup", "vacuum", "file"] = "backup"
 
     def facts(self, sha256: str) -> SnapshotFacts:
         """Return what the manifest keeps, given the digest of the copy."""
@@ -97,7 +98,7 @@ def take_snapshot(
 def probe_source(source: Source, settings: SnapshotSettings, directory: Path) -> dict[str, Any]:
     """Open and pin `source` as a backup would, and copy nothing; `directory` is the child's working directory.
 
-    Returns journal_mode, writer, copier and filesystem. Raises what `take_snapshot` raises.
+    Returns encrypted, journal_mode, writer, copier and filesystem. Raises what `take_snapshot` raises.
     """
     give_up = time.monotonic() + settings.timeout_s
     try:
@@ -115,8 +116,11 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     """
     staging = snapshot.path.parent
     _own("compact", staging, path=snapshot.path.name, target=_COMPACTED)
-    snapshot.path.unlink()
     path = staging / _COMPACTED
+    if path_has_checksums(snapshot.path):
+        with path.open("r+b") as stream:
+            set_checksums(stream.fileno(), first_only=False)
+    snapshot.path.unlink()
     return replace(snapshot, path=path, size_bytes=path.stat().st_size, method="vacuum")
 
 
@@ -149,6 +153,8 @@ def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:
     size_bytes = path.stat().st_size
     with path.open("rb") as stream:
         header = parse_header(stream.read(SIZE)) or EMPTY
+    if answer["encrypted"]:
+        header = EMPTY._replace(page_size=answer["page_size"])
     if size_bytes % header.page_size:
         raise SnapshotFailed(f"the copy has {size_bytes} bytes, not whole pages of {header.page_size}", "try again")
     return Snapshot(
@@ -163,4 +169,5 @@ def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:
         filesystem=answer["filesystem"],
         hot_journal=answer["hot"],
         writers_held_s=answer["writers_held_s"],
+        method="file" if answer["encrypted"] else "backup",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
+from backupd.oserrors import dangling
 from backupd.owners import known_owner, where_owned
 from backupd.sqlite.directory import Rights
 from backupd.sqlite.mounts import current_mounts, mount_of, mounted_apart, second_names
@@ -69,7 +70,7 @@ class Source:
         or has a second name.
         """
         real = Path(os.path.realpath(path))
-        state = _stat(real)
+        state = _stat(real, path)
         signature = signature_of(real, state)
         wal_bytes = signature.wal.size_bytes if signature.wal else 0
         mode = stat.S_IMODE(state.st_mode)
@@ -136,10 +137,16 @@ def same_content(earlier: Signature, now: Signature) -> bool:
     return settled and earlier.database == now.database and earlier.wal == now.wal
 
 
-def _stat(path: Path) -> os.stat_result:
+def _stat(path: Path, named: Path) -> os.stat_result:
+    """Return what is known of the real `path`, which the configuration calls `named`."""
     try:
         state = path.stat()
     except FileNotFoundError as error:
+        if link := dangling(named):
+            raise SourceMissing(
+                f"no database at {named}: {link}",
+                "mount what the link leads to at the same path here, or give the path of the database itself",
+            ) from error
         raise SourceMissing(
             f"no database at {path}",
             "check the path and that the right volume is mounted: a wrong one is an empty directory",
@@ -148,7 +155,7 @@ def _stat(path: Path) -> os.stat_result:
         raise SourceUnusable(
             f"uid {os.geteuid()} has no right to look at {path}",
             where_owned(
-                path.parent, "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH"
+                path, "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH"
             ),
         ) from error
     except OSError as error:

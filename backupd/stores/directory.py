@@ -28,6 +28,7 @@ from backupd.files import (
     write_durably,
 )
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
+from backupd.oserrors import dangling, remedy, why_full
 from backupd.owners import where_owned
 from backupd.stores.contract import Listing, Recovered, Stored
 from backupd.stores.staging import Staging, sweep
@@ -193,19 +194,23 @@ class DirectoryStore:
                 fsync_directory(directory.parent)
         except FileNotFoundError as error:
             raise SnapshotFailed(
-                f"there is no directory {directory.parent} to hold the backups",
+                dangling(directory.parent) or f"there is no directory {directory.parent} to hold the backups",
                 "make it, or mount the volume that should be there",
             ) from error
         except FileExistsError as error:
             raise SnapshotFailed(
-                f"{directory} is no directory: something else has its name", "look at it, and move it away"
+                dangling(directory) or f"{directory} is no directory: something else has its name",
+                "make what it leads to, or mount it at the same path here"
+                if directory.is_symlink()
+                else "look at it, and move it away",
             ) from error
         except OSError as error:
             if is_full(error):
-                raise NoSpace(f"no room to make {directory}", "free space, or move backups_dir") from error
+                what, hint = why_full(error, directory.parent)
+                raise NoSpace(f"cannot make {directory}: {what}", f"{hint}, or move backups_dir") from error
             raise SnapshotFailed(
                 f"cannot make {directory} for the backups: {error.strerror}",
-                where_owned(directory.parent, "give backupd's user the right to write there, or set backups_dir"),
+                where_owned(directory.parent, f"{remedy(error, directory.parent)}; or set backups_dir"),
             ) from error
 
     def _place(self, path: Path, target: Path) -> None:

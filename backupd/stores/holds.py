@@ -44,9 +44,20 @@ class Holds:
         replace_durably(path, text.encode(), temporary=path.with_suffix(".new"))
         return hold
 
+    def accept(self, source: str) -> None:
+        """Let the next copy of `source` be published although it cannot be read, until the next `release`."""
+        self._make()
+        write_durably(self._acceptance(source), b"")
+        fsync_directory(self._directory)
+
+    def accepted(self, source: str) -> bool:
+        """Tell whether the next copy of `source` may be one that cannot be read."""
+        return self._acceptance(source).exists()
+
     def release(self, source: str) -> bool:
-        """Let pruning of `source` go on; False when nothing held it."""
+        """Let pruning of `source` go on, and end any acceptance; False when nothing held it."""
         path = self._path(source)
+        self._acceptance(source).unlink(missing_ok=True)
         if not path.exists():
             return False
         path.unlink()
@@ -55,6 +66,9 @@ class Holds:
 
     def _path(self, source: str) -> Path:
         return self._directory / f"{source}.json"
+
+    def _acceptance(self, source: str) -> Path:
+        return self._directory / f"{source}.accepted"
 
     def _make(self) -> None:
         if not self._directory.is_dir():

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from backupd.errors import LockHeld
 from backupd.files import give_to_owner_of
+from backupd.spans import human_span
 
 _POLL_S = 0.1
 
@@ -73,7 +74,7 @@ def _who(holder: Holder | None) -> str:
     if holder is None:
         return "another run"
     age_s = max(0, time.time() - holder.since)
-    return f"a {holder.task} that began {age_s:.0f} s ago (process {holder.pid} on {holder.host})"
+    return f"a {holder.task} that began {human_span(age_s)} ago (process {holder.pid} on {holder.host})"
 
 
 def _read(descriptor: int) -> Holder | None:

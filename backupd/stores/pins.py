@@ -13,7 +13,7 @@ from pathlib import Path
 from backupd.files import fsync_directory, give_to_owner_of, replace_durably
 from backupd.model import Pin, is_generation_id
 
-_SUFFIX = ".json"
+_SUFFIX, _NEW = ".json", ".new"
 
 
 class Pins:
@@ -30,6 +30,8 @@ class Pins:
         try:
             names = sorted(path.name for path in self._directory.iterdir())
         except FileNotFoundError:
+            if self._directory.is_symlink():  # it leads nowhere: what is pinned is not known
+                raise
             return {}
         ids = (name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
         found = (self.get(generation_id) for generation_id in ids if is_generation_id(generation_id))
@@ -60,8 +62,10 @@ class Pins:
             self._directory.mkdir(mode=0o700)
             give_to_owner_of(self._directory.parent, self._directory)
             fsync_directory(self._directory.parent)
+        for litter in self._directory.glob(f"*{_NEW}"):  # of a run that was killed
+            litter.unlink()
         path = self._path(pin.generation)
-        replace_durably(path, _encoded(pin), temporary=path.with_suffix(".new"))
+        replace_durably(path, _encoded(pin), temporary=path.with_suffix(_NEW))
         return pin
 
     def release(self, generation_id: str) -> bool:

@@ -45,10 +45,14 @@ def _send_all(order: dict[str, Any]) -> list[str]:
 
     threads = [threading.Thread(target=send, args=(index,), daemon=True) for index in range(len(urls))]
     give_up = time.monotonic() + DEADLINE_S
+    for index, thread in enumerate(threads):
+        try:
+            thread.start()
+        except RuntimeError as error:
+            reasons[index] = str(error)
     for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, give_up - time.monotonic()))
+        if thread.ident is not None:
+            thread.join(max(0.0, give_up - time.monotonic()))
     return list(reasons)
 
 

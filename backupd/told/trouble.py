@@ -8,6 +8,7 @@ from backupd.catalog import RunRecord
 from backupd.health import HealthFacts, find_problems
 from backupd.model import Mood
 from backupd.problems import Problem
+from backupd.spans import human_duration
 
 # As long as the alert BackupdProofMissing waits: on the first day there is no proof of anything.
 FIRST_DAY = timedelta(hours=6)
@@ -74,7 +75,7 @@ def facts_of(look: Look, now: datetime) -> Facts:
 
     A failure that may pass by itself is told once it makes `/health` red, and not as long as it is a warning.
     """
-    blind = {"late", "damaged", "shrunk", "generation"} if look.health.store_unreadable else set[str]()
+    blind = {"late", "damaged", "unreadable", "shrunk", "generation"} if look.health.store_unreadable else set[str]()
     if look.health.catalog_error is not None:
         blind |= {"late", "failed", "missing", "unusable", "damaged"}
     problems = (one for one in find_problems(look.health, now) if one.unhealthy or one.kind != "failed")
@@ -104,7 +105,7 @@ def _trouble(problem: Problem) -> Trouble:
         case "failed":
             key, patience = f"{kind} {subject} {problem.task}", timedelta()
             next_step = f"{next_step}; it is tried again by itself"
-        case "damaged" | "shrunk" if problem.since:
+        case "damaged" | "unreadable" | "shrunk" if problem.since:
             key, patience = f"{kind} {subject} {problem.since.isoformat()}", timedelta()  # another one each time
         case _:
             key, patience = f"{kind} {subject} {problem.reference}".rstrip(), timedelta()
@@ -121,6 +122,7 @@ def _over(problem: Problem) -> str:
         "missing": f"{database} is no longer missing",
         "unusable": f"{database} is no longer refused",
         "damaged": f"{database} is sound again, or was accepted as it is: pruning goes on",
+        "unreadable": f"{database} can be read again, or was accepted as it is: pruning goes on",
         "shrunk": f"{database} has grown back, or was accepted as it is: pruning goes on",
         "never": f"there is a {problem.proof} again that is young enough",
         "future": f"there is a {problem.proof} again that is young enough",
@@ -134,8 +136,9 @@ def _proven(runs: Iterable[RunRecord], now: datetime) -> Iterator[News]:
     for run in runs:
         if run.outcome == "failed" or run.finished_at is None or now - run.finished_at > _NOT_NEWS_AFTER:
             continue
-        took = f"in {run.duration_s:.0f} s" if run.duration_s is not None else ""
+        took = f"in {human_duration(run.duration_s)}" if run.duration_s is not None else ""
         generation = f" of {run.generation}" if run.generation else ""
         warnings = "; ".join(run.report.warnings) if run.report else ""
-        headline = f"the drill of {run.source} has proven a restore{generation} {took}".rstrip()
+        store = f" from {run.report.drill.store}" if run.report and run.report.drill else ""
+        headline = f"the drill of {run.source} has proven a restore{generation}{store} {took}".rstrip()
         yield News(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)

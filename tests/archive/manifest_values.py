@@ -80,7 +80,17 @@ def snapshots(draw: st.DrawFn) -> SnapshotFacts:
         application_id=draw(st.integers(-(2**31), 2**31 - 1)),
         sqlite_writer=draw(TEXT),
         sqlite_copier=draw(TEXT),
-        method=draw(st.sampled_from(["backup", "vacuum"])),
+        method=draw(st.sampled_from(["backup", "vacuum", "file"])),
+    )
+
+
+@st.composite
+def contents(draw: st.DrawFn) -> Contents:
+    return Contents(
+        draw(st.dictionaries(TEXT, st.none() | COUNT, max_size=4)),
+        draw(SHA256),
+        draw(st.dictionaries(TEXT, TEXT, max_size=4)),
+        draw(st.dictionaries(TEXT, TEXT, max_size=4)),
     )
 
 
@@ -89,6 +99,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     """Any manifest that backupd could write."""
     source = draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True))
     taken_at = draw(st.datetimes(datetime(1970, 1, 2), datetime(9998, 12, 30), timezones=st.just(UTC)))  # noqa: DTZ001
+    level = draw(st.sampled_from(["full", "structural", "opaque", "corrupt"]))
     signature = Signature(draw(FILE_STATE), draw(st.none() | FILE_STATE), draw(ANY_INT))
     return Manifest(
         format=1,
@@ -100,14 +111,10 @@ def manifests(draw: st.DrawFn) -> Manifest:
         origin=SourceFacts(draw(TEXT), *draw(RIGHTS), signature, *draw(RIGHTS)),
         snapshot=draw(snapshots()),
         archive=ArchiveFacts(draw(SHA256), draw(COUNT), draw(st.integers(1, 16 << 20)), draw(COUNT)),
-        contents=Contents(
-            draw(st.dictionaries(TEXT, st.none() | COUNT, max_size=4)),
-            draw(SHA256),
-            draw(st.dictionaries(TEXT, TEXT, max_size=4)),
-            draw(st.dictionaries(TEXT, TEXT, max_size=4)),
-        ),
+        contents=None if level == "opaque" else draw(contents()),
         verdict=Verdict(
-            level=draw(st.sampled_from(["full", "structural", "corrupt"])),
+            level=level,
+            doubt=draw(TEXT),
             checks=draw(TEXTS),
             damage=draw(TEXTS),
             notes=draw(TEXTS),

@@ -59,7 +59,8 @@ HOSTILE = [
     *[("contents.tables", tables) for tables in ({"t": -1}, {"t": 2**63}, {"t": "1"}, ["t"], {"x" * 4097: 1})],
     *[(f"contents.{key}", said) for key in ("columns", "virtual") for said in ({"t": 1}, {"t": "x" * 4097}, ["t"])],
     ("contents.schema_sha256", "0" * 63 + "\u0660"),
-    *[("verdict.level", level) for level in ("perfect", "", None, ["full"])],
+    *[("verdict.level", level) for level in ("perfect", "", None, ["full"], "opaque")],
+    ("contents", None),
     *[("verdict.checks", checks) for checks in (["x"] * 21, [1], "integrity_check", {"0": "x"})],
     *[("verdict.damage", damage) for damage in (["x"] * 201, ["x" * 4097])],
     *[("verdict.duration_s", number) for number in (-0.1, math.nan, math.inf, "1", 10**400)],
@@ -78,7 +79,7 @@ def test_a_value_that_cannot_be_true_is_refused(path: str, value: object) -> Non
     assert "its own digest" not in refusal.value.message, "the seal was wrong: this test tested nothing"
 
 
-OPTIONAL = {"columns", "virtual", "damage", "notes", "foreign_key_violations", "duration_s"}
+OPTIONAL = {"columns", "virtual", "doubt", "damage", "notes", "foreign_key_violations", "duration_s"}
 NAMES = [path for path in paths(FIELDS) if path and all(isinstance(key, str) for key in path)]
 REQUIRED = [path for path in NAMES if path[-1] not in OPTIONAL and path[:2] != ("contents", "tables")]
 

@@ -123,5 +123,22 @@ def test_a_replica_that_leads_to_the_backups_themselves_is_refused(
     there.symlink_to(backups)
     answer = typed("replicate", **nas(there))
     assert (answer.code, "the directory of the backups itself" in answer.err) == (78, True)
+    there.unlink()
+    other = {"BACKUPD_BACKUPS_DIR": str(there.parent / "others")}
+    assert typed("backup", **other).code == 0
+    there.symlink_to(there.parent / "others")
+    assert (typed("replicate", **nas(there)).code, len(ids(there))) == (78, 1)
     assert not all(finding["ok"] for finding in typed("doctor", "--json", **nas(there)).json)
     assert generation in ids(backups)
+
+
+def test_where_no_operator_looks_a_missing_database_is_restored_from_another_store_at_the_same_path_only(
+    typed: Keyboard, lost: str, there: Path, tmp_path: Path, database: Path
+) -> None:
+    other = {"BACKUPD_DATABASE": str(tmp_path / "tasks.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "others")}
+    refused = typed("restore", "--if-missing", "--allow-none", **nas(there), **other)
+    assert (refused.code, "another store has made" in refused.err) == (1, True), refused
+    assert not (tmp_path / "tasks.db").exists()
+    database.unlink()
+    answer = typed("restore", "--if-missing", **nas(there))
+    assert (answer.code, lost in answer.out, is_balanced(database)) == (0, True, True), answer

@@ -47,7 +47,7 @@ def test_a_sound_set_up_passes_and_is_not_changed(backupd: Backupd, backups: Pat
         "log",
         "generations",
     ]
-    assert re.search(r"wal, on \w+, uid \d+, written by SQLite 3\.\d+\.\d+, readable with", details["source tasks"])
+    assert re.search(r"on \w+, uid \d+, wal, written by SQLite 3\.\d+\.\d+, readable with", details["source tasks"])
     assert "free" in details["space for tasks"]
     assert database.read_bytes() == before
     beside = {path.name for path in database.parent.iterdir()} - {database.name}
@@ -173,7 +173,7 @@ def a_message_that_nobody_takes(patient: Patient) -> dict[str, str]:
 TROUBLES: list[tuple[Spoil, str, str, str]] = [
     (no_database, "source tasks", r"no database at /", "mounted"),
     (a_directory_for_a_database, "source tasks", "is a directory", "path of the database file"),
-    (no_sqlite, "source tasks", "encrypted or not a SQLite database", "check the path"),
+    (no_sqlite, "source tasks", "is not a SQLite database", "check the path"),
     (an_empty_database, "source tasks", r"is empty \(0 bytes\)", "restore the database"),
     (no_mount, "backups directory", r"no directory .*/mnt", "mount the volume"),
     (a_file_for_a_directory, "backups directory", r"notes\.txt", "."),

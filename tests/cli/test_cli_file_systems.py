@@ -81,10 +81,10 @@ def test_dry_run_where_directories_cannot_be_fsynced_says_what_the_run_says(
 ) -> None:
     assert generation
     notes = [
-        without_directory_fsync(backupd, database.parent, "restore", "--json", *dry_run).json["notes"]
-        for dry_run in (["--dry-run"], [])
+        without_directory_fsync(backupd, database.parent, "restore", "--json", *options).json["notes"]
+        for options in (["--dry-run"], [], ["--undo", "--dry-run"], ["--undo"])
     ]
-    assert notes == [[f"the file system of {database.parent} {SYNC}"]] * 2
+    assert notes == [[f"the file system of {database.parent} {SYNC}"]] * 4
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])

@@ -215,7 +215,7 @@ def test_a_target_without_rights_is_what_the_advice_is_about(backupd: Backupd, g
         check=False,
     )
     assert done.returncode == 1
-    assert f"what to do: check the rights of {target.parent}, and the disk" in done.stderr
+    assert f"what to do: user {os.geteuid()}:{os.getegid()} lacks the rights to {target.parent}" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])

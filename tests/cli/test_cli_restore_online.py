@@ -14,6 +14,7 @@ from support.app import running_app
 from support.bank import spend
 from support.command import Backupd, log_lines
 from support.generations import backdated
+from support.sqlite_checks import rewrite
 from support.sqlite_processes import wait_until
 
 LIVE = ("restore", "--online", "--json")
@@ -171,3 +172,33 @@ def test_killed_in_the_middle_the_app_finds_the_old_content(typed: Keyboard, bac
         answer = typed("restore", generation, "--online")
         assert answer.code == 0, answer.err
         assert app.sql("SELECT count(*) FROM ledger") == [[0]]
+
+
+def test_what_only_the_app_can_judge_and_what_is_only_a_note_is_no_damage_afterwards(
+    typed: Keyboard, database: Path
+) -> None:
+    with running_app(database) as app:
+        app.sql("CREATE TABLE t(a, b)")
+        app.sql("INSERT INTO t VALUES (1, NULL)")
+        app.sql("CREATE INDEX odd ON t(app_function(a))")
+    rewrite(database, "t(a, b)", "t(a, b NOT NULL)")
+    generation = typed("backup", "--json").json["generation"]
+    with running_app(database) as app:
+        app.sql("DELETE FROM t")
+        answer = typed("restore", generation, "--online", "--json")
+        assert answer.code == 0, answer.err
+        assert app.sql("SELECT count(*) FROM t NOT INDEXED") == [[1]]
+
+
+def test_a_schema_of_another_engine_is_no_damage_and_is_refused_with_the_way_that_works(
+    typed: Keyboard, database: Path
+) -> None:
+    rewrite(database, "CREATE TABLE ledger(", "CREATE RANDOM TABLE ledger(")
+    assert typed("backup").code == 3
+    online = typed("restore", "--online")
+    assert online.code == 1
+    assert "cannot read the schema of" in online.err
+    before = database.read_bytes()
+    in_place = typed("restore", "--json")
+    assert in_place.code == 0, in_place.err
+    assert database.read_bytes()[100:] == before[100:]  # the header has counters

@@ -247,3 +247,15 @@ def test_a_disk_without_room_to_unpack_is_no_damage(
     answer = typed("verify", generation, "--json")
     assert (answer.code, "TiB" in answer.json["error"]) == (1, True)
     assert site.ask_catalog(lambda catalog: catalog.damaged("local"), None) == frozenset()
+
+
+def test_an_empty_replica_is_told_by_its_name_with_the_command_that_fills_it(typed: Keyboard, tmp_path: Path) -> None:
+    replica = {"BACKUPD_REPLICAS__OFFSITE__URL": f"file:{tmp_path}/offsite"}
+    for command in (("verify", "--all", "--store", "offsite"), ("restore", "--dry-run", "--from", "offsite")):
+        answer = typed(*command, **replica)
+        assert answer.code == 1
+        assert "there is no generation in store offsite" in answer.err
+        assert "what to do: run backupd replicate --to offsite first" in answer.err
+    assert "what to do: run backupd backup first" in typed("verify", "--all").err
+    unknown = typed("verify", "tasks-20200101-0000", "--store", "offsite", **replica)
+    assert "what to do: see backupd list --store offsite" in unknown.err

@@ -74,7 +74,7 @@ def assert_told(yard: Yard, forks: Crew, before: Before) -> bool:
     assert_unhurt(yard, before)
     assert_swept(yard)
     if ended.code == 1:
-        assert re.search("what to do: (free|report)", ended.err), ended.err
+        assert re.search("what to do: (free|report|remove files there)", ended.err), ended.err
         assert yard.generations() == before.generations
         assert yard.store.strays() == ()
     else:

@@ -229,16 +229,18 @@ def assert_heals(yard: Yard, forks: Crew, *, verify: bool = True) -> None:
     if verify:
         checked = forks.run(["verify", "--all", "--json"], yard.environ)
         assert checked.code == 0, checked.out
-        assert [result["sound"] for result in checked.json] == [True] * yard.kept
+        assert [result["sound"] for result in checked.json] == [True] * len(yard.generations())
 
 
 def assert_listed(yard: Yard, forks: Crew) -> None:
-    """Assert that `list` tells just the generations that are there, and as many as are to be kept."""
+    """Assert that `list` tells just the generations that are there: as many as are to be kept, and pinned ones."""
     listed = forks.run(["list", "--json"], yard.environ)
     assert listed.code == 0, listed.err
     ids = [facts["id"] for facts in listed.json]
     assert ids == sorted(yard.generations(), key=yard.taken_at, reverse=True)
-    assert len(ids) == yard.kept
+    beside = [facts for facts in listed.json if "last" not in facts["kept_for"]]
+    assert len(ids) - len(beside) == yard.kept
+    assert all(facts["pinned"] for facts in beside)
 
 
 def assert_tidy(yard: Yard, task: str = "backup") -> None:
@@ -252,9 +254,10 @@ def assert_tidy(yard: Yard, task: str = "backup") -> None:
 def assert_swept(yard: Yard) -> None:
     """Assert that no run holds the store or has left its work there."""
     hidden = {path.name for path in yard.hidden.iterdir()}
-    work = {"lock", "staging", "removing"}
+    work = {"pins", "lock", "staging", "removing"}
     assert hidden <= work | {"identity", "identity.lock"} | {f"catalog.sqlite3{end}" for end in ("", "-wal", "-shm")}
     assert [*(yard.hidden / "staging").iterdir()] == []
+    assert [path for path in yard.hidden.glob("pins/*") if path.suffix != ".json"] == []
     assert not (yard.hidden / "lock").exists() or (yard.hidden / "lock").read_bytes() == b""
 
 

@@ -264,7 +264,6 @@ def test_a_copy_may_be_as_old_as_the_schedules_let_it_become_unless_told_otherwi
         ({"SOURCE": "nothing"}, "there is no source 'nothing'; there are: notes, tasks"),
         ({"COMMAND": "true"}, "whose app is it, of notes, tasks?"),
         ({"COMMAND": "sh -c 'a"}, "must be a command line: No closing quotation"),
-        ({"COMMAND": " "}, "must be a command line"),
         ({"HEALTH_URL": "file:///etc/passwd", "COMMAND": "true"}, "must be a URL that begins with http"),
         ({"HEALTH_URL": "http://me:secret@app/", "COMMAND": "true"}, "must not hold a password"),
         ({"HEALTH_URL": "http://app/", "SOURCE": "tasks"}, "health_url needs place_at or command"),

@@ -110,7 +110,7 @@ def test_the_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite
         "24 d ago within limit at most 34 d",
         "verified 317 degraded 5 failed 4 missed 4",
         "2026-11-15 04:00 · verified 39.5 MiB 112.9 MiB week 2026-W46 local, offsite",
-        "recovered in 23.6 s from offsite, 2026-11-01 09:00 fetch 18.2 s",
+        "recovered in 24 s tasks from offsite, 2026-11-01 09:00 fetch 18 s",
         "backups 1.4 GiB others 16.8 GiB free 20.8 GiB",
         "offsite: 19 generations, last sent 2026-11-22 09:00",
         "2026-11-25 04:00:02 WARNING waiting for a prune",

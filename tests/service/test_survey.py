@@ -16,7 +16,7 @@ from backupd.health import Limit
 from backupd.jobs.backup import backup
 from backupd.jobs.order import BackupOrder, Expiry
 from backupd.jobs.site import Site
-from backupd.model import RetentionPolicy, RunReport
+from backupd.model import DrillReport, RetentionPolicy, RunReport
 from backupd.schedule import Schedule
 from backupd.service import surveying
 from backupd.service.overview import take_survey
@@ -101,8 +101,9 @@ def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, s
 @pytest.mark.usefixtures("backed_up")
 def test_failures_and_drills_are_told_with_reasons_and_times(site: Site) -> None:
     ago = timedelta(days=40)
-    record(site, "drill", "offsite", "failed", ago, error="it does not answer", duration_s=4.0)
-    record(site, "drill", "offsite", "done", stages={"fetch": 2.5}, duration_s=3.5)
+    record(site, "drill", "tasks", "failed", ago, error="it does not answer", duration_s=4.0)
+    drill = DrillReport("offsite", 748_800)
+    record(site, "drill", "tasks", "done", stages={"fetch": 2.5}, duration_s=3.5, drill=drill)
     record(site, "replicate", "offsite", "done", ago / 40)
     record(site, "replicate", "offsite", "failed", error="no route to host", hint="check the network")
     found = survey(site)
@@ -113,6 +114,7 @@ def test_failures_and_drills_are_told_with_reasons_and_times(site: Site) -> None
     (retry,) = [run for run in found.status.next_runs if run.task == "replicate"]
     assert (retry.retry, retry.reason) == (True, "the last try failed")
     assert timedelta(minutes=1) < retry.at - found.status.taken_at < timedelta(minutes=3)
+    assert [(one.subject, one.store) for one in found.drills] == [("tasks", "offsite"), ("tasks", None)]
     assert [(drill.outcome, drill.duration_s, drill.stages, drill.error) for drill in found.drills] == [
         ("done", 3.5, {"fetch": 2.5}, ""),
         ("failed", 4.0, {}, "it does not answer"),

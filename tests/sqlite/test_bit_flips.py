@@ -100,6 +100,41 @@ def test_a_flipped_bit_is_corruption(tmp_path: Path, sound: Sound, place: str, a
     assert found.damage
 
 
+FLIP = """
+import sys
+from pathlib import Path
+from backupd.priority import NORMAL
+from backupd.sqlite.child import check
+path = Path(sys.argv[1])
+sound, number = path.read_bytes(), 0
+for place in range(sound.index(b"CREATE"), 4096):
+    for bit in range(place % 4, 8, 4):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << bit]) + sound[place + 1 :])
+        request = {"path": str(path), "writer": sys.argv[2], "priority": NORMAL._asdict()}
+        verdict = check.work(request, None)["verdict"]
+        number += 1
+        assert verdict["level"] in {"full", "corrupt"}, (place, bit, verdict)
+print(number)
+"""
+
+
+@pytest.mark.parametrize("writer", ["3.40.1", "3.99.0"])
+def test_a_flipped_bit_in_the_schema_is_never_taken_for_another_engine(tmp_path: Path, writer: str) -> None:
+    path = tmp_path / "copy.db"
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "CREATE TABLE t(a TEXT NOT NULL, b INTEGER PRIMARY KEY, c TEXT DEFAULT 'x', CHECK (a > 0)) STRICT"
+    )
+    connection.execute("CREATE TABLE u(k TEXT PRIMARY KEY, p REFERENCES t(b) ON DELETE CASCADE) WITHOUT ROWID")
+    connection.execute("CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET c = 1 WHERE b = new.b; END")
+    connection.execute("CREATE VIEW v AS SELECT a, c FROM t JOIN u ON p = b")
+    connection.commit()
+    connection.close()
+    flipped = subprocess.run([sys.executable, "-c", FLIP, path, writer], capture_output=True, text=True, check=False)
+    assert flipped.returncode == 0, flipped.stderr
+    assert int(flipped.stdout) > 600
+
+
 def test_a_flipped_bit_in_an_indexed_column_is_corruption_that_names_the_index(tmp_path: Path, sound: Sound) -> None:
     data = bytearray(sound.bytes)
     data[sound.bytes.index(b"key 001234") + 9] ^= 2

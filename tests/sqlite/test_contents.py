@@ -70,7 +70,7 @@ HASTY = """
 import sys
 from backupd.sqlite.child import check, contents
 contents._COUNT_S = 0.05
-print(contents.contents_of(check.open_immutable(sys.argv[1]), {})["tables"]["f"])
+print(contents.contents_of(check.open_immutable(sys.argv[1]), {}, indexes_compared=True)["tables"]["f"])
 """
 
 

@@ -131,11 +131,15 @@ def test_constraints_and_foreign_keys_are_the_apps_affair(tmp_path: Path) -> Non
     assert any("NULL value in t.b" in note for note in found.notes)
 
 
-def test_a_schema_of_a_newer_sqlite_is_told_apart_from_a_damaged_one(tmp_path: Path) -> None:
+def test_a_schema_of_a_newer_sqlite_is_told_apart_from_one_of_another_engine(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE t(a)", "CREATE TABLE u(a)", f"INSERT INTO u {NUMBERS} SELECT i FROM n")
     rewrite(path, "CREATE TABLE t(a)", "CREATE TABLE t(a FROBNICATE (b) ++)")
     newer = inspect(path, "3.99.0")
     assert newer.verdict.level == "structural"
     assert newer.contents is not None
     assert newer.contents.tables["u"] == 500
-    assert verdict(path, "3.40.1").level == "corrupt"
+    assert newer.verdict.doubt == ""
+    older = verdict(path, "3.40.1")
+    assert (older.level, older.damage) == ("structural", ())
+    assert "t is not readable by SQLite" in older.doubt
+    assert "made by another engine" in older.doubt

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from backupd.sqlite.replace import set_journal_mode
 from support.bank import make_bank
 from support.sqlite_checks import NUMBERS, inspect, make, overwrite_page, rewrite, verdict
 
@@ -19,6 +20,15 @@ def damage_table(path: Path, table: str) -> None:
     (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
     connection.close()
     overwrite_page(path, root)
+
+
+def change_schema(path: Path, statement: str) -> None:
+    """Change the schema of a database that this library cannot parse."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA writable_schema=ON")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
 
 
 def assert_structural_until_damaged(path: Path, writer: str = "3.40.1") -> None:
@@ -103,13 +113,124 @@ def test_a_schema_of_a_newer_sqlite_with_functions_of_the_app_is_checked_as_far_
     assert_structural_until_damaged(path, writer="3.99.0")
 
 
-@pytest.mark.parametrize("writer", ["3.40.1", "3.54.1", "unknown"])
-def test_a_schema_that_no_newer_sqlite_wrote_is_damaged_if_it_cannot_be_parsed(tmp_path: Path, writer: str) -> None:
+WRITERS = pytest.mark.parametrize("writer", ["3.40.1", "3.99.0", "unknown"])
+FOREIGN = "CREATE TABLE t(a) RANDOM ROWID"  # libSQL
+
+
+def make_foreign(path: Path, *statements: str, foreign: str = FOREIGN) -> Path:
+    """Make a database of 500 rows in `t` and `z` each, whose table `t` this library cannot parse."""
+    make(path, *statements, *FILLED, "CREATE TABLE t(a)", f"INSERT INTO t {NUMBERS} SELECT hex(randomblob(200)) FROM n")
+    rewrite(path, "CREATE TABLE t(a)", foreign)
+    return path
+
+
+@WRITERS
+@pytest.mark.parametrize("table", ["t", "z"])
+@pytest.mark.parametrize("foreign", [FOREIGN, "CREATE TABLE t(a uuid) STRICT", "CREATE TABLE t(a FROBNICATE (b) ++)"])
+def test_every_table_of_another_engine_is_counted_and_its_pages_are_checked(
+    tmp_path: Path, writer: str, table: str, foreign: str
+) -> None:
+    path = make_foreign(tmp_path / "t.db", foreign=foreign)
+    found = inspect(path, writer)
+    assert (found.verdict.level, found.verdict.damage, bool(found.verdict.doubt)) == (
+        "structural",
+        (),
+        writer != "3.99.0",
+    )
+    assert found.contents is not None
+    assert found.contents.tables == {"t": 500, "z": 500}
+    damage_table(path, table)
+    assert verdict(path, writer).level == "corrupt"
+
+
+@WRITERS
+@pytest.mark.parametrize("broken", ["CREATE TABLE t)a)", "CRE\x01TE TABLE t(a)", "CREATE TABLE t(a", "CREATE TABLE"])
+def test_a_schema_that_damage_explains_is_damaged_whoever_wrote_it(tmp_path: Path, writer: str, broken: str) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE t(a)")
-    rewrite(path, "CREATE TABLE t(a)", "CREATE TABLE t(a FROBNICATE (b) ++)")
+    rewrite(path, "CREATE TABLE t(a)", broken)
     found = verdict(path, writer)
     assert found.level == "corrupt"
     assert "malformed database schema" in found.damage[0]
+
+
+def test_damage_behind_an_object_of_another_engine_is_not_passed_over(tmp_path: Path) -> None:
+    path = make_foreign(tmp_path / "t.db")
+    change_schema(path, "UPDATE sqlite_master SET rowid = 99, sql = 'CREATE TABLE z)a)' WHERE name = 'z'")
+    found = verdict(path)
+    assert found.level == "corrupt"
+    assert any("z is not readable" in message for message in found.damage)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ("DELETE FROM sqlite_master WHERE name = 'z'", "belongs to nothing"),
+        (
+            "UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master AS o WHERE o.name = 't')",
+            "belongs to two things",
+        ),
+        ("UPDATE sqlite_master SET rootpage = 99999 WHERE name = 't'", ""),
+    ],
+)
+def test_a_page_of_a_foreign_database_belongs_to_one_thing(tmp_path: Path, loss: str, said: str) -> None:
+    path = make_foreign(tmp_path / "t.db")
+    change_schema(path, loss)
+    found = verdict(path)
+    assert found.level == "corrupt"
+    assert any(said in message for message in found.damage)
+
+
+@pytest.mark.parametrize("auto_vacuum", ["NONE", "FULL", "INCREMENTAL"])
+@pytest.mark.parametrize("page_size", [512, 4096, 65536])
+def test_free_pages_and_pointer_maps_of_a_foreign_database_are_no_damage(
+    tmp_path: Path, auto_vacuum: str, page_size: int
+) -> None:
+    path = make_foreign(
+        tmp_path / "t.db",
+        f"PRAGMA page_size={page_size}",
+        f"PRAGMA auto_vacuum={auto_vacuum}",
+        "CREATE TABLE gone(v)",
+        f"INSERT INTO gone {NUMBERS} SELECT zeroblob(3000) FROM n",
+        "CREATE TABLE keyed(k PRIMARY KEY) WITHOUT ROWID",
+        f"INSERT INTO keyed {NUMBERS} SELECT hex(randomblob(100)) FROM n",
+        "DROP TABLE gone",
+    )
+    found = inspect(path)
+    assert (found.verdict.level, found.verdict.damage) == ("structural", ())
+    assert found.contents is not None
+    assert found.contents.tables == {"t": 500, "z": 500, "keyed": 500}
+
+
+def test_the_journal_mode_of_a_foreign_database_can_be_set(tmp_path: Path) -> None:
+    path = make_foreign(tmp_path / "t.db")
+    assert set_journal_mode(path, "wal")
+    assert path.read_bytes()[18:20] == b"\x02\x02"
+    assert verdict(path).level == "structural"
+
+
+def test_more_columns_than_this_library_allows_are_no_damage(tmp_path: Path) -> None:
+    columns = ", ".join(f"c{number}" for number in range(2001))
+    path = make_foreign(tmp_path / "t.db", foreign=f"CREATE TABLE t({columns})")
+    found = inspect(path)
+    assert (found.verdict.level, found.verdict.damage, found.verdict.doubt) == ("structural", (), "")
+    assert any("made with other limits: too many columns on t" in note for note in found.verdict.notes)
+    assert found.contents is not None
+    assert found.contents.tables["t"] == 500
+    damage_table(path, "t")
+    assert verdict(path).level == "corrupt"
+
+
+def test_rows_are_counted_in_the_table_where_no_check_has_compared_its_indexes(tmp_path: Path) -> None:
+    """The vector indexes of libSQL are empty."""
+    path = make(tmp_path / "t.db", *FILLED, "CREATE TABLE e(a)", "CREATE INDEX i ON e(a)")
+    change_schema(
+        path,
+        "UPDATE sqlite_master SET tbl_name = 'z', sql = 'CREATE INDEX i ON z(libsql_vector_idx(a))' WHERE name = 'i'",
+    )
+    found = inspect(path)
+    assert (found.verdict.level, found.verdict.damage) == ("structural", ())
+    assert found.contents is not None
+    assert found.contents.tables == {"e": 0, "z": 500}
 
 
 def test_what_no_check_can_look_at_is_not_taken_for_sound(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_database_that_becomes_something_else_is_told_as_such(path: Path, back
     other = Bystander(lambda: path.write_bytes(b"\x55" * 9_000_000))
     job = back_up(path, progress=other)
     assert (job.told, other.done) == (("failed", 1), True)
-    assert f"{path} is encrypted or not a SQLite database" in job.error
+    assert f"{path} is not a SQLite database" in job.error
     assert (job.generations, job.staged) == ({}, [])
 
 

@@ -99,6 +99,7 @@ CONTAINER = r"""600 500 0:60 / / rw - overlay overlay rw,lowerdir=/a:/b
 650 600 254:1 /srv/stack /stack rw - ext4 /dev/vda1 rw
 651 650 254:1 /srv/first.db /stack/tasks.db rw - ext4 /dev/vda1 rw
 652 651 254:2 /second.db /stack/tasks.db rw - xfs /dev/vdb rw
+653 600 254:1 /var/lib/docker/volumes/app-data/_data/tasks.db /sub/tasks.db rw - ext4 /dev/vda1 rw
 660 600 0:80 / /lone/tasks.db rw - fuse.one one rw
 """
 
@@ -106,13 +107,14 @@ CONTAINER = r"""600 500 0:60 / / rw - overlay overlay rw,lowerdir=/a:/b
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        ("/app/data/tasks.db", "-v /srv/app:/app/data (docs"),
-        ("/app/data/odd name.db", "-v /srv/app:/app/data (docs/sources.md), where the database is /app/data/prod.db"),
-        ("/tasks.db", "-v /srv:/data (docs/sources.md), where the database is /data/tasks.db"),
-        ("/app/side/tasks.db", "-v /srv/side:/app/side"),
-        ("/single/tasks.db", "-v /Users/me/data:/single (docs"),
-        ("/stack/tasks.db", "-v /:/stack (docs/sources.md), where the database is /stack/second.db"),
-        ("/lone/tasks.db", "-v DIRECTORY:/lone (docs"),
+        ("/app/data/tasks.db", "-v /srv/app:/app/data ("),
+        ("/app/data/odd name.db", "-v /srv/app:/app/data, where the database is /app/data/prod.db ("),
+        ("/tasks.db", "-v /srv:/data, where the database is /data/tasks.db ("),
+        ("/app/side/tasks.db", "-v /srv/side:/app/side ("),
+        ("/single/tasks.db", "-v /Users/me/data:/single ("),
+        ("/stack/tasks.db", "-v DIRECTORY:/stack, where the database is /stack/second.db ("),
+        ("/sub/tasks.db", "-v app-data:/sub ("),
+        ("/lone/tasks.db", "-v DIRECTORY:/lone"),
     ],
 )
 def test_a_database_or_side_file_that_is_a_mount_point_lies_apart_and_the_hint_mounts_its_directory(

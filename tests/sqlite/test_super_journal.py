@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import TargetRefused
-from backupd.sqlite.child.superjournal import read_record
+from backupd.sqlite.child.superjournal import read_record, settle_record
 from backupd.sqlite.process import Child
 from support.attached import balances, die_in_a_commit, make_accounts
 from support.snapshots import HASTY, Take
@@ -152,4 +152,11 @@ def test_nothing_is_written_into_it_while_it_cannot_be_judged(pair: Pair, tmp_pa
             overwrite(pair.attached, tmp_path / "snapshot")
         assert contents(pair.attached.parent) == before
     overwrite(pair.attached, tmp_path / "snapshot")
+    assert pair.is_as_before_when_the_app_starts()
+
+
+@attached_one
+def test_killed_once_the_record_is_cut_off_a_restore_leaves_what_the_app_takes_back(pair: Pair) -> None:
+    assert settle_record(str(pair.attached), str(pair.attached)) is None
+    assert read_record(f"{pair.attached}-journal") is None
     assert pair.is_as_before_when_the_app_starts()

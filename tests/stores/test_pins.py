@@ -106,7 +106,8 @@ def test_a_pin_that_cannot_be_read_pins_until_it_is_released(pins: Pins, path: P
 
 def test_nothing_half_written_is_left_beside_a_pin_and_only_its_owner_reads_it(pins: Pins, path: Path) -> None:
     path.parent.mkdir()
-    path.with_suffix(".new").write_text("of a run that was killed")
+    for killed in (path, path.with_name("tasks-20261101-0400.json")):
+        killed.with_suffix(".new").write_text("half of a pin")
     for _ in range(2):
         pins.set(BY_HAND)
     assert [file.name for file in path.parent.iterdir()] == [f"{ID}.json"]

@@ -35,13 +35,16 @@ class App:
 
 
 @contextmanager
-def running_app(path: Path | str, uid: int = 0, through: Sequence[str | Path] = ()) -> Iterator[App]:
+def running_app(
+    path: Path | str, uid: int = 0, through: Sequence[str | Path] = (), cipher: Sequence[str] = ()
+) -> Iterator[App]:
     """Run the app, as user `uid`, on the database at `path` while the block runs; then it ends by itself.
 
-    `path` may be a URI (`file:…?nolock=1`); `through` is a command that starts the app.
+    `path` may be a URI (`file:…?nolock=1`); `through` is a command that starts the app. With pragmas for a `cipher` it
+    is one that uses SQLCipher.
     """
     process = subprocess.Popen(
-        [*through, sys.executable, __file__, os.fsencode(path), str(uid)],
+        [*through, sys.executable, __file__, os.fsencode(path), str(uid), *cipher],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -56,22 +59,28 @@ def running_app(path: Path | str, uid: int = 0, through: Sequence[str | Path] = 
             process.kill()
 
 
-def _serve(path: str, uid: int) -> None:
+def _serve(path: str, uid: int, cipher: Sequence[str]) -> None:
     if uid:  # here and not before, since the interpreter may lie where only root can reach it
         os.setgroups([])
         os.setgid(uid)
         os.setuid(uid)
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10, uri=path.startswith("file:"))
+    if cipher:
+        from sqlcipher3 import dbapi2 as library
+    else:
+        library = sqlite3
+    connection = library.connect(path, isolation_level=None, timeout=10, uri=path.startswith("file:"))
+    for pragma in cipher:
+        connection.execute(f"PRAGMA {pragma}")
     connection.create_function("app_function", 1, lambda value: value, deterministic=True)
     connection.create_collation("app_collation", lambda a, b: (a > b) - (a < b))
     for line in sys.stdin:
         try:
             answer = {"rows": connection.execute(json.loads(line)).fetchall()}
-        except sqlite3.Error as error:
+        except library.Error as error:
             answer = {"error": str(error)}
         print(json.dumps(answer), flush=True)
     connection.close()
 
 
 if __name__ == "__main__":
-    _serve(os.fsdecode(sys.argv[1]), int(sys.argv[2]))
+    _serve(os.fsdecode(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

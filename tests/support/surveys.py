@@ -230,17 +230,30 @@ def _generations(source: str, marks: tuple[RunMark, ...]) -> tuple[GenerationFig
             "full",
             kept.reasons,
             ("local", "offsite") if kept.generation.taken_at < NOW - 3 * DAY else ("local",),
+            *_pin_of(kept.generation.taken_at),
         )
         for kept in plan.keep
     )
 
 
+def _pin_of(taken_at: datetime) -> tuple[bool, datetime | None, str]:
+    """Pin the generation of two days ago until it is released, and that of three days ago for a month."""
+    match (NOW - taken_at) // DAY:
+        case 2:
+            return True, None, "before the move to v2"
+        case 3:
+            return True, taken_at + 30 * DAY, ""
+    return False, None, ""
+
+
 def _drills() -> tuple[DrillFigures, ...]:
     stages = {"fetch": 18.2, "unpack": 0.9, "verify": 1.4, "app": 3.1}
     return (
-        DrillFigures("offsite", NOW - 24 * DAY, "done", 23.6, stages),
-        DrillFigures("offsite", NOW - 55 * DAY, "done", 21.9, stages),
-        DrillFigures("offsite", NOW - 85 * DAY, "failed", 4.0, {"fetch": 4.0}, "nas.example:22 does not answer"),
+        DrillFigures("tasks", "offsite", NOW - 24 * DAY, "done", 23.6, stages),
+        DrillFigures("tasks", "offsite", NOW - 55 * DAY, "done", 21.9, stages),
+        DrillFigures(
+            "tasks", "offsite", NOW - 85 * DAY, "failed", 4.0, {"fetch": 4.0}, "nas.example:22 does not answer"
+        ),
     )
 
 

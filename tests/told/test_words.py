@@ -15,7 +15,7 @@ from backupd.catalog import RunRecord, Told
 from backupd.catalog.unavailable import CatalogUnavailable
 from backupd.errors import ErrorKind
 from backupd.health import REPEATED_FOR, Failure, HealthFacts, Standing, find_problems
-from backupd.model import Hold, Outcome, RunReport, Task
+from backupd.model import DrillReport, Hold, Outcome, RunReport, Task
 from backupd.told.plan import Item, plan_messages
 from backupd.told.trouble import FIRST_DAY, Look, facts_of
 from backupd.told.words import Message, compose, compose_lines
@@ -41,12 +41,14 @@ def failing(
 
 
 def drill(source: str = "tasks", outcome: Outcome = "done") -> RunRecord:
-    report = RunReport("drill", source, NOW - HOUR, outcome, duration_s=12.3)
+    drilled = DrillReport("offsite", 748_800)
+    report = RunReport("drill", source, NOW - HOUR, outcome, duration_s=12.3, drill=drilled)
     return RunRecord(1, "drill", source, NOW - HOUR, NOW - HOUR, outcome, None, None, 0, 12.3, report)
 
 
 HELD = Hold("tasks", "corrupt", NOW - HOUR, "row 7 missing from index i", "tasks-20261124-0400")
 SHRUNK = Hold("notes", "shrink", NOW - HOUR, "notes shrank since notes-20261124-0400: 980 of 1000 rows are gone", None)
+UNREADABLE = replace(HELD, reason="it is encrypted", unreadable=True)
 STANDINGS = (
     Standing("backup", "tasks", NOW - 30 * HOUR, 93_600),
     Standing("replicate", "offsite", NOW - 9 * 24 * HOUR, 655_200),
@@ -59,6 +61,7 @@ LOOKS = {
     "failed": replace(WELL, health=failing("unreachable", "replicate", "offsite", "no answer", "is it up?")),
     "killed": replace(WELL, health=failing("interrupted", error="interrupted", hint="find out who killed it")),
     "corrupt-and-shrunk": replace(WELL, health=HealthFacts(WELL.health.standings, (HELD, SHRUNK))),
+    "unreadable": replace(WELL, health=HealthFacts(WELL.health.standings, (UNREADABLE,))),
     "too-old": replace(WELL, health=HealthFacts(STANDINGS)),
     "damaged": replace(WELL, health=replace(WELL.health, damaged=(("tasks-20261120-0400", "tasks"),))),
     "drill-proven": replace(WELL, drills=(drill(),)),

@@ -155,6 +155,10 @@ _PROBLEMS: Final = {
         "The database of {subject} has shrunk: nothing is pruned until you accept it.",
         "La base {subject} se ha reducido: no se elimina ninguna copia hasta que usted lo acepte.",
     ),
+    "problem.unreadable": Phrase(
+        "The database of {subject} can no longer be read: nothing is pruned.",
+        "La base {subject} ya no se puede leer: no se elimina ninguna copia.",
+    ),
     "problem.missing": Phrase(
         "The database of {subject} is missing: no backup can be made.",
         "Falta la base {subject}: no se puede hacer ninguna copia.",
@@ -209,6 +213,10 @@ _PROBLEMS: Final = {
     "advice.shrunk": Phrase(
         "If the loss was meant: `backupd prune --unfreeze`. Else restore the last good generation.",
         "Si la pérdida es intencional: `backupd prune --unfreeze`. Si no, restaure la última copia buena.",
+    ),
+    "advice.unreadable": Phrase(
+        "If that was meant: `backupd prune --unfreeze`. Else restore the last good generation.",
+        "Si es intencional: `backupd prune --unfreeze`. Si no, restaure la última copia buena.",
     ),
     "advice.missing": Phrase("Is its volume mounted?", "¿Está montado su volumen?"),
     "advice.unusable": Phrase("`backupd doctor` says what is in the way.", "`backupd doctor` dice qué lo impide."),
@@ -297,18 +305,25 @@ _GENERATIONS: Final = {
     "goes": Phrase("goes with the next prune", "se elimina en la próxima purga"),
     "verification.full": Phrase("verified", "verificada"),
     "verification.structural": Phrase("verified by structure", "verificada en su estructura"),
+    "verification.opaque": Phrase("encrypted, digest verified", "cifrada, resumen verificado"),
     "verification.corrupt": Phrase("damaged", "dañada"),
     "rule.last": Phrase("newest", "más reciente"),
+    "rule.within": Phrase("within", "dentro de"),
+    "rule.hourly": Phrase("hour", "hora"),
     "rule.daily": Phrase("day", "día"),
     "rule.weekly": Phrase("week", "semana"),
     "rule.monthly": Phrase("month", "mes"),
     "rule.yearly": Phrase("year", "año"),
+    "pinned": Phrase("pinned", "fijada"),
+    "pinned.until": Phrase("pinned until {at}", "fijada hasta el {at}"),
     "last-verified": Phrase("last verified", "última verificada"),
     "damaged: not counted; remove by hand": Phrase(
         "damaged: does not count; remove it by hand", "dañada: no cuenta; elimínela a mano"
     ),
     "dated in the future": Phrase("dated in the future", "con fecha futura"),
-    "frozen: corrupt": Phrase("frozen: the source is damaged", "retenida: la base está dañada"),
+    "frozen: corrupt": Phrase(
+        "frozen: the source is damaged or unreadable", "retenida: la base está dañada o es ilegible"
+    ),
     "frozen: shrink": Phrase("frozen: the source has shrunk", "retenida: la base se ha reducido"),
     NOT_CONFIGURED: Phrase("source not configured", "base no configurada"),
     HOLDS_UNREADABLE: Phrase("not known: the holds cannot be read", "desconocido: no se pueden leer las retenciones"),
@@ -323,7 +338,8 @@ _REST: Final = {
     "drill.recovered": Phrase("recovered in {duration}", "recuperada en {duration}"),
     "drill.failed": Phrase("failed after {duration}", "falló a los {duration}"),
     "drill.unfinished": Phrase("not finished", "sin terminar"),
-    "drill.from": Phrase("from {subject}, {at}", "desde {subject}, {at}"),
+    "drill.from": Phrase("{subject} from {store}, {at}", "{subject} desde {store}, {at}"),
+    "drill.of": Phrase("{subject}, {at}", "{subject}, {at}"),
     "drill.before": Phrase("Before that", "Anteriores"),
     "replicas": Phrase("Replicas", "Réplicas"),
     "replica.holds": Phrase("{count} generations, last sent {at}", "{count} copias, último envío {at}"),

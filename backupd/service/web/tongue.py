@@ -7,10 +7,9 @@ from typing import Final
 from backupd.jobs.words import human_bytes
 from backupd.service.web.language import Language
 from backupd.service.web.phrases import PHRASES, say
-from backupd.spans import human_span
+from backupd.spans import human_duration, human_span
 from backupd.text import printable
 
-_EXACT_BELOW_S: Final = 120
 _MOST_CHARACTERS: Final = 600
 
 
@@ -52,10 +51,8 @@ class Tongue:
         return human_span(seconds)
 
     def took(self, seconds: float) -> str:
-        """Return how long something took: `0.42 s`, `41.5 s`, `26 min`."""
-        if seconds >= _EXACT_BELOW_S:
-            return human_span(seconds)
-        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+        """Return how long something took."""
+        return human_duration(seconds)
 
     def task(self, task: str) -> str:
         """Return what a task is called."""

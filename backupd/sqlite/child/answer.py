@@ -12,6 +12,7 @@ from backupd.errors import DrillFailed
 from backupd.owners import known_owner
 from backupd.sqlite.child.owner import become_owner
 from backupd.sqlite.child.wire import Wire, serve
+from backupd.sqlite.encryption import is_encrypted
 
 _BUSY_MS = 5000
 
@@ -20,6 +21,11 @@ def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     """Return `user_version` and, as text, the first value of the first row of `request["query"]`, if there is one."""
     path: str = request["path"]
     become_owner(*known_owner(path, os.stat(path)))
+    if is_encrypted(path):
+        raise DrillFailed(
+            "the restored copy is encrypted: only its app can be asked whether it works",
+            "use drill.command or drill.health_url instead of drill.query and drill.user_version",
+        )
     try:
         connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
         connection.set_busy_timeout(_BUSY_MS)

@@ -6,15 +6,28 @@ side file is needed, and CHECK constraints, which may call functions of the app,
 
 import os
 import time
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
 import apsw
 
 from backupd.priority import Priority, give_way
+from backupd.sqlite.checksums import has_checksums, wrong_pages
 from backupd.sqlite.child.contents import contents_of
-from backupd.sqlite.child.ladder import climb
+from backupd.sqlite.child.ladder import MAX_MESSAGES, Ladder, climb
 from backupd.sqlite.child.wire import Wire, serve
+from backupd.sqlite.encryption import is_encrypted
+
+_OPAQUE = {
+    "level": "opaque",
+    "checks": ["size in whole pages", "looks encrypted throughout"],
+    "damage": [],
+    "notes": [],
+    "doubt": "it is encrypted: without its key only its digest and its size can be verified",
+    "foreign_key_violations": 0,
+    "duration_s": 0.0,
+}
 
 
 def open_immutable(path: str) -> apsw.Connection:
@@ -26,26 +39,45 @@ def open_immutable(path: str) -> apsw.Connection:
 
 
 def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
-    """Check the copy; the answer holds the fields of `model.Verdict` and, unless it is corrupt, of `model.Contents`."""
+    """Check the copy; the answer holds the fields of `model.Verdict` and, where it could be read, of `Contents`."""
     give_way(Priority(**request["priority"]))
     began = time.monotonic()
     path: str = request["path"]
-    result = climb(lambda: open_immutable(path), request["writer"])
+    if is_encrypted(path):
+        return {"verdict": _OPAQUE, "contents": None}
+    result = climb(open_immutable, path, request["writer"])
+    if result.level != "corrupt":
+        verify_checksums(path, result)
     verdict: dict[str, Any] = {
         "level": result.level,
         "checks": result.checks,
         "damage": result.damage,
         "notes": result.notes,
+        "doubt": result.doubt,
         "foreign_key_violations": 0,
     }
     contents = None
     if result.level != "corrupt":
         connection = result.prepare(open_immutable(path))
         verdict["foreign_key_violations"] = foreign_key_violations(connection)
-        contents = contents_of(connection, {})
+        contents = contents_of(connection, result.rows, indexes_compared=result.level == "full")
         connection.close()
     verdict["duration_s"] = round(time.monotonic() - began, 3)
     return {"verdict": verdict, "contents": contents}
+
+
+def verify_checksums(path: str, ladder: Ladder) -> None:
+    """Verify the checksum of each page, where the app keeps them; a wrong one is damage."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if not has_checksums(descriptor):
+            return
+        ladder.checks.append("page checksums")
+        for page in islice(wrong_pages(descriptor), MAX_MESSAGES):
+            ladder.damage.append(f"page {page} does not match its checksum")
+            ladder.level = "corrupt"
+    finally:
+        os.close(descriptor)
 
 
 def foreign_key_violations(connection: apsw.Connection) -> int:

@@ -4,12 +4,12 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import apsw
 
+from backupd.sqlite.child.texts import texts
 from backupd.sqlite.shadows import SHADOWS
 
 # A virtual table may compute its rows: an FTS5 table reads them from any view that it is told to.
@@ -22,10 +22,11 @@ _NAME = r'"(?:[^"]|"")*"|`(?:[^`]|``)*`|\'(?:[^\']|\'\')*\'|\[[^\]]*\]|[^\s"`\'\
 _MODULE = rf"(?is)CREATE VIRTUAL TABLE {_GAP}(?:{_NAME}){_GAP}USING{_GAP}(?P<module>{_NAME})"
 
 
-def contents_of(connection: apsw.Connection, cells: dict[str, int]) -> dict[str, Any]:
-    """Return the fields of `model.Contents`; `cells` has the rows of tables whose SQL this library cannot parse.
+def contents_of(connection: apsw.Connection, cells: dict[str, int], *, indexes_compared: bool) -> dict[str, Any]:
+    """Return the fields of `model.Contents`; `cells` has the rows of tables that this library cannot parse.
 
-    Virtual tables and their shadow tables are tables like others: they may hold all that the app has.
+    Virtual tables and their shadow tables are tables like others: they may hold all that the app has. No index is
+    counted in place of its table where no check has compared the two (`indexes_compared`).
     """
     tables: dict[str, int | None] = {}
     columns: dict[str, str] = {}
@@ -34,7 +35,8 @@ def contents_of(connection: apsw.Connection, cells: dict[str, int]) -> dict[str,
         module = re.match(_MODULE, sql)
         if module:
             virtual[name] = module["module"].strip("\"'`[]").lower()
-        tables[name] = _rows(connection, name, virtual.get(name)) if name not in cells else cells[name]
+        rows = _rows(connection, name, virtual.get(name), "" if indexes_compared else " NOT INDEXED")
+        tables[name] = cells.get(name) if rows is None else rows
         digest = _columns(connection, name)
         if digest:
             columns[name] = digest
@@ -43,7 +45,7 @@ def contents_of(connection: apsw.Connection, cells: dict[str, int]) -> dict[str,
 
 def _tables(connection: apsw.Connection) -> list[list[str]]:
     return list(
-        _texts(
+        texts(
             connection,
             "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema WHERE type = 'table' AND sql NOT NULL "
             "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
@@ -51,7 +53,7 @@ def _tables(connection: apsw.Connection) -> list[list[str]]:
     )
 
 
-def _rows(connection: apsw.Connection, table: str, module: str | None) -> int | None:
+def _rows(connection: apsw.Connection, table: str, module: str | None, how: str) -> int | None:
     """Count rows; None where that takes functions of the app, or where a virtual table stores none of its own."""
     if module is not None and module not in SHADOWS:
         return None
@@ -59,7 +61,7 @@ def _rows(connection: apsw.Connection, table: str, module: str | None) -> int | 
     if module is not None:
         connection.set_progress_handler(lambda: time.monotonic() > give_up, _STEPS_A_LOOK)
     try:
-        return int(connection.execute(f'SELECT count(*) FROM "{name}"').get)  # noqa: S608 - quoted as an identifier
+        return int(connection.execute(f'SELECT count(*) FROM "{name}"{how}').get)  # noqa: S608 - quoted as an identifier
     except apsw.Error:
         return None
     finally:
@@ -74,7 +76,7 @@ def _columns(connection: apsw.Connection, table: str) -> str:
     names: list[list[str]] = []
     with suppress(apsw.Error):
         names = list(
-            _texts(connection, "SELECT CAST(name AS BLOB) FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,))
+            texts(connection, "SELECT CAST(name AS BLOB) FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,))
         )
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:_DIGITS] if names else ""
 
@@ -82,17 +84,10 @@ def _columns(connection: apsw.Connection, table: str) -> str:
 def schema_digest(connection: apsw.Connection) -> str:
     """Return the SHA-256 of the schema: a JSON line of type, name, table and SQL for each object, in sorted order."""
     digest = hashlib.sha256()
-    for row in _texts(
+    for row in texts(
         connection,
         "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema "
         "ORDER BY type, name, tbl_name, sql",
     ):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _texts(connection: apsw.Connection, query: str, values: tuple[str, ...] = ()) -> Iterator[list[Any]]:
-    """Yield rows of blobs as texts: SQLite takes any bytes for a name, apsw only those that are Unicode."""
-    encoding = str(connection.execute("PRAGMA encoding").get)
-    for row in connection.execute(query, values):
-        yield [value.decode(encoding, "backslashreplace") if isinstance(value, bytes) else value for value in row]

@@ -133,7 +133,6 @@ class Copier:
             if self.try_unpinned(source, 1):
                 return
         self.copy_pinned(source)
-        self.look(source)  # once more without a lock before it: SQLite looks for a journal only then
 
     def try_unpinned(self, source: apsw.Connection, attempts: int) -> bool:
         """Copy with a lock held for one chunk at a time; False when the app committed into every attempt."""

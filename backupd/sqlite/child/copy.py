@@ -10,15 +10,19 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from backupd.errors import SourceReplaced, SourceUnusable
+from backupd.errors import NoSpace, SnapshotFailed, SourceReplaced, SourceUnusable
+from backupd.files import is_full
 from backupd.owners import SAME_NAMESPACE
+from backupd.sqlite.checksums import set_checksums
 from backupd.sqlite.child.copier import Copier, HotJournal
 from backupd.sqlite.child.explain import explain
 from backupd.sqlite.child.hotjournal import copy_with_journal, examine_journal
+from backupd.sqlite.child.kind import read_any_header
 from backupd.sqlite.child.locks import refuse_foreign_locks
 from backupd.sqlite.child.owner import become_owner
+from backupd.sqlite.child.sealed import copy_sealed
 from backupd.sqlite.child.wire import Wire, serve
-from backupd.sqlite.header import EMPTY, Header, read_header
+from backupd.sqlite.header import EMPTY, Header
 from backupd.sqlite.mounts import filesystem_of, is_remote
 
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
@@ -32,15 +36,23 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     before = identity(path)
     header = check_source(request, owner=owner)
     copier = Copier(request, wire, header, staged.target if staged else None)
-    hot = copy_or_wait(copier)
-    if staged is not None:
-        staged.target.close()
-        if hot:
-            copy_with_journal(path, staged.database, staged.journal, copier.advance)
+    hot = False
+    if header.encrypted:
+        header = copy_as_it_lies(copier, header, staged)
+    else:
+        hot = copy_or_wait(copier)
+        if staged is not None:
+            staged.target.close()
+            if hot:
+                copy_with_journal(path, staged.database, staged.journal, copier.advance)
+            elif header.checksums:  # the backup API has written counters of its own into the first page
+                set_checksums(staged.database, first_only=True)
     if identity(path) != before:
         raise SourceReplaced(f"{path} was replaced while it was copied", "run the backup again")
     return {
         "hot": hot,
+        "encrypted": header.encrypted,
+        "page_size": header.page_size,
         "journal_mode": header.journal_mode,
         "writer": header.writer,
         "copier": apsw.sqlite_lib_version(),
@@ -65,7 +77,7 @@ class Staged(NamedTuple):
         over.
         """
         database, journal = (
-            os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
+            os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
         )
         target = apsw.Connection(request["target"])
         for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
@@ -78,14 +90,15 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
     path: str = request["path"]
     header = header_of(request)
     kind = filesystem_of(path)
-    if header.journal_mode == "wal" and is_remote(kind) and request["network_fs"] == "refuse":
+    wal = header.journal_mode == "wal" or (header.encrypted and os.path.exists(f"{path}-shm"))
+    if wal and is_remote(kind) and request["network_fs"] == "refuse":
         raise SourceUnusable(
             f"{path} is a WAL database on {kind}, where its shared memory may not reach this process",
             "keep the database in a named volume of the container engine; or run backupd on the host of the app, with "
             'network_fs = "allow" if both run on one kernel',
         )
     refuse_foreign_locks(path, header.journal_mode)
-    if header.journal_mode != "wal":
+    if header.journal_mode != "wal" or header.encrypted:
         return header
     if os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm"):
         return header
@@ -105,10 +118,13 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
 
 
 def header_of(request: dict[str, Any]) -> Header:
-    """Read the header of the source. Raises SourceUnusable for what is not SQLite, SourceReplaced when it is gone."""
+    """Read the header of the source, and what can be known of an encrypted one.
+
+    Raises SourceUnusable, SourceUnreadable for what is not SQLite, SourceReplaced when it is gone.
+    """
     path: str = request["path"]
     try:
-        header = EMPTY if request["empty"] else read_header(path)
+        return EMPTY if request["empty"] else read_any_header(path)
     except PermissionError as error:
         raise SourceUnusable(
             f"no right to read {path}",
@@ -118,12 +134,22 @@ def header_of(request: dict[str, Any]) -> Header:
         ) from error
     except FileNotFoundError as error:
         raise SourceReplaced(f"{path} went away just now", "run the backup again") from error
-    if header is None:
-        raise SourceUnusable(
-            f"{path} is encrypted or not a SQLite database",
-            "check the path; an encrypted database (SQLCipher, SEE) cannot be copied without its key",
-        )
-    return header
+
+
+def copy_as_it_lies(copier: Copier, header: Header, staged: Staged | None) -> Header:
+    """Copy an encrypted database byte for byte, and return its header with the journal mode that was seen."""
+    if staged is None:
+        return header
+    staged.target.close()
+    try:
+        done = copy_sealed(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
+    except FileNotFoundError as error:
+        raise SourceReplaced(f"{copier.path} went away while it was copied", "run the backup again") from error
+    except OSError as error:
+        kind = NoSpace if is_full(error) else SnapshotFailed
+        raise kind(f"{copier.path} could not be copied: {error}", "check space and rights") from error
+    copier.writers_held_s = 0.0 if done.wal else done.held_s
+    return header._replace(journal_mode="wal") if done.wal else header
 
 
 def copy_or_wait(copier: Copier) -> bool:

@@ -1,9 +1,21 @@
 """SQLite's error codes in words that say what to do next (https://sqlite.org/rescode.html)."""
 
+import os
+
 import apsw
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, SourceCorrupt, SourceUnusable
+from backupd.errors import (
+    BackupdError,
+    NoSpace,
+    SnapshotFailed,
+    SourceBusy,
+    SourceCorrupt,
+    SourceUnreadable,
+    SourceUnusable,
+)
+from backupd.oserrors import lacks_inodes, no_inodes
 
+_FULL = "the app's file system is full"
 _SHM_SIZE = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN}
 _BUSY = (
     SourceBusy,
@@ -17,9 +29,9 @@ _KNOWN: dict[int, tuple[type[BackupdError], str, str]] = {
     apsw.SQLITE_BUSY: _BUSY,
     apsw.SQLITE_LOCKED: _BUSY,
     apsw.SQLITE_NOTADB: (
-        SourceUnusable,
-        "{path} is encrypted or not a SQLite database",
-        "check the path; an encrypted database (SQLCipher, SEE) cannot be copied without its key",
+        SourceUnreadable,
+        "{path} is no database that SQLite can read: {error}",
+        "check the path; if it was a database before, restore the last good generation (backupd list)",
     ),
     apsw.SQLITE_CORRUPT: (
         SourceCorrupt,
@@ -56,9 +68,10 @@ def explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
     """Turn what SQLite said about the source at `path` into an error for people."""
     extended = extended_code(error)
     if extended in _SHM_SIZE:
+        directory = os.path.dirname(path)
+        short, hint = no_inodes(directory) if lacks_inodes(directory, 1) else (_FULL, "free space there")
         return NoSpace(
-            f"no room for the shared memory file {path}-shm: the app's file system is full",
-            "free space there: the app is about to fail as well",
+            f"no room for the shared memory file {path}-shm: {short}", f"{hint}: the app is about to fail as well"
         )
     known = _KNOWN.get(extended & 0xFF)
     if known is None:

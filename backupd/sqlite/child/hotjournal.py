@@ -38,10 +38,10 @@ def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Cal
         before = _state(path)
         journal = os.open(f"{path}-journal", os.O_RDONLY)
         try:
-            _copy(journal, to_journal, 0, total, advance)
+            copy_bytes(journal, to_journal, 0, total, advance)
         finally:
             os.close(journal)
-        _copy(source, to_database, total - os.fstat(source).st_size, total, advance)
+        copy_bytes(source, to_database, total - os.fstat(source).st_size, total, advance)
         if record is not None:
             os.ftruncate(to_journal, record.begin)
         if _state(path) != before:
@@ -82,7 +82,8 @@ def _state(path: str) -> tuple[int, ...]:
     return tuple(number for each in both for number in (each.st_ino, each.st_size, each.st_mtime_ns))
 
 
-def _copy(source: int, target: int, before: int, total: int, advance: Callable[[int, int], None]) -> None:
+def copy_bytes(source: int, target: int, before: int, total: int, advance: Callable[[int, int], None]) -> None:
+    """Copy an open file to another; `advance` is given `before` and what was copied, and `total`. Raises OSError."""
     with open(target, "wb", closefd=False) as stream:  # buffered: a raw write may be short on a disk that runs full
         stream.truncate(0)
         offset = 0

@@ -1,7 +1,8 @@
 """The ladder of checks: damage told apart from what this SQLite merely cannot judge.
 
 `integrity_check`; when that cannot run, again without virtual table modules; when that cannot run either, stand-ins
-for the app's functions and collations and `quick_check`, of which only what concerns the b-trees counts.
+for the app's functions and collations and `quick_check`, of which only what concerns the b-trees counts. Of a schema
+that cannot be parsed, all pages are followed, and each object is judged for itself.
 """
 
 import re
@@ -9,6 +10,9 @@ from collections.abc import Callable
 from typing import Literal
 
 import apsw
+
+from backupd.sqlite.child.pages import walk
+from backupd.sqlite.child.schema import objection_in, objections
 
 MAX_MESSAGES = 100
 _MAX_LENGTH = 1000
@@ -28,23 +32,32 @@ _HARMLESS = (
     r"|(malformed|validate the) inverted index for FTS"
 )
 _UNUSED_PAGE = r"^Page \d+: never used$"
-_FOREIGN_FUNCTION = r"wrong number of arguments to function|misuse of (aggregate|window function)"
 
 
 class Ladder:
-    """What was found on the way; `prepare` makes a new connection as able to read the copy as the checks were."""
+    """What was found on the way; `prepare` makes a new connection as able to read the copy as the checks were.
 
-    def __init__(self) -> None:
+    `doubt` says why a copy without damage may be damaged all the same; `rows` counts those of each b-tree, where a
+    schema that cannot be parsed hides them.
+    """
+
+    def __init__(self, path: str, writer: str) -> None:
+        self.path, self.writer = path, writer
         self.level: Literal["full", "structural", "corrupt"] = "full"
         self.checks: list[str] = []
         self.damage: list[str] = []
         self.notes: list[str] = []
+        self.doubt = ""
+        self.rows: dict[str, int] = {}
         self.prepare: Callable[[apsw.Connection], apsw.Connection] = lambda connection: connection
 
 
-def climb(connect: Callable[[], apsw.Connection], writer: str) -> Ladder:
-    """Check the database that `connect` opens and that SQLite `writer` wrote. Damage never raises: it is the answer."""
-    ladder = Ladder()
+def climb(connect: Callable[[str], apsw.Connection], path: str, writer: str) -> Ladder:
+    """Check the database at `path` that `connect` opens and that SQLite `writer` wrote.
+
+    Damage never raises: it is the answer.
+    """
+    ladder = Ladder(path, writer)
     why = ""
     for rung in (
         _integrity,
@@ -52,12 +65,12 @@ def climb(connect: Callable[[], apsw.Connection], writer: str) -> Ladder:
         _structure_with_stand_ins,
         _structure_of_foreign_schema,
     ):
-        connection = connect()
+        connection = connect(path)
         try:
             rung(connection, ladder)
         except (apsw.SQLError, apsw.CorruptError, apsw.NotADBError) as error:
             why = str(error)
-            if isinstance(error, apsw.SQLError) or _is_foreign_schema(writer, why):
+            if isinstance(error, apsw.SQLError) or _is_foreign_schema(connect(path), writer, why):
                 _keep(ladder.notes, f"{ladder.checks[-1]} cannot run here: {why}")
                 continue
             _keep(ladder.damage, why)
@@ -90,17 +103,28 @@ def _structure_with_stand_ins(connection: apsw.Connection, ladder: Ladder) -> No
 
 
 def _structure_of_foreign_schema(connection: apsw.Connection, ladder: Ladder) -> None:
-    """Check all tables but those whose SQL this library cannot parse; their pages then look unused."""
-    ladder.checks.append("quick_check of what can be parsed")
+    """Check all tables but those whose SQL this library cannot parse, and follow the pages of these too."""
+    ladder.checks += ["quick_check of what can be parsed", "all pages followed"]
     ladder.level = "structural"
     ladder.prepare = _with_foreign_schema
     _structure(_with_foreign_schema(connection), ladder)
+    # Pages of tables that were passed over look unused, and are not: `walk` knows.
     ladder.damage[:] = [message for message in ladder.damage if not re.match(_UNUSED_PAGE, message)]
+    walked = walk(connection, ladder.path)
+    for message in walked.damage:
+        _keep(ladder.damage, message)
+    ladder.rows = walked.rows
+    found: list[str] = []
+    for objection in objections(connection, ladder.writer):
+        _keep(ladder.damage if objection.cause == "damage" else found, str(objection))
+        if objection.cause == "other engine":
+            ladder.doubt = ladder.doubt or str(objection)[:_MAX_LENGTH]
+    ladder.notes[:] = [*found, *ladder.notes][:MAX_MESSAGES]  # first what explains the others
 
 
 def _structure(connection: apsw.Connection, ladder: Ladder) -> None:
     """Check the b-trees; a function that only the app has, or that refuses what is stored, gets a stand-in."""
-    connection.drop_modules([])
+    connection.drop_modules(["dbstat"])  # which `walk` needs
     standing_in: set[str] = set()
     while True:
         try:
@@ -131,15 +155,11 @@ def _with_foreign_schema(connection: apsw.Connection) -> apsw.Connection:
     return _with_collations(connection)
 
 
-def _is_foreign_schema(writer: str, why: str) -> bool:
-    """Tell a schema that a newer SQLite, or one with other functions of the same name, wrote from a damaged one."""
-    if "malformed database schema" not in why:
-        return False
-    return _version(writer) > _version(apsw.sqlite_lib_version()) or re.search(_FOREIGN_FUNCTION, why) is not None
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text))
+def _is_foreign_schema(connection: apsw.Connection, writer: str, why: str) -> bool:
+    """Tell a schema that another SQLite or another engine wrote from a damaged one."""
+    objection = objection_in(_with_foreign_schema(connection), why, writer)
+    connection.close()
+    return objection is not None and objection.cause != "damage"
 
 
 def _sort(connection: apsw.Connection, ladder: Ladder, check: str, *, structure_only: bool) -> None:

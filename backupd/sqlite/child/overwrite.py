@@ -22,6 +22,7 @@ from backupd.errors import (
 )
 from backupd.sqlite.child.check import open_immutable
 from backupd.sqlite.child.explain import extended_code
+from backupd.sqlite.child.ladder import climb
 from backupd.sqlite.child.locks import hold_shared_lock, refuse_foreign_locks
 from backupd.sqlite.child.owner import become_owner
 from backupd.sqlite.child.superjournal import explain_absence, settle_record
@@ -122,13 +123,9 @@ def _step(backup: apsw.Backup, page_size: int, give_up: float, wire: Wire) -> No
 
 
 def check(path: str) -> str:
-    """Return the first thing that `integrity_check` finds wrong, nothing when all is well."""
-    connection = _open(path, apsw.SQLITE_OPEN_READONLY, 10.0)
-    try:
-        said = str(connection.execute("PRAGMA integrity_check(1)").get)
-    finally:
-        connection.close()
-    return "" if said == "ok" else said
+    """Return the first sign of damage, nothing when there is none. Raises apsw.Error."""
+    ladder = climb(lambda where: _open(where, apsw.SQLITE_OPEN_READONLY, 10.0), path, apsw.sqlite_lib_version())
+    return ladder.damage[0] if ladder.damage else ""
 
 
 def _open(path: str, flags: int, busy_timeout_s: float) -> apsw.Connection:
@@ -152,6 +149,11 @@ def _explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
             return _locked(path, waited_s)
         case apsw.SQLITE_FULL:
             return NoSpace(f"no room to write into {path}: it is what it was", "free space there")
+        case apsw.SQLITE_CORRUPT if "malformed database schema" in str(error):
+            return TargetRefused(
+                f"SQLite {apsw.sqlite_lib_version()} cannot read the schema of {path}, or of the generation: {error}",
+                "stop the app, and restore without --online",
+            )
         case apsw.SQLITE_NOTADB | apsw.SQLITE_CORRUPT:
             return TargetRefused(f"{path} is damaged: {error}", "stop the app, and restore without --online")
         case apsw.SQLITE_READONLY | apsw.SQLITE_CANTOPEN | apsw.SQLITE_PERM:

@@ -39,6 +39,7 @@ def compact(request: dict[str, Any]) -> None:
 def set_journal_mode(request: dict[str, Any]) -> None:
     """Let the file remember the journal mode that its app uses, and leave no side file."""
     connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.execute("PRAGMA writable_schema=ON")  # read what can be read of it
     connection.execute(f"PRAGMA journal_mode={'WAL' if request['mode'] == 'wal' else 'DELETE'}").fetchall()
     connection.close()
 
@@ -46,9 +47,10 @@ def set_journal_mode(request: dict[str, Any]) -> None:
 def _explain(error: apsw.Error, verb: str) -> BackupdError:
     if isinstance(error, apsw.FullError):
         return NoSpace(f"no room to {verb} the copy", "free space, or move backups_dir")
-    if isinstance(error, apsw.SQLError):
+    if isinstance(error, apsw.SQLError | apsw.CorruptError) and verb == "compact":
         return SnapshotFailed(
-            f"VACUUM needs a function or collation that only the app has: {error}", 'use method = "backup"'
+            f"VACUUM needs to read the whole schema, with the functions and collations of the app: {error}",
+            'use method = "backup"',
         )
     return SnapshotFailed(f"could not {verb} the copy: {error} (SQLite code {extended_code(error)})", "see the log")
 

@@ -18,6 +18,7 @@ from backupd.sqlite.child.locks import hold_shared_lock
 from backupd.sqlite.child.owner import become_owner
 from backupd.sqlite.child.superjournal import explain_absence, read_record, settle_record
 from backupd.sqlite.child.wire import Wire, serve
+from backupd.sqlite.encryption import is_encrypted
 from backupd.sqlite.header import Header, read_header
 
 # A disk that cannot read it, or write to it, is what a restore is for: what lies there is kept as it lies.
@@ -27,14 +28,17 @@ _DAMAGED = (apsw.SQLITE_NOTADB, apsw.SQLITE_CORRUPT, apsw.SQLITE_IOERR)
 def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     """Settle the database at `path`, and tell its damage in words (or nothing), or why its journal is undecided.
 
-    `name` is what its app calls the file. Raises TargetInUse when anybody is at work on it, NoSpace, TargetRefused,
-    SnapshotFailed.
+    `name` is what its app calls the file. An encrypted one is left as it is, with its side files, which belong to it
+    alone. Raises TargetInUse when anybody is at work on it, NoSpace, TargetRefused, SnapshotFailed.
     """
     path: str = request["path"]
     become_owner(request["uid"], request["gid"])
     damage, undecided = "it is no database: nothing in it can be read", ""
     try:
-        if header_of(path) is not None:  # else SQLite would take a WAL that lies there for one of nobody, and remove it
+        header = header_of(path)
+        if is_encrypted(path):
+            damage = ""
+        elif header is not None:  # else SQLite would take a WAL that lies there for one of nobody, and remove it
             undecided = judge_journal(path, request["name"])
             damage = "" if undecided else settle_or_tell(path)
     except OSError as error:

@@ -10,6 +10,8 @@ from typing import Any
 
 from backupd.errors import BackupdError, NoSpace, SnapshotFailed
 from backupd.files import is_full
+from backupd.oserrors import remedy, said
+from backupd.starting import starting
 
 _PROGRESS_EVERY_S = 0.1
 _ORPHANED = 70
@@ -40,14 +42,15 @@ def serve(work: Callable[[dict[str, Any], Wire], dict[str, Any]]) -> None:
     and a child that lived on would hold the app's snapshot pinned for nothing.
     """
     request = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
+        with starting():
+            threading.Thread(target=_die_with_parent, daemon=True).start()
         _send({"kind": "result", "result": work(request, Wire())})
     except BackupdError as error:
         _send_error(error)
     except OSError as error:
         kind = NoSpace if is_full(error) else SnapshotFailed
-        _send_error(kind(f"the file system said: {error}", "free space; check the disk and the rights of the paths"))
+        _send_error(kind(f"I/O error: {said(error)}", remedy(error)))
 
 
 def _die_with_parent() -> None:

@@ -17,6 +17,7 @@ from paramiko.sftp import SFTPError
 from backupd.errors import BackupdError, ReplicaUnreachable
 from backupd.memory import keep_freed_memory
 from backupd.stores.sftp.algorithms import NegotiatingTransport
+from backupd.stores.sftp.client import NamingClient
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.login import Credentials, log_in
@@ -143,7 +144,7 @@ class Link:
         with self.watched():  # paramiko waits for ever for a yes or a no
             channel.invoke_subsystem("sftp")
         with self._timed():
-            return SFTPClient(channel)
+            return NamingClient(channel)
 
     def _add_channel(self) -> None:
         try:

@@ -204,8 +204,11 @@ class SftpStore:
         except FileNotFoundError as error:
             what = f"there is no directory {posixpath.dirname(directory)} on {self.name}"
             raise BackupdError(what, "make it there, or correct the path in url") from error
-        except OSError:  # another sender makes it in the same moment
-            self._client.lstat(directory)
+        except OSError as error:
+            try:
+                self._client.lstat(directory)  # another sender may have made it in the same moment
+            except FileNotFoundError:
+                raise error from None
 
     def _holding(self, final: str, archive: Path) -> Transfer | None:
         """Return what it costs if the archive there is right: a publication was cut off just before its end."""

@@ -13,6 +13,7 @@ from paramiko import Message, SFTPClient
 from paramiko.sftp import CMD_DATA, CMD_EXTENDED, CMD_EXTENDED_REPLY, CMD_READ, CMD_STATUS, CMD_WRITE, int64
 
 from backupd.stores.sftp.asking import Asking
+from backupd.stores.sftp.client import Unsupported
 
 # Every server takes packets of 34,000 bytes (§3); OpenSSH tells of larger ones (limits@openssh.com).
 SAFE_BLOCK_BYTES: Final = 32 << 10
@@ -84,7 +85,7 @@ class Writes:
         try:
             self.client._convert_status(message)  # noqa: SLF001 - as above
         except (OSError, EOFError) as error:
-            self._error = self._error or WriteRefused(str(error))
+            self._error = self._error or WriteRefused(getattr(error, "strerror", None) or str(error))
 
 
 class Reads:
@@ -176,10 +177,8 @@ def extended(client: SFTPClient, name: str, *arguments: Any) -> Message | None: 
     asking: Any = client  # as above
     try:
         kind, message = asking._request(CMD_EXTENDED, name.encode(), *arguments)  # noqa: SLF001 - paramiko has no API for it
-    except OSError as error:
-        if error.errno is None and "unsupported" in str(error).lower():
-            return None
-        raise
+    except Unsupported:
+        return None
     if kind not in (CMD_EXTENDED_REPLY, CMD_STATUS):
         raise OSError(f"the server answered {name} with a packet of kind {kind}")
     return message if kind == CMD_EXTENDED_REPLY else Message()

@@ -1,0 +1,93 @@
+"""`backupd pin` and `backupd unpin`."""
+
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import (
+    config_option,
+    json_option,
+    open_site,
+    print_json,
+    read_config,
+    store_option,
+    told_plainly,
+)
+from backupd.cli.stores import opened, require_store
+from backupd.errors import UsageError
+from backupd.jobs.order import PinRequest
+from backupd.jobs.pin import pin_all, unpin_all
+from backupd.model import LOCAL_STORE, Pin
+from backupd.text import printable
+
+_MOST_CHARACTERS = 200
+
+
+@click.command("pin", epilog='Example: backupd pin tasks-20261123-0400 --label "before the migration to v2"')
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
+@store_option
+@config_option
+@json_option
+@told_plainly
+def pin(config_file: Path | None, ids: tuple[str, ...], label: str | None, store: str, *, as_json: bool) -> None:
+    """Keep generations, here and at replicas, until they are released: no retention policy removes them.
+
+    A generation that only a replica holds can be pinned as well: --store NAME looks for it there.
+    """
+    request = PinRequest("by an operator", label=read_label(label))
+    config = read_config(config_file)
+    require_store(store, config)
+    site = open_site(config)
+    elsewhere = set(site.copies())
+    if store != LOCAL_STORE:
+        with opened(store, config, site) as (_, inventory):
+            elsewhere |= {generation.id for generation in inventory.generations}
+    pins = pin_all(ids, request, elsewhere, site)
+    if as_json:
+        print_json([{"id": one.generation, **pin_facts(one)} for one in pins])
+        return
+    for one in pins:
+        click.echo(f"{one.generation}: {pin_words(one)}")
+
+
+@click.command("unpin", epilog="Example: backupd unpin tasks-20261123-0400")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@config_option
+@json_option
+@told_plainly
+def unpin(config_file: Path | None, ids: tuple[str, ...], *, as_json: bool) -> None:
+    """Release pinned generations: from now on the retention policy decides about them."""
+    site = open_site(read_config(config_file))
+    released = unpin_all(ids, site)
+    if as_json:
+        print_json([{"id": one, "released": one in released} for one in ids])
+        return
+    for one in ids:
+        click.echo(f"{printable(one)}: {'released' if one in released else 'was not pinned'}")
+
+
+def read_label(text: str | None) -> str:
+    """Return the label that an operator gave, empty for none. Raises UsageError for one that cannot be shown."""
+    label = (text or "").strip()
+    if printable(label) != label or len(label) > _MOST_CHARACTERS:
+        raise UsageError(
+            f"the label {label[:60]!r} cannot be shown in a list", f"one line, {_MOST_CHARACTERS} characters at most"
+        )
+    return label
+
+
+def pin_facts(pin: Pin | None) -> dict[str, object]:
+    """Return what `--json` prints of the pin on a generation, None where there is none."""
+    return {
+        "pinned": pin is not None,
+        "pinned_until": pin.until if pin else None,
+        "pin_reason": pin.reason if pin else "",
+        "label": pin.label if pin else "",
+    }
+
+
+def pin_words(pin: Pin) -> str:
+    """Tell how long a generation is pinned, and why."""
+    until = f"{pin.until:%F %T} UTC" if pin.until else "released"
+    return printable(f"pinned until {until}: {pin.reason}{f' ({pin.label})' if pin.label else ''}")

@@ -1,0 +1,66 @@
+"""Where `backupd restore` restores to: the database of a source, and the directory that it lies in."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from backupd.cli.common import open_site
+from backupd.config import Config
+from backupd.errors import UsageError
+from backupd.identity import Identity, follows_owner, hand_over_backups, may_override_rights, settle
+from backupd.jobs.replace import Replacement
+from backupd.jobs.site import Site
+from backupd.model import Manifest, Progress
+from backupd.sqlite.directory import give_directory, rights_to_give
+from backupd.wiring import sources, workers
+
+
+def restore_site(config: Config, progress: Progress, *, reading: bool) -> Site:
+    """Return the local store, made where there is none unless it is only for `reading`; a read-only one will do."""
+    settle(config, os.environ)  # first: a private directory hides even whether there is a store in it
+    return open_site(config, progress, writing=None if reading or config.backups_dir.exists() else True)
+
+
+def only_source(source: str | None, config: Config) -> str:
+    """Return the one source that is meant. Raises UsageError where there are several."""
+    names = sources(config, (source,) if source else ())
+    if len(names) > 1:
+        raise UsageError(f"which source: {', '.join(names)}?", "name it with --source")
+    return names[0]
+
+
+def replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) -> Replacement:
+    """Return what is to be put in place of the database of `source`. Raises UsageError where none is configured."""
+    if source not in config.sources:
+        known = ", ".join(config.sources)
+        raise UsageError(
+            f"the configuration ({config.origin}) does not say where the database of {source!r} lies; it has: {known}",
+            "add it to [sources], or restore to a new file (--to PATH)",
+        )
+    return Replacement(source, config.sources[source].path, workers(config), stopped, dry_run)
+
+
+def with_directories(found: Iterable[tuple[Replacement, Manifest]], config: Config) -> list[Replacement]:
+    """Give the directories of databases, where they were made empty, to their owners, and become that owner if we may.
+
+    All of them first: only root can. In a dry run it is only told. Raises ConfigError.
+    """
+    orders = [_with_directory(order, manifest, config) for order, manifest in found]
+    if any(order.directory and not order.dry_run for order in orders):
+        settle(config, os.environ)
+    return orders
+
+
+def _with_directory(order: Replacement, manifest: Manifest, config: Config) -> Replacement:
+    if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
+        return order  # root that stays root could do nothing more in a directory of somebody else
+    database = Path(os.path.realpath(order.path))
+    rights = rights_to_give(database, manifest.origin, config.backups_dir)
+    if rights is not None and rights.uid is not None and not order.dry_run:
+        if follows_owner(os.environ):  # before its directory shuts us out
+            gid = rights.uid if rights.gid is None else rights.gid
+            hand_over_backups(config, Identity(rights.uid, gid, f"the owner of {database.parent}"))
+        if not give_directory(database.parent, rights):
+            return order
+    return replace(order, directory=rights)

@@ -1,0 +1,182 @@
+"""`backupd restore --if-missing`: at each start of a container, before its app."""
+
+import sys
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import click
+
+from backupd.cli.common import print_json, print_trouble, worst_exit
+from backupd.cli.places import replacement, restore_site, with_directories
+from backupd.cli.restored import print_done
+from backupd.cli.stores import claims_at, opened, require_store, tell_whose
+from backupd.config import Config
+from backupd.errors import GenerationMissing
+from backupd.jobs.generations import LATEST, choose_generation
+from backupd.jobs.inventory import Inventory
+from backupd.jobs.origins import recorded_path, require_same_database
+from backupd.jobs.presence import database_is_there
+from backupd.jobs.provenance import choose_usable, refusal
+from backupd.jobs.replace import Replaced, Replacement, replace_database
+from backupd.jobs.site import Site
+from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
+from backupd.stores.contract import Archives
+
+Orders = tuple[Replacement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which generation of each source is wanted, and from which store (None: the local one, else the replicas)."""
+
+    id: str
+    at: datetime | None
+    store: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one source. `there`: a database is; `none`: there is none, and no copy in any store."""
+
+    source: str
+    outcome: Literal["there", "restored", "none", "failed"]
+    report: RunReport | None = None
+    done: Replaced | None = None
+
+
+def restore_missing(
+    orders: Orders, wanted: Wanted, config: Config, progress: Progress, *, allow_none: bool
+) -> Iterator[Outcome]:
+    """Restore the databases of `orders` that are missing; yield what became of each.
+
+    The stores are asked one after the other, and only while a source is missing. Raises GenerationMissing where no
+    store has a copy of one, unless `allow_none`, and where that may be a mistake; what connecting raises.
+    """
+    names = (wanted.store,) if wanted.store else (LOCAL_STORE, *config.replicas)
+    for name in names:
+        require_store(name, config)
+    there = {order.source for order in orders if database_is_there(order.path, empty_is_data=order.empty_is_data)}
+    yield from (Outcome(order.source, "there") for order in orders if order.source in there)
+    missing = tuple(order for order in orders if order.source not in there)
+    site = restore_site(config, progress, reading=orders[0].dry_run) if missing else None
+    doubts: list[tuple[str, str]] = []
+    for name in names:
+        if missing and site is not None:
+            missing = yield from _from_store(name, missing, wanted, config, site, doubts)
+    for order in missing:
+        why = [what for source, what in doubts if source == order.source]
+        if why or not allow_none:
+            raise _no_copy(order.source, names, why)
+        yield Outcome(order.source, "none")
+
+
+def _from_store(
+    name: str, missing: Orders, wanted: Wanted, config: Config, site: Site, doubts: list[tuple[str, str]]
+) -> Generator[Outcome, None, Orders]:
+    """Restore from one store what it has of `missing`; return the rest, and add to `doubts` what is odd about that."""
+    with opened(name, config, site) as (place, inventory):
+        found = [(order, _chosen(order, wanted, name, inventory, site)) for order in missing]
+        known = [(order, manifest) for order, manifest in found if manifest is not None]
+        for order, (_, manifest) in zip(with_directories(known, config), known, strict=True):
+            yield _restored(order, manifest, place, site)
+        rest = tuple(order for order, manifest in found if manifest is None)
+        doubts += [(order.source, why) for order in rest for why in _doubts(order.source, name, config, inventory)]
+    return rest
+
+
+def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool) -> NoReturn:
+    """Print what became of each source as it comes; exit 0 where each has its database, or there is no copy of it."""
+    seen = []
+    for outcome in outcomes:
+        seen.append(outcome)
+        if not as_json:
+            _print(outcome, config)
+        if outcome.report is not None:
+            print_trouble(outcome.report)
+    if as_json:
+        print_json([_facts(outcome) for outcome in seen])
+    sys.exit(worst_exit(outcome.report for outcome in seen if outcome.outcome == "failed" and outcome.report))
+
+
+def _chosen(order: Replacement, wanted: Wanted, store: str, inventory: Inventory, site: Site) -> Manifest | None:
+    """Return the generation that is wanted for `order`, None where `store` has no verified one of its source at all.
+
+    Copies of another store are taken only for a database at the same path, since no operator looks at whose they are.
+    Raises ForeignCopies, OtherDatabase.
+    """
+    source = order.source
+    if wanted.id == LATEST and inventory.last_verified(source) is None:
+        return None
+    if store == LOCAL_STORE:
+        manifest = choose_generation(inventory, wanted.id, source, wanted.at)
+        if wanted.id == LATEST:
+            require_same_database(manifest, inventory, order.path)
+        return manifest
+    claims = claims_at(store, inventory, source, site)
+    manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
+    if wanted.id == LATEST and not claims.counts(manifest) and manifest.origin.path != recorded_path(order.path):
+        consequence = f"not restored to {order.path} by itself: if they are of this app, give an ID, or do it by hand"
+        raise refusal(claims.foreign(inventory, source), store, consequence, inventory.now)
+    tell_whose(manifest, inventory, claims, store)
+    return manifest
+
+
+def _doubts(source: str, store: str, config: Config, inventory: Inventory) -> Iterator[str]:
+    """Yield why a store without a verified copy of `source` does not prove that there never was one."""
+    if inventory.of(source):
+        yield f"store {store} has copies of {source}, none of them verified"
+    others = {generation.source for generation in inventory.generations} - set(config.sources)
+    if others and not inventory.of(source):
+        yield f"store {store} has copies of {', '.join(sorted(others))}, which no source here is called"
+
+
+def _no_copy(source: str, stores: Sequence[str], doubts: Sequence[str]) -> GenerationMissing:
+    if doubts:
+        hint = f"see backupd list --store {stores[-1]}; put that right, or start the app once without --if-missing"
+        return GenerationMissing("; ".join(doubts), hint)
+    where = ", ".join(stores)
+    return GenerationMissing(
+        f"there is no database of {source}, and no copy of it in {where}",
+        "on the very first start, when there is none yet: --allow-none",
+    )
+
+
+def _restored(order: Replacement, manifest: Manifest, place: Archives, site: Site) -> Outcome:
+    report, done = replace_database(lambda: manifest, order, place, site)
+    if report.outcome == "failed":
+        return Outcome(order.source, "failed", report)
+    if done is None:
+        return Outcome(order.source, "there", report)
+    return Outcome(order.source, "restored", report, done)
+
+
+def _facts(outcome: Outcome) -> dict[str, object]:
+    facts: dict[str, object] = {"source": outcome.source, "outcome": outcome.outcome}
+    if outcome.done is not None:
+        return asdict(outcome.done) | facts
+    report = outcome.report
+    if report is not None and report.outcome == "failed":
+        facts |= {"error": report.error, "hint": report.hint, "exit_code": report.exit_code}
+    return facts
+
+
+def _print(outcome: Outcome, config: Config) -> None:
+    path = config.sources[outcome.source].path
+    match outcome.outcome:
+        case "there":
+            click.echo(f"{outcome.source}: there is a database at {path}: nothing to restore")
+        case "none":
+            click.echo(f"{outcome.source}: no database at {path}, and no copy of it yet: nothing to restore")
+        case "restored" if outcome.done is not None:
+            print_done(outcome.done, config, as_json=False)
+
+
+def missing_order(source: str, config: Config, *, stopped: bool, dry_run: bool) -> Replacement:
+    """Return the order to restore the database of `source` if it is missing. Raises UsageError."""
+    order = replacement(source, config, stopped=stopped, dry_run=dry_run)
+    settings = config.sources[source]
+    nothing_there = not Path(settings.path).exists()  # so that nobody can have it open, here or on another host
+    return replace(order, if_missing=True, empty_is_data=settings.allow_empty, stopped=stopped or nothing_there)

@@ -1,0 +1,65 @@
+"""What a restore did, as `backupd restore` prints it."""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import NoReturn
+from zoneinfo import ZoneInfo
+
+import click
+
+from backupd.cli.common import error_facts, print_json, print_trouble
+from backupd.config import Config
+from backupd.jobs.replace import Replaced
+from backupd.jobs.restore import Restored
+from backupd.jobs.words import human_bytes
+from backupd.model import RunReport
+from backupd.text import printable
+
+
+def print_outcome(report: RunReport, done: Replaced | None, config: Config, *, as_json: bool) -> NoReturn:
+    """Print what a restore in place did, or why it failed, and exit with its code."""
+    if done is not None:
+        print_done(done, config, as_json=as_json)
+    elif as_json:
+        print_json(error_facts(report.error or "", report.hint or "", report.exit_code))
+    print_trouble(report)
+    sys.exit(report.exit_code)
+
+
+def print_done(done: Restored | Replaced, config: Config, *, as_json: bool) -> None:
+    """Print what a restore did, or would do."""
+    if as_json:
+        print_json(done)
+    else:
+        _print(done, ZoneInfo(config.schedule.timezone))
+
+
+def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
+    verb = "would restore" if done.dry_run else "restored"
+    what = done.generation or "the old database"
+    click.echo(f"{verb} {what} to {done.target} ({human_bytes(done.snapshot_bytes)})")
+    if done.taken_at is not None:
+        taken_at = done.taken_at.astimezone(zone)
+        local = "" if taken_at.utcoffset() == timedelta() else f" ({taken_at:%F %T} {zone})"
+        click.echo(f"  taken    {done.taken_at:%F %T} UTC{local}")
+        click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else ", integrity checked"))
+    click.echo(f"  mode     {done.mode}" + (f", owner {done.owner}" if done.owner else ", owner is you"))
+    for note in done.notes:
+        click.echo(f"  note     {printable(note)}")
+    if isinstance(done, Replaced):
+        if done.directory:
+            click.echo(f"  directory {Path(done.target).parent}, which was empty: owner {done.directory}")
+        _print_way_back(done)
+
+
+def _print_way_back(done: Replaced) -> None:
+    if done.old_damage:
+        click.echo(f"  damaged  the old database: {done.old_damage}")
+    if done.old_undecided:
+        click.echo(f"  journal  {done.old_undecided}")
+        click.echo(f"           kept as {done.kept}-journal: to get both back, undo before the app is started again")
+    if done.kept:
+        click.echo(f"  kept     {done.kept}: remove it, with its side files, once all is well")
+    if done.undo:
+        click.echo(f"  undo     {done.undo}")

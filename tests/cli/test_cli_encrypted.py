@@ -1,0 +1,58 @@
+"""An encrypted database from backup to restore: each command says what it verified, and nothing writes to a copy."""
+
+from pathlib import Path
+
+import pytest
+
+from support.app import running_app
+from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
+from support.command import Backupd
+from support.sqlite_places import sha256
+
+pytest.importorskip("sqlcipher3")
+
+
+@pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
+def test_an_encrypted_database_is_listed_verified_drilled_and_restored_for_what_it_is(
+    backupd: Backupd, database: Path, tmp_path: Path, cipher: tuple[str, ...]
+) -> None:
+    database.unlink()
+    with encrypted(database, cipher, "wal"):
+        pass
+    assert "encrypted: copied as it is" in backupd("doctor").out
+    assert backupd("backup").code == 3
+    assert backupd("backup").code == 0
+    (listed,) = backupd("list", "--json").json
+    assert listed["verification"] == "opaque"
+    assert "it is encrypted" in backupd("show", "latest").out
+    assert backupd("verify").code == 0
+    (drill,) = backupd("drill", "--from", "local", "--json").json
+    assert (drill["outcome"], drill["verification"]) == ("done", "opaque")
+    assert "contents" not in drill["drill"]["proven"]
+    asked = backupd("drill", "--from", "local", BACKUPD_DRILL__USER_VERSION="1")
+    assert asked.code == 1
+    assert "only its app can be asked" in asked.err
+    assert backupd("restore", "--to", tmp_path / "copy.db").code == 0
+    assert read(tmp_path / "copy.db", "SELECT count(*) FROM long", cipher) == [[2000]]
+
+
+@pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
+def test_a_restore_in_place_puts_the_very_bytes_back_and_online_is_refused(
+    backupd: Backupd, database: Path, cipher: tuple[str, ...]
+) -> None:
+    database.unlink()
+    with encrypted(database, cipher, "wal") as app:
+        assert backupd("backup").code == 3
+        app.sql("UPDATE account SET balance = 0")
+        online = backupd("restore", "latest", "--online")
+        assert online.code == 1
+        assert "is encrypted: SQLite cannot write" in online.err
+        assert app.sql("SELECT sum(balance) FROM account") == [[0]]
+        app.kill()  # its WAL lies there
+    restored = backupd("restore", "latest", "--json")
+    assert restored.code == 0, restored.err
+    assert sha256(database) == restored.json["snapshot_sha256"]
+    assert read(database, "SELECT sum(balance) FROM account", cipher) == [[100]]
+    assert backupd("restore", "--undo").code == 0
+    with running_app(database, cipher=cipher) as app:
+        assert app.sql("SELECT sum(balance) FROM account") == [[0]]

@@ -1,0 +1,89 @@
+"""What went wrong with files is told by its cause: rights, inodes, quotas and links to nowhere are no bad disk."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import NoSpace
+from backupd.jobs.space import require_space
+from backupd.oserrors import remedy, said, why_full
+from support.command import Backupd
+
+
+@pytest.fixture
+def few_inodes(tmp_path: Path) -> Iterator[Path]:
+    """A file system with much room, and ten inodes left."""
+    root = tmp_path / "few"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=11", "none", root], check=True)
+    try:
+        yield root
+    finally:
+        subprocess.run(["umount", "--lazy", root], check=True)
+
+
+@pytest.mark.root
+def test_a_file_system_without_inodes_is_not_called_full(backupd: Backupd, few_inodes: Path) -> None:
+    environ = {"BACKUPD_BACKUPS_DIR": str(few_inodes / "backups")}
+    answer = backupd("backup", **environ)
+    assert answer.code == 1
+    assert "has no free inodes, though it has free space" in answer.err
+    assert f"what to do: remove files there (df -i {few_inodes}" in answer.err
+    assert "no free inodes" in backupd("doctor", **environ).out
+    with pytest.raises(NoSpace, match=r"a drill cannot begin: the file system of .* has no free inodes"):
+        require_space(few_inodes, 1, 0, "a drill", 12)
+    (few_inodes / "many").mkdir()
+    with pytest.raises(OSError, match="No space left") as failed:
+        use_up(few_inodes / "many")
+    assert why_full(failed.value, few_inodes / "x")[0].endswith("no free inodes, though it has free space")
+
+
+def use_up(directory: Path) -> None:
+    """Make more files than there are inodes."""
+    for number in range(20):
+        (directory / str(number)).touch()
+
+
+def test_a_quota_and_a_full_disk_are_told_apart(tmp_path: Path) -> None:
+    quota, full = (OSError(number, os.strerror(number), str(tmp_path / "x")) for number in (errno.EDQUOT, errno.ENOSPC))
+    assert why_full(quota, tmp_path)[0] == f"the quota on the file system of {tmp_path} is used up"
+    assert remedy(quota).startswith("raise the quota")
+    assert why_full(full, tmp_path)[0] == f"the file system of {tmp_path} is full"
+    assert remedy(full) == f"free space on the file system of {tmp_path}"
+    assert "mount" in remedy(OSError(errno.EROFS, "Read-only file system", str(tmp_path)))
+    assert "dmesg" in remedy(OSError(errno.EIO, "Input/output error", str(tmp_path)))
+
+
+def test_a_link_to_nowhere_is_named_with_what_it_leads_to(backupd: Backupd, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/nowhere/data")
+    database = backupd("backup", BACKUPD_DATABASE=str(link))
+    assert f"no database at {link}: {link} is a symbolic link to /nowhere/data, which is not there" in database.err
+    below = backupd("doctor", BACKUPD_DATABASE=str(link / "tasks.db"))
+    assert f"{link} is a symbolic link to /nowhere/data" in below.out
+    for directory in (link, link / "below"):
+        backups = backupd("backup", BACKUPD_BACKUPS_DIR=str(directory))
+        assert (backups.code, f"error: {link} is a symbolic link to /nowhere/data" in backups.err) == (1, True)
+    with pytest.raises(FileNotFoundError) as missing:
+        (link / "x").read_bytes()
+    assert said(missing.value).endswith(f"x ({link} is a symbolic link to /nowhere/data, which is not there)")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("command", ["backup", "list", "doctor"])
+def test_a_user_without_rights_is_told_of_rights_and_not_of_the_disk(
+    backupd: Backupd, database: Path, command: str
+) -> None:
+    os.chown(database.parent, 1000, 1000)
+    database.parent.chmod(0o700)
+    for directory in database.parent.parents:
+        directory.chmod(directory.stat().st_mode | 0o001)
+    answer = backupd(command, BACKUPD_BACKUPS_DIR=str(database.parent / "backups"), PUID="999", PGID="999")
+    assert answer.code == 1
+    assert "user 999:999 lacks the rights to" in answer.out + answer.err
+    assert "PUID=auto" in answer.out + answer.err
+    assert "disk" not in answer.out + answer.err

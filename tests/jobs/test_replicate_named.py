@@ -1,0 +1,69 @@
+"""Whatever a server refuses, the error names the replica, the operation and the remote path."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from backupd.jobs.backup import backup
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from support.command import Backupd
+from support.odd_sftp import Oddities, running_odd_sftp
+from support.replicas import over_sftp, sent_to
+from support.sshd import running_sshd
+
+
+@pytest.mark.parametrize(
+    ("denied", "named"),
+    [
+        ("mkdir", "make the directory /backups/.backupd"),
+        ("opendir", r"list /backups\S*"),
+        ("lstat", "look at /backups"),
+        ("open", "open /backups/.backupd/[0-9a-f]{16}/tasks-[0-9-]+.sqlite3.gz.part"),
+        ("write", "write /backups/.backupd/[0-9a-f]{16}/tasks-[0-9-]+.sqlite3.gz.part"),
+        ("rename", "rename /backups/.backupd/[0-9a-f]{16}/tasks-[0-9-]+.sqlite3.gz.part"),
+        ("fsync@openssh.com", "flush /backups/.backupd/[0-9a-f]{16}/tasks-[0-9-]+.sqlite3.gz.part"),
+    ],
+)
+def test_a_refused_request_names_replica_operation_and_path(
+    order: BackupOrder, site: Site, tmp_path: Path, denied: str, named: str
+) -> None:
+    backup(order, site)
+    with running_odd_sftp(tmp_path / "odd") as odd:
+        odd.be(Oddities(denied=frozenset({denied, "posix-rename@openssh.com"})))
+        report = sent_to(over_sftp(odd, odd.path, site), site)
+    assert report.outcome == "failed"
+    assert re.fullmatch(f"there: cannot {named}: [Pp]ermission denied", str(report.error)), report.error
+
+
+def test_a_failure_that_says_nothing_is_told_in_one_bounded_line(
+    order: BackupOrder, site: Site, tmp_path: Path
+) -> None:
+    backup(order, site)
+    with running_odd_sftp(tmp_path / "odd") as odd:
+        odd.be(Oddities(bad_write=1, bad_write_says="no\x1b[2J\nroom " + "x" * 9000))
+        report = sent_to(over_sftp(odd, odd.path, site), site)
+    error = str(report.error)
+    assert re.match(r"there: cannot write /backups/\S+.part: no\\x1b\[2J room x+$", error), error
+    assert error.isprintable()
+    assert len(error) < 300
+
+
+@pytest.mark.root
+def test_every_command_names_them_also_at_openssh(backupd: Backupd, tmp_path: Path) -> None:
+    assert backupd("backup").code == 0
+    with running_sshd(tmp_path / "sshd", kind="chroot") as server:
+        replica = {
+            "BACKUPD_REPLICAS__OFFSITE__URL": server.url,
+            "BACKUPD_REPLICAS__OFFSITE__HOST_KEY": server.host_key(),
+            "BACKUPD_REPLICAS__OFFSITE__PRIVATE_KEY_FILE": str(server.key),
+        }
+        server.files.chmod(0)
+        answers = {
+            command: backupd(*command.split(), **replica)
+            for command in ("list --store offsite", "verify --store offsite", "replicate --dry-run", "replicate")
+        }
+    for command, answer in answers.items():
+        assert re.search(rf"offsite: cannot (look at|list) {server.path}\S*: Permission denied\n", answer.err), answer
+        assert "let the account there read and write the directory" in answer.err, command

@@ -1,0 +1,194 @@
+"""Encrypted databases are copied as they lie there, so that their key opens the copy; nothing more is said of them."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import NoSpace, SourceBusy, SourceEncrypted
+from backupd.jobs.backup import backup
+from backupd.jobs.expire import unfreeze
+from backupd.jobs.order import BackupOrder
+from backupd.jobs.site import Site
+from backupd.sqlite.snapshot import take_snapshot
+from backupd.sqlite.source import Source
+from support.app import running_app
+from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
+from support.snapshots import HASTY, Take
+from support.sqlite_jobs import BackUp
+from support.sqlite_places import small_disk
+
+pytest.importorskip("sqlcipher3")
+
+KINDS = pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
+MODES = pytest.mark.parametrize("mode", ["wal", "delete"])
+PATIENT = replace(HASTY, busy_timeout_s=20)
+TWO = "UPDATE account SET balance = balance + (CASE id WHEN 1 THEN -1 ELSE 1 END)"
+
+
+@KINDS
+@MODES
+def test_what_is_committed_is_in_the_copy_and_the_source_is_not_touched(
+    tmp_path: Path, back_up: BackUp, cipher: tuple[str, ...], mode: str
+) -> None:
+    path = tmp_path / "app.db"
+    with encrypted(path, cipher, mode) as app:
+        if mode == "wal":
+            app.sql("BEGIN IMMEDIATE")
+            app.sql("DELETE FROM long")
+        before = path.read_bytes()
+        job = back_up(path)
+        assert path.read_bytes() == before
+    assert (*job.told, job.report.verification) == ("degraded", 3, "opaque")
+    assert "it is encrypted" in job.report.warnings[0]
+    assert read(job.unpacked(tmp_path / "copy.db"), "SELECT count(*) FROM long", cipher) == [[2000]]
+
+
+@MODES
+def test_a_copy_while_the_app_commits_is_one_state(tmp_path: Path, take: Take, mode: str) -> None:
+    path = tmp_path / "app.db"
+    stop = threading.Event()
+    with encrypted(path, WHOLE, mode) as app:
+
+        def work() -> None:
+            while not stop.is_set():
+                app.sql(TWO)
+                if mode == "wal":
+                    app.sql("PRAGMA wal_checkpoint(RESTART)")
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            copies = [take(path, PATIENT) for _ in range(4)]
+        finally:
+            stop.set()
+            worker.join()
+    for copy in copies:
+        assert read(copy.path, "SELECT sum(balance), min(balance) < 50 FROM account") == [[100, 1]]
+
+
+def test_a_database_that_was_always_encrypted_is_warned_of_once_and_noted_from_then_on(
+    tmp_path: Path, back_up: BackUp
+) -> None:
+    path = tmp_path / "app.db"
+    with encrypted(path) as app:
+        first = back_up(path)
+        assert back_up(path).told == ("unchanged", 0)
+        app.sql(TWO)
+        second = back_up(path)
+    assert (first.told, second.told) == (("degraded", 3), ("published", 0))
+    assert any("it is encrypted" in note for note in second.report.notes)
+    assert second.site.holds.get("tasks") is None
+
+
+def test_a_database_that_was_readable_and_is_encrypted_now_pushes_nothing_out_until_it_is_accepted(
+    order: BackupOrder, site: Site, tmp_path: Path
+) -> None:
+    good = backup(order, site)
+    with encrypted(tmp_path / "app.db"):
+        pass
+    (tmp_path / "app.db").rename(order.path)
+    for _ in range(2):
+        report = backup(order, site)
+        assert (report.outcome, report.exit_code, report.generation) == ("failed", 1, None)
+        assert f"it could be read when {good.generation} was taken" in str(report.error)
+        assert "backupd prune --unfreeze" in str(report.hint)
+    hold = site.holds.get("tasks")
+    assert hold is not None
+    assert (hold.kind, hold.reference, hold.unreadable) == ("corrupt", good.generation, True)
+    assert unfreeze("tasks", site)
+    accepted = backup(order, site)
+    assert (accepted.outcome, accepted.verification) == ("degraded", "opaque")
+    assert not site.holds.accepted("tasks")
+
+
+def test_an_acceptance_holds_for_one_copy_only(order: BackupOrder, site: Site) -> None:
+    site.holds.accept("tasks")
+    assert backup(order, site).outcome == "published"
+    assert not site.holds.accepted("tasks")
+
+
+@pytest.mark.parametrize("what", [b"no database" * 1000, b"\xff" * 4096])
+def test_a_database_that_is_none_any_more_freezes_pruning(order: BackupOrder, site: Site, what: bytes) -> None:
+    good = backup(order, site)
+    order.path.write_bytes(what)
+    report = backup(order, site)
+    assert "is not a SQLite database" in str(report.error)
+    assert f"it was copied as {good.generation}" in str(report.error)
+    assert f"or restore {good.generation}" in str(report.hint)
+    assert site.holds.get("tasks") is not None
+
+
+def test_a_hot_journal_of_an_encrypted_database_is_left_to_its_app(tmp_path: Path, back_up: BackUp) -> None:
+    path = tmp_path / "app.db"
+    with encrypted(path) as app:
+        back_up(path)
+        app.sql("PRAGMA cache_size=5")
+        app.sql("BEGIN")
+        app.sql("UPDATE long SET v = hex(randomblob(40))")
+        assert back_up(path).told == ("failed", 75)  # it has spilled, and holds its lock
+        app.kill()
+        job = back_up(path)
+        assert job.told == ("failed", 1)
+        assert "only its key can undo that" in job.error
+        assert job.site.holds.get("tasks") is None
+    with running_app(path, cipher=WHOLE) as app:
+        app.sql("SELECT count(*) FROM long")
+    again = back_up(path)
+    assert again.told == ("published", 0)
+    assert read(again.unpacked(tmp_path / "copy.db"), "SELECT count(*) FROM long") == [[2000]]
+
+
+def test_a_wal_that_hides_what_is_committed_is_refused(tmp_path: Path, take: Take) -> None:
+    """SQLite3 Multiple Ciphers encrypts frames after their checksums were made."""
+    path = tmp_path / "app.db"
+    with encrypted(path, WHOLE, "wal"):
+        wal = tmp_path / "app.db-wal"
+        data = bytearray(wal.read_bytes())
+        data[32 + 24 + 100] ^= 1
+        wal.write_bytes(data)
+        with pytest.raises(SourceEncrypted, match="hides which of its transactions are complete"):
+            take(path)
+
+
+def test_frames_after_the_last_commit_are_not_taken_in(tmp_path: Path, take: Take) -> None:
+    path = tmp_path / "app.db"
+    with encrypted(path, WHOLE, "wal") as app:
+        app.sql("PRAGMA cache_size=5")
+        app.sql("BEGIN")
+        app.sql("UPDATE long SET v = hex(randomblob(40))")
+        app.sql("UPDATE account SET balance = 0")
+        app.kill()
+    copy = take(path)
+    assert copy.journal_mode == "wal"
+    assert read(copy.path, "SELECT sum(balance) FROM account") == [[100]]
+
+
+def test_an_app_that_holds_its_lock_is_waited_for_and_named(tmp_path: Path, take: Take) -> None:
+    path = tmp_path / "app.db"
+    with encrypted(path) as app:
+        app.sql("BEGIN EXCLUSIVE")
+        with pytest.raises(SourceBusy):
+            take(path)
+
+
+def test_vacuum_of_an_encrypted_database_is_refused_in_words(tmp_path: Path, back_up: BackUp) -> None:
+    path = tmp_path / "app.db"
+    with encrypted(path):
+        pass
+    job = back_up(path, replace(HASTY, method="vacuum"))
+    assert ("is encrypted: VACUUM cannot rewrite it" in job.error, job.hint) == (True, 'use method = "backup"')
+    assert job.generations == {}
+
+
+@pytest.mark.root
+@MODES
+def test_a_copy_for_which_there_is_no_room_is_told_as_such(tmp_path: Path, mode: str) -> None:
+    """In WAL mode it is the WAL that does not fit any more."""
+    path = tmp_path / "app.db"
+    with encrypted(path, WHOLE, mode), small_disk(tmp_path / "disk", "100k") as disk:
+        (disk / "staging").mkdir()
+        source = Source.inspect(path)
+        with pytest.raises(NoSpace):
+            take_snapshot(source, HASTY, disk / "staging", lambda _done, _total: None, lambda _event, _message: None)
