@@ -54,7 +54,7 @@ class Standing:
 class Failure:
     """The last `runs` runs of a task of a subject failed; the first of them ended at `since` (aware).
 
-    Kind, error and hint are those of the last one; the words may name paths.
+    Kind, error and hint are those of the last one, and the store that a drill restored from; the words may name paths.
     """
 
     task: Task
@@ -64,6 +64,7 @@ class Failure:
     runs: int = 1
     error: str = ""
     hint: str = ""
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,14 @@ def _of_sources(facts: HealthFacts) -> Iterator[Problem]:
         reference = hold.reference or ""
         restore = f"backupd restore {reference}" if reference else _restore_command(hold.source, facts)
         yield Problem(
-            kind, "unhealthy", "backup", hold.source, hold.since, None, 0, 0, 0, reference, restore, hold.reason
+            kind,
+            "unhealthy",
+            "backup",
+            hold.source,
+            hold.since,
+            reference=reference,
+            restore=restore,
+            detail=hold.reason,
         )
     held = {hold.source for hold in facts.holds if hold.kind == "corrupt"}
     for failure in facts.failures:
@@ -210,6 +218,7 @@ def _problem(failure: Failure, kind: ProblemKind, severity: Severity, restore: s
         failure.since,
         failure.kind,
         failure.runs,
+        store=failure.store,
         restore=restore,
         detail=failure.error,
         hint=failure.hint,

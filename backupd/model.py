@@ -203,7 +203,7 @@ class Generation:
 class RetentionPolicy:
     """Which generations stay: some of the newest, and the newest of each hour, day, week, month and year.
 
-    All stay that were taken within `within` before the newest verified one.
+    All stay that were taken within `within` before the newest verified one, and the newest that was taken earlier.
     """
 
     last: int = 0

@@ -71,7 +71,7 @@ class Problem:
 
     `store` and `catalog` are of the whole site; `missing` to `shrunk` of the source `subject`;
     `never`, `future` and `late` of the proof of `task` and `subject`; `failed` of the runs of `task` of `subject`, of
-    which the last `runs` failed, the last one by `cause`; `generation` of the generation `reference` of `subject`.
+    which the last `runs` failed, the last one by `cause` (a drill from `store`); `generation` of the generation `reference` of `subject`.
     `since` is aware, None where it is not known; `restore` is the command that restores `subject`, empty where there
     is no copy. `age_s` and `limit_s` (seconds) come with `late`.
     """
@@ -85,6 +85,7 @@ class Problem:
     runs: int = 0
     age_s: float = 0.0
     limit_s: float = 0.0
+    store: str = ""
     reference: str = ""
     restore: str = ""
     detail: str = ""
@@ -115,8 +116,9 @@ class Problem:
 
     @property
     def run(self) -> str:
-        """What kind of run it is about: `backup of tasks`, `replication to offsite`."""
-        return _RUN.get(str(self.task), f"{self.task} of {{}}").format(self.subject)
+        """What kind of run it is about: `backup of tasks`, `replication to offsite`, `drill of tasks from offsite`."""
+        run = _RUN.get(str(self.task), f"{self.task} of {{}}").format(self.subject)
+        return f"{run} from {self.store}" if self.store else run
 
     @property
     def proof(self) -> str:

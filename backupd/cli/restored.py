@@ -14,6 +14,7 @@ from backupd.jobs.replace import Replaced
 from backupd.jobs.restore import Restored
 from backupd.jobs.words import human_bytes
 from backupd.model import RunReport
+from backupd.sqlite.kept import KEPT_FOR
 from backupd.text import printable
 
 
@@ -60,6 +61,6 @@ def _print_way_back(done: Replaced) -> None:
         click.echo(f"  journal  {done.old_undecided}")
         click.echo(f"           kept as {done.kept}-journal: to get both back, undo before the app is started again")
     if done.kept:
-        click.echo(f"  kept     {done.kept}: remove it, with its side files, once all is well")
+        click.echo(f"  kept     {done.kept}: backupd clean removes it once it is {KEPT_FOR.days} days old")
     if done.undo:
         click.echo(f"  undo     {done.undo}")

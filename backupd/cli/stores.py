@@ -48,9 +48,20 @@ def default_source(source: str | None, config: Config) -> str | None:
 def claims_at(
     name: str, there: Inventory, source: str | None, site: Site, *, adopting: bool = False, dry_run: bool = False
 ) -> Claims:
-    """Return whose generations at replica `name` count as this store's own, once it was `adopting` those of others."""
-    here = read_inventory(site)
-    claims = claims_of(here, site)
+    """Return whose generations at replica `name` count as this store's own, once it was `adopting` those of others.
+
+    A local store that cannot be read keeps nobody from a restore: nothing counts as own then, and all is usable.
+    """
+    try:
+        here = read_inventory(site)
+        claims = claims_of(here, site)
+    except OSError as error:
+        if adopting:
+            raise
+        print_warning(
+            f"{site.store.directory} cannot be read ({error.strerror}): which copies are its own is not known"
+        )
+        return Claims(None, {}, frozenset())
     if not adopting:
         return claims
     return adopt(claims.foreign(there, source), here, there, name, site, dry_run=dry_run)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 from backupd.errors import TargetRefused
@@ -12,8 +13,9 @@ from backupd.log import Event
 from backupd.owners import where_owned
 from backupd.spans import human_age
 from backupd.sqlite.alone import alone_at
-from backupd.sqlite.install import heal, kept_databases
+from backupd.sqlite.install import heal
 from backupd.sqlite.intent import pending
+from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files
 
 
 def heal_restore(path: Path, site: Site) -> None:
@@ -59,20 +61,23 @@ def examine_restores(path: Path, site: Site) -> Iterator[Finding]:
         if pending(target) is not None:
             what = f"a restore of {target} was killed, or is at work"
             yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
-        for kept in kept_databases(target):
-            yield _kept(kept, site)
+        yield from (_kept(kept, site) for kept in kept_files(target))
     except TargetRefused as error:
         yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
     except OSError:  # that its directory cannot be read is a finding of the source
         return
 
 
-def _kept(kept: Path, site: Site) -> Finding:
-    state = kept.lstat()
-    age = human_age(site.clock().timestamp() - state.st_ctime)
-    detail = f"{kept.name} is what a restore replaced, {age} ago, of {human_bytes(state.st_size)}"
-    hint = f"once nothing more is missed in {kept.parent}, delete it, with the files named {kept.name}-…"
-    return Finding("restore", ok=False, detail=detail, hint=hint)
+def _kept(kept: KeptDatabase, site: Site) -> Finding:
+    age = site.clock() - kept.since
+    detail = f"{kept.path.name} is what a restore replaced, {_ago(age)}, of {human_bytes(kept.size_bytes)}"
+    hint = "backupd clean removes it" + ("" if age >= KEPT_FOR else f" once it is {KEPT_FOR.days} days old")
+    return Finding("restore", ok=True, detail=detail, hint=hint)
+
+
+def _ago(age: timedelta) -> str:
+    words = human_age(age.total_seconds())
+    return words if age < timedelta() else f"{words} ago"
 
 
 def _real(path: Path) -> Path:

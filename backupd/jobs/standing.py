@@ -82,7 +82,8 @@ def _failure(task: Task, last: LastRun | None) -> Failure | None:
     # What a run found wrong with the source stays so until one succeeds: a later one may not have got as far.
     run = next((one for one in last.failed if task == "backup" and _kind(one) in SOURCE_ERRORS), last.run)
     hint = _KILLED if run.report is None else run.report.hint or ""
-    return Failure(task, run.source, _kind(run), last.failing_since, last.failures, run.error or "", hint)
+    store = run.report.drill.store if run.report and run.report.drill else ""
+    return Failure(task, run.source, _kind(run), last.failing_since, last.failures, run.error or "", hint, store)
 
 
 def _kind(run: RunRecord) -> ErrorKind:

@@ -140,5 +140,5 @@ def _proven(runs: Iterable[RunRecord], now: datetime) -> Iterator[News]:
         generation = f" of {run.generation}" if run.generation else ""
         warnings = "; ".join(run.report.warnings) if run.report else ""
         store = f" from {run.report.drill.store}" if run.report and run.report.drill else ""
-        headline = f"the drill of {run.source} has proven a restore{generation}{store} {took}".rstrip()
+        headline = f"the drill of {run.source}{store} has proven a restore{generation} {took}".rstrip()
         yield News(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)

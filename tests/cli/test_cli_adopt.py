@@ -1,6 +1,7 @@
 """Copies of another store at a replica, as an operator meets them: after a disaster, and where two apps meet."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from keyboard import Keyboard
 from backupd.model import MANIFEST_SUFFIX
 from support.bank import is_balanced, make_bank, spend
 from support.command import log_lines
-from support.generations import backdated
+from support.generations import backdated, rewritten
 
 
 @pytest.fixture
@@ -110,6 +111,16 @@ def test_of_several_sources_at_a_replica_the_configured_one_is_restored(
     assert typed("replicate", **nas(there)).code == 0
     answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there))
     assert (answer.code, f"restored {generation}" in answer.out) == (0, True), answer.err
+    notes = next(key for key in ids(there) if key.startswith("notes"))
+    rewritten(there, notes, lambda manifest: replace(manifest, store="f" * 16))
+    for path in backups.glob("notes-*"):
+        path.unlink()
+    assert [check["id"] for check in typed("verify", "--all", "--store", "nas", "--json", **nas(there)).json] == [
+        generation
+    ]
+    assert [check["id"] for check in typed("verify", notes, "--store", "nas", "--json", **nas(there)).json] == [notes]
+    drilled = typed("drill", "--json", **nas(there))
+    assert (drilled.code, drilled.json[0]["generation"]) == (0, generation)
     make_bank(tmp_path / "other.db", rows=3)
     other = {"BACKUPD_DATABASE": str(tmp_path / "other.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "others")}
     missing = typed("restore", "--from", "nas", "--to", tmp_path / "none.db", **nas(there), **other)
@@ -142,3 +153,15 @@ def test_where_no_operator_looks_a_missing_database_is_restored_from_another_sto
     database.unlink()
     answer = typed("restore", "--if-missing", **nas(there))
     assert (answer.code, lost in answer.out, is_balanced(database)) == (0, True, True), answer
+
+
+def test_a_local_store_that_cannot_be_read_keeps_nobody_from_a_restore(
+    typed: Keyboard, generation: str, there: Path, tmp_path: Path
+) -> None:
+    there.parent.mkdir()
+    assert typed("replicate", **nas(there)).code == 0
+    (tmp_path / "loop").symlink_to("loop")  # refuses to be read, as a broken disk does
+    broken = {"BACKUPD_BACKUPS_DIR": str(tmp_path / "loop")}
+    answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there), **broken)
+    assert (answer.code, f"restored {generation}" in answer.out) == (0, True), answer.err
+    assert "cannot be read (Too many levels of symbolic links)" in answer.err

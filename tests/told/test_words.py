@@ -34,10 +34,11 @@ def failing(
     subject: str = "tasks",
     error: str = "no database at /app/data/tasks.db",
     hint: str = "check [sources.tasks].path and the volume mount",
+    store: str = "",
     *,
     runs: int = 4,
 ) -> HealthFacts:
-    return replace(WELL.health, failures=(Failure(task, subject, kind, NOW - HOUR, runs, error, hint),))
+    return replace(WELL.health, failures=(Failure(task, subject, kind, NOW - HOUR, runs, error, hint, store),))
 
 
 def drill(source: str = "tasks", outcome: Outcome = "done") -> RunRecord:
@@ -65,7 +66,9 @@ LOOKS = {
     "too-old": replace(WELL, health=HealthFacts(STANDINGS)),
     "damaged": replace(WELL, health=replace(WELL.health, damaged=(("tasks-20261120-0400", "tasks"),))),
     "drill-proven": replace(WELL, drills=(drill(),)),
-    "drill-failed": replace(WELL, health=failing("unproven", "drill", error="answered 500", hint="look at its log")),
+    "drill-failed": replace(
+        WELL, health=failing("unproven", "drill", error="answered 500", hint="look", store="offsite")
+    ),
     "nothing-can-be-seen": replace(
         WELL,
         health=HealthFacts(

@@ -309,6 +309,7 @@ _GENERATIONS: Final = {
     "verification.corrupt": Phrase("damaged", "dañada"),
     "rule.last": Phrase("newest", "más reciente"),
     "rule.within": Phrase("within", "dentro de"),
+    "rule.window-start": Phrase("state at the start of the last", "estado al inicio de las últimas"),
     "rule.hourly": Phrase("hour", "hora"),
     "rule.daily": Phrase("day", "día"),
     "rule.weekly": Phrase("week", "semana"),
