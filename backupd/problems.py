@@ -69,9 +69,9 @@ CAUSES: Final[Mapping[ErrorKind, str]] = {
 class Problem:
     """One thing that is wrong: `str` is its headline, `next_step` what to do.
 
-    `store` and `catalog` are of the whole site; `missing` to `shrunk` of the source `subject`;
-    `never`, `future` and `late` of the proof of `task` and `subject`; `failed` of the runs of `task` of `subject`, of
-    which the last `runs` failed, the last one by `cause` (a drill from `store`); `generation` of the generation `reference` of `subject`.
+    `store` and `catalog` are of the whole site; `missing` to `shrunk` of the source `subject`; `never`, `future` and
+    `late` of the proof of `task` and `subject`; `failed` of the runs of `task` of `subject`, of which the last `runs`
+    failed, the last one by `cause` (a drill from `store`); `generation` of the generation `reference` of `subject`.
     `since` is aware, None where it is not known; `restore` is the command that restores `subject`, empty where there
     is no copy. `age_s` and `limit_s` (seconds) come with `late`.
     """

@@ -66,9 +66,7 @@ LOOKS = {
     "too-old": replace(WELL, health=HealthFacts(STANDINGS)),
     "damaged": replace(WELL, health=replace(WELL.health, damaged=(("tasks-20261120-0400", "tasks"),))),
     "drill-proven": replace(WELL, drills=(drill(),)),
-    "drill-failed": replace(
-        WELL, health=failing("unproven", "drill", error="answered 500", hint="look", store="offsite")
-    ),
+    "drill-failed": replace(WELL, health=failing("unproven", "drill", error="it answered 500", store="offsite")),
     "nothing-can-be-seen": replace(
         WELL,
         health=HealthFacts(
