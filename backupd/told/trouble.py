@@ -205,11 +205,11 @@ def _proven(runs: Iterable[RunRecord], now: datetime) -> Iterator[News]:
         took = f"in {human_duration(run.duration_s)}" if run.duration_s is not None else ""
         generation = f" of {run.generation}" if run.generation else ""
         warnings = "; ".join(run.report.warnings) if run.report else ""
-        store = f" from {run.report.drill.store}" if run.report and run.report.drill else ""
-        headline = f"the {run_name(run)} has proven a restore{generation}{store} {took}".rstrip()
+        headline = f"the {run_name(run)} has proven a restore{generation} {took}".rstrip()
         yield News(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)
 
 
 def run_name(run: RunRecord) -> str:
-    """Return `backup of tasks`, `replicate to offsite`."""
-    return f"{run.task} {'to' if run.task == 'replicate' else 'of'} {run.source}"
+    """Return `backup of tasks`, `replicate to offsite`, `drill of tasks from offsite` where its store is known."""
+    store = f" from {run.report.drill.store}" if run.report and run.report.drill else ""
+    return f"{run.task} {'to' if run.task == 'replicate' else 'of'} {run.source}{store}"
