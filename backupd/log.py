@@ -56,6 +56,7 @@ class Event(StrEnum):
     GENERATION_PINNED = "generation.pinned"
     GENERATION_UNPINNED = "generation.unpinned"
     RESTORE_HEALED = "restore.healed"
+    LEFTOVER_REMOVED = "leftover.removed"
     STORE_ADOPTED = "store.adopted"
     MANIFEST_REFUSED = "manifest.refused"
     ROTATION_FROZEN = "rotation.frozen"

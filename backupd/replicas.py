@@ -1,8 +1,9 @@
 """Builds what replication works with from the configuration, as `backupd.wiring` does for the rest."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config
@@ -23,6 +24,8 @@ from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
 from backupd.stores.contract import Archives, Replica
+from backupd.stores.directory import HIDDEN
+from backupd.stores.identities import OWN_IDENTITY
 from backupd.stores.mirror import MirrorStore
 from backupd.stores.sftp.address import DirectoryAddress, SftpAddress, parse_address
 from backupd.stores.sftp.hostkeys import PinnedKeys
@@ -57,16 +60,16 @@ def replica_order(config: Config, name: str, *, adopt: bool = False, force: bool
     return ReplicaOrder(name, expiry, tuple(config.sources), replica.append_only, adopt, force)
 
 
-def connecting(config: Config, name: str, site: Site) -> Connect:
+def connecting(config: Config, name: str, site: Site, *, reading: bool = False) -> Connect:
     """Return what opens replica `name`, as often as it is called; what was proven by one is known to the next.
 
-    Raises ConfigError.
+    The directory that a backupd keeps its backups in, such as the disk of a lost machine, is only for `reading`. Raises
+    ConfigError.
     """
     address = parse_address(config.replicas[name].url)
     if isinstance(address, DirectoryAddress):
-        if address.path.exists() and config.backups_dir.exists() and address.path.samefile(config.backups_dir):
-            what = f"replicas.{name} leads to {config.backups_dir}, the directory of the backups itself"
-            raise ConfigError(what, "give it a directory of its own, on another disk")
+        if not reading:
+            _refuse_local_store(name, address.path, config.backups_dir)
         return lambda: _mirror(name, address, site)
     remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
     proven = Proven(site.progress, remote_hash)
@@ -83,7 +86,7 @@ def opened_store(config: Config, name: str, site: Site) -> Iterator[tuple[Archiv
     if name == LOCAL_STORE:
         yield site.store, local_inventory(site)
         return
-    connect = connecting(config, name, site)
+    connect = connecting(config, name, site, reading=True)
     with ExitStack() as stack:
         with told_of(name):
             replica = stack.enter_context(connect())
@@ -123,6 +126,20 @@ def diagnose(config: Config, site: Site) -> Iterator[Finding]:
         yield from examine_messages(next(iter(config.sources)), site)
     if config.pings:
         yield from examine_pings(monitors(config), site)
+
+
+def _refuse_local_store(name: str, directory: Path, backups_dir: Path) -> None:
+    """Raise ConfigError where a replica is a directory that a backupd keeps its backups in, by way of links as well."""
+    whose = ""
+    with suppress(OSError):  # what cannot be looked at is told of where it is used
+        if (directory / HIDDEN / OWN_IDENTITY).exists():
+            whose = "where another backupd keeps its backups"
+    with suppress(OSError):
+        if directory.samefile(backups_dir):
+            whose = "the directory of the backups itself"
+    if whose:
+        hint = "give it a directory of its own, on another disk"
+        raise ConfigError(f"replicas.{name} leads to {directory}, {whose}", hint)
 
 
 def _open(config: Config, name: str, site: Site) -> AbstractContextManager[Replica]:

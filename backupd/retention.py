@@ -4,6 +4,9 @@ Counts work on what exists, never on calendar windows (as restic's `forget` does
 7 newest days that have a verified generation, so the first backup after a month off pushes out one day,
 not all of them. For the same reason the time of the newest verified generation decides what lies in the
 window of `within` and which pins are over, not the clock: while backups fail, nothing ends.
+The window keeps every state that was backed up in it, so also the newest generation before it: the one that
+the database still was when it began. Else the first backup after a month off, or of a database that had not
+changed for a month, would push out the one copy that is known to be good.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -145,8 +148,10 @@ def _reasons_by_policy(
     for slot, generation_id in holders.items():
         reasons[generation_id].append(str(slot))
     for generation in counted if within else ():
-        if counted[0].taken_at - generation.taken_at <= within:
-            reasons[generation.id].append(f"within {written_span(within)}")
+        if counted[0].taken_at - generation.taken_at > within:
+            reasons[generation.id].append(f"window-start {written_span(within)}")
+            break
+        reasons[generation.id].append(f"within {written_span(within)}")
     verified = counted or [generation for generation in ordered if generation.verified]
     if verified:
         reasons[verified[0].id].append(LAST_VERIFIED)

@@ -43,7 +43,7 @@ def test_a_negative_window_is_refused_and_a_window_alone_is_a_policy() -> None:
     with pytest.raises(PolicyEmpty, match="within = -60s"):
         plan_retention([], replace(DEFAULT, within=timedelta(minutes=-1)), NOW)
     plan = plan_retention(every(DAY, 5), replace(NOTHING, within=timedelta(days=1)), NOW)
-    assert [kept.reasons[0] for kept in plan.keep] == ["within 24h", "within 24h"]
+    assert [kept.reasons[0] for kept in plan.keep] == ["within 24h", "within 24h", "window-start 24h"]
     assert {removed.reason for removed in plan.remove} == {"older than the window of 24h"}
 
 
@@ -51,7 +51,13 @@ def test_the_window_ends_with_its_last_microsecond() -> None:
     edge = taken(NOW - DEFAULT.within)
     beyond = replace(edge, id=f"{edge.id}-2", taken_at=edge.taken_at - timedelta(microseconds=1))
     plan = plan_retention([taken(NOW), edge, beyond], replace(DEFAULT, daily=1, weekly=0), NOW)
-    assert removed_ids(plan) == {beyond.id}
+    reasons = plan.reasons()
+    assert (reasons[edge.id], reasons[beyond.id]) == (("within 48h",), ("window-start 48h",))
+
+
+def test_a_window_keeps_the_state_that_it_began_with_however_old_that_is() -> None:
+    good, broken = taken(NOW - 31 * DAY), taken(NOW)
+    assert plan_retention([good, broken], replace(NOTHING, last=1, within=timedelta(hours=1)), NOW).remove == ()
 
 
 def test_a_label_cannot_write_to_the_terminal_by_way_of_a_reason() -> None:

@@ -109,6 +109,8 @@ def test_each_rule_holds_just_the_newest_of_its_newest_periods(case: Case) -> No
     for rule in PERIODS:
         assert held_under(rule, plan) == by_hand(ranked, rule, numbers(case.policy)[rule], case.zone)
     assert held_under("within", plan) == in_window(case)
+    earlier = [g.id for g in ranked if g.id not in in_window(case)] if case.policy.within else []
+    assert held_under("window-start", plan) == {*earlier[:1]}
 
 
 @holds_for_any(cases)
@@ -196,7 +198,7 @@ def test_a_larger_policy_keeps_all_that_a_smaller_one_keeps(case: Case, other: R
     fewer, many = case.plan().reasons(), replace(case, policy=larger).plan().reasons()
     assert fewer.keys() <= many.keys()
     for key, reasons in fewer.items():
-        assert {r for r in reasons if not r.startswith("within ")} <= set(many[key])
+        assert {r for r in reasons if not r.startswith(("within ", "window-start "))} <= set(many[key])
     assert held_under("within", case.plan()) <= held_under("within", replace(case, policy=larger).plan())
 
 

@@ -24,6 +24,7 @@ class _Lazy(click.Group):
         "pin": ("pin", "Keep generations until they are released, whatever the policy says."),
         "unpin": ("pin", "Release pinned generations."),
         "remove": ("remove", "Remove generations from one store now."),
+        "clean": ("clean", "Remove old databases that restores have replaced, and damaged copies."),
         "replicate": ("replicate", "Send what the replicas lack; --dry-run shows each decision."),
         "drill": ("drill", "Rehearse a restore from the replica, and prove the app on it."),
         "restore": ("restore", "Restore a generation to a new path."),

@@ -17,8 +17,9 @@ from backupd.config import Config
 from backupd.errors import GenerationMissing
 from backupd.jobs.generations import LATEST, choose_generation
 from backupd.jobs.inventory import Inventory
+from backupd.jobs.origins import recorded_path, require_same_database
 from backupd.jobs.presence import database_is_there
-from backupd.jobs.provenance import choose_usable
+from backupd.jobs.provenance import choose_usable, refusal
 from backupd.jobs.replace import Replaced, Replacement, replace_database
 from backupd.jobs.site import Site
 from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
@@ -77,7 +78,7 @@ def _from_store(
 ) -> Generator[Outcome, None, Orders]:
     """Restore from one store what it has of `missing`; return the rest, and add to `doubts` what is odd about that."""
     with opened(name, config, site) as (place, inventory):
-        found = [(order, _chosen(order.source, wanted, name, inventory, site)) for order in missing]
+        found = [(order, _chosen(order, wanted, name, inventory, site)) for order in missing]
         known = [(order, manifest) for order, manifest in found if manifest is not None]
         for order, (_, manifest) in zip(with_directories(known, config), known, strict=True):
             yield _restored(order, manifest, place, site)
@@ -100,14 +101,25 @@ def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool
     sys.exit(worst_exit(outcome.report for outcome in seen if outcome.outcome == "failed" and outcome.report))
 
 
-def _chosen(source: str, wanted: Wanted, store: str, inventory: Inventory, site: Site) -> Manifest | None:
-    """Return the generation of `source` that is wanted, None where `store` has no verified one of it at all."""
+def _chosen(order: Replacement, wanted: Wanted, store: str, inventory: Inventory, site: Site) -> Manifest | None:
+    """Return the generation that is wanted for `order`, None where `store` has no verified one of its source at all.
+
+    Copies of another store are taken only for a database at the same path, since no operator looks at whose they are.
+    Raises ForeignCopies, OtherDatabase.
+    """
+    source = order.source
     if wanted.id == LATEST and inventory.last_verified(source) is None:
         return None
     if store == LOCAL_STORE:
-        return choose_generation(inventory, wanted.id, source, wanted.at)
+        manifest = choose_generation(inventory, wanted.id, source, wanted.at)
+        if wanted.id == LATEST:
+            require_same_database(manifest, inventory, order.path)
+        return manifest
     claims = claims_at(store, inventory, source, site)
     manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
+    if wanted.id == LATEST and not claims.counts(manifest) and manifest.origin.path != recorded_path(order.path):
+        consequence = f"not restored to {order.path} by itself: if they are of this app, give an ID, or do it by hand"
+        raise refusal(claims.foreign(inventory, source), store, consequence, inventory.now)
     tell_whose(manifest, inventory, claims, store)
     return manifest
 

@@ -37,7 +37,10 @@ def require_store(name: str, config: Config) -> None:
     """Raise UsageError when there is no store of that name."""
     if name not in (LOCAL_STORE, *config.replicas):
         known = ", ".join((LOCAL_STORE, *config.replicas))
-        raise UsageError(f"there is no store {name!r}", f"the configuration ({config.origin}) has: {known}")
+        hint = f"the configuration ({config.origin}) has: {known}"
+        if "/" in name:
+            hint += "; a directory is read as a replica: BACKUPD_REPLICAS__OLD__URL=file:/PATH, and the store is old"
+        raise UsageError(f"there is no store {name!r}", hint)
 
 
 def default_source(source: str | None, config: Config) -> str | None:
@@ -48,9 +51,20 @@ def default_source(source: str | None, config: Config) -> str | None:
 def claims_at(
     name: str, there: Inventory, source: str | None, site: Site, *, adopting: bool = False, dry_run: bool = False
 ) -> Claims:
-    """Return whose generations at replica `name` count as this store's own, once it was `adopting` those of others."""
-    here = read_inventory(site)
-    claims = claims_of(here, site)
+    """Return whose generations at replica `name` count as this store's own, once it was `adopting` those of others.
+
+    A local store that cannot be read keeps nobody from a restore: nothing counts as own then, and all is usable.
+    """
+    try:
+        here = read_inventory(site)
+        claims = claims_of(here, site)
+    except OSError as error:
+        if adopting:
+            raise
+        print_warning(
+            f"{site.store.directory} cannot be read ({error.strerror}): which copies are its own is not known"
+        )
+        return Claims(None, {}, frozenset())
     if not adopting:
         return claims
     return adopt(claims.foreign(there, source), here, there, name, site, dry_run=dry_run)

@@ -60,7 +60,7 @@ def command(
         site = open_site(config, progress, writing=None)
         with opened(store, config, site) as (place, found):
             require_sources(names, config, found)
-            inventory = _usable(ids, names, found, store, site)
+            inventory = _usable(ids, names or tuple(config.sources), found, store, site)
             for generation in _wanted(ids, names, inventory, everything=everything):
                 try:
                     result = verify(
@@ -79,14 +79,18 @@ def command(
 
 
 def _usable(ids: tuple[str, ...], names: tuple[str, ...], there: Inventory, store: str, site: Site) -> Inventory:
-    """Leave out what another store has made at a replica, but after a disaster. Raises ForeignCopies."""
+    """Leave out what another store has made at a replica: of other sources, and of these but after a disaster.
+
+    What is asked for by its id stays, and is refused where it may not be used. Raises ForeignCopies.
+    """
     if store == LOCAL_STORE:
         return there
     claims = claims_at(store, there, None, site)
-    usable = claims.usable(there)
-    hidden = [group for group in claims.foreign(there) if not group.ids <= usable.manifests.keys()]
-    rest = [generation for generation in usable.generations if not names or generation.source in names]
-    meant = [group for group in hidden if group.ids & set(ids) or (not rest and (not names or group.source in names))]
+    foreign, usable = claims.foreign(there), claims.usable(there)
+    others = {key for group in foreign if group.source not in names for key in group.ids} - set(ids)
+    hidden = [group for group in foreign if not group.ids <= usable.manifests.keys()]
+    usable = usable.without(others)
+    meant = [group for group in hidden if group.ids & set(ids) or (group.source in names and not usable.generations)]
     if meant:
         raise refusal(meant, store, "they are not verified as copies of this one", there.now)
     return usable

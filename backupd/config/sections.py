@@ -67,8 +67,8 @@ class Retention(Table):
 
     within: kinds.Span = Field(
         timedelta(hours=48),
-        description="All verified generations stay that are at most this much older than the newest one; 0: none for "
-        "its age.",
+        description="All verified generations stay that are at most this much older than the newest one, and the one "
+        "before them, so that every state of that time can be restored; 0: none for its age.",
         examples=["48h"],
     )
     hourly: kinds.Count = Field(0, description="Newest hours with a verified generation; the last one of each stays.")

@@ -19,6 +19,7 @@ from backupd.jobs.generations import local_inventory
 from backupd.jobs.heal import healed_before_backup
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import BackupOrder, Expiry
+from backupd.jobs.origins import sharing
 from backupd.jobs.pin import pin_if_possible
 from backupd.jobs.prove import Proof, prove
 from backupd.jobs.publish import publish, record_unchanged
@@ -47,6 +48,8 @@ def backup(order: BackupOrder, site: Site) -> RunReport:
             proof = prove(order, last, staging, run, site)
             contents = _sound_contents(order, proof, last, run, site)
             _tell_oddities(order, proof, run)
+            if doubt := sharing(inventory, order.source, order.path):
+                run.warn(doubt)
             _settle(order, proof, contents, inventory, run, site)
         if order.pin is not None and run.report.generation is not None:
             pin_if_possible(run.report.generation, order.pin, run, site)

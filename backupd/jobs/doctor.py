@@ -10,9 +10,10 @@ from backupd.errors import BackupdError, SourceUnusable
 from backupd.files import fsync_directory, note_readers, write_durably
 from backupd.jobs.doctor_store import examine_store
 from backupd.jobs.finding import Finding, finding
-from backupd.jobs.generations import local_inventory
+from backupd.jobs.generations import local_inventory, read_inventory
 from backupd.jobs.heal import examine_restores
 from backupd.jobs.order import BackupOrder
+from backupd.jobs.origins import sharing
 from backupd.jobs.site import Site
 from backupd.jobs.space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.jobs.words import human_bytes
@@ -73,6 +74,8 @@ def _write_rename_delete(site: Site) -> str:
 def _examine_source(order: BackupOrder, site: Site, *, store_ready: bool) -> Iterator[Finding]:
     yield finding(f"source {order.source}", lambda: _readable(order))
     yield from examine_restores(order.path, site)
+    if store_ready and (doubt := sharing(read_inventory(site), order.source, order.path)):
+        yield Finding(f"backups of {order.source}", ok=False, detail=doubt, hint="see whose they are: backupd show ID")
     if store_ready:
         yield finding(f"space for {order.source}", lambda: _space(order, site))
 

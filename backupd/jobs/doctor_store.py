@@ -13,6 +13,7 @@ from backupd.jobs.words import human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
 from backupd.spans import human_age
+from backupd.sqlite.kept import KEPT_FOR
 
 
 def examine_store(sources: Iterable[str], site: Site) -> Iterator[Finding]:
@@ -61,7 +62,7 @@ def _quarantine(site: Site) -> Iterator[Finding]:
     for copy in site.quarantine.copies():
         age = human_age((now - copy.since).total_seconds())
         detail = f"{copy.name} is a damaged copy, {age} old, of {human_bytes(copy.size_bytes)}"
-        hint = f"read findings.txt in {copy.place}, then delete that directory"
+        hint = f"read findings.txt in {copy.place}; backupd clean removes it once it is {KEPT_FOR.days} days old"
         yield Finding("quarantine", ok=False, detail=detail, hint=hint)
 
 

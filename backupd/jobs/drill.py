@@ -16,6 +16,7 @@ from backupd.jobs.generations import read_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.likeness import differences
 from backupd.jobs.order import DrillOrder
+from backupd.jobs.origins import require_same_database
 from backupd.jobs.provenance import Foreign, claims_of, refusal
 from backupd.jobs.rehearsal import note_proven, place_of, prove_app
 from backupd.jobs.retry import Retry
@@ -112,7 +113,7 @@ def _fetch(
 def _newest(order: DrillOrder, inventory: Inventory, run: Run, site: Site) -> Manifest:
     """Return the manifest of the newest copy that counts.
 
-    Raises GenerationMissing, ForeignCopies; DrillFailed when it is too old.
+    Raises GenerationMissing, ForeignCopies, OtherDatabase; DrillFailed when it is too old.
     """
     foreign: tuple[Foreign, ...] = ()
     if order.store != LOCAL_STORE:
@@ -126,6 +127,8 @@ def _newest(order: DrillOrder, inventory: Inventory, run: Run, site: Site) -> Ma
             f"there is no sound copy of {order.source} at {order.store}: nothing could be restored from there",
             "run backupd replicate, or take a backup first",
         )
+    if order.path is not None:
+        require_same_database(manifest, inventory, order.path)
     age_s = max(0.0, (site.clock() - as_of).total_seconds())
     drill = DrillReport(order.store, order.max_age_s, manifest.taken_at, round(age_s, 3))
     run.update(generation=manifest.id, drill=drill)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from backupd.jobs.generations import read_inventory
 from backupd.jobs.inventory import Inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.origins import histories
 from backupd.jobs.pin import unpin_generation
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 
 def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> RetentionPlan:
     """Return what would stay and go now, and why."""
-    hold, pins = site.holds.get(source), site.pins.all()
-    return plan_retention(inventory.of(source), expiry.policy, site.clock(), expiry.timezone, hold, pins)
+    hold, pins, now = site.holds.get(source), site.pins.all(), site.clock()
+    plans = [
+        plan_retention(generations, expiry.policy, now, expiry.timezone, hold, pins)
+        for generations in histories(inventory.of(source), inventory.manifests_of(source))
+    ]
+    return RetentionPlan(
+        tuple(kept for plan in plans for kept in plan.keep), tuple(removed for plan in plans for removed in plan.remove)
+    )
 
 
 def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:

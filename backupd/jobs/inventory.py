@@ -59,6 +59,10 @@ class Inventory:
         """Return the generations of one source, newest first."""
         return tuple(g for g in self.generations if g.source == source)
 
+    def manifests_of(self, source: str) -> list[Manifest]:
+        """Return the sound manifests of one source, newest first."""
+        return [self.manifests[g.id] for g in self.of(source) if g.id in self.manifests]
+
     def last_verified(self, source: str) -> Manifest | None:
         """Return the manifest of the newest generation of `source` that counts."""
         return next((self.manifests[g.id] for g in self.of(source) if self.counts(g)), None)

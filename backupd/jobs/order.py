@@ -82,7 +82,7 @@ class DrillOrder:
     """One source and the store that it is to be restored from; `note` says how that store was chosen.
 
     The newest copy there may be `max_age_s` old; at least `reserve_bytes` stay free where it is restored, as in a
-    `BackupOrder`.
+    `BackupOrder`. `path` is where the database of the source lies.
     """
 
     source: str
@@ -92,3 +92,4 @@ class DrillOrder:
     reserve_bytes: int | None = None
     app: AppProof | None = None
     note: str = ""
+    path: Path | None = None

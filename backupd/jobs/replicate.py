@@ -15,6 +15,7 @@ from backupd.jobs.adopt import adopt, adopt_local
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.order import Expiry
+from backupd.jobs.origins import histories
 from backupd.jobs.provenance import Foreign, claims_of, refusal
 from backupd.jobs.retry import Retry
 from backupd.jobs.run import Run, recorded
@@ -104,7 +105,21 @@ def plan_all(order: ReplicaOrder, here: Inventory, there: Inventory, site: Site)
 
     def plan(source: str) -> ReplicationPlan:
         hold, foreign = site.holds.get(source), claims.foreign(there, source)
-        return plan_replication(here.of(source), there.of(source), order, now, hold, pins, foreign)
+        others = {key for group in foreign for key in group.ids}
+        sides = [side.without(others) if others and side is there else side for side in (here, there)]
+        known = {g.id: g for side in sides for g in side.of(source)}
+        manifests = {m.id: m for side in sides for m in side.manifests_of(source)}
+        plans = []
+        for history in histories(known.values(), manifests.values()):
+            ids = {generation.id for generation in history}
+            local, remote = ([g for g in side.of(source) if g.id in ids] for side in sides)
+            plans.append(plan_replication(local, remote, order, now, hold, pins, foreign))
+        return ReplicationPlan(
+            tuple(kept for each in plans for kept in each.send),
+            tuple(kept for each in plans for kept in each.keep),
+            tuple(removed for each in plans for removed in each.remove),
+            foreign,
+        )
 
     return tuple(map(plan, _sources(order, here)))
 

@@ -116,6 +116,11 @@ class Quarantine:
         fsync_directory(place)
         return target
 
+    def remove(self, copy: Quarantined) -> None:
+        """Remove one damaged copy, durably. Raises OSError."""
+        shutil.rmtree(copy.place)
+        fsync_directory(copy.place.parent)
+
 
 def _quarantined(place: Path) -> Quarantined:
     size_bytes = sum(path.lstat().st_size for path in place.iterdir())

@@ -16,13 +16,15 @@ from pathlib import Path
 from backupd.files import give_to_owner_of, replace_durably
 from backupd.model import STORE_IDENTITY
 
+OWN_IDENTITY = "identity"
+
 
 class Identities:
     """The identity of the store whose hidden directory is `directory`, and those that it has adopted."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._own, self._adopted = directory / "identity", directory / "adopted"
+        self._own, self._adopted = directory / OWN_IDENTITY, directory / "adopted"
 
     def own(self) -> str | None:
         """Return the identity of this store, None where none is made yet or its file is damaged. Raises OSError."""

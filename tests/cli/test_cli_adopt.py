@@ -1,6 +1,7 @@
 """Copies of another store at a replica, as an operator meets them: after a disaster, and where two apps meet."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from keyboard import Keyboard
 from backupd.model import MANIFEST_SUFFIX
 from support.bank import is_balanced, make_bank, spend
 from support.command import log_lines
-from support.generations import backdated
+from support.generations import backdated, rewritten
 
 
 @pytest.fixture
@@ -99,7 +100,10 @@ def test_copies_of_two_stores_one_after_the_other_are_one_history_and_of_two_at_
     backdated(there, second, days=5)
     ambiguous = typed("restore", "--from", "nas", "--to", tmp_path / "more.db", **nas(there))
     assert (ambiguous.code, "say which you mean by its id" in ambiguous.err) == (1, True)
+    refused = typed("replicate", "--adopt", **nas(there))
+    assert (refused.code, "several stores have sent copies of tasks" in refused.err) == (1, True)
     assert typed("restore", lost, "--from", "nas", "--to", tmp_path / "more.db", **nas(there)).code == 0
+    assert typed("replicate", "--adopt", "--force", **nas(there)).code == 0
 
 
 def test_of_several_sources_at_a_replica_the_configured_one_is_restored(
@@ -110,6 +114,16 @@ def test_of_several_sources_at_a_replica_the_configured_one_is_restored(
     assert typed("replicate", **nas(there)).code == 0
     answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there))
     assert (answer.code, f"restored {generation}" in answer.out) == (0, True), answer.err
+    notes = next(key for key in ids(there) if key.startswith("notes"))
+    rewritten(there, notes, lambda manifest: replace(manifest, store="f" * 16))
+    for path in backups.glob("notes-*"):
+        path.unlink()
+    assert [check["id"] for check in typed("verify", "--all", "--store", "nas", "--json", **nas(there)).json] == [
+        generation
+    ]
+    assert [check["id"] for check in typed("verify", notes, "--store", "nas", "--json", **nas(there)).json] == [notes]
+    drilled = typed("drill", "--json", **nas(there))
+    assert (drilled.code, drilled.json[0]["generation"]) == (0, generation)
     make_bank(tmp_path / "other.db", rows=3)
     other = {"BACKUPD_DATABASE": str(tmp_path / "other.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "others")}
     missing = typed("restore", "--from", "nas", "--to", tmp_path / "none.db", **nas(there), **other)
@@ -123,5 +137,47 @@ def test_a_replica_that_leads_to_the_backups_themselves_is_refused(
     there.symlink_to(backups)
     answer = typed("replicate", **nas(there))
     assert (answer.code, "the directory of the backups itself" in answer.err) == (78, True)
+    there.unlink()
+    other = {"BACKUPD_BACKUPS_DIR": str(there.parent / "others")}
+    assert typed("backup", **other).code == 0
+    there.symlink_to(there.parent / "others")
+    assert (typed("replicate", **nas(there)).code, len(ids(there))) == (78, 1)
     assert not all(finding["ok"] for finding in typed("doctor", "--json", **nas(there)).json)
     assert generation in ids(backups)
+
+
+def test_where_no_operator_looks_a_missing_database_is_restored_from_another_store_at_the_same_path_only(
+    typed: Keyboard, lost: str, there: Path, tmp_path: Path, database: Path
+) -> None:
+    other = {"BACKUPD_DATABASE": str(tmp_path / "tasks.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "others")}
+    refused = typed("restore", "--if-missing", "--allow-none", **nas(there), **other)
+    assert (refused.code, "another store has made" in refused.err) == (1, True), refused
+    assert not (tmp_path / "tasks.db").exists()
+    database.unlink()
+    answer = typed("restore", "--if-missing", **nas(there))
+    assert (answer.code, lost in answer.out, is_balanced(database)) == (0, True, True), answer
+
+
+def test_a_local_store_that_cannot_be_read_keeps_nobody_from_a_restore(
+    typed: Keyboard, generation: str, there: Path, tmp_path: Path
+) -> None:
+    there.parent.mkdir()
+    assert typed("replicate", **nas(there)).code == 0
+    (tmp_path / "loop").symlink_to("loop")  # refuses to be read, as a broken disk does
+    broken = {"BACKUPD_BACKUPS_DIR": str(tmp_path / "loop")}
+    answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there), **broken)
+    assert (answer.code, f"restored {generation}" in answer.out) == (0, True), answer.err
+    assert "cannot be read (Too many levels of symbolic links)" in answer.err
+
+
+def test_the_disk_of_a_lost_machine_with_its_backups_is_read_as_a_replica(
+    typed: Keyboard, generation: str, backups: Path, tmp_path: Path
+) -> None:
+    backups.rename(tmp_path / "old-disk")
+    target = tmp_path / "back.db"
+    hinted = typed("restore", "--from", tmp_path / "old-disk", "--to", target)
+    assert (hinted.code, "BACKUPD_REPLICAS__OLD__URL=file:/PATH" in hinted.err) == (2, True)
+    old = {"BACKUPD_REPLICAS__OLD__URL": f"file:{tmp_path / 'old-disk'}"}
+    answer = typed("restore", "--from", "old", "--to", target, **old)
+    assert (answer.code, generation in answer.out, is_balanced(target)) == (0, True, True), answer.err
+    assert typed("replicate", **old).code == 78

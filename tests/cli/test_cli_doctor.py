@@ -137,7 +137,7 @@ def a_quarantined_copy(patient: Patient) -> None:
     copy.write_bytes(bytes(3 << 20))
     patient.site.quarantine.add("retired", "retired-20261101-040000", copy, ["row 1 missing from index a"])
     place = patient.site.store.hidden / "quarantine" / "retired" / "retired-20261101-040000"
-    days_ago = time.time() - 12.5 * 86400
+    days_ago = time.time() - 12.2 * 86400
     os.utime(place, (days_ago, days_ago))
 
 
@@ -191,7 +191,7 @@ TROUBLES: list[tuple[Spoil, str, str, str]] = [
         a_quarantined_copy,
         "quarantine",
         r"^retired-20261101-040000 is a damaged copy, 12 d old, of 3\.0 MiB$",
-        r"findings\.txt in .*/quarantine/retired/retired-20261101-040000, then delete that directory",
+        r"findings\.txt in .*/quarantine/retired/retired-20261101-040000; backupd clean removes it once it is 30 days",
     ),
     (a_stray_archive, "stray files", r"tasks-20260101-0400\.sqlite3\.gz", "delete them"),
     (a_hold, "rotation", "frozen since 2026-11-20: 900 rows are 3", "backupd prune --unfreeze --source tasks"),

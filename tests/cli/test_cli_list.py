@@ -68,7 +68,7 @@ def test_people_in_a_pipe_get_aligned_lines(typed: Keyboard, backups: Path, gene
     heading, *lines = typed("list", **policy).out.splitlines()
     assert re.split(r"\s{2,}", heading) == ["generation", "age", "size", "verified", "kept for", "stores"]
     assert [line.split()[0] for line in lines[:2]] == [generation, older]
-    assert re.match(rf"{older}  +3 d  +[\d.]+ KiB  full  +last  +local$", lines[1])
+    assert re.match(rf"{older}  +3 d  +[\d.]+ KiB  full  +last, window-start 48h  +local$", lines[1])
     assert "goes with the next prune" in lines[2]
     assert {line.index("full") for line in lines} == {heading.index("verified")}
 

@@ -13,6 +13,7 @@ import pytest
 
 from backupd.archive.manifest import decode_manifest
 from backupd.jobs.backup import backup
+from backupd.jobs.clean import clean
 from backupd.jobs.expire import prune, unfreeze
 from backupd.jobs.generations import local_inventory
 from backupd.jobs.order import BackupOrder, Expiry, PinRequest
@@ -124,6 +125,9 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Sit
     drilled(site)
     prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
     rebuild_catalog(site)
+    (tmp_path / "copy").write_bytes(b"damaged")
+    site.quarantine.add("tasks", "tasks-20261101-040000", tmp_path / "copy", ())
+    clean({"tasks": order.path}, timedelta(), site)
     order.path.unlink()
     make_bank(order.path, rows=10)
     backup(order, site)

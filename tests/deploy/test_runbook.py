@@ -72,7 +72,6 @@ def test_every_command_works_in_its_turn(backupd: Backupd, database: Path, sshd:
         BACKUPD_REPLICAS__OFFSITE__URL=f"sftp://{sshd.user}@127.0.0.1:{sshd.port}{there}",
         BACKUPD_REPLICAS__OFFSITE__HOST_KEY=sshd.host_key(),
         BACKUPD_REPLICAS__OFFSITE__PRIVATE_KEY_FILE=str(sshd.key),
-        BACKUPD_RETENTION__LAST="20",
     )
     environ["PATH"] = f"{tmp_path / 'bin'}:{environ['PATH']}"
 

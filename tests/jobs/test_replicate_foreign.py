@@ -12,6 +12,7 @@ from backupd.jobs.backup import backup
 from backupd.jobs.doctor_replica import examine_replica
 from backupd.jobs.drill import drill
 from backupd.jobs.order import BackupOrder, DrillOrder, Expiry
+from backupd.jobs.rebuild import rebuild_catalog
 from backupd.jobs.replicate import Connect, inventory_of
 from backupd.jobs.site import Site
 from backupd.log import null_log
@@ -23,7 +24,7 @@ from support.bank import make_bank
 from support.replicas import ALL, assert_checksums, complete, once, over_sftp, sent_to
 
 MONDAY = datetime(2026, 11, 23, 4, tzinfo=UTC)
-LAST = replace(ALL, expiry=Expiry(RetentionPolicy(last=1, daily=0, weekly=0)))
+LAST = replace(ALL, expiry=Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)))
 
 
 @dataclass
@@ -217,10 +218,16 @@ def test_what_an_operator_puts_into_the_local_store_belongs_to_it(
     assert (sent_to(connect(new), new.site).outcome, len(complete(files))) == ("done", 2)
 
 
-def test_an_identity_that_was_lost_is_that_of_the_generations(machine: Callable[..., Machine]) -> None:
+def test_an_identity_outlives_the_catalog_and_where_it_is_lost_it_is_that_of_the_generations(
+    machine: Callable[..., Machine],
+) -> None:
     one = machine("one")
     one.backs_up("tasks")
     known = one.site.identity()
+    assert rebuild_catalog(one.site) == 1
+    one.site.catalog_path.unlink()
+    one.backs_up("tasks", days=1)
+    assert one.site.identity() == known
     for path in (one.home / "backups" / ".backupd").glob("identity*"):
         path.unlink()
     assert one.site.identity() == known

@@ -12,7 +12,7 @@ from backupd.jobs.site import Site
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from backupd.stores.sftp.link import Patience
 from support.odd_sftp import EXTENSIONS, HOSTILE_NAMES, NO_TEXT, Oddities, OddSftp, running_odd_sftp
-from support.replicas import again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
+from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
 from support.wire import Weather, running_wire
 
 BYTES = 110_000  # four writes
@@ -112,7 +112,7 @@ def test_a_full_disk_there_is_left_as_it_was_whatever_does_not_fit(odd: OddSftp,
     for first in (3, archive, manifest, checksums):
         odd.be(Oddities(bad_write=first, bad_writes=float("inf")))
         report = sent_to(over_sftp(odd, odd.path, site), site)
-        assert (report.outcome, "room" in str(report.hint)) == ("failed", True)
+        assert (report.outcome, "free space" in str(report.hint)) == ("failed", True)
         there = {path.name for path in odd.files.rglob("*") if path.is_file()}
         whole = {f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"}
         assert there == (whole if first == checksums else set())
@@ -122,8 +122,8 @@ def test_a_full_disk_there_is_left_as_it_was_whatever_does_not_fit(odd: OddSftp,
 @pytest.mark.parametrize("first", [1, 2])
 def test_doctor_leaves_nothing_on_a_disk_that_is_full(odd: OddSftp, site: Site, first: int) -> None:
     odd.be(Oddities(bad_write=first, bad_writes=float("inf")))
-    (found,) = examine_replica("offsite", over_sftp(odd, odd.path, site))
-    assert (found.ok, "room" in f"{found.detail} {found.hint}") == (False, True)
+    (found,) = examine_replica(ALL, over_sftp(odd, odd.path, site), site)
+    assert (found.ok, "free space" in f"{found.detail} {found.hint}") == (False, True)
     assert not [path for path in odd.files.rglob("*") if path.is_file()]
 
 

@@ -1,0 +1,141 @@
+"""Remove what is kept for inspection or for an undo, once it is old: replaced databases and damaged copies."""
+
+import os
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from backupd.jobs.heal import heal_restore
+from backupd.jobs.site import Site
+from backupd.jobs.words import human_bytes
+from backupd.log import Event
+from backupd.spans import human_span
+from backupd.sqlite.alone import alone_at
+from backupd.sqlite.kept import KEPT_FOR, kept_files, remove_kept
+from backupd.stores.holds import Quarantined
+
+Kind = Literal["replaced database", "damaged copy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """One thing that may go: a database that a restore replaced, or a damaged copy, since `since` (aware, UTC)."""
+
+    kind: Kind
+    source: str
+    path: Path
+    since: datetime
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CleanDecision:
+    """Whether `leftover` is (or would be) removed, and why."""
+
+    leftover: Leftover
+    removed: bool
+    reason: str
+
+
+def decide_replaced(kept: tuple[Leftover, ...], older_than: timedelta, now: datetime) -> tuple[CleanDecision, ...]:
+    """Decide about the databases that restores to one database have replaced, oldest first.
+
+    The newest is what the next `restore --undo` puts back: it stays for KEPT_FOR at least. None goes before an older
+    one has gone, since undos go back from the newest to the oldest without a gap.
+    """
+    decisions: list[CleanDecision] = []
+    for one in kept:
+        age = now - one.since
+        if decisions and not decisions[-1].removed:
+            decisions.append(CleanDecision(one, removed=False, reason="an older one stays"))
+        elif age < older_than:
+            decisions.append(CleanDecision(one, removed=False, reason=f"younger than {_span(older_than)}"))
+        elif one is kept[-1] and age < KEPT_FOR:
+            reason = f"restore --undo puts it back; it stays for {_span(KEPT_FOR)}"
+            decisions.append(CleanDecision(one, removed=False, reason=reason))
+        else:
+            decisions.append(CleanDecision(one, removed=True, reason=f"older than {_span(older_than)}"))
+    return tuple(decisions)
+
+
+def decide_damaged(
+    copies: tuple[Leftover, ...], held: Collection[str], older_than: timedelta, now: datetime
+) -> tuple[CleanDecision, ...]:
+    """Decide about damaged copies; those of a source in `held`, whose pruning is on hold, stay as evidence."""
+    return tuple(_decide_damaged(one, held, older_than, now) for one in copies)
+
+
+def clean(
+    databases: Mapping[str, Path], older_than: timedelta, site: Site, *, everything: bool = True, dry_run: bool = False
+) -> tuple[CleanDecision, ...]:
+    """Remove what is old of the sources in `databases`, by name and path; with `dry_run` nothing is changed.
+
+    With `everything` also damaged copies of sources that are configured no more.
+    Holds the lock of the store, and that of each database as a restore does: what a killed restore left is put right
+    first. Raises LockHeld, TargetRefused, OSError.
+    """
+    with nullcontext() if dry_run else site.locked("clean"):
+        replaced = (_clean_replaced(*source, older_than, site, dry_run=dry_run) for source in databases.items())
+        return (
+            *chain.from_iterable(replaced),
+            *_clean_damaged(None if everything else databases, older_than, site, dry_run=dry_run),
+        )
+
+
+def _clean_replaced(
+    source: str, path: Path, older_than: timedelta, site: Site, *, dry_run: bool
+) -> tuple[CleanDecision, ...]:
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        return ()
+    with nullcontext() if dry_run else alone_at(path):
+        if not dry_run:
+            heal_restore(path, site)
+        kept = kept_files(target)
+        found = tuple(Leftover("replaced database", source, one.path, one.since, one.size_bytes) for one in kept)
+        decisions = decide_replaced(found, older_than, site.clock())
+        for decision, one in zip(decisions, kept, strict=True):
+            if decision.removed and not dry_run:
+                remove_kept(one)
+                _tell(decision.leftover, site)
+    return decisions
+
+
+def _clean_damaged(
+    sources: Collection[str] | None, older_than: timedelta, site: Site, *, dry_run: bool
+) -> tuple[CleanDecision, ...]:
+    copies = {copy.place: copy for copy in site.quarantine.copies()}
+    of_all = (_damaged(copy) for copy in copies.values())
+    found = tuple(one for one in of_all if sources is None or one.source in sources)
+    held = {one.source for one in found if site.holds.get(one.source) is not None}
+    decisions = decide_damaged(found, held, older_than, site.clock())
+    for decision in decisions:
+        if decision.removed and not dry_run:
+            site.quarantine.remove(copies[decision.leftover.path])
+            _tell(decision.leftover, site)
+    return decisions
+
+
+def _decide_damaged(one: Leftover, held: Collection[str], older_than: timedelta, now: datetime) -> CleanDecision:
+    if one.source in held:
+        return CleanDecision(one, removed=False, reason=f"pruning of {one.source} is on hold")
+    if now - one.since < older_than:
+        return CleanDecision(one, removed=False, reason=f"younger than {_span(older_than)}")
+    return CleanDecision(one, removed=True, reason=f"older than {_span(older_than)}")
+
+
+def _damaged(copy: Quarantined) -> Leftover:
+    return Leftover("damaged copy", copy.place.parent.name, copy.place, copy.since, copy.size_bytes)
+
+
+def _tell(leftover: Leftover, site: Site) -> None:
+    what = f"removed the {leftover.kind} {leftover.path} ({human_bytes(leftover.size_bytes)})"
+    site.log.info(Event.LEFTOVER_REMOVED, what, source=leftover.source, path=str(leftover.path))
+
+
+def _span(span: timedelta) -> str:
+    return human_span(span.total_seconds())

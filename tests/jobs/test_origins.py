@@ -1,0 +1,82 @@
+"""Two sidecars that share a directory of backups and the name of a source, but not the database."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backupd.jobs.backup import backup
+from backupd.jobs.doctor import examine
+from backupd.jobs.drill import drill
+from backupd.jobs.expire import prune
+from backupd.jobs.generations import local_inventory
+from backupd.jobs.order import BackupOrder, DrillOrder, Expiry
+from backupd.jobs.replicate import ReplicaOrder, replicate
+from backupd.jobs.site import Site
+from backupd.model import RetentionPolicy, RunReport
+from backupd.stores.mirror import MirrorStore
+from support.bank import make_bank, spend
+
+TWO = Expiry(RetentionPolicy(last=2, daily=0, weekly=0, within=timedelta(0)))
+
+
+@dataclass
+class Clock:
+    now: datetime = datetime(2026, 11, 23, 4, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def takes(site: Site, tmp_path: Path) -> Callable[..., RunReport]:
+    """Takes the next night's backup, of one database or another, under the same name."""
+    clock = Clock()
+
+    def take(name: str, expiry: Expiry | None = None) -> RunReport:
+        clock.now += timedelta(days=1)
+        path = tmp_path / name / "db.sqlite3"
+        if path.exists():
+            spend(path, 1)
+        else:
+            path.parent.mkdir()
+            make_bank(path, rows=100 + ord(name))
+        nightly = replace(site, clock=clock)
+        return backup(BackupOrder("db", path, reserve_bytes=0, expiry=expiry), nightly)
+
+    return take
+
+
+def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
+    takes: Callable[..., RunReport], site: Site, tmp_path: Path
+) -> None:
+    first, moved = takes("a"), takes("b")
+    assert (first.warnings, moved.warnings) == ((), ()), "it may have been moved"
+    later = [takes(name, TWO) for name in "abab"]
+    for report in later:
+        assert (report.outcome, report.exit_code) == ("degraded", 3)
+        assert all(part in report.warnings[0] for part in (str(tmp_path / "a"), str(tmp_path / "b"), "backups_dir"))
+    kept = [report.generation for report in later]
+    assert [stored.id for stored in site.store.list()] == kept
+    to_nas = ReplicaOrder("nas", TWO, ("db",))
+    replicate(to_nas, lambda: nullcontext(MirrorStore("nas", tmp_path / "nas")), lambda do: do(), site)
+    assert [stored.id for stored in MirrorStore("nas", tmp_path / "nas").list()] == kept
+    order = DrillOrder("db", "local", 1e9, 1, 0, path=tmp_path / "a" / "db.sqlite3")
+    drilled = drill(order, lambda: nullcontext((site.store, local_inventory(site))), lambda do: do(), site)
+    assert (drilled.outcome, f"of which {kept[2]} is the newest" in str(drilled.error)) == ("failed", True)
+    found = [finding for finding in examine((BackupOrder("db", order.path),), site) if not finding.ok]
+    assert [finding.check for finding in found] == ["backups of db"]
+
+
+def test_a_database_that_was_moved_goes_on_as_one(takes: Callable[..., RunReport], site: Site, tmp_path: Path) -> None:
+    takes("a")
+    last = [takes("b", TWO) for _ in range(3)]
+    assert (last[-1].outcome, last[-1].warnings) == ("published", ())
+    assert [stored.id for stored in site.store.list()] == [report.generation for report in last[1:]]
+    order = DrillOrder("db", "local", 1e9, 1, 0, path=tmp_path / "c" / "db.sqlite3")
+    drilled = drill(order, lambda: nullcontext((site.store, local_inventory(site))), lambda do: do(), site)
+    assert drilled.outcome == "done", "restored elsewhere after a disaster"
+    assert prune("db", TWO, site)[0].removed == ()
