@@ -1,7 +1,11 @@
 """Where this SQLite reaches its limits: nothing sound is called damaged, and nothing unproven sound."""
 
+import json
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,6 +222,44 @@ def test_more_columns_than_this_library_allows_are_no_damage(tmp_path: Path) -> 
     assert found.contents.tables["t"] == 500
     damage_table(path, "t")
     assert verdict(path).level == "corrupt"
+
+
+SHORT = """
+import apsw, json, sys
+from backupd.priority import NORMAL
+from backupd.sqlite.child import check
+opened = check.open_immutable
+def short(path):
+    connection = opened(path)
+    connection.limit(apsw.SQLITE_LIMIT_LENGTH, 50_000)
+    return connection
+check.open_immutable = short
+request = {"path": sys.argv[1], "writer": "3.40.1", "priority": NORMAL._asdict()}
+print(json.dumps(check.work(request, None)))
+"""
+
+
+def test_values_longer_than_this_library_allows_are_no_damage_and_their_pages_are_checked(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "t.db",
+        *FILLED,
+        "CREATE TABLE t(a TEXT NOT NULL, b AS (length(a)))",
+        "INSERT INTO t VALUES (zeroblob(90000))",
+        "CREATE INDEX i ON t(a)",
+        "CREATE INDEX e ON t(upper(a))",
+    )
+
+    def check() -> dict[str, Any]:
+        done = subprocess.run([sys.executable, "-c", SHORT, path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    found = check()
+    assert (found["verdict"]["level"], found["verdict"]["damage"]) == ("structural", [])
+    assert found["contents"]["tables"] == {"t": 1, "z": 500}
+    damage_table(path, "t")
+    assert check()["verdict"]["level"] == "corrupt"
 
 
 def test_rows_are_counted_in_the_table_where_no_check_has_compared_its_indexes(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def foreign_key_violations(connection: apsw.Connection) -> int:
     """Count rows whose parent is missing: for the report only, since what they mean is the app's affair."""
     try:
         return int(connection.execute("SELECT count(*) FROM pragma_foreign_key_check").get)
-    except apsw.SQLError:
+    except apsw.Error:
         return 0
 
 

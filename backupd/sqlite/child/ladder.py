@@ -68,9 +68,9 @@ def climb(connect: Callable[[str], apsw.Connection], path: str, writer: str) -> 
         connection = connect(path)
         try:
             rung(connection, ladder)
-        except (apsw.SQLError, apsw.CorruptError, apsw.NotADBError) as error:
+        except (apsw.SQLError, apsw.TooBigError, apsw.CorruptError, apsw.NotADBError) as error:
             why = str(error)
-            if isinstance(error, apsw.SQLError) or _is_foreign_schema(connect(path), writer, why):
+            if isinstance(error, apsw.SQLError | apsw.TooBigError) or _is_foreign_schema(connect(path), writer, why):
                 _keep(ladder.notes, f"{ladder.checks[-1]} cannot run here: {why}")
                 continue
             _keep(ladder.damage, why)
@@ -107,7 +107,10 @@ def _structure_of_foreign_schema(connection: apsw.Connection, ladder: Ladder) ->
     ladder.checks += ["quick_check of what can be parsed", "all pages followed"]
     ladder.level = "structural"
     ladder.prepare = _with_foreign_schema
-    _structure(_with_foreign_schema(connection), ladder)
+    try:
+        _structure(_with_foreign_schema(connection), ladder)
+    except apsw.TooBigError as error:  # values that are longer than this library allows
+        _keep(ladder.notes, f"quick_check cannot run here: {error}")
     # Pages of tables that were passed over look unused, and are not: `walk` knows.
     ladder.damage[:] = [message for message in ladder.damage if not re.match(_UNUSED_PAGE, message)]
     walked = walk(connection, ladder.path)
