@@ -1,18 +1,29 @@
-"""Whether all is well: a pure judgement of how old the last proofs are, told in words.
+"""Whether all is well: one pure function finds the problems, and every surface shows these and no others.
 
-What it says may be read by strangers: it names sources and replicas, never a path or a host.
+`backupd status`, `/health`, the page, metrics, messages and the daily ping derive from `find_problems`.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Final
 
+from backupd.errors import BackupdError, ErrorKind
 from backupd.model import CLOCK_TOLERANCE, Hold, Task
+from backupd.problems import Problem, ProblemKind, Severity
 from backupd.schedule import Schedule
-from backupd.spans import human_span
 
-STORE_UNREADABLE = "the directory of the backups cannot be read"
-_WHAT = {"backup": "verified backup of {}", "replicate": "off-site copy at {}", "drill": "proven restore from {}"}
+# Failures that may pass repeat when so many runs in a row failed over so long: retries come after 2, 4 and 8 minutes.
+REPEATED_RUNS: Final = 3
+REPEATED_FOR: Final = timedelta(minutes=15)
+# One that no run has ended for so long repeats as well: where no daemon tries again, the next run may be a week away.
+LASTING: Final = timedelta(hours=6)
+# What a failed backup found wrong with its source.
+SOURCE_ERRORS: Final[Mapping[ErrorKind, ProblemKind]] = {
+    "missing": "missing",
+    "unusable": "unusable",
+    "corrupt": "damaged",
+}
 _LEAST_GRACE = timedelta(hours=2)
 _SHARE_OF_GRACE = 12
 
@@ -40,74 +51,77 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class HealthFacts:
-    """All that health depends on beside the clock; `unknown` says in words what could not be found out."""
+class Failure:
+    """The last `runs` runs of a task of a subject failed; the first of them ended at `since` (aware).
 
-    standings: tuple[Standing, ...]
-    holds: tuple[Hold, ...] = ()
-    unknown: tuple[str, ...] = ()
+    Kind, error and hint are those of the last one, and the store that a drill restored from; the words may name paths.
+    """
+
+    task: Task
+    subject: str
+    kind: ErrorKind
+    since: datetime
+    runs: int = 1
+    error: str = ""
+    hint: str = ""
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """One thing that is not well, as a value: `str` tells it in English, who speaks otherwise has its own words.
+class HealthFacts:
+    """All that health depends on beside the clock.
 
-    `never`, `future` and `late` are of the proof of `task` and `subject`, `damaged` and `shrunk` of the source
-    `subject`; `unknown` says in `words` what could not be found out. `age_s` and `limit_s` come with `late`.
+    `damaged` are generations that a check found damaged, each id with its source. Where the store could not be read
+    (`store_unreadable`), or the catalog could not (`catalog_error`), what they alone know is missing from the rest.
     """
 
-    kind: Literal["never", "future", "late", "damaged", "shrunk", "unknown"]
-    task: Task | None = None
-    subject: str = ""
-    age_s: float = 0.0
-    limit_s: float = 0.0
-    words: str = ""
-
-    def __str__(self) -> str:
-        """Tell it in English."""
-        what = _WHAT.get(str(self.task), f"{self.task} of {{}}").format(self.subject)
-        match self.kind:
-            case "never":
-                return f"there is no {what} yet"
-            case "future":
-                return f"the last {what} is dated in the future: check the clock"
-            case "late":
-                return f"the last {what} is {human_span(self.age_s)} old, more than {human_span(self.limit_s)}"
-            case "damaged":
-                return f"{self.subject} is damaged: nothing is pruned"
-            case "shrunk":
-                return f"{self.subject} has shrunk: nothing is pruned until an operator accepts it"
-            case _:
-                return self.words
+    standings: tuple[Standing, ...]
+    holds: tuple[Hold, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    damaged: tuple[tuple[str, str], ...] = ()
+    store_unreadable: bool = False
+    catalog_error: BackupdError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The judgement: `reasons` are why it is not well, `warnings` what an operator should look at all the same.
-
-    `troubles` are both, as values.
-    """
+    """The judgement: `problems` as values, the unhealthy ones first."""
 
     checked_at: datetime
     standings: tuple[Standing, ...]
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...]
-    troubles: tuple[Trouble, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
     @property
     def healthy(self) -> bool:
-        """Whether every proof is within its limit, and no source is known to be damaged."""
+        """Whether no problem is more than a warning."""
         return not self.reasons
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not well, in sentences."""
+        return tuple(str(problem) for problem in self.problems if problem.unhealthy)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator should look at all the same, in sentences."""
+        return tuple(str(problem) for problem in self.problems if not problem.unhealthy)
 
     @classmethod
     def of(cls, facts: HealthFacts, now: datetime) -> "Health":
         """Judge `facts` at `now` (aware)."""
-        late = (trouble for standing in facts.standings if (trouble := _lateness(standing, now)))
-        unknown = (Trouble("unknown", words=words) for words in facts.unknown)
-        damaged = (Trouble("damaged", "backup", hold.source) for hold in facts.holds if hold.kind == "corrupt")
-        shrunk = tuple(Trouble("shrunk", "backup", hold.source) for hold in facts.holds if hold.kind == "shrink")
-        grave = (*unknown, *late, *damaged)
-        return cls(now, facts.standings, tuple(map(str, grave)), tuple(map(str, shrunk)), (*grave, *shrunk))
+        return cls(now, facts.standings, find_problems(facts, now))
+
+
+def find_problems(facts: HealthFacts, now: datetime) -> tuple[Problem, ...]:
+    """Return all that is wrong at `now` (aware), the unhealthy problems first."""
+    problems = (
+        *_unknown(facts),
+        *_of_sources(facts),
+        *_failing(facts, now),
+        *_proofs(facts, now),
+        *(Problem("generation", "warning", None, source, reference=one) for one, source in facts.damaged),
+    )
+    return tuple(sorted(problems, key=lambda problem: not problem.unhealthy))  # sorting keeps the order of the rest
 
 
 def health_limit(schedule: Schedule, now: datetime) -> timedelta:
@@ -124,13 +138,98 @@ def within_limit(standing: Standing, now: datetime) -> bool:
     return not _lateness(standing, now)
 
 
-def _lateness(standing: Standing, now: datetime) -> Trouble | None:
+def _unknown(facts: HealthFacts) -> Iterator[Problem]:
+    if facts.store_unreadable:
+        yield Problem("store", "unhealthy")
+    if facts.catalog_error is not None:
+        error = facts.catalog_error
+        yield Problem("catalog", "unhealthy", detail=error.message, hint=error.hint)
+
+
+def _of_sources(facts: HealthFacts) -> Iterator[Problem]:
+    """Yield what is wrong with a source itself, by its hold or by its last backup."""
+    for hold in facts.holds:
+        kind: ProblemKind = "shrunk" if hold.kind == "shrink" else "unreadable" if hold.unreadable else "damaged"
+        reference = hold.reference or ""
+        restore = f"backupd restore {reference}" if reference else _restore_command(hold.source, facts)
+        yield Problem(
+            kind,
+            "unhealthy",
+            "backup",
+            hold.source,
+            hold.since,
+            reference=reference,
+            restore=restore,
+            detail=hold.reason,
+        )
+    held = {hold.source for hold in facts.holds if hold.kind == "corrupt"}
+    for failure in facts.failures:
+        kind_of_source = _source_kind(failure)
+        if kind_of_source is None or (kind_of_source != "missing" and failure.subject in held):
+            continue
+        restore = _restore_command(failure.subject, facts)
+        yield _problem(failure, kind_of_source, "unhealthy", restore)
+
+
+def _failing(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
+    for failure in facts.failures:
+        if _source_kind(failure) is None:
+            yield _problem(failure, "failed", "unhealthy" if repeats(failure, now) else "warning")
+
+
+def repeats(failure: Failure, now: datetime) -> bool:
+    """Tell whether a failure has come so often, or lasted for so long, that it does not pass by itself."""
+    lasted = now - failure.since
+    return lasted >= LASTING or (failure.runs >= REPEATED_RUNS and lasted >= REPEATED_FOR)
+
+
+def _proofs(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
+    """Yield the proofs that are missing or too old, but none that is missing because nobody could look."""
+    for standing in facts.standings:
+        unknown = facts.store_unreadable or (facts.catalog_error is not None and standing.task != "backup")
+        problem = _lateness(standing, now)
+        if problem and not (problem.kind == "never" and unknown):
+            yield problem
+
+
+def _lateness(standing: Standing, now: datetime) -> Problem | None:
     task, subject = standing.task, standing.subject
     if standing.last_at is None:
-        return Trouble("never", task, subject)
+        return Problem("never", "unhealthy", task, subject)
     age = now - standing.last_at
     if age < -CLOCK_TOLERANCE:
-        return Trouble("future", task, subject)
+        return Problem("future", "unhealthy", task, subject)
     if age.total_seconds() > standing.limit_s:
-        return Trouble("late", task, subject, age.total_seconds(), standing.limit_s)
+        since = standing.last_at + timedelta(seconds=standing.limit_s)
+        return Problem("late", "unhealthy", task, subject, since, age_s=age.total_seconds(), limit_s=standing.limit_s)
     return None
+
+
+def _source_kind(failure: Failure) -> ProblemKind | None:
+    return SOURCE_ERRORS.get(failure.kind) if failure.task == "backup" else None
+
+
+def _problem(failure: Failure, kind: ProblemKind, severity: Severity, restore: str = "") -> Problem:
+    return Problem(
+        kind,
+        severity,
+        failure.task,
+        failure.subject,
+        failure.since,
+        failure.kind,
+        failure.runs,
+        store=failure.store,
+        restore=restore,
+        detail=failure.error,
+        hint=failure.hint,
+    )
+
+
+def _restore_command(source: str, facts: HealthFacts) -> str:
+    """Return the command that restores `source`: from here, else from a replica; empty where there is no copy."""
+    proofs = {(one.task, one.subject): one.last_at for one in facts.standings}
+    command = f"backupd restore latest --source {source}"
+    if proofs.get(("backup", source)) is not None:
+        return command
+    replica = next((one.subject for one in facts.standings if one.task == "replicate"), "")
+    return f"{command} --from {replica}" if replica else ""

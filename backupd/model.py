@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Le, Len, MaxLen
 
+from backupd.errors import ErrorKind
+
 ARCHIVE_SUFFIX = ".sqlite3.gz"
 MANIFEST_SUFFIX = ".manifest.json"
 LOCAL_STORE = "local"
@@ -320,6 +322,7 @@ class RunReport:
     notes: tuple[str, ...] = ()
     error: str | None = None
     hint: str | None = None
+    error_kind: ErrorKind | None = None
     exit_code: int = 0
 
 

@@ -27,6 +27,7 @@ _LOOK_AHEAD = timedelta(days=2 * 366)
 _FIRST_RETRY = timedelta(minutes=2)
 _SLOWEST_RETRY = timedelta(hours=1)
 _BY_SCHEDULE = "by schedule"
+_RECONFIGURED = "the configuration has changed since the last try failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,37 +97,44 @@ class TaskHistory:
     """What became of a task so far (aware times): when its last successful run began, and when runs failed.
 
     The last one that is not dated in the future: behind one that a clock ran ahead for, the catalog has to be asked for
-    the one before, or the task would run each minute until that time has come.
+    the one before, or the task would run each minute until that time has come. `failed_at` is of runs under the
+    configuration of now; `reconfigured` tells that all that failed since the last success failed under another.
     """
 
     succeeded_at: datetime | None = None
     failed_at: tuple[datetime, ...] = ()
+    reconfigured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """When a task has to run next, and why; in the past when it is overdue."""
+    """When a task has to run next, and why; in the past when it is overdue. `retry`: the last run has failed."""
 
     at: datetime
     reason: str
+    retry: bool = False
 
 
 def plan_next_run(schedule: Schedule, history: TaskHistory, now: datetime) -> Due:
     """Decide when a task has to run next: at once where the latest due time has seen no success.
 
-    Runs of that time that failed are tried again after 2 minutes, 4, 8 and so on, up to an hour. What is dated in the
-    future, by a clock that ran ahead, counts for nothing.
+    Runs since then that failed are tried again after 2 minutes, 4, 8 and so on, up to an hour; so is one that failed
+    after the success of its time, by hand for example. A change of the configuration since is a reason to try at once.
+    What is dated in the future, by a clock that ran ahead, counts for nothing.
     """
     believed = now + CLOCK_TOLERANCE
     succeeded_at = history.succeeded_at if history.succeeded_at and history.succeeded_at <= believed else None
-    if succeeded_at is not None:
-        following = schedule.following(succeeded_at)
-        if following > now:
-            return Due(following, _BY_SCHEDULE)
     latest = schedule.latest(now)
-    failures = [at for at in history.failed_at if latest <= at <= believed]
+    following = None if succeeded_at is None else schedule.following(succeeded_at)
+    done_at = succeeded_at if following is not None and following > now else None
+    failures = [at for at in history.failed_at if at <= believed and (at > done_at if done_at else at >= latest)]
     if failures:
-        return Due(min(max(failures) + _wait(len(failures)), schedule.following(now)), _tries(len(failures)))
+        retry_at = max(failures) + _wait(len(failures))
+        return Due(min(retry_at, schedule.following(now)), _tries(len(failures)), retry=True)
+    if history.reconfigured:
+        return Due(latest, _RECONFIGURED, retry=True)
+    if done_at is not None and following is not None:
+        return Due(following, _BY_SCHEDULE)
     return Due(latest, _BY_SCHEDULE if succeeded_at else _no_success(history))
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
 
-from backupd.config import Config, Drill, secrets_of
+from backupd.config import Config, Drill, config_digest, secrets_of
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.jobs.order import AppProof, BackupOrder, DrillOrder, Expiry, Packing
@@ -35,17 +36,22 @@ def build_site(
     Raises SnapshotFailed when the directory of the backups cannot be made.
     """
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
-    progress = progress or NoProgress()
+    site = Site(
+        store,
+        null_log(),
+        config.lock.timeout_s,
+        progress or NoProgress(),
+        configuration=partial(config_digest, config),
+    )
     if not writing:
-        return Site(store, null_log(), config.lock.timeout_s, progress)
+        return site
     store.prepare()
     try:
         log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console)
     except OSError as error:
         warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
-        log = late_log(config, console)
-        return _watched(Site(store, log, config.lock.timeout_s, progress, warnings=(warning,)), config)
-    return _watched(Site(store, log, config.lock.timeout_s, progress), config)
+        return _watched(replace(site, log=late_log(config, console), warnings=(warning,)), config)
+    return _watched(replace(site, log=log), config)
 
 
 def watching_site(config: Config, console: TextIO) -> Site:
@@ -53,7 +59,8 @@ def watching_site(config: Config, console: TextIO) -> Site:
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
     with suppress(BackupdError):  # each tick tries again, and tells
         store.prepare()
-    return Site(store, late_log(config, console), config.lock.timeout_s)
+    log = late_log(config, console)
+    return Site(store, log, config.lock.timeout_s, configuration=partial(config_digest, config))
 
 
 def late_log(config: Config, console: TextIO | None = None) -> EventLog:

@@ -77,5 +77,7 @@ def test_the_last_run_of_each_task_is_told_with_the_beginning_of_its_failures(ca
     catalog.record_run(report(started_at=NOON + timedelta(days=400)), NOON + timedelta(days=400))
     found = {(last.run.task, last.run.source): last for last in catalog.last_runs(NOON)}
     assert set(found) == {("backup", "app"), ("drill", "other")}
-    assert (found["backup", "app"].run.started_at, found["backup", "app"].failing_since) == (at(7), at(6))
+    failing = found["backup", "app"]
+    assert (failing.run.started_at, failing.failing_since, failing.failures) == (at(7), at(6), 2)
+    assert [run.started_at for run in failing.failed] == [at(7), at(5)], "newest first"
     assert found["drill", "other"].failing_since is None

@@ -31,6 +31,23 @@ def test_every_outcome_but_a_failure_is_a_success(catalog: Catalog, outcome: str
     assert catalog.task_history("backup", "app", NOON) == TaskHistory(at(1), ())
 
 
+def test_failures_under_another_configuration_do_not_count_and_leave_a_trace(catalog: Catalog) -> None:
+    catalog.record_run(report(started_at=at(1)), at(2), "aaaa")
+    catalog.record_run(report(outcome="failed", started_at=at(3)), at(4), "aaaa")
+    run = catalog.start_run("backup", "app", at(5), "aaaa")
+    catalog.mark_interrupted(run, at(6))
+
+    def history(configuration: str) -> TaskHistory:
+        return catalog.task_history("backup", "app", NOON, configuration=lambda: configuration)
+
+    assert history("aaaa") == TaskHistory(at(1), (at(4), at(6)))
+    assert history("bbbb") == TaskHistory(at(1), (), reconfigured=True)
+    catalog.record_run(report(outcome="failed", started_at=at(7)), at(8), "bbbb")
+    assert history("bbbb") == TaskHistory(at(1), (at(8),))
+    catalog.record_run(report(started_at=at(9)), at(10), "bbbb")
+    assert history("cccc") == TaskHistory(at(9), ()), "what succeeded since is not tried again"
+
+
 def test_failures_count_from_the_last_success_on(catalog: Catalog) -> None:
     catalog.record_run(report(outcome="failed", started_at=at(1)), at(2))
     catalog.record_run(report(started_at=at(3)), at(4))

@@ -1,14 +1,28 @@
-"""How health is judged and told: each reason, each warning, the limits, and what strangers may read."""
+"""How health is judged and told: each problem with its severity, the limits, and what strangers may read."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.health import Health, HealthFacts, Standing, health_limit, within_limit
+from backupd.catalog import CatalogUnavailable
+from backupd.errors import ErrorKind
+from backupd.health import (
+    LASTING,
+    REPEATED_FOR,
+    REPEATED_RUNS,
+    SOURCE_ERRORS,
+    Failure,
+    Health,
+    HealthFacts,
+    Standing,
+    health_limit,
+    within_limit,
+)
 from backupd.model import CLOCK_TOLERANCE, Hold, Task
 from backupd.schedule import Schedule
 from backupd.spans import human_age, human_duration, human_span
@@ -23,9 +37,20 @@ CORRUPT = Hold("tasks", "corrupt", NOW, "integrity_check of /data/tasks.db faile
 SHRUNK = replace(CORRUPT, kind="shrink", reason="/data/tasks.db: half of the rows are gone")
 
 
-def judged(*standings: Standing, holds: tuple[Hold, ...] = (), unknown: tuple[str, ...] = ()) -> Health:
+UNREADABLE = replace(CORRUPT, unreadable=True)
+UNUSABLE = CatalogUnavailable("cannot use the catalog /data/.backupd/catalog", "check /data")
+
+
+def judged(*standings: Standing, holds: tuple[Hold, ...] = (), failures: tuple[Failure, ...] = ()) -> Health:
     """Return the judgement at NOW."""
-    return Health.of(HealthFacts(standings, holds, unknown), NOW)
+    return Health.of(HealthFacts(standings, holds, failures), NOW)
+
+
+def failed(
+    kind: ErrorKind = "busy", *, runs: int = 1, ago: timedelta = SECOND, task: Task = "backup", subject: str = "tasks"
+) -> Failure:
+    """Return runs in a row of which the first failed `ago`."""
+    return Failure(task, subject, kind, NOW - ago, runs, "no database at /data/tasks.db", "look at /data")
 
 
 def aged(age: timedelta, task: Task = "backup", subject: str = "tasks") -> Standing:
@@ -86,21 +111,109 @@ def test_proof_of_another_zone_is_as_old_as_its_instant() -> None:
     assert within_limit(elsewhere, NOW)
 
 
-def test_corrupt_source_is_a_reason_and_a_shrunken_one_a_warning() -> None:
-    corrupt, shrunk = judged(WELL, holds=(CORRUPT,)), judged(WELL, holds=(SHRUNK,))
-    assert (corrupt.healthy, corrupt.reasons, corrupt.warnings) == (False, ("tasks is damaged: nothing is pruned",), ())
-    assert (shrunk.healthy, shrunk.reasons) == (True, ())
-    assert shrunk.warnings == ("tasks has shrunk: nothing is pruned until an operator accepts it",)
+@pytest.mark.parametrize(
+    ("hold", "headline"),
+    [
+        (CORRUPT, "the database of tasks is damaged: nothing is pruned"),
+        (UNREADABLE, "the database of tasks can no longer be read: nothing is pruned"),
+        (SHRUNK, "the database of tasks has shrunk: nothing is pruned until an operator accepts it"),
+    ],
+)
+def test_held_source_is_unhealthy_at_once_and_names_the_restore(hold: Hold, headline: str) -> None:
+    health = judged(WELL, holds=(hold,))
+    (problem,) = health.problems
+    assert (health.healthy, health.reasons, health.warnings) == (False, (headline,), ())
+    assert "backupd restore tasks-20261122-0300 (docs/runbook.md)" in problem.next_step
+    assert ("backupd prune --unfreeze" in problem.next_step) == (hold is not CORRUPT)
+    assert problem.since == NOW
 
 
-def test_what_could_not_be_found_out_is_a_reason_and_told_first() -> None:
-    health = judged(aged(40 * HOUR), holds=(CORRUPT, replace(SHRUNK, source="notes")), unknown=("the catalog is away",))
-    assert health.reasons == (
-        "the catalog is away",
-        "the last verified backup of tasks is 40 h old, more than 26 h",
-        "tasks is damaged: nothing is pruned",
+@pytest.mark.parametrize(
+    ("kind", "headline"),
+    [
+        ("missing", "the database of tasks is missing: no backup can be made"),
+        ("unusable", "the database of tasks is there but cannot be backed up as it is"),
+        ("corrupt", "the database of tasks is damaged: nothing is pruned"),
+    ],
+)
+def test_source_that_one_backup_found_missing_refused_or_damaged_is_unhealthy_at_once(
+    kind: ErrorKind, headline: str
+) -> None:
+    health = judged(WELL, failures=(failed(kind),))
+    assert health.reasons == (headline,)
+    (problem,) = health.problems
+    assert "backupd restore latest --source tasks (docs/runbook.md)" in problem.next_step
+    assert (problem.detail, problem.hint) == ("no database at /data/tasks.db", "look at /data")
+
+
+def test_restore_comes_from_a_replica_where_nothing_is_left_here_and_is_not_named_where_there_is_no_copy() -> None:
+    gone = replace(WELL, last_at=None)
+    missing = (failed("missing"),)
+    elsewhere = judged(gone, aged(HOUR, "replicate", "nas"), failures=missing).problems[0]
+    assert "backupd restore latest --source tasks --from nas" in elsewhere.next_step
+    assert judged(gone, failures=missing).problems[0].restore == ""
+
+
+@pytest.mark.parametrize(
+    ("runs", "ago", "unhealthy"),
+    [
+        (1, SECOND, False),
+        (2, timedelta(minutes=5), False),
+        (REPEATED_RUNS, timedelta(minutes=6), False),
+        (REPEATED_RUNS - 1, REPEATED_FOR, False),
+        (REPEATED_RUNS, REPEATED_FOR, True),
+        (1, LASTING - SECOND, False),
+        (1, LASTING, True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["busy", "no-space", "unreachable", "denied", "unproven", "interrupted", "other"])
+def test_failure_that_may_pass_is_a_warning_until_it_repeats(
+    kind: ErrorKind, runs: int, ago: timedelta, unhealthy: bool
+) -> None:
+    health = judged(WELL, failures=(failed(kind, runs=runs, ago=ago),))
+    assert (health.healthy, len(health.reasons), len(health.warnings)) == (not unhealthy, unhealthy, not unhealthy)
+
+
+@pytest.mark.parametrize("task", ["replicate", "drill", "prune", "scrub"])
+@pytest.mark.parametrize("kind", list(SOURCE_ERRORS))
+def test_what_another_task_finds_damaged_or_missing_is_no_source(task: Task, kind: ErrorKind) -> None:
+    assert judged(WELL, failures=(failed(kind, task=task),)).healthy
+
+
+def test_failures_are_told_with_their_cause_and_how_often() -> None:
+    health = judged(
+        WELL,
+        failures=(
+            failed("unreachable", runs=4, ago=HOUR, task="replicate", subject="nas"),
+            failed("unproven", task="drill"),
+        ),
     )
-    assert health.warnings == ("notes has shrunk: nothing is pruned until an operator accepts it",)
+    assert health.reasons == ("the replication to nas failed 4 times in a row: the replica cannot be reached",)
+    assert health.warnings == ("the drill of tasks failed: the restored copy did not pass",)
+
+
+def test_damage_that_a_hold_tells_is_told_once() -> None:
+    assert len(judged(WELL, holds=(CORRUPT,), failures=(failed("corrupt"),)).problems) == 1
+    assert len(judged(WELL, holds=(UNREADABLE,), failures=(failed("unusable"),)).problems) == 1
+    assert len(judged(WELL, holds=(CORRUPT,), failures=(failed("missing"),)).problems) == 2
+    assert len(judged(WELL, holds=(SHRUNK,), failures=(failed("corrupt"),)).problems) == 2
+
+
+def test_damaged_generation_is_a_warning() -> None:
+    health = Health.of(HealthFacts((WELL,), damaged=(("tasks-20261101-0300", "tasks"),)), NOW)
+    assert (health.healthy, len(health.warnings)) == (True, 1)
+    assert "tasks-20261101-0300 is damaged" in health.warnings[0]
+
+
+def test_what_could_not_be_looked_at_is_unhealthy_and_claims_nothing_else() -> None:
+    never = replace(WELL, last_at=None)
+    store = Health.of(HealthFacts((never,), store_unreadable=True), NOW)
+    assert store.reasons == ("the directory of the backups cannot be read",)
+    copy = replace(never, task="replicate", subject="nas")
+    catalog = Health.of(HealthFacts((WELL, copy), catalog_error=UNUSABLE), NOW)
+    assert [problem.kind for problem in catalog.problems] == ["catalog"]
+    late = Health.of(HealthFacts((aged(40 * HOUR), copy), catalog_error=UNUSABLE), NOW)
+    assert [problem.kind for problem in late.problems] == ["catalog", "late"]
 
 
 _AGES = st.timedeltas(-400 * DAY, 400 * DAY)
@@ -112,15 +225,38 @@ _STANDINGS = st.builds(
     st.floats(0, 1e9),
 )
 _HOLDS = st.builds(replace, st.sampled_from([CORRUPT, SHRUNK]), source=st.sampled_from(["tasks", "notes"]))
+_FAILURES = st.builds(
+    failed,
+    st.sampled_from(get_args(ErrorKind)),
+    runs=st.integers(1, 9),
+    ago=_AGES,
+    task=st.sampled_from(get_args(Task)),
+    subject=st.sampled_from(["tasks", "nas"]),
+)
 
 
-@given(st.lists(_STANDINGS, max_size=5), st.lists(_HOLDS, max_size=3))
-def test_nothing_said_holds_a_path_and_health_needs_every_proof(standings: list[Standing], holds: list[Hold]) -> None:
-    health = judged(*standings, holds=tuple(holds))
-    said = (*health.reasons, *health.warnings)
-    assert not any("/" in sentence or "\n" in sentence for sentence in said)
-    damaged = any(hold.kind == "corrupt" for hold in holds)
-    assert health.healthy == (all(within_limit(standing, NOW) for standing in standings) and not damaged)
+@given(
+    st.lists(_STANDINGS, max_size=5),
+    st.lists(_HOLDS, max_size=3),
+    st.lists(_FAILURES, max_size=4),
+    st.booleans(),
+    st.none() | st.just(UNUSABLE),
+)
+def test_nothing_that_strangers_may_read_holds_a_path_and_only_warnings_are_healthy(
+    standings: list[Standing],
+    holds: list[Hold],
+    failures: list[Failure],
+    unreadable: bool,
+    catalog_error: CatalogUnavailable | None,
+) -> None:
+    facts = HealthFacts(tuple(standings), tuple(holds), tuple(failures), (), unreadable, catalog_error)
+    health = Health.of(facts, NOW)
+    said = [*health.reasons, *health.warnings, *(problem.next_step for problem in health.problems)]
+    assert not any("/" in sentence.replace("docs/runbook.md", "") or "\n" in sentence for sentence in said)
+    assert all(said)
+    assert health.healthy == all(problem.severity == "warning" for problem in health.problems)
+    if holds or any(failure.task == "backup" and failure.kind in SOURCE_ERRORS for failure in failures):
+        assert not health.healthy
 
 
 # ---- the limit that a schedule implies

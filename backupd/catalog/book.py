@@ -13,6 +13,7 @@ from backupd.errors import Terminated
 from backupd.model import CLOCK_TOLERANCE
 
 _TERMINATED = Terminated.exit_code
+_MOST_FAILURES = 50  # of those in a row: a day of retries
 
 
 def read_book(session: Session, scope: str) -> Book:
@@ -73,18 +74,20 @@ def last_runs(session: Session, now: datetime) -> list[LastRun]:
     )
     runs = session.scalars(query.where(*ended).order_by(Run.task, Run.source, Run.id))
     by_subject = {(run.task, run.source): run for run in runs}  # of two that began at once the later one
-    return [LastRun(run_record(run), _failing_since(session, run, until)) for run in by_subject.values()]
+    return [_last_run(session, run, until) for run in by_subject.values()]
 
 
-def _failing_since(session: Session, run: Run, until: datetime) -> datetime | None:
+def _last_run(session: Session, run: Run, until: datetime) -> LastRun:
+    """Return `run`, the last one of its task and subject that ended, with the runs in a row that failed up to it."""
     if run.outcome != "failed":
-        return None
+        return LastRun(run_record(run), None)
     mine = (Run.task == run.task, Run.source == run.source, Run.started_at <= until)
     succeeded = select(func.max(Run.started_at)).where(*mine, Run.outcome != "failed", Run.finished_at.is_not(None))
-    failed = select(func.min(Run.finished_at)).where(
-        *mine, Run.outcome == "failed", Run.exit_code.is_distinct_from(_TERMINATED)
-    )
     last = session.scalar(succeeded)
+    failed = [*mine, Run.outcome == "failed", Run.exit_code.is_distinct_from(_TERMINATED)]
     if last is not None:
-        failed = failed.where(Run.started_at > last)
-    return session.scalar(failed) or run.finished_at
+        failed.append(Run.started_at > last)
+    since, count = session.execute(select(func.min(Run.finished_at), func.count()).where(*failed)).one()
+    newest = select(Run).where(*failed).order_by(Run.started_at.desc(), Run.id.desc()).limit(_MOST_FAILURES)
+    records = tuple(run_record(one) for one in session.scalars(newest))
+    return LastRun(run_record(run), since or run.finished_at, max(count, 1), records or (run_record(run),))

@@ -1,5 +1,6 @@
 """The index of runs, generations, copies and checks; each method is one unit of work."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -46,27 +47,27 @@ class Catalog:
         """Let go of the engine; no connection is open anyway."""
         self._work.close()
 
-    def start_run(self, task: str, source: str, started_at: datetime) -> int:
-        """Note that a run begins and return its id, to be told to `finish_run`."""
+    def start_run(self, task: str, source: str, started_at: datetime, configuration: str = "") -> int:
+        """Note that a run begins, under which configuration, and return its id, to be told to `finish_run`."""
         with self._work.writing() as session:
-            run = Run(task=task, source=source, started_at=started_at)
+            run = Run(task=task, source=source, started_at=started_at, configuration=configuration)
             session.add(run)
             session.flush()
             return run.id
 
-    def finish_run(self, run_id: int, report: RunReport, finished_at: datetime) -> None:
+    def finish_run(self, run_id: int, report: RunReport, finished_at: datetime, configuration: str = "") -> None:
         """Note how a run ended, also when it had been taken for interrupted; one that is unknown is added."""
         with self._work.writing() as session:
             run = session.get(Run, run_id)
             if run is None:
-                run = run_row(report)
+                run = run_row(report, configuration)
                 session.add(run)
             finish(run, report, finished_at)
 
-    def record_run(self, report: RunReport, finished_at: datetime) -> int:
+    def record_run(self, report: RunReport, finished_at: datetime, configuration: str = "") -> int:
         """Note a run that has ended and return its id."""
         with self._work.writing() as session:
-            run = run_row(report)
+            run = run_row(report, configuration)
             finish(run, report, finished_at)
             session.add(run)
             session.flush()
@@ -96,11 +97,14 @@ class Catalog:
         with self._work.reading() as session:
             return [run_record(run) for run in session.scalars(query)]
 
-    def task_history(self, task: str, source: str, now: datetime, store: str = "") -> TaskHistory:
+    def task_history(
+        self, task: str, source: str, now: datetime, store: str = "", configuration: Callable[[], str] = str
+    ) -> TaskHistory:
         """Return when the last successful run of a task began, and when the runs since then failed.
 
-        Of drills only those from `store` have succeeded. A run that was told to stop did not fail. What is dated after
-        `now` (CLOCK_TOLERANCE is forgiven) is left out: a clock that ran ahead wrote it.
+        Of drills only those from `store` have succeeded. A run that was told to stop did not fail, and one under
+        another `configuration`, which is asked where any failed, says nothing of this one. What is dated after `now`
+        (CLOCK_TOLERANCE is forgiven) is left out: a clock that ran ahead wrote it.
         """
         until = now + CLOCK_TOLERANCE
         mine = (Run.task == task, Run.source == source, Run.started_at <= until)
@@ -112,7 +116,10 @@ class Catalog:
             )
             if last is not None:
                 failed = failed.where(Run.started_at > last)
-            return TaskHistory(last, tuple(at for at in session.scalars(failed) if at is not None))
+            ended = session.execute(failed.add_columns(Run.configuration)).all()
+            digest = configuration() if ended else ""
+            alike = tuple(at for at, began_under in ended if at is not None and (began_under or "") == digest)
+            return TaskHistory(last, alike, reconfigured=bool(ended) and not alike)
 
     def last_success(self, task: str, source: str, now: datetime, store: str = "") -> RunRecord | None:
         """Return the last successful run of a task of a source (drills: from `store`) that is not dated after `now`."""

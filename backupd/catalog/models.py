@@ -55,7 +55,8 @@ class Base(DeclarativeBase):
 class Run(Base):
     """One execution of a task; `finished_at` is null while it runs, and stays so when it is killed.
 
-    `generation` is a plain name: a run is remembered longer than the generation it made.
+    `generation` is a plain name: a run is remembered longer than the generation it made. `configuration` is the digest
+    of the configuration that it began under, see `config.digest`.
     """
 
     __tablename__ = "run"
@@ -78,6 +79,7 @@ class Run(Base):
     exit_code: Mapped[int | None]
     duration_s: Mapped[float | None]
     report: Mapped[str | None]
+    configuration: Mapped[str | None]
 
 
 class Generation(Base):

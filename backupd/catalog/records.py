@@ -54,10 +54,16 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """The last run of a task of a subject that ended, and when the first of those ended that fail in a row."""
+    """The last run of a task of a subject that ended.
+
+    As many runs in a row as `failures` says failed, of which the first ended at `failing_since`; `failed` are the last
+    ones of these, newest first.
+    """
 
     run: RunRecord
     failing_since: datetime | None
+    failures: int = 0
+    failed: tuple[RunRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

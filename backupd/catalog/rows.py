@@ -23,9 +23,9 @@ def generation_row(manifest: Manifest) -> Generation:
     )
 
 
-def run_row(report: RunReport) -> Run:
+def run_row(report: RunReport, configuration: str) -> Run:
     """Return the row of a run that began as `report` says, not finished yet."""
-    return Run(task=report.task, source=report.source, started_at=report.started_at)
+    return Run(task=report.task, source=report.source, started_at=report.started_at, configuration=configuration)
 
 
 def finish(run: Run, report: RunReport, finished_at: datetime) -> None:

@@ -10,19 +10,20 @@ from backupd.cli.common import config_option, json_option, read_config, told_pla
 from backupd.cli.places import only_source, replacement, restore_site, with_directories
 from backupd.cli.progress import shown_progress
 from backupd.cli.restore_missing import Wanted, missing_order, print_outcomes, restore_missing
-from backupd.cli.restored import print_done, print_outcome
+from backupd.cli.restored import print_done, print_outcome, print_undo
 from backupd.cli.stores import claims_at, default_source, opened, require_sources, tell_whose
 from backupd.cli.times import read_time
 from backupd.config import Config
-from backupd.errors import UsageError
+from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
 from backupd.identity import settle
 from backupd.jobs.generations import LATEST, Choose, choose_generation, read_inventory
 from backupd.jobs.origins import require_same_database
 from backupd.jobs.overwrite import overwrite_database
 from backupd.jobs.provenance import choose_usable
-from backupd.jobs.replace import Replaced, Replacement, replace_database, undo_restore
+from backupd.jobs.replace import Replaced, Replacement, replace_database
 from backupd.jobs.restore import restore_to
 from backupd.jobs.site import Site
+from backupd.jobs.undo import app_runs, plan_undo, put_kept_back
 from backupd.model import LOCAL_STORE, Manifest, RunReport
 from backupd.sqlite.lease import STOPPED_FLAG
 from backupd.stores.contract import Archives
@@ -37,7 +38,8 @@ from backupd.wiring import backup_order, sources, workers
 @click.option("--to", "target", metavar="PATH", help="Make this new file, and leave the database alone.")
 @click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
 @click.option("--adopt", is_flag=True, help="With --from: go on for the lost machine that sent the copies there.")
-@click.option("--undo", is_flag=True, help="Take the last restore back.")
+@click.option("--undo", is_flag=True, help="Take the last restore back; again, the one before it.")
+@click.option("--redo", is_flag=True, help="Take the last undo back.")
 @click.option("--if-missing", is_flag=True, help="Only where there is no database: before each start of the app.")
 @click.option("--allow-none", is_flag=True, help="With --if-missing: no copy is no error (the very first start).")
 @click.option(STOPPED_FLAG, "stopped", is_flag=True, help="Your word that the app is stopped, where nobody can tell.")
@@ -56,6 +58,7 @@ def command(
     adopt: bool,
     online: bool,
     undo: bool,
+    redo: bool,
     if_missing: bool,
     allow_none: bool,
     stopped: bool,
@@ -66,8 +69,11 @@ def command(
 
     Stop the app first: while anybody has the database open, nothing is done. Exits 75 then, 1 when it failed.
     """
-    _refuse_contradictions(wanted, at, target, online=online, undo=undo, if_missing=if_missing, allow_none=allow_none)
-    if adopt and (store in (None, LOCAL_STORE) or if_missing or undo):
+    back = undo or redo
+    _refuse_contradictions(wanted, at, target, online=online, back=back, if_missing=if_missing, allow_none=allow_none)
+    if undo and redo:
+        raise UsageError("--undo and --redo do not go together", "give one of the two")
+    if adopt and (store in (None, LOCAL_STORE) or if_missing or back):
         raise UsageError("--adopt goes with --from a replica", "leave it out")
     config = read_config(config_file)
     with shown_progress(quiet=as_json) as progress:
@@ -78,9 +84,11 @@ def command(
             asked = Wanted(wanted, read_time(at, config), store)
             outcomes = restore_missing(orders, asked, config, progress, allow_none=allow_none)
             print_outcomes(outcomes, config, as_json=as_json)
-        if undo:
+        if back:
             order = replacement(only_source(source, config), config, stopped=stopped, dry_run=dry_run)
-            report, done = undo_restore(order, restore_site(config, progress, reading=dry_run))
+            site = restore_site(config, progress, reading=dry_run)
+            order = plan_undo(order, site, redo=redo)
+            report, done = _taken_back(order, store or LOCAL_STORE, config, site, online=online, quiet=as_json)
         else:
             store, time = store or LOCAL_STORE, read_time(at, config)
             site = restore_site(config, progress, reading=dry_run or target is not None)
@@ -107,18 +115,43 @@ def command(
 
 
 def _refuse_contradictions(
-    wanted: str, at: str | None, target: str | None, *, online: bool, undo: bool, if_missing: bool, allow_none: bool
+    wanted: str, at: str | None, target: str | None, *, online: bool, back: bool, if_missing: bool, allow_none: bool
 ) -> None:
     if target is not None and target.endswith("/"):
         raise UsageError(f"{target} is the name of a directory", "give the name of a file in it")
     if at is not None and wanted != LATEST:
         raise UsageError("an ID and --at do not go together", "give one of the two")
-    if sum((online, undo, if_missing, target is not None)) > 1:
-        raise UsageError("--online, --undo, --if-missing and --to do not go together", "give one of the four")
-    if undo and (at is not None or wanted != LATEST):
+    if sum((online and not back, back, if_missing, target is not None)) > 1:
+        raise UsageError("--online, --undo, --redo, --if-missing and --to do not go together", "give one of them")
+    if back and (at is not None or wanted != LATEST):
         raise UsageError("--undo takes the last restore back: no ID and no --at go with it", "leave them out")
     if allow_none and not if_missing:
         raise UsageError("--allow-none goes with --if-missing alone", "leave it out, or add --if-missing")
+
+
+def _taken_back(
+    order: Replacement, store: str, config: Config, site: Site, *, online: bool, quiet: bool
+) -> tuple[RunReport, Replaced | None]:
+    """Take back what `order` says, once that was printed: by the file that was kept, else by the generation."""
+    entry = order.takes_back
+    assert entry is not None  # noqa: S101 - `plan_undo` has found it
+    safety = entry.record.safety
+    if online and safety is None:
+        hint = f"without --online: {STOP_THE_APP}"
+        raise TargetRefused(f"the restore at {entry.restored_at:%F %T} UTC kept the old database as a file", hint)
+    online = safety is not None and (online or app_runs(order))
+    if not quiet:
+        print_undo(entry, config, online=online, dry_run=order.dry_run)
+    if safety is None:
+        return put_kept_back(order, entry, site)
+    with opened(store, config, site) as (place, inventory):
+        manifest = inventory.manifests.get(safety)
+        if manifest is None:
+            raise GenerationMissing(
+                f"store {store} has no generation {safety}, the state before the restore that is to be taken back",
+                "if another store has it (backupd list): --from STORE",
+            )
+        return _in_place(lambda: manifest, order, place, config, site, online=online)
 
 
 def _choosing(known: Manifest, wanted: str, at: datetime | None, site: Site) -> Choose:

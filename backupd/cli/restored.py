@@ -1,7 +1,7 @@
 """What a restore did, as `backupd restore` prints it."""
 
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 from zoneinfo import ZoneInfo
@@ -14,6 +14,7 @@ from backupd.jobs.replace import Replaced
 from backupd.jobs.restore import Restored
 from backupd.jobs.words import human_bytes
 from backupd.model import RunReport
+from backupd.sqlite.history import Entry
 from backupd.sqlite.kept import KEPT_FOR
 from backupd.text import printable
 
@@ -26,6 +27,19 @@ def print_outcome(report: RunReport, done: Replaced | None, config: Config, *, a
         print_json(error_facts(report.error or "", report.hint or "", report.exit_code))
     print_trouble(report)
     sys.exit(report.exit_code)
+
+
+def print_undo(entry: Entry, config: Config, *, online: bool, dry_run: bool) -> None:
+    """Print which restore is taken back, before it is."""
+    record, zone = entry.record, ZoneInfo(config.schedule.timezone)
+    what = "restore" if record.kind == "restore" else f"{record.kind} of the restore"
+    way = "online" if record.before == "generation" else "in place"
+    of = f" of {record.generation}" if record.generation else ""
+    puts = f"{record.safety} {'online' if online else 'in place'}" if record.safety else f"{entry.path} back"
+    click.echo(
+        f"{'would take' if dry_run else 'taking'} back the {what}{of} at {_times(entry.restored_at, zone)}, {way}: "
+        f"{'restoring' if record.safety else 'putting'} {puts}"
+    )
 
 
 def print_done(done: Restored | Replaced, config: Config, *, as_json: bool) -> None:
@@ -41,9 +55,7 @@ def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
     what = done.generation or "the old database"
     click.echo(f"{verb} {what} to {done.target} ({human_bytes(done.snapshot_bytes)})")
     if done.taken_at is not None:
-        taken_at = done.taken_at.astimezone(zone)
-        local = "" if taken_at.utcoffset() == timedelta() else f" ({taken_at:%F %T} {zone})"
-        click.echo(f"  taken    {done.taken_at:%F %T} UTC{local}")
+        click.echo(f"  taken    {_times(done.taken_at, zone)}")
         click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else ", integrity checked"))
     click.echo(f"  mode     {done.mode}" + (f", owner {done.owner}" if done.owner else ", owner is you"))
     for note in done.notes:
@@ -52,6 +64,11 @@ def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
         if done.directory:
             click.echo(f"  directory {Path(done.target).parent}, which was empty: owner {done.directory}")
         _print_way_back(done)
+
+
+def _times(at: datetime, zone: ZoneInfo) -> str:
+    there = at.astimezone(zone)
+    return f"{at:%F %T} UTC" + ("" if there.utcoffset() == timedelta() else f" ({there:%F %T} {zone})")
 
 
 def _print_way_back(done: Replaced) -> None:

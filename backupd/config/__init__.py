@@ -1,5 +1,6 @@
 """TOML, environment and `…_FILE` secrets in; one frozen, validated Config out."""
 
+from backupd.config.digest import config_digest
 from backupd.config.load import load_config
 from backupd.config.render import masked, secrets_of, to_toml, toml_key, toml_value
 from backupd.config.schema import Config
@@ -34,6 +35,7 @@ __all__ = [
     "ShrinkGuard",
     "Source",
     "Space",
+    "config_digest",
     "load_config",
     "masked",
     "secrets_of",

@@ -17,7 +17,7 @@ def masked(config: Config) -> dict[str, Any]:
 
 def secrets_of(config: Config) -> tuple[str, ...]:
     """Return every secret in clear, for the mask of the log."""
-    return tuple(_secrets(config))
+    return tuple(secrets_in(config))
 
 
 def to_toml(config: Config) -> str:
@@ -49,15 +49,16 @@ def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[st
             yield from _table_lines(value, (*path, name))
 
 
-def _secrets(value: object) -> Iterator[str]:
+def secrets_in(value: object) -> Iterator[str]:
+    """Yield every secret in clear that `value`, a part of the configuration, holds."""
     if isinstance(value, SecretStr):
         yield value.get_secret_value()
     elif isinstance(value, BaseModel):
         for _, below in value:
-            yield from _secrets(below)
+            yield from secrets_in(below)
     elif isinstance(value, Mapping):
         for below in value.values():
-            yield from _secrets(below)
+            yield from secrets_in(below)
     elif isinstance(value, tuple):
         for below in value:
-            yield from _secrets(below)
+            yield from secrets_in(below)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from backupd.errors import AdoptionRefused
 from backupd.jobs.inventory import Inventory
-from backupd.jobs.provenance import Claims, Foreign, claims_of
+from backupd.jobs.provenance import Claims, Foreign, claims_of, is_succession
 from backupd.jobs.site import Site
 from backupd.log import Event
 
@@ -23,17 +23,12 @@ def adopt(
     """Adopt the stores that made the `foreign` generations at replica `name`; returns what counts as own then.
 
     Refused where one of them still lives: it made a generation after this store had made one of the same source,
-    which a lost machine cannot; `force` adopts it all the same. Raises AdoptionRefused, SnapshotFailed, OSError.
+    which a lost machine cannot; and where several of one source were at work in the same days. `force` adopts them all
+    the same. Raises AdoptionRefused, SnapshotFailed, OSError.
     """
     now, claims = site.clock(), claims_of(here, site)
-    for group in foreign:
-        if not force and _lives(group, here, there, claims):
-            raise AdoptionRefused(
-                f"{name} holds {group.words(now)}; this store had made copies of {group.source} before that: "
-                "the other store seems to be at work, and was not adopted",
-                f"give each app a directory of its own in the url of {name}; if that machine is lost for certain: "
-                f"backupd replicate --to {name} --adopt --force",
-            )
+    if not force:
+        _refuse_doubtful(foreign, here, there, name, claims)
     until = {group.store: now for group in foreign}
     for group in foreign:  # the clock of a machine that was lost may have run ahead
         until[group.store] = max(until[group.store], group.manifests[0].taken_at)
@@ -51,6 +46,24 @@ def adopt_local(here: Inventory, site: Site) -> None:
     adopted = claims_of(here, site).adopted
     if adopted.items() - site.identities.adopted().items():
         site.identities.adopt(adopted)
+
+
+def _refuse_doubtful(foreign: Sequence[Foreign], here: Inventory, there: Inventory, name: str, claims: Claims) -> None:
+    hint = (
+        f"give each app a directory of its own in the url of {name}; if these are machines of this app, and lost for "
+        f"certain: backupd replicate --to {name} --adopt --force"
+    )
+    for group in foreign:
+        if _lives(group, here, there, claims):
+            raise AdoptionRefused(
+                f"{name} holds {group.words(there.now)}; this store had made copies of {group.source} before that: "
+                "the other store seems to be at work, and was not adopted",
+                hint,
+            )
+        rivals = [other for other in foreign if other.source == group.source]
+        if not is_succession(rivals):
+            whose = "; ".join(other.words(there.now) for other in rivals)
+            raise AdoptionRefused(f"several stores have sent copies of {group.source} to {name}: {whose}", hint)
 
 
 def _lives(group: Foreign, here: Inventory, there: Inventory, claims: Claims) -> bool:

@@ -13,6 +13,7 @@ from backupd.log import Event
 from backupd.owners import where_owned
 from backupd.spans import human_age
 from backupd.sqlite.alone import alone_at
+from backupd.sqlite.history import end_online, online_begun, took_effect
 from backupd.sqlite.install import heal
 from backupd.sqlite.intent import pending
 from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files
@@ -26,6 +27,10 @@ def heal_restore(path: Path, site: Site) -> None:
     target = _real(path)
     try:
         healed = heal(target)
+        begun = online_begun(target)
+        took = begun is not None and took_effect(target, begun)
+        if begun is not None:
+            end_online(target, begun, done=took)
     except PermissionError as error:
         raise TargetRefused(
             f"uid {os.geteuid()} has no right to work in {target.parent}: {error.strerror}",
@@ -33,6 +38,10 @@ def heal_restore(path: Path, site: Site) -> None:
         ) from error
     if healed is not None:
         what = f"a restore of {target} was killed: {healed.what}" + (f"; {healed.detail}" if healed.detail else "")
+        site.log.warning(Event.RESTORE_HEALED, what, target=str(target))
+    if begun is not None:
+        effect = "it had taken effect" if took else "it had changed nothing"
+        what = f"an online restore of {begun.record.generation} to {target} was killed: {effect}"
         site.log.warning(Event.RESTORE_HEALED, what, target=str(target))
 
 
@@ -42,7 +51,7 @@ def healed_before_backup(path: Path, site: Site) -> str:
     Raises LockHeld in the moment in which another backupd puts a database in place.
     """
     try:
-        if pending(_real(path)) is not None:
+        if pending(_real(path)) is not None or online_begun(_real(path)) is not None:
             with alone_at(path):
                 heal_restore(path, site)
     except TargetRefused as error:
@@ -58,10 +67,11 @@ def examine_restores(path: Path, site: Site) -> Iterator[Finding]:
     """Yield a finding for a restore that was killed, and one for each old database that a restore kept."""
     target = _real(path)
     try:
-        if pending(target) is not None:
+        if pending(target) is not None or online_begun(target) is not None:
             what = f"a restore of {target} was killed, or is at work"
             yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
-        yield from (_kept(kept, site) for kept in kept_files(target))
+        kept = (one for one in kept_files(target) if one.holds_data)
+        yield from (_kept(one, site) for one in kept)
     except TargetRefused as error:
         yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
     except OSError:  # that its directory cannot be read is a finding of the source

@@ -6,6 +6,8 @@ What the app keeps in memory goes stale, which is why this has to be asked for.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +16,19 @@ from backupd.jobs.backup import backup
 from backupd.jobs.checks import remember_check
 from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.replace import Replaced, Replacement, planned, tell_restored
+from backupd.jobs.order import BackupOrder, PinRequest
+from backupd.jobs.pin import pin_if_possible
+from backupd.jobs.replace import (
+    RESTORED_FROM,
+    Replaced,
+    Replacement,
+    generation_of,
+    kind_of,
+    planned,
+    require_newest,
+    tell_restored,
+    way_back,
+)
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
 from backupd.jobs.space import require_space, reserve_bytes
@@ -25,6 +38,7 @@ from backupd.sqlite.alone import alone_at
 from backupd.sqlite.checksums import path_has_checksums
 from backupd.sqlite.encryption import is_encrypted
 from backupd.sqlite.header import read_header
+from backupd.sqlite.history import Record, begin_online, end_online, took_effect
 from backupd.sqlite.process import Child
 from backupd.sqlite.replace import Target, set_journal_mode
 from backupd.stores.contract import Archives
@@ -38,8 +52,8 @@ def overwrite_database(
     """Restore a generation of `store` into the database of its source while its app runs; the report tells of trouble.
 
     Which one, `choose` tells once nobody else is at work on the store.
-    Before that, the database is backed up as `safety` orders: without that backup nothing is overwritten. To take the
-    restore back, restore that generation. Raises TargetRefused where there is no place for the backup.
+    Before that, the database is backed up as `safety` orders, and that is pinned and recorded beside the database for
+    an undo: without that nothing is overwritten. Raises TargetRefused where there is no place for the backup.
     """
     _require_store(site)
     if order.dry_run:
@@ -51,23 +65,38 @@ def overwrite_database(
         run.started()
         with site.locked("restore"):
             manifest = choose()
+            pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, site)
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         _target(order, safety, manifest)  # at once, before hours are spent on fetching
         copy = _unpacked(manifest, order, store, staging, run, site)
-        before = _backed_up(safety, site)
+        before = _backed_up(safety, manifest, site)
         try:
             with site.locked("restore"), alone_at(order.path):
                 heal_restore(order.path, site)
+                require_newest(order)
                 target = _target(order, safety, manifest)
-                with run.stage("overwrite"):
+                record = Record(kind_of(order), generation_of(order, manifest.id), "generation", before)
+                with run.stage("overwrite"), _recording(record, order, target.path, site):
                     _overwrite(copy, target, safety.settings.busy_timeout_s, site)
         except BackupdError as error:
-            latest = f"{before}, which was backed up just now, is the latest"
-            raise type(error)(error.message, f"{error.hint}; name {manifest.id} then: {latest}") from error
-        undo = f"backupd restore {before} --online --source {order.source}"
-        done = planned(manifest, order, target, undo=undo)
+            latest = f"name {manifest.id} then: {before}, which was backed up just now, is the latest"
+            hint = error.hint if order.takes_back else f"{error.hint}; {latest}"
+            raise type(error)(error.message, hint) from error
+        done = planned(manifest, order, target, undo=way_back(order))
         tell_restored(f"restored {manifest.id} into {target.path}, which was backed up before as {before}", done, site)
     return run.report, done
+
+
+@contextmanager
+def _recording(record: Record, order: Replacement, target: Path, site: Site) -> Iterator[None]:
+    """Record the block as an online restore for a later undo, and as none where it is broken off without effect."""
+    begun = begin_online(target, record, order.takes_back, site.clock())
+    try:
+        yield
+    except BaseException:
+        end_online(target, begun, done=took_effect(target, begun))
+        raise
+    end_online(target, begun, done=True)
 
 
 def _require_store(site: Site) -> None:
@@ -79,9 +108,11 @@ def _require_store(site: Site) -> None:
         )
 
 
-def _backed_up(safety: BackupOrder, site: Site) -> str:
+def _backed_up(safety: BackupOrder, manifest: Manifest, site: Site) -> str:
     """Back the database up and return the generation that holds it. Raises BackupdError when there is none."""
-    report = backup(replace(safety, expiry=None), site)  # else it might push out the very generation that is restored
+    pin = PinRequest(f"it is the state before the online restore of {manifest.id}")
+    # Without expiry: else it might push out the very generation that is restored.
+    report = backup(replace(safety, expiry=None, pin=pin), site)
     if report.outcome == "failed" or report.generation is None:
         raise BackupdError(
             f"the safety backup failed, and nothing was restored: {report.error}",

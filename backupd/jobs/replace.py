@@ -6,15 +6,20 @@ Until the swap nothing of the app is touched but what it would do itself when it
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
-from backupd.errors import CopyCorrupt, GenerationMissing, TargetInUse
-from backupd.files import fsync_directory, noting_limits
+from backupd.errors import OR_ONLINE, STOP_THE_APP, CopyCorrupt, GenerationMissing, LockHeld, TargetInUse
+from backupd.files import noting_limits
 from backupd.jobs.checks import remember_check
 from backupd.jobs.generations import Choose
 from backupd.jobs.heal import heal_restore
+from backupd.jobs.order import PinRequest
+from backupd.jobs.pin import pin_if_possible
 from backupd.jobs.presence import database_is_there
 from backupd.jobs.run import Run, recorded
 from backupd.jobs.site import Site
@@ -22,13 +27,35 @@ from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
 from backupd.model import Manifest, RunReport
-from backupd.owners import known_owner, owner_text
+from backupd.owners import owner_text
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.directory import Rights, warning_of
-from backupd.sqlite.install import kept_databases, remove_part, side_files, swap, sweep_parts
+from backupd.sqlite.history import Entry, Kind, Record, choose_undo, history, recorded_names
+from backupd.sqlite.install import remove_part, swap, sweep_parts
 from backupd.sqlite.intent import part_path
 from backupd.sqlite.replace import Settled, Target, dress, set_journal_mode
 from backupd.stores.contract import Archives
+
+RESTORED_FROM = "it was restored from"
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """The restore (or undo, or redo) that an undo takes back: what that had put in place, and when.
+
+    `puts_back` is the path of the old database that it kept, or the generation that was backed up before it.
+    """
+
+    kind: Kind
+    generation: str | None
+    restored_at: datetime
+    puts_back: str
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """Return what is told of `entry`."""
+        record = entry.record
+        return cls(record.kind, record.generation, entry.restored_at, record.safety or str(entry.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +64,8 @@ class Replaced:
 
     `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
     damaged, `old_undecided` why it was kept with its journal; `undo` is the command that takes the restore back;
-    `notes` tell what the file system cannot do. `directory` is what an empty directory was given.
+    `notes` tell what the file system cannot do. `directory` is what an empty directory was given. An undo says what it
+    takes back.
     """
 
     source: str
@@ -55,6 +83,7 @@ class Replaced:
     undo: str | None = None
     directory: str | None = None
     notes: tuple[str, ...] = ()
+    takes_back: TakenBack | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +92,7 @@ class Replacement:
 
     `directory` is what its directory, empty so far, is given (or in a dry run would be). With `if_missing` a database
     that is there stays, and a restore that is at work there is waited for; `empty_is_data` as for `database_is_there`.
+    `takes_back` is the restore that this one undoes.
     """
 
     source: str
@@ -73,6 +103,7 @@ class Replacement:
     directory: Rights | None = None
     if_missing: bool = False
     empty_is_data: bool = False
+    takes_back: Entry | None = None
 
 
 def replace_database(
@@ -86,44 +117,49 @@ def replace_database(
     wait_s = site.lock_timeout_s if order.if_missing else 0.0
     if order.dry_run:
         manifest, run = choose(), Run("restore", order.source, site)
-        planned_outcome = _rehearsed(manifest, order, run)
-        return run.report, planned_outcome
+        with _offering_online(order, site):
+            return run.report, _rehearsed(manifest, order, run)
     done = None
     with (
         recorded("restore", order.source, site) as run,
         site.locked_if_writable("restore"),
         alone_at(order.path, wait_s),
+        _offering_online(order, site),
     ):
         run.started()
         heal_restore(order.path, site)
         if order.if_missing and database_is_there(order.path, empty_is_data=order.empty_is_data):
             run.note(f"a database has appeared at {order.path}: it stays")
             return run.report, None
+        require_newest(order)
         manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         done = _replace(manifest, order, _target(manifest, order), store, run, site)
     return run.report, done and replace(done, notes=run.report.notes)
 
 
-def undo_restore(order: Replacement, site: Site) -> tuple[RunReport, Replaced | None]:
-    """Put the database that the last restore kept back in place; what is there now is kept in its turn."""
-    if order.dry_run:
-        way_back, target, _ = _undoing(order)
-        with noting_limits() as limits:
-            fsync_directory(target.path.parent)
-        return Run("restore", order.source, site).report, replace(way_back, notes=tuple(limits))
-    done = None
-    with recorded("restore", order.source, site) as run, site.locked_if_writable("restore"), alone_at(order.path):
-        run.started()
-        heal_restore(order.path, site)
-        way_back, target, kept = _undoing(order)
-        settled = kept.settle()  # so that all of it comes back in the one rename, and not while somebody looks into it
-        if settled and settled.undecided:
-            way = "put back with its journal, which the app judges when it starts, rightly if it has not run since then"
-            run.warn(f"{way}: {settled.undecided}")
-        done = _swap(way_back, target, kept.path, order, site)
-        tell_restored(f"put {kept.path.name} back in place of {target.path}", done, site)
-    return run.report, done and replace(done, notes=run.report.notes)
+def require_newest(order: Replacement) -> None:
+    """Refuse to undo what is not the last restore any more, once nobody else is at work here. Raises LockHeld."""
+    entry = order.takes_back
+    if entry is None:
+        return
+    entries = history(Path(os.path.realpath(order.path)))
+    with suppress(GenerationMissing):
+        if entry in (choose_undo(entries, redo=redo) for redo in (False, True)):
+            return
+    raise LockHeld(f"another restore came in between at {order.path}", "look at what it did, and run it again")
+
+
+@contextmanager
+def _offering_online(order: Replacement, site: Site) -> Iterator[None]:
+    """Name the restore into the live database to an app that is not stopped, where that is possible."""
+    try:
+        yield
+    except TargetInUse as error:
+        possible = Path(order.path).exists() and site.store.writable() and not (order.if_missing or order.takes_back)
+        if possible and error.hint == STOP_THE_APP:
+            raise TargetInUse(error.message, f"{error.hint}{OR_ONLINE}") from error
+        raise
 
 
 def _rehearsed(manifest: Manifest, order: Replacement, run: Run) -> Replaced:
@@ -146,33 +182,6 @@ def _target(manifest: Manifest, order: Replacement) -> Target:
     return target
 
 
-def _undoing(order: Replacement) -> tuple[Replaced, Target, Target]:
-    """Return what taking the last restore back comes to, where, and the database that it kept."""
-    target = Target.inspect(order.path)
-    kept = kept_databases(target.path)
-    if not kept:
-        raise GenerationMissing(
-            f"no restore has kept an old database beside {target.path}",
-            "there is nothing to take back; backupd list shows the generations that can be restored",
-        )
-    way_back = Target.kept(kept[-1])
-    with way_back.lease(stopped=order.stopped):
-        pass
-    state = way_back.path.stat()
-    done = Replaced(
-        source=order.source,
-        generation=None,
-        taken_at=None,
-        target=str(target.path),
-        snapshot_bytes=state.st_size,
-        snapshot_sha256=None,
-        owner=owner_text(*known_owner(way_back.path, state)),
-        mode=f"{state.st_mode & 0o7777:04o}",
-        dry_run=order.dry_run,
-    )
-    return done, target, way_back
-
-
 def _replace(manifest: Manifest, order: Replacement, target: Target, store: Archives, run: Run, site: Site) -> Replaced:
     part = part_path(target.path)
     sweep_parts(target.path)  # we are alone: none is at work
@@ -183,7 +192,8 @@ def _replace(manifest: Manifest, order: Replacement, target: Target, store: Arch
         owner, mode = dress(part, target, manifest.origin)
         done = replace(planned(manifest, order, target), owner=owner, mode=mode)
         with run.stage("swap"):
-            done = _swap(done, target, part, order, site)
+            pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, site)
+            done = put_in_place(done, target, part, order, site)
     except CopyCorrupt as error:
         remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
         raise
@@ -203,19 +213,46 @@ def _warn_of_directory(target: Target, manifest: Manifest, order: Replacement, r
         run.warn(warning)
 
 
-def _swap(done: Replaced, target: Target, part: Path, order: Replacement, site: Site) -> Replaced:
+def put_in_place(done: Replaced, target: Target, part: Path, order: Replacement, site: Site) -> Replaced:
     """Bring the old database to rest, make sure that nobody has opened it since, and put `part` in its place."""
     target = Target.inspect(target.path)  # anew: an app that started meanwhile may have made one
     if order.if_missing and database_is_there(target.path, empty_is_data=order.empty_is_data):
         raise TargetInUse(f"a database has appeared at {target.path}: it stays", "run it again")
     settled = target.settle()
     with target.lease(stopped=order.stopped) as lease:
-        kept = swap(target.path, part, lease, site.clock(), side_files(part))
+        record = _record(done, target, order)
+        kept = swap(target.path, part, lease, site.clock(), record, order.takes_back)
     if kept is None:
         return done
-    undo = f"backupd restore --undo --source {order.source}"
     old = settled or Settled("")
+    undo = way_back(order)
     return replace(done, kept=str(kept), old_damage=old.damage, old_undecided=old.undecided, undo=undo)
+
+
+def _record(done: Replaced, target: Target, order: Replacement) -> Record | None:
+    """Return what is recorded of a restore in place; nothing where there was nothing before, not even a restore."""
+    if target.old is not None:
+        return Record(kind_of(order), generation_of(order, done.generation), "file")
+    if order.takes_back is None and recorded_names(target.path):
+        return Record("restore", done.generation, "nothing")
+    return None
+
+
+def kind_of(order: Replacement) -> Kind:
+    """Tell whether a restore takes one back, or takes an undo back."""
+    if order.takes_back is None:
+        return "restore"
+    return "redo" if order.takes_back.record.kind == "undo" else "undo"
+
+
+def generation_of(order: Replacement, generation: str | None) -> str | None:
+    """Return the generation that a restore is about: an undo is about that of the restore that it takes back."""
+    return order.takes_back.record.generation if order.takes_back else generation
+
+
+def way_back(order: Replacement) -> str:
+    """Return the command that takes a restore back."""
+    return f"backupd restore --{'redo' if kind_of(order) == 'undo' else 'undo'} --source {order.source}"
 
 
 def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | None = None) -> Replaced:
@@ -233,6 +270,7 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
         dry_run=order.dry_run,
         undo=undo,
         directory=str(order.directory) if order.directory else None,
+        takes_back=TakenBack.of(order.takes_back) if order.takes_back else None,
     )
 
 

@@ -28,6 +28,7 @@ class Run:
         self._site = site
         self._began = time.monotonic()
         self._id: int | None = None
+        self._configuration = site.configuration()
         self.report = RunReport(task=task, source=source, started_at=site.clock(), outcome="done")
 
     def update(self, **changes: Any) -> None:  # noqa: ANN401 - the fields of RunReport by name
@@ -89,7 +90,7 @@ class Run:
                             task=dead.task,
                             source=dead.source,
                         )
-                self._id = catalog.start_run(report.task, report.source, report.started_at)
+                self._id = catalog.start_run(report.task, report.source, report.started_at, self._configuration)
         except CatalogUnavailable as error:
             store, why = self._site.store, f"the catalog cannot be used: {error.message} ({error.hint})"
             unwritten = f"{store.directory} cannot be written: neither log nor catalog knows of this"
@@ -106,7 +107,9 @@ class Run:
 
     def fail(self, error: BackupdError) -> None:
         """Turn the run into a failed one."""
-        self.update(outcome="failed", error=error.message, hint=error.hint, exit_code=error.exit_code)
+        self.update(
+            outcome="failed", error=error.message, hint=error.hint, error_kind=error.kind, exit_code=error.exit_code
+        )
 
     def _to_log(self) -> None:
         report = self.report
@@ -125,9 +128,9 @@ class Run:
         now = self._site.clock()
         run_id = self._id
         if run_id is not None:
-            self._site.tell_catalog(lambda catalog: catalog.finish_run(run_id, self.report, now))
+            self._site.tell_catalog(lambda catalog: catalog.finish_run(run_id, self.report, now, self._configuration))
         elif os.path.lexists(self._site.catalog_path):  # it failed before it had the store to itself
-            self._site.tell_catalog(lambda catalog: catalog.record_run(self.report, now))
+            self._site.tell_catalog(lambda catalog: catalog.record_run(self.report, now, self._configuration))
 
 
 @contextmanager

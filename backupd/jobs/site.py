@@ -41,7 +41,10 @@ def unwatched(_task: str, _subject: str) -> Iterator[Callable[[RunReport], None]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a job needs beside its own order; built by `backupd.wiring` alone. `warnings` degrade every run here."""
+    """What a job needs beside its own order; built by `backupd.wiring` alone. `warnings` degrade every run here.
+
+    `configuration` returns the digest of the configuration of now, which the catalog keeps with each run.
+    """
 
     store: DirectoryStore
     log: EventLog
@@ -50,6 +53,7 @@ class Site:
     clock: Callable[[], datetime] = utc_now
     warnings: tuple[str, ...] = ()
     watch: Watch = unwatched
+    configuration: Callable[[], str] = str
 
     @property
     def holds(self) -> Holds:

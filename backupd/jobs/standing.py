@@ -1,26 +1,35 @@
-"""What is known of a site: how old the last proofs are, and which sources are frozen."""
+"""What is known of a site: how old the last proofs are, which sources are held, and which runs fail."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
-from backupd.catalog import CatalogUnavailable, read_catalog
-from backupd.health import STORE_UNREADABLE, HealthFacts, Limit, Standing
+from backupd.catalog import CatalogUnavailable, LastRun, RunRecord, read_catalog
+from backupd.errors import ErrorKind
+from backupd.health import SOURCE_ERRORS, Failure, HealthFacts, Limit, Standing
 from backupd.jobs.inventory import Inventory, take_inventory
 from backupd.jobs.site import Site
+from backupd.model import Task
+
+_OTHER_TASKS: Final[tuple[Task, ...]] = ("drill", "prune", "scrub")
+_KILLED: Final = "find out who killed it (too little memory, a power cut)"
 
 
 def read_health_facts(limits: Iterable[Limit], site: Site, inventory: Inventory | None = None) -> HealthFacts:
-    """Read how old each proof is that has a limit, and which sources are frozen; `inventory` is read where not given.
+    """Read how old each proof is that has a limit, and the rest of the facts; `inventory` is read where not given.
 
-    Changes nothing, and raises nothing: what could not be found out is named.
+    Changes nothing, and raises nothing: what could not be found out is named. Of a source or replica that `limits` do
+    not name nothing is said: it is not configured any more, or another daemon's.
     """
     limits = tuple(limits)
     try:
-        return health_facts(limits, inventory or present_inventory(site), site)
+        facts = _health_facts(limits, inventory or present_inventory(site), site)
     except OSError:
         standings = (Standing(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
-        return HealthFacts(tuple(standings), unknown=(STORE_UNREADABLE,))
+        facts = HealthFacts(tuple(standings), store_unreadable=True)
+    return _with_runs(facts, limits, site)
 
 
 def present_inventory(site: Site) -> Inventory:
@@ -29,16 +38,60 @@ def present_inventory(site: Site) -> Inventory:
         return take_inventory(site.store, site.clock(), site.marks.ids(), site.store.lost())
 
 
-def health_facts(limits: Iterable[Limit], inventory: Inventory, site: Site) -> HealthFacts:
-    """Return the same, given what is in the store. Raises OSError."""
-    limits = tuple(limits)
-    sources = [limit.subject for limit in limits if limit.task == "backup"]
+def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, site: Site) -> HealthFacts:
+    """Return what store and catalog tell of proofs, holds and damage. Raises OSError."""
+    sources = _sources(limits)
     standings = [
         Standing(limit.task, limit.subject, _last_at(limit, sources, inventory, site), limit.limit_s)
         for limit in limits
     ]
-    holds = (site.holds.get(standing.subject) for standing in standings if standing.task == "backup")
-    return HealthFacts(tuple(standings), tuple(hold for hold in holds if hold is not None))
+    holds = (site.holds.get(source) for source in sources)
+    damaged = ((one.id, one.source) for one in inventory.generations if not one.verified and one.source in sources)
+    return HealthFacts(
+        tuple(standings), tuple(hold for hold in holds if hold is not None), damaged=tuple(sorted(damaged))
+    )
+
+
+def _with_runs(facts: HealthFacts, limits: tuple[Limit, ...], site: Site) -> HealthFacts:
+    """Add to `facts` the runs that fail, or why they could not be read; without a catalog there was no run yet."""
+    if not os.path.lexists(site.catalog_path):
+        return facts
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            last = catalog.last_runs(site.clock())
+    except CatalogUnavailable as error:
+        return replace(facts, catalog_error=error)
+    by_subject = {(one.run.task, one.run.source): one for one in last}
+    failures = (_failure(task, by_subject.get((task, subject))) for task, subject in _scheduled(limits))
+    return replace(facts, failures=tuple(failure for failure in failures if failure is not None))
+
+
+def _scheduled(limits: tuple[Limit, ...]) -> Iterator[tuple[Task, str]]:
+    """Yield the tasks that are done by schedule, each with its subject: drills are limited by store, run by source."""
+    sources, drills = _sources(limits), any(limit.task == "drill" for limit in limits)
+    for source in sources:
+        yield "backup", source
+    yield from (("replicate", limit.subject) for limit in limits if limit.task == "replicate")
+    for source in sources:
+        yield from ((task, source) for task in _OTHER_TASKS if task != "drill" or drills)
+
+
+def _failure(task: Task, last: LastRun | None) -> Failure | None:
+    if last is None or last.failing_since is None:
+        return None
+    # What a run found wrong with the source stays so until one succeeds: a later one may not have got as far.
+    run = next((one for one in last.failed if task == "backup" and _kind(one) in SOURCE_ERRORS), last.run)
+    hint = _KILLED if run.report is None else run.report.hint or ""
+    store = run.report.drill.store if run.report and run.report.drill else ""
+    return Failure(task, run.source, _kind(run), last.failing_since, last.failures, run.error or "", hint, store)
+
+
+def _kind(run: RunRecord) -> ErrorKind:
+    return "interrupted" if run.report is None else run.report.error_kind or "other"
+
+
+def _sources(limits: Iterable[Limit]) -> list[str]:
+    return [limit.subject for limit in limits if limit.task == "backup"]
 
 
 def _last_at(limit: Limit, sources: Iterable[str], inventory: Inventory, site: Site) -> datetime | None:

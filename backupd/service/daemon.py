@@ -17,8 +17,9 @@ from backupd.errors import BackupdError
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import CLOCK_TOLERANCE
-from backupd.schedule import Due, TaskHistory, plan_next_run
+from backupd.schedule import Due, TaskHistory
 from backupd.service.claims import Claims
+from backupd.service.due import due
 from backupd.service.lanes import Lanes
 from backupd.service.plan import Planned, waits
 from backupd.service.ticker import STALLED_S, Ticker
@@ -48,6 +49,8 @@ class Daemon:
         self._claims = Claims((one.source for one in planned), site.store.hidden)
         self._mine = frozenset[str]()
         self._trouble: tuple[Event, str] | None = None
+        self._digest = ""
+        self._reconfigured_at = site.clock()
 
     def run(self) -> bool:
         """Work until `stop`; then end what is being done, and let go of the store.
@@ -99,9 +102,9 @@ class Daemon:
     def _tick(self) -> None:
         self._site.store.prepare()
         mine = self._mine = self._claims.held()
-        due = self._all_due([one for one in self._planned if one.source in mine])
-        tasks = {planned.task for planned, _ in due}
-        for planned, why in due:
+        ready = self._all_due([one for one in self._planned if one.source in mine])
+        tasks = {planned.task for planned, _ in ready}
+        for planned, why in ready:
             if waits(planned.task, tasks):
                 continue
             if self._worker.submit(Job(planned.task, planned.source)):
@@ -112,26 +115,34 @@ class Daemon:
         """Return what has to run now, as well as can be told without a catalog where that is out of order."""
         try:
             with open_catalog(self._site.catalog_path) as catalog:
-                due = [(planned, self._due(planned, catalog)) for planned in mine]
+                found = [(planned, self._due(planned, catalog)) for planned in mine]
             self._say_standby()
         except CatalogUnavailable as error:
             self._tell_once(Event.CATALOG_UNAVAILABLE, error.message, error.hint)
             if isinstance(error, CatalogDamaged):
                 self._worker.submit(Job(REBUILD))
-            due = [(planned, self._due(planned, None)) for planned in mine]
+            found = [(planned, self._due(planned, None)) for planned in mine]
         now = self._site.clock()
-        return [(planned, why) for planned, why in due if why.at <= now]
+        return [(planned, why) for planned, why in found if why.at <= now]
 
     def _due(self, planned: Planned, catalog: Catalog | None) -> Due:
         now = self._site.clock()
-        known = catalog.task_history(planned.task, planned.source, now, planned.store) if catalog else TaskHistory()
-        return plan_next_run(planned.schedule, _together(known, self._remembered(planned)), now)
+        return due(planned, catalog, self._configuration, now, lambda: self._remembered(planned))
+
+    def _configuration(self) -> str:
+        """Return the digest of the configuration of now; runs that failed before it changed count no more."""
+        digest = self._site.configuration()
+        if self._digest not in ("", digest):
+            self._reconfigured_at = self._site.clock()
+        self._digest = digest
+        return digest
 
     def _remembered(self, planned: Planned) -> TaskHistory:
         believed = self._site.clock() + CLOCK_TOLERANCE  # what a clock that ran ahead dated counts for nothing
         ended = [run for run in self._worker.ended(Job(planned.task, planned.source)) if run.began_at <= believed]
         succeeded = [run.began_at for run in ended if run.succeeded]
-        return TaskHistory(max(succeeded, default=None), tuple(run.ended_at for run in ended if not run.succeeded))
+        failed = (run.ended_at for run in ended if not run.succeeded and run.began_at >= self._reconfigured_at)
+        return TaskHistory(max(succeeded, default=None), tuple(failed))
 
     def _say_standby(self) -> None:
         others = self._claims.others()
@@ -150,9 +161,3 @@ class Daemon:
         if (event, message) != self._trouble:
             self._site.log.warning(event, message, hint=hint)
         self._trouble = event, message
-
-
-def _together(known: TaskHistory, remembered: TaskHistory) -> TaskHistory:
-    """Join what the catalog knows with what the daemon remembers: a full disk lets the catalog forget."""
-    succeeded = [at for at in (known.succeeded_at, remembered.succeeded_at) if at is not None]
-    return TaskHistory(max(succeeded, default=None), max(known.failed_at, remembered.failed_at, key=len))

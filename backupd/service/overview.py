@@ -1,5 +1,6 @@
 """The answers of the daemon: one look at site, catalog and clock, as values."""
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -15,8 +16,9 @@ from backupd.jobs.site import Site
 from backupd.jobs.standing import present_inventory, read_health_facts
 from backupd.pings.address import Address
 from backupd.service.daemon import Daemon
+from backupd.service.due import next_run
 from backupd.service.plan import Planned
-from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
+from backupd.service.status import MessageFigures, NextRun, SourceFigures, Status, TaskFigures
 from backupd.service.survey import Survey
 from backupd.service.surveying import read_survey
 from backupd.told.monitors import of_configured
@@ -110,7 +112,7 @@ def _status_of(
     monitors: Mapping[str, Address],
 ) -> Status:
     now = site.clock()
-    tasks, migrations_ok = _tasks(planned, site, now)
+    tasks, next_runs, migrations_ok = _tasks(planned, site, now)
     facts, free, sources = read_health_facts(limits, site, inventory), dict[str, int](), tuple[SourceFigures, ...]()
     if inventory is not None:
         with suppress(OSError):
@@ -127,16 +129,23 @@ def _status_of(
         sqlite_version=version("apsw").rpartition(".")[0],  # apsw counts on behind SQLite's own version
         messages=_messages(limits, site),
         pings=read_pings(monitors, site),
+        next_runs=next_runs,
     )
 
 
-def _tasks(planned: tuple[Planned, ...], site: Site, now: datetime) -> tuple[tuple[TaskFigures, ...], bool]:
+def _tasks(
+    planned: tuple[Planned, ...], site: Site, now: datetime
+) -> tuple[tuple[TaskFigures, ...], tuple[NextRun, ...], bool]:
+    """Return what became of each task, when each runs next, and whether the catalog answers."""
     try:
         with read_catalog(site.catalog_path) as catalog:
             counts = catalog.run_counts()
-            return tuple(_task(one, catalog, counts, now) for one in planned), True
+            tasks = tuple(_task(one, catalog, counts, now) for one in planned)
+            return tasks, tuple(next_run(one, catalog, site.configuration, now) for one in planned), True
     except CatalogUnavailable:
-        return tuple(TaskFigures(one.task, one.source, None, {}) for one in planned), False
+        nothing = tuple(TaskFigures(one.task, one.source, None, {}) for one in planned)
+        new = () if os.path.lexists(site.catalog_path) else planned  # there was no run yet
+        return nothing, tuple(next_run(one, None, site.configuration, now) for one in new), False
 
 
 def _task(

@@ -61,10 +61,25 @@ class MessageFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class NextRun:
+    """When a task runs next, in the zone of its schedule, and why; now where it is `overdue` and waits for the daemon.
+
+    `retry` tells that its last run has failed.
+    """
+
+    task: Task
+    source: str
+    at: datetime
+    reason: str = "by schedule"
+    retry: bool = False
+    overdue: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One look at everything; `migrations_ok` says that the catalog has its newest schema and answers.
 
-    `pings` tells of the monitors that are configured.
+    `pings` tells of the monitors that are configured; `next_runs` is empty where the catalog does not answer.
     """
 
     taken_at: datetime
@@ -77,3 +92,4 @@ class Status:
     sqlite_version: str
     messages: MessageFigures = MessageFigures()
     pings: tuple[PingRecord, ...] = ()
+    next_runs: tuple[NextRun, ...] = ()

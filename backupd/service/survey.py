@@ -6,9 +6,8 @@ from datetime import date, datetime
 from typing import Literal, Protocol
 
 from backupd.health import Health
-from backupd.model import Task
 from backupd.service.days import Day, DayState
-from backupd.service.status import Status, TaskFigures
+from backupd.service.status import Status
 
 Stage = Literal["first-day", "empty", "failing", "degraded", "healthy"]
 Unread = Literal["store", "catalog", "log"]
@@ -103,15 +102,6 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
-class NextRun:
-    """When a task is due next by its schedule."""
-
-    task: Task
-    source: str
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Survey:
     """One thorough look; `unread` names what could not be read, of which nothing else is told."""
 
@@ -120,15 +110,9 @@ class Survey:
     histories: tuple[SourceHistory, ...]
     drills: tuple[DrillFigures, ...]
     replicas: tuple[ReplicaFigures, ...]
-    next_runs: tuple[NextRun, ...]
     disk: DiskUse | None
     log: tuple[LogLine, ...]
     unread: tuple[Unread, ...] = ()
-
-    @property
-    def failures(self) -> tuple[TaskFigures, ...]:
-        """The tasks whose last run failed."""
-        return tuple(task for task in self.status.tasks if task.failed_at is not None)
 
     @property
     def unheard(self) -> bool:
@@ -146,7 +130,7 @@ class Survey:
         if not health.healthy:
             return "failing"
         days = {history.last_state for history in self.histories}
-        warned = health.warnings or self.failures or self.unread or self.unheard or days - {"verified", "none"}
+        warned = health.warnings or self.unread or self.unheard or days - {"verified", "none"}
         return "degraded" if warned else "healthy"
 
 

@@ -5,19 +5,12 @@ from collections.abc import Iterator
 from backupd import __version__
 from backupd.health import Health, Standing, within_limit
 from backupd.jobs.words import human_bytes
-from backupd.service.status import SourceFigures, Status, TaskFigures
+from backupd.service.status import NextRun, SourceFigures, Status, TaskFigures
 from backupd.spans import human_age, human_duration, human_span
 from backupd.text import printable
 
 _PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
-_LATE = {
-    "backup": "backupd backup --source {} makes one now; backupd doctor finds what is in the way",
-    "replicate": "backupd replicate --to {} sends now; backupd doctor tries login and rights there",
-    "drill": "backupd drill --from {} proves one now, and says what is wrong",
-}
-_FROZEN = "{}: restore a good generation, or, if the loss was meant: backupd prune --unfreeze --source {}"
 _NO_CATALOG = "backupd doctor tells what is wrong with the catalog; backupd catalog rebuild makes it anew"
-_AHEAD = "set the clock (NTP); the next success after that counts again"
 
 
 def status_lines(status: Status) -> tuple[str, ...]:
@@ -31,6 +24,7 @@ def status_lines(status: Status) -> tuple[str, ...]:
         *_proofs(status.health),
         *_drills(status),
         *_last_runs(status),
+        *_next_runs(status),
         *_failures(status),
         *_sources(status),
         *_unheard(status),
@@ -46,17 +40,12 @@ def _verdict(health: Health) -> Iterator[str]:
 
 
 def _steps(status: Status) -> Iterator[str]:
-    """Say what to do next about each proof that is late, each frozen source and a catalog that does not work."""
-    now = status.health.checked_at
-    for standing in status.health.standings:
-        if not within_limit(standing, now):
-            ahead = standing.last_at is not None and standing.last_at > now
-            step = _AHEAD if ahead else _LATE.get(standing.task, "backupd doctor").format(standing.subject)
-            yield f"  what to do: {step}"
-    for source in status.sources:
-        if source.frozen:
-            yield f"  what to do: {_FROZEN.format(source.source, source.source)}"
-    if not status.migrations_ok and not _is_new(status):
+    """Say what to do next about each problem, and about a catalog that is gone."""
+    problems = status.health.problems
+    for step in dict.fromkeys(problem.advice for problem in problems):
+        yield f"  what to do: {step}"
+    told = any(problem.kind in ("catalog", "store") for problem in problems)
+    if not status.migrations_ok and not _is_new(status) and not told:
         yield f"  what to do: {_NO_CATALOG}"
 
 
@@ -99,6 +88,21 @@ def _last_run(task: TaskFigures, status: Status) -> str:
         return f"{task.task} never"
     took = "" if task.duration_s is None else f" ({human_duration(task.duration_s)})"
     return f"{task.task} {human_span((status.taken_at - task.last_success_at).total_seconds())} ago{took}"
+
+
+def _next_runs(status: Status) -> Iterator[str]:
+    """Tell in one line for each subject when the daemon runs which task next, and whether it is a retry."""
+    for subject in dict.fromkeys(run.source for run in status.next_runs):
+        runs = [run for run in status.next_runs if run.source == subject]
+        yield f"{'next runs':<16} {subject}: {', '.join(_next_run(run, status) for run in runs)}"
+
+
+def _next_run(run: NextRun, status: Status) -> str:
+    why = f", {run.reason}" if run.retry else ""
+    if run.overdue:
+        return f"{run.task} now, when the daemon runs{why}"
+    in_s = (run.at - status.taken_at).total_seconds()
+    return f"{run.task} {run.at:%a %F %H:%M} {run.at:%Z} (in {human_span(in_s)}{why})"
 
 
 def _failures(status: Status) -> Iterator[str]:

@@ -7,7 +7,7 @@ when somebody opens the old file in that very moment: then it is taken back befo
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
@@ -15,16 +15,14 @@ from typing import Literal, cast
 from backupd.errors import TargetInUse
 from backupd.files import exchange, fsync_directory
 from backupd.signals import too_late_to_stop
+from backupd.sqlite.history import Entry, Record, free_name, record_path, write_record
 from backupd.sqlite.intent import (
-    KEPT,
     SIDE_FILES,
     Intent,
     Mark,
     Suffix,
     declared,
-    is_kept,
     is_part,
-    kept_order,
     pending,
     withdraw,
 )
@@ -39,22 +37,34 @@ class Healed:
     detail: str
 
 
-def swap(target: Path, part: Path, lease: Lease, now: datetime, bring: tuple[Suffix, ...] = ()) -> Path | None:
+def swap(
+    target: Path,
+    part: Path,
+    lease: Lease,
+    now: datetime,
+    record: Record | None = None,
+    takes_back: Entry | None = None,
+) -> Path | None:
     """Let `part`, a durable file in the same directory, become `target`; returns where the old database is kept.
 
-    The side files of the old one go with it; those of `part` named in `bring` come with the new one. `lease` is held on
-    the old one. Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError. Who wants to
-    stop it comes too late.
+    The side files of the old one go with it, those of `part` come with the new one. `lease` is held on the old one.
+    `record` says which restore this is, for a later undo; that of the restore that it `takes_back` goes.
+
+    Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError. SIGTERM comes too late.
     """
-    intent = _plan(target, part, now, bring)
+    intent = _plan(target, part, now, takes_back)
     with too_late_to_stop(), declared(target, intent):
         try:
+            if record is not None:
+                with suppress(OSError):  # no inode is left: what is kept can be put back without it
+                    write_record(target.with_name(intent.kept), record, target)
             _rename(target, part, lease, intent)
         except BaseException:  # somebody opened it, a disk that fails: better at once than by the next run
             _undo(target, intent)
             withdraw(target)
             raise
         _bring(target, intent)
+        _forget_undone(target, intent)
     return target.with_name(intent.kept) if intent.old is not None else None
 
 
@@ -68,6 +78,7 @@ def heal(target: Path) -> Healed | None:
         healed = Healed("finished", f"the old database is {kept}" if intent.old else "")
         if now == intent.new:
             _bring(target, intent)
+        _forget_undone(target, intent)
     elif now is None or (intent.old is not None and now.inode == intent.old.inode):
         _undo(target, intent)
         healed = Healed("undone", f"{target} is what it was")
@@ -77,12 +88,6 @@ def heal(target: Path) -> Healed | None:
         remove_part(target.with_name(intent.part))
     withdraw(target)
     return healed
-
-
-def kept_databases(target: Path) -> tuple[Path, ...]:
-    """Return the old databases that restores to `target` kept, oldest first. Raises OSError."""
-    found = (path for path in target.parent.iterdir() if is_kept(path.name, target.name))
-    return tuple(sorted(found, key=lambda path: kept_order(path.name, target.name)))
 
 
 def sweep_parts(target: Path) -> None:
@@ -121,25 +126,19 @@ def _rename(target: Path, part: Path, lease: Lease, intent: Intent) -> None:
         raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
 
 
-def _plan(target: Path, part: Path, now: datetime, bring: tuple[Suffix, ...]) -> Intent:
+def _plan(target: Path, part: Path, now: datetime, takes_back: Entry | None) -> Intent:
     new = Mark.of(part)
     assert new is not None  # noqa: S101 - the caller has just made it
-    return Intent(target.name, part.name, new, _free_name(target, now), Mark.of(target), side_files(target), bring)
-
-
-def _free_name(target: Path, now: datetime) -> str:
-    """Name the old database by the time, and count on where a name is taken, be it by a side file alone.
-
-    A clock that was set back names it by the time of the last one, else `--undo` would not find it to be the last.
-    """
-    times = [kept_order(kept.name, target.name)[0] for kept in kept_databases(target)]
-    time = max([f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}", *times])
-    stem, number = f"{target.name}{KEPT}{time}", 1
-    name = stem
-    while any(os.path.lexists(target.with_name(f"{name}{suffix}")) for suffix in ("", *SIDE_FILES)):
-        number += 1
-        name = f"{stem}-{number}"
-    return name
+    return Intent(
+        target=target.name,
+        part=part.name,
+        new=new,
+        kept=free_name(target, now),
+        old=Mark.of(target),
+        aside=side_files(target),
+        bring=side_files(part),
+        takes_back=takes_back.path.name if takes_back else None,
+    )
 
 
 def _set_aside(target: Path, intent: Intent) -> None:
@@ -180,8 +179,14 @@ def _bring(target: Path, intent: Intent) -> None:
             target.with_name(f"{intent.part}{suffix}").rename(_beside(target, suffix))
 
 
+def _forget_undone(target: Path, intent: Intent) -> None:
+    if intent.takes_back is not None:
+        record_path(target.with_name(intent.takes_back)).unlink(missing_ok=True)
+
+
 def _undo(target: Path, intent: Intent) -> None:
     """Bring everything back to where it was; whatever was done of it before may be done again."""
+    record_path(target.with_name(intent.kept)).unlink(missing_ok=True)
     kept, part, mark = target.with_name(intent.kept), target.with_name(intent.part), Mark.of(target)
     if mark is not None and mark.inode == intent.new.inode:
         _give_its_name_back(target, part, kept)

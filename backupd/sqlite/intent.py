@@ -17,6 +17,7 @@ from backupd.files import fsync_directory, replace_durably
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 KEPT = ".pre-restore-"
+RECORD = ".json"
 _KEPT_NAME = re.compile(r"\d{8}T\d{6}Z(-\d+)?")
 _PART_NAME = re.compile(r"[0-9a-f]{8}\.part")
 _MAX_BYTES = 1 << 16
@@ -47,6 +48,7 @@ class Intent:
     """The file `part` is to become the database `target`, and the old one, if there is any, `kept`.
 
     All are names in one directory. The side files `aside` go with the old database, those of `bring` come with `part`.
+    `takes_back` is the restore that this one takes back, by the name that it kept the old database by.
     """
 
     target: str
@@ -56,6 +58,7 @@ class Intent:
     old: Mark | None
     aside: tuple[Suffix, ...]
     bring: tuple[Suffix, ...]
+    takes_back: str | None = None
 
 
 _INTENT = TypeAdapter(Intent)
@@ -86,7 +89,7 @@ def pending(target: Path) -> Intent | None:
     """Return what a killed restore to `target` was about; TargetRefused when that is unknown, PermissionError."""
     path = intent_path(target)
     try:
-        intent = _INTENT.validate_json(_read(path))
+        intent = _INTENT.validate_json(read_small(path))
     except FileNotFoundError:
         return None
     except PermissionError:  # of the directory: it says nothing about the file
@@ -101,7 +104,8 @@ def pending(target: Path) -> Intent | None:
     return intent
 
 
-def _read(path: Path) -> bytes:
+def read_small(path: Path) -> bytes:
+    """Return what is in a small file of ours that others may have put there; a link is not followed. Raises OSError."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
         return stream.read(_MAX_BYTES)
 
@@ -130,4 +134,5 @@ def is_part(name: str, target: str) -> bool:
 def _is_ours(intent: Intent, target: Path) -> bool:
     """Whoever may write to the app's directory might have written it: it may name nothing but what we name so."""
     known_part = is_part(intent.part, target.name) or is_kept(intent.part, target.name)
-    return intent.target == target.name and known_part and is_kept(intent.kept, target.name)
+    known_undo = intent.takes_back is None or is_kept(intent.takes_back, target.name)
+    return intent.target == target.name and known_part and known_undo and is_kept(intent.kept, target.name)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from backupd.files import fsync_directory
-from backupd.sqlite.intent import SIDE_FILES, is_kept, kept_order
+from backupd.sqlite.intent import RECORD, SIDE_FILES, is_kept, kept_order
 
 KEPT_FOR: Final = timedelta(days=30)  # what the next undo puts back stays for so long at least
-_RECORD: Final = ".json"
 # In the order of their removal: a record without its database would stand in the way of an undo, and a database without
 # its WAL must never be put back.
-_SUFFIXES: Final = (_RECORD, "", *SIDE_FILES)
+_SUFFIXES: Final = (RECORD, "", *SIDE_FILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,11 @@ class KeptDatabase:
     files: tuple[Path, ...]
     since: datetime
     size_bytes: int
+
+    @property
+    def holds_data(self) -> bool:
+        """Whether there is more than the record of a restore, which is all that an online one leaves."""
+        return any(path.suffix != RECORD for path in self.files)
 
 
 def kept_files(target: Path) -> tuple[KeptDatabase, ...]:

@@ -21,6 +21,7 @@ from backupd.sqlite.mounts import current_mounts, filesystem_of, is_remote, moun
 from backupd.sqlite.process import Child
 from backupd.sqlite.source import Source
 
+ELSEWHERE = "restore elsewhere (--to PATH)"
 _NAME_MAX = 255  # limits.h
 
 JournalMode = Literal["wal", "rollback"]
@@ -64,7 +65,7 @@ class Target:
             raise TargetRefused(
                 f"{real} belongs to a {old.unmapped} that is not mapped in this user namespace: "
                 "the restored file cannot be given to it",
-                f"{SAME_NAMESPACE}; or restore elsewhere (--to PATH)",
+                f"{SAME_NAMESPACE}; or {ELSEWHERE}",
             )
         return cls(real, old)
 
@@ -179,7 +180,7 @@ def _give(descriptor: int, uid: int, gid: int | None, path: Path) -> None:
         f"the restored file cannot be given to {owner_text(uid, gid)}, who owned the old one: {refused.strerror}",
         f"run backupd as that user (PUID={uid}{group}), or as root with the capability CHOWN"
         if mapped
-        else f"{SAME_NAMESPACE}; or restore elsewhere (--to PATH)",
+        else f"{SAME_NAMESPACE}; or {ELSEWHERE}",
     )
 
 
@@ -210,13 +211,11 @@ def _refuse_name(path: Path) -> None:
     try:
         too_long = len(longest.encode()) > _NAME_MAX
     except UnicodeEncodeError:
-        raise TargetRefused(
-            f"the name of {os.fsencode(path)!r} is not UTF-8", "restore elsewhere (--to PATH)"
-        ) from None
+        raise TargetRefused(f"the name of {os.fsencode(path)!r} is not UTF-8", ELSEWHERE) from None
     if too_long:
         raise TargetRefused(
             f"the name of {path} is too long: the old database is kept as {path.name}{KEPT}…",
-            "restore elsewhere (--to PATH)",
+            ELSEWHERE,
         )
 
 
@@ -240,12 +239,9 @@ def _refuse_directory(directory: Path) -> None:
     if not stat.S_ISDIR(state.st_mode):
         raise TargetRefused(f"{directory} is no directory", "check the path")
     if os.statvfs(directory).f_flag & os.ST_RDONLY:
-        raise TargetRefused(
-            f"{directory} is mounted read-only", "mount the volume writable, or restore elsewhere (--to PATH)"
-        )
+        raise TargetRefused(f"{directory} is mounted read-only", f"mount the volume writable, or {ELSEWHERE}")
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         raise TargetRefused(
             f"uid {os.geteuid()} may not write to {directory}",
-            where_owned(directory, f"run backupd as its owner (PUID={state.st_uid})")
-            + ", or restore elsewhere (--to PATH)",
+            where_owned(directory, f"run backupd as its owner (PUID={state.st_uid})") + f", or {ELSEWHERE}",
         )

@@ -1,4 +1,4 @@
-"""The daily ping: only a day on which every proof is young enough is told to the monitor that expects one."""
+"""The daily ping: only a day on which all is well is told to the monitor that expects one."""
 
 from collections.abc import Mapping
 from dataclasses import replace

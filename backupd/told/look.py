@@ -1,7 +1,7 @@
 """Looks at what there may be to tell of; changes nothing."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from backupd.calls import CallFailed, Reply, call
-from backupd.catalog import CatalogUnavailable, LastRun, read_catalog
-from backupd.health import HealthFacts, Limit, Standing
+from backupd.catalog import CatalogUnavailable, RunRecord, read_catalog
+from backupd.health import Limit
 from backupd.jobs.site import Site
-from backupd.jobs.standing import health_facts, present_inventory
+from backupd.jobs.standing import read_health_facts
 from backupd.text import printable
 from backupd.told.deploy import Seen
 from backupd.told.trouble import Look
@@ -35,29 +35,11 @@ class App:
 
 
 def take_look(limits: Iterable[Limit], subjects: frozenset[str], site: Site) -> Look:
-    """Look at proofs, holds, damaged generations and runs; raises nothing: what could not be seen is named."""
-    limits = tuple(limits)
-    health, damaged = _health(limits, site)
-    ours = {key: source for key, source in damaged.items() if source in subjects}
-    runs: tuple[LastRun, ...] | None = ()
-    error = None
-    if site.catalog_path.exists():
-        try:
-            with read_catalog(site.catalog_path) as catalog:
-                runs = tuple(catalog.last_runs(site.clock()))
-        except CatalogUnavailable as trouble:
-            runs, error = None, trouble
-    return Look(health, subjects, runs, ours, error)
-
-
-def _health(limits: tuple[Limit, ...], site: Site) -> tuple[HealthFacts, Mapping[str, str]]:
-    try:
-        inventory = present_inventory(site)
-        damaged = {one.id: one.source for one in inventory.generations if not one.verified}
-        return health_facts(limits, inventory, site), damaged
-    except OSError:
-        standings = tuple(Standing(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
-        return HealthFacts(standings, unknown=("the directory of the backups cannot be read",)), {}
+    """Look at all that health depends on, and at the last drills; raises nothing: what could not be seen is named."""
+    drills = tuple[RunRecord, ...]()
+    with suppress(CatalogUnavailable), read_catalog(site.catalog_path) as catalog:
+        drills = tuple(last.run for last in catalog.last_runs(site.clock()) if last.run.task == "drill")
+    return Look(read_health_facts(limits, site), subjects, drills)
 
 
 def look_at_app(app: App) -> Seen:

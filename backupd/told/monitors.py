@@ -6,7 +6,7 @@ from contextlib import suppress
 from uuid import uuid4
 
 from backupd.catalog import CatalogUnavailable, PingRecord, open_catalog
-from backupd.health import Health, HealthFacts
+from backupd.health import Health
 from backupd.jobs.finding import Finding
 from backupd.jobs.site import Site
 from backupd.pings.address import DAILY, Address, address_for
@@ -59,8 +59,9 @@ def try_pings(addresses: Mapping[str, Address], health: Health) -> Iterator[Find
 
 
 def _late(name: str, addresses: Mapping[str, Address], health: Health) -> Iterator[str]:
-    """Say why what the monitor `name` is pinged for is not well, as far as proofs tell."""
-    for one in health.standings:
+    """Say why what the monitor `name` is pinged for is not well."""
+    for one in health.problems:
         of_drills = one.task == "drill" and name.startswith("drill")  # drills ping by source, their proofs are by store
-        if of_drills or address_for(one.task, one.subject, addresses) is addresses[name]:
-            yield from Health.of(HealthFacts((one,)), health.checked_at).reasons
+        watched = of_drills or address_for(one.task or "", one.subject, addresses) is addresses[name]
+        if one.unhealthy and watched:
+            yield str(one)

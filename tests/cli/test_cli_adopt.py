@@ -100,7 +100,10 @@ def test_copies_of_two_stores_one_after_the_other_are_one_history_and_of_two_at_
     backdated(there, second, days=5)
     ambiguous = typed("restore", "--from", "nas", "--to", tmp_path / "more.db", **nas(there))
     assert (ambiguous.code, "say which you mean by its id" in ambiguous.err) == (1, True)
+    refused = typed("replicate", "--adopt", **nas(there))
+    assert (refused.code, "several stores have sent copies of tasks" in refused.err) == (1, True)
     assert typed("restore", lost, "--from", "nas", "--to", tmp_path / "more.db", **nas(there)).code == 0
+    assert typed("replicate", "--adopt", "--force", **nas(there)).code == 0
 
 
 def test_of_several_sources_at_a_replica_the_configured_one_is_restored(
@@ -165,3 +168,16 @@ def test_a_local_store_that_cannot_be_read_keeps_nobody_from_a_restore(
     answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there), **broken)
     assert (answer.code, f"restored {generation}" in answer.out) == (0, True), answer.err
     assert "cannot be read (Too many levels of symbolic links)" in answer.err
+
+
+def test_the_disk_of_a_lost_machine_with_its_backups_is_read_as_a_replica(
+    typed: Keyboard, generation: str, backups: Path, tmp_path: Path
+) -> None:
+    backups.rename(tmp_path / "old-disk")
+    target = tmp_path / "back.db"
+    hinted = typed("restore", "--from", tmp_path / "old-disk", "--to", target)
+    assert (hinted.code, "BACKUPD_REPLICAS__OLD__URL=file:/PATH" in hinted.err) == (2, True)
+    old = {"BACKUPD_REPLICAS__OLD__URL": f"file:{tmp_path / 'old-disk'}"}
+    answer = typed("restore", "--from", "old", "--to", target, **old)
+    assert (answer.code, generation in answer.out, is_balanced(target)) == (0, True, True), answer.err
+    assert typed("replicate", **old).code == 78

@@ -85,7 +85,7 @@ def test_all_but_the_newest_go_with_their_side_files_and_undo_still_works(
         (str(kept[2]), "keep"),
     ]
     assert done.json[0]["size_bytes"] > 3000
-    assert beside(database) == {kept[2].name}
+    assert beside(database) == {kept[2].name, f"{kept[2].name}.json"}
     removed = [line for line in log_lines(backups) if line["event.action"] == "leftover.removed"]
     assert [line["backupd.path"] for line in removed] == [str(kept[0]), str(kept[1])]
     assert typed("restore", "--undo").code == 0

@@ -25,12 +25,13 @@ def test_the_generation_takes_the_place_of_the_database_and_undo_takes_it_back(
     kept = Path(facts["kept"])
     assert sha256(database) == facts["snapshot_sha256"] == manifest_of(site, generation).snapshot.sha256
     assert sha256(kept) == newer
-    assert beside(database) == {kept.name}
+    assert beside(database) == {kept.name, f"{kept.name}.json"}
     assert (database.stat().st_nlink, kept.stat().st_nlink) == (1, 1)
     undone = backupd(*facts["undo"].split()[1:], "--json")
     assert undone.code == 0
     assert sha256(database) == newer
-    assert beside(database) == {Path(undone.json["kept"]).name}
+    again = Path(undone.json["kept"]).name
+    assert beside(database) == {again, f"{again}.json"}
     assert sha256(Path(undone.json["kept"])) == facts["snapshot_sha256"]
 
 

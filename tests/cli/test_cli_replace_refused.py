@@ -123,7 +123,7 @@ def test_a_generation_of_a_source_that_is_not_configured_is_restored_elsewhere_a
 def test_what_contradicts_itself_is_refused(typed: Keyboard, generation: str) -> None:
     for arguments in (
         ["--online", "--to", "/x"],
-        ["--undo", "--online"],
+        ["--undo", "--redo"],
         [generation, "--undo"],
         ["--undo", "--at", "2026-11-20"],
     ):

@@ -44,7 +44,7 @@ def test_one_whose_super_journal_is_seen_is_taken_back_and_so_is_the_other_one_w
     facts = half("restore", "--json").json
     assert (facts["old_damage"], facts["old_undecided"]) == ("", "")
     assert balances(Path(facts["kept"])) == balances(half.main) == balances(half.attached) == (100, 100)
-    assert beside(half.attached) == {Path(facts["kept"]).name}
+    assert beside(half.attached) == {(kept := Path(facts["kept"]).name), f"{kept}.json"}
 
 
 def test_one_whose_super_journal_is_not_seen_is_kept_with_its_journal_and_undo_brings_both_back(

@@ -36,4 +36,4 @@ def test_an_old_database_that_is_a_link_is_not_put_back(typed: Keyboard, databas
 def test_undo_without_a_restore_says_so(typed: Keyboard, newer: str, database: Path) -> None:
     answer = typed("restore", "--undo")
     assert (answer.code, sha256(database)) == (1, newer)
-    assert "no restore has kept an old database" in answer.err
+    assert "there is nothing to take back" in answer.err

@@ -207,7 +207,10 @@ def test_a_wrong_volume_is_a_failed_run_that_says_so_and_no_end_of_the_daemon(la
     sidecar = lab.sidecar(empty, backups=backups, options=(*HARDENED, *SWIFT))
     said(sidecar, f"backup of tasks: failed: no database at {DATA}/tasks.db")
     assert "a wrong one is an empty directory" in sidecar.logs()
-    assert json.loads(sidecar.get(HEALTH)[1])["reasons"] == [NOTHING_YET]
+    assert json.loads(sidecar.get(HEALTH)[1])["reasons"] == [
+        "the database of tasks is missing: no backup can be made",
+        NOTHING_YET,
+    ]
     assert set(lab.files(empty)) == {"."}
     wait_until(lambda: sidecar.health() == "healthy", "the daemon itself is well", 60)
 

@@ -10,9 +10,9 @@ from states import States
 from yards import Before, Yard, assert_no_processes, assert_unhurt, events
 
 from backupd.log import Event
-from backupd.sqlite.install import kept_databases
 from support.bank import is_balanced
 from support.faults import Crew, on_both_cores
+from support.sqlite_places import kept_databases
 from support.sqlite_processes import die_in_a_transaction
 from support.template import Ended
 
@@ -120,3 +120,37 @@ def test_a_restore_that_is_taken_back(yard: Yard, forks: Crew, tmp_path: Path) -
         assert {now, rows(killed.database, killed.root / "scratch")} == {OLD, NEW}
 
     killed_at_each(undo, yard, forks, tmp_path, check)
+
+
+def test_a_restore_into_the_live_database_is_recorded_if_and_only_if_it_took_effect(
+    yard: Yard, forks: Crew, tmp_path: Path
+) -> None:
+    before = Before.of(yard, app_runs=True)
+    online, seen = ["restore", [*before.generations][-1], "--online"], set[int]()
+
+    def check(killed: Yard) -> None:
+        now = rows(killed.database, killed.root / "scratch")
+        seen.add(now)
+        assert_unhurt(killed, before)
+        assert forks.run(["backup"], killed.environ).code in {0, 3}
+        assert not killed.database.with_name(".tasks.db.restore-online").exists()
+        undone = forks.run(["restore", "--undo"], killed.environ)
+        assert undone.code == (0 if now == NEW else 1), undone
+        assert rows(killed.database, killed.root / "scratch") == OLD
+
+    killed_at_each(online, yard, forks, tmp_path, check)
+    assert seen == {OLD, NEW}
+
+
+def test_a_missing_database_is_there_after_the_next_start(yard: Yard, forks: Crew, tmp_path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{yard.database}{suffix}").unlink(missing_ok=True)
+    before, at_start = Before.of(yard, app_runs=True), ["restore", "--if-missing"]
+
+    def check(killed: Yard) -> None:
+        assert forks.run(at_start, killed.environ).code == 0
+        assert rows(killed.database, killed.root / "scratch") == NEW
+        assert {path.name for path in killed.database.parent.iterdir()} <= {"tasks.db", "backups"}
+        assert_unhurt(killed, before)
+
+    killed_at_each(at_start, yard, forks, tmp_path, check)

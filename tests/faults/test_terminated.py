@@ -22,12 +22,12 @@ from yards import (
 )
 
 from backupd.log import Event
-from backupd.sqlite.install import kept_databases
 from support.bank import transfers
 from support.command import Backupd, log_lines
 from support.daemon import wait_until
 from support.faults import Crew, at_every_step, on_both_cores
 from support.replicas import noisy_database
+from support.sqlite_places import kept_databases
 from support.sshd import Sshd
 from support.template import Ended
 from support.wire import UP, Weather, running_wire

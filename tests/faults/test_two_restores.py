@@ -14,11 +14,11 @@ from yards import Yard, events
 
 from backupd.log import Event
 from backupd.sqlite.alone import alone_at
-from backupd.sqlite.install import kept_databases
 from backupd.sqlite.intent import Intent, Mark, declared, intent_path, part_path
 from support.bank import is_balanced, transfers
 from support.command import Backupd
 from support.faults import Crew, stopped, traced
+from support.sqlite_places import kept_databases
 from support.sqlite_processes import wait_until
 
 BUSY = 75

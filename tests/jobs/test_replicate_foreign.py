@@ -24,7 +24,7 @@ from support.bank import make_bank
 from support.replicas import ALL, assert_checksums, complete, once, over_sftp, sent_to
 
 MONDAY = datetime(2026, 11, 23, 4, tzinfo=UTC)
-LAST = replace(ALL, expiry=Expiry(RetentionPolicy(last=1, daily=0, weekly=0)))
+LAST = replace(ALL, expiry=Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)))
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from test_metrics import names_of
-from web_site import WELL, status_of
+from web_site import ILL, WELL, status_of
 
 pytestmark = pytest.mark.no_cover
 
@@ -85,7 +85,7 @@ def test_the_page_explains_each_alert_with_its_severity() -> None:
 def test_alerts_use_metrics_that_exist() -> None:
     used = {name for alert in ALERTS for name in OURS.findall(alert.split("labels:")[0])}
     assert used
-    assert used <= names_of(status_of(WELL))
+    assert used <= names_of(status_of(WELL)) | names_of(status_of(ILL))
 
 
 def queries() -> Iterator[str]:
@@ -95,7 +95,8 @@ def queries() -> Iterator[str]:
 
 
 def test_the_dashboard_uses_metrics_that_exist_and_shows_most_of_them() -> None:
-    exported = {name for name in names_of(status_of(WELL)) if not name.startswith("process_")}
+    names = names_of(status_of(WELL)) | names_of(status_of(ILL))
+    exported = {name for name in names if not name.startswith("process_")}
     used = {name for query in queries() for name in OURS.findall(query)}
     assert used <= exported
     assert exported - used <= {

@@ -48,6 +48,7 @@ def test_with_nothing_but_a_database_it_takes_its_first_backup_at_once(
         daemon.wait_for("scrub of tasks: done")
         shown = json.loads(daemon.ask("/api/status")[1])
         assert (shown["state"], shown["sources"][0]["generation_count"]) == ("healthy", 1)
+        assert not shown["sources"][0]["generations"][0]["pinned"], "only what is taken by hand is pinned"
         assert "All proofs are within their limits" in daemon.ask("/")[1]
         assert daemon.stop() < 8
     assert daemon.process.returncode == 0
@@ -81,14 +82,14 @@ def test_status_and_health_agree(backupd: Backupd) -> None:
     assert f"does not answer on port {daemon.port}" in asked.err
 
 
-def test_status_names_a_last_run_that_failed_while_proofs_are_still_young_enough(
+def test_status_is_unhealthy_at_once_and_names_the_run_that_did_not_find_the_database(
     backupd: Backupd, database: Path
 ) -> None:
     assert backupd("backup").code == 0
     away = database.rename(database.with_name("away.db"))
     assert backupd("backup").code == 1
     answer = backupd("status")
-    assert (answer.code, answer.out.splitlines()[0]) == (0, "healthy")
+    assert (answer.code, answer.out.splitlines()[0]) == (1, "NOT HEALTHY")
     failed = rf"^last backup      tasks: failed \d+ s ago: no database at {re.escape(str(database))}"
     assert re.search(failed, answer.out, re.MULTILINE)
     assert "no database at" in json.dumps(backupd("status", "--json").json["tasks"])

@@ -51,7 +51,8 @@ class Hand:
             return True
         report = RunReport(task=job.task, source=job.source, started_at=now, outcome=self.outcome)  # type: ignore[arg-type] - the test says what
         with open_catalog(self.site.catalog_path) as catalog:
-            catalog.record_run(report, now)
+            catalog.record_run(report, now, self.site.configuration())
+        self.remembered.append(Ended(now, now, 1 if self.outcome == "failed" else 0))
         return True
 
     def ended(self, _job: Job) -> tuple[Ended, ...]:
@@ -116,10 +117,27 @@ def test_what_failed_is_tried_again_less_and_less_often(daemon: Daemon, hand: Ha
     assert 55 <= gaps[-1] <= 62
 
 
+def test_what_failed_is_tried_at_once_when_the_configuration_changes_while_the_daemon_runs_and_then_waits_again(
+    daemon: Daemon, hand: Hand, clock: Clock
+) -> None:
+    digest = ["aaaa"]
+    hand.site = daemon._site = replace(hand.site, configuration=lambda: digest[0])
+    hand.outcome = "failed"
+    tick_until(daemon, clock, clock.now + timedelta(hours=3), timedelta(minutes=1))
+    before = len(hand.began)
+    daemon._tick()
+    assert len(hand.began) == before, "it waits"
+    digest[0] = "bbbb"
+    daemon._tick()
+    assert len(hand.began) == before + 1
+    daemon._tick()
+    assert len(hand.began) == before + 1, "it waits again"
+
+
 def test_a_success_that_a_clock_ahead_dated_hides_none_that_is_true(daemon: Daemon, hand: Hand, clock: Clock) -> None:
     daemon._tick()
     ahead = clock.now + timedelta(days=365)
-    hand.remembered = [Ended(ahead, ahead, 0)]
+    hand.remembered.append(Ended(ahead, ahead, 0))
     daemon._tick()
     assert len(hand.began) == 1
     clock.now += timedelta(days=1)

@@ -11,6 +11,8 @@ from support.listener import HANG, Asked, Said, listening
 
 pytestmark = pytest.mark.no_cover
 
+MISSING = "the database of tasks is missing: no backup can be made"
+
 
 def test_it_tells_of_a_failure_of_its_end_and_of_its_own_deploy_and_pings(
     backupd: Backupd, database: Path, backups: Path
@@ -23,7 +25,7 @@ def test_it_tells_of_a_failure_of_its_end_and_of_its_own_deploy_and_pings(
             "BACKUPD_PINGS__DAILY": monitor.url("/api/push/hunter2-push"),
         }
         with running_daemon(backupd, **environ) as daemon:
-            wait_until(lambda: "backupd tasks: the backup of tasks failed" in titles(people.asked), "the bad news")
+            wait_until(lambda: f"backupd tasks: {MISSING}" in titles(people.asked), "the bad news")
             away.rename(database)
             assert backupd("backup", **environ).code == 0
             monitor.wait_for(4)
@@ -34,8 +36,8 @@ def test_it_tells_of_a_failure_of_its_end_and_of_its_own_deploy_and_pings(
             wait_until(lambda: len(people.asked) >= 3, "the good news and that of the deploy", 90)
             assert daemon.stop() < 8
         assert set(titles(people.asked)) == {
-            "backupd tasks: the backup of tasks failed",
-            "backupd tasks: over: the backup of tasks succeeds again",
+            f"backupd tasks: {MISSING}",
+            "backupd tasks: over: the database of tasks is no longer missing",
             f"backupd tasks: deploy OK: backupd {__version__}",
         }
         assert len(people.asked) == 3

@@ -48,8 +48,13 @@ def test_health_is_red_and_says_which_proof_is_late_or_was_never_made() -> None:
     assert reply.status == 503
     assert reply.json["healthy"] is False
     assert reply.json["reasons"] == list(ILL.reasons)
-    assert len(reply.json["reasons"]) == 2
-    assert reply.json["warnings"] == ["tasks has shrunk: nothing is pruned until an operator accepts it"]
+    assert len(reply.json["reasons"]) == 3
+    assert reply.json["warnings"] == ["the replication to offsite failed: the replica cannot be reached"]
+    shrunk, *_, warning = reply.json["problems"]
+    assert (shrunk["kind"], shrunk["severity"], shrunk["subject"]) == ("shrunk", "unhealthy", "tasks")
+    assert "backupd restore latest --source tasks" in shrunk["next_step"]
+    assert (warning["severity"], warning["cause"]) == ("warning", "unreachable")
+    assert "nas.example" not in reply.text, "strangers may read it"
     never = reply.json["standings"][2]
     assert (never["last_at"], never["age_s"], never["within_limit"]) == (None, None, False)
     assert [standing["within_limit"] for standing in reply.json["standings"]] == [False, True, False]

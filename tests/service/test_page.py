@@ -7,20 +7,24 @@ from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+from zoneinfo import ZoneInfo
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from web_site import Told, WebSite, serving
 
-from backupd.catalog import PingRecord
-from backupd.health import STORE_UNREADABLE, Health, HealthFacts, Standing
-from backupd.model import Hold
+from backupd.catalog import CatalogUnavailable, PingRecord
+from backupd.errors import ErrorKind
+from backupd.health import Failure, Health, HealthFacts, Standing
+from backupd.model import Hold, Task
 from backupd.service.days import Day
 from backupd.service.status import MessageFigures
 from backupd.service.survey import LogLine, Survey
 from backupd.service.web.api import status_facts
+from backupd.service.web.cards import to_dos
 from backupd.service.web.page import page_answer
+from backupd.service.web.tongue import Tongue
 from support.surveys import NOW, STATES, degraded, failing, first_day, healthy
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
@@ -83,7 +87,7 @@ def shown(site: WebSite, survey: Survey, language: str = "en") -> Reader:
     ("state", "heading", "step"),
     [
         ("healthy", "All proofs are within their limits", "Nothing to do."),
-        ("degraded", "Within the limits, with warnings", "backupd prune --unfreeze"),
+        ("degraded", "Within the limits, with warnings", "tasks-20261101-0700 is damaged"),
         ("failing", "Not healthy", "check [sources.tasks] path and the volume mount"),
         ("empty", "There is nothing to restore from", "makes one now, and says what is wrong"),
         ("first-day", "No backup yet", "The first backup begins by itself"),
@@ -117,7 +121,9 @@ def test_the_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite
 def test_what_is_wrong_is_told_in_spanish_and_what_the_log_said_is_quoted(site: WebSite) -> None:
     text = " ".join(shown(site, failing(), "es-CL,es;q=0.9").text.split())
     assert "La última copia verificada de tasks tiene 3 d, más de 26 h. backupd backup hace una ahora" in text
-    assert "Falló la copia de tasks hace 18 min: no database at /app/data/tasks.db" in text
+    assert "Falta la base tasks: no se puede hacer ninguna copia. no database at /app/data/tasks.db. ¿Está" in text
+    assert "pare la aplicación: backupd restore latest --source tasks (docs/runbook.es.md)" in text
+    assert "nuevo intento 2026-11-25 09:42" in text
     assert "día 2026-11-23 semana 2026-W48" in text
 
 
@@ -136,27 +142,38 @@ def test_what_does_not_get_through_is_a_warning_that_names_it_and_no_more_once_i
     assert replace(well, status=again).stage == "healthy"
 
 
-@pytest.mark.parametrize("name", ["backup", "replicate", "drill"])
-def test_each_trouble_comes_with_advice_in_both_languages(site: WebSite, name: Any) -> None:
+@pytest.mark.parametrize("task", get_args(Task))
+def test_each_problem_comes_with_advice_in_both_languages(site: WebSite, task: Task) -> None:
+    kinds = {f"{kind}-kind": kind for kind in get_args(ErrorKind)}
     facts = HealthFacts(
         (
-            Standing(name, "never", None, 60),
-            Standing(name, "late", NOW - timedelta(days=2), 60),
-            Standing(name, "ahead", NOW + timedelta(days=2), 60),
+            Standing("backup", "never", None, 60),
+            Standing("replicate", "late", NOW - timedelta(days=2), 60),
+            Standing("drill", "ahead", NOW + timedelta(days=2), 60),
         ),
         (Hold("broken", "corrupt", NOW, "", None), Hold("small", "shrink", NOW, "", None)),
-        ("an unforeseen thing cannot be read",),
+        tuple(Failure(task, subject, kind, NOW - timedelta(hours=7)) for subject, kind in kinds.items()),
+        (("rotten-20261101-0700", "rotten"),),
     )
     survey = failing()
     survey = replace(survey, status=replace(survey.status, health=Health.of(facts, NOW)))
     for language in ("en", "es"):
-        text = shown(site, survey, language).text
-        told = ("never", "late", "ahead", "broken", "small", "unforeseen", "--unfreeze", "NTP")
-        assert [word for word in told if word not in text] == []
+        page = shown(site, survey, language)
+        told = ("never", "late", "ahead", "broken", "small", "rotten", "--unfreeze", "NTP", *kinds)
+        assert [word for word in told if word not in page.text] == []
+        advised = [one.advice for one in to_dos(survey, Tongue(language, ZoneInfo("UTC")))]
+        assert all(advised), "each has a next step"
+
+
+def test_a_catalog_that_cannot_be_used_is_told_once(site: WebSite) -> None:
+    blind = Health.of(HealthFacts((), catalog_error=CatalogUnavailable("it is away", "look")), NOW)
+    survey = replace(healthy(), status=replace(healthy().status, health=blind))
+    assert shown(site, survey).text.count("The catalog cannot be used") == 1
+    assert shown(site, replace(survey, unread=("catalog",))).text.count("The catalog cannot be used") == 1
 
 
 def test_what_cannot_be_read_is_told_and_no_error(site: WebSite) -> None:
-    blind = Health.of(HealthFacts((Standing("backup", "tasks", None, 60),), unknown=(STORE_UNREADABLE,)), NOW)
+    blind = Health.of(HealthFacts((Standing("backup", "tasks", None, 60),), store_unreadable=True), NOW)
     survey = first_day()
     survey = replace(
         survey,
@@ -312,8 +329,12 @@ def schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def test_json_has_the_figures_that_the_page_shows() -> None:
     facts = status_facts(degraded())
-    assert facts["warnings"] == ("tasks has shrunk: nothing is pruned until an operator accepts it",)
-    assert facts["tasks"][2]["hint"] == "check the address, the firewall and whether that host is up"
+    assert facts["warnings"] == (
+        "the replication to offsite failed: the replica cannot be reached",
+        "generation tasks-20261101-0700 is damaged and no longer counts",
+    )
+    assert facts["problems"][0]["detail"] == "nas.example:22 does not answer: timed out"
+    assert facts["tasks"][2]["hint"] == "check the address, the firewall and whether it is up"
     source = facts["sources"][0]
     assert (source["source"], source["generation_count"], source["frozen"]) == ("tasks", 10, False)
     assert {day["state"] for day in source["days"]} == {"verified", "degraded", "failed", "missed"}

@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 from string import Formatter
+from typing import get_args
 
 import pytest
 
-from backupd import health
-from backupd.model import RetentionPolicy
+from backupd.model import RetentionPolicy, Task
+from backupd.problems import ProblemKind
 from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
 from backupd.service import surveying
 from backupd.service.web import page, phrases
@@ -63,11 +64,11 @@ def test_each_phrase_is_said_somewhere_and_each_that_is_said_exists() -> None:
     named = set(re.findall(r"say\(\s*'([^']+)'\s*[,)]", template)) | set(re.findall(r'say\(\s*"([^"]+)"', code))
     assert named <= PHRASES.keys()
     said = template + code
-    families = {"day", "disk", "verification", "weekday", "sign", "stage", "unset", "proof", "task", "rule", "trouble"}
+    families = {"day", "disk", "verification", "weekday", "sign", "stage", "unset", "proof", "task", "rule", "problem"}
     families |= {"advice", "unread", "error"}
     for key in PHRASES:
         by_family = key.partition(".")[0] in families
-        by_value = key in {health.STORE_UNREADABLE, *retention_words()}
+        by_value = key in retention_words()
         assert by_family or by_value or f"'{key}'" in said or f'"{key}"' in said, f"nobody says {key}"
 
 
@@ -84,15 +85,17 @@ def retention_words() -> set[str]:
     }
 
 
-def test_every_reason_and_every_trouble_has_its_phrase() -> None:
+def test_every_reason_and_every_problem_has_its_phrase() -> None:
     assert retention_words() <= PHRASES.keys()
     assert {f"rule.{rule}" for rule in RetentionPolicy.__slots__} <= PHRASES.keys()
     for task in ("backup", "replicate", "drill"):
-        assert {f"trouble.never.{task}", f"trouble.late.{task}", f"advice.{task}", f"unset.{task}"} <= PHRASES.keys()
-    assert {"trouble.future", "trouble.damaged", "trouble.shrunk", health.STORE_UNREADABLE} <= PHRASES.keys()
+        assert {f"problem.never.{task}", f"problem.late.{task}", f"unset.{task}"} <= PHRASES.keys()
+    kinds = set(get_args(ProblemKind)) - {"never", "late"}
+    assert {f"problem.{kind}" for kind in kinds} <= PHRASES.keys()
+    assert {f"advice.{name}" for name in (*get_args(Task), *kinds - {"failed"})} <= PHRASES.keys()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_placeholder_that_is_not_filled_is_an_error_and_no_half_sentence(language: Language) -> None:
     with pytest.raises(KeyError):
-        phrases.say(language, "failure", task="backup")
+        phrases.say(language, "problem.failed", task="backup")

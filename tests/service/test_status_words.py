@@ -1,29 +1,34 @@
 """What `backupd status` says: whether all is well, why not, what to do next, and what there is, in about ten lines."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from web_site import BACKUP, ILL, NOW, WELL, status_of
 
 from backupd.health import Health, HealthFacts
-from backupd.service.status import TaskFigures
+from backupd.service.status import NextRun, TaskFigures
 from backupd.service.words import status_lines
 
-FROZEN = (
-    "  what to do: {0}: restore a good generation, or, if the loss was meant: backupd prune --unfreeze --source {0}"
+NEXT = (
+    NextRun("backup", "tasks", datetime(2026, 11, 26, 4, tzinfo=ZoneInfo("Europe/Berlin"))),
+    NextRun("replicate", "offsite", NOW + timedelta(minutes=4), "the last 3 tries failed", retry=True),
+    NextRun("drill", "tasks", NOW, "there was none yet", overdue=True),
 )
+RESTORE = "stop the app and restore it: backupd restore latest --source tasks (docs/runbook.md)"
 
 
 def test_well_and_ill_differ_in_what_is_said() -> None:
-    assert status_lines(status_of(WELL)) == (
+    assert status_lines(replace(status_of(WELL), next_runs=NEXT)) == (
         "healthy",
-        FROZEN.format("notes"),
         "verified backup  tasks: 3 h ago, at most 26 h allowed",
         "off-site copy    offsite: 48 h ago, at most 8 d allowed",
         "proven restore   offsite: 12 d ago, at most 34 d allowed",
         "measured         notes: back from offsite in 8.2 s, with data 28 h old (notes-20261113-0300)",
         "last runs        tasks: backup 3 h ago (1.5 s), drill never",
         "last runs        notes: drill 12 d ago (9.5 s)",
+        "next runs        tasks: backup Thu 2026-11-26 04:00 CET (in 15 h), drill now, when the daemon runs",
+        "next runs        offsite: replicate Wed 2026-11-25 12:04 UTC (in 4 min, the last 3 tries failed)",
         "generations      tasks: 12, 11 of them verified, the newest 3 h old, 3.0 MiB as 1.0 MiB",
         "generations      notes: 0, 0 of them verified, FROZEN: nothing is pruned",
         "messages         2 NOT TAKEN yet | what to do: backupd notify",
@@ -31,14 +36,16 @@ def test_well_and_ill_differ_in_what_is_said() -> None:
         "free space       local: 5.0 GiB",
         "backupd          0.1.0, SQLite 3.54.1, catalog works",
     )
-    assert status_lines(status_of(ILL))[:10] == (
+    assert status_lines(status_of(ILL))[:12] == (
         "NOT HEALTHY",
+        "  reason: the database of tasks has shrunk: nothing is pruned until an operator accepts it",
         "  reason: the last verified backup of tasks is 30 h old, more than 26 h",
         "  reason: there is no proven restore from offsite yet",
-        "  warning: tasks has shrunk: nothing is pruned until an operator accepts it",
+        "  warning: the replication to offsite failed: the replica cannot be reached",
+        f"  what to do: if the loss was meant: backupd prune --unfreeze --source tasks; if not, {RESTORE}",
         "  what to do: backupd backup --source tasks makes one now; backupd doctor finds what is in the way",
         "  what to do: backupd drill --from offsite proves one now, and says what is wrong",
-        FROZEN.format("notes"),
+        "  what to do: check the route",
         "verified backup  tasks: 30 h ago, at most 26 h allowed, TOO OLD",
         "off-site copy    offsite: 48 h ago, at most 8 d allowed",
         "proven restore   offsite: never, at most 34 d allowed",

@@ -93,7 +93,9 @@ def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, s
     assert found.disk is not None
     assert found.disk.stored_bytes == history.stored_bytes == 2 * newest.archive_bytes
     assert found.log[-1].message.startswith(f"backup of tasks: published {backed_up}")
-    assert [run.at for run in found.next_runs] == [NIGHTLY.following(found.status.taken_at)] * 2
+    next_runs = found.status.next_runs
+    assert [(run.at, run.overdue) for run in next_runs] == [(NIGHTLY.following(found.status.taken_at), False)] * 2
+    assert {run.at.tzinfo for run in next_runs} == {ZONE}
 
 
 @pytest.mark.usefixtures("backed_up")
@@ -106,9 +108,12 @@ def test_failures_and_drills_are_told_with_reasons_and_times(site: Site) -> None
     record(site, "replicate", "offsite", "failed", error="no route to host", hint="check the network")
     found = survey(site)
     assert found.stage == "degraded"
-    assert [(task.task, task.error, task.hint) for task in found.failures] == [
-        ("replicate", "no route to host", "check the network")
+    assert [(one.task, one.detail, one.hint, one.severity) for one in found.status.health.problems] == [
+        ("replicate", "no route to host", "check the network", "warning")
     ]
+    (retry,) = [run for run in found.status.next_runs if run.task == "replicate"]
+    assert (retry.retry, retry.reason) == (True, "the last try failed")
+    assert timedelta(minutes=1) < retry.at - found.status.taken_at < timedelta(minutes=3)
     assert [(one.subject, one.store) for one in found.drills] == [("tasks", "offsite"), ("tasks", None)]
     assert [(drill.outcome, drill.duration_s, drill.stages, drill.error) for drill in found.drills] == [
         ("done", 3.5, {"fetch": 2.5}, ""),

@@ -33,6 +33,8 @@ from support.listener import Asked, Listener, Said, listening
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 LIMITS = (Limit("backup", "tasks", 93_600),)
+MISSING = "the database of tasks is missing: no backup can be made"
+NO_CATALOG = "the catalog cannot be used: how the last runs ended is not known; backups go on without it"
 
 
 @dataclass
@@ -109,7 +111,9 @@ def events(site: Site, event: str) -> list[str]:
 def note(desk: Desk, outcome: str, task: str = "backup", code: int = 0) -> None:
     """Let a run end in the catalog."""
     now = desk.clock()
-    report = RunReport(task, "tasks", now, outcome, error="disk on fire", hint="put it out", exit_code=code)  # type: ignore[arg-type] - the test says what
+    kind = "unproven" if task == "drill" else "missing"
+    report = RunReport(task, "tasks", now, outcome, error="it is gone", hint="put it back", error_kind=kind)  # type: ignore[arg-type] - the test says what
+    report = replace(report, exit_code=code)
     with open_catalog(desk.site.catalog_path) as catalog:
         catalog.record_run(report, now)
 
@@ -125,16 +129,16 @@ def test_a_failure_is_told_once_and_its_end_once_also_across_restarts(desk: Desk
         backup(order, desk.site)
         desk.look()
         desk.restart().look()
-        assert titles(there)[1:] == ["the backup of tasks failed"]
+        assert titles(there)[1:] == [MISSING]
         body = there.asked[1].json["message"]
         assert f"what: no database at {order.path}" in body
         assert "since: Wed 2026-11-25 12:02 UTC" in body
-        assert "next: check " in body
+        assert "next: is its volume mounted? " in body
         away.rename(order.path)
         backup(order, desk.site)
         desk.restart().look()
         desk.look()
-        assert titles(there)[2:] == ["over: the backup of tasks succeeds again"]
+        assert titles(there)[2:] == ["over: the database of tasks is no longer missing"]
     assert len(events(desk.site, "message.sent")) == 3
 
 
@@ -218,8 +222,8 @@ def test_a_broken_catalog_is_told_and_what_was_said_is_not_said_again(desk: Desk
         rebuild_catalog(desk.site)
         desk.look()
         told = titles(there)[1:]
-    assert told[:2] == ["the backup of tasks failed", "the catalog cannot be used; backups go on without it"]
-    assert told.count("the backup of tasks failed") == 1
+    assert told[:2] == [MISSING, NO_CATALOG]
+    assert told.count(MISSING) == 1
 
 
 def test_a_catalog_that_is_broken_from_the_start_is_told_in_the_end(desk: Desk) -> None:
@@ -229,7 +233,7 @@ def test_a_catalog_that_is_broken_from_the_start_is_told_in_the_end(desk: Desk) 
         assert desk.restart().look() == LOOK_EVERY_S
         for _ in range(3):
             desk.look(timedelta(minutes=16))
-        assert "the catalog cannot be used; backups go on without it" in titles(there)
+        assert NO_CATALOG in titles(there)
 
 
 def test_an_app_gets_one_verdict_for_each_deploy_also_across_restarts(desk: Desk) -> None:
@@ -340,17 +344,21 @@ def test_who_stands_by_says_nothing_and_who_takes_over_repeats_nothing(desk: Des
         desk.look()
         other.mine = True
         other.look()
-        assert titles(there)[1:] == ["the backup of tasks failed"]
+        assert titles(there)[1:] == [MISSING]
 
 
-def test_a_drill_is_told_however_it_ends(desk: Desk) -> None:
+def test_a_drill_is_told_however_it_ends_but_not_before_its_failure_repeats(desk: Desk) -> None:
     with listening() as there:
-        telling(desk, there.url("/", "json")).deployed()
+        limits = (Limit("backup", "tasks", 1e9), Limit("drill", "local", 1e9))
+        telling(desk, there.url("/", "json"), limits=limits).deployed()
         note(desk, "done", task="drill")
         desk.look()
-        note(desk, "failed", task="drill", code=1)
-        desk.look()
-        assert titles(there)[1:] == ["the drill of tasks has proven a restore in 0.0 s", "the drill of tasks failed"]
+        for wait in (2, 4, 8):
+            note(desk, "failed", task="drill", code=1)
+            desk.look(wait * MINUTE)
+        assert titles(there)[1:] == ["the drill of tasks has proven a restore in 0.0 s"]
+        desk.look(MINUTE)
+        assert titles(there)[2:] == ["the drill of tasks failed 3 times in a row: the restored copy did not pass"]
 
 
 def test_a_defect_is_logged_once_and_the_next_minute_comes(desk: Desk) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backupd.catalog import PingRecord
-from backupd.health import Health, HealthFacts, Standing
+from backupd.health import Failure, Health, HealthFacts, Standing
 from backupd.model import DrillReport, Hold
 from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
 from backupd.service.survey import Survey
@@ -29,7 +29,10 @@ NEVER_DRILLED = Standing("drill", "offsite", None, 2_901_600)
 SHRUNK = Hold("tasks", "shrink", NOW, "half of its rows are gone", None)
 
 WELL = Health.of(HealthFacts((BACKUP, COPY, DRILL)), NOW)
-ILL = Health.of(HealthFacts((LATE_BACKUP, COPY, NEVER_DRILLED), holds=(SHRUNK,)), NOW)
+CUT_OFF = Failure(
+    "replicate", "offsite", "unreachable", NOW - timedelta(minutes=2), 1, "no route to nas.example", "check the route"
+)
+ILL = Health.of(HealthFacts((LATE_BACKUP, COPY, NEVER_DRILLED), (SHRUNK,), (CUT_OFF,)), NOW)
 
 
 def status_of(health: Health) -> Status:

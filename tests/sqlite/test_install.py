@@ -11,12 +11,13 @@ import pytest
 
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.sqlite import install
-from backupd.sqlite.install import heal, kept_databases, swap
+from backupd.sqlite.install import heal, swap
 from backupd.sqlite.intent import intent_path
 from backupd.sqlite.lease import Lease
 from backupd.sqlite.replace import Target
 from support.app import running_app
 from support.bank import make_bank
+from support.sqlite_places import kept_databases
 from support.sqlite_processes import wait_until
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -11,8 +11,9 @@ import pytest
 
 from backupd.errors import TargetInUse
 from backupd.sqlite import install
-from backupd.sqlite.install import heal, kept_databases, swap
+from backupd.sqlite.install import heal, swap
 from backupd.sqlite.lease import Lease
+from support.sqlite_places import kept_databases
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 KEPT = "tasks.db.pre-restore-20261125T120000Z"

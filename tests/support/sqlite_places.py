@@ -9,6 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from backupd.sqlite.kept import kept_files
+
 
 def rows(path: Path, query: str) -> list[Any]:
     """Ask a database that nobody else has open, and leave it closed."""
@@ -35,6 +37,11 @@ def state(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
     """Return owner, group, mode and content of every file."""
     bytes_of = contents(directory)
     return {p.name: (s.st_uid, s.st_gid, s.st_mode, bytes_of[p.name]) for p in directory.iterdir() if (s := p.stat())}
+
+
+def kept_databases(target: Path) -> tuple[Path, ...]:
+    """Return the old databases that restores to `target` kept, oldest first."""
+    return tuple(one.path for one in kept_files(target) if one.path in one.files)
 
 
 @contextmanager

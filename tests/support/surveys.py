@@ -7,18 +7,17 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from backupd.catalog.marks import RunMark
-from backupd.health import Health, HealthFacts, Standing
-from backupd.model import Generation, Hold, Outcome, RetentionPolicy, generation_id
+from backupd.health import Failure, Health, HealthFacts, Standing
+from backupd.model import Generation, Outcome, RetentionPolicy, Task, generation_id
 from backupd.retention import plan_retention
 from backupd.schedule import Schedule
 from backupd.service.days import Records, judge_days, marks_by_day
-from backupd.service.status import SourceFigures, Status, TaskFigures
+from backupd.service.status import NextRun, SourceFigures, Status, TaskFigures
 from backupd.service.survey import (
     DiskUse,
     DrillFigures,
     GenerationFigures,
     LogLine,
-    NextRun,
     Point,
     ReplicaFigures,
     SourceHistory,
@@ -35,6 +34,7 @@ _LAST: Final = NIGHTLY.latest(NOW)
 _FAILED_ON: Final = frozenset({41, 42, 143, 260})
 _MISSED_ON: Final = frozenset({77, 78, 79, 201})
 _DEGRADED_ON: Final = frozenset({12, 118, 190, 233, 301})
+_FIRST: Final[tuple[tuple[Task, str], ...]] = (("backup", "tasks"), ("replicate", "offsite"))
 _ERROR: Final = "no database at /app/data/tasks.db"
 _HINT: Final = "check [sources.tasks] path and the volume mount"
 
@@ -55,36 +55,27 @@ def healthy() -> Survey:
         histories=(_history("tasks", 330), _history("notes", 4)),
         drills=_drills(),
         replicas=(ReplicaFigures("offsite", 19),),
-        next_runs=tuple(
-            NextRun(task, source, at)
-            for task, source, at in (
-                ("backup", "tasks", _LAST + DAY),
-                ("backup", "notes", _LAST + DAY),
-                ("replicate", "offsite", NOW + 4 * DAY),
-                ("drill", "offsite", NOW + 6 * DAY),
-            )
-        ),
         disk=DiskUse(1460 * MIB, 21_300 * MIB, 40_000 * MIB),
         log=_log(),
     )
 
 
 def degraded() -> Survey:
-    """All proofs are young enough, but a source has shrunk, and the last replication failed."""
-    shrunk = Hold("tasks", "shrink", NOW - DAY, "half of its rows are gone", None)
+    """All proofs are young enough, but a generation is damaged, and the last replication failed once."""
     survey = healthy()
-    facts = HealthFacts(survey.status.health.standings, (shrunk,))
-    failed = TaskFigures(
-        "replicate",
-        "offsite",
-        NOW - 3 * DAY,
-        {"done": 40, "failed": 1},
-        failed_at=NOW - timedelta(hours=2),
-        error="nas.example:22 does not answer: timed out",
-        hint="check the address, the firewall and whether that host is up",
+    error, hint = "nas.example:22 does not answer: timed out", "check the address, the firewall and whether it is up"
+    failed_at = NOW - timedelta(minutes=2)
+    facts = HealthFacts(
+        survey.status.health.standings,
+        failures=(Failure("replicate", "offsite", "unreachable", failed_at, 1, error, hint),),
+        damaged=(("tasks-20261101-0700", "tasks"),),
     )
+    runs = {"done": 40, "failed": 1}
+    failed = TaskFigures("replicate", "offsite", NOW - 3 * DAY, runs, failed_at=failed_at, error=error, hint=hint)
+    retry = NextRun("replicate", "offsite", NOW + timedelta(minutes=1), "the last try failed", retry=True)
     status = replace(survey.status, health=Health.of(facts, NOW))
-    return replace(survey, status=replace(status, tasks=(*status.tasks[:2], failed, *status.tasks[3:])))
+    tasks, next_runs = (*status.tasks[:2], failed, *status.tasks[3:]), status.next_runs
+    return replace(survey, status=replace(status, tasks=tasks, next_runs=(*next_runs[:2], retry, next_runs[3])))
 
 
 def failing() -> Survey:
@@ -94,12 +85,14 @@ def failing() -> Survey:
         (
             Standing("backup", "tasks", nights - DAY, 93_600),
             Standing("drill", "local", None, 2_901_600),
-        )
+        ),
+        failures=(Failure("backup", "tasks", "missing", nights, 20, _ERROR, _HINT),),
     )
     failed = TaskFigures(
         "backup", "tasks", nights, {"published": 329, "failed": 20}, failed_at=NOW - timedelta(minutes=18), error=_ERROR
     )
-    status = replace(_status(facts), tasks=(replace(failed, hint=_HINT),))
+    retry = NextRun("backup", "tasks", NOW + timedelta(minutes=42), "the last 20 tries failed", retry=True)
+    status = replace(_status(facts), tasks=(replace(failed, hint=_HINT),), next_runs=(retry,))
     history = _history("tasks", 330, failed_on=_FAILED_ON | {0, 1})
     error = LogLine(NOW - timedelta(minutes=18), "ERROR", f"backup of tasks: failed: {_ERROR}")
     return replace(
@@ -108,7 +101,6 @@ def failing() -> Survey:
         histories=(history,),
         drills=(),
         replicas=(),
-        next_runs=(NextRun("backup", "tasks", _LAST + DAY),),
         log=(*_log()[:-1], error),
     )
 
@@ -134,6 +126,7 @@ def first_day() -> Survey:
         sources=(SourceFigures("tasks", 0, 0, None, None, None, frozen=False),),
         free_bytes={"local": 21_300 * MIB},
         sqlite_version="3.54.1",
+        next_runs=tuple(NextRun(*one, NOW, "there was none yet", overdue=True) for one in _FIRST),
     )
     started = LogLine(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 looks after tasks as user 1000:1000")
     return Survey(
@@ -142,7 +135,6 @@ def first_day() -> Survey:
         histories=(SourceHistory("tasks", judge_days(Records(), NIGHTLY, NOW), (), (), 0, 0),),
         drills=(),
         replicas=(ReplicaFigures("offsite", 0),),
-        next_runs=(NextRun("backup", "tasks", _LAST + DAY), NextRun("replicate", "offsite", NOW + 4 * DAY)),
         disk=DiskUse(0, 21_300 * MIB, 40_000 * MIB),
         log=(started,),
     )
@@ -177,6 +169,12 @@ def _status(facts: HealthFacts) -> Status:
         ),
         free_bytes={"local": 21_300 * MIB},
         sqlite_version="3.54.1",
+        next_runs=(
+            NextRun("backup", "tasks", _LAST + DAY),
+            NextRun("backup", "notes", _LAST + DAY),
+            NextRun("replicate", "offsite", NOW + 4 * DAY),
+            NextRun("drill", "offsite", NOW + 6 * DAY),
+        ),
     )
 
 

@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backupd.catalog import LastRun, RunRecord, Told
+from backupd.catalog import RunRecord, Told
 from backupd.catalog.unavailable import CatalogUnavailable
-from backupd.health import HealthFacts, Standing
-from backupd.model import DrillReport, Hold, Outcome, RunReport
+from backupd.errors import ErrorKind
+from backupd.health import REPEATED_FOR, Failure, HealthFacts, Standing, find_problems
+from backupd.model import DrillReport, Hold, Outcome, RunReport, Task
 from backupd.told.plan import Item, plan_messages
-from backupd.told.trouble import FIRST_DAY, PASSING, Look, facts_of
+from backupd.told.trouble import FIRST_DAY, Look, facts_of
 from backupd.told.words import Message, compose, compose_lines
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "messages"
@@ -27,24 +28,23 @@ OURS = frozenset({"tasks", "notes", "offsite", "local"})
 WELL = Look(HealthFacts((Standing("backup", "tasks", NOW - HOUR, 93_600),)), OURS)
 
 
-def last_run(task: str = "backup", source: str = "tasks", outcome: Outcome = "failed", code: int | None = 1) -> LastRun:
-    error, hint = "no database at /app/data/tasks.db", "check [sources.tasks].path and the volume mount"
-    drill = DrillReport("offsite", 748_800) if task == "drill" else None
-    report = RunReport(task, source, NOW - HOUR, outcome, error=error, hint=hint, duration_s=12.3, drill=drill)
-    run = RunRecord(
-        1,
-        task,
-        source,
-        NOW - HOUR,
-        NOW - HOUR,
-        outcome,
-        None,
-        report.error,
-        code,
-        12.3,
-        None if code is None else report,
-    )
-    return LastRun(run, NOW - HOUR if outcome == "failed" else None)
+def failing(
+    kind: ErrorKind,
+    task: Task = "backup",
+    subject: str = "tasks",
+    error: str = "no database at /app/data/tasks.db",
+    hint: str = "check [sources.tasks].path and the volume mount",
+    store: str = "",
+    *,
+    runs: int = 4,
+) -> HealthFacts:
+    return replace(WELL.health, failures=(Failure(task, subject, kind, NOW - HOUR, runs, error, hint, store),))
+
+
+def drill(source: str = "tasks", outcome: Outcome = "done") -> RunRecord:
+    drilled = DrillReport("offsite", 748_800)
+    report = RunReport("drill", source, NOW - HOUR, outcome, duration_s=12.3, drill=drilled)
+    return RunRecord(1, "drill", source, NOW - HOUR, NOW - HOUR, outcome, None, None, 0, 12.3, report)
 
 
 HELD = Hold("tasks", "corrupt", NOW - HOUR, "row 7 missing from index i", "tasks-20261124-0400")
@@ -57,19 +57,23 @@ STANDINGS = (
 )
 LOOKS = {
     "well": WELL,
-    "failed": replace(WELL, runs=(last_run(),)),
-    "killed": replace(WELL, runs=(last_run(code=None),)),
+    "missing": replace(WELL, health=failing("missing", runs=1)),
+    "refused": replace(WELL, health=failing("unusable", error="/app/data/tasks.db is a directory", runs=1)),
+    "failed": replace(WELL, health=failing("unreachable", "replicate", "offsite", "no answer", "is it up?")),
+    "killed": replace(WELL, health=failing("interrupted", error="interrupted", hint="find out who killed it")),
     "corrupt-and-shrunk": replace(WELL, health=HealthFacts(WELL.health.standings, (HELD, SHRUNK))),
     "unreadable": replace(WELL, health=HealthFacts(WELL.health.standings, (UNREADABLE,))),
     "too-old": replace(WELL, health=HealthFacts(STANDINGS)),
-    "damaged": replace(WELL, damaged={"tasks-20261120-0400": "tasks"}),
-    "drill-proven": replace(WELL, runs=(last_run("drill", outcome="done"),)),
-    "drill-failed": replace(WELL, runs=(last_run("drill"),)),
+    "damaged": replace(WELL, health=replace(WELL.health, damaged=(("tasks-20261120-0400", "tasks"),))),
+    "drill-proven": replace(WELL, drills=(drill(),)),
+    "drill-failed": replace(WELL, health=failing("unproven", "drill", error="it answered 500", store="offsite")),
     "nothing-can-be-seen": replace(
         WELL,
-        health=HealthFacts(STANDINGS, unknown=("the directory of the backups cannot be read",)),
-        runs=None,
-        catalog_error=CatalogUnavailable("the catalog cannot be used", "run `backupd catalog rebuild`"),
+        health=HealthFacts(
+            tuple(replace(standing, last_at=None) for standing in STANDINGS),
+            store_unreadable=True,
+            catalog_error=CatalogUnavailable("the catalog cannot be used", "run `backupd catalog rebuild`"),
+        ),
     ),
 }
 
@@ -110,21 +114,33 @@ def test_on_the_first_day_and_for_what_may_pass_nobody_is_woken() -> None:
     assert plan.items == ()
     (late,) = plan_messages(facts_of(never, NOW + FIRST_DAY), plan.told, NOW + FIRST_DAY).items
     assert late.headline == "there is no verified backup of tasks yet"
-    busy = replace(last_run(code=75), failing_since=NOW)
-    plan = plan_messages(facts_of(replace(WELL, runs=(busy,)), NOW), {}, NOW)
+    busy = Failure("backup", "tasks", "busy", NOW, 2)
+    plan = plan_messages(facts_of(replace(WELL, health=replace(WELL.health, failures=(busy,))), NOW), {}, NOW)
     assert plan.items == ()
-    plan = plan_messages(facts_of(replace(WELL, runs=(busy,)), NOW + PASSING), plan.told, NOW + PASSING)
-    assert [item.headline for item in plan.items] == ["the backup of tasks failed"]
+    again, later = replace(busy, runs=3), NOW + REPEATED_FOR
+    look = replace(WELL, health=replace(WELL.health, failures=(again,)))
+    plan = plan_messages(facts_of(look, later), plan.told, later)
+    assert [item.headline for item in plan.items] == [
+        "the backup of tasks failed 3 times in a row: something else was using it"
+    ]
 
 
 def test_a_drill_that_is_old_news_is_not_told_when_the_book_is_lost() -> None:
-    drill = last_run("drill", outcome="done")
-    old = replace(drill, run=replace(drill.run, finished_at=NOW - 48 * HOUR))
-    assert said(replace(WELL, runs=(old,))) is None
+    old = replace(drill(), finished_at=NOW - 48 * HOUR)
+    assert said(replace(WELL, drills=(old,))) is None
 
 
-def test_runs_and_damage_of_what_others_look_after_are_their_affair() -> None:
-    assert said(replace(WELL, runs=(last_run(source="theirs"),))) is None
+def test_drills_of_what_others_look_after_are_their_affair() -> None:
+    assert said(replace(WELL, drills=(drill("theirs"),))) is None
+
+
+def test_what_is_unhealthy_is_told_as_a_failure_and_a_warning_as_a_warning() -> None:
+    for look in LOOKS.values():
+        severities = {str(problem): problem.severity for problem in find_problems(look.health, NOW)}
+        moods = {trouble.headline: trouble.mood for trouble in facts_of(look, NOW).troubles}
+        assert moods == {
+            headline: "failure" if severity == "unhealthy" else "warning" for headline, severity in severities.items()
+        }
 
 
 def test_whatever_is_quoted_a_message_is_short_and_has_no_control_characters() -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from http import HTTPStatus
 
 from backupd.health import Health, Standing, within_limit
+from backupd.problems import Problem
 
 _TEXT = "text/plain; charset=utf-8"
 
@@ -38,9 +39,24 @@ def health(judged: Health) -> Answer:
         "checked_at": _iso(judged.checked_at),
         "reasons": judged.reasons,
         "warnings": judged.warnings,
+        "problems": [problem_facts(problem) for problem in judged.problems],
         "standings": [standing_facts(standing, judged.checked_at) for standing in judged.standings],
     }
     return _json(_red_if(not judged.healthy), facts)
+
+
+def problem_facts(problem: Problem) -> dict[str, object]:
+    """Return one problem as JSON tells it to everyone: without the words of a run, which may name paths."""
+    return {
+        "kind": problem.kind,
+        "severity": problem.severity,
+        "task": problem.task,
+        "subject": problem.subject,
+        "cause": problem.cause,
+        "since": None if problem.since is None else _iso(problem.since),
+        "headline": str(problem),
+        "next_step": problem.next_step,
+    }
 
 
 def standing_facts(standing: Standing, now: datetime) -> dict[str, object]:

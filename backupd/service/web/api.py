@@ -11,7 +11,7 @@ from typing import Any
 from backupd import __version__
 from backupd.service.status import SourceFigures, TaskFigures
 from backupd.service.survey import SourceHistory, Survey
-from backupd.service.web.answers import Answer, standing_facts
+from backupd.service.web.answers import Answer, problem_facts, standing_facts
 
 
 def status_answer(survey: Survey) -> Answer:
@@ -34,10 +34,13 @@ def status_facts(survey: Survey) -> dict[str, Any]:
         "healthy": health.healthy,
         "reasons": health.reasons,
         "warnings": health.warnings,
+        "problems": [
+            problem_facts(problem) | {"detail": problem.detail, "hint": problem.hint} for problem in health.problems
+        ],
         "unread": survey.unread,
         "proofs": [standing_facts(standing, health.checked_at) for standing in health.standings],
         "tasks": [_task(task) for task in status.tasks],
-        "next_runs": [asdict(run) for run in survey.next_runs],
+        "next_runs": [asdict(run) for run in status.next_runs],
         "sources": [_source(history, figures.get(history.source)) for history in survey.histories],
         "drills": [asdict(drill) for drill in survey.drills],
         "replicas": [asdict(replica) for replica in survey.replicas],

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from backupd.health import STORE_UNREADABLE, Standing, Trouble, within_limit
-from backupd.service.status import Status, TaskFigures
+from backupd.health import Standing, within_limit
+from backupd.problems import Problem
+from backupd.service.status import NextRun, Status
 from backupd.service.survey import Survey
 from backupd.service.web.phrases import PHRASES
 from backupd.service.web.tongue import Tongue
@@ -63,8 +64,7 @@ def to_dos(survey: Survey, tongue: Tongue) -> tuple[ToDo, ...]:
     found = [ToDo("", tongue.say(key)) for key in _beginnings(survey)]
     unread = (f"unread.{name}" for name in survey.unread)
     found += [ToDo(tongue.say(key), tongue.say(f"advice.{key}")) for key in unread]
-    found += [_of_trouble(trouble, tongue) for trouble in _told(survey)]
-    found += [_failure(task, survey.status.taken_at, tongue) for task in survey.failures]
+    found += [_to_do(problem, survey.status.taken_at, tongue) for problem in _not_told_yet(survey)]
     found += _unheard(survey.status, tongue)
     if survey.stage == "degraded" and not found:
         found += [
@@ -94,16 +94,15 @@ def _beginnings(survey: Survey) -> tuple[str, ...]:
     return ("next.empty", "next.empty.replica") if survey.replicas else ("next.empty",)
 
 
-def _told(survey: Survey) -> Iterable[Trouble]:
-    """Return the troubles that are not told already: by what could not be read, or by there being no copy at all."""
-    troubles = survey.status.health.troubles
+def _not_told_yet(survey: Survey) -> Iterable[Problem]:
+    """Return the problems that are not told already: by what could not be read, or by there being no copy at all."""
+    told = {"store", "catalog"} & set(survey.unread)
+    problems = [problem for problem in survey.status.health.problems if problem.kind not in told]
     if survey.stage == "first-day":
-        return (trouble for trouble in troubles if trouble.kind != "never")
-    if "store" in survey.unread:
-        return (trouble for trouble in troubles if trouble.kind not in ("never", "unknown"))
+        return (problem for problem in problems if problem.kind != "never")
     if survey.stage == "empty":
-        return (trouble for trouble in troubles if (trouble.kind, trouble.task) != ("never", "backup"))
-    return troubles
+        return (problem for problem in problems if (problem.kind, problem.task) != ("never", "backup"))
+    return problems
 
 
 def _cards(task: str, survey: Survey, tongue: Tongue) -> Iterator[Card]:
@@ -118,7 +117,8 @@ def _card(standing: Standing, survey: Survey, tongue: Tongue) -> Card:
     now = survey.status.health.checked_at
     well = within_limit(standing, now)
     age_s = (now - standing.last_at).total_seconds() if standing.last_at else 0.0
-    due = min((run.at for run in survey.next_runs if _renews(run.task, run.source, standing)), default=None)
+    runs = (run for run in survey.status.next_runs if _renews(run.task, run.source, standing))
+    due = min(runs, key=lambda run: run.at, default=None)
     return Card(
         title=tongue.say(f"proof.{standing.task}"),
         subject=tongue.quote(standing.subject),
@@ -128,9 +128,14 @@ def _card(standing: Standing, survey: Survey, tongue: Tongue) -> Card:
         at=standing.last_at,
         limit=tongue.say("limit", limit=tongue.span(standing.limit_s)),
         share=min(1.0, max(0.0, age_s / standing.limit_s)) if standing.last_at and standing.limit_s else 0.0,
-        # What was never done is done at once, and tried again until it succeeds.
-        next_at=tongue.say("next-run", at=tongue.at(due)) if due and standing.last_at else "",
+        next_at=_next_at(due, tongue) if due else "",
     )
+
+
+def _next_at(run: NextRun, tongue: Tongue) -> str:
+    if run.overdue:
+        return tongue.say("next-run.now")
+    return tongue.say("next-run.retry" if run.retry else "next-run", at=tongue.at(run.at))
 
 
 def _renews(task: str, source: str, standing: Standing) -> bool:
@@ -152,27 +157,30 @@ def _age(standing: Standing, age_s: float, tongue: Tongue) -> str:
     return tongue.say("age.ago" if age_s >= 0 else "age.ahead", age=tongue.span(abs(age_s)))
 
 
-def _of_trouble(trouble: Trouble, tongue: Tongue) -> ToDo:
-    if trouble.kind == "unknown":
-        advice = tongue.say("advice.store") if trouble.words == STORE_UNREADABLE else ""
-        return ToDo(tongue.known(trouble.words), advice)
-    key = f"trouble.{trouble.kind}"
-    key = key if key in PHRASES else f"{key}.{trouble.task}"
-    advice = f"advice.{trouble.kind}" if f"advice.{trouble.kind}" in PHRASES else f"advice.{trouble.task}"
+def _to_do(problem: Problem, now: datetime, tongue: Tongue) -> ToDo:
+    """Tell a problem: by the phrase of its kind, or of its kind and task."""
+    what, advice = (_phrase(part, problem) for part in ("problem", "advice"))
+    lasted_s = (now - problem.since).total_seconds() if problem.since else 0.0
+    values: dict[str, object] = {
+        "subject": problem.subject,
+        "task": tongue.task(problem.task or ""),
+        "runs": problem.runs,
+        "reference": problem.reference,
+        "age": tongue.span(problem.age_s or max(0.0, lasted_s)),
+        "limit": tongue.span(problem.limit_s),
+    }
+    steps = [tongue.say(advice, **values)] if advice else []
+    if problem.restore:
+        steps.append(tongue.say("advice.restore", command=problem.restore))
+    if problem.hint:
+        steps.append(tongue.say("to-do.says", hint=problem.hint))
     return ToDo(
-        what=tongue.say(
-            key, subject=trouble.subject, age=tongue.span(trouble.age_s), limit=tongue.span(trouble.limit_s)
-        )
-        if key in PHRASES
-        else tongue.quote(str(trouble)),
-        advice=tongue.say(advice) if advice in PHRASES else "",
+        what=tongue.say(what, **values) if what else tongue.quote(str(problem)),
+        advice=" ".join(steps),
+        quoted=tongue.quote(problem.detail),
     )
 
 
-def _failure(task: TaskFigures, now: datetime, tongue: Tongue) -> ToDo:
-    age = tongue.span(max(0.0, (now - task.failed_at).total_seconds())) if task.failed_at else ""
-    return ToDo(
-        what=tongue.say("failure", task=tongue.task(task.task), source=task.source, age=age),
-        advice=tongue.say("to-do.says", hint=task.hint) if task.hint else "",
-        quoted=tongue.quote(task.error),
-    )
+def _phrase(part: str, problem: Problem) -> str:
+    keys = (f"{part}.{problem.kind}", f"{part}.{problem.kind}.{problem.task}", f"{part}.{problem.task}")
+    return next((key for key in keys if key in PHRASES), "")

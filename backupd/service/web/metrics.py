@@ -66,6 +66,12 @@ def _of_the_daemon(status: Status) -> Iterator[Metric]:
 def _of_health(health: Health) -> Iterator[Metric]:
     yield _gauge("backupd_healthy", "1 while /health answers 200, else 0.", (), [((), float(health.healthy))])
     yield _gauge("backupd_warnings", "How many warnings /health tells.", (), [((), len(health.warnings))])
+    yield _gauge(
+        "backupd_problem",
+        "1 for each problem that /health tells, unhealthy or a warning; absent once it is over.",
+        ("kind", "unhealthy", "task", "subject"),
+        {(one.kind, str(one.unhealthy).lower(), one.task or "", one.subject): 1.0 for one in health.problems}.items(),
+    )
     labels = ("task", "subject")
     proofs = [((standing.task, standing.subject), standing) for standing in health.standings]
     yield _gauge(

@@ -6,7 +6,6 @@ Words of the log (errors, hints, log lines) are no phrases: they are quoted as t
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from backupd.health import STORE_UNREADABLE
 from backupd.service.surveying import HOLDS_UNREADABLE, NOT_CONFIGURED
 from backupd.service.web.language import Language
 
@@ -110,6 +109,8 @@ _PROOFS: Final = {
     "not-set-up": Phrase("not set up", "sin configurar"),
     "last-run": Phrase("last", "última"),
     "next-run": Phrase("next {at}", "próxima {at}"),
+    "next-run.retry": Phrase("tried again {at}", "nuevo intento {at}"),
+    "next-run.now": Phrase("due now", "pendiente ahora"),
     "unset.backup": Phrase("No source is configured.", "No hay ninguna base configurada."),
     "unset.replicate": Phrase(
         "A fire would take all copies. Set `[replicas.offsite] url`, then `backupd trust offsite`.",
@@ -121,39 +122,63 @@ _PROOFS: Final = {
     ),
 }
 
-_TROUBLES: Final = {
-    "trouble.never.backup": Phrase(
+_PROBLEMS: Final = {
+    "problem.never.backup": Phrase(
         "There is no verified backup of {subject} yet.", "Aún no hay copia verificada de {subject}."
     ),
-    "trouble.never.replicate": Phrase(
+    "problem.never.replicate": Phrase(
         "There is no off-site copy at {subject} yet.", "Aún no hay copia externa en {subject}."
     ),
-    "trouble.never.drill": Phrase(
+    "problem.never.drill": Phrase(
         "There is no proven restore from {subject} yet.", "Aún no se ensayó una restauración desde {subject}."
     ),
-    "trouble.late.backup": Phrase(
+    "problem.late.backup": Phrase(
         "The last verified backup of {subject} is {age} old, more than {limit}.",
         "La última copia verificada de {subject} tiene {age}, más de {limit}.",
     ),
-    "trouble.late.replicate": Phrase(
+    "problem.late.replicate": Phrase(
         "The last off-site copy at {subject} is {age} old, more than {limit}.",
         "La última copia externa en {subject} tiene {age}, más de {limit}.",
     ),
-    "trouble.late.drill": Phrase(
+    "problem.late.drill": Phrase(
         "The last proven restore from {subject} is {age} old, more than {limit}.",
         "La última restauración ensayada desde {subject} tiene {age}, más de {limit}.",
     ),
-    "trouble.future": Phrase(
+    "problem.future": Phrase(
         "The last proof of {subject} is dated in the future.", "La última prueba de {subject} tiene fecha futura."
     ),
-    "trouble.damaged": Phrase(
-        "{subject} is damaged: nothing is pruned.", "{subject} está dañada: no se elimina ninguna copia."
+    "problem.damaged": Phrase(
+        "The database of {subject} is damaged: nothing is pruned.",
+        "La base {subject} está dañada: no se elimina ninguna copia.",
     ),
-    "trouble.shrunk": Phrase(
-        "{subject} has shrunk: nothing is pruned until you accept it.",
-        "{subject} se ha reducido: no se elimina ninguna copia hasta que usted lo acepte.",
+    "problem.shrunk": Phrase(
+        "The database of {subject} has shrunk: nothing is pruned until you accept it.",
+        "La base {subject} se ha reducido: no se elimina ninguna copia hasta que usted lo acepte.",
     ),
-    STORE_UNREADABLE: Phrase(
+    "problem.unreadable": Phrase(
+        "The database of {subject} can no longer be read: nothing is pruned.",
+        "La base {subject} ya no se puede leer: no se elimina ninguna copia.",
+    ),
+    "problem.missing": Phrase(
+        "The database of {subject} is missing: no backup can be made.",
+        "Falta la base {subject}: no se puede hacer ninguna copia.",
+    ),
+    "problem.unusable": Phrase(
+        "The database of {subject} is there but cannot be backed up as it is.",
+        "La base {subject} existe, pero no se puede copiar tal como está.",
+    ),
+    "problem.failed": Phrase(
+        "The {task} of {subject} has failed for {age} (runs that failed: {runs}).",
+        "Falla {task} de {subject} desde hace {age} (ejecuciones fallidas: {runs}).",
+    ),
+    "problem.generation": Phrase(
+        "Generation {reference} is damaged and no longer counts.", "La copia {reference} está dañada y ya no cuenta."
+    ),
+    "problem.catalog": Phrase(
+        "The catalog cannot be used: how the last runs ended is not known.",
+        "No se puede usar el catálogo: no se sabe cómo terminaron las últimas ejecuciones.",
+    ),
+    "problem.store": Phrase(
         "The directory of the backups cannot be read.", "No se puede leer el directorio de las copias."
     ),
     "unheard.messages": Phrase(
@@ -189,6 +214,20 @@ _TROUBLES: Final = {
         "If the loss was meant: `backupd prune --unfreeze`. Else restore the last good generation.",
         "Si la pérdida es intencional: `backupd prune --unfreeze`. Si no, restaure la última copia buena.",
     ),
+    "advice.unreadable": Phrase(
+        "If that was meant: `backupd prune --unfreeze`. Else restore the last good generation.",
+        "Si es intencional: `backupd prune --unfreeze`. Si no, restaure la última copia buena.",
+    ),
+    "advice.missing": Phrase("Is its volume mounted?", "¿Está montado su volumen?"),
+    "advice.unusable": Phrase("`backupd doctor` says what is in the way.", "`backupd doctor` dice qué lo impide."),
+    "advice.restore": Phrase(
+        "To restore it, stop the app: `{command}` (docs/runbook.md).",
+        "Para restaurarla, pare la aplicación: `{command}` (docs/runbook.es.md).",
+    ),
+    "advice.generation": Phrase(
+        "Look at the disk (`dmesg`); `backupd verify --all` reads every copy again.",
+        "Revise el disco (`dmesg`); `backupd verify --all` vuelve a leer todas las copias.",
+    ),
     "advice.store": Phrase(
         "Check mount, owner and rights of `backups_dir`; `backupd doctor` says more.",
         "Revise montaje, dueño y permisos de `backups_dir`; `backupd doctor` dice más.",
@@ -205,12 +244,19 @@ _TROUBLES: Final = {
     "advice.unread.store": Phrase(
         "Check mount, owner and rights of `backups_dir`.", "Revise montaje, dueño y permisos de `backups_dir`."
     ),
+    "advice.catalog": Phrase(
+        "`backupd catalog rebuild` makes a new one from the manifests.",
+        "`backupd catalog rebuild` hace uno nuevo a partir de los manifiestos.",
+    ),
     "advice.unread.catalog": Phrase(
         "`backupd catalog rebuild` makes it anew from the manifests.",
         "`backupd catalog rebuild` lo rehace a partir de los manifiestos.",
     ),
     "advice.unread.log": Phrase("Check its owner and rights.", "Revise su dueño y sus permisos."),
-    "failure": Phrase("The last {task} of {source} failed {age} ago:", "Falló {task} de {source} hace {age}:"),
+    "advice.prune": Phrase("`backupd prune` tries again now.", "`backupd prune` lo intenta de nuevo ahora."),
+    "advice.scrub": Phrase(
+        "`backupd verify --all` reads every copy again.", "`backupd verify --all` vuelve a leer todas las copias."
+    ),
 }
 
 _HISTORY: Final = {
@@ -324,7 +370,7 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     **_ERRORS,
     **_STAGES,
     **_PROOFS,
-    **_TROUBLES,
+    **_PROBLEMS,
     **_HISTORY,
     **_GENERATIONS,
     **_REST,

@@ -97,7 +97,7 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
             "keep the database in a named volume of the container engine; or run backupd on the host of the app, with "
             'network_fs = "allow" if both run on one kernel',
         )
-    refuse_foreign_locks(path, header.journal_mode)
+    refuse_foreign_locks(path, header.journal_mode, request["busy_timeout_s"])
     if header.journal_mode != "wal" or header.encrypted:
         return header
     if os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm"):

@@ -56,12 +56,13 @@ def hold_shared_lock(descriptor: int, path: str) -> None:
         raise SourceBusy(f"{path} is being written by its app", "run the backup again")
 
 
-def refuse_foreign_locks(path: str, journal_mode: str) -> None:
+def refuse_foreign_locks(path: str, journal_mode: str, busy_timeout_s: float) -> None:
     """Refuse a database whose app locks it by other means, or has its WAL beside another name of it.
 
-    An app that is just about to open or to close it is given 2 s. Raises SourceUnlocked, SourceUnusable, OSError.
+    An app that is just about to open or to close it is given 2 s, or `busy_timeout_s` if that is less. Raises
+    SourceUnlocked, SourceUnusable, OSError.
     """
-    give_up = time.monotonic() + _SURE_S
+    give_up = time.monotonic() + min(_SURE_S, busy_timeout_s)
     while (why := _foreign(path, journal_mode)) is not None:
         if time.monotonic() > give_up:
             raise why.kind(why.message, why.hint)

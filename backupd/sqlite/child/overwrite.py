@@ -56,7 +56,7 @@ def refuse_journal_and_locks(path: str, busy_timeout_s: float) -> None:
     """
     header = read_header(path)
     try:
-        refuse_foreign_locks(path, header.journal_mode if header else "rollback")
+        refuse_foreign_locks(path, header.journal_mode if header else "rollback", busy_timeout_s)
     except SourceUnusable as error:
         raise TargetRefused(error.message, error.hint) from error
     _hold_shared_lock(path, busy_timeout_s)
