@@ -60,14 +60,16 @@ def replica_order(config: Config, name: str, *, adopt: bool = False, force: bool
     return ReplicaOrder(name, expiry, tuple(config.sources), replica.append_only, adopt, force)
 
 
-def connecting(config: Config, name: str, site: Site) -> Connect:
+def connecting(config: Config, name: str, site: Site, *, reading: bool = False) -> Connect:
     """Return what opens replica `name`, as often as it is called; what was proven by one is known to the next.
 
-    Raises ConfigError.
+    The directory that a backupd keeps its backups in, such as the disk of a lost machine, is only for `reading`. Raises
+    ConfigError.
     """
     address = parse_address(config.replicas[name].url)
     if isinstance(address, DirectoryAddress):
-        _refuse_local_store(name, address.path, config.backups_dir)
+        if not reading:
+            _refuse_local_store(name, address.path, config.backups_dir)
         return lambda: _mirror(name, address, site)
     remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
     proven = Proven(site.progress, remote_hash)
@@ -84,7 +86,7 @@ def opened_store(config: Config, name: str, site: Site) -> Iterator[tuple[Archiv
     if name == LOCAL_STORE:
         yield site.store, local_inventory(site)
         return
-    connect = connecting(config, name, site)
+    connect = connecting(config, name, site, reading=True)
     with ExitStack() as stack:
         with told_of(name):
             replica = stack.enter_context(connect())

@@ -49,6 +49,7 @@ def _print(manifest: Manifest) -> None:
     lines = {
         "generation": manifest.id,
         "taken at": f"{manifest.taken_at:%F %T} UTC",
+        "made by": f"store {manifest.store}",
         "source": f"{origin.path} (owner {owner_text(origin.uid, origin.gid)}, mode {origin.mode:04o})",
         "snapshot": f"{human_bytes(snapshot.size_bytes)}, "
         f"{counted(snapshot.page_count, 'page')} of {snapshot.page_size} bytes, "

@@ -37,7 +37,10 @@ def require_store(name: str, config: Config) -> None:
     """Raise UsageError when there is no store of that name."""
     if name not in (LOCAL_STORE, *config.replicas):
         known = ", ".join((LOCAL_STORE, *config.replicas))
-        raise UsageError(f"there is no store {name!r}", f"the configuration ({config.origin}) has: {known}")
+        hint = f"the configuration ({config.origin}) has: {known}"
+        if "/" in name:
+            hint += "; a directory is read as a replica: BACKUPD_REPLICAS__OLD__URL=file:/PATH, and the store is old"
+        raise UsageError(f"there is no store {name!r}", hint)
 
 
 def default_source(source: str | None, config: Config) -> str | None:

@@ -168,3 +168,32 @@ def test_a_local_store_that_cannot_be_read_keeps_nobody_from_a_restore(
     answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there), **broken)
     assert (answer.code, f"restored {generation}" in answer.out) == (0, True), answer.err
     assert "cannot be read (Too many levels of symbolic links)" in answer.err
+
+
+def test_the_disk_of_a_lost_machine_with_its_backups_is_read_as_a_replica(
+    typed: Keyboard, generation: str, backups: Path, tmp_path: Path
+) -> None:
+    backups.rename(tmp_path / "old-disk")
+    target = tmp_path / "back.db"
+    hinted = typed("restore", "--from", tmp_path / "old-disk", "--to", target)
+    assert (hinted.code, "BACKUPD_REPLICAS__OLD__URL=file:/PATH" in hinted.err) == (2, True)
+    old = {"BACKUPD_REPLICAS__OLD__URL": f"file:{tmp_path / 'old-disk'}"}
+    answer = typed("restore", "--from", "old", "--to", target, **old)
+    assert (answer.code, generation in answer.out, is_balanced(target)) == (0, True, True), answer.err
+    assert typed("replicate", **old).code == 78
+
+
+def test_what_is_adopted_outlives_the_policy_for_a_month_since_the_pins_of_the_lost_machine_are_not_known(
+    typed: Keyboard, lost: str, there: Path
+) -> None:
+    older = backdated(there, lost, days=400)
+    one = {f"BACKUPD_RETENTION__{rule}": count for rule, count in (("WITHIN", "0"), ("DAILY", "1"), ("WEEKLY", "0"))}
+    assert typed("replicate", "--adopt", **one, **nas(there)).code == 0
+    typed("backup", **one, **nas(there))
+    assert typed("replicate", **one, **nas(there)).code == 0
+    facts = {fact["id"]: fact for fact in typed("list", "--store", "nas", "--json", **one, **nas(there)).json}
+    assert facts[older]["pin_reason"] == "adopted from a lost machine"
+    assert typed("unpin", older).code == 0
+    assert typed("replicate", **one, **nas(there)).code == 0
+    assert older not in ids(there)
+    assert lost in ids(there)

@@ -1,5 +1,6 @@
 """The server's life: it binds or says why not, costs nothing while nobody asks, and stops at once."""
 
+import asyncio
 import http.client
 import os
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from web_site import Told, eventually, received, serving
 
 from backupd.errors import BackupdError
 from backupd.service.web.app import make_app
-from backupd.service.web.server import HttpServer, _Server
+from backupd.service.web.server import HttpServer
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -125,32 +126,48 @@ def test_stopping_twice_or_before_the_start_does_nothing() -> None:
 
 def test_what_goes_wrong_in_its_loop_is_told_and_ends_nothing() -> None:
     with serving() as site:
-        assert site.server._server is not None
-        assert site.server._server._loop is not None
-        site.server._server._loop.call_soon_threadsafe(int, "no number")
+        assert site.server._loop is not None
+        site.server._loop.call_soon_threadsafe(int, "no number")
         eventually(lambda: len(site.errors) == 1)
         assert site.ask("/livez").status == 200
     assert "ValueError" in site.errors[0]
 
 
-@pytest.mark.parametrize("method", ["startup", "main_loop"])
-def test_a_server_that_ends_by_itself_says_so(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(_Server, method, fail)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_server", fail)
     errors: list[str] = []
     server = HttpServer("127.0.0.1:0", make_app(Told(), None, errors.append), errors.append)
-    if method == "startup":
-        with pytest.raises(BackupdError, match="does not start"):
-            server.start()
-    else:
+    with pytest.raises(BackupdError, match="does not start"):
         server.start()
     eventually(lambda: not server.running)
     assert errors[0].startswith("the HTTP server ended: RuntimeError: out of luck")
     with pytest.raises(ConnectionRefusedError):
         livez("127.0.0.1", server.port)
     server.stop()
+
+
+def test_a_server_that_ends_by_itself_says_so() -> None:
+    errors: list[str] = []
+    server = HttpServer("127.0.0.1:0", make_app(Told(), None, errors.append), errors.append)
+    server.start()
+    assert server._loop is not None
+    server._loop.call_soon_threadsafe(server._loop.stop)
+    eventually(lambda: not server.running)
+    assert errors[0].startswith("the HTTP server ended: RuntimeError: Event loop stopped before Future completed.")
+    with pytest.raises(ConnectionRefusedError):
+        livez("127.0.0.1", server.port)
+    server.stop()
+
+
+def test_connections_that_arrive_while_it_stops_are_closed() -> None:
+    with listening("127.0.0.1:0") as server, ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(100)]
+        server.stop(timeout_s=5)
+        assert not server.running
+        assert [received(client) for client in clients] == [b""] * len(clients)
 
 
 PROGRAM = """
@@ -164,12 +181,12 @@ with serving() as site:
 
 
 @contextmanager
-def idle_process(**environ: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def idle_process() -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that does nothing but serve, and its port."""
     path = os.pathsep.join(map(str, (Path(__file__).parent, *Path(__file__).parents[1:3])))
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PROGRAM],
-        env={**os.environ, "PYTHONPATH": path, **environ},
+        env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -205,8 +222,8 @@ def settled(pid: int) -> bool:
     return wake_ups(pid) == before
 
 
-def test_it_prints_nothing_and_heeds_no_environment_of_uvicorn() -> None:
-    with idle_process(WEB_CONCURRENCY="no number", FORWARDED_ALLOW_IPS="*") as (process, port):
+def test_it_prints_nothing() -> None:
+    with idle_process() as (process, port):
         assert livez("127.0.0.1", port) == 200
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"noise\r\n\r\n")
