@@ -47,8 +47,8 @@ def with_directories(found: Iterable[tuple[Replacement, Manifest]], config: Conf
     All of them first: only root can. In a dry run it is only told. Raises ConfigError.
     """
     orders = [_with_directory(order, manifest, config) for order, manifest in found]
-    if any(order.directory and not order.dry_run for order in orders):
-        settle(config, os.environ)
+    if not any(order.dry_run for order in orders):
+        settle(config, os.environ)  # also where another restore has just given the directory away
     return orders
 
 
