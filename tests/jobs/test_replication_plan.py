@@ -13,7 +13,7 @@ from backupd.jobs.replicate import ReplicaOrder, ReplicationPlan, plan_replicati
 from backupd.model import Generation, Hold, RetentionPolicy, generation_id
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-WEEK = ReplicaOrder("nas", Expiry(RetentionPolicy(daily=3, weekly=0)))
+WEEK = ReplicaOrder("nas", Expiry(RetentionPolicy(within=timedelta(), daily=3, weekly=0)))
 
 
 def taken(days_ago: int, *, damaged: bool = False) -> Generation:
