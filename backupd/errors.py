@@ -73,6 +73,8 @@ class ReplicaUnreachable(TemporaryError):
 class ProcessRefused(TemporaryError):
     """The system starts no further process or thread: a seccomp profile, a limit, or too little memory."""
 
+    kind = "other"
+
 
 class NothingToSend(TemporaryError):
     """A source has no verified generation yet, neither here nor at the replica."""

@@ -197,7 +197,7 @@ CASES = {
     ),
     "pins": with_pins(),
     "pins-while-backups-fail": Case(
-        "No backup for five weeks: a pin that was to end meanwhile holds, since nothing newer can take its place.",
+        "No backup for five weeks: a pin whose date has passed holds, since nothing newer can take its place.",
         every(DAY, 12, LAST_NIGHT - 35 * DAY),
         counts(daily=2, weekly=0),
         pins=pinned(taken(LAST_NIGHT - 45 * DAY), LAST_NIGHT - 15 * DAY),

@@ -8,8 +8,6 @@ import click
 
 from backupd import __version__
 
-_NAMED = {"pin": "pin", "unpin": "unpin"}  # two commands in one file
-
 
 class _Lazy(click.Group):
     """Imports a command only when it is called: `backupd --help` answers at once."""
@@ -22,7 +20,7 @@ class _Lazy(click.Group):
         "verify": ("verify", "Prove generations again: digests, unpacking, integrity."),
         "prune": ("prune", "Apply the retention policy; --dry-run shows each decision."),
         "pin": ("pin", "Keep generations until they are released, whatever the policy says."),
-        "unpin": ("pin", "Release pinned generations."),
+        "unpin": ("unpin", "Release pinned generations."),
         "remove": ("remove", "Remove generations from one store now."),
         "clean": ("clean", "Remove old databases that restores have replaced, and damaged copies."),
         "replicate": ("replicate", "Send what the replicas lack; --dry-run shows each decision."),
@@ -47,7 +45,7 @@ class _Lazy(click.Group):
         if cmd_name not in self.commands_help:
             return None
         module, _ = self.commands_help[cmd_name]
-        command: click.Command = getattr(import_module(f"backupd.cli.{module}"), _NAMED.get(cmd_name, "command"))
+        command: click.Command = import_module(f"backupd.cli.{module}").command
         gc.freeze()  # what was imported stays until the end: no collection need look at it
         gc.enable()
         return command

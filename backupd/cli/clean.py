@@ -42,8 +42,8 @@ from backupd.wiring import sources
 def command(config_file: Path | None, names: tuple[str, ...], older_than: str, *, dry_run: bool, as_json: bool) -> None:
     """Remove old databases that restores have replaced, and damaged copies in quarantine.
 
-    Databases that `restore` has kept go with their side files. The newest one, which `restore --undo` puts back, stays
-    for 30 days whatever --older-than says. Damaged copies stay while pruning of their source is on hold. No backup is
+    Databases that `restore` has kept go with their side files. What the next `restore --undo` puts back stays for 30
+    days whatever --older-than says. Damaged copies stay while pruning of their source is on hold. No backup is
     removed: prune and remove do that.
     """
     span = _span(older_than)

@@ -1,4 +1,4 @@
-"""`backupd pin` and `backupd unpin`."""
+"""`backupd pin`, and how pins are shown."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from backupd.cli.common import (
 from backupd.cli.stores import opened, require_store
 from backupd.errors import UsageError
 from backupd.jobs.order import PinRequest
-from backupd.jobs.pin import pin_all, unpin_all
+from backupd.jobs.pin import pin_all
 from backupd.model import LOCAL_STORE, Pin
 from backupd.text import printable
 
@@ -30,7 +30,7 @@ _MOST_CHARACTERS = 200
 @config_option
 @json_option
 @told_plainly
-def pin(config_file: Path | None, ids: tuple[str, ...], label: str | None, store: str, *, as_json: bool) -> None:
+def command(config_file: Path | None, ids: tuple[str, ...], label: str | None, store: str, *, as_json: bool) -> None:
     """Keep generations, here and at replicas, until they are released: no retention policy removes them.
 
     A generation that only a replica holds can be pinned as well: --store NAME looks for it there.
@@ -49,22 +49,6 @@ def pin(config_file: Path | None, ids: tuple[str, ...], label: str | None, store
         return
     for one in pins:
         click.echo(f"{one.generation}: {pin_words(one)}")
-
-
-@click.command("unpin", epilog="Example: backupd unpin tasks-20261123-0400")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@config_option
-@json_option
-@told_plainly
-def unpin(config_file: Path | None, ids: tuple[str, ...], *, as_json: bool) -> None:
-    """Release pinned generations: from now on the retention policy decides about them."""
-    site = open_site(read_config(config_file))
-    released = unpin_all(ids, site)
-    if as_json:
-        print_json([{"id": one, "released": one in released} for one in ids])
-        return
-    for one in ids:
-        click.echo(f"{printable(one)}: {'released' if one in released else 'was not pinned'}")
 
 
 def read_label(text: str | None) -> str:

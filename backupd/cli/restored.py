@@ -32,14 +32,13 @@ def print_outcome(report: RunReport, done: Replaced | None, config: Config, *, a
 def print_undo(entry: Entry, config: Config, *, online: bool, dry_run: bool) -> None:
     """Print which restore is taken back, before it is."""
     record, zone = entry.record, ZoneInfo(config.schedule.timezone)
-    what = "restore" if record.kind == "restore" else f"{record.kind} of the restore"
     way = "online" if record.before == "generation" else "in place"
     of = f" of {record.generation}" if record.generation else ""
-    puts = f"{record.safety} {'online' if online else 'in place'}" if record.safety else f"{entry.path} back"
-    click.echo(
-        f"{'would take' if dry_run else 'taking'} back the {what}{of} at {_times(entry.restored_at, zone)}, {way}: "
-        f"{'restoring' if record.safety else 'putting'} {puts}"
-    )
+    what = f"restore {way}{of}" if record.kind == "restore" else f"{record.kind} {way} of the restore{of}"
+    how = "online" if online else "in place"
+    puts = f"restoring {record.safety} {how}" if record.safety else f"putting {entry.path} back"
+    verb = "would take" if dry_run else "taking"
+    click.echo(f"{verb} back the {what} at {_times(entry.restored_at, zone)}: {puts}")
 
 
 def print_done(done: Restored | Replaced, config: Config, *, as_json: bool) -> None:

@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
+from typing import Final
 
 from backupd.errors import AdoptionRefused
 from backupd.jobs.inventory import Inventory
+from backupd.jobs.order import PinRequest
+from backupd.jobs.pin import pin_generation
 from backupd.jobs.provenance import Claims, Foreign, claims_of, is_succession
 from backupd.jobs.site import Site
 from backupd.log import Event
+
+_ADOPTED: Final = PinRequest("adopted from a lost machine", timedelta(days=30))
 
 
 def adopt(
@@ -24,7 +30,7 @@ def adopt(
 
     Refused where one of them still lives: it made a generation after this store had made one of the same source,
     which a lost machine cannot; and where several of one source were at work in the same days. `force` adopts them all
-    the same. Raises AdoptionRefused, SnapshotFailed, OSError.
+    the same. Raises AdoptionRefused, LockHeld, SnapshotFailed, OSError.
     """
     now, claims = site.clock(), claims_of(here, site)
     if not force:
@@ -33,12 +39,22 @@ def adopt(
     for group in foreign:  # the clock of a machine that was lost may have run ahead
         until[group.store] = max(until[group.store], group.manifests[0].taken_at)
     if foreign and not dry_run:
-        site.store.prepare()
+        _pin(foreign, site)
         site.identities.adopt(until)
         for group in foreign:
             what = f"adopted at {name}: {group.words(now)}"
             site.log.warning(Event.STORE_ADOPTED, what, store=name, source=group.source, identity=group.store)
     return replace(claims, adopted={**claims.adopted, **until})
+
+
+def _pin(foreign: Sequence[Foreign], site: Site) -> None:
+    """Keep what is adopted for a month: what of it the lost machine had pinned is not known. Raises LockHeld, OSError.
+
+    Before it counts as own, since from then on the retention policy decides about it.
+    """
+    with site.locked("adopt"):
+        for generation_id in sorted(key for group in foreign for key in group.ids):
+            pin_generation(generation_id, _ADOPTED, site)
 
 
 def adopt_local(here: Inventory, site: Site) -> None:

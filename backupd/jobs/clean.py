@@ -2,28 +2,33 @@
 
 import os
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from backupd.errors import GenerationMissing
 from backupd.jobs.heal import heal_restore
 from backupd.jobs.site import Site
 from backupd.jobs.words import human_bytes
 from backupd.log import Event
 from backupd.spans import human_span
 from backupd.sqlite.alone import alone_at
-from backupd.sqlite.kept import KEPT_FOR, kept_files, remove_kept
+from backupd.sqlite.history import choose_undo, history
+from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files, remove_kept
 from backupd.stores.holds import Quarantined
 
-Kind = Literal["replaced database", "damaged copy"]
+Kind = Literal["replaced database", "record of a restore", "damaged copy"]
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """One thing that may go: a database that a restore replaced, or a damaged copy, since `since` (aware, UTC)."""
+    """One thing that may go, since `since` (aware, UTC): a database that a restore replaced, or a damaged copy.
+
+    An online restore has replaced no file: its record alone is there.
+    """
 
     kind: Kind
     source: str
@@ -41,11 +46,13 @@ class CleanDecision:
     reason: str
 
 
-def decide_replaced(kept: tuple[Leftover, ...], older_than: timedelta, now: datetime) -> tuple[CleanDecision, ...]:
+def decide_replaced(
+    kept: tuple[Leftover, ...], next_undone: Collection[Path], older_than: timedelta, now: datetime
+) -> tuple[CleanDecision, ...]:
     """Decide about the databases that restores to one database have replaced, oldest first.
 
-    The newest is what the next `restore --undo` puts back: it stays for KEPT_FOR at least. None goes before an older
-    one has gone, since undos go back from the newest to the oldest without a gap.
+    Those in `next_undone` are what the next `restore --undo` or `--redo` puts back: they stay for KEPT_FOR at least.
+    None goes before an older one has gone, since undos go back from the newest to the oldest without a gap.
     """
     decisions: list[CleanDecision] = []
     for one in kept:
@@ -54,7 +61,7 @@ def decide_replaced(kept: tuple[Leftover, ...], older_than: timedelta, now: date
             decisions.append(CleanDecision(one, removed=False, reason="an older one stays"))
         elif age < older_than:
             decisions.append(CleanDecision(one, removed=False, reason=f"younger than {_span(older_than)}"))
-        elif one is kept[-1] and age < KEPT_FOR:
+        elif one.path in next_undone and age < KEPT_FOR:
             reason = f"restore --undo puts it back; it stays for {_span(KEPT_FOR)}"
             decisions.append(CleanDecision(one, removed=False, reason=reason))
         else:
@@ -96,8 +103,8 @@ def _clean_replaced(
         if not dry_run:
             heal_restore(path, site)
         kept = kept_files(target)
-        found = tuple(Leftover("replaced database", source, one.path, one.since, one.size_bytes) for one in kept)
-        decisions = decide_replaced(found, older_than, site.clock())
+        found = tuple(_replaced(one, source) for one in kept)
+        decisions = decide_replaced(found, _next_undone(target), older_than, site.clock())
         for decision, one in zip(decisions, kept, strict=True):
             if decision.removed and not dry_run:
                 remove_kept(one)
@@ -118,6 +125,20 @@ def _clean_damaged(
             site.quarantine.remove(copies[decision.leftover.path])
             _tell(decision.leftover, site)
     return decisions
+
+
+def _replaced(kept: KeptDatabase, source: str) -> Leftover:
+    kind: Kind = "replaced database" if kept.holds_data else "record of a restore"
+    return Leftover(kind, source, kept.path, kept.since, kept.size_bytes)
+
+
+def _next_undone(target: Path) -> frozenset[Path]:
+    """Return what the next undo and the next redo would put back. Raises TargetRefused, OSError."""
+    entries, found = history(target), set()
+    for redo in (False, True):
+        with suppress(GenerationMissing):
+            found.add(choose_undo(entries, redo=redo).path)
+    return frozenset(found)
 
 
 def _decide_damaged(one: Leftover, held: Collection[str], older_than: timedelta, now: datetime) -> CleanDecision:

@@ -118,7 +118,8 @@ def replace_database(
     if order.dry_run:
         manifest, run = choose(), Run("restore", order.source, site)
         with _offering_online(order, site):
-            return run.report, _rehearsed(manifest, order, run)
+            rehearsed = _rehearsed(manifest, order, run)
+        return run.report, rehearsed
     done = None
     with (
         recorded("restore", order.source, site) as run,

@@ -12,6 +12,7 @@ from backupd.jobs.site import Site
 from backupd.jobs.words import human_bytes
 from backupd.log import Event
 from backupd.model import Manifest
+from backupd.oserrors import why_full
 from backupd.stores.contract import Replica
 from backupd.stores.taken import manifest_there, taken
 from backupd.text import printable
@@ -55,7 +56,8 @@ def told_of(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         if is_full(error):
-            raise NoSpace(f"no room is left at {name}", "free space there") from error
+            what, hint = why_full(error, error.filename if isinstance(error.filename, str) else None)
+            raise NoSpace(f"{name}: {what}", hint) from error
         path = f": {error.filename}" if isinstance(error.filename, str) else ""
         what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
         hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"

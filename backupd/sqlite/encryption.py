@@ -2,7 +2,7 @@
 
 SQLCipher has a random salt where SQLite has its name, or with `cipher_plaintext_header_size` the first bytes of a plain
 header; SEE and SQLite3 Multiple Ciphers leave bytes 16 to 23 plain. Everything else of each page is ciphertext. Without
-the key nothing can tell a sound one from random bytes: who calls must know what was there before.
+the key a sound one and random bytes look the same: the caller has to know what was there before.
 """
 
 import math
@@ -61,9 +61,9 @@ def encrypted_header(descriptor: int) -> Header | None:
     if not looks_encrypted(descriptor):
         return None
     size_bytes = os.fstat(descriptor).st_size
-    told = parse_header(MAGIC + os.pread(descriptor, SIZE, 0)[len(MAGIC) :])
-    if told is not None and told.sane and size_bytes % told.page_size == 0:
-        return EMPTY._replace(page_size=told.page_size, journal_mode=told.journal_mode, encrypted=True)
+    plain = parse_header(MAGIC + os.pread(descriptor, SIZE, 0)[len(MAGIC) :])
+    if plain is not None and plain.sane and size_bytes % plain.page_size == 0:
+        return EMPTY._replace(page_size=plain.page_size, journal_mode=plain.journal_mode, encrypted=True)
     return EMPTY._replace(page_size=min(_USUAL_PAGE, size_bytes & -size_bytes), encrypted=True)
 
 

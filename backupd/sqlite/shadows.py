@@ -1,6 +1,6 @@
 """The shadow tables of virtual tables: where a module stores what it holds (https://sqlite.org/vtab.html#xshadowname).
 
-Told by name, not by SQLite: without the module it takes them for ordinary tables.
+They are recognised by their names: without the module SQLite takes them for ordinary tables.
 """
 
 from collections.abc import Mapping

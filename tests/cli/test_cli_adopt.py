@@ -181,3 +181,19 @@ def test_the_disk_of_a_lost_machine_with_its_backups_is_read_as_a_replica(
     answer = typed("restore", "--from", "old", "--to", target, **old)
     assert (answer.code, generation in answer.out, is_balanced(target)) == (0, True, True), answer.err
     assert typed("replicate", **old).code == 78
+
+
+def test_what_is_adopted_outlives_the_policy_for_a_month_since_the_pins_of_the_lost_machine_are_not_known(
+    typed: Keyboard, lost: str, there: Path
+) -> None:
+    older = backdated(there, lost, days=400)
+    one = {f"BACKUPD_RETENTION__{rule}": count for rule, count in (("WITHIN", "0"), ("DAILY", "1"), ("WEEKLY", "0"))}
+    assert typed("replicate", "--adopt", **one, **nas(there)).code == 0
+    typed("backup", **one, **nas(there))
+    assert typed("replicate", **one, **nas(there)).code == 0
+    facts = {fact["id"]: fact for fact in typed("list", "--store", "nas", "--json", **one, **nas(there)).json}
+    assert facts[older]["pin_reason"] == "adopted from a lost machine"
+    assert typed("unpin", older).code == 0
+    assert typed("replicate", **one, **nas(there)).code == 0
+    assert older not in ids(there)
+    assert lost in ids(there)

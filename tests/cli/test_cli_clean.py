@@ -15,7 +15,7 @@ from backupd.model import Hold
 from backupd.sqlite.kept import KEPT_FOR
 from backupd.stores.lock import store_lock
 from support.command import log_lines
-from support.sqlite_places import beside
+from support.sqlite_places import beside, sha256
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -39,18 +39,18 @@ def kept(typed: Keyboard, generation: str) -> list[Path]:
 # --- The decision ---
 
 
-@given(st.lists(st.floats(0, 400)), st.floats(0, 100))
-def test_what_goes_is_old_and_older_than_all_that_stays_and_the_newest_stays_for_an_undo(
-    ages: list[float], older_than_days: float
+@given(st.lists(st.floats(0, 400), unique=True), st.integers(0, 9), st.floats(0, 100))
+def test_what_goes_is_old_and_older_than_all_that_stays_and_what_is_next_undone_stays(
+    ages: list[float], undone: int, older_than_days: float
 ) -> None:
     found = tuple(leftover(age) for age in ages)
-    decisions = decide_replaced(found, older_than_days * DAY, NOW)
+    next_undone = {one.path for one in found[undone : undone + 1]}
+    decisions = decide_replaced(found, next_undone, older_than_days * DAY, NOW)
     assert [decision.leftover for decision in decisions] == list(found)
     gone = [decision.removed for decision in decisions]
     assert gone == sorted(gone, reverse=True), "an undo goes back without a gap"
     assert all(NOW - d.leftover.since >= older_than_days * DAY for d in decisions if d.removed)
-    if decisions and decisions[-1].removed:
-        assert NOW - decisions[-1].leftover.since >= KEPT_FOR
+    assert all(NOW - d.leftover.since >= KEPT_FOR for d in decisions if d.removed and d.leftover.path in next_undone)
 
 
 def test_damaged_copies_stay_while_they_are_young_or_evidence() -> None:
@@ -64,6 +64,19 @@ def test_damaged_copies_stay_while_they_are_young_or_evidence() -> None:
 
 
 # --- The command ---
+
+
+def test_after_an_undo_what_the_next_one_puts_back_stays_though_it_is_the_oldest(
+    typed: Keyboard, database: Path, kept: list[Path]
+) -> None:
+    before = sha256(kept[0])
+    for _ in range(2):
+        assert typed("restore", "--undo").code == 0
+    decisions = typed("clean", "--older-than", "0", "--json").json
+    assert decisions[0]["path"] == str(kept[0])
+    assert {decision["action"] for decision in decisions} == {"keep"}
+    assert typed("restore", "--undo").code == 0
+    assert sha256(database) == before
 
 
 def test_all_but_the_newest_go_with_their_side_files_and_undo_still_works(

@@ -42,6 +42,17 @@ def test_a_file_system_without_inodes_is_not_called_full(backupd: Backupd, few_i
     assert why_full(failed.value, few_inodes / "x")[0].endswith("no free inodes, though it has free space")
 
 
+@pytest.mark.root
+def test_a_mounted_replica_without_inodes_is_told_by_its_name(backupd: Backupd, few_inodes: Path) -> None:
+    for number in range(6):
+        (few_inodes / str(number)).touch()
+    assert backupd("backup").code == 0
+    answer = backupd("replicate", BACKUPD_REPLICAS__NAS__URL=f"file:{few_inodes}/nas")
+    assert answer.code == 1
+    assert "replicate of nas: " in answer.err
+    assert "has no free inodes, though it has free space" in answer.err
+
+
 def use_up(directory: Path) -> None:
     """Make more files than there are inodes."""
     for number in range(20):

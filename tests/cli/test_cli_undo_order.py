@@ -48,8 +48,8 @@ def test_an_online_restore_is_undone_first_online_while_the_app_runs_and_then_th
         assert ledger(app) == 0
         planned = typed(*UNDO, "--dry-run")
         assert planned.code == 0, planned
-        assert f"would take back the restore of {generation}" in planned.out
-        assert f"online: restoring {safety} online" in planned.out
+        assert f"would take back the restore online of {generation} at " in planned.out
+        assert f": restoring {safety} online" in planned.out
         assert ledger(app) == 0
         done = typed(*UNDO)
         assert (done.code, ledger(app)) == (0, 2), done
@@ -59,8 +59,7 @@ def test_an_online_restore_is_undone_first_online_while_the_app_runs_and_then_th
         assert typed(*UNDO, "--online").code == 1
     done = typed(*UNDO)
     assert (done.code, transfers(database)) == (0, 5), done
-    assert f"taking back the restore of {generation}" in done.out
-    assert "in place: putting" in done.out
+    assert f"taking back the restore in place of {generation} at " in done.out
 
 
 def test_with_the_app_stopped_an_online_restore_is_undone_in_place_and_redone(

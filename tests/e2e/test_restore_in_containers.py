@@ -1,5 +1,7 @@
 """Restoring in real containers: an idle app in another one is seen, and a lost volume comes back from the SFTP host."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from support.containers import DATA, HARDENED, Container, Lab, wait_until
@@ -25,6 +27,7 @@ def tasks(app: Container) -> int:
 def test_an_app_that_idles_in_another_container_is_seen_and_once_it_is_stopped_the_restore_works(
     lab: Lab, volume: str, mode: str
 ) -> None:
+    lab.shell(volume, "chmod 750 .")  # the app's alone: backupd has to become its owner before it looks
     sidecar = lab.sidecar(volume, backups=lab.volume(), options=HARDENED, BACKUPD_RETENTION__LAST="9")
     wait_until(lambda: sidecar.exec("backupd", "backup").code == 0, "a backup", 60)
     idle = ("--entrypoint=python", f"--volume={volume}:{DATA}")
@@ -39,7 +42,15 @@ def test_an_app_that_idles_in_another_container_is_seen_and_once_it_is_stopped_t
     app.stop(0)
     restored = sidecar.exec("backupd", "restore")
     assert restored.code == 0, restored.err
-    assert tasks(lab.app(volume)) == 21, "the safety backup of before --online is the latest"
+    app = lab.app(volume)
+    assert tasks(app) == 21, "the safety backup of before --online is the latest"
+    app.stop(0)
+    for found in (20, 21):
+        undone = sidecar.exec("backupd", "restore", "--undo")
+        assert undone.code == 0, undone.out + undone.err
+        app = lab.app(volume)
+        assert tasks(app) == found, "first the restore in place is taken back, then the one online"
+        app.stop(0)
     rights = {name: owner for name, owner in lab.files(volume).items() if name.startswith("tasks.db")}
     assert {owner.split()[0] for owner in rights.values()} == {"1000:1000"}
 
@@ -67,3 +78,24 @@ def test_a_volume_that_is_lost_with_its_backups_and_catalog_comes_back_from_the_
     rights = lab.files(fresh)
     assert rights["tasks.db"].split()[0] == "1000:1000"
     assert rights["."] == lab.files(volume)["."], "owner and mode of the directory"
+
+
+def test_an_init_container_restores_a_volume_that_is_lost_and_leaves_one_that_is_there_alone(
+    lab: Lab, volume: str, host: SftpHost, network: str
+) -> None:
+    options = (*HARDENED, f"--network={network}")
+    at_start = ("restore", "--if-missing", "--from", "offsite")
+    first = lab.sidecar(volume, options=options, **host.environ)
+    stored = ("backupd", "list", "--store", "offsite", "--json")
+    wait_until(lambda: first.exec(*stored).out.count('"id"') == 1, f"a copy: {first.logs()}", 120)
+    first.kill()
+    there = lab.backupd(volume, *at_start, options=HARDENED, **host.environ)  # with no way to the host
+    assert there.code == 0, there.err
+    assert "nothing to restore" in there.out
+    fresh = lab.volume()
+    unreachable = lab.backupd(fresh, *at_start, "--allow-none", options=HARDENED, **host.environ)
+    assert unreachable.code != 0
+    with ThreadPoolExecutor() as pool:
+        both = [*pool.map(lambda _: lab.backupd(fresh, *at_start, options=options, **host.environ), range(2))]
+    assert [answer.code for answer in both] == [0, 0], both
+    assert tasks(lab.app(fresh)) == 20

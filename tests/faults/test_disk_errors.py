@@ -54,6 +54,8 @@ def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_
             else:
                 assert {1: "what to do: ", 3: "warning: "}[ended.code] in ended.err
             assert published or ended.code == 1
+            if is_of_pin(call):
+                assert (ended.code, len(published), "could not be pinned" in ended.err) == (3, 1, True)
             if published and ended.code and states.is_new(yard):
                 assert_heals(yard, forks, verify=False)
             if not published:
@@ -66,4 +68,10 @@ def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_
 
     chosen = [*changing_calls(calls, surveyed)]
     assert {call.name for call in chosen} == {*FULL, *BROKEN}
+    assert {call.name for call in chosen if is_of_pin(call)} >= {"mkdir", "openat", "write", "fsync", "rename"}
     assert {*on_both_cores(fail, chosen)} == {0, 1, 3}
+
+
+def is_of_pin(call: Call) -> bool:
+    """Tell whether `call` is about the pin of the generation, which was made by hand."""
+    return any("/.backupd/pins" in path for path in call.paths)

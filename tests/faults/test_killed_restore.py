@@ -34,9 +34,17 @@ def rows(database: Path, scratch: Path) -> int:
 
 
 def killed_at_each(
-    arguments: Sequence[str], template: Yard, forks: Crew, tmp_path: Path, check: Callable[[Yard], None]
+    arguments: Sequence[str],
+    template: Yard,
+    forks: Crew,
+    tmp_path: Path,
+    check: Callable[[Yard], None],
+    about: str = "/data/",
 ) -> None:
-    """Kill `backupd ARGUMENTS` before each step beside the database and between those; `check` what that left."""
+    """Kill `backupd ARGUMENTS` before each step beside the database and between those; `check` what that left.
+
+    With `about`, from the first step that is about that name to the one after the last.
+    """
     states = States(template)
 
     def kill(at: int | None) -> Ended:
@@ -54,8 +62,8 @@ def killed_at_each(
         return ended
 
     steps = kill(None).steps
-    beside = [at for at, step in enumerate(steps) if "/data/" in step]
-    on_both_cores(kill, range(beside[0], beside[-1] + 1))
+    beside = [at for at, step in enumerate(steps) if about in step]
+    on_both_cores(kill, range(beside[0], min(beside[-1] + 2, len(steps))))
 
 
 def assert_old_or_new(yard: Yard, forks: Crew, before: Before) -> None:
@@ -138,7 +146,7 @@ def test_a_restore_into_the_live_database_is_recorded_if_and_only_if_it_took_eff
         assert undone.code == (0 if now == NEW else 1), undone
         assert rows(killed.database, killed.root / "scratch") == OLD
 
-    killed_at_each(online, yard, forks, tmp_path, check)
+    killed_at_each(online, yard, forks, tmp_path, check, about=".restore-online")
     assert seen == {OLD, NEW}
 
 
@@ -153,4 +161,4 @@ def test_a_missing_database_is_there_after_the_next_start(yard: Yard, forks: Cre
         assert {path.name for path in killed.database.parent.iterdir()} <= {"tasks.db", "backups"}
         assert_unhurt(killed, before)
 
-    killed_at_each(at_start, yard, forks, tmp_path, check)
+    killed_at_each(at_start, yard, forks, tmp_path, check, about=".tasks.db.restore")

@@ -179,6 +179,8 @@ def test_what_a_lost_machine_had_sent_is_adopted_and_counts_with_what_is_new(
     (note,) = report.notes
     assert all(part in note for part in ("adopted", lost.site.identity(), str(lost.home), old, "3 d old"))
     assert complete(files) == {old, taken}, "a run that adopts removes nothing yet"
+    assert sent_to(connect(new), new.site, order=LAST).removed == (), "what is adopted is pinned"
+    assert new.site.pins.release(old)
     assert sent_to(connect(new), new.site, order=LAST).removed == (old,)
 
 

@@ -66,7 +66,7 @@ RTREE: Tables = {"r": 20000, "r_rowid": 20000, "r_node": 866, "r_parent": 865}
         (contents({"f": 9, "f_archive": 500}, f="fts5"), contents({"f": 9}, f="fts5"), "tables gone: f_archive"),
     ],
 )
-def test_what_is_lost_is_told(before: Contents, now: Contents, said: str) -> None:
+def test_each_loss_is_an_alarm(before: Contents, now: Contents, said: str) -> None:
     assert "; ".join(alarms(before, now)) == said
 
 
@@ -94,7 +94,7 @@ def test_what_holds_nothing_or_is_still_there_is_no_loss(before: Contents, now: 
     assert alarms(before, now) == []
 
 
-def test_a_file_that_lost_half_of_its_size_is_told_and_a_guard_that_is_off_tells_nothing() -> None:
+def test_a_file_that_lost_over_half_of_its_size_is_an_alarm_and_a_guard_that_is_off_raises_none() -> None:
     none = contents({})
     assert alarms(none, none, SIZE // 2) == []
     assert len(alarms(none, none, SIZE // 2 - 1)) == 1
@@ -123,7 +123,7 @@ def test_more_rows_and_more_tables_never_raise_an_alarm(found: Contents, more: C
 
 
 @given(ANY, NAMES)
-def test_an_ordinary_table_with_rows_that_is_dropped_is_always_told(found: Contents, name: str) -> None:
+def test_an_ordinary_table_with_rows_that_is_dropped_is_always_an_alarm(found: Contents, name: str) -> None:
     before = replace(found, tables={**found.tables, name: 7}, virtual={})
     left = {other: rows for other, rows in before.tables.items() if other != name}
     assert alarms(before, replace(before, tables=left)) == [f"tables gone: {name}"]

@@ -130,8 +130,8 @@ def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
 
 def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
     with (
-        Child("check", {**CHECK, "path": "missing.db"}, tmp_path) as child,
-        pytest.raises(SnapshotFailed, match=r"ended with 1: (?s:.)*unable to open database file"),
+        Child("check", {"path": "tasks.db"}, tmp_path) as child,
+        pytest.raises(SnapshotFailed, match=r"ended with 1: (?s:.)*KeyError: 'priority'"),
     ):
         child.result()
 

@@ -184,7 +184,7 @@ def test_vacuum_of_an_encrypted_database_is_refused_in_words(tmp_path: Path, bac
 
 @pytest.mark.root
 @MODES
-def test_a_copy_for_which_there_is_no_room_is_told_as_such(tmp_path: Path, mode: str) -> None:
+def test_a_copy_for_which_there_is_no_room_fails_as_such(tmp_path: Path, mode: str) -> None:
     """In WAL mode it is the WAL that does not fit any more."""
     path = tmp_path / "app.db"
     with encrypted(path, WHOLE, mode), small_disk(tmp_path / "disk", "100k") as disk:

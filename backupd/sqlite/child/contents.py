@@ -12,7 +12,7 @@ import apsw
 from backupd.sqlite.child.texts import texts
 from backupd.sqlite.shadows import SHADOWS
 
-# A virtual table may compute its rows: an FTS5 table reads them from any view that it is told to.
+# A virtual table may compute its rows: an FTS5 table can read them from any view.
 _COUNT_S = 10.0
 _STEPS_A_LOOK = 10_000
 _DIGITS = 16

@@ -1,4 +1,4 @@
-"""What kind of file a source is, told before SQLite opens it."""
+"""Find out what kind of file a source is, before SQLite opens it."""
 
 import os
 
@@ -11,7 +11,7 @@ from backupd.sqlite.header import NEWEST_READ_VERSION, SIZE, Header, parse_heade
 
 
 def read_any_header(path: str) -> Header:
-    """Tell a plain database from an encrypted one, from one of another engine, from a damaged one, and from none.
+    """Return the header of a plain or an encrypted database; refuse all other files.
 
     Raises OSError, SourceForeign, SourceCorrupt, SourceUnreadable.
     """

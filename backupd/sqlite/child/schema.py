@@ -47,7 +47,7 @@ class Objection(NamedTuple):
 def objection_in(connection: apsw.Connection, said: str, writer: str) -> Objection | None:
     """Return the objection in what SQLite `said` of a schema that `writer` wrote; None where there is none in it.
 
-    `connection` has been told to pass over what it cannot parse (`writable_schema`).
+    `connection` passes over what it cannot parse (`writable_schema`).
     """
     message = re.fullmatch(_MALFORMED, said)
     if message is None:
@@ -111,7 +111,7 @@ def _cause(connection: apsw.Connection, sql: str | None, said: str, writer: str)
 
 
 def _one_bit_explains(connection: apsw.Connection, sql: str) -> bool:
-    """Tell whether `sql` can be parsed with one bit of it changed: nobody writes what is so near to being right.
+    """Return whether `sql` can be parsed with one bit of it changed: then damage is the likely reason.
 
     What lies far before the place where the parser stumbled did not make it stumble. True where it would take too long
     to try.

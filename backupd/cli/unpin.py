@@ -1,0 +1,25 @@
+"""`backupd unpin`."""
+
+from pathlib import Path
+
+import click
+
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.jobs.pin import unpin_all
+from backupd.text import printable
+
+
+@click.command("unpin", epilog="Example: backupd unpin tasks-20261123-0400")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@config_option
+@json_option
+@told_plainly
+def command(config_file: Path | None, ids: tuple[str, ...], *, as_json: bool) -> None:
+    """Release pinned generations: from now on the retention policy decides about them."""
+    site = open_site(read_config(config_file))
+    released = unpin_all(ids, site)
+    if as_json:
+        print_json([{"id": one, "released": one in released} for one in ids])
+        return
+    for one in ids:
+        click.echo(f"{printable(one)}: {'released' if one in released else 'was not pinned'}")
