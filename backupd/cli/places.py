@@ -54,7 +54,7 @@ def with_directories(found: Iterable[tuple[Replacement, Manifest]], config: Conf
 
 def _with_directory(order: Replacement, manifest: Manifest, config: Config) -> Replacement:
     if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
-        return order  # root that stays root could do nothing more in a directory of somebody else
+        return order  # root that stays root could not write to a directory of another user
     database = Path(os.path.realpath(order.path))
     rights = rights_to_give(database, manifest.origin, config.backups_dir)
     if rights is not None and rights.uid is not None and not order.dry_run:

@@ -178,5 +178,5 @@ def missing_order(source: str, config: Config, *, stopped: bool, dry_run: bool) 
     """Return the order to restore the database of `source` if it is missing. Raises UsageError."""
     order = replacement(source, config, stopped=stopped, dry_run=dry_run)
     settings = config.sources[source]
-    nothing_there = not Path(settings.path).exists()  # so that nobody can have it open, here or on another host
+    nothing_there = not Path(settings.path).exists()  # then no process has it open, on this host or another
     return replace(order, if_missing=True, empty_is_data=settings.allow_empty, stopped=stopped or nothing_there)

@@ -67,7 +67,7 @@ def put_kept_back(order: Replacement, entry: Entry, site: Site) -> tuple[RunRepo
         heal_restore(order.path, site)
         require_newest(order)
         done, target, kept = _putting_back(order, entry)
-        settled = kept.settle()  # so that all of it comes back in the one rename, and not while somebody looks into it
+        settled = kept.settle()  # so that all of it comes back in one rename, and not while a process reads it
         if settled and settled.undecided:
             way = "put back with its journal, which the app judges when it starts, rightly if it has not run since then"
             run.warn(f"{way}: {settled.undecided}")

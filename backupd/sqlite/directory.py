@@ -36,7 +36,7 @@ class Rights:
     def recorded(cls, origin: SourceFacts) -> Self:
         """Return those that a manifest records, as far as they are applied: a manifest may come from another host.
 
-        The setuid bit goes. Where all may write, the sticky bit comes, so that nobody else removes what is the app's.
+        The setuid bit goes. Where all may write, the sticky bit comes: others cannot remove files of the app.
         """
         mode = origin.directory_mode & ~stat.S_ISUID
         sticky = stat.S_ISVTX if mode & stat.S_IWOTH else 0

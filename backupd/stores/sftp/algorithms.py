@@ -1,13 +1,12 @@
 """Which algorithms a server offers, which this client has, and what it means where none is common to both."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-from paramiko import Message, Transport
+from typing import Final
 
 from backupd.errors import ServerIncompatible, ServerTooOld
+from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from backupd.text import one_line
 
 # Measured (docs/performance.md): AES-GCM runs in hardware and needs no separate checksum. CBC is left out.
@@ -52,22 +51,7 @@ _KINDS: Final = (
 )
 
 
-class NegotiatingTransport(Transport):
-    """A transport that remembers what the server offers, by the names of KEXINIT's fields as paramiko has them."""
-
-    def __init__(self, sock: Any) -> None:  # noqa: ANN401 - as paramiko's: a socket or what acts as one
-        super().__init__(sock)
-        self.offered: Mapping[str, Sequence[str]] = {}
-
-    def _parse_kex_init(self, m: Message) -> None:
-        """Look at the server's offer before paramiko does, which keeps it only where something is common to both."""
-        parent: Any = super()
-        self.offered = parent._really_parse_kex_init(m)  # noqa: SLF001 - paramiko has no public name for the offer
-        m.rewind()
-        parent._parse_kex_init(m)  # noqa: SLF001 - as above
-
-
-def nothing_in_common(where: str, transport: NegotiatingTransport) -> ServerIncompatible:
+def nothing_in_common(where: str, transport: ObservedTransport) -> ServerIncompatible:
     """Return what to raise where the negotiation with the server at `where` found no common algorithm.
 
     ServerTooOld where it offers nothing but what is unsafe, else ServerIncompatible: it may well be newer.

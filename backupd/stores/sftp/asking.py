@@ -7,18 +7,25 @@ from typing import Any
 from paramiko import Message, SFTPAttributes, SFTPClient
 from paramiko.sftp import CMD_ATTRS, CMD_HANDLE, CMD_LSTAT, CMD_STATUS
 
+from backupd.stores.sftp.paramiko_internals import (
+    ResponseReceiver,
+    raise_for_status,
+    read_attributes,
+    receive_response,
+    send_request,
+)
 
-class Asking:
+
+class Asking(ResponseReceiver):
     """Asks a server without waiting, and hears its answers whatever order they come in (draft §6.1)."""
 
     def __init__(self, client: SFTPClient) -> None:
-        self._client: Any = client  # what is used of it has no public name, and so no types
+        self._client = client
         self._answers: dict[int, tuple[int, Message]] = {}
 
     def ask(self, kind: int, *arguments: Any) -> int:  # noqa: ANN401 - what paramiko packs
         """Send a request; returns the number by which `hear` knows its answer. Raises SSHException, OSError."""
-        number: int = self._client._async_request(self, kind, *arguments)  # noqa: SLF001 - no other way to see the answer
-        return number
+        return send_request(self._client, self, kind, *arguments)
 
     def has(self, number: int) -> bool:
         """Tell whether an answer is there."""
@@ -27,10 +34,10 @@ class Asking:
     def hear(self, number: int) -> tuple[int, Message]:
         """Wait for an answer. Raises OSError when it is no, EOFError at the end of a file, SSHException."""
         while number not in self._answers:
-            self._client._read_response()  # noqa: SLF001 - as above
+            receive_response(self._client)
         kind, message = self._answers.pop(number)
         if kind == CMD_STATUS:
-            self._client._convert_status(message)  # noqa: SLF001 - as above
+            raise_for_status(self._client, message)
         return kind, message
 
     def handle(self, number: int) -> bytes:
@@ -39,9 +46,7 @@ class Asking:
 
     def attributes(self, number: int) -> SFTPAttributes:
         """Wait for the attributes that were asked for. Raises as `hear` does."""
-        kind_of_attributes: Any = SFTPAttributes  # as above
-        found: SFTPAttributes = kind_of_attributes._from_msg(self._of_kind(CMD_ATTRS, number))  # noqa: SLF001 - as above
-        return found
+        return read_attributes(self._of_kind(CMD_ATTRS, number))
 
     def _of_kind(self, wanted: int, number: int) -> Message:
         kind, message = self.hear(number)
@@ -49,8 +54,8 @@ class Asking:
             raise OSError(f"the server answered with a packet of kind {kind} instead of {wanted}")
         return message
 
-    def _async_response(self, kind: int, message: Message, number: int) -> None:
-        """Take an answer; paramiko calls this."""
+    def receive(self, kind: int, message: Message, number: int) -> None:
+        """Keep an answer until `hear` takes it."""
         self._answers[number] = kind, message
 
 

@@ -3,7 +3,7 @@
 import errno
 from typing import Any, Final
 
-from paramiko import Channel, Message, SFTPClient
+from paramiko import Channel, Message
 from paramiko.sftp import (
     CMD_CLOSE,
     CMD_EXTENDED,
@@ -28,6 +28,7 @@ from paramiko.sftp import (
     SFTP_PERMISSION_DENIED,
 )
 
+from backupd.stores.sftp.paramiko_internals import ObservedClient
 from backupd.text import one_line, printable
 
 _OPERATIONS: Final = {
@@ -61,36 +62,26 @@ class Unsupported(OSError):
     """The server does not know the operation."""
 
 
-class NamingClient(SFTPClient):
-    """An SFTP client whose OSErrors say `cannot OPERATION PATH: ANSWER`, in one line, bounded and printable.
-
-    Both ends of it are private to paramiko, which offers no other: each request passes `_async_request`, each refusal
-    `_convert_status`, whoever has asked and whoever listens.
-    """
+class NamingClient(ObservedClient):
+    """An SFTP client whose OSErrors say `cannot OPERATION PATH: ANSWER`, in one line, bounded and printable."""
 
     def __init__(self, channel: Channel) -> None:
         self._asked: dict[int, tuple[int, int, tuple[Any, ...]]] = {}  # by number, as far as they are remembered
         self._paths: dict[bytes, str] = {}  # of open handles
         super().__init__(channel)
 
-    def _async_request(self, fileobj: Any, t: int, *args: Any) -> int:  # noqa: ANN401 - paramiko's signature
-        parent: Any = super()
-        number: int = parent._async_request(fileobj, t, *args)  # noqa: SLF001 - see the class
-        self._asked[number % _REMEMBERED] = number, t, args[:2]  # what is written needs no remembering
-        return number
+    def on_request(self, number: int, kind: int, arguments: tuple[Any, ...]) -> None:
+        """Remember what was requested."""
+        self._asked[number % _REMEMBERED] = number, kind, arguments[:2]  # what is written needs no remembering
 
-    def _read_packet(self) -> tuple[int, bytes]:
-        parent: Any = super()
-        kind, data = parent._read_packet()  # noqa: SLF001 - see the class
+    def on_response(self, kind: int, message: Message) -> None:
+        """Remember the path of a handle."""
         if kind == CMD_HANDLE:
-            answer = Message(data)
-            _operation, path = self._named(answer.get_int())
-            self._paths[answer.get_string()] = path
-        return kind, data
+            _operation, path = self._named(message.get_int())
+            self._paths[message.get_string()] = path
 
-    def _convert_status(self, msg: Message) -> None:
-        number = int.from_bytes(msg.asbytes()[:4], "big")
-        code, text = msg.get_int(), msg.get_text()
+    def on_status(self, number: int, code: int, text: str) -> None:
+        """Raise OSError or EOFError where the request was refused."""
         if code == SFTP_OK:
             return
         if code == SFTP_EOF:

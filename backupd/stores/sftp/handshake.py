@@ -13,7 +13,8 @@ from paramiko.ssh_exception import IncompatiblePeer
 
 from backupd.errors import ReplicaUnreachable, ServerIncompatible
 from backupd.stores.sftp.address import host_and_port
-from backupd.stores.sftp.algorithms import CIPHERS, NegotiatingTransport, nothing_in_common
+from backupd.stores.sftp.algorithms import CIPHERS, nothing_in_common
+from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from backupd.stores.sftp.publickey import ALGORITHMS
 from backupd.text import printable
 
@@ -37,7 +38,7 @@ class HostKeys:
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else tracebacks of its threads go to standard error
 
 
-def shake_hands(transport: NegotiatingTransport, host: str, port: int, timeout_s: float) -> PKey:
+def shake_hands(transport: ObservedTransport, host: str, port: int, timeout_s: float) -> PKey:
     """Negotiate within `timeout_s` seconds and return the key that the server shows, which nobody has checked yet.
 
     Raises ReplicaUnreachable, and ServerIncompatible where nothing that is safe is common to both.
@@ -106,7 +107,7 @@ def _fetch(host: str, port: int, wanted: Sequence[str], timeout_s: float) -> PKe
 
 
 @contextmanager
-def _connected(host: str, port: int, timeout_s: float) -> Iterator[NegotiatingTransport]:
+def _connected(host: str, port: int, timeout_s: float) -> Iterator[ObservedTransport]:
     where = host_and_port(host, port)
     try:
         connection = socket.create_connection((host, port), timeout=timeout_s)
@@ -114,7 +115,7 @@ def _connected(host: str, port: int, timeout_s: float) -> Iterator[NegotiatingTr
         told = f"no connection within {timeout_s:g} s" if isinstance(error, TimeoutError) else error.strerror or error
         raise ReplicaUnreachable(f"{where} cannot be reached: {told}", _TRY_AGAIN) from error
     with connection:
-        transport = NegotiatingTransport(connection)
+        transport = ObservedTransport(connection)
         try:
             yield transport
         finally:

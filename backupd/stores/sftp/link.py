@@ -16,11 +16,11 @@ from paramiko.sftp import SFTPError
 
 from backupd.errors import BackupdError, ReplicaUnreachable
 from backupd.memory import keep_freed_memory
-from backupd.stores.sftp.algorithms import NegotiatingTransport
 from backupd.stores.sftp.client import NamingClient
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.login import Credentials, log_in
+from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from backupd.stores.sftp.wire import PACKET_BYTES, WINDOW_BYTES, block_bytes
 
 _NETWORK_ERRORS: Final = frozenset(
@@ -65,7 +65,7 @@ class Link:
         """
         keep_freed_memory()
         with lost_to(f"{host}:{port}"):
-            transport = NegotiatingTransport(_connect(host, port, patience))
+            transport = ObservedTransport(_connect(host, port, patience))
         link = cls(transport, patience)
         try:
             with lost_to(f"{host}:{port}"):
@@ -237,7 +237,7 @@ def _connect(host: str, port: int, patience: Patience) -> socket.socket:
     return connection
 
 
-def _negotiate(transport: NegotiatingTransport, host: str, port: int, pins: PinnedKeys, patience: Patience) -> None:
+def _negotiate(transport: ObservedTransport, host: str, port: int, pins: PinnedKeys, patience: Patience) -> None:
     options = transport.get_security_options()
     types = [kind for kind in pins.types(host, port) if kind in options.key_types]
     options.key_types = (*types, *(kind for kind in options.key_types if kind not in types))

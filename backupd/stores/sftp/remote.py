@@ -13,7 +13,9 @@ from paramiko.sftp import (
     CMD_READDIR,
 )
 
+from backupd.stores.sftp.asking import Asking
 from backupd.stores.sftp.link import Link, lost_to
+from backupd.stores.sftp.paramiko_internals import read_attributes
 from backupd.stores.sftp.wire import Reads, extended, refusals
 
 _PRIVATE: Final = 0o600
@@ -72,13 +74,11 @@ def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
 
     paramiko's own listings end at the first name that is not UTF-8.
     """
-    asking: Any = client  # what is used of both has no public name, and so no types
-    attributes: Any = SFTPAttributes
-    _kind, answer = asking._request(CMD_OPENDIR, path)  # noqa: SLF001 - as above
-    handle = answer.get_string()
+    asking = Asking(client)
+    handle = asking.handle(asking.ask(CMD_OPENDIR, path))
     while True:
         try:
-            _kind, answer = asking._request(CMD_READDIR, handle)  # noqa: SLF001 - as above
+            _kind, answer = asking.hear(asking.ask(CMD_READDIR, handle))
         except EOFError:
             break
         count = answer.get_int()
@@ -86,9 +86,9 @@ def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
             raise OSError(f"the server lists {path} without end")
         for _ in range(count):
             name, _long = answer.get_string(), answer.get_string()
-            yield attributes._from_msg(answer, name.decode(errors="replace"))  # noqa: SLF001 - as above
+            yield read_attributes(answer, name.decode(errors="replace"))
     with suppress(OSError):
-        asking._request(CMD_CLOSE, handle)  # noqa: SLF001 - as above
+        asking.hear(asking.ask(CMD_CLOSE, handle))
 
 
 def made_durable(client: SFTPClient, handle: object) -> bool:

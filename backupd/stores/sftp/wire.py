@@ -14,6 +14,7 @@ from paramiko.sftp import CMD_DATA, CMD_EXTENDED, CMD_EXTENDED_REPLY, CMD_READ, 
 
 from backupd.stores.sftp.asking import Asking
 from backupd.stores.sftp.client import Unsupported
+from backupd.stores.sftp.paramiko_internals import ResponseReceiver, raise_for_status, receive_response, send_request
 
 # Every server takes packets of 34,000 bytes (§3); OpenSSH tells of larger ones (limits@openssh.com).
 SAFE_BLOCK_BYTES: Final = 32 << 10
@@ -43,11 +44,11 @@ def refusals() -> Iterator[None]:
         raise
 
 
-class Writes:
+class Writes(ResponseReceiver):
     """Writes under way through one channel to one open file; `heard` is called at each answer."""
 
     def __init__(self, client: SFTPClient, handle: bytes, heard: Callable[[], None]) -> None:
-        self.client: Any = client  # what is used of it has no public name, and so no types
+        self.client = client
         self.handle = handle
         self._under_way: dict[int, tuple[int, int]] = {}
         self._in_flight_bytes = 0
@@ -57,9 +58,9 @@ class Writes:
     def write(self, offset: int, block: bytes) -> None:
         """Send `block` for `offset`; waits when much is under way. Raises WriteRefused as soon as any write was."""
         while self._in_flight_bytes >= IN_FLIGHT_BYTES:
-            self.client._read_response()  # noqa: SLF001 - no other way to see the answers
+            receive_response(self.client)
         self._refuse()
-        number = self.client._async_request(self, CMD_WRITE, self.handle, int64(offset), block)  # noqa: SLF001 - as above
+        number = send_request(self.client, self, CMD_WRITE, self.handle, int64(offset), block)
         self._under_way[number] = offset, len(block)
         self._in_flight_bytes += len(block)
 
@@ -70,7 +71,7 @@ class Writes:
     def finish(self) -> None:
         """Wait for the answers to all writes. Raises WriteRefused when any of them was."""
         while self._under_way:
-            self.client._read_response()  # noqa: SLF001 - as above
+            receive_response(self.client)
         self._refuse()
 
     def _refuse(self) -> None:
@@ -78,12 +79,12 @@ class Writes:
         if self._error is not None:
             raise self._error
 
-    def _async_response(self, _kind: int, message: Message, number: int) -> None:
-        """Take the answer to one write; paramiko calls this."""
+    def receive(self, kind: int, message: Message, number: int) -> None:  # noqa: ARG002 - it is a status
+        """Take the answer to one write."""
         self._in_flight_bytes -= self._under_way.pop(number)[1]
         self._heard()
         try:
-            self.client._convert_status(message)  # noqa: SLF001 - as above
+            raise_for_status(self.client, message)
         except (OSError, EOFError) as error:
             self._error = self._error or WriteRefused(getattr(error, "strerror", None) or str(error))
 
@@ -92,7 +93,7 @@ class Reads:
     """Reads under way through one channel from one open file, from byte `begin` on; answered in any order."""
 
     def __init__(self, client: SFTPClient, handle: object, block_bytes: int, begin: int = 0) -> None:
-        self._client: Any = client  # as above
+        self._client = client
         self._asking, self._channel = Asking(client), client.get_channel()
         self._handle, self._block_bytes = handle, block_bytes
         self._asked: deque[tuple[int, int, int]] = deque()
@@ -107,7 +108,7 @@ class Reads:
     def is_there(self) -> bool:
         """Whether the next block can be taken without a wait; takes in what has arrived."""
         while self.is_coming:
-            self._client._read_response()  # noqa: SLF001 - as above
+            receive_response(self._client)
         return bool(self._asked) and self._asking.has(self._asked[0][0])
 
     def ask(self, end: int) -> bool:
@@ -174,9 +175,9 @@ def extended(client: SFTPClient, name: str, *arguments: Any) -> Message | None: 
 
     An answer that is a status and good is an empty message.
     """
-    asking: Any = client  # as above
+    asking = Asking(client)
     try:
-        kind, message = asking._request(CMD_EXTENDED, name.encode(), *arguments)  # noqa: SLF001 - paramiko has no API for it
+        kind, message = asking.hear(asking.ask(CMD_EXTENDED, name.encode(), *arguments))
     except Unsupported:
         return None
     if kind not in (CMD_EXTENDED_REPLY, CMD_STATUS):

@@ -11,9 +11,9 @@ from paramiko import ECDSAKey, ServerInterface, Transport
 from trust_sshd import Starter, fingerprint_of, relayed
 
 from backupd.errors import ReplicaUnreachable, ServerIncompatible, ServerTooOld
-from backupd.stores.sftp.algorithms import NegotiatingTransport
 from backupd.stores.sftp.handshake import EVERY_TYPE, fetch_host_keys, shake_hands
 from backupd.stores.sftp.hostkeys import PinnedKeys, fingerprint
+from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from backupd.stores.sftp.publickey import PublicKey
 from support.daemon import free_port
 
@@ -56,7 +56,7 @@ def test_a_server_with_several_keys_shows_the_one_that_is_pinned(sshd: Starter, 
     with (
         sshd() as server,
         socket.create_connection((server.host, server.port)) as plain,
-        NegotiatingTransport(plain) as transport,
+        ObservedTransport(plain) as transport,
     ):
         pins = PinnedKeys.read("offsite", server.host_key(kind).with_suffix(".pub").read_text(), None)
         first = pins.types(server.host, server.port)

@@ -15,10 +15,10 @@ from paramiko import AUTH_FAILED, InteractiveQuery, RSAKey, ServerInterface, Tra
 from trust_sshd import PASSWORD, Server, Starter, fingerprint_of, keygen
 
 from backupd.errors import LoginFailed, ReplicaUnreachable
-from backupd.stores.sftp.algorithms import NegotiatingTransport
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.hostkeys import PinnedKeys
 from backupd.stores.sftp.login import Credentials, log_in
+from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from support.daemon import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_agent")
@@ -33,7 +33,7 @@ def no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def connection(server: Server) -> Iterator[Transport]:
     """Connect to `server`, whose host key is checked."""
-    with socket.create_connection((server.host, server.port), 10) as plain, NegotiatingTransport(plain) as transport:
+    with socket.create_connection((server.host, server.port), 10) as plain, ObservedTransport(plain) as transport:
         transport.auth_timeout = 20
         pins = PinnedKeys.read("offsite", Path(f"{server.host_key()}.pub").read_text(), None)
         pins.check(server.host, server.port, shake_hands(transport, server.host, server.port, 20))
@@ -269,7 +269,7 @@ def peculiar(host_key: Path, server: _Peculiar, *, tells: bool = True) -> Iterat
     without = {"pubkeys": ["rsa-sha2-512", "rsa-sha2-256"]} if tells else {}
     with (
         Transport(theirs, disabled_algorithms=without, server_sig_algs=tells) as there,
-        NegotiatingTransport(ours) as here,
+        ObservedTransport(ours) as here,
     ):
         there.add_server_key(RSAKey.from_private_key_file(str(host_key)))
         there.start_server(event=threading.Event(), server=server)
