@@ -10,7 +10,7 @@ from backupd.streams import open_standard_streams
 
 def main() -> None:
     """Run the command line; SIGTERM and a lost terminal unwind like any exit, so that nothing half-made stays."""
-    gc.disable()  # modules are no garbage to look for: a third of the start; `cli` turns it on again
+    gc.disable()  # modules are no garbage to look for: a tenth of the start or more; `cli` turns it on again
     open_standard_streams()
     import click
 

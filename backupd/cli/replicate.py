@@ -42,7 +42,7 @@ from backupd.text import printable
 def command(
     config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, adopt: bool, force: bool, as_json: bool
 ) -> None:
-    """Send the generations that a replica lacks, newest first, and let go there what its retention policy lets go.
+    """Send the generations that a replica lacks, newest first; then prune it by its retention policy.
 
     A broken connection is made again, and goes on where what is proven ends. Where another store has sent copies of the
     same source, the replica is left as it is. Exits 0 sent, 1 failed, 3 with warnings, 75 when the replica could not

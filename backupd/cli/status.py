@@ -29,7 +29,7 @@ _COLOURS = (
 @json_option
 @told_plainly
 def command(config_file: Path | None, *, as_json: bool) -> None:
-    """Tell whether all is well, why not and what to do, how old the last proofs are, the last runs, and what there is.
+    """Tell whether all is well, why not and what to do; how old the last proofs are, the last runs, what there is.
 
     Needs no running daemon. Exits 0 when healthy, 1 when not.
     """

@@ -1,8 +1,6 @@
 """All that a store holds, by its manifests."""
 
-import gc
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -81,19 +79,6 @@ class Inventory:
         return generation.verified and generation.taken_at <= self.now + CLOCK_TOLERANCE
 
 
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Spare the block the garbage collector's rounds: of the many values that it makes none is garbage yet."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_no_collector()
 def take_inventory(
     store: Store, now: datetime, damaged: frozenset[str] = frozenset(), lost: Iterable[str] = ()
 ) -> Inventory:

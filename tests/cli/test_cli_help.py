@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from backupd.cli import cli
+from backupd.cli import _Lazy, cli
 from support.command import Backupd
 
 Walked = tuple[tuple[str, ...], click.Command]
@@ -42,6 +42,15 @@ def test_the_commands_are_those_that_operators_rely_on() -> None:
         *("backup", "list", "show", "verify", "prune", "restore", "doctor"),
         *("config show", "config check", "catalog rebuild"),
     } <= {words(path) for path, _ in LEAVES}
+
+
+def test_the_list_of_commands_says_what_each_command_says_of_itself() -> None:
+    assert isinstance(cli, _Lazy)
+    listed = {name: text for name, (_, text) in cli.commands_help.items()}
+    own = {
+        path[0]: " ".join((command.help or "").partition("\n\n")[0].split()) for path, command in ALL if len(path) == 1
+    }
+    assert listed == {name: re.split("[:;]", text)[0].rstrip(".") + "." for name, text in own.items()}
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[words(path) for path, _ in ALL])
