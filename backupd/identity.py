@@ -56,6 +56,7 @@ def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
     identity = identity_for(config, environ)
     if identity is None:
         return None
+    become_root_again()
     hand_over_backups(config, identity)
     _become(identity)
     return identity
@@ -108,7 +109,7 @@ def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
 
     It may be somebody later where it is nobody now: a database that is not there yet has no owner. Raises ConfigError.
     """
-    current = (os.geteuid(), os.getegid())
+    current = (os.getuid(), os.getgid())  # also while `become_owner_of_backups` lasts
     # Only root asks for the owners: a mount that hangs would make everybody else wait for nothing.
     asks = current[0] == 0 and PUID in environ
     owners = owners_of(source.path for source in config.sources.values()) if asks else ()

@@ -95,6 +95,7 @@ def test_a_fresh_volume_is_restored_from_backups_of_which_the_app_is_the_owner()
         assert f"{made.data}, which was empty: owner {APP}:{GROUP}, mode 0750" in planned.out
         answer = made.backupd("restore", "--if-missing")
         assert (answer.code, made.data.stat().st_uid) == (0, APP), answer
+        assert "it was restored from" in made.backupd("list").out
         assert made.as_app(WRITES).out == "1\n"
 
 
