@@ -99,6 +99,18 @@ def test_a_fresh_volume_is_restored_from_backups_of_which_the_app_is_the_owner()
         assert made.as_app(WRITES).out == "1\n"
 
 
+def test_the_daemon_reads_backups_of_the_app_while_its_database_is_missing() -> None:
+    with volumes() as made:
+        made.backups.chmod(0o755)
+        assert made.backupd("backup").code == 0
+        shutil.rmtree(made.data)
+        made.data.mkdir(mode=0o755)
+        answer = made.backupd("serve", BACKUPD_HTTP__LISTEN="192.0.2.1:1")  # no address of ours ends the daemon
+        assert answer.code == 1
+        assert "192.0.2.1" in answer.err
+        assert "lacks the rights" not in answer.err
+
+
 def test_a_directory_that_holds_something_else_stays_and_what_the_app_lacks_is_said(lost: Volumes) -> None:
     (lost.data / "uploads").mkdir()
     for arguments in (["--dry-run"], []):
