@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from backupd.config import Config
 from backupd.errors import ConfigError
 from backupd.log import LOG_NAME
 from backupd.owners import SAME_NAMESPACE, id_outside, known_owner
+from backupd.stores.directory import HIDDEN
 from backupd.stores.ownership import hand_over
 
 PUID = "PUID"
@@ -54,6 +56,7 @@ def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
     identity = identity_for(config, environ)
     if identity is None:
         return None
+    become_root_again()
     hand_over_backups(config, identity)
     _become(identity)
     return identity
@@ -78,12 +81,35 @@ def hand_over_backups(config: Config, identity: Identity) -> None:
         _hand_over(config.backups_dir, identity)
 
 
+def become_owner_of_backups(config: Config, environ: Mapping[str, str]) -> None:
+    """Become the owner of the backups until `become_root_again`, where root without DAC_OVERRIDE cannot read them.
+
+    A database that is missing has no owner to become: without this, a restore could not read what it restores.
+    """
+    store = config.backups_dir / HIDDEN
+    if os.geteuid() != 0 or not follows_owner(environ) or not _is_shut_out(store):
+        return
+    owner = _owner_of(store)
+    if owner is None or not owner.uid:
+        return
+    with suppress(OSError):  # without SETUID or SETGID: opening the store says what is missing
+        os.setegid(owner.uid if owner.gid is None else owner.gid)
+        os.seteuid(owner.uid)
+
+
+def become_root_again() -> None:
+    """Take back what `become_owner_of_backups` did; change nothing where it did nothing."""
+    if os.getuid() == 0 and os.geteuid() != 0:
+        os.seteuid(0)
+        os.setegid(os.getgid())
+
+
 def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
     """Return whom `settle` would make of this process, `None` where that is nobody else.
 
     It may be somebody later where it is nobody now: a database that is not there yet has no owner. Raises ConfigError.
     """
-    current = (os.geteuid(), os.getegid())
+    current = (os.getuid(), os.getgid())  # also while `become_owner_of_backups` lasts
     # Only root asks for the owners: a mount that hangs would make everybody else wait for nothing.
     asks = current[0] == 0 and PUID in environ
     owners = owners_of(source.path for source in config.sources.values()) if asks else ()
@@ -176,6 +202,16 @@ def _owner_of(database: Path) -> Owner | None:
         owner = Owner(path, *known_owner(path, found))
         return None if path != database and not owner.uid else owner
     return None
+
+
+def _is_shut_out(directory: Path) -> bool:
+    try:
+        os.scandir(directory).close()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _group_of(uid: int) -> int | None:

@@ -84,14 +84,14 @@ def _print(decisions: tuple[CleanDecision, ...], site: Site, *, dry_run: bool) -
     now, word = site.clock(), "would be removed" if dry_run else "removed"
     rows = [
         (
-            printable(str(one.leftover.path)),
+            word if one.removed else "stays",
             human_age((now - one.leftover.since).total_seconds()),
             human_bytes(one.leftover.size_bytes),
-            word if one.removed else "stays",
             one.reason,
+            printable(str(one.leftover.path)),
         )
         for one in decisions
     ]
-    print_table(("path", "age", "size", "decision", "reason"), rows, right=frozenset({"age", "size"}))
+    print_table(("decision", "age", "size", "reason", "path"), rows, right=frozenset({"age", "size"}))
     freed = sum(one.leftover.size_bytes for one in decisions if one.removed)
     click.echo(f"{human_bytes(freed)} {'would be freed' if dry_run else 'freed'}")

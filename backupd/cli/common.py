@@ -16,7 +16,7 @@ import click
 
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError
-from backupd.identity import settle
+from backupd.identity import become_owner_of_backups, settle
 from backupd.jobs.site import Site
 from backupd.model import Progress, RunReport
 from backupd.oserrors import remedy, said
@@ -147,6 +147,7 @@ def open_site(config: Config, progress: Progress | None = None, *, writing: bool
     closed when the command ends. Raises ConfigError.
     """
     settle(config, os.environ)  # first: what may be written depends on who writes
+    become_owner_of_backups(config, os.environ)
     site = build_site(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(site.log.close)
     return site

@@ -8,7 +8,15 @@ from pathlib import Path
 from backupd.cli.common import open_site
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.identity import Identity, follows_owner, hand_over_backups, may_override_rights, settle
+from backupd.identity import (
+    Identity,
+    become_owner_of_backups,
+    become_root_again,
+    follows_owner,
+    hand_over_backups,
+    may_override_rights,
+    settle,
+)
 from backupd.jobs.replace import Replacement
 from backupd.jobs.site import Site
 from backupd.model import Manifest, Progress
@@ -44,11 +52,14 @@ def replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) ->
 def with_directories(found: Iterable[tuple[Replacement, Manifest]], config: Config) -> list[Replacement]:
     """Give the directories of databases, where they were made empty, to their owners, and become that owner if we may.
 
-    All of them first: only root can. In a dry run it is only told. Raises ConfigError.
+    All of them first: only root can. In a dry run it is only told, and the store may be out of reach from then on.
+    Raises ConfigError.
     """
+    become_root_again()  # `open_site` may have made us somebody else
     orders = [_with_directory(order, manifest, config) for order, manifest in found]
     if not any(order.dry_run for order in orders):
         settle(config, os.environ)  # also where another restore has just given the directory away
+        become_owner_of_backups(config, os.environ)
     return orders
 
 

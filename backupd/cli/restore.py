@@ -109,7 +109,8 @@ def command(
                     return
                 order = replacement(manifest.source, config, stopped=stopped, dry_run=dry_run)
                 (order,) = with_directories([(order, manifest)], config)
-                choose = _choosing(manifest, wanted, time, site) if store == LOCAL_STORE else lambda: manifest
+                known = store != LOCAL_STORE or dry_run
+                choose = (lambda: manifest) if known else _choosing(manifest, wanted, time, site)
                 report, done = _in_place(choose, order, place, config, site, online=online)
     print_outcome(report, done, config, as_json=as_json)
 

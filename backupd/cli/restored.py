@@ -34,7 +34,7 @@ def print_undo(entry: Entry, config: Config, *, online: bool, dry_run: bool) -> 
     record, zone = entry.record, ZoneInfo(config.schedule.timezone)
     way = "online" if record.before == "generation" else "in place"
     of = f" of {record.generation}" if record.generation else ""
-    what = f"restore {way}{of}" if record.kind == "restore" else f"{record.kind} {way} of the restore{of}"
+    what = f"restore {way}{of}" if record.kind == "restore" else f"{record.kind} {way}, which was of the restore{of}"
     how = "online" if online else "in place"
     puts = f"restoring {record.safety} {how}" if record.safety else f"putting {entry.path} back"
     verb = "would take" if dry_run else "taking"
@@ -55,7 +55,8 @@ def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
     click.echo(f"{verb} {what} to {done.target} ({human_bytes(done.snapshot_bytes)})")
     if done.taken_at is not None:
         click.echo(f"  taken    {_times(done.taken_at, zone)}")
-        click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else ", integrity checked"))
+        checked = "integrity checked" if done.level != "opaque" else "only the digest and the size could be checked"
+        click.echo(f"  sha256   {done.snapshot_sha256}" + ("" if done.dry_run else f", {checked}"))
     click.echo(f"  mode     {done.mode}" + (f", owner {done.owner}" if done.owner else ", owner is you"))
     for note in done.notes:
         click.echo(f"  note     {printable(note)}")

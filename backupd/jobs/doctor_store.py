@@ -39,7 +39,7 @@ def _catalog(inventory: Inventory, site: Site) -> str:
         return f"the first backup makes {path}"
     with read_catalog(path) as catalog:
         catalog.runs(limit=1)
-    if not os.access(path, os.W_OK):  # SQLite would open it all the same, to read
+    if not os.access(path, os.W_OK, effective_ids=True):  # SQLite would open it all the same, to read
         raise BackupdError(f"{path} cannot be written: no run will be remembered", "give it to backupd's user (chown)")
     return f"{path} is usable"
 

@@ -26,7 +26,7 @@ from backupd.jobs.site import Site
 from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
-from backupd.model import Manifest, RunReport
+from backupd.model import Manifest, RunReport, Verification
 from backupd.owners import owner_text
 from backupd.sqlite.alone import alone_at
 from backupd.sqlite.directory import Rights, warning_of
@@ -65,7 +65,7 @@ class Replaced:
     `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
     damaged, `old_undecided` why it was kept with its journal; `undo` is the command that takes the restore back;
     `notes` tell what the file system cannot do. `directory` is what an empty directory was given. An undo says what it
-    takes back.
+    takes back. `level` is how far the generation was verified.
     """
 
     source: str
@@ -84,6 +84,7 @@ class Replaced:
     directory: str | None = None
     notes: tuple[str, ...] = ()
     takes_back: TakenBack | None = None
+    level: Verification | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +273,7 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
         undo=undo,
         directory=str(order.directory) if order.directory else None,
         takes_back=TakenBack.of(order.takes_back) if order.takes_back else None,
+        level=manifest.verdict.level,
     )
 
 

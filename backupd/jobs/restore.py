@@ -16,7 +16,7 @@ from backupd.jobs.site import Site
 from backupd.jobs.space import require_space
 from backupd.jobs.unpacked import unpack_proven
 from backupd.log import Event
-from backupd.model import Manifest, SourceFacts
+from backupd.model import Manifest, SourceFacts, Verification
 from backupd.owners import owner_of
 from backupd.stores.contract import Archives
 
@@ -28,7 +28,7 @@ _SIDE_FILES = ("-wal", "-shm", "-journal")
 class Restored:
     """What a restore did, or with `dry_run` would do; `owner` is `uid:gid`, None where it stays as it is.
 
-    `notes` tell what the file system cannot do.
+    `level` is how far the generation was verified; `notes` tell what the file system cannot do.
     """
 
     generation: str
@@ -39,6 +39,7 @@ class Restored:
     owner: str | None
     mode: str
     dry_run: bool
+    level: Verification
     notes: tuple[str, ...] = ()
 
 
@@ -67,6 +68,7 @@ def restore_to(
         owner=owner,
         mode=f"{mode:04o}",
         dry_run=dry_run,
+        level=manifest.verdict.level,
         notes=tuple(limits),
     )
     if not dry_run:

@@ -4,14 +4,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from backupd.catalog import CatalogUnavailable, open_catalog, read_catalog, read_copies
 from backupd.jobs.inventory import take_inventory
 from backupd.log import Event, EventLog
-from backupd.model import NoProgress, Progress, RunReport
+from backupd.model import NoProgress, Pin, Progress, RunReport
 from backupd.stores.contract import Recovered
 from backupd.stores.directory import DirectoryStore
 from backupd.stores.holds import Holds, Quarantine
@@ -22,6 +22,8 @@ from backupd.stores.pins import Pins
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
+
+_PINS_LOST, _PINNED_AGAIN_FOR = "the pins of this store were lost", timedelta(days=30)
 
 T = TypeVar("T")
 # Watches a run of a task of a subject; what it yields is told the report at the end. It may never raise.
@@ -126,6 +128,9 @@ class Site:
     def locked_for(self, task: str) -> Iterator[None]:
         """Let nobody else do `task` here; the store itself is left to others. Raises LockHeld, SnapshotFailed."""
         self.store.prepare()
+        if self._hidden_is_lost():
+            with self.locked(task):  # which pins what is here
+                pass
         path = self.store.hidden / f"{task}.lock"
         with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._say_waiting):
             yield
@@ -140,6 +145,8 @@ class Site:
                 what = f"a {dead.task} (process {dead.pid} on {dead.host}) died holding the lock: taken over"
                 self.log.warning(Event.LOCK_TAKEN_OVER, what)
             self._recover()
+            if self._hidden_is_lost():
+                self._pin_all()
             self._renew_checksums()
             yield
 
@@ -162,6 +169,21 @@ class Site:
             return
         with suppress(OSError):  # pruning tries again, and tells; a full disk must not keep it from making room
             self.store.write_checksums(take_inventory(self.store, self.clock()).digests())
+
+    def _hidden_is_lost(self) -> bool:
+        """Tell whether there are generations, but not the identity that each store with one has. Raises OSError."""
+        return self.identities.own() is None and bool(self.store.list())
+
+    def _pin_all(self) -> None:
+        """Pin what is here for a month: the pins are lost with the identity. It comes back last. Raises OSError."""
+        now = self.clock()
+        until = now + _PINNED_AGAIN_FOR
+        ids = [stored.id for stored in self.store.list()]
+        for generation_id in ids:
+            self.pins.set(Pin(generation_id, now, until, _PINS_LOST))
+        what = f"{len(ids)} generations are pinned until {until:%F %T} UTC: {_PINS_LOST}"
+        self.log.warning(Event.GENERATION_PINNED, what, reason=_PINS_LOST, until=until.isoformat())
+        self.identity()
 
     def _identity_in_manifests(self) -> str | None:
         inventory = take_inventory(self.store, self.clock())

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from backupd import __version__
 from backupd.config import Config
-from backupd.identity import settle
+from backupd.identity import become_owner_of_backups, settle
 from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.service.daemon import Daemon
@@ -37,6 +37,7 @@ def serve(config: Config) -> NoReturn:
     """
     end_within(_END_S)
     identity = settle(config, os.environ)
+    become_owner_of_backups(config, os.environ)
     site = watching_site(config, sys.stdout)
     planned = planned_tasks(config)
     woken = threading.Event()
@@ -51,7 +52,7 @@ def serve(config: Config) -> NoReturn:
     server.start()
     teller.start()
     what = f"backupd {__version__} looks after {', '.join(config.sources)}"
-    whom = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.getuid()}"
+    whom = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.geteuid()}"
     site.log.info(Event.DAEMON_STARTED, f"{what} {whom}; it answers on {config.http.listen}")
     anew = daemon.run()
     teller.stop()

@@ -4,7 +4,7 @@ import os
 
 from backupd.config import Config
 from backupd.errors import ConfigError
-from backupd.identity import hand_over_backups, identity_for
+from backupd.identity import become_owner_of_backups, become_root_again, hand_over_backups, identity_for
 from backupd.log import Event, EventLog
 
 
@@ -21,10 +21,12 @@ class Succession:
             identity = identity_for(self._config, os.environ)
             if identity is None:
                 return False
+            become_root_again()
             hand_over_backups(self._config, identity)
         except ConfigError as error:
             if error.message != self._told:
                 self._log.error(Event.RUN_BROKEN, error.message, hint=error.hint)
             self._told = error.message
+            become_owner_of_backups(self._config, os.environ)
             return False
         return True

@@ -61,7 +61,8 @@ class DirectoryStore:
 
     def writable(self) -> bool:
         """Tell whether the store is there and we may write to it; from a read-only mount one can still read."""
-        return os.access(self.directory, os.W_OK) and (not self.hidden.exists() or os.access(self.hidden, os.W_OK))
+        places = (self.directory, self.hidden) if self.hidden.exists() else (self.directory,)
+        return all(os.access(place, os.W_OK, effective_ids=True) for place in places)
 
     def list(self) -> Listing:
         """Return all complete generations, in order of their ids."""

@@ -81,6 +81,24 @@ def test_a_fresh_volume_gets_the_owner_of_its_directory_back_and_the_app_writes(
     assert lost.backupd("backup", **environ).code == 0
 
 
+def test_a_fresh_volume_is_restored_from_backups_of_which_the_app_is_the_owner() -> None:
+    with volumes() as made:
+        made.backups.chmod(0o755)
+        assert made.backupd("backup").code == 0
+        assert (made.backups / ".backupd").stat().st_uid == APP
+        shutil.rmtree(made.data)
+        made.data.mkdir(mode=0o755)
+        listed = made.backupd("list")
+        assert (listed.code, "full" in listed.out) == (0, True), listed
+        assert made.backupd("backup").err.startswith("error: backup of tasks: no database at")
+        planned = made.backupd("restore", "--dry-run")
+        assert f"{made.data}, which was empty: owner {APP}:{GROUP}, mode 0750" in planned.out
+        answer = made.backupd("restore", "--if-missing")
+        assert (answer.code, made.data.stat().st_uid) == (0, APP), answer
+        assert "it was restored from" in made.backupd("list").out
+        assert made.as_app(WRITES).out == "1\n"
+
+
 def test_a_directory_that_holds_something_else_stays_and_what_the_app_lacks_is_said(lost: Volumes) -> None:
     (lost.data / "uploads").mkdir()
     for arguments in (["--dry-run"], []):

@@ -1,5 +1,6 @@
 """Pins in the course of runs: they end by the time of the newest backup, and none that fails costs a generation."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -50,6 +51,28 @@ def test_a_pin_that_is_over_is_swept_with_its_generation_and_none_while_backups_
     much_later = replace(site, clock=lambda: made_at + 440 * DAY)
     assert prune("tasks", ONE, much_later)[0].removed == ()
     assert kept in site.pins.all()
+
+
+@pytest.mark.parametrize("first", ["prune", "backup", "replicate"])
+def test_what_is_found_where_the_hidden_directory_was_lost_is_pinned_for_a_month(
+    order: BackupOrder, site: Site, first: str
+) -> None:
+    newest = published(order, site)
+    old = backdated(site.store.directory, newest, days=40)
+    pin_generation(old, PinRequest("by an operator"), site)
+    identity = site.identity()
+    shutil.rmtree(site.store.hidden)
+    if first == "backup":
+        spend(order.path, 5)
+        published(replace(order, expiry=ONE), site)
+    elif first == "replicate":
+        with site.locked_for("replicate-nas"):
+            pass
+    assert prune("tasks", ONE, site)[0].removed == ()
+    pin = site.pins.all()[old]
+    assert pin.until == pin.since + 30 * DAY
+    assert (site.identity(), newest in site.pins.all()) == (identity, True)
+    assert prune("tasks", ONE, replace(site, clock=lambda: pin.since + 31 * DAY))[0].removed == ()  # no newer backup
 
 
 def spoilt_by_a_file(pins: Path) -> None:
