@@ -27,7 +27,7 @@ _LOOK_AHEAD = timedelta(days=2 * 366)
 _FIRST_RETRY = timedelta(minutes=2)
 _SLOWEST_RETRY = timedelta(hours=1)
 _BY_SCHEDULE = "by schedule"
-_RECONFIGURED = "the configuration has changed since the last try failed"
+_RECONFIGURED = "the configuration or the database file has changed since the last try failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,13 +77,13 @@ def runs(daemon: Ticking, ticks: Iterable[datetime], *, ends: str = "well") -> l
         pytest.param(
             TaskHistory(YESTERDAY, reconfigured=True),
             DUE + 9 * HOUR,
-            Due(DUE, "the configuration has changed since the last try failed", retry=True),
+            Due(DUE, "the configuration or the database file has changed since the last try failed", retry=True),
             id="failed under another configuration",
         ),
         pytest.param(
             TaskHistory(DUE, reconfigured=True),
             DUE + 9 * HOUR,
-            Due(DUE, "the configuration has changed since the last try failed", retry=True),
+            Due(DUE, "the configuration or the database file has changed since the last try failed", retry=True),
             id="failed after its success under another configuration",
         ),
         pytest.param(

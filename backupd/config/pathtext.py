@@ -8,9 +8,10 @@ from urllib.parse import unquote
 
 # SQLAlchemy and Django (sqlite:///x, sqlite+aiosqlite://), Rails (sqlite3:x), JDBC (jdbc:sqlite:x), Prisma (file:./x),
 # SQLite's own file:/x?mode=ro; .NET (Data Source=x;…).
-_SCHEMES: Final = r"(?:jdbc:)?sqlite3?:|file:|[a-z][a-z0-9+.-]*:(?=//)"
+_SCHEMES: Final = r"(?:jdbc:)?sqlite3?(?:\+\w+)?:|file:"
 _KEYWORDS: Final = r"(?:data ?source|filename)\s*="
 _ELSEWHERE: Final = re.compile(rf"(?:{_SCHEMES}|{_KEYWORDS})(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+_URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://).*", re.IGNORECASE | re.DOTALL)
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/].*|\\\\.*", re.DOTALL)
 
 
@@ -25,6 +26,8 @@ def why_no_path(text: str) -> str:
         return "must not begin or end with blanks or a line end"
     if found := _ELSEWHERE.fullmatch(text):
         return f"must be a path alone: write {_path_in(found['rest'])}"
+    if found := _URL.fullmatch(text):
+        return f"must be a path: a URL with {found['scheme']} names no SQLite file or directory of this machine"
     if _WINDOWS.fullmatch(text):
         return "is a path of Windows: write the path that the file has here, such as /app/data/tasks.db"
     if text.startswith(("~", "$")) or "${" in text:

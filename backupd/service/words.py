@@ -98,10 +98,11 @@ def _next_runs(status: Status) -> Iterator[str]:
 
 
 def _next_run(run: NextRun, status: Status) -> str:
-    why = f", {run.reason}" if run.retry else ""
     if run.overdue:
-        return f"{run.task} now, when the daemon runs{why}"
+        why = f"; {run.reason}" if run.retry else ""
+        return f"{run.task} now (when the daemon runs{why})"
     in_s = (run.at - status.taken_at).total_seconds()
+    why = f", {run.reason}" if run.retry else ""
     return f"{run.task} {run.at:%a %F %H:%M} {run.at:%Z} (in {human_span(in_s)}{why})"
 
 

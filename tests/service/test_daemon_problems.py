@@ -13,7 +13,7 @@ from support.sshd import Sshd
 
 pytestmark = pytest.mark.no_cover
 
-RECONFIGURED = "the configuration has changed since the last try failed"
+RECONFIGURED = "the configuration or the database file has changed since the last try failed"
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
 
@@ -67,7 +67,7 @@ def test_a_failed_replication_is_tried_again_at_once_with_another_host_key_and_n
             r"^next runs +offsite: replicate .* \(in \d+ (s|min), the last try failed\)", status.out, re.MULTILINE
         )
     pinned = offsite | {"BACKUPD_REPLICAS__OFFSITE__HOST_KEY": sshd.host_key()}
-    assert f"offsite: replicate now, when the daemon runs, {RECONFIGURED}" in backupd("status", **pinned).out
+    assert f"offsite: replicate now (when the daemon runs; {RECONFIGURED})" in backupd("status", **pinned).out
     with running_daemon(backupd, **offsite) as daemon:
         daemon.wait_until_alive()
         assert RECONFIGURED not in daemon.said()

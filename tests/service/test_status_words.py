@@ -27,7 +27,7 @@ def test_well_and_ill_differ_in_what_is_said() -> None:
         "measured         notes: back from offsite in 8.2 s, with data 28 h old (notes-20261113-0300)",
         "last runs        tasks: backup 3 h ago (1.5 s), drill never",
         "last runs        notes: drill 12 d ago (9.5 s)",
-        "next runs        tasks: backup Thu 2026-11-26 04:00 CET (in 15 h), drill now, when the daemon runs",
+        "next runs        tasks: backup Thu 2026-11-26 04:00 CET (in 15 h), drill now (when the daemon runs)",
         "next runs        offsite: replicate Wed 2026-11-25 12:04 UTC (in 4 min, the last 3 tries failed)",
         "generations      tasks: 12, 11 of them verified, the newest 3 h old, 3.0 MiB as 1.0 MiB",
         "generations      notes: 0, 0 of them verified, FROZEN: nothing is pruned",
