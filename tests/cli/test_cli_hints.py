@@ -84,6 +84,7 @@ def test_a_link_to_nowhere_is_named_with_what_it_leads_to(backupd: Backupd, tmp_
     assert said(missing.value).endswith(f"x ({link} is a symbolic link to /nowhere/data, which is not there)")
 
 
+@pytest.mark.no_cover  # who has no rights here cannot write what coverage measures
 @pytest.mark.root
 @pytest.mark.parametrize("command", ["backup", "list", "doctor"])
 def test_a_user_without_rights_is_told_of_rights_and_not_of_the_disk(

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from states import States
-from yards import Before, Yard, assert_heals, assert_swept, assert_tidy, assert_unhurt, changing_calls, is_changing
+from yards import Before, Yard, assert_heals, assert_swept, assert_tidy, assert_unhurt, beneath, changing_calls
 
 from support.command import Backupd
 from support.faults import Call, Crew, on_both_cores, traced
@@ -33,18 +34,21 @@ def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_
 
     def fail(call: Call) -> int:
         place = tmp_path / f"{call.process}-{call.name}-{call.number}"
-        inject = f"{call.name}:error={'ENOSPC' if call.name in FULL else 'EIO'}:when={call.number}"
+        error, number, wanted = "ENOSPC" if call.name in FULL else "EIO", call.number, beneath(surveyed, call)
         follow = call.process > 0 or call.number > by_children[call.name]
         try:
-            for _ in range(5):  # a run that opened a file more or less than the surveyed one is hit elsewhere
+            for _ in range(5):  # a run that opens a file more or less than the surveyed one is hit elsewhere
                 shutil.rmtree(place, ignore_errors=True)
                 place.mkdir()
                 yard = template.copy_to(place / "yard")
+                inject = f"{call.name}:error={error}:when={number}"
                 ended, hits = traced(environ(yard), place, call.name, inject, follow=follow)
-                hit = [found for found in hits if "(INJECTED)" in found.text]
-                if hit and is_changing(hit[0]):
+                if any("(INJECTED)" in hit.text and beneath(yard, hit) == wanted for hit in hits):
                     break
-            assert hit
+                same = (hit.number for hit in hits if hit.process == call.process and beneath(yard, hit) == wanted)
+                number = next(same, number)
+            else:
+                pytest.fail("no run met the error where it was to meet it")
             assert ended.code in (0, 1, 3)
             assert_unhurt(yard, before)
             assert_swept(yard)
@@ -61,7 +65,7 @@ def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_
             if not published:
                 assert_tidy(yard)
         except BaseException as problem:
-            problem.add_note(f"{inject} in {call}")
+            problem.add_note(f"{error} in {call}")
             raise
         shutil.rmtree(place)
         return ended.code

@@ -306,9 +306,14 @@ def changing_calls(calls: list[Call], yard: Yard) -> Iterator[Call]:
             and ours
             and is_changing(call)
         ):
-            alike[call.process, call.name, re.sub(r"run-\w+|tasks-[\d-]+", "*", call.path)].append(call)
+            alike[call.process, call.name, beneath(yard, call)].append(call)
     for (_, name, _), group in alike.items():
         yield from group if name in _EACH else {group[0], group[-1]} if name in _ENDS else {group[0]}
+
+
+def beneath(yard: Yard, call: Call) -> str:
+    """Return what `call` is on, below the root of its yard: the same in each run."""
+    return re.sub(r"run-\w+|tasks-[\d-]+", "*", call.path.replace(str(yard.root), "", 1))
 
 
 def is_changing(call: Call) -> bool:

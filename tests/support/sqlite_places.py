@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backupd.sqlite.kept import kept_files
+from support.daemon import wait_until
 
 
 def rows(path: Path, query: str) -> list[Any]:
@@ -101,7 +102,9 @@ def through_fuse(directory: Path, *options: str) -> Iterator[Path]:
     try:
         yield mount
     finally:
-        subprocess.run(["umount", mount], check=True)
+        wait_until(  # the server of a share on top of it lets go of it only a moment after it was unmounted
+            lambda: subprocess.run(["umount", mount], check=False, capture_output=True).returncode == 0, "unmounting"
+        )
 
 
 @contextmanager
