@@ -1,5 +1,6 @@
 """Apply the retention policy: plan, then remove."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from backupd.jobs.generations import read_inventory
@@ -42,7 +43,7 @@ def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
         site.store.write_checksums(staying)
         for removed in plan.remove:
             remove_generation(removed.generation.id, removed.reason, site)
-    _sweep_pins(source, inventory, site)
+    _sweep_pins(source, inventory, going, site)
     run.update(kept=len(plan.keep), removed=tuple(removed.generation.id for removed in plan.remove))
     return plan
 
@@ -61,11 +62,19 @@ def _reconcile(inventory: Inventory, site: Site) -> None:
     site.tell_catalog(reconcile)
 
 
-def _sweep_pins(source: str, inventory: Inventory, site: Site) -> None:
-    """Take the pins of `source` away whose time is over, by the same clock as retention: its newest generation."""
+def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], site: Site) -> None:
+    """Remove the pins of `source` whose time is over and whose generations are gone, here and at every replica.
+
+    The clock is that of retention, the newest generation. A pin stays beside its generation: a clock that ran ahead
+    only seemed to end it.
+    """
     newest = inventory.last_verified(source)
+    if newest is None:
+        return
+    there = {generation.id for generation in inventory.generations if generation.id not in removed}
     for pin in site.pins.all().values():
-        if newest is not None and source_of(pin.generation) == source and not pin.holds(newest.taken_at):
+        over = source_of(pin.generation) == source and not pin.holds(newest.taken_at)
+        if over and pin.generation not in there and not site.copies().get(pin.generation):
             unpin_generation(pin.generation, "its time is over", site)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from backupd.archive.manifest import decode_manifest
 from backupd.jobs.backup import backup
-from backupd.jobs.expire import prune
+from backupd.jobs.expire import plan_for, prune
+from backupd.jobs.generations import read_inventory
 from backupd.jobs.order import BackupOrder, Expiry, PinRequest
 from backupd.jobs.pin import pin_generation
 from backupd.jobs.remove import remove_here
@@ -51,6 +52,20 @@ def test_a_pin_that_is_over_is_swept_with_its_generation_and_none_while_backups_
     much_later = replace(site, clock=lambda: made_at + 440 * DAY)
     assert prune("tasks", ONE, much_later)[0].removed == ()
     assert kept in site.pins.all()
+
+
+def test_a_pin_that_a_clock_ahead_seems_to_end_holds_again_when_the_clock_is_right(
+    order: BackupOrder, site: Site
+) -> None:
+    pinned = published(order, site)
+    pin_generation(pinned, BY_HAND, site)
+    spend(order.path)
+    now = site.clock()
+    ahead = replace(site, clock=lambda: now + 730 * DAY)
+    both = replace(ONE, policy=replace(ONE.policy, last=2))
+    assert backup(replace(order, expiry=both), ahead).outcome == "published"
+    plan = plan_for("tasks", ONE, read_inventory(site), site)
+    assert any(reason.startswith("pinned until") for reason in plan.reasons()[pinned])
 
 
 @pytest.mark.parametrize("first", ["prune", "backup", "replicate"])
