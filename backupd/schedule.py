@@ -27,6 +27,7 @@ _LOOK_AHEAD = timedelta(days=2 * 366)
 _FIRST_RETRY = timedelta(minutes=2)
 _SLOWEST_RETRY = timedelta(hours=1)
 _BY_SCHEDULE = "by schedule"
+_MISSING = "its database is missing: a backup that fails says so at once"
 _RECONFIGURED = "the configuration or the database file has changed since the last try failed"
 
 
@@ -99,11 +100,13 @@ class TaskHistory:
     The last one that is not dated in the future: behind one that a clock ran ahead for, the catalog has to be asked for
     the one before, or the task would run each minute until that time has come. `failed_at` is of runs under the
     configuration of now; `reconfigured` tells that all that failed since the last success failed under another.
+    `missing` tells that the database to be backed up is not there now.
     """
 
     succeeded_at: datetime | None = None
     failed_at: tuple[datetime, ...] = ()
     reconfigured: bool = False
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,8 @@ def plan_next_run(schedule: Schedule, history: TaskHistory, now: datetime) -> Du
     """Decide when a task has to run next: at once where the latest due time has seen no success.
 
     Runs since then that failed are tried again after 2 minutes, 4, 8 and so on, up to an hour; so is one that failed
-    after the success of its time, by hand for example. A change of the configuration since is a reason to try at once.
+    after the success of its time, by hand for example. A change of the configuration since is a reason to try at once,
+    and so is a database that has gone: the failure is what turns the health red.
     What is dated in the future, by a clock that ran ahead, counts for nothing.
     """
     believed = now + CLOCK_TOLERANCE
@@ -134,7 +138,7 @@ def plan_next_run(schedule: Schedule, history: TaskHistory, now: datetime) -> Du
     if history.reconfigured:
         return Due(latest, _RECONFIGURED, retry=True)
     if done_at is not None and following is not None:
-        return Due(following, _BY_SCHEDULE)
+        return Due(latest, _MISSING) if history.missing else Due(following, _BY_SCHEDULE)
     return Due(latest, _BY_SCHEDULE if succeeded_at else _no_success(history))
 
 

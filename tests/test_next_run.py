@@ -87,6 +87,18 @@ def runs(daemon: Ticking, ticks: Iterable[datetime], *, ends: str = "well") -> l
             id="failed after its success under another configuration",
         ),
         pytest.param(
+            TaskHistory(DUE, missing=True),
+            DUE + 9 * HOUR,
+            Due(DUE, "its database is missing: a backup that fails says so at once"),
+            id="backed up, and missing since",
+        ),
+        pytest.param(
+            TaskHistory(DUE, (DUE + 9 * HOUR,), missing=True),
+            DUE + 9 * HOUR,
+            Due(DUE + 9 * HOUR + 2 * MINUTE, "the last try failed", retry=True),
+            id="missing, and already said so",
+        ),
+        pytest.param(
             TaskHistory(DUE, (DUE - SECOND, DUE)),
             DUE + HOUR,
             Due(TOMORROW, "by schedule"),

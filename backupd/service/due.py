@@ -1,7 +1,9 @@
 """When each task runs next: one function for the daemon, which goes by it, and for everything that shows it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 from backupd.catalog.catalog import Catalog
 from backupd.schedule import Due, TaskHistory, plan_next_run
@@ -23,7 +25,8 @@ def due(
     known = TaskHistory()
     if catalog is not None:
         known = catalog.task_history(planned.task, planned.source, now, planned.store, configuration)
-    return plan_next_run(planned.schedule, _together(known, remembered()), now)
+    history = replace(_together(known, remembered()), missing=_is_missing(planned.database))
+    return plan_next_run(planned.schedule, history, now)
 
 
 def next_run(planned: Planned, catalog: Catalog | None, configuration: Callable[[], str], now: datetime) -> NextRun:
@@ -31,6 +34,18 @@ def next_run(planned: Planned, catalog: Catalog | None, configuration: Callable[
     found = due(planned, catalog, configuration, now)
     at = max(found.at, now).astimezone(planned.schedule.timezone)
     return NextRun(planned.task, planned.source, at, found.reason, retry=found.retry, overdue=found.at <= now)
+
+
+def _is_missing(database: Path | None) -> bool:
+    """Tell whether the database is not there; what cannot be seen just now is not known to be missing."""
+    try:
+        if database is not None:
+            database.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _together(known: TaskHistory, remembered: TaskHistory) -> TaskHistory:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from backupd.config import Config
 from backupd.model import Task
@@ -19,12 +20,16 @@ _WAITS_FOR: Mapping[Task, frozenset[Task]] = {
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One task of one source (for a drill from `store`), or of one replica, and when it is due."""
+    """One task of one source (for a drill from `store`), or of one replica, and when it is due.
+
+    A backup is of the file `database`.
+    """
 
     task: Task
     source: str
     schedule: Schedule
     store: str = ""
+    database: Path | None = None
 
     def __str__(self) -> str:
         place = f" from {self.store}" if self.store else ""
@@ -35,7 +40,13 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
     """Return every task that the configuration schedules."""
     store = drill_store(config)
     return tuple(
-        Planned(task, source, schedule_of(config, task, source), store if task == "drill" else "")
+        Planned(
+            task,
+            source,
+            schedule_of(config, task, source),
+            store if task == "drill" else "",
+            config.sources[source].path if task == "backup" else None,
+        )
         for task in _SCHEDULED
         for source in _subjects(task, config)
     )
