@@ -24,7 +24,9 @@ def test_a_restore_waits_for_the_backup_of_the_daemon_which_goes_on_afterwards(
     older = backdated(backups, first, days=3)
     for path in backups.glob(f"{first}.*"):
         path.unlink()
-    shutil.rmtree(backups / ".backupd")  # so that the daemon knows of that one alone, and a backup is overdue
+    for path in (backups / ".backupd").glob("catalog.sqlite3*"):  # so that the daemon knows of that one alone
+        path.unlink()
+    shutil.rmtree(backups / ".backupd/pins")  # of the backup by hand
     spend(database)
     policy = {f"BACKUPD_RETENTION__{rule}": "0" for rule in ("WITHIN", "DAILY", "WEEKLY")}
     policy["BACKUPD_RETENTION__LAST"] = "1"

@@ -37,6 +37,7 @@ def ticks() -> Ticks:
 @pytest.fixture
 def ticker(ticks: Ticks) -> Iterator[Ticker]:
     ticker = Ticker(ticks, ticks.errors.append, stalled_s=STALLED_S)
+    wait_until(lambda: datetime.now(UTC).second < 50, "a moment that is not about to fire by itself")
     ticker.start()
     wait_until(lambda: ticks.count == 1, "the first tick")
     yield ticker
