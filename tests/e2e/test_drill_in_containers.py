@@ -15,7 +15,7 @@ HEALTH = "http://127.0.0.1:8080/health"
 WHILE_THERE = yaml.safe_load(PAGE.split("```yaml\n")[1].split("```")[0])["services"]["app-drill"]
 FLIP = """
 import pathlib
-path = max(pathlib.Path("copies").glob("tasks-*.gz"))
+path = max(pathlib.Path("copies").glob("tasks-*.gz"), key=lambda path: path.stat().st_mtime)
 data = bytearray(path.read_bytes())
 data[len(data) // 2] ^= 1
 path.write_bytes(data)
@@ -95,7 +95,7 @@ def test_the_daemon_drills_the_replica_and_starts_the_app_on_the_copy_and_tells_
     assert "did not answer 200 within 5 s: it answered 503" in why
     wait_until(lambda: not drilled.left(), "a free place")
     drilled.lab.shell(drilled.replica, f"python -c '{FLIP}'")
-    newest = PurePath(sidecar.exec("sh", "-c", "ls /replica/copies/*.gz | tail -1").out.strip()).name
+    newest = PurePath(sidecar.exec("sh", "-c", "ls -t /replica/copies/*.gz | head -1").out.strip()).name
     why = failure(drilled.drill())
     assert newest.removesuffix(".sqlite3.gz") in why
     wait_until(lambda: not drilled.left(), "a free place")
