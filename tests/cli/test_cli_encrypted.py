@@ -9,8 +9,6 @@ from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
 from support.command import Backupd
 from support.sqlite_places import sha256
 
-pytest.importorskip("sqlcipher3")
-
 
 @pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
 def test_an_encrypted_database_is_listed_verified_drilled_and_restored_for_what_it_is(

@@ -19,8 +19,6 @@ from support.snapshots import HASTY, Take
 from support.sqlite_jobs import BackUp
 from support.sqlite_places import small_disk
 
-pytest.importorskip("sqlcipher3")
-
 KINDS = pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
 MODES = pytest.mark.parametrize("mode", ["wal", "delete"])
 PATIENT = replace(HASTY, busy_timeout_s=20)
