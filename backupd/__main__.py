@@ -4,8 +4,8 @@ import gc
 import sys
 from contextlib import suppress
 
-from backupd.signals import INTERRUPTED, TERMINATED, unwind_on_signals
-from backupd.streams import open_standard_streams
+from backupd.system.signals import INTERRUPTED, TERMINATED, unwind_on_signals
+from backupd.system.stdio import open_standard_streams
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-from backupd.files import give_to_owner_of, set_mode
-from backupd.text import printable
+from backupd.formatting import printable
+from backupd.system.files import give_to_owner_of, set_mode
 
 ECS_VERSION = "8.11.0"
 MASK = "[secret]"

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Final, Literal
 
 from backupd.errors import ErrorKind
+from backupd.formatting import human_span
 from backupd.model import Task
-from backupd.spans import human_span
 
 ProblemKind = Literal[
     "store",

@@ -15,9 +15,8 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Final, NamedTuple
 
 from backupd.errors import PolicyEmpty
+from backupd.formatting import printable, written_span
 from backupd.model import CLOCK_TOLERANCE, Generation, Hold, Kept, Pin, Removed, RetentionPlan, RetentionPolicy
-from backupd.spans import written_span
-from backupd.text import printable
 
 DAMAGED = "damaged: not counted; remove by hand"
 FUTURE = "dated in the future"

@@ -10,25 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import dropwhile, islice, takewhile
+from pathlib import Path
 
 from cronsim import CronSim, CronSimError
 
-from backupd.model import CLOCK_TOLERANCE
-
-_TIME = re.compile(r"(?:(sun|mon|tue|wed|thu|fri|sat) +)?(\d{1,2}):(\d\d)", re.IGNORECASE | re.ASCII)
-_EXPECTED = 'must be a time ("04:00"), a weekday and a time ("sun 05:00") or a cron expression ("0 6 1 * *")'
-_FIELDS = 5
-_HOURS_OF_A_DAY = 24
-_MINUTES_OF_A_DAY = 24 * 60
-_DAY = timedelta(days=1)
-_ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)
-_COMMON_YEAR = 2026
-_LOOK_AHEAD = timedelta(days=2 * 366)
-_FIRST_RETRY = timedelta(minutes=2)
-_SLOWEST_RETRY = timedelta(hours=1)
-_BY_SCHEDULE = "by schedule"
-_MISSING = "its database is missing: a backup that fails says so at once"
-_RECONFIGURED = "the configuration or the database file has changed since the last try failed"
+from backupd.model import CLOCK_TOLERANCE, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +77,40 @@ class Schedule:
         """Yield the due instants after `now` in UTC: in the second pass of a repeated hour, not those of the first."""
         instants = (instant.astimezone(UTC) for instant in CronSim(self.expression, now.astimezone(self.timezone)))
         return dropwhile(lambda instant: instant <= now, instants)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One task of one source (for a drill from `store`), or of one replica, and when it is due.
+
+    A backup is of the file `database`.
+    """
+
+    task: Task
+    source: str
+    schedule: Schedule
+    store: str = ""
+    database: Path | None = None
+
+    def __str__(self) -> str:
+        place = f" from {self.store}" if self.store else ""
+        return f"{self.task} {'to' if self.task == 'replicate' else 'of'} {self.source}{place}"
+
+
+_TIME = re.compile(r"(?:(sun|mon|tue|wed|thu|fri|sat) +)?(\d{1,2}):(\d\d)", re.IGNORECASE | re.ASCII)
+_EXPECTED = 'must be a time ("04:00"), a weekday and a time ("sun 05:00") or a cron expression ("0 6 1 * *")'
+_FIELDS = 5
+_HOURS_OF_A_DAY = 24
+_MINUTES_OF_A_DAY = 24 * 60
+_DAY = timedelta(days=1)
+_ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+_COMMON_YEAR = 2026
+_LOOK_AHEAD = timedelta(days=2 * 366)
+_FIRST_RETRY = timedelta(minutes=2)
+_SLOWEST_RETRY = timedelta(hours=1)
+_BY_SCHEDULE = "by schedule"
+_MISSING = "its database is missing: a backup that fails says so at once"
+_RECONFIGURED = "the configuration or the database file has changed since the last try failed"
 
 
 @dataclass(frozen=True, slots=True)

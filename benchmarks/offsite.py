@@ -15,12 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from backupd.stores.sftp.hostkeys import PinnedKeys
-from backupd.stores.sftp.link import Link, Patience
-from backupd.stores.sftp.login import Credentials
-from backupd.stores.sftp.remotehash import RemoteHash
+from backupd.stores.sftp.auth import Credentials
+from backupd.stores.sftp.connection import Link, Patience
+from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
-from backupd.stores.sftp.upload import Proven
+from backupd.stores.sftp.upload import Proven, RemoteHash
 from benchmarks.backup import empty
 from benchmarks.delayed import delayed
 from benchmarks.measure import peak_anonymous_bytes

@@ -9,10 +9,10 @@ import pytest
 
 pytest.register_assert_rewrite("support.faults")
 
-from backupd.jobs.order import BackupOrder  # noqa: E402
-from backupd.jobs.site import Site  # noqa: E402
 from backupd.log import open_log  # noqa: E402
-from backupd.stores.directory import DirectoryStore  # noqa: E402
+from backupd.stores.local import DirectoryStore  # noqa: E402
+from backupd.tasks.context import Site  # noqa: E402
+from backupd.tasks.options import BackupOrder  # noqa: E402
 from support.bank import make_bank  # noqa: E402
 from support.command import Backupd  # noqa: E402
 from support.sshd import Sshd, running_sshd  # noqa: E402

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from backupd.calls import LONGEST_BODY, CallFailed, call
+from backupd.system.http import LONGEST_BODY, CallFailed, call
 from support.daemon import free_port
 from support.listener import HANG, HANG_UP, Asked, Said, listening
 

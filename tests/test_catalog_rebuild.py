@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from catalog_values import APP, FOUND, NOON, OLDER, assert_sound, at, fill, leave_wal, manifest, names, report
 
-from backupd.catalog import CatalogUnavailable, database, open_catalog, salvage
+from backupd.catalog import CatalogUnavailable, database, open_catalog
+from backupd.catalog import rebuild as rebuild_module
 from backupd.catalog.database import connect
 from backupd.catalog.migrations import LATEST
 from backupd.catalog.rebuild import rebuild
@@ -132,10 +133,12 @@ def test_a_catalog_with_a_damaged_index_gives_all_its_runs_but_is_kept(path: Pat
 def test_the_wal_of_a_file_that_cannot_be_opened_is_kept_beside_it_and_nowhere_else(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
+    def unreadable(place: Path, *pragmas: str) -> sqlite3.Connection:
+        if place == crashed:
+            raise sqlite3.OperationalError("disk I/O error")
+        return connect(place, *pragmas)
 
-    monkeypatch.setattr(salvage, "connect", fail)
+    monkeypatch.setattr(rebuild_module, "connect", unreadable)
     crashed = leave_wal(path, tmp_path / "crashed")
     rebuild(crashed, FOUND)
     assert names(crashed) == {"", ".damaged-1", ".damaged-1-wal"}

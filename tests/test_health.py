@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from backupd.catalog import CatalogUnavailable
 from backupd.errors import ErrorKind
+from backupd.formatting import human_age, human_duration, human_span
 from backupd.health import (
     LASTING,
     REPEATED_FOR,
@@ -25,7 +26,6 @@ from backupd.health import (
 )
 from backupd.model import CLOCK_TOLERANCE, Hold, Task
 from backupd.schedule import Schedule
-from backupd.spans import human_age, human_duration, human_span
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

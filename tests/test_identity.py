@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import ConfigError
-from backupd.identity import Identity, Owner, decide_identity, owners_of
+from backupd.privileges import Identity, Owner, decide_identity, owners_of
 
 ROOT = 0
 TASKS = Owner(Path("/app/data/tasks.db"), 1000, 2000)

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from backupd.memory import keep_freed_memory
+from backupd.system.malloc import keep_freed_memory
 if KEEP: keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

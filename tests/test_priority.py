@@ -4,7 +4,7 @@ import os
 import subprocess
 import threading
 
-from backupd.priority import NORMAL, Priority, give_way
+from backupd.system.priority import NORMAL, Priority, give_way
 
 
 def seen_of_a_thread(priority: Priority) -> tuple[str, str, int]:

@@ -27,8 +27,8 @@ from retention_histories import (
     taken,
 )
 
+from backupd.formatting import written_span
 from backupd.model import CLOCK_TOLERANCE, Generation, RetentionPolicy
-from backupd.spans import written_span
 
 GOLDEN = Path(__file__).parent / "golden" / "retention"
 

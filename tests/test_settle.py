@@ -27,8 +27,8 @@ CHILD = """
 import json, os, sys
 from backupd.config import load_config
 from backupd.errors import BackupdError
-from backupd.identity import settle
-from backupd.stores.directory import DirectoryStore
+from backupd.privileges import settle
+from backupd.stores.local import DirectoryStore
 try:
     config = load_config(None, os.environ)
     first, again = settle(config, os.environ), settle(config, os.environ)

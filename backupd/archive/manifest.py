@@ -15,14 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from backupd.errors import ManifestInvalid
-from backupd.model import (
-    MANIFEST_MAX_BYTES,
-    STORE_IDENTITY,
-    Manifest,
-    generation_id,
-    is_generation_id,
-    is_source_name,
-)
+from backupd.model import MANIFEST_MAX_BYTES, STORE_IDENTITY, Manifest, generation_id, is_generation_id, is_source_name
 
 _SEAL = re.compile(rb'  "manifest_sha256": "([0-9a-f]{64})"\n}\n')
 _SEAL_BYTES = len('  "manifest_sha256": ""\n}\n') + 64

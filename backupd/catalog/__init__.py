@@ -4,9 +4,9 @@ Manifests are the truth; the catalog can be lost, and `rebuild.rebuild` makes it
 and `rebuild`, is imported by who needs it.
 """
 
+from backupd.catalog.errors import CatalogDamaged, CatalogNotOurs, CatalogOnBadDisk, CatalogUnavailable
 from backupd.catalog.opening import open_catalog, read_catalog, read_copies
 from backupd.catalog.records import Book, CheckRecord, History, LastRun, PingRecord, Queued, RunRecord, Told
-from backupd.catalog.unavailable import CatalogDamaged, CatalogNotOurs, CatalogOnBadDisk, CatalogUnavailable
 
 __all__ = [
     "Book",

@@ -8,14 +8,26 @@ from typing import Final, Self
 
 from sqlalchemy import ColumnElement, case, delete, func, or_, select, update
 
-from backupd.catalog.book import last_runs, read_book, write_book
-from backupd.catalog.marks import RunMark, marks_of, marks_query
 from backupd.catalog.models import CheckResult, Copy, Generation, Run
 from backupd.catalog.opening import read_copies
-from backupd.catalog.pings import note_ping, read_pings
+from backupd.catalog.queries import (
+    RunMark,
+    check_record,
+    finish,
+    generation_row,
+    last_runs,
+    marks_of,
+    marks_query,
+    note_ping,
+    read_book,
+    read_pings,
+    run_record,
+    run_row,
+    set_state,
+    write_book,
+)
 from backupd.catalog.records import Book, History, LastRun, PingRecord, RunRecord
-from backupd.catalog.rows import check_record, finish, generation_row, run_record, run_row, set_state
-from backupd.catalog.work import Work
+from backupd.catalog.session import Work
 from backupd.errors import Terminated
 from backupd.model import CLOCK_TOLERANCE, Manifest, RunReport
 from backupd.schedule import TaskHistory

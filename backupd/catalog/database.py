@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from backupd.catalog.errors import REBUILD, CatalogNotOurs, CatalogUnavailable
 from backupd.catalog.migrations import LATEST, migrate, user_version
-from backupd.catalog.unavailable import REBUILD, CatalogNotOurs, CatalogUnavailable
-from backupd.files import give_to_owner_of
+from backupd.system.files import give_to_owner_of
 
 APPLICATION_ID: Final = 0x626B7570  # "bkup"; set by migrations/0001_initial.sql
 LOCK_TIMEOUT_S: Final = 5.0

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backupd.catalog.database import connect, directory_lock, prepare, require_ready
-from backupd.catalog.unavailable import unavailable
+from backupd.catalog.errors import unavailable
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog

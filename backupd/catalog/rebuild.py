@@ -9,23 +9,58 @@ by then; any other gets a second name first, and its WAL too.
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
-from backupd.catalog.database import MIGRATING, WORKING, connect, create, directory_lock, upgrade
-from backupd.catalog.migrations import migrate
+from backupd.catalog.database import (
+    MIGRATING,
+    WORKING,
+    connect,
+    create,
+    directory_lock,
+    refuse_foreign,
+    refuse_other_than_file,
+    upgrade,
+)
+from backupd.catalog.errors import is_locked, unavailable
+from backupd.catalog.migrations import LATEST, migrate, user_version
 from backupd.catalog.models import Base, Copy, Generation
-from backupd.catalog.records import utc_from_text
-from backupd.catalog.rows import generation_row
-from backupd.catalog.salvage import Row, Salvage, salvage
-from backupd.catalog.unavailable import unavailable
-from backupd.catalog.work import in_sqlite_words, make_engine
-from backupd.files import fsync_directory, fsync_file
+from backupd.catalog.queries import generation_row
+from backupd.catalog.records import report_from_json, utc_from_text
+from backupd.catalog.session import in_sqlite_words, make_engine
 from backupd.model import Manifest
+from backupd.system.files import fsync_directory, fsync_file
+
+Row = dict[str, Any]
+_TABLES: Final = ("run", "copy", "check_result", "told", "outbox", "ping")  # what stands in no manifest
+_LENIENT: Final = ("writable_schema=ON",)  # else SQLite opens no truncated file at all
+_READERS: Final = {
+    "started_at": utc_from_text,
+    "finished_at": utc_from_text,
+    "checked_at": utc_from_text,
+    "since": utc_from_text,
+    "told_at": utc_from_text,
+    "made_at": utc_from_text,
+    "next_at": utc_from_text,
+    "taken_at": utc_from_text,
+    "failed_at": utc_from_text,
+    "report": report_from_json,
+}
+
+
+@dataclass(slots=True)
+class Salvage:
+    """Rows by table; `whole` says that nothing was lost, so that the old file need not be kept."""
+
+    rows: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in _TABLES})
+    whole: bool = True
+
 
 _CopyKey = tuple[str, str]  # generation, store
 _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
@@ -132,3 +167,67 @@ def _remove(path: Path) -> None:
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
+
+
+def salvage(path: Path) -> Salvage:
+    """Read the old catalog at `path`, if there is one, and fold its WAL into it. Needs the exclusive lock.
+
+    Raises CatalogUnavailable when it is another program's database, sqlite3.Error when it is locked, OSError.
+    """
+    found = Salvage()
+    refuse_other_than_file(path)
+    if path.exists():
+        try:
+            with closing(connect(path, *_LENIENT)) as connection:
+                _read(path, connection, found)
+        except sqlite3.Error as error:
+            _give_up_part(error, found)
+    return found
+
+
+def _read(path: Path, connection: sqlite3.Connection, found: Salvage) -> None:
+    refuse_foreign(path, connection)
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    found.whole = user_version(connection) <= LATEST
+    try:
+        migrate(connection)
+    except sqlite3.Error as error:
+        _give_up_part(error, found)
+    for table in _TABLES:
+        found.rows[table] = _rows(connection, Base.metadata.tables[table], found)
+    found.whole &= connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    connection.execute("PRAGMA journal_mode=DELETE")  # a WAL that is gone can be replayed into nothing
+
+
+def _rows(connection: sqlite3.Connection, table: Table, found: Salvage) -> list[Row]:
+    present = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
+    columns = [column.name for column in table.columns if column.name in present]
+    rows: dict[int, Row] = {}
+    for order in ("DESC", "ASC"):  # from both ends, as a scan stops at a damaged page
+        query = f"SELECT {', '.join(['rowid', *columns])} FROM {table.name} ORDER BY rowid {order}"  # noqa: S608 - our own names
+        try:
+            for rowid, *values in connection.execute(query):
+                rows[rowid] = dict(zip(columns, values, strict=True))
+            break
+        except sqlite3.Error as error:
+            _give_up_part(error, found)
+    readable = [row for row in rows.values() if _is_readable(table, row)]
+    found.whole &= len(readable) == len(rows)
+    return readable
+
+
+def _is_readable(table: Table, row: Row) -> bool:
+    try:
+        for name, read in _READERS.items():
+            if row.get(name) is not None:
+                read(row[name])
+    except (TypeError, ValueError):
+        return False
+    return all(column.nullable or row.get(column.name) is not None for column in table.columns)
+
+
+def _give_up_part(error: sqlite3.Error, found: Salvage) -> None:
+    """Note that something is lost; but raise `error` when the file is merely locked."""
+    if is_locked(error):
+        raise error
+    found.whole = False

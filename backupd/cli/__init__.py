@@ -17,7 +17,7 @@ class _Lazy(click.Group):
     commands_help: ClassVar[dict[str, tuple[str, str]]] = {
         "serve": ("serve", "Run the daemon."),
         "backup": ("backup", "Take one verified backup of every source now."),
-        "list": ("listing", "List generations, newest first."),
+        "list": ("list", "List generations, newest first."),
         "show": ("show", "Show one generation's manifest, and the runs and checks that concern it."),
         "verify": ("verify", "Prove generations again."),
         "prune": ("prune", "Apply the retention policy, each generation with its reason."),

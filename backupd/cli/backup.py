@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.tasks import backup_order, sources
 from backupd.cli.common import (
     config_option,
     json_option,
@@ -18,15 +19,13 @@ from backupd.cli.common import (
     told_plainly,
     worst_exit,
 )
+from backupd.cli.output import shown_progress
 from backupd.cli.pin import read_label
-from backupd.cli.progress import shown_progress
 from backupd.errors import UsageError
-from backupd.jobs.backup import backup
-from backupd.jobs.order import PinRequest
-from backupd.jobs.words import human_bytes
+from backupd.formatting import human_bytes, human_duration
 from backupd.model import RunReport
-from backupd.spans import human_duration
-from backupd.wiring import backup_order, sources
+from backupd.tasks.backup import backup
+from backupd.tasks.options import PinRequest
 
 _WORTH_TELLING_S = 0.05
 _BY_HAND_STAYS = timedelta(days=30)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.tasks import sources
 from backupd.cli.common import (
     config_option,
     json_option,
@@ -14,15 +15,12 @@ from backupd.cli.common import (
     source_option,
     told_plainly,
 )
-from backupd.cli.tables import print_table
+from backupd.cli.output import print_table
 from backupd.errors import UsageError
-from backupd.jobs.clean import CleanDecision, clean
-from backupd.jobs.site import Site
-from backupd.jobs.words import human_bytes
-from backupd.spans import SPAN_EXAMPLE, human_age, parse_span, written_span
+from backupd.formatting import SPAN_EXAMPLE, human_age, human_bytes, parse_span, printable, written_span
 from backupd.sqlite.kept import KEPT_FOR
-from backupd.text import printable
-from backupd.wiring import sources
+from backupd.tasks.clean import CleanDecision, clean
+from backupd.tasks.context import Site
 
 
 @click.command("clean", epilog="Example: backupd clean --older-than 7d --dry-run")

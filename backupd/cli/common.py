@@ -3,27 +3,36 @@
 import functools
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, NoReturn
+from zoneinfo import ZoneInfo
 
 import click
 
+from backupd.bootstrap.tasks import build_site, expiry, writable
 from backupd.config import Config, load_config
-from backupd.errors import BackupdError
-from backupd.identity import become_owner_of_backups, settle
-from backupd.jobs.site import Site
-from backupd.model import Progress, RunReport
-from backupd.oserrors import remedy, said
-from backupd.starting import is_refusal, refusal
-from backupd.text import printable
-from backupd.wiring import build_site, writable
+from backupd.errors import BackupdError, UsageError
+from backupd.formatting import printable
+from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
+from backupd.privileges import become_owner_of_backups, settle
+from backupd.stores.contract import Archives
+from backupd.system.os_errors import remedy, said
+from backupd.system.starting import is_refusal, refusal
+from backupd.tasks.adopt import adopt
+from backupd.tasks.context import Site, local_inventory, read_inventory
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.options import Expiry
+from backupd.tasks.provenance import Claims, claims_of
 
+_SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
 _WORST_FIRST = (1, 78, 75, 3, 0)
 _NOBODY_READS = 128 + signal.SIGPIPE
 _PRINTERS = ("click", "rich")
@@ -166,3 +175,115 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def read_time(text: str | None, config: Config) -> datetime | None:
+    """Return the last instant that a time means, in UTC: a date means its whole day, one without seconds its minute.
+
+    One without a zone is meant in `schedule.timezone`. Raises UsageError.
+    """
+    if text is None:
+        return None
+    try:
+        time = _last_instant(text)
+        if time.tzinfo:
+            return time.astimezone(UTC)
+        local = time.replace(tzinfo=ZoneInfo(config.schedule.timezone))
+        return max(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))  # a clock set back shows it twice
+    except (ValueError, OverflowError):  # the year 1 and the year 9999 may lie outside the calendar in UTC
+        raise UsageError(f"{text!r} is no time", 'write it like "2026-11-20 14:00" (or with a zone, +01:00)') from None
+
+
+def _last_instant(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if _is_date(text):
+        return time.replace(hour=23, minute=59, second=59, microsecond=999_999)
+    if _SECONDS.search(text):
+        return time
+    return time.replace(second=59, microsecond=999_999)  # a backup of 04:00 was taken some seconds later
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def opened(name: str, config: Config, site: Site) -> Iterator[tuple[Archives, Inventory]]:
+    """Lend the store of that name, the local one or a replica, with all that is in it.
+
+    Raises UsageError when there is none of that name, ReplicaUnreachable and what else connecting raises.
+    """
+    require_store(name, config)
+    if name == LOCAL_STORE:
+        yield site.store, local_inventory(site)
+        return
+    from backupd.bootstrap.replicas import opened_store  # brings paramiko, which nobody needs to look at local copies
+
+    with opened_store(config, name, site) as found:
+        yield found
+
+
+def require_store(name: str, config: Config) -> None:
+    """Raise UsageError when there is no store of that name."""
+    if name not in (LOCAL_STORE, *config.replicas):
+        known = ", ".join((LOCAL_STORE, *config.replicas))
+        hint = f"the configuration ({config.origin}) has: {known}"
+        if "/" in name:
+            hint += "; a directory is read as a replica: BACKUPD_REPLICAS__OLD__URL=file:/PATH, and the store is old"
+        raise UsageError(f"there is no store {name!r}", hint)
+
+
+def default_source(source: str | None, config: Config) -> str | None:
+    """Return the source that is meant: the one that is named, else the only one that is configured."""
+    return source or (next(iter(config.sources)) if len(config.sources) == 1 else None)
+
+
+def claims_at(
+    name: str, there: Inventory, source: str | None, site: Site, *, adopting: bool = False, dry_run: bool = False
+) -> Claims:
+    """Return whose generations at replica `name` count as this store's own, once it was `adopting` those of others.
+
+    A local store that cannot be read keeps nobody from a restore: nothing counts as own then, and all is usable.
+    """
+    try:
+        here = read_inventory(site)
+        claims = claims_of(here, site)
+    except OSError as error:
+        if adopting:
+            raise
+        print_warning(
+            f"{site.store.directory} cannot be read ({error.strerror}): which copies are its own is not known"
+        )
+        return Claims(None, {}, frozenset())
+    if not adopting:
+        return claims
+    return adopt(claims.foreign(there, source), here, there, name, site, dry_run=dry_run)
+
+
+def tell_whose(manifest: Manifest, there: Inventory, claims: Claims, name: str) -> None:
+    """Print of which store a generation at replica `name` is, where that is another one: after a disaster."""
+    for group in claims.foreign(there, manifest.source):
+        if manifest.id in group.ids:
+            way_on = f"this store goes on with them after: backupd replicate --to {name} --adopt"
+            print_warning(f"{name} holds {group.words(there.now)}: {way_on}")
+
+
+def expiry_of(name: str, config: Config) -> Expiry:
+    """Return what may stay in the store of that name."""
+    if name == LOCAL_STORE:
+        return expiry(config)
+    from backupd.bootstrap.replicas import replica_order
+
+    return replica_order(config, name).expiry
+
+
+def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory) -> None:
+    """Accept sources that are configured or have left generations behind; raises UsageError for any other."""
+    known = {*config.sources, *(generation.source for generation in inventory.generations)}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no source {name!r}", f"there are: {', '.join(sorted(known))}")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.tasks import refuse_twins
 from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
 from backupd.config import Config, masked, to_toml
-from backupd.wiring import refuse_twins
 
 
 @click.group("config", epilog="Example: backupd config check --config /etc/backupd/config.toml")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.notifications import app_of, try_all
+from backupd.bootstrap.replicas import diagnose
+from backupd.bootstrap.tasks import refuse_twins
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
-from backupd.jobs.finding import Finding
-from backupd.replicas import diagnose
-from backupd.telling import app_of, try_all
-from backupd.text import printable
-from backupd.told.doctor import examine_app
-from backupd.wiring import refuse_twins
+from backupd.formatting import printable
+from backupd.notifications.self_test import examine_app
+from backupd.tasks.doctor.finding import Finding
 
 
 @click.command("doctor", epilog="Example: backupd doctor --json")

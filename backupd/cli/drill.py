@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.replicas import opening, retrying
+from backupd.bootstrap.tasks import drill_order, sources
 from backupd.cli.common import (
     config_option,
     json_option,
@@ -13,20 +15,17 @@ from backupd.cli.common import (
     print_json,
     print_trouble,
     read_config,
+    require_store,
     source_option,
     told_plainly,
     worst_exit,
 )
-from backupd.cli.progress import shown_progress
-from backupd.cli.stores import require_store
+from backupd.cli.output import shown_progress
 from backupd.config import Config
-from backupd.jobs.drill import drill
-from backupd.jobs.site import Site
+from backupd.formatting import human_duration, human_span, printable
 from backupd.model import RunReport
-from backupd.replicas import opening, retrying
-from backupd.spans import human_duration, human_span
-from backupd.text import printable
-from backupd.wiring import drill_order, sources
+from backupd.tasks.context import Site
+from backupd.tasks.drill.drill import drill
 
 
 @click.command("drill", epilog="Example: backupd drill --from offsite")

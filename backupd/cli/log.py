@@ -13,12 +13,11 @@ from zoneinfo import ZoneInfo
 import click
 
 from backupd.cli.common import config_option, json_option, open_site, read_config, told_plainly
-from backupd.cli.logline import LEVELS, MOST_BYTES, LogLine, read_line
-from backupd.cli.tail import lines_ever, lines_now, wait_unless_deaf
 from backupd.errors import BackupdError, UsageError
+from backupd.formatting import parse_span
 from backupd.log import LOG_NAME
-from backupd.signals import INTERRUPTED
-from backupd.spans import parse_span
+from backupd.log_reader import LEVELS, MOST_BYTES, LogLine, lines_ever, lines_now, read_line, wait_unless_deaf
+from backupd.system.signals import INTERRUPTED
 
 _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red"}
 _TAIL: Final = 10  # as tail(1) shows before it follows

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.notifications import channels, try_all
+from backupd.bootstrap.tasks import monitors
 from backupd.catalog import Book, PingRecord
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.jobs.finding import Finding
-from backupd.jobs.site import Site
-from backupd.service.overview import read_pings
-from backupd.telling import channels, try_all
-from backupd.text import printable
-from backupd.told.queue import REFUSED, TAKEN
-from backupd.wiring import monitors
+from backupd.formatting import printable
+from backupd.notifications.outbox import REFUSED, TAKEN
+from backupd.status.current import read_pings
+from backupd.tasks.context import Site
+from backupd.tasks.doctor.finding import Finding
 
 
 @click.command("notify", epilog="Example: backupd notify --test")

@@ -8,17 +8,18 @@ from backupd.cli.common import (
     config_option,
     json_option,
     open_site,
+    opened,
     print_json,
     read_config,
+    require_store,
     store_option,
     told_plainly,
 )
-from backupd.cli.stores import opened, require_store
 from backupd.errors import UsageError
-from backupd.jobs.order import PinRequest
-from backupd.jobs.pin import pin_all
+from backupd.formatting import printable
 from backupd.model import LOCAL_STORE, Pin
-from backupd.text import printable
+from backupd.tasks.options import PinRequest
+from backupd.tasks.pin import pin_all
 
 _MOST_CHARACTERS = 200
 

@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from backupd.bootstrap.tasks import sources, workers
 from backupd.cli.common import open_site
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.identity import (
+from backupd.model import Manifest, Progress
+from backupd.privileges import (
     Identity,
     become_owner_of_backups,
     become_root_again,
@@ -17,11 +19,9 @@ from backupd.identity import (
     may_override_rights,
     settle,
 )
-from backupd.jobs.replace import Replacement
-from backupd.jobs.site import Site
-from backupd.model import Manifest, Progress
 from backupd.sqlite.directory import give_directory, rights_to_give
-from backupd.wiring import sources, workers
+from backupd.tasks.context import Site
+from backupd.tasks.restore.in_place import Replacement
 
 
 def restore_site(config: Config, progress: Progress, *, reading: bool) -> Site:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.tasks import expiry, sources
 from backupd.cli.common import (
     config_option,
     error_facts,
@@ -17,12 +18,11 @@ from backupd.cli.common import (
     told_plainly,
     worst_exit,
 )
-from backupd.cli.tables import print_table
+from backupd.cli.output import print_table
 from backupd.errors import UsageError
-from backupd.jobs import expire
-from backupd.jobs.generations import local_inventory
 from backupd.model import RetentionPlan, RunReport
-from backupd.wiring import expiry, sources
+from backupd.tasks import prune
+from backupd.tasks.context import local_inventory
 
 
 @click.command("prune", epilog="Example: backupd prune --dry-run")
@@ -44,13 +44,13 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
     site = open_site(config, writing=not dry_run)
     if unfreeze:
         for name in wanted:
-            released = expire.unfreeze(name, site)
+            released = prune.unfreeze(name, site)
             click.echo(f"{name}: {'pruning goes on' if released else 'was not frozen'}", err=True)
     if dry_run:
         inventory = local_inventory(site)
-        plans, reports = [expire.plan_for(name, expiry(config), inventory, site) for name in wanted], []
+        plans, reports = [prune.plan_for(name, expiry(config), inventory, site) for name in wanted], []
     else:
-        done = [expire.prune(name, expiry(config), site) for name in wanted]
+        done = [prune.prune(name, expiry(config), site) for name in wanted]
         plans = [plan for report, plan in done if report.outcome != "failed"]
         reports = [report for report, _ in done]
     failed = [report for report in reports if report.outcome == "failed"]

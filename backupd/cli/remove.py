@@ -11,11 +11,11 @@ from backupd.cli.common import (
     print_json,
     print_warning,
     read_config,
+    require_store,
     told_plainly,
 )
-from backupd.cli.stores import require_store
-from backupd.jobs.remove import Removal, remove_at_replica, remove_here
 from backupd.model import LOCAL_STORE
+from backupd.tasks.remove import Removal, remove_at_replica, remove_here
 
 
 @click.command("remove", epilog="Example: backupd remove tasks-20261123-0400")
@@ -37,7 +37,7 @@ def command(config_file: Path | None, ids: tuple[str, ...], store: str, *, force
     if store == LOCAL_STORE:
         done = remove_here(ids, site, force=force)
     else:
-        from backupd.replicas import connecting, replica_order  # brings paramiko
+        from backupd.bootstrap.replicas import connecting, replica_order  # brings paramiko
 
         done = remove_at_replica(ids, replica_order(config, store), connecting(config, store, site), site, force=force)
     if as_json:

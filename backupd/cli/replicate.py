@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.replicas import connecting, replica_order, require_replicas, retrying
 from backupd.cli.common import (
     config_option,
     json_option,
@@ -16,19 +17,21 @@ from backupd.cli.common import (
     told_plainly,
     worst_exit,
 )
-from backupd.cli.progress import shown_progress
-from backupd.cli.tables import print_table
+from backupd.cli.output import print_table, shown_progress
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.replicate import ReplicaOrder, ReplicationPlan, inventory_of, plan_all, refused_by, replicate
-from backupd.jobs.send import told_of
-from backupd.jobs.site import Site
-from backupd.jobs.words import counted, human_bytes
+from backupd.formatting import counted, human_bytes, human_duration, printable
 from backupd.model import Generation, RunReport
-from backupd.replicas import connecting, replica_order, require_replicas, retrying
-from backupd.spans import human_duration
-from backupd.text import printable
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.replicate import (
+    ReplicaOrder,
+    ReplicationPlan,
+    inventory_of,
+    plan_all,
+    refused_by,
+    replicate,
+    told_of,
+)
 
 
 @click.command("replicate", epilog="Example: backupd replicate --to offsite --dry-run")

@@ -6,28 +6,37 @@ from pathlib import Path
 
 import click
 
-from backupd.cli.common import config_option, json_option, read_config, told_plainly
+from backupd.bootstrap.tasks import backup_order, sources, workers
+from backupd.cli.common import (
+    claims_at,
+    config_option,
+    default_source,
+    json_option,
+    opened,
+    read_config,
+    read_time,
+    require_sources,
+    tell_whose,
+    told_plainly,
+)
+from backupd.cli.output import shown_progress
 from backupd.cli.places import only_source, replacement, restore_site, with_directories
-from backupd.cli.progress import shown_progress
 from backupd.cli.restore_missing import Wanted, missing_order, print_outcomes, restore_missing
 from backupd.cli.restored import print_done, print_outcome, print_undo
-from backupd.cli.stores import claims_at, default_source, opened, require_sources, tell_whose
-from backupd.cli.times import read_time
 from backupd.config import Config
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
-from backupd.identity import settle
-from backupd.jobs.generations import LATEST, Choose, choose_generation, read_inventory
-from backupd.jobs.origins import require_same_database
-from backupd.jobs.overwrite import overwrite_database
-from backupd.jobs.provenance import choose_usable
-from backupd.jobs.replace import Replaced, Replacement, replace_database
-from backupd.jobs.restore import restore_to
-from backupd.jobs.site import Site
-from backupd.jobs.undo import app_runs, plan_undo, put_kept_back
 from backupd.model import LOCAL_STORE, Manifest, RunReport
-from backupd.sqlite.lease import STOPPED_FLAG
+from backupd.privileges import settle
+from backupd.sqlite.file_lease import STOPPED_FLAG
 from backupd.stores.contract import Archives
-from backupd.wiring import backup_order, sources, workers
+from backupd.tasks.context import Site, read_inventory
+from backupd.tasks.inventory import LATEST, Choose, choose_generation
+from backupd.tasks.origins import require_same_database
+from backupd.tasks.provenance import choose_usable
+from backupd.tasks.restore.in_place import Replaced, Replacement, replace_database
+from backupd.tasks.restore.online import overwrite_database
+from backupd.tasks.restore.to_path import restore_to
+from backupd.tasks.restore.undo import app_runs, plan_undo, put_kept_back
 
 
 @click.command("restore", epilog="Example: backupd restore latest --from offsite")

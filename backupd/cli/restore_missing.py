@@ -9,21 +9,19 @@ from typing import Literal, NoReturn
 
 import click
 
-from backupd.cli.common import print_json, print_trouble, worst_exit
+from backupd.cli.common import claims_at, opened, print_json, print_trouble, require_store, tell_whose, worst_exit
 from backupd.cli.places import replacement, restore_site, with_directories
 from backupd.cli.restored import print_done
-from backupd.cli.stores import claims_at, opened, require_store, tell_whose
 from backupd.config import Config
 from backupd.errors import GenerationMissing
-from backupd.jobs.generations import LATEST, choose_generation
-from backupd.jobs.inventory import Inventory
-from backupd.jobs.origins import recorded_path, require_same_database
-from backupd.jobs.presence import database_is_there
-from backupd.jobs.provenance import choose_usable, refusal
-from backupd.jobs.replace import Replaced, Replacement, replace_database
-from backupd.jobs.site import Site
 from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
 from backupd.stores.contract import Archives
+from backupd.tasks.context import Site
+from backupd.tasks.inventory import LATEST, Inventory, choose_generation
+from backupd.tasks.origins import recorded_path, require_same_database
+from backupd.tasks.provenance import choose_usable, refusal
+from backupd.tasks.restore.in_place import Replaced, Replacement, replace_database
+from backupd.tasks.restore.presence import database_is_there
 
 Orders = tuple[Replacement, ...]
 

@@ -10,13 +10,12 @@ import click
 
 from backupd.cli.common import error_facts, print_json, print_trouble
 from backupd.config import Config
-from backupd.jobs.replace import Replaced
-from backupd.jobs.restore import Restored
-from backupd.jobs.words import human_bytes
+from backupd.formatting import human_bytes, printable
 from backupd.model import RunReport
 from backupd.sqlite.history import Entry
 from backupd.sqlite.kept import KEPT_FOR
-from backupd.text import printable
+from backupd.tasks.restore.in_place import Replaced
+from backupd.tasks.restore.to_path import Restored
 
 
 def print_outcome(report: RunReport, done: Replaced | None, config: Config, *, as_json: bool) -> NoReturn:

@@ -16,6 +16,6 @@ def command(config_file: Path | None) -> None:
     What was missed is caught up. SIGTERM ends it within 8 seconds, whatever it is doing; exits 0 then, 78 when the
     configuration cannot be used.
     """
-    from backupd.service.serve import serve
+    from backupd.daemon.main import serve
 
     serve(read_config(config_file))

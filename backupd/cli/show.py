@@ -6,15 +6,23 @@ import click
 
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import History
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.common import (
+    config_option,
+    json_option,
+    open_site,
+    print_json,
+    read_config,
+    require_sources,
+    told_plainly,
+)
 from backupd.cli.pin import pin_facts, pin_words
-from backupd.cli.stores import require_sources
-from backupd.jobs.generations import LATEST, choose_generation, local_inventory
-from backupd.jobs.words import counted, describe, human_bytes
+from backupd.formatting import counted, human_bytes, printable
 from backupd.model import Manifest
-from backupd.owners import owner_text
 from backupd.sqlite.shadows import shadows_of
-from backupd.text import printable
+from backupd.system.owners import owner_text
+from backupd.tasks.context import local_inventory
+from backupd.tasks.inventory import LATEST, choose_generation
+from backupd.tasks.run import describe
 
 
 @click.command("show", epilog="Example: backupd show tasks-20261123-0400")

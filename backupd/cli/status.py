@@ -7,11 +7,10 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.tasks import limits, monitors, planned_tasks
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
-from backupd.service.overview import read_status
-from backupd.service.plan import planned_tasks
-from backupd.service.words import status_lines
-from backupd.wiring import limits, monitors
+from backupd.status.current import read_status
+from backupd.status.text import status_lines
 
 _COLOURS = (
     (re.compile(r"^healthy$"), "green"),

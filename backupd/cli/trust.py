@@ -11,11 +11,10 @@ import click
 from backupd.cli.common import config_option, json_option, print_json, print_warning, read_config, told_plainly
 from backupd.config import Config, Replica, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
-from backupd.identity import settle
-from backupd.stores.sftp.address import SftpAddress, parse_address
-from backupd.stores.sftp.handshake import fetch_host_keys
-from backupd.stores.sftp.hostkeys import PinnedKeys, State, line_for
-from backupd.stores.sftp.publickey import PublicKey
+from backupd.privileges import settle
+from backupd.stores.sftp.connection import fetch_host_keys
+from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey, State, line_for
+from backupd.stores.sftp.url import SftpAddress, parse_address
 
 _STATES: Final[dict[State, str]] = {
     "equal": "is pinned",

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
-from backupd.jobs.pin import unpin_all
-from backupd.text import printable
+from backupd.formatting import printable
+from backupd.tasks.pin import unpin_all
 
 
 @click.command("unpin", epilog="Example: backupd unpin tasks-20261123-0400")

@@ -5,29 +5,29 @@ from pathlib import Path
 
 import click
 
+from backupd.bootstrap.tasks import workers
 from backupd.cli.common import (
+    claims_at,
     config_option,
     json_option,
     open_site,
+    opened,
     print_json,
     print_warning,
     read_config,
+    require_sources,
     source_option,
     store_option,
     told_plainly,
 )
-from backupd.cli.progress import shown_progress
-from backupd.cli.stores import claims_at, opened, require_sources
+from backupd.cli.output import shown_progress
 from backupd.errors import GenerationMissing, UsageError
-from backupd.jobs.generations import LATEST, choose_generation
-from backupd.jobs.inventory import Inventory
-from backupd.jobs.provenance import refusal
-from backupd.jobs.site import Site
-from backupd.jobs.verify import CheckResult, verify
+from backupd.formatting import human_duration, printable
 from backupd.model import LOCAL_STORE
-from backupd.spans import human_duration
-from backupd.text import printable
-from backupd.wiring import workers
+from backupd.tasks.context import Site
+from backupd.tasks.inventory import LATEST, Inventory, choose_generation
+from backupd.tasks.provenance import refusal
+from backupd.tasks.verify import CheckResult, verify
 
 
 @click.command("verify", epilog="Example: backupd verify --all")

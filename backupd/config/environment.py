@@ -11,8 +11,8 @@ from backupd.config.links import is_link
 from backupd.config.pathtext import absolute
 from backupd.config.problems import nearest
 from backupd.config.values import Unusable, plain_secret, plain_value
+from backupd.formatting import printable
 from backupd.model import is_source_name
-from backupd.text import printable
 
 PREFIX = "BACKUPD_"
 DELIMITER = "__"

@@ -13,10 +13,10 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSeri
 
 from backupd.config.pathtext import why_no_path
 from backupd.config.zone import is_time_zone
+from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.model import LOCAL_STORE, is_source_name
-from backupd.pings.address import Address
+from backupd.pings.monitors import Address
 from backupd.schedule import Schedule
-from backupd.spans import SPAN_EXAMPLE, parse_span, written_span
 
 MASK = "[secret]"
 WEEK_S = 7 * 24 * 3600

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backupd.config.sections import Drill, Source
 from backupd.model import LOCAL_STORE
-from backupd.paths import files_of_database
+from backupd.sqlite.database_files import files_of_database
 
 
 def refuse_misfit(

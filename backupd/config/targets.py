@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backupd.config.sections import Replica
 from backupd.errors import ConfigError
-from backupd.stores.sftp.address import Address, DirectoryAddress, parse_address
+from backupd.stores.sftp.url import Address, DirectoryAddress, parse_address
 
 
 def refuse_shared_targets(replicas: Mapping[str, Replica], backups_dir: Path | None) -> None:

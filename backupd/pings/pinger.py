@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-from backupd.calls import CallFailed, call
 from backupd.errors import Terminated
+from backupd.formatting import without_secrets
 from backupd.log import Event, EventLog
 from backupd.model import RunReport
-from backupd.pings.address import Address, address_for
-from backupd.pings.request import Ping, ping_request
-from backupd.text import without_secrets
+from backupd.pings.monitors import Address, Ping, address_for, ping_request
+from backupd.system.http import CallFailed, call
 
 # The end of a run waits for its start to be told, and then for two tries: 10 s where nobody answers anything.
 TIMEOUT_S: Final = 3.0

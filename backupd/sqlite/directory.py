@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from backupd.files import give, set_mode
 from backupd.model import SourceFacts
-from backupd.owners import known_owner, owner_text
-from backupd.sqlite.intent import intent_path, is_part
+from backupd.sqlite.swap_journal import intent_path, is_part
+from backupd.system.files import give, set_mode
+from backupd.system.owners import known_owner, owner_text
 
 _LOST_AND_FOUND = "lost+found"
 _OWNER_MAY, _GROUP_MAY, _OTHERS_MAY = 0o300, 0o030, 0o003

@@ -108,7 +108,7 @@ def mounted_apart(path: str, mounts: Iterable[Mount] | None = None) -> Apart | N
 
     The database, or one of its side files, is a mount point: its app may have the others beside another name.
     """
-    from backupd.paths import SIDE_SUFFIXES
+    from backupd.sqlite.database_files import SIDE_SUFFIXES
 
     seen = current_mounts() if mounts is None else tuple(mounts)
     if not seen:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
-from backupd.oserrors import dangling
-from backupd.owners import known_owner, where_owned
 from backupd.sqlite.directory import Rights
 from backupd.sqlite.mounts import current_mounts, mount_of, mounted_apart, second_names
+from backupd.system.os_errors import dangling
+from backupd.system.owners import known_owner, where_owned
 
 SETTLED_NS = 2_000_000_000
 _EMPTY_BYTES = 1

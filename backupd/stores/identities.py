@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from backupd.files import give_to_owner_of, replace_durably
 from backupd.model import STORE_IDENTITY
+from backupd.system.files import give_to_owner_of, replace_durably
 
 OWN_IDENTITY = "identity"
 

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backupd.errors import LockHeld
-from backupd.files import give_to_owner_of
-from backupd.spans import human_span
+from backupd.formatting import human_span
+from backupd.system.files import give_to_owner_of
 
 _POLL_S = 0.1
 

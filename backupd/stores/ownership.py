@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.directory import CHECKSUMS, HIDDEN
+from backupd.stores.local import CHECKSUMS, HIDDEN
 
 _INSPECT = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW

@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backupd.files import fsync_directory, give_to_owner_of, replace_durably
 from backupd.model import Pin, is_generation_id
+from backupd.system.files import fsync_directory, give_to_owner_of, replace_durably
 
 _SUFFIX, _NEW = ".json", ".new"
 

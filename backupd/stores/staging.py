@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backupd.files import give_to_owner_of
+from backupd.system.files import give_to_owner_of
 
 _PREFIX = "run-"
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from backupd.archive.members import MEMBER_BYTES, Packed, digest_of, pack, unpack
+from backupd.archive.archive import MEMBER_BYTES, Packed, digest_of, pack, unpack
 from backupd.model import ArchiveFacts
 
 READERS = {"gunzip": ["gunzip", "-c"], "zcat": ["zcat"], "pigz": ["pigz", "-d", "-c"]}
@@ -157,7 +157,7 @@ def test_nothing_that_exists_is_overwritten(tmp_path: Path) -> None:
 _PEAKS = """
 import os, resource, sys
 from pathlib import Path
-from backupd.archive.members import pack, unpack
+from backupd.archive.archive import pack, unpack
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backupd.archive.member import HEADER_BYTES, TRAILER_BYTES, pack_member
-from backupd.archive.members import unpack
+from backupd.archive.archive import unpack
+from backupd.archive.gzip_member import HEADER_BYTES, TRAILER_BYTES, pack_member
 from backupd.errors import CopyCorrupt
 from backupd.model import ArchiveFacts
 

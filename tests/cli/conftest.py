@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard, Pair
 
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
 from support.bank import spend
 from support.command import Backupd
 from support.sqlite_places import sha256

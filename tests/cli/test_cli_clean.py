@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keyboard import Keyboard
 
-from backupd.jobs.clean import Leftover, clean, decide_damaged, decide_replaced
-from backupd.jobs.site import Site
 from backupd.model import Hold
 from backupd.sqlite.kept import KEPT_FOR
 from backupd.stores.lock import store_lock
+from backupd.tasks.clean import Leftover, clean, decide_damaged, decide_replaced
+from backupd.tasks.context import Site
 from support.command import log_lines
 from support.sqlite_places import beside, sha256
 

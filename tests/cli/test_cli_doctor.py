@@ -15,10 +15,10 @@ import pytest
 from keyboard import Keyboard
 
 from backupd.catalog import Book, Queued, open_catalog
-from backupd.jobs.doctor import examine
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
 from backupd.model import Hold
+from backupd.tasks.context import Site
+from backupd.tasks.doctor.local import examine
+from backupd.tasks.options import BackupOrder
 from support.app import running_app
 from support.bank import make_bank
 from support.command import Answer, Backupd

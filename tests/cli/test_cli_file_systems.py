@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.files import fsync_directory, noting_limits
+from backupd.system.files import fsync_directory, noting_limits
 from support.bank import is_balanced
 from support.command import Backupd
 from support.faults import Call, traced

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import NoSpace
-from backupd.jobs.space import require_space
-from backupd.oserrors import remedy, said, why_full
+from backupd.system.os_errors import remedy, said, why_full
+from backupd.tasks.disk_space import require_space
 from support.command import Backupd
 
 

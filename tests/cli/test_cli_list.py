@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard, Pair, into_closed_pipe, onto_full_disk
 
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
 from backupd.model import Manifest
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
 from support.command import Backupd
 from support.generations import backdated, rewritten
 

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keyboard import Keyboard, into_closed_pipe, on_terminal
 
-from backupd.cli.logline import MOST_BYTES, read_line
 from backupd.log import Event, EventLog, open_log
+from backupd.log_reader import MOST_BYTES, read_line
 from support.command import Backupd
 
 NOW = datetime.now(UTC)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd import starting
-from backupd.starting import refusal
+from backupd.system import starting
+from backupd.system.starting import refusal
 from support.command import Backupd
 from support.daemon import free_port
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.jobs.site import Site
 from backupd.model import Hold
 from backupd.stores.lock import store_lock
+from backupd.tasks.context import Site
 from support.command import Backupd, log_lines
 from support.generations import backdated
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.jobs.order import PinRequest
-from backupd.jobs.pin import pin_generation
-from backupd.jobs.site import Site
 from backupd.model import ARCHIVE_SUFFIX, Hold
+from backupd.tasks.context import Site
+from backupd.tasks.options import PinRequest
+from backupd.tasks.pin import pin_generation
 from support.command import log_lines
 from support.generations import backdated, flip_byte
 from support.replicas import assert_checksums

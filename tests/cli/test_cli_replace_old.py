@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from keyboard import Keyboard
 
-from backupd.jobs import replace
+from backupd.tasks.restore import in_place
 from support.app import running_app
 from support.bank import is_balanced, transfers
 from support.command import Backupd
@@ -102,13 +102,13 @@ def test_a_database_that_a_starting_app_makes_while_the_generation_is_unpacked_i
     assert generation
     raw = database.read_bytes()
     database.unlink()
-    dress = replace.dress
+    dress = in_place.dress
 
     def late(*arguments: Any) -> tuple[str, str]:
         database.write_bytes(raw)
         return dress(*arguments)
 
-    monkeypatch.setattr(replace, "dress", late)
+    monkeypatch.setattr(in_place, "dress", late)
     facts = typed("restore", "--json").json
     assert Path(facts["kept"]).read_bytes() == raw
     assert facts["undo"]

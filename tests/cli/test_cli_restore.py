@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard, Pair
 
-from backupd.jobs.site import Site
 from backupd.model import Manifest
+from backupd.tasks.context import Site
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
 from support.generations import backdated, flip_byte, manifest_of, rewritten

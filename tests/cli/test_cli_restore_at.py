@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from keyboard import Keyboard
 
-from backupd.jobs.site import Site
+from backupd.tasks.context import Site
 from support.generations import backdated, manifest_of
 
 AUCKLAND = ZoneInfo("Pacific/Auckland")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.jobs.site import Site
+from backupd.tasks.context import Site
 from support.app import running_app
 from support.bank import spend
 from support.command import Backupd, log_lines

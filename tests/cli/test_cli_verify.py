@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard, Pair
 
-from backupd.archive.members import pack
-from backupd.jobs.site import Site
+from backupd.archive.archive import pack
 from backupd.model import Manifest
+from backupd.tasks.context import Site
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
 from support.generations import backdated, flip_byte, rewritten

@@ -12,21 +12,20 @@ from typing import Any, NamedTuple
 import pytest
 
 from backupd.archive.manifest import decode_manifest
-from backupd.jobs.backup import backup
-from backupd.jobs.clean import clean
-from backupd.jobs.expire import prune, unfreeze
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import BackupOrder, Expiry, PinRequest
-from backupd.jobs.pin import unpin_generation
-from backupd.jobs.rebuild import rebuild_catalog
-from backupd.jobs.replicate import ReplicaOrder, replicate
-from backupd.jobs.restore import restore_to
-from backupd.jobs.site import Site
-from backupd.jobs.verify import verify
 from backupd.log import Event, open_log
 from backupd.model import RetentionPolicy, RunReport
+from backupd.stores.directory_replica import MirrorStore
 from backupd.stores.lock import store_lock
-from backupd.stores.mirror import MirrorStore
+from backupd.tasks.backup import backup
+from backupd.tasks.clean import clean
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.options import BackupOrder, Expiry, PinRequest
+from backupd.tasks.pin import unpin_generation
+from backupd.tasks.prune import prune, unfreeze
+from backupd.tasks.rebuild_catalog import rebuild_catalog
+from backupd.tasks.replicate import ReplicaOrder, replicate
+from backupd.tasks.restore.to_path import restore_to
+from backupd.tasks.verify import verify
 from support.bank import make_bank
 from support.command import log_lines
 from support.drills import drilled

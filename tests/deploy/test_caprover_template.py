@@ -10,7 +10,7 @@ import yaml
 from caprover import defaults, deployed, form_accepts, ids_in_order, template_of
 
 from backupd.config import Config, load_config
-from backupd.identity import Owner, decide_identity
+from backupd.privileges import Owner, decide_identity
 from support.containers import HARDENED, ROOT
 
 pytestmark = pytest.mark.no_cover

@@ -15,7 +15,7 @@ WITHOUT_RIGHTS = (*(option for option in HARDENED if not option.startswith("--ca
 SERVING = (
     "import os, signal, sys, time\n"
     "from backupd.config import load_config\n"
-    "from backupd.identity import settle\n"
+    "from backupd.privileges import settle\n"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
     "settle(load_config(None, os.environ), os.environ)\n"
     "print('ready', os.getuid(), flush=True)\n"

@@ -16,7 +16,7 @@ from support.faults import Crew, on_both_cores
 from support.template import Ended
 
 _RUN = "/.backupd/staging/run-"
-_COMMAND = "backupd.leash"
+_COMMAND = "backupd.system.process_group"
 
 
 def environ_of(yard: Yard) -> dict[str, str]:

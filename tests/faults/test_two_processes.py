@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from yards import HEALING, Yard, assert_listed, assert_tidy, events, proven, write
 
-from backupd.jobs.backup import backup
-from backupd.jobs.expire import prune
-from backupd.jobs.order import BackupOrder, Expiry
-from backupd.jobs.site import Site
 from backupd.log import Event, null_log
 from backupd.model import RetentionPolicy
 from backupd.stores.lock import store_lock
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.prune import prune
 from support.command import Backupd, log_lines
 from support.faults import Crew
 

@@ -13,8 +13,8 @@ from subprocess import PIPE
 from yards import Yard, events
 
 from backupd.log import Event
-from backupd.sqlite.alone import alone_at
-from backupd.sqlite.intent import Intent, Mark, declared, intent_path, part_path
+from backupd.sqlite.restore_lock import alone_at
+from backupd.sqlite.swap_journal import Intent, Mark, declared, intent_path, part_path
 from support.bank import is_balanced, transfers
 from support.command import Backupd
 from support.faults import Crew, stopped, traced

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from backupd.archive.manifest import decode_manifest
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder, Expiry
-from backupd.jobs.site import Site
 from backupd.log import Event, open_log
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, RetentionPolicy
-from backupd.stores.directory import DirectoryStore
+from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder, Expiry
 from support.bank import is_balanced, make_bank
 from support.command import Backupd, log_lines
 from support.faults import Call, Crew, processes_below, stopped

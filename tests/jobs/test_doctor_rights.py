@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.doctor import examine
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.doctor.local import examine
+from backupd.tasks.options import BackupOrder
 from support.command import Backupd
 
 UID = 1234

@@ -8,20 +8,19 @@ from typing import Any
 
 import pytest
 
+from backupd.bootstrap.tasks import drill_order, drills
 from backupd.config import load_config
 from backupd.errors import ConfigError, ReplicaUnreachable
 from backupd.health import Limit
-from backupd.jobs.backup import backup
-from backupd.jobs.drill import drill
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.inventory import take_inventory
-from backupd.jobs.likeness import differences
-from backupd.jobs.order import BackupOrder, DrillOrder
-from backupd.jobs.site import Site
-from backupd.jobs.standing import read_health_facts
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Contents, Manifest
-from backupd.stores.mirror import MirrorStore
-from backupd.wiring import drill_order, drills
+from backupd.stores.directory_replica import MirrorStore
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.drill.app_check import differences
+from backupd.tasks.drill.drill import drill
+from backupd.tasks.freshness import read_health_facts
+from backupd.tasks.inventory import take_inventory
+from backupd.tasks.options import BackupOrder, DrillOrder
 from support.drills import DAY_S, drilled, facts
 from support.generations import backdated, flip_byte, manifest_of, rewritten
 from support.replicas import again, complete

@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import TargetRefused
-from backupd.jobs.backup import backup
-from backupd.jobs.command import RESTORED, environment_for
-from backupd.jobs.doctor_drill import examine_drill
-from backupd.jobs.drill import drill
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.healthurl import why_unwell
-from backupd.jobs.order import AppProof, BackupOrder, DrillOrder
-from backupd.jobs.place import Place
-from backupd.jobs.site import Site
 from backupd.sqlite.source import Source
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.doctor.drill import examine_drill
+from backupd.tasks.drill.app_check import why_unwell
+from backupd.tasks.drill.app_database import Place
+from backupd.tasks.drill.command import RESTORED, environment_for
+from backupd.tasks.drill.drill import drill
+from backupd.tasks.options import AppProof, BackupOrder, DrillOrder
 from support.daemon import free_port, wait_until
 from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell
 from support.faults import processes_below

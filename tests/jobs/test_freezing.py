@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.expire import prune, unfreeze
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import BackupOrder, Expiry
-from backupd.jobs.shrink import ShrinkGuard
-from backupd.jobs.site import Site
 from backupd.model import RetentionPolicy
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.options import BackupOrder, Expiry, ShrinkGuard
+from backupd.tasks.prune import prune, unfreeze
 from support.command import log_lines
 
 ONE = Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0))

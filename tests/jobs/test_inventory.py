@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.inventory import take_inventory
-from backupd.jobs.site import Site
+from backupd.tasks.context import Site
+from backupd.tasks.inventory import take_inventory
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.doctor import examine
-from backupd.jobs.drill import drill
-from backupd.jobs.expire import prune
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import BackupOrder, DrillOrder, Expiry
-from backupd.jobs.replicate import ReplicaOrder, replicate
-from backupd.jobs.site import Site
 from backupd.model import RetentionPolicy, RunReport
-from backupd.stores.mirror import MirrorStore
+from backupd.stores.directory_replica import MirrorStore
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.doctor.local import examine
+from backupd.tasks.drill.drill import drill
+from backupd.tasks.options import BackupOrder, DrillOrder, Expiry
+from backupd.tasks.prune import prune
+from backupd.tasks.replicate import ReplicaOrder, replicate
 from support.bank import make_bank, spend
 
 TWO = Expiry(RetentionPolicy(last=2, daily=0, weekly=0, within=timedelta(0)))

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from backupd.archive.manifest import decode_manifest
-from backupd.jobs.backup import backup
-from backupd.jobs.expire import plan_for, prune
-from backupd.jobs.generations import read_inventory
-from backupd.jobs.order import BackupOrder, Expiry, PinRequest
-from backupd.jobs.pin import pin_generation
-from backupd.jobs.remove import remove_here
-from backupd.jobs.site import Site
 from backupd.model import Pin, RetentionPolicy, RunReport
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, read_inventory
+from backupd.tasks.options import BackupOrder, Expiry, PinRequest
+from backupd.tasks.pin import pin_generation
+from backupd.tasks.prune import plan_for, prune
+from backupd.tasks.remove import remove_here
 from support.bank import spend
 from support.generations import backdated
 

@@ -12,18 +12,18 @@ from shutil import rmtree
 import pytest
 
 from backupd.errors import HostKeyRefused, LoginFailed
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder, Expiry
-from backupd.jobs.replicate import Connect
-from backupd.jobs.site import Site
 from backupd.log import open_log
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
 from backupd.stores.contract import Replica
-from backupd.stores.directory import DirectoryStore
-from backupd.stores.mirror import MirrorStore
-from backupd.stores.sftp.link import CHANNELS
-from backupd.stores.sftp.remotehash import RemoteHash
-from backupd.stores.sftp.wire import IN_FLIGHT_BYTES
+from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.local import DirectoryStore
+from backupd.stores.sftp.connection import CHANNELS
+from backupd.stores.sftp.protocol import IN_FLIGHT_BYTES
+from backupd.stores.sftp.upload import RemoteHash
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.replicate import Connect
 from support.daemon import wait_until
 from support.generations import backdated, flip_byte
 from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to

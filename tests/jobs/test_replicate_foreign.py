@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.doctor_replica import examine_replica
-from backupd.jobs.drill import drill
-from backupd.jobs.order import BackupOrder, DrillOrder, Expiry
-from backupd.jobs.rebuild import rebuild_catalog
-from backupd.jobs.replicate import Connect, inventory_of
-from backupd.jobs.site import Site
 from backupd.log import null_log
 from backupd.model import LOCAL_STORE, RetentionPolicy, RunReport
 from backupd.stores.contract import Replica
-from backupd.stores.directory import DirectoryStore
-from backupd.stores.mirror import MirrorStore
+from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.doctor.replica import examine_replica
+from backupd.tasks.drill.drill import drill
+from backupd.tasks.options import BackupOrder, DrillOrder, Expiry
+from backupd.tasks.rebuild_catalog import rebuild_catalog
+from backupd.tasks.replicate import Connect, inventory_of
 from support.bank import make_bank
 from support.replicas import ALL, assert_checksums, complete, once, over_sftp, sent_to
 

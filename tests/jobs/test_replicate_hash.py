@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
 from backupd.model import RunReport
-from backupd.stores.sftp.link import Patience
-from backupd.stores.sftp.remotehash import RemoteHash
+from backupd.stores.sftp.connection import Patience
+from backupd.stores.sftp.upload import RemoteHash
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
 from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
 from support.replicas import again, complete, noisy_database, over_sftp, sent_to
 from support.sshd import Sshd, running_sshd

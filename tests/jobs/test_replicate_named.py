@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
 from support.command import Backupd
 from support.odd_sftp import Oddities, running_odd_sftp
 from support.replicas import over_sftp, sent_to

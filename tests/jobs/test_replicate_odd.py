@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.doctor_replica import examine_replica
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from backupd.stores.sftp.link import Patience
+from backupd.stores.sftp.connection import Patience
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.doctor.replica import examine_replica
+from backupd.tasks.options import BackupOrder
 from support.odd_sftp import EXTENSIONS, HOSTILE_NAMES, NO_TEXT, Oddities, OddSftp, running_odd_sftp
 from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
 from support.wire import Weather, running_wire

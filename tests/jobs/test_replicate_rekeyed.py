@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from paramiko import Packetizer
 
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
 from support.replicas import complete, noisy_database, over_sftp, sent_to
 from support.sshd import running_sshd
 from support.wire import Weather, running_wire

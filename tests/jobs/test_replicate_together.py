@@ -11,15 +11,15 @@ from threading import Barrier
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.replicate import Connect
-from backupd.jobs.site import Site
 from backupd.log import null_log
 from backupd.model import RunReport
 from backupd.stores.contract import Replica
-from backupd.stores.directory import DirectoryStore
+from backupd.stores.local import DirectoryStore
 from backupd.stores.sftp import store as sftp_store
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
+from backupd.tasks.replicate import Connect
 from support.replicas import ALL, assert_checksums, complete, noisy_database, over_sftp, sent_to
 from support.sshd import Sshd
 

@@ -7,10 +7,10 @@ from catalog_values import manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.jobs.order import Expiry
-from backupd.jobs.provenance import Foreign
-from backupd.jobs.replicate import ReplicaOrder, ReplicationPlan, plan_replication
 from backupd.model import Generation, Hold, RetentionPolicy, generation_id
+from backupd.tasks.options import Expiry
+from backupd.tasks.provenance import Foreign
+from backupd.tasks.replicate import ReplicaOrder, ReplicationPlan, plan_replication
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 WEEK = ReplicaOrder("nas", Expiry(RetentionPolicy(within=timedelta(), daily=3, weekly=0)))

@@ -10,13 +10,13 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backupd.jobs.backup import backup
-from backupd.jobs.generations import choose_generation, local_inventory
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.replace import Replacement, replace_database
-from backupd.jobs.site import Site
 from backupd.log import null_log
-from backupd.stores.directory import DirectoryStore
+from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.inventory import choose_generation
+from backupd.tasks.options import BackupOrder
+from backupd.tasks.restore.in_place import Replacement, replace_database
 
 Row = tuple[object, object]
 values = st.one_of(

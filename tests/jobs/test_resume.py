@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import ReplicaUnreachable
-from backupd.jobs.backup import backup
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.resume import ResumingArchives
-from backupd.jobs.site import Site
-from backupd.jobs.unpacked import unpack_proven
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.options import BackupOrder
+from backupd.tasks.restore.extract import ResumingArchives, unpack_proven
 from support.generations import manifest_of
 from support.replicas import again, noisy_database, over_sftp, sent_to
 from support.sshd import Sshd

@@ -7,14 +7,13 @@ from typing import BinaryIO
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.scrub import choose_for_scrub, scrub
-from backupd.jobs.site import Site
 from backupd.log import Event
 from backupd.model import Generation
-from backupd.stores.directory import DirectoryStore
+from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.options import BackupOrder
+from backupd.tasks.verify import choose_for_scrub, scrub
 from support.command import log_lines
 from support.generations import backdated, flip_byte
 

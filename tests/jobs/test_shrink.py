@@ -7,8 +7,9 @@ from catalog_values import manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.jobs.shrink import ShrinkGuard, losses
 from backupd.model import Contents
+from backupd.tasks.options import ShrinkGuard
+from backupd.tasks.pruning_hold import losses
 
 Tables = dict[str, int | None]
 SIZE = manifest().snapshot.size_bytes

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
-from backupd.jobs.space import reserve_bytes
 from backupd.log import null_log
-from backupd.stores.directory import DirectoryStore
+from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.disk_space import reserve_bytes
+from backupd.tasks.options import BackupOrder
 from support.bank import make_bank
 
 MIB = 1 << 20

@@ -3,15 +3,14 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from backupd.bootstrap.tasks import limits, planned_tasks
 from backupd.config import load_config
 from backupd.health import Health, Limit
-from backupd.jobs.backup import backup
-from backupd.jobs.checks import remember_check
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
-from backupd.jobs.standing import read_health_facts
-from backupd.service.plan import planned_tasks
-from backupd.wiring import limits
+from backupd.tasks.backup import backup
+from backupd.tasks.check_results import remember_check
+from backupd.tasks.context import Site
+from backupd.tasks.freshness import read_health_facts
+from backupd.tasks.options import BackupOrder
 from support.generations import backdated
 
 DAY_S = 86400.0

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import CopyCorrupt, GenerationMissing
-from backupd.jobs.backup import backup
-from backupd.jobs.expire import prune
-from backupd.jobs.generations import choose_generation, local_inventory
-from backupd.jobs.order import BackupOrder, Expiry
-from backupd.jobs.restore import restore_to
-from backupd.jobs.site import Site
-from backupd.jobs.verify import verify
 from backupd.model import RetentionPolicy
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.inventory import choose_generation
+from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.prune import prune
+from backupd.tasks.restore.to_path import restore_to
+from backupd.tasks.verify import verify
 from support.command import log_lines
 
 

@@ -4,12 +4,11 @@ import sqlite3
 import time
 from pathlib import Path
 
-from backupd.jobs.backup import backup
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
 from backupd.model import FileState, Signature
 from backupd.sqlite.source import SETTLED_NS, same_content
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.options import BackupOrder
 from support.bank import running_bank
 
 

@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.pings.address import Address, address_for, require_ping_names
-from backupd.pings.request import LONGEST_BODY, LONGEST_MESSAGE, Ping, PingRequest, ping_request
+from backupd.pings.monitors import (
+    LONGEST_BODY,
+    LONGEST_MESSAGE,
+    Address,
+    Ping,
+    PingRequest,
+    address_for,
+    ping_request,
+    require_ping_names,
+)
 
 RUN = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"
 HC = "https://hc-ping.com/11111111-2222-3333-4444-555555555555"

@@ -10,13 +10,12 @@ from uuid import UUID
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.run import recorded
-from backupd.jobs.site import Site
-from backupd.pings.address import Address
+from backupd.pings.monitors import LONGEST_MESSAGE, Address
 from backupd.pings.pinger import Pinger
-from backupd.pings.request import LONGEST_MESSAGE
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
+from backupd.tasks.run import recorded
 from support.command import Backupd, log_lines
 from support.daemon import free_port
 from support.listener import HANG, HANG_UP, Asked, Listener, Said, listening

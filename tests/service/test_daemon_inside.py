@@ -13,13 +13,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backupd.catalog import CatalogOnBadDisk, open_catalog
-from backupd.catalog.unavailable import unavailable
-from backupd.jobs.site import Site
+from backupd.catalog.errors import unavailable
+from backupd.daemon.daemon import Daemon
+from backupd.daemon.task_queue import Ended, Job
 from backupd.model import RunReport
-from backupd.schedule import Schedule
-from backupd.service.daemon import Daemon
-from backupd.service.plan import Planned
-from backupd.service.worker import Ended, Job
+from backupd.schedule import Planned, Schedule
+from backupd.tasks.context import Site
 from support.command import log_lines
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -5,10 +5,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backupd.catalog.marks import RunMark
+from backupd.catalog.queries import RunMark
 from backupd.model import Outcome
 from backupd.schedule import Schedule
-from backupd.service.days import GRACE, Day, Records, first_day, judge_days
+from backupd.status.calendar import GRACE, Day, Records, first_day, judge_days
 
 ZONE = ZoneInfo("America/Santiago")  # UTC-3 in November, and UTC-4 until September 2026
 NIGHTLY = Schedule.parse("04:00", ZONE)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.service.days import WEEKS, Day
-from backupd.service.web import chart, heatmap
-from backupd.service.web.chart import Series, duration_chart, nice_ticks, size_chart
-from backupd.service.web.heatmap import halves
+from backupd.status.calendar import WEEKS, Day
+from backupd.web import calendar_view, chart
+from backupd.web.calendar_view import halves
+from backupd.web.chart import Series, duration_chart, nice_ticks, size_chart
 
 FIRST = date(2025, 11, 24)
 SECONDS = (("s", 1), ("min", 60), ("h", 3600))
@@ -99,12 +99,12 @@ def test_nothing_is_drawn_outside(series: list[tuple[date, float]]) -> None:
 
 def test_the_calendar_has_a_column_for_each_week_and_a_row_for_each_weekday() -> None:
     older, newer = halves(days((WEEKS - 1) * 7 + 3))
-    assert len(older.cells) == heatmap.HALF * 7
-    assert (older.cells[0].x, older.cells[0].y) == (heatmap.LEFT, heatmap.TOP)
-    assert (older.cells[6].x, older.cells[6].y) == (heatmap.LEFT, heatmap.TOP + 6 * heatmap.PITCH)
-    assert older.cells[7].x == heatmap.LEFT + heatmap.PITCH
+    assert len(older.cells) == calendar_view.HALF * 7
+    assert (older.cells[0].x, older.cells[0].y) == (calendar_view.LEFT, calendar_view.TOP)
+    assert (older.cells[6].x, older.cells[6].y) == (calendar_view.LEFT, calendar_view.TOP + 6 * calendar_view.PITCH)
+    assert older.cells[7].x == calendar_view.LEFT + calendar_view.PITCH
     assert newer.cells[0].day.date == older.cells[-1].day.date + timedelta(days=1)
-    assert max(cell.x for cell in (*older.cells, *newer.cells)) + heatmap.CELL <= heatmap.WIDTH
+    assert max(cell.x for cell in (*older.cells, *newer.cells)) + calendar_view.CELL <= calendar_view.WIDTH
 
 
 def test_months_stand_above_the_first_week_that_begins_in_them_and_never_run_into_each_other() -> None:
@@ -112,8 +112,8 @@ def test_months_stand_above_the_first_week_that_begins_in_them_and_never_run_int
         start = FIRST + timedelta(days=shift)
         for half in halves(tuple(Day(start + timedelta(days=n), "none") for n in range(WEEKS * 7))):
             places = [month.x for month in half.months]
-            assert all(right - left >= 3 * heatmap.PITCH for left, right in pairwise(places))
-            assert places[-1] + 3 * heatmap.PITCH <= heatmap.WIDTH
+            assert all(right - left >= 3 * calendar_view.PITCH for left, right in pairwise(places))
+            assert places[-1] + 3 * calendar_view.PITCH <= calendar_view.WIDTH
             assert len(half.months) >= 5
 
 

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 from web_site import ILL, Told, eventually, serving
 
-from backupd.service.web import shared
+from backupd.web import cached_response
 
 PATHS = ("/livez", "/health", "/metrics", "/api/status", "/")
 
@@ -140,7 +140,7 @@ def test_a_system_without_room_for_a_thread_gets_an_answer_all_the_same(monkeypa
         raise RuntimeError("can't start new thread")
 
     with serving() as site:
-        monkeypatch.setattr(shared.Thread, "start", refuse)
+        monkeypatch.setattr(cached_response.Thread, "start", refuse)
         reply = site.ask("/livez")
         monkeypatch.undo()
         assert site.ask("/livez").status == 200

@@ -9,8 +9,8 @@ import pytest
 from web_site import ILL, Told, serving
 
 from backupd import __version__
-from backupd.service.web.access import is_loopback, refusal
-from backupd.service.web.app import make_app
+from backupd.web.access import is_loopback, refusal
+from backupd.web.routes import make_app
 
 GUARDED = ("/metrics", "/api/status", "/")
 OPEN = ("/livez", "/health")

@@ -16,8 +16,8 @@ import pytest
 from web_site import Told, eventually, received, serving
 
 from backupd.errors import BackupdError
-from backupd.service.web.app import make_app
-from backupd.service.web.server import HttpServer
+from backupd.web.routes import make_app
+from backupd.web.server import HttpServer
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 

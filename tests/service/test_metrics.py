@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from web_site import ILL, NOW, WELL, status_of
 
-from backupd.service.status import SourceFigures, Status, TaskFigures
-from backupd.service.web.metrics import metrics_answer
+from backupd.status.model import SourceFigures, Status, TaskFigures
+from backupd.web.metrics import metrics_answer
 
 ROOT = Path(__file__).parents[2]
 Sample = tuple[str, frozenset[tuple[str, str]]]

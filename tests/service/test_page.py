@@ -18,13 +18,12 @@ from backupd.catalog import CatalogUnavailable, PingRecord
 from backupd.errors import ErrorKind
 from backupd.health import Failure, Health, HealthFacts, Standing
 from backupd.model import Hold, Task
-from backupd.service.days import Day
-from backupd.service.status import MessageFigures
-from backupd.service.survey import LogLine, Survey
-from backupd.service.web.api import status_facts
-from backupd.service.web.cards import to_dos
-from backupd.service.web.page import page_answer
-from backupd.service.web.tongue import Tongue
+from backupd.status.calendar import Day
+from backupd.status.model import LogLine, MessageFigures, Survey
+from backupd.web.api import status_facts
+from backupd.web.localizer import Tongue
+from backupd.web.page import page_answer
+from backupd.web.summary_cards import to_dos
 from support.surveys import NOW, STATES, degraded, failing, first_day, healthy
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())

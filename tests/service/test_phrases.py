@@ -10,10 +10,9 @@ import pytest
 from backupd.model import RetentionPolicy, Task
 from backupd.problems import ProblemKind
 from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
-from backupd.service import surveying
-from backupd.service.web import page, phrases
-from backupd.service.web.language import LANGUAGES, Language, choose_language
-from backupd.service.web.phrases import PHRASES, Phrase
+from backupd.status import history
+from backupd.web import page, translations
+from backupd.web.translations import LANGUAGES, PHRASES, Language, Phrase, choose_language
 
 ROOM = Path(page.__file__).parent
 
@@ -54,13 +53,13 @@ def test_a_phrase_says_the_same_in_each_language(key: str) -> None:
 
 
 def test_no_two_phrases_have_one_name() -> None:
-    parts = [part for name, part in vars(phrases).items() if name.isupper() and name != "PHRASES"]
+    parts = [part for name, part in vars(translations).items() if name.isupper() and name != "PHRASES"]
     assert sum(len(part) for part in parts if isinstance(part, dict)) == len(PHRASES)
 
 
 def test_each_phrase_is_said_somewhere_and_each_that_is_said_exists() -> None:
     template = (ROOM / "page.html").read_text()
-    code = "".join(path.read_text() for path in ROOM.glob("*.py") if path.name != "phrases.py")
+    code = "".join(path.read_text() for path in ROOM.glob("*.py") if path.name != "translations.py")
     named = set(re.findall(r"say\(\s*'([^']+)'\s*[,)]", template)) | set(re.findall(r'say\(\s*"([^"]+)"', code))
     assert named <= PHRASES.keys()
     said = template + code
@@ -80,8 +79,8 @@ def retention_words() -> set[str]:
         LAST_VERIFIED,
         "frozen: corrupt",
         "frozen: shrink",
-        surveying.NOT_CONFIGURED,
-        surveying.HOLDS_UNREADABLE,
+        history.NOT_CONFIGURED,
+        history.HOLDS_UNREADABLE,
     }
 
 
@@ -98,4 +97,4 @@ def test_every_reason_and_every_problem_has_its_phrase() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_placeholder_that_is_not_filled_is_an_error_and_no_half_sentence(language: Language) -> None:
     with pytest.raises(KeyError):
-        phrases.say(language, "problem.failed", task="backup")
+        translations.say(language, "problem.failed", task="backup")

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 from web_site import BACKUP, ILL, NOW, WELL, status_of
 
 from backupd.health import Health, HealthFacts
-from backupd.service.status import NextRun, TaskFigures
-from backupd.service.words import status_lines
+from backupd.status.model import NextRun, TaskFigures
+from backupd.status.text import status_lines
 
 NEXT = (
     NextRun("backup", "tasks", datetime(2026, 11, 26, 4, tzinfo=ZoneInfo("Europe/Berlin"))),

@@ -10,23 +10,22 @@ import pytest
 from backupd.catalog import open_catalog
 from backupd.errors import ErrorKind
 from backupd.health import Health, Limit
-from backupd.jobs.backup import backup
-from backupd.jobs.checks import remember_check
-from backupd.jobs.order import BackupOrder, Expiry
-from backupd.jobs.shrink import ShrinkGuard
-from backupd.jobs.site import Site
 from backupd.model import RetentionPolicy, RunReport, Task
+from backupd.notifications.collector import take_look
+from backupd.notifications.problems import facts_of
 from backupd.problems import Severity
-from backupd.service.overview import take_survey
-from backupd.service.plan import Planned
-from backupd.service.web import answers
-from backupd.service.web.api import status_facts
-from backupd.service.web.cards import mood_of, to_dos
-from backupd.service.web.metrics import metrics_answer
-from backupd.service.web.tongue import Tongue
-from backupd.service.words import status_lines
-from backupd.told.look import take_look
-from backupd.told.trouble import facts_of
+from backupd.schedule import Planned
+from backupd.status.current import take_survey
+from backupd.status.text import status_lines
+from backupd.tasks.backup import backup
+from backupd.tasks.check_results import remember_check
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder, Expiry, ShrinkGuard
+from backupd.web import responses
+from backupd.web.api import status_facts
+from backupd.web.localizer import Tongue
+from backupd.web.metrics import metrics_answer
+from backupd.web.summary_cards import mood_of, to_dos
 from support.bank import make_bank
 from support.generations import backdated
 from support.surveys import NIGHTLY, ZONE
@@ -146,7 +145,7 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     assert {line.partition(": ")[2] for line in lines if line.startswith(("  reason: ", "  warning: "))} == headlines
     assert len([line for line in lines if line.startswith("  what to do: ")]) == len(headlines)
 
-    answer = answers.health(health)
+    answer = responses.health(health)
     assert answer.status == (503 if unhealthy else 200)
     assert b"/secret" not in answer.body
     assert str(order.path).encode() not in answer.body

@@ -13,19 +13,18 @@ import pytest
 
 from backupd.catalog import open_catalog
 from backupd.health import Limit
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder, Expiry
-from backupd.jobs.site import Site
 from backupd.model import DrillReport, RetentionPolicy, RunReport
-from backupd.schedule import Schedule
-from backupd.service import surveying
-from backupd.service.overview import take_survey
-from backupd.service.plan import Planned
-from backupd.service.survey import LogLine, Survey
-from backupd.service.tail import last_lines
-from backupd.service.web.api import status_answer
-from backupd.service.web.language import LANGUAGES
-from backupd.service.web.page import page_answer
+from backupd.schedule import Planned, Schedule
+from backupd.status import history as status_history
+from backupd.status.current import take_survey
+from backupd.status.log_tail import last_lines
+from backupd.status.model import LogLine, Survey
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder, Expiry
+from backupd.web.api import status_answer
+from backupd.web.page import page_answer
+from backupd.web.translations import LANGUAGES
 from support.generations import backdated, manifest_of
 
 ZONE = ZoneInfo("America/Santiago")
@@ -176,8 +175,8 @@ def test_runs_that_were_stopped_or_have_not_ended_say_nothing_of_their_day(site:
 
 @pytest.mark.usefixtures("backed_up")
 def test_of_very_many_runs_and_generations_the_newest_are_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surveying, "MOST_MARKS", 2)
-    monkeypatch.setattr(surveying, "MOST_GENERATIONS", 1)
+    monkeypatch.setattr(status_history, "MOST_MARKS", 2)
+    monkeypatch.setattr(status_history, "MOST_GENERATIONS", 1)
     newest = survey(site).histories[0].generations[0].id
     backdated(site.store.directory, newest, days=1)
     for days in (300, 200, 5):
@@ -203,7 +202,7 @@ def test_holds_that_cannot_be_read_make_no_reason_up(site: Site) -> None:
     holds.mkdir(exist_ok=True)
     (holds / "tasks.json").mkdir()
     reasons = {reason for one in survey(site).histories[0].generations for reason in one.kept_for}
-    assert reasons & {surveying.HOLDS_UNREADABLE, "frozen: corrupt"}
+    assert reasons & {status_history.HOLDS_UNREADABLE, "frozen: corrupt"}
 
 
 def test_the_log_is_read_from_its_end_whatever_is_in_it(tmp_path: Path) -> None:

@@ -10,22 +10,21 @@ import pytest
 
 from backupd import __version__
 from backupd.catalog import open_catalog
+from backupd.daemon.notifier import LOOK_EVERY_S, Teller
 from backupd.health import Limit
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.rebuild import rebuild_catalog
-from backupd.jobs.site import Site
 from backupd.model import RunReport
-from backupd.pings.address import Address
+from backupd.notifications.apprise_sender import Sender
+from backupd.notifications.collector import App
+from backupd.notifications.message import Channel, Message, channels_of
+from backupd.notifications.options import TellOrder
+from backupd.notifications.self_test import examine_messages
+from backupd.pings.monitors import Address
 from backupd.schedule import Schedule
-from backupd.service.overview import read_status
-from backupd.service.teller import LOOK_EVERY_S, Teller
-from backupd.told.channel import Channel, channels_of
-from backupd.told.doctor import examine_messages
-from backupd.told.look import App
-from backupd.told.order import TellOrder
-from backupd.told.send import Sender
-from backupd.told.words import Message
+from backupd.status.current import read_status
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
+from backupd.tasks.rebuild_catalog import rebuild_catalog
 from support.command import log_lines
 from support.daemon import wait_until
 from support.listener import Asked, Listener, Said, listening

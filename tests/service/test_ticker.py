@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backupd.service.ticker import Ticker
+from backupd.daemon.scheduler import Ticker
 from support.daemon import wait_until
 
 STALLED_S = 0.3

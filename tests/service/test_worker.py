@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from backupd.config import Config, load_config
+from backupd.daemon.source_claims import Claims
+from backupd.daemon.task_queue import DOCTOR, Job, Worker
 from backupd.log import open_log
-from backupd.service.claims import Claims
-from backupd.service.worker import DOCTOR, Job, Worker
 from support.command import log_lines
 from support.daemon import wait_until
 

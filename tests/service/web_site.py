@@ -14,10 +14,9 @@ from typing import Any
 from backupd.catalog import PingRecord
 from backupd.health import Failure, Health, HealthFacts, Standing
 from backupd.model import DrillReport, Hold
-from backupd.service.status import MessageFigures, SourceFigures, Status, TaskFigures
-from backupd.service.survey import Survey
-from backupd.service.web.app import make_app
-from backupd.service.web.server import HttpServer
+from backupd.status.model import MessageFigures, SourceFigures, Status, Survey, TaskFigures
+from backupd.web.routes import make_app
+from backupd.web.server import HttpServer
 from support.surveys import healthy
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, 123_000, tzinfo=UTC)

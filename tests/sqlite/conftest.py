@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
 from backupd.model import NoProgress, Progress
-from backupd.sqlite.process import OnEvent, OnProgress
 from backupd.sqlite.snapshot import Snapshot, SnapshotSettings, take_snapshot
 from backupd.sqlite.source import Source
+from backupd.sqlite.worker_process import OnEvent, OnProgress
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
 from support.bank import make_bank
 from support.snapshots import HASTY, Take
 from support.sqlite_jobs import APP, BackUp, Job

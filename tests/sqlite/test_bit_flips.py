@@ -103,15 +103,15 @@ def test_a_flipped_bit_is_corruption(tmp_path: Path, sound: Sound, place: str, a
 FLIP = """
 import sys
 from pathlib import Path
-from backupd.priority import NORMAL
-from backupd.sqlite.child import check
+from backupd.system.priority import NORMAL
+from backupd.sqlite.worker import integrity_check
 path = Path(sys.argv[1])
 sound, number = path.read_bytes(), 0
 for place in range(sound.index(b"CREATE"), 4096):
     for bit in range(place % 4, 8, 4):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << bit]) + sound[place + 1 :])
         request = {"path": str(path), "writer": sys.argv[2], "priority": NORMAL._asdict()}
-        verdict = check.work(request, None)["verdict"]
+        verdict = integrity_check.work(request, None)["verdict"]
         number += 1
         assert verdict["level"] in {"full", "corrupt"}, (place, bit, verdict)
 print(number)

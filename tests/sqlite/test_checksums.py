@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.sqlite.replace import set_journal_mode
 from backupd.sqlite.snapshot import compact_snapshot
+from backupd.sqlite.target import set_journal_mode
 from support.command import Backupd
 from support.snapshots import Take
 from support.sqlite_checks import verdict

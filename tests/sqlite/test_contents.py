@@ -68,9 +68,9 @@ def test_without_its_module_a_virtual_table_is_known_by_its_shadow_tables(tmp_pa
 
 HASTY = """
 import sys
-from backupd.sqlite.child import check, contents
+from backupd.sqlite.worker import contents, integrity_check
 contents._COUNT_S = 0.05
-print(contents.contents_of(check.open_immutable(sys.argv[1]), {}, indexes_compared=True)["tables"]["f"])
+print(contents.contents_of(integrity_check.open_immutable(sys.argv[1]), {}, indexes_compared=True)["tables"]["f"])
 """
 
 

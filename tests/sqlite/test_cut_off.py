@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.backup import backup
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
 from support.app import running_app
 from support.command import Backupd
 

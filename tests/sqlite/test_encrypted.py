@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import NoSpace, SourceBusy, SourceEncrypted
-from backupd.jobs.backup import backup
-from backupd.jobs.expire import unfreeze
-from backupd.jobs.order import BackupOrder
-from backupd.jobs.site import Site
 from backupd.sqlite.snapshot import take_snapshot
 from backupd.sqlite.source import Source
+from backupd.tasks.backup import backup
+from backupd.tasks.context import Site
+from backupd.tasks.options import BackupOrder
+from backupd.tasks.prune import unfreeze
 from support.app import running_app
 from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
 from support.snapshots import HASTY, Take

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import NoSpace
-from backupd.sqlite.child.hotjournal import copy_with_journal
 from backupd.sqlite.snapshot import SnapshotSettings, compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source
+from backupd.sqlite.worker.hot_journal import copy_with_journal
 from support.app import running_app
 from support.bank import is_balanced, make_bank
 from support.snapshots import HASTY, Take

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from backupd.errors import SnapshotFailed, SourceBusy
-from backupd.sqlite.child.hotjournal import copy_with_journal
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
+from backupd.sqlite.worker.hot_journal import copy_with_journal
 from support.app import running_app
 from support.bank import is_balanced, make_bank
 from support.snapshots import HASTY, Take
@@ -102,7 +102,7 @@ def test_an_app_that_starts_again_meanwhile_rolls_back_and_is_copied_as_usual(ho
 
 COPY_SLOWLY = """
 import os, sys
-from backupd.sqlite.child.hotjournal import copy_with_journal
+from backupd.sqlite.worker.hot_journal import copy_with_journal
 
 def wait(done, total):
     print("copying", flush=True)

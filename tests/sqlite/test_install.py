@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import TargetInUse, TargetRefused
-from backupd.sqlite import install
-from backupd.sqlite.install import heal, swap
-from backupd.sqlite.intent import intent_path
-from backupd.sqlite.lease import Lease
-from backupd.sqlite.replace import Target
+from backupd.sqlite import swap as swap_module
+from backupd.sqlite.file_lease import Lease
+from backupd.sqlite.swap import heal, swap
+from backupd.sqlite.swap_journal import intent_path
+from backupd.sqlite.target import Target
 from support.app import running_app
 from support.bank import make_bank
 from support.sqlite_places import kept_databases
@@ -97,7 +97,7 @@ def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(place: Path, mon
                 wait_until(lambda: super(Late, self).asked_for(path))
             return answer
 
-    monkeypatch.setattr(install, "Lease", Late)
+    monkeypatch.setattr(swap_module, "Lease", Late)
     with Late([target], os.geteuid(), os.getegid(), remote="", stopped=False) as held, pytest.raises(TargetInUse):
         swap(target, part, held, NOW)
     assert openers[0].read() == "old"
@@ -186,7 +186,7 @@ def test_a_database_without_a_file_is_in_use_while_its_side_files_are_open(bank:
 @pytest.mark.root
 def test_root_with_few_capabilities_asks_as_the_owner(data: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from backupd.sqlite.replace import Target\n"
+        "import sys; from pathlib import Path; from backupd.sqlite.target import Target\n"
         "with Target.inspect(Path(sys.argv[1])).lease(stopped=True) as lease: print(lease.held)"
     )
     data.chmod(0o777)
@@ -200,7 +200,7 @@ def test_root_with_few_capabilities_asks_as_the_owner(data: Path) -> None:
 def test_a_directory_that_may_not_be_written_is_refused_with_its_owner(bank: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from backupd.errors import TargetRefused\n"
-        "from backupd.sqlite.replace import Target\n"
+        "from backupd.sqlite.target import Target\n"
         "try: Target.inspect(Path(sys.argv[1]))\n"
         "except TargetRefused as error: print(error.message, error.hint)"
     )

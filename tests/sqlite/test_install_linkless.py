@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from backupd.errors import TargetInUse
-from backupd.sqlite import install
-from backupd.sqlite.install import heal, swap
-from backupd.sqlite.lease import Lease
+from backupd.sqlite import swap as swap_module
+from backupd.sqlite.file_lease import Lease
+from backupd.sqlite.swap import heal, swap
 from support.sqlite_places import kept_databases
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -62,7 +62,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[], None]) -> None:
 
         return watched
 
-    for where, name in ((Path, "rename"), (install, "exchange")):
+    for where, name in ((Path, "rename"), (swap_module, "exchange")):
         monkeypatch.setattr(where, name, seen(getattr(where, name)))
 
 
@@ -73,7 +73,7 @@ def test_the_new_one_takes_the_place_of_the_old_one_which_is_kept(
     target, part = paths(place)
     seen = list[bool]()
     if not exchanging:
-        monkeypatch.setattr(install, "exchange", unknown)
+        monkeypatch.setattr(swap_module, "exchange", unknown)
     watched(monkeypatch, lambda: seen.append(target.exists()))
     with lease(target) as held:
         assert swap(target, part, held, NOW) == place / KEPT
@@ -87,7 +87,7 @@ def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
 ) -> None:
     target, part = paths(place)
     if not exchanging:
-        monkeypatch.setattr(install, "exchange", unknown)
+        monkeypatch.setattr(swap_module, "exchange", unknown)
     for at in count():
         target.write_text("old")
         part.write_text("new")
@@ -121,7 +121,7 @@ def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(
     target, part = paths(place)
     seen = list[bool]()
     if not exchanging:
-        monkeypatch.setattr(install, "exchange", unknown)
+        monkeypatch.setattr(swap_module, "exchange", unknown)
     watched(monkeypatch, lambda: seen.append(target.exists()))
 
     class Late(Lease):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backupd.sqlite.replace import set_journal_mode
+from backupd.sqlite.target import set_journal_mode
 from support.bank import make_bank
 from support.sqlite_checks import NUMBERS, inspect, make, overwrite_page, rewrite, verdict
 
@@ -226,16 +226,16 @@ def test_more_columns_than_this_library_allows_are_no_damage(tmp_path: Path) -> 
 
 SHORT = """
 import apsw, json, sys
-from backupd.priority import NORMAL
-from backupd.sqlite.child import check
-opened = check.open_immutable
+from backupd.system.priority import NORMAL
+from backupd.sqlite.worker import integrity_check
+opened = integrity_check.open_immutable
 def short(path):
     connection = opened(path)
     connection.limit(apsw.SQLITE_LIMIT_LENGTH, 50_000)
     return connection
-check.open_immutable = short
+integrity_check.open_immutable = short
 request = {"path": sys.argv[1], "writer": "3.40.1", "priority": NORMAL._asdict()}
-print(json.dumps(check.work(request, None)))
+print(json.dumps(integrity_check.work(request, None)))
 """
 
 

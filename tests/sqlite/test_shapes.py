@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from backupd.sqlite.integrity import checking
 from backupd.sqlite.snapshot import SnapshotSettings, take_snapshot
 from backupd.sqlite.source import Source
-from backupd.sqlite.verify import checking
 from support.snapshots import Take
 from support.sqlite_places import rows, small_disk
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backupd.paths import side_files
+from backupd.sqlite.database_files import side_files
 from support.app import running_app
 from support.bank import is_balanced
 from support.sqlite_jobs import APP
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 UNMAPPED, SHOWN = 70000, 65534
 LOOK = """
 import ctypes, os, sys  # before another user cannot reach them
-from backupd.owners import known_owner
+from backupd.system.owners import known_owner
 os.setuid(int(sys.argv[1]))
 for path in sys.argv[2:]:
     print(known_owner(path, os.stat(path)))

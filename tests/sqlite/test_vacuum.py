@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.generations import local_inventory
 from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.tasks.context import local_inventory
 from support.app import running_app
 from support.sqlite_checks import rewrite
 from support.sqlite_jobs import BackUp

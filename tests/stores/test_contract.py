@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from backupd.archive.members import pack
+from backupd.archive.archive import pack
 from backupd.errors import GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX
 from backupd.stores.contract import Store, Stored
-from backupd.stores.directory import DirectoryStore
-from backupd.stores.mirror import MirrorStore
+from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.local import DirectoryStore
 from support.replicas import connected
 
 IDS = ("tasks-20261121-0400", "tasks-20261122-0400", "tasks-20261122-0400-2")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from backupd.archive.members import pack
+from backupd.archive.archive import pack
 from backupd.errors import GenerationMissing, SnapshotFailed
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from backupd.stores.directory import DirectoryStore
+from backupd.stores.local import DirectoryStore
 
 ID = "tasks-20261121-0400"
 OTHER = "tasks-20261122-0400"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from backupd.jobs.expire import prune
-from backupd.jobs.order import Expiry
-from backupd.jobs.site import Site
 from backupd.model import Hold, RetentionPolicy
-from backupd.stores.holds import Holds, Quarantine
+from backupd.stores.state import Holds, Quarantine
+from backupd.tasks.context import Site
+from backupd.tasks.options import Expiry
+from backupd.tasks.prune import prune
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HOLD = Hold("tasks", "shrink", NOON, "task went from 900 to 3 rows", "tasks-20261122-0400")

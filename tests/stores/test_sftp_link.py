@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backupd.stores.sftp.link import CHANNELS, Link
+from backupd.stores.sftp.connection import CHANNELS, Link
 from support.replicas import linked
 from support.sshd import Sshd, running_sshd
 from support.wire import Weather, running_wire

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import CopyCorrupt, ReplicaUnreachable
-from backupd.stores.sftp.link import CHANNELS, Link, lost_to
+from backupd.stores.sftp.connection import CHANNELS, Link, lost_to
+from backupd.stores.sftp.protocol import IN_FLIGHT_BYTES, SAFE_BLOCK_BYTES, WriteRefused
 from backupd.stores.sftp.upload import Proven, upload
-from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, SAFE_BLOCK_BYTES, WriteRefused
 from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
 from support.replicas import linked
 from support.wire import Weather, running_wire

@@ -10,12 +10,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from backupd.jobs.drill import drill
-from backupd.jobs.generations import local_inventory
-from backupd.jobs.order import AppProof, DrillOrder
-from backupd.jobs.site import Site
 from backupd.model import DrillReport, RunReport
-from backupd.paths import side_files
+from backupd.sqlite.database_files import side_files
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.drill.drill import drill
+from backupd.tasks.options import AppProof, DrillOrder
 from support.daemon import free_port
 
 DAY_S = 86400.0

@@ -6,8 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from backupd.archive.manifest import decode_manifest, encode_manifest
-from backupd.jobs.site import Site
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, generation_id
+from backupd.tasks.context import Site
 
 
 def manifest_of(site: Site, generation: str) -> Manifest:

@@ -12,17 +12,16 @@ from typing import Protocol
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import ReplicaUnreachable
-from backupd.jobs.order import Expiry
-from backupd.jobs.replicate import Connect, ReplicaOrder, replicate
-from backupd.jobs.site import Site
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy, RunReport
 from backupd.stores.contract import Replica
-from backupd.stores.sftp.hostkeys import PinnedKeys
-from backupd.stores.sftp.link import Link, Patience, lost_to
-from backupd.stores.sftp.login import Credentials
-from backupd.stores.sftp.remotehash import RemoteHash
+from backupd.stores.sftp.auth import Credentials
+from backupd.stores.sftp.connection import Link, Patience, lost_to
+from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
-from backupd.stores.sftp.upload import Proven
+from backupd.stores.sftp.upload import Proven, RemoteHash
+from backupd.tasks.context import Site
+from backupd.tasks.options import Expiry
+from backupd.tasks.replicate import Connect, ReplicaOrder, replicate
 
 SENDER = "0123456789abcdef"
 SWIFT = Patience(connect_s=10, stall_s=5)

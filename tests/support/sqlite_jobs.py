@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backupd.jobs.site import Site
 from backupd.model import RunReport
+from backupd.tasks.context import Site
 from support.command import log_lines
 
 APP, STRANGER = 1234, 2345

@@ -76,7 +76,7 @@ def at_work_on(path: Path) -> int:
     found: list[int] = []
 
     def look() -> bool:
-        ours = (pid for pid in children_of(os.getpid()) if b"backupd.sqlite.child.copy" in command_line(pid))
+        ours = (pid for pid in children_of(os.getpid()) if b"backupd.sqlite.worker.snapshot" in command_line(pid))
         found[:] = [pid for pid in ours if has_open(pid, path)]
         return bool(found)
 

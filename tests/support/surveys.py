@@ -6,22 +6,25 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backupd.catalog.marks import RunMark
+from backupd.catalog.queries import RunMark
 from backupd.health import Failure, Health, HealthFacts, Standing
 from backupd.model import Generation, Outcome, RetentionPolicy, Task, generation_id
 from backupd.retention import plan_retention
 from backupd.schedule import Schedule
-from backupd.service.days import Records, judge_days, marks_by_day
-from backupd.service.status import NextRun, SourceFigures, Status, TaskFigures
-from backupd.service.survey import (
+from backupd.status.calendar import Records, judge_days, marks_by_day
+from backupd.status.model import (
     DiskUse,
     DrillFigures,
     GenerationFigures,
     LogLine,
+    NextRun,
     Point,
     ReplicaFigures,
+    SourceFigures,
     SourceHistory,
+    Status,
     Survey,
+    TaskFigures,
 )
 
 ZONE: Final = ZoneInfo("America/Santiago")

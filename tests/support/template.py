@@ -54,7 +54,7 @@ _AUDITED = frozenset(
     }
 )
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
-_OTHER_PROCESSES = ("backupd.service", "backupd.sqlite.child", "backupd.told.child")
+_OTHER_PROCESSES = ("backupd.daemon", "backupd.sqlite.worker", "backupd.notifications.apprise_worker")
 COVERED = "COVERAGE_PROCESS_CONFIG"  # by which coverage finds its way into processes
 COVERED_FORKS = "COVERAGE_OF_FORKS"  # the same for the template and its forks, and not for what these start
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.catalog import Told
-from backupd.told.deploy import SETTLE, Seen, is_pending, plan_deploy
+from backupd.notifications.deploy import SETTLE, Seen, is_pending, plan_deploy
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 TIMEOUT = timedelta(minutes=5)

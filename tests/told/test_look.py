@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.told.deploy import Seen
-from backupd.told.look import App, look_at_app
+from backupd.notifications.collector import App, look_at_app
+from backupd.notifications.deploy import Seen
 from support.command import Backupd
 from support.daemon import free_port
 from support.listener import Said, listening

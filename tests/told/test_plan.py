@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.catalog import Told
+from backupd.notifications.planner import AGAIN_AFTER, Item, digest_due, plan_messages
+from backupd.notifications.problems import Facts, News, Trouble
 from backupd.schedule import Schedule
-from backupd.told.plan import AGAIN_AFTER, Item, digest_due, plan_messages
-from backupd.told.trouble import Facts, News, Trouble
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

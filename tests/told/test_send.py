@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from backupd.bootstrap.notifications import tell_order
 from backupd.catalog import Book, Queued, Told, open_catalog
 from backupd.cli import cli
 from backupd.config import load_config
-from backupd.telling import tell_order
-from backupd.text import without_secrets
-from backupd.told.channel import Channel, channels_of
-from backupd.told.send import Sender
-from backupd.told.words import Message
+from backupd.formatting import without_secrets
+from backupd.notifications.apprise_sender import Sender
+from backupd.notifications.message import Channel, Message, channels_of
 from support.command import Backupd
 from support.daemon import children_of, free_port, wait_until
 from support.listener import HANG, HANG_UP, Asked, Said, listening
@@ -85,7 +84,7 @@ def test_no_secret_is_in_the_list_of_processes_and_nothing_is_written_beside_the
     with listening(HANG) as there:
         order = {"mood": "info", "title": "t", "body": "b", "urls": [json_url(there.port)]}
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "backupd.told.child"],
+            [sys.executable, "-P", "-m", "backupd.notifications.apprise_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,13 +12,13 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backupd.catalog import RunRecord, Told
-from backupd.catalog.unavailable import CatalogUnavailable
+from backupd.catalog.errors import CatalogUnavailable
 from backupd.errors import ErrorKind
 from backupd.health import REPEATED_FOR, Failure, HealthFacts, Standing, find_problems
 from backupd.model import DrillReport, Hold, Outcome, RunReport, Task
-from backupd.told.plan import Item, plan_messages
-from backupd.told.trouble import FIRST_DAY, Look, facts_of
-from backupd.told.words import Message, compose, compose_lines
+from backupd.notifications.message import Message, compose, compose_lines
+from backupd.notifications.planner import Item, plan_messages
+from backupd.notifications.problems import FIRST_DAY, Look, facts_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "messages"
 NOW = datetime(2026, 11, 25, 11, 30, tzinfo=UTC)

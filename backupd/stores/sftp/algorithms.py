@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from backupd.errors import ServerIncompatible, ServerTooOld
+from backupd.formatting import one_line
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
-from backupd.text import one_line
 
 # Measured (docs/performance.md): AES-GCM runs in hardware and needs no separate checksum. CBC is left out.
 CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr", "aes192-ctr")

@@ -28,8 +28,8 @@ from paramiko.sftp import (
     SFTP_PERMISSION_DENIED,
 )
 
+from backupd.formatting import one_line, printable
 from backupd.stores.sftp.paramiko_internals import ObservedClient
-from backupd.text import one_line, printable
 
 _OPERATIONS: Final = {
     CMD_CLOSE: "close",

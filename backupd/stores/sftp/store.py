@@ -25,13 +25,21 @@ from paramiko import SFTPAttributes, SFTPClient, SSHException
 
 from backupd.errors import BackupdError, GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer
-from backupd.stores.sftp.asking import looked_up
-from backupd.stores.sftp.link import Link
-from backupd.stores.sftp.remote import RemoteFile, claim, entries, is_file, replace, space_left
-from backupd.stores.sftp.small import put_small, read_many, read_small
+from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer, manifest_there, refuse_other, taken
+from backupd.stores.sftp.connection import Link
+from backupd.stores.sftp.files import (
+    RemoteFile,
+    claim,
+    entries,
+    is_file,
+    put_small,
+    read_many,
+    read_small,
+    replace,
+    space_left,
+)
+from backupd.stores.sftp.protocol import looked_up
 from backupd.stores.sftp.upload import Proven, compare, taken_back, upload
-from backupd.stores.taken import manifest_there, refuse_other, taken
 
 CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"

@@ -1,22 +1,118 @@
 """Send a file so that what arrived is known, byte for byte, and what arrived before is not sent again."""
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from paramiko import SFTPClient, SSHException
+from paramiko import Channel, SFTPClient, SSHException
+from paramiko.sftp import (
+    CMD_CLOSE,
+    CMD_FSETSTAT,
+    CMD_OPEN,
+    SFTP_FLAG_CREATE,
+    SFTP_FLAG_EXCL,
+    SFTP_FLAG_READ,
+    SFTP_FLAG_WRITE,
+    SFTPError,
+)
 
 from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
 from backupd.stores.contract import ProvenBy, Transfer
-from backupd.stores.sftp.lanes import opened_lanes
-from backupd.stores.sftp.link import CHANNELS, Link
-from backupd.stores.sftp.readback import ReadBack
-from backupd.stores.sftp.remote import flush, is_file, made_durable
-from backupd.stores.sftp.remotehash import RemoteHash
-from backupd.stores.sftp.wire import IN_FLIGHT_BYTES, WRITE_BLOCK_BYTES, WriteRefused
+from backupd.stores.sftp.connection import CHANNELS, Link
+from backupd.stores.sftp.files import flush, is_file, made_durable
+from backupd.stores.sftp.protocol import (
+    IN_FLIGHT_BYTES,
+    WRITE_BLOCK_BYTES,
+    Asking,
+    Reads,
+    WriteRefused,
+    Writes,
+    attributes_of,
+)
+
+_UPDATE: Final = SFTP_FLAG_READ | SFTP_FLAG_WRITE
+_ANEW: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
+_PRIVATE: Final = 0o600
+_TROUBLE: Final = (OSError, EOFError, SSHException, SFTPError)
+
+
+class ReadBack:
+    """Compares an open remote file with `source`, from byte `begin` on, where both are known to be equal."""
+
+    def __init__(self, source: BinaryIO, client: SFTPClient, handle: object, begin: int, block_bytes: int) -> None:
+        self._source_fd, self._block_bytes, self._began = source.fileno(), block_bytes, begin
+        self._reads = Reads(client, handle, block_bytes, begin)
+        self.equal_bytes = begin  # up to where both are known to be equal
+        self._is_over = False  # as they differ from there on, or nothing is to be had
+
+    def follow(self, written_bytes: int, *, wait: bool) -> None:
+        """Compare what has come of the `written_bytes` there, and ask for the rest of them.
+
+        With `wait`, what is about to come is waited for: that pays where the host is near. A server that gives no file
+        back while it is written to is no longer asked.
+        """
+        whole_blocks = written_bytes - (written_bytes - self._began) % self._block_bytes
+        try:
+            while not self._is_over and self._reads.ask(whole_blocks) and self._comes(wait):
+                self._take()
+        except OSError:
+            self._is_over = True
+
+    def finish(self, end: int, advance: Callable[[int], None]) -> int:
+        """Return up to where, at most `end`, both are equal; `advance` hears of it on the way. Raises OSError."""
+        while not self._is_over and self._reads.ask(end):
+            self._take()
+            advance(self.equal_bytes)
+        return self.equal_bytes
+
+    def _comes(self, wait: bool) -> bool:  # noqa: FBT001 - `follow` has it by name
+        return self._reads.is_coming if wait else self._reads.is_there
+
+    def _take(self) -> None:
+        theirs, ended = self._reads.take()
+        mine = os.pread(self._source_fd, len(theirs), self.equal_bytes)
+        self._is_over = ended or mine != theirs
+        self.equal_bytes += len(mine) if mine == theirs else _common(mine, theirs)
+
+
+_ANSWER: Final = re.compile(rb"([0-9a-f]{64}) [ *]-\r?\n", re.ASCII)  # GNU, busybox and uutils alike
+_LONGEST_ANSWER_BYTES: Final = 256
+_SLOWEST_BYTES_S: Final = 8 << 20  # half of what the slowest NAS does
+_LOOK_S: Final = 1.0
+_PIECE_BYTES: Final = 1 << 20
+
+
+class RemoteHash:
+    """Asks the other host; one that did not answer as it should is not asked again for as long as this lives."""
+
+    def __init__(self, least_s: float = 60.0) -> None:
+        """Wait `least_s` seconds for an answer, and longer for large files."""
+        self._least_s = least_s
+        self.trouble = ""  # why copies are read back instead
+
+    def confirms(self, source: BinaryIO, path: str, size_bytes: int, link: Link) -> bool:
+        """Tell whether the remote file `path` begins with the first `size_bytes` of `source`, by its host's word.
+
+        Raises nothing of the network: a connection that was lost is noticed by whoever uses it next.
+        """
+        if self.trouble:
+            return False
+        answer = b""
+        with suppress(SSHException, EOFError, OSError):
+            command = f"head -c {size_bytes} < {shlex.quote(path)} | sha256sum"
+            answer = _answer(link, command, self._least_s + size_bytes / _SLOWEST_BYTES_S)
+        found = _ANSWER.fullmatch(answer)
+        if found is None:
+            self.trouble = "there is no shell with head and sha256sum for us"
+        return found is not None and found[1].decode() == _digest(source, size_bytes)
+
 
 Advance = Callable[[int], None]
 
@@ -199,3 +295,79 @@ def _cut(client: SFTPClient, part: str, right_bytes: int, size_bytes: int) -> in
             return right_bytes
     client.remove(part)
     return 0
+
+
+@contextmanager
+def opened_lanes(
+    clients: Sequence[SFTPClient], part: str, heard: Callable[[], None], *, new: bool
+) -> Iterator[tuple[Writes, ...]]:
+    """Lend what writes to `part` through each of `clients` that may.
+
+    A `new` one must not exist; it is private before anything is in it. `heard` is called at each answer.
+    Raises OSError, SSHException.
+    """
+    first, *others = map(Asking, clients)
+    opened = [
+        (clients[0], first, first.handle(first.ask(CMD_OPEN, part, _ANEW if new else _UPDATE, attributes_of(None))))
+    ]
+    try:
+        private = first.ask(CMD_FSETSTAT, opened[0][2], attributes_of(_PRIVATE))
+        asked = [asking.ask(CMD_OPEN, part, _UPDATE, attributes_of(None)) for asking in others]
+        with suppress(OSError):  # some servers know no modes; the directory is ours alone
+            first.hear(private)
+        for client, asking, number in zip(clients[1:], others, asked, strict=True):
+            with suppress(OSError):  # a server that lets one at a time write; one lane will do
+                opened.append((client, asking, asking.handle(number)))
+        yield tuple(Writes(client, handle, heard) for client, _asking, handle in opened)
+    except (KeyboardInterrupt, SystemExit):
+        opened.clear()  # who is told to stop waits for nobody
+        raise
+    finally:
+        _close([(asking, handle) for _client, asking, handle in opened])
+
+
+def _close(opened: Sequence[tuple[Asking, bytes]]) -> None:
+    """Close all, whatever the server says: the contents are proven anyway."""
+    closing = []
+    with suppress(*_TROUBLE):
+        closing = [(asking, asking.ask(CMD_CLOSE, handle)) for asking, handle in opened]
+    for asking, number in closing:
+        with suppress(*_TROUBLE):
+            asking.hear(number)
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Return how many bytes both begin with."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _answer(link: Link, command: str, within_s: float) -> bytes:
+    """Return what `command` says, as far as it is needed. Raises OSError when it takes too long, SSHException."""
+    deadline = time.monotonic() + within_s
+    said = b""
+    with link.watched() as watchdog, link.session() as channel:
+        channel.exec_command(command)  # waits for ever for a yes or a no: hence the watchdog
+        channel.shutdown_write()  # an SFTP server that runs whatever is asked for ends by this
+        while len(said) <= _LONGEST_ANSWER_BYTES and (piece := _piece(channel)) != b"":
+            said += piece or b""
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            watchdog.alive()  # a long digest is silent until its end
+    return said
+
+
+def _piece(channel: Channel) -> bytes | None:
+    """Return what was said meanwhile, None when nothing was, and nothing at the end."""
+    channel.settimeout(_LOOK_S)
+    with suppress(TimeoutError):
+        return channel.recv(_LONGEST_ANSWER_BYTES)
+    return None
+
+
+def _digest(source: BinaryIO, size_bytes: int) -> str:
+    digest = hashlib.sha256()
+    source.seek(0)
+    while size_bytes > 0 and (piece := source.read(min(_PIECE_BYTES, size_bytes))):
+        digest.update(piece)
+        size_bytes -= len(piece)
+    return digest.hexdigest()

@@ -8,8 +8,7 @@ from paramiko import PKey
 from trust_sshd import fingerprint_of, keygen, public
 
 from backupd.errors import ConfigError, HostKeyChanged, HostKeyRefused, HostKeyUnknown
-from backupd.stores.sftp.hostkeys import PinnedKeys, fingerprint, line_for
-from backupd.stores.sftp.publickey import PublicKey
+from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey, fingerprint, line_for
 
 KINDS = ("ed25519", "ecdsa", "rsa")
 

@@ -11,10 +11,9 @@ from paramiko import ECDSAKey, ServerInterface, Transport
 from trust_sshd import Starter, fingerprint_of, relayed
 
 from backupd.errors import ReplicaUnreachable, ServerIncompatible, ServerTooOld
-from backupd.stores.sftp.handshake import EVERY_TYPE, fetch_host_keys, shake_hands
-from backupd.stores.sftp.hostkeys import PinnedKeys, fingerprint
+from backupd.stores.sftp.connection import EVERY_TYPE, fetch_host_keys, shake_hands
+from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey, fingerprint
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
-from backupd.stores.sftp.publickey import PublicKey
 from support.daemon import free_port
 
 KINDS = ("ed25519", "ecdsa", "rsa")

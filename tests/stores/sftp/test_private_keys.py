@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from trust_sshd import fingerprint_of, keygen, public
 
 from backupd.errors import LoginFailed
-from backupd.stores.sftp.hostkeys import fingerprint
-from backupd.stores.sftp.login import Credentials, load_key
+from backupd.stores.sftp.auth import Credentials, load_key
+from backupd.stores.sftp.host_keys import fingerprint
 
 SECRET = "open sesame"
 FORMS = [("ed25519", "RFC4716")] + [(kind, form) for kind in ("ecdsa", "rsa") for form in ("RFC4716", "PEM", "PKCS8")]

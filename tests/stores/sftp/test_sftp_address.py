@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import ConfigError
-from backupd.stores.sftp.address import DirectoryAddress, SftpAddress, parse_address
+from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
 
 
 @pytest.mark.parametrize(

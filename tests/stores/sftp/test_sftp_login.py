@@ -15,9 +15,9 @@ from paramiko import AUTH_FAILED, InteractiveQuery, RSAKey, ServerInterface, Tra
 from trust_sshd import PASSWORD, Server, Starter, fingerprint_of, keygen
 
 from backupd.errors import LoginFailed, ReplicaUnreachable
-from backupd.stores.sftp.handshake import shake_hands
-from backupd.stores.sftp.hostkeys import PinnedKeys
-from backupd.stores.sftp.login import Credentials, log_in
+from backupd.stores.sftp.auth import Credentials, log_in
+from backupd.stores.sftp.connection import shake_hands
+from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from support.daemon import wait_until
 

@@ -9,7 +9,7 @@ import sys
 import time
 
 # The processes that open databases know no calendar, and there are thousands of them.
-if not any(argument.startswith("backupd.sqlite.child") for argument in sys.orig_argv):
+if not any(argument.startswith("backupd.sqlite.worker") for argument in sys.orig_argv):
     import time_machine
 
     time_machine.travel(time.time() + float(os.environ["TEST_CLOCK_OFFSET_S"]), tick=True).start()

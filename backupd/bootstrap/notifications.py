@@ -1,0 +1,65 @@
+"""Builds what messages are told with from the configuration, as `backupd.bootstrap.tasks` does for the rest."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+from backupd.bootstrap.tasks import limits, monitors
+from backupd.config import Config
+from backupd.health import Health
+from backupd.model import LOCAL_STORE
+from backupd.notifications.collector import App
+from backupd.notifications.message import Channel, channels_of
+from backupd.notifications.options import TellOrder
+from backupd.notifications.ping_status import try_pings
+from backupd.notifications.self_test import examine_channels
+from backupd.pings.monitors import DAILY, Address
+from backupd.schedule import Schedule
+from backupd.tasks.context import Site
+from backupd.tasks.doctor.finding import Finding
+from backupd.tasks.freshness import read_health_facts
+
+
+def tell_order(config: Config) -> TellOrder:
+    """Return what the configuration asks the daemon to tell."""
+    zone = ZoneInfo(config.schedule.timezone)
+    daily = config.pings.get(DAILY)
+    return TellOrder(
+        scope=next(iter(config.sources)),
+        name=message_name(config),
+        zone=zone,
+        subjects=frozenset((*config.sources, *config.replicas, LOCAL_STORE)),
+        limits=limits(config),
+        channels=channels(config),
+        digest=Schedule.parse(config.notify.digest, zone) if config.notify.digest else None,
+        daily=Address.parse(daily.get_secret_value()) if daily else None,
+        daily_schedule=Schedule.parse(config.schedule.daily, zone),
+        app=app_of(config),
+    )
+
+
+def channels(config: Config) -> tuple[Channel, ...]:
+    """Return whom messages go to."""
+    return channels_of(url.get_secret_value() for url in config.notify.urls)
+
+
+def message_name(config: Config) -> str:
+    """Return how messages call this backupd."""
+    return config.notify.name or ", ".join(config.sources)
+
+
+def try_all(config: Config, site: Site) -> Iterator[Finding]:
+    """Send a test to each channel and each monitor, and yield a finding for each."""
+    if config.notify.urls:
+        yield from examine_channels(channels(config), message_name(config), site.clock())
+    if config.pings:
+        yield from try_pings(monitors(config), Health.of(read_health_facts(limits(config), site), site.clock()))
+
+
+def app_of(config: Config) -> App | None:
+    """Return the app beside whose deploys are told, if there is one."""
+    app = config.app
+    if app.health_url is None:
+        return None
+    timeout = timedelta(seconds=app.deploy_timeout_s)
+    return App(app.health_url, app.version, app.version_file, app.version_header, app.version_field, timeout)

@@ -1,0 +1,175 @@
+"""Builds what replication works with from the configuration, as `backupd.bootstrap.tasks` does for the rest."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from backupd.bootstrap.tasks import backup_order, drill_order, monitors
+from backupd.config import Config
+from backupd.errors import ConfigError, UsageError
+from backupd.log import Event
+from backupd.model import LOCAL_STORE
+from backupd.notifications.ping_status import examine_pings
+from backupd.notifications.self_test import examine_messages
+from backupd.stores.contract import Archives, Replica
+from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.identities import OWN_IDENTITY
+from backupd.stores.local import HIDDEN
+from backupd.stores.sftp.auth import Credentials
+from backupd.stores.sftp.connection import Link, Patience, lost_to
+from backupd.stores.sftp.host_keys import PinnedKeys
+from backupd.stores.sftp.store import SftpStore
+from backupd.stores.sftp.upload import Proven, RemoteHash
+from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.doctor.drill import examine_drill
+from backupd.tasks.doctor.finding import Finding
+from backupd.tasks.doctor.local import examine
+from backupd.tasks.doctor.replica import examine_replica
+from backupd.tasks.drill.drill import OpenStore
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.options import Expiry
+from backupd.tasks.replicate import Connect, ReplicaOrder, inventory_of, told_of
+from backupd.tasks.restore.extract import ResumingArchives
+from backupd.tasks.retry import Retry, until
+
+
+def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the replicas that `names` ask for, all when there are none. Raises UsageError."""
+    for name in names:
+        if name not in config.replicas:
+            known = ", ".join(config.replicas) or "none"
+            raise UsageError(f"there is no replica {name!r}", f"the configuration ({config.origin}) has: {known}")
+    if not config.replicas:
+        raise UsageError(
+            "there is no replica to send to", "set url under [replicas.NAME]: config.example.toml shows how"
+        )
+    return names or tuple(config.replicas)
+
+
+def replica_order(config: Config, name: str, *, adopt: bool = False, force: bool = False) -> ReplicaOrder:
+    """Return what the configuration asks for of replica `name`, and an operator with `adopt` and `force`."""
+    replica = config.replicas[name]
+    policy = (replica.retention or config.retention).policy()
+    expiry = Expiry(policy, ZoneInfo(config.schedule.timezone))
+    return ReplicaOrder(name, expiry, tuple(config.sources), replica.append_only, adopt, force)
+
+
+def connecting(config: Config, name: str, site: Site, *, reading: bool = False) -> Connect:
+    """Return what opens replica `name`, as often as it is called; what was proven by one is known to the next.
+
+    The directory that a backupd keeps its backups in, such as the disk of a lost machine, is only for `reading`. Raises
+    ConfigError.
+    """
+    address = parse_address(config.replicas[name].url)
+    if isinstance(address, DirectoryAddress):
+        if not reading:
+            _refuse_local_store(name, address.path, config.backups_dir)
+        return lambda: _mirror(name, address, site)
+    remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
+    proven = Proven(site.progress, remote_hash)
+    pins, credentials = pins_of(config, name), credentials_of(config, name, address)
+    return lambda: _over_sftp(name, address, pins, credentials, proven, site)
+
+
+@contextmanager
+def opened_store(config: Config, name: str, site: Site) -> Iterator[tuple[Archives, Inventory]]:
+    """Lend the local store or the replica of that name, with all that is in it. Raises what connecting raises.
+
+    Archives of a replica are read on when the connection is lost in the middle.
+    """
+    if name == LOCAL_STORE:
+        yield site.store, local_inventory(site)
+        return
+    connect = connecting(config, name, site, reading=True)
+    with ExitStack() as stack:
+        with told_of(name):
+            replica = stack.enter_context(connect())
+            inventory = inventory_of(name, replica, site)
+        yield ResumingArchives(replica, connect, retrying(config, name, site)), inventory
+
+
+def opening(config: Config, name: str, site: Site) -> OpenStore:
+    """Return what lends a store as `opened_store` does, as often as it is called."""
+    return lambda: opened_store(config, name, site)
+
+
+def retrying(config: Config, name: str, site: Site) -> Retry:
+    """Return what tries again, for as long as `timeout_s` of the replica says; each wait is logged.
+
+    What is done in the local store is done once.
+    """
+    if name == LOCAL_STORE:
+        return lambda do: do()
+
+    def on_retry(why: str, wait_s: float) -> None:
+        site.log.warning(Event.REPLICA_RETRIED, f"{name}: {why}; trying again in {wait_s:.0f} s", store=name)
+
+    return until(config.replicas[name].timeout_s, on_retry)
+
+
+def diagnose(config: Config, site: Site) -> Iterator[Finding]:
+    """Yield what a doctor finds in the whole set-up, here and at each replica."""
+    note = f"; {config.note}" if config.note else ""
+    yield Finding("configuration", ok=True, detail=f"from {config.origin}{note}")
+    yield from examine(tuple(backup_order(config, name) for name in config.sources), site)
+    for name in config.replicas:
+        yield from examine_replica(replica_order(config, name), partial(_open, config, name, site), site)
+    if config.drill.proves_app:
+        yield from examine_drill(drill_order(config, config.drill.source or next(iter(config.sources))))
+    if config.notify.urls:
+        yield from examine_messages(next(iter(config.sources)), site)
+    if config.pings:
+        yield from examine_pings(monitors(config), site)
+
+
+def _refuse_local_store(name: str, directory: Path, backups_dir: Path) -> None:
+    """Raise ConfigError where a replica is a directory that a backupd keeps its backups in, by way of links as well."""
+    whose = ""
+    with suppress(OSError):  # what cannot be looked at is told of where it is used
+        if (directory / HIDDEN / OWN_IDENTITY).exists():
+            whose = "where another backupd keeps its backups"
+    with suppress(OSError):
+        if directory.samefile(backups_dir):
+            whose = "the directory of the backups itself"
+    if whose:
+        hint = "give it a directory of its own, on another disk"
+        raise ConfigError(f"replicas.{name} leads to {directory}, {whose}", hint)
+
+
+def _open(config: Config, name: str, site: Site) -> AbstractContextManager[Replica]:
+    return connecting(config, name, site)()
+
+
+def pins_of(config: Config, name: str) -> PinnedKeys:
+    """Return the host keys that are pinned for replica `name`. Raises ConfigError."""
+    replica = config.replicas[name]
+    return PinnedKeys.read(name, replica.host_key, replica.known_hosts)
+
+
+def credentials_of(config: Config, name: str, address: SftpAddress) -> Credentials:
+    """Return whom to log in as. Raises ConfigError when nobody is named."""
+    replica = config.replicas[name]
+    username = replica.username or address.username
+    if not username:
+        raise ConfigError(f"replicas.{name} names no user", "set username, or write sftp://USER@HOST/PATH")
+    secrets = (replica.password, replica.private_key, replica.passphrase)
+    return Credentials(username, *(secret.get_secret_value() if secret else None for secret in secrets))
+
+
+@contextmanager
+def _mirror(name: str, address: DirectoryAddress, site: Site) -> Iterator[Replica]:
+    yield MirrorStore(name, address.path, site.progress.advance)
+
+
+@contextmanager
+def _over_sftp(
+    name: str, address: SftpAddress, pins: PinnedKeys, credentials: Credentials, proven: Proven, site: Site
+) -> Iterator[Replica]:
+    with (
+        lost_to(address.where),
+        Link.to(address.host, address.port, pins, credentials, Patience()) as link,
+    ):
+        yield SftpStore(name, address.path, site.identity, link, proven)

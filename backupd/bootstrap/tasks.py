@@ -1,0 +1,243 @@
+"""Builds what jobs work with from the configuration; the only place that knows both."""
+
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+from zoneinfo import ZoneInfo
+
+from backupd.config import Config, Drill, config_digest, secrets_of
+from backupd.errors import BackupdError, ConfigError, UsageError
+from backupd.health import Limit, health_limit
+from backupd.log import LOG_NAME, EventLog, null_log, open_log
+from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
+from backupd.notifications.ping_status import noting
+from backupd.pings.monitors import Address
+from backupd.pings.pinger import Pinger
+from backupd.schedule import Planned, Schedule
+from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.stores.local import DirectoryStore
+from backupd.system.priority import Priority
+from backupd.tasks.context import Site
+from backupd.tasks.options import AppProof, BackupOrder, DrillOrder, Expiry, Packing, ShrinkGuard
+
+# In this order when several are due: what makes a new copy goes before what looks after old ones.
+_SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
+
+
+def build_site(
+    config: Config, progress: Progress | None = None, *, writing: bool = True, console: TextIO | None = None
+) -> Site:
+    """Return the local store with its log, told on `console` too; for commands that only read, nothing is made.
+
+    Raises SnapshotFailed when the directory of the backups cannot be made.
+    """
+    store = DirectoryStore(LOCAL_STORE, config.backups_dir)
+    site = Site(
+        store,
+        null_log(),
+        config.lock.timeout_s,
+        progress or NoProgress(),
+        configuration=partial(config_digest, config),
+    )
+    if not writing:
+        return site
+    store.prepare()
+    try:
+        log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console)
+    except OSError as error:
+        warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
+        return _watched(replace(site, log=late_log(config, console), warnings=(warning,)), config)
+    return _watched(replace(site, log=log), config)
+
+
+def watching_site(config: Config, console: TextIO) -> Site:
+    """Return the site for a daemon, which outlives what is wrong with the local store: what can be made is made."""
+    store = DirectoryStore(LOCAL_STORE, config.backups_dir)
+    with suppress(BackupdError):  # each tick tries again, and tells
+        store.prepare()
+    log = late_log(config, console)
+    return Site(store, log, config.lock.timeout_s, configuration=partial(config_digest, config))
+
+
+def late_log(config: Config, console: TextIO | None = None) -> EventLog:
+    """Return the log of a store that may not be there yet: what the file cannot take, `console` shows."""
+    return open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
+
+
+def monitors(config: Config) -> Mapping[str, Address]:
+    """Return the outside monitors by the names that they have under `[pings]`."""
+    return {name: Address.parse(url.get_secret_value()) for name, url in config.pings.items()}
+
+
+def _watched(site: Site, config: Config) -> Site:
+    """Return `site` with what tells outside monitors of its runs; trouble with them goes to its log and catalog."""
+    return replace(site, watch=Pinger(monitors(config), site.log, noting(site)).watch) if config.pings else site
+
+
+def writable(config: Config) -> bool:
+    """Tell whether the local store is there and may be written to."""
+    return DirectoryStore(LOCAL_STORE, config.backups_dir).writable()
+
+
+def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the sources that `names` ask for, all when there are none. Raises UsageError for one unknown."""
+    for name in names:
+        if name not in config.sources:
+            known = ", ".join(config.sources)
+            raise UsageError(f"there is no source {name!r}", f"the configuration ({config.origin}) has: {known}")
+    return tuple(dict.fromkeys(names)) or tuple(config.sources)
+
+
+def refuse_twins(config: Config) -> None:
+    """Raise ConfigError where two sources are one database by way of links, which only the file system can tell."""
+    named: dict[str, str] = {}
+    for name, source in config.sources.items():
+        real = os.path.realpath(source.path)
+        other = named.setdefault(real, name)
+        if other != name:
+            raise ConfigError(f"the sources {other} and {name} are the same database {real}", "keep one of them")
+
+
+def backup_order(config: Config, name: str) -> BackupOrder:
+    """Return what the configuration asks for when source `name` is backed up."""
+    source = config.sources[name]
+    guard = config.shrink_guard
+    return BackupOrder(
+        source=name,
+        path=Path(source.path),
+        settings=SnapshotSettings(
+            method=source.method,
+            timeout_s=source.timeout_s,
+            busy_timeout_s=source.busy_timeout_s,
+            writer_budget_s=source.writer_budget_s,
+            hot_journal=source.hot_journal,
+            hot_journal_wait_s=source.hot_journal_wait_s,
+            network_fs=source.network_fs,
+        ),
+        allow_empty=source.allow_empty,
+        allow_links=source.hard_link == "allow",
+        packing=Packing(config.pack.level, workers(config), priority(config)),
+        expiry=expiry(config),
+        guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
+        reserve_bytes=config.space.reserve,
+        zone_doubt=config.zone_doubt,
+        replicas=tuple(config.replicas),
+    )
+
+
+def drill_store(config: Config) -> str:
+    """Return the store that drills restore from: as configured, else the first replica, else the local one."""
+    return config.drill.from_ or next(iter(config.replicas), LOCAL_STORE)
+
+
+def drills(config: Config) -> bool:
+    """Tell whether restores are rehearsed by schedule: where there is a replica, and where anything asks for it."""
+    return bool(config.replicas) or config.drill != Drill()
+
+
+def drill_order(config: Config, source: str, store: str | None = None) -> DrillOrder:
+    """Return what the configuration asks for when `source` is restored from `store` (None: `drill_store`)."""
+    settings = config.drill
+    wanted = store or drill_store(config)
+    limits_s = [_limit_s(config, "backup", source)]
+    if wanted != LOCAL_STORE:
+        limits_s.append(_limit_s(config, "replicate", wanted))
+    asks = settings.proves_app and settings.source in (None, source)
+    return DrillOrder(
+        source=source,
+        store=wanted,
+        max_age_s=settings.max_age_s or sum(limits_s),
+        workers=workers(config),
+        reserve_bytes=config.space.reserve,
+        app=_app_proof(config) if asks else None,
+        note="" if store or settings.from_ else _chosen_store(config),
+        path=config.sources[source].path,
+    )
+
+
+def _chosen_store(config: Config) -> str:
+    if not config.replicas:
+        return "restored from the local store: there is no replica, and a fire would take this store as well"
+    first, *others = config.replicas
+    return f"restored from {first}, the first of {len(others) + 1} replicas: drill.from names another" if others else ""
+
+
+def _app_proof(config: Config) -> AppProof:
+    settings = config.drill
+    return AppProof(
+        timeout_s=settings.timeout_s,
+        place_at=settings.place_at,
+        command=tuple(shlex.split(settings.command or "")),
+        health_url=settings.health_url,
+        user_version=settings.user_version,
+        query=settings.query,
+        answer=settings.answer,
+        databases=tuple(source.path for source in config.sources.values()),
+        secrets=frozenset(secrets_of(config)),
+    )
+
+
+def expiry(config: Config) -> Expiry:
+    """Return the retention policy and the zone of its days."""
+    return Expiry(config.policy(), ZoneInfo(config.schedule.timezone))
+
+
+def priority(config: Config) -> Priority:
+    """Return how far packing, checking and scrubbing step aside."""
+    pack = config.pack
+    return Priority(idle_cpu=pack.priority == "idle", nice=pack.nice, idle_io=pack.io_priority == "idle")
+
+
+def limits(config: Config) -> tuple[Limit, ...]:
+    """Return how old each proof may be that the configuration asks for: as set, else as its schedule promises."""
+    wanted: list[tuple[Task, str]] = [("backup", source) for source in config.sources]
+    wanted += [("replicate", replica) for replica in config.replicas]
+    if drills(config):
+        wanted.append(("drill", drill_store(config)))
+    return tuple(Limit(task, subject, _limit_s(config, task, subject)) for task, subject in wanted)
+
+
+def schedule_of(config: Config, task: Task, subject: str) -> Schedule:
+    """Return when `task` is due for `subject`, a source or a replica, which may have a schedule of its own."""
+    own = config.replicas[subject].schedule if task == "replicate" else None
+    return Schedule.parse(own or getattr(config.schedule, task), ZoneInfo(config.schedule.timezone))
+
+
+def _limit_s(config: Config, task: Task, subject: str) -> float:
+    configured: float | None = getattr(config.health, f"{task}_limit_s")
+    if configured is not None:
+        return configured
+    return health_limit(schedule_of(config, task, subject), datetime.now(UTC)).total_seconds()
+
+
+def workers(config: Config) -> int:
+    """Return how many threads pack and unpack: as configured, else one for each core that we may use."""
+    return config.pack.workers or len(os.sched_getaffinity(0))
+
+
+def planned_tasks(config: Config) -> tuple[Planned, ...]:
+    """Return every task that the configuration schedules."""
+    store = drill_store(config)
+    return tuple(
+        Planned(
+            task,
+            source,
+            schedule_of(config, task, source),
+            store if task == "drill" else "",
+            config.sources[source].path if task == "backup" else None,
+        )
+        for task in _SCHEDULED
+        for source in _subjects(task, config)
+    )
+
+
+def _subjects(task: Task, config: Config) -> Iterable[str]:
+    if task == "replicate":
+        return config.replicas
+    return config.sources if task != "drill" or drills(config) else ()

@@ -1,0 +1,132 @@
+"""Tells people: looks once a minute, decides, keeps what it is about to say, and sends it.
+
+A thread of its own: neither the scheduler nor a run waits for a service that hangs.
+"""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+from backupd import __version__
+from backupd.catalog import Book
+from backupd.health import Health
+from backupd.log import Event
+from backupd.notifications.apprise_sender import Sender
+from backupd.notifications.collector import look_at_app, take_look
+from backupd.notifications.daily_ping import DailyPing
+from backupd.notifications.deploy import Seen, is_pending, plan_deploy
+from backupd.notifications.message import Message, compose, compose_lines
+from backupd.notifications.options import TellOrder
+from backupd.notifications.outbox import Notebook, queued, send_due
+from backupd.notifications.ping_status import noting
+from backupd.notifications.planner import Item, digest_due, plan_messages
+from backupd.notifications.problems import Look, facts_of
+from backupd.pings.pinger import Pinger
+from backupd.tasks.context import Site
+
+LOOK_EVERY_S: Final = 60.0
+# While a deploy waits for its verdict, and until it is known whether another daemon still looks after the source.
+_SOON_S: Final = 5.0
+_OWN_TIMEOUT: Final = timedelta(minutes=5)
+
+
+class Teller:
+    """Tells what `order` asks for, for as long as `mine` says that this daemon is the one that does.
+
+    `alive` says why the daemon does not work, `digest` tells how everything stands, in lines; `woken` makes it look at
+    once.
+    """
+
+    def __init__(
+        self,
+        order: TellOrder,
+        site: Site,
+        mine: Callable[[], bool],
+        alive: Callable[[], tuple[str, ...]],
+        digest: Callable[[], tuple[str, ...]],
+        woken: threading.Event,
+        sender: Sender | None = None,
+    ) -> None:
+        self._order, self._site, self._mine, self._alive, self._digest = order, site, mine, alive, digest
+        self._woken, self._sender = woken, sender or Sender()
+        self._notebook = Notebook(order.scope, site)
+        self._daily: DailyPing | None = None
+        if order.daily is not None and order.daily_schedule is not None:
+            self._daily = DailyPing(order.daily, order.daily_schedule, Pinger({}, site.log, noting(site)))
+        self._stopping = False
+        self._last_error = ""
+        self._thread = threading.Thread(target=self._run, name="teller", daemon=True)
+
+    def start(self) -> None:
+        """Begin, where there is anybody to tell."""
+        if self._order.anything:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Send nothing more; what was being sent is sent again at the next start."""
+        self._stopping = True
+        self._sender.stop()
+        self._woken.set()
+
+    def turn(self) -> float:
+        """Look, decide, keep, and send what is due; returns after how many seconds to look again."""
+        if not self._mine():
+            self._notebook.forget()
+            return _SOON_S
+        if not self._notebook.open() or self._notebook.book is None:
+            return LOOK_EVERY_S
+        look = take_look(self._order.limits, self._order.subjects, self._site)
+        if self._order.channels:
+            self._notebook.keep(self._decided(self._notebook.book, look))
+            send_due(self._notebook.book, self._order.channels, self._sender, self._site, self._notebook.keep)
+        book = self._notebook.book
+        if self._daily is not None:
+            told = self._daily.ping(Health.of(look.health, self._site.clock()), book.told)
+            self._notebook.keep(Book(told, book.queue))
+        return _SOON_S if any(is_pending(name, book.told) for name in ("backupd", "app")) else LOOK_EVERY_S
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._woken.clear()
+            self._woken.wait(self._safe_turn())
+
+    def _safe_turn(self) -> float:
+        try:
+            return self.turn()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next minute has to come
+            self._say_broken(error)
+            return LOOK_EVERY_S
+
+    def _say_broken(self, error: Exception) -> None:
+        what = f"could not find out what to tell: {type(error).__name__}: {error}"
+        if what != self._last_error and not self._stopping:
+            self._site.log.error(Event.TELLING_FAILED, what, hint="report this with backup.log")
+        self._last_error = what
+
+    def _decided(self, book: Book, look: Look) -> Book:
+        """Return `book` with what is to be said now, on its way."""
+        order, now = self._order, self._site.clock()
+        plan = plan_messages(facts_of(look, now), book.told, now)
+        messages = list[Message]()
+        if plan.items:
+            messages.append(compose(plan.items, order.name, order.zone, now))
+        told = plan.told
+        for seen, timeout in self._versions():
+            verdict = plan_deploy(seen, told, timeout, now)
+            told = verdict.told
+            messages += [self._composed(item) for item in verdict.items]
+        if order.digest is not None:
+            due, told = digest_due(order.digest, told, now)
+            if due:
+                messages.append(compose_lines(self._digest(), "how it stands", order.name, now))
+        return Book(told, (*book.queue, *(queued(message, order.channels, now) for message in messages)))
+
+    def _composed(self, item: Item) -> Message:
+        return compose((item,), self._order.name, self._order.zone, self._site.clock())
+
+    def _versions(self) -> list[tuple[Seen, timedelta]]:
+        versions = [(Seen("backupd", __version__, "; ".join(self._alive())), _OWN_TIMEOUT)]
+        if self._order.app is not None:
+            versions.append((look_at_app(self._order.app), self._order.app.timeout))
+        return versions

@@ -1,0 +1,114 @@
+"""One run by schedule, in a process of its own: `python -m backupd.daemon.task_process TASK [SOURCE]`.
+
+The daemon stays small and alive whatever a run needs or does; stopping a run is stopping a process, which unwinds as a
+command in a terminal does. The configuration comes through standard input, as the daemon read it when it still had the
+right to; when that closes the daemon is gone, and the run ends too.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import threading
+
+from backupd.bootstrap.tasks import backup_order, build_site, expiry, late_log, priority
+from backupd.config import Config
+from backupd.daemon.task_queue import DOCTOR, REBUILD, Job
+from backupd.errors import BackupdError
+from backupd.log import Event, EventLog
+from backupd.model import RunReport
+from backupd.privileges import settle
+from backupd.system.priority import give_way
+from backupd.system.signals import unwind_no_more, unwind_on_signals
+from backupd.system.starting import starting
+from backupd.tasks.context import Site
+
+
+def main(job: Job, config: Config) -> int:
+    """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
+    log = late_log(config, sys.stdout)
+    try:
+        with starting():
+            threading.Thread(target=_end_with_daemon, daemon=True).start()
+        settle(config, os.environ)  # a database that was not there when the daemon started may have an owner by now
+        return _do(job, config, build_site(config, console=sys.stdout))
+    except BackupdError as error:
+        _tell(job, error, log)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - a defect: the log is where somebody will look for it
+        _tell(job, BackupdError(f"{type(error).__name__}: {error}", "report this with backup.log"), log)
+        return BackupdError.exit_code
+
+
+def _tell(job: Job, error: BackupdError, log: EventLog) -> None:
+    what = f"the {job} could not be done: {error.message}"
+    log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=error.hint)
+
+
+def _do(job: Job, config: Config, site: Site) -> int:
+    if job.task == DOCTOR:
+        return _doctor(config, site)
+    if job.task == REBUILD:
+        return _rebuild(site)
+    return _run(job.task, job.source, config, site).exit_code
+
+
+def _run(task: str, source: str, config: Config, site: Site) -> RunReport:
+    if task == "backup":
+        from backupd.tasks.backup import backup
+
+        return backup(backup_order(config, source), site)
+    give_way(priority(config))  # a backup steps aside by itself, once it no longer holds the app's snapshot
+    if task == "replicate":
+        from backupd.bootstrap.replicas import connecting, replica_order, retrying
+        from backupd.tasks.replicate import replicate
+
+        order = replica_order(config, source)
+        return replicate(order, connecting(config, source, site), retrying(config, source, site), site)
+    if task == "drill":
+        from backupd.bootstrap.replicas import opening, retrying
+        from backupd.bootstrap.tasks import drill_order
+        from backupd.tasks.drill.drill import drill
+
+        rehearsal = drill_order(config, source)
+        store = rehearsal.store
+        return drill(rehearsal, opening(config, store, site), retrying(config, store, site), site)
+    if task == "prune":
+        from backupd.tasks.prune import prune
+
+        return prune(source, expiry(config), site)[0]
+    from backupd.tasks.verify import scrub
+
+    return scrub(source, site)
+
+
+def _doctor(config: Config, site: Site) -> int:
+    """Log what `backupd doctor` finds; returns 1 when something is wrong."""
+    from backupd.bootstrap.replicas import diagnose
+
+    wrong = False
+    for finding in diagnose(config, site):
+        wrong |= not finding.ok
+        tell = site.log.info if finding.ok else site.log.warning
+        tell(Event.DOCTOR_FOUND, f"{finding.check}: {finding.detail}", ok=finding.ok, hint=finding.hint or None)
+    return int(wrong)
+
+
+def _rebuild(site: Site) -> int:
+    from backupd.tasks.rebuild_catalog import rebuild_catalog
+
+    rebuild_catalog(site)
+    return 0
+
+
+def _end_with_daemon() -> None:
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    unwind_on_signals()
+    asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, through a pipe that nobody else holds
+    code = main(Job(*sys.argv[1:]), asked)
+    unwind_no_more()
+    sys.exit(code)

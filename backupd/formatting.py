@@ -1,0 +1,96 @@
+"""Text that others wrote, made fit for a terminal and a log."""
+
+import re
+from datetime import timedelta
+from urllib.parse import quote, unquote_plus
+
+_UNITS = (("s", 1, 120), ("min", 60, 120), ("h", 3600, 72))
+_DAY_S = 86400
+_TENTHS_BELOW_S = 9.95
+_SPAN = re.compile(r"(\d{1,6}) *(s|min|h|d|w)", re.ASCII)
+_UNIT_NAMES = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+SPAN_EXAMPLE = '"48h" or "7d" (s, min, h, d, w)'
+_KIB = 1024
+_SHORTEST_SECRET = 4
+_LONGEST_LINE = 200
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped: what others wrote must not steer the reader's terminal."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def one_line(text: str) -> str:
+    """Return the beginning of `text`, which a stranger wrote, in one line and printable."""
+    return printable(" ".join(text.split()))[:_LONGEST_LINE]
+
+
+def without_secrets(text: str, url: str) -> str:
+    """Return the beginning of `text` in one line, with every part of `url` masked that could be a secret.
+
+    As it stands there, unquoted, and as others would quote it anew or print it, in upper or lower case.
+    """
+    scheme, _, rest = url.partition("://")
+    parts = [part for marks in (r"[/:@?&=,;#\s]+", r"[/:@?&=,;#\s+]+") for part in re.split(marks, rest or scheme)]
+    plain = {rest, *parts, *map(unquote_plus, parts)}
+    words = {form for word in plain for form in (word, printable(word), quote(word, "", errors="replace"))}
+    longest_first = sorted((word for word in words if len(word) >= _SHORTEST_SECRET), key=len, reverse=True)
+    if longest_first:
+        text = re.sub("|".join(map(re.escape, longest_first)), "[secret]", text, flags=re.IGNORECASE)
+    return " ".join(text.split())[:_LONGEST_LINE]
+
+
+def human_span(seconds: float) -> str:
+    """Return a span as people say it, in a unit that leaves two digits: `40 s`, `26 h`, `9 d`."""
+    for unit, length_s, below in _UNITS:
+        if seconds < length_s * below:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{seconds / _DAY_S:.0f} d"
+
+
+def human_age(seconds: float) -> str:
+    """Return an age as `human_span` does; a time in the future is `in 3 h`."""
+    return f"in {human_span(-seconds)}" if seconds < 0 else human_span(seconds)
+
+
+def human_duration(seconds: float) -> str:
+    """Return how long something took: tenths of a second below ten seconds, and above them as `human_span` does."""
+    return f"{seconds:.1f} s" if seconds < _TENTHS_BELOW_S else human_span(seconds)
+
+
+def parse_span(text: str) -> timedelta:
+    """Return the span that an operator wrote: a whole number and s, min, h, d or w; 0 needs no unit.
+
+    Raises ValueError, with no advice.
+    """
+    if text.strip() == "0":
+        return timedelta()
+    found = _SPAN.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no span of time")
+    return timedelta(**{_UNIT_NAMES[found[2]]: int(found[1])})
+
+
+def written_span(span: timedelta) -> str:
+    """Return a span of whole seconds as `parse_span` reads it: `0`, `90min`, `48h`, `7d`; days from three on."""
+    seconds = round(span.total_seconds())
+    if seconds == 0:
+        return "0"
+    for unit, length_s, at_least_s in (("d", _DAY_S, 3 * _DAY_S), ("h", 3600, 0), ("min", 60, 0)):
+        if seconds % length_s == 0 and seconds >= at_least_s:
+            return f"{seconds // length_s}{unit}"
+    return f"{seconds}s"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def human_bytes(size_bytes: float) -> str:
+    """Return a size with binary units: `512 B`, `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < _KIB:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= _KIB
+    return f"{size_bytes:.1f} TiB"

@@ -1,0 +1,74 @@
+"""Looks at what there may be to tell of; changes nothing."""
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from backupd.catalog import CatalogUnavailable, RunRecord, read_catalog
+from backupd.formatting import printable
+from backupd.health import Limit
+from backupd.notifications.deploy import Seen
+from backupd.notifications.problems import Look
+from backupd.system.http import CallFailed, Reply, call
+from backupd.tasks.context import Site
+from backupd.tasks.freshness import read_health_facts
+
+_ANSWER_S = 5.0
+_OK = 200
+_LONGEST_VERSION = 100
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The app beside: where it tells whether it is well, and where its version is told; see `[app]`."""
+
+    health_url: str
+    version: str | None = None
+    version_file: Path | None = None
+    version_header: str | None = None
+    version_field: str = "version"
+    timeout: timedelta = timedelta(minutes=5)
+
+
+def take_look(limits: Iterable[Limit], subjects: frozenset[str], site: Site) -> Look:
+    """Look at all that health depends on, and at the last drills; raises nothing: what could not be seen is named."""
+    drills = tuple[RunRecord, ...]()
+    with suppress(CatalogUnavailable), read_catalog(site.catalog_path) as catalog:
+        drills = tuple(last.run for last in catalog.last_runs(site.clock()) if last.run.task == "drill")
+    return Look(read_health_facts(limits, site), subjects, drills)
+
+
+def look_at_app(app: App) -> Seen:
+    """Ask the app whether it is well and which version it has."""
+    reply = None
+    try:
+        reply = call(app.health_url, timeout_s=_ANSWER_S, direct=True)
+        key = urlsplit(app.health_url).query
+        trouble = "" if reply.status == _OK else f"its health_url {reply.words(key)}"
+    except CallFailed as error:
+        trouble = f"its health_url: {error}"
+    version = app.version or _from_file(app) or (_from_reply(app, reply) if reply else "")
+    return Seen("app", printable(version.strip())[:_LONGEST_VERSION] or None, trouble)
+
+
+def _from_file(app: App) -> str:
+    if app.version_file is not None:
+        with suppress(OSError), app.version_file.open(encoding="utf-8", errors="replace") as stream:
+            return stream.readline(_LONGEST_VERSION + 1)
+    return ""
+
+
+def _from_reply(app: App, reply: Reply) -> str:
+    if app.version_header is not None and app.version_header.lower() in reply.headers:
+        return reply.headers[app.version_header.lower()]
+    try:
+        value = json.loads(reply.body)
+        for name in app.version_field.split("."):
+            value = value[name]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return str(value) if isinstance(value, str | int | float) else ""

@@ -1,0 +1,110 @@
+"""What is said now, given what was said before: pure.
+
+A trouble is told once it has lasted for as long as it has to, again each day for as long as it lasts, and its end once.
+One that comes back within a day of being told is not told before that day is over.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from backupd.catalog import Told
+from backupd.model import CLOCK_TOLERANCE, Mood
+from backupd.notifications.problems import Facts, News, Trouble, kind_of, subject_of
+from backupd.schedule import Schedule
+
+AGAIN_AFTER = timedelta(days=1)
+_TROUBLE = "trouble "
+_REST = "rest "
+_NEWS = "news "
+_DIGEST = "digest"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to say: a headline, what is known of it, since when, what to do next."""
+
+    mood: Mood
+    headline: str
+    detail: str = ""
+    since: datetime | None = None
+    next_step: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to say now, and all that was said by then, to be kept before it is sent."""
+
+    items: tuple[Item, ...]
+    told: Mapping[str, Told]
+
+
+def plan_messages(facts: Facts, told: Mapping[str, Told], now: datetime) -> Plan:
+    """Decide what of `facts` is said at `now` (aware). `told` may hold other keys, which stay."""
+    book = {key: believed(one, now) for key, one in told.items() if not _rested(key, one, now)}
+    items = [*_ended(facts, book, now), *_troubles(facts, book, now), *_news(facts.news, book, now)]
+    return Plan(tuple(items), book)
+
+
+def digest_due(schedule: Schedule, told: Mapping[str, Told], now: datetime) -> tuple[bool, Mapping[str, Told]]:
+    """Tell whether the digest is due, and what is to be kept then; the first one comes at the first due time."""
+    last = believed(told.get(_DIGEST, Told("", now, now)), now)
+    due = schedule.following(last.told_at or now) <= now
+    return due, {**told, _DIGEST: replace(last, told_at=now) if due else last}
+
+
+def believed(told: Told, now: datetime) -> Told:
+    """Return `told` without what a clock that ran ahead dated: that was never said, or began just now."""
+    until = now + CLOCK_TOLERANCE
+    since = min(told.since, now) if told.since > until else told.since
+    return replace(told, since=since, told_at=None if told.told_at and told.told_at > until else told.told_at)
+
+
+def _rested(key: str, told: Told, now: datetime) -> bool:
+    """Tell whether a trouble that ended was told so long ago that it may be told anew."""
+    return key.startswith(_REST) and (told.told_at is None or now - told.told_at >= AGAIN_AFTER)
+
+
+def _ended(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Item]:
+    there = {_TROUBLE + trouble.key for trouble in facts.troubles}
+    for key in sorted(key for key in book if key.startswith(_TROUBLE) and key not in there):
+        name = key.removeprefix(_TROUBLE)
+        subject = subject_of(name)
+        if kind_of(name) in facts.blind:
+            continue
+        was = book.pop(key)
+        if was.told_at is None or (subject is not None and subject not in facts.subjects):
+            continue
+        if now - was.told_at < AGAIN_AFTER:
+            book[_REST + name] = was
+        yield Item("success", was.value, since=was.since, label="over")
+
+
+def _troubles(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Item]:
+    for trouble in facts.troubles:
+        key = _TROUBLE + trouble.key
+        known = book.get(key)
+        since = trouble.since or (known.since if known else now)
+        said_at = known.told_at if known else None
+        book[key] = Told(trouble.over, since, said_at)
+        if _is_due(trouble, since, said_at, book.get(_REST + trouble.key), now):
+            book[key] = Told(trouble.over, since, now)
+            book.pop(_REST + trouble.key, None)
+            yield Item(
+                trouble.mood, trouble.headline, trouble.detail, since, trouble.next_step, "still" if said_at else ""
+            )
+
+
+def _is_due(trouble: Trouble, since: datetime, said_at: datetime | None, rest: Told | None, now: datetime) -> bool:
+    if said_at is not None:
+        return now - said_at >= AGAIN_AFTER
+    return rest is None and now - since >= trouble.patience
+
+
+def _news(news: tuple[News, ...], book: dict[str, Told], now: datetime) -> Iterator[Item]:
+    for one in news:
+        known = book.get(_NEWS + one.key)
+        if known is None or known.value != one.mark:
+            book[_NEWS + one.key] = Told(one.mark, now, now)
+            yield Item(one.mood, one.headline, one.detail)

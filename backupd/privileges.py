@@ -1,0 +1,259 @@
+"""Whom to run as: in a container that starts as root, the owner of the databases, or whom PUID and PGID name.
+
+Side files that SQLite makes, and the backups beside the database, then belong to whom the app runs as.
+"""
+
+import os
+import pwd
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from backupd.config import Config
+from backupd.errors import ConfigError
+from backupd.log import LOG_NAME
+from backupd.stores.local import HIDDEN
+from backupd.stores.ownership import hand_over
+from backupd.system.owners import SAME_NAMESPACE, id_outside, known_owner
+
+PUID = "PUID"
+PGID = "PGID"
+AUTO = "auto"
+_CAP_DAC_OVERRIDE = 1  # linux/capability.h
+_HIGHEST = 2**32 - 2  # one more means "leave it as it is" to chown(2)
+_CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The owner of `path`: a database, or, where it cannot be seen, the nearest directory that can be.
+
+    `uid` and `gid` are None where this user namespace does not map them.
+    """
+
+    path: Path
+    uid: int | None
+    gid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user and a group to run as, and in a few words why."""
+
+    uid: int
+    gid: int
+    reason: str
+
+
+def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
+    """Become, for good, whom `environ` asks for; `None` where this process stays what it is.
+
+    The directory of the backups, and what root owns of ours in it, goes to that user first. To be called before any
+    file of the app or of the store is opened; called again it changes nothing. Raises ConfigError.
+    """
+    identity = identity_for(config, environ)
+    if identity is None:
+        return None
+    become_root_again()
+    hand_over_backups(config, identity)
+    _become(identity)
+    return identity
+
+
+def follows_owner(environ: Mapping[str, str]) -> bool:
+    """Tell whether root becomes the owner of the databases, whoever that is. Raises ConfigError."""
+    return PUID in environ and _number(environ, PUID) is None
+
+
+def may_override_rights() -> bool:
+    """Tell whether this process may pass over the rights of files (CAP_DAC_OVERRIDE), see proc(5)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(line.split()[1] for line in status if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> _CAP_DAC_OVERRIDE & 1)
+
+
+def hand_over_backups(config: Config, identity: Identity) -> None:
+    """Give `identity` the directory of the backups, and what root owns of ours in it. Raises ConfigError."""
+    _require_mapped(identity)
+    if identity.uid != 0:
+        _hand_over(config.backups_dir, identity)
+
+
+def become_owner_of_backups(config: Config, environ: Mapping[str, str]) -> None:
+    """Become the owner of the backups until `become_root_again`, where root without DAC_OVERRIDE cannot read them.
+
+    A database that is missing has no owner to become: without this, a restore could not read what it restores.
+    """
+    store = config.backups_dir / HIDDEN
+    if os.geteuid() != 0 or not follows_owner(environ) or not _is_shut_out(store):
+        return
+    owner = _owner_of(store)
+    if owner is None or not owner.uid:
+        return
+    with suppress(OSError):  # without SETUID or SETGID: opening the store says what is missing
+        os.setegid(owner.uid if owner.gid is None else owner.gid)
+        os.seteuid(owner.uid)
+
+
+def become_root_again() -> None:
+    """Take back what `become_owner_of_backups` did; change nothing where it did nothing."""
+    if os.getuid() == 0 and os.geteuid() != 0:
+        os.seteuid(0)
+        os.setegid(os.getgid())
+
+
+def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
+    """Return whom `settle` would make of this process, `None` where that is nobody else.
+
+    It may be somebody later where it is nobody now: a database that is not there yet has no owner. Raises ConfigError.
+    """
+    current = (os.getuid(), os.getgid())  # also while `become_owner_of_backups` lasts
+    # Only root asks for the owners: a mount that hangs would make everybody else wait for nothing.
+    asks = current[0] == 0 and PUID in environ
+    owners = owners_of(source.path for source in config.sources.values()) if asks else ()
+    identity = decide_identity(environ, current[0], frozenset({current[1], *os.getgroups()}), owners, _group_of)
+    return None if identity and (identity.uid, identity.gid) == current else identity
+
+
+def owners_of(databases: Iterable[Path]) -> tuple[Owner, ...]:
+    """Return the owner of each database, leaving out those of which nothing but directories of root can be seen."""
+    found = (_owner_of(path) for path in databases)
+    return tuple(owner for owner in found if owner is not None)
+
+
+def decide_identity(
+    environ: Mapping[str, str],
+    euid: int,
+    groups: frozenset[int],
+    owners: Sequence[Owner],
+    group_of: Callable[[int], int | None],
+) -> Identity | None:
+    """Return whom a process of `euid` in `groups` should become, `None` for nobody else.
+
+    Without PUID that is nobody; an empty one means "auto", which is what the image sets. `group_of` returns the
+    group of a user, if there is such a user. Raises ConfigError where PUID and PGID cannot be followed.
+    """
+    if PUID not in environ:
+        if euid == 0 and environ.get(PGID):
+            raise ConfigError("PGID is set, but PUID is not", f"set PUID as well, to a number or to {AUTO}")
+        return None
+    uid, gid = _number(environ, PUID), _number(environ, PGID)
+    if euid != 0:
+        _refuse_another(uid, gid, euid, groups)
+        return None
+    if uid is None:
+        return _owner(owners, gid, group_of)
+    if uid == 0 and gid is None:
+        return None
+    if gid is None:
+        gid = owners[0].gid if owners and owners[0].gid is not None else group_of(uid)
+    return Identity(uid, uid if gid is None else gid, "as PUID says")
+
+
+def _owner(owners: Sequence[Owner], gid: int | None, group_of: Callable[[int], int | None]) -> Identity | None:
+    for owner in owners:
+        if owner.uid is None:
+            raise ConfigError(
+                f"{owner.path} belongs to a user that is not mapped in this user namespace, whom backupd cannot become",
+                f"{SAME_NAMESPACE}; with PUID=0 it stays root, which can back up while the app has its database open",
+            )
+    if len({owner.uid for owner in owners}) > 1:
+        whose = ", ".join(f"{owner.path} to {owner.uid}" for owner in owners)
+        raise ConfigError(f"the databases belong to different users: {whose}", _CHOICES)
+    if not owners or (owners[0].uid == 0 and gid is None):
+        return None
+    owner = owners[0]
+    uid = owner.uid or 0
+    if gid is None:
+        gid = group_of(uid) if owner.gid is None else owner.gid
+    return Identity(uid, uid if gid is None else gid, f"the owner of {owner.path}")
+
+
+def _refuse_another(uid: int | None, gid: int | None, euid: int, groups: frozenset[int]) -> None:
+    """Raise ConfigError where PUID or PGID name somebody that a process without root is not."""
+    hint = "start the container as root (no --user, no user:), or leave PUID and PGID out"
+    if uid is not None and uid != euid:
+        raise ConfigError(f"PUID={uid} cannot be followed: this process runs as user {euid} already", hint)
+    if gid is not None and gid not in groups:
+        raise ConfigError(f"PGID={gid} cannot be followed: user {euid} is not in that group", hint)
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    """Return the id that `name` holds, `None` for "auto" or nothing. Raises ConfigError."""
+    text = environ.get(name, "").strip()
+    if text.lower() in ("", AUTO):
+        return None
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > _HIGHEST:
+        what = "user" if name == PUID else "group"
+        hint = f"set it to a number, such as `stat -c %{what[0]} FILE` prints for the database, or to {AUTO}"
+        raise ConfigError(f"{name}={text[:60]!r} is no number of a {what}", hint)
+    return int(text)
+
+
+def _owner_of(database: Path) -> Owner | None:
+    """Look upwards: a directory that hides the database from us is its owner's, and tells as much."""
+    for path in (database, *database.parents):
+        try:
+            found = path.stat()
+        except OSError:
+            continue
+        owner = Owner(path, *known_owner(path, found))
+        return None if path != database and not owner.uid else owner
+    return None
+
+
+def _is_shut_out(directory: Path) -> bool:
+    try:
+        os.scandir(directory).close()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _group_of(uid: int) -> int | None:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return None
+
+
+def _hand_over(directory: Path, identity: Identity) -> None:
+    try:
+        hand_over(directory, identity.uid, identity.gid, LOG_NAME)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot give {directory} to user {identity.uid} ({identity.reason}): {error.strerror}",
+            "let the container have the capability CHOWN (cap_add), "
+            f"or run once on the host: chown -R {id_outside('uid', identity.uid)}:{id_outside('gid', identity.gid)} "
+            "on what is mounted there",
+        ) from error
+
+
+def _require_mapped(identity: Identity) -> None:
+    """Raise ConfigError for ids that this user namespace does not know: nothing could be given to them."""
+    for kind, number in (("uid", identity.uid), ("gid", identity.gid)):
+        if id_outside(kind, number) is None:
+            raise ConfigError(
+                f"cannot become user {identity.uid}:{identity.gid} ({identity.reason}): "
+                f"{kind} {number} is not mapped in this user namespace",
+                f"set PUID and PGID to ids of this container; or {SAME_NAMESPACE}",
+            )
+
+
+def _become(identity: Identity) -> None:
+    try:
+        os.setgroups([])
+        os.setgid(identity.gid)
+        os.setuid(identity.uid)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot become user {identity.uid}:{identity.gid} ({identity.reason}): {error.strerror}",
+            "let the container have the capabilities SETUID and SETGID (cap_add), "
+            f"or start it as that user (--user {identity.uid}:{identity.gid}), or set PUID=0 to stay root",
+        ) from error
+    if identity.uid != 0:
+        os.environ["HOME"] = "/"  # what libraries look for in /root is not for us to see

@@ -1,0 +1,39 @@
+"""Prove a copy sound, in a child process: it may be damaged in ways that no process should have to survive."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backupd.model import Contents, Verdict
+from backupd.sqlite.worker_process import Child
+from backupd.system.priority import NORMAL, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the checks said, and what is in the copy (`None` when it is corrupt)."""
+
+    verdict: Verdict
+    contents: Contents | None
+
+
+@contextmanager
+def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterator[Callable[[], Inspection]]:
+    """Check the copy at `path`, which nobody writes to and whose source SQLite `writer` (`3.40.1`) wrote.
+
+    The check runs beside the block, steps aside as `priority` says, and ends with the block. What the block is given
+    waits for the answer. Damage is an answer, not an error. Raises SnapshotFailed when the check itself broke down.
+    """
+    with Child(
+        "integrity_check", {"path": path.name, "writer": writer, "priority": priority._asdict()}, path.parent
+    ) as child:
+        yield lambda: _inspection(child.result())
+
+
+def _inspection(answer: dict[str, Any]) -> Inspection:
+    said = answer["verdict"]
+    lists = {key: tuple(said[key]) for key in ("checks", "damage", "notes")}
+    contents = Contents(**answer["contents"]) if answer["contents"] else None
+    return Inspection(Verdict(**{**said, **lists}), contents)

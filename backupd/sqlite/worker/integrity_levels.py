@@ -1,0 +1,210 @@
+"""The ladder of checks: damage told apart from what this SQLite merely cannot judge.
+
+`integrity_check`; when that cannot run, again without virtual table modules; when that cannot run either, stand-ins
+for the app's functions and collations and `quick_check`, of which only what concerns the b-trees counts. Of a schema
+that cannot be parsed, all pages are followed, and each object is judged for itself.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+import apsw
+
+from backupd.sqlite.worker.pages import walk
+from backupd.sqlite.worker.schema import objection_in, objections
+
+MAX_MESSAGES = 100
+_MAX_LENGTH = 1000
+_NO_LIMIT = 2**31 - 1
+# Compiled when a check has something to say, which few have: that takes longer than to check a small copy.
+_MISSING_FUNCTION = r"(?:no such|unknown) function: (\S+?)(?:\(\))?$"
+_INDEX = (
+    r"(?s:row \S+ missing from index (?P<a>.+)"
+    r"|row \S+ values differ from index (?P<b>.+)"
+    r"|index (?P<c>.+) stores an imprecise floating-point value for row \S+"
+    r"|wrong # of entries in index (?P<d>.+)"
+    r"|non-unique entry in index (?P<e>.+))"
+)
+_HARMLESS = (
+    r"^(NULL|NUMERIC|TEXT|BLOB|INTEGER|REAL|non-\w+) value in "
+    r"|^CHECK constraint failed in "
+    r"|(malformed|validate the) inverted index for FTS"
+)
+_UNUSED_PAGE = r"^Page \d+: never used$"
+
+
+class Ladder:
+    """What was found on the way; `prepare` makes a new connection as able to read the copy as the checks were.
+
+    `doubt` says why a copy without damage may be damaged all the same; `rows` counts those of each b-tree, where a
+    schema that cannot be parsed hides them.
+    """
+
+    def __init__(self, path: str, writer: str) -> None:
+        self.path, self.writer = path, writer
+        self.level: Literal["full", "structural", "corrupt"] = "full"
+        self.checks: list[str] = []
+        self.damage: list[str] = []
+        self.notes: list[str] = []
+        self.doubt = ""
+        self.rows: dict[str, int] = {}
+        self.prepare: Callable[[apsw.Connection], apsw.Connection] = lambda connection: connection
+
+
+def climb(connect: Callable[[str], apsw.Connection], path: str, writer: str) -> Ladder:
+    """Check the database at `path` that `connect` opens and that SQLite `writer` wrote.
+
+    Damage never raises: it is the answer.
+    """
+    ladder = Ladder(path, writer)
+    why = ""
+    for rung in (
+        _integrity,
+        _integrity_without_modules,
+        _structure_with_stand_ins,
+        _structure_of_foreign_schema,
+    ):
+        connection = connect(path)
+        try:
+            rung(connection, ladder)
+        except (apsw.SQLError, apsw.TooBigError, apsw.CorruptError, apsw.NotADBError) as error:
+            why = str(error)
+            if isinstance(error, apsw.SQLError | apsw.TooBigError) or _is_foreign_schema(connect(path), writer, why):
+                _keep(ladder.notes, f"{ladder.checks[-1]} cannot run here: {why}")
+                continue
+            _keep(ladder.damage, why)
+        finally:
+            connection.close()
+        break
+    else:
+        _keep(ladder.damage, f"no check can run: {why}")  # what nobody could prove sound is not
+    if ladder.damage:
+        ladder.level = "corrupt"
+    return ladder
+
+
+def _integrity(connection: apsw.Connection, ladder: Ladder) -> None:
+    ladder.checks.append("integrity_check")
+    _sort(connection, ladder, "integrity_check", structure_only=False)
+
+
+def _integrity_without_modules(connection: apsw.Connection, ladder: Ladder) -> None:
+    ladder.checks.append("integrity_check without virtual tables")
+    connection.drop_modules([])
+    _sort(connection, ladder, "integrity_check", structure_only=False)
+
+
+def _structure_with_stand_ins(connection: apsw.Connection, ladder: Ladder) -> None:
+    ladder.checks.append("quick_check with stand-ins")
+    ladder.level = "structural"
+    ladder.prepare = _with_collations
+    _structure(_with_collations(connection), ladder)
+
+
+def _structure_of_foreign_schema(connection: apsw.Connection, ladder: Ladder) -> None:
+    """Check all tables but those whose SQL this library cannot parse, and follow the pages of these too."""
+    ladder.checks += ["quick_check of what can be parsed", "all pages followed"]
+    ladder.level = "structural"
+    ladder.prepare = _with_foreign_schema
+    try:
+        _structure(_with_foreign_schema(connection), ladder)
+    except apsw.TooBigError as error:  # values that are longer than this library allows
+        _keep(ladder.notes, f"quick_check cannot run here: {error}")
+    # Pages of tables that were passed over look unused, and are not: `walk` knows.
+    ladder.damage[:] = [message for message in ladder.damage if not re.match(_UNUSED_PAGE, message)]
+    walked = walk(connection, ladder.path)
+    for message in walked.damage:
+        _keep(ladder.damage, message)
+    ladder.rows = walked.rows
+    found: list[str] = []
+    for objection in objections(connection, ladder.writer):
+        _keep(ladder.damage if objection.cause == "damage" else found, str(objection))
+        if objection.cause == "other engine":
+            ladder.doubt = ladder.doubt or str(objection)[:_MAX_LENGTH]
+    ladder.notes[:] = [*found, *ladder.notes][:MAX_MESSAGES]  # first what explains the others
+
+
+def _structure(connection: apsw.Connection, ladder: Ladder) -> None:
+    """Check the b-trees; a function that only the app has, or that refuses what is stored, gets a stand-in."""
+    connection.drop_modules(["dbstat"])  # which `walk` needs
+    standing_in: set[str] = set()
+    while True:
+        try:
+            return _sort(connection, ladder, "quick_check", structure_only=True)
+        except apsw.SQLError as error:
+            wanted = _functions_behind(error, connection) - standing_in
+            if not wanted:
+                raise
+            for name in wanted:
+                connection.create_scalar_function(name, lambda *_values: None, deterministic=True)
+            standing_in |= wanted
+
+
+def _functions_behind(error: apsw.SQLError, connection: apsw.Connection) -> set[str]:
+    missing = re.search(_MISSING_FUNCTION, str(error))
+    if missing:
+        return {missing[1]}
+    return {str(name) for (name,) in connection.execute("SELECT name FROM pragma_function_list WHERE type = 's'")}
+
+
+def _with_collations(connection: apsw.Connection) -> apsw.Connection:
+    connection.collation_needed(lambda wanting, name: wanting.create_collation(name, lambda a, b: (a > b) - (a < b)))
+    return connection
+
+
+def _with_foreign_schema(connection: apsw.Connection) -> apsw.Connection:
+    connection.execute("PRAGMA writable_schema=ON")
+    return _with_collations(connection)
+
+
+def _is_foreign_schema(connection: apsw.Connection, writer: str, why: str) -> bool:
+    """Tell a schema that another SQLite or another engine wrote from a damaged one."""
+    objection = objection_in(_with_foreign_schema(connection), why, writer)
+    connection.close()
+    return objection is not None and objection.cause != "damage"
+
+
+def _sort(connection: apsw.Connection, ladder: Ladder, check: str, *, structure_only: bool) -> None:
+    for (text,) in connection.execute(f"PRAGMA {check}({_NO_LIMIT})"):
+        # what is found in b-trees comes in one text, a line each; in all else a line may end within a name
+        for message in text.split("\n")[1:] if text.startswith("***") else [text]:
+            if message in {"", "ok"}:
+                continue
+            if not _is_harmless(connection, message, structure_only=structure_only):
+                _keep(ladder.damage, message)
+            elif not structure_only:  # else it is said of what a stand-in made up
+                _keep(ladder.notes, message)
+        if len(ladder.damage) >= MAX_MESSAGES:
+            return
+
+
+def _is_harmless(connection: apsw.Connection, message: str, *, structure_only: bool) -> bool:
+    """Tell whether a message of the check is no sign of damage to the app's data.
+
+    Constraints are the app's affair, full text indexes are derived data, and an index on an expression or a
+    generated column may differ between SQLite versions (https://sqlite.org/staleexpridx.html).
+    """
+    if re.search(_HARMLESS, message):
+        return True
+    index = re.fullmatch(_INDEX, message)
+    if index is None:
+        return False
+    return structure_only or _is_derived(connection, index[index.lastgroup or 0])
+
+
+def _is_derived(connection: apsw.Connection, index: str) -> bool:
+    return bool(
+        connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema AS s, pragma_index_xinfo(s.name) AS i "
+            "LEFT JOIN pragma_table_xinfo(s.tbl_name) AS c ON c.cid = i.cid "
+            "WHERE s.type = 'index' AND s.name = ? AND i.key AND (i.cid = -2 OR c.hidden IN (2, 3)))",
+            (index,),
+        ).get
+    )
+
+
+def _keep(messages: list[str], message: str) -> None:
+    message = message[:_MAX_LENGTH]
+    if len(messages) < MAX_MESSAGES and message not in messages:
+        messages.append(message)

@@ -1,0 +1,135 @@
+"""Why SQLite cannot parse a schema: by its limits, by the syntax of another engine, or because it is damaged.
+
+SQLite says "malformed database schema" of all three.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Literal, NamedTuple
+
+import apsw
+
+from backupd.sqlite.worker.texts import texts
+
+Cause = Literal["limits", "function", "newer", "other engine", "damage"]
+
+_MALFORMED = r"(?s)malformed database schema \((.*?)\)(?: - (.*))?"
+# Compiled when there is something to say, as in the ladder. Only a library with higher limits has written these
+# (https://sqlite.org/limits.html): no changed bit makes two thousand columns.
+_LIMIT = r"too many (columns|terms|arguments)|Expression tree is too large|parser stack overflow"
+_FUNCTION = r"wrong number of arguments to function|misuse of (aggregate|window function)"
+_SYNTAX = r'(?s)near ".*": syntax error|unknown table option: .*|unknown datatype for .*'
+# What no syntax explains, however new: SQLite says nothing of what does not begin as a statement does.
+_DAMAGED = r"$|invalid rootpage|orphan index|incomplete input|unrecognized token"
+_STATEMENT = r"(?i)create "
+# Said of what is sound, or is checked with stand-ins, where one statement is parsed for itself.
+_OF_NO_MATTER = r"no such (table|function|module|collation)|unknown function|.*already (exists|a table|another)"
+_CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
+_BEFORE_BYTES, _AFTER_BYTES = 256, 64
+_MOST_BYTES = 256 << 20  # parsed in about two seconds
+
+
+class Objection(NamedTuple):
+    """What SQLite says about the object `name` of a schema, and why that is."""
+
+    name: str
+    said: str
+    cause: Cause
+
+    def __str__(self) -> str:
+        """Say it for people."""
+        made = {"limits": "made with other limits", "newer": "made by a newer SQLite"}
+        why = made.get(self.cause, f"made by another {'SQLite' if self.cause == 'function' else 'engine'}")
+        return f"{self.name} is not readable by SQLite {apsw.sqlite_lib_version()}, {why}: {self.said}"
+
+
+def objection_in(connection: apsw.Connection, said: str, writer: str) -> Objection | None:
+    """Return the objection in what SQLite `said` of a schema that `writer` wrote; None where there is none in it.
+
+    `connection` passes over what it cannot parse (`writable_schema`).
+    """
+    message = re.fullmatch(_MALFORMED, said)
+    if message is None:
+        return None
+    name, why = message[1], message[2] or ""
+    kind, sql = next(((kind, sql) for kind, of, sql in _objects(connection) if of == name), ("", None))
+    return Objection(name, why, _cause(connection if kind != "table" else _nowhere(), sql, why, writer))
+
+
+def objections(connection: apsw.Connection, writer: str) -> Iterator[Objection]:
+    """Yield what SQLite objects to, object by object: of one that it passes over it says nothing."""
+    nowhere = _nowhere()
+    for kind, name, sql in _objects(connection):
+        where = nowhere if kind == "table" else connection  # others are of tables, which have to be there
+        said = "it is not UTF-8" if sql is None else _parse(where, sql)[0]
+        if said:
+            yield Objection(name, said, _cause(where, sql, said, writer))
+
+
+def _nowhere() -> apsw.Connection:
+    return apsw.Connection(":memory:")
+
+
+def _objects(connection: apsw.Connection) -> Iterator[tuple[str, str, str | None]]:
+    """Yield type, name and SQL (None where it is no text) of each object."""
+    columns = "CAST(type AS BLOB), CAST(name AS BLOB), CAST(sql AS BLOB)"
+    query = f"SELECT {columns} FROM sqlite_schema WHERE sql NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"  # noqa: S608
+    for kind, name, sql in texts(connection, query, errors="surrogateescape"):
+        broken = sql.encode(errors="replace").decode() != sql
+        yield kind, name.encode(errors="backslashreplace").decode(), None if broken else sql
+
+
+def _parse(connection: apsw.Connection, sql: str) -> tuple[str, int]:
+    """Parse the first statement in `sql` and run nothing; returns what is wrong with it, and at which byte or -1."""
+    cursor = connection.cursor()
+    cursor.exec_trace = lambda *_statement: False
+    try:
+        cursor.execute(sql, can_cache=False)
+    except apsw.ExecTraceAbort:
+        return "", -1
+    except apsw.Error as error:
+        said = str(error)
+        return ("", -1) if re.match(_OF_NO_MATTER, said) else (said, int(getattr(error, "error_offset", -1)))
+    except ValueError as error:  # a zero byte
+        return str(error), -1
+    return "it is no statement", -1
+
+
+def _cause(connection: apsw.Connection, sql: str | None, said: str, writer: str) -> Cause:
+    if re.match(_LIMIT, said):
+        return "limits"
+    if re.match(_FUNCTION, said):
+        return "function"
+    if sql is None or not re.match(_STATEMENT, sql) or re.search(_CONTROL, sql) or re.match(_DAMAGED, said):
+        return "damage"
+    if _one_bit_explains(connection, sql):
+        return "damage"
+    if _version(writer) > _version(apsw.sqlite_lib_version()):
+        return "newer"
+    return "other engine" if re.fullmatch(_SYNTAX, said) else "damage"
+
+
+def _one_bit_explains(connection: apsw.Connection, sql: str) -> bool:
+    """Return whether `sql` can be parsed with one bit of it changed: then damage is the likely reason.
+
+    What lies far before the place where the parser stumbled did not make it stumble. True where it would take too long
+    to try.
+    """
+    raw = bytearray(sql.encode())
+    at = _parse(connection, sql)[1]
+    places = range(len(raw)) if at < 0 else range(max(0, at - _BEFORE_BYTES), min(len(raw), at + _AFTER_BYTES))
+    if len(places) * 8 * len(raw) > _MOST_BYTES:
+        return True
+    for place in places:
+        for bit in range(8):
+            raw[place] ^= 1 << bit
+            with suppress(UnicodeDecodeError):
+                if not _parse(connection, raw.decode())[0]:
+                    return True
+            raw[place] ^= 1 << bit
+    return False
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text))

@@ -1,0 +1,128 @@
+"""Copy an encrypted database as it lies there, byte for byte.
+
+SQLite's backup API would write its own counters into what it takes for a plain header, and so destroy the first page.
+So we hold the locks ourselves that keep an app from writing to the file: SHARED on the database, which a commit of a
+rollback journal waits for, and in WAL mode those of the checkpoint and of one reader, for which only a checkpoint
+waits. Encrypted or not, the frames of a WAL are where they always are (https://sqlite.org/fileformat2.html#walformat).
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from backupd.errors import SourceBusy, SourceEncrypted
+from backupd.sqlite.worker.hot_journal import copy_bytes
+from backupd.sqlite.worker.locks import hold_shared_lock, written_without_lock
+from backupd.sqlite.worker.wal import WalPages, committed_pages
+
+# https://sqlite.org/walformat.html#wal_locks: 120 is WRITE, 121 is CHECKPOINT, from 123 on there are READ 0 to 4.
+_CHECKPOINT_BYTE, _READER_BYTE = 121, 124
+_JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+
+Advance = Callable[[int, int], None]
+# Waits a little for a lock, given the number of tries: False when there is no time left.
+Patience = Callable[[int], bool]
+
+
+class Sealed(NamedTuple):
+    """What the copy of an encrypted database took: for how long its writers were held, and whether it has a WAL."""
+
+    held_s: float
+    wal: bool
+
+
+def copy_sealed(path: str, target: int, advance: Advance, patience: Patience) -> Sealed:
+    """Copy the encrypted database at `path` with what is committed in its WAL to the descriptor `target`.
+
+    Raises SourceBusy, SourceEncrypted where only its app can recover it, SourceUnlocked, NoSpace. The caller has no
+    connection to `path` open: closing ours would drop its locks.
+    """
+    attempt = 0
+    while True:
+        try:
+            return _copy(path, target, advance)
+        except SourceBusy:
+            if not patience(attempt):
+                raise
+            attempt += 1
+
+
+def _copy(path: str, target: int, advance: Advance) -> Sealed:
+    with _held(path) as source:
+        began = time.monotonic()
+        _refuse_hot_journal(path)
+        before = os.fstat(source)
+        wal, index = _open(f"{path}-wal"), os.path.exists(f"{path}-shm")
+        try:
+            pages = committed_pages(wal, path) if wal is not None else None
+            copy_bytes(source, target, 0, before.st_size, advance)
+            if wal is not None and pages is not None:
+                _add_committed(wal, pages, target)
+        finally:
+            if wal is not None:
+                os.close(wal)
+        after = os.fstat(source)
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise written_without_lock(path)
+        if not index and os.path.exists(f"{path}-shm"):
+            raise SourceBusy(f"{path} was opened by its app while it was copied", "run the backup again")
+        return Sealed(time.monotonic() - began, pages is not None)
+
+
+def _add_committed(wal: int, pages: WalPages, target: int) -> None:
+    with open(target, "wb", closefd=False) as stream:  # buffered: a raw write may be short on a disk that runs full
+        for number, at in sorted(pages.at.items()):
+            stream.seek((number - 1) * pages.page_size)
+            stream.write(os.pread(wal, pages.page_size, at))
+        stream.truncate(pages.total * pages.page_size)
+
+
+@contextmanager
+def _held(path: str) -> Iterator[int]:
+    """Hold the locks while the block runs, and yield the open database."""
+    source = os.open(path, os.O_RDONLY)
+    try:
+        hold_shared_lock(source, path)
+        index = _open(f"{path}-shm")
+        try:
+            if index is not None:
+                _hold_checkpoints(index, path)
+            yield source
+        finally:
+            if index is not None:
+                os.close(index)
+    finally:
+        os.close(source)
+
+
+def _hold_checkpoints(index: int, path: str) -> None:
+    try:
+        for byte in (_CHECKPOINT_BYTE, _READER_BYTE):
+            fcntl.lockf(index, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, byte)
+    except OSError as error:
+        raise SourceBusy(f"{path} is being checkpointed by its app", "run the backup again") from error
+
+
+def _refuse_hot_journal(path: str) -> None:
+    """Refuse what lies beside a journal while no writer holds a lock: its app died, and only its key rolls back."""
+    journal = _open(f"{path}-journal")
+    if journal is None:
+        return
+    try:
+        hot = os.pread(journal, len(_JOURNAL_MAGIC), 0) == _JOURNAL_MAGIC
+    finally:
+        os.close(journal)
+    if hot:
+        raise SourceEncrypted(
+            f"{path} is encrypted and has a hot journal: its app died in a transaction, and only its key can undo that",
+            "start the app, which rolls it back",
+        )
+
+
+def _open(path: str) -> int | None:
+    with suppress(FileNotFoundError):
+        return os.open(path, os.O_RDONLY)
+    return None

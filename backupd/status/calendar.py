@@ -1,0 +1,106 @@
+"""What became of each day of the last twelve months: a pure judgement of one source, by its runs and its schedule."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import Final, Literal
+
+from backupd.catalog.queries import RunMark
+from backupd.schedule import Schedule
+
+DayState = Literal["verified", "degraded", "failed", "missed", "none"]
+
+WEEKS: Final = 53
+# A run that was due at 23:59 may begin after midnight; so long it counts for the day on which it was due.
+GRACE: Final = timedelta(hours=1)
+_DAY: Final = timedelta(days=1)
+_DEGRADED_EXIT: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One day in the configured time zone, with the number of runs that ended, and how many of those failed.
+
+    `verified`: its last run made or confirmed a verified copy. `degraded`: it did so with a warning, or failed after
+    another had succeeded. `failed`: no run succeeded. `missed`: one was due and none ran. `none`: none was due, or
+    nothing is known of that day.
+    """
+
+    date: date
+    state: DayState
+    runs: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What is known of the backups of one source: its runs, oldest first, and when those that still exist were taken.
+
+    `begin_at` is when the first run began that anything is known of; no day before it was missed.
+    """
+
+    marks: tuple[RunMark, ...] = ()
+    taken_at: tuple[datetime, ...] = ()
+    begin_at: datetime | None = None
+
+
+def first_day(today: date) -> date:
+    """Return the Monday with which the last `WEEKS` weeks begin, the one of `today` being the last."""
+    return today - timedelta(days=today.weekday(), weeks=WEEKS - 1)
+
+
+def judge_days(records: Records, schedule: Schedule, now: datetime) -> tuple[Day, ...]:
+    """Judge every day from `first_day` to that of `now` (aware), in the zone of `schedule`, by the schedule of now."""
+    zone = schedule.timezone
+    today = now.astimezone(zone).date()
+    by_day = marks_by_day(records.marks, zone)
+    proven = {taken_at.astimezone(zone).date() for taken_at in records.taken_at}
+    days = (first_day(today) + index * _DAY for index in range((WEEKS - 1) * 7 + today.weekday() + 1))
+    return tuple(_judge(day, by_day, proven, records.begin_at, schedule, now) for day in days)
+
+
+def marks_by_day(marks: Iterable[RunMark], zone: tzinfo) -> dict[date, list[RunMark]]:
+    """Return the runs, in their order, by the day in `zone` on which each began."""
+    found: dict[date, list[RunMark]] = {}
+    for mark in marks:
+        found.setdefault(mark.started_at.astimezone(zone).date(), []).append(mark)
+    return found
+
+
+def _judge(
+    day: date,
+    by_day: Mapping[date, Sequence[RunMark]],
+    proven: set[date],
+    begin_at: datetime | None,
+    schedule: Schedule,
+    now: datetime,
+) -> Day:
+    mine = by_day.get(day, ())
+    if mine:
+        return Day(day, _state(mine), len(mine), sum(mark.outcome == "failed" for mark in mine))
+    if day in proven:
+        return Day(day, "verified")
+    due = _last_due(day, schedule, now)
+    if due is None or begin_at is None or due < begin_at:
+        return Day(day, "none")
+    late = [mark for mark in by_day.get(day + _DAY, ()) if mark.started_at < due + GRACE]
+    if late:
+        return Day(day, _state(late), len(late), sum(mark.outcome == "failed" for mark in late))
+    return Day(day, "none" if now < due + GRACE else "missed")
+
+
+def _state(marks: Sequence[RunMark]) -> DayState:
+    succeeded = [mark for mark in marks if mark.outcome != "failed"]
+    if not succeeded:
+        return "failed"
+    last = marks[-1]
+    warned = last.outcome in ("failed", "degraded") or last.exit_code == _DEGRADED_EXIT
+    return "degraded" if warned else "verified"
+
+
+def _last_due(day: date, schedule: Schedule, now: datetime) -> datetime | None:
+    """Return the last instant of `day`, up to `now`, at which a run was due."""
+    begin = datetime.combine(day, time(), schedule.timezone).astimezone(UTC)
+    end = datetime.combine(day + _DAY, time(), schedule.timezone).astimezone(UTC)
+    due = schedule.latest(min(end - timedelta(microseconds=1), now))
+    return due if due >= begin else None

@@ -1,0 +1,162 @@
+"""The answers of the daemon: one look at site, catalog and clock, as values."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import version
+
+from backupd.catalog import CatalogUnavailable, PingRecord, read_catalog
+from backupd.catalog.catalog import Catalog
+from backupd.health import Health, Limit
+from backupd.notifications.outbox import REFUSED, TAKEN
+from backupd.notifications.ping_status import of_configured
+from backupd.pings.monitors import Address
+from backupd.schedule import Planned
+from backupd.status.due import next_run
+from backupd.status.history import read_survey
+from backupd.status.model import MessageFigures, NextRun, SourceFigures, Status, Survey, TaskFigures
+from backupd.tasks.context import Site
+from backupd.tasks.freshness import present_inventory, read_health_facts
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.options import Expiry
+
+
+def take_survey(
+    planned: tuple[Planned, ...],
+    limits: tuple[Limit, ...],
+    expiry: Expiry,
+    site: Site,
+    started_at: datetime,
+    monitors: Mapping[str, Address],
+) -> Survey:
+    """Look at everything, and at how it came to be; each manifest is read once. Changes nothing, and raises nothing."""
+    inventory = _inventory(site)
+    status = _status_of(inventory, planned, limits, site, started_at, monitors)
+    return read_survey(status, inventory, planned, expiry, site)
+
+
+def read_status(
+    planned: tuple[Planned, ...],
+    limits: tuple[Limit, ...],
+    site: Site,
+    started_at: datetime,
+    monitors: Mapping[str, Address],
+) -> Status:
+    """Look at everything; `limits` says how old proofs may be. Changes nothing, and raises nothing.
+
+    Of a store that cannot be read nothing is told but that.
+    """
+    return _status_of(_inventory(site), planned, limits, site, started_at, monitors)
+
+
+def read_pings(monitors: Mapping[str, Address], site: Site) -> tuple[PingRecord, ...]:
+    """Return how `monitors` take pings; nothing where the catalog does not answer."""
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            return of_configured(catalog.pings(), monitors)
+    except CatalogUnavailable:
+        return ()
+
+
+def _inventory(site: Site) -> Inventory | None:
+    """Return what the local store holds, None where it cannot be read."""
+    try:
+        return present_inventory(site)
+    except OSError:
+        return None
+
+
+def _status_of(
+    inventory: Inventory | None,
+    planned: tuple[Planned, ...],
+    limits: tuple[Limit, ...],
+    site: Site,
+    started_at: datetime,
+    monitors: Mapping[str, Address],
+) -> Status:
+    now = site.clock()
+    tasks, next_runs, migrations_ok = _tasks(planned, site, now)
+    facts, free, sources = read_health_facts(limits, site, inventory), dict[str, int](), tuple[SourceFigures, ...]()
+    if inventory is not None:
+        with suppress(OSError):
+            free = {site.store.name: site.store.free_space()}
+            sources = tuple(_source(limit.subject, inventory, site) for limit in limits if limit.task == "backup")
+    return Status(
+        taken_at=now,
+        started_at=started_at,
+        health=Health.of(facts, now),
+        migrations_ok=migrations_ok,
+        tasks=tasks,
+        sources=sources,
+        free_bytes=free,
+        sqlite_version=version("apsw").rpartition(".")[0],  # apsw counts on behind SQLite's own version
+        messages=_messages(limits, site),
+        pings=read_pings(monitors, site),
+        next_runs=next_runs,
+    )
+
+
+def _tasks(
+    planned: tuple[Planned, ...], site: Site, now: datetime
+) -> tuple[tuple[TaskFigures, ...], tuple[NextRun, ...], bool]:
+    """Return what became of each task, when each runs next, and whether the catalog answers."""
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            counts = catalog.run_counts()
+            tasks = tuple(_task(one, catalog, counts, now) for one in planned)
+            return tasks, tuple(next_run(one, catalog, site.configuration, now) for one in planned), True
+    except CatalogUnavailable:
+        nothing = tuple(TaskFigures(one.task, one.source, None, {}) for one in planned)
+        new = () if os.path.lexists(site.catalog_path) else planned  # there was no run yet
+        return nothing, tuple(next_run(one, None, site.configuration, now) for one in new), False
+
+
+def _task(
+    planned: Planned, catalog: Catalog, counts: Mapping[tuple[str, str], Mapping[str, int]], now: datetime
+) -> TaskFigures:
+    last = catalog.last_success(planned.task, planned.source, now, planned.store)
+    failed = catalog.last_failure(planned.task, planned.source, now)
+    figures = TaskFigures(
+        planned.task,
+        planned.source,
+        last_success_at=last.started_at if last else None,
+        runs=counts.get((planned.task, planned.source), {}),
+        failed_at=failed.finished_at if failed else None,
+        error=(failed.error or "") if failed else "",
+        hint=(failed.report.hint or "") if failed and failed.report else "",
+    )
+    if last is None:
+        return figures
+    if last.report is None:
+        return replace(figures, duration_s=last.duration_s, stages={})
+    report = last.report
+    figures = replace(figures, duration_s=last.duration_s, stages=report.stages, warnings=report.warnings)
+    return replace(figures, generation=last.generation, drill=report.drill) if report.drill else figures
+
+
+def _messages(limits: tuple[Limit, ...], site: Site) -> MessageFigures:
+    """Tell what is known of messages from the daemon that looks after these sources."""
+    scope = next((limit.subject for limit in limits if limit.task == "backup"), "")
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            book = catalog.read_book(scope)
+    except CatalogUnavailable:
+        return MessageFigures()
+    taken_at, refused_at = (book.told[key].told_at if key in book.told else None for key in (TAKEN, REFUSED))
+    return MessageFigures(len(book.queue), taken_at, refused_at)
+
+
+def _source(source: str, inventory: Inventory, site: Site) -> SourceFigures:
+    generations = inventory.of(source)
+    newest = inventory.last_verified(source)
+    return SourceFigures(
+        source=source,
+        generations=len(generations),
+        verified=sum(generation.verified for generation in generations),
+        snapshot_bytes=newest.snapshot.size_bytes if newest else None,
+        archive_bytes=newest.archive.size_bytes if newest else None,
+        newest_at=newest.taken_at if newest else None,
+        frozen=site.holds.get(source) is not None,
+    )

@@ -1,0 +1,207 @@
+"""One thorough look at a site: the year behind, what is kept and where, drills, disk and log; each part is bounded."""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from typing import Final
+
+from backupd.catalog import CatalogUnavailable, RunRecord, read_catalog
+from backupd.catalog.catalog import Catalog
+from backupd.catalog.queries import RunMark
+from backupd.log import LOG_NAME
+from backupd.model import CLOCK_TOLERANCE, Generation, Pin
+from backupd.schedule import Planned, Schedule
+from backupd.status.calendar import Records, first_day, judge_days, marks_by_day
+from backupd.status.log_tail import last_lines
+from backupd.status.model import (
+    DiskUse,
+    DrillFigures,
+    GenerationFigures,
+    LogLine,
+    Point,
+    ReplicaFigures,
+    SourceHistory,
+    Status,
+    Survey,
+    Unread,
+)
+from backupd.tasks.context import Site
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.options import Expiry
+from backupd.tasks.pin import pins_in_force
+from backupd.tasks.prune import plan_for
+
+MOST_MARKS: Final = 10_000  # a year of hourly backups
+MOST_GENERATIONS: Final = 100
+MOST_FOREIGN_SOURCES: Final = 10
+MOST_DRILLS: Final = 5
+MOST_LINES: Final = 20
+NOT_CONFIGURED: Final = "source not configured"
+HOLDS_UNREADABLE: Final = "not known: whether pruning is on hold cannot be read"
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What the catalog knows; nothing where it cannot be used."""
+
+    records: Mapping[str, Records]
+    drills: tuple[DrillFigures, ...] = ()
+    copies: Mapping[str, tuple[str, ...]] | None = None
+
+
+def read_survey(
+    status: Status, inventory: Inventory | None, planned: tuple[Planned, ...], expiry: Expiry, site: Site
+) -> Survey:
+    """Look at all that `status` does not tell; `inventory` is None where the store could not be read.
+
+    Changes nothing, and raises nothing: what could not be read is named.
+    """
+    unread: list[Unread] = [] if inventory else ["store"]
+    held = inventory or Inventory((), {}, {}, status.taken_at)
+    remembered = _remembered(planned, status.taken_at, site)
+    if remembered is None:
+        if held.generations or not inventory:  # before the first run there is no catalog
+            unread.append("catalog")
+        remembered = _Remembered({})
+    log = _log(site)
+    if log is None:
+        unread.append("log")
+    return Survey(
+        status=status,
+        timezone=str(expiry.timezone),
+        histories=_histories(held, remembered, planned, expiry, site),
+        drills=remembered.drills,
+        replicas=_replicas(planned, remembered),
+        disk=_disk(held, site) if inventory else None,
+        log=log or (),
+        unread=tuple(unread),
+    )
+
+
+def _remembered(planned: Iterable[Planned], now: datetime, site: Site) -> _Remembered | None:
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            records = {one.source: _records(one, catalog, now) for one in planned if one.task == "backup"}
+            drills = tuple(_drill(run) for run in catalog.runs(task="drill", limit=MOST_DRILLS))
+            return _Remembered(records, drills, catalog.copies())
+    except CatalogUnavailable:
+        return None
+
+
+def _records(planned: Planned, catalog: Catalog, now: datetime) -> Records:
+    zone = planned.schedule.timezone
+    since = datetime.combine(first_day(now.astimezone(zone).date()), time(), zone) - timedelta(days=1)
+    marks = catalog.run_marks(planned.task, planned.source, since, now + CLOCK_TOLERANCE, MOST_MARKS)
+    if len(marks) == MOST_MARKS:
+        return Records(marks, begin_at=marks[0].started_at)
+    return Records(marks, begin_at=catalog.first_run_at(planned.task, planned.source))
+
+
+def _drill(run: RunRecord) -> DrillFigures:
+    told: object = run.report.stages if run.report else {}
+    stages = (
+        {name: float(took) for name, took in told.items() if isinstance(took, int | float)}
+        if isinstance(told, dict)
+        else {}
+    )
+    store = run.report.drill.store if run.report and run.report.drill else None
+    return DrillFigures(run.source, store, run.started_at, run.outcome, run.duration_s, stages, run.error or "")
+
+
+def _histories(
+    inventory: Inventory, remembered: _Remembered, planned: Iterable[Planned], expiry: Expiry, site: Site
+) -> tuple[SourceHistory, ...]:
+    schedules = {one.source: one.schedule for one in planned if one.task == "backup"}
+    foreign = sorted({generation.source for generation in inventory.generations} - schedules.keys())
+    sources = (*schedules, *foreign[:MOST_FOREIGN_SOURCES])
+    return tuple(_history(name, schedules.get(name), inventory, remembered, expiry, site) for name in sources)
+
+
+def _history(
+    source: str,
+    schedule: Schedule | None,
+    inventory: Inventory,
+    remembered: _Remembered,
+    expiry: Expiry,
+    site: Site,
+) -> SourceHistory:
+    generations = inventory.of(source)
+    known = remembered.records.get(source, Records())
+    taken_at = tuple(generation.taken_at for generation in generations if inventory.counts(generation))
+    records = Records(known.marks, taken_at, known.begin_at)
+    reasons = _reasons(source, inventory, expiry, site) if schedule else {g.id: (NOT_CONFIGURED,) for g in generations}
+    shown, pins = generations[:MOST_GENERATIONS], _pins(inventory, site)
+    return SourceHistory(
+        source=source,
+        days=judge_days(records, schedule, inventory.now) if schedule else (),
+        points=_points(known.marks, schedule) if schedule else (),
+        generations=tuple(_generation(one, reasons, remembered, pins.get(one.id), site) for one in shown),
+        generation_count=len(generations),
+        stored_bytes=sum(generation.archive_bytes for generation in generations),
+    )
+
+
+def _reasons(source: str, inventory: Inventory, expiry: Expiry, site: Site) -> Mapping[str, tuple[str, ...]]:
+    try:
+        return plan_for(source, expiry, inventory, site).reasons()
+    except OSError:
+        return {generation.id: (HOLDS_UNREADABLE,) for generation in inventory.of(source)}
+
+
+def _pins(inventory: Inventory, site: Site) -> Mapping[str, Pin]:
+    try:
+        return pins_in_force(inventory, site)
+    except OSError:  # the reasons say so
+        return {}
+
+
+def _points(marks: Iterable[RunMark], schedule: Schedule) -> tuple[Point, ...]:
+    succeeded = (mark for mark in marks if mark.outcome != "failed")
+    last = {day: found[-1] for day, found in marks_by_day(succeeded, schedule.timezone).items()}
+    return tuple(Point(day, mark.duration_s, mark.snapshot_bytes, mark.archive_bytes) for day, mark in last.items())
+
+
+def _generation(
+    generation: Generation,
+    reasons: Mapping[str, tuple[str, ...]],
+    remembered: _Remembered,
+    pin: Pin | None,
+    site: Site,
+) -> GenerationFigures:
+    local = site.store.name
+    copies = (remembered.copies or {}).get(generation.id, ())
+    return GenerationFigures(
+        id=generation.id,
+        taken_at=generation.taken_at,
+        archive_bytes=generation.archive_bytes,
+        snapshot_bytes=generation.snapshot_bytes,
+        verification="corrupt" if generation.damaged else generation.verification,
+        kept_for=reasons.get(generation.id, ()),
+        stores=(local, *(store for store in copies if store != local)),
+        pinned=pin is not None,
+        pinned_until=pin.until if pin else None,
+        label=pin.label if pin else "",
+    )
+
+
+def _replicas(planned: Iterable[Planned], remembered: _Remembered) -> tuple[ReplicaFigures, ...]:
+    if remembered.copies is None:
+        return ()
+    held = [store for stores in remembered.copies.values() for store in stores]
+    return tuple(ReplicaFigures(one.source, held.count(one.source)) for one in planned if one.task == "replicate")
+
+
+def _disk(inventory: Inventory, site: Site) -> DiskUse | None:
+    try:
+        usage = shutil.disk_usage(site.store.directory)
+    except OSError:
+        return None
+    return DiskUse(sum(g.archive_bytes for g in inventory.generations), usage.free, usage.total)
+
+
+def _log(site: Site) -> tuple[LogLine, ...] | None:
+    try:
+        return last_lines(site.store.directory / LOG_NAME, MOST_LINES)
+    except OSError:
+        return None

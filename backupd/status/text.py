@@ -1,0 +1,151 @@
+"""What the daemon tells of itself, in lines for people: the status page shows them, and so does the command line."""
+
+from collections.abc import Iterator
+
+from backupd import __version__
+from backupd.formatting import human_age, human_bytes, human_duration, human_span, printable
+from backupd.health import Health, Standing, within_limit
+from backupd.status.model import NextRun, SourceFigures, Status, TaskFigures
+
+_PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
+_NO_CATALOG = "backupd doctor tells what is wrong with the catalog; backupd catalog rebuild makes it anew"
+
+
+def status_lines(status: Status) -> tuple[str, ...]:
+    """Tell whether all is well, why not and what to do, each proof with its age and limit, and what there is.
+
+    Nothing escapes.
+    """
+    lines = (
+        *_verdict(status.health),
+        *_steps(status),
+        *_proofs(status.health),
+        *_drills(status),
+        *_last_runs(status),
+        *_next_runs(status),
+        *_failures(status),
+        *_sources(status),
+        *_unheard(status),
+        *_rest(status),
+    )
+    return tuple(printable(line) for line in lines)
+
+
+def _verdict(health: Health) -> Iterator[str]:
+    yield "healthy" if health.healthy else "NOT HEALTHY"
+    yield from (f"  reason: {reason}" for reason in health.reasons)
+    yield from (f"  warning: {warning}" for warning in health.warnings)
+
+
+def _steps(status: Status) -> Iterator[str]:
+    """Say what to do next about each problem, and about a catalog that is gone."""
+    problems = status.health.problems
+    for step in dict.fromkeys(problem.advice for problem in problems):
+        yield f"  what to do: {step}"
+    told = any(problem.kind in ("catalog", "store") for problem in problems)
+    if not status.migrations_ok and not _is_new(status) and not told:
+        yield f"  what to do: {_NO_CATALOG}"
+
+
+def _proofs(health: Health) -> Iterator[str]:
+    for standing in health.standings:
+        what = _PROOF.get(standing.task, standing.task)
+        yield f"{what:<16} {standing.subject}: {_age(standing, health)}"
+
+
+def _age(standing: Standing, health: Health) -> str:
+    allowed = f"at most {human_span(standing.limit_s)} allowed"
+    if standing.last_at is None:
+        return f"never, {allowed}"
+    age_s = (health.checked_at - standing.last_at).total_seconds()
+    old = human_age(age_s) if age_s < 0 else f"{human_age(age_s)} ago"
+    late = "" if within_limit(standing, health.checked_at) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
+    return f"{old}, {allowed}{late}"
+
+
+def _drills(status: Status) -> Iterator[str]:
+    """Tell what a disaster would cost, as the last drills measured it: data (RPO) and time (RTO)."""
+    for task in status.tasks:
+        drill = task.drill
+        if drill is not None and drill.age_s is not None and drill.recovery_s is not None:
+            yield (
+                f"{'measured':<16} {task.source}: back from {drill.store} in {human_duration(drill.recovery_s)}, "
+                f"with data {human_span(drill.age_s)} old ({task.generation})"
+            )
+
+
+def _last_runs(status: Status) -> Iterator[str]:
+    """Tell in one line for each subject when which task last succeeded."""
+    for subject in dict.fromkeys(task.source for task in status.tasks):
+        tasks = [task for task in status.tasks if task.source == subject]
+        yield f"{'last runs':<16} {subject}: {', '.join(_last_run(task, status) for task in tasks)}"
+
+
+def _last_run(task: TaskFigures, status: Status) -> str:
+    if task.last_success_at is None:
+        return f"{task.task} never"
+    took = "" if task.duration_s is None else f" ({human_duration(task.duration_s)})"
+    return f"{task.task} {human_span((status.taken_at - task.last_success_at).total_seconds())} ago{took}"
+
+
+def _next_runs(status: Status) -> Iterator[str]:
+    """Tell in one line for each subject when the daemon runs which task next, and whether it is a retry."""
+    for subject in dict.fromkeys(run.source for run in status.next_runs):
+        runs = [run for run in status.next_runs if run.source == subject]
+        yield f"{'next runs':<16} {subject}: {', '.join(_next_run(run, status) for run in runs)}"
+
+
+def _next_run(run: NextRun, status: Status) -> str:
+    if run.overdue:
+        why = f"; {run.reason}" if run.retry else ""
+        return f"{run.task} now (when the daemon runs{why})"
+    in_s = (run.at - status.taken_at).total_seconds()
+    why = f", {run.reason}" if run.retry else ""
+    return f"{run.task} {run.at:%a %F %H:%M} {run.at:%Z} (in {human_span(in_s)}{why})"
+
+
+def _failures(status: Status) -> Iterator[str]:
+    for task in status.tasks:
+        if task.failed_at is not None:
+            ago = human_span((status.taken_at - task.failed_at).total_seconds())
+            step = f" | what to do: {task.hint}" if task.hint else ""
+            yield f"{f'last {task.task}':<16} {task.source}: failed {ago} ago: {task.error}{step}"
+        elif task.warnings:
+            yield f"{f'last {task.task}':<16} {task.source}: degraded: {'; '.join(task.warnings)}"
+
+
+def _sources(status: Status) -> Iterator[str]:
+    for source in status.sources:
+        yield f"{'generations':<16} {source.source}: {', '.join(_holdings(source, status))}"
+
+
+def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
+    yield f"{source.generations}, {source.verified} of them verified"
+    if source.newest_at is not None:
+        yield f"the newest {human_span((status.taken_at - source.newest_at).total_seconds())} old"
+    if source.snapshot_bytes is not None and source.archive_bytes is not None:
+        yield f"{human_bytes(source.snapshot_bytes)} as {human_bytes(source.archive_bytes)}"
+    if source.frozen:
+        yield "FROZEN: nothing is pruned"
+
+
+def _unheard(status: Status) -> Iterator[str]:
+    """Tell what does not get through: nobody else would."""
+    if status.messages.waiting:
+        yield f"{'messages':<16} {status.messages.waiting} NOT TAKEN yet | what to do: backupd notify"
+    for ping in status.pings:
+        if ping.failing:
+            yield f"{'pings':<16} {ping}: the last one NOT TAKEN: {ping.reason} | what to do: backupd notify --test"
+
+
+def _rest(status: Status) -> Iterator[str]:
+    for store, free in status.free_bytes.items():
+        yield f"{'free space':<16} {store}: {human_bytes(free)}"
+    catalog = "works" if status.migrations_ok else "not made yet" if _is_new(status) else "DOES NOT WORK"
+    yield f"{'backupd':<16} {__version__}, SQLite {status.sqlite_version}, catalog {catalog}"
+
+
+def _is_new(status: Status) -> bool:
+    """Tell whether nothing was ever made: the first run makes the catalog, too."""
+    known = any(standing.last_at for standing in status.health.standings)
+    return bool(status.sources) and not known and not any(source.generations for source in status.sources)

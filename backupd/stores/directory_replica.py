@@ -1,0 +1,83 @@
+"""A replica in a directory: a second disk, a mounted NAS."""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+from backupd.errors import CopyCorrupt
+from backupd.stores.contract import Probed, Recovered, Transfer, manifest_there, refuse_other
+from backupd.stores.local import DirectoryStore
+from backupd.system.files import fsync_directory, note_readers, write_durably
+
+_CHUNK_BYTES: Final = 1 << 20
+_PROBE: Final = b"written, renamed and deleted by backupd doctor"
+
+
+class MirrorStore(DirectoryStore):
+    """Keeps copies of generations in a directory, each read back from its disk before it gets its name.
+
+    `advance` hears how many bytes of the archive are copied, then how many are proven.
+    """
+
+    def __init__(self, name: str, directory: Path, advance: Callable[[int], None] = lambda _bytes: None) -> None:
+        super().__init__(name, directory)
+        self._advance = advance
+        self.last_transfer = Transfer(0, 0)
+        self.travelled_bytes = 0
+
+    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+        """Copy `archive`, prove the copy on its disk, and put it in place.
+
+        Raises CopyCorrupt, GenerationTaken when another sender has published that id meanwhile, OSError.
+        """
+        before = manifest_there(self, generation_id)
+        with self.staging() as staging:
+            copy = staging / "archive.part"
+            self._copy(archive, copy)
+            self._prove(archive, copy)
+            refuse_other(self, generation_id, before, manifest)
+            super().publish(generation_id, copy, manifest)
+        self.last_transfer = Transfer(archive.stat().st_size, 0)
+
+    def sweep(self, wanted: Collection[str]) -> Iterator[Recovered]:  # noqa: ARG002 - as a replica is asked
+        """Do nothing: what a killed run left was swept by `recover`."""
+        return iter(())
+
+    def begun_bytes(self, generation_id: str) -> int:  # noqa: ARG002 - as a replica is asked
+        """Return 0: a copy that was broken off is made anew."""
+        return 0
+
+    def probe(self) -> Probed:
+        """Write, read back, rename and delete a small file there. Raises BackupdError, OSError."""
+        self.prepare()
+        with self.staging() as staging:
+            write_durably(staging / "probe", _PROBE)
+            renamed = (staging / "probe").rename(staging / "renamed")
+            note_readers(renamed)
+            fsync_directory(staging)
+            if renamed.read_bytes() != _PROBE:
+                raise CopyCorrupt(f"{self.directory} gives back other than was written", "test that disk (smartctl)")
+            ahead_s = renamed.stat().st_mtime - time.time()
+        return Probed((), ahead_s, self.free_space())
+
+    def _copy(self, archive: Path, copy: Path) -> None:
+        descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with archive.open("rb") as source, open(descriptor, "wb") as target:
+            while chunk := source.read(_CHUNK_BYTES):
+                target.write(chunk)
+                self.travelled_bytes += len(chunk)
+            target.flush()
+            os.fsync(descriptor)
+
+    def _prove(self, archive: Path, copy: Path) -> None:
+        """Compare with what is on the disk, not in memory. Raises CopyCorrupt."""
+        done = 0
+        with archive.open("rb") as mine, copy.open("rb") as other:
+            os.posix_fadvise(other.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while chunk := mine.read(_CHUNK_BYTES):
+                if other.read(len(chunk)) != chunk:
+                    raise CopyCorrupt(f"the copy in {self.directory} reads back wrong", "test that disk (smartctl)")
+                done += len(chunk)
+                self._advance(done)

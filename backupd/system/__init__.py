@@ -1,0 +1,1 @@
+"""The operating system: each primitive once."""

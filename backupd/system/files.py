@@ -1,0 +1,188 @@
+"""Durable file operations: write to a temporary name, fsync the file, rename, fsync the directory.
+
+See https://lwn.net/Articles/457667/ for why each of the four is needed.
+"""
+
+import errno
+import os
+import stat
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from backupd.system.owners import known_owner, owner_text
+
+if TYPE_CHECKING:  # child processes import this
+    from collections.abc import Iterator, ValuesView
+    from pathlib import Path
+
+_AT_FDCWD = -100  # fcntl.h
+_RENAME_EXCHANGE = 2  # linux/fs.h
+# fsync(2) of a directory on CIFS before Linux 4.17, vboxsf, DrvFs, 9p2000. PostgreSQL's fd.c tolerates the first two.
+_UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
+# chmod(2) of our own file on ZFS with NFSv4 ACLs (aclmode=restricted), FAT and some SMB servers; chown(2) on the latter
+# two, without CAP_CHOWN, and (EINVAL) to an id that this user namespace does not map.
+_REFUSED = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+_limits: ContextVar["dict[tuple[str, int], str] | None"] = ContextVar("limits", default=None)
+
+
+@contextmanager
+def noting_limits() -> "Iterator[ValuesView[str]]":
+    """Collect what file systems cannot do, and was done without, in the block: a sentence for each, once."""
+    limits: dict[tuple[str, int], str] = {}
+    token = _limits.set(limits)
+    try:
+        yield limits.values()
+    finally:
+        _limits.reset(token)
+
+
+def _note(kind: str, device: int, limit: str) -> None:
+    limits = _limits.get()
+    if limits is not None:
+        limits.setdefault((kind, device), limit)
+
+
+def place_of(directory: "Path | str") -> str:
+    """Return `directory` as people know it, without the hidden directories of a store below it."""
+    return f"{directory}{os.sep}".partition(f"{os.sep}.backupd{os.sep}")[0].rstrip(os.sep) or os.sep
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether `error` says that there is no room left: on the disk, or in a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def fsync_directory(directory: "Path") -> None:
+    """Make renames and removals in `directory` durable; a file system that cannot do that is noted. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        limit = f"the file system of {place_of(directory)} cannot fsync directories ({error.strerror})"
+        _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: a power failure may take back the last renames there")
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: "Path") -> None:
+    """Make the contents of `path` durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def exchange(one: "Path", other: "Path") -> bool:
+    """Let two files exchange names in one step; False where that cannot be had (renameat2(2)). Raises OSError."""
+    import ctypes  # hardly ever needed, and slow to load
+
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:  # another C library, or an old one
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _UNSUPPORTED:  # the file system, or the kernel, does not know it
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def set_mode(descriptor: int, mode: int, path: "Path") -> int:
+    """Give our open file, which lies at `path`, this mode; return the mode that it has then.
+
+    Where the file system refuses, the file keeps the mode that it was made with, which is noted. Raises OSError.
+    """
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:  # FAT knows no other one, and no chmod
+        return mode
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+    state = os.fstat(descriptor)
+    _note_mode(state, mode, path)
+    return stat.S_IMODE(state.st_mode)
+
+
+def note_readers(path: "Path", mode: int = 0o600) -> None:
+    """Note it where the file system gives more users access to our file at `path` than `mode` does. Raises OSError."""
+    state = path.stat()
+    if state.st_mode & ~mode & 0o066:
+        _note_mode(state, mode, path)
+
+
+def _note_mode(state: os.stat_result, wanted: int, path: "Path") -> None:
+    found = stat.S_IMODE(state.st_mode)
+    limit = f"the file system of {place_of(path.parent)} gives files mode {found:04o} instead of {wanted:04o}"
+    if found & ~wanted & 0o066:
+        _note("mode", state.st_dev, f"{limit}: other users may have access (see its ACLs and mount options)")
+    elif wanted & ~found & 0o066:
+        _note("mode", state.st_dev, f"{limit}: users other than the owner may lack access")
+
+
+def give(descriptor: int, uid: int, gid: int | None, path: "Path") -> OSError | None:
+    """Give our open file, which lies at `path`, to `uid`:`gid`; return why that was refused, if it was, which is noted.
+
+    Without a `gid` it keeps its group. Raises OSError for what is no refusal.
+    """
+    try:
+        os.fchown(descriptor, uid, -1 if gid is None else gid)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        limit = f"files in {place_of(path.parent)} cannot be given to {owner_text(uid, gid)} ({error.strerror})"
+        _note("owner", os.fstat(descriptor).st_dev, limit)
+        return error
+    return None
+
+
+def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:
+    """Write `data` to `path`, which must not exist, and fsync it; not yet its directory. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(descriptor)
+    give_to_owner_of(path.parent, path)
+
+
+def replace_durably(path: "Path", data: bytes, *, temporary: "Path", mode: int = 0o600) -> None:
+    """Put `data` in place of `path` in one step, by way of `temporary` on the same file system. Raises OSError."""
+    temporary.unlink(missing_ok=True)
+    try:
+        write_durably(temporary, data, mode=mode)
+        give_to_owner_of(path.parent, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def overwrite(path: "Path", data: bytes) -> None:
+    """Put shorter `data` in place of what `path` holds, in two steps but with no need of more room. Raises OSError."""
+    with path.open("r+b", buffering=0) as stream:
+        stream.write(data)
+        stream.truncate()
+        os.fsync(stream.fileno())
+
+
+def give_to_owner_of(directory: "Path", path: "Path") -> None:
+    """Give `path` the owner of `directory` when running as root, so that a later run as that user can go on.
+
+    The file stays as it is where root may not chown (a container without CAP_CHOWN), and where that owner is not mapped
+    in this user namespace.
+    """
+    if os.geteuid() != 0:
+        return
+    uid, gid = known_owner(directory, directory.stat())
+    if not uid:
+        return
+    try:
+        os.chown(path, uid, -1 if gid is None else gid, follow_symlinks=False)
+    except PermissionError:
+        return

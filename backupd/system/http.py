@@ -1,0 +1,129 @@
+"""One HTTP request that can neither hang nor flood, and whose URL, which may be a secret, no error names."""
+
+import http.client
+import threading
+import urllib.request
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from email.message import Message
+from typing import IO, Final
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+from backupd.formatting import printable, without_secrets
+
+LONGEST_BODY: Final = 64 << 10
+_LONGEST_WORDS: Final = 200
+_HEADERS: Final = {"User-Agent": "backupd", "Accept": "*/*"}
+
+
+class CallFailed(Exception):
+    """Nobody answered; the words are fit for a log, and name no URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back, whatever it says: names of `headers` in lower case, at most `LONGEST_BODY` bytes of the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is a 2xx."""
+        return self.status // 100 == http.client.OK // 100
+
+    def words(self, secret: str = "") -> str:
+        """Tell status and the beginning of the body in one line, with all parts of `secret`, a URL, masked."""
+        said = printable(without_secrets(self.body.decode(errors="replace"), secret))
+        return f"answered {self.status}" + (f": {said}" if said and not said.startswith("<") else "")
+
+
+def call(url: str, body: bytes | None = None, *, timeout_s: float, direct: bool = False) -> Reply:
+    """GET `url`, or POST `body` to it; a few redirections are followed as what was asked, never from https to http.
+
+    With `direct` a redirection is the answer, and no proxy is asked: that is how an app nearby is looked at. Whatever
+    hangs (the resolver, a proxy, a server that drips) is left behind after `timeout_s`. Raises CallFailed.
+    """
+    answer: Future[Reply] = Future()
+    thread = threading.Thread(target=_answer, args=(url, body, timeout_s, direct, answer), name="call", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise CallFailed(str(error)) from None
+    try:
+        return answer.result(timeout_s)
+    except TimeoutError:
+        raise CallFailed(f"no answer within {timeout_s:g} s") from None
+
+
+def _answer(url: str, body: bytes | None, timeout_s: float, direct: bool, answer: Future[Reply]) -> None:  # noqa: FBT001 - see `call`
+    try:
+        answer.set_result(_call(url, body, timeout_s, _opener(direct=direct)))
+    except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
+        answer.set_exception(error if isinstance(error, CallFailed) else CallFailed(_why(error)))
+
+
+def _call(url: str, body: bytes | None, timeout_s: float, opener: urllib.request.OpenerDirector) -> Reply:
+    headers = dict(_HEADERS)
+    if body is not None:
+        headers["Content-Type"] = "text/plain; charset=utf-8"
+    request = urllib.request.Request(url, body, headers)  # noqa: S310 - the opener knows nothing but http and https
+    try:
+        with opener.open(request, timeout=timeout_s) as response:
+            return _reply(response.status, response.headers, response)
+    except HTTPError as error:
+        with error:
+            return _reply(error.code, error.headers, error)
+
+
+def _reply(status: int, headers: Message, stream: IO[bytes]) -> Reply:
+    return Reply(status, {name.lower(): value for name, value in headers.items()}, stream.read(LONGEST_BODY))
+
+
+def _why(error: BaseException) -> str:
+    reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, OSError):
+        what = getattr(reason, "verify_message", "") or reason.strerror or str(reason) or type(reason).__name__
+        return printable(what[:_LONGEST_WORDS])
+    if isinstance(reason, http.client.HTTPException) and not isinstance(reason, http.client.InvalidURL):
+        return f"the answer was no HTTP ({type(reason).__name__})"
+    return f"the URL cannot be used ({type(reason).__name__})"  # what it says may quote it
+
+
+class _Redirections(urllib.request.HTTPRedirectHandler):
+    """Asks the same of the new place: the standard library forgets the body, and refuses 307 of a POST."""
+
+    max_redirections = 3
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,  # noqa: ARG002 - the base class's signature
+        msg: str,  # noqa: ARG002 - as above
+        headers: Message,  # noqa: ARG002 - as above
+        newurl: str,
+    ) -> urllib.request.Request:
+        """Return the request anew. Raises CallFailed where it would leave TLS, or HTTP altogether."""
+        scheme = urlsplit(newurl).scheme
+        if scheme != "https" and (scheme != "http" or req.type == "https"):
+            fp.close()
+            raise CallFailed("it redirects to where nobody should follow, away from https")
+        return urllib.request.Request(newurl, req.data, dict(req.headers))  # noqa: S310 - looked at above
+
+
+def _opener(*, direct: bool) -> urllib.request.OpenerDirector:
+    """Return an opener that knows HTTP and nothing else, by the proxy that the environment names or `direct`."""
+    opener = urllib.request.OpenerDirector()
+    handlers: list[urllib.request.BaseHandler] = [
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ]
+    for handler in handlers if direct else [*handlers, urllib.request.ProxyHandler(), _Redirections()]:
+        opener.add_handler(handler)
+    return opener

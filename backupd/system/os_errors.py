@@ -1,0 +1,104 @@
+"""What the operating system says of a failed call, and what to do about it: rights, room, mounts and limits differ."""
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from backupd.system.files import is_full, place_of
+from backupd.system.owners import where_owned
+
+if TYPE_CHECKING:  # child processes import this
+    from pathlib import Path
+
+_SWEPT_FILES: Final = 16  # what failed for want of inodes has removed its own files since, a dozen at most
+_ROOM_BYTES: Final = 1 << 20
+_DENIED: Final = frozenset((errno.EACCES, errno.EPERM))
+_REMEDIES: Final = (
+    (
+        _DENIED,
+        "user {user} lacks the rights to {path}: run as its owner (PUID=auto; `stat -c %u:%g` shows it)",
+    ),
+    (frozenset((errno.EROFS,)), "mount {path} writable; if it became read-only by itself, see dmesg"),
+    (
+        frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)),
+        "check the path {path}, and what is mounted there",
+    ),
+    (
+        frozenset((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)),
+        "the server behind the mount of {path} does not answer: check it, and mount it again",
+    ),
+    (
+        frozenset((errno.EMFILE, errno.ENFILE)),
+        "allow more open files (ulimit -n; docker run --ulimit nofile=1024)",
+    ),
+)
+_ELSE: Final = "check the disk of {path} (dmesg)"
+
+
+def said(error: OSError) -> str:
+    """Return what failed, and with which file, without the number of the error."""
+    if not isinstance(error.filename, str | bytes):
+        return str(error.strerror or error)
+    path = os.fsdecode(error.filename)
+    link = dangling(path) if error.errno == errno.ENOENT else ""
+    return f"{error.strerror}: {path}{f' ({link})' if link else ''}"
+
+
+def dangling(path: "Path | str") -> str:
+    """Say that `path`, or a directory on the way to it, is a symbolic link to nowhere; empty where none is."""
+    place = os.fspath(path)
+    while place and place != os.sep:
+        if os.path.islink(place) and not os.path.exists(place):
+            return f"{place} is a symbolic link to {os.readlink(place)}, which is not there"
+        place = os.path.dirname(place)
+    return ""
+
+
+def remedy(error: OSError, place: "Path | str | None" = None) -> str:
+    """Return what to do about `error`, which came up at the file that it names, or else at `place`."""
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else place
+    if is_full(error):
+        return why_full(error, path)[1]
+    text = next((text for numbers, text in _REMEDIES if error.errno in numbers), _ELSE)
+    hint = text.format(path=path or "the files", user=f"{os.geteuid()}:{os.getegid()}")
+    return where_owned(path, hint) if path and error.errno in _DENIED else hint
+
+
+def why_full(error: OSError, place: "Path | str | None") -> tuple[str, str]:
+    """Say what is used up where `is_full(error)`, and what to do; `place` is, or was to be, in that file system."""
+    directory = _directory(place)
+    where = f"the file system of {place_of(directory)}" if directory else "the file system"
+    if error.errno == errno.EDQUOT:
+        return f"the quota on {where} is used up", "raise the quota (repquota -s), or free space there"
+    if directory and lacks_inodes(directory, _SWEPT_FILES):
+        return no_inodes(directory)
+    return f"{where} is full", f"free space on {where}"
+
+
+def no_inodes(place: "Path | str") -> tuple[str, str]:
+    """Say that no file can be made in the file system of `place` though it has room, and what to do."""
+    where = f"the file system of {place_of(place)}"
+    return f"{where} has no free inodes, though it has free space", f"remove files there (df -i {place_of(place)})"
+
+
+def lacks_inodes(place: "Path | str", files: int) -> bool:
+    """Tell whether the file system of `place` has room, but not the inodes for so many new files.
+
+    One that makes inodes as they are needed tells of none (btrfs). False where nothing can be found out.
+    """
+    try:
+        state = os.statvfs(place)
+    except OSError:
+        return False
+    has_room = state.f_bavail * state.f_frsize >= _ROOM_BYTES
+    return has_room and state.f_files > 0 and state.f_favail < files
+
+
+def _directory(place: "Path | str | None") -> str:
+    """Return the nearest directory to `place` that is there."""
+    path = os.fspath(place) if place is not None else ""
+    while path and not os.path.isdir(path):
+        path, below = os.path.split(path)
+        if not below:
+            break
+    return path

@@ -1,0 +1,205 @@
+"""One verified backup of one source: the same steps by schedule and by hand.
+
+    lock, heal → look at the source → copy → check ∥ pack ∥ digest → guard → publish → expire → report
+
+Every step can be killed. Until its manifest is in place there is no new generation, and nothing old goes before.
+"""
+
+from backupd import __version__
+from backupd.archive.archive import Packed
+from backupd.archive.manifest import decode_manifest, encode_manifest
+from backupd.catalog import RunRecord
+from backupd.errors import SnapshotFailed
+from backupd.formatting import human_bytes
+from backupd.log import Event
+from backupd.model import Contents, Manifest, RunReport, generation_id
+from backupd.sqlite.mounts import is_remote
+from backupd.tasks.capture import ARCHIVE_PART, Proof, prove
+from backupd.tasks.check_results import remember_check
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.origins import sharing
+from backupd.tasks.pin import pin_if_possible
+from backupd.tasks.prune import expire
+from backupd.tasks.pruning_hold import (
+    admit_doubt,
+    emptied,
+    emptied_error,
+    frozen_on_corruption,
+    guard_against_shrinking,
+    quarantined,
+    thaw,
+)
+from backupd.tasks.restore.recovery import healed_before_backup
+from backupd.tasks.run import Run, recorded
+
+_MAX_ATTEMPT = 999
+_LARGE_WAL_BYTES = 256 << 20
+_NOTES = 3
+
+
+def backup(order: BackupOrder, site: Site) -> RunReport:
+    """Back up one source now. Foreseen trouble does not raise: it is in the report, with what to do about it."""
+    with recorded("backup", order.source, site) as run, site.locked("backup"):
+        run.started()
+        if order.zone_doubt:
+            run.note(order.zone_doubt)
+        if trouble := healed_before_backup(order.path, site):
+            run.warn(trouble)
+        inventory = local_inventory(site)
+        last = inventory.last_verified(order.source)
+        with site.store.staging() as staging, frozen_on_corruption(order, last, site):
+            proof = prove(order, last, staging, run, site)
+            contents = _sound_contents(order, proof, last, run, site)
+            _tell_oddities(order, proof, run)
+            if doubt := sharing(inventory, order.source, order.path):
+                run.warn(doubt)
+            _settle(order, proof, contents, inventory, run, site)
+        if order.pin is not None and run.report.generation is not None:
+            pin_if_possible(run.report.generation, order.pin, run, site)
+        if order.expiry is not None:
+            _expire(order.source, order.expiry, run, site)
+        if order.replicas:
+            _warn_of_replicas(order, run, site)
+    return run.report
+
+
+def _sound_contents(order: BackupOrder, proof: Proof, last: Manifest | None, run: Run, site: Site) -> Contents | None:
+    """Return what is in the copy, None where it cannot be read.
+
+    Raises CopyCorrupt, with the copy in quarantine, when it may not be published.
+    """
+    if proof.corrupt:
+        raise quarantined(order, proof, proof.inspection.verdict.damage, last, site)
+    admit_doubt(order, proof, last, run, site)
+    contents = proof.inspection.contents
+    if last is not None and emptied(last, contents) and not order.allow_empty:
+        raise emptied_error(order, proof, last, site)
+    return contents
+
+
+def _settle(
+    order: BackupOrder, proof: Proof, contents: Contents | None, inventory: Inventory, run: Run, site: Site
+) -> None:
+    """Publish the copy, or record that the last generation holds the same; freeze or thaw rotation."""
+    shrunk = guard_against_shrinking(order, contents, proof.snapshot.size_bytes, inventory, run, site)
+    last = inventory.last_verified(order.source)
+    if proof.unchanged and last is not None:
+        record_unchanged(last, run, site)
+    elif proof.packed is not None:
+        publish(order.source, proof, proof.packed, contents, run, site)
+    if not shrunk:
+        thaw(order.source, site)
+
+
+def _expire(source: str, expiry: Expiry, run: Run, site: Site) -> None:
+    """Prune; a generation that is published stays so, whatever happens to older ones."""
+    try:
+        expire(source, expiry, run, site)
+    except OSError as error:
+        run.warn(f"old generations could not be pruned: {error}")
+
+
+def _warn_of_replicas(order: BackupOrder, run: Run, site: Site) -> None:
+    """Let no backup that is nowhere but here pass for a good one: whoever takes it by hand hears of it too."""
+    now = site.clock()
+    unknown = dict[str, RunRecord | None]()
+    failures = site.ask_catalog(
+        lambda catalog: {name: catalog.last_failure("replicate", name, now) for name in order.replicas}, unknown
+    )
+    for name, failed in failures.items():
+        if failed is not None:
+            run.warn(f"the last replication to {name} failed: {failed.error or 'it was cut short'}")
+
+
+def _tell_oddities(order: BackupOrder, proof: Proof, run: Run) -> None:
+    snapshot, verdict = proof.snapshot, proof.inspection.verdict
+    if snapshot.hot_journal:
+        run.warn(f"the app of {order.path} died in a transaction and was not started again: copied as of before it")
+    if is_remote(snapshot.filesystem) and order.settings.network_fs == "refuse":
+        run.warn(
+            f'{order.path} is on {snapshot.filesystem}, whose locks may fail: set network_fs = "allow" if you know'
+        )
+    if snapshot.writers_held_s > order.settings.writer_budget_s:
+        why = "it is encrypted" if snapshot.method == "file" else "the app never left a quiet moment"
+        run.note(f"writers were held for {snapshot.writers_held_s:.1f} s: {why}")
+    if proof.source.wal_bytes > _LARGE_WAL_BYTES:
+        run.note(f"the WAL is {human_bytes(proof.source.wal_bytes)}: the app does not get to checkpoint it")
+    if verdict.foreign_key_violations:
+        run.note(f"{verdict.foreign_key_violations} rows refer to parents that are not there")
+    if proof.inspection.contents is not None and not proof.inspection.contents.tables:
+        run.note(f"{order.path} has no tables: is it the database of the app?")
+    for note in verdict.notes[:_NOTES]:
+        run.note(note)
+
+
+def publish(source: str, proof: Proof, packed: Packed, contents: Contents | None, run: Run, site: Site) -> Manifest:
+    """Publish the proven copy as a new generation of `source` and return its manifest. Raises OSError."""
+    manifest = _manifest(source, proof, packed, contents, site)
+    sealed = encode_manifest(manifest)
+    decode_manifest(sealed, manifest.id)  # nothing is published that a restore would refuse
+    with run.stage("publish"):
+        site.store.publish(manifest.id, proof.snapshot.path.parent / ARCHIVE_PART, sealed)
+    site.log.info(
+        Event.GENERATION_PUBLISHED,
+        f"published {manifest.id}, verified {manifest.verdict.level}",
+        generation=manifest.id,
+        archive_bytes=packed.archive.size_bytes,
+        archive_sha256=packed.archive.sha256,
+    )
+    site.tell_catalog(lambda catalog: catalog.add_generation(manifest, site.store.name))
+    run.update(outcome="published")
+    _tell(manifest, run, site)
+    return manifest
+
+
+def record_unchanged(last: Manifest, run: Run, site: Site) -> Manifest:
+    """Record that the source still holds, digest for digest, what the sound generation `last` holds."""
+    site.log.info(
+        Event.SNAPSHOT_UNCHANGED,
+        f"{last.source} is what {last.id} holds: verified unchanged",
+        generation=last.id,
+    )
+    remember_check(last.id, site, sound=True, detail="verified unchanged")
+    run.update(outcome="unchanged")
+    _tell(last, run, site)
+    return last
+
+
+def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents | None, site: Site) -> Manifest:
+    return Manifest(
+        format=1,
+        id=_free_id(source, proof, site),
+        source=source,
+        store=site.identity(),
+        taken_at=proof.taken_at,
+        backupd_version=__version__,
+        origin=proof.source.facts,
+        snapshot=proof.snapshot.facts(packed.snapshot_sha256),
+        archive=packed.archive,
+        contents=contents,
+        verdict=proof.inspection.verdict,
+    )
+
+
+def _free_id(source: str, proof: Proof, site: Site) -> str:
+    """Count on in one minute, past names that a removal has freed here: a replica may hold one of that name."""
+    names = [generation_id(source, proof.taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
+    taken = site.store.all_taken() | site.copies().keys()
+    last = max((number for number, name in enumerate(names) if name in taken), default=-1)
+    if last + 1 == len(names):
+        raise SnapshotFailed(f"{names[last]} is taken, the last name that this minute has", "try again in a minute")
+    return names[last + 1]
+
+
+def _tell(manifest: Manifest, run: Run, site: Site) -> None:
+    run.update(
+        generation=manifest.id,
+        archive_path=str(site.store.archive_path(manifest.id)),
+        snapshot_bytes=manifest.snapshot.size_bytes,
+        archive_bytes=manifest.archive.size_bytes,
+        snapshot_sha256=manifest.snapshot.sha256,
+        archive_sha256=manifest.archive.sha256,
+        verification=manifest.verdict.level,
+    )

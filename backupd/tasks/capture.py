@@ -1,0 +1,189 @@
+"""Make a copy and prove it: snapshot, then integrity check, compression and digests at the same time."""
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from backupd.archive.archive import Packed, digest_of, pack
+from backupd.errors import GenerationMissing, SnapshotFailed, SourceCorrupt, SourceReplaced, SourceUnlocked
+from backupd.log import Event
+from backupd.model import Manifest
+from backupd.sqlite.integrity import Inspection, checking
+from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
+from backupd.sqlite.source import Source, same_content
+from backupd.system.priority import give_way
+from backupd.tasks.check_results import Examined, examine_archive, remember_check
+from backupd.tasks.context import Site
+from backupd.tasks.disk_space import (
+    FILES_OF_A_BACKUP,
+    bytes_needed,
+    require_space,
+    reserve_bytes,
+    same_file_system,
+    watching_space,
+)
+from backupd.tasks.options import BackupOrder
+from backupd.tasks.run import Run
+
+ARCHIVE_PART = "archive.part"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A copy in staging, begun at `taken_at`, and what its check said.
+
+    `packed` is `None` where packing was pointless: the copy is corrupt, or it is the last generation over again.
+    """
+
+    source: Source
+    taken_at: datetime
+    snapshot: Snapshot
+    inspection: Inspection
+    packed: Packed | None = None
+    unchanged: bool = False
+
+    @property
+    def corrupt(self) -> bool:
+        """Whether the check found damage."""
+        return self.inspection.verdict.level == "corrupt"
+
+
+def prove(order: BackupOrder, last: Manifest | None, staging: Path, run: Run, site: Site) -> Proof:
+    """Copy and check the source, once more when the file was replaced or changed under the first copy.
+
+    All copying ends within `timeout_s` from now: what the first copy said is the answer where there is no time for
+    another. A second corrupt copy is the answer; all other trouble is raised.
+    """
+    give_up = time.monotonic() + order.settings.timeout_s
+    try:
+        proof = _attempt(order, last, _emptied(staging / "copy"), give_up, run, site)
+        if not proof.corrupt or not _is_time_for_another(give_up, run):
+            return proof
+        why = "the copy is corrupt"
+    except (SourceReplaced, SourceCorrupt, SourceUnlocked) as error:
+        if not _is_time_for_another(give_up, run):
+            raise
+        why = error.message
+    site.log.warning(Event.SNAPSHOT_RETRIED, f"{why}: copying {order.path} once more", source=order.source)
+    return _attempt(order, last, _emptied(staging / "copy"), give_up, run, site)
+
+
+def _is_time_for_another(give_up: float, run: Run) -> bool:
+    """Tell whether a copy that takes as long as the first one would be done by `give_up`."""
+    return time.monotonic() + run.report.stages.get("copy", 0.0) < give_up
+
+
+def _emptied(directory: Path) -> Path:
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, give_up: float, run: Run, site: Site) -> Proof:
+    source = Source.inspect(order.path, allow_empty=order.allow_empty, allow_links=order.allow_links)
+    reserve = _check_space(order, source, last, site)
+    taken_at = site.clock()
+    snapshot = _copy(order, source, reserve, staging, give_up, run, site)
+    if last is not None and order.settings.method == "backup" and same_content(last.origin.signature, source.signature):
+        with run.stage("digest"):
+            equal = _digest(snapshot) == last.snapshot.sha256
+        if equal and archive_is_sound(last, run, site):
+            return Proof(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
+    if order.settings.method == "vacuum":
+        inspection = _check(order, snapshot, run)
+        if inspection.verdict.level == "corrupt":
+            return Proof(source, taken_at, snapshot, inspection)
+        if inspection.verdict.level == "opaque":
+            raise SnapshotFailed(f"{order.path} is encrypted: VACUUM cannot rewrite it", 'use method = "backup"')
+        with run.stage("compact"):
+            snapshot = compact_snapshot(snapshot)
+    inspection, packed = _check_and_pack(order, snapshot, reserve, run, site)
+    unchanged = (
+        last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and archive_is_sound(last, run, site)
+    )
+    return Proof(source, taken_at, snapshot, inspection, packed, unchanged)
+
+
+def archive_is_sound(manifest: Manifest, run: Run, site: Site) -> bool:
+    """Digest the archive of a generation of the local store; a damaged one is marked, and degrades the run."""
+    try:
+        found = examine_archive(manifest, site.store)
+    except GenerationMissing:
+        found = Examined(sound=False, damaged=True, detail="its archive is gone")
+    if found.sound:
+        return True
+    if found.damaged:
+        remember_check(manifest.id, site, sound=False, detail=found.detail)
+    run.warn(f"{manifest.id}: {found.detail}; a new generation was made")
+    return False
+
+
+def _digest(snapshot: Snapshot) -> str:
+    with snapshot.path.open("rb") as stream:
+        return digest_of(stream)
+
+
+def _check_space(order: BackupOrder, source: Source, last: Manifest | None, site: Site) -> int:
+    directory = site.store.directory
+    reserve = reserve_bytes(directory, order.reserve_bytes)
+    copies = 2 if order.settings.method == "vacuum" else 1
+    needed, what = bytes_needed(source, last, copies), f"a backup of {order.source}"
+    require_space(directory, needed, reserve, what, FILES_OF_A_BACKUP)
+    return reserve
+
+
+def _copy(
+    order: BackupOrder, source: Source, reserve: int, staging: Path, give_up: float, run: Run, site: Site
+) -> Snapshot:
+    shared = same_file_system(source.path, site.store.directory)
+    settings = replace(
+        order.settings, reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, order)
+    )
+    site.progress.stage("copy", source.size_bytes)
+
+    def on_event(event: str, message: str) -> None:
+        site.log.info(Event(event), message, source=order.source)
+
+    def on_progress(done: int, _total: int) -> None:
+        site.progress.advance(done)
+
+    with run.stage("copy"):
+        return take_snapshot(source, settings, staging, on_progress, on_event, give_up)
+
+
+def app_reserve_bytes(directory: Path, order: BackupOrder) -> int:
+    """Return what must stay free on an app's disk that holds no backups, where only the pinned WAL can grow.
+
+    Half of what is free at most: a disk that was low before is no reason to go without a backup.
+    """
+    return min(reserve_bytes(directory, order.reserve_bytes), shutil.disk_usage(directory).free // 2)
+
+
+def _check(order: BackupOrder, snapshot: Snapshot, run: Run) -> Inspection:
+    with checking(snapshot.path, snapshot.sqlite_writer, priority=order.packing.priority) as inspection:
+        result = inspection()
+    run.add_stage("check", result.verdict.duration_s)
+    return result
+
+
+def _check_and_pack(
+    order: BackupOrder, snapshot: Snapshot, reserve: int, run: Run, site: Site
+) -> tuple[Inspection, Packed]:
+    site.progress.stage("check and pack", snapshot.size_bytes)
+    with checking(snapshot.path, snapshot.sqlite_writer, priority=order.packing.priority) as inspection:
+        with run.stage("pack"):
+            packed = pack(
+                snapshot.path,
+                snapshot.path.parent / ARCHIVE_PART,
+                level=order.packing.level,
+                workers=order.packing.workers,
+                advance=watching_space(site.store.directory, reserve, site.progress.advance),
+                begin=lambda: give_way(order.packing.priority),
+            )
+        with run.stage("wait for check"):
+            result = inspection()
+    run.add_stage("check", result.verdict.duration_s)
+    return result, packed

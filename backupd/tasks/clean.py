@@ -1,0 +1,161 @@
+"""Remove what is kept for inspection or for an undo, once it is old: replaced databases and damaged copies."""
+
+import os
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from backupd.errors import GenerationMissing
+from backupd.formatting import human_bytes, human_span
+from backupd.log import Event
+from backupd.sqlite.history import choose_undo, history
+from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files, remove_kept
+from backupd.sqlite.restore_lock import alone_at
+from backupd.stores.state import Quarantined
+from backupd.tasks.context import Site
+from backupd.tasks.restore.recovery import heal_restore
+
+Kind = Literal["replaced database", "record of a restore", "damaged copy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """One thing that may go, since `since` (aware, UTC): a database that a restore replaced, or a damaged copy.
+
+    An online restore has replaced no file: its record alone is there.
+    """
+
+    kind: Kind
+    source: str
+    path: Path
+    since: datetime
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CleanDecision:
+    """Whether `leftover` is (or would be) removed, and why."""
+
+    leftover: Leftover
+    removed: bool
+    reason: str
+
+
+def decide_replaced(
+    kept: tuple[Leftover, ...], next_undone: Collection[Path], older_than: timedelta, now: datetime
+) -> tuple[CleanDecision, ...]:
+    """Decide about the databases that restores to one database have replaced, oldest first.
+
+    Those in `next_undone` are what the next `restore --undo` or `--redo` puts back: they stay for KEPT_FOR at least.
+    None goes before an older one has gone, since undos go back from the newest to the oldest without a gap.
+    """
+    decisions: list[CleanDecision] = []
+    for one in kept:
+        age = now - one.since
+        if decisions and not decisions[-1].removed:
+            decisions.append(CleanDecision(one, removed=False, reason="an older one stays"))
+        elif age < older_than:
+            decisions.append(CleanDecision(one, removed=False, reason=f"younger than {_span(older_than)}"))
+        elif one.path in next_undone and age < KEPT_FOR:
+            reason = f"restore --undo puts it back; it stays for {_span(KEPT_FOR)}"
+            decisions.append(CleanDecision(one, removed=False, reason=reason))
+        else:
+            decisions.append(CleanDecision(one, removed=True, reason=f"older than {_span(older_than)}"))
+    return tuple(decisions)
+
+
+def decide_damaged(
+    copies: tuple[Leftover, ...], held: Collection[str], older_than: timedelta, now: datetime
+) -> tuple[CleanDecision, ...]:
+    """Decide about damaged copies; those of a source in `held`, whose pruning is on hold, stay as evidence."""
+    return tuple(_decide_damaged(one, held, older_than, now) for one in copies)
+
+
+def clean(
+    databases: Mapping[str, Path], older_than: timedelta, site: Site, *, everything: bool = True, dry_run: bool = False
+) -> tuple[CleanDecision, ...]:
+    """Remove what is old of the sources in `databases`, by name and path; with `dry_run` nothing is changed.
+
+    With `everything` also damaged copies of sources that are configured no more.
+    Holds the lock of the store, and that of each database as a restore does: what a killed restore left is put right
+    first. Raises LockHeld, TargetRefused, OSError.
+    """
+    with nullcontext() if dry_run else site.locked("clean"):
+        replaced = (_clean_replaced(*source, older_than, site, dry_run=dry_run) for source in databases.items())
+        return (
+            *chain.from_iterable(replaced),
+            *_clean_damaged(None if everything else databases, older_than, site, dry_run=dry_run),
+        )
+
+
+def _clean_replaced(
+    source: str, path: Path, older_than: timedelta, site: Site, *, dry_run: bool
+) -> tuple[CleanDecision, ...]:
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        return ()
+    with nullcontext() if dry_run else alone_at(path):
+        if not dry_run:
+            heal_restore(path, site)
+        kept = kept_files(target)
+        found = tuple(_replaced(one, source) for one in kept)
+        decisions = decide_replaced(found, _next_undone(target), older_than, site.clock())
+        for decision, one in zip(decisions, kept, strict=True):
+            if decision.removed and not dry_run:
+                remove_kept(one)
+                _tell(decision.leftover, site)
+    return decisions
+
+
+def _clean_damaged(
+    sources: Collection[str] | None, older_than: timedelta, site: Site, *, dry_run: bool
+) -> tuple[CleanDecision, ...]:
+    copies = {copy.place: copy for copy in site.quarantine.copies()}
+    of_all = (_damaged(copy) for copy in copies.values())
+    found = tuple(one for one in of_all if sources is None or one.source in sources)
+    held = {one.source for one in found if site.holds.get(one.source) is not None}
+    decisions = decide_damaged(found, held, older_than, site.clock())
+    for decision in decisions:
+        if decision.removed and not dry_run:
+            site.quarantine.remove(copies[decision.leftover.path])
+            _tell(decision.leftover, site)
+    return decisions
+
+
+def _replaced(kept: KeptDatabase, source: str) -> Leftover:
+    kind: Kind = "replaced database" if kept.holds_data else "record of a restore"
+    return Leftover(kind, source, kept.path, kept.since, kept.size_bytes)
+
+
+def _next_undone(target: Path) -> frozenset[Path]:
+    """Return what the next undo and the next redo would put back. Raises TargetRefused, OSError."""
+    entries, found = history(target), set()
+    for redo in (False, True):
+        with suppress(GenerationMissing):
+            found.add(choose_undo(entries, redo=redo).path)
+    return frozenset(found)
+
+
+def _decide_damaged(one: Leftover, held: Collection[str], older_than: timedelta, now: datetime) -> CleanDecision:
+    if one.source in held:
+        return CleanDecision(one, removed=False, reason=f"pruning of {one.source} is on hold")
+    if now - one.since < older_than:
+        return CleanDecision(one, removed=False, reason=f"younger than {_span(older_than)}")
+    return CleanDecision(one, removed=True, reason=f"older than {_span(older_than)}")
+
+
+def _damaged(copy: Quarantined) -> Leftover:
+    return Leftover("damaged copy", copy.place.parent.name, copy.place, copy.since, copy.size_bytes)
+
+
+def _tell(leftover: Leftover, site: Site) -> None:
+    what = f"removed the {leftover.kind} {leftover.path} ({human_bytes(leftover.size_bytes)})"
+    site.log.info(Event.LEFTOVER_REMOVED, what, source=leftover.source, path=str(leftover.path))
+
+
+def _span(span: timedelta) -> str:
+    return human_span(span.total_seconds())

@@ -1,0 +1,191 @@
+"""Prove the set-up before the first night: each finding says what is wrong and what to do."""
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backupd.catalog import read_catalog
+from backupd.errors import BackupdError, SourceUnusable
+from backupd.formatting import human_age, human_bytes
+from backupd.log import LOG_NAME, require_log_writable
+from backupd.model import CLOCK_TOLERANCE
+from backupd.sqlite.kept import KEPT_FOR
+from backupd.sqlite.snapshot import probe_source
+from backupd.sqlite.source import Source
+from backupd.system.files import fsync_directory, note_readers, write_durably
+from backupd.system.owners import SAME_NAMESPACE
+from backupd.tasks.context import Site, local_inventory, read_inventory
+from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
+from backupd.tasks.doctor.finding import Finding, finding
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.options import BackupOrder
+from backupd.tasks.origins import sharing
+from backupd.tasks.restore.recovery import examine_restores
+
+# 3.53.3 can delete a hot journal without replaying it (docs/adr/0002-one-sqlite-library.md).
+OLDEST_SQLITE = (3, 53, 4)
+# An app that is just starting rolls back at once; a doctor's patient does not wait for a minute.
+_HOT_WAIT_S = 2.0
+# Nothing was ever backed up by this program before it was written: an earlier clock is wrong.
+_EARLIEST = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def examine(orders: tuple[BackupOrder, ...], site: Site) -> Iterator[Finding]:
+    """Yield a finding for each part of the set-up, in the order in which a backup would need them."""
+    yield finding("clock", lambda: _clock(site))
+    if orders:
+        yield _time_zone(orders[0])
+    store = finding("backups directory", lambda: _write_rename_delete(site))
+    yield store
+    for order in orders:
+        yield from _examine_source(order, site, store_ready=store.ok)
+    if store.ok:
+        yield from examine_store(tuple(order.source for order in orders), site)
+
+
+def _clock(site: Site) -> str:
+    now = site.clock()
+    if now < _EARLIEST:
+        raise BackupdError(f"the clock says {now:%F %T} UTC, which is long past", "set the clock (NTP)")
+    return f"{now:%F %T} UTC"
+
+
+def _time_zone(order: BackupOrder) -> Finding:
+    if order.zone_doubt:
+        return Finding("time zone", ok=False, detail=order.zone_doubt, hint="or set schedule.timezone")
+    zone = order.expiry.timezone if order.expiry else UTC
+    return Finding("time zone", ok=True, detail=f"days are counted in {zone}")
+
+
+def _write_rename_delete(site: Site) -> str:
+    site.store.prepare()
+    name = f"doctor-{secrets.token_hex(4)}"
+    first, second = site.store.hidden / f"{name}.a", site.store.directory / f".{name}.b"
+    try:
+        write_durably(first, b"written, renamed and deleted by backupd doctor")
+        note_readers(first)
+        first.rename(second)
+        fsync_directory(site.store.directory)
+    finally:
+        first.unlink(missing_ok=True)
+        second.unlink(missing_ok=True)
+    return f"{site.store.directory}: write, fsync, rename and delete work"
+
+
+def _examine_source(order: BackupOrder, site: Site, *, store_ready: bool) -> Iterator[Finding]:
+    yield finding(f"source {order.source}", lambda: _readable(order))
+    yield from examine_restores(order.path, site)
+    if store_ready and (doubt := sharing(read_inventory(site), order.source, order.path)):
+        yield Finding(f"backups of {order.source}", ok=False, detail=doubt, hint="see whose they are: backupd show ID")
+    if store_ready:
+        yield finding(f"space for {order.source}", lambda: _space(order, site))
+
+
+def _source(order: BackupOrder) -> Source:
+    return Source.inspect(order.path, allow_empty=order.allow_empty, allow_links=order.allow_links)
+
+
+def _readable(order: BackupOrder) -> str:
+    source = _source(order)
+    patience_s = order.settings.hot_journal_wait_s
+    hasty = replace(order.settings, hot_journal_wait_s=min(patience_s, _HOT_WAIT_S))
+    seen = probe_source(source, hasty, Path("/"))
+    if seen["hot"]:
+        raise SourceUnusable(
+            f"{source.path}-journal is hot: its app died in a transaction and was not started again",
+            f"start the app, which rolls it back; each backup waits {patience_s:.0f} s for that, then copies the state "
+            "before the transaction and is degraded",
+        )
+    copier = seen["copier"]
+    if tuple(int(part) for part in copier.split(".")) < OLDEST_SQLITE:
+        oldest = ".".join(str(part) for part in OLDEST_SQLITE)
+        raise BackupdError(f"SQLite {copier} has known bugs in recovery", f"install apsw {oldest} or later")
+    if source.unmapped:
+        raise SourceUnusable(
+            f"{source.path} can be read just now, but its {source.unmapped} is not mapped in this user namespace: "
+            "it cannot be restored in place, nor backed up as an idle WAL database",
+            SAME_NAMESPACE,
+        )
+    where = f"{source.path}: {human_bytes(source.size_bytes)}, on {seen['filesystem']}, uid {source.uid}"
+    if seen["encrypted"]:
+        return f"{where}, encrypted: copied as it is, and whether it is sound only its app can tell"
+    return f"{where}, {seen['journal_mode']}, written by SQLite {seen['writer']}, readable with SQLite {copier}"
+
+
+def _space(order: BackupOrder, site: Site) -> str:
+    source, directory = _source(order), site.store.directory
+    last = local_inventory(site).last_verified(order.source)
+    needed = bytes_needed(source, last, 2 if order.settings.method == "vacuum" else 1)
+    reserve = reserve_bytes(directory, order.reserve_bytes)
+    require_space(directory, needed, reserve, f"a backup of {order.source}", FILES_OF_A_BACKUP)
+    free = site.store.free_space()
+    return f"{human_bytes(needed)} needed, {human_bytes(free)} free, {human_bytes(reserve)} kept in reserve"
+
+
+def examine_store(sources: Iterable[str], site: Site) -> Iterator[Finding]:
+    """Yield a finding for each part of the store that can be used."""
+    inventory = local_inventory(site)
+    yield finding("catalog", lambda: _catalog(inventory, site))
+    yield finding("log", lambda: _log(site))
+    yield from _generations(inventory, site)
+    strays = site.store.strays()
+    if strays:
+        hint = "backupd never removes what it does not know; look at them, then delete them"
+        yield Finding("stray files", ok=False, detail=", ".join(strays), hint=hint)
+    for source in sources:
+        yield from _hold(source, site)
+    yield from _quarantine(site)
+
+
+def _catalog(inventory: Inventory, site: Site) -> str:
+    path = site.catalog_path
+    if not os.path.lexists(path):
+        if inventory.generations:
+            raise BackupdError(f"there is no catalog {path}", "run backupd catalog rebuild: it reads the manifests")
+        return f"the first backup makes {path}"
+    with read_catalog(path) as catalog:
+        catalog.runs(limit=1)
+    if not os.access(path, os.W_OK, effective_ids=True):  # SQLite would open it all the same, to read
+        raise BackupdError(f"{path} cannot be written: no run will be remembered", "give it to backupd's user (chown)")
+    return f"{path} is usable"
+
+
+def _log(site: Site) -> str:
+    require_log_writable(site.store.directory)
+    return f"{site.store.directory / LOG_NAME} can be written"
+
+
+def _hold(source: str, site: Site) -> Iterator[Finding]:
+    hold = site.holds.get(source)
+    if hold is not None:
+        detail = f"pruning of {source} is frozen since {hold.since:%F}: {hold.reason}"
+        hint = f"after a look at it: backupd prune --unfreeze --source {source}"
+        yield Finding("rotation", ok=False, detail=detail, hint=hint)
+
+
+def _quarantine(site: Site) -> Iterator[Finding]:
+    now = site.clock()
+    for copy in site.quarantine.copies():
+        age = human_age((now - copy.since).total_seconds())
+        detail = f"{copy.name} is a damaged copy, {age} old, of {human_bytes(copy.size_bytes)}"
+        hint = f"read findings.txt in {copy.place}; backupd clean removes it once it is {KEPT_FOR.days} days old"
+        yield Finding("quarantine", ok=False, detail=detail, hint=hint)
+
+
+def _generations(inventory: Inventory, site: Site) -> Iterator[Finding]:
+    ahead = [g.id for g in inventory.generations if g.taken_at - site.clock() > CLOCK_TOLERANCE]
+    damaged = [g.id for g in inventory.generations if g.damaged and g.id not in inventory.refused]
+    if ahead:
+        hint = "set the clock; generations that lie in the future never count"
+        yield Finding("generations", ok=False, detail=f"{', '.join(ahead)} lie in the future", hint=hint)
+    if inventory.refused:
+        hint = "; ".join(map(inventory.way_out, inventory.refused))
+        yield Finding("generations", ok=False, detail="; ".join(inventory.refused.values()), hint=hint)
+    if damaged:
+        hint = "they never count; delete archive and manifest once nothing more is to be learnt from them"
+        yield Finding("generations", ok=False, detail=f"{', '.join(damaged)} failed a check", hint=hint)
+    if not (ahead or inventory.refused or damaged):
+        yield Finding("generations", ok=True, detail=f"{len(inventory.generations)} in {site.store.directory}")

@@ -1,0 +1,147 @@
+"""Put a restored copy where a second instance of the app expects its database, and take it away again.
+
+A mark beside it says which file a drill has put there, before it bears its name: what a killed drill left is taken away
+by the next one, and what anybody else put there is never touched.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backupd.errors import TargetRefused
+from backupd.model import SourceFacts
+from backupd.sqlite.database_files import same_place, side_files
+from backupd.sqlite.mounts import mounted_apart
+from backupd.system.files import fsync_directory, fsync_file, give, set_mode, write_durably
+from backupd.system.owners import owner_or
+
+
+class Place:
+    """The place at `path`, which none of the `databases` of sources may be; `warn` hears what was found amiss there."""
+
+    def __init__(
+        self, path: Path, databases: tuple[Path, ...], warn: Callable[[str], None] = lambda _what: None
+    ) -> None:
+        self._path, self._databases, self._warn = path, databases, warn
+        self._mark = path.with_name(f".{path.name}.backupd-drill")
+        self._part = path.with_name(f".{path.name}.backupd-drill.part")
+
+    def prepare(self) -> None:
+        """Take away what a killed drill left, so that the place is free. Raises TargetRefused where it cannot be."""
+        self._refuse_unsafe()
+        self.clear()
+        self.require_free()
+
+    def require_free(self) -> None:
+        """Raise TargetRefused unless a drill could put a copy there; what a killed drill left is no hindrance."""
+        self._refuse_unsafe()
+        found = _identity(self._path)
+        if found is not None and found != self._placed():
+            raise TargetRefused(
+                f"{self._path} exists, and no drill has put it there: it stays untouched",
+                "stop the second instance; if that file is of no use any more, remove it, its -wal and its -shm",
+            )
+
+    @contextmanager
+    def holding(self, restored: Path, origin: SourceFacts) -> Iterator[Path]:
+        """Let a copy of `restored`, with owner and mode of the source, lie there durably while the block runs.
+
+        Side files that lie there without a database go: SQLite would replay them into it. Raises TargetRefused,
+        OSError.
+        """
+        try:
+            self._put(restored, origin)
+            yield self._path
+        finally:
+            try:
+                self.clear()
+            except BaseException:  # SIGTERM in the middle of it
+                self.clear()
+                raise
+
+    def clear(self) -> None:
+        """Take away what a drill has put there, and its side files; what somebody else put there meanwhile stays."""
+        self._part.unlink(missing_ok=True)
+        placed = self._placed()
+        if placed is None:
+            return
+        if _identity(self._path) in (placed, None):
+            self._path.unlink(missing_ok=True)
+            self._remove_side_files()
+        else:
+            self._warn(
+                f"{self._path} is another file than the drill had put there: it was left, and stops the next drill"
+            )
+        self._mark.unlink(missing_ok=True)
+        fsync_directory(self._path.parent)
+
+    def _put(self, restored: Path, origin: SourceFacts) -> None:
+        _copy(restored, self._part, origin)
+        fsync_file(self._part)
+        write_durably(self._mark, json.dumps(_identity(self._part)).encode())
+        fsync_directory(self._path.parent)
+        self._remove_side_files()
+        self._name_it()
+        fsync_directory(self._path.parent)
+
+    def _name_it(self) -> None:
+        """Give the finished file its name; a link, unlike a rename, never replaces what appeared there meanwhile."""
+        try:
+            os.link(self._part, self._path)
+        except FileExistsError as error:
+            raise TargetRefused(f"{self._path} appeared in the meantime", "stop the second instance") from error
+        except OSError:  # a file system without hard links (FAT, SMB)
+            if os.path.lexists(self._path):
+                raise
+            self._part.rename(self._path)
+        self._part.unlink(missing_ok=True)
+
+    def _remove_side_files(self) -> None:
+        for path in side_files(self._path):
+            path.unlink(missing_ok=True)
+
+    def _placed(self) -> list[int] | None:
+        """Return which file the mark speaks of, None where there is no mark, one of nothing where it is cut off."""
+        try:
+            said = json.loads(self._mark.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return []
+        return said if isinstance(said, list) else []
+
+    def _refuse_unsafe(self) -> None:
+        directory = self._path.parent
+        if not directory.is_dir():
+            raise TargetRefused(f"there is no directory {directory} for place_at", "make it, or mount its volume")
+        if self._path.is_symlink():
+            raise TargetRefused(f"place_at {self._path} is a link", "name the file itself")
+        if (apart := mounted_apart(os.path.realpath(self._path))) is not None:
+            raise TargetRefused(f"place_at: {apart.message}", apart.hint)
+        for database in self._databases:
+            if same_place(self._path, database) or same_place(self._path, Path(os.path.realpath(database))):
+                raise TargetRefused(
+                    f"place_at {self._path} is where the app's database {database} lies, or its side files",
+                    "choose another directory: not one that is mounted from there",
+                )
+
+
+def _identity(path: Path) -> list[int] | None:
+    try:
+        state = path.lstat()
+    except FileNotFoundError:
+        return None
+    return [state.st_dev, state.st_ino]
+
+
+def _copy(restored: Path, part: Path, origin: SourceFacts) -> None:
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with restored.open("rb") as source, open(descriptor, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        set_mode(descriptor, origin.mode & 0o777, part)
+        uid, gid = owner_or(origin.uid, origin.gid, part.parent)
+        if os.geteuid() == 0 and uid is not None:
+            give(descriptor, uid, gid, part)

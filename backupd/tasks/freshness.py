@@ -1,0 +1,148 @@
+"""What is known of a site: how old the last proofs are, which sources are held, and which runs fail."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from backupd.catalog import CatalogUnavailable, LastRun, RunRecord, read_catalog
+from backupd.errors import ErrorKind
+from backupd.health import SOURCE_ERRORS, Failure, HealthFacts, Limit, Standing
+from backupd.model import Task
+from backupd.tasks.context import Site
+from backupd.tasks.inventory import Inventory, take_inventory
+
+_OTHER_TASKS: Final[tuple[Task, ...]] = ("drill", "prune", "scrub")
+_KILLED: Final = "find out who killed it (too little memory, a power cut)"
+
+
+def read_health_facts(limits: Iterable[Limit], site: Site, inventory: Inventory | None = None) -> HealthFacts:
+    """Read how old each proof is that has a limit, and the rest of the facts; `inventory` is read where not given.
+
+    Changes nothing, and raises nothing: what could not be found out is named. Of a source or replica that `limits` do
+    not name nothing is said: it is not configured any more, or another daemon's.
+    """
+    limits = tuple(limits)
+    try:
+        facts = _health_facts(limits, inventory or present_inventory(site), site)
+    except OSError:
+        standings = (Standing(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
+        facts = HealthFacts(tuple(standings), store_unreadable=True)
+    return _with_runs(facts, limits, site)
+
+
+def present_inventory(site: Site) -> Inventory:
+    """Return what the local store holds; one that is not there is no empty one. Raises OSError."""
+    with os.scandir(site.store.directory):
+        return take_inventory(site.store, site.clock(), site.marks.ids(), site.store.lost())
+
+
+def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, site: Site) -> HealthFacts:
+    """Return what store and catalog tell of proofs, holds and damage. Raises OSError."""
+    sources = _sources(limits)
+    standings = [
+        Standing(limit.task, limit.subject, _last_at(limit, sources, inventory, site), limit.limit_s)
+        for limit in limits
+    ]
+    holds = (site.holds.get(source) for source in sources)
+    damaged = ((one.id, one.source) for one in inventory.generations if not one.verified and one.source in sources)
+    return HealthFacts(
+        tuple(standings), tuple(hold for hold in holds if hold is not None), damaged=tuple(sorted(damaged))
+    )
+
+
+def _with_runs(facts: HealthFacts, limits: tuple[Limit, ...], site: Site) -> HealthFacts:
+    """Add to `facts` the runs that fail, or why they could not be read; without a catalog there was no run yet."""
+    if not os.path.lexists(site.catalog_path):
+        return facts
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            last = catalog.last_runs(site.clock())
+    except CatalogUnavailable as error:
+        return replace(facts, catalog_error=error)
+    by_subject = {(one.run.task, one.run.source): one for one in last}
+    failures = (_failure(task, by_subject.get((task, subject))) for task, subject in _scheduled(limits))
+    return replace(facts, failures=tuple(failure for failure in failures if failure is not None))
+
+
+def _scheduled(limits: tuple[Limit, ...]) -> Iterator[tuple[Task, str]]:
+    """Yield the tasks that are done by schedule, each with its subject: drills are limited by store, run by source."""
+    sources, drills = _sources(limits), any(limit.task == "drill" for limit in limits)
+    for source in sources:
+        yield "backup", source
+    yield from (("replicate", limit.subject) for limit in limits if limit.task == "replicate")
+    for source in sources:
+        yield from ((task, source) for task in _OTHER_TASKS if task != "drill" or drills)
+
+
+def _failure(task: Task, last: LastRun | None) -> Failure | None:
+    if last is None or last.failing_since is None:
+        return None
+    # What a run found wrong with the source stays so until one succeeds: a later one may not have got as far.
+    run = next((one for one in last.failed if task == "backup" and _kind(one) in SOURCE_ERRORS), last.run)
+    hint = _KILLED if run.report is None else run.report.hint or ""
+    store = run.report.drill.store if run.report and run.report.drill else ""
+    return Failure(task, run.source, _kind(run), last.failing_since, last.failures, run.error or "", hint, store)
+
+
+def _kind(run: RunRecord) -> ErrorKind:
+    return "interrupted" if run.report is None else run.report.error_kind or "other"
+
+
+def _sources(limits: Iterable[Limit]) -> list[str]:
+    return [limit.subject for limit in limits if limit.task == "backup"]
+
+
+def _last_at(limit: Limit, sources: Iterable[str], inventory: Inventory, site: Site) -> datetime | None:
+    """Return when there was the last proof."""
+    if limit.task == "backup":
+        return last_proof(limit.subject, inventory, site)
+    if limit.task == "drill":
+        return _last_drill(limit.subject, sources, inventory.now, site)
+    return _last_copy(limit.subject, inventory, site) if limit.task == "replicate" else None
+
+
+def _last_drill(store: str, sources: Iterable[str], now: datetime, site: Site) -> datetime | None:
+    """Return since when every source has been restored from `store`; None where one never was."""
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            runs = [catalog.last_success("drill", source, now, store) for source in sources]
+    except CatalogUnavailable:
+        return None
+    proofs = [run.started_at for run in runs if run is not None]
+    return min(proofs, default=None) if len(proofs) == len(runs) else None
+
+
+def _last_copy(replica: str, inventory: Inventory, site: Site) -> datetime | None:
+    """Return as of when a replica holds every source: when all that was wanted was there, and no later than its proof.
+
+    None where it was never so.
+    """
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            run = catalog.last_success("replicate", replica, inventory.now)
+    except CatalogUnavailable:
+        return None
+    if run is None:
+        return None
+    proofs = (last_proof(source, inventory, site) for source in {g.source for g in inventory.generations})
+    return min((run.started_at, *(proof for proof in proofs if proof is not None)))
+
+
+def last_proof(source: str, inventory: Inventory, site: Site) -> datetime | None:
+    """Return when `source` was last known to be held, digest for digest, by a generation that still counts.
+
+    That is when the newest such generation was taken, or when a later run found that nothing had changed since.
+    """
+    newest = inventory.last_verified(source)
+    if newest is None:
+        return None
+    try:
+        with read_catalog(site.catalog_path) as catalog:
+            run = catalog.last_success("backup", source, inventory.now)
+    except CatalogUnavailable:
+        return newest.taken_at
+    if run is None or run.generation != newest.id:
+        return newest.taken_at
+    return max(newest.taken_at, run.started_at)

@@ -1,0 +1,189 @@
+"""All that a store holds, by its manifests."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from backupd.archive.manifest import decode_manifest
+from backupd.errors import GenerationMissing, ManifestInvalid, UsageError
+from backupd.model import ARCHIVE_SUFFIX, CLOCK_TOLERANCE, LOCAL_STORE, MANIFEST_SUFFIX, Generation, Manifest
+from backupd.stores.contract import Store
+
+LATEST = "latest"
+Choose = Callable[[], Manifest]
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All generations of a store, newest first; `manifests` has the sound ones, `refused` says why others are not.
+
+    `lost` are those of the refused whose archive is gone.
+    What is dated after `now` was taken by a clock that ran ahead, and is never the newest of anything.
+    """
+
+    generations: tuple[Generation, ...]
+    manifests: Mapping[str, Manifest]
+    refused: Mapping[str, str]
+    now: datetime
+    lost: frozenset[str] = frozenset()
+    store: str = LOCAL_STORE
+
+    @property
+    def listed_by(self) -> str:
+        """The command that lists this store."""
+        return "backupd list" if self.store == LOCAL_STORE else f"backupd list --store {self.store}"
+
+    @property
+    def way_to_fill(self) -> str:
+        """What to do about a store that holds nothing."""
+        if self.store == LOCAL_STORE:
+            return "run backupd backup first"
+        found = "if copies were sent there, check its url and mount (backupd doctor)"
+        return f"run backupd replicate --to {self.store} first; {found}"
+
+    def way_out(self, generation_id: str) -> str:
+        """Say what an operator does about a refused generation, which is trouble until it is done."""
+        if generation_id in self.lost:
+            return f"put the archive back, or delete {generation_id}{MANIFEST_SUFFIX}"
+        archive, manifest = f"{generation_id}{ARCHIVE_SUFFIX}", f"{generation_id}{MANIFEST_SUFFIX}"
+        return f"see whether gunzip -t {archive} finds it sound, then move it and {manifest} out of the directory"
+
+    def troubles(self) -> tuple[str, ...]:
+        """Return of each refused generation why it is, and what to do."""
+        return tuple(f"{why} ({self.way_out(key)})" for key, why in self.refused.items())
+
+    def digests(self) -> dict[str, str]:
+        """Return what `SHA256SUMS` is to say: the archives' digests by id, those of sound manifests."""
+        return {key: manifest.archive.sha256 for key, manifest in self.manifests.items()}
+
+    def of(self, source: str) -> tuple[Generation, ...]:
+        """Return the generations of one source, newest first."""
+        return tuple(g for g in self.generations if g.source == source)
+
+    def manifests_of(self, source: str) -> list[Manifest]:
+        """Return the sound manifests of one source, newest first."""
+        return [self.manifests[g.id] for g in self.of(source) if g.id in self.manifests]
+
+    def last_verified(self, source: str) -> Manifest | None:
+        """Return the manifest of the newest generation of `source` that counts."""
+        return next((self.manifests[g.id] for g in self.of(source) if self.counts(g)), None)
+
+    def without(self, ids: Iterable[str]) -> "Inventory":
+        """Return the inventory without the generations of these ids."""
+        gone = frozenset(ids)
+        return replace(
+            self,
+            generations=tuple(g for g in self.generations if g.id not in gone),
+            manifests={key: manifest for key, manifest in self.manifests.items() if key not in gone},
+        )
+
+    def counts(self, generation: Generation) -> bool:
+        """Tell whether `generation` is verified, undamaged and not dated in the future."""
+        return generation.verified and generation.taken_at <= self.now + CLOCK_TOLERANCE
+
+
+def take_inventory(
+    store: Store, now: datetime, damaged: frozenset[str] = frozenset(), lost: Iterable[str] = ()
+) -> Inventory:
+    """Read every manifest in `store`; `damaged` are the ids that a check has found wanting, `lost` lack an archive."""
+    generations: list[Generation] = []
+    manifests: dict[str, Manifest] = {}
+    refused: dict[str, str] = {}
+    listing = store.list()
+    for stored, read in zip(listing, store.manifests([stored.id for stored in listing]), strict=True):
+        try:
+            manifest = decode_manifest(read(), stored.id)
+        except ManifestInvalid as error:
+            refused[stored.id] = error.message
+            generations.append(_unreadable(stored.id, stored.archive_bytes))
+        except GenerationMissing:
+            continue  # removed since the listing
+        except OSError as error:
+            refused[stored.id] = f"the manifest of {stored.id} cannot be read: {error.strerror or error}"
+            generations.append(_unreadable(stored.id, stored.archive_bytes))
+        else:
+            manifests[stored.id] = manifest
+            sound = stored.archive_bytes == manifest.archive.size_bytes and stored.id not in damaged
+            generations.append(_generation(manifest, stored.archive_bytes, damaged=not sound))
+    gone = frozenset(lost) - {generation.id for generation in generations}
+    generations += [_without_archive(key, store) for key in gone]
+    refused |= {key: f"{key}: its archive is gone" for key in sorted(gone)}
+    generations.sort(key=lambda g: (g.taken_at, g.id), reverse=True)
+    return Inventory(tuple(generations), manifests, refused, now, gone, store.name)
+
+
+def _generation(manifest: Manifest, archive_bytes: int, *, damaged: bool) -> Generation:
+    return Generation(
+        id=manifest.id,
+        source=manifest.source,
+        taken_at=manifest.taken_at,
+        archive_bytes=archive_bytes,
+        snapshot_bytes=manifest.snapshot.size_bytes,
+        verification=manifest.verdict.level,
+        damaged=damaged,
+    )
+
+
+def _without_archive(generation_id: str, store: Store) -> Generation:
+    try:
+        return _generation(decode_manifest(store.manifest(generation_id), generation_id), 0, damaged=True)
+    except (ManifestInvalid, GenerationMissing, OSError):
+        return _unreadable(generation_id, 0)
+
+
+def _unreadable(generation_id: str, archive_bytes: int) -> Generation:
+    source, date, minute = _parts(generation_id)
+    try:
+        taken_at = datetime.strptime(f"{date}{minute}", "%Y%m%d%H%M").replace(tzinfo=UTC)
+    except ValueError:
+        taken_at = datetime.fromtimestamp(0, UTC)
+    return Generation(generation_id, source, taken_at, archive_bytes, 0, "corrupt", damaged=True)
+
+
+def _parts(generation_id: str) -> tuple[str, str, str]:
+    """Split `tasks-20261123-0400-2` into source, date and minute."""
+    parts = generation_id.split("-")
+    if len(parts[-1]) < len("0400") or len(parts[-2]) != len("20261123"):
+        parts.pop()
+    return "-".join(parts[:-2]), parts[-2], parts[-1]
+
+
+def choose_generation(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> Manifest:
+    """Return the generation that an operator means: by id, `latest`, or the newest taken at or before `at`.
+
+    Damaged ones and those dated in the future are meant by id alone. Raises GenerationMissing, ManifestInvalid;
+    UsageError when it is not clear of which source.
+    """
+    if at is None and wanted != LATEST:
+        if wanted in inventory.refused:
+            hint = f"choose another generation ({inventory.listed_by}); {inventory.way_out(wanted)}"
+            raise ManifestInvalid(inventory.refused[wanted], hint)
+        if wanted not in inventory.manifests:
+            raise GenerationMissing(f"there is no generation {wanted}", f"see {inventory.listed_by}")
+        return inventory.manifests[wanted]
+    names = {g.source for g in inventory.generations if inventory.counts(g)}
+    if source is None and len(names) > 1:
+        raise UsageError(f"which source: {', '.join(sorted(names))}?", "name it with --source")
+    for generation in inventory.generations:
+        fits = inventory.counts(generation) and source in (None, generation.source)
+        if fits and (at is None or generation.taken_at <= at):
+            return inventory.manifests[generation.id]
+    raise _none_fits(inventory, source, at)
+
+
+def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) -> GenerationMissing:
+    """Tell how a time was understood, since it may have been meant in another zone."""
+    sound = [g for g in inventory.generations if inventory.counts(g) and source in (None, g.source)]
+    others = ", ".join(sorted({g.source for g in inventory.generations if inventory.counts(g)}))
+    if not sound and others and source is not None:
+        return GenerationMissing(f"there is no sound generation of {source}, but of {others}", "name one with --source")
+    if at is None or not sound:
+        if not inventory.generations:
+            return GenerationMissing(f"there is no generation in store {inventory.store}", inventory.way_to_fill)
+        return GenerationMissing("there is no sound generation that fits", f"see {inventory.listed_by}")
+    time, oldest = at.astimezone(UTC), sound[-1]
+    return GenerationMissing(
+        f"there is no sound generation at or before {time:%F %T} UTC; "
+        f"the oldest is {oldest.id}, taken at {oldest.taken_at:%F %T} UTC",
+        f"see {inventory.listed_by}; a time without a zone is one of schedule.timezone",
+    )

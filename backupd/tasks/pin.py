@@ -1,0 +1,89 @@
+"""Pin generations, so that neither this store nor a replica prunes them, and release them again."""
+
+from collections.abc import Collection, Mapping
+
+from backupd.errors import GenerationMissing
+from backupd.log import Event
+from backupd.model import Pin
+from backupd.tasks.context import Site
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.options import PinRequest
+from backupd.tasks.run import Run
+
+
+def pin_generation(generation_id: str, request: PinRequest, site: Site) -> Pin:
+    """Pin one generation from now on, and log it. Only with the store locked. Raises OSError."""
+    now = site.clock()
+    until = None if request.duration is None else now + request.duration
+    pin = site.pins.set(Pin(generation_id, now, until, request.reason, request.label))
+    site.log.info(
+        Event.GENERATION_PINNED,
+        f"{generation_id} is pinned until {pin.until:%F %T} UTC: {pin.reason}"
+        if pin.until
+        else f"{generation_id} is pinned until it is released: {pin.reason}",
+        generation=generation_id,
+        reason=pin.reason,
+        until=pin.until.isoformat() if pin.until else None,
+        label=pin.label or None,
+    )
+    return pin
+
+
+def pin_if_possible(generation_id: str, request: PinRequest, run: Run, site: Site) -> None:
+    """Pin a generation in the course of a run, which goes on, degraded, where the pin cannot be written.
+
+    Only with the store locked; to a store on a read-only mount nothing is written, and the report notes it.
+    """
+    unpinned = f"{generation_id} could not be pinned, and the retention policy alone decides how long it stays"
+    if not site.store.writable():
+        run.note(f"{unpinned}: {site.store.directory} cannot be written")
+        return
+    try:
+        pin_generation(generation_id, request, site)
+    except OSError as error:
+        run.warn(f"{unpinned}: {error.strerror} (backupd pin {generation_id} tries again)")
+
+
+def unpin_generation(generation_id: str, reason: str, site: Site) -> bool:
+    """Release the pin of one generation, and log why; False when it was not pinned.
+
+    Only with the store locked. Raises OSError.
+    """
+    released = site.pins.release(generation_id)
+    if released:
+        what = f"{generation_id} is no longer pinned: {reason}"
+        site.log.info(Event.GENERATION_UNPINNED, what, generation=generation_id, reason=reason)
+    return released
+
+
+def pin_all(ids: Collection[str], request: PinRequest, elsewhere: Collection[str], site: Site) -> tuple[Pin, ...]:
+    """Pin generations of the local store, and those that are known to be `elsewhere`: all of them, or none.
+
+    Raises GenerationMissing, LockHeld, OSError.
+    """
+    with site.locked("pin"):
+        known = {stored.id for stored in site.store.list()} | {*site.store.lost()} | {*elsewhere}
+        missing = [generation_id for generation_id in ids if generation_id not in known]
+        if missing:
+            raise GenerationMissing(
+                f"there is no generation {', '.join(missing)[:300]!r}",
+                "see backupd list; --store NAME looks for it at a replica",
+            )
+        return tuple(pin_generation(generation_id, request, site) for generation_id in ids)
+
+
+def unpin_all(ids: Collection[str], site: Site) -> frozenset[str]:
+    """Release the pins on `ids`, and return those that were pinned. Raises LockHeld, OSError."""
+    with site.locked("unpin"):
+        return frozenset(one for one in ids if unpin_generation(one, "released by an operator", site))
+
+
+def pins_in_force(inventory: Inventory, site: Site) -> Mapping[str, Pin]:
+    """Return the pins that hold on generations of `inventory`, by id, as retention sees it. Raises OSError."""
+    pins = site.pins.all()
+    reached = {generation.source: inventory.now for generation in inventory.generations}
+    for source in reached:
+        if last := inventory.last_verified(source):
+            reached[source] = last.taken_at
+    pinned = {g.id: (pins[g.id], reached[g.source]) for g in inventory.generations if g.id in pins}
+    return {key: pin for key, (pin, at) in pinned.items() if pin.holds(at)}

@@ -1,0 +1,110 @@
+"""Apply the retention policy: plan, then remove."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from backupd.log import Event
+from backupd.model import RetentionPlan, RunReport, source_of
+from backupd.retention import plan_retention
+from backupd.tasks.context import Site, read_inventory
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.options import Expiry
+from backupd.tasks.origins import histories
+from backupd.tasks.pin import unpin_generation
+from backupd.tasks.run import Run, recorded
+
+if TYPE_CHECKING:
+    from backupd.catalog.catalog import Catalog
+
+
+def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> RetentionPlan:
+    """Return what would stay and go now, and why."""
+    hold, pins, now = site.holds.get(source), site.pins.all(), site.clock()
+    plans = [
+        plan_retention(generations, expiry.policy, now, expiry.timezone, hold, pins)
+        for generations in histories(inventory.of(source), inventory.manifests_of(source))
+    ]
+    return RetentionPlan(
+        tuple(kept for plan in plans for kept in plan.keep), tuple(removed for plan in plans for removed in plan.remove)
+    )
+
+
+def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
+    """Remove what the policy lets go; `SHA256SUMS` is right at every instant. Only with the store locked."""
+    inventory = read_inventory(site)
+    _reconcile(inventory, site)
+    for trouble in inventory.troubles():
+        run.warn(trouble)
+    plan = plan_for(source, expiry, inventory, site)
+    going = {removed.generation.id for removed in plan.remove}
+    with run.stage("expire"):
+        staying = {key: digest for key, digest in inventory.digests().items() if key not in going}
+        site.store.write_checksums(staying)
+        for removed in plan.remove:
+            remove_generation(removed.generation.id, removed.reason, site)
+    _sweep_pins(source, inventory, going, site)
+    run.update(kept=len(plan.keep), removed=tuple(removed.generation.id for removed in plan.remove))
+    return plan
+
+
+def _reconcile(inventory: Inventory, site: Site) -> None:
+    """Let the catalog know just what is in the store: a kill, or a catalog on a full disk, has set them apart."""
+    name, there = site.store.name, {g.id for g in inventory.generations if g.id not in inventory.lost}
+
+    def reconcile(catalog: "Catalog") -> None:
+        known = {key for key, stores in catalog.copies().items() if name in stores}
+        for key in known - there:
+            catalog.remove_copy(key, name)
+        for key in inventory.manifests.keys() - known:
+            catalog.add_generation(inventory.manifests[key], name)
+
+    site.tell_catalog(reconcile)
+
+
+def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], site: Site) -> None:
+    """Remove the pins of `source` whose time is over and whose generations are gone, here and at every replica.
+
+    The clock is that of retention, the newest generation. A pin stays beside its generation: a clock that ran ahead
+    only seemed to end it.
+    """
+    newest = inventory.last_verified(source)
+    if newest is None:
+        return
+    there = {generation.id for generation in inventory.generations if generation.id not in removed}
+    for pin in site.pins.all().values():
+        over = source_of(pin.generation) == source and not pin.holds(newest.taken_at)
+        if over and pin.generation not in there and not site.copies().get(pin.generation):
+            unpin_generation(pin.generation, "its time is over", site)
+
+
+def remove_generation(generation: str, reason: str, site: Site) -> None:
+    """Remove one generation of the local store and what is known of its copy here. Only with the store locked."""
+    # The catalog first: killed in between, it misses a copy until the next run removes that one; never one too many.
+    site.tell_catalog(lambda catalog: catalog.remove_copy(generation, site.store.name))
+    site.store.remove(generation)
+    site.marks.clear(generation)
+    site.log.info(Event.GENERATION_REMOVED, f"removed {generation}: {reason}", generation=generation, reason=reason)
+
+
+def prune(source: str, expiry: Expiry, site: Site) -> tuple[RunReport, RetentionPlan]:
+    """Apply the policy to one source now, as a run of its own; returns what was decided too (nothing if it failed)."""
+    plan = RetentionPlan((), ())
+    with recorded("prune", source, site) as run, site.locked("prune"):
+        run.started()
+        plan = expire(source, expiry, run, site)
+    return run.report, plan
+
+
+def unfreeze(source: str, site: Site) -> bool:
+    """End the hold on `source` by an operator's word; False when nothing held it.
+
+    A source that can no longer be read is accepted as it is: its next copy is published.
+    """
+    with site.locked("prune"):
+        hold = site.holds.get(source)
+        released = site.holds.release(source)
+        if hold is not None and hold.unreadable:
+            site.holds.accept(source)
+    if released:
+        site.log.warning(Event.ROTATION_RELEASED, f"pruning of {source} released by an operator", source=source)
+    return released

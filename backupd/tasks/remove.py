@@ -1,0 +1,136 @@
+"""Remove single generations by an operator's word, from the local store or from a replica."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from backupd.errors import GenerationMissing, RemovalRefused
+from backupd.model import Generation, Hold, Pin
+from backupd.tasks.context import Site, read_inventory
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.pin import pins_in_force, unpin_generation
+from backupd.tasks.provenance import claims_of
+from backupd.tasks.prune import remove_generation
+from backupd.tasks.replicate import Connect, ReplicaOrder, inventory_of, remove_there, told_of
+
+_REASON = "removed by an operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A generation that was removed from `store`; `still_in` names others with a copy, as far as the catalog knows."""
+
+    generation: str
+    store: str
+    still_in: tuple[str, ...]
+
+
+def remove_here(ids: Collection[str], site: Site, *, force: bool) -> tuple[Removal, ...]:
+    """Remove `ids` from the local store: `SHA256SUMS` and the catalog first, then manifest and archive of each.
+
+    All are removed, or none. Raises GenerationMissing, RemovalRefused, LockHeld, OSError.
+    """
+    with site.locked("remove"):
+        inventory = read_inventory(site)
+        going = _chosen(ids, inventory, site.store.name, site, force=force)
+        copies = site.copies()
+        site.store.write_checksums({key: digest for key, digest in inventory.digests().items() if key not in going})
+        for key in going:
+            _unpin_last(key, site.store.name, copies, site)
+            remove_generation(key, _REASON, site)
+    return _removals(going, site.store.name, site)
+
+
+def remove_at_replica(
+    ids: Collection[str], order: ReplicaOrder, connect: Connect, site: Site, *, force: bool
+) -> tuple[Removal, ...]:
+    """Do the same at a replica. An append-only one refuses, whatever is forced.
+
+    Raises GenerationMissing, RemovalRefused, LockHeld, and what connecting raises.
+    """
+    if order.append_only:
+        raise RemovalRefused(
+            f"{order.name} is append_only: nothing is removed there", "remove the files on that host itself"
+        )
+    with site.locked_for(f"replicate-{order.name}"), told_of(order.name), connect() as replica:
+        replica.prepare()
+        there = inventory_of(order.name, replica, site)
+        own = there.without(_foreign(ids, there, order.name, site))
+        going = _chosen(ids, own, order.name, site, force=force)
+        site.say_recovered(replica.recover())
+        with site.locked("remove"):
+            copies = site.copies()
+            for key in going:
+                _unpin_last(key, order.name, copies, site)
+        remove_there(dict.fromkeys(going, _REASON), order, replica, there, site)
+    return _removals(going, order.name, site)
+
+
+def _foreign(ids: Collection[str], there: Inventory, name: str, site: Site) -> frozenset[str]:
+    """Return what other stores have sent to a replica. Raises RemovalRefused when one of `ids` is theirs."""
+    groups = claims_of(read_inventory(site), site).foreign(there)
+    for group in groups:
+        if theirs := sorted(group.ids & {*ids}):
+            raise RemovalRefused(
+                f"{theirs[0]} at {name} is of another store: {group.words(site.clock())}",
+                f"if that machine is lost, adopt its copies first: backupd replicate --to {name} --adopt",
+            )
+    return frozenset(key for group in groups for key in group.ids)
+
+
+def require_removable(
+    going: Mapping[str, Generation], inventory: Inventory, pins: Mapping[str, Pin], holds: Mapping[str, Hold]
+) -> None:
+    """Raise RemovalRefused for what is pinned, on hold, or the last verified generation of its source in a store."""
+    for key, generation in going.items():
+        if key in pins:
+            raise RemovalRefused(
+                f"{key} is pinned: {pins[key].reason}", f"backupd unpin {key} releases it; or add --force"
+            )
+        if hold := holds.get(generation.source):
+            raise RemovalRefused(
+                f"nothing of {generation.source} is removed while it is frozen: {hold.reason}",
+                "backupd prune --unfreeze ends that; or add --force",
+            )
+    for source in sorted({generation.source for generation in going.values()}):
+        verified = {generation.id for generation in inventory.of(source) if inventory.counts(generation)}
+        if verified and verified <= going.keys():
+            raise RemovalRefused(
+                f"no verified generation of {source} would be left in this store",
+                "take a backup first (backupd backup); or add --force",
+            )
+
+
+def _chosen(
+    ids: Collection[str], inventory: Inventory, store: str, site: Site, *, force: bool
+) -> Mapping[str, Generation]:
+    """Return the generations of these `ids` by id. Raises GenerationMissing, RemovalRefused unless `force`."""
+    there = {generation.id: generation for generation in inventory.generations}
+    missing = [key for key in ids if key not in there]
+    if missing:
+        what = f"there is no generation {', '.join(missing)[:300]!r} in store {store}"
+        raise GenerationMissing(what, f"see backupd list --store {store}")
+    going = {key: there[key] for key in ids}
+    if not force:
+        sources = {generation.source for generation in going.values()}
+        holds = {source: hold for source in sources if (hold := site.holds.get(source))}
+        require_removable(going, inventory, pins_in_force(inventory, site), holds)
+    return going
+
+
+def _removals(going: Collection[str], store: str, site: Site) -> tuple[Removal, ...]:
+    copies = site.copies()
+    return tuple(Removal(key, store, _still_in(key, store, copies, site)) for key in going)
+
+
+def _still_in(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], site: Site) -> tuple[str, ...]:
+    """Name the other stores with a copy: the local one after a look, replicas as far as the catalog knows."""
+    here = {site.store.name} if site.store.taken(generation_id) else set()
+    there = {*copies.get(generation_id, ())} - {site.store.name}
+    return tuple(sorted((here | there) - {store}))
+
+
+def _unpin_last(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], site: Site) -> None:
+    """Take the pin away with the last copy: it holds in each other store, and where the catalog knows of no copy."""
+    elsewhere = store != site.store.name and site.store.taken(generation_id)
+    if set(copies.get(generation_id, ())) == {store} and not elsewhere:
+        unpin_generation(generation_id, _REASON, site)

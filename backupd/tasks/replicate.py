@@ -1,0 +1,330 @@
+"""Send what a replica lacks, newest first, and let go there what its own policy lets go: plan, then act.
+
+The plan is made from the replica's own listing, never by mirroring: losing the local disk must not empty it.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from backupd.archive.manifest import decode_manifest
+from backupd.errors import BackupdError, ForeignCopies, GenerationMissing, ManifestInvalid, NoSpace, NothingToSend
+from backupd.formatting import human_bytes, printable
+from backupd.log import Event
+from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed, RunReport
+from backupd.retention import NO_PINS, plan_retention
+from backupd.stores.contract import Replica, manifest_there, taken
+from backupd.system.files import is_full
+from backupd.system.os_errors import why_full
+from backupd.tasks.adopt import adopt, adopt_local
+from backupd.tasks.check_results import examine_archive, remember_check
+from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.inventory import Inventory, take_inventory
+from backupd.tasks.options import Expiry
+from backupd.tasks.origins import histories
+from backupd.tasks.provenance import Foreign, claims_of, refusal
+from backupd.tasks.retry import Retry
+from backupd.tasks.run import Run, recorded
+
+if TYPE_CHECKING:
+    from backupd.catalog.catalog import Catalog
+
+_DENIED = (
+    "let the account there read and write the directory of the replica (owner and mode), or correct the path in url"
+)
+_LONGEST = 400
+_MOST_SENDERS: Final = 8  # that publish in the same moments, one after the other
+Connect = Callable[[], AbstractContextManager[Replica]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOrder:
+    """One replica and what may stay there; an `append_only` one is never told to remove anything.
+
+    Of `sources`, and of what else is in the local store: what others have sent there is none of ours. With `adopt` the
+    stores of lost machines are adopted first, with `force` also one that seems to be at work; the next run prunes.
+    """
+
+    name: str
+    expiry: Expiry
+    sources: tuple[str, ...] = ()
+    append_only: bool = False
+    adopt: bool = False
+    force: bool = False
+
+
+def send(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
+    """Send it and tell, unless it was pruned here meanwhile, or turns out to be damaged here.
+
+    Raises GenerationTaken, NoSpace, CopyCorrupt, ReplicaUnreachable, OSError.
+    """
+    key = manifest.id
+    try:
+        with run.stage("read"):
+            found = examine_archive(manifest, site.store)
+        encoded = site.store.manifest(key)
+    except GenerationMissing:
+        run.note(f"{key} was pruned meanwhile, and not sent")
+        return
+    if found.damaged:
+        remember_check(key, site, sound=False, detail=found.detail)
+    if not found.sound:
+        run.warn(f"{key} was not sent: {found.detail}")
+        return
+    require_ours(manifest, _manifest_at(replica, key), replica.name)
+    _require_room(manifest, replica)
+    site.progress.stage(f"send {key}", manifest.archive.size_bytes)
+    with run.stage("send"), _counted(replica, run):
+        replica.publish(key, site.store.archive_path(key), encoded)
+    _tell(manifest, replica, run, site)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationPlan:
+    """What would travel, newest first, and what would go there; nothing has been done yet.
+
+    Where another store has sent generations of the source as well, they are `foreign`, and nothing goes.
+    """
+
+    send: tuple[Kept, ...]
+    keep: tuple[Kept, ...]
+    remove: tuple[Removed, ...]
+    foreign: tuple[Foreign, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the replica belongs to another store: all that counts there of the source is foreign."""
+        return bool(self.foreign) and not any(kept.generation.verified for kept in (*self.keep, *self.send))
+
+
+def plan_replication(
+    local: Iterable[Generation],
+    there: Iterable[Generation],
+    order: ReplicaOrder,
+    now: datetime,
+    hold: Hold | None = None,
+    pins: Mapping[str, Pin] = NO_PINS,
+    foreign: tuple[Foreign, ...] = (),
+) -> ReplicationPlan:
+    """Decide for one source what a replica gets and lets go, given what is here and what is there.
+
+    Sent is what its policy or one of the `pins` would keep, is verified here, and is not there in good order. Nothing
+    goes under a `hold`, nor from an append-only replica, nor where other stores have sent `foreign` generations: those
+    take no place, and where nothing else counts there, nothing is sent. Raises PolicyEmpty.
+    """
+    taken = frozenset(key for group in foreign for key in group.ids)
+    local = [generation for generation in local if generation.id not in taken]
+    there = [generation for generation in there if generation.id not in taken]
+    if foreign and not any(generation.verified for generation in there):
+        local = []
+    good_there = {generation.id for generation in there if generation.verified}
+    verified = (generation for generation in local if generation.verified)
+    lacking = {generation.id: generation for generation in verified if generation.id not in good_there}
+    present = {generation.id: generation for generation in there if generation.id not in lacking}
+    plan = plan_retention((present | lacking).values(), order.expiry.policy, now, order.expiry.timezone, hold, pins)
+    send = tuple(kept for kept in plan.keep if kept.generation.id in lacking)
+    keep = tuple(kept for kept in plan.keep if kept.generation.id in present)
+    remove = tuple(removed for removed in plan.remove if removed.generation.id in present)
+    return ReplicationPlan(send, keep, () if order.append_only or foreign else remove, foreign)
+
+
+def plan_all(order: ReplicaOrder, here: Inventory, there: Inventory, site: Site) -> tuple[ReplicationPlan, ...]:
+    """Return the plan for each source of ours, the configured ones and those in the local store."""
+    claims, now, pins = claims_of(here, site), site.clock(), site.pins.all()
+
+    def plan(source: str) -> ReplicationPlan:
+        hold, foreign = site.holds.get(source), claims.foreign(there, source)
+        others = {key for group in foreign for key in group.ids}
+        sides = [side.without(others) if others and side is there else side for side in (here, there)]
+        known = {g.id: g for side in sides for g in side.of(source)}
+        manifests = {m.id: m for side in sides for m in side.manifests_of(source)}
+        plans = []
+        for history in histories(known.values(), manifests.values()):
+            ids = {generation.id for generation in history}
+            local, remote = ([g for g in side.of(source) if g.id in ids] for side in sides)
+            plans.append(plan_replication(local, remote, order, now, hold, pins, foreign))
+        return ReplicationPlan(
+            tuple(kept for each in plans for kept in each.send),
+            tuple(kept for each in plans for kept in each.keep),
+            tuple(removed for each in plans for removed in each.remove),
+            foreign,
+        )
+
+    return tuple(map(plan, _sources(order, here)))
+
+
+def replicate(order: ReplicaOrder, connect: Connect, retry: Retry, site: Site) -> RunReport:
+    """Send now. Foreseen trouble does not raise: it is in the report; what was sent by then stays sent.
+
+    A connection that is lost is made anew, as `retry` says, and what was proven there is not sent again.
+    """
+    with recorded("replicate", order.name, site) as run, site.locked_for(f"replicate-{order.name}"):
+        run.started()
+        retry(lambda: _session(order, connect, run, site))
+    return run.report
+
+
+def _session(order: ReplicaOrder, connect: Connect, run: Run, site: Site) -> None:
+    """Do what is left to do, over one connection."""
+    with told_of(order.name), connect() as replica:
+        replica.prepare()
+        here, there = local_inventory(site), inventory_of(order.name, replica, site)
+        adopt_local(here, site)
+        if order.adopt and _adopted(order, here, there, run, site):
+            order = replace(order, append_only=True)  # whoever erred can still see it before anything goes
+        plans = plan_all(order, here, there, site)
+        if plans and all(plan.refused for plan in plans):
+            raise refused_by(plans, order.name, site)
+        if recovered := tuple(replica.recover()):
+            site.say_recovered(recovered)
+            there = inventory_of(order.name, replica, site)
+            plans = plan_all(order, here, there, site)
+        lacking = [kept.generation for plan in plans for kept in plan.send]
+        site.say_recovered(replica.sweep({generation.id for generation in lacking}))
+        for generation in sorted(lacking, key=lambda g: (g.taken_at, g.id), reverse=True):
+            send(here.manifests[generation.id], replica, run, site)
+        foreign = {key for plan in plans for group in plan.foreign for key in group.ids}
+        for manifest in here.manifests.values():
+            if manifest.id not in foreign:
+                require_ours(manifest, there.manifests.get(manifest.id), order.name)
+        _expire(order, here, replica, run, site)
+
+
+def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, site: Site) -> None:
+    """Remove what the policy lets go, planned anew from what is really there now."""
+    there = inventory_of(order.name, replica, site)
+    plans = plan_all(order, here, there, site)
+    going = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
+    remove_there(going, order, replica, there, site)
+    run.update(kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
+    if any(plan.foreign for plan in plans):
+        raise refused_by(plans, order.name, site)
+    bare = [source for source in order.sources if not any(generation.verified for generation in there.of(source))]
+    if bare:  # no success: the task stays due, and health red
+        raise NothingToSend(
+            f"there is no verified generation of {', '.join(bare)} at {order.name}, and none here to send",
+            "take a backup first (backupd backup)",
+        )
+
+
+def remove_there(going: Mapping[str, str], order: ReplicaOrder, replica: Replica, there: Inventory, site: Site) -> None:
+    """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
+    _write_checksums(order, replica, there, going, site)
+    for key, reason in going.items():
+        site.tell_catalog(partial(_forget, key, order.name))
+        replica.remove(key)
+        what = f"removed {key} at {order.name}: {reason}"
+        site.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
+
+
+def _sources(order: ReplicaOrder, here: Inventory) -> list[str]:
+    return sorted({*order.sources, *(generation.source for generation in here.generations)})
+
+
+def _adopted(order: ReplicaOrder, here: Inventory, there: Inventory, run: Run, site: Site) -> bool:
+    """Adopt the stores whose copies of our sources are there; tells whether there were any. Raises AdoptionRefused."""
+    claims = claims_of(here, site)
+    foreign = [group for source in _sources(order, here) for group in claims.foreign(there, source)]
+    adopt(foreign, here, there, order.name, site, force=order.force)
+    for group in foreign:
+        run.note(f"adopted at {order.name}: {group.words(site.clock())}")
+    if not foreign and not run.report.notes:
+        run.note(f"{order.name} holds nothing that another store has made: there was nothing to adopt")
+    return bool(foreign)
+
+
+def refused_by(plans: Sequence[ReplicationPlan], name: str, site: Site) -> ForeignCopies:
+    """Return why the run fails: beside copies of another store nothing is removed, and where all are, nothing sent."""
+    foreign = [group for plan in plans for group in plan.foreign]
+    nothing = "sent or removed" if all(plan.refused for plan in plans if plan.foreign) else "removed"
+    return refusal(foreign, name, f"nothing of that source was {nothing}", site.clock())
+
+
+def _write_checksums(
+    order: ReplicaOrder, replica: Replica, there: Inventory, going: Collection[str], site: Site
+) -> None:
+    """Let SHA256SUMS list what stays; anew when another sender has published meanwhile: who writes last lists all."""
+    for _ in range(_MOST_SENDERS):
+        replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
+        if {stored.id for stored in replica.list()} <= {generation.id for generation in there.generations}:
+            return
+        there = inventory_of(order.name, replica, site)
+
+
+def _forget(generation: str, store: str, catalog: "Catalog") -> None:
+    catalog.remove_copy(generation, store)
+
+
+def inventory_of(name: str, replica: Replica, site: Site) -> Inventory:
+    """Read all manifests of a replica, knowing what checks have found of its copies. Raises OSError."""
+    damaged = site.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
+    return take_inventory(replica, site.clock(), damaged)
+
+
+@contextmanager
+def told_of(name: str) -> Iterator[None]:
+    """Say of which replica the errors of the block are. Raises NoSpace, BackupdError."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            what, hint = why_full(error, error.filename if isinstance(error.filename, str) else None)
+            raise NoSpace(f"{name}: {what}", hint) from error
+        path = f": {error.filename}" if isinstance(error.filename, str) else ""
+        what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
+        hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
+        raise BackupdError(what, f"{hint}; backupd doctor tries them") from error
+
+
+def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
+    """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
+    if there is not None and there.archive.sha256 != manifest.archive.sha256:
+        raise taken(manifest.id, name)
+
+
+@contextmanager
+def _counted(replica: Replica, run: Run) -> Iterator[None]:
+    """Add what travels in the block to the report, also when it was in vain."""
+    before = replica.travelled_bytes
+    try:
+        yield
+    finally:
+        run.update(sent_bytes=run.report.sent_bytes + replica.travelled_bytes - before)
+
+
+def _manifest_at(replica: Replica, generation_id: str) -> Manifest | None:
+    encoded = manifest_there(replica, generation_id)
+    try:
+        return None if encoded is None else decode_manifest(encoded, generation_id)
+    except ManifestInvalid:  # damaged: about to be replaced
+        return None
+
+
+def _require_room(manifest: Manifest, replica: Replica) -> None:
+    free = replica.free_space()
+    needed = manifest.archive.size_bytes - replica.begun_bytes(manifest.id)
+    if free is not None and free < needed:
+        raise NoSpace(
+            f"{manifest.id} needs {human_bytes(needed)} at {replica.name}, where {human_bytes(free)} are free",
+            "free space there",
+        )
+
+
+def _tell(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
+    transfer = replica.last_transfer
+    run.sent(manifest.id, transfer.spared_bytes, transfer.proven_by)
+    if transfer.doubt:
+        run.note(f"copies at {replica.name} were read back: {transfer.doubt}")
+    site.tell_catalog(lambda catalog: catalog.add_generation(manifest, replica.name))
+    site.log.info(
+        Event.GENERATION_SENT,
+        f"{manifest.id} is at {replica.name}, and equal ({transfer.proven_by})",
+        generation=manifest.id,
+        store=replica.name,
+        sent_bytes=transfer.sent_bytes,
+        spared_bytes=transfer.spared_bytes,
+        proven_by=transfer.proven_by,
+    )

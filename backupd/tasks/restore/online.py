@@ -1,0 +1,172 @@
+"""Restore a generation into a live database, for an app that cannot stop: in one transaction, after a safety backup.
+
+    unpack in staging and prove → safety backup → lock, heal → overwrite → check
+
+What the app keeps in memory goes stale, which is why this has to be asked for.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from backupd.errors import BackupdError, CopyCorrupt, TargetRefused
+from backupd.model import Manifest, RunReport
+from backupd.sqlite.checksums import path_has_checksums
+from backupd.sqlite.encryption import is_encrypted
+from backupd.sqlite.header import read_header
+from backupd.sqlite.history import Record, begin_online, end_online, took_effect
+from backupd.sqlite.restore_lock import alone_at
+from backupd.sqlite.target import Target, set_journal_mode
+from backupd.sqlite.worker_process import Child
+from backupd.stores.contract import Archives
+from backupd.tasks.backup import backup
+from backupd.tasks.check_results import remember_check
+from backupd.tasks.context import Site
+from backupd.tasks.disk_space import require_space, reserve_bytes
+from backupd.tasks.inventory import Choose
+from backupd.tasks.options import BackupOrder, PinRequest
+from backupd.tasks.pin import pin_if_possible
+from backupd.tasks.restore.extract import unpack_proven
+from backupd.tasks.restore.in_place import (
+    RESTORED_FROM,
+    Replaced,
+    Replacement,
+    generation_of,
+    kind_of,
+    planned,
+    require_newest,
+    tell_restored,
+    way_back,
+)
+from backupd.tasks.restore.recovery import heal_restore
+from backupd.tasks.run import Run, recorded
+
+_COPY = "restored.sqlite3"
+
+
+def overwrite_database(
+    choose: Choose, order: Replacement, store: Archives, safety: BackupOrder, site: Site
+) -> tuple[RunReport, Replaced | None]:
+    """Restore a generation of `store` into the database of its source while its app runs; the report tells of trouble.
+
+    Which one, `choose` tells once nobody else is at work on the store.
+    Before that, the database is backed up as `safety` orders, and that is pinned and recorded beside the database for
+    an undo: without that nothing is overwritten. Raises TargetRefused where there is no place for the backup.
+    """
+    _require_store(site)
+    if order.dry_run:
+        manifest = choose()
+        target = _target(order, safety, manifest)
+        return Run("restore", order.source, site).report, planned(manifest, order, target)
+    done = None
+    with recorded("restore", order.source, site) as run, site.store.staging() as staging:
+        run.started()
+        with site.locked("restore"):
+            manifest = choose()
+            pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, site)
+        run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
+        _target(order, safety, manifest)  # at once, before hours are spent on fetching
+        copy = _unpacked(manifest, order, store, staging, run, site)
+        before = _backed_up(safety, manifest, site)
+        try:
+            with site.locked("restore"), alone_at(order.path):
+                heal_restore(order.path, site)
+                require_newest(order)
+                target = _target(order, safety, manifest)
+                record = Record(kind_of(order), generation_of(order, manifest.id), "generation", before)
+                with run.stage("overwrite"), _recording(record, order, target.path, site):
+                    _overwrite(copy, target, safety.settings.busy_timeout_s, site)
+        except BackupdError as error:
+            latest = f"name {manifest.id} then: {before}, which was backed up just now, is the latest"
+            hint = error.hint if order.takes_back else f"{error.hint}; {latest}"
+            raise type(error)(error.message, hint) from error
+        done = planned(manifest, order, target, undo=way_back(order))
+        tell_restored(f"restored {manifest.id} into {target.path}, which was backed up before as {before}", done, site)
+    return run.report, done
+
+
+@contextmanager
+def _recording(record: Record, order: Replacement, target: Path, site: Site) -> Iterator[None]:
+    """Record the block as an online restore for a later undo, and as none where it is broken off without effect."""
+    begun = begin_online(target, record, order.takes_back, site.clock())
+    try:
+        yield
+    except BaseException:
+        end_online(target, begun, done=took_effect(target, begun))
+        raise
+    end_online(target, begun, done=True)
+
+
+def _require_store(site: Site) -> None:
+    directory = site.store.directory
+    if directory.exists() and not site.store.writable():
+        raise TargetRefused(
+            f"{directory} cannot be written: there is no place for the safety backup",
+            "mount it writable; or stop the app, and restore without --online",
+        )
+
+
+def _backed_up(safety: BackupOrder, manifest: Manifest, site: Site) -> str:
+    """Back the database up and return the generation that holds it. Raises BackupdError when there is none."""
+    pin = PinRequest(f"it is the state before the online restore of {manifest.id}")
+    # Without expiry: else it might push out the very generation that is restored.
+    report = backup(replace(safety, expiry=None, pin=pin), site)
+    if report.outcome == "failed" or report.generation is None:
+        raise BackupdError(
+            f"the safety backup failed, and nothing was restored: {report.error}",
+            "put that right first; or stop the app, and restore without --online",
+        )
+    return report.generation
+
+
+def _target(order: Replacement, safety: BackupOrder, manifest: Manifest) -> Target:
+    """Look at the database and its disk, where all of it may pass through the WAL. Raises TargetRefused, NoSpace."""
+    target = Target.inspect(order.path)
+    if target.old is None:
+        raise TargetRefused(f"there is no database {target.path} to restore into", "restore without --online")
+    if manifest.verdict.level == "opaque" or is_encrypted(os.fspath(target.path)):
+        raise TargetRefused(
+            f"{manifest.id} or {target.path} is encrypted: SQLite cannot write one into the other without the key",
+            "stop the app, and restore without --online",
+        )
+    if path_has_checksums(target.path):
+        raise TargetRefused(
+            f"the app of {target.path} keeps a checksum in each page (cksumvfs), which SQLite would write without it",
+            "stop the app, and restore without --online",
+        )
+    directory = target.path.parent
+    reserve = reserve_bytes(directory, safety.reserve_bytes)
+    size_bytes = max(manifest.snapshot.size_bytes, target.old.size_bytes)
+    require_space(directory, size_bytes + target.bytes_in_use, reserve, f"restoring {manifest.id} online")
+    return target
+
+
+def _unpacked(manifest: Manifest, order: Replacement, store: Archives, staging: Path, run: Run, site: Site) -> Path:
+    copy = staging / _COPY
+    try:
+        with run.stage("unpack"):
+            unpack_proven(manifest, store, copy, order.workers, site)
+    except CopyCorrupt as error:
+        remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
+        raise
+    return copy
+
+
+def _overwrite(copy: Path, target: Target, busy_timeout_s: float, site: Site) -> None:
+    old = target.old
+    assert old is not None  # noqa: S101 - `_target` has seen it
+    header = read_header(os.fspath(target.path))
+    if header is not None:
+        set_journal_mode(copy, header.journal_mode)  # else a rollback-journal database would turn into a WAL one
+    site.progress.stage("overwrite", copy.stat().st_size)
+    request = {
+        "path": str(target.path),
+        "snapshot": copy.name,
+        "uid": old.uid,
+        "gid": old.gid,
+        "busy_timeout_s": busy_timeout_s,
+    }
+    with Child("restore_online", request, copy.parent) as child:
+        child.result(on_progress=lambda done, _total: site.progress.advance(done))

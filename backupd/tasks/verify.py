@@ -1,0 +1,113 @@
+"""Prove generations again: digests, unpacking, integrity."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid
+from backupd.log import Event
+from backupd.model import Generation, Manifest, RunReport
+from backupd.stores.contract import Archives
+from backupd.tasks.check_results import examine_archive, remember_check
+from backupd.tasks.context import Site, local_inventory, workplace
+from backupd.tasks.disk_space import reserve_bytes
+from backupd.tasks.inventory import Inventory, choose_generation
+from backupd.tasks.restore.extract import unpack_proven
+from backupd.tasks.run import Run, recorded
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What a check of one generation in one store said; `warning` when it could not be marked there."""
+
+    id: str
+    store: str
+    sound: bool
+    detail: str
+    duration_s: float
+    warning: str = ""
+
+
+def verify(
+    generation: str,
+    inventory: Inventory,
+    workers: int,
+    site: Site,
+    *,
+    reserve: int | None = 0,
+    store: Archives | None = None,
+) -> CheckResult:
+    """Prove one generation of `store` (None: the local one); damage is an answer, and is marked where that can be.
+
+    It is unpacked in a `workplace`, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). Raises
+    NoSpace, and GenerationMissing when there is none of that id (any more), which is no damage.
+    """
+    began = time.monotonic()
+    store = store or site.store
+    detail = _prove(generation, inventory, workers, site, reserve, store)
+    result = CheckResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
+    if result.sound:
+        site.log.info(Event.GENERATION_VERIFIED, f"{generation} is sound", generation=generation, store=store.name)
+    warning = remember_check(
+        generation, site, sound=result.sound, detail=detail, duration_s=result.duration_s, store=store.name
+    )
+    return replace(result, warning=warning)
+
+
+def _prove(
+    generation: str, inventory: Inventory, workers: int, site: Site, reserve: int | None, store: Archives
+) -> str:
+    try:
+        manifest = choose_generation(inventory, generation, None, None)
+        with workplace(site) as place:
+            kept_free = reserve_bytes(place, reserve)
+            unpack_proven(manifest, store, place / "snapshot.sqlite3", workers, site, kept_free)
+    except (CopyCorrupt, ManifestInvalid) as error:
+        return error.message
+    except GenerationMissing:
+        if store is site.store and site.store.taken(generation):
+            return "its archive is gone"
+        raise
+    return "sound"
+
+
+def choose_for_scrub(generations: Iterable[Generation], checked: Mapping[str, datetime]) -> Generation | None:
+    """Return the generation that was left unchecked for longest; one never checked was last checked when made.
+
+    Those that are known to be damaged are passed over.
+    """
+    sound = (generation for generation in generations if generation.verified)
+    return min(sound, key=lambda g: (checked.get(g.id, g.taken_at), g.id), default=None)
+
+
+def scrub(source: str, site: Site) -> RunReport:
+    """Read the archive of one generation of `source` back from the disk, and compare its digest with the manifest.
+
+    Damage is marked in the store, and fails the run; so does an archive that cannot be read, which is not marked.
+    """
+    with recorded("scrub", source, site) as run:
+        run.started()
+        checked = site.ask_catalog(lambda catalog: catalog.last_checks(site.store.name), dict[str, datetime]())
+        inventory = local_inventory(site)
+        left = list(inventory.of(source))
+        while (chosen := choose_for_scrub(left, checked)) is not None:
+            try:
+                _examine(inventory.manifests[chosen.id], run, site)
+            except GenerationMissing:  # pruned since: another one
+                left.remove(chosen)
+            else:
+                return run.report
+        run.note("there is no generation to check yet")
+    return run.report
+
+
+def _examine(manifest: Manifest, run: Run, site: Site) -> None:
+    with run.stage("digest"):
+        found = examine_archive(manifest, site.store)
+    run.update(generation=manifest.id)
+    if found.sound or found.damaged:
+        duration_s = run.report.stages["digest"]
+        remember_check(manifest.id, site, sound=found.sound, detail=found.detail, duration_s=duration_s)
+    if not found.sound:
+        raise CopyCorrupt(f"{manifest.id}: {found.detail}", "check its rights, and test the disk (smartctl, dmesg)")
