@@ -8,7 +8,7 @@ import pytest
 
 pytest.register_assert_rewrite("yards")
 
-from yards import BIG_ROWS, Yard, make_yard  # noqa: E402
+from workspaces import BIG_ROWS, Yard, make_yard  # noqa: E402
 
 from support.bank import make_bank  # noqa: E402
 from support.faults import Crew  # noqa: E402

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from threading import Lock
 
-from yards import Yard
+from workspaces import Yard
 
 _STAMP = r"\d{8}(?:-\d{4}(?:-\d+)?|T\d{6}Z)"
 _CHANGING = re.compile(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from states import States
-from yards import Before, Yard, assert_heals, assert_swept, assert_tidy, assert_unhurt, beneath, changing_calls
+from workspaces import Before, Yard, assert_heals, assert_swept, assert_tidy, assert_unhurt, beneath, changing_calls
 
 from support.command import Backupd
 from support.faults import Call, Crew, on_both_cores, traced

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from yards import Before, Yard, assert_heals, assert_listed, assert_swept, assert_tidy, assert_unhurt, sha256
+from workspaces import Before, Yard, assert_heals, assert_listed, assert_swept, assert_tidy, assert_unhurt, sha256
 
 from support.faults import Crew
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from yards import Yard
+from workspaces import Yard
 
 from support.faults import Crew, on_both_cores
 from support.replicas import assert_checksums, complete

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from states import States
-from yards import (
+from workspaces import (
     BIG_ROWS,
     Before,
     Yard,

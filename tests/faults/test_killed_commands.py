@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from states import States
-from yards import (
+from workspaces import (
     HEALING,
     Before,
     Yard,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from states import States
-from yards import Before, Yard, assert_no_processes, assert_unhurt
+from workspaces import Before, Yard, assert_no_processes, assert_unhurt
 
 from support.command import Backupd
 from support.daemon import wait_until

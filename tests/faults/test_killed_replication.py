@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from states import States
-from yards import Yard
+from workspaces import Yard
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from support.faults import Crew, on_both_cores

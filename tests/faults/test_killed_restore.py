@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from states import States
-from yards import Before, Yard, assert_no_processes, assert_unhurt, events
+from workspaces import Before, Yard, assert_no_processes, assert_unhurt, events
 
 from backupd.log import Event
 from support.bank import is_balanced

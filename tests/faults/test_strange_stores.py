@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from yards import HEALING, Before, Yard, assert_heals, assert_tidy, assert_unhurt, events, sha256
+from workspaces import HEALING, Before, Yard, assert_heals, assert_tidy, assert_unhurt, events, sha256
 
 from backupd.log import Event
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX

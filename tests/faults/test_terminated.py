@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from yards import (
+from workspaces import (
     HEALING,
     Before,
     Yard,
@@ -26,11 +26,11 @@ from support.bank import transfers
 from support.command import Backupd, log_lines
 from support.daemon import wait_until
 from support.faults import Crew, at_every_step, on_both_cores
+from support.network_faults import UP, Weather, running_wire
 from support.replicas import noisy_database
 from support.sqlite_places import kept_databases
 from support.sshd import Sshd
 from support.template import Ended
-from support.wire import UP, Weather, running_wire
 
 TERMINATED = 128 + signal.SIGTERM
 SOON_S = 3

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from yards import HEALING, Yard, assert_listed, assert_tidy, events, proven, write
+from workspaces import HEALING, Yard, assert_listed, assert_tidy, events, proven, write
 
 from backupd.log import Event, null_log
 from backupd.model import RetentionPolicy

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from subprocess import PIPE
 
-from yards import Yard, events
+from workspaces import Yard, events
 
 from backupd.log import Event
 from backupd.sqlite.restore_lock import alone_at

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from yards import Yard
+from workspaces import Yard
 
 from support.bank import make_bank
 from support.command import Backupd

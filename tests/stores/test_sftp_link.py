@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from backupd.stores.sftp.connection import CHANNELS, Link
+from support.network_faults import Weather, running_wire
 from support.replicas import linked
 from support.sshd import Sshd, running_sshd
-from support.wire import Weather, running_wire
 
 
 @pytest.fixture(scope="module")

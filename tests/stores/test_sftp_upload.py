@@ -10,9 +10,9 @@ from backupd.errors import CopyCorrupt, ReplicaUnreachable
 from backupd.stores.sftp.connection import CHANNELS, Link, lost_to
 from backupd.stores.sftp.protocol import IN_FLIGHT_BYTES, SAFE_BLOCK_BYTES, WriteRefused
 from backupd.stores.sftp.upload import Proven, upload
+from support.network_faults import Weather, running_wire
 from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
 from support.replicas import linked
-from support.wire import Weather, running_wire
 
 PART = "/backups/part"
 BYTES = 4 * IN_FLIGHT_BYTES

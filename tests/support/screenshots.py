@@ -7,10 +7,9 @@ scripts/screenshots --docs     the two small ones in docs/ as well
 import sys
 from pathlib import Path
 
-from web_site import serving
-
 from support.browser import DESK, PHONE, View, running_browser
 from support.surveys import STATES
+from support.web_site import serving
 
 ROOT = Path(__file__).parents[2]
 VIEWS = (View(DESK, "light", "en-US"), View(DESK, "dark", "es-CL"), View(PHONE, "light", "es-CL"), View(PHONE, "dark"))

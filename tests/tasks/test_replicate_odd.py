@@ -11,9 +11,9 @@ from backupd.tasks.backup import backup
 from backupd.tasks.context import Site
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.options import BackupOrder
+from support.network_faults import Weather, running_wire
 from support.odd_sftp import EXTENSIONS, HOSTILE_NAMES, NO_TEXT, Oddities, OddSftp, running_odd_sftp
 from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
-from support.wire import Weather, running_wire
 
 BYTES = 110_000  # four writes
 OTHER = "tasks-20200101-0400"

@@ -26,9 +26,9 @@ from backupd.tasks.options import BackupOrder, Expiry
 from backupd.tasks.replicate import Connect
 from support.daemon import wait_until
 from support.generations import backdated, flip_byte
+from support.network_faults import DOWN, Weather, running_wire
 from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
 from support.sshd import Sshd
-from support.wire import DOWN, Weather, running_wire
 
 
 @pytest.fixture

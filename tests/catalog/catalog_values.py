@@ -103,7 +103,7 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         env={
-            "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parent.parent}",
+            "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}:{Path(__file__).parents[2]}",
             "PATH": "/usr/bin:/bin",
         },
     )

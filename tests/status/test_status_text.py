@@ -4,11 +4,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from web_site import BACKUP, ILL, NOW, WELL, status_of
-
 from backupd.health import Health, HealthFacts
 from backupd.status.model import NextRun, TaskFigures
 from backupd.status.text import status_lines
+from support.web_site import BACKUP, ILL, NOW, WELL, status_of
 
 NEXT = (
     NextRun("backup", "tasks", datetime(2026, 11, 26, 4, tzinfo=ZoneInfo("Europe/Berlin"))),

@@ -11,7 +11,7 @@ from backupd.config.example import example_toml
 from backupd.config.keys import ANY, all_keys
 from backupd.config.lines import lines_of
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup"}
 
 

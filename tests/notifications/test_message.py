@@ -2,7 +2,7 @@
 
 After a change that is meant, write the golden files anew, and read the difference:
 
-    PYTHONPATH=tests python tests/told/test_words.py --write-golden && git diff tests/golden/messages
+    PYTHONPATH=tests python tests/notifications/test_message.py --write-golden && git diff tests/golden/messages
 """
 
 import sys

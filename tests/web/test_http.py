@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 
 import pytest
-from web_site import ILL, Told, eventually, serving
 
 from backupd.web import cached_response
+from support.web_site import ILL, Told, eventually, serving
 
 PATHS = ("/livez", "/health", "/metrics", "/api/status", "/")
 

@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
-from web_site import Told, WebSite, serving
 
 from backupd.catalog import CatalogUnavailable, PingRecord
 from backupd.errors import ErrorKind
@@ -25,6 +24,7 @@ from backupd.web.localizer import Tongue
 from backupd.web.page import page_answer
 from backupd.web.summary_cards import to_dos
 from support.surveys import NOW, STATES, degraded, failing, first_day, healthy
+from support.web_site import Told, WebSite, serving
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
 VOID = {"meta", "link", "br"}

@@ -10,9 +10,9 @@ from backupd.tasks.context import Site, local_inventory
 from backupd.tasks.options import BackupOrder
 from backupd.tasks.restore.extract import ResumingArchives, unpack_proven
 from support.generations import manifest_of
+from support.network_faults import DOWN, Weather, running_wire
 from support.replicas import again, noisy_database, over_sftp, sent_to
 from support.sshd import Sshd
-from support.wire import DOWN, Weather, running_wire
 
 CUT_BYTES = 5_000_000
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from support import wire as wire_module
+from support import network_faults as network_faults_module
 from support.daemon import wait_until
+from support.network_faults import DOWN, UP, Weather, Wire, running_wire
 from support.sshd import Sshd, running_sshd
-from support.wire import DOWN, UP, Weather, Wire, running_wire
 
 pytestmark = pytest.mark.no_cover
 
@@ -179,7 +179,7 @@ def test_a_slow_wire_takes_the_time_that_bytes_need(wire: Wire) -> None:
 
 
 def test_a_delay_is_felt_by_every_answer_but_does_not_limit_throughput(server: Sshd) -> None:
-    command = [sys.executable, wire_module.__file__, str(server.port), "40"]
+    command = [sys.executable, network_faults_module.__file__, str(server.port), "40"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())

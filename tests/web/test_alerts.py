@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from test_metrics import names_of
-from web_site import ILL, WELL, status_of
+
+from support.web_site import ILL, WELL, status_of
 
 pytestmark = pytest.mark.no_cover
 

@@ -6,11 +6,11 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
-from web_site import ILL, Told, serving
 
 from backupd import __version__
 from backupd.web.access import is_loopback, refusal
 from backupd.web.routes import make_app
+from support.web_site import ILL, Told, serving
 
 GUARDED = ("/metrics", "/api/status", "/")
 OPEN = ("/livez", "/health")

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from web_site import Told, WebSite, serving
 
 from support.browser import DESK, PHONE, Browser, Seen, View, running_browser
 from support.surveys import STATES, healthy
+from support.web_site import Told, WebSite, serving
 
 pytestmark = pytest.mark.no_cover
 

@@ -13,11 +13,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from web_site import Told, eventually, received, serving
 
 from backupd.errors import BackupdError
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
+from support.web_site import Told, eventually, received, serving
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -172,7 +172,7 @@ def test_connections_that_arrive_while_it_stops_are_closed() -> None:
 
 PROGRAM = """
 import signal
-from web_site import serving
+from support.web_site import serving
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 with serving() as site:
     print(site.server.port, flush=True)

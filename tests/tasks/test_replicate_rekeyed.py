@@ -8,9 +8,9 @@ from paramiko import Packetizer
 from backupd.tasks.backup import backup
 from backupd.tasks.context import Site
 from backupd.tasks.options import BackupOrder
+from support.network_faults import Weather, running_wire
 from support.replicas import complete, noisy_database, over_sftp, sent_to
 from support.sshd import running_sshd
-from support.wire import Weather, running_wire
 
 pytestmark = pytest.mark.no_cover
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from web_site import ILL, NOW, WELL, status_of
 
 from backupd.status.model import SourceFigures, Status, TaskFigures
 from backupd.web.metrics import metrics_answer
+from support.web_site import ILL, NOW, WELL, status_of
 
 ROOT = Path(__file__).parents[2]
 Sample = tuple[str, frozenset[tuple[str, str]]]

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from web_site import Told, WebSite, eventually, received, serving
 
 from backupd.web import connection
 from backupd.web.connection import LIFETIME_S, MOST_CONNECTIONS
+from support.web_site import Told, WebSite, eventually, received, serving
 
 HALF_A_REQUEST = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
