@@ -30,7 +30,7 @@ _SHARE_OF_GRACE = 12
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How old one kind of proof may be, in seconds; see `Standing`."""
+    """How old one kind of proof may be, in seconds; see `Freshness`."""
 
     task: Task
     subject: str
@@ -38,7 +38,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Freshness:
     """How old one kind of proof is: `last_at` (aware; None: there was never one) may be `limit_s` seconds ago.
 
     `subject` is the source for `backup`, the replica for `replicate` and the store for `drill`.
@@ -75,7 +75,7 @@ class HealthFacts:
     (`store_unreadable`), or the catalog could not (`catalog_error`), what they alone know is missing from the rest.
     """
 
-    standings: tuple[Standing, ...]
+    standings: tuple[Freshness, ...]
     holds: tuple[Hold, ...] = ()
     failures: tuple[Failure, ...] = ()
     damaged: tuple[tuple[str, str], ...] = ()
@@ -88,7 +88,7 @@ class Health:
     """The judgement: `problems` as values, the unhealthy ones first."""
 
     checked_at: datetime
-    standings: tuple[Standing, ...]
+    standings: tuple[Freshness, ...]
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -133,7 +133,7 @@ def health_limit(schedule: Schedule, now: datetime) -> timedelta:
     return gap + max(gap / _SHARE_OF_GRACE, _LEAST_GRACE)
 
 
-def within_limit(standing: Standing, now: datetime) -> bool:
+def within_limit(standing: Freshness, now: datetime) -> bool:
     """Tell whether the proof is young enough; one dated in the future proves nothing."""
     return not _lateness(standing, now)
 
@@ -192,7 +192,7 @@ def _proofs(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
             yield problem
 
 
-def _lateness(standing: Standing, now: datetime) -> Problem | None:
+def _lateness(standing: Freshness, now: datetime) -> Problem | None:
     task, subject = standing.task, standing.subject
     if standing.last_at is None:
         return Problem("never", "unhealthy", task, subject)

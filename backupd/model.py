@@ -315,8 +315,8 @@ class RunReport:
     removed: tuple[str, ...] = ()
     sent: tuple[str, ...] = ()
     sent_bytes: int = 0
-    spared_bytes: int = 0
-    proven_by: tuple[str, ...] = ()
+    resumed_bytes: int = 0
+    verified_by: tuple[str, ...] = ()
     drill: DrillReport | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

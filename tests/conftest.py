@@ -11,8 +11,8 @@ pytest.register_assert_rewrite("support.faults")
 
 from backupd.log import open_log  # noqa: E402
 from backupd.stores.local import DirectoryStore  # noqa: E402
-from backupd.tasks.context import Site  # noqa: E402
-from backupd.tasks.options import BackupOrder  # noqa: E402
+from backupd.tasks.context import TaskContext  # noqa: E402
+from backupd.tasks.options import BackupRequest  # noqa: E402
 from support.bank import make_bank  # noqa: E402
 from support.command import Backupd  # noqa: E402
 from support.sshd import Sshd, running_sshd  # noqa: E402
@@ -26,7 +26,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
 _COVERED_TIERS = frozenset({"service", "sqlite", "told", "tests"})
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Notice]) -> None:
     """Let tests that need root be skipped elsewhere; in CI that is a failure (see pytest_runtest_logreport).
 
     The processes of whole tiers go where those of other tests have been. On another day (`scripts/test --day`) what
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Notice) -> Generator[None, object, object]:
     """Start processes without coverage where others have been: to load it takes a child of ours longer than its work.
 
     A `no_cover` test is not measured at all, of a `cover_processes` test every process is.
@@ -58,7 +58,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
+def pytest_runtest_makereport(item: pytest.Notice, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
     """In CI a skipped test is a failed one: a tier that nobody ran proves nothing."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
@@ -93,19 +93,19 @@ def backupd(database: Path, backups: Path, tmp_path: Path) -> Backupd:
 
 
 @pytest.fixture
-def site(backups: Path) -> Iterator[Site]:
+def context(backups: Path) -> Iterator[TaskContext]:
     """A prepared local store with a log, to run jobs in this process."""
     store = DirectoryStore("local", backups)
     store.prepare()
     log = open_log(backups / "backup.log")
-    yield Site(store, log, lock_timeout_s=5)
+    yield TaskContext(store, log, lock_timeout_s=5)
     log.close()
 
 
 @pytest.fixture
-def order(database: Path) -> BackupOrder:
+def order(database: Path) -> BackupRequest:
     """What a backup of the bank is asked to do."""
-    return BackupOrder("tasks", database, reserve_bytes=0)
+    return BackupRequest("tasks", database, reserve_bytes=0)
 
 
 @pytest.fixture(scope="session")

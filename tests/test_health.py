@@ -18,9 +18,9 @@ from backupd.health import (
     REPEATED_RUNS,
     SOURCE_ERRORS,
     Failure,
+    Freshness,
     Health,
     HealthFacts,
-    Standing,
     health_limit,
     within_limit,
 )
@@ -32,7 +32,7 @@ SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 LIMIT = timedelta(hours=26)
-WELL = Standing("backup", "tasks", NOW - 8 * HOUR, LIMIT.total_seconds())
+WELL = Freshness("backup", "tasks", NOW - 8 * HOUR, LIMIT.total_seconds())
 CORRUPT = Hold("tasks", "corrupt", NOW, "integrity_check of /data/tasks.db failed", "tasks-20261122-0300")
 SHRUNK = replace(CORRUPT, kind="shrink", reason="/data/tasks.db: half of the rows are gone")
 
@@ -41,7 +41,7 @@ UNREADABLE = replace(CORRUPT, unreadable=True)
 UNUSABLE = CatalogUnavailable("cannot use the catalog /data/.backupd/catalog", "check /data")
 
 
-def judged(*standings: Standing, holds: tuple[Hold, ...] = (), failures: tuple[Failure, ...] = ()) -> Health:
+def judged(*standings: Freshness, holds: tuple[Hold, ...] = (), failures: tuple[Failure, ...] = ()) -> Health:
     """Return the judgement at NOW."""
     return Health.of(HealthFacts(standings, holds, failures), NOW)
 
@@ -53,9 +53,9 @@ def failed(
     return Failure(task, subject, kind, NOW - ago, runs, "no database at /data/tasks.db", "look at /data")
 
 
-def aged(age: timedelta, task: Task = "backup", subject: str = "tasks") -> Standing:
+def aged(age: timedelta, task: Task = "backup", subject: str = "tasks") -> Freshness:
     """Return the standing of a proof that is `age` old."""
-    return Standing(task, subject, NOW - age, LIMIT.total_seconds())
+    return Freshness(task, subject, NOW - age, LIMIT.total_seconds())
 
 
 def test_all_is_well_when_every_proof_is_young_enough() -> None:
@@ -78,13 +78,13 @@ def test_nothing_that_is_watched_is_well() -> None:
         (aged(3 * DAY, "scrub"), "the last scrub of tasks is 3 d old, more than 26 h"),
         (replace(WELL, limit_s=90), "the last verified backup of tasks is 8 h old, more than 90 s"),
         (replace(WELL, last_at=None), "there is no verified backup of tasks yet"),
-        (Standing("replicate", "nas", None, 1), "there is no off-site copy at nas yet"),
-        (Standing("drill", "local", None, 1), "there is no proven restore from local yet"),
+        (Freshness("replicate", "nas", None, 1), "there is no off-site copy at nas yet"),
+        (Freshness("drill", "local", None, 1), "there is no proven restore from local yet"),
         (aged(-HOUR), "the last verified backup of tasks is dated in the future: check the clock"),
         (aged(-400 * DAY, "drill", "nas"), "the last proven restore from nas is dated in the future: check the clock"),
     ],
 )
-def test_each_reason_is_told_in_words(standing: Standing, reason: str) -> None:
+def test_each_reason_is_told_in_words(standing: Freshness, reason: str) -> None:
     health = judged(WELL, standing)
     assert not health.healthy
     assert health.reasons == (reason,)
@@ -218,7 +218,7 @@ def test_what_could_not_be_looked_at_is_unhealthy_and_claims_nothing_else() -> N
 
 _AGES = st.timedeltas(-400 * DAY, 400 * DAY)
 _STANDINGS = st.builds(
-    Standing,
+    Freshness,
     st.sampled_from(["backup", "replicate", "drill", "prune", "scrub"]),
     st.sampled_from(["tasks", "nas", "local"]),
     st.none() | _AGES.map(lambda age: NOW - age),
@@ -243,7 +243,7 @@ _FAILURES = st.builds(
     st.none() | st.just(UNUSABLE),
 )
 def test_nothing_that_strangers_may_read_holds_a_path_and_only_warnings_are_healthy(
-    standings: list[Standing],
+    standings: list[Freshness],
     holds: list[Hold],
     failures: list[Failure],
     unreadable: bool,
@@ -289,7 +289,7 @@ def test_backup_that_is_an_hour_late_is_never_beyond_the_limit(text: str, name: 
     at = schedule.latest(NOW)
     while at < NOW + 366 * DAY:
         following = schedule.following(at)
-        assert within_limit(Standing("backup", "tasks", at, limit), following + HOUR)
+        assert within_limit(Freshness("backup", "tasks", at, limit), following + HOUR)
         at = following
 
 

@@ -10,21 +10,21 @@ from backupd.health import Health
 from backupd.model import LOCAL_STORE
 from backupd.notifications.collector import App
 from backupd.notifications.message import Channel, channels_of
-from backupd.notifications.options import TellOrder
+from backupd.notifications.options import NotificationOptions
 from backupd.notifications.ping_status import try_pings
 from backupd.notifications.self_test import examine_channels
 from backupd.pings.monitors import DAILY, Address
 from backupd.schedule import Schedule
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
 from backupd.tasks.freshness import read_health_facts
 
 
-def tell_order(config: Config) -> TellOrder:
+def tell_order(config: Config) -> NotificationOptions:
     """Return what the configuration asks the daemon to tell."""
     zone = ZoneInfo(config.schedule.timezone)
     daily = config.pings.get(DAILY)
-    return TellOrder(
+    return NotificationOptions(
         scope=next(iter(config.sources)),
         name=message_name(config),
         zone=zone,
@@ -48,12 +48,12 @@ def message_name(config: Config) -> str:
     return config.notify.name or ", ".join(config.sources)
 
 
-def try_all(config: Config, site: Site) -> Iterator[Finding]:
+def try_all(config: Config, context: TaskContext) -> Iterator[Finding]:
     """Send a test to each channel and each monitor, and yield a finding for each."""
     if config.notify.urls:
-        yield from examine_channels(channels(config), message_name(config), site.clock())
+        yield from examine_channels(channels(config), message_name(config), context.clock())
     if config.pings:
-        yield from try_pings(monitors(config), Health.of(read_health_facts(limits(config), site), site.clock()))
+        yield from try_pings(monitors(config), Health.of(read_health_facts(limits(config), context), context.clock()))
 
 
 def app_of(config: Config) -> App | None:

@@ -14,16 +14,16 @@ from backupd.model import LOCAL_STORE
 from backupd.notifications.ping_status import examine_pings
 from backupd.notifications.self_test import examine_messages
 from backupd.stores.contract import Archives, Replica
-from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.identities import OWN_IDENTITY
 from backupd.stores.local import HIDDEN
 from backupd.stores.sftp.auth import Credentials
-from backupd.stores.sftp.connection import Link, Patience, lost_to
+from backupd.stores.sftp.connection import Patience, SftpConnection, connection_errors
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
-from backupd.stores.sftp.upload import Proven, RemoteHash
+from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
 from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor.drill import examine_drill
 from backupd.tasks.doctor.finding import Finding
 from backupd.tasks.doctor.local import examine
@@ -31,7 +31,7 @@ from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
-from backupd.tasks.replicate import Connect, ReplicaOrder, inventory_of, told_of
+from backupd.tasks.replicate import Connect, ReplicationRequest, inventory_of, replica_errors
 from backupd.tasks.restore.extract import ResumingArchives
 from backupd.tasks.retry import Retry, until
 
@@ -49,15 +49,15 @@ def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return names or tuple(config.replicas)
 
 
-def replica_order(config: Config, name: str, *, adopt: bool = False, force: bool = False) -> ReplicaOrder:
+def replica_order(config: Config, name: str, *, adopt: bool = False, force: bool = False) -> ReplicationRequest:
     """Return what the configuration asks for of replica `name`, and an operator with `adopt` and `force`."""
     replica = config.replicas[name]
     policy = (replica.retention or config.retention).policy()
     expiry = Expiry(policy, ZoneInfo(config.schedule.timezone))
-    return ReplicaOrder(name, expiry, tuple(config.sources), replica.append_only, adopt, force)
+    return ReplicationRequest(name, expiry, tuple(config.sources), replica.append_only, adopt, force)
 
 
-def connecting(config: Config, name: str, site: Site, *, reading: bool = False) -> Connect:
+def connecting(config: Config, name: str, context: TaskContext, *, reading: bool = False) -> Connect:
     """Return what opens replica `name`, as often as it is called; what was proven by one is known to the next.
 
     The directory that a backupd keeps its backups in, such as the disk of a lost machine, is only for `reading`. Raises
@@ -67,36 +67,36 @@ def connecting(config: Config, name: str, site: Site, *, reading: bool = False) 
     if isinstance(address, DirectoryAddress):
         if not reading:
             _refuse_local_store(name, address.path, config.backups_dir)
-        return lambda: _mirror(name, address, site)
+        return lambda: _mirror(name, address, context)
     remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
-    proven = Proven(site.progress, remote_hash)
+    proven = VerifiedParts(context.progress, remote_hash)
     pins, credentials = pins_of(config, name), credentials_of(config, name, address)
-    return lambda: _over_sftp(name, address, pins, credentials, proven, site)
+    return lambda: _over_sftp(name, address, pins, credentials, proven, context)
 
 
 @contextmanager
-def opened_store(config: Config, name: str, site: Site) -> Iterator[tuple[Archives, Inventory]]:
+def opened_store(config: Config, name: str, context: TaskContext) -> Iterator[tuple[Archives, Inventory]]:
     """Lend the local store or the replica of that name, with all that is in it. Raises what connecting raises.
 
     Archives of a replica are read on when the connection is lost in the middle.
     """
     if name == LOCAL_STORE:
-        yield site.store, local_inventory(site)
+        yield context.store, local_inventory(context)
         return
-    connect = connecting(config, name, site, reading=True)
+    connect = connecting(config, name, context, reading=True)
     with ExitStack() as stack:
-        with told_of(name):
+        with replica_errors(name):
             replica = stack.enter_context(connect())
-            inventory = inventory_of(name, replica, site)
-        yield ResumingArchives(replica, connect, retrying(config, name, site)), inventory
+            inventory = inventory_of(name, replica, context)
+        yield ResumingArchives(replica, connect, retrying(config, name, context)), inventory
 
 
-def opening(config: Config, name: str, site: Site) -> OpenStore:
+def opening(config: Config, name: str, context: TaskContext) -> OpenStore:
     """Return what lends a store as `opened_store` does, as often as it is called."""
-    return lambda: opened_store(config, name, site)
+    return lambda: opened_store(config, name, context)
 
 
-def retrying(config: Config, name: str, site: Site) -> Retry:
+def retrying(config: Config, name: str, context: TaskContext) -> Retry:
     """Return what tries again, for as long as `timeout_s` of the replica says; each wait is logged.
 
     What is done in the local store is done once.
@@ -105,24 +105,24 @@ def retrying(config: Config, name: str, site: Site) -> Retry:
         return lambda do: do()
 
     def on_retry(why: str, wait_s: float) -> None:
-        site.log.warning(Event.REPLICA_RETRIED, f"{name}: {why}; trying again in {wait_s:.0f} s", store=name)
+        context.log.warning(Event.REPLICA_RETRIED, f"{name}: {why}; trying again in {wait_s:.0f} s", store=name)
 
     return until(config.replicas[name].timeout_s, on_retry)
 
 
-def diagnose(config: Config, site: Site) -> Iterator[Finding]:
+def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     """Yield what a doctor finds in the whole set-up, here and at each replica."""
     note = f"; {config.note}" if config.note else ""
     yield Finding("configuration", ok=True, detail=f"from {config.origin}{note}")
-    yield from examine(tuple(backup_order(config, name) for name in config.sources), site)
+    yield from examine(tuple(backup_order(config, name) for name in config.sources), context)
     for name in config.replicas:
-        yield from examine_replica(replica_order(config, name), partial(_open, config, name, site), site)
+        yield from examine_replica(replica_order(config, name), partial(_open, config, name, context), context)
     if config.drill.proves_app:
         yield from examine_drill(drill_order(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:
-        yield from examine_messages(next(iter(config.sources)), site)
+        yield from examine_messages(next(iter(config.sources)), context)
     if config.pings:
-        yield from examine_pings(monitors(config), site)
+        yield from examine_pings(monitors(config), context)
 
 
 def _refuse_local_store(name: str, directory: Path, backups_dir: Path) -> None:
@@ -139,8 +139,8 @@ def _refuse_local_store(name: str, directory: Path, backups_dir: Path) -> None:
         raise ConfigError(f"replicas.{name} leads to {directory}, {whose}", hint)
 
 
-def _open(config: Config, name: str, site: Site) -> AbstractContextManager[Replica]:
-    return connecting(config, name, site)()
+def _open(config: Config, name: str, context: TaskContext) -> AbstractContextManager[Replica]:
+    return connecting(config, name, context)()
 
 
 def pins_of(config: Config, name: str) -> PinnedKeys:
@@ -160,16 +160,21 @@ def credentials_of(config: Config, name: str, address: SftpAddress) -> Credentia
 
 
 @contextmanager
-def _mirror(name: str, address: DirectoryAddress, site: Site) -> Iterator[Replica]:
-    yield MirrorStore(name, address.path, site.progress.advance)
+def _mirror(name: str, address: DirectoryAddress, context: TaskContext) -> Iterator[Replica]:
+    yield DirectoryReplica(name, address.path, context.progress.advance)
 
 
 @contextmanager
 def _over_sftp(
-    name: str, address: SftpAddress, pins: PinnedKeys, credentials: Credentials, proven: Proven, site: Site
+    name: str,
+    address: SftpAddress,
+    pins: PinnedKeys,
+    credentials: Credentials,
+    proven: VerifiedParts,
+    context: TaskContext,
 ) -> Iterator[Replica]:
     with (
-        lost_to(address.where),
-        Link.to(address.host, address.port, pins, credentials, Patience()) as link,
+        connection_errors(address.where),
+        SftpConnection.to(address.host, address.port, pins, credentials, Patience()) as link,
     ):
-        yield SftpStore(name, address.path, site.identity, link, proven)
+        yield SftpStore(name, address.path, context.identity, link, proven)

@@ -23,8 +23,8 @@ from backupd.schedule import Planned, Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.priority import Priority
-from backupd.tasks.context import Site
-from backupd.tasks.options import AppProof, BackupOrder, DrillOrder, Expiry, Packing, ShrinkGuard
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import AppProof, BackupRequest, DrillRequest, Expiry, Packing, ShrinkGuard
 
 # In this order when several are due: what makes a new copy goes before what looks after old ones.
 _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
@@ -32,13 +32,13 @@ _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub"
 
 def build_site(
     config: Config, progress: Progress | None = None, *, writing: bool = True, console: TextIO | None = None
-) -> Site:
+) -> TaskContext:
     """Return the local store with its log, told on `console` too; for commands that only read, nothing is made.
 
     Raises SnapshotFailed when the directory of the backups cannot be made.
     """
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
-    site = Site(
+    context = TaskContext(
         store,
         null_log(),
         config.lock.timeout_s,
@@ -46,23 +46,23 @@ def build_site(
         configuration=partial(config_digest, config),
     )
     if not writing:
-        return site
+        return context
     store.prepare()
     try:
         log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console)
     except OSError as error:
         warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
-        return _watched(replace(site, log=late_log(config, console), warnings=(warning,)), config)
-    return _watched(replace(site, log=log), config)
+        return _watched(replace(context, log=late_log(config, console), warnings=(warning,)), config)
+    return _watched(replace(context, log=log), config)
 
 
-def watching_site(config: Config, console: TextIO) -> Site:
+def watching_site(config: Config, console: TextIO) -> TaskContext:
     """Return the site for a daemon, which outlives what is wrong with the local store: what can be made is made."""
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
     with suppress(BackupdError):  # each tick tries again, and tells
         store.prepare()
     log = late_log(config, console)
-    return Site(store, log, config.lock.timeout_s, configuration=partial(config_digest, config))
+    return TaskContext(store, log, config.lock.timeout_s, configuration=partial(config_digest, config))
 
 
 def late_log(config: Config, console: TextIO | None = None) -> EventLog:
@@ -75,9 +75,13 @@ def monitors(config: Config) -> Mapping[str, Address]:
     return {name: Address.parse(url.get_secret_value()) for name, url in config.pings.items()}
 
 
-def _watched(site: Site, config: Config) -> Site:
+def _watched(context: TaskContext, config: Config) -> TaskContext:
     """Return `site` with what tells outside monitors of its runs; trouble with them goes to its log and catalog."""
-    return replace(site, watch=Pinger(monitors(config), site.log, noting(site)).watch) if config.pings else site
+    return (
+        replace(context, watch=Pinger(monitors(config), context.log, noting(context)).watch)
+        if config.pings
+        else context
+    )
 
 
 def writable(config: Config) -> bool:
@@ -104,11 +108,11 @@ def refuse_twins(config: Config) -> None:
             raise ConfigError(f"the sources {other} and {name} are the same database {real}", "keep one of them")
 
 
-def backup_order(config: Config, name: str) -> BackupOrder:
+def backup_order(config: Config, name: str) -> BackupRequest:
     """Return what the configuration asks for when source `name` is backed up."""
     source = config.sources[name]
     guard = config.shrink_guard
-    return BackupOrder(
+    return BackupRequest(
         source=name,
         path=Path(source.path),
         settings=SnapshotSettings(
@@ -126,7 +130,7 @@ def backup_order(config: Config, name: str) -> BackupOrder:
         expiry=expiry(config),
         guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
         reserve_bytes=config.space.reserve,
-        zone_doubt=config.zone_doubt,
+        timezone_warning=config.timezone_warning,
         replicas=tuple(config.replicas),
     )
 
@@ -141,7 +145,7 @@ def drills(config: Config) -> bool:
     return bool(config.replicas) or config.drill != Drill()
 
 
-def drill_order(config: Config, source: str, store: str | None = None) -> DrillOrder:
+def drill_order(config: Config, source: str, store: str | None = None) -> DrillRequest:
     """Return what the configuration asks for when `source` is restored from `store` (None: `drill_store`)."""
     settings = config.drill
     wanted = store or drill_store(config)
@@ -149,7 +153,7 @@ def drill_order(config: Config, source: str, store: str | None = None) -> DrillO
     if wanted != LOCAL_STORE:
         limits_s.append(_limit_s(config, "replicate", wanted))
     asks = settings.proves_app and settings.source in (None, source)
-    return DrillOrder(
+    return DrillRequest(
         source=source,
         store=wanted,
         max_age_s=settings.max_age_s or sum(limits_s),

@@ -6,7 +6,7 @@ and `rebuild`, is imported by who needs it.
 
 from backupd.catalog.errors import CatalogDamaged, CatalogNotOurs, CatalogOnBadDisk, CatalogUnavailable
 from backupd.catalog.opening import open_catalog, read_catalog, read_copies
-from backupd.catalog.records import Book, CheckRecord, History, LastRun, PingRecord, Queued, RunRecord, Told
+from backupd.catalog.records import Book, CheckRecord, History, LastRun, OutboxMessage, PingRecord, RunRecord, Told
 
 __all__ = [
     "Book",
@@ -17,8 +17,8 @@ __all__ = [
     "CheckRecord",
     "History",
     "LastRun",
+    "OutboxMessage",
     "PingRecord",
-    "Queued",
     "RunRecord",
     "Told",
     "open_catalog",

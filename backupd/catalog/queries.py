@@ -14,8 +14,8 @@ from backupd.catalog.records import (
     Book,
     CheckRecord,
     LastRun,
+    OutboxMessage,
     PingRecord,
-    Queued,
     RunRecord,
     Told,
     report_from_json,
@@ -108,7 +108,7 @@ def read_book(session: Session, scope: str) -> Book:
     return Book(
         {row.key: Told(row.value, row.since, row.told_at) for row in told},
         tuple(
-            Queued(
+            OutboxMessage(
                 row.reference,
                 row.made_at,
                 row.mood,

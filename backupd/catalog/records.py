@@ -76,7 +76,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class OutboxMessage:
     """A message that not all `channels` have taken yet, to be tried again at `next_at`.
 
     `reference` is the same for the same message: who gets it twice, after a crash between sending and noting that,
@@ -123,7 +123,7 @@ class Book:
     """All that a daemon has said, by key, and what it has yet to send, oldest first."""
 
     told: Mapping[str, Told] = field(default_factory=dict)
-    queue: tuple[Queued, ...] = ()
+    queue: tuple[OutboxMessage, ...] = ()
 
 
 def utc_from_text(text: str) -> datetime:

@@ -15,8 +15,8 @@ from backupd.cli.common import (
     print_json,
     print_trouble,
     read_config,
+    readable_errors,
     source_option,
-    told_plainly,
     worst_exit,
 )
 from backupd.cli.output import shown_progress
@@ -43,7 +43,7 @@ _BY_HAND_STAYS = timedelta(days=30)
 @config_option
 @source_option
 @json_option
-@told_plainly
+@readable_errors
 def command(
     config_file: Path | None, names: tuple[str, ...], label: str | None, *, pinned: bool | None, as_json: bool
 ) -> None:
@@ -57,8 +57,8 @@ def command(
     config = read_config(config_file)
     wanted = sources(config, names)
     with shown_progress(quiet=as_json) as progress:
-        site = open_site(config, progress)
-        reports = [backup(replace(backup_order(config, name), pin=pin), site) for name in wanted]
+        context = open_site(config, progress)
+        reports = [backup(replace(backup_order(config, name), pin=pin), context) for name in wanted]
     if as_json:
         facts = [asdict(report) for report in reports]
         print_json(facts[0] if len(facts) == 1 else facts)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
 from backupd.tasks.rebuild_catalog import rebuild_catalog
 
 
@@ -16,7 +16,7 @@ def command() -> None:
 @command.command("rebuild", epilog="Example: backupd catalog rebuild")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def rebuild(config_file: Path | None, *, as_json: bool) -> None:
     """Make the catalog anew from the manifests; what can be read of the old history is kept."""
     count = rebuild_catalog(open_site(read_config(config_file)))

@@ -12,15 +12,15 @@ from backupd.cli.common import (
     open_site,
     print_json,
     read_config,
+    readable_errors,
     source_option,
-    told_plainly,
 )
 from backupd.cli.output import print_table
 from backupd.errors import UsageError
 from backupd.formatting import SPAN_EXAMPLE, human_age, human_bytes, parse_span, printable, written_span
 from backupd.sqlite.kept import KEPT_FOR
 from backupd.tasks.clean import CleanDecision, clean
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 
 
 @click.command("clean", epilog="Example: backupd clean --older-than 7d --dry-run")
@@ -36,7 +36,7 @@ from backupd.tasks.context import Site
 @config_option
 @source_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, names: tuple[str, ...], older_than: str, *, dry_run: bool, as_json: bool) -> None:
     """Remove old databases that restores have replaced, and damaged copies in quarantine.
 
@@ -47,12 +47,12 @@ def command(config_file: Path | None, names: tuple[str, ...], older_than: str, *
     span = _span(older_than)
     config = read_config(config_file)
     databases = {name: config.sources[name].path for name in sources(config, names)}
-    site = open_site(config, writing=not dry_run)
-    decisions = clean(databases, span, site, everything=not names, dry_run=dry_run)
+    context = open_site(config, writing=not dry_run)
+    decisions = clean(databases, span, context, everything=not names, dry_run=dry_run)
     if as_json:
         print_json([_facts(decision) for decision in decisions])
     else:
-        _print(decisions, site, dry_run=dry_run)
+        _print(decisions, context, dry_run=dry_run)
 
 
 def _span(text: str) -> timedelta:
@@ -75,11 +75,11 @@ def _facts(decision: CleanDecision) -> dict[str, object]:
     }
 
 
-def _print(decisions: tuple[CleanDecision, ...], site: Site, *, dry_run: bool) -> None:
+def _print(decisions: tuple[CleanDecision, ...], context: TaskContext, *, dry_run: bool) -> None:
     if not decisions:
         click.echo("nothing to clean")
         return
-    now, word = site.clock(), "would be removed" if dry_run else "removed"
+    now, word = context.clock(), "would be removed" if dry_run else "removed"
     rows = [
         (
             word if one.removed else "stays",

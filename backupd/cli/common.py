@@ -27,7 +27,7 @@ from backupd.stores.contract import Archives
 from backupd.system.os_errors import remedy, said
 from backupd.system.starting import is_refusal, refusal
 from backupd.tasks.adopt import adopt
-from backupd.tasks.context import Site, local_inventory, read_inventory
+from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
 from backupd.tasks.provenance import Claims, claims_of
@@ -67,7 +67,7 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--store", "store", metavar="NAME", default="local", help="Store to look at (local).")(command)
 
 
-def told_plainly(command: Callable[..., None]) -> Callable[..., None]:
+def readable_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Let `command` end with a clear message and its exit code where it meets foreseen trouble."""
 
     @functools.wraps(command)
@@ -149,7 +149,7 @@ def read_config(config_file: Path | None) -> Config:
     return load_config(config_file, os.environ)
 
 
-def open_site(config: Config, progress: Progress | None = None, *, writing: bool | None = True) -> Site:
+def open_site(config: Config, progress: Progress | None = None, *, writing: bool | None = True) -> TaskContext:
     """Become whom PUID asks for, and return the local store as `build_site` makes it.
 
     With `writing` of None it is written to where that is possible: a read-only mount will do as well. Its log is
@@ -157,9 +157,9 @@ def open_site(config: Config, progress: Progress | None = None, *, writing: bool
     """
     settle(config, os.environ)  # first: what may be written depends on who writes
     become_owner_of_backups(config, os.environ)
-    site = build_site(config, progress, writing=writable(config) if writing is None else writing)
-    click.get_current_context().call_on_close(site.log.close)
-    return site
+    context = build_site(config, progress, writing=writable(config) if writing is None else writing)
+    click.get_current_context().call_on_close(context.log.close)
+    return context
 
 
 def print_json(facts: object) -> None:
@@ -212,18 +212,18 @@ def _is_date(text: str) -> bool:
 
 
 @contextmanager
-def opened(name: str, config: Config, site: Site) -> Iterator[tuple[Archives, Inventory]]:
+def opened(name: str, config: Config, context: TaskContext) -> Iterator[tuple[Archives, Inventory]]:
     """Lend the store of that name, the local one or a replica, with all that is in it.
 
     Raises UsageError when there is none of that name, ReplicaUnreachable and what else connecting raises.
     """
     require_store(name, config)
     if name == LOCAL_STORE:
-        yield site.store, local_inventory(site)
+        yield context.store, local_inventory(context)
         return
     from backupd.bootstrap.replicas import opened_store  # brings paramiko, which nobody needs to look at local copies
 
-    with opened_store(config, name, site) as found:
+    with opened_store(config, name, context) as found:
         yield found
 
 
@@ -243,25 +243,31 @@ def default_source(source: str | None, config: Config) -> str | None:
 
 
 def claims_at(
-    name: str, there: Inventory, source: str | None, site: Site, *, adopting: bool = False, dry_run: bool = False
+    name: str,
+    there: Inventory,
+    source: str | None,
+    context: TaskContext,
+    *,
+    adopting: bool = False,
+    dry_run: bool = False,
 ) -> Claims:
     """Return whose generations at replica `name` count as this store's own, once it was `adopting` those of others.
 
     A local store that cannot be read keeps nobody from a restore: nothing counts as own then, and all is usable.
     """
     try:
-        here = read_inventory(site)
-        claims = claims_of(here, site)
+        here = read_inventory(context)
+        claims = claims_of(here, context)
     except OSError as error:
         if adopting:
             raise
         print_warning(
-            f"{site.store.directory} cannot be read ({error.strerror}): which copies are its own is not known"
+            f"{context.store.directory} cannot be read ({error.strerror}): which copies are its own is not known"
         )
         return Claims(None, {}, frozenset())
     if not adopting:
         return claims
-    return adopt(claims.foreign(there, source), here, there, name, site, dry_run=dry_run)
+    return adopt(claims.foreign(there, source), here, there, name, context, dry_run=dry_run)
 
 
 def tell_whose(manifest: Manifest, there: Inventory, claims: Claims, name: str) -> None:

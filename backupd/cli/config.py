@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from backupd.bootstrap.tasks import refuse_twins
-from backupd.cli.common import config_option, json_option, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, print_json, read_config, readable_errors
 from backupd.config import Config, masked, to_toml
 
 
@@ -17,7 +17,7 @@ def command() -> None:
 @command.command("show", epilog="Example: backupd config show --json")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def show(config_file: Path | None, *, as_json: bool) -> None:
     """Show the effective configuration, secrets masked."""
     config = read_config(config_file)
@@ -31,12 +31,12 @@ def show(config_file: Path | None, *, as_json: bool) -> None:
 @command.command("check", epilog="Example: backupd config check")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def check(config_file: Path | None, *, as_json: bool) -> None:
     """Check the configuration; exits 78 and names file, line and key where it cannot be used."""
     config = read_config(config_file)
     refuse_twins(config)
-    warnings = [config.zone_doubt] if config.zone_doubt else []
+    warnings = [config.timezone_warning] if config.timezone_warning else []
     if as_json:
         notes = [config.note] if config.note else []
         print_json({"origin": config.origin, "valid": True, "warnings": warnings, "notes": notes})

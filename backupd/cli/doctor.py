@@ -8,7 +8,7 @@ import click
 from backupd.bootstrap.notifications import app_of, try_all
 from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_twins
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
 from backupd.formatting import printable
 from backupd.notifications.self_test import examine_app
 from backupd.tasks.doctor.finding import Finding
@@ -18,7 +18,7 @@ from backupd.tasks.doctor.finding import Finding
 @click.option("--notify", is_flag=True, help="Also try every URL under [notify] and [pings].")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, *, notify: bool, as_json: bool) -> None:
     """Prove the whole set-up before the first night; exits 1 on any trouble.
 
@@ -26,14 +26,14 @@ def command(config_file: Path | None, *, notify: bool, as_json: bool) -> None:
     wait, and pings that were not taken; of the app beside its health and version.
     """
     config = read_config(config_file)
-    site = open_site(config, writing=False)
+    context = open_site(config, writing=False)
     refuse_twins(config)  # as the owner of the databases, who alone may see where links in a private directory lead
-    findings = [*diagnose(config, site)]
+    findings = [*diagnose(config, context)]
     app = app_of(config)
     if app is not None:
         findings += examine_app(app)
     if notify:
-        findings += try_all(config, site)
+        findings += try_all(config, context)
     if as_json:
         print_json(findings)
     else:

@@ -15,16 +15,16 @@ from backupd.cli.common import (
     print_json,
     print_trouble,
     read_config,
+    readable_errors,
     require_store,
     source_option,
-    told_plainly,
     worst_exit,
 )
 from backupd.cli.output import shown_progress
 from backupd.config import Config
 from backupd.formatting import human_duration, human_span, printable
 from backupd.model import RunReport
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.drill.drill import drill
 
 
@@ -33,7 +33,7 @@ from backupd.tasks.drill.drill import drill
 @config_option
 @source_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, store: str | None, names: tuple[str, ...], *, as_json: bool) -> None:
     """Rehearse a restore: fetch the newest copy, restore it in isolation, prove it, and prove the app on it.
 
@@ -45,8 +45,8 @@ def command(config_file: Path | None, store: str | None, names: tuple[str, ...],
     if store is not None:
         require_store(store, config)
     with shown_progress(quiet=as_json) as progress:
-        site = open_site(config, progress)
-        reports = [_drill(config, source, store, site) for source in wanted]
+        context = open_site(config, progress)
+        reports = [_drill(config, source, store, context) for source in wanted]
     if as_json:
         print_json([asdict(report) for report in reports])
     for report in reports:
@@ -54,9 +54,9 @@ def command(config_file: Path | None, store: str | None, names: tuple[str, ...],
     sys.exit(worst_exit(reports))
 
 
-def _drill(config: Config, source: str, store: str | None, site: Site) -> RunReport:
+def _drill(config: Config, source: str, store: str | None, context: TaskContext) -> RunReport:
     order = drill_order(config, source, store)
-    return drill(order, opening(config, order.store, site), retrying(config, order.store, site), site)
+    return drill(order, opening(config, order.store, context), retrying(config, order.store, context), context)
 
 
 def _print(report: RunReport, *, as_json: bool) -> None:

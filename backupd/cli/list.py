@@ -15,17 +15,17 @@ from backupd.cli.common import (
     print_json,
     print_warning,
     read_config,
+    readable_errors,
     require_sources,
     source_option,
     store_option,
-    told_plainly,
 )
 from backupd.cli.output import print_table
 from backupd.cli.pin import pin_facts
 from backupd.config import Config
 from backupd.formatting import human_age, human_bytes
 from backupd.model import LOCAL_STORE, Generation, Pin
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
 from backupd.tasks.pin import pins_in_force
@@ -37,39 +37,39 @@ from backupd.tasks.prune import plan_for
 @store_option
 @source_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_json: bool) -> None:
     """List generations, newest first: age, size, verification, why each is kept, and where copies are."""
     config = read_config(config_file)
-    site = open_site(config, writing=False)
-    with opened(store, config, site) as (_, inventory):
+    context = open_site(config, writing=False)
+    with opened(store, config, context) as (_, inventory):
         require_sources(names, config, inventory)
-    foreign = () if store == LOCAL_STORE else claims_at(store, inventory, None, site).foreign(inventory)
+    foreign = () if store == LOCAL_STORE else claims_at(store, inventory, None, context).foreign(inventory)
     own = inventory.without(key for group in foreign for key in group.ids)
-    reasons = _reasons(expiry_of(store, config), config, own, site)
+    reasons = _reasons(expiry_of(store, config), config, own, context)
     reasons |= {key: (f"of another store ({group.store})",) for group in foreign for key in group.ids}
-    copies, pins = site.copies(), pins_in_force(own, site)
+    copies, pins = context.copies(), pins_in_force(own, context)
     shown = [g for g in inventory.generations if not names or g.source in names]
     others = {key: group.store for group in foreign for key in group.ids}
     copies = {key: stores for key, stores in copies.items() if key not in others}
     if as_json:
         print_json([_facts(g, reasons, pins.get(g.id), _stores(g, copies, store), others.get(g.id)) for g in shown])
         return
-    _print(shown, reasons, copies, site, store)
+    _print(shown, reasons, copies, context, store)
     for group in foreign:
         if group.source in config.sources and (not names or group.source in names):
             print_warning(
-                f"{store} holds copies of {group.source} that another store has made: {group.words(site.clock())}"
+                f"{store} holds copies of {group.source} that another store has made: {group.words(context.clock())}"
             )
     for trouble in inventory.troubles():
         print_warning(trouble)
 
 
-def _reasons(expiry: Expiry, config: Config, inventory: Inventory, site: Site) -> dict[str, tuple[str, ...]]:
+def _reasons(expiry: Expiry, config: Config, inventory: Inventory, context: TaskContext) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for source in {g.source for g in inventory.generations}:
         if source in config.sources:
-            found.update(plan_for(source, expiry, inventory, site).reasons())
+            found.update(plan_for(source, expiry, inventory, context).reasons())
         else:
             found.update({g.id: ("source not configured",) for g in inventory.of(source)})
     return found
@@ -109,13 +109,13 @@ def _print(
     shown: list[Generation],
     reasons: dict[str, tuple[str, ...]],
     copies: Mapping[str, tuple[str, ...]],
-    site: Site,
+    context: TaskContext,
     store: str,
 ) -> None:
     if not shown:
-        click.echo(f"no generations in {site.store.directory if store == LOCAL_STORE else store}")
+        click.echo(f"no generations in {context.store.directory if store == LOCAL_STORE else store}")
         return
-    now = site.clock()
+    now = context.clock()
     rows = [
         (
             g.id,

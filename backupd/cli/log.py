@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.cli.common import config_option, json_option, open_site, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, read_config, readable_errors
 from backupd.errors import BackupdError, UsageError
 from backupd.formatting import parse_span
 from backupd.log import LOG_NAME
@@ -32,7 +32,7 @@ _TAIL: Final = 10  # as tail(1) shows before it follows
 @click.option("--lines", "-n", "most", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(
     config_file: Path | None, since: str | None, level: str, most: int | None, *, follow: bool, as_json: bool
 ) -> None:

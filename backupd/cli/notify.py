@@ -8,13 +8,13 @@ import click
 from backupd.bootstrap.notifications import channels, try_all
 from backupd.bootstrap.tasks import monitors
 from backupd.catalog import Book, PingRecord
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
 from backupd.notifications.outbox import REFUSED, TAKEN
 from backupd.status.current import read_pings
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
 
 
@@ -22,7 +22,7 @@ from backupd.tasks.doctor.finding import Finding
 @click.option("--test", is_flag=True, help="Try every URL under [notify] and [pings], now.")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, *, test: bool, as_json: bool) -> None:
     """Tell how messages and pings fare; with --test, send one to every URL and say which services take it.
 
@@ -35,10 +35,10 @@ def command(config_file: Path | None, *, test: bool, as_json: bool) -> None:
             "there is nobody to notify",
             "set urls under [notify] (BACKUPD_NOTIFY__URLS), or [pings]: docs/messages.md, docs/monitoring.md",
         )
-    site = open_site(config, writing=False)
-    findings = list(try_all(config, site)) if test else None
+    context = open_site(config, writing=False)
+    findings = list(try_all(config, context)) if test else None
     if findings is None:
-        _show(config, site, as_json=as_json)
+        _show(config, context, as_json=as_json)
     else:
         _tell(findings, as_json=as_json)
         sys.exit(0 if all(finding.ok for finding in findings) else 1)
@@ -54,10 +54,10 @@ def _tell(findings: list[Finding], *, as_json: bool) -> None:
             click.echo(f"  {click.style('what to do', bold=True)}: {finding.hint}", err=True)
 
 
-def _show(config: Config, site: Site, *, as_json: bool) -> None:
-    book = site.ask_catalog(lambda catalog: catalog.read_book(next(iter(config.sources))), Book())
+def _show(config: Config, context: TaskContext, *, as_json: bool) -> None:
+    book = context.ask_catalog(lambda catalog: catalog.read_book(next(iter(config.sources))), Book())
     taken, refused = book.told.get(TAKEN), book.told.get(REFUSED)
-    pings = read_pings(monitors(config), site)
+    pings = read_pings(monitors(config), context)
     facts = {
         "channels": [channel.masked for channel in channels(config)],
         "waiting": [{"title": one.title, "made_at": one.made_at, "attempts": one.attempts} for one in book.queue],

@@ -11,9 +11,9 @@ from backupd.cli.common import (
     opened,
     print_json,
     read_config,
+    readable_errors,
     require_store,
     store_option,
-    told_plainly,
 )
 from backupd.errors import UsageError
 from backupd.formatting import printable
@@ -30,7 +30,7 @@ _MOST_CHARACTERS = 200
 @store_option
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, ids: tuple[str, ...], label: str | None, store: str, *, as_json: bool) -> None:
     """Keep generations, here and at replicas, until they are released: no retention policy removes them.
 
@@ -39,12 +39,12 @@ def command(config_file: Path | None, ids: tuple[str, ...], label: str | None, s
     request = PinRequest("by an operator", label=read_label(label))
     config = read_config(config_file)
     require_store(store, config)
-    site = open_site(config)
-    elsewhere = set(site.copies())
+    context = open_site(config)
+    elsewhere = set(context.copies())
     if store != LOCAL_STORE:
-        with opened(store, config, site) as (_, inventory):
+        with opened(store, config, context) as (_, inventory):
             elsewhere |= {generation.id for generation in inventory.generations}
-    pins = pin_all(ids, request, elsewhere, site)
+    pins = pin_all(ids, request, elsewhere, context)
     if as_json:
         print_json([{"id": one.generation, **pin_facts(one)} for one in pins])
         return

@@ -20,11 +20,11 @@ from backupd.privileges import (
     settle,
 )
 from backupd.sqlite.directory import give_directory, rights_to_give
-from backupd.tasks.context import Site
-from backupd.tasks.restore.in_place import Replacement
+from backupd.tasks.context import TaskContext
+from backupd.tasks.restore.in_place import RestoreRequest
 
 
-def restore_site(config: Config, progress: Progress, *, reading: bool) -> Site:
+def restore_site(config: Config, progress: Progress, *, reading: bool) -> TaskContext:
     """Return the local store, made where there is none unless it is only for `reading`; a read-only one will do."""
     settle(config, os.environ)  # first: a private directory hides even whether there is a store in it
     return open_site(config, progress, writing=None if reading or config.backups_dir.exists() else True)
@@ -38,7 +38,7 @@ def only_source(source: str | None, config: Config) -> str:
     return names[0]
 
 
-def replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) -> Replacement:
+def replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) -> RestoreRequest:
     """Return what is to be put in place of the database of `source`. Raises UsageError where none is configured."""
     if source not in config.sources:
         known = ", ".join(config.sources)
@@ -46,10 +46,10 @@ def replacement(source: str, config: Config, *, stopped: bool, dry_run: bool) ->
             f"the configuration ({config.origin}) does not say where the database of {source!r} lies; it has: {known}",
             "add it to [sources], or restore to a new file (--to PATH)",
         )
-    return Replacement(source, config.sources[source].path, workers(config), stopped, dry_run)
+    return RestoreRequest(source, config.sources[source].path, workers(config), stopped, dry_run)
 
 
-def with_directories(found: Iterable[tuple[Replacement, Manifest]], config: Config) -> list[Replacement]:
+def with_directories(found: Iterable[tuple[RestoreRequest, Manifest]], config: Config) -> list[RestoreRequest]:
     """Give the directories of databases, where they were made empty, to their owners, and become that owner if we may.
 
     All of them first: only root can. In a dry run it is only told, and the store may be out of reach from then on.
@@ -63,7 +63,7 @@ def with_directories(found: Iterable[tuple[Replacement, Manifest]], config: Conf
     return orders
 
 
-def _with_directory(order: Replacement, manifest: Manifest, config: Config) -> Replacement:
+def _with_directory(order: RestoreRequest, manifest: Manifest, config: Config) -> RestoreRequest:
     if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
         return order  # root that stays root could not write to a directory of another user
     database = Path(os.path.realpath(order.path))

@@ -14,8 +14,8 @@ from backupd.cli.common import (
     print_json,
     print_trouble,
     read_config,
+    readable_errors,
     source_option,
-    told_plainly,
     worst_exit,
 )
 from backupd.cli.output import print_table
@@ -31,7 +31,7 @@ from backupd.tasks.context import local_inventory
 @config_option
 @source_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, unfreeze: bool, as_json: bool) -> None:
     """Apply the retention policy, each generation with its reason.
 
@@ -41,16 +41,16 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
         raise UsageError("--dry-run and --unfreeze do not go together", "give one of the two")
     config = read_config(config_file)
     wanted = sources(config, names)
-    site = open_site(config, writing=not dry_run)
+    context = open_site(config, writing=not dry_run)
     if unfreeze:
         for name in wanted:
-            released = prune.unfreeze(name, site)
+            released = prune.unfreeze(name, context)
             click.echo(f"{name}: {'pruning goes on' if released else 'was not frozen'}", err=True)
     if dry_run:
-        inventory = local_inventory(site)
-        plans, reports = [prune.plan_for(name, expiry(config), inventory, site) for name in wanted], []
+        inventory = local_inventory(context)
+        plans, reports = [prune.plan_for(name, expiry(config), inventory, context) for name in wanted], []
     else:
-        done = [prune.prune(name, expiry(config), site) for name in wanted]
+        done = [prune.prune(name, expiry(config), context) for name in wanted]
         plans = [plan for report, plan in done if report.outcome != "failed"]
         reports = [report for report, _ in done]
     failed = [report for report in reports if report.outcome == "failed"]

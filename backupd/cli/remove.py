@@ -11,8 +11,8 @@ from backupd.cli.common import (
     print_json,
     print_warning,
     read_config,
+    readable_errors,
     require_store,
-    told_plainly,
 )
 from backupd.model import LOCAL_STORE
 from backupd.tasks.remove import Removal, remove_at_replica, remove_here
@@ -24,7 +24,7 @@ from backupd.tasks.remove import Removal, remove_at_replica, remove_here
 @click.option("--store", "store", metavar="NAME", default=LOCAL_STORE, help="Store to remove them from (local).")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, ids: tuple[str, ...], store: str, *, force: bool, as_json: bool) -> None:
     """Remove generations from one store now, whatever the retention policy says.
 
@@ -33,13 +33,15 @@ def command(config_file: Path | None, ids: tuple[str, ...], store: str, *, force
     """
     config = read_config(config_file)
     require_store(store, config)
-    site = open_site(config)
+    context = open_site(config)
     if store == LOCAL_STORE:
-        done = remove_here(ids, site, force=force)
+        done = remove_here(ids, context, force=force)
     else:
         from backupd.bootstrap.replicas import connecting, replica_order  # brings paramiko
 
-        done = remove_at_replica(ids, replica_order(config, store), connecting(config, store, site), site, force=force)
+        done = remove_at_replica(
+            ids, replica_order(config, store), connecting(config, store, context), context, force=force
+        )
     if as_json:
         print_json([_facts(removal) for removal in done])
         return

@@ -14,7 +14,7 @@ from backupd.cli.common import (
     print_json,
     print_trouble,
     read_config,
-    told_plainly,
+    readable_errors,
     worst_exit,
 )
 from backupd.cli.output import print_table, shown_progress
@@ -22,15 +22,15 @@ from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import counted, human_bytes, human_duration, printable
 from backupd.model import Generation, RunReport
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.replicate import (
-    ReplicaOrder,
     ReplicationPlan,
+    ReplicationRequest,
     inventory_of,
     plan_all,
     refused_by,
+    replica_errors,
     replicate,
-    told_of,
 )
 
 
@@ -41,7 +41,7 @@ from backupd.tasks.replicate import (
 @click.option("--force", is_flag=True, help="With --adopt: also where that machine seems to be at work.")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(
     config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, adopt: bool, force: bool, as_json: bool
 ) -> None:
@@ -60,18 +60,18 @@ def command(
     config = read_config(config_file)
     wanted = require_replicas(config, names)
     with shown_progress(quiet=as_json) as progress:
-        site = open_site(config, progress, writing=not dry_run)
+        context = open_site(config, progress, writing=not dry_run)
         if dry_run:
-            plans = {name: _plans(config, name, site) for name in wanted}
+            plans = {name: _plans(config, name, context) for name in wanted}
         else:
             orders = [replica_order(config, name, adopt=adopt, force=force) for name in wanted]
-            reports = [_replicate(config, order, site) for order in orders]
+            reports = [_replicate(config, order, context) for order in orders]
     if dry_run:
         _print_plans(plans, as_json=as_json)
         foreign = {name: [plan for plan in of_sources if plan.foreign] for name, of_sources in plans.items()}
         for name, refused in foreign.items():
             if refused:
-                raise refused_by(refused, name, site)
+                raise refused_by(refused, name, context)
         return
     if as_json:
         print_json([asdict(report) for report in reports])
@@ -80,14 +80,14 @@ def command(
     sys.exit(worst_exit(reports))
 
 
-def _replicate(config: Config, order: ReplicaOrder, site: Site) -> RunReport:
-    return replicate(order, connecting(config, order.name, site), retrying(config, order.name, site), site)
+def _replicate(config: Config, order: ReplicationRequest, context: TaskContext) -> RunReport:
+    return replicate(order, connecting(config, order.name, context), retrying(config, order.name, context), context)
 
 
-def _plans(config: Config, name: str, site: Site) -> tuple[ReplicationPlan, ...]:
-    here = local_inventory(site)
-    with told_of(name), connecting(config, name, site)() as replica:
-        return plan_all(replica_order(config, name), here, inventory_of(name, replica, site), site)
+def _plans(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
+    here = local_inventory(context)
+    with replica_errors(name), connecting(config, name, context)() as replica:
+        return plan_all(replica_order(config, name), here, inventory_of(name, replica, context), context)
 
 
 def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:
@@ -129,9 +129,9 @@ def _print(report: RunReport, *, as_json: bool) -> None:
         return
     sent = counted(len(report.sent), "generation")
     click.echo(f"{report.source}: {sent} sent, {len(report.removed)} removed, {report.kept} there")
-    click.echo(f"  bytes    {human_bytes(report.sent_bytes)} sent, {human_bytes(report.spared_bytes)} spared")
-    if report.proven_by:
-        click.echo(f"  proven   by {' and '.join(report.proven_by)}")
+    click.echo(f"  bytes    {human_bytes(report.sent_bytes)} sent, {human_bytes(report.resumed_bytes)} spared")
+    if report.verified_by:
+        click.echo(f"  proven   by {' and '.join(report.verified_by)}")
     for note in report.notes:
         click.echo(f"  note     {printable(note)}")
     click.echo(f"  time     {human_duration(report.duration_s)}")

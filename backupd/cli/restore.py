@@ -15,9 +15,9 @@ from backupd.cli.common import (
     opened,
     read_config,
     read_time,
+    readable_errors,
     require_sources,
     tell_whose,
-    told_plainly,
 )
 from backupd.cli.output import shown_progress
 from backupd.cli.places import only_source, replacement, restore_site, with_directories
@@ -29,11 +29,11 @@ from backupd.model import LOCAL_STORE, Manifest, RunReport
 from backupd.privileges import settle
 from backupd.sqlite.file_lease import STOPPED_FLAG
 from backupd.stores.contract import Archives
-from backupd.tasks.context import Site, read_inventory
+from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import LATEST, Choose, choose_generation
 from backupd.tasks.origins import require_same_database
 from backupd.tasks.provenance import choose_usable
-from backupd.tasks.restore.in_place import Replaced, Replacement, replace_database
+from backupd.tasks.restore.in_place import InPlaceResult, RestoreRequest, replace_database
 from backupd.tasks.restore.online import overwrite_database
 from backupd.tasks.restore.to_path import restore_to
 from backupd.tasks.restore.undo import app_runs, plan_undo, put_kept_back
@@ -55,7 +55,7 @@ from backupd.tasks.restore.undo import app_runs, plan_undo, put_kept_back
 @click.option("--dry-run", is_flag=True, help="Tell what would happen; change nothing.")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(
     wanted: str,
     at: str | None,
@@ -95,32 +95,32 @@ def command(
             print_outcomes(outcomes, config, as_json=as_json)
         if back:
             order = replacement(only_source(source, config), config, stopped=stopped, dry_run=dry_run)
-            site = restore_site(config, progress, reading=dry_run)
-            order = plan_undo(order, site, redo=redo)
-            report, done = _taken_back(order, store or LOCAL_STORE, config, site, online=online, quiet=as_json)
+            context = restore_site(config, progress, reading=dry_run)
+            order = plan_undo(order, context, redo=redo)
+            report, done = _taken_back(order, store or LOCAL_STORE, config, context, online=online, quiet=as_json)
         else:
             store, time = store or LOCAL_STORE, read_time(at, config)
-            site = restore_site(config, progress, reading=dry_run or target is not None)
-            with opened(store, config, site) as (place, inventory):
+            context = restore_site(config, progress, reading=dry_run or target is not None)
+            with opened(store, config, context) as (place, inventory):
                 require_sources((source,) if source else (), config, inventory)
                 meant = default_source(source, config)
                 if store == LOCAL_STORE:
                     manifest = choose_generation(inventory, wanted, meant, time)
                 else:
-                    claims = claims_at(store, inventory, meant, site, adopting=adopt, dry_run=dry_run)
+                    claims = claims_at(store, inventory, meant, context, adopting=adopt, dry_run=dry_run)
                     manifest = choose_usable(inventory, claims, wanted, meant, time, store)
                     tell_whose(manifest, inventory, claims, store)
                 if wanted == LATEST and manifest.source in config.sources:
                     require_same_database(manifest, inventory, config.sources[manifest.source].path)
                 if target is not None:
-                    new = restore_to(manifest, Path(target), workers(config), site, store=place, dry_run=dry_run)
+                    new = restore_to(manifest, Path(target), workers(config), context, store=place, dry_run=dry_run)
                     print_done(new, config, as_json=as_json)
                     return
                 order = replacement(manifest.source, config, stopped=stopped, dry_run=dry_run)
                 (order,) = with_directories([(order, manifest)], config)
                 known = store != LOCAL_STORE or dry_run
-                choose = (lambda: manifest) if known else _choosing(manifest, wanted, time, site)
-                report, done = _in_place(choose, order, place, config, site, online=online)
+                choose = (lambda: manifest) if known else _choosing(manifest, wanted, time, context)
+                report, done = _in_place(choose, order, place, config, context, online=online)
     print_outcome(report, done, config, as_json=as_json)
 
 
@@ -140,8 +140,8 @@ def _refuse_contradictions(
 
 
 def _taken_back(
-    order: Replacement, store: str, config: Config, site: Site, *, online: bool, quiet: bool
-) -> tuple[RunReport, Replaced | None]:
+    order: RestoreRequest, store: str, config: Config, context: TaskContext, *, online: bool, quiet: bool
+) -> tuple[RunReport, InPlaceResult | None]:
     """Take back what `order` says, once that was printed: by the file that was kept, else by the generation."""
     entry = order.takes_back
     assert entry is not None  # noqa: S101 - `plan_undo` has found it
@@ -153,25 +153,25 @@ def _taken_back(
     if not quiet:
         print_undo(entry, config, online=online, dry_run=order.dry_run)
     if safety is None:
-        return put_kept_back(order, entry, site)
-    with opened(store, config, site) as (place, inventory):
+        return put_kept_back(order, entry, context)
+    with opened(store, config, context) as (place, inventory):
         manifest = inventory.manifests.get(safety)
         if manifest is None:
             raise GenerationMissing(
                 f"store {store} has no generation {safety}, the state before the restore that is to be taken back",
                 "if another store has it (backupd list): --from STORE",
             )
-        return _in_place(lambda: manifest, order, place, config, site, online=online)
+        return _in_place(lambda: manifest, order, place, config, context, online=online)
 
 
-def _choosing(known: Manifest, wanted: str, at: datetime | None, site: Site) -> Choose:
+def _choosing(known: Manifest, wanted: str, at: datetime | None, context: TaskContext) -> Choose:
     """Return what chooses again as `known` was chosen, of the same source."""
-    return lambda: choose_generation(read_inventory(site), wanted, known.source, at)
+    return lambda: choose_generation(read_inventory(context), wanted, known.source, at)
 
 
 def _in_place(
-    choose: Choose, order: Replacement, place: Archives, config: Config, site: Site, *, online: bool
-) -> tuple[RunReport, Replaced | None]:
+    choose: Choose, order: RestoreRequest, place: Archives, config: Config, context: TaskContext, *, online: bool
+) -> tuple[RunReport, InPlaceResult | None]:
     if online:
-        return overwrite_database(choose, order, place, backup_order(config, order.source), site)
-    return replace_database(choose, order, place, site)
+        return overwrite_database(choose, order, place, backup_order(config, order.source), context)
+    return replace_database(choose, order, place, context)

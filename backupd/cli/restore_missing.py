@@ -16,14 +16,14 @@ from backupd.config import Config
 from backupd.errors import GenerationMissing
 from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
 from backupd.stores.contract import Archives
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import LATEST, Inventory, choose_generation
 from backupd.tasks.origins import recorded_path, require_same_database
 from backupd.tasks.provenance import choose_usable, refusal
-from backupd.tasks.restore.in_place import Replaced, Replacement, replace_database
+from backupd.tasks.restore.in_place import InPlaceResult, RestoreRequest, replace_database
 from backupd.tasks.restore.presence import database_is_there
 
-Orders = tuple[Replacement, ...]
+Orders = tuple[RestoreRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Outcome:
     source: str
     outcome: Literal["there", "restored", "none", "failed"]
     report: RunReport | None = None
-    done: Replaced | None = None
+    done: InPlaceResult | None = None
 
 
 def restore_missing(
@@ -59,11 +59,11 @@ def restore_missing(
     there = {order.source for order in orders if database_is_there(order.path, empty_is_data=order.empty_is_data)}
     yield from (Outcome(order.source, "there") for order in orders if order.source in there)
     missing = tuple(order for order in orders if order.source not in there)
-    site = restore_site(config, progress, reading=orders[0].dry_run) if missing else None
+    context = restore_site(config, progress, reading=orders[0].dry_run) if missing else None
     doubts: list[tuple[str, str]] = []
     for name in names:
-        if missing and site is not None:
-            missing = yield from _from_store(name, missing, wanted, config, site, doubts)
+        if missing and context is not None:
+            missing = yield from _from_store(name, missing, wanted, config, context, doubts)
     for order in missing:
         why = [what for source, what in doubts if source == order.source]
         if why or not allow_none:
@@ -72,14 +72,14 @@ def restore_missing(
 
 
 def _from_store(
-    name: str, missing: Orders, wanted: Wanted, config: Config, site: Site, doubts: list[tuple[str, str]]
+    name: str, missing: Orders, wanted: Wanted, config: Config, context: TaskContext, doubts: list[tuple[str, str]]
 ) -> Generator[Outcome, None, Orders]:
     """Restore from one store what it has of `missing`; return the rest, and add to `doubts` what is odd about that."""
-    with opened(name, config, site) as (place, inventory):
-        found = [(order, _chosen(order, wanted, name, inventory, site)) for order in missing]
+    with opened(name, config, context) as (place, inventory):
+        found = [(order, _chosen(order, wanted, name, inventory, context)) for order in missing]
         known = [(order, manifest) for order, manifest in found if manifest is not None]
         for order, (_, manifest) in zip(with_directories(known, config), known, strict=True):
-            yield _restored(order, manifest, place, site)
+            yield _restored(order, manifest, place, context)
         rest = tuple(order for order, manifest in found if manifest is None)
         doubts += [(order.source, why) for order in rest for why in _doubts(order.source, name, config, inventory)]
     return rest
@@ -99,7 +99,9 @@ def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool
     sys.exit(worst_exit(outcome.report for outcome in seen if outcome.outcome == "failed" and outcome.report))
 
 
-def _chosen(order: Replacement, wanted: Wanted, store: str, inventory: Inventory, site: Site) -> Manifest | None:
+def _chosen(
+    order: RestoreRequest, wanted: Wanted, store: str, inventory: Inventory, context: TaskContext
+) -> Manifest | None:
     """Return the generation that is wanted for `order`, None where `store` has no verified one of its source at all.
 
     Copies of another store are taken only for a database at the same path, since no operator looks at whose they are.
@@ -113,7 +115,7 @@ def _chosen(order: Replacement, wanted: Wanted, store: str, inventory: Inventory
         if wanted.id == LATEST:
             require_same_database(manifest, inventory, order.path)
         return manifest
-    claims = claims_at(store, inventory, source, site)
+    claims = claims_at(store, inventory, source, context)
     manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
     if wanted.id == LATEST and not claims.counts(manifest) and manifest.origin.path != recorded_path(order.path):
         consequence = f"not restored to {order.path} by itself: if they are of this app, give an ID, or do it by hand"
@@ -142,8 +144,8 @@ def _no_copy(source: str, stores: Sequence[str], doubts: Sequence[str]) -> Gener
     )
 
 
-def _restored(order: Replacement, manifest: Manifest, place: Archives, site: Site) -> Outcome:
-    report, done = replace_database(lambda: manifest, order, place, site)
+def _restored(order: RestoreRequest, manifest: Manifest, place: Archives, context: TaskContext) -> Outcome:
+    report, done = replace_database(lambda: manifest, order, place, context)
     if report.outcome == "failed":
         return Outcome(order.source, "failed", report)
     if done is None:
@@ -172,7 +174,7 @@ def _print(outcome: Outcome, config: Config) -> None:
             print_done(outcome.done, config, as_json=False)
 
 
-def missing_order(source: str, config: Config, *, stopped: bool, dry_run: bool) -> Replacement:
+def missing_order(source: str, config: Config, *, stopped: bool, dry_run: bool) -> RestoreRequest:
     """Return the order to restore the database of `source` if it is missing. Raises UsageError."""
     order = replacement(source, config, stopped=stopped, dry_run=dry_run)
     settings = config.sources[source]

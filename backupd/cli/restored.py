@@ -14,11 +14,11 @@ from backupd.formatting import human_bytes, printable
 from backupd.model import RunReport
 from backupd.sqlite.history import Entry
 from backupd.sqlite.kept import KEPT_FOR
-from backupd.tasks.restore.in_place import Replaced
+from backupd.tasks.restore.in_place import InPlaceResult
 from backupd.tasks.restore.to_path import Restored
 
 
-def print_outcome(report: RunReport, done: Replaced | None, config: Config, *, as_json: bool) -> NoReturn:
+def print_outcome(report: RunReport, done: InPlaceResult | None, config: Config, *, as_json: bool) -> NoReturn:
     """Print what a restore in place did, or why it failed, and exit with its code."""
     if done is not None:
         print_done(done, config, as_json=as_json)
@@ -40,7 +40,7 @@ def print_undo(entry: Entry, config: Config, *, online: bool, dry_run: bool) -> 
     click.echo(f"{verb} back the {what} at {_times(entry.restored_at, zone)}: {puts}")
 
 
-def print_done(done: Restored | Replaced, config: Config, *, as_json: bool) -> None:
+def print_done(done: Restored | InPlaceResult, config: Config, *, as_json: bool) -> None:
     """Print what a restore did, or would do."""
     if as_json:
         print_json(done)
@@ -48,7 +48,7 @@ def print_done(done: Restored | Replaced, config: Config, *, as_json: bool) -> N
         _print(done, ZoneInfo(config.schedule.timezone))
 
 
-def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
+def _print(done: Restored | InPlaceResult, zone: ZoneInfo) -> None:
     verb = "would restore" if done.dry_run else "restored"
     what = done.generation or "the old database"
     click.echo(f"{verb} {what} to {done.target} ({human_bytes(done.snapshot_bytes)})")
@@ -59,7 +59,7 @@ def _print(done: Restored | Replaced, zone: ZoneInfo) -> None:
     click.echo(f"  mode     {done.mode}" + (f", owner {done.owner}" if done.owner else ", owner is you"))
     for note in done.notes:
         click.echo(f"  note     {printable(note)}")
-    if isinstance(done, Replaced):
+    if isinstance(done, InPlaceResult):
         if done.directory:
             click.echo(f"  directory {Path(done.target).parent}, which was empty: owner {done.directory}")
         _print_way_back(done)
@@ -70,7 +70,7 @@ def _times(at: datetime, zone: ZoneInfo) -> str:
     return f"{at:%F %T} UTC" + ("" if there.utcoffset() == timedelta() else f" ({there:%F %T} {zone})")
 
 
-def _print_way_back(done: Replaced) -> None:
+def _print_way_back(done: InPlaceResult) -> None:
     if done.old_damage:
         click.echo(f"  damaged  the old database: {done.old_damage}")
     if done.old_undecided:

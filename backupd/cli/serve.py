@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from backupd.cli.common import config_option, read_config, told_plainly
+from backupd.cli.common import config_option, read_config, readable_errors
 
 
 @click.command("serve", epilog="Example: BACKUPD_DATABASE=/app/data/tasks.db backupd serve")
 @config_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None) -> None:
     """Run the daemon: backups, pruning and scrubbing by schedule, with health, metrics and a page over HTTP.
 

@@ -12,8 +12,8 @@ from backupd.cli.common import (
     open_site,
     print_json,
     read_config,
+    readable_errors,
     require_sources,
-    told_plainly,
 )
 from backupd.cli.pin import pin_facts, pin_words
 from backupd.formatting import counted, human_bytes, printable
@@ -30,19 +30,19 @@ from backupd.tasks.run import describe
 @click.option("--source", "source", metavar="NAME", help="The latest of this source; needed where there are several.")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(wanted: str, source: str | None, config_file: Path | None, *, as_json: bool) -> None:
     """Show one generation's manifest, and the runs and checks that concern it."""
     config = read_config(config_file)
-    site = open_site(config, writing=False)
+    context = open_site(config, writing=False)
     if wanted == LATEST:
-        inventory = local_inventory(site)
+        inventory = local_inventory(context)
         require_sources((source,) if source else (), config, inventory)
         manifest = choose_generation(inventory, wanted, source, None)
     else:
-        manifest = decode_manifest(site.store.manifest(wanted), wanted)
-    history = site.ask_catalog(lambda catalog: catalog.history(manifest.id), History((), ()))
-    pin = site.pins.get(manifest.id)
+        manifest = decode_manifest(context.store.manifest(wanted), wanted)
+    history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), History((), ()))
+    pin = context.pins.get(manifest.id)
     if as_json:
         print_json({"manifest": manifest, "history": history, **pin_facts(pin)})
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from backupd.bootstrap.tasks import limits, monitors, planned_tasks
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
 from backupd.status.current import read_status
 from backupd.status.text import status_lines
 
@@ -26,15 +26,15 @@ _COLOURS = (
 @click.command("status", epilog="Example: backupd status --json")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, *, as_json: bool) -> None:
     """Tell whether all is well, why not and what to do; how old the last proofs are, the last runs, what there is.
 
     Needs no running daemon. Exits 0 when healthy, 1 when not.
     """
     config = read_config(config_file)
-    site = open_site(config, writing=False)
-    status = read_status(planned_tasks(config), limits(config), site, site.clock(), monitors(config))
+    context = open_site(config, writing=False)
+    status = read_status(planned_tasks(config), limits(config), context, context.clock(), monitors(config))
     if as_json:
         print_json(status)
     else:

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from backupd.cli.common import config_option, json_option, print_json, print_warning, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, print_json, print_warning, read_config, readable_errors
 from backupd.config import Config, Replica, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
 from backupd.privileges import settle
@@ -30,7 +30,7 @@ _ENDINGS: Final = {"ssh-ed25519": "ed25519", "ssh-rsa": "rsa"}
 @click.option("--timeout", "timeout_s", type=click.FloatRange(1, 600), default=30, show_default=True, help="Seconds.")
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(name: str, timeout_s: float, config_file: Path | None, *, as_json: bool) -> None:
     """Show the host keys of replica NAME, how to compare them, and the line that pins one.
 

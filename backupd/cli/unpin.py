@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, told_plainly
+from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
 from backupd.formatting import printable
 from backupd.tasks.pin import unpin_all
 
@@ -13,11 +13,11 @@ from backupd.tasks.pin import unpin_all
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @config_option
 @json_option
-@told_plainly
+@readable_errors
 def command(config_file: Path | None, ids: tuple[str, ...], *, as_json: bool) -> None:
     """Release pinned generations: from now on the retention policy decides about them."""
-    site = open_site(read_config(config_file))
-    released = unpin_all(ids, site)
+    context = open_site(read_config(config_file))
+    released = unpin_all(ids, context)
     if as_json:
         print_json([{"id": one, "released": one in released} for one in ids])
         return

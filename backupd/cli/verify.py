@@ -15,16 +15,16 @@ from backupd.cli.common import (
     print_json,
     print_warning,
     read_config,
+    readable_errors,
     require_sources,
     source_option,
     store_option,
-    told_plainly,
 )
 from backupd.cli.output import shown_progress
 from backupd.errors import GenerationMissing, UsageError
 from backupd.formatting import human_duration, printable
 from backupd.model import LOCAL_STORE
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import LATEST, Inventory, choose_generation
 from backupd.tasks.provenance import refusal
 from backupd.tasks.verify import CheckResult, verify
@@ -37,7 +37,7 @@ from backupd.tasks.verify import CheckResult, verify
 @store_option
 @source_option
 @json_option
-@told_plainly
+@readable_errors
 def command(
     ids: tuple[str, ...],
     config_file: Path | None,
@@ -57,14 +57,14 @@ def command(
     config = read_config(config_file)
     results = []
     with shown_progress(quiet=as_json) as progress:
-        site = open_site(config, progress, writing=None)
-        with opened(store, config, site) as (place, found):
+        context = open_site(config, progress, writing=None)
+        with opened(store, config, context) as (place, found):
             require_sources(names, config, found)
-            inventory = _usable(ids, names or tuple(config.sources), found, store, site)
+            inventory = _usable(ids, names or tuple(config.sources), found, store, context)
             for generation in _wanted(ids, names, inventory, everything=everything):
                 try:
                     result = verify(
-                        generation, inventory, workers(config), site, reserve=config.space.reserve, store=place
+                        generation, inventory, workers(config), context, reserve=config.space.reserve, store=place
                     )
                 except GenerationMissing:
                     if ids:
@@ -78,14 +78,16 @@ def command(
     sys.exit(0 if all(result.sound for result in results) else 1)
 
 
-def _usable(ids: tuple[str, ...], names: tuple[str, ...], there: Inventory, store: str, site: Site) -> Inventory:
+def _usable(
+    ids: tuple[str, ...], names: tuple[str, ...], there: Inventory, store: str, context: TaskContext
+) -> Inventory:
     """Leave out what another store has made at a replica: of other sources, and of these but after a disaster.
 
     What is asked for by its id stays, and is refused where it may not be used. Raises ForeignCopies.
     """
     if store == LOCAL_STORE:
         return there
-    claims = claims_at(store, there, None, site)
+    claims = claims_at(store, there, None, context)
     foreign, usable = claims.foreign(there), claims.usable(there)
     others = {key for group in foreign if group.source not in names for key in group.ids} - set(ids)
     hidden = [group for group in foreign if not group.ids <= usable.manifests.keys()]

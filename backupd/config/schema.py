@@ -117,15 +117,15 @@ class Config(BaseModel):
         return pings
 
     @classmethod
-    def of(cls, table: Mapping[str, Any], origin: str, zone_doubt: str = "", note: str = "") -> Self:
-        """Validate `table`, nested as a TOML file is; `zone_doubt` is a warning where it sets no time zone.
+    def of(cls, table: Mapping[str, Any], origin: str, timezone_warning: str = "", note: str = "") -> Self:
+        """Validate `table`, nested as a TOML file is; `timezone_warning` is a warning where it sets no time zone.
 
         Raises pydantic's ValidationError.
         """
         config = cls(**table)
         config._origin, config._note = origin, note
         if "timezone" not in config.schedule.model_fields_set:
-            config._zone_doubt = zone_doubt
+            config._zone_doubt = timezone_warning
         return config
 
     @property
@@ -134,7 +134,7 @@ class Config(BaseModel):
         return self._origin
 
     @property
-    def zone_doubt(self) -> str:
+    def timezone_warning(self) -> str:
         """Why the time zone is UTC though TZ asks for another, empty where it does not."""
         return self._zone_doubt
 

@@ -13,7 +13,7 @@ from backupd.catalog import (
     read_catalog,
 )
 from backupd.catalog.catalog import Catalog
-from backupd.daemon.scheduler import STALLED_S, Ticker
+from backupd.daemon.scheduler import STALLED_S, Scheduler
 from backupd.daemon.source_claims import Claims
 from backupd.daemon.task_queue import DOCTOR, REBUILD, Job, Lanes
 from backupd.errors import BackupdError
@@ -21,7 +21,7 @@ from backupd.log import Event
 from backupd.model import CLOCK_TOLERANCE, Task
 from backupd.schedule import Due, Planned, TaskHistory
 from backupd.status.due import due
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 
 # What is about to be made ought to travel, and what is about to travel to be drilled.
 _WAITS_FOR: Mapping[Task, frozenset[Task]] = {
@@ -41,19 +41,19 @@ class Daemon:
         self,
         planned: tuple[Planned, ...],
         worker: Lanes,
-        site: Site,
+        context: TaskContext,
         outdated: Callable[[], bool] = lambda: False,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_end = on_end
-        self._planned, self._worker, self._site, self._outdated = planned, worker, site, outdated
-        self._ticker = Ticker(self._tick, self._tick_failed)
+        self._planned, self._worker, self._site, self._outdated = planned, worker, context, outdated
+        self._ticker = Scheduler(self._tick, self._tick_failed)
         self._stop = threading.Event()
-        self._claims = Claims((one.source for one in planned), site.store.hidden)
+        self._claims = Claims((one.source for one in planned), context.store.hidden)
         self._mine = frozenset[str]()
         self._trouble: tuple[Event, str] | None = None
         self._digest = ""
-        self._reconfigured_at = site.clock()
+        self._reconfigured_at = context.clock()
 
     def run(self) -> bool:
         """Work until `stop`; then end what is being done, and let go of the store.
@@ -71,7 +71,7 @@ class Daemon:
             anew = self._outdated()
         self._ticker.stop()
         self._worker.stop()
-        self._claims.let_go()
+        self._claims.release_all()
         return anew
 
     def stop(self) -> None:

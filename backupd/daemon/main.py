@@ -13,7 +13,7 @@ from backupd.bootstrap.notifications import tell_order
 from backupd.bootstrap.tasks import expiry, limits, monitors, planned_tasks, watching_site
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
-from backupd.daemon.notifier import Teller
+from backupd.daemon.notifier import Notifier
 from backupd.daemon.task_queue import Lanes, Worker
 from backupd.errors import ConfigError
 from backupd.health import Health, Limit
@@ -24,14 +24,14 @@ from backupd.schedule import Planned
 from backupd.status.current import read_status, take_survey
 from backupd.status.model import Status, Survey
 from backupd.status.text import status_lines
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.options import Expiry
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
 
-class Succession:
+class OwnerHandover:
     """Asked once a minute; what root made meanwhile goes to the successor first, who could do nothing without it."""
 
     def __init__(self, config: Config, log: EventLog) -> None:
@@ -58,7 +58,7 @@ class Succession:
 _ENDS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Overview:
+class StatusService:
     """The running daemon as HTTP sees it: `service.survey.Service`."""
 
     def __init__(
@@ -67,12 +67,12 @@ class Overview:
         planned: tuple[Planned, ...],
         limits: tuple[Limit, ...],
         expiry: Expiry,
-        site: Site,
+        context: TaskContext,
         monitors: Mapping[str, Address],
     ) -> None:
-        self._daemon, self._planned, self._limits, self._expiry, self._site = daemon, planned, limits, expiry, site
+        self._daemon, self._planned, self._limits, self._expiry, self._site = daemon, planned, limits, expiry, context
         self._monitors = monitors
-        self._started_at = site.clock()
+        self._started_at = context.clock()
 
     def alive(self) -> tuple[str, ...]:
         """Return why process, scheduler or catalog do not work, in words without paths; empty when all do."""
@@ -101,17 +101,17 @@ def serve(config: Config) -> NoReturn:
     Ends the process itself: no thread that waits for a disk may keep it. Raises ConfigError, and BackupdError when the
     port is taken.
     """
-    end_within(_END_S)
+    exit_within(_END_S)
     identity = settle(config, os.environ)
     become_owner_of_backups(config, os.environ)
-    site = watching_site(config, sys.stdout)
+    context = watching_site(config, sys.stdout)
     planned = planned_tasks(config)
     woken = threading.Event()
-    lanes = Lanes(*(Worker(config, site.log, site.clock) for _ in range(2)))
-    daemon = Daemon(planned, lanes, site, Succession(config, site.log).due, on_end=woken.set)
-    overview = Overview(daemon, planned, limits(config), expiry(config), site, monitors(config))
-    server = _server(config, overview, site)
-    teller = _teller(config, daemon, overview, site, woken)
+    lanes = Lanes(*(Worker(config, context.log, context.clock) for _ in range(2)))
+    daemon = Daemon(planned, lanes, context, OwnerHandover(config, context.log).due, on_end=woken.set)
+    overview = StatusService(daemon, planned, limits(config), expiry(config), context, monitors(config))
+    server = _server(config, overview, context)
+    teller = _teller(config, daemon, overview, context, woken)
     for end in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `unwind_on_signals`
             signal.signal(end, lambda *_: daemon.stop())
@@ -119,23 +119,25 @@ def serve(config: Config) -> NoReturn:
     teller.start()
     what = f"backupd {__version__} looks after {', '.join(config.sources)}"
     whom = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.geteuid()}"
-    site.log.info(Event.DAEMON_STARTED, f"{what} {whom}; it answers on {config.http.listen}")
+    context.log.info(Event.DAEMON_STARTED, f"{what} {whom}; it answers on {config.http.listen}")
     anew = daemon.run()
     teller.stop()
     server.stop(_HTTP_STOP_S)
-    site.log.info(Event.DAEMON_STOPPED, "the databases have an owner now: starting anew" if anew else "stopped")
-    site.log.close()
+    context.log.info(Event.DAEMON_STOPPED, "the databases have an owner now: starting anew" if anew else "stopped")
+    context.log.close()
     sys.stdout.flush()
     if anew:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
     os._exit(0)
 
 
-def _teller(config: Config, daemon: Daemon, overview: Overview, site: Site, woken: threading.Event) -> Teller:
+def _teller(
+    config: Config, daemon: Daemon, overview: StatusService, context: TaskContext, woken: threading.Event
+) -> Notifier:
     order = tell_order(config)
-    return Teller(
+    return Notifier(
         order,
-        site,
+        context,
         mine=lambda: daemon.looks_after(order.scope),
         alive=daemon.alive,
         digest=lambda: status_lines(overview.status()),
@@ -143,15 +145,15 @@ def _teller(config: Config, daemon: Daemon, overview: Overview, site: Site, woke
     )
 
 
-def _server(config: Config, overview: Overview, site: Site) -> HttpServer:
+def _server(config: Config, overview: StatusService, context: TaskContext) -> HttpServer:
     def on_error(what: str) -> None:
-        site.log.error(Event.HTTP_FAILED, what)
+        context.log.error(Event.HTTP_FAILED, what)
 
     token = config.http.token.get_secret_value() if config.http.token else None
     return HttpServer(config.http.listen, make_app(overview, token, on_error), on_error)
 
 
-def end_within(seconds: float) -> None:
+def exit_within(seconds: float) -> None:
     """Let this process end at most so long after SIGTERM or SIGINT, with exit code 1 where it did not end by itself.
 
     The signals must have handlers: the interpreter tells a pipe of each as it arrives (signal.set_wakeup_fd), whatever

@@ -13,17 +13,17 @@ from backupd.catalog import Book
 from backupd.health import Health
 from backupd.log import Event
 from backupd.notifications.apprise_sender import Sender
-from backupd.notifications.collector import look_at_app, take_look
+from backupd.notifications.collector import look_at_app, observe
 from backupd.notifications.daily_ping import DailyPing
 from backupd.notifications.deploy import Seen, is_pending, plan_deploy
 from backupd.notifications.message import Message, compose, compose_lines
-from backupd.notifications.options import TellOrder
+from backupd.notifications.options import NotificationOptions
 from backupd.notifications.outbox import Notebook, queued, send_due
 from backupd.notifications.ping_status import noting
-from backupd.notifications.planner import Item, digest_due, plan_messages
-from backupd.notifications.problems import Look, facts_of
+from backupd.notifications.planner import Notice, digest_due, plan_messages
+from backupd.notifications.problems import Observation, facts_of
 from backupd.pings.pinger import Pinger
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 
 LOOK_EVERY_S: Final = 60.0
 # While a deploy waits for its verdict, and until it is known whether another daemon still looks after the source.
@@ -31,7 +31,7 @@ _SOON_S: Final = 5.0
 _OWN_TIMEOUT: Final = timedelta(minutes=5)
 
 
-class Teller:
+class Notifier:
     """Tells what `order` asks for, for as long as `mine` says that this daemon is the one that does.
 
     `alive` says why the daemon does not work, `digest` tells how everything stands, in lines; `woken` makes it look at
@@ -40,20 +40,20 @@ class Teller:
 
     def __init__(
         self,
-        order: TellOrder,
-        site: Site,
+        order: NotificationOptions,
+        context: TaskContext,
         mine: Callable[[], bool],
         alive: Callable[[], tuple[str, ...]],
         digest: Callable[[], tuple[str, ...]],
         woken: threading.Event,
         sender: Sender | None = None,
     ) -> None:
-        self._order, self._site, self._mine, self._alive, self._digest = order, site, mine, alive, digest
+        self._order, self._site, self._mine, self._alive, self._digest = order, context, mine, alive, digest
         self._woken, self._sender = woken, sender or Sender()
-        self._notebook = Notebook(order.scope, site)
+        self._notebook = Notebook(order.scope, context)
         self._daily: DailyPing | None = None
         if order.daily is not None and order.daily_schedule is not None:
-            self._daily = DailyPing(order.daily, order.daily_schedule, Pinger({}, site.log, noting(site)))
+            self._daily = DailyPing(order.daily, order.daily_schedule, Pinger({}, context.log, noting(context)))
         self._stopping = False
         self._last_error = ""
         self._thread = threading.Thread(target=self._run, name="teller", daemon=True)
@@ -76,7 +76,7 @@ class Teller:
             return _SOON_S
         if not self._notebook.open() or self._notebook.book is None:
             return LOOK_EVERY_S
-        look = take_look(self._order.limits, self._order.subjects, self._site)
+        look = observe(self._order.limits, self._order.subjects, self._site)
         if self._order.channels:
             self._notebook.keep(self._decided(self._notebook.book, look))
             send_due(self._notebook.book, self._order.channels, self._sender, self._site, self._notebook.keep)
@@ -104,7 +104,7 @@ class Teller:
             self._site.log.error(Event.TELLING_FAILED, what, hint="report this with backup.log")
         self._last_error = what
 
-    def _decided(self, book: Book, look: Look) -> Book:
+    def _decided(self, book: Book, look: Observation) -> Book:
         """Return `book` with what is to be said now, on its way."""
         order, now = self._order, self._site.clock()
         plan = plan_messages(facts_of(look, now), book.told, now)
@@ -122,7 +122,7 @@ class Teller:
                 messages.append(compose_lines(self._digest(), "how it stands", order.name, now))
         return Book(told, (*book.queue, *(queued(message, order.channels, now) for message in messages)))
 
-    def _composed(self, item: Item) -> Message:
+    def _composed(self, item: Notice) -> Message:
         return compose((item,), self._order.name, self._order.zone, self._site.clock())
 
     def _versions(self) -> list[tuple[Seen, timedelta]]:

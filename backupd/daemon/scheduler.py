@@ -18,7 +18,7 @@ from apscheduler.triggers.cron import CronTrigger
 STALLED_S: Final = 150.0
 
 
-class Ticker:
+class Scheduler:
     """Calls `tick` at start, at each full minute and when told to hurry.
 
     `age_s` tells how long ago it last ended, well or not.

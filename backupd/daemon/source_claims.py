@@ -35,7 +35,7 @@ class Claims:
         """Return the subjects that another daemon looks after, as `held` last found it."""
         return tuple(subject for subject in self._subjects if subject not in self._held)
 
-    def let_go(self) -> None:
+    def release_all(self) -> None:
         """Give up all claims."""
         for stack, _ in self._held.values():
             stack.close()

@@ -18,10 +18,10 @@ from backupd.errors import BackupdError
 from backupd.log import Event, EventLog
 from backupd.model import RunReport
 from backupd.privileges import settle
-from backupd.system.priority import give_way
+from backupd.system.priority import lower_priority
 from backupd.system.signals import unwind_no_more, unwind_on_signals
 from backupd.system.starting import starting
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 
 
 def main(job: Job, config: Config) -> int:
@@ -45,26 +45,26 @@ def _tell(job: Job, error: BackupdError, log: EventLog) -> None:
     log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=error.hint)
 
 
-def _do(job: Job, config: Config, site: Site) -> int:
+def _do(job: Job, config: Config, context: TaskContext) -> int:
     if job.task == DOCTOR:
-        return _doctor(config, site)
+        return _doctor(config, context)
     if job.task == REBUILD:
-        return _rebuild(site)
-    return _run(job.task, job.source, config, site).exit_code
+        return _rebuild(context)
+    return _run(job.task, job.source, config, context).exit_code
 
 
-def _run(task: str, source: str, config: Config, site: Site) -> RunReport:
+def _run(task: str, source: str, config: Config, context: TaskContext) -> RunReport:
     if task == "backup":
         from backupd.tasks.backup import backup
 
-        return backup(backup_order(config, source), site)
-    give_way(priority(config))  # a backup steps aside by itself, once it no longer holds the app's snapshot
+        return backup(backup_order(config, source), context)
+    lower_priority(priority(config))  # a backup steps aside by itself, once it no longer holds the app's snapshot
     if task == "replicate":
         from backupd.bootstrap.replicas import connecting, replica_order, retrying
         from backupd.tasks.replicate import replicate
 
         order = replica_order(config, source)
-        return replicate(order, connecting(config, source, site), retrying(config, source, site), site)
+        return replicate(order, connecting(config, source, context), retrying(config, source, context), context)
     if task == "drill":
         from backupd.bootstrap.replicas import opening, retrying
         from backupd.bootstrap.tasks import drill_order
@@ -72,32 +72,32 @@ def _run(task: str, source: str, config: Config, site: Site) -> RunReport:
 
         rehearsal = drill_order(config, source)
         store = rehearsal.store
-        return drill(rehearsal, opening(config, store, site), retrying(config, store, site), site)
+        return drill(rehearsal, opening(config, store, context), retrying(config, store, context), context)
     if task == "prune":
         from backupd.tasks.prune import prune
 
-        return prune(source, expiry(config), site)[0]
+        return prune(source, expiry(config), context)[0]
     from backupd.tasks.verify import scrub
 
-    return scrub(source, site)
+    return scrub(source, context)
 
 
-def _doctor(config: Config, site: Site) -> int:
+def _doctor(config: Config, context: TaskContext) -> int:
     """Log what `backupd doctor` finds; returns 1 when something is wrong."""
     from backupd.bootstrap.replicas import diagnose
 
     wrong = False
-    for finding in diagnose(config, site):
+    for finding in diagnose(config, context):
         wrong |= not finding.ok
-        tell = site.log.info if finding.ok else site.log.warning
+        tell = context.log.info if finding.ok else context.log.warning
         tell(Event.DOCTOR_FOUND, f"{finding.check}: {finding.detail}", ok=finding.ok, hint=finding.hint or None)
     return int(wrong)
 
 
-def _rebuild(site: Site) -> int:
+def _rebuild(context: TaskContext) -> int:
     from backupd.tasks.rebuild_catalog import rebuild_catalog
 
-    rebuild_catalog(site)
+    rebuild_catalog(context)
     return 0
 
 

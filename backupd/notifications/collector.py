@@ -12,9 +12,9 @@ from backupd.catalog import CatalogUnavailable, RunRecord, read_catalog
 from backupd.formatting import printable
 from backupd.health import Limit
 from backupd.notifications.deploy import Seen
-from backupd.notifications.problems import Look
+from backupd.notifications.problems import Observation
 from backupd.system.http import CallFailed, Reply, call
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
 
 _ANSWER_S = 5.0
@@ -34,12 +34,12 @@ class App:
     timeout: timedelta = timedelta(minutes=5)
 
 
-def take_look(limits: Iterable[Limit], subjects: frozenset[str], site: Site) -> Look:
+def observe(limits: Iterable[Limit], subjects: frozenset[str], context: TaskContext) -> Observation:
     """Look at all that health depends on, and at the last drills; raises nothing: what could not be seen is named."""
     drills = tuple[RunRecord, ...]()
-    with suppress(CatalogUnavailable), read_catalog(site.catalog_path) as catalog:
-        drills = tuple(last.run for last in catalog.last_runs(site.clock()) if last.run.task == "drill")
-    return Look(read_health_facts(limits, site), subjects, drills)
+    with suppress(CatalogUnavailable), read_catalog(context.catalog_path) as catalog:
+        drills = tuple(last.run for last in catalog.last_runs(context.clock()) if last.run.task == "drill")
+    return Observation(read_health_facts(limits, context), subjects, drills)
 
 
 def look_at_app(app: App) -> Seen:

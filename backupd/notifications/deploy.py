@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from backupd.catalog import Told
 from backupd.formatting import human_span
-from backupd.notifications.planner import Item, Plan, believed
+from backupd.notifications.planner import Notice, Plan, believed
 
 # An app that comes and goes is told as fallen silent no more often than this; what is silent then is told then.
 APART = timedelta(hours=1)
@@ -74,15 +74,17 @@ def _plan_version(seen: Seen, told: Mapping[str, Told], timeout: timedelta, now:
     return Plan((item,), book)
 
 
-def _verdict(seen: Seen, pending: Told, settled: Told | None, timeout: timedelta, now: datetime) -> Item | None:
+def _verdict(seen: Seen, pending: Told, settled: Told | None, timeout: timedelta, now: datetime) -> Notice | None:
     age = now - pending.since
     what = _named(f"{seen.name} {pending.value}", settled)
     if not seen.trouble and age >= SETTLE:
-        return Item("success", f"deploy OK: {what}", f"well {human_span(age.total_seconds())} after it was first seen")
+        return Notice(
+            "success", f"deploy OK: {what}", f"well {human_span(age.total_seconds())} after it was first seen"
+        )
     if seen.trouble and age >= timeout:
         detail = f"not well within {human_span(age.total_seconds())}: {seen.trouble}"
         next_step = "look at its log; deploy the version before it again where that was well"
-        return Item("failure", f"deploy unhealthy: {what}", detail, pending.since, next_step)
+        return Notice("failure", f"deploy unhealthy: {what}", detail, pending.since, next_step)
     return None
 
 
@@ -103,7 +105,7 @@ def silence_now(kept: Told | None, now: datetime) -> Told:
     return believed(kept, now)
 
 
-def silence_verdict(what: str, trouble: str, silence: Told, timeout: timedelta, now: datetime) -> Item | None:
+def silence_verdict(what: str, trouble: str, silence: Told, timeout: timedelta, now: datetime) -> Notice | None:
     """Return what is to be said of `what` once it has been silent for `timeout`; each silence is told once."""
     told_at = silence.told_at
     if told_at is not None and (told_at >= silence.since or now - told_at < APART):
@@ -114,4 +116,4 @@ def silence_verdict(what: str, trouble: str, silence: Told, timeout: timedelta, 
     detail = f"for {human_span(lasted.total_seconds())}: {trouble}"
     next_step = "look at its log: if a deploy has not come up, deploy the version before it again"
     headline = f"deploy unhealthy: {what} tells neither that it is well nor its version"
-    return Item("failure", headline, detail, silence.since, next_step)
+    return Notice("failure", headline, detail, silence.since, next_step)

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from backupd.formatting import human_span, printable
 from backupd.model import Mood
-from backupd.notifications.planner import Item
+from backupd.notifications.planner import Notice
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}(?=://)", re.ASCII)
 
@@ -56,7 +56,7 @@ class Message:
     reference: str
 
 
-def compose(items: tuple[Item, ...], name: str, zone: tzinfo, now: datetime) -> Message:
+def compose(items: tuple[Notice, ...], name: str, zone: tzinfo, now: datetime) -> Message:
     """Put `items`, at least one, into one message from the backupd called `name`; times are told in `zone`."""
     mood = min((item.mood for item in items), key=_MOODS.index)
     return _message(
@@ -93,7 +93,7 @@ def _fitting(paragraphs: list[str]) -> str:
     return "\n\n".join(shown)
 
 
-def _headline(items: tuple[Item, ...]) -> str:
+def _headline(items: tuple[Notice, ...]) -> str:
     if len(items) == 1:
         return f"{_LABELS.get(items[0].label, '').lower()}{items[0].headline}"
     troubles = sum(item.mood in ("failure", "warning") for item in items)
@@ -103,11 +103,11 @@ def _headline(items: tuple[Item, ...]) -> str:
     return ", ".join(parts)
 
 
-def _paragraph(item: Item, zone: tzinfo, now: datetime) -> str:
+def _paragraph(item: Notice, zone: tzinfo, now: datetime) -> str:
     return "\n".join(printable(line)[:_LONGEST_LINE] for line in _lines(item, zone, now))
 
 
-def _lines(item: Item, zone: tzinfo, now: datetime) -> Iterator[str]:
+def _lines(item: Notice, zone: tzinfo, now: datetime) -> Iterator[str]:
     first = f"{_LABELS.get(item.label, '')}{item.headline}"
     yield first[:1].upper() + first[1:]
     if item.detail:

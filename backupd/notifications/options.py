@@ -11,7 +11,7 @@ from backupd.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
-class TellOrder:
+class NotificationOptions:
     """`scope` is the source whose claim makes this daemon the one that tells; `name` is what messages call it.
 
     `daily` is the monitor that hears of a healthy day, at times by `daily_schedule`; `digest` when everything is told.

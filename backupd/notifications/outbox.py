@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from backupd.catalog import Book, CatalogUnavailable, Queued, Told, open_catalog
+from backupd.catalog import Book, CatalogUnavailable, OutboxMessage, Told, open_catalog
 from backupd.log import Event
 from backupd.notifications.apprise_sender import Sender
 from backupd.notifications.message import Channel, Message
 from backupd.notifications.problems import PASSING
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 
 
 class Notebook:
@@ -22,10 +22,10 @@ class Notebook:
     Where the catalog cannot be read for a while, the book begins empty: at worst something is said once more.
     """
 
-    def __init__(self, scope: str, site: Site) -> None:
-        self._scope, self._site = scope, site
+    def __init__(self, scope: str, context: TaskContext) -> None:
+        self._scope, self._site = scope, context
         self._kept: Book | None = None
-        self._began = site.clock()
+        self._began = context.clock()
         self.book: Book | None = None
 
     def open(self) -> bool:
@@ -76,17 +76,17 @@ _LEAST_ATTEMPTS = 8
 class Dropped:
     """A message that is given up, and why."""
 
-    message: Queued
+    message: OutboxMessage
     why: str
 
 
-def queued(message: Message, channels: Iterable[Channel], now: datetime) -> Queued:
+def queued(message: Message, channels: Iterable[Channel], now: datetime) -> OutboxMessage:
     """Return `message` as one that no channel has taken yet."""
     keys = frozenset(channel.key for channel in channels)
-    return Queued(message.reference, now, message.mood, message.title, message.body, keys, 0, now)
+    return OutboxMessage(message.reference, now, message.mood, message.title, message.body, keys, 0, now)
 
 
-def message_of(waiting: Queued) -> Message:
+def message_of(waiting: OutboxMessage) -> Message:
     """Return the message itself."""
     return Message(waiting.mood, waiting.title, waiting.body, waiting.reference)
 
@@ -94,7 +94,7 @@ def message_of(waiting: Queued) -> Message:
 def swept(book: Book, channels: Iterable[Channel], now: datetime) -> tuple[Book, tuple[Dropped, ...]]:
     """Drop what was tried for too long, and what was meant for channels that are gone."""
     known = {channel.key: channel for channel in channels}
-    kept, dropped = list[Queued](), list[Dropped]()
+    kept, dropped = list[OutboxMessage](), list[Dropped]()
     for waiting in book.queue:
         left = replace(waiting, channels=waiting.channels & known.keys())
         if now - waiting.made_at > GIVEN_UP_AFTER and waiting.attempts >= _LEAST_ATTEMPTS:
@@ -107,12 +107,12 @@ def swept(book: Book, channels: Iterable[Channel], now: datetime) -> tuple[Book,
     return replace(book, queue=tuple(kept)), tuple(dropped)
 
 
-def due(book: Book, now: datetime) -> tuple[Queued, ...]:
+def due(book: Book, now: datetime) -> tuple[OutboxMessage, ...]:
     """Return what is to be sent now, oldest first; nobody waits for a time that a clock which ran ahead has set."""
     return tuple(one for one in book.queue if one.next_at <= now or one.next_at - now > _LONGEST_WAIT)
 
 
-def after_sending(book: Book, sent: Queued, reasons: Mapping[Channel, str], now: datetime) -> Book:
+def after_sending(book: Book, sent: OutboxMessage, reasons: Mapping[Channel, str], now: datetime) -> Book:
     """Return `book` as it is after `sent` was sent: with what is left of it, and how it went."""
     left = sent.channels - {channel.key for channel, reason in reasons.items() if not reason}
     wait = min(_FIRST_WAIT * (1 << min(sent.attempts, 10)), _LONGEST_WAIT)
@@ -125,28 +125,28 @@ def after_sending(book: Book, sent: Queued, reasons: Mapping[Channel, str], now:
 
 
 def send_due(
-    book: Book, channels: tuple[Channel, ...], sender: Sender, site: Site, keep: Callable[[Book], None]
+    book: Book, channels: tuple[Channel, ...], sender: Sender, context: TaskContext, keep: Callable[[Book], None]
 ) -> None:
     """Send what is due; `keep` is told the book after each message, so that no crash sends more than one twice."""
-    book, dropped = swept(book, channels, site.clock())
+    book, dropped = swept(book, channels, context.clock())
     for gone in dropped:
         what = f"the message “{gone.message.title}” is given up: {gone.why}"
-        site.log.warning(Event.MESSAGE_DROPPED, what, hint=_WHAT_TO_DO)
+        context.log.warning(Event.MESSAGE_DROPPED, what, hint=_WHAT_TO_DO)
     keep(book)
-    for waiting in due(book, site.clock())[:_MOST_AT_ONCE]:
+    for waiting in due(book, context.clock())[:_MOST_AT_ONCE]:
         left = tuple(channel for channel in channels if channel.key in waiting.channels)
         reasons = sender.send(message_of(waiting), left)
         if sender.stopped:
             return
-        book = after_sending(book, waiting, reasons, site.clock())
+        book = after_sending(book, waiting, reasons, context.clock())
         keep(book)
-        _say(waiting, [f"{channel.masked}: {reason}" for channel, reason in reasons.items() if reason], left, site)
+        _say(waiting, [f"{channel.masked}: {reason}" for channel, reason in reasons.items() if reason], left, context)
 
 
-def _say(sent: Queued, refused: list[str], channels: tuple[Channel, ...], site: Site) -> None:
+def _say(sent: OutboxMessage, refused: list[str], channels: tuple[Channel, ...], context: TaskContext) -> None:
     taken = len(channels) - len(refused)
     if taken:
-        site.log.info(Event.MESSAGE_SENT, f"sent to {taken} of {len(channels)} channels: {sent.title}")
+        context.log.info(Event.MESSAGE_SENT, f"sent to {taken} of {len(channels)} channels: {sent.title}")
     for why in refused:
         what = f"the message “{sent.title}” was not taken by {why}; it is tried again"
-        site.log.warning(Event.MESSAGE_FAILED, what, hint=_WHAT_TO_DO)
+        context.log.warning(Event.MESSAGE_FAILED, what, hint=_WHAT_TO_DO)

@@ -9,20 +9,20 @@ from backupd.catalog import CatalogUnavailable, PingRecord, open_catalog
 from backupd.health import Health
 from backupd.pings.monitors import DAILY, Address, Ping, Signal, address_for
 from backupd.pings.pinger import Note, deliver
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
 
 _CHECK = "pings"
 _HINT = "check its URL under [pings], and the network between; then: backupd notify --test"
 
 
-def noting(site: Site) -> Note:
+def noting(context: TaskContext) -> Note:
     """Return what counts each ping in the catalog; where there is none that works, nothing is counted."""
 
     def note(task: str, source: str, reason: str) -> None:
-        if os.path.lexists(site.catalog_path):
-            with suppress(CatalogUnavailable), open_catalog(site.catalog_path) as catalog:
-                catalog.note_ping(task, source, site.clock(), reason)
+        if os.path.lexists(context.catalog_path):
+            with suppress(CatalogUnavailable), open_catalog(context.catalog_path) as catalog:
+                catalog.note_ping(task, source, context.clock(), reason)
 
     return note
 
@@ -32,9 +32,9 @@ def of_configured(records: Iterable[PingRecord], addresses: Mapping[str, Address
     return tuple(one for one in records if address_for(one.task, one.source, addresses))
 
 
-def examine_pings(addresses: Mapping[str, Address], site: Site) -> Iterator[Finding]:
+def examine_pings(addresses: Mapping[str, Address], context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for each monitor that did not take the last ping."""
-    for one in of_configured(site.ask_catalog(lambda catalog: catalog.pings(), ()), addresses):
+    for one in of_configured(context.ask_catalog(lambda catalog: catalog.pings(), ()), addresses):
         if one.failing and one.failed_at:
             what = f"the last ping of {one} was not taken, at {one.failed_at:%F %T} UTC: {one.reason}"
             yield Finding(_CHECK, ok=False, detail=what, hint=_HINT)

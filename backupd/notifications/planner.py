@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from backupd.catalog import Told
 from backupd.model import CLOCK_TOLERANCE, Mood
-from backupd.notifications.problems import Facts, News, Trouble, kind_of, subject_of
+from backupd.notifications.problems import Facts, Occurrence, Trouble, kind_of, subject_of
 from backupd.schedule import Schedule
 
 AGAIN_AFTER = timedelta(days=1)
@@ -21,7 +21,7 @@ _DIGEST = "digest"
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Notice:
     """One thing to say: a headline, what is known of it, since when, what to do next."""
 
     mood: Mood
@@ -36,7 +36,7 @@ class Item:
 class Plan:
     """What to say now, and all that was said by then, to be kept before it is sent."""
 
-    items: tuple[Item, ...]
+    items: tuple[Notice, ...]
     told: Mapping[str, Told]
 
 
@@ -66,7 +66,7 @@ def _rested(key: str, told: Told, now: datetime) -> bool:
     return key.startswith(_REST) and (told.told_at is None or now - told.told_at >= AGAIN_AFTER)
 
 
-def _ended(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Item]:
+def _ended(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Notice]:
     there = {_TROUBLE + trouble.key for trouble in facts.troubles}
     for key in sorted(key for key in book if key.startswith(_TROUBLE) and key not in there):
         name = key.removeprefix(_TROUBLE)
@@ -78,10 +78,10 @@ def _ended(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Item]
             continue
         if now - was.told_at < AGAIN_AFTER:
             book[_REST + name] = was
-        yield Item("success", was.value, since=was.since, label="over")
+        yield Notice("success", was.value, since=was.since, label="over")
 
 
-def _troubles(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Item]:
+def _troubles(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Notice]:
     for trouble in facts.troubles:
         key = _TROUBLE + trouble.key
         known = book.get(key)
@@ -91,7 +91,7 @@ def _troubles(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[It
         if _is_due(trouble, since, said_at, book.get(_REST + trouble.key), now):
             book[key] = Told(trouble.over, since, now)
             book.pop(_REST + trouble.key, None)
-            yield Item(
+            yield Notice(
                 trouble.mood, trouble.headline, trouble.detail, since, trouble.next_step, "still" if said_at else ""
             )
 
@@ -102,9 +102,9 @@ def _is_due(trouble: Trouble, since: datetime, said_at: datetime | None, rest: T
     return rest is None and now - since >= trouble.patience
 
 
-def _news(news: tuple[News, ...], book: dict[str, Told], now: datetime) -> Iterator[Item]:
+def _news(news: tuple[Occurrence, ...], book: dict[str, Told], now: datetime) -> Iterator[Notice]:
     for one in news:
         known = book.get(_NEWS + one.key)
         if known is None or known.value != one.mark:
             book[_NEWS + one.key] = Told(one.mark, now, now)
-            yield Item(one.mood, one.headline, one.detail)
+            yield Notice(one.mood, one.headline, one.detail)

@@ -37,7 +37,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Occurrence:
     """Something that happened once: `mark` tells it from what happened before under the same `key`."""
 
     key: str
@@ -56,13 +56,13 @@ class Facts:
     """
 
     troubles: tuple[Trouble, ...] = ()
-    news: tuple[News, ...] = ()
+    news: tuple[Occurrence, ...] = ()
     blind: frozenset[str] = frozenset()
     subjects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Observation:
     """One look at a site: what health depends on, whose subjects are ours, and how the last drills ended."""
 
     health: HealthFacts
@@ -70,7 +70,7 @@ class Look:
     drills: tuple[RunRecord, ...] = ()
 
 
-def facts_of(look: Look, now: datetime) -> Facts:
+def facts_of(look: Observation, now: datetime) -> Facts:
     """Return what there is to tell of; what could not be seen is neither a problem nor well.
 
     A failure that may pass by itself is told once it makes `/health` red, and not as long as it is a warning.
@@ -132,7 +132,7 @@ def _over(problem: Problem) -> str:
     }[problem.kind]
 
 
-def _proven(runs: Iterable[RunRecord], now: datetime) -> Iterator[News]:
+def _proven(runs: Iterable[RunRecord], now: datetime) -> Iterator[Occurrence]:
     for run in runs:
         if run.outcome == "failed" or run.finished_at is None or now - run.finished_at > _NOT_NEWS_AFTER:
             continue
@@ -141,4 +141,4 @@ def _proven(runs: Iterable[RunRecord], now: datetime) -> Iterator[News]:
         warnings = "; ".join(run.report.warnings) if run.report else ""
         store = f" from {run.report.drill.store}" if run.report and run.report.drill else ""
         headline = f"the drill of {run.source}{store} has proven a restore{generation} {took}".rstrip()
-        yield News(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)
+        yield Occurrence(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)

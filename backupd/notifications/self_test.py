@@ -9,7 +9,7 @@ from backupd.notifications.apprise_sender import Sender
 from backupd.notifications.collector import App, look_at_app
 from backupd.notifications.message import Channel, Message, compose_lines
 from backupd.notifications.outbox import REFUSED
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
 
 _CHECK = "messages"
@@ -17,9 +17,9 @@ _HINT = "see what the service needs at https://github.com/caronc/apprise/wiki, t
 _TEST = ("This is a test: messages from backupd get here.", "Trouble is told here, with what to do about it.")
 
 
-def examine_messages(scope: str, site: Site) -> Iterator[Finding]:
+def examine_messages(scope: str, context: TaskContext) -> Iterator[Finding]:
     """Yield a finding where messages wait because a channel does not take them."""
-    book = site.ask_catalog(lambda catalog: catalog.read_book(scope), Book())
+    book = context.ask_catalog(lambda catalog: catalog.read_book(scope), Book())
     waiting = [one for one in book.queue if one.attempts]
     if waiting:
         refused = book.told[REFUSED].value if REFUSED in book.told else ""

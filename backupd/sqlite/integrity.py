@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backupd.model import Contents, Verdict
-from backupd.sqlite.worker_process import Child
+from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.priority import NORMAL, Priority
 
 
@@ -26,7 +26,7 @@ def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterato
     The check runs beside the block, steps aside as `priority` says, and ends with the block. What the block is given
     waits for the answer. Damage is an answer, not an error. Raises SnapshotFailed when the check itself broke down.
     """
-    with Child(
+    with WorkerProcess(
         "integrity_check", {"path": path.name, "writer": writer, "priority": priority._asdict()}, path.parent
     ) as child:
         yield lambda: _inspection(child.result())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backupd.errors import DrillFailed
-from backupd.sqlite.worker_process import Child, ChildHangs
+from backupd.sqlite.worker_process import ChildHangs, WorkerProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Answered:
 def ask_copy(path: Path, query: str | None, timeout_s: float) -> Answered:
     """Ask the database at `path`, read-only. Raises DrillFailed, also after `timeout_s`."""
     try:
-        with Child("query", {"path": path.name, "query": query}, path.parent) as child:
+        with WorkerProcess("query", {"path": path.name, "query": query}, path.parent) as child:
             return Answered(**child.result(give_up=time.monotonic() + timeout_s))
     except ChildHangs as late:
         raise DrillFailed(

@@ -13,7 +13,7 @@ _POLL_S = 0.1
 
 
 @contextmanager
-def alone_at(database: Path, wait_s: float = 0.0) -> Iterator[None]:
+def restore_lock(database: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Let nobody else put a database in place, or heal that, in the directory of what `database` leads to.
 
     The kernel's lock on the directory itself leaves nothing behind, and ends with its process. Where there is none (no

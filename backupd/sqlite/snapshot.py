@@ -11,7 +11,7 @@ from backupd.model import SnapshotFacts
 from backupd.sqlite.checksums import path_has_checksums, set_checksums
 from backupd.sqlite.header import EMPTY, SIZE, parse_header
 from backupd.sqlite.source import Source
-from backupd.sqlite.worker_process import Child, ChildHangs, OnEvent, OnProgress
+from backupd.sqlite.worker_process import ChildHangs, OnEvent, OnProgress, WorkerProcess
 
 _NAME = "snapshot.sqlite3"
 _JOURNAL = "journal"  # not yet by the name that SQLite gives it, since it would remove an empty one
@@ -82,7 +82,7 @@ def take_snapshot(
     """
     give_up = time.monotonic() + settings.timeout_s if give_up is None else give_up
     try:
-        with Child("snapshot", _request(source, settings, give_up, probe=False), staging) as child:
+        with WorkerProcess("snapshot", _request(source, settings, give_up, probe=False), staging) as child:
             answer = child.result(on_progress, on_event, give_up + _GRACE_S)
         journal = staging / _JOURNAL
         if answer["hot"]:
@@ -102,7 +102,7 @@ def probe_source(source: Source, settings: SnapshotSettings, directory: Path) ->
     """
     give_up = time.monotonic() + settings.timeout_s
     try:
-        with Child("snapshot", _request(source, settings, give_up, probe=True), directory) as child:
+        with WorkerProcess("snapshot", _request(source, settings, give_up, probe=True), directory) as child:
             return child.result(give_up=give_up + _GRACE_S)
     except ChildHangs as hung:
         raise _late(source, settings, hung) from hung
@@ -140,7 +140,7 @@ def _request(source: Source, settings: SnapshotSettings, give_up: float, *, prob
 
 
 def _own(verb: str, staging: Path, give_up: float = math.inf, **request: str) -> None:
-    with Child("maintenance", {"verb": verb, **request}, staging) as child:
+    with WorkerProcess("maintenance", {"verb": verb, **request}, staging) as child:
         child.result(give_up=give_up)
 
 

@@ -15,13 +15,13 @@ from typing import Literal, cast
 from backupd.errors import TargetInUse
 from backupd.sqlite.file_lease import Lease
 from backupd.sqlite.history import Entry, Record, free_name, record_path, write_record
-from backupd.sqlite.swap_journal import SIDE_FILES, Intent, Mark, Suffix, declared, is_part, pending, withdraw
+from backupd.sqlite.swap_journal import SIDE_FILES, Mark, Suffix, SwapJournal, declared, is_part, pending, withdraw
 from backupd.system.files import exchange, fsync_directory
 from backupd.system.signals import too_late_to_stop
 
 
 @dataclass(frozen=True, slots=True)
-class Healed:
+class Recovery:
     """What was done about a restore that was killed, and in words what somebody should look at."""
 
     what: Literal["finished", "undone", "left"]
@@ -59,22 +59,22 @@ def swap(
     return target.with_name(intent.kept) if intent.old is not None else None
 
 
-def heal(target: Path) -> Healed | None:
+def heal(target: Path) -> Recovery | None:
     """Finish or undo what a killed restore began; None when there is nothing to do. Raises TargetRefused, OSError."""
     intent = pending(target)
     if intent is None:
         return None
     now, kept = Mark.of(target), target.with_name(intent.kept)
     if now is not None and now.inode == intent.new.inode:
-        healed = Healed("finished", f"the old database is {kept}" if intent.old else "")
+        healed = Recovery("finished", f"the old database is {kept}" if intent.old else "")
         if now == intent.new:
             _bring(target, intent)
         _forget_undone(target, intent)
     elif now is None or (intent.old is not None and now.inode == intent.old.inode):
         _undo(target, intent)
-        healed = Healed("undone", f"{target} is what it was")
+        healed = Recovery("undone", f"{target} is what it was")
     else:
-        healed = Healed("left", f"{target} was replaced by something else meanwhile; an old one may be {kept}")
+        healed = Recovery("left", f"{target} was replaced by something else meanwhile; an old one may be {kept}")
     if is_part(intent.part, target.name):
         remove_part(target.with_name(intent.part))
     withdraw(target)
@@ -105,7 +105,7 @@ def side_files(path: Path) -> tuple[Suffix, ...]:
     return tuple(cast("Suffix", suffix) for suffix in SIDE_FILES if os.path.lexists(f"{path}{suffix}"))
 
 
-def _rename(target: Path, part: Path, lease: Lease, intent: Intent) -> None:
+def _rename(target: Path, part: Path, lease: Lease, intent: SwapJournal) -> None:
     """Set the old one aside and rename. Raises TargetInUse when somebody asked for the old one meanwhile."""
     _set_aside(target, intent)
     kept = target.with_name(intent.kept)
@@ -117,10 +117,10 @@ def _rename(target: Path, part: Path, lease: Lease, intent: Intent) -> None:
         raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
 
 
-def _plan(target: Path, part: Path, now: datetime, takes_back: Entry | None) -> Intent:
+def _plan(target: Path, part: Path, now: datetime, takes_back: Entry | None) -> SwapJournal:
     new = Mark.of(part)
     assert new is not None  # noqa: S101 - the caller has just made it
-    return Intent(
+    return SwapJournal(
         target=target.name,
         part=part.name,
         new=new,
@@ -132,7 +132,7 @@ def _plan(target: Path, part: Path, now: datetime, takes_back: Entry | None) -> 
     )
 
 
-def _set_aside(target: Path, intent: Intent) -> None:
+def _set_aside(target: Path, intent: SwapJournal) -> None:
     """Let the side files follow the old database, so that they are never found beside the new one."""
     for suffix in intent.aside:
         with suppress(FileNotFoundError):
@@ -164,18 +164,18 @@ def _exchange(target: Path, part: Path, kept: Path) -> None:
         part.rename(target)
 
 
-def _bring(target: Path, intent: Intent) -> None:
+def _bring(target: Path, intent: SwapJournal) -> None:
     for suffix in intent.bring:
         with suppress(FileNotFoundError):
             target.with_name(f"{intent.part}{suffix}").rename(_beside(target, suffix))
 
 
-def _forget_undone(target: Path, intent: Intent) -> None:
+def _forget_undone(target: Path, intent: SwapJournal) -> None:
     if intent.takes_back is not None:
         record_path(target.with_name(intent.takes_back)).unlink(missing_ok=True)
 
 
-def _undo(target: Path, intent: Intent) -> None:
+def _undo(target: Path, intent: SwapJournal) -> None:
     """Bring everything back to where it was; whatever was done of it before may be done again."""
     record_path(target.with_name(intent.kept)).unlink(missing_ok=True)
     kept, part, mark = target.with_name(intent.kept), target.with_name(intent.part), Mark.of(target)
@@ -207,7 +207,7 @@ def _give_its_name_back(target: Path, part: Path, kept: Path) -> None:
     target.rename(part)
 
 
-def _put_back(target: Path, intent: Intent) -> None:
+def _put_back(target: Path, intent: SwapJournal) -> None:
     for suffix in intent.aside:
         aside = target.with_name(f"{intent.kept}{suffix}")
         if aside.exists() and not os.path.lexists(_beside(target, suffix)):

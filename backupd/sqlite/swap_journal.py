@@ -44,7 +44,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Intent:
+class SwapJournal:
     """The file `part` is to become the database `target`, and the old one, if there is any, `kept`.
 
     All are names in one directory. The side files `aside` go with the old database, those of `bring` come with `part`.
@@ -61,7 +61,7 @@ class Intent:
     takes_back: str | None = None
 
 
-_INTENT = TypeAdapter(Intent)
+_INTENT = TypeAdapter(SwapJournal)
 
 
 def intent_path(target: Path) -> Path:
@@ -70,7 +70,7 @@ def intent_path(target: Path) -> Path:
 
 
 @contextmanager
-def declared(target: Path, intent: Intent) -> Iterator[None]:
+def declared(target: Path, intent: SwapJournal) -> Iterator[None]:
     """Keep `intent` on the disk during the block; it stays there when the block is broken off. Raises OSError."""
     data = json.dumps(asdict(intent)).encode()
     replace_durably(intent_path(target), data, temporary=part_path(target))
@@ -85,7 +85,7 @@ def withdraw(target: Path) -> None:
     fsync_directory(target.parent)
 
 
-def pending(target: Path) -> Intent | None:
+def pending(target: Path) -> SwapJournal | None:
     """Return what a killed restore to `target` was about; TargetRefused when that is unknown, PermissionError."""
     path = intent_path(target)
     try:
@@ -131,7 +131,7 @@ def is_part(name: str, target: str) -> bool:
     return name.startswith(f".{target}.") and _PART_NAME.fullmatch(name.removeprefix(f".{target}.")) is not None
 
 
-def _is_ours(intent: Intent, target: Path) -> bool:
+def _is_ours(intent: SwapJournal, target: Path) -> bool:
     """Whoever may write to the app's directory might have written it: it may name nothing but what we name so."""
     known_part = is_part(intent.part, target.name) or is_kept(intent.part, target.name)
     known_undo = intent.takes_back is None or is_kept(intent.takes_back, target.name)

@@ -17,7 +17,7 @@ from backupd.sqlite.header import SIZE, parse_header
 from backupd.sqlite.mounts import current_mounts, filesystem_of, is_remote, mounted_apart, second_names
 from backupd.sqlite.source import Source
 from backupd.sqlite.swap_journal import KEPT, SIDE_FILES
-from backupd.sqlite.worker_process import Child
+from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.files import fsync_directory, give, set_mode
 from backupd.system.owners import SAME_NAMESPACE, id_outside, known_owner, owner_of, owner_or, owner_text, where_owned
 
@@ -103,7 +103,7 @@ class Target:
             return None
         name = self.path.name.partition(KEPT)[0]  # by which its app knows it
         request = {"path": str(self.path), "name": name, "uid": self.old.uid, "gid": self.old.gid}
-        with Child("checkpoint", request, Path("/")) as child:
+        with WorkerProcess("checkpoint", request, Path("/")) as child:
             return Settled(**child.result())
 
     def _side_owner(self) -> tuple[int | None, int | None]:
@@ -123,7 +123,7 @@ def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
     if header is None or header.journal_mode == wanted:  # an empty database has none yet, an encrypted one is its app's
         return False
     checksums = path_has_checksums(path)
-    with Child("maintenance", {"verb": "journal", "path": path.name, "mode": wanted}, path.parent) as child:
+    with WorkerProcess("maintenance", {"verb": "journal", "path": path.name, "mode": wanted}, path.parent) as child:
         child.result()
     if checksums:
         with path.open("r+b") as stream:
@@ -131,7 +131,7 @@ def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
     return True
 
 
-def dress(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
+def apply_ownership(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
     """Give the file at `path` owner, mode and extended attributes of the old database, else of its `origin`; durably.
 
     Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not give it to them.

@@ -39,7 +39,7 @@ class ChildHangs(SnapshotFailed):
         )
 
 
-class Child:
+class WorkerProcess:
     """A child process at work on one verb; as a context manager, it does not outlive its block.
 
     Unless the kernel will not let it go: a process that waits for a dead disk or server may not even be killable.

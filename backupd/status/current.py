@@ -17,7 +17,7 @@ from backupd.schedule import Planned
 from backupd.status.due import next_run
 from backupd.status.history import read_survey
 from backupd.status.model import MessageFigures, NextRun, SourceFigures, Status, Survey, TaskFigures
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import present_inventory, read_health_facts
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
@@ -27,20 +27,20 @@ def take_survey(
     planned: tuple[Planned, ...],
     limits: tuple[Limit, ...],
     expiry: Expiry,
-    site: Site,
+    context: TaskContext,
     started_at: datetime,
     monitors: Mapping[str, Address],
 ) -> Survey:
     """Look at everything, and at how it came to be; each manifest is read once. Changes nothing, and raises nothing."""
-    inventory = _inventory(site)
-    status = _status_of(inventory, planned, limits, site, started_at, monitors)
-    return read_survey(status, inventory, planned, expiry, site)
+    inventory = _inventory(context)
+    status = _status_of(inventory, planned, limits, context, started_at, monitors)
+    return read_survey(status, inventory, planned, expiry, context)
 
 
 def read_status(
     planned: tuple[Planned, ...],
     limits: tuple[Limit, ...],
-    site: Site,
+    context: TaskContext,
     started_at: datetime,
     monitors: Mapping[str, Address],
 ) -> Status:
@@ -48,22 +48,22 @@ def read_status(
 
     Of a store that cannot be read nothing is told but that.
     """
-    return _status_of(_inventory(site), planned, limits, site, started_at, monitors)
+    return _status_of(_inventory(context), planned, limits, context, started_at, monitors)
 
 
-def read_pings(monitors: Mapping[str, Address], site: Site) -> tuple[PingRecord, ...]:
+def read_pings(monitors: Mapping[str, Address], context: TaskContext) -> tuple[PingRecord, ...]:
     """Return how `monitors` take pings; nothing where the catalog does not answer."""
     try:
-        with read_catalog(site.catalog_path) as catalog:
+        with read_catalog(context.catalog_path) as catalog:
             return of_configured(catalog.pings(), monitors)
     except CatalogUnavailable:
         return ()
 
 
-def _inventory(site: Site) -> Inventory | None:
+def _inventory(context: TaskContext) -> Inventory | None:
     """Return what the local store holds, None where it cannot be read."""
     try:
-        return present_inventory(site)
+        return present_inventory(context)
     except OSError:
         return None
 
@@ -72,17 +72,17 @@ def _status_of(
     inventory: Inventory | None,
     planned: tuple[Planned, ...],
     limits: tuple[Limit, ...],
-    site: Site,
+    context: TaskContext,
     started_at: datetime,
     monitors: Mapping[str, Address],
 ) -> Status:
-    now = site.clock()
-    tasks, next_runs, migrations_ok = _tasks(planned, site, now)
-    facts, free, sources = read_health_facts(limits, site, inventory), dict[str, int](), tuple[SourceFigures, ...]()
+    now = context.clock()
+    tasks, next_runs, migrations_ok = _tasks(planned, context, now)
+    facts, free, sources = read_health_facts(limits, context, inventory), dict[str, int](), tuple[SourceFigures, ...]()
     if inventory is not None:
         with suppress(OSError):
-            free = {site.store.name: site.store.free_space()}
-            sources = tuple(_source(limit.subject, inventory, site) for limit in limits if limit.task == "backup")
+            free = {context.store.name: context.store.free_space()}
+            sources = tuple(_source(limit.subject, inventory, context) for limit in limits if limit.task == "backup")
     return Status(
         taken_at=now,
         started_at=started_at,
@@ -92,25 +92,25 @@ def _status_of(
         sources=sources,
         free_bytes=free,
         sqlite_version=version("apsw").rpartition(".")[0],  # apsw counts on behind SQLite's own version
-        messages=_messages(limits, site),
-        pings=read_pings(monitors, site),
+        messages=_messages(limits, context),
+        pings=read_pings(monitors, context),
         next_runs=next_runs,
     )
 
 
 def _tasks(
-    planned: tuple[Planned, ...], site: Site, now: datetime
+    planned: tuple[Planned, ...], context: TaskContext, now: datetime
 ) -> tuple[tuple[TaskFigures, ...], tuple[NextRun, ...], bool]:
     """Return what became of each task, when each runs next, and whether the catalog answers."""
     try:
-        with read_catalog(site.catalog_path) as catalog:
+        with read_catalog(context.catalog_path) as catalog:
             counts = catalog.run_counts()
             tasks = tuple(_task(one, catalog, counts, now) for one in planned)
-            return tasks, tuple(next_run(one, catalog, site.configuration, now) for one in planned), True
+            return tasks, tuple(next_run(one, catalog, context.configuration, now) for one in planned), True
     except CatalogUnavailable:
         nothing = tuple(TaskFigures(one.task, one.source, None, {}) for one in planned)
-        new = () if os.path.lexists(site.catalog_path) else planned  # there was no run yet
-        return nothing, tuple(next_run(one, None, site.configuration, now) for one in new), False
+        new = () if os.path.lexists(context.catalog_path) else planned  # there was no run yet
+        return nothing, tuple(next_run(one, None, context.configuration, now) for one in new), False
 
 
 def _task(
@@ -136,11 +136,11 @@ def _task(
     return replace(figures, generation=last.generation, drill=report.drill) if report.drill else figures
 
 
-def _messages(limits: tuple[Limit, ...], site: Site) -> MessageFigures:
+def _messages(limits: tuple[Limit, ...], context: TaskContext) -> MessageFigures:
     """Tell what is known of messages from the daemon that looks after these sources."""
     scope = next((limit.subject for limit in limits if limit.task == "backup"), "")
     try:
-        with read_catalog(site.catalog_path) as catalog:
+        with read_catalog(context.catalog_path) as catalog:
             book = catalog.read_book(scope)
     except CatalogUnavailable:
         return MessageFigures()
@@ -148,7 +148,7 @@ def _messages(limits: tuple[Limit, ...], site: Site) -> MessageFigures:
     return MessageFigures(len(book.queue), taken_at, refused_at)
 
 
-def _source(source: str, inventory: Inventory, site: Site) -> SourceFigures:
+def _source(source: str, inventory: Inventory, context: TaskContext) -> SourceFigures:
     generations = inventory.of(source)
     newest = inventory.last_verified(source)
     return SourceFigures(
@@ -158,5 +158,5 @@ def _source(source: str, inventory: Inventory, site: Site) -> SourceFigures:
         snapshot_bytes=newest.snapshot.size_bytes if newest else None,
         archive_bytes=newest.archive.size_bytes if newest else None,
         newest_at=newest.taken_at if newest else None,
-        frozen=site.holds.get(source) is not None,
+        frozen=context.holds.get(source) is not None,
     )

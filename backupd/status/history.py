@@ -26,7 +26,7 @@ from backupd.status.model import (
     Survey,
     Unread,
 )
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
 from backupd.tasks.pin import pins_in_force
@@ -51,7 +51,7 @@ class _Remembered:
 
 
 def read_survey(
-    status: Status, inventory: Inventory | None, planned: tuple[Planned, ...], expiry: Expiry, site: Site
+    status: Status, inventory: Inventory | None, planned: tuple[Planned, ...], expiry: Expiry, context: TaskContext
 ) -> Survey:
     """Look at all that `status` does not tell; `inventory` is None where the store could not be read.
 
@@ -59,29 +59,29 @@ def read_survey(
     """
     unread: list[Unread] = [] if inventory else ["store"]
     held = inventory or Inventory((), {}, {}, status.taken_at)
-    remembered = _remembered(planned, status.taken_at, site)
+    remembered = _remembered(planned, status.taken_at, context)
     if remembered is None:
         if held.generations or not inventory:  # before the first run there is no catalog
             unread.append("catalog")
         remembered = _Remembered({})
-    log = _log(site)
+    log = _log(context)
     if log is None:
         unread.append("log")
     return Survey(
         status=status,
         timezone=str(expiry.timezone),
-        histories=_histories(held, remembered, planned, expiry, site),
+        histories=_histories(held, remembered, planned, expiry, context),
         drills=remembered.drills,
         replicas=_replicas(planned, remembered),
-        disk=_disk(held, site) if inventory else None,
+        disk=_disk(held, context) if inventory else None,
         log=log or (),
         unread=tuple(unread),
     )
 
 
-def _remembered(planned: Iterable[Planned], now: datetime, site: Site) -> _Remembered | None:
+def _remembered(planned: Iterable[Planned], now: datetime, context: TaskContext) -> _Remembered | None:
     try:
-        with read_catalog(site.catalog_path) as catalog:
+        with read_catalog(context.catalog_path) as catalog:
             records = {one.source: _records(one, catalog, now) for one in planned if one.task == "backup"}
             drills = tuple(_drill(run) for run in catalog.runs(task="drill", limit=MOST_DRILLS))
             return _Remembered(records, drills, catalog.copies())
@@ -110,12 +110,12 @@ def _drill(run: RunRecord) -> DrillFigures:
 
 
 def _histories(
-    inventory: Inventory, remembered: _Remembered, planned: Iterable[Planned], expiry: Expiry, site: Site
+    inventory: Inventory, remembered: _Remembered, planned: Iterable[Planned], expiry: Expiry, context: TaskContext
 ) -> tuple[SourceHistory, ...]:
     schedules = {one.source: one.schedule for one in planned if one.task == "backup"}
     foreign = sorted({generation.source for generation in inventory.generations} - schedules.keys())
     sources = (*schedules, *foreign[:MOST_FOREIGN_SOURCES])
-    return tuple(_history(name, schedules.get(name), inventory, remembered, expiry, site) for name in sources)
+    return tuple(_history(name, schedules.get(name), inventory, remembered, expiry, context) for name in sources)
 
 
 def _history(
@@ -124,34 +124,36 @@ def _history(
     inventory: Inventory,
     remembered: _Remembered,
     expiry: Expiry,
-    site: Site,
+    context: TaskContext,
 ) -> SourceHistory:
     generations = inventory.of(source)
     known = remembered.records.get(source, Records())
     taken_at = tuple(generation.taken_at for generation in generations if inventory.counts(generation))
     records = Records(known.marks, taken_at, known.begin_at)
-    reasons = _reasons(source, inventory, expiry, site) if schedule else {g.id: (NOT_CONFIGURED,) for g in generations}
-    shown, pins = generations[:MOST_GENERATIONS], _pins(inventory, site)
+    reasons = (
+        _reasons(source, inventory, expiry, context) if schedule else {g.id: (NOT_CONFIGURED,) for g in generations}
+    )
+    shown, pins = generations[:MOST_GENERATIONS], _pins(inventory, context)
     return SourceHistory(
         source=source,
         days=judge_days(records, schedule, inventory.now) if schedule else (),
         points=_points(known.marks, schedule) if schedule else (),
-        generations=tuple(_generation(one, reasons, remembered, pins.get(one.id), site) for one in shown),
+        generations=tuple(_generation(one, reasons, remembered, pins.get(one.id), context) for one in shown),
         generation_count=len(generations),
         stored_bytes=sum(generation.archive_bytes for generation in generations),
     )
 
 
-def _reasons(source: str, inventory: Inventory, expiry: Expiry, site: Site) -> Mapping[str, tuple[str, ...]]:
+def _reasons(source: str, inventory: Inventory, expiry: Expiry, context: TaskContext) -> Mapping[str, tuple[str, ...]]:
     try:
-        return plan_for(source, expiry, inventory, site).reasons()
+        return plan_for(source, expiry, inventory, context).reasons()
     except OSError:
         return {generation.id: (HOLDS_UNREADABLE,) for generation in inventory.of(source)}
 
 
-def _pins(inventory: Inventory, site: Site) -> Mapping[str, Pin]:
+def _pins(inventory: Inventory, context: TaskContext) -> Mapping[str, Pin]:
     try:
-        return pins_in_force(inventory, site)
+        return pins_in_force(inventory, context)
     except OSError:  # the reasons say so
         return {}
 
@@ -167,9 +169,9 @@ def _generation(
     reasons: Mapping[str, tuple[str, ...]],
     remembered: _Remembered,
     pin: Pin | None,
-    site: Site,
+    context: TaskContext,
 ) -> GenerationFigures:
-    local = site.store.name
+    local = context.store.name
     copies = (remembered.copies or {}).get(generation.id, ())
     return GenerationFigures(
         id=generation.id,
@@ -192,16 +194,16 @@ def _replicas(planned: Iterable[Planned], remembered: _Remembered) -> tuple[Repl
     return tuple(ReplicaFigures(one.source, held.count(one.source)) for one in planned if one.task == "replicate")
 
 
-def _disk(inventory: Inventory, site: Site) -> DiskUse | None:
+def _disk(inventory: Inventory, context: TaskContext) -> DiskUse | None:
     try:
-        usage = shutil.disk_usage(site.store.directory)
+        usage = shutil.disk_usage(context.store.directory)
     except OSError:
         return None
     return DiskUse(sum(g.archive_bytes for g in inventory.generations), usage.free, usage.total)
 
 
-def _log(site: Site) -> tuple[LogLine, ...] | None:
+def _log(context: TaskContext) -> tuple[LogLine, ...] | None:
     try:
-        return last_lines(site.store.directory / LOG_NAME, MOST_LINES)
+        return last_lines(context.store.directory / LOG_NAME, MOST_LINES)
     except OSError:
         return None

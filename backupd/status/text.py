@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from backupd import __version__
 from backupd.formatting import human_age, human_bytes, human_duration, human_span, printable
-from backupd.health import Health, Standing, within_limit
+from backupd.health import Freshness, Health, within_limit
 from backupd.status.model import NextRun, SourceFigures, Status, TaskFigures
 
 _PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
@@ -53,7 +53,7 @@ def _proofs(health: Health) -> Iterator[str]:
         yield f"{what:<16} {standing.subject}: {_age(standing, health)}"
 
 
-def _age(standing: Standing, health: Health) -> str:
+def _age(standing: Freshness, health: Health) -> str:
     allowed = f"at most {human_span(standing.limit_s)} allowed"
     if standing.last_at is None:
         return f"never, {allowed}"

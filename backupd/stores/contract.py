@@ -37,8 +37,8 @@ class Transfer:
     """
 
     sent_bytes: int
-    spared_bytes: int
-    proven_by: ProvenBy = "read-back"
+    resumed_bytes: int
+    verified_by: ProvenBy = "read-back"
     doubt: str = ""
 
 
@@ -107,7 +107,7 @@ class Replica(Store, Protocol):
     def sweep(self, wanted: Collection[str]) -> Iterator[Recovered]:
         """Remove what is on its way from us, but not of the `wanted` generations, and yield what was removed."""
 
-    def begun_bytes(self, generation_id: str) -> int:
+    def partial_bytes(self, generation_id: str) -> int:
         """Return how many bytes of a generation lie there from an earlier try."""
 
     def probe(self) -> Probed:

@@ -15,7 +15,7 @@ _CHUNK_BYTES: Final = 1 << 20
 _PROBE: Final = b"written, renamed and deleted by backupd doctor"
 
 
-class MirrorStore(DirectoryStore):
+class DirectoryReplica(DirectoryStore):
     """Keeps copies of generations in a directory, each read back from its disk before it gets its name.
 
     `advance` hears how many bytes of the archive are copied, then how many are proven.
@@ -45,7 +45,7 @@ class MirrorStore(DirectoryStore):
         """Do nothing: what a killed run left was swept by `recover`."""
         return iter(())
 
-    def begun_bytes(self, generation_id: str) -> int:  # noqa: ARG002 - as a replica is asked
+    def partial_bytes(self, generation_id: str) -> int:  # noqa: ARG002 - as a replica is asked
         """Return 0: a copy that was broken off is made anew."""
         return 0
 

@@ -10,7 +10,7 @@ _M_MMAP_THRESHOLD: Final = -3
 _LARGEST_BYTES: Final = 32 << 20  # what the library allows
 
 
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Let this process use buffers of some 100 KiB again and again, instead of asking the kernel for each.
 
     It keeps what it had at most at once. Where the C library is another, all stays as it is.

@@ -21,7 +21,7 @@ class Priority(NamedTuple):  # no dataclass: to import those takes longer than m
 NORMAL = Priority()
 
 
-def give_way(priority: Priority) -> None:
+def lower_priority(priority: Priority) -> None:
     """Lower this thread for good to `priority`; where a part of it is forbidden, that part stays as it is.
 
     A high nice value alone is not enough: the scheduler lets a nice thread finish its slice first, and a commit of the

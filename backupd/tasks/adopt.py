@@ -7,7 +7,7 @@ from typing import Final
 
 from backupd.errors import AdoptionRefused
 from backupd.log import Event
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import PinRequest
 from backupd.tasks.pin import pin_generation
@@ -21,7 +21,7 @@ def adopt(
     here: Inventory,
     there: Inventory,
     name: str,
-    site: Site,
+    context: TaskContext,
     *,
     force: bool = False,
     dry_run: bool = False,
@@ -32,36 +32,36 @@ def adopt(
     which a lost machine cannot; and where several of one source were at work in the same days. `force` adopts them all
     the same. Raises AdoptionRefused, LockHeld, SnapshotFailed, OSError.
     """
-    now, claims = site.clock(), claims_of(here, site)
+    now, claims = context.clock(), claims_of(here, context)
     if not force:
         _refuse_doubtful(foreign, here, there, name, claims)
     until = {group.store: now for group in foreign}
     for group in foreign:  # the clock of a machine that was lost may have run ahead
         until[group.store] = max(until[group.store], group.manifests[0].taken_at)
     if foreign and not dry_run:
-        _pin(foreign, site)
-        site.identities.adopt(until)
+        _pin(foreign, context)
+        context.identities.adopt(until)
         for group in foreign:
             what = f"adopted at {name}: {group.words(now)}"
-            site.log.warning(Event.STORE_ADOPTED, what, store=name, source=group.source, identity=group.store)
+            context.log.warning(Event.STORE_ADOPTED, what, store=name, source=group.source, identity=group.store)
     return replace(claims, adopted={**claims.adopted, **until})
 
 
-def _pin(foreign: Sequence[Foreign], site: Site) -> None:
+def _pin(foreign: Sequence[Foreign], context: TaskContext) -> None:
     """Keep what is adopted for a month: what of it the lost machine had pinned is not known. Raises LockHeld, OSError.
 
     Before it counts as own, since from then on the retention policy decides about it.
     """
-    with site.locked("adopt"):
+    with context.locked("adopt"):
         for generation_id in sorted(key for group in foreign for key in group.ids):
-            pin_generation(generation_id, _ADOPTED, site)
+            pin_generation(generation_id, _ADOPTED, context)
 
 
-def adopt_local(here: Inventory, site: Site) -> None:
+def adopt_local(here: Inventory, context: TaskContext) -> None:
     """Adopt the stores of generations that an operator has put into the local store, as far as those reach."""
-    adopted = claims_of(here, site).adopted
-    if adopted.items() - site.identities.adopted().items():
-        site.identities.adopt(adopted)
+    adopted = claims_of(here, context).adopted
+    if adopted.items() - context.identities.adopted().items():
+        context.identities.adopt(adopted)
 
 
 def _refuse_doubtful(foreign: Sequence[Foreign], here: Inventory, there: Inventory, name: str, claims: Claims) -> None:

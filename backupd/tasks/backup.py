@@ -14,11 +14,11 @@ from backupd.formatting import human_bytes
 from backupd.log import Event
 from backupd.model import Contents, Manifest, RunReport, generation_id
 from backupd.sqlite.mounts import is_remote
-from backupd.tasks.capture import ARCHIVE_PART, Proof, prove
-from backupd.tasks.check_results import remember_check
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.capture import ARCHIVE_PART, Capture, capture_snapshot
+from backupd.tasks.check_results import record_verification
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.options import BackupRequest, Expiry
 from backupd.tasks.origins import sharing
 from backupd.tasks.pin import pin_if_possible
 from backupd.tasks.prune import expire
@@ -32,80 +32,87 @@ from backupd.tasks.pruning_hold import (
     thaw,
 )
 from backupd.tasks.restore.recovery import healed_before_backup
-from backupd.tasks.run import Run, recorded
+from backupd.tasks.run import Run, recorded_run
 
 _MAX_ATTEMPT = 999
 _LARGE_WAL_BYTES = 256 << 20
 _NOTES = 3
 
 
-def backup(order: BackupOrder, site: Site) -> RunReport:
+def backup(order: BackupRequest, context: TaskContext) -> RunReport:
     """Back up one source now. Foreseen trouble does not raise: it is in the report, with what to do about it."""
-    with recorded("backup", order.source, site) as run, site.locked("backup"):
+    with recorded_run("backup", order.source, context) as run, context.locked("backup"):
         run.started()
-        if order.zone_doubt:
-            run.note(order.zone_doubt)
-        if trouble := healed_before_backup(order.path, site):
+        if order.timezone_warning:
+            run.note(order.timezone_warning)
+        if trouble := healed_before_backup(order.path, context):
             run.warn(trouble)
-        inventory = local_inventory(site)
+        inventory = local_inventory(context)
         last = inventory.last_verified(order.source)
-        with site.store.staging() as staging, frozen_on_corruption(order, last, site):
-            proof = prove(order, last, staging, run, site)
-            contents = _sound_contents(order, proof, last, run, site)
+        with context.store.staging() as staging, frozen_on_corruption(order, last, context):
+            proof = capture_snapshot(order, last, staging, run, context)
+            contents = _sound_contents(order, proof, last, run, context)
             _tell_oddities(order, proof, run)
             if doubt := sharing(inventory, order.source, order.path):
                 run.warn(doubt)
-            _settle(order, proof, contents, inventory, run, site)
+            _settle(order, proof, contents, inventory, run, context)
         if order.pin is not None and run.report.generation is not None:
-            pin_if_possible(run.report.generation, order.pin, run, site)
+            pin_if_possible(run.report.generation, order.pin, run, context)
         if order.expiry is not None:
-            _expire(order.source, order.expiry, run, site)
+            _expire(order.source, order.expiry, run, context)
         if order.replicas:
-            _warn_of_replicas(order, run, site)
+            _warn_of_replicas(order, run, context)
     return run.report
 
 
-def _sound_contents(order: BackupOrder, proof: Proof, last: Manifest | None, run: Run, site: Site) -> Contents | None:
+def _sound_contents(
+    order: BackupRequest, proof: Capture, last: Manifest | None, run: Run, context: TaskContext
+) -> Contents | None:
     """Return what is in the copy, None where it cannot be read.
 
     Raises CopyCorrupt, with the copy in quarantine, when it may not be published.
     """
     if proof.corrupt:
-        raise quarantined(order, proof, proof.inspection.verdict.damage, last, site)
-    admit_doubt(order, proof, last, run, site)
+        raise quarantined(order, proof, proof.inspection.verdict.damage, last, context)
+    admit_doubt(order, proof, last, run, context)
     contents = proof.inspection.contents
     if last is not None and emptied(last, contents) and not order.allow_empty:
-        raise emptied_error(order, proof, last, site)
+        raise emptied_error(order, proof, last, context)
     return contents
 
 
 def _settle(
-    order: BackupOrder, proof: Proof, contents: Contents | None, inventory: Inventory, run: Run, site: Site
+    order: BackupRequest,
+    proof: Capture,
+    contents: Contents | None,
+    inventory: Inventory,
+    run: Run,
+    context: TaskContext,
 ) -> None:
     """Publish the copy, or record that the last generation holds the same; freeze or thaw rotation."""
-    shrunk = guard_against_shrinking(order, contents, proof.snapshot.size_bytes, inventory, run, site)
+    shrunk = guard_against_shrinking(order, contents, proof.snapshot.size_bytes, inventory, run, context)
     last = inventory.last_verified(order.source)
     if proof.unchanged and last is not None:
-        record_unchanged(last, run, site)
+        record_unchanged(last, run, context)
     elif proof.packed is not None:
-        publish(order.source, proof, proof.packed, contents, run, site)
+        publish(order.source, proof, proof.packed, contents, run, context)
     if not shrunk:
-        thaw(order.source, site)
+        thaw(order.source, context)
 
 
-def _expire(source: str, expiry: Expiry, run: Run, site: Site) -> None:
+def _expire(source: str, expiry: Expiry, run: Run, context: TaskContext) -> None:
     """Prune; a generation that is published stays so, whatever happens to older ones."""
     try:
-        expire(source, expiry, run, site)
+        expire(source, expiry, run, context)
     except OSError as error:
         run.warn(f"old generations could not be pruned: {error}")
 
 
-def _warn_of_replicas(order: BackupOrder, run: Run, site: Site) -> None:
+def _warn_of_replicas(order: BackupRequest, run: Run, context: TaskContext) -> None:
     """Let no backup that is nowhere but here pass for a good one: whoever takes it by hand hears of it too."""
-    now = site.clock()
+    now = context.clock()
     unknown = dict[str, RunRecord | None]()
-    failures = site.ask_catalog(
+    failures = context.ask_catalog(
         lambda catalog: {name: catalog.last_failure("replicate", name, now) for name in order.replicas}, unknown
     )
     for name, failed in failures.items():
@@ -113,7 +120,7 @@ def _warn_of_replicas(order: BackupOrder, run: Run, site: Site) -> None:
             run.warn(f"the last replication to {name} failed: {failed.error or 'it was cut short'}")
 
 
-def _tell_oddities(order: BackupOrder, proof: Proof, run: Run) -> None:
+def _tell_oddities(order: BackupRequest, proof: Capture, run: Run) -> None:
     snapshot, verdict = proof.snapshot, proof.inspection.verdict
     if snapshot.hot_journal:
         run.warn(f"the app of {order.path} died in a transaction and was not started again: copied as of before it")
@@ -134,45 +141,47 @@ def _tell_oddities(order: BackupOrder, proof: Proof, run: Run) -> None:
         run.note(note)
 
 
-def publish(source: str, proof: Proof, packed: Packed, contents: Contents | None, run: Run, site: Site) -> Manifest:
+def publish(
+    source: str, proof: Capture, packed: Packed, contents: Contents | None, run: Run, context: TaskContext
+) -> Manifest:
     """Publish the proven copy as a new generation of `source` and return its manifest. Raises OSError."""
-    manifest = _manifest(source, proof, packed, contents, site)
+    manifest = _manifest(source, proof, packed, contents, context)
     sealed = encode_manifest(manifest)
     decode_manifest(sealed, manifest.id)  # nothing is published that a restore would refuse
     with run.stage("publish"):
-        site.store.publish(manifest.id, proof.snapshot.path.parent / ARCHIVE_PART, sealed)
-    site.log.info(
+        context.store.publish(manifest.id, proof.snapshot.path.parent / ARCHIVE_PART, sealed)
+    context.log.info(
         Event.GENERATION_PUBLISHED,
         f"published {manifest.id}, verified {manifest.verdict.level}",
         generation=manifest.id,
         archive_bytes=packed.archive.size_bytes,
         archive_sha256=packed.archive.sha256,
     )
-    site.tell_catalog(lambda catalog: catalog.add_generation(manifest, site.store.name))
+    context.tell_catalog(lambda catalog: catalog.add_generation(manifest, context.store.name))
     run.update(outcome="published")
-    _tell(manifest, run, site)
+    _tell(manifest, run, context)
     return manifest
 
 
-def record_unchanged(last: Manifest, run: Run, site: Site) -> Manifest:
+def record_unchanged(last: Manifest, run: Run, context: TaskContext) -> Manifest:
     """Record that the source still holds, digest for digest, what the sound generation `last` holds."""
-    site.log.info(
+    context.log.info(
         Event.SNAPSHOT_UNCHANGED,
         f"{last.source} is what {last.id} holds: verified unchanged",
         generation=last.id,
     )
-    remember_check(last.id, site, sound=True, detail="verified unchanged")
+    record_verification(last.id, context, sound=True, detail="verified unchanged")
     run.update(outcome="unchanged")
-    _tell(last, run, site)
+    _tell(last, run, context)
     return last
 
 
-def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents | None, site: Site) -> Manifest:
+def _manifest(source: str, proof: Capture, packed: Packed, contents: Contents | None, context: TaskContext) -> Manifest:
     return Manifest(
         format=1,
-        id=_free_id(source, proof, site),
+        id=_free_id(source, proof, context),
         source=source,
-        store=site.identity(),
+        store=context.identity(),
         taken_at=proof.taken_at,
         backupd_version=__version__,
         origin=proof.source.facts,
@@ -183,20 +192,20 @@ def _manifest(source: str, proof: Proof, packed: Packed, contents: Contents | No
     )
 
 
-def _free_id(source: str, proof: Proof, site: Site) -> str:
+def _free_id(source: str, proof: Capture, context: TaskContext) -> str:
     """Count on in one minute, past names that a removal has freed here: a replica may hold one of that name."""
     names = [generation_id(source, proof.taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
-    taken = site.store.all_taken() | site.copies().keys()
+    taken = context.store.all_taken() | context.copies().keys()
     last = max((number for number, name in enumerate(names) if name in taken), default=-1)
     if last + 1 == len(names):
         raise SnapshotFailed(f"{names[last]} is taken, the last name that this minute has", "try again in a minute")
     return names[last + 1]
 
 
-def _tell(manifest: Manifest, run: Run, site: Site) -> None:
+def _tell(manifest: Manifest, run: Run, context: TaskContext) -> None:
     run.update(
         generation=manifest.id,
-        archive_path=str(site.store.archive_path(manifest.id)),
+        archive_path=str(context.store.archive_path(manifest.id)),
         snapshot_bytes=manifest.snapshot.size_bytes,
         archive_bytes=manifest.archive.size_bytes,
         snapshot_sha256=manifest.snapshot.sha256,

@@ -13,9 +13,9 @@ from backupd.model import Manifest
 from backupd.sqlite.integrity import Inspection, checking
 from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source, same_content
-from backupd.system.priority import give_way
-from backupd.tasks.check_results import Examined, examine_archive, remember_check
-from backupd.tasks.context import Site
+from backupd.system.priority import lower_priority
+from backupd.tasks.check_results import ArchiveCheck, digest_archive, record_verification
+from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import (
     FILES_OF_A_BACKUP,
     bytes_needed,
@@ -24,14 +24,14 @@ from backupd.tasks.disk_space import (
     same_file_system,
     watching_space,
 )
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.options import BackupRequest
 from backupd.tasks.run import Run
 
 ARCHIVE_PART = "archive.part"
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class Capture:
     """A copy in staging, begun at `taken_at`, and what its check said.
 
     `packed` is `None` where packing was pointless: the copy is corrupt, or it is the last generation over again.
@@ -50,7 +50,9 @@ class Proof:
         return self.inspection.verdict.level == "corrupt"
 
 
-def prove(order: BackupOrder, last: Manifest | None, staging: Path, run: Run, site: Site) -> Proof:
+def capture_snapshot(
+    order: BackupRequest, last: Manifest | None, staging: Path, run: Run, context: TaskContext
+) -> Capture:
     """Copy and check the source, once more when the file was replaced or changed under the first copy.
 
     All copying ends within `timeout_s` from now: what the first copy said is the answer where there is no time for
@@ -58,7 +60,7 @@ def prove(order: BackupOrder, last: Manifest | None, staging: Path, run: Run, si
     """
     give_up = time.monotonic() + order.settings.timeout_s
     try:
-        proof = _attempt(order, last, _emptied(staging / "copy"), give_up, run, site)
+        proof = _attempt(order, last, _emptied(staging / "copy"), give_up, run, context)
         if not proof.corrupt or not _is_time_for_another(give_up, run):
             return proof
         why = "the copy is corrupt"
@@ -66,8 +68,8 @@ def prove(order: BackupOrder, last: Manifest | None, staging: Path, run: Run, si
         if not _is_time_for_another(give_up, run):
             raise
         why = error.message
-    site.log.warning(Event.SNAPSHOT_RETRIED, f"{why}: copying {order.path} once more", source=order.source)
-    return _attempt(order, last, _emptied(staging / "copy"), give_up, run, site)
+    context.log.warning(Event.SNAPSHOT_RETRIED, f"{why}: copying {order.path} once more", source=order.source)
+    return _attempt(order, last, _emptied(staging / "copy"), give_up, run, context)
 
 
 def _is_time_for_another(give_up: float, run: Run) -> bool:
@@ -82,41 +84,43 @@ def _emptied(directory: Path) -> Path:
     return directory
 
 
-def _attempt(order: BackupOrder, last: Manifest | None, staging: Path, give_up: float, run: Run, site: Site) -> Proof:
+def _attempt(
+    order: BackupRequest, last: Manifest | None, staging: Path, give_up: float, run: Run, context: TaskContext
+) -> Capture:
     source = Source.inspect(order.path, allow_empty=order.allow_empty, allow_links=order.allow_links)
-    reserve = _check_space(order, source, last, site)
-    taken_at = site.clock()
-    snapshot = _copy(order, source, reserve, staging, give_up, run, site)
+    reserve = _check_space(order, source, last, context)
+    taken_at = context.clock()
+    snapshot = _copy(order, source, reserve, staging, give_up, run, context)
     if last is not None and order.settings.method == "backup" and same_content(last.origin.signature, source.signature):
         with run.stage("digest"):
             equal = _digest(snapshot) == last.snapshot.sha256
-        if equal and archive_is_sound(last, run, site):
-            return Proof(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
+        if equal and archive_is_sound(last, run, context):
+            return Capture(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
     if order.settings.method == "vacuum":
         inspection = _check(order, snapshot, run)
         if inspection.verdict.level == "corrupt":
-            return Proof(source, taken_at, snapshot, inspection)
+            return Capture(source, taken_at, snapshot, inspection)
         if inspection.verdict.level == "opaque":
             raise SnapshotFailed(f"{order.path} is encrypted: VACUUM cannot rewrite it", 'use method = "backup"')
         with run.stage("compact"):
             snapshot = compact_snapshot(snapshot)
-    inspection, packed = _check_and_pack(order, snapshot, reserve, run, site)
+    inspection, packed = _check_and_pack(order, snapshot, reserve, run, context)
     unchanged = (
-        last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and archive_is_sound(last, run, site)
+        last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and archive_is_sound(last, run, context)
     )
-    return Proof(source, taken_at, snapshot, inspection, packed, unchanged)
+    return Capture(source, taken_at, snapshot, inspection, packed, unchanged)
 
 
-def archive_is_sound(manifest: Manifest, run: Run, site: Site) -> bool:
+def archive_is_sound(manifest: Manifest, run: Run, context: TaskContext) -> bool:
     """Digest the archive of a generation of the local store; a damaged one is marked, and degrades the run."""
     try:
-        found = examine_archive(manifest, site.store)
+        found = digest_archive(manifest, context.store)
     except GenerationMissing:
-        found = Examined(sound=False, damaged=True, detail="its archive is gone")
+        found = ArchiveCheck(sound=False, damaged=True, detail="its archive is gone")
     if found.sound:
         return True
     if found.damaged:
-        remember_check(manifest.id, site, sound=False, detail=found.detail)
+        record_verification(manifest.id, context, sound=False, detail=found.detail)
     run.warn(f"{manifest.id}: {found.detail}; a new generation was made")
     return False
 
@@ -126,8 +130,8 @@ def _digest(snapshot: Snapshot) -> str:
         return digest_of(stream)
 
 
-def _check_space(order: BackupOrder, source: Source, last: Manifest | None, site: Site) -> int:
-    directory = site.store.directory
+def _check_space(order: BackupRequest, source: Source, last: Manifest | None, context: TaskContext) -> int:
+    directory = context.store.directory
     reserve = reserve_bytes(directory, order.reserve_bytes)
     copies = 2 if order.settings.method == "vacuum" else 1
     needed, what = bytes_needed(source, last, copies), f"a backup of {order.source}"
@@ -136,25 +140,25 @@ def _check_space(order: BackupOrder, source: Source, last: Manifest | None, site
 
 
 def _copy(
-    order: BackupOrder, source: Source, reserve: int, staging: Path, give_up: float, run: Run, site: Site
+    order: BackupRequest, source: Source, reserve: int, staging: Path, give_up: float, run: Run, context: TaskContext
 ) -> Snapshot:
-    shared = same_file_system(source.path, site.store.directory)
+    shared = same_file_system(source.path, context.store.directory)
     settings = replace(
         order.settings, reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, order)
     )
-    site.progress.stage("copy", source.size_bytes)
+    context.progress.stage("copy", source.size_bytes)
 
     def on_event(event: str, message: str) -> None:
-        site.log.info(Event(event), message, source=order.source)
+        context.log.info(Event(event), message, source=order.source)
 
     def on_progress(done: int, _total: int) -> None:
-        site.progress.advance(done)
+        context.progress.advance(done)
 
     with run.stage("copy"):
         return take_snapshot(source, settings, staging, on_progress, on_event, give_up)
 
 
-def app_reserve_bytes(directory: Path, order: BackupOrder) -> int:
+def app_reserve_bytes(directory: Path, order: BackupRequest) -> int:
     """Return what must stay free on an app's disk that holds no backups, where only the pinned WAL can grow.
 
     Half of what is free at most: a disk that was low before is no reason to go without a backup.
@@ -162,7 +166,7 @@ def app_reserve_bytes(directory: Path, order: BackupOrder) -> int:
     return min(reserve_bytes(directory, order.reserve_bytes), shutil.disk_usage(directory).free // 2)
 
 
-def _check(order: BackupOrder, snapshot: Snapshot, run: Run) -> Inspection:
+def _check(order: BackupRequest, snapshot: Snapshot, run: Run) -> Inspection:
     with checking(snapshot.path, snapshot.sqlite_writer, priority=order.packing.priority) as inspection:
         result = inspection()
     run.add_stage("check", result.verdict.duration_s)
@@ -170,9 +174,9 @@ def _check(order: BackupOrder, snapshot: Snapshot, run: Run) -> Inspection:
 
 
 def _check_and_pack(
-    order: BackupOrder, snapshot: Snapshot, reserve: int, run: Run, site: Site
+    order: BackupRequest, snapshot: Snapshot, reserve: int, run: Run, context: TaskContext
 ) -> tuple[Inspection, Packed]:
-    site.progress.stage("check and pack", snapshot.size_bytes)
+    context.progress.stage("check and pack", snapshot.size_bytes)
     with checking(snapshot.path, snapshot.sqlite_writer, priority=order.packing.priority) as inspection:
         with run.stage("pack"):
             packed = pack(
@@ -180,8 +184,8 @@ def _check_and_pack(
                 snapshot.path.parent / ARCHIVE_PART,
                 level=order.packing.level,
                 workers=order.packing.workers,
-                advance=watching_space(site.store.directory, reserve, site.progress.advance),
-                begin=lambda: give_way(order.packing.priority),
+                advance=watching_space(context.store.directory, reserve, context.progress.advance),
+                begin=lambda: lower_priority(order.packing.priority),
             )
         with run.stage("wait for check"):
             result = inspection()

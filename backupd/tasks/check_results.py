@@ -8,11 +8,11 @@ from backupd.archive.archive import digest_of
 from backupd.log import Event
 from backupd.model import LOCAL_STORE, Manifest
 from backupd.stores.contract import Store
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class ArchiveCheck:
     """What a look at an archive found: one that is not sound is `damaged`, or could not be read just now."""
 
     sound: bool
@@ -20,7 +20,7 @@ class Examined:
     detail: str
 
 
-def examine_archive(manifest: Manifest, store: Store) -> Examined:
+def digest_archive(manifest: Manifest, store: Store) -> ArchiveCheck:
     """Digest the archive of a generation as it lies on the disk, not in memory. Raises GenerationMissing.
 
     What the disk cannot read back (EIO) is damage; what is merely out of reach is not, and must not be taken for it.
@@ -29,15 +29,23 @@ def examine_archive(manifest: Manifest, store: Store) -> Examined:
         with store.open(manifest.id) as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             if digest_of(stream) == manifest.archive.sha256:
-                return Examined(sound=True, damaged=False, detail="its digest is right")
+                return ArchiveCheck(sound=True, damaged=False, detail="its digest is right")
     except OSError as error:
-        return Examined(sound=False, damaged=error.errno == EIO, detail=f"its archive cannot be read: {error.strerror}")
+        return ArchiveCheck(
+            sound=False, damaged=error.errno == EIO, detail=f"its archive cannot be read: {error.strerror}"
+        )
     what = "its archive is damaged: the SHA-256 is not the one in its manifest"
-    return Examined(sound=False, damaged=True, detail=what)
+    return ArchiveCheck(sound=False, damaged=True, detail=what)
 
 
-def remember_check(
-    generation: str, site: Site, *, sound: bool, detail: str, duration_s: float = 0.0, store: str = LOCAL_STORE
+def record_verification(
+    generation: str,
+    context: TaskContext,
+    *,
+    sound: bool,
+    detail: str,
+    duration_s: float = 0.0,
+    store: str = LOCAL_STORE,
 ) -> str:
     """Remember that the copy of `generation` in `store` is damaged or sound; returns in words why it could not be.
 
@@ -45,19 +53,21 @@ def remember_check(
     """
     if not sound:
         where = "" if store == LOCAL_STORE else f" at {store}"
-        site.log.error(Event.GENERATION_DAMAGED, f"{generation}{where}: {detail}", generation=generation, store=store)
-    now = site.clock()
-    site.tell_catalog(lambda catalog: catalog.record_check(generation, store, now, sound, detail, duration_s))
-    return _mark(generation, site, sound=sound, detail=detail) if store == LOCAL_STORE else ""
+        context.log.error(
+            Event.GENERATION_DAMAGED, f"{generation}{where}: {detail}", generation=generation, store=store
+        )
+    now = context.clock()
+    context.tell_catalog(lambda catalog: catalog.record_check(generation, store, now, sound, detail, duration_s))
+    return _mark(generation, context, sound=sound, detail=detail) if store == LOCAL_STORE else ""
 
 
-def _mark(generation: str, site: Site, *, sound: bool, detail: str) -> str:
+def _mark(generation: str, context: TaskContext, *, sound: bool, detail: str) -> str:
     trouble = ""
     try:
         if sound:
-            site.marks.clear(generation)
+            context.marks.clear(generation)
         else:
-            site.marks.add(generation, detail)
+            context.marks.add(generation, detail)
     except OSError as error:
         mark = "sound, and still does not count" if sound else "damaged, and still counts"
         trouble = f"{generation} could not be marked as {mark}: {error.strerror}"

@@ -14,9 +14,9 @@ from backupd.formatting import human_bytes, human_span
 from backupd.log import Event
 from backupd.sqlite.history import choose_undo, history
 from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files, remove_kept
-from backupd.sqlite.restore_lock import alone_at
+from backupd.sqlite.restore_lock import restore_lock
 from backupd.stores.state import Quarantined
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.recovery import heal_restore
 
 Kind = Literal["replaced database", "record of a restore", "damaged copy"]
@@ -76,7 +76,12 @@ def decide_damaged(
 
 
 def clean(
-    databases: Mapping[str, Path], older_than: timedelta, site: Site, *, everything: bool = True, dry_run: bool = False
+    databases: Mapping[str, Path],
+    older_than: timedelta,
+    context: TaskContext,
+    *,
+    everything: bool = True,
+    dry_run: bool = False,
 ) -> tuple[CleanDecision, ...]:
     """Remove what is old of the sources in `databases`, by name and path; with `dry_run` nothing is changed.
 
@@ -84,45 +89,45 @@ def clean(
     Holds the lock of the store, and that of each database as a restore does: what a killed restore left is put right
     first. Raises LockHeld, TargetRefused, OSError.
     """
-    with nullcontext() if dry_run else site.locked("clean"):
-        replaced = (_clean_replaced(*source, older_than, site, dry_run=dry_run) for source in databases.items())
+    with nullcontext() if dry_run else context.locked("clean"):
+        replaced = (_clean_replaced(*source, older_than, context, dry_run=dry_run) for source in databases.items())
         return (
             *chain.from_iterable(replaced),
-            *_clean_damaged(None if everything else databases, older_than, site, dry_run=dry_run),
+            *_clean_damaged(None if everything else databases, older_than, context, dry_run=dry_run),
         )
 
 
 def _clean_replaced(
-    source: str, path: Path, older_than: timedelta, site: Site, *, dry_run: bool
+    source: str, path: Path, older_than: timedelta, context: TaskContext, *, dry_run: bool
 ) -> tuple[CleanDecision, ...]:
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         return ()
-    with nullcontext() if dry_run else alone_at(path):
+    with nullcontext() if dry_run else restore_lock(path):
         if not dry_run:
-            heal_restore(path, site)
+            heal_restore(path, context)
         kept = kept_files(target)
         found = tuple(_replaced(one, source) for one in kept)
-        decisions = decide_replaced(found, _next_undone(target), older_than, site.clock())
+        decisions = decide_replaced(found, _next_undone(target), older_than, context.clock())
         for decision, one in zip(decisions, kept, strict=True):
             if decision.removed and not dry_run:
                 remove_kept(one)
-                _tell(decision.leftover, site)
+                _tell(decision.leftover, context)
     return decisions
 
 
 def _clean_damaged(
-    sources: Collection[str] | None, older_than: timedelta, site: Site, *, dry_run: bool
+    sources: Collection[str] | None, older_than: timedelta, context: TaskContext, *, dry_run: bool
 ) -> tuple[CleanDecision, ...]:
-    copies = {copy.place: copy for copy in site.quarantine.copies()}
+    copies = {copy.place: copy for copy in context.quarantine.copies()}
     of_all = (_damaged(copy) for copy in copies.values())
     found = tuple(one for one in of_all if sources is None or one.source in sources)
-    held = {one.source for one in found if site.holds.get(one.source) is not None}
-    decisions = decide_damaged(found, held, older_than, site.clock())
+    held = {one.source for one in found if context.holds.get(one.source) is not None}
+    decisions = decide_damaged(found, held, older_than, context.clock())
     for decision in decisions:
         if decision.removed and not dry_run:
-            site.quarantine.remove(copies[decision.leftover.path])
-            _tell(decision.leftover, site)
+            context.quarantine.remove(copies[decision.leftover.path])
+            _tell(decision.leftover, context)
     return decisions
 
 
@@ -152,9 +157,9 @@ def _damaged(copy: Quarantined) -> Leftover:
     return Leftover("damaged copy", copy.place.parent.name, copy.place, copy.since, copy.size_bytes)
 
 
-def _tell(leftover: Leftover, site: Site) -> None:
+def _tell(leftover: Leftover, context: TaskContext) -> None:
     what = f"removed the {leftover.kind} {leftover.path} ({human_bytes(leftover.size_bytes)})"
-    site.log.info(Event.LEFTOVER_REMOVED, what, source=leftover.source, path=str(leftover.path))
+    context.log.info(Event.LEFTOVER_REMOVED, what, source=leftover.source, path=str(leftover.path))
 
 
 def _span(span: timedelta) -> str:

@@ -42,7 +42,7 @@ def unwatched(_task: str, _subject: str) -> Iterator[Callable[[RunReport], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class TaskContext:
     """What a job needs beside its own order; built by `bootstrap` alone. `warnings` degrade every run here.
 
     `configuration` returns the digest of the configuration of now, which the catalog keeps with each run.
@@ -125,7 +125,7 @@ class Site:
             self._say_unavailable(error)
 
     @contextmanager
-    def locked_for(self, task: str) -> Iterator[None]:
+    def task_lock(self, task: str) -> Iterator[None]:
         """Let nobody else do `task` here; the store itself is left to others. Raises LockHeld, SnapshotFailed."""
         self.store.prepare()
         if self._hidden_is_lost():
@@ -211,10 +211,10 @@ class Site:
 
 
 @contextmanager
-def workplace(site: Site) -> Iterator[Path]:
+def workplace(context: TaskContext) -> Iterator[Path]:
     """Lend an empty directory, gone at the end: of the store, or of the system where the store is read-only."""
-    if site.store.writable():
-        with site.store.staging() as place:
+    if context.store.writable():
+        with context.store.staging() as place:
             yield place
         return
     with tempfile.TemporaryDirectory(prefix="backupd-") as name:
@@ -224,14 +224,14 @@ def workplace(site: Site) -> Iterator[Path]:
             raise NoSpace(error.message, "free space there, or set TMPDIR to a directory with more room") from error
 
 
-def local_inventory(site: Site) -> Inventory:
+def local_inventory(context: TaskContext) -> Inventory:
     """Read the local store, knowing what checks have found; each that is refused or lost is logged."""
-    inventory = read_inventory(site)
+    inventory = read_inventory(context)
     for generation, why in inventory.refused.items():
-        site.log.warning(Event.MANIFEST_REFUSED, why, generation=generation, hint=inventory.way_out(generation))
+        context.log.warning(Event.MANIFEST_REFUSED, why, generation=generation, hint=inventory.way_out(generation))
     return inventory
 
 
-def read_inventory(site: Site) -> Inventory:
+def read_inventory(context: TaskContext) -> Inventory:
     """Do the same for a run that warns of what is refused itself: nothing is logged."""
-    return take_inventory(site.store, site.clock(), site.marks.ids(), site.store.lost())
+    return take_inventory(context.store, context.clock(), context.marks.ids(), context.store.lost())

@@ -8,16 +8,16 @@ from typing import Final
 
 from backupd.catalog import CatalogUnavailable, LastRun, RunRecord, read_catalog
 from backupd.errors import ErrorKind
-from backupd.health import SOURCE_ERRORS, Failure, HealthFacts, Limit, Standing
+from backupd.health import SOURCE_ERRORS, Failure, Freshness, HealthFacts, Limit
 from backupd.model import Task
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, take_inventory
 
 _OTHER_TASKS: Final[tuple[Task, ...]] = ("drill", "prune", "scrub")
 _KILLED: Final = "find out who killed it (too little memory, a power cut)"
 
 
-def read_health_facts(limits: Iterable[Limit], site: Site, inventory: Inventory | None = None) -> HealthFacts:
+def read_health_facts(limits: Iterable[Limit], context: TaskContext, inventory: Inventory | None = None) -> HealthFacts:
     """Read how old each proof is that has a limit, and the rest of the facts; `inventory` is read where not given.
 
     Changes nothing, and raises nothing: what could not be found out is named. Of a source or replica that `limits` do
@@ -25,40 +25,40 @@ def read_health_facts(limits: Iterable[Limit], site: Site, inventory: Inventory 
     """
     limits = tuple(limits)
     try:
-        facts = _health_facts(limits, inventory or present_inventory(site), site)
+        facts = _health_facts(limits, inventory or present_inventory(context), context)
     except OSError:
-        standings = (Standing(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
+        standings = (Freshness(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
         facts = HealthFacts(tuple(standings), store_unreadable=True)
-    return _with_runs(facts, limits, site)
+    return _with_runs(facts, limits, context)
 
 
-def present_inventory(site: Site) -> Inventory:
+def present_inventory(context: TaskContext) -> Inventory:
     """Return what the local store holds; one that is not there is no empty one. Raises OSError."""
-    with os.scandir(site.store.directory):
-        return take_inventory(site.store, site.clock(), site.marks.ids(), site.store.lost())
+    with os.scandir(context.store.directory):
+        return take_inventory(context.store, context.clock(), context.marks.ids(), context.store.lost())
 
 
-def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, site: Site) -> HealthFacts:
+def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: TaskContext) -> HealthFacts:
     """Return what store and catalog tell of proofs, holds and damage. Raises OSError."""
     sources = _sources(limits)
     standings = [
-        Standing(limit.task, limit.subject, _last_at(limit, sources, inventory, site), limit.limit_s)
+        Freshness(limit.task, limit.subject, _last_at(limit, sources, inventory, context), limit.limit_s)
         for limit in limits
     ]
-    holds = (site.holds.get(source) for source in sources)
+    holds = (context.holds.get(source) for source in sources)
     damaged = ((one.id, one.source) for one in inventory.generations if not one.verified and one.source in sources)
     return HealthFacts(
         tuple(standings), tuple(hold for hold in holds if hold is not None), damaged=tuple(sorted(damaged))
     )
 
 
-def _with_runs(facts: HealthFacts, limits: tuple[Limit, ...], site: Site) -> HealthFacts:
+def _with_runs(facts: HealthFacts, limits: tuple[Limit, ...], context: TaskContext) -> HealthFacts:
     """Add to `facts` the runs that fail, or why they could not be read; without a catalog there was no run yet."""
-    if not os.path.lexists(site.catalog_path):
+    if not os.path.lexists(context.catalog_path):
         return facts
     try:
-        with read_catalog(site.catalog_path) as catalog:
-            last = catalog.last_runs(site.clock())
+        with read_catalog(context.catalog_path) as catalog:
+            last = catalog.last_runs(context.clock())
     except CatalogUnavailable as error:
         return replace(facts, catalog_error=error)
     by_subject = {(one.run.task, one.run.source): one for one in last}
@@ -94,19 +94,19 @@ def _sources(limits: Iterable[Limit]) -> list[str]:
     return [limit.subject for limit in limits if limit.task == "backup"]
 
 
-def _last_at(limit: Limit, sources: Iterable[str], inventory: Inventory, site: Site) -> datetime | None:
+def _last_at(limit: Limit, sources: Iterable[str], inventory: Inventory, context: TaskContext) -> datetime | None:
     """Return when there was the last proof."""
     if limit.task == "backup":
-        return last_proof(limit.subject, inventory, site)
+        return last_verified_at(limit.subject, inventory, context)
     if limit.task == "drill":
-        return _last_drill(limit.subject, sources, inventory.now, site)
-    return _last_copy(limit.subject, inventory, site) if limit.task == "replicate" else None
+        return _last_drill(limit.subject, sources, inventory.now, context)
+    return _last_copy(limit.subject, inventory, context) if limit.task == "replicate" else None
 
 
-def _last_drill(store: str, sources: Iterable[str], now: datetime, site: Site) -> datetime | None:
+def _last_drill(store: str, sources: Iterable[str], now: datetime, context: TaskContext) -> datetime | None:
     """Return since when every source has been restored from `store`; None where one never was."""
     try:
-        with read_catalog(site.catalog_path) as catalog:
+        with read_catalog(context.catalog_path) as catalog:
             runs = [catalog.last_success("drill", source, now, store) for source in sources]
     except CatalogUnavailable:
         return None
@@ -114,23 +114,23 @@ def _last_drill(store: str, sources: Iterable[str], now: datetime, site: Site) -
     return min(proofs, default=None) if len(proofs) == len(runs) else None
 
 
-def _last_copy(replica: str, inventory: Inventory, site: Site) -> datetime | None:
+def _last_copy(replica: str, inventory: Inventory, context: TaskContext) -> datetime | None:
     """Return as of when a replica holds every source: when all that was wanted was there, and no later than its proof.
 
     None where it was never so.
     """
     try:
-        with read_catalog(site.catalog_path) as catalog:
+        with read_catalog(context.catalog_path) as catalog:
             run = catalog.last_success("replicate", replica, inventory.now)
     except CatalogUnavailable:
         return None
     if run is None:
         return None
-    proofs = (last_proof(source, inventory, site) for source in {g.source for g in inventory.generations})
+    proofs = (last_verified_at(source, inventory, context) for source in {g.source for g in inventory.generations})
     return min((run.started_at, *(proof for proof in proofs if proof is not None)))
 
 
-def last_proof(source: str, inventory: Inventory, site: Site) -> datetime | None:
+def last_verified_at(source: str, inventory: Inventory, context: TaskContext) -> datetime | None:
     """Return when `source` was last known to be held, digest for digest, by a generation that still counts.
 
     That is when the newest such generation was taken, or when a later run found that nothing had changed since.
@@ -139,7 +139,7 @@ def last_proof(source: str, inventory: Inventory, site: Site) -> datetime | None
     if newest is None:
         return None
     try:
-        with read_catalog(site.catalog_path) as catalog:
+        with read_catalog(context.catalog_path) as catalog:
             run = catalog.last_success("backup", source, inventory.now)
     except CatalogUnavailable:
         return newest.taken_at

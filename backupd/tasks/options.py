@@ -46,12 +46,12 @@ class PinRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class BackupOrder:
+class BackupRequest:
     """One source and how to back it up; `reserve_bytes` of None means 5 % of the file system, at most 1 GiB.
 
     Without `expiry` nothing is pruned. `replicas` are where copies should be as well.
-    `zone_doubt` says why days are not counted in the zone that was asked for. With `pin` the generation that holds the
-    copy is pinned, a new one or the one that the database has not changed since.
+    `timezone_warning` says why days are not counted in the zone that was asked for. With `pin` the generation that
+    holds the copy is pinned, a new one or the one that the database has not changed since.
     """
 
     source: str
@@ -63,7 +63,7 @@ class BackupOrder:
     expiry: Expiry | None = field(default_factory=Expiry)
     guard: ShrinkGuard = field(default_factory=ShrinkGuard)
     reserve_bytes: int | None = None
-    zone_doubt: str = ""
+    timezone_warning: str = ""
     replicas: tuple[str, ...] = ()
     pin: PinRequest | None = None
 
@@ -87,11 +87,11 @@ class AppProof:
 
 
 @dataclass(frozen=True, slots=True)
-class DrillOrder:
+class DrillRequest:
     """One source and the store that it is to be restored from; `note` says how that store was chosen.
 
     The newest copy there may be `max_age_s` old; at least `reserve_bytes` stay free where it is restored, as in a
-    `BackupOrder`. `path` is where the database of the source lies.
+    `BackupRequest`. `path` is where the database of the source lies.
     """
 
     source: str

@@ -13,7 +13,7 @@ from itertools import pairwise
 from backupd.errors import ForeignCopies, GenerationMissing
 from backupd.formatting import counted, human_span
 from backupd.model import Manifest
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import LATEST, Inventory, choose_generation
 
 _WITH_ADOPT = "the same command with --adopt"
@@ -71,13 +71,13 @@ class Claims:
         return there.without(key for group in found if group.source in self.sources for key in group.ids)
 
 
-def claims_of(here: Inventory, site: Site) -> Claims:
+def claims_of(here: Inventory, context: TaskContext) -> Claims:
     """Return whose generations count as own, given what is `here`: whatever lies in the local store does as well.
 
     Changes nothing. Raises OSError.
     """
-    adopted = dict(site.identities.adopted())
-    own = site.identities.own() or next((m.store for m in newest_first(here)), None)
+    adopted = dict(context.identities.adopted())
+    own = context.identities.own() or next((m.store for m in newest_first(here)), None)
     for manifest in here.manifests.values():
         if manifest.store != own:
             adopted[manifest.store] = max(manifest.taken_at, adopted.get(manifest.store, manifest.taken_at))

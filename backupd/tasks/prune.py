@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 from backupd.log import Event
 from backupd.model import RetentionPlan, RunReport, source_of
 from backupd.retention import plan_retention
-from backupd.tasks.context import Site, read_inventory
+from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
 from backupd.tasks.origins import histories
 from backupd.tasks.pin import unpin_generation
-from backupd.tasks.run import Run, recorded
+from backupd.tasks.run import Run, recorded_run
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
 
 
-def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> RetentionPlan:
+def plan_for(source: str, expiry: Expiry, inventory: Inventory, context: TaskContext) -> RetentionPlan:
     """Return what would stay and go now, and why."""
-    hold, pins, now = site.holds.get(source), site.pins.all(), site.clock()
+    hold, pins, now = context.holds.get(source), context.pins.all(), context.clock()
     plans = [
         plan_retention(generations, expiry.policy, now, expiry.timezone, hold, pins)
         for generations in histories(inventory.of(source), inventory.manifests_of(source))
@@ -29,27 +29,27 @@ def plan_for(source: str, expiry: Expiry, inventory: Inventory, site: Site) -> R
     )
 
 
-def expire(source: str, expiry: Expiry, run: Run, site: Site) -> RetentionPlan:
+def expire(source: str, expiry: Expiry, run: Run, context: TaskContext) -> RetentionPlan:
     """Remove what the policy lets go; `SHA256SUMS` is right at every instant. Only with the store locked."""
-    inventory = read_inventory(site)
-    _reconcile(inventory, site)
+    inventory = read_inventory(context)
+    _reconcile(inventory, context)
     for trouble in inventory.troubles():
         run.warn(trouble)
-    plan = plan_for(source, expiry, inventory, site)
+    plan = plan_for(source, expiry, inventory, context)
     going = {removed.generation.id for removed in plan.remove}
     with run.stage("expire"):
         staying = {key: digest for key, digest in inventory.digests().items() if key not in going}
-        site.store.write_checksums(staying)
+        context.store.write_checksums(staying)
         for removed in plan.remove:
-            remove_generation(removed.generation.id, removed.reason, site)
-    _sweep_pins(source, inventory, going, site)
+            remove_generation(removed.generation.id, removed.reason, context)
+    _sweep_pins(source, inventory, going, context)
     run.update(kept=len(plan.keep), removed=tuple(removed.generation.id for removed in plan.remove))
     return plan
 
 
-def _reconcile(inventory: Inventory, site: Site) -> None:
+def _reconcile(inventory: Inventory, context: TaskContext) -> None:
     """Let the catalog know just what is in the store: a kill, or a catalog on a full disk, has set them apart."""
-    name, there = site.store.name, {g.id for g in inventory.generations if g.id not in inventory.lost}
+    name, there = context.store.name, {g.id for g in inventory.generations if g.id not in inventory.lost}
 
     def reconcile(catalog: "Catalog") -> None:
         known = {key for key, stores in catalog.copies().items() if name in stores}
@@ -58,10 +58,10 @@ def _reconcile(inventory: Inventory, site: Site) -> None:
         for key in inventory.manifests.keys() - known:
             catalog.add_generation(inventory.manifests[key], name)
 
-    site.tell_catalog(reconcile)
+    context.tell_catalog(reconcile)
 
 
-def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], site: Site) -> None:
+def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], context: TaskContext) -> None:
     """Remove the pins of `source` whose time is over and whose generations are gone, here and at every replica.
 
     The clock is that of retention, the newest generation. A pin stays beside its generation: a clock that ran ahead
@@ -71,40 +71,40 @@ def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], sit
     if newest is None:
         return
     there = {generation.id for generation in inventory.generations if generation.id not in removed}
-    for pin in site.pins.all().values():
+    for pin in context.pins.all().values():
         over = source_of(pin.generation) == source and not pin.holds(newest.taken_at)
-        if over and pin.generation not in there and not site.copies().get(pin.generation):
-            unpin_generation(pin.generation, "its time is over", site)
+        if over and pin.generation not in there and not context.copies().get(pin.generation):
+            unpin_generation(pin.generation, "its time is over", context)
 
 
-def remove_generation(generation: str, reason: str, site: Site) -> None:
+def remove_generation(generation: str, reason: str, context: TaskContext) -> None:
     """Remove one generation of the local store and what is known of its copy here. Only with the store locked."""
     # The catalog first: killed in between, it misses a copy until the next run removes that one; never one too many.
-    site.tell_catalog(lambda catalog: catalog.remove_copy(generation, site.store.name))
-    site.store.remove(generation)
-    site.marks.clear(generation)
-    site.log.info(Event.GENERATION_REMOVED, f"removed {generation}: {reason}", generation=generation, reason=reason)
+    context.tell_catalog(lambda catalog: catalog.remove_copy(generation, context.store.name))
+    context.store.remove(generation)
+    context.marks.clear(generation)
+    context.log.info(Event.GENERATION_REMOVED, f"removed {generation}: {reason}", generation=generation, reason=reason)
 
 
-def prune(source: str, expiry: Expiry, site: Site) -> tuple[RunReport, RetentionPlan]:
+def prune(source: str, expiry: Expiry, context: TaskContext) -> tuple[RunReport, RetentionPlan]:
     """Apply the policy to one source now, as a run of its own; returns what was decided too (nothing if it failed)."""
     plan = RetentionPlan((), ())
-    with recorded("prune", source, site) as run, site.locked("prune"):
+    with recorded_run("prune", source, context) as run, context.locked("prune"):
         run.started()
-        plan = expire(source, expiry, run, site)
+        plan = expire(source, expiry, run, context)
     return run.report, plan
 
 
-def unfreeze(source: str, site: Site) -> bool:
+def unfreeze(source: str, context: TaskContext) -> bool:
     """End the hold on `source` by an operator's word; False when nothing held it.
 
     A source that can no longer be read is accepted as it is: its next copy is published.
     """
-    with site.locked("prune"):
-        hold = site.holds.get(source)
-        released = site.holds.release(source)
+    with context.locked("prune"):
+        hold = context.holds.get(source)
+        released = context.holds.release(source)
         if hold is not None and hold.unreadable:
-            site.holds.accept(source)
+            context.holds.accept(source)
     if released:
-        site.log.warning(Event.ROTATION_RELEASED, f"pruning of {source} released by an operator", source=source)
+        context.log.warning(Event.ROTATION_RELEASED, f"pruning of {source} released by an operator", source=source)
     return released

@@ -10,10 +10,10 @@ from backupd.formatting import human_bytes
 from backupd.log import Event
 from backupd.model import Contents, Hold, Manifest
 from backupd.sqlite.shadows import shadows_of
-from backupd.tasks.capture import Proof
-from backupd.tasks.context import Site
+from backupd.tasks.capture import Capture
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import BackupOrder, ShrinkGuard
+from backupd.tasks.options import BackupRequest, ShrinkGuard
 from backupd.tasks.run import Run
 
 _NAMED = 5
@@ -21,27 +21,27 @@ _UNFREEZE = "backupd prune --unfreeze accepts it"
 
 
 @contextmanager
-def frozen_on_corruption(order: BackupOrder, last: Manifest | None, site: Site) -> Iterator[None]:
+def frozen_on_corruption(order: BackupRequest, last: Manifest | None, context: TaskContext) -> Iterator[None]:
     """Freeze rotation when the block finds the source too damaged to be copied, or unreadable since the `last` copy."""
     try:
         yield
     except SourceCorrupt as error:
-        _hold(order, "corrupt", error.message, last, site)
+        _hold(order, "corrupt", error.message, last, context)
         raise
     except SourceUnreadable as error:
         if last is None or (last.verdict.level == "opaque" and isinstance(error, SourceEncrypted)):
             raise
         what = f"{error.message}; it was copied as {last.id}"
-        _hold(order, "corrupt", what, last, site)
+        _hold(order, "corrupt", what, last, context)
         raise type(error)(f"{what}, and nothing is pruned", f"{error.hint}; or restore {last.id}") from error
 
 
 def quarantined(
-    order: BackupOrder, proof: Proof, findings: tuple[str, ...], last: Manifest | None, site: Site
+    order: BackupRequest, proof: Capture, findings: tuple[str, ...], last: Manifest | None, context: TaskContext
 ) -> BackupdError:
     """Put a corrupt copy aside, freeze rotation, and return the error that ends the run."""
-    _hold(order, "corrupt", findings[0], last, site)
-    place = _put_aside(order, proof, findings, site, "is corrupt")
+    _hold(order, "corrupt", findings[0], last, context)
+    place = _put_aside(order, proof, findings, context, "is corrupt")
     good = f"the last good generation is {last.id}" if last else "there is no good generation yet"
     return CopyCorrupt(
         f"{order.path} is corrupt: {findings[0]} ({len(findings)} findings); nothing is pruned, {good}",
@@ -49,12 +49,14 @@ def quarantined(
     )
 
 
-def _put_aside(order: BackupOrder, proof: Proof, findings: tuple[str, ...], site: Site, what: str) -> Path:
+def _put_aside(
+    order: BackupRequest, proof: Capture, findings: tuple[str, ...], context: TaskContext, what: str
+) -> Path:
     name = f"{order.source}-{proof.taken_at:%Y%m%d-%H%M%S}"
-    place = site.store.hidden / "quarantine" / order.source / name
+    place = context.store.hidden / "quarantine" / order.source / name
     with suppress(OSError):  # a full disk must not hide the news
-        site.quarantine.add(order.source, name, proof.snapshot.path, findings)
-    site.log.error(
+        context.quarantine.add(order.source, name, proof.snapshot.path, findings)
+    context.log.error(
         Event.SNAPSHOT_QUARANTINED,
         f"the copy of {order.path} {what}: {findings[0]}",
         quarantine=str(place),
@@ -62,7 +64,7 @@ def _put_aside(order: BackupOrder, proof: Proof, findings: tuple[str, ...], site
     return place
 
 
-def admit_doubt(order: BackupOrder, proof: Proof, last: Manifest | None, run: Run, site: Site) -> None:
+def admit_doubt(order: BackupRequest, proof: Capture, last: Manifest | None, run: Run, context: TaskContext) -> None:
     """Let a copy pass whose check found no damage and could not rule it out; say so once, and note it from then on.
 
     Raises CopyCorrupt, with the copy in quarantine, when there was no such doubt of the `last` one, unless an operator
@@ -74,11 +76,11 @@ def admit_doubt(order: BackupOrder, proof: Proof, last: Manifest | None, run: Ru
         return
     if last is not None and last.verdict.doubt and (verdict.level != "opaque" or last.verdict.level == "opaque"):
         run.note(what)
-    elif last is None or site.holds.accepted(order.source):
+    elif last is None or context.holds.accepted(order.source):
         run.warn(f"{what} (verified {verdict.level})")
     else:
-        _hold(order, "corrupt", verdict.doubt, last, site, unreadable=True)
-        place = _put_aside(order, proof, (verdict.doubt,), site, "cannot be trusted")
+        _hold(order, "corrupt", verdict.doubt, last, context, unreadable=True)
+        place = _put_aside(order, proof, (verdict.doubt,), context, "cannot be trusted")
         raise CopyCorrupt(
             f"{what}; it could be read when {last.id} was taken: nothing is pruned, nothing was published",
             f"restore {last.id}, or look at the copy in {place}; if it is meant so, backupd prune --unfreeze lets the "
@@ -86,59 +88,64 @@ def admit_doubt(order: BackupOrder, proof: Proof, last: Manifest | None, run: Ru
         )
 
 
-def emptied_error(order: BackupOrder, proof: Proof, last: Manifest, site: Site) -> BackupdError:
+def emptied_error(order: BackupRequest, proof: Capture, last: Manifest, context: TaskContext) -> BackupdError:
     """Do the same with a copy that has none of the tables of the last generation any more."""
-    error = quarantined(order, proof, (f"no tables are left of those in {last.id}",), last, site)
+    error = quarantined(order, proof, (f"no tables are left of those in {last.id}",), last, context)
     hint = f"restore {last.id}; if the database is meant to be empty, set allow_empty = true for one backup"
     return CopyCorrupt(error.message.replace("is corrupt", "is empty"), hint)
 
 
 def guard_against_shrinking(
-    order: BackupOrder, contents: Contents | None, snapshot_bytes: int, inventory: Inventory, run: Run, site: Site
+    order: BackupRequest,
+    contents: Contents | None,
+    snapshot_bytes: int,
+    inventory: Inventory,
+    run: Run,
+    context: TaskContext,
 ) -> bool:
     """Freeze rotation, before anything is published, when the source lost much; True when it did.
 
     The comparison is with the last generation before the loss for as long as nobody accepted it: else the first
     shrunken copy would make the second look right.
     """
-    hold = site.holds.get(order.source)
+    hold = context.holds.get(order.source)
     reference = inventory.manifests.get(hold.reference or "") if hold else None
     reference = reference or inventory.last_verified(order.source)
     found = losses(reference, contents, snapshot_bytes, order.guard) if reference else []
     if not found:
         return False
     what = f"{order.source} shrank since {reference.id if reference else ''}: {'; '.join(found)}"
-    site.log.warning(Event.SOURCE_SHRUNK, what, source=order.source)
+    context.log.warning(Event.SOURCE_SHRUNK, what, source=order.source)
     run.warn(f"{what}; nothing is pruned until it has grown back or {_UNFREEZE}")
-    _hold(order, "shrink", what, reference, site)
+    _hold(order, "shrink", what, reference, context)
     return True
 
 
-def thaw(source: str, site: Site) -> None:
+def thaw(source: str, context: TaskContext) -> None:
     """Let rotation go on after a sound backup that lost nothing."""
-    if site.holds.release(source):
-        site.log.info(Event.ROTATION_RELEASED, f"{source} is sound again: pruning goes on", source=source)
+    if context.holds.release(source):
+        context.log.info(Event.ROTATION_RELEASED, f"{source} is sound again: pruning goes on", source=source)
 
 
 def _hold(
-    order: BackupOrder,
+    order: BackupRequest,
     kind: Literal["corrupt", "shrink"],
     reason: str,
     last: Manifest | None,
-    site: Site,
+    context: TaskContext,
     *,
     unreadable: bool = False,
 ) -> None:
     hold = Hold(
         source=order.source,
         kind=kind,
-        since=site.clock(),
+        since=context.clock(),
         reason=reason,
         reference=last.id if last else None,
         unreadable=unreadable,
     )
-    site.holds.set(hold)
-    site.log.warning(Event.ROTATION_FROZEN, f"pruning of {order.source} is frozen: {reason}", source=order.source)
+    context.holds.set(hold)
+    context.log.warning(Event.ROTATION_FROZEN, f"pruning of {order.source} is frozen: {reason}", source=order.source)
 
 
 def losses(before: Manifest, now: Contents | None, snapshot_bytes: int, guard: ShrinkGuard) -> list[str]:

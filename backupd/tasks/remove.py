@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from backupd.errors import GenerationMissing, RemovalRefused
 from backupd.model import Generation, Hold, Pin
-from backupd.tasks.context import Site, read_inventory
+from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.pin import pins_in_force, unpin_generation
 from backupd.tasks.provenance import claims_of
 from backupd.tasks.prune import remove_generation
-from backupd.tasks.replicate import Connect, ReplicaOrder, inventory_of, remove_there, told_of
+from backupd.tasks.replicate import Connect, ReplicationRequest, inventory_of, remove_there, replica_errors
 
 _REASON = "removed by an operator"
 
@@ -24,24 +24,24 @@ class Removal:
     still_in: tuple[str, ...]
 
 
-def remove_here(ids: Collection[str], site: Site, *, force: bool) -> tuple[Removal, ...]:
+def remove_here(ids: Collection[str], context: TaskContext, *, force: bool) -> tuple[Removal, ...]:
     """Remove `ids` from the local store: `SHA256SUMS` and the catalog first, then manifest and archive of each.
 
     All are removed, or none. Raises GenerationMissing, RemovalRefused, LockHeld, OSError.
     """
-    with site.locked("remove"):
-        inventory = read_inventory(site)
-        going = _chosen(ids, inventory, site.store.name, site, force=force)
-        copies = site.copies()
-        site.store.write_checksums({key: digest for key, digest in inventory.digests().items() if key not in going})
+    with context.locked("remove"):
+        inventory = read_inventory(context)
+        going = _chosen(ids, inventory, context.store.name, context, force=force)
+        copies = context.copies()
+        context.store.write_checksums({key: digest for key, digest in inventory.digests().items() if key not in going})
         for key in going:
-            _unpin_last(key, site.store.name, copies, site)
-            remove_generation(key, _REASON, site)
-    return _removals(going, site.store.name, site)
+            _unpin_last(key, context.store.name, copies, context)
+            remove_generation(key, _REASON, context)
+    return _removals(going, context.store.name, context)
 
 
 def remove_at_replica(
-    ids: Collection[str], order: ReplicaOrder, connect: Connect, site: Site, *, force: bool
+    ids: Collection[str], order: ReplicationRequest, connect: Connect, context: TaskContext, *, force: bool
 ) -> tuple[Removal, ...]:
     """Do the same at a replica. An append-only one refuses, whatever is forced.
 
@@ -51,27 +51,27 @@ def remove_at_replica(
         raise RemovalRefused(
             f"{order.name} is append_only: nothing is removed there", "remove the files on that host itself"
         )
-    with site.locked_for(f"replicate-{order.name}"), told_of(order.name), connect() as replica:
+    with context.task_lock(f"replicate-{order.name}"), replica_errors(order.name), connect() as replica:
         replica.prepare()
-        there = inventory_of(order.name, replica, site)
-        own = there.without(_foreign(ids, there, order.name, site))
-        going = _chosen(ids, own, order.name, site, force=force)
-        site.say_recovered(replica.recover())
-        with site.locked("remove"):
-            copies = site.copies()
+        there = inventory_of(order.name, replica, context)
+        own = there.without(_foreign(ids, there, order.name, context))
+        going = _chosen(ids, own, order.name, context, force=force)
+        context.say_recovered(replica.recover())
+        with context.locked("remove"):
+            copies = context.copies()
             for key in going:
-                _unpin_last(key, order.name, copies, site)
-        remove_there(dict.fromkeys(going, _REASON), order, replica, there, site)
-    return _removals(going, order.name, site)
+                _unpin_last(key, order.name, copies, context)
+        remove_there(dict.fromkeys(going, _REASON), order, replica, there, context)
+    return _removals(going, order.name, context)
 
 
-def _foreign(ids: Collection[str], there: Inventory, name: str, site: Site) -> frozenset[str]:
+def _foreign(ids: Collection[str], there: Inventory, name: str, context: TaskContext) -> frozenset[str]:
     """Return what other stores have sent to a replica. Raises RemovalRefused when one of `ids` is theirs."""
-    groups = claims_of(read_inventory(site), site).foreign(there)
+    groups = claims_of(read_inventory(context), context).foreign(there)
     for group in groups:
         if theirs := sorted(group.ids & {*ids}):
             raise RemovalRefused(
-                f"{theirs[0]} at {name} is of another store: {group.words(site.clock())}",
+                f"{theirs[0]} at {name} is of another store: {group.words(context.clock())}",
                 f"if that machine is lost, adopt its copies first: backupd replicate --to {name} --adopt",
             )
     return frozenset(key for group in groups for key in group.ids)
@@ -101,7 +101,7 @@ def require_removable(
 
 
 def _chosen(
-    ids: Collection[str], inventory: Inventory, store: str, site: Site, *, force: bool
+    ids: Collection[str], inventory: Inventory, store: str, context: TaskContext, *, force: bool
 ) -> Mapping[str, Generation]:
     """Return the generations of these `ids` by id. Raises GenerationMissing, RemovalRefused unless `force`."""
     there = {generation.id: generation for generation in inventory.generations}
@@ -112,25 +112,27 @@ def _chosen(
     going = {key: there[key] for key in ids}
     if not force:
         sources = {generation.source for generation in going.values()}
-        holds = {source: hold for source in sources if (hold := site.holds.get(source))}
-        require_removable(going, inventory, pins_in_force(inventory, site), holds)
+        holds = {source: hold for source in sources if (hold := context.holds.get(source))}
+        require_removable(going, inventory, pins_in_force(inventory, context), holds)
     return going
 
 
-def _removals(going: Collection[str], store: str, site: Site) -> tuple[Removal, ...]:
-    copies = site.copies()
-    return tuple(Removal(key, store, _still_in(key, store, copies, site)) for key in going)
+def _removals(going: Collection[str], store: str, context: TaskContext) -> tuple[Removal, ...]:
+    copies = context.copies()
+    return tuple(Removal(key, store, _still_in(key, store, copies, context)) for key in going)
 
 
-def _still_in(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], site: Site) -> tuple[str, ...]:
+def _still_in(
+    generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext
+) -> tuple[str, ...]:
     """Name the other stores with a copy: the local one after a look, replicas as far as the catalog knows."""
-    here = {site.store.name} if site.store.taken(generation_id) else set()
-    there = {*copies.get(generation_id, ())} - {site.store.name}
+    here = {context.store.name} if context.store.taken(generation_id) else set()
+    there = {*copies.get(generation_id, ())} - {context.store.name}
     return tuple(sorted((here | there) - {store}))
 
 
-def _unpin_last(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], site: Site) -> None:
+def _unpin_last(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext) -> None:
     """Take the pin away with the last copy: it holds in each other store, and where the catalog knows of no copy."""
-    elsewhere = store != site.store.name and site.store.taken(generation_id)
+    elsewhere = store != context.store.name and context.store.taken(generation_id)
     if set(copies.get(generation_id, ())) == {store} and not elsewhere:
-        unpin_generation(generation_id, _REASON, site)
+        unpin_generation(generation_id, _REASON, context)

@@ -20,14 +20,14 @@ from backupd.stores.contract import Replica, manifest_there, taken
 from backupd.system.files import is_full
 from backupd.system.os_errors import why_full
 from backupd.tasks.adopt import adopt, adopt_local
-from backupd.tasks.check_results import examine_archive, remember_check
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.check_results import digest_archive, record_verification
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.options import Expiry
 from backupd.tasks.origins import histories
 from backupd.tasks.provenance import Foreign, claims_of, refusal
 from backupd.tasks.retry import Retry
-from backupd.tasks.run import Run, recorded
+from backupd.tasks.run import Run, recorded_run
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
@@ -41,7 +41,7 @@ Connect = Callable[[], AbstractContextManager[Replica]]
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaOrder:
+class ReplicationRequest:
     """One replica and what may stay there; an `append_only` one is never told to remove anything.
 
     Of `sources`, and of what else is in the local store: what others have sent there is none of ours. With `adopt` the
@@ -56,7 +56,7 @@ class ReplicaOrder:
     force: bool = False
 
 
-def send(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
+def send(manifest: Manifest, replica: Replica, run: Run, context: TaskContext) -> None:
     """Send it and tell, unless it was pruned here meanwhile, or turns out to be damaged here.
 
     Raises GenerationTaken, NoSpace, CopyCorrupt, ReplicaUnreachable, OSError.
@@ -64,22 +64,22 @@ def send(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
     key = manifest.id
     try:
         with run.stage("read"):
-            found = examine_archive(manifest, site.store)
-        encoded = site.store.manifest(key)
+            found = digest_archive(manifest, context.store)
+        encoded = context.store.manifest(key)
     except GenerationMissing:
         run.note(f"{key} was pruned meanwhile, and not sent")
         return
     if found.damaged:
-        remember_check(key, site, sound=False, detail=found.detail)
+        record_verification(key, context, sound=False, detail=found.detail)
     if not found.sound:
         run.warn(f"{key} was not sent: {found.detail}")
         return
     require_ours(manifest, _manifest_at(replica, key), replica.name)
     _require_room(manifest, replica)
-    site.progress.stage(f"send {key}", manifest.archive.size_bytes)
+    context.progress.stage(f"send {key}", manifest.archive.size_bytes)
     with run.stage("send"), _counted(replica, run):
-        replica.publish(key, site.store.archive_path(key), encoded)
-    _tell(manifest, replica, run, site)
+        replica.publish(key, context.store.archive_path(key), encoded)
+    _tell(manifest, replica, run, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class ReplicationPlan:
 def plan_replication(
     local: Iterable[Generation],
     there: Iterable[Generation],
-    order: ReplicaOrder,
+    order: ReplicationRequest,
     now: datetime,
     hold: Hold | None = None,
     pins: Mapping[str, Pin] = NO_PINS,
@@ -131,12 +131,14 @@ def plan_replication(
     return ReplicationPlan(send, keep, () if order.append_only or foreign else remove, foreign)
 
 
-def plan_all(order: ReplicaOrder, here: Inventory, there: Inventory, site: Site) -> tuple[ReplicationPlan, ...]:
+def plan_all(
+    order: ReplicationRequest, here: Inventory, there: Inventory, context: TaskContext
+) -> tuple[ReplicationPlan, ...]:
     """Return the plan for each source of ours, the configured ones and those in the local store."""
-    claims, now, pins = claims_of(here, site), site.clock(), site.pins.all()
+    claims, now, pins = claims_of(here, context), context.clock(), context.pins.all()
 
     def plan(source: str) -> ReplicationPlan:
-        hold, foreign = site.holds.get(source), claims.foreign(there, source)
+        hold, foreign = context.holds.get(source), claims.foreign(there, source)
         others = {key for group in foreign for key in group.ids}
         sides = [side.without(others) if others and side is there else side for side in (here, there)]
         known = {g.id: g for side in sides for g in side.of(source)}
@@ -156,52 +158,52 @@ def plan_all(order: ReplicaOrder, here: Inventory, there: Inventory, site: Site)
     return tuple(map(plan, _sources(order, here)))
 
 
-def replicate(order: ReplicaOrder, connect: Connect, retry: Retry, site: Site) -> RunReport:
+def replicate(order: ReplicationRequest, connect: Connect, retry: Retry, context: TaskContext) -> RunReport:
     """Send now. Foreseen trouble does not raise: it is in the report; what was sent by then stays sent.
 
     A connection that is lost is made anew, as `retry` says, and what was proven there is not sent again.
     """
-    with recorded("replicate", order.name, site) as run, site.locked_for(f"replicate-{order.name}"):
+    with recorded_run("replicate", order.name, context) as run, context.task_lock(f"replicate-{order.name}"):
         run.started()
-        retry(lambda: _session(order, connect, run, site))
+        retry(lambda: _session(order, connect, run, context))
     return run.report
 
 
-def _session(order: ReplicaOrder, connect: Connect, run: Run, site: Site) -> None:
+def _session(order: ReplicationRequest, connect: Connect, run: Run, context: TaskContext) -> None:
     """Do what is left to do, over one connection."""
-    with told_of(order.name), connect() as replica:
+    with replica_errors(order.name), connect() as replica:
         replica.prepare()
-        here, there = local_inventory(site), inventory_of(order.name, replica, site)
-        adopt_local(here, site)
-        if order.adopt and _adopted(order, here, there, run, site):
+        here, there = local_inventory(context), inventory_of(order.name, replica, context)
+        adopt_local(here, context)
+        if order.adopt and _adopted(order, here, there, run, context):
             order = replace(order, append_only=True)  # whoever erred can still see it before anything goes
-        plans = plan_all(order, here, there, site)
+        plans = plan_all(order, here, there, context)
         if plans and all(plan.refused for plan in plans):
-            raise refused_by(plans, order.name, site)
+            raise refused_by(plans, order.name, context)
         if recovered := tuple(replica.recover()):
-            site.say_recovered(recovered)
-            there = inventory_of(order.name, replica, site)
-            plans = plan_all(order, here, there, site)
+            context.say_recovered(recovered)
+            there = inventory_of(order.name, replica, context)
+            plans = plan_all(order, here, there, context)
         lacking = [kept.generation for plan in plans for kept in plan.send]
-        site.say_recovered(replica.sweep({generation.id for generation in lacking}))
+        context.say_recovered(replica.sweep({generation.id for generation in lacking}))
         for generation in sorted(lacking, key=lambda g: (g.taken_at, g.id), reverse=True):
-            send(here.manifests[generation.id], replica, run, site)
+            send(here.manifests[generation.id], replica, run, context)
         foreign = {key for plan in plans for group in plan.foreign for key in group.ids}
         for manifest in here.manifests.values():
             if manifest.id not in foreign:
                 require_ours(manifest, there.manifests.get(manifest.id), order.name)
-        _expire(order, here, replica, run, site)
+        _expire(order, here, replica, run, context)
 
 
-def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, site: Site) -> None:
+def _expire(order: ReplicationRequest, here: Inventory, replica: Replica, run: Run, context: TaskContext) -> None:
     """Remove what the policy lets go, planned anew from what is really there now."""
-    there = inventory_of(order.name, replica, site)
-    plans = plan_all(order, here, there, site)
+    there = inventory_of(order.name, replica, context)
+    plans = plan_all(order, here, there, context)
     going = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
-    remove_there(going, order, replica, there, site)
+    remove_there(going, order, replica, there, context)
     run.update(kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
     if any(plan.foreign for plan in plans):
-        raise refused_by(plans, order.name, site)
+        raise refused_by(plans, order.name, context)
     bare = [source for source in order.sources if not any(generation.verified for generation in there.of(source))]
     if bare:  # no success: the task stays due, and health red
         raise NothingToSend(
@@ -210,62 +212,64 @@ def _expire(order: ReplicaOrder, here: Inventory, replica: Replica, run: Run, si
         )
 
 
-def remove_there(going: Mapping[str, str], order: ReplicaOrder, replica: Replica, there: Inventory, site: Site) -> None:
+def remove_there(
+    going: Mapping[str, str], order: ReplicationRequest, replica: Replica, there: Inventory, context: TaskContext
+) -> None:
     """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
-    _write_checksums(order, replica, there, going, site)
+    _write_checksums(order, replica, there, going, context)
     for key, reason in going.items():
-        site.tell_catalog(partial(_forget, key, order.name))
+        context.tell_catalog(partial(_forget, key, order.name))
         replica.remove(key)
         what = f"removed {key} at {order.name}: {reason}"
-        site.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
+        context.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
 
 
-def _sources(order: ReplicaOrder, here: Inventory) -> list[str]:
+def _sources(order: ReplicationRequest, here: Inventory) -> list[str]:
     return sorted({*order.sources, *(generation.source for generation in here.generations)})
 
 
-def _adopted(order: ReplicaOrder, here: Inventory, there: Inventory, run: Run, site: Site) -> bool:
+def _adopted(order: ReplicationRequest, here: Inventory, there: Inventory, run: Run, context: TaskContext) -> bool:
     """Adopt the stores whose copies of our sources are there; tells whether there were any. Raises AdoptionRefused."""
-    claims = claims_of(here, site)
+    claims = claims_of(here, context)
     foreign = [group for source in _sources(order, here) for group in claims.foreign(there, source)]
-    adopt(foreign, here, there, order.name, site, force=order.force)
+    adopt(foreign, here, there, order.name, context, force=order.force)
     for group in foreign:
-        run.note(f"adopted at {order.name}: {group.words(site.clock())}")
+        run.note(f"adopted at {order.name}: {group.words(context.clock())}")
     if not foreign and not run.report.notes:
         run.note(f"{order.name} holds nothing that another store has made: there was nothing to adopt")
     return bool(foreign)
 
 
-def refused_by(plans: Sequence[ReplicationPlan], name: str, site: Site) -> ForeignCopies:
+def refused_by(plans: Sequence[ReplicationPlan], name: str, context: TaskContext) -> ForeignCopies:
     """Return why the run fails: beside copies of another store nothing is removed, and where all are, nothing sent."""
     foreign = [group for plan in plans for group in plan.foreign]
     nothing = "sent or removed" if all(plan.refused for plan in plans if plan.foreign) else "removed"
-    return refusal(foreign, name, f"nothing of that source was {nothing}", site.clock())
+    return refusal(foreign, name, f"nothing of that source was {nothing}", context.clock())
 
 
 def _write_checksums(
-    order: ReplicaOrder, replica: Replica, there: Inventory, going: Collection[str], site: Site
+    order: ReplicationRequest, replica: Replica, there: Inventory, going: Collection[str], context: TaskContext
 ) -> None:
     """Let SHA256SUMS list what stays; anew when another sender has published meanwhile: who writes last lists all."""
     for _ in range(_MOST_SENDERS):
         replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
         if {stored.id for stored in replica.list()} <= {generation.id for generation in there.generations}:
             return
-        there = inventory_of(order.name, replica, site)
+        there = inventory_of(order.name, replica, context)
 
 
 def _forget(generation: str, store: str, catalog: "Catalog") -> None:
     catalog.remove_copy(generation, store)
 
 
-def inventory_of(name: str, replica: Replica, site: Site) -> Inventory:
+def inventory_of(name: str, replica: Replica, context: TaskContext) -> Inventory:
     """Read all manifests of a replica, knowing what checks have found of its copies. Raises OSError."""
-    damaged = site.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
-    return take_inventory(replica, site.clock(), damaged)
+    damaged = context.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
+    return take_inventory(replica, context.clock(), damaged)
 
 
 @contextmanager
-def told_of(name: str) -> Iterator[None]:
+def replica_errors(name: str) -> Iterator[None]:
     """Say of which replica the errors of the block are. Raises NoSpace, BackupdError."""
     try:
         yield
@@ -305,7 +309,7 @@ def _manifest_at(replica: Replica, generation_id: str) -> Manifest | None:
 
 def _require_room(manifest: Manifest, replica: Replica) -> None:
     free = replica.free_space()
-    needed = manifest.archive.size_bytes - replica.begun_bytes(manifest.id)
+    needed = manifest.archive.size_bytes - replica.partial_bytes(manifest.id)
     if free is not None and free < needed:
         raise NoSpace(
             f"{manifest.id} needs {human_bytes(needed)} at {replica.name}, where {human_bytes(free)} are free",
@@ -313,18 +317,18 @@ def _require_room(manifest: Manifest, replica: Replica) -> None:
         )
 
 
-def _tell(manifest: Manifest, replica: Replica, run: Run, site: Site) -> None:
+def _tell(manifest: Manifest, replica: Replica, run: Run, context: TaskContext) -> None:
     transfer = replica.last_transfer
-    run.sent(manifest.id, transfer.spared_bytes, transfer.proven_by)
+    run.sent(manifest.id, transfer.resumed_bytes, transfer.verified_by)
     if transfer.doubt:
         run.note(f"copies at {replica.name} were read back: {transfer.doubt}")
-    site.tell_catalog(lambda catalog: catalog.add_generation(manifest, replica.name))
-    site.log.info(
+    context.tell_catalog(lambda catalog: catalog.add_generation(manifest, replica.name))
+    context.log.info(
         Event.GENERATION_SENT,
-        f"{manifest.id} is at {replica.name}, and equal ({transfer.proven_by})",
+        f"{manifest.id} is at {replica.name}, and equal ({transfer.verified_by})",
         generation=manifest.id,
         store=replica.name,
         sent_bytes=transfer.sent_bytes,
-        spared_bytes=transfer.spared_bytes,
-        proven_by=transfer.proven_by,
+        resumed_bytes=transfer.resumed_bytes,
+        verified_by=transfer.verified_by,
     )

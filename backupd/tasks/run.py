@@ -16,7 +16,7 @@ from backupd.model import DrillReport, Progress, RunReport
 from backupd.system.files import is_full, noting_limits
 from backupd.system.os_errors import remedy, said, why_full
 from backupd.system.starting import is_refusal, refusal
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 
 
 class Stopwatch:
@@ -49,12 +49,12 @@ DEGRADED_EXIT = 3
 class Run:
     """Collects what a run does; `report` is whole once the block of `recorded` has ended."""
 
-    def __init__(self, task: str, source: str, site: Site) -> None:
-        self._site = site
+    def __init__(self, task: str, source: str, context: TaskContext) -> None:
+        self._site = context
         self._began = time.monotonic()
         self._id: int | None = None
-        self._configuration = site.configuration()
-        self.report = RunReport(task=task, source=source, started_at=site.clock(), outcome="done")
+        self._configuration = context.configuration()
+        self.report = RunReport(task=task, source=source, started_at=context.clock(), outcome="done")
 
     def update(self, **changes: Any) -> None:  # noqa: ANN401 - the fields of RunReport by name
         """Set fields of the report."""
@@ -69,13 +69,13 @@ class Run:
         if note not in self.report.notes:
             self.update(notes=(*self.report.notes, note))
 
-    def sent(self, generation: str, spared_bytes: int, proven_by: str) -> None:
+    def sent(self, generation: str, resumed_bytes: int, verified_by: str) -> None:
         """Add a generation that reached a replica, the bytes that this spared, and how it was proven there."""
         report = self.report
         self.update(
             sent=(*report.sent, generation),
-            spared_bytes=report.spared_bytes + spared_bytes,
-            proven_by=tuple(sorted({*report.proven_by, proven_by})),
+            resumed_bytes=report.resumed_bytes + resumed_bytes,
+            verified_by=tuple(sorted({*report.verified_by, verified_by})),
         )
 
     @contextmanager
@@ -159,12 +159,12 @@ class Run:
 
 
 @contextmanager
-def recorded(task: str, source: str, site: Site) -> Iterator[Run]:
+def recorded_run(task: str, source: str, context: TaskContext) -> Iterator[Run]:
     """Record the block as one run: a foreseen error ends it as failed, anything else is recorded and goes on up."""
-    run = Run(task, source, site)
-    with site.watch(task, source) as tell_end:
+    run = Run(task, source, context)
+    with context.watch(task, source) as tell_end:
         try:
-            with _failures(run, site.store.directory), _limits_noted(run):
+            with _failures(run, context.store.directory), _limits_noted(run):
                 yield run
         finally:
             run.finish()
@@ -217,8 +217,8 @@ def describe(report: RunReport) -> str:
     if report.verification:
         parts.append(f"verified {report.verification}")
     if report.task == "replicate":
-        sizes = f"{human_bytes(report.sent_bytes)} sent, {human_bytes(report.spared_bytes)} spared"
-        proven = f", proven by {' and '.join(report.proven_by)}" if report.proven_by else ""
+        sizes = f"{human_bytes(report.sent_bytes)} sent, {human_bytes(report.resumed_bytes)} spared"
+        proven = f", proven by {' and '.join(report.verified_by)}" if report.verified_by else ""
         parts.append(f"{counted(len(report.sent), 'generation')}, {sizes}{proven}")
     if report.drill is not None:
         parts += _drilled(report.drill)

@@ -9,12 +9,12 @@ from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid
 from backupd.log import Event
 from backupd.model import Generation, Manifest, RunReport
 from backupd.stores.contract import Archives
-from backupd.tasks.check_results import examine_archive, remember_check
-from backupd.tasks.context import Site, local_inventory, workplace
+from backupd.tasks.check_results import digest_archive, record_verification
+from backupd.tasks.context import TaskContext, local_inventory, workplace
 from backupd.tasks.disk_space import reserve_bytes
 from backupd.tasks.inventory import Inventory, choose_generation
-from backupd.tasks.restore.extract import unpack_proven
-from backupd.tasks.run import Run, recorded
+from backupd.tasks.restore.extract import extract_verified
+from backupd.tasks.run import Run, recorded_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def verify(
     generation: str,
     inventory: Inventory,
     workers: int,
-    site: Site,
+    context: TaskContext,
     *,
     reserve: int | None = 0,
     store: Archives | None = None,
@@ -44,29 +44,29 @@ def verify(
     NoSpace, and GenerationMissing when there is none of that id (any more), which is no damage.
     """
     began = time.monotonic()
-    store = store or site.store
-    detail = _prove(generation, inventory, workers, site, reserve, store)
+    store = store or context.store
+    detail = _prove(generation, inventory, workers, context, reserve, store)
     result = CheckResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
     if result.sound:
-        site.log.info(Event.GENERATION_VERIFIED, f"{generation} is sound", generation=generation, store=store.name)
-    warning = remember_check(
-        generation, site, sound=result.sound, detail=detail, duration_s=result.duration_s, store=store.name
+        context.log.info(Event.GENERATION_VERIFIED, f"{generation} is sound", generation=generation, store=store.name)
+    warning = record_verification(
+        generation, context, sound=result.sound, detail=detail, duration_s=result.duration_s, store=store.name
     )
     return replace(result, warning=warning)
 
 
 def _prove(
-    generation: str, inventory: Inventory, workers: int, site: Site, reserve: int | None, store: Archives
+    generation: str, inventory: Inventory, workers: int, context: TaskContext, reserve: int | None, store: Archives
 ) -> str:
     try:
         manifest = choose_generation(inventory, generation, None, None)
-        with workplace(site) as place:
+        with workplace(context) as place:
             kept_free = reserve_bytes(place, reserve)
-            unpack_proven(manifest, store, place / "snapshot.sqlite3", workers, site, kept_free)
+            extract_verified(manifest, store, place / "snapshot.sqlite3", workers, context, kept_free)
     except (CopyCorrupt, ManifestInvalid) as error:
         return error.message
     except GenerationMissing:
-        if store is site.store and site.store.taken(generation):
+        if store is context.store and context.store.taken(generation):
             return "its archive is gone"
         raise
     return "sound"
@@ -81,19 +81,19 @@ def choose_for_scrub(generations: Iterable[Generation], checked: Mapping[str, da
     return min(sound, key=lambda g: (checked.get(g.id, g.taken_at), g.id), default=None)
 
 
-def scrub(source: str, site: Site) -> RunReport:
+def scrub(source: str, context: TaskContext) -> RunReport:
     """Read the archive of one generation of `source` back from the disk, and compare its digest with the manifest.
 
     Damage is marked in the store, and fails the run; so does an archive that cannot be read, which is not marked.
     """
-    with recorded("scrub", source, site) as run:
+    with recorded_run("scrub", source, context) as run:
         run.started()
-        checked = site.ask_catalog(lambda catalog: catalog.last_checks(site.store.name), dict[str, datetime]())
-        inventory = local_inventory(site)
+        checked = context.ask_catalog(lambda catalog: catalog.last_checks(context.store.name), dict[str, datetime]())
+        inventory = local_inventory(context)
         left = list(inventory.of(source))
         while (chosen := choose_for_scrub(left, checked)) is not None:
             try:
-                _examine(inventory.manifests[chosen.id], run, site)
+                _examine(inventory.manifests[chosen.id], run, context)
             except GenerationMissing:  # pruned since: another one
                 left.remove(chosen)
             else:
@@ -102,12 +102,12 @@ def scrub(source: str, site: Site) -> RunReport:
     return run.report
 
 
-def _examine(manifest: Manifest, run: Run, site: Site) -> None:
+def _examine(manifest: Manifest, run: Run, context: TaskContext) -> None:
     with run.stage("digest"):
-        found = examine_archive(manifest, site.store)
+        found = digest_archive(manifest, context.store)
     run.update(generation=manifest.id)
     if found.sound or found.damaged:
         duration_s = run.report.stages["digest"]
-        remember_check(manifest.id, site, sound=found.sound, detail=found.detail, duration_s=duration_s)
+        record_verification(manifest.id, context, sound=found.sound, detail=found.detail, duration_s=duration_s)
     if not found.sound:
         raise CopyCorrupt(f"{manifest.id}: {found.detail}", "check its rights, and test the disk (smartctl, dmesg)")

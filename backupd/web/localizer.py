@@ -5,13 +5,13 @@ from datetime import datetime, tzinfo
 from typing import Final
 
 from backupd.formatting import human_bytes, human_duration, human_span, printable
-from backupd.web.translations import PHRASES, Language, say
+from backupd.web.translations import TRANSLATIONS, Language, say
 
 _MOST_CHARACTERS: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Tongue:
+class Localizer:
     """One language in one time zone."""
 
     language: Language
@@ -24,7 +24,7 @@ class Tongue:
 
     def known(self, text: str) -> str:
         """Return the phrase for an English sentence of ours, the sentence itself where there is none."""
-        return self.say(text) if text in PHRASES else self.quote(text)
+        return self.say(text) if text in TRANSLATIONS else self.quote(text)
 
     def quote(self, text: str, most: int = _MOST_CHARACTERS) -> str:
         """Return what others wrote without anything that steers, cut off where it is very long."""
@@ -53,12 +53,12 @@ class Tongue:
 
     def task(self, task: str) -> str:
         """Return what a task is called."""
-        return self.say(f"task.{task}") if f"task.{task}" in PHRASES else self.quote(task)
+        return self.say(f"task.{task}") if f"task.{task}" in TRANSLATIONS else self.quote(task)
 
     def reason(self, reason: str) -> str:
         """Return why retention keeps a generation: `daily 2026-11-25` as `day 2026-11-25`."""
         rule, _, period = reason.partition(" ")
-        if reason not in PHRASES and f"rule.{rule}" in PHRASES:
+        if reason not in TRANSLATIONS and f"rule.{rule}" in TRANSLATIONS:
             return f"{self.say(f'rule.{rule}')} {self.quote(period)}".strip()
         return self.known(reason)
 

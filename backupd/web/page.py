@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from backupd import __version__
 from backupd.status.model import DiskUse, Survey
 from backupd.web import calendar_view, chart
-from backupd.web.localizer import Tongue
+from backupd.web.localizer import Localizer
 from backupd.web.responses import Answer
 from backupd.web.source_view import MOST_SOURCES, day_words, source_view
 from backupd.web.summary_cards import Mood, cards, mood_of, to_dos
@@ -49,7 +49,7 @@ ERROR_PAGES: Final[dict[HTTPStatus, Mood]] = {
 
 def page_answer(survey: Survey, language: Language) -> Answer:
     """Answer with all that `survey` tells, in one of our languages."""
-    tongue = Tongue(language, ZoneInfo(survey.timezone))
+    tongue = Localizer(language, ZoneInfo(survey.timezone))
     mood = mood_of(survey)
     shown = survey.histories[:MOST_SOURCES]
     return _html(
@@ -70,19 +70,19 @@ def page_answer(survey: Survey, language: Language) -> Answer:
 
 def late_page(patience_s: float, language: Language) -> Answer:
     """Answer that the disk has not answered for so long."""
-    tongue = Tongue(language, ZoneInfo("UTC"))
+    tongue = Localizer(language, ZoneInfo("UTC"))
     text = tongue.say("late.text", patience=f"{patience_s:g}")
     return _html(HTTPStatus.SERVICE_UNAVAILABLE, tongue, "bad", heading=tongue.say("late.title"), text=text)
 
 
 def error_page(status: HTTPStatus, language: Language) -> Answer:
     """Answer, to strangers as well, that there is no page for them, and what to do; `status` is one of ERROR_PAGES."""
-    tongue = Tongue(language, ZoneInfo("UTC"))
+    tongue = Localizer(language, ZoneInfo("UTC"))
     title, text = (tongue.say(f"error.{status.value}.{part}") for part in ("title", "text"))
     return _html(status, tongue, ERROR_PAGES[status], stranger=True, heading=title, text=text)
 
 
-def _html(status: HTTPStatus, tongue: Tongue, mood: Mood, **values: object) -> Answer:
+def _html(status: HTTPStatus, tongue: Localizer, mood: Mood, **values: object) -> Answer:
     template = _ENVIRONMENT.get_template("page.html")
     icon = "data:image/svg+xml," + quote(_ICON.format(colour=_COLOURS[mood], sign=_SIGNS[mood]))
     told = {"survey": None, "stranger": False, **values}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 
-from backupd.health import Health, Standing, within_limit
+from backupd.health import Freshness, Health, within_limit
 from backupd.problems import Problem
 
 _TEXT = "text/plain; charset=utf-8"
@@ -59,7 +59,7 @@ def problem_facts(problem: Problem) -> dict[str, object]:
     }
 
 
-def standing_facts(standing: Standing, now: datetime) -> dict[str, object]:
+def standing_facts(standing: Freshness, now: datetime) -> dict[str, object]:
     """Return how old one kind of proof is, as JSON tells it."""
     last_at = standing.last_at
     return {

@@ -9,7 +9,7 @@ from backupd.status.calendar import Day
 from backupd.status.model import GenerationFigures, Point, SourceHistory
 from backupd.web.calendar_view import Half, halves
 from backupd.web.chart import Chart, Series, duration_chart, size_chart
-from backupd.web.localizer import Tongue
+from backupd.web.localizer import Localizer
 
 MOST_SOURCES: Final = 20
 MOST_ROWS: Final = 14
@@ -46,7 +46,7 @@ class SourceView:
     total: str
 
 
-def source_view(history: SourceHistory, tongue: Tongue) -> SourceView:
+def source_view(history: SourceHistory, tongue: Localizer) -> SourceView:
     """Lay out what is known of one source."""
     counts = Counter(day.state for day in history.days)
     other = [day for day in reversed(history.days) if day.state not in ("verified", "none")]
@@ -66,7 +66,7 @@ def source_view(history: SourceHistory, tongue: Tongue) -> SourceView:
     )
 
 
-def day_words(day: Day, tongue: Tongue) -> str:
+def day_words(day: Day, tongue: Localizer) -> str:
     """Tell one day: `2026-11-25: failed (3 of 3 runs failed)`."""
     words = f"{day.date.isoformat()}: {tongue.say(f'day.{day.state}')}"
     if not day.failed:
@@ -74,14 +74,14 @@ def day_words(day: Day, tongue: Tongue) -> str:
     return f"{words} ({tongue.say('day.runs', failed=day.failed, runs=day.runs)})"
 
 
-def _calendar(history: SourceHistory, counts: dict[str, int], tongue: Tongue) -> str:
+def _calendar(history: SourceHistory, counts: dict[str, int], tongue: Localizer) -> str:
     if not history.days:
         return ""
     first, last = history.days[0].date.isoformat(), history.days[-1].date.isoformat()
     return tongue.say("calendar.summary", source=history.source, first=first, last=last, **counts)
 
 
-def _sizes(history: SourceHistory, tongue: Tongue) -> DrawnChart | None:
+def _sizes(history: SourceHistory, tongue: Localizer) -> DrawnChart | None:
     snapshots = _series(history, lambda point: point.snapshot_bytes)
     archives = _series(history, lambda point: point.archive_bytes)
     chart = size_chart((snapshots, archives)) if snapshots and archives else None
@@ -92,7 +92,7 @@ def _sizes(history: SourceHistory, tongue: Tongue) -> DrawnChart | None:
     return DrawnChart(chart, tongue.say("chart.size-summary", source=history.source, first=first, last=last, **sizes))
 
 
-def _durations(history: SourceHistory, tongue: Tongue) -> DrawnChart | None:
+def _durations(history: SourceHistory, tongue: Localizer) -> DrawnChart | None:
     series = _series(history, lambda point: point.duration_s)
     chart = duration_chart(series)
     if chart is None:

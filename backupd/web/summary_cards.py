@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from backupd.health import Standing, within_limit
+from backupd.health import Freshness, within_limit
 from backupd.problems import Problem
 from backupd.status.model import NextRun, Status, Survey
-from backupd.web.localizer import Tongue
-from backupd.web.translations import PHRASES
+from backupd.web.localizer import Localizer
+from backupd.web.translations import TRANSLATIONS
 
 Mood = Literal["good", "warn", "bad"]
 
@@ -53,12 +53,12 @@ def mood_of(survey: Survey) -> Mood:
     return _MOODS[survey.stage]
 
 
-def cards(survey: Survey, tongue: Tongue) -> tuple[Card, ...]:
+def cards(survey: Survey, tongue: Localizer) -> tuple[Card, ...]:
     """Return a card for each proof that has a limit, and one for each kind that is not set up."""
     return tuple(card for task in PROOFS for card in _cards(task, survey, tongue))
 
 
-def to_dos(survey: Survey, tongue: Tongue) -> tuple[ToDo, ...]:
+def to_dos(survey: Survey, tongue: Localizer) -> tuple[ToDo, ...]:
     """Return what is not well and what to do about it, the gravest first; empty where nothing is."""
     found = [ToDo("", tongue.say(key)) for key in _beginnings(survey)]
     unread = (f"unread.{name}" for name in survey.unread)
@@ -74,7 +74,7 @@ def to_dos(survey: Survey, tongue: Tongue) -> tuple[ToDo, ...]:
     return tuple(found)
 
 
-def _unheard(status: Status, tongue: Tongue) -> Iterator[ToDo]:
+def _unheard(status: Status, tongue: Localizer) -> Iterator[ToDo]:
     """Tell what does not get through: whoever waits for it would never know."""
     advice = tongue.say("advice.unheard")
     if status.messages.failing:
@@ -104,7 +104,7 @@ def _not_told_yet(survey: Survey) -> Iterable[Problem]:
     return problems
 
 
-def _cards(task: str, survey: Survey, tongue: Tongue) -> Iterator[Card]:
+def _cards(task: str, survey: Survey, tongue: Localizer) -> Iterator[Card]:
     standings = [standing for standing in survey.status.health.standings if standing.task == task]
     yield from (_card(standing, survey, tongue) for standing in standings)
     if not standings:
@@ -112,7 +112,7 @@ def _cards(task: str, survey: Survey, tongue: Tongue) -> Iterator[Card]:
         yield Card(tongue.say(f"proof.{task}"), "", "warn", word, "", None, "", 0.0, "", advice)
 
 
-def _card(standing: Standing, survey: Survey, tongue: Tongue) -> Card:
+def _card(standing: Freshness, survey: Survey, tongue: Localizer) -> Card:
     now = survey.status.health.checked_at
     well = within_limit(standing, now)
     age_s = (now - standing.last_at).total_seconds() if standing.last_at else 0.0
@@ -131,18 +131,18 @@ def _card(standing: Standing, survey: Survey, tongue: Tongue) -> Card:
     )
 
 
-def _next_at(run: NextRun, tongue: Tongue) -> str:
+def _next_at(run: NextRun, tongue: Localizer) -> str:
     if run.overdue:
         return tongue.say("next-run.now")
     return tongue.say("next-run.retry" if run.retry else "next-run", at=tongue.at(run.at))
 
 
-def _renews(task: str, source: str, standing: Standing) -> bool:
+def _renews(task: str, source: str, standing: Freshness) -> bool:
     """Tell whether a run brings this proof anew; how a drill's run is named is its own affair."""
     return task == standing.task and (task == "drill" or source == standing.subject)
 
 
-def _word(standing: Standing, *, well: bool, age_s: float) -> str:
+def _word(standing: Freshness, *, well: bool, age_s: float) -> str:
     if well:
         return "within"
     if standing.last_at is None:
@@ -150,13 +150,13 @@ def _word(standing: Standing, *, well: bool, age_s: float) -> str:
     return "clock" if age_s < 0 else "beyond"
 
 
-def _age(standing: Standing, age_s: float, tongue: Tongue) -> str:
+def _age(standing: Freshness, age_s: float, tongue: Localizer) -> str:
     if standing.last_at is None:
         return tongue.say("age.never")
     return tongue.say("age.ago" if age_s >= 0 else "age.ahead", age=tongue.span(abs(age_s)))
 
 
-def _to_do(problem: Problem, now: datetime, tongue: Tongue) -> ToDo:
+def _to_do(problem: Problem, now: datetime, tongue: Localizer) -> ToDo:
     """Tell a problem: by the phrase of its kind, or of its kind and task."""
     what, advice = (_phrase(part, problem) for part in ("problem", "advice"))
     lasted_s = (now - problem.since).total_seconds() if problem.since else 0.0
@@ -182,4 +182,4 @@ def _to_do(problem: Problem, now: datetime, tongue: Tongue) -> ToDo:
 
 def _phrase(part: str, problem: Problem) -> str:
     keys = (f"{part}.{problem.kind}", f"{part}.{problem.kind}.{problem.task}", f"{part}.{problem.task}")
-    return next((key for key in keys if key in PHRASES), "")
+    return next((key for key in keys if key in TRANSLATIONS), "")

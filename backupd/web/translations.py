@@ -22,7 +22,7 @@ class Phrase(NamedTuple):
 
 def say(language: Language, key: str, **values: object) -> str:
     """Return the phrase `key` with its placeholders filled. Raises KeyError when there is no such phrase."""
-    phrase: str = getattr(PHRASES[key], language)
+    phrase: str = getattr(TRANSLATIONS[key], language)
     return phrase.format(**values)
 
 
@@ -360,7 +360,7 @@ _REST: Final = {
     "task.prune": Phrase("prune", "la purga"),
     "task.scrub": Phrase("scrub", "la revisión"),
 }
-PHRASES: Final[Mapping[str, Phrase]] = {
+TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     **_PAGE,
     **_ERRORS,
     **_STAGES,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from catalog_values import NOON, at, report
 
-from backupd.catalog import Book, PingRecord, Queued, Told, open_catalog
+from backupd.catalog import Book, OutboxMessage, PingRecord, Told, open_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.catalog.migrations import LATEST, migrate, user_version
 from backupd.catalog.rebuild import rebuild
@@ -16,8 +16,8 @@ from backupd.catalog.rebuild import rebuild
 BOOK = Book(
     {"trouble failed app backup": Told("it is over", at(1), at(2)), "news drill": Told("", at(1), None)},
     (
-        Queued("a1", at(1), "failure", "title", "body\nof \udcff", frozenset({"x", "y"}), 0, at(1)),
-        Queued("b2", at(2), "info", "", "", frozenset({"y"}), 3, at(9)),
+        OutboxMessage("a1", at(1), "failure", "title", "body\nof \udcff", frozenset({"x", "y"}), 0, at(1)),
+        OutboxMessage("b2", at(2), "info", "", "", frozenset({"y"}), 3, at(9)),
     ),
 )
 
@@ -30,7 +30,9 @@ def catalog(tmp_path: Path) -> Catalog:
 def kept(book: Book) -> Book:
     """Return `book` as text that is no UTF-8 comes back."""
     text = book.queue[0].body.encode("utf-8", "backslashreplace").decode()
-    first = Queued(*(text if name == "body" else getattr(book.queue[0], name) for name in Queued.__slots__))
+    first = OutboxMessage(
+        *(text if name == "body" else getattr(book.queue[0], name) for name in OutboxMessage.__slots__)
+    )
     return Book(book.told, (first, *book.queue[1:]))
 
 

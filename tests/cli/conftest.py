@@ -6,8 +6,8 @@ import pytest
 from keyboard import Keyboard, Pair
 
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from support.bank import spend
 from support.command import Backupd
 from support.sqlite_places import sha256
@@ -20,9 +20,9 @@ def typed(backupd: Backupd) -> Keyboard:
 
 
 @pytest.fixture
-def generation(order: BackupOrder, site: Site) -> str:
+def generation(order: BackupRequest, context: TaskContext) -> str:
     """The id of a published generation of the bank."""
-    report = backup(order, site)
+    report = backup(order, context)
     assert report.outcome == "published", report
     assert report.generation is not None
     return report.generation

@@ -13,7 +13,7 @@ from backupd.model import Hold
 from backupd.sqlite.kept import KEPT_FOR
 from backupd.stores.lock import store_lock
 from backupd.tasks.clean import Leftover, clean, decide_damaged, decide_replaced
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from support.command import log_lines
 from support.sqlite_places import beside, sha256
 
@@ -25,9 +25,9 @@ def leftover(age_days: float, source: str = "tasks") -> Leftover:
     return Leftover("replaced database", source, Path(f"/{source}-{age_days}"), NOW - age_days * DAY, 10)
 
 
-def later(site: Site, days: int) -> Site:
+def later(context: TaskContext, days: int) -> TaskContext:
     """Return the same site, as if some days had passed."""
-    return replace(site, clock=lambda: datetime.now(UTC) + days * DAY)
+    return replace(context, clock=lambda: datetime.now(UTC) + days * DAY)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_all_but_the_newest_go_with_their_side_files_and_undo_still_works(
     assert typed("restore", "--undo").code == 0
 
 
-def test_what_is_not_named_so_by_a_restore_stays(site: Site, database: Path, kept: list[Path]) -> None:
+def test_what_is_not_named_so_by_a_restore_stays(context: TaskContext, database: Path, kept: list[Path]) -> None:
     strangers = [
         database.with_name(f"{database.name}{suffix}")
         for suffix in (".pre-restore-", ".pre-restore-notes", ".pre-restore-20200101T000000Z.bak", ".bak")
@@ -116,36 +116,40 @@ def test_what_is_not_named_so_by_a_restore_stays(site: Site, database: Path, kep
     link.symlink_to(strangers[0])
     directory = database.with_name(f"{database.name}.pre-restore-20200102T000000Z")
     directory.mkdir()
-    clean({"tasks": database}, timedelta(), later(site, 60))
+    clean({"tasks": database}, timedelta(), later(context, 60))
     assert {path.name for path in (*strangers, link, directory)} <= {path.name for path in database.parent.iterdir()}
     assert not any(path.exists() for path in kept)
 
 
-def test_what_a_killed_removal_left_goes_with_the_next(site: Site, database: Path, kept: list[Path]) -> None:
+def test_what_a_killed_removal_left_goes_with_the_next(context: TaskContext, database: Path, kept: list[Path]) -> None:
     left = Path(f"{kept[0]}-wal")
     left.write_bytes(b"x")
     kept[0].unlink()
-    clean({"tasks": database}, 30 * DAY, later(site, 31))
+    clean({"tasks": database}, 30 * DAY, later(context, 31))
     assert not left.exists()
 
 
-def test_damaged_copies_go_once_they_are_old_and_nothing_is_on_hold(typed: Keyboard, site: Site, backups: Path) -> None:
+def test_damaged_copies_go_once_they_are_old_and_nothing_is_on_hold(
+    typed: Keyboard, context: TaskContext, backups: Path
+) -> None:
     copies = []
     for name in ("tasks", "gone"):
         snapshot = backups / f"{name}.damaged"
         snapshot.write_bytes(b"x" * 4096)
-        copies.append(site.quarantine.add(name, f"{name}-20261101-040000", snapshot, ("a row is missing",)).parent)
-    site.holds.set(Hold("tasks", "corrupt", datetime.now(UTC), "damaged", None))
+        copies.append(context.quarantine.add(name, f"{name}-20261101-040000", snapshot, ("a row is missing",)).parent)
+    context.holds.set(Hold("tasks", "corrupt", datetime.now(UTC), "damaged", None))
     assert typed("clean", "--older-than", "0").code == 0
     assert copies[0].exists(), "it is evidence"
-    site.holds.release("tasks")
+    context.holds.release("tasks")
     assert typed("clean", "--older-than", "0").code == 0
     assert not copies[0].exists()
     assert not copies[1].exists(), "also of a source that is configured no more"
 
 
-def test_while_another_run_works_on_the_store_nothing_is_removed(typed: Keyboard, site: Site, kept: list[Path]) -> None:
-    with store_lock(site.store.hidden / "lock", "backup", timeout_s=1, on_wait=lambda _holder: None):
+def test_while_another_run_works_on_the_store_nothing_is_removed(
+    typed: Keyboard, context: TaskContext, kept: list[Path]
+) -> None:
+    with store_lock(context.store.hidden / "lock", "backup", timeout_s=1, on_wait=lambda _holder: None):
         answer = typed("clean", "--older-than", "0", BACKUPD_LOCK__TIMEOUT_S="0")
     assert answer.code == 75
     assert all(path.exists() for path in kept)

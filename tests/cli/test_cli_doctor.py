@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.catalog import Book, Queued, open_catalog
+from backupd.catalog import Book, OutboxMessage, open_catalog
 from backupd.model import Hold
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.local import examine
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.options import BackupRequest
 from support.app import running_app
 from support.bank import make_bank
 from support.command import Answer, Backupd
@@ -72,7 +72,7 @@ class Patient:
 
     database: Path
     backups: Path
-    site: Site
+    context: TaskContext
     generation: str
 
 
@@ -109,17 +109,17 @@ def no_room(_patient: Patient) -> dict[str, str]:
 
 
 def a_damaged_catalog(patient: Patient) -> None:
-    patient.site.catalog_path.write_bytes(b"garbage" * 1000)
+    patient.context.catalog_path.write_bytes(b"garbage" * 1000)
 
 
 def no_catalog(patient: Patient) -> None:
-    for path in patient.site.store.hidden.glob("catalog.sqlite3*"):
+    for path in patient.context.store.hidden.glob("catalog.sqlite3*"):
         path.unlink()
 
 
 def an_unfinished_catalog(patient: Patient) -> None:
     no_catalog(patient)
-    patient.site.catalog_path.touch()
+    patient.context.catalog_path.touch()
 
 
 def a_hot_journal(patient: Patient) -> None:
@@ -135,8 +135,8 @@ def a_hot_journal(patient: Patient) -> None:
 def a_quarantined_copy(patient: Patient) -> None:
     copy = patient.backups / "copy"
     copy.write_bytes(bytes(3 << 20))
-    patient.site.quarantine.add("retired", "retired-20261101-040000", copy, ["row 1 missing from index a"])
-    place = patient.site.store.hidden / "quarantine" / "retired" / "retired-20261101-040000"
+    patient.context.quarantine.add("retired", "retired-20261101-040000", copy, ["row 1 missing from index a"])
+    place = patient.context.store.hidden / "quarantine" / "retired" / "retired-20261101-040000"
     days_ago = time.time() - 12.2 * 86400
     os.utime(place, (days_ago, days_ago))
 
@@ -146,7 +146,7 @@ def a_stray_archive(patient: Patient) -> None:
 
 
 def a_hold(patient: Patient) -> None:
-    patient.site.holds.set(Hold("tasks", "shrink", datetime(2026, 11, 20, tzinfo=UTC), "900 rows are 3", None))
+    patient.context.holds.set(Hold("tasks", "shrink", datetime(2026, 11, 20, tzinfo=UTC), "900 rows are 3", None))
 
 
 def a_refused_manifest(patient: Patient) -> None:
@@ -164,7 +164,7 @@ def a_generation_of_tomorrow(patient: Patient) -> None:
 
 def a_message_that_nobody_takes(patient: Patient) -> dict[str, str]:
     at = datetime(2026, 11, 20, tzinfo=UTC)
-    waiting = Queued("ref", at, "failure", "title", "body", frozenset({"key"}), 1, at)
+    waiting = OutboxMessage("ref", at, "failure", "title", "body", frozenset({"key"}), 1, at)
     with open_catalog(patient.backups / ".backupd" / "catalog.sqlite3") as catalog:
         catalog.write_book("tasks", Book(queue=(waiting,)))
     return {"BACKUPD_NOTIFY__URLS": "ntfy://topic"}
@@ -204,10 +204,17 @@ TROUBLES: list[tuple[Spoil, str, str, str]] = [
 
 @pytest.mark.parametrize(("spoil", "check", "detail", "hint"), TROUBLES, ids=[spoil.__name__ for spoil, *_ in TROUBLES])
 def test_each_trouble_is_found_by_itself_with_what_to_do(
-    typed: Keyboard, site: Site, database: Path, generation: str, spoil: Spoil, check: str, detail: str, hint: str
+    typed: Keyboard,
+    context: TaskContext,
+    database: Path,
+    generation: str,
+    spoil: Spoil,
+    check: str,
+    detail: str,
+    hint: str,
 ) -> None:
     (database.parent / "notes.txt").touch()
-    environ = spoil(Patient(database, site.store.directory, site, generation)) or {}
+    environ = spoil(Patient(database, context.store.directory, context, generation)) or {}
     answer = typed("doctor", "--json", **environ)
     found = wrong(answer)
     assert answer.code == 1
@@ -218,9 +225,9 @@ def test_each_trouble_is_found_by_itself_with_what_to_do(
 
 @pytest.mark.parametrize("whose", ["a newer backupd's", "a link's"])
 def test_a_backup_succeeds_beside_a_catalog_that_is_not_ours_and_its_advice_helps(
-    typed: Keyboard, site: Site, database: Path, generation: str, whose: str
+    typed: Keyboard, context: TaskContext, database: Path, generation: str, whose: str
 ) -> None:
-    path = site.catalog_path
+    path = context.catalog_path
     if whose == "a link's":
         path.symlink_to(path.rename(path.with_name("elsewhere")))
     else:
@@ -243,9 +250,9 @@ def test_a_backup_succeeds_beside_a_catalog_that_is_not_ours_and_its_advice_help
     assert "catalog works" in typed("status").out
 
 
-def test_the_advice_about_a_damaged_catalog_helps(typed: Keyboard, site: Site, generation: str) -> None:
+def test_the_advice_about_a_damaged_catalog_helps(typed: Keyboard, context: TaskContext, generation: str) -> None:
     assert generation
-    site.catalog_path.write_bytes(b"garbage" * 1000)
+    context.catalog_path.write_bytes(b"garbage" * 1000)
     assert typed("doctor").code == 1
     assert typed("catalog", "rebuild").code == 0
     assert typed("doctor").code == 0
@@ -253,30 +260,30 @@ def test_the_advice_about_a_damaged_catalog_helps(typed: Keyboard, site: Site, g
 
 @pytest.mark.parametrize("command", ["list", "show ID", "doctor", "prune --dry-run", "restore --dry-run --to /tmp/x"])
 def test_a_command_that_only_reads_makes_no_catalog_and_finishes_none(
-    typed: Keyboard, site: Site, generation: str, command: str
+    typed: Keyboard, context: TaskContext, generation: str, command: str
 ) -> None:
     arguments = command.replace("ID", generation).split()
-    for path in site.store.hidden.glob("catalog.sqlite3*"):
+    for path in context.store.hidden.glob("catalog.sqlite3*"):
         path.unlink()
     expected = 1 if command == "doctor" else 0
     assert typed(*arguments).code == expected
-    assert not [*site.store.hidden.glob("catalog*")]
-    site.catalog_path.touch()
+    assert not [*context.store.hidden.glob("catalog*")]
+    context.catalog_path.touch()
     assert typed(*arguments).code == expected
-    assert [path.name for path in site.store.hidden.glob("catalog*")] == ["catalog.sqlite3"]
-    assert site.catalog_path.stat().st_size == 0
+    assert [path.name for path in context.store.hidden.glob("catalog*")] == ["catalog.sqlite3"]
+    assert context.catalog_path.stat().st_size == 0
 
 
-def test_the_advice_about_a_frozen_source_helps(typed: Keyboard, site: Site, generation: str) -> None:
+def test_the_advice_about_a_frozen_source_helps(typed: Keyboard, context: TaskContext, generation: str) -> None:
     assert generation
-    site.holds.set(Hold("tasks", "corrupt", site.clock(), "malformed", None))
+    context.holds.set(Hold("tasks", "corrupt", context.clock(), "malformed", None))
     advice = wrong(typed("doctor", "--json"))["rotation"]["hint"].partition("backupd ")[2].split()
     assert typed(*advice).code == 0
     assert typed("doctor").code == 0
 
 
-def test_a_clock_that_lost_its_battery_is_found(order: BackupOrder, site: Site) -> None:
-    long_past = replace(site, clock=lambda: datetime(1970, 1, 1, 0, 3, tzinfo=UTC))
+def test_a_clock_that_lost_its_battery_is_found(order: BackupRequest, context: TaskContext) -> None:
+    long_past = replace(context, clock=lambda: datetime(1970, 1, 1, 0, 3, tzinfo=UTC))
     (clock,) = [finding for finding in examine((order,), long_past) if finding.check == "clock"]
     assert (clock.ok, clock.detail) == (False, "the clock says 1970-01-01 00:03:00 UTC, which is long past")
     assert "NTP" in clock.hint

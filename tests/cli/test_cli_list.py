@@ -12,8 +12,8 @@ from keyboard import Keyboard, Pair, into_closed_pipe, onto_full_disk
 
 from backupd.model import Manifest
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from support.command import Backupd
 from support.generations import backdated, rewritten
 
@@ -190,7 +190,7 @@ def test_three_hundred_generations_are_in_order_and_each_manifest_is_read_once(
 # --- show ---
 
 
-def test_show_tells_the_manifest_and_the_history(backupd: Backupd, generation: str, order: BackupOrder) -> None:
+def test_show_tells_the_manifest_and_the_history(backupd: Backupd, generation: str, order: BackupRequest) -> None:
     answer = backupd("show", generation)
     assert (answer.code, answer.err) == (0, "")
     said = dict(re.split(r"\s{2,}|(?<=sha256) ", line, maxsplit=1) for line in answer.out.splitlines())
@@ -246,10 +246,10 @@ def test_what_a_stranger_wrote_into_a_manifest_does_not_steer_the_terminal(
     assert all(line.isprintable() for line in answer.out.split("\n"))
 
 
-def test_show_works_without_a_catalog(typed: Keyboard, site: Site, order: BackupOrder) -> None:
-    report = backup(order, site)
-    for path in site.store.hidden.glob("catalog.sqlite3*"):
+def test_show_works_without_a_catalog(typed: Keyboard, context: TaskContext, order: BackupRequest) -> None:
+    report = backup(order, context)
+    for path in context.store.hidden.glob("catalog.sqlite3*"):
         path.unlink()
     facts = typed("show", report.generation, "--json").json
     assert facts["history"] == {"runs": [], "checks": []}
-    assert not site.catalog_path.exists()
+    assert not context.catalog_path.exists()

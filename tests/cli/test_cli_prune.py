@@ -9,7 +9,7 @@ from keyboard import Keyboard
 
 from backupd.model import Hold
 from backupd.stores.lock import store_lock
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from support.command import Backupd, log_lines
 from support.generations import backdated
 
@@ -29,8 +29,8 @@ def present(backups: Path) -> set[str]:
     return archives
 
 
-def freeze(site: Site) -> None:
-    site.holds.set(Hold("tasks", "shrink", site.clock(), "task went from 900 to 3 rows", None))
+def freeze(context: TaskContext) -> None:
+    context.holds.set(Hold("tasks", "shrink", context.clock(), "task went from 900 to 3 rows", None))
 
 
 def test_prune_does_what_its_dry_run_said(backupd: Backupd, backups: Path, generations: list[str]) -> None:
@@ -72,9 +72,9 @@ def test_each_removal_is_logged_with_its_reason(typed: Keyboard, backups: Path, 
 
 
 def test_a_frozen_source_loses_nothing_until_an_operator_says_so(
-    typed: Keyboard, site: Site, backups: Path, generations: list[str]
+    typed: Keyboard, context: TaskContext, backups: Path, generations: list[str]
 ) -> None:
-    freeze(site)
+    freeze(context)
     answer = typed("prune", "--json", **POLICY)
     assert answer.code == 0
     assert {fact["action"] for fact in answer.json} == {"keep"}
@@ -86,12 +86,12 @@ def test_a_frozen_source_loses_nothing_until_an_operator_says_so(
     assert typed("prune", "--unfreeze", **POLICY).err == "tasks: was not frozen\n"
 
 
-def test_a_dry_run_never_unfreezes(typed: Keyboard, site: Site, generation: str) -> None:
-    freeze(site)
+def test_a_dry_run_never_unfreezes(typed: Keyboard, context: TaskContext, generation: str) -> None:
+    freeze(context)
     answer = typed("prune", "--dry-run", "--unfreeze")
     assert answer.code == 2
     assert "do not go together" in answer.err
-    assert site.holds.get("tasks") is not None
+    assert context.holds.get("tasks") is not None
     assert generation not in answer.out
 
 

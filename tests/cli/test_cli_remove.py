@@ -6,7 +6,7 @@ import pytest
 from keyboard import Keyboard
 
 from backupd.model import ARCHIVE_SUFFIX, Hold
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.options import PinRequest
 from backupd.tasks.pin import pin_generation
 from support.command import log_lines
@@ -26,32 +26,32 @@ def present(directory: Path) -> set[str]:
 
 
 def test_a_removed_generation_leaves_no_file_no_checksum_no_copy_and_no_pin(
-    typed: Keyboard, backups: Path, generation: str, older: str, site: Site
+    typed: Keyboard, backups: Path, generation: str, older: str, context: TaskContext
 ) -> None:
     typed("prune")
-    pin_generation(older, PinRequest("made by hand"), site)
+    pin_generation(older, PinRequest("made by hand"), context)
     answer = typed("remove", older, "--force", "--json")
     assert (answer.code, answer.json) == (0, [{"id": older, "store": "local", "still_in": []}])
     assert present(backups) == {generation}
     assert_checksums(backups)
-    assert site.copies().keys() == {generation}
-    assert site.pins.all() == {}
+    assert context.copies().keys() == {generation}
+    assert context.pins.all() == {}
     removed = [line for line in log_lines(backups) if line["event.action"] == "generation.removed"]
     assert [line["backupd.reason"] for line in removed] == ["removed by an operator"]
 
 
 def test_what_is_pinned_on_hold_or_the_last_verified_one_goes_by_force_alone(
-    typed: Keyboard, backups: Path, generation: str, older: str, site: Site
+    typed: Keyboard, backups: Path, generation: str, older: str, context: TaskContext
 ) -> None:
     both = {generation, older}
     answer = typed("remove", older, generation)
     assert (answer.code, "no verified generation of tasks would be left" in answer.err) == (1, True)
-    pin_generation(older, PinRequest("made by hand"), site)
+    pin_generation(older, PinRequest("made by hand"), context)
     answer = typed("remove", older)
     assert (answer.code, f"{older} is pinned: made by hand" in answer.err) == (1, True)
     assert f"backupd unpin {older}" in answer.err
-    site.pins.release(older)
-    site.holds.set(Hold("tasks", "shrink", site.clock(), "it shrank", None))
+    context.pins.release(older)
+    context.holds.set(Hold("tasks", "shrink", context.clock(), "it shrank", None))
     answer = typed("remove", older)
     assert (answer.code, "frozen: it shrank" in answer.err) == (1, True)
     assert present(backups) == both
@@ -95,18 +95,18 @@ def test_at_a_replica_it_is_removed_there_alone_and_an_append_only_one_refuses_a
 
 
 def test_with_a_copy_elsewhere_or_without_a_catalog_the_pin_outlives_the_removal(
-    typed: Keyboard, backups: Path, tmp_path: Path, generation: str, older: str, site: Site
+    typed: Keyboard, backups: Path, tmp_path: Path, generation: str, older: str, context: TaskContext
 ) -> None:
     replica = {"BACKUPD_REPLICAS__NAS__URL": f"file:{tmp_path / 'nas'}"}
     assert typed("replicate", **replica).code == 0
-    pin_generation(older, PinRequest("made by hand"), site)
+    pin_generation(older, PinRequest("made by hand"), context)
     assert "still in nas" in typed("remove", older, "--force", **replica).err
-    assert older in site.pins.all()
+    assert older in context.pins.all()
     assert typed("remove", older, "--store", "nas", "--force", **replica).code == 0
-    assert older not in site.pins.all()
+    assert older not in context.pins.all()
     lost = backdated(backups, generation, days=4)
-    pin_generation(lost, PinRequest("made by hand"), site)
+    pin_generation(lost, PinRequest("made by hand"), context)
     for catalog in (backups / ".backupd").glob("catalog*"):
         catalog.unlink()
     assert typed("remove", lost, "--force").code == 0
-    assert lost in site.pins.all()
+    assert lost in context.pins.all()

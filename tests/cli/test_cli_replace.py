@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from support.app import running_app
 from support.bank import is_balanced, spend
 from support.command import Backupd, log_lines
@@ -17,13 +17,13 @@ from support.sqlite_places import beside, sha256
 
 
 def test_the_generation_takes_the_place_of_the_database_and_undo_takes_it_back(
-    backupd: Backupd, site: Site, database: Path, generation: str, newer: str
+    backupd: Backupd, context: TaskContext, database: Path, generation: str, newer: str
 ) -> None:
     answer = backupd("restore", "latest", "--json")
     assert (answer.code, answer.err) == (0, "")
     facts = answer.json
     kept = Path(facts["kept"])
-    assert sha256(database) == facts["snapshot_sha256"] == manifest_of(site, generation).snapshot.sha256
+    assert sha256(database) == facts["snapshot_sha256"] == manifest_of(context, generation).snapshot.sha256
     assert sha256(kept) == newer
     assert beside(database) == {kept.name, f"{kept.name}.json"}
     assert (database.stat().st_nlink, kept.stat().st_nlink) == (1, 1)

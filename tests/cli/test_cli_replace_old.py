@@ -102,11 +102,11 @@ def test_a_database_that_a_starting_app_makes_while_the_generation_is_unpacked_i
     assert generation
     raw = database.read_bytes()
     database.unlink()
-    dress = in_place.dress
+    apply_ownership = in_place.apply_ownership
 
     def late(*arguments: Any) -> tuple[str, str]:
         database.write_bytes(raw)
-        return dress(*arguments)
+        return apply_ownership(*arguments)
 
     monkeypatch.setattr(in_place, "dress", late)
     facts = typed("restore", "--json").json

@@ -15,7 +15,7 @@ import pytest
 from keyboard import Keyboard, Pair
 
 from backupd.model import Manifest
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
 from support.generations import backdated, flip_byte, manifest_of, rewritten
@@ -37,7 +37,7 @@ def mounted(kind: str, options: str, source: str, place: Path) -> Iterator[None]
 
 
 def test_the_latest_is_restored_byte_for_byte_and_said_so(
-    backupd: Backupd, site: Site, backups: Path, generation: str, target: Path
+    backupd: Backupd, context: TaskContext, backups: Path, generation: str, target: Path
 ) -> None:
     backdated(backups, generation, days=1)
     answer = backupd("restore", "latest", "--to", target, "--json")
@@ -45,7 +45,9 @@ def test_the_latest_is_restored_byte_for_byte_and_said_so(
     facts = answer.json
     assert (facts["generation"], facts["target"], facts["dry_run"]) == (generation, str(target), False)
     data = target.read_bytes()
-    assert facts["snapshot_sha256"] == hashlib.sha256(data).hexdigest() == manifest_of(site, generation).snapshot.sha256
+    assert (
+        facts["snapshot_sha256"] == hashlib.sha256(data).hexdigest() == manifest_of(context, generation).snapshot.sha256
+    )
     assert facts["snapshot_bytes"] == len(data)
     assert is_balanced(target)
     assert names(target.parent) == {"tasks.db"}

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from keyboard import Keyboard
 
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from support.generations import backdated, manifest_of
 
 AUCKLAND = ZoneInfo("Pacific/Auckland")
@@ -17,12 +17,12 @@ def minute(time: datetime) -> str:
 
 
 def test_at_means_the_newest_at_or_before_that_time_in_the_zone_of_the_schedule(
-    typed: Keyboard, site: Site, backups: Path, generation: str, target: Path
+    typed: Keyboard, context: TaskContext, backups: Path, generation: str, target: Path
 ) -> None:
     keys = [generation, *(backdated(backups, generation, days=number) for number in (1, 2))]
     for zone in (ZoneInfo("UTC"), ZoneInfo("Pacific/Auckland")):
         for key, before in zip(keys, [*keys[1:], None], strict=True):
-            taken_at = manifest_of(site, key).taken_at.astimezone(zone)
+            taken_at = manifest_of(context, key).taken_at.astimezone(zone)
             found = [
                 typed(
                     *("restore", "--at", minute(time), "--to", target, "--dry-run", "--json"),
@@ -31,7 +31,7 @@ def test_at_means_the_newest_at_or_before_that_time_in_the_zone_of_the_schedule(
                 for time in (taken_at + timedelta(minutes=1), taken_at - timedelta(minutes=1))
             ]
             assert [facts.get("generation") for facts in found] == [key, before]
-    oldest = manifest_of(site, keys[-1]).taken_at
+    oldest = manifest_of(context, keys[-1]).taken_at
     asked = (oldest - timedelta(minutes=1)).replace(second=59)
     assert found[-1]["error"] == (
         f"there is no sound generation at or before {asked:%F %T} UTC; "
@@ -40,9 +40,9 @@ def test_at_means_the_newest_at_or_before_that_time_in_the_zone_of_the_schedule(
 
 
 def test_a_minute_and_a_day_mean_all_of_themselves_and_a_second_just_itself(
-    typed: Keyboard, site: Site, backups: Path, generation: str, target: Path
+    typed: Keyboard, context: TaskContext, backups: Path, generation: str, target: Path
 ) -> None:
-    taken_at = manifest_of(site, generation).taken_at
+    taken_at = manifest_of(context, generation).taken_at
     wanted = (taken_at - timedelta(days=1)).replace(hour=4, minute=0, second=3, microsecond=500_000)
     backdated(backups, generation, days=(taken_at - wanted) / timedelta(days=1))
     day = f"{wanted:%F}"
@@ -53,18 +53,18 @@ def test_a_minute_and_a_day_mean_all_of_themselves_and_a_second_just_itself(
 
 
 def test_when_it_was_taken_is_told_in_the_zone_of_the_schedule_too(
-    typed: Keyboard, site: Site, generation: str, target: Path
+    typed: Keyboard, context: TaskContext, generation: str, target: Path
 ) -> None:
     answer = typed("restore", "--to", target, "--dry-run", BACKUPD_SCHEDULE__TIMEZONE="Pacific/Auckland")
-    taken_at = manifest_of(site, generation).taken_at
+    taken_at = manifest_of(context, generation).taken_at
     assert f"{taken_at:%F %T} UTC ({taken_at.astimezone(AUCKLAND):%F %T} Pacific/Auckland)" in answer.out
 
 
 def test_a_time_with_a_zone_of_its_own_means_that_zone(
-    typed: Keyboard, site: Site, backups: Path, generation: str, target: Path
+    typed: Keyboard, context: TaskContext, backups: Path, generation: str, target: Path
 ) -> None:
     older = backdated(backups, generation, days=1)
-    time = manifest_of(site, older).taken_at.astimezone(AUCKLAND) + timedelta(hours=1)
+    time = manifest_of(context, older).taken_at.astimezone(AUCKLAND) + timedelta(hours=1)
     answer = typed("restore", "--at", time.isoformat(), "--to", target, "--dry-run", "--json")
     assert answer.json["generation"] == older
 

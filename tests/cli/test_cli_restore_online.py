@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from support.app import running_app
 from support.bank import spend
 from support.command import Backupd, log_lines
@@ -59,9 +59,9 @@ def test_before_it_the_database_is_backed_up_and_the_command_that_goes_back_work
 
 
 def test_the_safety_backup_pushes_nothing_out_not_even_what_the_policy_would(
-    typed: Keyboard, site: Site, database: Path, backups: Path, generation: str
+    typed: Keyboard, context: TaskContext, database: Path, backups: Path, generation: str
 ) -> None:
-    assert site
+    assert context
     oldest = backdated(backups, generation, days=400)
     spend(database)
     policy = {f"BACKUPD_RETENTION__{rule}": count for rule, count in (("WITHIN", "0"), ("DAILY", "1"), ("WEEKLY", "0"))}

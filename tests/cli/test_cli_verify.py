@@ -10,7 +10,7 @@ from keyboard import Keyboard, Pair
 
 from backupd.archive.archive import pack
 from backupd.model import Manifest
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
 from support.generations import backdated, flip_byte, rewritten
@@ -218,11 +218,11 @@ def test_a_generation_that_is_found_sound_again_counts_again(typed: Keyboard, ba
 
 @pytest.mark.parametrize("unknown", ["tasks-20200101-0400", "newest", "../x", "tasks"])
 def test_an_id_that_is_not_there_is_no_damage(
-    typed: Keyboard, site: Site, backups: Path, generation: str, unknown: str
+    typed: Keyboard, context: TaskContext, backups: Path, generation: str, unknown: str
 ) -> None:
     answer = typed("verify", generation, unknown, "--json")
     assert (answer.code, answer.json["error"]) == (1, f"there is no generation {unknown}")
-    assert site.ask_catalog(lambda catalog: catalog.damaged("local"), None) == frozenset()
+    assert context.ask_catalog(lambda catalog: catalog.damaged("local"), None) == frozenset()
     assert "generation.damaged" not in events(backups)
     assert "generation.verified" not in events(backups), "nothing begins before all ids are known"
 
@@ -236,7 +236,7 @@ def test_what_goes_together_and_what_does_not(typed: Keyboard, backups: Path, ge
 
 
 def test_a_disk_without_room_to_unpack_is_no_damage(
-    typed: Keyboard, site: Site, backups: Path, generation: str
+    typed: Keyboard, context: TaskContext, backups: Path, generation: str
 ) -> None:
     def huge(manifest: Manifest) -> Manifest:
         pages = 2**50
@@ -246,7 +246,7 @@ def test_a_disk_without_room_to_unpack_is_no_damage(
     rewritten(backups, generation, huge)
     answer = typed("verify", generation, "--json")
     assert (answer.code, "TiB" in answer.json["error"]) == (1, True)
-    assert site.ask_catalog(lambda catalog: catalog.damaged("local"), None) == frozenset()
+    assert context.ask_catalog(lambda catalog: catalog.damaged("local"), None) == frozenset()
 
 
 def test_an_empty_replica_is_told_by_its_name_with_the_command_that_fills_it(typed: Keyboard, tmp_path: Path) -> None:

@@ -14,16 +14,16 @@ import pytest
 from backupd.archive.manifest import decode_manifest
 from backupd.log import Event, open_log
 from backupd.model import RetentionPolicy, RunReport
-from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.lock import store_lock
 from backupd.tasks.backup import backup
 from backupd.tasks.clean import clean
-from backupd.tasks.context import Site, local_inventory
-from backupd.tasks.options import BackupOrder, Expiry, PinRequest
+from backupd.tasks.context import TaskContext, local_inventory
+from backupd.tasks.options import BackupRequest, Expiry, PinRequest
 from backupd.tasks.pin import unpin_generation
 from backupd.tasks.prune import prune, unfreeze
 from backupd.tasks.rebuild_catalog import rebuild_catalog
-from backupd.tasks.replicate import ReplicaOrder, replicate
+from backupd.tasks.replicate import ReplicationRequest, replicate
 from backupd.tasks.restore.to_path import restore_to
 from backupd.tasks.verify import verify
 from support.bank import make_bank
@@ -101,40 +101,40 @@ def of(lines: Iterable[dict[str, Any]], event: Event) -> list[dict[str, Any]]:
     return [line for line in lines if line["event.action"] == event]
 
 
-def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Site, tmp_path: Path) -> None:
-    report = backup(replace(order, pin=PinRequest("made by hand", timedelta(days=30), "v1")), site)
+def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context: TaskContext, tmp_path: Path) -> None:
+    report = backup(replace(order, pin=PinRequest("made by hand", timedelta(days=30), "v1")), context)
     assert report.generation is not None
-    assert unpin_generation(report.generation, "released by an operator", site)
+    assert unpin_generation(report.generation, "released by an operator", context)
     for days in range(1, 5):
-        backdated(site.store.directory, report.generation, days=days)
-    backup(order, site)
-    damaged = backdated(site.store.directory, report.generation, days=5)
-    flip_byte(site.store.archive_path(damaged))
-    refused = backdated(site.store.directory, report.generation, days=6)
-    flip_byte(site.store.directory / f"{refused}.manifest.json")
-    inventory = local_inventory(site)
+        backdated(context.store.directory, report.generation, days=days)
+    backup(order, context)
+    damaged = backdated(context.store.directory, report.generation, days=5)
+    flip_byte(context.store.archive_path(damaged))
+    refused = backdated(context.store.directory, report.generation, days=6)
+    flip_byte(context.store.directory / f"{refused}.manifest.json")
+    inventory = local_inventory(context)
     for key in (report.generation, damaged):
-        verify(key, inventory, 1, site)
-    to_nas = ReplicaOrder("nas", Expiry(RetentionPolicy(daily=1)), ("tasks",))
-    replicate(to_nas, lambda: nullcontext(MirrorStore("nas", tmp_path / "nas")), lambda do: do(), site)
+        verify(key, inventory, 1, context)
+    to_nas = ReplicationRequest("nas", Expiry(RetentionPolicy(daily=1)), ("tasks",))
+    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), lambda do: do(), context)
     rewritten(tmp_path / "nas", report.generation, lambda manifest: replace(manifest, store="f" * 16))
     adopting = replace(to_nas, adopt=True, force=True)
-    replicate(adopting, lambda: nullcontext(MirrorStore("nas", tmp_path / "nas")), lambda do: do(), site)
-    restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, site)
-    drilled(site)
-    prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
-    rebuild_catalog(site)
+    replicate(adopting, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), lambda do: do(), context)
+    restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
+    drilled(context)
+    prune("tasks", Expiry(RetentionPolicy(daily=1)), context)
+    rebuild_catalog(context)
     (tmp_path / "copy").write_bytes(b"damaged")
-    site.quarantine.add("tasks", "tasks-20261101-040000", tmp_path / "copy", ())
-    clean({"tasks": order.path}, timedelta(), site)
+    context.quarantine.add("tasks", "tasks-20261101-040000", tmp_path / "copy", ())
+    clean({"tasks": order.path}, timedelta(), context)
     order.path.unlink()
     make_bank(order.path, rows=10)
-    backup(order, site)
-    unfreeze("tasks", site)
-    site.catalog_path.write_bytes(b"no database" * 1000)
+    backup(order, context)
+    unfreeze("tasks", context)
+    context.catalog_path.write_bytes(b"no database" * 1000)
     order.path.write_bytes(b"no database")
-    backup(order, site)
-    lines = log_lines(site.store.directory)
+    backup(order, context)
+    lines = log_lines(context.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()
     assert set(Event) - OF_THE_DAEMON - {line["event.action"] for line in lines} == {
         Event.RUN_INTERRUPTED,
@@ -152,21 +152,21 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupOrder, site: Sit
     }
 
 
-def test_a_killed_run_is_told_as_the_page_says(order: BackupOrder, site: Site) -> None:
-    first = backup(order, site)
+def test_a_killed_run_is_told_as_the_page_says(order: BackupRequest, context: TaskContext) -> None:
+    first = backup(order, context)
     assert first.generation is not None
-    hidden = site.store.hidden
+    hidden = context.store.hidden
     (hidden / "lock").write_text('{"task": "backup", "pid": 1, "host": "gone", "since": 0}')
     (hidden / "staging" / "run-killed").mkdir()
-    going = backdated(site.store.directory, first.generation, days=1)
+    going = backdated(context.store.directory, first.generation, days=1)
     manifest = f"{going}.manifest.json"
-    (site.store.directory / manifest).rename(hidden / "removing" / manifest)
-    coming = backdated(site.store.directory, first.generation, days=2)
+    (context.store.directory / manifest).rename(hidden / "removing" / manifest)
+    coming = backdated(context.store.directory, first.generation, days=2)
     manifest = f"{coming}.manifest.json"
-    (site.store.directory / manifest).rename(hidden / "staging" / "run-killed" / manifest)
-    site.tell_catalog(lambda catalog: catalog.start_run("backup", "tasks", site.clock()))
-    backup(order, site)
-    lines = log_lines(site.store.directory)
+    (context.store.directory / manifest).rename(hidden / "staging" / "run-killed" / manifest)
+    context.tell_catalog(lambda catalog: catalog.start_run("backup", "tasks", context.clock()))
+    backup(order, context)
+    lines = log_lines(context.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()
     for event, generation in {Event.REMOVAL_RESUMED: going, Event.PUBLISH_RESUMED: coming}.items():
         assert [line["backupd.generation"] for line in of(lines, event)] == [generation]
@@ -174,13 +174,13 @@ def test_a_killed_run_is_told_as_the_page_says(order: BackupOrder, site: Site) -
         assert len(of(lines, event)) == 1
 
 
-def test_a_corrupt_source_is_told_as_the_page_says(order: BackupOrder, site: Site) -> None:
+def test_a_corrupt_source_is_told_as_the_page_says(order: BackupRequest, context: TaskContext) -> None:
     data = bytearray(order.path.read_bytes())
     for offset in range(4096 * 5, 4096 * 6):
         data[offset] ^= 0x5A
     order.path.write_bytes(data)
-    backup(order, site)
-    lines = log_lines(site.store.directory)
+    backup(order, context)
+    lines = log_lines(context.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()
     for event in (Event.SNAPSHOT_RETRIED, Event.SNAPSHOT_QUARANTINED, Event.ROTATION_FROZEN):
         assert len(of(lines, event)) == 1
@@ -189,17 +189,19 @@ def test_a_corrupt_source_is_told_as_the_page_says(order: BackupOrder, site: Sit
 # --- One run, one last line ---
 
 
-def last_line(site: Site) -> dict[str, Any]:
+def last_line(context: TaskContext) -> dict[str, Any]:
     """Return the only `run.finished` there is, which is the last line."""
-    lines = log_lines(site.store.directory)
+    lines = log_lines(context.store.directory)
     assert [line["event.action"] for line in lines].count("run.finished") == 1
     assert lines[-1]["event.action"] == "run.finished"
     return lines[-1]
 
 
-def test_a_published_backup_ends_with_one_line_that_a_person_can_read(order: BackupOrder, site: Site) -> None:
-    report = backup(order, site)
-    line = last_line(site)
+def test_a_published_backup_ends_with_one_line_that_a_person_can_read(
+    order: BackupRequest, context: TaskContext
+) -> None:
+    report = backup(order, context)
+    line = last_line(context)
     assert re.fullmatch(
         rf"backup of tasks: published {report.generation}, [\d.]+ KiB as [\d.]+ KiB, verified full, "
         r"[\d.]+ s, 1 kept, 0 removed",
@@ -211,55 +213,55 @@ def test_a_published_backup_ends_with_one_line_that_a_person_can_read(order: Bac
     assert line["backupd.snapshot_sha256"] == report.snapshot_sha256
 
 
-def test_an_unchanged_backup_says_which_generation_holds_the_same(order: BackupOrder, site: Site) -> None:
-    first = backup(order, site)
-    (site.store.directory / "backup.log").unlink()
-    backup(order, site)
-    assert last_line(site)["message"].startswith(f"backup of tasks: unchanged {first.generation}, ")
+def test_an_unchanged_backup_says_which_generation_holds_the_same(order: BackupRequest, context: TaskContext) -> None:
+    first = backup(order, context)
+    (context.store.directory / "backup.log").unlink()
+    backup(order, context)
+    assert last_line(context)["message"].startswith(f"backup of tasks: unchanged {first.generation}, ")
 
 
-def test_a_degraded_backup_ends_with_its_warnings(order: BackupOrder, site: Site) -> None:
-    backup(order, replace(site, warnings=("the log is on a slow disk",)))
-    line = last_line(site)
+def test_a_degraded_backup_ends_with_its_warnings(order: BackupRequest, context: TaskContext) -> None:
+    backup(order, replace(context, warnings=("the log is on a slow disk",)))
+    line = last_line(context)
     assert line["message"].startswith("backup of tasks: degraded tasks-")
     assert line["message"].endswith("removed; the log is on a slow disk")
     assert (line["log.level"], line["event.outcome"], line["backupd.exit_code"]) == ("WARNING", "success", 3)
 
 
-def test_a_failed_backup_says_why_and_what_to_do(order: BackupOrder, site: Site) -> None:
+def test_a_failed_backup_says_why_and_what_to_do(order: BackupRequest, context: TaskContext) -> None:
     order.path.unlink()
-    backup(order, site)
-    line = last_line(site)
+    backup(order, context)
+    line = last_line(context)
     assert line["message"] == f"backup of tasks: failed: no database at {order.path}"
     assert (line["log.level"], line["event.outcome"]) == ("ERROR", "failure")
     assert line["error.message"] == f"no database at {order.path}"
     assert "check the path" in line["backupd.hint"]
 
 
-def test_a_backup_that_finds_the_store_in_use_says_so(order: BackupOrder, site: Site) -> None:
-    hurried = replace(site, lock_timeout_s=0.2)
-    with store_lock(site.store.hidden / "lock", "prune", timeout_s=0, on_wait=lambda _holder: None):
+def test_a_backup_that_finds_the_store_in_use_says_so(order: BackupRequest, context: TaskContext) -> None:
+    hurried = replace(context, lock_timeout_s=0.2)
+    with store_lock(context.store.hidden / "lock", "prune", timeout_s=0, on_wait=lambda _holder: None):
         report = backup(order, hurried)
     assert report.exit_code == 75
-    (waiting,) = of(log_lines(site.store.directory), Event.LOCK_WAITING)
+    (waiting,) = of(log_lines(context.store.directory), Event.LOCK_WAITING)
     assert undocumented(waiting) == set()
-    assert re.search(r"failed: .* is in use by a prune that began \d+ s ago", last_line(site)["message"])
+    assert re.search(r"failed: .* is in use by a prune that began \d+ s ago", last_line(context)["message"])
 
 
-def test_a_prune_says_that_it_is_done(order: BackupOrder, site: Site) -> None:
-    report = backup(order, site)
+def test_a_prune_says_that_it_is_done(order: BackupRequest, context: TaskContext) -> None:
+    report = backup(order, context)
     assert report.generation is not None
-    gone = backdated(site.store.directory, report.generation, days=40)
-    (site.store.directory / "backup.log").unlink()
-    pruned, _ = prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), site)
-    assert pruned.outcome == last_line(site)["backupd.outcome"] == "done"
-    runs = site.ask_catalog(lambda catalog: catalog.runs(limit=2), [])
+    gone = backdated(context.store.directory, report.generation, days=40)
+    (context.store.directory / "backup.log").unlink()
+    pruned, _ = prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), context)
+    assert pruned.outcome == last_line(context)["backupd.outcome"] == "done"
+    runs = context.ask_catalog(lambda catalog: catalog.runs(limit=2), [])
     assert [(run.task, run.outcome) for run in runs] == [("prune", "done"), ("backup", "published")]
-    assert re.fullmatch(r"prune of tasks: done, [\d.]+ s, 1 kept, 1 removed", last_line(site)["message"])
-    assert last_line(site)["backupd.removed"] == [gone]
+    assert re.fullmatch(r"prune of tasks: done, [\d.]+ s, 1 kept, 1 removed", last_line(context)["message"])
+    assert last_line(context)["backupd.removed"] == [gone]
 
 
-def test_a_run_that_is_broken_off_still_has_its_last_line(order: BackupOrder, site: Site) -> None:
+def test_a_run_that_is_broken_off_still_has_its_last_line(order: BackupRequest, context: TaskContext) -> None:
     class Impatient:
         """An operator whose Ctrl-C comes in the middle of the copy."""
 
@@ -270,25 +272,29 @@ def test_a_run_that_is_broken_off_still_has_its_last_line(order: BackupOrder, si
             raise AssertionError
 
     with pytest.raises(KeyboardInterrupt):
-        backup(order, replace(site, progress=Impatient()))
-    assert last_line(site)["message"] == "backup of tasks: failed: interrupted (Ctrl-C)"
+        backup(order, replace(context, progress=Impatient()))
+    assert last_line(context)["message"] == "backup of tasks: failed: interrupted (Ctrl-C)"
 
 
-def test_a_backup_whose_log_cannot_be_written_is_published_all_the_same(order: BackupOrder, site: Site) -> None:
-    log = open_log(site.store.directory / "backup.log")
+def test_a_backup_whose_log_cannot_be_written_is_published_all_the_same(
+    order: BackupRequest, context: TaskContext
+) -> None:
+    log = open_log(context.store.directory / "backup.log")
     full = os.open("/dev/full", os.O_WRONLY)
     (handler,) = log._logger.handlers
     os.dup2(full, handler.stream.fileno())  # type: ignore[attr-defined] - it is our handler of files
     os.close(full)
-    report = backup(order, replace(site, log=log))
+    report = backup(order, replace(context, log=log))
     log.close()
     assert report.outcome == "published"
     assert report.generation is not None
-    assert decode_manifest(site.store.manifest(report.generation), report.generation).verdict.level == "full"
+    assert decode_manifest(context.store.manifest(report.generation), report.generation).verdict.level == "full"
 
 
-def test_a_backup_whose_log_goes_away_under_it_is_published_all_the_same(order: BackupOrder, site: Site) -> None:
-    path = site.store.directory / "backup.log"
+def test_a_backup_whose_log_goes_away_under_it_is_published_all_the_same(
+    order: BackupRequest, context: TaskContext
+) -> None:
+    path = context.store.directory / "backup.log"
     path.unlink()
     path.mkdir()
-    assert backup(order, site).outcome == "published"
+    assert backup(order, context).outcome == "published"

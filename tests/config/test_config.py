@@ -202,7 +202,7 @@ def test_a_database_in_the_environment_adds_a_source_to_those_of_the_file(write:
 )
 def test_tz_is_read_as_other_programs_read_it(zone: str) -> None:
     config = load_config(None, {**DATABASE, "TZ": zone}, NOWHERE)
-    assert (config.schedule.timezone, config.zone_doubt) == ("Europe/Berlin", "")
+    assert (config.schedule.timezone, config.timezone_warning) == ("Europe/Berlin", "")
 
 
 def test_a_link_to_the_file_of_a_time_zone_means_that_zone(tmp_path: Path) -> None:
@@ -217,4 +217,4 @@ def test_a_link_to_the_file_of_a_time_zone_means_that_zone(tmp_path: Path) -> No
 def test_a_tz_that_names_no_zone_means_utc_and_is_named(zone: str) -> None:
     config = load_config(None, {**DATABASE, "TZ": zone}, NOWHERE)
     assert config.schedule.timezone == "UTC"
-    assert f"TZ={zone!r} is no IANA time zone" in config.zone_doubt
+    assert f"TZ={zone!r} is no IANA time zone" in config.timezone_warning

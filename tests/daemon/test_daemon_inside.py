@@ -18,7 +18,7 @@ from backupd.daemon.daemon import Daemon
 from backupd.daemon.task_queue import Ended, Job
 from backupd.model import RunReport
 from backupd.schedule import Planned, Schedule
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from support.command import log_lines
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -38,7 +38,7 @@ class Clock:
 class Hand:
     """Does a job in no time: it stands in the catalog as a run, or failed, or left nothing behind at all."""
 
-    site: Site
+    site: TaskContext
     outcome: str = "published"
     began: list[datetime] = field(default_factory=list)
     remembered: list[Ended] = field(default_factory=list)
@@ -67,7 +67,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def hand(site: Site, clock: Clock) -> Hand:
+def hand(site: TaskContext, clock: Clock) -> Hand:
     return Hand(replace(site, clock=clock))
 
 
@@ -76,7 +76,7 @@ def daemon(hand: Hand) -> Iterator[Daemon]:
     planned = (Planned("backup", "tasks", Schedule.parse("02:30", BERLIN)),)
     daemon = Daemon(planned, hand, hand.site)  # type: ignore[arg-type] - a hand in place of the worker
     yield daemon
-    daemon._claims.let_go()
+    daemon._claims.release_all()
 
 
 def tick_until(daemon: Daemon, clock: Clock, end: datetime, every: timedelta = timedelta(minutes=10)) -> None:
@@ -144,7 +144,9 @@ def test_a_success_that_a_clock_ahead_dated_hides_none_that_is_true(daemon: Daem
     assert len(hand.began) == 2
 
 
-def test_a_worker_that_ended_and_a_scheduler_that_is_silent_are_told(site: Site, hand: Hand, daemon: Daemon) -> None:
+def test_a_worker_that_ended_and_a_scheduler_that_is_silent_are_told(
+    site: TaskContext, hand: Hand, daemon: Daemon
+) -> None:
     daemon._tick()
     assert daemon.alive() == ()
     hand.alive = lambda: False  # type: ignore[method-assign] - as if its thread had died
@@ -157,7 +159,7 @@ def test_a_worker_that_ended_and_a_scheduler_that_is_silent_are_told(site: Site,
 
 @pytest.mark.parametrize("whose", ["a newer backupd's", "a link's"])
 def test_a_catalog_about_which_somebody_has_to_decide_is_told_once_and_is_no_reason_to_restart(
-    site: Site, daemon: Daemon, hand: Hand, whose: str
+    site: TaskContext, daemon: Daemon, hand: Hand, whose: str
 ) -> None:
     hand.outcome = "lost"
     daemon._tick()

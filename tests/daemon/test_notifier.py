@@ -10,20 +10,20 @@ import pytest
 
 from backupd import __version__
 from backupd.catalog import open_catalog
-from backupd.daemon.notifier import LOOK_EVERY_S, Teller
+from backupd.daemon.notifier import LOOK_EVERY_S, Notifier
 from backupd.health import Limit
 from backupd.model import RunReport
 from backupd.notifications.apprise_sender import Sender
 from backupd.notifications.collector import App
 from backupd.notifications.message import Channel, Message, channels_of
-from backupd.notifications.options import TellOrder
+from backupd.notifications.options import NotificationOptions
 from backupd.notifications.self_test import examine_messages
 from backupd.pings.monitors import Address
 from backupd.schedule import Schedule
 from backupd.status.current import read_status
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from backupd.tasks.rebuild_catalog import rebuild_catalog
 from support.command import log_lines
 from support.daemon import wait_until
@@ -47,20 +47,20 @@ class Clock:
 
 
 @dataclass
-class Desk:
+class NotifierHarness:
     """A daemon's teller, which a test lets look now and then, or replaces by that of a daemon that was started anew."""
 
-    site: Site
+    site: TaskContext
     clock: Clock
-    order: TellOrder
+    order: NotificationOptions
     sender: Sender = field(default_factory=Sender)
     mine: bool = True
     alive: tuple[str, ...] = ()
     status: tuple[str, ...] = ("healthy",)
-    teller: Teller | None = None
+    teller: Notifier | None = None
 
-    def restart(self) -> "Desk":
-        self.teller = Teller(
+    def restart(self) -> "NotifierHarness":
+        self.teller = Notifier(
             self.order,
             self.site,
             lambda: self.mine,
@@ -76,7 +76,7 @@ class Desk:
         assert self.teller is not None
         return self.teller.turn()
 
-    def deployed(self) -> "Desk":
+    def deployed(self) -> "NotifierHarness":
         """Let the message of the first deploy be behind us, and be taken by nobody's leave."""
         self.restart().look()
         self.look()
@@ -89,12 +89,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def desk(site: Site, clock: Clock) -> Desk:
-    order = TellOrder("tasks", "tasks", UTC, frozenset({"tasks", "local"}), LIMITS)
-    return Desk(replace(site, clock=clock), clock, order).restart()
+def desk(site: TaskContext, clock: Clock) -> NotifierHarness:
+    order = NotificationOptions("tasks", "tasks", UTC, frozenset({"tasks", "local"}), LIMITS)
+    return NotifierHarness(replace(site, clock=clock), clock, order).restart()
 
 
-def telling(desk: Desk, *urls: str, **more: object) -> Desk:
+def telling(desk: NotifierHarness, *urls: str, **more: object) -> NotifierHarness:
     desk.order = replace(desk.order, channels=channels_of(urls), **more)  # type: ignore[arg-type] - the fields of TellOrder
     return desk.restart()
 
@@ -103,11 +103,11 @@ def titles(there: Listener) -> list[str]:
     return [asked.json["title"].removeprefix("backupd tasks: ") for asked in there.asked]
 
 
-def events(site: Site, event: str) -> list[str]:
+def events(site: TaskContext, event: str) -> list[str]:
     return [line["message"] for line in log_lines(site.store.directory) if line["event.action"] == event]
 
 
-def note(desk: Desk, outcome: str, task: str = "backup", code: int = 0) -> None:
+def note(desk: NotifierHarness, outcome: str, task: str = "backup", code: int = 0) -> None:
     """Let a run end in the catalog."""
     now = desk.clock()
     kind = "unproven" if task == "drill" else "missing"
@@ -117,7 +117,9 @@ def note(desk: Desk, outcome: str, task: str = "backup", code: int = 0) -> None:
         catalog.record_run(report, now)
 
 
-def test_a_failure_is_told_once_and_its_end_once_also_across_restarts(desk: Desk, order: BackupOrder) -> None:
+def test_a_failure_is_told_once_and_its_end_once_also_across_restarts(
+    desk: NotifierHarness, order: BackupRequest
+) -> None:
     away = order.path.with_name("away.db")
     with listening() as there:
         telling(desk, there.url("/", "json")).deployed()
@@ -141,7 +143,7 @@ def test_a_failure_is_told_once_and_its_end_once_also_across_restarts(desk: Desk
     assert len(events(desk.site, "message.sent")) == 3
 
 
-def test_a_message_that_is_not_taken_is_kept_tried_again_and_seen(desk: Desk) -> None:
+def test_a_message_that_is_not_taken_is_kept_tried_again_and_seen(desk: NotifierHarness) -> None:
     well = [False]
 
     def answering(asked: Asked) -> Said:
@@ -180,7 +182,7 @@ class Crashing(Sender):
         raise Crash
 
 
-def test_a_crash_before_the_note_sends_the_same_message_again_with_the_same_reference(desk: Desk) -> None:
+def test_a_crash_before_the_note_sends_the_same_message_again_with_the_same_reference(desk: NotifierHarness) -> None:
     with listening() as there:
         desk.sender = Crashing()
         telling(desk, there.url("/", "json")).restart().look()
@@ -194,7 +196,7 @@ def test_a_crash_before_the_note_sends_the_same_message_again_with_the_same_refe
     assert "\n\nref " in first["message"]
 
 
-def test_what_nobody_takes_for_days_is_given_up_and_said(desk: Desk) -> None:
+def test_what_nobody_takes_for_days_is_given_up_and_said(desk: NotifierHarness) -> None:
     with listening(Said(500)) as there, listening() as well:
         telling(desk, there.url("/", "json"), well.url("/", "json")).deployed()
         desk.look(4 * DAY)
@@ -210,7 +212,7 @@ def test_what_nobody_takes_for_days_is_given_up_and_said(desk: Desk) -> None:
     desk.restart().look()
 
 
-def test_a_broken_catalog_is_told_and_what_was_said_is_not_said_again(desk: Desk) -> None:
+def test_a_broken_catalog_is_told_and_what_was_said_is_not_said_again(desk: NotifierHarness) -> None:
     with listening() as there:
         telling(desk, there.url("/", "json")).deployed()
         note(desk, "failed", code=1)
@@ -225,7 +227,7 @@ def test_a_broken_catalog_is_told_and_what_was_said_is_not_said_again(desk: Desk
     assert told.count(MISSING) == 1
 
 
-def test_a_catalog_that_is_broken_from_the_start_is_told_in_the_end(desk: Desk) -> None:
+def test_a_catalog_that_is_broken_from_the_start_is_told_in_the_end(desk: NotifierHarness) -> None:
     with listening() as there:
         telling(desk, there.url("/", "json"))
         desk.site.catalog_path.write_bytes(b"no database" * 1000)
@@ -235,7 +237,7 @@ def test_a_catalog_that_is_broken_from_the_start_is_told_in_the_end(desk: Desk) 
         assert NO_CATALOG in titles(there)
 
 
-def test_an_app_gets_one_verdict_for_each_deploy_also_across_restarts(desk: Desk) -> None:
+def test_an_app_gets_one_verdict_for_each_deploy_also_across_restarts(desk: NotifierHarness) -> None:
     life = {"version": "1.0", "status": 200}
 
     def answering(asked: Asked) -> Said:
@@ -267,7 +269,7 @@ def test_an_app_gets_one_verdict_for_each_deploy_also_across_restarts(desk: Desk
     assert "its health_url answered 503" in told[2]["message"]
 
 
-def test_an_app_that_never_answers_after_its_deploy_is_told_once_also_across_restarts(desk: Desk) -> None:
+def test_an_app_that_never_answers_after_its_deploy_is_told_once_also_across_restarts(desk: NotifierHarness) -> None:
     life = {"status": 200, "body": b'{"version": "1.0"}'}
     with listening(lambda asked: Said(**life) if asked.path == "/health" else Said()) as there:  # type: ignore[arg-type]
         telling(desk, there.url("/", "json"), app=App(there.url("/health"))).deployed()
@@ -285,7 +287,7 @@ def test_an_app_that_never_answers_after_its_deploy_is_told_once_also_across_res
     assert "its health_url answered 502" in told[2]["message"]
 
 
-def test_an_own_deploy_that_does_not_work_is_told_as_that(desk: Desk) -> None:
+def test_an_own_deploy_that_does_not_work_is_told_as_that(desk: NotifierHarness) -> None:
     desk.alive = ("the worker has ended",)
     with listening() as there:
         telling(desk, there.url("/", "json")).restart()
@@ -295,7 +297,9 @@ def test_an_own_deploy_that_does_not_work_is_told_as_that(desk: Desk) -> None:
         assert "the worker has ended" in there.asked[0].json["message"]
 
 
-def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(desk: Desk, order: BackupOrder) -> None:
+def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(
+    desk: NotifierHarness, order: BackupRequest
+) -> None:
     with listening() as there:
         daily = {"daily": Address.parse(there.url("/api/push/t0ken")), "daily_schedule": Schedule.parse("07:00", UTC)}
         telling(desk, **daily)
@@ -324,7 +328,7 @@ def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(d
         assert len(there.asked) == 4
 
 
-def test_the_digest_comes_at_its_time(desk: Desk) -> None:
+def test_the_digest_comes_at_its_time(desk: NotifierHarness) -> None:
     desk.status = ("healthy", "verified backup  tasks: 3 h ago")
     with listening() as there:
         telling(desk, there.url("/", "json"), digest=Schedule.parse("thu 08:00", UTC), limits=()).deployed()
@@ -334,10 +338,10 @@ def test_the_digest_comes_at_its_time(desk: Desk) -> None:
         assert "verified backup  tasks: 3 h ago" in there.asked[1].json["message"]
 
 
-def test_who_stands_by_says_nothing_and_who_takes_over_repeats_nothing(desk: Desk) -> None:
+def test_who_stands_by_says_nothing_and_who_takes_over_repeats_nothing(desk: NotifierHarness) -> None:
     with listening() as there:
         telling(desk, there.url("/", "json")).deployed()
-        other = Desk(desk.site, desk.clock, desk.order, mine=False).restart()
+        other = NotifierHarness(desk.site, desk.clock, desk.order, mine=False).restart()
         note(desk, "failed", code=1)
         other.look()
         desk.look()
@@ -346,7 +350,7 @@ def test_who_stands_by_says_nothing_and_who_takes_over_repeats_nothing(desk: Des
         assert titles(there)[1:] == [MISSING]
 
 
-def test_a_drill_is_told_however_it_ends_but_not_before_its_failure_repeats(desk: Desk) -> None:
+def test_a_drill_is_told_however_it_ends_but_not_before_its_failure_repeats(desk: NotifierHarness) -> None:
     with listening() as there:
         limits = (Limit("backup", "tasks", 1e9), Limit("drill", "local", 1e9))
         telling(desk, there.url("/", "json"), limits=limits).deployed()
@@ -360,14 +364,14 @@ def test_a_drill_is_told_however_it_ends_but_not_before_its_failure_repeats(desk
         assert titles(there)[2:] == ["the drill of tasks failed 3 times in a row: the restored copy did not pass"]
 
 
-def test_a_defect_is_logged_once_and_the_next_minute_comes(desk: Desk) -> None:
+def test_a_defect_is_logged_once_and_the_next_minute_comes(desk: NotifierHarness) -> None:
     woken = threading.Event()
 
     def broken() -> bool:
         raise ZeroDivisionError
 
     order = replace(desk.order, channels=channels_of(["json://127.0.0.1:9"]))
-    teller = Teller(order, desk.site, broken, lambda: (), lambda: (), woken)
+    teller = Notifier(order, desk.site, broken, lambda: (), lambda: (), woken)
     teller.start()
     for _ in range(3):
         wait_until(lambda: not woken.is_set() and events(desk.site, "telling.failed"), "a turn")
@@ -376,7 +380,7 @@ def test_a_defect_is_logged_once_and_the_next_minute_comes(desk: Desk) -> None:
     assert events(desk.site, "telling.failed") == ["could not find out what to tell: ZeroDivisionError: "]
 
 
-def test_with_nobody_to_tell_there_is_no_thread(desk: Desk) -> None:
+def test_with_nobody_to_tell_there_is_no_thread(desk: NotifierHarness) -> None:
     assert desk.teller is not None
     desk.teller.start()
     assert not desk.teller._thread.is_alive()

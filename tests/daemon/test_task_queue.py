@@ -88,9 +88,9 @@ def test_daemons_of_different_sources_share_a_store_and_one_source_has_one(tmp_p
     assert first.held() == {"tasks", "notes"}
     assert second.held() == {"blog"}
     assert second.others() == ("notes",)
-    first.let_go()
+    first.release_all()
     assert second.held() == {"notes", "blog"}
-    second.let_go()
+    second.release_all()
 
 
 def test_a_claim_whose_file_was_taken_away_is_made_anew(tmp_path: Path) -> None:
@@ -99,4 +99,4 @@ def test_a_claim_whose_file_was_taken_away_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "daemon-tasks.lock").unlink()
     assert claims.held() == {"tasks"}
     assert Claims(["tasks"], tmp_path).held() == frozenset()
-    claims.let_go()
+    claims.release_all()

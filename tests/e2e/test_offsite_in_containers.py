@@ -48,8 +48,8 @@ def test_a_host_that_goes_down_in_the_middle_shows_nothing_half_and_gets_only_th
     wait_until(lambda: sidecar.get(HEALTH)[0] == 200, f"health: {sidecar.logs()}", 60)
     (sent,) = events(sidecar, "generation.sent")
     archive_bytes = sidecar.exec("backupd", "list", "--json").json[0]["archive_bytes"]
-    assert sent["backupd.sent_bytes"] + sent["backupd.spared_bytes"] == archive_bytes > ARCHIVE_MIB << 20
-    assert sent["backupd.spared_bytes"] >= (ARRIVED_MIB - UNDER_WAY_MIB) << 20
+    assert sent["backupd.sent_bytes"] + sent["backupd.resumed_bytes"] == archive_bytes > ARCHIVE_MIB << 20
+    assert sent["backupd.resumed_bytes"] >= (ARRIVED_MIB - UNDER_WAY_MIB) << 20
     assert host.sh("sha256sum --strict -c SHA256SUMS").count(": OK") == 1
     assert host.sh("ls -A .backupd/*").count(".part") == 0
     assert len(published(host.sh("ls"))) == 3

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from threading import Lock
 
-from workspaces import Yard
+from workspaces import Workspace
 
 _STAMP = r"\d{8}(?:-\d{4}(?:-\d+)?|T\d{6}Z)"
 _CHANGING = re.compile(
@@ -32,12 +32,12 @@ class States:
     Names, modes and contents have to be the same: of our catalog what it says and the pages that lie in its WAL.
     """
 
-    def __init__(self, template: Yard) -> None:
+    def __init__(self, template: Workspace) -> None:
         self._old = {stamp for path in template.root.rglob("*") for stamp in re.findall(_STAMP, path.name)}
         self._seen: set[str] = set()
         self._lock = Lock()
 
-    def is_new(self, yard: Yard, *more: object) -> bool:
+    def is_new(self, yard: Workspace, *more: object) -> bool:
         """Tell whether no yard was like this one yet, together with what `more` there is to it."""
         state = sorted(
             (self._same(str(path.relative_to(yard.root))), self._of(path, yard)) for path in yard.root.rglob("*")
@@ -48,7 +48,7 @@ class States:
             self._seen.add(digest)
         return new
 
-    def _of(self, path: Path, yard: Yard) -> tuple[int, str]:
+    def _of(self, path: Path, yard: Workspace) -> tuple[int, str]:
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode) or path.name.endswith("-shm"):  # shared memory is no file to anybody else
             return mode, ""

@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 from states import States
-from workspaces import Before, Yard, assert_heals, assert_swept, assert_tidy, assert_unhurt, beneath, changing_calls
+from workspaces import (
+    Before,
+    Workspace,
+    assert_heals,
+    assert_swept,
+    assert_tidy,
+    assert_unhurt,
+    beneath,
+    changing_calls,
+)
 
 from support.command import Backupd
-from support.faults import Call, Crew, on_both_cores, traced
+from support.faults import BackupdRunner, Call, on_both_cores, traced
 from support.template import Ended
 
 FULL = ("mkdir", "openat", "pwrite64", "write")
@@ -22,13 +31,13 @@ DISPENSABLE = re.compile(r"backup\.log|catalog\.sqlite3|\.backupd$|/lock$")
 
 
 def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_it_was_or_one_better(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = Before.of(template), States(template)
     template = replace(template, kept=len(before.generations))
     surveyed = template.copy_to(tmp_path / "yard-of-survey")
 
-    def environ(yard: Yard) -> dict[str, str]:
+    def environ(yard: Workspace) -> dict[str, str]:
         return Backupd(yard.environ, tmp_path).environment()
 
     _, calls = traced(environ(surveyed), tmp_path, ",".join(FULL + BROKEN))
@@ -39,7 +48,7 @@ def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_
         error, wanted = "ENOSPC" if call.name in FULL else "EIO", beneath(surveyed, call)
         follow = call.process > 0 or call.number > by_children[call.name]
 
-        def run(*inject: str) -> tuple[Yard, Ended, list[Call]]:
+        def run(*inject: str) -> tuple[Workspace, Ended, list[Call]]:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             yard = template.copy_to(place / "yard")
@@ -75,7 +84,7 @@ def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_
     assert {*on_both_cores(fail, chosen)} == {0, 1, 3}
 
 
-def met(call: Call, error: str, run: Callable[..., tuple[Yard, Ended, list[Call]]]) -> tuple[Yard, Ended]:
+def met(call: Call, error: str, run: Callable[..., tuple[Workspace, Ended, list[Call]]]) -> tuple[Workspace, Ended]:
     """Return the run that met `error` in `call`: one that opens a file more than the survey meets it elsewhere."""
     number = call.number
     for _ in range(5):

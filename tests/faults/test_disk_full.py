@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from workspaces import Before, Yard, assert_heals, assert_listed, assert_swept, assert_tidy, assert_unhurt, sha256
+from workspaces import Before, Workspace, assert_heals, assert_listed, assert_swept, assert_tidy, assert_unhurt, sha256
 
-from support.faults import Crew
+from support.faults import BackupdRunner
 
 pytestmark = pytest.mark.root
 PAGE = 4096
@@ -55,20 +55,20 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", root], check=True)
 
 
-def add_photo(yard: Yard) -> None:
+def add_photo(yard: Workspace) -> None:
     """Let the app store what does not compress: the next archive is far larger than the last one promised."""
     with closing(sqlite3.connect(yard.database)) as app, app:
         app.execute("CREATE TABLE photo(content BLOB)")
         app.execute("INSERT INTO photo VALUES (?)", (os.urandom(PHOTO_BYTES),))
 
 
-def move_app(yard: Yard, directory: Path) -> None:
+def move_app(yard: Workspace, directory: Path) -> None:
     """Let the database be on a disk of its own."""
     shutil.move(yard.database.parent, directory)
     yard.database.parent.symlink_to(directory)
 
 
-def assert_told(yard: Yard, forks: Crew, before: Before) -> bool:
+def assert_told(yard: Workspace, forks: BackupdRunner, before: Before) -> bool:
     """Back up; assert that it worked, or failed for want of room and left all as it was. Returns whether it worked."""
     ended = forks.run(["backup"], yard.environ)
     assert_unhurt(yard, before)
@@ -84,7 +84,7 @@ def assert_told(yard: Yard, forks: Crew, before: Before) -> bool:
 
 
 def test_of_any_size_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
-    template: Yard, disk: Disk, forks: Crew, tmp_path: Path
+    template: Workspace, disk: Disk, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     shop = template.copy_to(tmp_path / "shop")
     add_photo(shop)
@@ -112,7 +112,7 @@ def test_of_any_size_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
 
 
 def test_an_app_that_shares_no_disk_with_its_full_backups_is_left_alone_as_well(
-    template: Yard, disk: Disk, forks: Crew, tmp_path: Path
+    template: Workspace, disk: Disk, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before = Before.of(template)
     yard = template.copy_to(disk.root / "yard")
@@ -124,7 +124,7 @@ def test_an_app_that_shares_no_disk_with_its_full_backups_is_left_alone_as_well(
 
 
 def test_with_any_number_of_inodes_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
-    template: Yard, disk: Disk, forks: Crew, tmp_path: Path
+    template: Workspace, disk: Disk, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before = Before.of(template)
     for inodes in range(20):
@@ -142,7 +142,7 @@ def test_with_any_number_of_inodes_a_disk_holds_a_whole_new_generation_or_just_w
 
 
 def test_on_a_full_disk_prune_makes_room_and_restore_restores(
-    template: Yard, disk: Disk, forks: Crew, tmp_path: Path
+    template: Workspace, disk: Disk, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before = Before.of(template)
     yard = replace(template.copy_to(disk.root / "yard"), kept=1)
@@ -160,7 +160,7 @@ def test_on_a_full_disk_prune_makes_room_and_restore_restores(
 
 
 def test_a_line_that_found_no_room_in_the_log_is_the_only_one_that_is_lost_to_readers(
-    template: Yard, disk: Disk, forks: Crew
+    template: Workspace, disk: Disk, forks: BackupdRunner
 ) -> None:
     yard = template.copy_to(disk.root / "yard")
     log = yard.backups / "backup.log"

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from workspaces import Yard
+from workspaces import Workspace
 
-from support.faults import Crew, on_both_cores
+from support.faults import BackupdRunner, on_both_cores
 from support.replicas import assert_checksums, complete
 from support.template import Ended
 
@@ -16,9 +16,9 @@ def changes_something(step: str) -> bool:
 
 
 def test_killed_before_any_step_of_an_adoption_all_copies_are_there_and_the_next_run_adopts(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
-    def environment(yard: Yard) -> dict[str, str]:
+    def environment(yard: Workspace) -> dict[str, str]:
         return yard.environ | {"BACKUPD_REPLICAS__NAS__URL": f"file:{yard.root / 'there-it-is'}"}
 
     base = template.copy_to(tmp_path / "base")

@@ -13,7 +13,7 @@ from states import States
 from workspaces import (
     BIG_ROWS,
     Before,
-    Yard,
+    Workspace,
     assert_checksums,
     assert_heals,
     assert_no_processes,
@@ -24,7 +24,7 @@ from workspaces import (
 
 from support.bank import make_bank, running_bank
 from support.command import Backupd
-from support.faults import Call, Crew, at_every_step, on_both_cores, processes_below, stopped, traced
+from support.faults import BackupdRunner, Call, at_every_step, on_both_cores, processes_below, stopped, traced
 from support.template import Ended
 
 KILLS = 8
@@ -32,7 +32,7 @@ BY_SQLITE = "fdatasync,ftruncate,pwrite64,unlink"
 
 
 def test_killed_before_any_of_its_steps_a_backup_loses_nothing_and_the_next_one_heals(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = Before.of(template), States(template)
 
@@ -53,7 +53,7 @@ def test_killed_before_any_of_its_steps_a_backup_loses_nothing_and_the_next_one_
 
 
 def test_checksums_that_a_killed_backup_left_behind_are_right_again_after_any_run_even_one_that_fails(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before = Before.of(template)
     steps = forks.run(["backup"], template.copy_to(tmp_path / "whole").environ, counted=True).steps
@@ -74,12 +74,12 @@ def test_checksums_that_a_killed_backup_left_behind_are_right_again_after_any_ru
 
 
 def test_killed_at_any_instant_beside_an_app_that_writes_a_backup_loses_nothing_and_the_next_one_heals(
-    forks: Crew, tmp_path: Path
+    forks: BackupdRunner, tmp_path: Path
 ) -> None:
     seed = int(os.environ.get("FAULTS_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"FAULTS_SEED={seed}")
     chance = random.Random(seed)
-    yard = Yard(tmp_path / "yard", rows=BIG_ROWS)
+    yard = Workspace(tmp_path / "yard", rows=BIG_ROWS)
     yard.database.parent.mkdir(parents=True)
     with running_bank(yard.database, pause_s=0.001, rows=BIG_ROWS) as bank:
         for _ in range(yard.kept):
@@ -100,7 +100,7 @@ def test_killed_at_any_instant_beside_an_app_that_writes_a_backup_loses_nothing_
 
 
 def test_killed_in_a_system_call_of_its_catalog_a_backup_loses_nothing_and_the_next_one_heals(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = Before.of(template), States(template)
     surveyed = template.copy_to(tmp_path / "yard")
@@ -124,7 +124,7 @@ def test_killed_in_a_system_call_of_its_catalog_a_backup_loses_nothing_and_the_n
 
 
 def test_a_child_that_is_killed_ends_the_backup_with_advice_and_leaves_the_store_as_it_was(
-    large: Yard,
+    large: Workspace,
 ) -> None:
     before = large.generations()
     with large.stopped("copy/snapshot.sqlite3", "backup") as run:
@@ -139,7 +139,7 @@ def test_a_child_that_is_killed_ends_the_backup_with_advice_and_leaves_the_store
 
 
 def test_a_child_that_waits_for_the_app_does_not_outlive_its_killed_backup(tmp_path: Path) -> None:
-    yard = Yard(tmp_path / "yard")
+    yard = Workspace(tmp_path / "yard")
     yard.database.parent.mkdir(parents=True)
     make_bank(yard.database, "delete")
     with closing(sqlite3.connect(yard.database, isolation_level=None)) as app:

@@ -7,7 +7,7 @@ from states import States
 from workspaces import (
     HEALING,
     Before,
-    Yard,
+    Workspace,
     assert_no_processes,
     assert_tidy,
     assert_unhurt,
@@ -19,17 +19,17 @@ from workspaces import (
 
 from backupd.archive.manifest import decode_manifest
 from backupd.stores.pins import Pins
-from support.faults import Crew, at_every_step
+from support.faults import BackupdRunner, at_every_step
 from support.template import Ended
 
 
-def pin_labels(yard: Yard) -> list[str]:
+def pin_labels(yard: Workspace) -> list[str]:
     """Return the labels of all pins; of one that cannot be read an empty one."""
     return [pin.label for pin in Pins(yard.hidden / "pins").all().values()]
 
 
 def test_killed_before_any_of_its_steps_a_prune_removes_all_or_nothing_of_a_generation_and_the_next_one_heals(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = Before.of(template), States(template)
     going, *staying = before.generations
@@ -53,7 +53,7 @@ def test_killed_before_any_of_its_steps_a_prune_removes_all_or_nothing_of_a_gene
 
 
 def test_killed_before_any_of_its_steps_a_pin_is_there_or_not_and_can_be_set_again(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = Before.of(template), States(template)
     oldest = next(iter(before.generations))
@@ -78,7 +78,7 @@ def test_killed_before_any_of_its_steps_a_pin_is_there_or_not_and_can_be_set_aga
 
 
 def test_killed_before_any_of_its_steps_a_release_leaves_the_pin_or_none_and_the_generation(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     pinned = template.copy_to(tmp_path / "pinned")
     oldest = next(iter(Before.of(template).generations))
@@ -102,7 +102,7 @@ def test_killed_before_any_of_its_steps_a_release_leaves_the_pin_or_none_and_the
 
 
 def test_killed_before_any_of_its_steps_a_removal_takes_all_or_nothing_and_the_next_run_finishes_it(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     pinned = template.copy_to(tmp_path / "pinned")
     going, *staying = Before.of(template).generations
@@ -128,7 +128,7 @@ def test_killed_before_any_of_its_steps_a_removal_takes_all_or_nothing_and_the_n
 
 
 def test_killed_before_any_of_its_steps_a_restore_leaves_the_whole_file_or_none_of_that_name(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = Before.of(template), States(template)
     newest = [*before.generations][-1]
@@ -156,7 +156,7 @@ def test_killed_before_any_of_its_steps_a_restore_leaves_the_whole_file_or_none_
 
 
 def test_killed_before_any_of_its_steps_a_rebuild_of_the_catalog_is_harmless_and_can_be_done_again(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = Before.of(template), States(template)
 

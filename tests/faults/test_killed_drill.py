@@ -8,37 +8,42 @@ from pathlib import Path
 
 import pytest
 from states import States
-from workspaces import Before, Yard, assert_no_processes, assert_unhurt
+from workspaces import Before, Workspace, assert_no_processes, assert_unhurt
 
 from support.command import Backupd
 from support.daemon import wait_until
-from support.faults import Crew, on_both_cores
+from support.faults import BackupdRunner, on_both_cores
 from support.template import Ended
 
 _RUN = "/.backupd/staging/run-"
 _COMMAND = "backupd.system.process_group"
 
 
-def environ_of(yard: Yard) -> dict[str, str]:
+def environ_of(yard: Workspace) -> dict[str, str]:
     """Return the environment of a drill in `yard` that places the copy, and runs a command on it."""
     place = yard.root / "drill" / "tasks.db"
     asked = {"PLACE_AT": str(place), "COMMAND": f"test -f {place}", "MAX_AGE_S": "999999"}
     return {**yard.environ, **{f"BACKUPD_DRILL__{name}": value for name, value in asked.items()}}
 
 
-def yard_for(template: Yard, root: Path) -> Yard:
+def yard_for(template: Workspace, root: Path) -> Workspace:
     yard = template.copy_to(root)
     (yard.root / "drill").mkdir()
     return yard
 
 
-def debris(yard: Yard) -> list[Path]:
+def debris(yard: Workspace) -> list[Path]:
     """Return what lies at the place and in staging."""
     return [*(yard.root / "drill").iterdir(), *(yard.hidden / "staging").iterdir()]
 
 
 def from_unpacking_to_the_end(
-    template: Yard, forks: Crew, root: Path, send: signal.Signals, every: int, check: Callable[[Yard, Ended], None]
+    template: Workspace,
+    forks: BackupdRunner,
+    root: Path,
+    send: signal.Signals,
+    every: int,
+    check: Callable[[Workspace, Ended], None],
 ) -> None:
     """Send a drill the signal before its steps from the unpacked copy to the last trace, and `check` what it left."""
     whole = yard_for(template, root / "whole")
@@ -56,11 +61,11 @@ def from_unpacking_to_the_end(
 
 
 def test_killed_before_a_step_it_leaves_what_the_next_drill_cleans_up(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = Before.of(template), States(template)
 
-    def check(yard: Yard, ended: Ended) -> None:
+    def check(yard: Workspace, ended: Ended) -> None:
         assert ended.code == -signal.SIGKILL
         assert_unhurt(yard, before)
         assert_no_processes(yard)
@@ -71,10 +76,12 @@ def test_killed_before_a_step_it_leaves_what_the_next_drill_cleans_up(
     from_unpacking_to_the_end(template, forks, tmp_path, signal.SIGKILL, 1, check)
 
 
-def test_told_to_stop_before_a_step_it_cleans_up_by_itself(template: Yard, forks: Crew, tmp_path: Path) -> None:
+def test_told_to_stop_before_a_step_it_cleans_up_by_itself(
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
+) -> None:
     before = Before.of(template)
 
-    def check(yard: Yard, ended: Ended) -> None:
+    def check(yard: Workspace, ended: Ended) -> None:
         assert (ended.code, debris(yard)) == (128 + signal.SIGTERM, []), ended
         assert_unhurt(yard, before)
         assert_no_processes(yard)
@@ -84,7 +91,7 @@ def test_told_to_stop_before_a_step_it_cleans_up_by_itself(template: Yard, forks
 
 @pytest.mark.parametrize("send", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_runs_for_ever_ends_with_its_drill(
-    send: signal.Signals, template: Yard, forks: Crew, tmp_path: Path
+    send: signal.Signals, template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     yard = yard_for(template, tmp_path / "yard")
     environ = environ_of(yard)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from states import States
-from workspaces import Yard
+from workspaces import Workspace
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from support.faults import Crew, on_both_cores
+from support.faults import BackupdRunner, on_both_cores
 from support.replicas import assert_checksums, complete
 from support.sshd import Sshd
 from support.template import Ended
@@ -16,7 +16,7 @@ from support.template import Ended
 CHANGES = ("mkdir", "open", "fsetstat", "write", "remove", "rename", "fsync@openssh.com", "posix-rename@openssh.com")
 
 
-def environment(yard: Yard, url: str, sshd: Sshd, keeps: int = 1) -> dict[str, str]:
+def environment(yard: Workspace, url: str, sshd: Sshd, keeps: int = 1) -> dict[str, str]:
     """Return the environment of a yard with a replica that keeps so many days."""
     offsite = {
         "URL": url,
@@ -38,7 +38,7 @@ def changes_there(step: str) -> bool:
     return step in {f"sftp {change}" for change in CHANGES} or "/there-" in step or step.startswith("fsync in")
 
 
-def lacking_newest(yard: Yard, there: Path, kind: str, forks: Crew, sshd: Sshd) -> tuple[str, set[str]]:
+def lacking_newest(yard: Workspace, there: Path, kind: str, forks: BackupdRunner, sshd: Sshd) -> tuple[str, set[str]]:
     """Fill `there` with all but the newest generation; return that and the others."""
     assert forks.run(["replicate"], environment(yard, url_of(kind, there, sshd), sshd, 30)).code == 0
     *older, newest = sorted(complete(there))
@@ -49,7 +49,7 @@ def lacking_newest(yard: Yard, there: Path, kind: str, forks: Crew, sshd: Sshd) 
 
 @pytest.mark.parametrize("kind", ["sftp", "directory"])
 def test_killed_before_any_step_that_changes_something_there_are_only_whole_generations_and_the_next_run_heals(
-    template: Yard, forks: Crew, tmp_path: Path, sshd: Sshd, kind: str
+    template: Workspace, forks: BackupdRunner, tmp_path: Path, sshd: Sshd, kind: str
 ) -> None:
     filled = tmp_path / "filled"
     states = States(template)

@@ -7,11 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 from states import States
-from workspaces import Before, Yard, assert_no_processes, assert_unhurt, events
+from workspaces import Before, Workspace, assert_no_processes, assert_unhurt, events
 
 from backupd.log import Event
 from support.bank import is_balanced
-from support.faults import Crew, on_both_cores
+from support.faults import BackupdRunner, on_both_cores
 from support.sqlite_places import kept_databases
 from support.sqlite_processes import die_in_a_transaction
 from support.template import Ended
@@ -35,10 +35,10 @@ def rows(database: Path, scratch: Path) -> int:
 
 def killed_at_each(
     arguments: Sequence[str],
-    template: Yard,
-    forks: Crew,
+    template: Workspace,
+    forks: BackupdRunner,
     tmp_path: Path,
-    check: Callable[[Yard], None],
+    check: Callable[[Workspace], None],
     about: str = "/data/",
 ) -> None:
     """Kill `backupd ARGUMENTS` before each step beside the database and between those; `check` what that left.
@@ -66,7 +66,7 @@ def killed_at_each(
     on_both_cores(kill, range(beside[0], min(beside[-1] + 2, len(steps))))
 
 
-def assert_old_or_new(yard: Yard, forks: Crew, before: Before) -> None:
+def assert_old_or_new(yard: Workspace, forks: BackupdRunner, before: Before) -> None:
     """Assert that all is the old or the new, that a backup puts right what is left, and that a restore still works."""
     now = rows(yard.database, yard.root / "scratch")
     assert now in {OLD, NEW}
@@ -82,7 +82,7 @@ def assert_old_or_new(yard: Yard, forks: Crew, before: Before) -> None:
     assert not intent.exists()
 
 
-def assert_works_again(yard: Yard, forks: Crew, before: Before) -> None:
+def assert_works_again(yard: Workspace, forks: BackupdRunner, before: Before) -> None:
     """Assert that a restore does what it should, and sweeps what a killed one was unpacking."""
     now = rows(yard.database, yard.root / "scratch")
     done = forks.run(["restore", [*before.generations][-1], "--json"], yard.environ)
@@ -92,17 +92,17 @@ def assert_works_again(yard: Yard, forks: Crew, before: Before) -> None:
     assert not [path for path in yard.database.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_with_a_wal_that_a_dead_app_left(template: Yard, forks: Crew, tmp_path: Path) -> None:
+def test_with_a_wal_that_a_dead_app_left(template: Workspace, forks: BackupdRunner, tmp_path: Path) -> None:
     before = Before.of(template, app_runs=True)
 
-    def check(yard: Yard) -> None:
+    def check(yard: Workspace) -> None:
         assert_old_or_new(yard, forks, before)
         assert_works_again(yard, forks, before)
 
     killed_at_each(["restore"], template, forks, tmp_path, check)
 
 
-def test_with_a_transaction_that_its_app_died_in(yard: Yard, forks: Crew, tmp_path: Path) -> None:
+def test_with_a_transaction_that_its_app_died_in(yard: Workspace, forks: BackupdRunner, tmp_path: Path) -> None:
     with closing(sqlite3.connect(yard.database)) as app:
         app.execute("PRAGMA journal_mode=delete")
     die_in_a_transaction(yard.database)
@@ -111,12 +111,12 @@ def test_with_a_transaction_that_its_app_died_in(yard: Yard, forks: Crew, tmp_pa
     killed_at_each(["restore"], yard, forks, tmp_path, lambda yard: assert_old_or_new(yard, forks, before))
 
 
-def test_a_restore_that_is_taken_back(yard: Yard, forks: Crew, tmp_path: Path) -> None:
+def test_a_restore_that_is_taken_back(yard: Workspace, forks: BackupdRunner, tmp_path: Path) -> None:
     before = Before.of(yard, app_runs=True)
     assert forks.run(["restore"], yard.environ).code == 0
     undo = ["restore", "--undo"]
 
-    def check(killed: Yard) -> None:
+    def check(killed: Workspace) -> None:
         now = rows(killed.database, killed.root / "scratch")
         kept = {rows(path, killed.root / "scratch") for path in kept_databases(killed.database)}
         assert {now, *kept} == {OLD, NEW}
@@ -131,12 +131,12 @@ def test_a_restore_that_is_taken_back(yard: Yard, forks: Crew, tmp_path: Path) -
 
 
 def test_a_restore_into_the_live_database_is_recorded_if_and_only_if_it_took_effect(
-    yard: Yard, forks: Crew, tmp_path: Path
+    yard: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before = Before.of(yard, app_runs=True)
     online, seen = ["restore", [*before.generations][-1], "--online"], set[int]()
 
-    def check(killed: Yard) -> None:
+    def check(killed: Workspace) -> None:
         now = rows(killed.database, killed.root / "scratch")
         seen.add(now)
         assert_unhurt(killed, before)
@@ -150,12 +150,14 @@ def test_a_restore_into_the_live_database_is_recorded_if_and_only_if_it_took_eff
     assert seen == {OLD, NEW}
 
 
-def test_a_missing_database_is_there_after_the_next_start(yard: Yard, forks: Crew, tmp_path: Path) -> None:
+def test_a_missing_database_is_there_after_the_next_start(
+    yard: Workspace, forks: BackupdRunner, tmp_path: Path
+) -> None:
     for suffix in ("", "-wal", "-shm"):
         Path(f"{yard.database}{suffix}").unlink(missing_ok=True)
     before, at_start = Before.of(yard, app_runs=True), ["restore", "--if-missing"]
 
-    def check(killed: Yard) -> None:
+    def check(killed: Workspace) -> None:
         assert forks.run(at_start, killed.environ).code == 0
         assert rows(killed.database, killed.root / "scratch") == NEW
         assert {path.name for path in killed.database.parent.iterdir()} <= {"tasks.db", "backups"}

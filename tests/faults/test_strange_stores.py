@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workspaces import HEALING, Before, Yard, assert_heals, assert_tidy, assert_unhurt, events, sha256
+from workspaces import HEALING, Before, Workspace, assert_heals, assert_tidy, assert_unhurt, events, sha256
 
 from backupd.log import Event
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from support.command import log_lines
-from support.faults import Crew
+from support.faults import BackupdRunner
 
 DEAD_RUN = ".backupd/staging/run-dead"
 
@@ -56,7 +56,7 @@ def in_the_way(place: Path) -> None:
 
 @pytest.mark.parametrize("name", [".backupd", ".backupd/staging", ".backupd/removing", ".backupd/lock"])
 def test_what_lies_where_the_work_is_done_ends_the_backup_with_its_name_and_advice(
-    name: str, yard: Yard, forks: Crew
+    name: str, yard: Workspace, forks: BackupdRunner
 ) -> None:
     before = Before.of(yard)
     in_the_way(yard.backups / name)
@@ -69,7 +69,9 @@ def test_what_lies_where_the_work_is_done_ends_the_backup_with_its_name_and_advi
 
 
 @pytest.mark.parametrize("name", ["SHA256SUMS", ".backupd/SHA256SUMS.new", ".backupd/catalog.sqlite3"])
-def test_what_lies_where_only_notes_are_made_costs_no_backup_or_is_told(name: str, yard: Yard, forks: Crew) -> None:
+def test_what_lies_where_only_notes_are_made_costs_no_backup_or_is_told(
+    name: str, yard: Workspace, forks: BackupdRunner
+) -> None:
     generations = yard.generations()
     in_the_way(yard.backups / name)
     ended = forks.run(["backup"], yard.environ)
@@ -81,7 +83,7 @@ def test_what_lies_where_only_notes_are_made_costs_no_backup_or_is_told(name: st
 
 @pytest.mark.parametrize("name", [".backupd", ".backupd/staging", ".backupd/removing"])
 def test_a_link_where_work_is_swept_is_refused_and_not_followed(
-    name: str, yard: Yard, forks: Crew, outside: Path
+    name: str, yard: Workspace, forks: BackupdRunner, outside: Path
 ) -> None:
     before = Before.of(yard)
     shutil.rmtree(yard.backups / name)
@@ -98,7 +100,7 @@ def test_a_link_where_work_is_swept_is_refused_and_not_followed(
 
 @pytest.mark.parametrize("name", [".backupd/lock", ".backupd/SHA256SUMS.new", "SHA256SUMS"])
 def test_a_link_in_place_of_a_file_of_ours_is_not_written_through(
-    name: str, yard: Yard, forks: Crew, outside: Path
+    name: str, yard: Workspace, forks: BackupdRunner, outside: Path
 ) -> None:
     (yard.backups / name).unlink(missing_ok=True)
     (yard.backups / name).symlink_to(outside / "file.txt")
@@ -110,7 +112,9 @@ def test_a_link_in_place_of_a_file_of_ours_is_not_written_through(
         assert_tidy(yard)
 
 
-def test_links_in_the_work_of_a_dead_run_are_swept_and_not_followed(yard: Yard, forks: Crew, outside: Path) -> None:
+def test_links_in_the_work_of_a_dead_run_are_swept_and_not_followed(
+    yard: Workspace, forks: BackupdRunner, outside: Path
+) -> None:
     dead = yard.backups / DEAD_RUN
     dead.mkdir()
     (dead / "copy").symlink_to(outside)
@@ -125,7 +129,9 @@ def test_links_in_the_work_of_a_dead_run_are_swept_and_not_followed(yard: Yard, 
 
 
 @pytest.mark.root
-def test_work_of_a_dead_run_that_cannot_be_swept_is_named_with_the_reason_until_it_can(yard: Yard, forks: Crew) -> None:
+def test_work_of_a_dead_run_that_cannot_be_swept_is_named_with_the_reason_until_it_can(
+    yard: Workspace, forks: BackupdRunner
+) -> None:
     mounted = yard.backups / DEAD_RUN / "copy"
     mounted.mkdir(parents=True)
     (yard.backups / DEAD_RUN / "snapshot.sqlite3").write_bytes(b"half of it")
@@ -145,7 +151,9 @@ def test_work_of_a_dead_run_that_cannot_be_swept_is_named_with_the_reason_until_
     assert_tidy(yard)
 
 
-def test_a_linked_manifest_in_the_work_of_a_dead_run_publishes_nothing(yard: Yard, forks: Crew, outside: Path) -> None:
+def test_a_linked_manifest_in_the_work_of_a_dead_run_publishes_nothing(
+    yard: Workspace, forks: BackupdRunner, outside: Path
+) -> None:
     stray = f"tasks-20200101-0000{ARCHIVE_SUFFIX}"
     (yard.backups / stray).write_bytes(b"of somebody's")
     dead = yard.backups / DEAD_RUN
@@ -157,7 +165,7 @@ def test_a_linked_manifest_in_the_work_of_a_dead_run_publishes_nothing(yard: Yar
     assert (yard.backups / stray).read_bytes() == b"of somebody's"
 
 
-def test_what_others_put_among_the_work_stays_where_it_is(yard: Yard, forks: Crew) -> None:
+def test_what_others_put_among_the_work_stays_where_it_is(yard: Workspace, forks: BackupdRunner) -> None:
     staging, removing = yard.hidden / "staging", yard.hidden / "removing"
     (staging / "notes.txt").write_text("mine")
     (staging / "photos").mkdir()
@@ -172,7 +180,9 @@ def test_what_others_put_among_the_work_stays_where_it_is(yard: Yard, forks: Cre
     assert not HEALING.intersection(events(yard))
 
 
-def test_a_generation_that_was_put_back_while_its_removal_was_cut_short_stays(yard: Yard, forks: Crew) -> None:
+def test_a_generation_that_was_put_back_while_its_removal_was_cut_short_stays(
+    yard: Workspace, forks: BackupdRunner
+) -> None:
     newest = max(yard.generations())
     note = yard.hidden / "removing" / f"{newest}{MANIFEST_SUFFIX}"
     note.write_bytes(yard.store.manifest(newest))
@@ -184,7 +194,7 @@ def test_a_generation_that_was_put_back_while_its_removal_was_cut_short_stays(ya
 
 @pytest.mark.root
 def test_from_a_store_on_a_read_only_disk_one_can_still_list_and_restore(
-    template: Yard, tmp_path: Path, forks: Crew
+    template: Workspace, tmp_path: Path, forks: BackupdRunner
 ) -> None:
     yard = template.copy_to(tmp_path / "yard")
     before = Before.of(yard)
@@ -207,7 +217,7 @@ def test_from_a_store_on_a_read_only_disk_one_can_still_list_and_restore(
 
 @pytest.mark.root
 def test_a_store_on_a_read_only_disk_is_verified_beside_it_and_what_cannot_be_marked_is_said(
-    yard: Yard, forks: Crew, tmp_path: Path
+    yard: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     damaged, *sound = yard.generations()
     archive = bytearray(yard.files_of(damaged)[0])
@@ -232,7 +242,7 @@ def test_a_store_on_a_read_only_disk_is_verified_beside_it_and_what_cannot_be_ma
 
 @pytest.mark.root
 def test_a_temporary_directory_too_small_to_verify_a_read_only_store_in_is_said_beforehand(
-    yard: Yard, forks: Crew, tmp_path: Path
+    yard: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -249,7 +259,7 @@ def test_a_temporary_directory_too_small_to_verify_a_read_only_store_in_is_said_
 
 @pytest.mark.parametrize("take_away", [shutil.rmtree, lambda path: path.rename(path.with_name("away"))])
 def test_a_store_that_goes_away_in_the_middle_of_a_backup_fails_it_with_advice(
-    take_away: Callable[[Path], object], large: Yard, forks: Crew
+    take_away: Callable[[Path], object], large: Workspace, forks: BackupdRunner
 ) -> None:
     app_files = large.app_files()
     with large.stopped("copy/archive.part", "backup") as run:

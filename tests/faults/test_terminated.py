@@ -12,7 +12,7 @@ import pytest
 from workspaces import (
     HEALING,
     Before,
-    Yard,
+    Workspace,
     assert_no_processes,
     assert_swept,
     assert_tidy,
@@ -25,8 +25,8 @@ from backupd.log import Event
 from support.bank import transfers
 from support.command import Backupd, log_lines
 from support.daemon import wait_until
-from support.faults import Crew, at_every_step, on_both_cores
-from support.network_faults import UP, Weather, running_wire
+from support.faults import BackupdRunner, at_every_step, on_both_cores
+from support.network_faults import UP, NetworkFaults, running_wire
 from support.replicas import noisy_database
 from support.sqlite_places import kept_databases
 from support.sshd import Sshd
@@ -39,7 +39,7 @@ _LET_GO = "truncate in store_lock"
 
 
 def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
-    template: Yard, forks: Crew, tmp_path: Path
+    template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before = Before.of(template)
     template = replace(template, kept=len(before.generations))
@@ -68,7 +68,7 @@ def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
 
 @pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
 def test_signalled_again_at_every_step_of_its_cleanup_a_backup_finishes_that(
-    send: signal.Signals, template: Yard, forks: Crew, tmp_path: Path
+    send: signal.Signals, template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     before = Before.of(template)
     template = replace(template, kept=len(before.generations))
@@ -92,7 +92,7 @@ def test_signalled_again_at_every_step_of_its_cleanup_a_backup_finishes_that(
 
 @pytest.mark.parametrize("staged", ["snapshot.sqlite3", "archive.part"])
 def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
-    staged: str, large: Yard, forks: Crew
+    staged: str, large: Workspace, forks: BackupdRunner
 ) -> None:
     before, known = large.generations(), len(events(large))
     with large.stopped(f"copy/{staged}", "backup") as run:
@@ -111,10 +111,10 @@ def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize(
-    "weather", [Weather(stall_up=6_000_000), Weather(rate=2_000_000, delay_s=0.02)], ids=["still", "slow"]
+    "weather", [NetworkFaults(stall_up=6_000_000), NetworkFaults(rate=2_000_000, delay_s=0.02)], ids=["still", "slow"]
 )
 def test_over_a_bad_line_a_replication_that_is_to_end_waits_for_nobody(
-    weather: Weather, forks: Crew, sshd: Sshd, tmp_path: Path
+    weather: NetworkFaults, forks: BackupdRunner, sshd: Sshd, tmp_path: Path
 ) -> None:
     here = {"BACKUPD_DATABASE": str(tmp_path / "tasks.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "backups")}
     noisy_database(tmp_path / "tasks.db", 30_000_000)
@@ -133,7 +133,7 @@ def test_over_a_bad_line_a_replication_that_is_to_end_waits_for_nobody(
 
 @pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
 def test_whoever_stops_a_restore_is_told_what_is_true(
-    send: signal.Signals, template: Yard, forks: Crew, tmp_path: Path
+    send: signal.Signals, template: Workspace, forks: BackupdRunner, tmp_path: Path
 ) -> None:
     def stop(at: int | None) -> Ended:
         yard = template.copy_to(tmp_path / f"stopped-{at}")

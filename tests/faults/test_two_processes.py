@@ -11,17 +11,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from workspaces import HEALING, Yard, assert_listed, assert_tidy, events, proven, write
+from workspaces import HEALING, Workspace, assert_listed, assert_tidy, events, proven, write
 
 from backupd.log import Event, null_log
 from backupd.model import RetentionPolicy
 from backupd.stores.lock import store_lock
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest, Expiry
 from backupd.tasks.prune import prune
 from support.command import Backupd, log_lines
-from support.faults import Crew
+from support.faults import BackupdRunner
 
 NO_PATIENCE = {"BACKUPD_LOCK__TIMEOUT_S": "0"}
 BUSY = 75
@@ -38,7 +38,9 @@ GARBAGE = {
 }
 
 
-def test_of_two_backups_at_once_one_waits_and_both_leave_a_generation_of_their_own(large: Yard, forks: Crew) -> None:
+def test_of_two_backups_at_once_one_waits_and_both_leave_a_generation_of_their_own(
+    large: Workspace, forks: BackupdRunner
+) -> None:
     yard = replace(large, kept=len(large.generations()) + 2)
     old = yard.generations().keys()
     with yard.stopped("copy/archive.part", "backup") as first:
@@ -61,7 +63,9 @@ def test_of_two_backups_at_once_one_waits_and_both_leave_a_generation_of_their_o
     assert_listed(yard, forks)
 
 
-def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_which(large: Yard, forks: Crew) -> None:
+def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_which(
+    large: Workspace, forks: BackupdRunner
+) -> None:
     assert forks.run(["backup"], large.environ).code == 0
     newest, gone = sorted(large.generations(), key=large.taken_at, reverse=True)
     with large.stopped("snapshot.sqlite3", "verify", "--all") as run:
@@ -75,27 +79,27 @@ def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_whi
 
 
 def test_two_in_one_minute_are_told_apart_and_a_name_that_pruning_freed_is_not_given_again(
-    template: Yard, tmp_path: Path
+    template: Workspace, tmp_path: Path
 ) -> None:
     yard = template.copy_to(tmp_path / "yard")
     noon = datetime.now(UTC).replace(microsecond=0)
-    site = Site(yard.store, null_log(), clock=lambda: noon)
-    order = BackupOrder("tasks", yard.database, expiry=Expiry(RetentionPolicy(last=9)), reserve_bytes=0)
+    context = TaskContext(yard.store, null_log(), clock=lambda: noon)
+    order = BackupRequest("tasks", yard.database, expiry=Expiry(RetentionPolicy(last=9)), reserve_bytes=0)
     made = []
     for _ in range(2):
         write(yard.database)
-        made.append(backup(order, site).generation)
+        made.append(backup(order, context).generation)
     first = f"tasks-{noon:%Y%m%d-%H%M}"
     assert made == [first, f"{first}-2"]
-    prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), site)
+    prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), context)
     assert [*yard.generations()] == [f"{first}-2"]
     write(yard.database)
-    assert backup(order, site).generation == f"{first}-3"
+    assert backup(order, context).generation == f"{first}-3"
 
 
 @pytest.mark.parametrize("arguments", [["backup"], ["prune"], ["catalog", "rebuild"]], ids=" ".join)
 def test_who_may_not_wait_for_the_lock_is_told_who_holds_it_and_to_come_back(
-    arguments: list[str], yard: Yard, forks: Crew
+    arguments: list[str], yard: Workspace, forks: BackupdRunner
 ) -> None:
     before = yard.generations()
     with store_lock(yard.hidden / "lock", "backup", timeout_s=0, on_wait=lambda _holder: None):
@@ -108,7 +112,9 @@ def test_who_may_not_wait_for_the_lock_is_told_who_holds_it_and_to_come_back(
     assert_tidy(yard)
 
 
-def test_while_a_backup_is_at_work_others_can_list_verify_and_restore(large: Yard, forks: Crew, tmp_path: Path) -> None:
+def test_while_a_backup_is_at_work_others_can_list_verify_and_restore(
+    large: Workspace, forks: BackupdRunner, tmp_path: Path
+) -> None:
     with large.stopped("copy/snapshot.sqlite3", "backup") as run:
         assert forks.run(["backup"], {**large.environ, **NO_PATIENCE}).code == BUSY
         assert [facts["id"] for facts in forks.run(["list", "--json"], large.environ).json] == sorted(
@@ -121,7 +127,7 @@ def test_while_a_backup_is_at_work_others_can_list_verify_and_restore(large: Yar
     assert_tidy(large)
 
 
-def test_a_backup_leaves_the_work_of_a_verify_alone(large: Yard, forks: Crew) -> None:
+def test_a_backup_leaves_the_work_of_a_verify_alone(large: Workspace, forks: BackupdRunner) -> None:
     assert forks.run(["backup"], large.environ).code == 0
     with large.stopped("snapshot.sqlite3", "verify") as run:
         write(large.database)
@@ -132,7 +138,7 @@ def test_a_backup_leaves_the_work_of_a_verify_alone(large: Yard, forks: Crew) ->
     assert_tidy(large)
 
 
-def test_a_lock_that_a_dead_process_held_is_taken_over_and_that_is_said(yard: Yard, forks: Crew) -> None:
+def test_a_lock_that_a_dead_process_held_is_taken_over_and_that_is_said(yard: Workspace, forks: BackupdRunner) -> None:
     died = json.dumps({"task": "prune", "pid": 17, "host": "elsewhere", "since": 0})
     (yard.hidden / "lock").write_text(died)
     assert forks.run(["backup"], {**yard.environ, **NO_PATIENCE}).code == 0
@@ -142,14 +148,18 @@ def test_a_lock_that_a_dead_process_held_is_taken_over_and_that_is_said(yard: Ya
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-def test_a_lock_file_full_of_garbage_is_a_lock_like_any_other(garbage: bytes, yard: Yard, forks: Crew) -> None:
+def test_a_lock_file_full_of_garbage_is_a_lock_like_any_other(
+    garbage: bytes, yard: Workspace, forks: BackupdRunner
+) -> None:
     (yard.hidden / "lock").write_bytes(garbage)
     assert forks.run(["backup"], {**yard.environ, **NO_PATIENCE}).code == 0
     assert not HEALING.intersection(events(yard))
     assert_tidy(yard)
 
 
-def test_who_meets_garbage_in_a_lock_that_is_held_is_told_that_somebody_holds_it(yard: Yard, forks: Crew) -> None:
+def test_who_meets_garbage_in_a_lock_that_is_held_is_told_that_somebody_holds_it(
+    yard: Workspace, forks: BackupdRunner
+) -> None:
     path = yard.hidden / "lock"
     with store_lock(path, "backup", timeout_s=0, on_wait=lambda _holder: None):
         path.write_bytes(GARBAGE["deep-json"])

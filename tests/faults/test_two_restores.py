@@ -10,14 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from subprocess import PIPE
 
-from workspaces import Yard, events
+from workspaces import Workspace, events
 
 from backupd.log import Event
-from backupd.sqlite.restore_lock import alone_at
-from backupd.sqlite.swap_journal import Intent, Mark, declared, intent_path, part_path
+from backupd.sqlite.restore_lock import restore_lock
+from backupd.sqlite.swap_journal import Mark, SwapJournal, declared, intent_path, part_path
 from support.bank import is_balanced, transfers
 from support.command import Backupd
-from support.faults import Crew, stopped, traced
+from support.faults import BackupdRunner, stopped, traced
 from support.sqlite_places import kept_databases
 from support.sqlite_processes import wait_until
 
@@ -26,18 +26,18 @@ COMMAND = (sys.executable, "-m", "backupd", "restore")
 NEW, OLD = 3, 4  # rows in the ledger of the newest generation, and of the database that it replaces
 
 
-def stranger(yard: Yard) -> dict[str, str]:
+def stranger(yard: Workspace) -> dict[str, str]:
     """Return the environment of another backupd, which has a store of its own."""
     other = yard.root / "other-backups"
     shutil.copytree(yard.backups, other)
     return {**yard.environ, "BACKUPD_BACKUPS_DIR": str(other)}
 
 
-def parts(yard: Yard) -> list[Path]:
+def parts(yard: Workspace) -> list[Path]:
     return [path for path in yard.database.parent.glob(".tasks.db.*.part") if path.stat().st_size]
 
 
-def test_the_second_is_refused_and_the_first_loses_nothing(yard: Yard, forks: Crew) -> None:
+def test_the_second_is_refused_and_the_first_loses_nothing(yard: Workspace, forks: BackupdRunner) -> None:
     theirs, ours = stranger(yard), Backupd(yard.environ, yard.root).environment()
     with stopped(ours, yard.root, lambda: bool(parts(yard)), "restore") as first:
         (part,) = parts(yard)
@@ -52,14 +52,16 @@ def test_the_second_is_refused_and_the_first_loses_nothing(yard: Yard, forks: Cr
     assert forks.run(["restore"], theirs).code == 0
 
 
-def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(yard: Yard, forks: Crew) -> None:
+def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(
+    yard: Workspace, forks: BackupdRunner
+) -> None:
     database = yard.database
     part, kept = part_path(database), f"{database.name}.pre-restore-20261125T120000Z"
     shutil.copy(database, part)
     known = Mark.of(part)
     assert known is not None
-    swap = declared(database, Intent(database.name, part.name, known, kept, Mark.of(database), (), ()))
-    with alone_at(database):
+    swap = declared(database, SwapJournal(database.name, part.name, known, kept, Mark.of(database), (), ()))
+    with restore_lock(database):
         swap.__enter__()  # and never left: it is killed
         os.link(database, database.with_name(kept))
         assert forks.run(["backup"], yard.environ).code == BUSY
@@ -69,7 +71,7 @@ def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(y
     assert (transfers(database), kept_databases(database), parts(yard)) == (OLD, (), [])
 
 
-def test_where_a_directory_cannot_be_locked_a_restore_works_all_the_same(yard: Yard, tmp_path: Path) -> None:
+def test_where_a_directory_cannot_be_locked_a_restore_works_all_the_same(yard: Workspace, tmp_path: Path) -> None:
     environ = Backupd(yard.environ, yard.root).environment()
     ended, calls = traced(
         environ, tmp_path, "flock", "flock:error=EBADF", arguments=("restore",), path=yard.database.parent
@@ -78,7 +80,7 @@ def test_where_a_directory_cannot_be_locked_a_restore_works_all_the_same(yard: Y
     assert (ended.code, transfers(yard.database)) == (0, NEW)
 
 
-def test_a_restore_that_had_to_wait_chooses_among_what_is_there_then(large: Yard) -> None:
+def test_a_restore_that_had_to_wait_chooses_among_what_is_there_then(large: Workspace) -> None:
     oldest, *_ = sorted(large.generations(), key=large.taken_at)
     environ = Backupd(large.environ, large.root).environment()
     with large.stopped("copy/archive.part", "backup") as first, ExitStack() as stack:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from workspaces import Yard
+from workspaces import Workspace
 
 from support.bank import make_bank
 from support.command import Backupd
@@ -15,7 +15,7 @@ CALLS = "fdatasync,fsync,link,linkat,mkdir,rename,renameat,renameat2,unlink,unli
 _TEMPORARY = re.compile(r"run-\w{8}|[0-9a-f]{8}(?=\.part)")
 
 
-def happened(yard: Yard, *arguments: str | Path) -> list[str]:
+def happened(yard: Workspace, *arguments: str | Path) -> list[str]:
     """Run `backupd ARGUMENTS`; return what was synced, renamed and removed, by names below the yard."""
     environ = Backupd(yard.environ, yard.root).environment()
     ended, calls = traced(environ, yard.root.parent, CALLS, arguments=arguments)
@@ -36,7 +36,7 @@ def assert_in_order(told: Sequence[str], *wanted: str) -> None:
 
 
 def test_a_generation_is_durable_before_it_is_seen_and_nothing_old_goes_before_that(
-    template: Yard, tmp_path: Path
+    template: Workspace, tmp_path: Path
 ) -> None:
     yard = replace(template.copy_to(tmp_path / "yard"), kept=3)
     old = min(yard.generations())
@@ -68,7 +68,7 @@ def test_a_generation_is_durable_before_it_is_seen_and_nothing_old_goes_before_t
 
 
 def test_the_directories_of_a_first_backup_are_durable_before_anything_is_in_them(tmp_path: Path) -> None:
-    yard = Yard(tmp_path / "yard")
+    yard = Workspace(tmp_path / "yard")
     yard.database.parent.mkdir(parents=True)
     make_bank(yard.database)
     assert_in_order(
@@ -83,7 +83,7 @@ def test_the_directories_of_a_first_backup_are_durable_before_anything_is_in_the
     )
 
 
-def test_a_restored_file_is_durable_before_it_bears_its_name(template: Yard, tmp_path: Path) -> None:
+def test_a_restored_file_is_durable_before_it_bears_its_name(template: Workspace, tmp_path: Path) -> None:
     yard = template.copy_to(tmp_path / "yard")
     assert_in_order(
         happened(yard, "restore", "--to", yard.root / "restored.db"),

@@ -25,11 +25,11 @@ from backupd.log import Event, open_log
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, RetentionPolicy
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest, Expiry
 from support.bank import is_balanced, make_bank
 from support.command import Backupd, log_lines
-from support.faults import Call, Crew, processes_below, stopped
+from support.faults import BackupdRunner, Call, processes_below, stopped
 
 HEALING = frozenset(
     {
@@ -48,7 +48,7 @@ _proven: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True)
-class Yard:
+class Workspace:
     """One app with its backups below `root`."""
 
     root: Path
@@ -95,7 +95,7 @@ class Yard:
         with stopped(environ, self.root, lambda: self.staged(pattern), *arguments) as process:
             yield process
 
-    def copy_to(self, root: Path) -> "Yard":
+    def copy_to(self, root: Path) -> "Workspace":
         shutil.copytree(self.root, root)
         return replace(self, root=root)
 
@@ -128,14 +128,14 @@ class Before:
     app_files: Mapping[str, str]
 
     @classmethod
-    def of(cls, yard: Yard, *, app_runs: bool = False) -> "Before":
+    def of(cls, yard: Workspace, *, app_runs: bool = False) -> "Before":
         found = yard.generations()
         return cls({key: found[key] for key in sorted(found, key=yard.taken_at)}, {} if app_runs else yard.app_files())
 
 
-def make_yard(root: Path) -> Yard:
+def make_yard(root: Path) -> Workspace:
     """Make the yard that the tests copy."""
-    yard = Yard(root)
+    yard = Workspace(root)
     yard.database.parent.mkdir(parents=True)
     yard.backups.mkdir()
     live = root / "live.db"
@@ -146,9 +146,9 @@ def make_yard(root: Path) -> Yard:
         for days in (3, 2, 1):
             app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
             taken_at = datetime.now(UTC) - timedelta(days=days)
-            site = Site(yard.store, log, clock=lambda taken_at=taken_at: taken_at)
-            order = BackupOrder("tasks", live, expiry=Expiry(RetentionPolicy(last=3)), reserve_bytes=0)
-            assert backup(order, site).outcome == "published"
+            context = TaskContext(yard.store, log, clock=lambda taken_at=taken_at: taken_at)
+            order = BackupRequest("tasks", live, expiry=Expiry(RetentionPolicy(last=3)), reserve_bytes=0)
+            assert backup(order, context).outcome == "published"
         app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
         for suffix in ("", "-wal"):  # as a killed app leaves them
             shutil.copy2(f"{live}{suffix}", f"{yard.database}{suffix}")
@@ -159,7 +159,7 @@ def make_yard(root: Path) -> Yard:
     return yard
 
 
-def assert_unhurt(yard: Yard, before: Before, going: Collection[str] = ()) -> None:
+def assert_unhurt(yard: Workspace, before: Before, going: Collection[str] = ()) -> None:
     """Assert what must be true at every instant, whatever happened to the run: nothing half-made, nothing lost.
 
     What is `going` may be gone; besides that, the oldest once something was published in place of it.
@@ -182,7 +182,7 @@ def assert_unhurt(yard: Yard, before: Before, going: Collection[str] = ()) -> No
     assert_checksums(yard)
 
 
-def proven(yard: Yard, generation: str) -> Manifest:
+def proven(yard: Workspace, generation: str) -> Manifest:
     """Prove a generation by other means than backupd's own: digests, gunzip, and the sums of the bank."""
     archive, raw = yard.files_of(generation)
     manifest = decode_manifest(raw, generation)
@@ -190,7 +190,7 @@ def proven(yard: Yard, generation: str) -> Manifest:
     return manifest
 
 
-def assert_checksums(yard: Yard, *, exact: bool = False) -> None:
+def assert_checksums(yard: Workspace, *, exact: bool = False) -> None:
     """Assert that `sha256sum -c` is content; `exact`: and that it speaks of just the generations that are there."""
     done = subprocess.run(
         ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"],
@@ -205,7 +205,7 @@ def assert_checksums(yard: Yard, *, exact: bool = False) -> None:
         assert listed == [stored.id + ARCHIVE_SUFFIX for stored in yard.store.list()]
 
 
-def assert_no_processes(yard: Yard, timeout_s: float = 10) -> None:
+def assert_no_processes(yard: Workspace, timeout_s: float = 10) -> None:
     """Wait for the children of a killed run to be gone: none may hold the app's snapshot pinned for long."""
     give_up = time.monotonic() + timeout_s
     while left := processes_below(yard.root):
@@ -213,7 +213,7 @@ def assert_no_processes(yard: Yard, timeout_s: float = 10) -> None:
         time.sleep(0.01)
 
 
-def assert_heals(yard: Yard, forks: Crew, *, verify: bool = True) -> None:
+def assert_heals(yard: Workspace, forks: BackupdRunner, *, verify: bool = True) -> None:
     """Let the app write, run a backup, and assert that it works, cleans up, and says what it cleaned up."""
     yard.app_writes()
     expected, known = leftovers(yard), len(events(yard))
@@ -232,7 +232,7 @@ def assert_heals(yard: Yard, forks: Crew, *, verify: bool = True) -> None:
         assert [result["sound"] for result in checked.json] == [True] * len(yard.generations())
 
 
-def assert_listed(yard: Yard, forks: Crew) -> None:
+def assert_listed(yard: Workspace, forks: BackupdRunner) -> None:
     """Assert that `list` tells just the generations that are there: as many as are to be kept, and pinned ones."""
     listed = forks.run(["list", "--json"], yard.environ)
     assert listed.code == 0, listed.err
@@ -243,7 +243,7 @@ def assert_listed(yard: Yard, forks: Crew) -> None:
     assert all(facts["pinned"] for facts in beside)
 
 
-def assert_tidy(yard: Yard, task: str = "backup") -> None:
+def assert_tidy(yard: Workspace, task: str = "backup") -> None:
     """Assert that nothing of any earlier run is left over, and that `SHA256SUMS` knows all that is there."""
     assert_swept(yard)
     assert yard.store.strays() == ()
@@ -251,7 +251,7 @@ def assert_tidy(yard: Yard, task: str = "backup") -> None:
     assert_checksums(yard, exact=True)
 
 
-def assert_swept(yard: Yard) -> None:
+def assert_swept(yard: Workspace) -> None:
     """Assert that no run holds the store or has left its work there."""
     hidden = {path.name for path in yard.hidden.iterdir()}
     work = {"pins", "lock", "staging", "removing"}
@@ -261,7 +261,7 @@ def assert_swept(yard: Yard) -> None:
     assert not (yard.hidden / "lock").exists() or (yard.hidden / "lock").read_bytes() == b""
 
 
-def leftovers(yard: Yard, task: str = "backup") -> set[Event]:
+def leftovers(yard: Workspace, task: str = "backup") -> set[Event]:
     """Return what the next run of `task` has to say, by what lies around."""
     lock, staging = yard.hidden / "lock", yard.hidden / "staging"
     strays = yard.store.strays()
@@ -275,12 +275,12 @@ def leftovers(yard: Yard, task: str = "backup") -> set[Event]:
     return {event for event, there in found.items() if there}
 
 
-def catalogued(yard: Yard) -> set[str]:
+def catalogued(yard: Workspace) -> set[str]:
     """Return the generations of which the catalog says that the local store has them."""
     return {row[0] for row in _asked(yard, "SELECT generation FROM copy WHERE store = 'local'")}
 
 
-def events(yard: Yard) -> list[str]:
+def events(yard: Workspace) -> list[str]:
     """Return the names of all events in the log; every line of it must be whole."""
     return [line["event.action"] for line in log_lines(yard.backups)] if (yard.backups / "backup.log").exists() else []
 
@@ -291,7 +291,7 @@ def write(database: Path) -> None:
         app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
 
 
-def changing_calls(calls: list[Call], yard: Yard) -> Iterator[Call]:
+def changing_calls(calls: list[Call], yard: Workspace) -> Iterator[Call]:
     """Yield the calls that change a file of the yard: of those alike one, both ends, or all, as they matter.
 
     What a child opens is left out, since the number of it means another file to its parent, and the shared memory of
@@ -311,7 +311,7 @@ def changing_calls(calls: list[Call], yard: Yard) -> Iterator[Call]:
         yield from group if name in _EACH else {group[0], group[-1]} if name in _ENDS else {group[0]}
 
 
-def beneath(yard: Yard, call: Call) -> str:
+def beneath(yard: Workspace, call: Call) -> str:
     """Return what `call` is on, below the root of its yard: the same in each run."""
     return re.sub(r"run-\w+|tasks-[\d-]+", "*", call.path.replace(str(yard.root), "", 1))
 
@@ -334,13 +334,13 @@ def key_of(name: str) -> str:
     return name.removesuffix(ARCHIVE_SUFFIX).removesuffix(MANIFEST_SUFFIX)
 
 
-def _assert_names(yard: Yard) -> None:
+def _assert_names(yard: Workspace) -> None:
     for path in yard.backups.iterdir():
         known = path.name in {".backupd", "SHA256SUMS", "backup.log"}
         assert known or path.name.endswith((ARCHIVE_SUFFIX, MANIFEST_SUFFIX)), path
 
 
-def _assert_finishable(yard: Yard, stray: str) -> None:
+def _assert_finishable(yard: Workspace, stray: str) -> None:
     """Assert that a lone file is a whole archive on its way in or out, which the next run will see to the end."""
     assert stray.endswith(ARCHIVE_SUFFIX)
     key = key_of(stray)
@@ -350,7 +350,7 @@ def _assert_finishable(yard: Yard, stray: str) -> None:
     _assert_holds((yard.backups / stray).read_bytes(), decode_manifest(note.read_bytes(), key), yard)
 
 
-def _assert_holds(archive: bytes, manifest: Manifest, yard: Yard) -> None:
+def _assert_holds(archive: bytes, manifest: Manifest, yard: Workspace) -> None:
     digests = sha256(archive), manifest.snapshot.sha256
     assert digests[0] == manifest.archive.sha256
     if digests not in _proven:
@@ -363,11 +363,11 @@ def _assert_holds(archive: bytes, manifest: Manifest, yard: Yard) -> None:
         _proven.add(digests)
 
 
-def _staged_manifest(yard: Yard, key: str) -> Path | None:
+def _staged_manifest(yard: Workspace, key: str) -> Path | None:
     return next((yard.hidden / "staging").rglob(f"{key}{MANIFEST_SUFFIX}"), None)
 
 
-def _asked(yard: Yard, query: str, *values: str) -> list[Any]:
+def _asked(yard: Workspace, query: str, *values: str) -> list[Any]:
     catalog = yard.hidden / "catalog.sqlite3"
     if not catalog.exists() or catalog.stat().st_size == 0:
         return []

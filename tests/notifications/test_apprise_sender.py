@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from backupd.bootstrap.notifications import tell_order
-from backupd.catalog import Book, Queued, Told, open_catalog
+from backupd.catalog import Book, OutboxMessage, Told, open_catalog
 from backupd.cli import cli
 from backupd.config import load_config
 from backupd.formatting import without_secrets
@@ -155,7 +155,7 @@ def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: 
 def test_notify_shows_how_messages_fare(backups: Path) -> None:
     backups.mkdir()
     (backups / ".backupd").mkdir()
-    queued = Queued("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
+    queued = OutboxMessage("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
     told = {"refused": Told("json://[secret]: error=500", NOW, NOW), "taken": Told("", NOW, NOW)}
     with open_catalog(backups / ".backupd" / "catalog.sqlite3") as catalog:
         catalog.write_book("tasks", Book(told, (queued,)))

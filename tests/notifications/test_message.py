@@ -14,18 +14,18 @@ from zoneinfo import ZoneInfo
 from backupd.catalog import RunRecord, Told
 from backupd.catalog.errors import CatalogUnavailable
 from backupd.errors import ErrorKind
-from backupd.health import REPEATED_FOR, Failure, HealthFacts, Standing, find_problems
+from backupd.health import REPEATED_FOR, Failure, Freshness, HealthFacts, find_problems
 from backupd.model import DrillReport, Hold, Outcome, RunReport, Task
 from backupd.notifications.message import Message, compose, compose_lines
-from backupd.notifications.planner import Item, plan_messages
-from backupd.notifications.problems import FIRST_DAY, Look, facts_of
+from backupd.notifications.planner import Notice, plan_messages
+from backupd.notifications.problems import FIRST_DAY, Observation, facts_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "messages"
 NOW = datetime(2026, 11, 25, 11, 30, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR = timedelta(hours=1)
 OURS = frozenset({"tasks", "notes", "offsite", "local"})
-WELL = Look(HealthFacts((Standing("backup", "tasks", NOW - HOUR, 93_600),)), OURS)
+WELL = Observation(HealthFacts((Freshness("backup", "tasks", NOW - HOUR, 93_600),)), OURS)
 
 
 def failing(
@@ -51,9 +51,9 @@ HELD = Hold("tasks", "corrupt", NOW - HOUR, "row 7 missing from index i", "tasks
 SHRUNK = Hold("notes", "shrink", NOW - HOUR, "notes shrank since notes-20261124-0400: 980 of 1000 rows are gone", None)
 UNREADABLE = replace(HELD, reason="it is encrypted", unreadable=True)
 STANDINGS = (
-    Standing("backup", "tasks", NOW - 30 * HOUR, 93_600),
-    Standing("replicate", "offsite", NOW - 9 * 24 * HOUR, 655_200),
-    Standing("drill", "offsite", NOW + HOUR, 2_901_600),
+    Freshness("backup", "tasks", NOW - 30 * HOUR, 93_600),
+    Freshness("replicate", "offsite", NOW - 9 * 24 * HOUR, 655_200),
+    Freshness("drill", "offsite", NOW + HOUR, 2_901_600),
 )
 LOOKS = {
     "well": WELL,
@@ -78,7 +78,7 @@ LOOKS = {
 }
 
 
-def said(look: Look, now: datetime = NOW, told: dict[str, Told] | None = None) -> Message | None:
+def said(look: Observation, now: datetime = NOW, told: dict[str, Told] | None = None) -> Message | None:
     """Return what is said of `look` by a daemon that has seen it for a day already, so that nothing waits any more."""
     seen = (
         dict(plan_messages(facts_of(look, now - 24 * HOUR), told or {}, now - 24 * HOUR).told) if told is None else told
@@ -109,7 +109,7 @@ def test_each_kind_of_trouble_what_lasts_and_what_is_over_reads_as_it_should() -
 
 
 def test_on_the_first_day_and_for_what_may_pass_nobody_is_woken() -> None:
-    never = replace(WELL, health=HealthFacts((Standing("backup", "tasks", None, 93_600),)))
+    never = replace(WELL, health=HealthFacts((Freshness("backup", "tasks", None, 93_600),)))
     plan = plan_messages(facts_of(never, NOW), {}, NOW)
     assert plan.items == ()
     (late,) = plan_messages(facts_of(never, NOW + FIRST_DAY), plan.told, NOW + FIRST_DAY).items
@@ -144,7 +144,7 @@ def test_what_is_unhealthy_is_told_as_a_failure_and_a_warning_as_a_warning() -> 
 
 
 def test_whatever_is_quoted_a_message_is_short_and_has_no_control_characters() -> None:
-    hostile = Item("failure", "x\x1b[2J\nfake" + "y" * 10_000, "z" * 10_000, NOW, "\x00")
+    hostile = Notice("failure", "x\x1b[2J\nfake" + "y" * 10_000, "z" * 10_000, NOW, "\x00")
     message = compose((hostile,) * 50, "a\nb" + "n" * 1000, UTC, NOW)
     assert len(message.body) < 4_000
     assert len(message.title) < 500
@@ -158,10 +158,10 @@ def test_whatever_is_quoted_a_message_is_short_and_has_no_control_characters() -
 
 
 def test_the_same_message_has_the_same_reference_and_another_has_another() -> None:
-    one, same = (compose((Item("info", "x"),), "tasks", UTC, NOW) for _ in range(2))
+    one, same = (compose((Notice("info", "x"),), "tasks", UTC, NOW) for _ in range(2))
     assert one == same
     assert one.reference in one.body
-    assert compose((Item("info", "x"),), "tasks", UTC, NOW + HOUR).reference != one.reference
+    assert compose((Notice("info", "x"),), "tasks", UTC, NOW + HOUR).reference != one.reference
 
 
 if __name__ == "__main__" and "--write-golden" in sys.argv:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.catalog import Told
-from backupd.notifications.planner import AGAIN_AFTER, Item, digest_due, plan_messages
-from backupd.notifications.problems import Facts, News, Trouble
+from backupd.notifications.planner import AGAIN_AFTER, Notice, digest_due, plan_messages
+from backupd.notifications.problems import Facts, Occurrence, Trouble
 from backupd.schedule import Schedule
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -21,7 +21,7 @@ def trouble(
     return Trouble(key, f"{key} is there", "why", "do something", f"{key} is over", since, patience)
 
 
-class Voice:
+class PlannerHarness:
     """What a daemon says as the minutes go by."""
 
     def __init__(self, now: datetime = NOW) -> None:
@@ -29,7 +29,7 @@ class Voice:
         self.book: dict[str, Told] = {}
 
     def look(
-        self, *troubles: Trouble, news: tuple[News, ...] = (), blind: str = "", after: timedelta = MINUTE
+        self, *troubles: Trouble, news: tuple[Occurrence, ...] = (), blind: str = "", after: timedelta = MINUTE
     ) -> list[str]:
         self.now += after
         facts = Facts(troubles, news, frozenset(blind.split()), SUBJECTS)
@@ -39,7 +39,7 @@ class Voice:
 
 
 def test_a_trouble_is_said_once_and_its_end_once() -> None:
-    said = Voice()
+    said = PlannerHarness()
     assert said.look() == []
     assert said.look(trouble()) == ["failed tasks backup is there"]
     assert said.look(trouble()) == []
@@ -48,23 +48,25 @@ def test_a_trouble_is_said_once_and_its_end_once() -> None:
 
 
 def test_a_trouble_that_lasts_is_said_again_each_day() -> None:
-    said = Voice()
+    said = PlannerHarness()
     heard = [said.look(trouble()) for _ in range(3 * 24 * 60)]
     assert [minute for minute, words in enumerate(heard) if words] == [0, 1440, 2880]
     assert heard[1440] == ["still failed tasks backup is there"]
 
 
 def test_what_may_pass_is_said_only_once_it_lasts() -> None:
-    said, passing = Voice(), trouble(patience=15 * MINUTE)
+    said, passing = PlannerHarness(), trouble(patience=15 * MINUTE)
     assert said.look(passing) == []
     assert said.look() == [], "nobody heard of it"
     assert said.look(passing) == []
     assert said.look(passing, after=15 * MINUTE) == ["failed tasks backup is there"]
-    assert Voice().look(trouble(patience=15 * MINUTE, since=NOW - timedelta(hours=1))) != [], "it has lasted before"
+    assert PlannerHarness().look(trouble(patience=15 * MINUTE, since=NOW - timedelta(hours=1))) != [], (
+        "it has lasted before"
+    )
 
 
 def test_one_that_comes_back_is_said_when_a_day_has_passed_since_it_was_said() -> None:
-    said = Voice()
+    said = PlannerHarness()
     said.look(trouble())
     said.look()
     assert said.look(trouble()) == []
@@ -73,20 +75,20 @@ def test_one_that_comes_back_is_said_when_a_day_has_passed_since_it_was_said() -
 
 
 def test_another_trouble_does_not_wait() -> None:
-    said = Voice()
+    said = PlannerHarness()
     said.look(trouble())
     assert said.look(trouble(), trouble("shrink tasks 2026-11-25")) == ["shrink tasks 2026-11-25 is there"]
 
 
 def test_what_cannot_be_seen_is_not_over() -> None:
-    said = Voice()
+    said = PlannerHarness()
     said.look(trouble())
     assert said.look(blind="failed late") == []
     assert said.look(blind="late") == ["over failed tasks backup is over"]
 
 
 def test_what_nobody_looks_after_any_more_is_forgotten_in_silence() -> None:
-    said = Voice()
+    said = PlannerHarness()
     said.look(trouble("failed gone backup"))
     assert said.look() == []
     assert said.look(trouble("unreadable -")) == ["unreadable - is there"]
@@ -94,14 +96,18 @@ def test_what_nobody_looks_after_any_more_is_forgotten_in_silence() -> None:
 
 
 def test_news_is_said_once_for_each_mark() -> None:
-    said, first, second = Voice(), News("drill tasks", "1", "proven", ""), News("drill tasks", "2", "proven again", "")
+    said, first, second = (
+        PlannerHarness(),
+        Occurrence("drill tasks", "1", "proven", ""),
+        Occurrence("drill tasks", "2", "proven again", ""),
+    )
     assert said.look(news=(first,)) == ["proven"]
     assert said.look(news=(first,)) == []
     assert said.look(news=(second,)) == ["proven again"]
 
 
 def test_what_a_clock_that_ran_ahead_has_said_counts_for_nothing() -> None:
-    said = Voice()
+    said = PlannerHarness()
     said.look(trouble(), after=timedelta(days=365))
     said.now = NOW
     assert said.look(trouble()) == ["failed tasks backup is there"]
@@ -150,4 +156,4 @@ def test_never_twice_within_a_day_never_unsaid_and_over_exactly_once(steps: list
 
 def test_an_item_says_since_when_and_what_to_do() -> None:
     plan = plan_messages(Facts((trouble(since=NOW - MINUTE),), subjects=SUBJECTS), {}, NOW)
-    assert plan.items == (Item("failure", "failed tasks backup is there", "why", NOW - MINUTE, "do something", ""),)
+    assert plan.items == (Notice("failure", "failed tasks backup is there", "why", NOW - MINUTE, "do something", ""),)

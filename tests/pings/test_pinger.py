@@ -13,8 +13,8 @@ import pytest
 from backupd.pings.monitors import LONGEST_MESSAGE, Address
 from backupd.pings.pinger import Pinger
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from backupd.tasks.run import recorded
 from support.command import Backupd, log_lines
 from support.daemon import free_port
@@ -54,29 +54,31 @@ def uptime_kuma(asked: Asked) -> Said:
 
 
 @contextmanager
-def monitored(site: Site, listener: Listener, path: str = PING, **addresses: str) -> Iterator[Site]:
+def monitored(context: TaskContext, listener: Listener, path: str = PING, **addresses: str) -> Iterator[TaskContext]:
     found = {name: Address.parse(url) for name, url in (addresses or {"backup": listener.url(path)}).items()}
-    yield replace(site, watch=Pinger(found, site.log, timeout_s=1.0).watch)
+    yield replace(context, watch=Pinger(found, context.log, timeout_s=1.0).watch)
 
 
-def told(site: Site) -> list[str]:
-    return [line["message"] for line in log_lines(site.store.directory) if line["event.action"] == "ping.failed"]
+def told(context: TaskContext) -> list[str]:
+    return [line["message"] for line in log_lines(context.store.directory) if line["event.action"] == "ping.failed"]
 
 
-def test_healthchecks_hears_start_and_success_with_one_run_id(order: BackupOrder, site: Site) -> None:
-    with listening(healthchecks) as there, monitored(site, there) as watched:
+def test_healthchecks_hears_start_and_success_with_one_run_id(order: BackupRequest, context: TaskContext) -> None:
+    with listening(healthchecks) as there, monitored(context, there) as watched:
         assert backup(order, watched).outcome == "published"
         assert [asked.path for asked in there.asked] == [f"{PING}/start", PING]
         assert len({asked.query["rid"] for asked in there.asked}) == 1
         assert there.asked[1].body.startswith(b"backup of tasks: published")
         backup(order, watched)
         assert len({asked.query["rid"] for asked in there.asked}) == 2
-    assert told(site) == []
+    assert told(context) == []
 
 
-def test_a_failure_is_told_with_the_exit_code_and_the_last_lines_of_the_log(order: BackupOrder, site: Site) -> None:
+def test_a_failure_is_told_with_the_exit_code_and_the_last_lines_of_the_log(
+    order: BackupRequest, context: TaskContext
+) -> None:
     order.path.unlink()
-    with listening(healthchecks) as there, monitored(site, there) as watched:
+    with listening(healthchecks) as there, monitored(context, there) as watched:
         backup(order, watched)
     assert [asked.path for asked in there.asked] == [f"{PING}/start", f"{PING}/1"]
     lines = there.asked[1].body.decode().splitlines()
@@ -85,8 +87,8 @@ def test_a_failure_is_told_with_the_exit_code_and_the_last_lines_of_the_log(orde
     assert lines[-1].startswith("ERROR backup of tasks: failed")
 
 
-def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupOrder, site: Site) -> None:
-    with listening(uptime_kuma) as there, monitored(site, there, f"{PUSH}?status=up&msg=OK&ping=") as watched:
+def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupRequest, context: TaskContext) -> None:
+    with listening(uptime_kuma) as there, monitored(context, there, f"{PUSH}?status=up&msg=OK&ping=") as watched:
         backup(order, watched)
         away = order.path.rename(order.path.with_name("no & such=db? " + "#%+é\u202e" * 30))
         backup(replace(order, path=away.with_name(away.name[:-1])), watched)
@@ -95,11 +97,11 @@ def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupOrder,
     assert float(up["ping"]) > 0
     assert (down["status"], down["msg"][:40]) == ("down", "backup of tasks: failed: no database at ")
     assert (len(down["msg"]), "no & such=db? #%+é" in down["msg"]) == (LONGEST_MESSAGE, True), "cut, and quoted"
-    assert told(site) == []
+    assert told(context) == []
 
 
-def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(site: Site) -> None:
-    with listening(healthchecks) as there, monitored(site, there, drill=there.url(PING)) as watched:
+def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(context: TaskContext) -> None:
+    with listening(healthchecks) as there, monitored(context, there, drill=there.url(PING)) as watched:
         with pytest.raises(SystemExit), recorded("drill", "tasks", watched):
             raise SystemExit
         there.wait_for(1)
@@ -120,29 +122,29 @@ def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(site: Site) -> 
     ],
 )
 def test_a_monitor_that_fails_costs_the_run_seconds_and_the_log_a_line(
-    order: BackupOrder, site: Site, said: Said | None, why: str
+    order: BackupRequest, context: TaskContext, said: Said | None, why: str
 ) -> None:
     with listening(said) as there:
         url = there.url(PING) if said else f"http://127.0.0.1:{free_port()}{PING}"
-        with monitored(site, there, backup=url) as watched:
+        with monitored(context, there, backup=url) as watched:
             began = time.monotonic()
             report = backup(order, watched)
             over_s = time.monotonic() - began - report.duration_s
     assert report.outcome == "published"
     assert over_s < 15, "two tries of 1 s each, of the start and of the end, and a busy machine"
-    first, second = told(site)
+    first, second = told(context)
     pattern = rf"^the healthchecks monitor of the backup of tasks did not take the (start|success): (it )?({why})"
     assert re.search(pattern, first), first
     assert re.search(pattern, second), second
-    assert "1111" not in (site.store.directory / "backup.log").read_text()
+    assert "1111" not in (context.store.directory / "backup.log").read_text()
 
 
-def test_what_may_pass_is_tried_once_more(order: BackupOrder, site: Site) -> None:
+def test_what_may_pass_is_tried_once_more(order: BackupRequest, context: TaskContext) -> None:
     with listening(lambda _asked: Said(503 if len(there.asked) % 2 else 200)) as there:  # noqa: SIM117 - the name
-        with monitored(site, there) as watched:
+        with monitored(context, there) as watched:
             backup(order, watched)
     assert [asked.path for asked in there.asked] == [f"{PING}/start"] * 2 + [PING] * 2
-    assert told(site) == []
+    assert told(context) == []
 
 
 def test_a_backup_by_hand_pings_as_well(backupd: Backupd, backups: Path, database: Path) -> None:

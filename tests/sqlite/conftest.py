@@ -15,8 +15,8 @@ from backupd.sqlite.snapshot import Snapshot, SnapshotSettings, take_snapshot
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker_process import OnEvent, OnProgress
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from support.bank import make_bank
 from support.snapshots import HASTY, Take
 from support.sqlite_jobs import APP, BackUp, Job
@@ -47,13 +47,13 @@ def take(tmp_path: Path) -> Take:
 
 
 @pytest.fixture
-def back_up(site: Site) -> BackUp:
+def back_up(context: TaskContext) -> BackUp:
     """Back up the database at a path as the source `tasks`, and look at what that left in the store."""
 
     def run(path: Path, settings: SnapshotSettings = HASTY, progress: Progress | None = None, **order: bool) -> Job:
-        ordered = BackupOrder("tasks", path, settings, reserve_bytes=0, **order)
-        report = backup(ordered, replace(site, progress=progress or NoProgress()))
-        return Job(report, site)
+        ordered = BackupRequest("tasks", path, settings, reserve_bytes=0, **order)
+        report = backup(ordered, replace(context, progress=progress or NoProgress()))
+        return Job(report, context)
 
     return run
 

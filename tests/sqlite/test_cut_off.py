@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from support.app import running_app
 from support.command import Backupd
 
@@ -28,20 +28,20 @@ def make_long_rows(path: Path, journal_mode: str) -> None:
 @pytest.mark.parametrize("cut", [1, 100, PAGE - 1, PAGE, 3 * PAGE + 7])
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
 def test_however_little_is_missing_it_is_never_published_and_nothing_is_pruned(
-    tmp_path: Path, site: Site, journal_mode: str, cut: int
+    tmp_path: Path, context: TaskContext, journal_mode: str, cut: int
 ) -> None:
     path = tmp_path / "tasks.db"
     make_long_rows(path, journal_mode)
-    order = BackupOrder("tasks", path, reserve_bytes=0)
-    good = backup(order, site)
+    order = BackupRequest("tasks", path, reserve_bytes=0)
+    good = backup(order, context)
     assert good.outcome == "published"
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size - cut)
-    bad = backup(order, site)
+    bad = backup(order, context)
     assert (bad.outcome, bad.exit_code) == ("failed", 1)
     assert bad.error is not None
     assert re.search("is cut off|is damaged", bad.error)  # what lacks whole pages SQLite refuses by itself
-    hold = site.holds.get("tasks")
+    hold = context.holds.get("tasks")
     assert hold is not None
     assert hold.reference == good.generation
 
@@ -54,7 +54,7 @@ def test_the_doctor_sees_it_too(backupd: Backupd, database: Path) -> None:
     assert "is cut off" in answer.out
 
 
-def test_pages_that_are_in_the_wal_only_are_not_missing(tmp_path: Path, site: Site) -> None:
+def test_pages_that_are_in_the_wal_only_are_not_missing(tmp_path: Path, context: TaskContext) -> None:
     path = tmp_path / "tasks.db"
     make_long_rows(path, "wal")
     with running_app(path) as app:
@@ -62,4 +62,4 @@ def test_pages_that_are_in_the_wal_only_are_not_missing(tmp_path: Path, site: Si
         before = path.stat().st_size
         app.sql("INSERT INTO t(b) SELECT randomblob(9000) FROM t")
         assert path.stat().st_size == before
-        assert backup(BackupOrder("tasks", path, reserve_bytes=0), site).outcome == "published"
+        assert backup(BackupRequest("tasks", path, reserve_bytes=0), context).outcome == "published"

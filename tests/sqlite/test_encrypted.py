@@ -10,8 +10,8 @@ from backupd.errors import NoSpace, SourceBusy, SourceEncrypted
 from backupd.sqlite.snapshot import take_snapshot
 from backupd.sqlite.source import Source
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from backupd.tasks.prune import unfreeze
 from support.app import running_app
 from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
@@ -77,45 +77,47 @@ def test_a_database_that_was_always_encrypted_is_warned_of_once_and_noted_from_t
         second = back_up(path)
     assert (first.told, second.told) == (("degraded", 3), ("published", 0))
     assert any("it is encrypted" in note for note in second.report.notes)
-    assert second.site.holds.get("tasks") is None
+    assert second.context.holds.get("tasks") is None
 
 
 def test_a_database_that_was_readable_and_is_encrypted_now_pushes_nothing_out_until_it_is_accepted(
-    order: BackupOrder, site: Site, tmp_path: Path
+    order: BackupRequest, context: TaskContext, tmp_path: Path
 ) -> None:
-    good = backup(order, site)
+    good = backup(order, context)
     with encrypted(tmp_path / "app.db"):
         pass
     (tmp_path / "app.db").rename(order.path)
     for _ in range(2):
-        report = backup(order, site)
+        report = backup(order, context)
         assert (report.outcome, report.exit_code, report.generation) == ("failed", 1, None)
         assert f"it could be read when {good.generation} was taken" in str(report.error)
         assert "backupd prune --unfreeze" in str(report.hint)
-    hold = site.holds.get("tasks")
+    hold = context.holds.get("tasks")
     assert hold is not None
     assert (hold.kind, hold.reference, hold.unreadable) == ("corrupt", good.generation, True)
-    assert unfreeze("tasks", site)
-    accepted = backup(order, site)
+    assert unfreeze("tasks", context)
+    accepted = backup(order, context)
     assert (accepted.outcome, accepted.verification) == ("degraded", "opaque")
-    assert not site.holds.accepted("tasks")
+    assert not context.holds.accepted("tasks")
 
 
-def test_an_acceptance_holds_for_one_copy_only(order: BackupOrder, site: Site) -> None:
-    site.holds.accept("tasks")
-    assert backup(order, site).outcome == "published"
-    assert not site.holds.accepted("tasks")
+def test_an_acceptance_holds_for_one_copy_only(order: BackupRequest, context: TaskContext) -> None:
+    context.holds.accept("tasks")
+    assert backup(order, context).outcome == "published"
+    assert not context.holds.accepted("tasks")
 
 
 @pytest.mark.parametrize("what", [b"no database" * 1000, b"\xff" * 4096])
-def test_a_database_that_is_none_any_more_freezes_pruning(order: BackupOrder, site: Site, what: bytes) -> None:
-    good = backup(order, site)
+def test_a_database_that_is_none_any_more_freezes_pruning(
+    order: BackupRequest, context: TaskContext, what: bytes
+) -> None:
+    good = backup(order, context)
     order.path.write_bytes(what)
-    report = backup(order, site)
+    report = backup(order, context)
     assert "is not a SQLite database" in str(report.error)
     assert f"it was copied as {good.generation}" in str(report.error)
     assert f"or restore {good.generation}" in str(report.hint)
-    assert site.holds.get("tasks") is not None
+    assert context.holds.get("tasks") is not None
 
 
 def test_a_hot_journal_of_an_encrypted_database_is_left_to_its_app(tmp_path: Path, back_up: BackUp) -> None:
@@ -130,7 +132,7 @@ def test_a_hot_journal_of_an_encrypted_database_is_left_to_its_app(tmp_path: Pat
         job = back_up(path)
         assert job.told == ("failed", 1)
         assert "only its key can undo that" in job.error
-        assert job.site.holds.get("tasks") is None
+        assert job.context.holds.get("tasks") is None
     with running_app(path, cipher=WHOLE) as app:
         app.sql("SELECT count(*) FROM long")
     again = back_up(path)

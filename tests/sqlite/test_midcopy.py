@@ -101,7 +101,7 @@ def test_a_database_that_is_overwritten_in_place_is_copied_once_more_and_quarant
     assert "is corrupt" in job.error
     assert job.events.count("snapshot.retried") == 1
     assert (job.generations, job.staged, len(job.quarantined)) == ({}, [], 1)
-    assert job.site.holds.get("tasks") is not None
+    assert job.context.holds.get("tasks") is not None
 
 
 def test_a_database_that_is_whole_again_for_the_second_copy_is_published(
@@ -113,7 +113,7 @@ def test_a_database_that_is_whole_again_for_the_second_copy_is_published(
     assert (job.told, other.done) == (("published", 0), True)
     assert job.events.count("snapshot.retried") == 1
     assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=ROWS)
-    assert job.site.holds.get("tasks") is None
+    assert job.context.holds.get("tasks") is None
 
 
 def test_a_database_that_is_cut_is_copied_once_more_and_fails_as_damaged(path: Path, back_up: BackUp) -> None:
@@ -123,7 +123,7 @@ def test_a_database_that_is_cut_is_copied_once_more_and_fails_as_damaged(path: P
     assert f"{path} is damaged" in job.error
     assert job.events.count("snapshot.retried") == 1
     assert (job.generations, job.staged) == ({}, [])
-    assert job.site.holds.get("tasks") is not None
+    assert job.context.holds.get("tasks") is not None
 
 
 def test_a_rollback_database_that_is_cut_is_told_as_damaged(rollback: Path, back_up: BackUp) -> None:
@@ -145,7 +145,7 @@ def test_a_rollback_database_that_is_cut_and_whole_again_is_copied_once_more(
     assert (job.told, other.done) == (("published", 0), True)
     assert job.events.count("snapshot.retried") == 1
     assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=MANY_ROWS)
-    assert job.site.holds.get("tasks") is None
+    assert job.context.holds.get("tasks") is None
 
 
 def test_a_database_that_becomes_something_else_is_told_as_such(path: Path, back_up: BackUp) -> None:
@@ -232,7 +232,7 @@ def test_a_corrupt_copy_is_the_answer_where_there_is_no_time_for_another(path: P
     assert "is corrupt" in job.error
     assert "snapshot.retried" not in job.events
     assert len(job.quarantined) == 1
-    assert job.site.holds.get("tasks") is not None
+    assert job.context.holds.get("tasks") is not None
 
 
 def test_the_second_copy_has_what_the_first_one_left_of_the_time(path: Path, back_up: BackUp) -> None:

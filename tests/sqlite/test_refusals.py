@@ -73,7 +73,7 @@ def test_what_cannot_be_backed_up_is_refused_with_advice_and_costs_no_generation
     assert (job.generations, job.staged, job.quarantined) == (before, [], [])
     assert "snapshot.retried" not in job.events
     unreadable = said in {NOT_SQLITE, "was made by another engine"}  # and was readable before
-    assert (job.site.holds.get("tasks") is not None) == unreadable
+    assert (job.context.holds.get("tasks") is not None) == unreadable
     assert {p.name: (s.st_mode, s.st_size, s.st_mtime_ns) for p in path.parent.iterdir() if (s := p.lstat())} == {
         name: (s.st_mode, s.st_size, s.st_mtime_ns) for name, s in there.items()
     }
@@ -127,7 +127,7 @@ def test_a_database_that_was_cut_is_damage_and_freezes_pruning(tmp_path: Path, b
     assert "is damaged: database disk image is malformed" in job.error
     assert "restore the last good generation" in job.hint
     assert (job.generations, job.staged) == (before, [])
-    hold = job.site.holds.get("tasks")
+    hold = job.context.holds.get("tasks")
     assert hold is not None
     assert hold.kind == "corrupt"
 

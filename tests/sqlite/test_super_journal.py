@@ -9,7 +9,7 @@ import pytest
 
 from backupd.errors import TargetRefused
 from backupd.sqlite.worker.super_journal import read_record, settle_record
-from backupd.sqlite.worker_process import Child
+from backupd.sqlite.worker_process import WorkerProcess
 from support.attached import balances, die_in_a_commit, make_accounts
 from support.snapshots import HASTY, Take
 from support.sqlite_jobs import BackUp
@@ -139,7 +139,7 @@ def test_an_app_that_starts_again_meanwhile_finishes_it_and_is_copied_as_usual(p
 def overwrite(database: Path, snapshot: Path) -> None:
     """Write `snapshot` into the live database at `database`."""
     request = {"path": str(database), "snapshot": snapshot.name, "uid": 0, "gid": 0, "busy_timeout_s": 0.3}
-    with Child("restore_online", request, snapshot.parent) as child:
+    with WorkerProcess("restore_online", request, snapshot.parent) as child:
         child.result()
 
 

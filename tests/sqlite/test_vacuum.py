@@ -36,7 +36,7 @@ def test_free_pages_are_left_out_and_the_journal_mode_is_remembered(
         app.sql("PRAGMA user_version=42")
         job = back_up(database, COMPACT)
     assert job.told == ("published", 0)
-    manifest = local_inventory(job.site).manifests[str(job.report.generation)]
+    manifest = local_inventory(job.context).manifests[str(job.report.generation)]
     assert (manifest.snapshot.method, manifest.snapshot.journal_mode) == ("vacuum", recorded)
     restored = job.unpacked(tmp_path / "restored.db")
     assert restored.stat().st_size == job.report.snapshot_bytes == manifest.snapshot.size_bytes
@@ -93,7 +93,7 @@ def test_damage_that_vacuum_would_launder_is_found_before(
     assert (job.generations, job.staged) == (before, [])
     assert len(job.quarantined) == 1
     assert job.quarantined[0].stat().st_size == database.stat().st_size
-    hold = job.site.holds.get("tasks")
+    hold = job.context.holds.get("tasks")
     assert hold is not None
     assert hold.kind == "corrupt"
 
@@ -120,6 +120,6 @@ def test_a_schema_that_needs_the_app_is_sent_to_the_other_method(database: Path,
     assert "VACUUM needs to read the whole schema" in job.error
     assert job.hint == 'use method = "backup"'
     assert (job.generations, job.staged) == ({}, [])
-    assert job.site.holds.get("tasks") is None
+    assert job.context.holds.get("tasks") is None
     assert contents(database.parent)["tasks.db"] == before["tasks.db"]
     assert back_up(database).report.verification in {"full", "structural"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import SnapshotFailed
-from backupd.sqlite.worker_process import Child
+from backupd.sqlite.worker_process import WorkerProcess
 from support.app import running_app
 from support.bank import make_bank
 from support.command import Backupd
@@ -122,7 +122,7 @@ def test_a_child_that_is_killed_amid_a_copy_ends_the_run_with_the_name_of_the_si
 
 def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
-    with Child("integrity_check", CHECK, tmp_path) as child:
+    with WorkerProcess("integrity_check", CHECK, tmp_path) as child:
         os.kill(child._process.pid, signal.SIGKILL)
         with pytest.raises(SnapshotFailed, match="killed by signal 9"):
             child.result()
@@ -130,7 +130,7 @@ def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
 
 def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
     with (
-        Child("integrity_check", {"path": "tasks.db"}, tmp_path) as child,
+        WorkerProcess("integrity_check", {"path": "tasks.db"}, tmp_path) as child,
         pytest.raises(SnapshotFailed, match=r"ended with 1: (?s:.)*KeyError: 'priority'"),
     ):
         child.result()
@@ -138,7 +138,7 @@ def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
 
 def test_a_block_that_is_left_takes_its_child_with_it(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db", rows=10_000)
-    with pytest.raises(KeyboardInterrupt), Child("integrity_check", CHECK, tmp_path) as child:
+    with pytest.raises(KeyboardInterrupt), WorkerProcess("integrity_check", CHECK, tmp_path) as child:
         raise KeyboardInterrupt
     assert not Path(f"/proc/{child._process.pid}").exists()
 
@@ -156,7 +156,7 @@ def test_a_child_imports_nothing_from_where_it_works(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
     for name in ("apsw", "json", "backupd"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else wrote this')")
-    with Child("integrity_check", CHECK, tmp_path) as child:
+    with WorkerProcess("integrity_check", CHECK, tmp_path) as child:
         assert child.result()["verdict"]["level"] == "full"
 
 

@@ -20,8 +20,8 @@ from backupd.status.current import take_survey
 from backupd.status.log_tail import last_lines
 from backupd.status.model import LogLine, Survey
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest, Expiry
 from backupd.web.api import status_answer
 from backupd.web.page import page_answer
 from backupd.web.translations import LANGUAGES
@@ -34,7 +34,7 @@ LIMITS = (Limit("backup", "tasks", 93_600), Limit("replicate", "offsite", 655_20
 EXPIRY = Expiry(RetentionPolicy(daily=2), ZONE)
 
 
-def survey(site: Site) -> Survey:
+def survey(site: TaskContext) -> Survey:
     """Take the survey, and make sure that it can be shown."""
     found = take_survey(PLANNED, LIMITS, EXPIRY, site, site.clock(), {})
     for language in LANGUAGES:
@@ -44,21 +44,23 @@ def survey(site: Site) -> Survey:
 
 
 @pytest.fixture
-def backed_up(order: BackupOrder, site: Site) -> str:
+def backed_up(order: BackupRequest, site: TaskContext) -> str:
     """The id of a generation of `tasks`, just made."""
     made = backup(order, site).generation
     assert made is not None
     return made
 
 
-def record(site: Site, task: str, source: str, outcome: str, ago: timedelta = timedelta(), **more: object) -> None:
+def record(
+    site: TaskContext, task: str, source: str, outcome: str, ago: timedelta = timedelta(), **more: object
+) -> None:
     at = datetime.now(UTC) - ago
     values = {"task": task, "source": source, "started_at": at, "outcome": outcome, **more}
     with open_catalog(site.catalog_path) as catalog:
         catalog.record_run(RunReport(**values), at + timedelta(seconds=1))  # type: ignore[arg-type]  # as the fields are
 
 
-def test_on_the_first_day_nothing_is_known_and_nothing_is_wrong_with_that(site: Site) -> None:
+def test_on_the_first_day_nothing_is_known_and_nothing_is_wrong_with_that(site: TaskContext) -> None:
     found = survey(site)
     assert (found.stage, found.unread, found.log, found.drills) == ("first-day", (), (), ())
     assert found.timezone == "America/Santiago"
@@ -68,7 +70,7 @@ def test_on_the_first_day_nothing_is_known_and_nothing_is_wrong_with_that(site: 
     assert not site.catalog_path.exists(), "a look makes nothing"
 
 
-def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, site: Site) -> None:
+def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, site: TaskContext) -> None:
     older = backdated(site.store.directory, backed_up, days=3)
     with open_catalog(site.catalog_path) as catalog:
         catalog.add_generation(manifest_of(site, backed_up), "offsite")
@@ -98,7 +100,7 @@ def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, s
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_failures_and_drills_are_told_with_reasons_and_times(site: Site) -> None:
+def test_failures_and_drills_are_told_with_reasons_and_times(site: TaskContext) -> None:
     ago = timedelta(days=40)
     record(site, "drill", "tasks", "failed", ago, error="it does not answer", duration_s=4.0)
     drill = DrillReport("offsite", 748_800)
@@ -121,7 +123,7 @@ def test_failures_and_drills_are_told_with_reasons_and_times(site: Site) -> None
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_a_store_that_cannot_be_read_is_told(site: Site, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_read_is_told(site: TaskContext, tmp_path: Path) -> None:
     elsewhere = replace(site, store=type(site.store)("local", tmp_path / "not mounted"))
     found = survey(elsewhere)
     assert found.stage == "failing"
@@ -142,7 +144,7 @@ def spoil_a_time(catalog: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [truncate, spoil_a_time, Path.unlink])
 def test_a_catalog_that_cannot_be_used_is_told_and_the_generations_are_shown(
-    backed_up: str, site: Site, spoil: Callable[[Path], None]
+    backed_up: str, site: TaskContext, spoil: Callable[[Path], None]
 ) -> None:
     spoil(site.catalog_path)
     found = survey(site)
@@ -153,7 +155,7 @@ def test_a_catalog_that_cannot_be_used_is_told_and_the_generations_are_shown(
 
 @pytest.mark.usefixtures("backed_up")
 @pytest.mark.parametrize("report", ["no JSON", '{"snapshot_bytes": "many", "archive_bytes": 1e999}', "[]"])
-def test_a_report_that_makes_no_sense_hides_no_year(site: Site, report: str) -> None:
+def test_a_report_that_makes_no_sense_hides_no_year(site: TaskContext, report: str) -> None:
     with closing(sqlite3.connect(site.catalog_path)) as connection:
         connection.execute("UPDATE run SET report = ?", (report,))
         connection.commit()
@@ -165,7 +167,7 @@ def test_a_report_that_makes_no_sense_hides_no_year(site: Site, report: str) -> 
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_runs_that_were_stopped_or_have_not_ended_say_nothing_of_their_day(site: Site) -> None:
+def test_runs_that_were_stopped_or_have_not_ended_say_nothing_of_their_day(site: TaskContext) -> None:
     record(site, "backup", "tasks", "failed", exit_code=143)
     with open_catalog(site.catalog_path) as catalog:
         catalog.start_run("backup", "tasks", datetime.now(UTC))
@@ -174,7 +176,9 @@ def test_runs_that_were_stopped_or_have_not_ended_say_nothing_of_their_day(site:
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_of_very_many_runs_and_generations_the_newest_are_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_runs_and_generations_the_newest_are_told(
+    site: TaskContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(status_history, "MOST_MARKS", 2)
     monkeypatch.setattr(status_history, "MOST_GENERATIONS", 1)
     newest = survey(site).histories[0].generations[0].id
@@ -189,7 +193,7 @@ def test_of_very_many_runs_and_generations_the_newest_are_told(site: Site, monke
     assert len(known) in (5, 6)
 
 
-def test_what_another_source_left_is_shown_as_not_configured(backed_up: str, site: Site) -> None:
+def test_what_another_source_left_is_shown_as_not_configured(backed_up: str, site: TaskContext) -> None:
     backdated(site.store.directory, backed_up, days=1, source="old")
     tasks, old = survey(site).histories
     assert (tasks.source, old.source, old.days, old.points) == ("tasks", "old", (), ())
@@ -197,7 +201,7 @@ def test_what_another_source_left_is_shown_as_not_configured(backed_up: str, sit
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_holds_that_cannot_be_read_make_no_reason_up(site: Site) -> None:
+def test_holds_that_cannot_be_read_make_no_reason_up(site: TaskContext) -> None:
     holds = site.store.hidden / "holds"
     holds.mkdir(exist_ok=True)
     (holds / "tasks.json").mkdir()
@@ -223,7 +227,7 @@ def make_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, make_link, os.mkdir])
-def test_what_is_no_log_of_ours_is_not_read(site: Site, make: Callable[[Path], None]) -> None:
+def test_what_is_no_log_of_ours_is_not_read(site: TaskContext, make: Callable[[Path], None]) -> None:
     log = site.store.directory / "backup.log"
     log.unlink()
     make(log)

@@ -11,19 +11,19 @@ from backupd.catalog import open_catalog
 from backupd.errors import ErrorKind
 from backupd.health import Health, Limit
 from backupd.model import RetentionPolicy, RunReport, Task
-from backupd.notifications.collector import take_look
+from backupd.notifications.collector import observe
 from backupd.notifications.problems import facts_of
 from backupd.problems import Severity
 from backupd.schedule import Planned
 from backupd.status.current import take_survey
 from backupd.status.text import status_lines
 from backupd.tasks.backup import backup
-from backupd.tasks.check_results import remember_check
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder, Expiry, ShrinkGuard
+from backupd.tasks.check_results import record_verification
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest, Expiry, ShrinkGuard
 from backupd.web import responses
 from backupd.web.api import status_facts
-from backupd.web.localizer import Tongue
+from backupd.web.localizer import Localizer
 from backupd.web.metrics import metrics_answer
 from backupd.web.summary_cards import mood_of, to_dos
 from support.bank import make_bank
@@ -38,7 +38,7 @@ GUARD = ShrinkGuard(enabled=True, max_row_loss=0.5, max_size_loss=0.9, min_rows=
 OURS = frozenset({"tasks", "offsite"})
 
 
-def record(site: Site, task: Task, subject: str, kind: ErrorKind | None, *minutes_ago: float) -> None:
+def record(site: TaskContext, task: Task, subject: str, kind: ErrorKind | None, *minutes_ago: float) -> None:
     """Let runs end in the catalog: failed ones of that kind, successful ones where it is None."""
     for ago in minutes_ago:
         at = site.clock() - timedelta(minutes=ago)
@@ -49,65 +49,65 @@ def record(site: Site, task: Task, subject: str, kind: ErrorKind | None, *minute
             catalog.record_run(report, at)
 
 
-def missing(site: Site, order: BackupOrder) -> None:
+def missing(site: TaskContext, order: BackupRequest) -> None:
     order.path.unlink()
     assert backup(order, site).error_kind == "missing"
 
 
-def refused(site: Site, order: BackupOrder) -> None:
+def refused(site: TaskContext, order: BackupRequest) -> None:
     order.path.unlink()
     order.path.mkdir()
     assert backup(order, site).error_kind == "unusable"
 
 
-def damaged(site: Site, order: BackupOrder) -> None:
+def damaged(site: TaskContext, order: BackupRequest) -> None:
     pages = order.path.read_bytes()
     order.path.write_bytes(pages[:8192] + bytes(len(pages) - 8192))
     assert backup(order, site).error_kind == "corrupt"
 
 
-def shrunk(site: Site, order: BackupOrder) -> None:
+def shrunk(site: TaskContext, order: BackupRequest) -> None:
     order.path.unlink()
     make_bank(order.path, rows=20)
     assert backup(order, site).outcome == "degraded"
 
 
-def missing_and_then_locked(site: Site, order: BackupOrder) -> None:
+def missing_and_then_locked(site: TaskContext, order: BackupRequest) -> None:
     missing(site, order)
     record(site, "backup", "tasks", "busy", 0)
 
 
-def restored(site: Site, order: BackupOrder) -> None:
+def restored(site: TaskContext, order: BackupRequest) -> None:
     away = order.path.rename(order.path.with_name("away.db"))
     backup(order, site)
     away.rename(order.path)
     assert backup(order, site).error_kind is None
 
 
-def busy_twice(site: Site, _order: BackupOrder) -> None:
+def busy_twice(site: TaskContext, _order: BackupRequest) -> None:
     record(site, "backup", "tasks", "busy", 2, 0)
 
 
-def replica_refused_once(site: Site, _order: BackupOrder) -> None:
+def replica_refused_once(site: TaskContext, _order: BackupRequest) -> None:
     record(site, "replicate", "offsite", "denied", 1)
 
 
-def replica_refused_again_and_again(site: Site, _order: BackupOrder) -> None:
+def replica_refused_again_and_again(site: TaskContext, _order: BackupRequest) -> None:
     record(site, "replicate", "offsite", "denied", 16, 14, 10)
 
 
-def rotten(site: Site, order: BackupOrder) -> None:
+def rotten(site: TaskContext, order: BackupRequest) -> None:
     newest = backup(order, site).generation
     assert newest is not None
     older = backdated(site.store.directory, newest, days=2)
-    remember_check(older, site, sound=False, detail="rot")
+    record_verification(older, site, sound=False, detail="rot")
 
 
-def catalog_damaged(site: Site, _order: BackupOrder) -> None:
+def catalog_damaged(site: TaskContext, _order: BackupRequest) -> None:
     site.catalog_path.write_bytes(b"rubbish" * 1000)
 
 
-def store_gone(site: Site, _order: BackupOrder) -> None:
+def store_gone(site: TaskContext, _order: BackupRequest) -> None:
     shutil.rmtree(site.store.directory)
 
 
@@ -129,7 +129,10 @@ def store_gone(site: Site, _order: BackupOrder) -> None:
     ],
 )
 def test_every_surface_tells_the_same_problems_and_none_more(
-    order: BackupOrder, site: Site, arrange: Callable[[Site, BackupOrder], None], expected: dict[str, Severity]
+    order: BackupRequest,
+    site: TaskContext,
+    arrange: Callable[[TaskContext, BackupRequest], None],
+    expected: dict[str, Severity],
 ) -> None:
     order = replace(order, guard=GUARD)
     assert backup(order, site).outcome == "published"
@@ -153,7 +156,7 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     facts = status_facts(survey)
     assert (facts["healthy"], {one["headline"] for one in facts["problems"]}) == (not unhealthy, headlines)
     assert mood_of(survey) == ("bad" if unhealthy else "warn" if expected or survey.stage == "degraded" else "good")
-    assert len(to_dos(survey, Tongue("en", ZONE))) >= len(headlines)
+    assert len(to_dos(survey, Localizer("en", ZONE))) >= len(headlines)
 
     told = metrics_answer(survey.status).body.decode()
     assert f"\nbackupd_healthy {float(not unhealthy)}\n" in told
@@ -163,7 +166,7 @@ def test_every_surface_tells_the_same_problems_and_none_more(
         assert f"backupd_problem{{{labels}" in told
         assert f'unhealthy="{str(severity == "unhealthy").lower()}"}}' in told
 
-    look = take_look(LIMITS, OURS, site)
+    look = observe(LIMITS, OURS, site)
     assert Health.of(look.health, site.clock()).healthy is not unhealthy, "the daily ping goes by this"
     moods = {trouble.headline: trouble.mood for trouble in facts_of(look, site.clock()).troubles}
     assert set(moods) == {headline for headline in headlines if expected != {"failed": "warning"}}

@@ -15,7 +15,7 @@ from backupd.archive.archive import pack
 from backupd.errors import GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX
 from backupd.stores.contract import Store, Stored
-from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from support.replicas import connected
 
@@ -32,7 +32,7 @@ def directory_store(files: Path, _request: pytest.FixtureRequest) -> Iterator[St
 
 @contextmanager
 def mirror_store(files: Path, _request: pytest.FixtureRequest) -> Iterator[Store]:
-    store = MirrorStore("here", files)
+    store = DirectoryReplica("here", files)
     store.prepare()
     yield store
 
@@ -53,7 +53,7 @@ KINDS: dict[str, Callable[[Path, pytest.FixtureRequest], AbstractContextManager[
 
 
 @dataclass
-class Bench:
+class StoreFixture:
     """A store, the directory where its files really are, and what was published into it by id."""
 
     store: Store
@@ -82,28 +82,28 @@ class Bench:
 
 
 @pytest.fixture(params=KINDS)
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreFixture]:
     files = tmp_path / "files"
     files.mkdir()
     with KINDS[request.param](files, request) as store:
-        yield Bench(store, files, tmp_path / "work")
+        yield StoreFixture(store, files, tmp_path / "work")
 
 
 # --- Publishing, listing, reading ---
 
 
-def test_a_new_store_is_empty(bench: Bench) -> None:
+def test_a_new_store_is_empty(bench: StoreFixture) -> None:
     assert bench.store.list() == ()
     assert bench.names() == set()
 
 
-def test_generations_are_listed_by_id_whatever_the_order_they_came_in(bench: Bench) -> None:
+def test_generations_are_listed_by_id_whatever_the_order_they_came_in(bench: StoreFixture) -> None:
     for key in reversed(IDS):
         bench.publish(key)
     assert bench.store.list() == tuple(Stored(key, len(bench.archives[key])) for key in IDS)
 
 
-def test_what_was_published_is_read_back_byte_for_byte(bench: Bench) -> None:
+def test_what_was_published_is_read_back_byte_for_byte(bench: StoreFixture) -> None:
     manifest = bytes(range(256)) * 10
     archive = bench.publish(ID, manifest)
     assert bench.store.manifest(ID) == manifest
@@ -112,7 +112,7 @@ def test_what_was_published_is_read_back_byte_for_byte(bench: Bench) -> None:
         assert stream.read() == archive[10:]
 
 
-def test_only_archive_and_manifest_appear_and_for_their_owner_alone(bench: Bench) -> None:
+def test_only_archive_and_manifest_appear_and_for_their_owner_alone(bench: StoreFixture) -> None:
     umask = os.umask(0)
     try:
         bench.publish(ID)
@@ -122,13 +122,13 @@ def test_only_archive_and_manifest_appear_and_for_their_owner_alone(bench: Bench
     assert [oct(path.stat().st_mode) for path in bench.paths(ID)] == ["0o100600", "0o100600"]
 
 
-def test_a_manifest_too_large_is_cut_off_just_past_the_limit(bench: Bench) -> None:
+def test_a_manifest_too_large_is_cut_off_just_past_the_limit(bench: StoreFixture) -> None:
     bench.publish(ID)
     bench.paths(ID)[1].write_bytes(b"x" * (MANIFEST_MAX_BYTES + 1000))
     assert len(bench.store.manifest(ID)) == MANIFEST_MAX_BYTES + 1
 
 
-def test_many_manifests_are_each_its_own_whatever_is_wrong_with_others(bench: Bench) -> None:
+def test_many_manifests_are_each_its_own_whatever_is_wrong_with_others(bench: StoreFixture) -> None:
     ids = [f"tasks-2026{month:02}{day:02}-0400" for month in (1, 2) for day in range(1, 29)]
     wanted: dict[str, bytes | None] = {key: key.encode() * (number * 50) for number, key in enumerate(ids)}
     for key, manifest in wanted.items():
@@ -149,7 +149,7 @@ def test_many_manifests_are_each_its_own_whatever_is_wrong_with_others(bench: Be
             assert read() == wanted[key]
 
 
-def test_what_is_not_there_is_said_to_be_missing(bench: Bench) -> None:
+def test_what_is_not_there_is_said_to_be_missing(bench: StoreFixture) -> None:
     bench.publish(ID)
     for key in (IDS[1], f"{ID}-2"):
         with pytest.raises(GenerationMissing, match=key):
@@ -162,7 +162,7 @@ def test_what_is_not_there_is_said_to_be_missing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["archive alone", "manifest alone"])
-def test_half_a_generation_is_none(bench: Bench, part: int) -> None:
+def test_half_a_generation_is_none(bench: StoreFixture, part: int) -> None:
     bench.publish(ID)
     bench.paths(ID)[part].unlink()
     assert bench.store.list() == ()
@@ -187,7 +187,7 @@ ODD_NAMES = [
 ]
 
 
-def test_names_that_are_none_of_ours_are_ignored(bench: Bench) -> None:
+def test_names_that_are_none_of_ours_are_ignored(bench: StoreFixture) -> None:
     for name in ODD_NAMES:
         for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):  # both halves, so that only the name can keep it out
             (bench.files / name.replace(ARCHIVE_SUFFIX, suffix)).write_bytes(b"foreign")
@@ -213,7 +213,7 @@ PLANTS = {"link": plant_link, "dead link": plant_dead_link, "directory": Path.mk
 
 @pytest.mark.parametrize("part", [0, 1], ids=["archive", "manifest"])
 @pytest.mark.parametrize("plant", PLANTS)
-def test_what_is_no_plain_file_makes_no_generation(bench: Bench, plant: str, part: int) -> None:
+def test_what_is_no_plain_file_makes_no_generation(bench: StoreFixture, plant: str, part: int) -> None:
     bench.publish(ID)
     bench.paths(ID)[part].unlink()
     PLANTS[plant](bench.paths(ID)[part])
@@ -230,7 +230,7 @@ def test_what_is_no_plain_file_makes_no_generation(bench: Bench, plant: str, par
         "FIFO",
     ],
 )
-def test_what_is_no_plain_file_is_never_read(bench: Bench, plant: str) -> None:
+def test_what_is_no_plain_file_is_never_read(bench: StoreFixture, plant: str) -> None:
     for path in bench.paths(ID):
         PLANTS[plant](path)
     with pytest.raises(GenerationMissing):
@@ -242,7 +242,7 @@ def test_what_is_no_plain_file_is_never_read(bench: Bench, plant: str) -> None:
 # --- Removing ---
 
 
-def test_a_removed_generation_is_gone_and_the_others_stay(bench: Bench) -> None:
+def test_a_removed_generation_is_gone_and_the_others_stay(bench: StoreFixture) -> None:
     for key in IDS:
         bench.publish(key)
     bench.store.remove(IDS[1])
@@ -252,7 +252,7 @@ def test_a_removed_generation_is_gone_and_the_others_stay(bench: Bench) -> None:
         bench.store.open(IDS[1])
 
 
-def test_removing_what_is_not_there_changes_nothing(bench: Bench) -> None:
+def test_removing_what_is_not_there_changes_nothing(bench: StoreFixture) -> None:
     bench.publish(IDS[1])
     before = bench.names()
     bench.store.remove(ID)
@@ -260,7 +260,7 @@ def test_removing_what_is_not_there_changes_nothing(bench: Bench) -> None:
     assert bench.names() == before
 
 
-def test_a_removed_id_can_be_published_again(bench: Bench) -> None:
+def test_a_removed_id_can_be_published_again(bench: StoreFixture) -> None:
     bench.publish(ID, b"first")
     bench.store.remove(ID)
     bench.publish(ID, b"second")
@@ -284,7 +284,7 @@ HOSTILE_IDS = [
 
 
 @pytest.mark.parametrize("hostile", HOSTILE_IDS, ids=repr)
-def test_an_id_that_is_a_path_is_refused(bench: Bench, hostile: str) -> None:
+def test_an_id_that_is_a_path_is_refused(bench: StoreFixture, hostile: str) -> None:
     with pytest.raises(GenerationMissing):
         bench.store.manifest(hostile)
     with pytest.raises(GenerationMissing):
@@ -296,7 +296,7 @@ def test_an_id_that_is_a_path_is_refused(bench: Bench, hostile: str) -> None:
     HOSTILE_IDS,
     ids=repr,
 )
-def test_an_id_that_is_a_path_removes_nothing_anywhere(bench: Bench, hostile: str) -> None:
+def test_an_id_that_is_a_path_removes_nothing_anywhere(bench: StoreFixture, hostile: str) -> None:
     above, inside = bench.files.parent, bench.files / "inside"
     inside.mkdir()
     for directory in (above, bench.files, inside):
@@ -310,7 +310,7 @@ def test_an_id_that_is_a_path_removes_nothing_anywhere(bench: Bench, hostile: st
 # --- Checksums ---
 
 
-def digests(bench: Bench) -> dict[str, str]:
+def digests(bench: StoreFixture) -> dict[str, str]:
     return {key: hashlib.sha256(archive).hexdigest() for key, archive in bench.archives.items()}
 
 
@@ -320,7 +320,7 @@ def sha256sum(directory: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_real_sha256sum_accepts_the_checksums(bench: Bench) -> None:
+def test_the_real_sha256sum_accepts_the_checksums(bench: StoreFixture) -> None:
     for key in IDS:
         bench.publish(key)
     bench.store.write_checksums(digests(bench))
@@ -329,7 +329,7 @@ def test_the_real_sha256sum_accepts_the_checksums(bench: Bench) -> None:
     assert done.stdout.splitlines() == [f"{key}{ARCHIVE_SUFFIX}: OK" for key in IDS]
 
 
-def test_the_real_sha256sum_finds_the_archive_that_changed(bench: Bench) -> None:
+def test_the_real_sha256sum_finds_the_archive_that_changed(bench: StoreFixture) -> None:
     for key in IDS:
         bench.publish(key)
     bench.store.write_checksums(digests(bench))
@@ -339,7 +339,7 @@ def test_the_real_sha256sum_finds_the_archive_that_changed(bench: Bench) -> None
     assert f"{IDS[1]}{ARCHIVE_SUFFIX}: FAILED" in done.stdout
 
 
-def test_new_checksums_replace_the_old_ones(bench: Bench) -> None:
+def test_new_checksums_replace_the_old_ones(bench: StoreFixture) -> None:
     for key in IDS:
         bench.publish(key)
     bench.store.write_checksums(digests(bench))
@@ -353,7 +353,7 @@ def test_new_checksums_replace_the_old_ones(bench: Bench) -> None:
     assert (bench.files / "SHA256SUMS").read_bytes() == b""
 
 
-def test_a_link_in_the_place_of_the_checksums_is_replaced_and_not_followed(bench: Bench) -> None:
+def test_a_link_in_the_place_of_the_checksums_is_replaced_and_not_followed(bench: StoreFixture) -> None:
     bench.publish(ID)
     outside = bench.files.parent / "outside"
     outside.write_bytes(b"mine")
@@ -366,7 +366,7 @@ def test_a_link_in_the_place_of_the_checksums_is_replaced_and_not_followed(bench
 # --- The rest of the house ---
 
 
-def test_foreign_files_are_never_touched(bench: Bench) -> None:
+def test_foreign_files_are_never_touched(bench: StoreFixture) -> None:
     foreign = {"tasks.db": b"the app's", "notes.txt": b"", ".env": b"SECRET=1", f"{ID}.sqlite3": b"unpacked by hand"}
     for name, data in foreign.items():
         (bench.files / name).write_bytes(data)
@@ -386,6 +386,6 @@ def test_foreign_files_are_never_touched(bench: Bench) -> None:
     assert (bench.files / "deeper" / f"{ID}{ARCHIVE_SUFFIX}").read_bytes() == b"moved away by hand"
 
 
-def test_free_space_is_what_the_file_system_says_or_unknown(bench: Bench) -> None:
+def test_free_space_is_what_the_file_system_says_or_unknown(bench: StoreFixture) -> None:
     free = bench.store.free_space()
     assert free is None or abs(free - shutil.disk_usage(bench.files).free) < 1 << 30

@@ -11,7 +11,7 @@ import pytest
 
 from backupd.model import Hold, RetentionPolicy
 from backupd.stores.state import Holds, Quarantine
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.options import Expiry
 from backupd.tasks.prune import prune
 
@@ -140,11 +140,11 @@ def test_a_hold_that_root_makes_belongs_to_the_owner_of_the_store(tmp_path: Path
         assert (path.stat().st_uid, path.stat().st_gid) == OWNER
 
 
-def test_prune_removes_nothing_under_a_hold_that_cannot_be_read(site: Site) -> None:
-    place = site.store.hidden / "holds"
+def test_prune_removes_nothing_under_a_hold_that_cannot_be_read(context: TaskContext) -> None:
+    place = context.store.hidden / "holds"
     place.mkdir()
     (place / "tasks.json").write_bytes(b"garbage")
-    report, _ = prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
+    report, _ = prune("tasks", Expiry(RetentionPolicy(daily=1)), context)
     assert (report.outcome, report.removed) == ("done", ())
     assert (place / "tasks.json").exists()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import CopyCorrupt, ReplicaUnreachable
-from backupd.stores.sftp.connection import CHANNELS, Link, lost_to
+from backupd.stores.sftp.connection import CHANNELS, SftpConnection, connection_errors
 from backupd.stores.sftp.protocol import IN_FLIGHT_BYTES, SAFE_BLOCK_BYTES, WriteRefused
-from backupd.stores.sftp.upload import Proven, upload
-from support.network_faults import Weather, running_wire
+from backupd.stores.sftp.upload import VerifiedParts, upload
+from support.network_faults import NetworkFaults, running_wire
 from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
 from support.replicas import linked
 
@@ -26,8 +26,8 @@ def odd(tmp_path: Path) -> Iterator[OddSftp]:
 
 
 @pytest.fixture(params=[0.0, 0.02], ids=["near", "far"])
-def link(request: pytest.FixtureRequest, odd: OddSftp) -> Iterator[Link]:
-    with running_wire(odd.port, Weather(delay_s=request.param)) as wire, linked(odd, wire.port) as link:
+def link(request: pytest.FixtureRequest, odd: OddSftp) -> Iterator[SftpConnection]:
+    with running_wire(odd.port, NetworkFaults(delay_s=request.param)) as wire, linked(odd, wire.port) as link:
         yield link
 
 
@@ -40,8 +40,8 @@ def local(tmp_path: Path) -> Path:
 
 def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(odd: OddSftp, local: Path) -> None:
     with linked(odd, odd.port) as link:
-        transfer = upload(local, PART, link, Proven())
-    assert (transfer.sent_bytes, transfer.proven_by) == (BYTES, "read-back")
+        transfer = upload(local, PART, link, VerifiedParts())
+    assert (transfer.sent_bytes, transfer.verified_by) == (BYTES, "read-back")
     assert (odd.files / "part").read_bytes() == local.read_bytes()
     assert odd.writes == WRITES
     assert odd.requests.index("read") < len(odd.requests) - odd.requests[::-1].index("write") - 1
@@ -53,39 +53,39 @@ def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(odd: OddSftp, loca
     ids=["it gives no open file back", "it writes at the end", "it lets one write at a time", "it errs once"],
 )
 def test_what_goes_wrong_on_the_way_is_no_fault_of_the_copy(
-    odd: OddSftp, link: Link, local: Path, poor: Oddities
+    odd: OddSftp, link: SftpConnection, local: Path, poor: Oddities
 ) -> None:
     odd.be(poor)
-    assert upload(local, PART, link, Proven()).proven_by == "read-back"
+    assert upload(local, PART, link, VerifiedParts()).verified_by == "read-back"
     assert (odd.files / "part").read_bytes() == local.read_bytes()
 
 
-def test_what_stays_wrong_is_a_fault(odd: OddSftp, link: Link, local: Path) -> None:
+def test_what_stays_wrong_is_a_fault(odd: OddSftp, link: SftpConnection, local: Path) -> None:
     odd.be(Oddities(flip_at=3))
     with pytest.raises(CopyCorrupt, match="from byte 3 on"):
-        upload(local, PART, link, Proven())
+        upload(local, PART, link, VerifiedParts())
 
 
 @pytest.mark.parametrize("first", [1, WRITES - 9, WRITES - 1, WRITES])
 def test_whichever_write_finds_no_room_that_is_what_is_told_and_the_room_is_given_back(
-    odd: OddSftp, link: Link, local: Path, first: int
+    odd: OddSftp, link: SftpConnection, local: Path, first: int
 ) -> None:
     odd.be(Oddities(bad_write=first, bad_writes=WRITES))
     with pytest.raises(WriteRefused):
-        upload(local, PART, link, Proven())
+        upload(local, PART, link, VerifiedParts())
     assert not (odd.files / "part").exists()
     assert odd.writes < first + 2 * CHANNELS * IN_FLIGHT_BYTES // SAFE_BLOCK_BYTES
 
 
 def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_proven(odd: OddSftp, local: Path) -> None:
-    part, proven = odd.files / "part", Proven()
+    part, proven = odd.files / "part", VerifiedParts()
     part.write_bytes(local.read_bytes()[: BYTES // 2])
 
     def cut_off_after(sent_bytes: int) -> None:
         with (
-            running_wire(odd.port, Weather(cut_up=sent_bytes)) as wire,
+            running_wire(odd.port, NetworkFaults(cut_up=sent_bytes)) as wire,
             pytest.raises(ReplicaUnreachable),
-            lost_to("there"),
+            connection_errors("there"),
             linked(odd, wire.port) as link,
         ):
             upload(local, PART, link, proven)
@@ -111,5 +111,5 @@ def test_a_part_longer_than_the_archive_loses_what_is_too_much(
     odd.be(Oddities(unsupported=unsupported))
     (odd.files / "part").write_bytes(local.read_bytes()[:right_bytes] + bytes(BYTES - right_bytes + 5000))
     with linked(odd, odd.port) as link:
-        upload(local, PART, link, Proven())
+        upload(local, PART, link, VerifiedParts())
     assert (odd.files / "part").read_bytes() == local.read_bytes()

@@ -12,9 +12,9 @@ from typing import Any
 
 from backupd.model import DrillReport, RunReport
 from backupd.sqlite.database_files import side_files
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.options import AppProof, DrillOrder
+from backupd.tasks.options import AppProof, DrillRequest
 from support.daemon import free_port
 
 DAY_S = 86400.0
@@ -31,11 +31,11 @@ done
 """
 
 
-def drilled(site: Site, *, max_age_s: float = DAY_S, **asked: Any) -> RunReport:
+def drilled(context: TaskContext, *, max_age_s: float = DAY_S, **asked: Any) -> RunReport:
     """Drill the bank from the local store; keyword arguments are those of `AppProof`."""
     app = AppProof(**{"timeout_s": 60.0, **asked}) if asked else None
-    order = DrillOrder("tasks", "local", max_age_s, workers=1, reserve_bytes=0, app=app)
-    return drill(order, lambda: nullcontext((site.store, local_inventory(site))), lambda do: do(), site)
+    order = DrillRequest("tasks", "local", max_age_s, workers=1, reserve_bytes=0, app=app)
+    return drill(order, lambda: nullcontext((context.store, local_inventory(context))), lambda do: do(), context)
 
 
 def facts(report: RunReport) -> DrillReport:

@@ -24,7 +24,7 @@ _PATH = re.compile(r"""(?<!AT_FDCWD)[<"](/[^>"]*)""")
 
 
 @dataclass(frozen=True)
-class Crew:
+class BackupdRunner:
     """Runs of `backupd` in the directory `scratch`, as many at once as threads call."""
 
     scratch: Path

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from backupd.archive.manifest import decode_manifest, encode_manifest
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, generation_id
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 
 
-def manifest_of(site: Site, generation: str) -> Manifest:
+def manifest_of(context: TaskContext, generation: str) -> Manifest:
     """Return what the manifest of `generation` says."""
-    return decode_manifest(site.store.manifest(generation), generation)
+    return decode_manifest(context.store.manifest(generation), generation)
 
 
 def backdated(backups: Path, generation: str, *, days: float, source: str | None = None) -> str:

@@ -25,7 +25,7 @@ _NEVER = float("inf")
 
 
 @dataclass(frozen=True)
-class Weather:
+class NetworkFaults:
     """What happens to bytes on their way; bytes, turns and seconds count from the beginning of each connection.
 
     A *turn* is all that a client says until the server says something: where nothing is pipelined, a request. After
@@ -49,7 +49,7 @@ class Wire:
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self.weather = Weather()
+        self.weather = NetworkFaults()
         self.passed = [0, 0]  # bytes that arrived, up and down
         self.connections = 0
         self.harmed = 0  # connections that were cut or stalled
@@ -216,7 +216,7 @@ class _Connection:
 
 
 @contextmanager
-def running_wire(target: int, weather: Weather | None = None) -> Iterator[Wire]:
+def running_wire(target: int, weather: NetworkFaults | None = None) -> Iterator[Wire]:
     """Run a proxy in front of the port `target` while the block runs."""
     wire = Wire(target)
     wire.weather = weather or wire.weather
@@ -227,6 +227,6 @@ def running_wire(target: int, weather: Weather | None = None) -> Iterator[Wire]:
 
 
 if __name__ == "__main__":
-    with running_wire(int(sys.argv[1]), Weather(delay_s=float(sys.argv[2]) / 1000)) as running:
+    with running_wire(int(sys.argv[1]), NetworkFaults(delay_s=float(sys.argv[2]) / 1000)) as running:
         print(running.port, flush=True)
         sys.stdin.read()

@@ -15,17 +15,17 @@ from backupd.errors import ReplicaUnreachable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy, RunReport
 from backupd.stores.contract import Replica
 from backupd.stores.sftp.auth import Credentials
-from backupd.stores.sftp.connection import Link, Patience, lost_to
+from backupd.stores.sftp.connection import Patience, SftpConnection, connection_errors
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
-from backupd.stores.sftp.upload import Proven, RemoteHash
-from backupd.tasks.context import Site
+from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
+from backupd.tasks.context import TaskContext
 from backupd.tasks.options import Expiry
-from backupd.tasks.replicate import Connect, ReplicaOrder, replicate
+from backupd.tasks.replicate import Connect, ReplicationRequest, replicate
 
 SENDER = "0123456789abcdef"
 SWIFT = Patience(connect_s=10, stall_s=5)
-ALL = ReplicaOrder("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
+ALL = ReplicationRequest("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
 
 
 class Target(Protocol):
@@ -41,11 +41,11 @@ class Target(Protocol):
 
 
 @contextmanager
-def linked(target: Target, port: int, patience: Patience = SWIFT) -> Iterator[Link]:
+def linked(target: Target, port: int, patience: Patience = SWIFT) -> Iterator[SftpConnection]:
     """Lend a connection to a running server, by way of `port`."""
     pins = PinnedKeys.read("there", target.host_key(), None)
     credentials = Credentials(target.user, private_key=target.key.read_text())
-    with Link.to("127.0.0.1", port, pins, credentials, patience) as link:
+    with SftpConnection.to("127.0.0.1", port, pins, credentials, patience) as link:
         yield link
 
 
@@ -54,28 +54,28 @@ def connected(
     target: Target,
     path: Path | str,
     port: int | None = None,
-    proven: Proven | None = None,
+    proven: VerifiedParts | None = None,
     patience: Patience = SWIFT,
     sender: Callable[[], str] = lambda: SENDER,
 ) -> Iterator[SftpStore]:
     """Lend the store in `path` of a running server, by way of `port` where that is another one."""
-    with lost_to("the replica"), linked(target, port or target.port, patience) as link:
+    with connection_errors("the replica"), linked(target, port or target.port, patience) as link:
         yield SftpStore("there", str(path), sender, link, proven)
 
 
 def over_sftp(
     target: Target,
     path: Path | str,
-    site: Site,
+    context: TaskContext,
     port: int | None = None,
     patience: Patience = SWIFT,
     remote_hash: RemoteHash | None = None,
 ) -> Connect:
     """Return what connects to the store in `path`, as replication is given it."""
-    proven = Proven(None, remote_hash)
+    proven = VerifiedParts(None, remote_hash)
 
     def connect() -> AbstractContextManager[Replica]:
-        return connected(target, path, port, proven, patience, site.identity)
+        return connected(target, path, port, proven, patience, context.identity)
 
     return connect
 
@@ -102,10 +102,13 @@ def again(times: int, between: Callable[[], None] = lambda: None) -> Callable[[C
 
 
 def sent_to(
-    connect: Connect, site: Site, retry: Callable[[Callable[[], None]], None] = once, order: ReplicaOrder = ALL
+    connect: Connect,
+    context: TaskContext,
+    retry: Callable[[Callable[[], None]], None] = once,
+    order: ReplicationRequest = ALL,
 ) -> RunReport:
     """Replicate now, and return the report."""
-    return replicate(order, connect, retry, site)
+    return replicate(order, connect, retry, context)
 
 
 def noisy_database(path: Path, size_bytes: int) -> None:
@@ -130,10 +133,10 @@ def complete(files: Path) -> set[str]:
     return found
 
 
-def only_complete(files: Path, site: Site) -> set[str]:
+def only_complete(files: Path, context: TaskContext) -> set[str]:
     """Return what `complete` does; fails as well when an archive without a manifest is not that of the local store."""
     for archive in files.glob(f"*{ARCHIVE_SUFFIX}"):
-        assert archive.read_bytes() == (site.store.directory / archive.name).read_bytes()
+        assert archive.read_bytes() == (context.store.directory / archive.name).read_bytes()
     return complete(files)
 
 

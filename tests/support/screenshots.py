@@ -22,16 +22,16 @@ FOR_DOCS = (
 def main(directory: Path, *, docs: bool) -> None:
     """Write all pictures into `directory`."""
     directory.mkdir(exist_ok=True)
-    with serving() as site, running_browser() as browser:
-        url = f"http://127.0.0.1:{site.server.port}/"
+    with serving() as context, running_browser() as browser:
+        url = f"http://127.0.0.1:{context.server.port}/"
         for state, survey in STATES.items():
-            site.told.surveyed = survey()
+            context.told.surveyed = survey()
             for view in VIEWS:
                 picture = directory / f"{state}-{view.language[:2]}-{view.colours}-{view.width}.png"
                 browser.look(url, view, picture)
                 print(picture)
         for name, state, view, height in FOR_DOCS if docs else ():
-            site.told.surveyed = STATES[state]()
+            context.told.surveyed = STATES[state]()
             browser.look(url, view, ROOT / "docs" / name, height)
             print(ROOT / "docs" / name)
 

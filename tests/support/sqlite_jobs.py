@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backupd.model import RunReport
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from support.command import log_lines
 
 APP, STRANGER = 1234, 2345
@@ -34,7 +34,7 @@ class Job:
     """A backup that was made, or was not, and what the store looks like after it."""
 
     report: RunReport
-    site: Site
+    context: TaskContext
 
     @property
     def told(self) -> tuple[str, int]:
@@ -52,22 +52,22 @@ class Job:
     @property
     def events(self) -> list[str]:
         """The names of all events in the log so far."""
-        return [line["event.action"] for line in log_lines(self.site.store.directory)]
+        return [line["event.action"] for line in log_lines(self.context.store.directory)]
 
     @property
     def staged(self) -> list[Path]:
         """What lies in staging."""
-        return [*(self.site.store.hidden / "staging").iterdir()]
+        return [*(self.context.store.hidden / "staging").iterdir()]
 
     @property
     def quarantined(self) -> list[Path]:
         """The copies in quarantine."""
-        return [*(self.site.store.hidden / "quarantine").glob("*/*/snapshot.sqlite3")]
+        return [*(self.context.store.hidden / "quarantine").glob("*/*/snapshot.sqlite3")]
 
     @property
     def generations(self) -> dict[str, bytes]:
         """Every published file with its bytes."""
-        return {path.name: path.read_bytes() for path in self.site.store.directory.glob("tasks-*")}
+        return {path.name: path.read_bytes() for path in self.context.store.directory.glob("tasks-*")}
 
     def unpacked(self, path: Path) -> Path:
         """Restore the archive with gunzip(1) to `path`."""

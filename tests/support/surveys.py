@@ -7,7 +7,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from backupd.catalog.queries import RunMark
-from backupd.health import Failure, Health, HealthFacts, Standing
+from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import Generation, Outcome, RetentionPolicy, Task, generation_id
 from backupd.retention import plan_retention
 from backupd.schedule import Schedule
@@ -46,10 +46,10 @@ def healthy() -> Survey:
     """A year of nights, a few of them bad, all of that long ago."""
     facts = HealthFacts(
         (
-            Standing("backup", "tasks", _LAST, 93_600),
-            Standing("backup", "notes", _LAST + timedelta(seconds=8), 93_600),
-            Standing("replicate", "offsite", NOW - 3 * DAY, 655_200),
-            Standing("drill", "offsite", NOW - 24 * DAY, 2_901_600),
+            Freshness("backup", "tasks", _LAST, 93_600),
+            Freshness("backup", "notes", _LAST + timedelta(seconds=8), 93_600),
+            Freshness("replicate", "offsite", NOW - 3 * DAY, 655_200),
+            Freshness("drill", "offsite", NOW - 24 * DAY, 2_901_600),
         )
     )
     return Survey(
@@ -86,8 +86,8 @@ def failing() -> Survey:
     nights = (NOW - 2 * DAY).replace(hour=7)
     facts = HealthFacts(
         (
-            Standing("backup", "tasks", nights - DAY, 93_600),
-            Standing("drill", "local", None, 2_901_600),
+            Freshness("backup", "tasks", nights - DAY, 93_600),
+            Freshness("drill", "local", None, 2_901_600),
         ),
         failures=(Failure("backup", "tasks", "missing", nights, 20, _ERROR, _HINT),),
     )
@@ -110,7 +110,7 @@ def failing() -> Survey:
 
 def empty() -> Survey:
     """Runs there were, but nothing is left of what they made, and no replica or drill was ever set up."""
-    facts = HealthFacts((Standing("backup", "tasks", None, 93_600),))
+    facts = HealthFacts((Freshness("backup", "tasks", None, 93_600),))
     status = replace(_status(facts), sources=(SourceFigures("tasks", 0, 0, None, None, None, frozen=False),))
     history = _history("tasks", 9)
     gone = replace(history, generations=(), generation_count=0, stored_bytes=0)
@@ -119,7 +119,7 @@ def empty() -> Survey:
 
 def first_day() -> Survey:
     """The daemon has just begun."""
-    facts = HealthFacts((Standing("backup", "tasks", None, 93_600), Standing("replicate", "offsite", None, 655_200)))
+    facts = HealthFacts((Freshness("backup", "tasks", None, 93_600), Freshness("replicate", "offsite", None, 655_200)))
     status = Status(
         taken_at=NOW,
         started_at=NOW - timedelta(seconds=5),

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backupd.catalog import PingRecord
-from backupd.health import Failure, Health, HealthFacts, Standing
+from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import DrillReport, Hold
 from backupd.status.model import MessageFigures, SourceFigures, Status, Survey, TaskFigures
 from backupd.web.routes import make_app
@@ -20,11 +20,11 @@ from backupd.web.server import HttpServer
 from support.surveys import healthy
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, 123_000, tzinfo=UTC)
-BACKUP = Standing("backup", "tasks", NOW - timedelta(hours=3), 93_600)
-COPY = Standing("replicate", "offsite", NOW - timedelta(days=2), 655_200)
-DRILL = Standing("drill", "offsite", NOW - timedelta(days=12), 2_901_600)
-LATE_BACKUP = Standing("backup", "tasks", NOW - timedelta(hours=30), 93_600)
-NEVER_DRILLED = Standing("drill", "offsite", None, 2_901_600)
+BACKUP = Freshness("backup", "tasks", NOW - timedelta(hours=3), 93_600)
+COPY = Freshness("replicate", "offsite", NOW - timedelta(days=2), 655_200)
+DRILL = Freshness("drill", "offsite", NOW - timedelta(days=12), 2_901_600)
+LATE_BACKUP = Freshness("backup", "tasks", NOW - timedelta(hours=30), 93_600)
+NEVER_DRILLED = Freshness("drill", "offsite", None, 2_901_600)
 SHRUNK = Hold("tasks", "shrink", NOW, "half of its rows are gone", None)
 
 WELL = Health.of(HealthFacts((BACKUP, COPY, DRILL)), NOW)

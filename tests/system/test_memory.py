@@ -7,8 +7,8 @@ import pytest
 
 PROGRAM = """
 import resource
-from backupd.system.malloc import keep_freed_memory
-if KEEP: keep_freed_memory()
+from backupd.system.malloc import tune_malloc
+if KEEP: tune_malloc()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def use():

@@ -4,7 +4,7 @@ import os
 import subprocess
 import threading
 
-from backupd.system.priority import NORMAL, Priority, give_way
+from backupd.system.priority import NORMAL, Priority, lower_priority
 
 
 def seen_of_a_thread(priority: Priority) -> tuple[str, str, int]:
@@ -13,7 +13,7 @@ def seen_of_a_thread(priority: Priority) -> tuple[str, str, int]:
     nice: list[int] = []
 
     def work() -> None:
-        give_way(priority)
+        lower_priority(priority)
         thread = str(threading.get_native_id())
         for tool in ("chrt", "ionice"):
             done = subprocess.run([tool, "-p", thread], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ import pytest
 
 from support import network_faults as network_faults_module
 from support.daemon import wait_until
-from support.network_faults import DOWN, UP, Weather, Wire, running_wire
+from support.network_faults import DOWN, UP, NetworkFaults, Wire, running_wire
 from support.sshd import Sshd, running_sshd
 
 pytestmark = pytest.mark.no_cover
@@ -88,7 +88,7 @@ def test_in_fair_weather_all_gets_through_and_is_counted(server: Sshd, upload: P
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_an_upload_is_cut_at_a_byte_and_the_next_is_spared(server: Sshd, upload: Path, reset: bool) -> None:
-    with running_wire(server.port, Weather(cut_up=SIZE / 2, reset=reset, times=1)) as wire:
+    with running_wire(server.port, NetworkFaults(cut_up=SIZE / 2, reset=reset, times=1)) as wire:
         client = server.client(wire.port)
         cut = client.sftp(f"put {upload} {server.path}/cut")
         assert cut.code != 0
@@ -101,14 +101,14 @@ def test_an_upload_is_cut_at_a_byte_and_the_next_is_spared(server: Sshd, upload:
 
 def test_a_download_is_cut_every_time(server: Sshd, upload: Path) -> None:
     (server.files / "there").write_bytes(upload.read_bytes())
-    with running_wire(server.port, Weather(cut_down=SIZE / 4)) as wire:
+    with running_wire(server.port, NetworkFaults(cut_down=SIZE / 4)) as wire:
         for _ in range(2):
             assert server.client(wire.port).sftp(f"get {server.path}/there {upload}.back").code != 0
         assert wire.passed[DOWN] == 2 * SIZE / 4
 
 
 def test_a_turn_is_what_is_said_until_there_is_an_answer(wire: Wire) -> None:
-    wire.weather = Weather(cut_at_turn=3)
+    wire.weather = NetworkFaults(cut_at_turn=3)
     with connected(wire) as connection:
         assert [asked(connection, b"first"), asked(connection, b"second")] == [b"first", b"second"]
         assert asked(connection, b"third") == b""
@@ -121,7 +121,7 @@ def test_each_turn_of_a_session_can_be_the_last(server: Sshd, tmp_path: Path) ->
         turns = 0
         while True:
             turns += 1
-            wire.weather = Weather(cut_at_turn=turns)
+            wire.weather = NetworkFaults(cut_at_turn=turns)
             if server.client(wire.port).sftp(f"put {tmp_path}/small {server.path}/turn{turns}").code == 0:
                 break
         assert turns > 10
@@ -131,7 +131,7 @@ def test_each_turn_of_a_session_can_be_the_last(server: Sshd, tmp_path: Path) ->
 
 
 def test_a_connection_ends_after_a_time_even_if_nobody_says_anything(wire: Wire) -> None:
-    wire.weather = Weather(cut_after_s=0.2)
+    wire.weather = NetworkFaults(cut_after_s=0.2)
     began = time.monotonic()
     with connected(wire) as connection:
         assert connection.recv(1) == b""
@@ -139,7 +139,7 @@ def test_a_connection_ends_after_a_time_even_if_nobody_says_anything(wire: Wire)
 
 
 def test_a_reset_is_a_reset(wire: Wire) -> None:
-    wire.weather = Weather(cut_up=3, reset=True)
+    wire.weather = NetworkFaults(cut_up=3, reset=True)
     with connected(wire) as connection:
         assert asked(connection, b"abc") == b"abc"
         with pytest.raises(ConnectionResetError):
@@ -147,19 +147,19 @@ def test_a_reset_is_a_reset(wire: Wire) -> None:
 
 
 def test_a_stalled_connection_stays_open_and_goes_on_when_the_weather_clears(wire: Wire) -> None:
-    wire.weather = Weather(stall_down=2)
+    wire.weather = NetworkFaults(stall_down=2)
     with connected(wire) as connection:
         assert asked(connection, b"hello") == b"he"
         connection.settimeout(0.3)
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        wire.weather = Weather()
+        wire.weather = NetworkFaults()
         connection.settimeout(10)
         assert connection.recv(10) == b"llo"
 
 
 def test_who_sends_into_a_stall_is_held_up(wire: Wire) -> None:
-    wire.weather = Weather(stall_up=1000)
+    wire.weather = NetworkFaults(stall_up=1000)
     with connected(wire) as connection:
         connection.settimeout(0.3)
         with pytest.raises(TimeoutError):
@@ -168,7 +168,7 @@ def test_who_sends_into_a_stall_is_held_up(wire: Wire) -> None:
 
 
 def test_a_slow_wire_takes_the_time_that_bytes_need(wire: Wire) -> None:
-    wire.weather = Weather(rate=100_000)
+    wire.weather = NetworkFaults(rate=100_000)
     began = time.monotonic()
     with connected(wire) as connection:
         connection.sendall(bytes(50_000))
@@ -188,7 +188,7 @@ def test_a_delay_is_felt_by_every_answer_but_does_not_limit_throughput(server: S
             assert connection.recv(8) == b"SSH-2.0-"
             assert time.monotonic() - began >= 0.04
         process.communicate()
-    with echoing() as echo, running_wire(echo, Weather(delay_s=0.04)) as wire, connected(wire) as connection:
+    with echoing() as echo, running_wire(echo, NetworkFaults(delay_s=0.04)) as wire, connected(wire) as connection:
         began = time.monotonic()
         assert asked(connection, b"ping") == b"ping"
         assert 0.08 <= time.monotonic() - began < 2

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from support.bank import is_balanced, running_bank
 
 pytestmark = pytest.mark.no_cover
@@ -19,13 +19,13 @@ PAGE_SIZES = [512 << n for n in range(8)]
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 def test_no_money_is_lost_in_any_copy_of_a_bank_that_never_stops(
-    tmp_path: Path, site: Site, journal_mode: str, page_size: int
+    tmp_path: Path, context: TaskContext, journal_mode: str, page_size: int
 ) -> None:
     database = tmp_path / "bank.db"
     with running_bank(database, journal_mode, page_size) as bank:
         for number in range(3):
             bank.wait_for_commits(20)
-            report = backup(BackupOrder("bank", database, reserve_bytes=0), site)
+            report = backup(BackupRequest("bank", database, reserve_bytes=0), context)
             assert report.outcome == "published", report
             restored = tmp_path / f"restored-{number}.db"
             assert report.archive_path is not None
@@ -34,7 +34,7 @@ def test_no_money_is_lost_in_any_copy_of_a_bank_that_never_stops(
         bank.wait_for_commits(20)
 
 
-def test_gunzip_alone_restores_the_snapshot_byte_for_byte(order: BackupOrder, site: Site) -> None:
-    report = backup(order, site)
+def test_gunzip_alone_restores_the_snapshot_byte_for_byte(order: BackupRequest, context: TaskContext) -> None:
+    report = backup(order, context)
     raw = subprocess.run(["gunzip", "-c", str(report.archive_path)], capture_output=True, check=True).stdout
     assert len(raw) == report.snapshot_bytes

@@ -12,9 +12,9 @@ import pytest
 from backupd.log import null_log
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.disk_space import reserve_bytes
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.options import BackupRequest
 from support.bank import make_bank
 
 MIB = 1 << 20
@@ -34,9 +34,9 @@ def debris(store: DirectoryStore) -> list[Path]:
     return [*(store.hidden / "staging").iterdir(), *(store.hidden / "removing").iterdir()]
 
 
-def test_a_backup_that_would_eat_the_reserve_does_not_begin(order: BackupOrder, site: Site) -> None:
-    whole = shutil.disk_usage(site.store.directory).total  # as much is never free, whatever others write and remove
-    report = backup(replace(order, reserve_bytes=whole), site)
+def test_a_backup_that_would_eat_the_reserve_does_not_begin(order: BackupRequest, context: TaskContext) -> None:
+    whole = shutil.disk_usage(context.store.directory).total  # as much is never free, whatever others write and remove
+    report = backup(replace(order, reserve_bytes=whole), context)
     assert (report.outcome, report.exit_code) == ("failed", 1)
     assert report.error is not None
     assert "must stay so" in report.error
@@ -55,20 +55,20 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_there(small_disk: Pat
     make_bank(database, rows=200)
     store = DirectoryStore("local", small_disk / "backups")
     store.prepare()
-    site = Site(store, null_log())
-    order = BackupOrder("bank", database, reserve_bytes=0)
-    first = backup(order, site)
+    context = TaskContext(store, null_log())
+    order = BackupRequest("bank", database, reserve_bytes=0)
+    first = backup(order, context)
     assert first.outcome == "published"
     connection = sqlite3.connect(database)  # what packs to nothing was followed by what does not pack at all
     connection.execute("CREATE TABLE photo AS SELECT randomblob(1000000) AS content")
     connection.commit()
     connection.close()
     (small_disk / "filler").write_bytes(b"\0" * int(shutil.disk_usage(small_disk).free - 1.8 * MIB))
-    report = backup(order, site)
+    report = backup(order, context)
     assert (report.outcome, report.exit_code) == ("failed", 1)
     assert report.hint is not None
     assert "free space" in report.hint
-    assert [g.id for g in local_inventory(site).generations] == [first.generation]
+    assert [g.id for g in local_inventory(context).generations] == [first.generation]
     assert debris(store) == []
 
 
@@ -79,10 +79,10 @@ def test_however_little_is_free_nothing_half_made_stays(small_disk: Path, tmp_pa
     make_bank(database, rows=3000)
     store = DirectoryStore("local", small_disk / "backups")
     store.prepare()
-    site = Site(store, null_log())
+    context = TaskContext(store, null_log())
     filler = int(shutil.disk_usage(small_disk).free - free_kib * 1024)
     (small_disk / "filler").write_bytes(b"\0" * filler)
-    report = backup(BackupOrder("bank", database, reserve_bytes=0), site)
+    report = backup(BackupRequest("bank", database, reserve_bytes=0), context)
     assert report.outcome in {"failed", "published", "degraded"}
     assert len(store.list()) == (0 if report.outcome == "failed" else 1)
     assert store.strays() == ()

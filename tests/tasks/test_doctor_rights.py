@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.local import examine
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.options import BackupRequest
 from support.command import Backupd
 
 UID = 1234
 
 
-def wrong_as_user(site: Site) -> list[str]:
+def wrong_as_user(context: TaskContext) -> list[str]:
     """Examine the store in a process of a user without rights; return what is wrong, in words."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -23,7 +23,7 @@ def wrong_as_user(site: Site) -> list[str]:
         os.setgroups([])
         os.setgid(UID)
         os.setuid(UID)
-        said = [f"{finding.check}: {finding.detail}" for finding in examine((), site) if not finding.ok]
+        said = [f"{finding.check}: {finding.detail}" for finding in examine((), context) if not finding.ok]
         os.write(writer, json.dumps(said).encode())
         os._exit(0)
     os.close(writer)
@@ -34,25 +34,25 @@ def wrong_as_user(site: Site) -> list[str]:
 
 
 @pytest.fixture
-def store(order: BackupOrder, site: Site, tmp_path: Path) -> Site:
+def store(order: BackupRequest, context: TaskContext, tmp_path: Path) -> TaskContext:
     """A store with a backup that all belongs to the user, below directories that he may pass."""
     for directory in (tmp_path, *tmp_path.parents):
         if directory.stat().st_mode & 0o001 == 0:
             directory.chmod(directory.stat().st_mode | 0o001)
-    assert backup(order, site).outcome == "published"
-    for path in (site.store.directory, *site.store.directory.rglob("*")):
+    assert backup(order, context).outcome == "published"
+    for path in (context.store.directory, *context.store.directory.rglob("*")):
         os.chown(path, UID, UID)
-    return site
+    return context
 
 
 @pytest.mark.root
-def test_a_store_of_its_own_is_in_order(store: Site) -> None:
+def test_a_store_of_its_own_is_in_order(store: TaskContext) -> None:
     assert wrong_as_user(store) == []
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("what", [".", "backup.log", ".backupd/catalog.sqlite3"])
-def test_what_it_may_not_write_is_named(store: Site, what: str) -> None:
+def test_what_it_may_not_write_is_named(store: TaskContext, what: str) -> None:
     path = (store.store.directory / what).resolve()
     os.chown(path, 0, 0)
     path.chmod(0o755 if path.is_dir() else 0o644)

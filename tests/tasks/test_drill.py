@@ -13,23 +13,23 @@ from backupd.config import load_config
 from backupd.errors import ConfigError, ReplicaUnreachable
 from backupd.health import Limit
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Contents, Manifest
-from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.drill.app_check import differences
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import take_inventory
-from backupd.tasks.options import BackupOrder, DrillOrder
+from backupd.tasks.options import BackupRequest, DrillRequest
 from support.drills import DAY_S, drilled, facts
 from support.generations import backdated, flip_byte, manifest_of, rewritten
 from support.replicas import again, complete
 
 
 @pytest.fixture
-def newest(order: BackupOrder, site: Site) -> str:
+def newest(order: BackupRequest, context: TaskContext) -> str:
     """The id of a fresh generation."""
-    generation = backup(order, site).generation
+    generation = backup(order, context).generation
     assert generation is not None
     return generation
 
@@ -39,16 +39,16 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.glob("tasks-*")}
 
 
-def left_over(site: Site) -> list[Path]:
-    return list((site.store.hidden / "staging").iterdir())
+def left_over(context: TaskContext) -> list[Path]:
+    return list((context.store.hidden / "staging").iterdir())
 
 
-def test_a_proven_copy_is_told_with_its_age_and_how_long_each_step_took(newest: str, site: Site) -> None:
-    before = files(site.store.directory)
-    report = drilled(site)
+def test_a_proven_copy_is_told_with_its_age_and_how_long_each_step_took(newest: str, context: TaskContext) -> None:
+    before = files(context.store.directory)
+    report = drilled(context)
     assert (report.outcome, report.exit_code, report.generation) == ("done", 0, newest)
     assert set(report.stages) == {"connect", "fetch", "unpack", "check"}
-    done, manifest = facts(report), manifest_of(site, newest)
+    done, manifest = facts(report), manifest_of(context, newest)
     assert (done.store, done.taken_at, done.proven) == (
         "local",
         manifest.taken_at,
@@ -59,64 +59,64 @@ def test_a_proven_copy_is_told_with_its_age_and_how_long_each_step_took(newest: 
     assert done.recovery_s is not None
     assert sum(report.stages.values()) <= done.recovery_s + 0.01 <= report.duration_s + 0.02
     assert (report.snapshot_sha256, report.verification) == (manifest.snapshot.sha256, "full")
-    assert files(site.store.directory) == before
-    assert left_over(site) == []
+    assert files(context.store.directory) == before
+    assert left_over(context) == []
 
 
-def test_the_catalog_remembers_the_whole_report(newest: str, site: Site) -> None:
-    report = drilled(site)
-    now = site.clock()
-    run = site.ask_catalog(lambda catalog: catalog.last_success("drill", "tasks", now, "local"), None)
+def test_the_catalog_remembers_the_whole_report(newest: str, context: TaskContext) -> None:
+    report = drilled(context)
+    now = context.clock()
+    run = context.ask_catalog(lambda catalog: catalog.last_success("drill", "tasks", now, "local"), None)
     assert run is not None
     assert run.report == report
-    assert [run.task for run in site.ask_catalog(lambda catalog: catalog.history(newest).runs, ())] == [
+    assert [run.task for run in context.ask_catalog(lambda catalog: catalog.history(newest).runs, ())] == [
         "drill",
         "backup",
     ]
 
 
 @pytest.mark.usefixtures("newest")
-def test_a_drill_from_one_store_proves_nothing_of_another(site: Site) -> None:
+def test_a_drill_from_one_store_proves_nothing_of_another(context: TaskContext) -> None:
     limits = (Limit("backup", "tasks", DAY_S), Limit("drill", "local", DAY_S), Limit("drill", "nas", DAY_S))
-    report = drilled(site)
-    _, local, nas = read_health_facts(limits, site).standings
+    report = drilled(context)
+    _, local, nas = read_health_facts(limits, context).standings
     assert (local.last_at, nas.last_at) == (report.started_at, None)
-    now = site.clock()
+    now = context.clock()
     histories = [
-        site.ask_catalog(lambda catalog, store=store: catalog.task_history("drill", "tasks", now, store), None)
+        context.ask_catalog(lambda catalog, store=store: catalog.task_history("drill", "tasks", now, store), None)
         for store in ("local", "nas")
     ]
     assert [history.succeeded_at for history in histories if history] == [report.started_at, None]
 
 
 @pytest.mark.usefixtures("newest")
-def test_each_source_has_to_be_drilled_before_a_store_is_proven(site: Site) -> None:
-    drilled(site)
+def test_each_source_has_to_be_drilled_before_a_store_is_proven(context: TaskContext) -> None:
+    drilled(context)
     limits = (Limit("backup", "tasks", DAY_S), Limit("backup", "notes", DAY_S), Limit("drill", "local", DAY_S))
-    assert read_health_facts(limits, site).standings[2].last_at is None
+    assert read_health_facts(limits, context).standings[2].last_at is None
 
 
-def test_a_flipped_byte_fails_the_drill_and_is_marked(newest: str, site: Site) -> None:
-    flip_byte(site.store.archive_path(newest))
-    report = drilled(site)
+def test_a_flipped_byte_fails_the_drill_and_is_marked(newest: str, context: TaskContext) -> None:
+    flip_byte(context.store.archive_path(newest))
+    report = drilled(context)
     assert (report.outcome, report.exit_code) == ("failed", 1)
     assert newest in str(report.error)
-    assert site.marks.ids() == {newest}
+    assert context.marks.ids() == {newest}
     assert facts(report).proven == ()
-    assert left_over(site) == []
+    assert left_over(context) == []
 
 
-def test_what_is_newer_and_damaged_is_passed_over_with_a_warning(newest: str, site: Site) -> None:
-    older = backdated(site.store.directory, newest, days=0.5)
-    flip_byte(site.store.archive_path(newest))
-    drilled(site)
-    report = drilled(site)
+def test_what_is_newer_and_damaged_is_passed_over_with_a_warning(newest: str, context: TaskContext) -> None:
+    older = backdated(context.store.directory, newest, days=0.5)
+    flip_byte(context.store.archive_path(newest))
+    drilled(context)
+    report = drilled(context)
     assert (report.outcome, report.exit_code, report.generation) == ("degraded", 3, older)
     assert report.warnings == (f"newer at local, but damaged or dated in the future: {newest}",)
 
 
-def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, site: Site) -> None:
-    later = replace(site, clock=lambda: datetime.now(UTC) + timedelta(days=2))
+def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, context: TaskContext) -> None:
+    later = replace(context, clock=lambda: datetime.now(UTC) + timedelta(days=2))
     report = drilled(later)
     assert (report.exit_code, set(report.stages)) == (1, {"connect"})
     assert f"the newest sound copy of tasks at local ({newest}) is 48 h old, more than 24 h" in str(report.error)
@@ -124,16 +124,16 @@ def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, site: Sit
 
 
 def test_a_copy_of_what_has_not_changed_since_is_as_young_as_the_last_look(
-    newest: str, order: BackupOrder, site: Site
+    newest: str, order: BackupRequest, context: TaskContext
 ) -> None:
-    later = replace(site, clock=lambda: datetime.now(UTC) + timedelta(days=2))
+    later = replace(context, clock=lambda: datetime.now(UTC) + timedelta(days=2))
     assert backup(order, later).outcome == "unchanged"
     report = drilled(later)
     assert (report.outcome, report.generation) == ("done", newest)
 
 
-def test_nothing_there_is_a_failure_that_says_what_to_do(site: Site) -> None:
-    report = drilled(site)
+def test_nothing_there_is_a_failure_that_says_what_to_do(context: TaskContext) -> None:
+    report = drilled(context)
     assert report.exit_code == 1
     assert "there is no sound copy of tasks at local" in str(report.error)
     assert "backupd replicate" in str(report.hint)
@@ -144,12 +144,12 @@ def more_rows(manifest: Manifest) -> Manifest:
     return replace(manifest, contents=replace(manifest.contents, tables=tables))
 
 
-def test_rows_that_the_manifest_does_not_speak_of_fail_the_drill(newest: str, site: Site) -> None:
-    rewritten(site.store.directory, newest, more_rows)
-    report = drilled(site)
+def test_rows_that_the_manifest_does_not_speak_of_fail_the_drill(newest: str, context: TaskContext) -> None:
+    rewritten(context.store.directory, newest, more_rows)
+    report = drilled(context)
     assert report.exit_code == 1
     assert "table gone is missing; table account has 1000 rows, not 7" in str(report.error)
-    assert site.marks.ids() == {newest}
+    assert context.marks.ids() == {newest}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_differences_are_told_table_by_table(found: Contents | None, told: str) 
 
 
 @pytest.mark.usefixtures("newest")
-def test_a_lost_connection_is_made_again(site: Site) -> None:
+def test_a_lost_connection_is_made_again(context: TaskContext) -> None:
     tries: list[int] = []
 
     @contextmanager
@@ -179,46 +179,52 @@ def test_a_lost_connection_is_made_again(site: Site) -> None:
         tries.append(1)
         if len(tries) == 1:
             raise ReplicaUnreachable("gone", "it is tried again")
-        yield site.store, local_inventory(site)
+        yield context.store, local_inventory(context)
 
-    report = drill(DrillOrder("tasks", "local", DAY_S, reserve_bytes=0), opened, again(2), site)
+    report = drill(DrillRequest("tasks", "local", DAY_S, reserve_bytes=0), opened, again(2), context)
     assert (report.outcome, len(tries)) == ("done", 2)
 
 
-def test_a_replica_is_drilled_by_its_own_listing_and_left_as_it_is(newest: str, site: Site, tmp_path: Path) -> None:
-    there = MirrorStore("nas", tmp_path / "nas")
+def test_a_replica_is_drilled_by_its_own_listing_and_left_as_it_is(
+    newest: str, context: TaskContext, tmp_path: Path
+) -> None:
+    there = DirectoryReplica("nas", tmp_path / "nas")
     there.prepare()
     for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):
-        (tmp_path / "nas" / f"{newest}{suffix}").write_bytes((site.store.directory / f"{newest}{suffix}").read_bytes())
+        (tmp_path / "nas" / f"{newest}{suffix}").write_bytes(
+            (context.store.directory / f"{newest}{suffix}").read_bytes()
+        )
         (tmp_path / "nas" / f"{newest}{suffix}").chmod(0o600)
-        (site.store.directory / f"{newest}{suffix}").unlink()
+        (context.store.directory / f"{newest}{suffix}").unlink()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")}
-    order = DrillOrder("tasks", "nas", DAY_S, reserve_bytes=0)
-    report = drill(order, lambda: nullcontext((there, take_inventory(there, site.clock()))), lambda do: do(), site)
+    order = DrillRequest("tasks", "nas", DAY_S, reserve_bytes=0)
+    report = drill(
+        order, lambda: nullcontext((there, take_inventory(there, context.clock()))), lambda do: do(), context
+    )
     assert (report.outcome, report.generation) == ("done", newest)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")} == before
     assert complete(tmp_path / "nas") == {newest}
 
 
-def test_too_little_room_is_told_before_anything_is_fetched(newest: str, site: Site) -> None:
-    order = DrillOrder("tasks", "local", DAY_S, reserve_bytes=1 << 60)
-    opened = nullcontext((site.store, local_inventory(site)))
-    report = drill(order, lambda: opened, lambda do: do(), site)
+def test_too_little_room_is_told_before_anything_is_fetched(newest: str, context: TaskContext) -> None:
+    order = DrillRequest("tasks", "local", DAY_S, reserve_bytes=1 << 60)
+    opened = nullcontext((context.store, local_inventory(context)))
+    report = drill(order, lambda: opened, lambda do: do(), context)
     assert (report.exit_code, set(report.stages)) == (1, {"connect"})
     assert f"a drill of {newest} needs" in str(report.error)
 
 
 @pytest.mark.usefixtures("newest")
-def test_a_second_drill_waits_for_the_first_and_then_gives_up(site: Site) -> None:
-    hurried = replace(site, lock_timeout_s=0.1)
-    with site.locked_for("drill"):
+def test_a_second_drill_waits_for_the_first_and_then_gives_up(context: TaskContext) -> None:
+    hurried = replace(context, lock_timeout_s=0.1)
+    with context.task_lock("drill"):
         assert drilled(hurried).exit_code == 75
 
 
 @pytest.mark.usefixtures("newest")
-def test_a_drill_does_not_wait_for_a_backup(site: Site) -> None:
-    with site.locked("backup"):
-        assert drilled(site).outcome == "done"
+def test_a_drill_does_not_wait_for_a_backup(context: TaskContext) -> None:
+    with context.locked("backup"):
+        assert drilled(context).outcome == "done"
 
 
 # --- What the configuration asks for ---

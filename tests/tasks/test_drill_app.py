@@ -14,13 +14,13 @@ import pytest
 from backupd.errors import TargetRefused
 from backupd.sqlite.source import Source
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor.drill import examine_drill
 from backupd.tasks.drill.app_check import why_unwell
 from backupd.tasks.drill.app_database import Place
 from backupd.tasks.drill.command import RESTORED, environment_for
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.options import AppProof, BackupOrder, DrillOrder
+from backupd.tasks.options import AppProof, BackupRequest, DrillRequest
 from support.daemon import free_port, wait_until
 from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell
 from support.faults import processes_below
@@ -29,20 +29,20 @@ from support.sqlite_places import mounted
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> BackupOrder:
+def order(tmp_path: Path) -> BackupRequest:
     """A backup of the sample app's database."""
     database = tmp_path / "data" / "tasks.db"
     database.parent.mkdir()
     sample_database(database)
     database.chmod(0o640)
-    return BackupOrder("tasks", database, reserve_bytes=0)
+    return BackupRequest("tasks", database, reserve_bytes=0)
 
 
 @pytest.fixture
-def drills(order: BackupOrder, site: Site) -> Site:
+def drills(order: BackupRequest, context: TaskContext) -> TaskContext:
     """A site with a generation of the sample app's database."""
-    assert backup(order, site).outcome == "published"
-    return site
+    assert backup(order, context).outcome == "published"
+    return context
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def nothing_stays(place: Path, tmp_path: Path, drills: Site) -> Iterator[None]:
+def nothing_stays(place: Path, tmp_path: Path, drills: TaskContext) -> Iterator[None]:
     """Fails when something is left of a drill: files at the place or in staging, or processes."""
     yield
     assert list(place.parent.iterdir()) == []
@@ -67,7 +67,7 @@ pytestmark = pytest.mark.usefixtures("nothing_stays")
 # --- The command ---
 
 
-def test_a_command_gets_the_restored_copy_and_may_write_to_it(drills: Site, order: BackupOrder) -> None:
+def test_a_command_gets_the_restored_copy_and_may_write_to_it(drills: TaskContext, order: BackupRequest) -> None:
     archives = {path: path.read_bytes() for path in drills.store.directory.glob("tasks-*")}
     before = order.path.read_bytes()
     program = (
@@ -84,7 +84,9 @@ def test_a_command_gets_the_restored_copy_and_may_write_to_it(drills: Site, orde
     assert order.path.read_bytes() == before
 
 
-def test_what_is_backupds_own_is_not_in_the_commands_environment(drills: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_backupds_own_is_not_in_the_commands_environment(
+    drills: TaskContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BACKUPD_HTTP__TOKEN", "hunter2")
     monkeypatch.setenv("KEY_OF_THE_REPLICA", "hunter2")
     monkeypatch.setenv("THE_APPS_OWN", "kept")
@@ -105,7 +107,7 @@ def test_what_is_backupds_own_is_not_in_the_commands_environment(drills: Site, m
     ],
 )
 def test_a_command_that_fails_fails_the_drill_with_what_it_said_last(
-    drills: Site, command: tuple[str, ...], told: str
+    drills: TaskContext, command: tuple[str, ...], told: str
 ) -> None:
     report = drilled(drills, command=command)
     assert (report.outcome, report.exit_code) == ("failed", 1)
@@ -114,14 +116,14 @@ def test_a_command_that_fails_fails_the_drill_with_what_it_said_last(
     assert "command" not in facts(report).proven
 
 
-def test_a_command_that_hangs_is_killed_with_all_that_it_started(drills: Site) -> None:
+def test_a_command_that_hangs_is_killed_with_all_that_it_started(drills: TaskContext) -> None:
     report = drilled(drills, command=shell("echo begun; sleep 3600 & sleep 3600"), timeout_s=2.0)
     assert report.exit_code == 1
     assert "the command sh did not end within" in str(report.error)
     assert facts(report).output == "begun\n"
 
 
-def test_of_a_command_that_says_much_the_end_is_kept(drills: Site) -> None:
+def test_of_a_command_that_says_much_the_end_is_kept(drills: TaskContext) -> None:
     report = drilled(drills, command=python("print('x' * 5_000_000); print('the end')"))
     assert report.outcome == "done"
     assert facts(report).output.endswith("x\nthe end\n")
@@ -141,20 +143,20 @@ def test_of_a_command_that_says_much_the_end_is_kept(drills: Site) -> None:
         ({"query": "DELETE FROM tasks", "answer": "1"}, "attempt to write a readonly database"),
     ],
 )
-def test_migrations_that_did_not_apply_fail_the_drill(drills: Site, asked: dict[str, object], told: str) -> None:
+def test_migrations_that_did_not_apply_fail_the_drill(drills: TaskContext, asked: dict[str, object], told: str) -> None:
     report = drilled(drills, **asked)
     assert (report.outcome, report.exit_code) == ("failed", 1)
     assert told in str(report.error)
 
 
 @pytest.mark.cover_processes
-def test_migrations_that_applied_are_proven(drills: Site) -> None:
+def test_migrations_that_applied_are_proven(drills: TaskContext) -> None:
     report = drilled(drills, user_version=1, query="SELECT x'ff', 1", answer="ff")
     assert facts(report).proven[-1] == "migrations"
 
 
 @pytest.mark.cover_processes
-def test_a_query_that_never_ends_is_given_up(drills: Site) -> None:
+def test_a_query_that_never_ends_is_given_up(drills: TaskContext) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
     report = drilled(drills, query=endless, answer="1", timeout_s=1.0)
     assert "the query on the restored copy took longer than 1 s" in str(report.error)
@@ -163,7 +165,7 @@ def test_a_query_that_never_ends_is_given_up(drills: Site) -> None:
 # --- The place, and the app's health ---
 
 
-def test_a_second_instance_is_proven_on_the_placed_copy(drills: Site, place: Path) -> None:
+def test_a_second_instance_is_proven_on_the_placed_copy(drills: TaskContext, place: Path) -> None:
     with second_instance(place) as url:
         report = drilled(drills, place_at=place, health_url=url, user_version=1)
         assert report.outcome == "done", report.error
@@ -173,7 +175,7 @@ def test_a_second_instance_is_proven_on_the_placed_copy(drills: Site, place: Pat
         assert again.outcome == "done", again.error
 
 
-def test_health_that_says_no_fails_the_drill_with_its_words(drills: Site, place: Path) -> None:
+def test_health_that_says_no_fails_the_drill_with_its_words(drills: TaskContext, place: Path) -> None:
     wrong = python(
         f"import sqlite3; c = sqlite3.connect({str(place)!r}); c.execute('UPDATE ledger SET amount = 5'); c.commit()"
     )
@@ -183,14 +185,16 @@ def test_health_that_says_no_fails_the_drill_with_its_words(drills: Site, place:
     assert 'did not answer 200 within 3 s: it answered 503: {"tasks": 1, "balance": 10' in str(report.error)
 
 
-def test_an_app_that_is_well_before_it_has_the_copy_proves_nothing(drills: Site, place: Path, tmp_path: Path) -> None:
+def test_an_app_that_is_well_before_it_has_the_copy_proves_nothing(
+    drills: TaskContext, place: Path, tmp_path: Path
+) -> None:
     live = tmp_path / "live.db"
     sample_database(live)
     live.with_name(".live.db.backupd-drill").touch()  # that is what the instance looks at
     with second_instance(live) as url:
         wait_until(lambda: not why_unwell(url), "the live app")
         report = drilled(drills, place_at=place, health_url=url, timeout_s=1.0)
-        (finding,) = examine_drill(DrillOrder("tasks", "local", 1, app=AppProof(1, health_url=url)))
+        (finding,) = examine_drill(DrillRequest("tasks", "local", 1, app=AppProof(1, health_url=url)))
     assert "answers 200 though the restored copy is not in place yet" in str(report.error)
     assert (finding.ok, "answers 200 already" in finding.detail) == (False, True)
 
@@ -208,7 +212,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 """
 
 
-def test_an_app_that_is_started_by_the_command_lives_until_the_end_and_no_longer(drills: Site) -> None:
+def test_an_app_that_is_started_by_the_command_lives_until_the_end_and_no_longer(drills: TaskContext) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     start = (*shell('"$0" -c "$1" "$2" > /dev/null 2>&1 &'), sys.executable, SERVE, str(port))
@@ -228,7 +232,7 @@ print(place, oct(stat.S_IMODE(state.st_mode)), state.st_nlink, state.st_uid, sor
 
 
 def test_the_copy_lies_at_the_place_with_the_owner_and_mode_of_the_source_and_no_stale_side_file(
-    drills: Site, place: Path
+    drills: TaskContext, place: Path
 ) -> None:
     for suffix in ("-wal", "-shm", "-journal"):
         place.with_name(f"tasks.db{suffix}").write_text("of another database")
@@ -237,13 +241,13 @@ def test_the_copy_lies_at_the_place_with_the_owner_and_mode_of_the_source_and_no
     assert facts(report).output.strip() == f"{place} 0o640 1 {os.geteuid()} {there}"
 
 
-def test_a_place_on_another_file_system_needs_room_of_its_own(drills: Site) -> None:
+def test_a_place_on_another_file_system_needs_room_of_its_own(drills: TaskContext) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         place = Path(name) / "tasks.db"
         report = drilled(drills, place_at=place, command=("test", "-f", str(place)))
         assert (report.outcome, list(Path(name).iterdir())) == ("done", []), report.error
         app = AppProof(1, place_at=place)
-        greedy = DrillOrder("tasks", "local", DAY_S, reserve_bytes=1 << 60, app=app)
+        greedy = DrillRequest("tasks", "local", DAY_S, reserve_bytes=1 << 60, app=app)
         inventory = local_inventory(drills)
         refused = drill(greedy, lambda: nullcontext((drills.store, inventory)), lambda do: do(), drills)
         assert f"at {name}, where" in str(refused.error)
@@ -251,7 +255,7 @@ def test_a_place_on_another_file_system_needs_room_of_its_own(drills: Site) -> N
 
 @pytest.mark.cover_processes
 @pytest.mark.root
-def test_root_gives_the_placed_copy_to_the_owner_of_the_source_and_asks_it_as_that_user(drills: Site) -> None:
+def test_root_gives_the_placed_copy_to_the_owner_of_the_source_and_asks_it_as_that_user(drills: TaskContext) -> None:
     (stored,) = drills.store.list()
     theirs = {"uid": 12345, "gid": 12346}
     rewritten(drills.store.directory, stored.id, lambda m: replace(m, origin=replace(m.origin, **theirs)))
@@ -265,7 +269,7 @@ def test_root_gives_the_placed_copy_to_the_owner_of_the_source_and_asks_it_as_th
 
 @pytest.mark.parametrize("what", ["file", "link", "directory", "no directory", "source", "mounted source", "hard link"])
 def test_a_place_that_is_not_free_is_refused_and_untouched(
-    drills: Site, order: BackupOrder, place: Path, tmp_path: Path, what: str
+    drills: TaskContext, order: BackupRequest, place: Path, tmp_path: Path, what: str
 ) -> None:
     other = tmp_path / "other.db"
     asked = {"place_at": place, "databases": (order.path,)}
@@ -290,12 +294,12 @@ def test_a_place_that_is_not_free_is_refused_and_untouched(
     assert (report.outcome, report.exit_code, report.stages) == ("failed", 1, {})
     after = sorted((path, path.lstat().st_ino) for path in tmp_path.rglob("*") if ".backupd" not in path.parts)
     assert after == before
-    (finding,) = examine_drill(DrillOrder("tasks", "local", 1, app=AppProof(1, **asked)))
+    (finding,) = examine_drill(DrillRequest("tasks", "local", 1, app=AppProof(1, **asked)))
     assert not finding.ok
     place.rmdir() if what == "directory" else place.unlink(missing_ok=True)
 
 
-def test_what_takes_the_place_of_the_copy_in_the_middle_stays_and_is_told(drills: Site, place: Path) -> None:
+def test_what_takes_the_place_of_the_copy_in_the_middle_stays_and_is_told(drills: TaskContext, place: Path) -> None:
     report = drilled(drills, place_at=place, command=(*shell('echo mine > "$0.new"; mv "$0.new" "$0"'), str(place)))
     assert (report.outcome, report.exit_code) == ("degraded", 3)
     assert "another file than the drill had put there" in report.warnings[0]
@@ -304,7 +308,7 @@ def test_what_takes_the_place_of_the_copy_in_the_middle_stays_and_is_told(drills
     place.unlink()
 
 
-def test_what_a_killed_drill_left_at_the_place_is_taken_away_by_the_next(drills: Site, place: Path) -> None:
+def test_what_a_killed_drill_left_at_the_place_is_taken_away_by_the_next(drills: TaskContext, place: Path) -> None:
     sample_database(place)
     place.with_name("tasks.db-wal").write_text("its WAL")
     place.with_name(".tasks.db.backupd-drill.part").write_text("half")
@@ -315,7 +319,7 @@ def test_what_a_killed_drill_left_at_the_place_is_taken_away_by_the_next(drills:
 
 
 @pytest.mark.parametrize("mark", ["", "[1", "{}", '"x"'])
-def test_a_mark_that_is_cut_off_lets_nothing_be_taken_away(drills: Site, place: Path, mark: str) -> None:
+def test_a_mark_that_is_cut_off_lets_nothing_be_taken_away(drills: TaskContext, place: Path, mark: str) -> None:
     place.write_bytes(b"somebody's data")
     place.with_name(".tasks.db.backupd-drill").write_text(mark)
     assert drilled(drills, place_at=place).exit_code == 1
@@ -323,7 +327,7 @@ def test_a_mark_that_is_cut_off_lets_nothing_be_taken_away(drills: Site, place: 
     place.unlink()
 
 
-def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupOrder, place: Path) -> None:
+def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupRequest, place: Path) -> None:
     held, origin = Place(place, ()), Source.inspect(order.path).facts
     held.prepare()
     place.write_bytes(b"just appeared")
@@ -339,21 +343,21 @@ def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupOrd
 def test_the_doctor_tries_place_command_and_url(place: Path) -> None:
     def look(**asked: object) -> list[bool]:
         app = AppProof(timeout_s=1, **asked)  # type: ignore[arg-type] - the test says what
-        return [finding.ok for finding in examine_drill(DrillOrder("tasks", "local", 1, app=app))]
+        return [finding.ok for finding in examine_drill(DrillRequest("tasks", "local", 1, app=app))]
 
     well = {"place_at": place, "command": ("sh",), "health_url": "http://127.0.0.1:1/health"}
     assert look(**well) == [True, True, True]
     assert look(command=("/no/such/program",)) == [False]
-    assert list(examine_drill(DrillOrder("tasks", "local", 1))) == []
+    assert list(examine_drill(DrillRequest("tasks", "local", 1))) == []
 
 
 @pytest.mark.root
 def test_a_place_that_is_mounted_without_its_directory_is_refused_by_doctor_and_drill(
-    place: Path, tmp_path: Path, drills: Site
+    place: Path, tmp_path: Path, drills: TaskContext
 ) -> None:
     (tmp_path / "instance.db").touch()
     with mounted(tmp_path / "instance.db", place):
-        order = DrillOrder("tasks", "local", DAY_S, app=AppProof(5, place_at=place))
+        order = DrillRequest("tasks", "local", DAY_S, app=AppProof(5, place_at=place))
         (found,) = examine_drill(order)
         report = drilled(drills, place_at=place)
         assert not found.ok

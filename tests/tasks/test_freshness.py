@@ -7,54 +7,54 @@ from backupd.bootstrap.tasks import limits, planned_tasks
 from backupd.config import load_config
 from backupd.health import Health, Limit
 from backupd.tasks.backup import backup
-from backupd.tasks.check_results import remember_check
-from backupd.tasks.context import Site
+from backupd.tasks.check_results import record_verification
+from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.options import BackupRequest
 from support.generations import backdated
 
 DAY_S = 86400.0
 LIMITS = (Limit("backup", "tasks", DAY_S),)
 
 
-def health(site: Site, now: datetime | None = None) -> Health:
-    return Health.of(read_health_facts(LIMITS, site), now or site.clock())
+def health(context: TaskContext, now: datetime | None = None) -> Health:
+    return Health.of(read_health_facts(LIMITS, context), now or context.clock())
 
 
-def test_a_night_without_a_change_is_as_good_a_proof_as_a_new_copy(order: BackupOrder, site: Site) -> None:
-    backup(order, site)
-    tomorrow = replace(site, clock=lambda: datetime.now(UTC) + timedelta(days=1.5))
+def test_a_night_without_a_change_is_as_good_a_proof_as_a_new_copy(order: BackupRequest, context: TaskContext) -> None:
+    backup(order, context)
+    tomorrow = replace(context, clock=lambda: datetime.now(UTC) + timedelta(days=1.5))
     assert not health(tomorrow).healthy
     assert backup(order, tomorrow).outcome == "unchanged"
     assert health(tomorrow).healthy
 
 
-def test_without_a_catalog_the_generations_speak(order: BackupOrder, site: Site) -> None:
-    backup(order, site)
-    site.catalog_path.unlink()
-    assert health(site).healthy
-    assert not site.catalog_path.exists()
+def test_without_a_catalog_the_generations_speak(order: BackupRequest, context: TaskContext) -> None:
+    backup(order, context)
+    context.catalog_path.unlink()
+    assert health(context).healthy
+    assert not context.catalog_path.exists()
 
 
-def test_what_a_check_found_damaged_proves_nothing_any_more(order: BackupOrder, site: Site) -> None:
-    newest = backup(order, site).generation
+def test_what_a_check_found_damaged_proves_nothing_any_more(order: BackupRequest, context: TaskContext) -> None:
+    newest = backup(order, context).generation
     assert newest is not None
-    backdated(site.store.directory, newest, days=2)
-    remember_check(newest, site, sound=False, detail="rot")
-    assert health(site).reasons == ("the last verified backup of tasks is 48 h old, more than 24 h",)
+    backdated(context.store.directory, newest, days=2)
+    record_verification(newest, context, sound=False, detail="rot")
+    assert health(context).reasons == ("the last verified backup of tasks is 48 h old, more than 24 h",)
 
 
-def test_generations_that_somebody_deleted_are_missed(order: BackupOrder, site: Site) -> None:
-    newest = backup(order, site).generation
+def test_generations_that_somebody_deleted_are_missed(order: BackupRequest, context: TaskContext) -> None:
+    newest = backup(order, context).generation
     assert newest is not None
-    site.store.archive_path(newest).unlink()
-    assert health(site).reasons == ("there is no verified backup of tasks yet",)
+    context.store.archive_path(newest).unlink()
+    assert health(context).reasons == ("there is no verified backup of tasks yet",)
 
 
-def test_a_store_that_cannot_be_read_is_named_and_never_well(site: Site) -> None:
-    marks = site.store.hidden / "damaged"
+def test_a_store_that_cannot_be_read_is_named_and_never_well(context: TaskContext) -> None:
+    marks = context.store.hidden / "damaged"
     marks.write_text("a file where a directory should be")
-    reasons = health(site).reasons
+    reasons = health(context).reasons
     assert "the directory of the backups cannot be read" in reasons
 
 

@@ -5,23 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import take_inventory
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_garbage_collector_is_left_as_it_was_even_by_an_inventory_that_fails(
-    site: Site, backups: Path, enabled: bool
+    context: TaskContext, backups: Path, enabled: bool
 ) -> None:
     before = gc.isenabled()
     try:
         (gc.enable if enabled else gc.disable)()
-        take_inventory(site.store, site.clock())
+        take_inventory(context.store, context.clock())
         assert gc.isenabled() == enabled
         backups.rename(backups.with_name("away"))
         backups.touch()
         with pytest.raises(NotADirectoryError):
-            take_inventory(site.store, site.clock())
+            take_inventory(context.store, context.clock())
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if before else gc.disable)()

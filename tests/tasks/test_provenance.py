@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from backupd.model import RetentionPolicy, RunReport
-from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor.local import examine
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.options import BackupOrder, DrillOrder, Expiry
+from backupd.tasks.options import BackupRequest, DrillRequest, Expiry
 from backupd.tasks.prune import prune
-from backupd.tasks.replicate import ReplicaOrder, replicate
+from backupd.tasks.replicate import ReplicationRequest, replicate
 from support.bank import make_bank, spend
 
 TWO = Expiry(RetentionPolicy(last=2, daily=0, weekly=0, within=timedelta(0)))
@@ -31,7 +31,7 @@ class Clock:
 
 
 @pytest.fixture
-def takes(site: Site, tmp_path: Path) -> Callable[..., RunReport]:
+def takes(context: TaskContext, tmp_path: Path) -> Callable[..., RunReport]:
     """Takes the next night's backup, of one database or another, under the same name."""
     clock = Clock()
 
@@ -43,14 +43,14 @@ def takes(site: Site, tmp_path: Path) -> Callable[..., RunReport]:
         else:
             path.parent.mkdir()
             make_bank(path, rows=100 + ord(name))
-        nightly = replace(site, clock=clock)
-        return backup(BackupOrder("db", path, reserve_bytes=0, expiry=expiry), nightly)
+        nightly = replace(context, clock=clock)
+        return backup(BackupRequest("db", path, reserve_bytes=0, expiry=expiry), nightly)
 
     return take
 
 
 def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
-    takes: Callable[..., RunReport], site: Site, tmp_path: Path
+    takes: Callable[..., RunReport], context: TaskContext, tmp_path: Path
 ) -> None:
     first, moved = takes("a"), takes("b")
     assert (first.warnings, moved.warnings) == ((), ()), "it may have been moved"
@@ -59,23 +59,25 @@ def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
         assert (report.outcome, report.exit_code) == ("degraded", 3)
         assert all(part in report.warnings[0] for part in (str(tmp_path / "a"), str(tmp_path / "b"), "backups_dir"))
     kept = [report.generation for report in later]
-    assert [stored.id for stored in site.store.list()] == kept
-    to_nas = ReplicaOrder("nas", TWO, ("db",))
-    replicate(to_nas, lambda: nullcontext(MirrorStore("nas", tmp_path / "nas")), lambda do: do(), site)
-    assert [stored.id for stored in MirrorStore("nas", tmp_path / "nas").list()] == kept
-    order = DrillOrder("db", "local", 1e9, 1, 0, path=tmp_path / "a" / "db.sqlite3")
-    drilled = drill(order, lambda: nullcontext((site.store, local_inventory(site))), lambda do: do(), site)
+    assert [stored.id for stored in context.store.list()] == kept
+    to_nas = ReplicationRequest("nas", TWO, ("db",))
+    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), lambda do: do(), context)
+    assert [stored.id for stored in DirectoryReplica("nas", tmp_path / "nas").list()] == kept
+    order = DrillRequest("db", "local", 1e9, 1, 0, path=tmp_path / "a" / "db.sqlite3")
+    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), lambda do: do(), context)
     assert (drilled.outcome, f"of which {kept[2]} is the newest" in str(drilled.error)) == ("failed", True)
-    found = [finding for finding in examine((BackupOrder("db", order.path),), site) if not finding.ok]
+    found = [finding for finding in examine((BackupRequest("db", order.path),), context) if not finding.ok]
     assert [finding.check for finding in found] == ["backups of db"]
 
 
-def test_a_database_that_was_moved_goes_on_as_one(takes: Callable[..., RunReport], site: Site, tmp_path: Path) -> None:
+def test_a_database_that_was_moved_goes_on_as_one(
+    takes: Callable[..., RunReport], context: TaskContext, tmp_path: Path
+) -> None:
     takes("a")
     last = [takes("b", TWO) for _ in range(3)]
     assert (last[-1].outcome, last[-1].warnings) == ("published", ())
-    assert [stored.id for stored in site.store.list()] == [report.generation for report in last[1:]]
-    order = DrillOrder("db", "local", 1e9, 1, 0, path=tmp_path / "c" / "db.sqlite3")
-    drilled = drill(order, lambda: nullcontext((site.store, local_inventory(site))), lambda do: do(), site)
+    assert [stored.id for stored in context.store.list()] == [report.generation for report in last[1:]]
+    order = DrillRequest("db", "local", 1e9, 1, 0, path=tmp_path / "c" / "db.sqlite3")
+    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), lambda do: do(), context)
     assert drilled.outcome == "done", "restored elsewhere after a disaster"
-    assert prune("db", TWO, site)[0].removed == ()
+    assert prune("db", TWO, context)[0].removed == ()

@@ -9,8 +9,8 @@ import pytest
 
 from backupd.model import RetentionPolicy
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site, local_inventory
-from backupd.tasks.options import BackupOrder, Expiry, ShrinkGuard
+from backupd.tasks.context import TaskContext, local_inventory
+from backupd.tasks.options import BackupRequest, Expiry, ShrinkGuard
 from backupd.tasks.prune import prune, unfreeze
 from support.command import log_lines
 
@@ -49,89 +49,95 @@ def damage(database: Path) -> None:
         stream.write(b"\x55" * 64)
 
 
-def ids(site: Site) -> list[str]:
-    return [g.id for g in local_inventory(site).generations]
+def ids(context: TaskContext) -> list[str]:
+    return [g.id for g in local_inventory(context).generations]
 
 
 @pytest.fixture
-def one_kept(order: BackupOrder) -> BackupOrder:
+def one_kept(order: BackupRequest) -> BackupRequest:
     return replace(order, expiry=ONE)
 
 
-def test_a_corrupt_copy_is_put_aside_fails_the_run_and_freezes_rotation(one_kept: BackupOrder, site: Site) -> None:
-    good = backup(one_kept, site)
+def test_a_corrupt_copy_is_put_aside_fails_the_run_and_freezes_rotation(
+    one_kept: BackupRequest, context: TaskContext
+) -> None:
+    good = backup(one_kept, context)
     damage(one_kept.path)
-    report = backup(one_kept, site)
+    report = backup(one_kept, context)
     assert (report.outcome, report.exit_code, report.generation) == ("failed", 1, None)
     assert report.error is not None
     assert f"the last good generation is {good.generation}" in report.error
-    assert ids(site) == [good.generation]
-    (copy,) = (site.store.hidden / "quarantine" / "tasks").glob("*/snapshot.sqlite3")
+    assert ids(context) == [good.generation]
+    (copy,) = (context.store.hidden / "quarantine" / "tasks").glob("*/snapshot.sqlite3")
     assert (
         "account_owner" in (copy.parent / "findings.txt").read_text()
         or "Tree" in (copy.parent / "findings.txt").read_text()
     )
-    hold = site.holds.get("tasks")
+    hold = context.holds.get("tasks")
     assert hold is not None
     assert (hold.kind, hold.reference) == ("corrupt", good.generation)
 
 
-def test_a_copy_that_came_out_corrupt_is_made_once_more_before_it_is_believed(order: BackupOrder, site: Site) -> None:
+def test_a_copy_that_came_out_corrupt_is_made_once_more_before_it_is_believed(
+    order: BackupRequest, context: TaskContext
+) -> None:
     damage(order.path)
-    backup(order, site)
-    events = [line["event.action"] for line in log_lines(site.store.directory)]
+    backup(order, context)
+    events = [line["event.action"] for line in log_lines(context.store.directory)]
     assert events.count("snapshot.retried") == 1
     assert events.index("snapshot.retried") < events.index("snapshot.quarantined")
 
 
-def test_while_frozen_nothing_is_pruned_until_a_sound_backup_was_made(one_kept: BackupOrder, site: Site) -> None:
+def test_while_frozen_nothing_is_pruned_until_a_sound_backup_was_made(
+    one_kept: BackupRequest, context: TaskContext
+) -> None:
     sound = one_kept.path.read_bytes()
-    first = backup(replace(one_kept, expiry=Expiry()), site)
+    first = backup(replace(one_kept, expiry=Expiry()), context)
     touch(one_kept.path)
-    second = backup(replace(one_kept, expiry=Expiry(RetentionPolicy(last=5))), site)
+    second = backup(replace(one_kept, expiry=Expiry(RetentionPolicy(last=5))), context)
     damage(one_kept.path)
-    backup(one_kept, site)
-    assert prune("tasks", ONE, site)[0].removed == ()
-    assert ids(site) == [second.generation, first.generation]
+    backup(one_kept, context)
+    assert prune("tasks", ONE, context)[0].removed == ()
+    assert ids(context) == [second.generation, first.generation]
     one_kept.path.write_bytes(sound)
     touch(one_kept.path)
     touch(one_kept.path)
-    healed = backup(one_kept, site)
+    healed = backup(one_kept, context)
     assert healed.outcome == "published"
-    assert site.holds.get("tasks") is None
-    assert ids(site) == [healed.generation]
+    assert context.holds.get("tasks") is None
+    assert ids(context) == [healed.generation]
 
 
-def test_a_source_too_damaged_to_be_copied_freezes_rotation_too(one_kept: BackupOrder, site: Site) -> None:
-    backup(one_kept, site)
+def test_a_source_too_damaged_to_be_copied_freezes_rotation_too(one_kept: BackupRequest, context: TaskContext) -> None:
+    backup(one_kept, context)
     with one_kept.path.open("r+b") as stream:
         stream.truncate(5000)
-    report = backup(one_kept, site)
+    report = backup(one_kept, context)
     assert report.outcome == "failed"
-    hold = site.holds.get("tasks")
+    hold = context.holds.get("tasks")
     assert hold is not None
     assert hold.kind == "corrupt"
 
 
-def test_a_database_that_lost_all_its_tables_is_no_backup(one_kept: BackupOrder, site: Site) -> None:
-    good = backup(one_kept, site)
+def test_a_database_that_lost_all_its_tables_is_no_backup(one_kept: BackupRequest, context: TaskContext) -> None:
+    good = backup(one_kept, context)
     change(one_kept.path, "DROP TABLE account", "DROP TABLE ledger")
-    report = backup(one_kept, site)
+    report = backup(one_kept, context)
     assert report.outcome == "failed"
     assert report.error is not None
     assert "no tables are left" in report.error
-    assert ids(site) == [good.generation]
-    assert backup(replace(one_kept, allow_empty=True), site).outcome == "degraded"
+    assert ids(context) == [good.generation]
+    assert backup(replace(one_kept, allow_empty=True), context).outcome == "degraded"
 
 
-def test_an_empty_file_in_place_of_the_database_removes_nothing(one_kept: BackupOrder, site: Site) -> None:
-    good = backup(one_kept, site)
+def test_an_empty_file_in_place_of_the_database_removes_nothing(one_kept: BackupRequest, context: TaskContext) -> None:
+    good = backup(one_kept, context)
     one_kept.path.write_bytes(b"")
-    report = backup(one_kept, site)
+    report = backup(one_kept, context)
     assert report.outcome == "failed"
     assert report.error is not None
     assert "is empty" in report.error
-    assert ids(site) == [good.generation]
+    assert ids(context) == [good.generation]
 
 
 @pytest.mark.parametrize(
@@ -144,76 +150,78 @@ def test_an_empty_file_in_place_of_the_database_removes_nothing(one_kept: Backup
     ],
 )
 def test_a_shrunken_source_is_published_but_degraded_and_holds_pruning(
-    one_kept: BackupOrder, site: Site, loss: str, said: str
+    one_kept: BackupRequest, context: TaskContext, loss: str, said: str
 ) -> None:
     change(one_kept.path, *NOTES, "INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
-    before = backup(one_kept, site)
+    before = backup(one_kept, context)
     change(one_kept.path, loss)
-    report = backup(one_kept, site)
+    report = backup(one_kept, context)
     assert (report.outcome, report.exit_code, report.removed) == ("degraded", 3, ())
     assert said in report.warnings[0]
-    assert ids(site) == [report.generation, before.generation]
+    assert ids(context) == [report.generation, before.generation]
 
 
-def test_a_shrunken_file_is_noticed_by_its_size(one_kept: BackupOrder, site: Site) -> None:
+def test_a_shrunken_file_is_noticed_by_its_size(one_kept: BackupRequest, context: TaskContext) -> None:
     change(one_kept.path, "CREATE TABLE attachment AS SELECT randomblob(900000) AS content")
-    backup(one_kept, site)
+    backup(one_kept, context)
     change(one_kept.path, "UPDATE attachment SET content = NULL")
     connection = sqlite3.connect(one_kept.path, isolation_level=None)
     connection.execute("VACUUM")
     connection.close()
-    report = backup(one_kept, site)
+    report = backup(one_kept, context)
     assert "the database went from" in report.warnings[0]
 
 
 def test_a_loss_stays_an_alarm_on_the_days_after_until_an_operator_accepts_it(
-    one_kept: BackupOrder, site: Site
+    one_kept: BackupRequest, context: TaskContext
 ) -> None:
-    before = backup(one_kept, site)
+    before = backup(one_kept, context)
     change(one_kept.path, "DELETE FROM account WHERE id > 400")
-    backup(one_kept, site)
+    backup(one_kept, context)
     touch(one_kept.path)
-    next_day = backup(one_kept, site)
+    next_day = backup(one_kept, context)
     assert next_day.outcome == "degraded"
-    assert before.generation in ids(site)
-    assert unfreeze("tasks", site)
-    assert not unfreeze("tasks", site)
+    assert before.generation in ids(context)
+    assert unfreeze("tasks", context)
+    assert not unfreeze("tasks", context)
     touch(one_kept.path)
-    accepted = backup(one_kept, site)
+    accepted = backup(one_kept, context)
     assert accepted.outcome == "published"
-    assert ids(site) == [accepted.generation]
+    assert ids(context) == [accepted.generation]
 
 
-def test_a_source_that_has_grown_back_thaws_by_itself(one_kept: BackupOrder, site: Site) -> None:
-    backup(one_kept, site)
+def test_a_source_that_has_grown_back_thaws_by_itself(one_kept: BackupRequest, context: TaskContext) -> None:
+    backup(one_kept, context)
     change(
         one_kept.path,
         "CREATE TABLE aside AS SELECT * FROM account WHERE id > 400",
         "DELETE FROM account WHERE id > 400",
     )
-    assert backup(one_kept, site).outcome == "degraded"
+    assert backup(one_kept, context).outcome == "degraded"
     change(one_kept.path, "INSERT INTO account SELECT * FROM aside")
-    healed = backup(one_kept, site)
+    healed = backup(one_kept, context)
     assert healed.outcome == "published"
-    assert site.holds.get("tasks") is None
+    assert context.holds.get("tasks") is None
 
 
-def test_the_guard_can_be_turned_off_and_small_tables_do_not_alarm(one_kept: BackupOrder, site: Site) -> None:
+def test_the_guard_can_be_turned_off_and_small_tables_do_not_alarm(
+    one_kept: BackupRequest, context: TaskContext
+) -> None:
     change(one_kept.path, "CREATE TABLE note AS SELECT id FROM account LIMIT 50")
-    backup(one_kept, site)
+    backup(one_kept, context)
     change(one_kept.path, "DELETE FROM note")
-    assert backup(one_kept, site).outcome == "published"
+    assert backup(one_kept, context).outcome == "published"
     change(one_kept.path, "DELETE FROM account")
-    assert backup(replace(one_kept, guard=ShrinkGuard(enabled=False)), site).outcome == "published"
+    assert backup(replace(one_kept, guard=ShrinkGuard(enabled=False)), context).outcome == "published"
 
 
 def test_what_holds_nothing_may_go_and_what_is_renamed_or_tidied_is_still_there(
-    one_kept: BackupOrder, site: Site
+    one_kept: BackupRequest, context: TaskContext
 ) -> None:
     change(one_kept.path, *NOTES, "CREATE TABLE draft(body)")
     for _ in range(20):  # each transaction adds a segment to the index
         change(one_kept.path, "UPDATE note SET body = body || ' more'")
-    backup(one_kept, site)
+    backup(one_kept, context)
     change(
         one_kept.path,
         "DROP TABLE draft",
@@ -221,13 +229,15 @@ def test_what_holds_nothing_may_go_and_what_is_renamed_or_tidied_is_still_there(
         "INSERT INTO note(note) VALUES ('optimize')",
         "ALTER TABLE note RENAME TO page",
     )
-    report = backup(one_kept, site)
+    report = backup(one_kept, context)
     assert (report.outcome, report.warnings) == ("published", ())
 
 
-def test_generations_from_a_clock_that_ran_ahead_do_not_push_out_today(one_kept: BackupOrder, site: Site) -> None:
-    ahead = replace(site, clock=lambda: datetime(2031, 1, 1, tzinfo=UTC))
+def test_generations_from_a_clock_that_ran_ahead_do_not_push_out_today(
+    one_kept: BackupRequest, context: TaskContext
+) -> None:
+    ahead = replace(context, clock=lambda: datetime(2031, 1, 1, tzinfo=UTC))
     future = backup(one_kept, ahead)
     touch(one_kept.path)
-    today = backup(one_kept, site)
-    assert sorted(ids(site)) == sorted([future.generation, today.generation])
+    today = backup(one_kept, context)
+    assert sorted(ids(context)) == sorted([future.generation, today.generation])

@@ -15,18 +15,18 @@ from backupd.errors import HostKeyRefused, LoginFailed
 from backupd.log import open_log
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
 from backupd.stores.contract import Replica
-from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.stores.sftp.connection import CHANNELS
 from backupd.stores.sftp.protocol import IN_FLIGHT_BYTES
 from backupd.stores.sftp.upload import RemoteHash
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest, Expiry
 from backupd.tasks.replicate import Connect
 from support.daemon import wait_until
 from support.generations import backdated, flip_byte
-from support.network_faults import DOWN, Weather, running_wire
+from support.network_faults import DOWN, NetworkFaults, running_wire
 from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
 from support.sshd import Sshd
 
@@ -38,23 +38,23 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def taken(order: BackupOrder, site: Site) -> list[str]:
+def taken(order: BackupRequest, context: TaskContext) -> list[str]:
     """The ids of three generations, newest first."""
-    key = backup(order, site).generation
+    key = backup(order, context).generation
     assert key is not None
-    return [key, *(backdated(site.store.directory, key, days=days) for days in (1, 2))]
+    return [key, *(backdated(context.store.directory, key, days=days) for days in (1, 2))]
 
 
 @contextmanager
 def mirror(files: Path) -> Iterator[Replica]:
-    yield MirrorStore("there", files)
+    yield DirectoryReplica("there", files)
 
 
 @pytest.fixture(params=["sftp", "directory"])
-def connect(request: pytest.FixtureRequest, files: Path, site: Site) -> Connect:
+def connect(request: pytest.FixtureRequest, files: Path, context: TaskContext) -> Connect:
     """What connects to a replica of each kind."""
     if request.param == "sftp":
-        return over_sftp(request.getfixturevalue("sshd"), files, site)
+        return over_sftp(request.getfixturevalue("sshd"), files, context)
 
     def to_directory() -> AbstractContextManager[Replica]:
         return mirror(files)
@@ -63,76 +63,78 @@ def connect(request: pytest.FixtureRequest, files: Path, site: Site) -> Connect:
 
 
 @contextmanager
-def other_site(tmp_path: Path, database: Path, source: str = "tasks") -> Iterator[Site]:
+def other_site(tmp_path: Path, database: Path, source: str = "tasks") -> Iterator[TaskContext]:
     """Lend the local store of another machine, with one generation."""
     store = DirectoryStore("local", tmp_path / "elsewhere")
     store.prepare()
     log = open_log(store.directory / "backup.log")
-    site = Site(store, log, lock_timeout_s=5)
-    assert backup(BackupOrder(source, database, reserve_bytes=0), site).outcome == "published"
-    yield site
+    context = TaskContext(store, log, lock_timeout_s=5)
+    assert backup(BackupRequest(source, database, reserve_bytes=0), context).outcome == "published"
+    yield context
     log.close()
 
 
 def test_what_is_sent_is_complete_private_and_checked_by_sha256sum(
-    connect: Connect, site: Site, files: Path, taken: list[str]
+    connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
-    report = sent_to(connect, site)
+    report = sent_to(connect, context)
     assert (report.outcome, report.sent, report.kept) == ("done", tuple(taken), 3)
-    assert report.sent_bytes == sum(site.store.archive_path(key).stat().st_size for key in taken)
+    assert report.sent_bytes == sum(context.store.archive_path(key).stat().st_size for key in taken)
     assert complete(files) == set(taken)
     assert_checksums(files)
     for key in taken:
         for name in (f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"):
-            assert (files / name).read_bytes() == (site.store.directory / name).read_bytes()
+            assert (files / name).read_bytes() == (context.store.directory / name).read_bytes()
 
 
 def test_a_second_run_sends_nothing_and_a_new_generation_travels_alone(
-    connect: Connect, site: Site, files: Path, taken: list[str]
+    connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
-    sent_to(connect, site)
+    sent_to(connect, context)
     times = {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
-    second = sent_to(connect, site)
+    second = sent_to(connect, context)
     assert (second.outcome, second.sent, second.sent_bytes) == ("done", (), 0)
     assert times == {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
-    older = backdated(site.store.directory, taken[0], days=3)
-    assert sent_to(connect, site).sent == (older,)
+    older = backdated(context.store.directory, taken[0], days=3)
+    assert sent_to(connect, context).sent == (older,)
 
 
-def test_a_target_that_was_emptied_is_filled_again(connect: Connect, site: Site, files: Path, taken: list[str]) -> None:
-    sent_to(connect, site)
+def test_a_target_that_was_emptied_is_filled_again(
+    connect: Connect, context: TaskContext, files: Path, taken: list[str]
+) -> None:
+    sent_to(connect, context)
     rmtree(files)
-    assert sent_to(connect, site).sent == tuple(taken)
+    assert sent_to(connect, context).sent == tuple(taken)
     assert complete(files) == set(taken)
 
 
 def test_a_lost_local_disk_empties_no_replica(
-    connect: Connect, site: Site, files: Path, taken: list[str], order: BackupOrder
+    connect: Connect, context: TaskContext, files: Path, taken: list[str], order: BackupRequest
 ) -> None:
-    sent_to(connect, site)
-    for path in site.store.directory.glob("tasks-*"):
+    sent_to(connect, context)
+    for path in context.store.directory.glob("tasks-*"):
         path.unlink()
-    assert (sent_to(connect, site).outcome, complete(files)) == ("done", set(taken))
+    assert (sent_to(connect, context).outcome, complete(files)) == ("done", set(taken))
     order.path.touch()
 
 
 def test_retention_there_is_its_own_and_append_only_removes_nothing(
-    connect: Connect, site: Site, files: Path, taken: list[str]
+    connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
-    sent_to(connect, site)
+    sent_to(connect, context)
     one = Expiry(RetentionPolicy(within=timedelta(), daily=1, weekly=0))
-    assert sent_to(connect, site, order=replace(ALL, expiry=one, append_only=True)).removed == ()
+    assert sent_to(connect, context, order=replace(ALL, expiry=one, append_only=True)).removed == ()
     assert complete(files) == set(taken)
-    report = sent_to(connect, site, order=replace(ALL, expiry=one))
+    report = sent_to(connect, context, order=replace(ALL, expiry=one))
     assert (set(report.removed), report.kept) == (set(taken[1:]), 1)
     assert complete(files) == {taken[0]}
     assert_checksums(files)
 
 
 def test_the_same_id_from_another_store_is_refused_and_left_alone(
-    connect: Connect, site: Site, files: Path, taken: list[str], tmp_path: Path, database: Path
+    connect: Connect, context: TaskContext, files: Path, taken: list[str], tmp_path: Path, database: Path
 ) -> None:
-    sent_to(connect, site)
+    sent_to(connect, context)
     before = {path.name: path.read_bytes() for path in files.glob("tasks-*")}
     noisy_database(database, 10_000)
     with other_site(tmp_path, database) as other:
@@ -152,9 +154,9 @@ def decode_id(generation: str) -> datetime:
 
 
 def test_another_senders_sources_are_not_pruned(
-    connect: Connect, site: Site, files: Path, taken: list[str], tmp_path: Path, database: Path
+    connect: Connect, context: TaskContext, files: Path, taken: list[str], tmp_path: Path, database: Path
 ) -> None:
-    sent_to(connect, site)
+    sent_to(connect, context)
     strict = replace(ALL, sources=("notes",), expiry=Expiry(RetentionPolicy(daily=1)))
     with other_site(tmp_path, database, "notes") as other:
         assert sent_to(connect, other, order=strict).removed == ()
@@ -163,17 +165,17 @@ def test_another_senders_sources_are_not_pruned(
 
 
 def test_a_generation_that_is_damaged_here_is_not_sent(
-    connect: Connect, site: Site, files: Path, taken: list[str]
+    connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
-    flip_byte(site.store.archive_path(taken[0]))
-    report = sent_to(connect, site)
+    flip_byte(context.store.archive_path(taken[0]))
+    report = sent_to(connect, context)
     assert (report.outcome, report.sent) == ("degraded", tuple(taken[1:]))
     assert taken[0] in report.warnings[0]
     assert complete(files) == set(taken[1:])
 
 
 def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
-    sshd: Sshd, site: Site, files: Path, tmp_path: Path
+    sshd: Sshd, context: TaskContext, files: Path, tmp_path: Path
 ) -> None:
     tries = []
 
@@ -184,13 +186,13 @@ def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
             return " ".join((tmp_path / "stranger.pub").read_text().split()[:2])
 
     (tmp_path / "stranger.pub").write_text((sshd.directory / "client.pub").read_text())
-    connect = over_sftp(Stranger(), files, site)
+    connect = over_sftp(Stranger(), files, context)
 
     def counted() -> AbstractContextManager[Replica]:
         tries.append(1)
         return connect()
 
-    report = sent_to(counted, site, again(5))
+    report = sent_to(counted, context, again(5))
     assert (report.outcome, len(tries)) == ("failed", 1)
     assert report.exit_code == HostKeyRefused.exit_code == LoginFailed.exit_code == 1
     assert not files.exists()
@@ -198,10 +200,10 @@ def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
 
 @pytest.mark.no_cover
 def test_cut_at_any_byte_it_leaves_only_complete_generations_and_the_next_run_heals(
-    sshd: Sshd, site: Site, order: BackupOrder, files: Path
+    sshd: Sshd, context: TaskContext, order: BackupRequest, files: Path
 ) -> None:
     noisy_database(order.path, 300_000)
-    key = backup(order, site).generation
+    key = backup(order, context).generation
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -209,49 +211,49 @@ def test_cut_at_any_byte_it_leaves_only_complete_generations_and_the_next_run_he
         with running_wire(sshd.port) as wire:
             up, down = chance.choice([(True, False), (False, True)])
             limit = chance.randrange(2000, 340_000)
-            wire.weather = Weather(
+            wire.weather = NetworkFaults(
                 cut_up=limit if up else float("inf"), cut_down=limit if down else float("inf"), reset=turn % 2 == 0
             )
-            report = sent_to(over_sftp(sshd, files, site, wire.port), site)
+            report = sent_to(over_sftp(sshd, files, context, wire.port), context)
             assert report.outcome in ("failed", "done")
             assert report.outcome == "done" or report.exit_code == 75
-        only_complete(files, site)
-        assert sent_to(over_sftp(sshd, files, site), site).outcome == "done"
+        only_complete(files, context)
+        assert sent_to(over_sftp(sshd, files, context), context).outcome == "done"
         assert complete(files) == {key}
         rmtree(files)
 
 
 def test_a_broken_connection_goes_on_where_what_is_proven_ends(
-    sshd: Sshd, site: Site, order: BackupOrder, files: Path
+    sshd: Sshd, context: TaskContext, order: BackupRequest, files: Path
 ) -> None:
     noisy_database(order.path, 26_000_000)
-    backup(order, site)
+    backup(order, context)
     gone = partial(wait_until, lambda: not sshd.connections(), "the end of what the server does for a dead connection")
     for remote_hash in (None, RemoteHash()):
-        with running_wire(sshd.port, Weather(cut_up=25_000_000, times=1)) as wire:
-            connect = over_sftp(sshd, files, site, wire.port, remote_hash=remote_hash)
-            report = sent_to(connect, site, again(3, gone))
+        with running_wire(sshd.port, NetworkFaults(cut_up=25_000_000, times=1)) as wire:
+            connect = over_sftp(sshd, files, context, wire.port, remote_hash=remote_hash)
+            report = sent_to(connect, context, again(3, gone))
             assert wire.harmed == 1
             came_back = wire.passed[DOWN]
         assert (report.outcome, len(report.sent)) == ("done", 1)
-        assert report.spared_bytes > 5_000_000  # what is lost is at most what was under way
-        before_the_cut = report.sent_bytes - (site.store.list()[0].archive_bytes - report.spared_bytes)
-        assert 0 < before_the_cut - report.spared_bytes <= CHANNELS * IN_FLIGHT_BYTES
+        assert report.resumed_bytes > 5_000_000  # what is lost is at most what was under way
+        before_the_cut = report.sent_bytes - (context.store.list()[0].archive_bytes - report.resumed_bytes)
+        assert 0 < before_the_cut - report.resumed_bytes <= CHANNELS * IN_FLIGHT_BYTES
         assert remote_hash is None or came_back < CHANNELS * IN_FLIGHT_BYTES + 2_000_000
         assert len(complete(files)) == 1
         rmtree(files)
 
 
 def test_a_part_of_a_generation_that_is_not_wanted_any_more_is_swept(
-    sshd: Sshd, site: Site, order: BackupOrder, files: Path
+    sshd: Sshd, context: TaskContext, order: BackupRequest, files: Path
 ) -> None:
     noisy_database(order.path, 6_000_000)
-    backup(order, site)
-    with running_wire(sshd.port, Weather(cut_up=5_000_000)) as wire:
-        assert sent_to(over_sftp(sshd, files, site, wire.port), site).exit_code == 75
+    backup(order, context)
+    with running_wire(sshd.port, NetworkFaults(cut_up=5_000_000)) as wire:
+        assert sent_to(over_sftp(sshd, files, context, wire.port), context).exit_code == 75
     assert list(files.rglob("*.part"))
-    for path in site.store.directory.glob("tasks-*"):
+    for path in context.store.directory.glob("tasks-*"):
         path.unlink()
-    report = sent_to(over_sftp(sshd, files, site), site)
+    report = sent_to(over_sftp(sshd, files, context), context)
     assert (report.exit_code, "no verified generation of tasks" in str(report.error)) == (75, True)
     assert not list(files.rglob("*.part"))

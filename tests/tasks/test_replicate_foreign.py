@@ -11,13 +11,13 @@ import pytest
 from backupd.log import null_log
 from backupd.model import LOCAL_STORE, RetentionPolicy, RunReport
 from backupd.stores.contract import Replica
-from backupd.stores.directory_replica import MirrorStore
+from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.options import BackupOrder, DrillOrder, Expiry
+from backupd.tasks.options import BackupRequest, DrillRequest, Expiry
 from backupd.tasks.rebuild_catalog import rebuild_catalog
 from backupd.tasks.replicate import Connect, inventory_of
 from support.bank import make_bank
@@ -35,14 +35,14 @@ class Machine:
     now: datetime
 
     @property
-    def site(self) -> Site:
-        return Site(DirectoryStore(LOCAL_STORE, self.home / "backups"), null_log(), 5, clock=lambda: self.now)
+    def context(self) -> TaskContext:
+        return TaskContext(DirectoryStore(LOCAL_STORE, self.home / "backups"), null_log(), 5, clock=lambda: self.now)
 
     def backs_up(self, *sources: str, days: float = 0) -> list[str]:
         """Let `days` pass, and take a generation of each source; returns their ids."""
         self.now += timedelta(days=days)
-        orders = [BackupOrder(source, self.home / f"{source}.db", reserve_bytes=0, expiry=None) for source in sources]
-        reports = [backup(order, self.site) for order in orders]
+        orders = [BackupRequest(source, self.home / f"{source}.db", reserve_bytes=0, expiry=None) for source in sources]
+        reports = [backup(order, self.context) for order in orders]
         assert {report.outcome for report in reports} <= {"published", "unchanged"}, reports
         return [str(report.generation) for report in reports]
 
@@ -55,7 +55,7 @@ def machine(tmp_path: Path) -> Callable[..., Machine]:
         for source in sources or ("tasks",):
             make_bank(home / f"{source}.db", rows=10 + len(name))
         made = Machine(home, MONDAY)
-        made.site.store.prepare()
+        made.context.store.prepare()
         return made
 
     return make
@@ -72,11 +72,11 @@ def connect(request: pytest.FixtureRequest, files: Path) -> Callable[[Machine], 
     """What connects a machine to a replica of each kind."""
 
     def to_directory() -> AbstractContextManager[Replica]:
-        return nullcontext(MirrorStore("there", files))
+        return nullcontext(DirectoryReplica("there", files))
 
     def connecting(machine: Machine) -> Connect:
         if request.param == "sftp":
-            return over_sftp(request.getfixturevalue("sshd"), files, machine.site)
+            return over_sftp(request.getfixturevalue("sshd"), files, machine.context)
         return to_directory
 
     return connecting
@@ -90,7 +90,7 @@ def contents(files: Path) -> dict[str, bytes]:
 def foreign(report: RunReport, other: Machine) -> bool:
     """Tell whether a run failed because of the copies of another machine, and says so with the ways out."""
     said = f"{report.error} {report.hint}"
-    expected = (other.site.identity(), str(other.home / "tasks.db"), "a directory of its own", "--adopt")
+    expected = (other.context.identity(), str(other.home / "tasks.db"), "a directory of its own", "--adopt")
     return (report.outcome, report.exit_code) == ("failed", 1) and all(part in said for part in expected)
 
 
@@ -99,21 +99,21 @@ def test_a_second_store_is_refused_before_it_sends_or_removes_anything(
 ) -> None:
     first, second = machine("first"), machine("second")
     first.backs_up("tasks")
-    assert sent_to(connect(first), first.site).outcome == "done"
+    assert sent_to(connect(first), first.context).outcome == "done"
     before = contents(files)
     second.backs_up("tasks", days=1)
-    report = sent_to(connect(second), second.site, order=LAST)
+    report = sent_to(connect(second), second.context, order=LAST)
     assert foreign(report, first)
     assert "24 h old): nothing of that source was sent or removed" in str(report.error)
     assert contents(files) == before
-    assert sent_to(connect(first), first.site).outcome == "done"
-    found = list(examine_replica(LAST, connect(second), second.site))[-1]
+    assert sent_to(connect(first), first.context).outcome == "done"
+    found = list(examine_replica(LAST, connect(second), second.context))[-1]
     assert (found.check, found.ok, "another store" in found.detail) == ("copies at there", False, True)
-    assert list(examine_replica(LAST, connect(first), first.site))[-1].detail == "1 generation of this store"
+    assert list(examine_replica(LAST, connect(first), first.context))[-1].detail == "1 generation of this store"
     with connect(second)() as there:
-        inventory = inventory_of("there", there, second.site)
+        inventory = inventory_of("there", there, second.context)
         drilled = drill(
-            DrillOrder("tasks", "there", 1e6, 1, 0), lambda: nullcontext((there, inventory)), once, second.site
+            DrillRequest("tasks", "there", 1e6, 1, 0), lambda: nullcontext((there, inventory)), once, second.context
         )
     assert foreign(drilled, first)
 
@@ -124,7 +124,7 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
     first, second = machine("first"), machine("second")
     first.backs_up("tasks")
     second.backs_up("tasks", days=1)
-    left = [lambda: sent_to(connect(second), second.site)]
+    left = [lambda: sent_to(connect(second), second.context)]
 
     @contextmanager
     def raced() -> AbstractContextManager[Replica]:  # the other sends after we have seen that there is nothing
@@ -133,7 +133,7 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
             replica.sweep = lambda wanted: (left.pop()() if left else None, sweep(wanted))[1]  # type: ignore[method-assign]
             yield replica
 
-    assert foreign(sent_to(raced, first.site, order=LAST), second)
+    assert foreign(sent_to(raced, first.context, order=LAST), second)
     for turn in range(2, 4):
         for one, other in ((first, second), (second, first)):
             one.backs_up("tasks", days=turn)
@@ -141,15 +141,17 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
             make_bank(one.home / "tasks.db", rows=turn * 10 + len(str(one.home)))
             taken = one.backs_up("tasks", days=0.1)
             before = complete(files)
-            report = sent_to(connect(one), one.site, order=LAST)
+            report = sent_to(connect(one), one.context, order=LAST)
             assert foreign(report, other)
             assert (report.removed, taken[0] in complete(files), before <= complete(files)) == ((), True, True)
     assert_checksums(files)
     with connect(first)() as there:
-        inventory = inventory_of("there", there, first.site)
-        order = DrillOrder("tasks", "there", 1e8, 1, 0)
-        drilled = drill(order, lambda: nullcontext((there, inventory)), once, first.site)
-    newest = next(m for g in inventory.generations if (m := inventory.manifests[g.id]).store == first.site.identity())
+        inventory = inventory_of("there", there, first.context)
+        order = DrillRequest("tasks", "there", 1e8, 1, 0)
+        drilled = drill(order, lambda: nullcontext((there, inventory)), once, first.context)
+    newest = next(
+        m for g in inventory.generations if (m := inventory.manifests[g.id]).store == first.context.identity()
+    )
     assert (drilled.outcome, drilled.generation) == ("done", newest.id)
 
 
@@ -158,10 +160,10 @@ def test_a_source_that_is_foreign_there_keeps_no_other_from_being_sent(
 ) -> None:
     first, second = machine("first"), machine("second", "tasks", "notes")
     (mine,) = first.backs_up("tasks")
-    assert sent_to(connect(first), first.site).outcome == "done"
+    assert sent_to(connect(first), first.context).outcome == "done"
     _, notes = second.backs_up("tasks", "notes", days=1)
     order = replace(ALL, sources=("tasks", "notes"))
-    report = sent_to(connect(second), second.site, order=order)
+    report = sent_to(connect(second), second.context, order=order)
     assert foreign(report, first)
     assert (report.sent, complete(files)) == ((notes,), {mine, notes})
     assert_checksums(files)
@@ -172,16 +174,16 @@ def test_what_a_lost_machine_had_sent_is_adopted_and_counts_with_what_is_new(
 ) -> None:
     lost, new = machine("lost"), machine("new")
     (old,) = lost.backs_up("tasks")
-    assert sent_to(connect(lost), lost.site).outcome == "done"
+    assert sent_to(connect(lost), lost.context).outcome == "done"
     (taken,) = new.backs_up("tasks", days=3)
-    report = sent_to(connect(new), new.site, order=replace(LAST, adopt=True))
+    report = sent_to(connect(new), new.context, order=replace(LAST, adopt=True))
     assert (report.outcome, report.sent, report.removed) == ("done", (taken,), ())
     (note,) = report.notes
-    assert all(part in note for part in ("adopted", lost.site.identity(), str(lost.home), old, "3 d old"))
+    assert all(part in note for part in ("adopted", lost.context.identity(), str(lost.home), old, "3 d old"))
     assert complete(files) == {old, taken}, "a run that adopts removes nothing yet"
-    assert sent_to(connect(new), new.site, order=LAST).removed == (), "what is adopted is pinned"
-    assert new.site.pins.release(old)
-    assert sent_to(connect(new), new.site, order=LAST).removed == (old,)
+    assert sent_to(connect(new), new.context, order=LAST).removed == (), "what is adopted is pinned"
+    assert new.context.pins.release(old)
+    assert sent_to(connect(new), new.context, order=LAST).removed == (old,)
 
 
 def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_made_until_now(
@@ -190,18 +192,18 @@ def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_ma
     first, second = machine("first"), machine("second")
     second.backs_up("tasks")
     first.backs_up("tasks", days=1)
-    assert sent_to(connect(first), first.site).outcome == "done"
+    assert sent_to(connect(first), first.context).outcome == "done"
     second.now += timedelta(days=2)
-    report = sent_to(connect(second), second.site, order=replace(ALL, adopt=True))
+    report = sent_to(connect(second), second.context, order=replace(ALL, adopt=True))
     assert (report.outcome, "seems to be at work" in str(report.error)) == ("failed", True)
     assert "--force" in str(report.hint)
-    assert second.site.identities.adopted() == {}
-    assert sent_to(connect(second), second.site, order=replace(ALL, adopt=True, force=True)).outcome == "done"
+    assert second.context.identities.adopted() == {}
+    assert sent_to(connect(second), second.context, order=replace(ALL, adopt=True, force=True)).outcome == "done"
     make_bank(first.home / "other.db", rows=5)
     (first.home / "other.db").replace(first.home / "tasks.db")
     first.backs_up("tasks", days=5)
-    assert foreign(sent_to(connect(first), first.site), second)
-    assert foreign(sent_to(connect(second), second.site, order=LAST), first)
+    assert foreign(sent_to(connect(first), first.context), second)
+    assert foreign(sent_to(connect(second), second.context, order=LAST), first)
     assert len(complete(files)) == 3
 
 
@@ -211,13 +213,13 @@ def test_what_an_operator_puts_into_the_local_store_belongs_to_it(
     lost, new = machine("lost"), machine("new")
     (old,) = lost.backs_up("tasks")
     new.backs_up("tasks", days=-3)
-    for path in lost.site.store.directory.glob("tasks-*"):
-        path.replace(new.site.store.directory / path.name)
+    for path in lost.context.store.directory.glob("tasks-*"):
+        path.replace(new.context.store.directory / path.name)
     new.now += timedelta(days=9)
-    assert sent_to(connect(new), new.site).outcome == "done"
-    for path in new.site.store.directory.glob(f"{old}*"):
+    assert sent_to(connect(new), new.context).outcome == "done"
+    for path in new.context.store.directory.glob(f"{old}*"):
         path.unlink()
-    assert (sent_to(connect(new), new.site).outcome, len(complete(files))) == ("done", 2)
+    assert (sent_to(connect(new), new.context).outcome, len(complete(files))) == ("done", 2)
 
 
 def test_an_identity_outlives_the_catalog_and_where_it_is_lost_it_is_that_of_the_generations(
@@ -225,15 +227,15 @@ def test_an_identity_outlives_the_catalog_and_where_it_is_lost_it_is_that_of_the
 ) -> None:
     one = machine("one")
     one.backs_up("tasks")
-    known = one.site.identity()
-    assert rebuild_catalog(one.site) == 1
-    one.site.catalog_path.unlink()
+    known = one.context.identity()
+    assert rebuild_catalog(one.context) == 1
+    one.context.catalog_path.unlink()
     one.backs_up("tasks", days=1)
-    assert one.site.identity() == known
+    assert one.context.identity() == known
     for path in (one.home / "backups" / ".backupd").glob("identity*"):
         path.unlink()
-    assert one.site.identity() == known
+    assert one.context.identity() == known
     for path in (one.home / "backups").glob("tasks-*"):
         path.unlink()
     (one.home / "backups" / ".backupd" / "identity").write_text("damaged")
-    assert one.site.identity() != known
+    assert one.context.identity() != known

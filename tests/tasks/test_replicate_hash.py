@@ -12,8 +12,8 @@ from backupd.model import RunReport
 from backupd.stores.sftp.connection import Patience
 from backupd.stores.sftp.upload import RemoteHash
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
 from support.replicas import again, complete, noisy_database, over_sftp, sent_to
 from support.sshd import Sshd, running_sshd
@@ -23,10 +23,10 @@ DIGEST = b"0123456789abcdef" * 4
 
 
 @pytest.fixture
-def key(order: BackupOrder, site: Site) -> str:
+def key(order: BackupRequest, context: TaskContext) -> str:
     """The id of the only generation."""
     noisy_database(order.path, BYTES)
-    generation = backup(order, site).generation
+    generation = backup(order, context).generation
     assert generation is not None
     return generation
 
@@ -37,11 +37,11 @@ def odd(tmp_path: Path) -> Iterator[OddSftp]:
         yield server
 
 
-def hashed(target: Sshd | OddSftp, path: Path | str, site: Site, tries: int = 1) -> RunReport:
+def hashed(target: Sshd | OddSftp, path: Path | str, context: TaskContext, tries: int = 1) -> RunReport:
     """Replicate with `verify = "remote-hash"`."""
     patience = Patience(connect_s=5, stall_s=2)
-    connect = over_sftp(target, path, site, patience=patience, remote_hash=RemoteHash(least_s=1))
-    return sent_to(connect, site, again(tries))
+    connect = over_sftp(target, path, context, patience=patience, remote_hash=RemoteHash(least_s=1))
+    return sent_to(connect, context, again(tries))
 
 
 @dataclass
@@ -58,12 +58,12 @@ class Shell:
 
 
 def test_where_the_account_has_a_shell_nothing_of_the_archive_comes_back_whatever_the_directory_is_called(
-    sshd: Sshd, site: Site, key: str, tmp_path: Path
+    sshd: Sshd, context: TaskContext, key: str, tmp_path: Path
 ) -> None:
     files = tmp_path / "it's $(touch owned); `touch owned` & -x"
     sshd.requests.write_text("")
-    report = hashed(sshd, files, site)
-    assert (report.outcome, report.sent, report.proven_by, report.notes) == ("done", (key,), ("remote-hash",), ())
+    report = hashed(sshd, files, context)
+    assert (report.outcome, report.sent, report.verified_by, report.notes) == ("done", (key,), ("remote-hash",), ())
     assert complete(files) == {key}
     closed = re.findall(r"sqlite3\.gz\.part\" bytes read (\d+) written (\d+)", sshd.requests.read_text())
     assert {read for read, _ in closed} == {"0"}
@@ -72,10 +72,12 @@ def test_where_the_account_has_a_shell_nothing_of_the_archive_comes_back_whateve
 
 
 @pytest.mark.root
-def test_a_locked_down_account_has_no_shell_and_the_copy_is_read_back(site: Site, key: str, tmp_path: Path) -> None:
+def test_a_locked_down_account_has_no_shell_and_the_copy_is_read_back(
+    context: TaskContext, key: str, tmp_path: Path
+) -> None:
     with running_sshd(tmp_path / "locked", kind="chroot") as sshd:
-        report = hashed(sshd, sshd.path, site)
-        assert (report.outcome, report.sent, report.proven_by) == ("done", (key,), ("read-back",))
+        report = hashed(sshd, sshd.path, context)
+        assert (report.outcome, report.sent, report.verified_by) == ("done", (key,), ("read-back",))
         assert "no shell" in report.notes[0]
 
 
@@ -107,15 +109,15 @@ def test_a_locked_down_account_has_no_shell_and_the_copy_is_read_back(site: Site
     ],
 )
 def test_whatever_else_is_answered_the_copy_is_read_back(
-    odd: OddSftp, site: Site, key: str, shell: Callable[[str], bytes | None] | None
+    odd: OddSftp, context: TaskContext, key: str, shell: Callable[[str], bytes | None] | None
 ) -> None:
     odd.be(Oddities(shell=shell))
-    report = hashed(odd, odd.path, site)
-    assert (report.outcome, report.sent, report.proven_by) == ("done", (key,), ("read-back",)), report
+    report = hashed(odd, odd.path, context)
+    assert (report.outcome, report.sent, report.verified_by) == ("done", (key,), ("read-back",)), report
     assert complete(odd.files) == {key}
 
 
-def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(odd: OddSftp, site: Site, key: str) -> None:
+def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(odd: OddSftp, context: TaskContext, key: str) -> None:
     asked = []
 
     def hangs_up(command: str) -> None:
@@ -123,19 +125,19 @@ def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(odd: OddSftp, site
         odd.hang_up()
 
     odd.be(Oddities(shell=hangs_up))
-    report = hashed(odd, odd.path, site, tries=4)
+    report = hashed(odd, odd.path, context, tries=4)
     assert (report.outcome, report.sent, len(asked)) == ("done", (key,), 1), report
     assert complete(odd.files) == {key}
 
 
-def test_a_write_that_was_lost_is_found_as_well(odd: OddSftp, site: Site, key: str) -> None:
+def test_a_write_that_was_lost_is_found_as_well(odd: OddSftp, context: TaskContext, key: str) -> None:
     shell = Shell(odd)
     odd.be(Oddities(shell=shell, lost_write=3))
-    report = hashed(odd, odd.path, site)
+    report = hashed(odd, odd.path, context)
     assert (report.outcome, complete(odd.files)) == ("failed", set())
     assert "reads back other than it was written" in str(report.error)
     odd.be(Oddities(shell=shell))
-    report = hashed(odd, odd.path, site)
-    assert (report.outcome, report.proven_by, report.spared_bytes > 0) == ("done", ("remote-hash",), True)
+    report = hashed(odd, odd.path, context)
+    assert (report.outcome, report.verified_by, report.resumed_bytes > 0) == ("done", ("remote-hash",), True)
     assert complete(odd.files) == {key}
-    assert str(site.store.list()[0].archive_bytes) in shell.asked
+    assert str(context.store.list()[0].archive_bytes) in shell.asked

@@ -6,9 +6,9 @@ import pytest
 from paramiko import Packetizer
 
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
-from support.network_faults import Weather, running_wire
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
+from support.network_faults import NetworkFaults, running_wire
 from support.replicas import complete, noisy_database, over_sftp, sent_to
 from support.sshd import running_sshd
 
@@ -17,10 +17,15 @@ pytestmark = pytest.mark.no_cover
 
 @pytest.mark.parametrize(("who", "delay_s"), [("server", 0.0), ("backupd", 0.02)], ids=["server-near", "backupd-far"])
 def test_new_keys_in_the_middle_of_sending_and_of_reading_back_cost_nothing(
-    tmp_path: Path, site: Site, order: BackupOrder, who: str, delay_s: float, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    context: TaskContext,
+    order: BackupRequest,
+    who: str,
+    delay_s: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     noisy_database(order.path, 12_000_000)
-    backup(order, site)
+    backup(order, context)
     lines = ["LogLevel DEBUG1"]
     if who == "server":
         lines.append("RekeyLimit 2M")
@@ -28,9 +33,9 @@ def test_new_keys_in_the_middle_of_sending_and_of_reading_back_cost_nothing(
         monkeypatch.setattr(Packetizer, "REKEY_BYTES", 2 << 20)
     with (
         running_sshd(tmp_path / "server", lines=lines) as server,
-        running_wire(server.port, Weather(delay_s=delay_s)) as wire,
+        running_wire(server.port, NetworkFaults(delay_s=delay_s)) as wire,
     ):
-        report = sent_to(over_sftp(server, tmp_path / "there", site, wire.port), site)
+        report = sent_to(over_sftp(server, tmp_path / "there", context, wire.port), context)
         assert (report.outcome, len(report.sent)) == ("done", 1), report.error
         assert wire.connections == 1
         assert server.log().count("SSH2_MSG_NEWKEYS received") > 2

@@ -17,8 +17,8 @@ from backupd.stores.contract import Replica
 from backupd.stores.local import DirectoryStore
 from backupd.stores.sftp import store as sftp_store
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext
+from backupd.tasks.options import BackupRequest
 from backupd.tasks.replicate import Connect
 from support.replicas import ALL, assert_checksums, complete, noisy_database, over_sftp, sent_to
 from support.sshd import Sshd
@@ -34,18 +34,18 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sender(tmp_path: Path) -> Callable[[str], Site]:
+def sender(tmp_path: Path) -> Callable[[str], TaskContext]:
     """Makes the local store of one more machine, with one generation of a source, all taken in the same minute."""
 
-    def make(source: str) -> Site:
+    def make(source: str) -> TaskContext:
         directory = tmp_path / f"sender-{len(list(tmp_path.glob('sender-*')))}"
         directory.mkdir()
         noisy_database(directory / "database", 100_000)
         store = DirectoryStore("local", directory / "backups")
         store.prepare()
-        site = Site(store, null_log(), lock_timeout_s=5, clock=lambda: NOW)
-        assert backup(BackupOrder(source, directory / "database", reserve_bytes=0), site).outcome == "published"
-        return site
+        context = TaskContext(store, null_log(), lock_timeout_s=5, clock=lambda: NOW)
+        assert backup(BackupRequest(source, directory / "database", reserve_bytes=0), context).outcome == "published"
+        return context
 
     return make
 
@@ -73,12 +73,12 @@ def meanwhile(connect: Connect, asked: str, do: Callable[[], object]) -> Connect
     return connecting
 
 
-def archives(site: Site) -> set[bytes]:
-    return {site.store.archive_path(stored.id).read_bytes() for stored in site.store.list()}
+def archives(context: TaskContext) -> set[bytes]:
+    return {context.store.archive_path(stored.id).read_bytes() for stored in context.store.list()}
 
 
 def test_two_senders_at_once_lose_nothing_and_both_are_in_the_checksums(
-    sshd: Sshd, files: Path, sender: Callable[[str], Site]
+    sshd: Sshd, files: Path, sender: Callable[[str], TaskContext]
 ) -> None:
     sites = {source: sender(source) for source in ("tasks", "notes")}
     together = Barrier(len(sites))
@@ -95,7 +95,9 @@ def test_two_senders_at_once_lose_nothing_and_both_are_in_the_checksums(
             shutil.rmtree(files)
 
 
-def test_who_lists_while_another_publishes_lists_anew(sshd: Sshd, files: Path, sender: Callable[[str], Site]) -> None:
+def test_who_lists_while_another_publishes_lists_anew(
+    sshd: Sshd, files: Path, sender: Callable[[str], TaskContext]
+) -> None:
     tasks, notes = sender("tasks"), sender("notes")
 
     def other() -> None:
@@ -108,14 +110,14 @@ def test_who_lists_while_another_publishes_lists_anew(sshd: Sshd, files: Path, s
 
 
 def test_of_two_senders_of_the_same_id_at_once_one_is_refused_and_nothing_is_mixed(
-    sshd: Sshd, files: Path, sender: Callable[[str], Site]
+    sshd: Sshd, files: Path, sender: Callable[[str], TaskContext]
 ) -> None:
     sites = (sender("tasks"), sender("tasks"))
     together = Barrier(len(sites))
 
-    def send(site: Site) -> RunReport:
+    def send(context: TaskContext) -> RunReport:
         together.wait()
-        return sent_to(over_sftp(sshd, files, site), site)
+        return sent_to(over_sftp(sshd, files, context), context)
 
     with ThreadPoolExecutor() as threads:
         for _ in range(ROUNDS):
@@ -128,7 +130,7 @@ def test_of_two_senders_of_the_same_id_at_once_one_is_refused_and_nothing_is_mix
 
 
 def test_who_comes_second_by_a_hair_overwrites_nothing(
-    sshd: Sshd, files: Path, sender: Callable[[str], Site], monkeypatch: pytest.MonkeyPatch
+    sshd: Sshd, files: Path, sender: Callable[[str], TaskContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = sender("tasks"), sender("tasks")
     look = sftp_store.refuse_other
@@ -137,8 +139,8 @@ def test_who_comes_second_by_a_hair_overwrites_nothing(
     def look_and_be_late(*arguments: object) -> None:
         look(*arguments)  # type: ignore[arg-type]
         if left:
-            site = left.pop()
-            assert sent_to(over_sftp(sshd, files, site), site).outcome == "done"
+            context = left.pop()
+            assert sent_to(over_sftp(sshd, files, context), context).outcome == "done"
 
     monkeypatch.setattr(sftp_store, "refuse_other", look_and_be_late)
     report = sent_to(over_sftp(sshd, files, second), second)

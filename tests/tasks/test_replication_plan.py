@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from backupd.model import Generation, Hold, RetentionPolicy, generation_id
 from backupd.tasks.options import Expiry
 from backupd.tasks.provenance import Foreign
-from backupd.tasks.replicate import ReplicaOrder, ReplicationPlan, plan_replication
+from backupd.tasks.replicate import ReplicationPlan, ReplicationRequest, plan_replication
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-WEEK = ReplicaOrder("nas", Expiry(RetentionPolicy(within=timedelta(), daily=3, weekly=0)))
+WEEK = ReplicationRequest("nas", Expiry(RetentionPolicy(within=timedelta(), daily=3, weekly=0)))
 
 
 def taken(days_ago: int, *, damaged: bool = False) -> Generation:
@@ -22,7 +22,7 @@ def taken(days_ago: int, *, damaged: bool = False) -> Generation:
 
 
 def plan(
-    here: list[Generation], there: list[Generation], order: ReplicaOrder = WEEK, hold: Hold | None = None
+    here: list[Generation], there: list[Generation], order: ReplicationRequest = WEEK, hold: Hold | None = None
 ) -> ReplicationPlan:
     return plan_replication(here, there, order, NOW, hold)
 
@@ -77,7 +77,7 @@ def test_damage_there_without_a_good_one_here_stays_and_takes_no_place() -> None
 
 
 def test_an_append_only_replica_is_never_told_to_remove() -> None:
-    order = ReplicaOrder("nas", WEEK.expiry, append_only=True)
+    order = ReplicationRequest("nas", WEEK.expiry, append_only=True)
     decided = plan([taken(0)], [taken(days) for days in range(1, 9)], order)
     assert (sent(decided), removed(decided)) == (ids([taken(0)]), [])
 
@@ -98,7 +98,7 @@ def test_whatever_is_where_the_newest_good_one_is_there_afterwards(
 ) -> None:
     mine = [taken(days) for days in here]
     theirs = [taken(days, damaged=days in damaged) for days in there]
-    order = ReplicaOrder("nas", WEEK.expiry, append_only=append_only)
+    order = ReplicationRequest("nas", WEEK.expiry, append_only=append_only)
     decided = plan(mine, theirs, order)
     after = ({g.id for g in theirs if g.verified} | set(sent(decided))) - set(removed(decided))
     good = sorted({g.id for g in mine} | {g.id for g in theirs if g.verified}, reverse=True)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from backupd.log import null_log
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import choose_generation
-from backupd.tasks.options import BackupOrder
-from backupd.tasks.restore.in_place import Replacement, replace_database
+from backupd.tasks.options import BackupRequest
+from backupd.tasks.restore.in_place import RestoreRequest, replace_database
 
 Row = tuple[object, object]
 values = st.one_of(
@@ -68,13 +68,13 @@ def test_a_restored_backup_is_the_database(
         path.parent.mkdir()
         make(path, content, journal_mode, page_size, encoding)
         before = content_of(path)
-        site = Site(DirectoryStore("local", Path(name) / "backups"), null_log())
-        assert backup(BackupOrder("tasks", path, reserve_bytes=0), site).outcome == "published"
+        context = TaskContext(DirectoryStore("local", Path(name) / "backups"), null_log())
+        assert backup(BackupRequest("tasks", path, reserve_bytes=0), context).outcome == "published"
         with closing(sqlite3.connect(path)) as app, app:
             app.execute('DELETE FROM "t 0"')
             app.execute("CREATE TABLE other(x)")
-        manifest = choose_generation(local_inventory(site), "latest", "tasks", None)
-        report, done = replace_database(lambda: manifest, Replacement("tasks", path, 2), site.store, site)
+        manifest = choose_generation(local_inventory(context), "latest", "tasks", None)
+        report, done = replace_database(lambda: manifest, RestoreRequest("tasks", path, 2), context.store, context)
         assert report.outcome == "done", report
         assert done is not None
         assert hashlib.sha256(path.read_bytes()).hexdigest() == done.snapshot_sha256 == manifest.snapshot.sha256

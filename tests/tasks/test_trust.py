@@ -11,9 +11,9 @@ import pytest
 from backupd.errors import CopyCorrupt, GenerationMissing
 from backupd.model import RetentionPolicy
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site, local_inventory
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import choose_generation
-from backupd.tasks.options import BackupOrder, Expiry
+from backupd.tasks.options import BackupRequest, Expiry
 from backupd.tasks.prune import prune
 from backupd.tasks.restore.to_path import restore_to
 from backupd.tasks.verify import verify
@@ -28,78 +28,80 @@ def touch(database: Path) -> None:
     connection.close()
 
 
-def spoil(site: Site, generation: str | None) -> None:
+def spoil(context: TaskContext, generation: str | None) -> None:
     """Flip a bit in the middle of an archive."""
-    path = site.store.archive_path(str(generation))
+    path = context.store.archive_path(str(generation))
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
 
 
 @pytest.fixture
-def two(order: BackupOrder, site: Site) -> tuple[str, str]:
+def two(order: BackupRequest, context: TaskContext) -> tuple[str, str]:
     """Two generations of one day, the older first."""
     keep = replace(order, expiry=Expiry(RetentionPolicy(last=9)))
-    first = backup(keep, site)
+    first = backup(keep, context)
     touch(order.path)
-    second = backup(keep, site)
+    second = backup(keep, context)
     return str(first.generation), str(second.generation)
 
 
-def test_a_damaged_generation_does_not_count_again_when_the_catalog_is_lost(two: tuple[str, str], site: Site) -> None:
+def test_a_damaged_generation_does_not_count_again_when_the_catalog_is_lost(
+    two: tuple[str, str], context: TaskContext
+) -> None:
     sound, damaged = two
-    spoil(site, damaged)
-    assert not verify(damaged, local_inventory(site), 1, site).sound
-    for path in site.store.hidden.glob("catalog*"):
+    spoil(context, damaged)
+    assert not verify(damaged, local_inventory(context), 1, context).sound
+    for path in context.store.hidden.glob("catalog*"):
         path.unlink()
-    _, plan = prune("tasks", Expiry(RetentionPolicy(daily=1)), site)
+    _, plan = prune("tasks", Expiry(RetentionPolicy(daily=1)), context)
     assert {kept.generation.id for kept in plan.keep} == {sound, damaged}
     assert plan.remove == ()
 
 
 def test_an_archive_that_went_away_alone_is_damage_and_a_generation_that_went_away_is_none(
-    two: tuple[str, str], site: Site
+    two: tuple[str, str], context: TaskContext
 ) -> None:
     lost, pruned = two
-    inventory = local_inventory(site)
-    site.store.archive_path(lost).unlink()
-    site.store.remove(pruned)
-    assert verify(lost, inventory, 1, site).detail == "its archive is gone"
+    inventory = local_inventory(context)
+    context.store.archive_path(lost).unlink()
+    context.store.remove(pruned)
+    assert verify(lost, inventory, 1, context).detail == "its archive is gone"
     with pytest.raises(GenerationMissing):
-        verify(pruned, inventory, 1, site)
-    assert site.marks.ids() == {lost}
+        verify(pruned, inventory, 1, context)
+    assert context.marks.ids() == {lost}
 
 
-def test_a_generation_found_sound_again_counts_again(two: tuple[str, str], site: Site) -> None:
+def test_a_generation_found_sound_again_counts_again(two: tuple[str, str], context: TaskContext) -> None:
     _, newest = two
-    path = site.store.archive_path(newest)
+    path = context.store.archive_path(newest)
     sound = path.read_bytes()
-    spoil(site, newest)
-    verify(newest, local_inventory(site), 1, site)
-    assert local_inventory(site).generations[0].damaged
+    spoil(context, newest)
+    verify(newest, local_inventory(context), 1, context)
+    assert local_inventory(context).generations[0].damaged
     path.write_bytes(sound)
-    verify(newest, local_inventory(site), 1, site)
-    assert not local_inventory(site).generations[0].damaged
+    verify(newest, local_inventory(context), 1, context)
+    assert not local_inventory(context).generations[0].damaged
 
 
 def test_a_restore_that_meets_damage_names_the_generation_and_marks_it(
-    two: tuple[str, str], site: Site, tmp_path: Path
+    two: tuple[str, str], context: TaskContext, tmp_path: Path
 ) -> None:
     older, newest = two
-    spoil(site, newest)
-    manifest = choose_generation(local_inventory(site), "latest", None, None)
+    spoil(context, newest)
+    manifest = choose_generation(local_inventory(context), "latest", None, None)
     with pytest.raises(CopyCorrupt, match=newest):
-        restore_to(manifest, tmp_path / "restored.db", 1, site)
+        restore_to(manifest, tmp_path / "restored.db", 1, context)
     assert not (tmp_path / "restored.db").exists()
-    assert choose_generation(local_inventory(site), "latest", None, None).id == older
+    assert choose_generation(local_inventory(context), "latest", None, None).id == older
 
 
-def test_a_generation_from_the_future_is_never_the_latest(order: BackupOrder, site: Site) -> None:
-    ahead = replace(site, clock=lambda: datetime(2031, 1, 1, tzinfo=UTC))
+def test_a_generation_from_the_future_is_never_the_latest(order: BackupRequest, context: TaskContext) -> None:
+    ahead = replace(context, clock=lambda: datetime(2031, 1, 1, tzinfo=UTC))
     future = backup(order, ahead)
     touch(order.path)
-    today = backup(order, site)
-    inventory = local_inventory(site)
+    today = backup(order, context)
+    inventory = local_inventory(context)
     assert choose_generation(inventory, "latest", None, None).id == today.generation
     assert choose_generation(inventory, str(future.generation), None, None).id == future.generation
     last = inventory.last_verified("tasks")
@@ -107,44 +109,46 @@ def test_a_generation_from_the_future_is_never_the_latest(order: BackupOrder, si
     assert last.id == today.generation
 
 
-def test_damage_that_a_backup_meets_degrades_it(order: BackupOrder, site: Site) -> None:
-    first = backup(order, site)
-    spoil(site, first.generation)
-    report = backup(order, site)
+def test_damage_that_a_backup_meets_degrades_it(order: BackupRequest, context: TaskContext) -> None:
+    first = backup(order, context)
+    spoil(context, first.generation)
+    report = backup(order, context)
     assert (report.outcome, report.exit_code) == ("degraded", 3)
     assert str(first.generation) in report.warnings[0]
-    (line,) = [x for x in log_lines(site.store.directory) if x.get("backupd.exit_code") == 3]
+    (line,) = [x for x in log_lines(context.store.directory) if x.get("backupd.exit_code") == 3]
     assert line["log.level"] == "WARNING"
 
 
 def test_code_that_lies_in_the_directory_of_a_restore_is_not_run(
-    two: tuple[str, str], site: Site, tmp_path: Path
+    two: tuple[str, str], context: TaskContext, tmp_path: Path
 ) -> None:
     trap = tmp_path / "trap"
     trap.mkdir()
     for module in ("json", "apsw", "random"):
         (trap / f"{module}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
-    manifest = choose_generation(local_inventory(site), two[0], None, None)
-    restore_to(manifest, trap / "restored.db", 1, site)
+    manifest = choose_generation(local_inventory(context), two[0], None, None)
+    restore_to(manifest, trap / "restored.db", 1, context)
     assert (trap / "restored.db").exists()
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_schema_that_is_not_utf8_is_backed_up_all_the_same(tmp_path: Path, site: Site) -> None:
+def test_a_schema_that_is_not_utf8_is_backed_up_all_the_same(tmp_path: Path, context: TaskContext) -> None:
     path = tmp_path / "latin.db"
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE t(a /* caf@ */)")
     connection.commit()
     connection.close()
     path.write_bytes(path.read_bytes().replace(b"caf@", b"caf\xe9"))
-    report = backup(BackupOrder("latin", path, reserve_bytes=0), site)
+    report = backup(BackupRequest("latin", path, reserve_bytes=0), context)
     assert report.outcome == "published", report.error
 
 
-def test_what_killed_restores_left_is_swept_after_a_day(two: tuple[str, str], site: Site, tmp_path: Path) -> None:
+def test_what_killed_restores_left_is_swept_after_a_day(
+    two: tuple[str, str], context: TaskContext, tmp_path: Path
+) -> None:
     old, young = tmp_path / ".x.db.00000000.part", tmp_path / ".x.db.11111111.part"
     old.touch()
     young.touch()
     os.utime(old, (0, 0))
-    restore_to(choose_generation(local_inventory(site), two[0], None, None), tmp_path / "x.db", 1, site)
+    restore_to(choose_generation(local_inventory(context), two[0], None, None), tmp_path / "x.db", 1, context)
     assert (old.exists(), young.exists()) == (False, True)

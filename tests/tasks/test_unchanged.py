@@ -7,8 +7,8 @@ from pathlib import Path
 from backupd.model import FileState, Signature
 from backupd.sqlite.source import SETTLED_NS, same_content
 from backupd.tasks.backup import backup
-from backupd.tasks.context import Site, local_inventory
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.context import TaskContext, local_inventory
+from backupd.tasks.options import BackupRequest
 from support.bank import running_bank
 
 
@@ -18,59 +18,59 @@ def wait_until_settled(path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_an_untouched_database_is_recorded_as_verified_unchanged(order: BackupOrder, site: Site) -> None:
-    first = backup(order, site)
-    second = backup(order, site)
+def test_an_untouched_database_is_recorded_as_verified_unchanged(order: BackupRequest, context: TaskContext) -> None:
+    first = backup(order, context)
+    second = backup(order, context)
     assert (second.outcome, second.exit_code, second.generation) == ("unchanged", 0, first.generation)
     assert second.snapshot_sha256 == first.snapshot_sha256
     assert second.verification == "full"
-    assert len(local_inventory(site).generations) == 1
+    assert len(local_inventory(context).generations) == 1
 
 
-def test_a_checkpoint_changes_the_file_but_not_the_digest(tmp_path: Path, site: Site) -> None:
+def test_a_checkpoint_changes_the_file_but_not_the_digest(tmp_path: Path, context: TaskContext) -> None:
     database = tmp_path / "bank.db"
     with running_bank(database, "wal", pause_s=0.005) as bank:
         bank.wait_for_commits(5)
         bank.kill()
-    order = BackupOrder("bank", database, reserve_bytes=0)
-    first = backup(order, site)
+    order = BackupRequest("bank", database, reserve_bytes=0)
+    first = backup(order, context)
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
-    assert backup(order, site).generation == first.generation
+    assert backup(order, context).generation == first.generation
 
 
-def test_one_commit_makes_a_new_generation(order: BackupOrder, site: Site) -> None:
-    first = backup(order, site)
+def test_one_commit_makes_a_new_generation(order: BackupRequest, context: TaskContext) -> None:
+    first = backup(order, context)
     connection = sqlite3.connect(order.path)
     connection.execute("UPDATE account SET balance = balance + 0")
     connection.execute("UPDATE account SET owner = 'somebody else' WHERE id = 1")
     connection.commit()
     connection.close()
-    second = backup(order, site)
+    second = backup(order, context)
     assert second.outcome == "published"
     assert second.generation != first.generation
 
 
 def test_an_unchanged_source_gets_a_new_generation_when_the_old_archive_is_damaged(
-    order: BackupOrder, site: Site
+    order: BackupRequest, context: TaskContext
 ) -> None:
-    first = backup(order, site)
+    first = backup(order, context)
     archive = Path(str(first.archive_path))
     raw = bytearray(archive.read_bytes())
     raw[len(raw) // 2] ^= 1
     archive.write_bytes(raw)
-    second = backup(order, site)
+    second = backup(order, context)
     assert second.outcome == "degraded"
     assert second.generation != first.generation
-    damaged = {g.id for g in local_inventory(site).generations if g.damaged}
+    damaged = {g.id for g in local_inventory(context).generations if g.damaged}
     assert damaged == {first.generation}
 
 
-def test_the_stat_signature_spares_the_packing_but_not_the_proof(order: BackupOrder, site: Site) -> None:
+def test_the_stat_signature_spares_the_packing_but_not_the_proof(order: BackupRequest, context: TaskContext) -> None:
     wait_until_settled(order.path)
-    packed = backup(order, site)
-    spared = backup(order, site)
+    packed = backup(order, context)
+    spared = backup(order, context)
     assert spared.outcome == "unchanged"
     assert "pack" in packed.stages
     assert "pack" not in spared.stages

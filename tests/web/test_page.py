@@ -15,12 +15,12 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from backupd.catalog import CatalogUnavailable, PingRecord
 from backupd.errors import ErrorKind
-from backupd.health import Failure, Health, HealthFacts, Standing
+from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import Hold, Task
 from backupd.status.calendar import Day
 from backupd.status.model import LogLine, MessageFigures, Survey
 from backupd.web.api import status_facts
-from backupd.web.localizer import Tongue
+from backupd.web.localizer import Localizer
 from backupd.web.page import page_answer
 from backupd.web.summary_cards import to_dos
 from support.surveys import NOW, STATES, degraded, failing, first_day, healthy
@@ -146,9 +146,9 @@ def test_each_problem_comes_with_advice_in_both_languages(site: WebSite, task: T
     kinds = {f"{kind}-kind": kind for kind in get_args(ErrorKind)}
     facts = HealthFacts(
         (
-            Standing("backup", "never", None, 60),
-            Standing("replicate", "late", NOW - timedelta(days=2), 60),
-            Standing("drill", "ahead", NOW + timedelta(days=2), 60),
+            Freshness("backup", "never", None, 60),
+            Freshness("replicate", "late", NOW - timedelta(days=2), 60),
+            Freshness("drill", "ahead", NOW + timedelta(days=2), 60),
         ),
         (Hold("broken", "corrupt", NOW, "", None), Hold("small", "shrink", NOW, "", None)),
         tuple(Failure(task, subject, kind, NOW - timedelta(hours=7)) for subject, kind in kinds.items()),
@@ -160,7 +160,7 @@ def test_each_problem_comes_with_advice_in_both_languages(site: WebSite, task: T
         page = shown(site, survey, language)
         told = ("never", "late", "ahead", "broken", "small", "rotten", "--unfreeze", "NTP", *kinds)
         assert [word for word in told if word not in page.text] == []
-        advised = [one.advice for one in to_dos(survey, Tongue(language, ZoneInfo("UTC")))]
+        advised = [one.advice for one in to_dos(survey, Localizer(language, ZoneInfo("UTC")))]
         assert all(advised), "each has a next step"
 
 
@@ -172,7 +172,7 @@ def test_a_catalog_that_cannot_be_used_is_told_once(site: WebSite) -> None:
 
 
 def test_what_cannot_be_read_is_told_and_no_error(site: WebSite) -> None:
-    blind = Health.of(HealthFacts((Standing("backup", "tasks", None, 60),), store_unreadable=True), NOW)
+    blind = Health.of(HealthFacts((Freshness("backup", "tasks", None, 60),), store_unreadable=True), NOW)
     survey = first_day()
     survey = replace(
         survey,

@@ -12,7 +12,7 @@ from backupd.problems import ProblemKind
 from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
 from backupd.status import history
 from backupd.web import page, translations
-from backupd.web.translations import LANGUAGES, PHRASES, Language, Phrase, choose_language
+from backupd.web.translations import LANGUAGES, TRANSLATIONS, Language, Phrase, choose_language
 
 ROOM = Path(page.__file__).parent
 
@@ -42,9 +42,9 @@ def test_the_language_that_the_browser_likes_best_is_spoken(header: str, languag
     assert choose_language(header) == language
 
 
-@pytest.mark.parametrize("key", PHRASES)
+@pytest.mark.parametrize("key", TRANSLATIONS)
 def test_a_phrase_says_the_same_in_each_language(key: str) -> None:
-    phrase = PHRASES[key]
+    phrase = TRANSLATIONS[key]
     assert Phrase._fields == LANGUAGES
     assert all(text.strip() for text in phrase)
     assert len({frozenset(name for _, name, _, _ in Formatter().parse(text) if name) for text in phrase}) == 1
@@ -53,19 +53,19 @@ def test_a_phrase_says_the_same_in_each_language(key: str) -> None:
 
 
 def test_no_two_phrases_have_one_name() -> None:
-    parts = [part for name, part in vars(translations).items() if name.isupper() and name != "PHRASES"]
-    assert sum(len(part) for part in parts if isinstance(part, dict)) == len(PHRASES)
+    parts = [part for name, part in vars(translations).items() if name.isupper() and name != "TRANSLATIONS"]
+    assert sum(len(part) for part in parts if isinstance(part, dict)) == len(TRANSLATIONS)
 
 
 def test_each_phrase_is_said_somewhere_and_each_that_is_said_exists() -> None:
     template = (ROOM / "page.html").read_text()
     code = "".join(path.read_text() for path in ROOM.glob("*.py") if path.name != "translations.py")
     named = set(re.findall(r"say\(\s*'([^']+)'\s*[,)]", template)) | set(re.findall(r'say\(\s*"([^"]+)"', code))
-    assert named <= PHRASES.keys()
+    assert named <= TRANSLATIONS.keys()
     said = template + code
     families = {"day", "disk", "verification", "weekday", "sign", "stage", "unset", "proof", "task", "rule", "problem"}
     families |= {"advice", "unread", "error"}
-    for key in PHRASES:
+    for key in TRANSLATIONS:
         by_family = key.partition(".")[0] in families
         by_value = key in retention_words()
         assert by_family or by_value or f"'{key}'" in said or f'"{key}"' in said, f"nobody says {key}"
@@ -85,13 +85,13 @@ def retention_words() -> set[str]:
 
 
 def test_every_reason_and_every_problem_has_its_phrase() -> None:
-    assert retention_words() <= PHRASES.keys()
-    assert {f"rule.{rule}" for rule in RetentionPolicy.__slots__} <= PHRASES.keys()
+    assert retention_words() <= TRANSLATIONS.keys()
+    assert {f"rule.{rule}" for rule in RetentionPolicy.__slots__} <= TRANSLATIONS.keys()
     for task in ("backup", "replicate", "drill"):
-        assert {f"problem.never.{task}", f"problem.late.{task}", f"unset.{task}"} <= PHRASES.keys()
+        assert {f"problem.never.{task}", f"problem.late.{task}", f"unset.{task}"} <= TRANSLATIONS.keys()
     kinds = set(get_args(ProblemKind)) - {"never", "late"}
-    assert {f"problem.{kind}" for kind in kinds} <= PHRASES.keys()
-    assert {f"advice.{name}" for name in (*get_args(Task), *kinds - {"failed"})} <= PHRASES.keys()
+    assert {f"problem.{kind}" for kind in kinds} <= TRANSLATIONS.keys()
+    assert {f"advice.{name}" for name in (*get_args(Task), *kinds - {"failed"})} <= TRANSLATIONS.keys()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

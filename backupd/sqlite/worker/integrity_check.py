@@ -15,9 +15,9 @@ import apsw
 from backupd.sqlite.checksums import has_checksums, wrong_pages
 from backupd.sqlite.encryption import is_encrypted
 from backupd.sqlite.worker.contents import contents_of
-from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, Ladder, climb
+from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, IntegrityResult, check_integrity
 from backupd.sqlite.worker.protocol import Wire, serve
-from backupd.system.priority import Priority, give_way
+from backupd.system.priority import Priority, lower_priority
 
 _OPAQUE = {
     "level": "opaque",
@@ -40,12 +40,12 @@ def open_immutable(path: str) -> apsw.Connection:
 
 def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     """Check the copy; the answer holds the fields of `model.Verdict` and, where it could be read, of `Contents`."""
-    give_way(Priority(**request["priority"]))
+    lower_priority(Priority(**request["priority"]))
     began = time.monotonic()
     path: str = request["path"]
     if is_encrypted(path):
         return {"verdict": _OPAQUE, "contents": None}
-    result = climb(open_immutable, path, request["writer"])
+    result = check_integrity(open_immutable, path, request["writer"])
     if result.level != "corrupt":
         verify_checksums(path, result)
     verdict: dict[str, Any] = {
@@ -66,7 +66,7 @@ def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     return {"verdict": verdict, "contents": contents}
 
 
-def verify_checksums(path: str, ladder: Ladder) -> None:
+def verify_checksums(path: str, ladder: IntegrityResult) -> None:
     """Verify the checksum of each page, where the app keeps them; a wrong one is damage."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

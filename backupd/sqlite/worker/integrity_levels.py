@@ -34,7 +34,7 @@ _HARMLESS = (
 _UNUSED_PAGE = r"^Page \d+: never used$"
 
 
-class Ladder:
+class IntegrityResult:
     """What was found on the way; `prepare` makes a new connection as able to read the copy as the checks were.
 
     `doubt` says why a copy without damage may be damaged all the same; `rows` counts those of each b-tree, where a
@@ -52,12 +52,12 @@ class Ladder:
         self.prepare: Callable[[apsw.Connection], apsw.Connection] = lambda connection: connection
 
 
-def climb(connect: Callable[[str], apsw.Connection], path: str, writer: str) -> Ladder:
+def check_integrity(connect: Callable[[str], apsw.Connection], path: str, writer: str) -> IntegrityResult:
     """Check the database at `path` that `connect` opens and that SQLite `writer` wrote.
 
     Damage never raises: it is the answer.
     """
-    ladder = Ladder(path, writer)
+    ladder = IntegrityResult(path, writer)
     why = ""
     for rung in (
         _integrity,
@@ -84,25 +84,25 @@ def climb(connect: Callable[[str], apsw.Connection], path: str, writer: str) -> 
     return ladder
 
 
-def _integrity(connection: apsw.Connection, ladder: Ladder) -> None:
+def _integrity(connection: apsw.Connection, ladder: IntegrityResult) -> None:
     ladder.checks.append("integrity_check")
     _sort(connection, ladder, "integrity_check", structure_only=False)
 
 
-def _integrity_without_modules(connection: apsw.Connection, ladder: Ladder) -> None:
+def _integrity_without_modules(connection: apsw.Connection, ladder: IntegrityResult) -> None:
     ladder.checks.append("integrity_check without virtual tables")
     connection.drop_modules([])
     _sort(connection, ladder, "integrity_check", structure_only=False)
 
 
-def _structure_with_stand_ins(connection: apsw.Connection, ladder: Ladder) -> None:
+def _structure_with_stand_ins(connection: apsw.Connection, ladder: IntegrityResult) -> None:
     ladder.checks.append("quick_check with stand-ins")
     ladder.level = "structural"
     ladder.prepare = _with_collations
     _structure(_with_collations(connection), ladder)
 
 
-def _structure_of_foreign_schema(connection: apsw.Connection, ladder: Ladder) -> None:
+def _structure_of_foreign_schema(connection: apsw.Connection, ladder: IntegrityResult) -> None:
     """Check all tables but those whose SQL this library cannot parse, and follow the pages of these too."""
     ladder.checks += ["quick_check of what can be parsed", "all pages followed"]
     ladder.level = "structural"
@@ -125,7 +125,7 @@ def _structure_of_foreign_schema(connection: apsw.Connection, ladder: Ladder) ->
     ladder.notes[:] = [*found, *ladder.notes][:MAX_MESSAGES]  # first what explains the others
 
 
-def _structure(connection: apsw.Connection, ladder: Ladder) -> None:
+def _structure(connection: apsw.Connection, ladder: IntegrityResult) -> None:
     """Check the b-trees; a function that only the app has, or that refuses what is stored, gets a stand-in."""
     connection.drop_modules(["dbstat"])  # which `walk` needs
     standing_in: set[str] = set()
@@ -165,7 +165,7 @@ def _is_foreign_schema(connection: apsw.Connection, writer: str, why: str) -> bo
     return objection is not None and objection.cause != "damage"
 
 
-def _sort(connection: apsw.Connection, ladder: Ladder, check: str, *, structure_only: bool) -> None:
+def _sort(connection: apsw.Connection, ladder: IntegrityResult, check: str, *, structure_only: bool) -> None:
     for (text,) in connection.execute(f"PRAGMA {check}({_NO_LIMIT})"):
         # what is found in b-trees comes in one text, a line each; in all else a line may end within a name
         for message in text.split("\n")[1:] if text.startswith("***") else [text]:

@@ -16,7 +16,7 @@ from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, So
 from backupd.sqlite.header import read_header
 from backupd.sqlite.worker.errors import extended_code
 from backupd.sqlite.worker.integrity_check import open_immutable
-from backupd.sqlite.worker.integrity_levels import climb
+from backupd.sqlite.worker.integrity_levels import check_integrity
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_foreign_locks
 from backupd.sqlite.worker.privileges import become_owner
 from backupd.sqlite.worker.protocol import Wire, serve
@@ -117,7 +117,9 @@ def _step(backup: apsw.Backup, page_size: int, give_up: float, wire: Wire) -> No
 
 def check(path: str) -> str:
     """Return the first sign of damage, nothing when there is none. Raises apsw.Error."""
-    ladder = climb(lambda where: _open(where, apsw.SQLITE_OPEN_READONLY, 10.0), path, apsw.sqlite_lib_version())
+    ladder = check_integrity(
+        lambda where: _open(where, apsw.SQLITE_OPEN_READONLY, 10.0), path, apsw.sqlite_lib_version()
+    )
     return ladder.damage[0] if ladder.damage else ""
 
 

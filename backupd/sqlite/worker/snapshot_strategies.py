@@ -18,7 +18,7 @@ from backupd.sqlite.mounts import filesystem_of, is_remote
 from backupd.sqlite.worker.errors import extended_code
 from backupd.sqlite.worker.locks import refuse_lock_directory, written_without_lock
 from backupd.sqlite.worker.protocol import Wire
-from backupd.sqlite.worker.truncation import require_whole
+from backupd.sqlite.worker.truncation import require_not_truncated
 
 PAGES_A_STEP = 1000
 UNPINNED_STEP_BYTES = 16 << 20
@@ -88,7 +88,7 @@ class Copier:
         try:
             if self.target is None:
                 self.pin(source)
-                self.require_whole(source)
+                self.require_not_truncated(source)
             elif self.header.journal_mode == "wal":
                 self.copy_pinned(source)
             else:
@@ -107,12 +107,12 @@ class Copier:
         """
         self.pin(source)
         began = time.monotonic()
-        self.require_whole(source)
+        self.require_not_truncated(source)
         try:
             self.steps(source, PAGES_A_STEP, restarts_allowed=0)
         except _Restarted as error:
             raise written_without_lock(self.path) from error
-        self.require_whole(source)
+        self.require_not_truncated(source)
         source.execute("COMMIT")
         if self.header.journal_mode != "wal":
             self.writers_held_s = time.monotonic() - began
@@ -146,13 +146,13 @@ class Copier:
     def look(self, source: apsw.Connection) -> None:
         """Hold the source for a moment, to see that it can be read and is all there."""
         self.pin(source)
-        self.require_whole(source)
+        self.require_not_truncated(source)
         source.execute("COMMIT")
 
-    def require_whole(self, source: apsw.Connection) -> None:
+    def require_not_truncated(self, source: apsw.Connection) -> None:
         """Refuse a source that lost its end, before and after it was copied. Raises SourceCorrupt."""
         if not self.request["empty"]:
-            require_whole(source, self.path, self.inode, self.header.page_size)
+            require_not_truncated(source, self.path, self.inode, self.header.page_size)
 
     def steps(self, source: apsw.Connection, pages: int, restarts_allowed: int) -> None:
         """Step the backup to its end; `_Restarted` when the app wrote into it more often than allowed.

@@ -16,7 +16,7 @@ _PENDING_BYTE = 0x40000000
 _WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 
 
-def require_whole(source: apsw.Connection, path: str, inode: int, page_size: int) -> None:
+def require_not_truncated(source: apsw.Connection, path: str, inode: int, page_size: int) -> None:
     """Refuse the database at `path`, pinned by `source`, when pages of it are in neither the file nor its WAL.
 
     Raises SourceCorrupt. The database file itself is only looked at by `stat`; one that is no longer `inode` was

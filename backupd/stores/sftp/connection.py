@@ -25,7 +25,7 @@ from backupd.stores.sftp.host_keys import ALGORITHMS, PinnedKeys
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from backupd.stores.sftp.protocol import PACKET_BYTES, WINDOW_BYTES, block_bytes
 from backupd.stores.sftp.url import host_and_port
-from backupd.system.malloc import keep_freed_memory
+from backupd.system.malloc import tune_malloc
 
 EVERY_TYPE: Final = tuple(algorithm for algorithms in ALGORITHMS.values() for algorithm in algorithms)
 _NO_BANNER: Final = "Error reading SSH protocol banner"  # paramiko, of a silence and of a lost connection
@@ -62,7 +62,7 @@ class Patience:
     stall_s: float = 60.0
 
 
-class Link:
+class SftpConnection:
     """A connection whose host key was pinned and whose login succeeded; closes at the end of its block.
 
     Whatever the network does to it raises ReplicaUnreachable; what the server refuses is OSError.
@@ -85,12 +85,12 @@ class Link:
 
         Raises ReplicaUnreachable, HostKeyRefused, LoginFailed.
         """
-        keep_freed_memory()
-        with lost_to(f"{host}:{port}"):
+        tune_malloc()
+        with connection_errors(f"{host}:{port}"):
             transport = ObservedTransport(_connect(host, port, patience))
         link = cls(transport, patience)
         try:
-            with lost_to(f"{host}:{port}"):
+            with connection_errors(f"{host}:{port}"):
                 _negotiate(transport, host, port, pins, patience)
                 log_in(transport, credentials)
                 link.clients = (link._open(),)
@@ -226,7 +226,7 @@ class _Watchdog:
 
 
 @contextmanager
-def lost_to(where: str) -> Iterator[None]:
+def connection_errors(where: str) -> Iterator[None]:
     """Turn what the network does to a connection into ReplicaUnreachable; what the server refuses stays OSError."""
     try:
         yield

@@ -20,16 +20,16 @@ from paramiko.sftp import (
 )
 
 from backupd.errors import CopyCorrupt
-from backupd.stores.sftp.connection import Link, lost_to
+from backupd.stores.sftp.connection import SftpConnection, connection_errors
 from backupd.stores.sftp.paramiko_internals import read_attributes
 from backupd.stores.sftp.protocol import (
     SAFE_BLOCK_BYTES,
-    Asking,
     Reads,
+    RequestPipeline,
     WriteRefused,
     attributes_of,
     extended,
-    refusals,
+    write_errors,
 )
 
 _PRIVATE_FILE: Final = 0o600
@@ -41,7 +41,7 @@ class _SmallFile:
 
     def __init__(self, client: SFTPClient, path: str, limit_bytes: int) -> None:
         self._client, self._path, self._limit_bytes = client, path, limit_bytes
-        self._asking = Asking(client)
+        self._asking = RequestPipeline(client)
         self._asked = self._asking.ask(CMD_LSTAT, path)
         self._error: OSError | None = None
 
@@ -85,7 +85,7 @@ _PRIVATE: Final = 0o600
 class RemoteFile(io.RawIOBase):
     """A remote file as a readable stream, from byte `begin` to its end; wrap it in io.BufferedReader."""
 
-    def __init__(self, file: SFTPFile, begin: int, size_bytes: int, link: Link) -> None:
+    def __init__(self, file: SFTPFile, begin: int, size_bytes: int, link: SftpConnection) -> None:
         self._file = file
         self._blocks = _watched_blocks(file, begin, size_bytes, link)
         self._left = b""
@@ -96,7 +96,7 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has no name before Python 3.12
         """Fill `buffer` as far as the next block goes; 0 at the end. Raises ReplicaUnreachable, OSError."""
-        with lost_to("the replica"):
+        with connection_errors("the replica"):
             while not self._left:
                 block = next(self._blocks, None)
                 if block is None:
@@ -115,7 +115,7 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
 
-def _watched_blocks(file: SFTPFile, begin: int, end: int, link: Link) -> Iterator[bytes]:
+def _watched_blocks(file: SFTPFile, begin: int, end: int, link: SftpConnection) -> Iterator[bytes]:
     reads = Reads(link.client, file.handle, link.block_bytes, begin).blocks(end)
     while True:
         with link.watched():
@@ -135,7 +135,7 @@ def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
 
     paramiko's own listings end at the first name that is not UTF-8.
     """
-    asking = Asking(client)
+    asking = RequestPipeline(client)
     handle = asking.handle(asking.ask(CMD_OPENDIR, path))
     while True:
         try:
@@ -162,7 +162,7 @@ def made_durable(client: SFTPClient, handle: object) -> bool:
 
 def flush(client: SFTPClient, handle: object) -> bool:
     """Do the same after writes. Raises WriteRefused when it fails: room may be promised first and wanting then."""
-    with refusals():
+    with write_errors():
         return made_durable(client, handle)
 
 
@@ -239,7 +239,7 @@ def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE_F
     """
     lacks = []
     with _new(client, path) as file:
-        asking = Asking(client)
+        asking = RequestPipeline(client)
         private = asking.ask(CMD_FSETSTAT, file.handle, attributes_of(mode))
         pieces = range(0, len(data), SAFE_BLOCK_BYTES)
         written = [asking.ask(CMD_WRITE, file.handle, int64(at), data[at : at + SAFE_BLOCK_BYTES]) for at in pieces]
@@ -247,7 +247,7 @@ def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE_F
             asking.hear(private)
         except OSError:  # some servers know no modes
             lacks.append("file modes")
-        with refusals():
+        with write_errors():
             for number in written:
                 asking.hear(number)
         if not flush(client, file.handle):

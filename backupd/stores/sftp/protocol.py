@@ -33,7 +33,7 @@ from backupd.stores.sftp.paramiko_internals import (
 )
 
 
-class Asking(ResponseReceiver):
+class RequestPipeline(ResponseReceiver):
     """Asks a server without waiting, and hears its answers whatever order they come in (draft §6.1)."""
 
     def __init__(self, client: SFTPClient) -> None:
@@ -94,7 +94,7 @@ class WriteRefused(OSError):
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def write_errors() -> Iterator[None]:
     """Raise a server's plain failure in the block as WriteRefused: it has no words for want of room (draft §7)."""
     try:
         yield
@@ -154,7 +154,7 @@ class Reads:
 
     def __init__(self, client: SFTPClient, handle: object, block_bytes: int, begin: int = 0) -> None:
         self._client = client
-        self._asking, self._channel = Asking(client), client.get_channel()
+        self._asking, self._channel = RequestPipeline(client), client.get_channel()
         self._handle, self._block_bytes = handle, block_bytes
         self._asked: deque[tuple[int, int, int]] = deque()
         self._next = begin
@@ -235,7 +235,7 @@ def extended(client: SFTPClient, name: str, *arguments: Any) -> Message | None: 
 
     An answer that is a status and good is an empty message.
     """
-    asking = Asking(client)
+    asking = RequestPipeline(client)
     try:
         kind, message = asking.hear(asking.ask(CMD_EXTENDED, name.encode(), *arguments))
     except Unsupported:
@@ -269,12 +269,12 @@ def looked_up(client: SFTPClient, paths: Sequence[str]) -> tuple[SFTPAttributes 
 
     Raises OSError.
     """
-    asking = Asking(client)
+    asking = RequestPipeline(client)
     numbers = [asking.ask(CMD_LSTAT, path) for path in paths]
     return tuple(_attributes(asking, number) for number in numbers)
 
 
-def _attributes(asking: Asking, number: int) -> SFTPAttributes | None:
+def _attributes(asking: RequestPipeline, number: int) -> SFTPAttributes | None:
     with suppress(FileNotFoundError):
         return asking.attributes(number)
     return None

@@ -26,7 +26,7 @@ from paramiko import SFTPAttributes, SFTPClient, SSHException
 from backupd.errors import BackupdError, GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer, manifest_there, refuse_other, taken
-from backupd.stores.sftp.connection import Link
+from backupd.stores.sftp.connection import SftpConnection
 from backupd.stores.sftp.files import (
     RemoteFile,
     claim,
@@ -39,7 +39,7 @@ from backupd.stores.sftp.files import (
     space_left,
 )
 from backupd.stores.sftp.protocol import looked_up
-from backupd.stores.sftp.upload import Proven, compare, taken_back, upload
+from backupd.stores.sftp.upload import VerifiedParts, compare, partial_removed_on_error, upload
 
 CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"
@@ -53,12 +53,17 @@ class SftpStore:
     """Keeps generations in one directory of another host; see `stores.contract.Store`. Lives as long as its link."""
 
     def __init__(
-        self, name: str, directory: str, sender: Callable[[], str], link: Link, proven: Proven | None = None
+        self,
+        name: str,
+        directory: str,
+        sender: Callable[[], str],
+        link: SftpConnection,
+        proven: VerifiedParts | None = None,
     ) -> None:
         self.name = name
         self._directory, self._sender, self._link = directory.rstrip("/") or "/", sender, link
         self._removing = f"{self._directory}/{HIDDEN}/removing"
-        self._proven = proven or Proven()
+        self._proven = proven or VerifiedParts()
         self.last_transfer = Transfer(0, 0)
 
     @cached_property
@@ -117,7 +122,7 @@ class SftpStore:
         there = self._holding(final, archive) if size_there == archive.stat().st_size else None
         self.last_transfer = there or upload(archive, part, self._link, self._proven)
         staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
-        with taken_back(self._client, part):
+        with partial_removed_on_error(self._client, part):
             put_small(self._client, staged, manifest)
         refuse_other(self, generation_id, before, manifest)
         with _claimed_once(generation_id, self.name):
@@ -150,7 +155,7 @@ class SftpStore:
                     self._client.remove(f"{self._parts}/{key}{suffix}")
                     yield Recovered("staging", f"{key}{suffix}")
 
-    def begun_bytes(self, generation_id: str) -> int:
+    def partial_bytes(self, generation_id: str) -> int:
         """Return how many bytes of a generation lie there from an earlier try."""
         with suppress(OSError):
             return self._client.lstat(self._part(generation_id)).st_size or 0
@@ -222,8 +227,8 @@ class SftpStore:
         """Return what it costs if the archive there is right: a publication was cut off just before its end."""
         size_bytes = archive.stat().st_size
         with archive.open("rb", buffering=0) as source:
-            equal, proven_by = compare(source, final, self._link, 0, size_bytes, self._proven)
-        return Transfer(0, size_bytes, proven_by, self._proven.doubt) if equal == size_bytes else None
+            equal, verified_by = compare(source, final, self._link, 0, size_bytes, self._proven)
+        return Transfer(0, size_bytes, verified_by, self._proven.doubt) if equal == size_bytes else None
 
     def _finish_removal(self, generation_id: str) -> None:
         try:

@@ -25,13 +25,13 @@ from paramiko.sftp import (
 from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
 from backupd.stores.contract import ProvenBy, Transfer
-from backupd.stores.sftp.connection import CHANNELS, Link
+from backupd.stores.sftp.connection import CHANNELS, SftpConnection
 from backupd.stores.sftp.files import flush, is_file, made_durable
 from backupd.stores.sftp.protocol import (
     IN_FLIGHT_BYTES,
     WRITE_BLOCK_BYTES,
-    Asking,
     Reads,
+    RequestPipeline,
     WriteRefused,
     Writes,
     attributes_of,
@@ -97,7 +97,7 @@ class RemoteHash:
         self._least_s = least_s
         self.trouble = ""  # why copies are read back instead
 
-    def confirms(self, source: BinaryIO, path: str, size_bytes: int, link: Link) -> bool:
+    def confirms(self, source: BinaryIO, path: str, size_bytes: int, link: SftpConnection) -> bool:
         """Tell whether the remote file `path` begins with the first `size_bytes` of `source`, by its host's word.
 
         Raises nothing of the network: a connection that was lost is noticed by whoever uses it next.
@@ -117,7 +117,7 @@ class RemoteHash:
 Advance = Callable[[int], None]
 
 
-class Proven:
+class VerifiedParts:
     """How much of each part is proven and on the disk there, for as long as this lives: longer than one link.
 
     `progress` sees what is done: sending is a stage of whoever lets it be sent, reading back one of its own. A
@@ -140,7 +140,7 @@ class Proven:
         """Whether all is read back, since nothing else proves it."""
         return self._remote_hash is None or bool(self._remote_hash.trouble)
 
-    def by_hash(self, source: BinaryIO, remote: str, size_bytes: int, link: Link) -> bool:
+    def by_hash(self, source: BinaryIO, remote: str, size_bytes: int, link: SftpConnection) -> bool:
         """Tell whether the other host has confirmed that `remote` begins with so many bytes of `source`."""
         return self._remote_hash is not None and self._remote_hash.confirms(source, remote, size_bytes, link)
 
@@ -161,7 +161,7 @@ class Proven:
 _READ_BACK: Final[ProvenBy] = "read-back"
 
 
-def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
+def upload(local: Path, part: str, link: SftpConnection, proven: VerifiedParts) -> Transfer:
     """Make the remote file `part` equal to `local`, durable where the server can, and prove it.
 
     What an earlier try left there is kept as far as it proves right, but for what `proven` knows of an earlier link.
@@ -176,7 +176,7 @@ def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
             right = _cut(link.client, part, right, size_bytes)
         proven.forget(part, right)
         if right < size_bytes or not there:
-            with taken_back(link.client, part):
+            with partial_removed_on_error(link.client, part):
                 equal = _send(source, part, link, right, size_bytes, proven)
             equal, by = compare(source, part, link, equal, size_bytes, proven)
             if equal < size_bytes:
@@ -187,7 +187,9 @@ def upload(local: Path, part: str, link: Link, proven: Proven) -> Transfer:
     return Transfer(size_bytes - right, right, by, proven.doubt)
 
 
-def _kept(source: BinaryIO, part: str, link: Link, there_bytes: int, proven: Proven) -> tuple[int, ProvenBy]:
+def _kept(
+    source: BinaryIO, part: str, link: SftpConnection, there_bytes: int, proven: VerifiedParts
+) -> tuple[int, ProvenBy]:
     """Return how much of what is there is right; it is noted only once a power cut there cannot take it away."""
     known, by = proven.so_far(part, there_bytes), _READ_BACK
     if there_bytes == os.fstat(source.fileno()).st_size:
@@ -203,7 +205,9 @@ def _kept(source: BinaryIO, part: str, link: Link, there_bytes: int, proven: Pro
     return right, by
 
 
-def compare(source: BinaryIO, remote: str, link: Link, begin: int, end: int, proven: Proven) -> tuple[int, ProvenBy]:
+def compare(
+    source: BinaryIO, remote: str, link: SftpConnection, begin: int, end: int, proven: VerifiedParts
+) -> tuple[int, ProvenBy]:
     """Return up to where the remote file equals `source`, as it is known to do up to `begin`, and how that was found.
 
     The host is asked where that is wished; what it does not confirm is read back. Raises ReplicaUnreachable, OSError.
@@ -213,7 +217,7 @@ def compare(source: BinaryIO, remote: str, link: Link, begin: int, end: int, pro
     return matching(source, remote, link, begin, end, proven.progress.advance), _READ_BACK
 
 
-def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, advance: Advance) -> int:
+def matching(source: BinaryIO, remote: str, link: SftpConnection, begin: int, end: int, advance: Advance) -> int:
     """Return up to where, from `begin` to `end`, the remote file equals `source`; `advance` hears on the way."""
     if begin == end:
         return end
@@ -222,7 +226,7 @@ def matching(source: BinaryIO, remote: str, link: Link, begin: int, end: int, ad
         return back.finish(end, _heard(watchdog.alive, advance))
 
 
-def _send(source: BinaryIO, part: str, link: Link, begin: int, end: int, proven: Proven) -> int:
+def _send(source: BinaryIO, part: str, link: SftpConnection, begin: int, end: int, proven: VerifiedParts) -> int:
     """Write from `begin` to `end` through as many channels as pay, and make it durable.
 
     Returns up to where it was read back on the way: that may be nowhere, and proves no fault.
@@ -261,7 +265,7 @@ def _heard(alive: Callable[[], None], advance: Advance) -> Advance:
 
 
 @contextmanager
-def taken_back(client: SFTPClient, part: str) -> Iterator[None]:
+def partial_removed_on_error(client: SFTPClient, part: str) -> Iterator[None]:
     """Remove what was sent when the server takes no more: a part that fills a disk is in the way of everybody there."""
     try:
         yield
@@ -306,7 +310,7 @@ def opened_lanes(
     A `new` one must not exist; it is private before anything is in it. `heard` is called at each answer.
     Raises OSError, SSHException.
     """
-    first, *others = map(Asking, clients)
+    first, *others = map(RequestPipeline, clients)
     opened = [
         (clients[0], first, first.handle(first.ask(CMD_OPEN, part, _ANEW if new else _UPDATE, attributes_of(None))))
     ]
@@ -326,7 +330,7 @@ def opened_lanes(
         _close([(asking, handle) for _client, asking, handle in opened])
 
 
-def _close(opened: Sequence[tuple[Asking, bytes]]) -> None:
+def _close(opened: Sequence[tuple[RequestPipeline, bytes]]) -> None:
     """Close all, whatever the server says: the contents are proven anyway."""
     closing = []
     with suppress(*_TROUBLE):
@@ -341,7 +345,7 @@ def _common(one: bytes, other: bytes) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _answer(link: Link, command: str, within_s: float) -> bytes:
+def _answer(link: SftpConnection, command: str, within_s: float) -> bytes:
     """Return what `command` says, as far as it is needed. Raises OSError when it takes too long, SSHException."""
     deadline = time.monotonic() + within_s
     said = b""

@@ -11,10 +11,10 @@ from backupd.system.files import write_durably
 from backupd.tasks.doctor.finding import Finding, finding
 from backupd.tasks.drill.app_check import why_unwell
 from backupd.tasks.drill.app_database import Place
-from backupd.tasks.options import AppProof, DrillOrder
+from backupd.tasks.options import AppProof, DrillRequest
 
 
-def examine_drill(order: DrillOrder) -> Iterator[Finding]:
+def examine_drill(order: DrillRequest) -> Iterator[Finding]:
     """Yield a finding for each of place, command and URL that the drill of `order` would use."""
     app = order.app
     if app is None:

@@ -17,11 +17,11 @@ from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 from backupd.system.files import fsync_directory, note_readers, write_durably
 from backupd.system.owners import SAME_NAMESPACE
-from backupd.tasks.context import Site, local_inventory, read_inventory
+from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.tasks.doctor.finding import Finding, finding
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import BackupOrder
+from backupd.tasks.options import BackupRequest
 from backupd.tasks.origins import sharing
 from backupd.tasks.restore.recovery import examine_restores
 
@@ -33,62 +33,62 @@ _HOT_WAIT_S = 2.0
 _EARLIEST = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def examine(orders: tuple[BackupOrder, ...], site: Site) -> Iterator[Finding]:
+def examine(orders: tuple[BackupRequest, ...], context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for each part of the set-up, in the order in which a backup would need them."""
-    yield finding("clock", lambda: _clock(site))
+    yield finding("clock", lambda: _clock(context))
     if orders:
         yield _time_zone(orders[0])
-    store = finding("backups directory", lambda: _write_rename_delete(site))
+    store = finding("backups directory", lambda: _write_rename_delete(context))
     yield store
     for order in orders:
-        yield from _examine_source(order, site, store_ready=store.ok)
+        yield from _examine_source(order, context, store_ready=store.ok)
     if store.ok:
-        yield from examine_store(tuple(order.source for order in orders), site)
+        yield from examine_store(tuple(order.source for order in orders), context)
 
 
-def _clock(site: Site) -> str:
-    now = site.clock()
+def _clock(context: TaskContext) -> str:
+    now = context.clock()
     if now < _EARLIEST:
         raise BackupdError(f"the clock says {now:%F %T} UTC, which is long past", "set the clock (NTP)")
     return f"{now:%F %T} UTC"
 
 
-def _time_zone(order: BackupOrder) -> Finding:
-    if order.zone_doubt:
-        return Finding("time zone", ok=False, detail=order.zone_doubt, hint="or set schedule.timezone")
+def _time_zone(order: BackupRequest) -> Finding:
+    if order.timezone_warning:
+        return Finding("time zone", ok=False, detail=order.timezone_warning, hint="or set schedule.timezone")
     zone = order.expiry.timezone if order.expiry else UTC
     return Finding("time zone", ok=True, detail=f"days are counted in {zone}")
 
 
-def _write_rename_delete(site: Site) -> str:
-    site.store.prepare()
+def _write_rename_delete(context: TaskContext) -> str:
+    context.store.prepare()
     name = f"doctor-{secrets.token_hex(4)}"
-    first, second = site.store.hidden / f"{name}.a", site.store.directory / f".{name}.b"
+    first, second = context.store.hidden / f"{name}.a", context.store.directory / f".{name}.b"
     try:
         write_durably(first, b"written, renamed and deleted by backupd doctor")
         note_readers(first)
         first.rename(second)
-        fsync_directory(site.store.directory)
+        fsync_directory(context.store.directory)
     finally:
         first.unlink(missing_ok=True)
         second.unlink(missing_ok=True)
-    return f"{site.store.directory}: write, fsync, rename and delete work"
+    return f"{context.store.directory}: write, fsync, rename and delete work"
 
 
-def _examine_source(order: BackupOrder, site: Site, *, store_ready: bool) -> Iterator[Finding]:
+def _examine_source(order: BackupRequest, context: TaskContext, *, store_ready: bool) -> Iterator[Finding]:
     yield finding(f"source {order.source}", lambda: _readable(order))
-    yield from examine_restores(order.path, site)
-    if store_ready and (doubt := sharing(read_inventory(site), order.source, order.path)):
+    yield from examine_restores(order.path, context)
+    if store_ready and (doubt := sharing(read_inventory(context), order.source, order.path)):
         yield Finding(f"backups of {order.source}", ok=False, detail=doubt, hint="see whose they are: backupd show ID")
     if store_ready:
-        yield finding(f"space for {order.source}", lambda: _space(order, site))
+        yield finding(f"space for {order.source}", lambda: _space(order, context))
 
 
-def _source(order: BackupOrder) -> Source:
+def _source(order: BackupRequest) -> Source:
     return Source.inspect(order.path, allow_empty=order.allow_empty, allow_links=order.allow_links)
 
 
-def _readable(order: BackupOrder) -> str:
+def _readable(order: BackupRequest) -> str:
     source = _source(order)
     patience_s = order.settings.hot_journal_wait_s
     hasty = replace(order.settings, hot_journal_wait_s=min(patience_s, _HOT_WAIT_S))
@@ -115,33 +115,33 @@ def _readable(order: BackupOrder) -> str:
     return f"{where}, {seen['journal_mode']}, written by SQLite {seen['writer']}, readable with SQLite {copier}"
 
 
-def _space(order: BackupOrder, site: Site) -> str:
-    source, directory = _source(order), site.store.directory
-    last = local_inventory(site).last_verified(order.source)
+def _space(order: BackupRequest, context: TaskContext) -> str:
+    source, directory = _source(order), context.store.directory
+    last = local_inventory(context).last_verified(order.source)
     needed = bytes_needed(source, last, 2 if order.settings.method == "vacuum" else 1)
     reserve = reserve_bytes(directory, order.reserve_bytes)
     require_space(directory, needed, reserve, f"a backup of {order.source}", FILES_OF_A_BACKUP)
-    free = site.store.free_space()
+    free = context.store.free_space()
     return f"{human_bytes(needed)} needed, {human_bytes(free)} free, {human_bytes(reserve)} kept in reserve"
 
 
-def examine_store(sources: Iterable[str], site: Site) -> Iterator[Finding]:
+def examine_store(sources: Iterable[str], context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for each part of the store that can be used."""
-    inventory = local_inventory(site)
-    yield finding("catalog", lambda: _catalog(inventory, site))
-    yield finding("log", lambda: _log(site))
-    yield from _generations(inventory, site)
-    strays = site.store.strays()
+    inventory = local_inventory(context)
+    yield finding("catalog", lambda: _catalog(inventory, context))
+    yield finding("log", lambda: _log(context))
+    yield from _generations(inventory, context)
+    strays = context.store.strays()
     if strays:
         hint = "backupd never removes what it does not know; look at them, then delete them"
         yield Finding("stray files", ok=False, detail=", ".join(strays), hint=hint)
     for source in sources:
-        yield from _hold(source, site)
-    yield from _quarantine(site)
+        yield from _hold(source, context)
+    yield from _quarantine(context)
 
 
-def _catalog(inventory: Inventory, site: Site) -> str:
-    path = site.catalog_path
+def _catalog(inventory: Inventory, context: TaskContext) -> str:
+    path = context.catalog_path
     if not os.path.lexists(path):
         if inventory.generations:
             raise BackupdError(f"there is no catalog {path}", "run backupd catalog rebuild: it reads the manifests")
@@ -153,30 +153,30 @@ def _catalog(inventory: Inventory, site: Site) -> str:
     return f"{path} is usable"
 
 
-def _log(site: Site) -> str:
-    require_log_writable(site.store.directory)
-    return f"{site.store.directory / LOG_NAME} can be written"
+def _log(context: TaskContext) -> str:
+    require_log_writable(context.store.directory)
+    return f"{context.store.directory / LOG_NAME} can be written"
 
 
-def _hold(source: str, site: Site) -> Iterator[Finding]:
-    hold = site.holds.get(source)
+def _hold(source: str, context: TaskContext) -> Iterator[Finding]:
+    hold = context.holds.get(source)
     if hold is not None:
         detail = f"pruning of {source} is frozen since {hold.since:%F}: {hold.reason}"
         hint = f"after a look at it: backupd prune --unfreeze --source {source}"
         yield Finding("rotation", ok=False, detail=detail, hint=hint)
 
 
-def _quarantine(site: Site) -> Iterator[Finding]:
-    now = site.clock()
-    for copy in site.quarantine.copies():
+def _quarantine(context: TaskContext) -> Iterator[Finding]:
+    now = context.clock()
+    for copy in context.quarantine.copies():
         age = human_age((now - copy.since).total_seconds())
         detail = f"{copy.name} is a damaged copy, {age} old, of {human_bytes(copy.size_bytes)}"
         hint = f"read findings.txt in {copy.place}; backupd clean removes it once it is {KEPT_FOR.days} days old"
         yield Finding("quarantine", ok=False, detail=detail, hint=hint)
 
 
-def _generations(inventory: Inventory, site: Site) -> Iterator[Finding]:
-    ahead = [g.id for g in inventory.generations if g.taken_at - site.clock() > CLOCK_TOLERANCE]
+def _generations(inventory: Inventory, context: TaskContext) -> Iterator[Finding]:
+    ahead = [g.id for g in inventory.generations if g.taken_at - context.clock() > CLOCK_TOLERANCE]
     damaged = [g.id for g in inventory.generations if g.damaged and g.id not in inventory.refused]
     if ahead:
         hint = "set the clock; generations that lie in the future never count"
@@ -188,4 +188,4 @@ def _generations(inventory: Inventory, site: Site) -> Iterator[Finding]:
         hint = "they never count; delete archive and manifest once nothing more is to be learnt from them"
         yield Finding("generations", ok=False, detail=f"{', '.join(damaged)} failed a check", hint=hint)
     if not (ahead or inventory.refused or damaged):
-        yield Finding("generations", ok=True, detail=f"{len(inventory.generations)} in {site.store.directory}")
+        yield Finding("generations", ok=True, detail=f"{len(inventory.generations)} in {context.store.directory}")

@@ -6,23 +6,23 @@ from typing import Final
 from backupd.errors import BackupdError
 from backupd.formatting import counted, human_bytes
 from backupd.stores.contract import Probed
-from backupd.tasks.context import Site, read_inventory
+from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.doctor.finding import Finding, finding
 from backupd.tasks.inventory import take_inventory
 from backupd.tasks.provenance import claims_of, refusal
-from backupd.tasks.replicate import Connect, ReplicaOrder, told_of
+from backupd.tasks.replicate import Connect, ReplicationRequest, replica_errors
 
 # Names tell the time in UTC: another host that is minutes off would only confuse its admin.
 _CLOCK_S: Final = 120.0
 
 
-def examine_replica(order: ReplicaOrder, connect: Connect, site: Site) -> Iterator[Finding]:
+def examine_replica(order: ReplicationRequest, connect: Connect, context: TaskContext) -> Iterator[Finding]:
     """Yield what a connection to a replica finds: login, host key, writing, renaming, room, clock, whose copies."""
     name = order.name
     probed: list[Probed] = []
 
     def look() -> str:
-        with told_of(name), connect() as replica:
+        with replica_errors(name), connect() as replica:
             probed.append(replica.probe())
         lacks = f"; its server lacks {', '.join(probed[0].lacks)}, which is done without" if probed[0].lacks else ""
         return f"host key, login, write, read back, rename and delete work{lacks}"
@@ -30,7 +30,7 @@ def examine_replica(order: ReplicaOrder, connect: Connect, site: Site) -> Iterat
     yield finding(f"replica {name}", look)
     if probed:
         yield from _figures(name, probed[0])
-        yield finding(f"copies at {name}", lambda: _copies(order, connect, site))
+        yield finding(f"copies at {name}", lambda: _copies(order, connect, context))
 
 
 def _figures(name: str, probed: Probed) -> Iterator[Finding]:
@@ -40,14 +40,14 @@ def _figures(name: str, probed: Probed) -> Iterator[Finding]:
         yield finding(f"clock of {name}", lambda: _clock(probed.clock_ahead_s or 0.0))
 
 
-def _copies(order: ReplicaOrder, connect: Connect, site: Site) -> str:
-    here = read_inventory(site)
-    with told_of(order.name), connect() as replica:
-        there = take_inventory(replica, site.clock())
-    claims, ours = claims_of(here, site), {*order.sources, *(g.source for g in here.generations)}
+def _copies(order: ReplicationRequest, connect: Connect, context: TaskContext) -> str:
+    here = read_inventory(context)
+    with replica_errors(order.name), connect() as replica:
+        there = take_inventory(replica, context.clock())
+    claims, ours = claims_of(here, context), {*order.sources, *(g.source for g in here.generations)}
     foreign = [group for source in sorted(ours) for group in claims.foreign(there, source)]
     if foreign:
-        raise refusal(foreign, order.name, "they are neither added to nor removed", site.clock())
+        raise refusal(foreign, order.name, "they are neither added to nor removed", context.clock())
     own = sum(generation.source in ours for generation in there.generations)
     return f"{counted(own, 'generation')} of this store"
 

@@ -14,57 +14,61 @@ from backupd.formatting import human_span
 from backupd.model import LOCAL_STORE, DrillReport, Manifest, RunReport
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
-from backupd.tasks.check_results import remember_check
-from backupd.tasks.context import Site, read_inventory, workplace
+from backupd.tasks.check_results import record_verification
+from backupd.tasks.context import TaskContext, read_inventory, workplace
 from backupd.tasks.disk_space import require_space, reserve_bytes, same_file_system
 from backupd.tasks.drill.app_check import differences, note_proven, place_of, prove_app
-from backupd.tasks.freshness import last_proof
+from backupd.tasks.freshness import last_verified_at
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import DrillOrder
+from backupd.tasks.options import DrillRequest
 from backupd.tasks.origins import require_same_database
 from backupd.tasks.provenance import Foreign, claims_of, refusal
-from backupd.tasks.replicate import told_of
-from backupd.tasks.restore.extract import fetch, unpack_proven
+from backupd.tasks.replicate import replica_errors
+from backupd.tasks.restore.extract import extract_verified, fetch
 from backupd.tasks.retry import Retry
-from backupd.tasks.run import Run, Stopwatch, recorded
+from backupd.tasks.run import Run, Stopwatch, recorded_run
 
 OpenStore = Callable[[], AbstractContextManager[tuple[Archives, Inventory]]]
 
 _HINT = "use another generation, and let the replica have this one anew (backupd replicate)"
 
 
-def drill(order: DrillOrder, open_store: OpenStore, retry: Retry, site: Site) -> RunReport:
+def drill(order: DrillRequest, open_store: OpenStore, retry: Retry, context: TaskContext) -> RunReport:
     """Rehearse now. Foreseen trouble does not raise: it is in the report, with how long each step took until then.
 
     A connection that is lost is made anew, as `retry` says. One drill at a time: it may have the app's place.
     """
-    with recorded("drill", order.source, site) as run, site.locked_for("drill"):
+    with recorded_run("drill", order.source, context) as run, context.task_lock("drill"):
         run.started()
         run.update(drill=DrillReport(order.store, order.max_age_s))
         if order.note:
             run.note(order.note)
-        _sweep(site)
+        _sweep(context)
         place = place_of(order.app, run) if order.app else None
         if place:
             place.prepare()
-        with workplace(site) as directory:
-            _rehearse(order, open_store, retry, directory, run, site)
+        with workplace(context) as directory:
+            _rehearse(order, open_store, retry, directory, run, context)
     return run.report
 
 
-def _sweep(site: Site) -> None:
+def _sweep(context: TaskContext) -> None:
     """Remove what a killed drill left in staging, unless somebody works on the store, who has done so."""
-    with suppress(LockHeld), replace(site, lock_timeout_s=0).locked("drill"):
+    with suppress(LockHeld), replace(context, lock_timeout_s=0).locked("drill"):
         pass
 
 
-def _rehearse(order: DrillOrder, open_store: OpenStore, retry: Retry, directory: Path, run: Run, site: Site) -> None:
+def _rehearse(
+    order: DrillRequest, open_store: OpenStore, retry: Retry, directory: Path, run: Run, context: TaskContext
+) -> None:
     began = time.monotonic()
     run.update(drill=DrillReport(order.store, order.max_age_s))
     restored = directory / "restored.sqlite3"
-    manifest = _restore(order, open_store, retry, restored, run, site)
+    manifest = _restore(order, open_store, retry, restored, run, context)
     took_s = round(time.monotonic() - began, 3)
-    trouble = remember_check(manifest.id, site, sound=True, detail="sound", duration_s=took_s, store=order.store)
+    trouble = record_verification(
+        manifest.id, context, sound=True, detail="sound", duration_s=took_s, store=order.store
+    )
     if trouble:
         run.warn(trouble)
     if order.app:
@@ -73,10 +77,12 @@ def _rehearse(order: DrillOrder, open_store: OpenStore, retry: Retry, directory:
         run.update(drill=replace(run.report.drill, recovery_s=round(time.monotonic() - began, 3)))
 
 
-def _restore(order: DrillOrder, open_store: OpenStore, retry: Retry, target: Path, run: Run, site: Site) -> Manifest:
+def _restore(
+    order: DrillRequest, open_store: OpenStore, retry: Retry, target: Path, run: Run, context: TaskContext
+) -> Manifest:
     """Restore the newest copy as `target`, timed by stage; damage is marked. Raises what keeps it from being proven."""
-    timed = Stopwatch(site.progress, run.add_stage)
-    watched = replace(site, progress=timed)
+    timed = Stopwatch(context.progress, run.add_stage)
+    watched = replace(context, progress=timed)
     fetched: list[tuple[Manifest, DirectoryStore]] = []
     try:
         retry(lambda: fetched.append(_fetch(order, open_store, target.parent, run, watched)))
@@ -84,7 +90,7 @@ def _restore(order: DrillOrder, open_store: OpenStore, retry: Retry, target: Pat
         _prove(manifest, store, target, order, run, watched)
     except CopyCorrupt as error:
         if run.report.generation:
-            remember_check(run.report.generation, site, sound=False, detail=error.message, store=order.store)
+            record_verification(run.report.generation, context, sound=False, detail=error.message, store=order.store)
         raise
     finally:
         timed.end()
@@ -92,31 +98,31 @@ def _restore(order: DrillOrder, open_store: OpenStore, retry: Retry, target: Pat
 
 
 def _fetch(
-    order: DrillOrder, open_store: OpenStore, directory: Path, run: Run, site: Site
+    order: DrillRequest, open_store: OpenStore, directory: Path, run: Run, context: TaskContext
 ) -> tuple[Manifest, DirectoryStore]:
     """Choose the newest copy by the store's own listing, and fetch it."""
-    site.progress.stage("connect", 0)
+    context.progress.stage("connect", 0)
     with ExitStack() as stack:
-        with told_of(order.store):
+        with replica_errors(order.store):
             store, inventory = stack.enter_context(open_store())
-        manifest = _newest(order, inventory, run, site)
+        manifest = _newest(order, inventory, run, context)
         _require_room(manifest, order, directory)
         reserve = reserve_bytes(directory, order.reserve_bytes)
-        return manifest, fetch(manifest, store, directory, reserve, site)
+        return manifest, fetch(manifest, store, directory, reserve, context)
 
 
-def _newest(order: DrillOrder, inventory: Inventory, run: Run, site: Site) -> Manifest:
+def _newest(order: DrillRequest, inventory: Inventory, run: Run, context: TaskContext) -> Manifest:
     """Return the manifest of the newest copy that counts.
 
     Raises GenerationMissing, ForeignCopies, OtherDatabase; DrillFailed when it is too old.
     """
     foreign: tuple[Foreign, ...] = ()
     if order.store != LOCAL_STORE:
-        foreign = claims_of(read_inventory(site), site).foreign(inventory, order.source)
+        foreign = claims_of(read_inventory(context), context).foreign(inventory, order.source)
         inventory = inventory.without(key for group in foreign for key in group.ids)
-    manifest, as_of = inventory.last_verified(order.source), last_proof(order.source, inventory, site)
+    manifest, as_of = inventory.last_verified(order.source), last_verified_at(order.source, inventory, context)
     if foreign and manifest is None:
-        raise refusal(foreign, order.store, "a drill of them would prove nothing for this app", site.clock())
+        raise refusal(foreign, order.store, "a drill of them would prove nothing for this app", context.clock())
     if manifest is None or as_of is None:
         raise GenerationMissing(
             f"there is no sound copy of {order.source} at {order.store}: nothing could be restored from there",
@@ -124,7 +130,7 @@ def _newest(order: DrillOrder, inventory: Inventory, run: Run, site: Site) -> Ma
         )
     if order.path is not None:
         require_same_database(manifest, inventory, order.path)
-    age_s = max(0.0, (site.clock() - as_of).total_seconds())
+    age_s = max(0.0, (context.clock() - as_of).total_seconds())
     drill = DrillReport(order.store, order.max_age_s, manifest.taken_at, round(age_s, 3))
     run.update(generation=manifest.id, drill=drill)
     passed_over = [g.id for g in inventory.of(order.source) if g.taken_at > manifest.taken_at]
@@ -139,7 +145,7 @@ def _newest(order: DrillOrder, inventory: Inventory, run: Run, site: Site) -> Ma
     return manifest
 
 
-def _require_room(manifest: Manifest, order: DrillOrder, directory: Path) -> None:
+def _require_room(manifest: Manifest, order: DrillRequest, directory: Path) -> None:
     """Refuse to begin what will not fit: the archive, the database, and where the app expects it the database again."""
     what, size_bytes = f"a drill of {manifest.id}", manifest.snapshot.size_bytes
     needed = manifest.archive.size_bytes + size_bytes
@@ -151,10 +157,12 @@ def _require_room(manifest: Manifest, order: DrillOrder, directory: Path) -> Non
     require_space(directory, needed, reserve_bytes(directory, order.reserve_bytes), what)
 
 
-def _prove(manifest: Manifest, store: DirectoryStore, target: Path, order: DrillOrder, run: Run, site: Site) -> None:
+def _prove(
+    manifest: Manifest, store: DirectoryStore, target: Path, order: DrillRequest, run: Run, context: TaskContext
+) -> None:
     """Unpack and prove the copy, and compare what is in it with what the manifest says. Raises CopyCorrupt."""
     reserve = reserve_bytes(target.parent, order.reserve_bytes)
-    inspection = unpack_proven(manifest, store, target, order.workers, site, reserve)
+    inspection = extract_verified(manifest, store, target, order.workers, context, reserve)
     note_proven(run, "digests", *inspection.verdict.checks)
     run.update(
         snapshot_bytes=manifest.snapshot.size_bytes,

@@ -14,9 +14,9 @@ from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
 from backupd.system.files import is_full
 from backupd.system.os_errors import why_full
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, watching_space
-from backupd.tasks.replicate import told_of
+from backupd.tasks.replicate import replica_errors
 from backupd.tasks.retry import Retry
 
 _CHUNK_BYTES = 1 << 20
@@ -37,7 +37,7 @@ class ResumingArchives:
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
-        with told_of(self.name):
+        with replica_errors(self.name):
             stream = self._first.open(generation_id, begin)
         reopen = _reopening(self._connect, generation_id)
         return io.BufferedReader(_Resuming(self.name, stream, begin, reopen, self._retry), _BUFFER_BYTES)
@@ -74,7 +74,7 @@ class _Resuming(io.RawIOBase):
 
     def _read(self, size_bytes: int) -> None:
         try:
-            with told_of(self._name):
+            with replica_errors(self._name):
                 if self._stream is None:
                     self._stream = self._reopen(self._at, self._stack)
                 self._chunk = self._stream.read(size_bytes)
@@ -87,8 +87,8 @@ class _Resuming(io.RawIOBase):
 _HINT = "use another generation, or this one from another store (backupd list)"
 
 
-def unpack_proven(
-    manifest: Manifest, store: Archives, target: Path, workers: int, site: Site, reserve_bytes: int = 0
+def extract_verified(
+    manifest: Manifest, store: Archives, target: Path, workers: int, context: TaskContext, reserve_bytes: int = 0
 ) -> Inspection:
     """Unpack a generation into the new file `target` (0600), durably, and prove it before this returns what is in it.
 
@@ -96,10 +96,12 @@ def unpack_proven(
     At least `reserve_bytes` stay free. Raises CopyCorrupt, with `target` gone; GenerationMissing; NoSpace.
     """
     require_space(target.parent, manifest.snapshot.size_bytes, reserve_bytes, f"unpacking {manifest.id}")
-    site.progress.stage("unpack", manifest.snapshot.size_bytes)
+    context.progress.stage("unpack", manifest.snapshot.size_bytes)
     try:
-        _unpack(manifest, store, target, workers, watching_space(target.parent, reserve_bytes, site.progress.advance))
-        site.progress.stage("check", manifest.snapshot.size_bytes)
+        _unpack(
+            manifest, store, target, workers, watching_space(target.parent, reserve_bytes, context.progress.advance)
+        )
+        context.progress.stage("check", manifest.snapshot.size_bytes)
         return _check(manifest, target)
     except BaseException as error:
         target.unlink(missing_ok=True)
@@ -136,16 +138,16 @@ def _check(manifest: Manifest, target: Path) -> Inspection:
     return inspection
 
 
-def fetch(manifest: Manifest, store: Archives, directory: Path, reserve: int, site: Site) -> DirectoryStore:
+def fetch(manifest: Manifest, store: Archives, directory: Path, reserve: int, context: TaskContext) -> DirectoryStore:
     """Copy the archive of a generation into `directory`, and return that as a store of the same name to restore from.
 
     Nothing is proven yet. At least `reserve` bytes stay free. Raises GenerationMissing, NoSpace, ReplicaUnreachable.
     """
     fetched = DirectoryStore(store.name, directory)
     target, size_bytes = fetched.archive_path(manifest.id), manifest.archive.size_bytes
-    site.progress.stage("fetch", size_bytes)
-    advance = watching_space(directory, reserve, site.progress.advance)
-    with told_of(store.name):
+    context.progress.stage("fetch", size_bytes)
+    advance = watching_space(directory, reserve, context.progress.advance)
+    with replica_errors(store.name):
         stream = store.open(manifest.id)
     with stream, target.open("wb") as copy:
         done_bytes = 0
@@ -157,7 +159,7 @@ def fetch(manifest: Manifest, store: Archives, directory: Path, reserve: int, si
 
 
 def _read(stream: BinaryIO, name: str) -> bytes:
-    with told_of(name):
+    with replica_errors(name):
         return stream.read(_CHUNK_BYTES)
 
 

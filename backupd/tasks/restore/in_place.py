@@ -18,23 +18,23 @@ from backupd.log import Event
 from backupd.model import Manifest, RunReport, Verification
 from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.history import Entry, Kind, Record, choose_undo, history, recorded_names
-from backupd.sqlite.restore_lock import alone_at
+from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
-from backupd.sqlite.target import Settled, Target, dress, set_journal_mode
+from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
 from backupd.stores.contract import Archives
 from backupd.system.files import noting_limits
 from backupd.system.owners import owner_text
-from backupd.tasks.check_results import remember_check
-from backupd.tasks.context import Site
+from backupd.tasks.check_results import record_verification
+from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
 from backupd.tasks.inventory import Choose
 from backupd.tasks.options import PinRequest
 from backupd.tasks.pin import pin_if_possible
-from backupd.tasks.restore.extract import unpack_proven
+from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.presence import database_is_there
 from backupd.tasks.restore.recovery import heal_restore
-from backupd.tasks.run import Run, recorded
+from backupd.tasks.run import Run, recorded_run
 
 RESTORED_FROM = "it was restored from"
 
@@ -59,7 +59,7 @@ class TakenBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Replaced:
+class InPlaceResult:
     """What a restore in place did, or with `dry_run` would do.
 
     `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
@@ -88,7 +88,7 @@ class Replaced:
 
 
 @dataclass(frozen=True, slots=True)
-class Replacement:
+class RestoreRequest:
     """What is to be put where: the database of `source` at `path`; `stopped` is the operator's word for the app.
 
     `directory` is what its directory, empty so far, is given (or in a dry run would be). With `if_missing` a database
@@ -108,39 +108,39 @@ class Replacement:
 
 
 def replace_database(
-    choose: Choose, order: Replacement, store: Archives, site: Site
-) -> tuple[RunReport, Replaced | None]:
+    choose: Choose, order: RestoreRequest, store: Archives, context: TaskContext
+) -> tuple[RunReport, InPlaceResult | None]:
     """Restore a generation of `store` over the database of its source; the report tells of trouble.
 
     Which one, `choose` tells once nobody else is at work on the store: who was may have published and removed some.
     Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
     """
-    wait_s = site.lock_timeout_s if order.if_missing else 0.0
+    wait_s = context.lock_timeout_s if order.if_missing else 0.0
     if order.dry_run:
-        manifest, run = choose(), Run("restore", order.source, site)
-        with _offering_online(order, site):
+        manifest, run = choose(), Run("restore", order.source, context)
+        with _offering_online(order, context):
             rehearsed = _rehearsed(manifest, order, run)
         return run.report, rehearsed
     done = None
     with (
-        recorded("restore", order.source, site) as run,
-        site.locked_if_writable("restore"),
-        alone_at(order.path, wait_s),
-        _offering_online(order, site),
+        recorded_run("restore", order.source, context) as run,
+        context.locked_if_writable("restore"),
+        restore_lock(order.path, wait_s),
+        _offering_online(order, context),
     ):
         run.started()
-        heal_restore(order.path, site)
+        heal_restore(order.path, context)
         if order.if_missing and database_is_there(order.path, empty_is_data=order.empty_is_data):
             run.note(f"a database has appeared at {order.path}: it stays")
             return run.report, None
         require_newest(order)
         manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
-        done = _replace(manifest, order, _target(manifest, order), store, run, site)
+        done = _replace(manifest, order, _target(manifest, order), store, run, context)
     return run.report, done and replace(done, notes=run.report.notes)
 
 
-def require_newest(order: Replacement) -> None:
+def require_newest(order: RestoreRequest) -> None:
     """Refuse to undo what is not the last restore any more, once nobody else is at work here. Raises LockHeld."""
     entry = order.takes_back
     if entry is None:
@@ -153,18 +153,18 @@ def require_newest(order: Replacement) -> None:
 
 
 @contextmanager
-def _offering_online(order: Replacement, site: Site) -> Iterator[None]:
+def _offering_online(order: RestoreRequest, context: TaskContext) -> Iterator[None]:
     """Name the restore into the live database to an app that is not stopped, where that is possible."""
     try:
         yield
     except TargetInUse as error:
-        possible = Path(order.path).exists() and site.store.writable() and not (order.if_missing or order.takes_back)
+        possible = Path(order.path).exists() and context.store.writable() and not (order.if_missing or order.takes_back)
         if possible and error.hint == STOP_THE_APP:
             raise TargetInUse(error.message, f"{error.hint}{OR_ONLINE}") from error
         raise
 
 
-def _rehearsed(manifest: Manifest, order: Replacement, run: Run) -> Replaced:
+def _rehearsed(manifest: Manifest, order: RestoreRequest, run: Run) -> InPlaceResult:
     """Return what the restore comes to, owner and mode as the file system lets a file of no name have them."""
     target = _target(manifest, order)
     _warn_of_directory(target, manifest, order, run)
@@ -173,7 +173,7 @@ def _rehearsed(manifest: Manifest, order: Replacement, run: Run) -> Replaced:
     return replace(planned(manifest, order, target), owner=owner, mode=mode, notes=tuple(limits))
 
 
-def _target(manifest: Manifest, order: Replacement) -> Target:
+def _target(manifest: Manifest, order: RestoreRequest) -> Target:
     """Look at the place, before hours are spent on fetching. Raises TargetInUse, TargetRefused, NoSpace."""
     target = Target.inspect(order.path)
     with target.lease(stopped=order.stopped):
@@ -184,29 +184,31 @@ def _target(manifest: Manifest, order: Replacement) -> Target:
     return target
 
 
-def _replace(manifest: Manifest, order: Replacement, target: Target, store: Archives, run: Run, site: Site) -> Replaced:
+def _replace(
+    manifest: Manifest, order: RestoreRequest, target: Target, store: Archives, run: Run, context: TaskContext
+) -> InPlaceResult:
     part = part_path(target.path)
     sweep_parts(target.path)  # we are alone: none is at work
     try:
         with run.stage("unpack"):
-            unpack_proven(manifest, store, part, order.workers, site)
+            extract_verified(manifest, store, part, order.workers, context)
         set_journal_mode(part, manifest.snapshot.journal_mode)
-        owner, mode = dress(part, target, manifest.origin)
+        owner, mode = apply_ownership(part, target, manifest.origin)
         done = replace(planned(manifest, order, target), owner=owner, mode=mode)
         with run.stage("swap"):
-            pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, site)
-            done = put_in_place(done, target, part, order, site)
+            pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
+            done = put_in_place(done, target, part, order, context)
     except CopyCorrupt as error:
-        remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
+        record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
         raise
     finally:
         remove_part(part)
     _warn_of_directory(target, manifest, order, run)
-    tell_restored(f"restored {manifest.id} in place of {target.path}", done, site)
+    tell_restored(f"restored {manifest.id} in place of {target.path}", done, context)
     return done
 
 
-def _warn_of_directory(target: Target, manifest: Manifest, order: Replacement, run: Run) -> None:
+def _warn_of_directory(target: Target, manifest: Manifest, order: RestoreRequest, run: Run) -> None:
     """Warn where the app could not write beside a database that was not there before."""
     if target.old is not None or os.geteuid() != 0:  # not root: the new database is ours, and we may write there
         return
@@ -215,7 +217,9 @@ def _warn_of_directory(target: Target, manifest: Manifest, order: Replacement, r
         run.warn(warning)
 
 
-def put_in_place(done: Replaced, target: Target, part: Path, order: Replacement, site: Site) -> Replaced:
+def put_in_place(
+    done: InPlaceResult, target: Target, part: Path, order: RestoreRequest, context: TaskContext
+) -> InPlaceResult:
     """Bring the old database to rest, make sure that nobody has opened it since, and put `part` in its place."""
     target = Target.inspect(target.path)  # anew: an app that started meanwhile may have made one
     if order.if_missing and database_is_there(target.path, empty_is_data=order.empty_is_data):
@@ -223,7 +227,7 @@ def put_in_place(done: Replaced, target: Target, part: Path, order: Replacement,
     settled = target.settle()
     with target.lease(stopped=order.stopped) as lease:
         record = _record(done, target, order)
-        kept = swap(target.path, part, lease, site.clock(), record, order.takes_back)
+        kept = swap(target.path, part, lease, context.clock(), record, order.takes_back)
     if kept is None:
         return done
     old = settled or Settled("")
@@ -231,7 +235,7 @@ def put_in_place(done: Replaced, target: Target, part: Path, order: Replacement,
     return replace(done, kept=str(kept), old_damage=old.damage, old_undecided=old.undecided, undo=undo)
 
 
-def _record(done: Replaced, target: Target, order: Replacement) -> Record | None:
+def _record(done: InPlaceResult, target: Target, order: RestoreRequest) -> Record | None:
     """Return what is recorded of a restore in place; nothing where there was nothing before, not even a restore."""
     if target.old is not None:
         return Record(kind_of(order), generation_of(order, done.generation), "file")
@@ -240,27 +244,27 @@ def _record(done: Replaced, target: Target, order: Replacement) -> Record | None
     return None
 
 
-def kind_of(order: Replacement) -> Kind:
+def kind_of(order: RestoreRequest) -> Kind:
     """Tell whether a restore takes one back, or takes an undo back."""
     if order.takes_back is None:
         return "restore"
     return "redo" if order.takes_back.record.kind == "undo" else "undo"
 
 
-def generation_of(order: Replacement, generation: str | None) -> str | None:
+def generation_of(order: RestoreRequest, generation: str | None) -> str | None:
     """Return the generation that a restore is about: an undo is about that of the restore that it takes back."""
     return order.takes_back.record.generation if order.takes_back else generation
 
 
-def way_back(order: Replacement) -> str:
+def way_back(order: RestoreRequest) -> str:
     """Return the command that takes a restore back."""
     return f"backupd restore --{'redo' if kind_of(order) == 'undo' else 'undo'} --source {order.source}"
 
 
-def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | None = None) -> Replaced:
+def planned(manifest: Manifest, order: RestoreRequest, target: Target, undo: str | None = None) -> InPlaceResult:
     """Return what restoring `manifest` to `target` comes to, as far as it can be told before."""
     origin = target.old or manifest.origin
-    return Replaced(
+    return InPlaceResult(
         source=order.source,
         generation=manifest.id,
         taken_at=manifest.taken_at,
@@ -277,11 +281,11 @@ def planned(manifest: Manifest, order: Replacement, target: Target, undo: str | 
     )
 
 
-def tell_restored(what: str, done: Replaced, site: Site) -> None:
+def tell_restored(what: str, done: InPlaceResult, context: TaskContext) -> None:
     """Log a restore, with what is needed to take it back."""
     kept = f"; the old database is {done.kept}" if done.kept else ""
     undecided = f", kept with its journal: {done.old_undecided}" if done.old_undecided else ""
-    site.log.info(
+    context.log.info(
         Event.GENERATION_RESTORED,
         f"{what}{kept}{undecided}",
         generation=done.generation,

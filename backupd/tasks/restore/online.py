@@ -17,22 +17,22 @@ from backupd.sqlite.checksums import path_has_checksums
 from backupd.sqlite.encryption import is_encrypted
 from backupd.sqlite.header import read_header
 from backupd.sqlite.history import Record, begin_online, end_online, took_effect
-from backupd.sqlite.restore_lock import alone_at
+from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.target import Target, set_journal_mode
-from backupd.sqlite.worker_process import Child
+from backupd.sqlite.worker_process import WorkerProcess
 from backupd.stores.contract import Archives
 from backupd.tasks.backup import backup
-from backupd.tasks.check_results import remember_check
-from backupd.tasks.context import Site
+from backupd.tasks.check_results import record_verification
+from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, reserve_bytes
 from backupd.tasks.inventory import Choose
-from backupd.tasks.options import BackupOrder, PinRequest
+from backupd.tasks.options import BackupRequest, PinRequest
 from backupd.tasks.pin import pin_if_possible
-from backupd.tasks.restore.extract import unpack_proven
+from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.in_place import (
     RESTORED_FROM,
-    Replaced,
-    Replacement,
+    InPlaceResult,
+    RestoreRequest,
     generation_of,
     kind_of,
     planned,
@@ -41,56 +41,58 @@ from backupd.tasks.restore.in_place import (
     way_back,
 )
 from backupd.tasks.restore.recovery import heal_restore
-from backupd.tasks.run import Run, recorded
+from backupd.tasks.run import Run, recorded_run
 
 _COPY = "restored.sqlite3"
 
 
 def overwrite_database(
-    choose: Choose, order: Replacement, store: Archives, safety: BackupOrder, site: Site
-) -> tuple[RunReport, Replaced | None]:
+    choose: Choose, order: RestoreRequest, store: Archives, safety: BackupRequest, context: TaskContext
+) -> tuple[RunReport, InPlaceResult | None]:
     """Restore a generation of `store` into the database of its source while its app runs; the report tells of trouble.
 
     Which one, `choose` tells once nobody else is at work on the store.
     Before that, the database is backed up as `safety` orders, and that is pinned and recorded beside the database for
     an undo: without that nothing is overwritten. Raises TargetRefused where there is no place for the backup.
     """
-    _require_store(site)
+    _require_store(context)
     if order.dry_run:
         manifest = choose()
         target = _target(order, safety, manifest)
-        return Run("restore", order.source, site).report, planned(manifest, order, target)
+        return Run("restore", order.source, context).report, planned(manifest, order, target)
     done = None
-    with recorded("restore", order.source, site) as run, site.store.staging() as staging:
+    with recorded_run("restore", order.source, context) as run, context.store.staging() as staging:
         run.started()
-        with site.locked("restore"):
+        with context.locked("restore"):
             manifest = choose()
-            pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, site)
+            pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         _target(order, safety, manifest)  # at once, before hours are spent on fetching
-        copy = _unpacked(manifest, order, store, staging, run, site)
-        before = _backed_up(safety, manifest, site)
+        copy = _unpacked(manifest, order, store, staging, run, context)
+        before = _backed_up(safety, manifest, context)
         try:
-            with site.locked("restore"), alone_at(order.path):
-                heal_restore(order.path, site)
+            with context.locked("restore"), restore_lock(order.path):
+                heal_restore(order.path, context)
                 require_newest(order)
                 target = _target(order, safety, manifest)
                 record = Record(kind_of(order), generation_of(order, manifest.id), "generation", before)
-                with run.stage("overwrite"), _recording(record, order, target.path, site):
-                    _overwrite(copy, target, safety.settings.busy_timeout_s, site)
+                with run.stage("overwrite"), _recording(record, order, target.path, context):
+                    _overwrite(copy, target, safety.settings.busy_timeout_s, context)
         except BackupdError as error:
             latest = f"name {manifest.id} then: {before}, which was backed up just now, is the latest"
             hint = error.hint if order.takes_back else f"{error.hint}; {latest}"
             raise type(error)(error.message, hint) from error
         done = planned(manifest, order, target, undo=way_back(order))
-        tell_restored(f"restored {manifest.id} into {target.path}, which was backed up before as {before}", done, site)
+        tell_restored(
+            f"restored {manifest.id} into {target.path}, which was backed up before as {before}", done, context
+        )
     return run.report, done
 
 
 @contextmanager
-def _recording(record: Record, order: Replacement, target: Path, site: Site) -> Iterator[None]:
+def _recording(record: Record, order: RestoreRequest, target: Path, context: TaskContext) -> Iterator[None]:
     """Record the block as an online restore for a later undo, and as none where it is broken off without effect."""
-    begun = begin_online(target, record, order.takes_back, site.clock())
+    begun = begin_online(target, record, order.takes_back, context.clock())
     try:
         yield
     except BaseException:
@@ -99,20 +101,20 @@ def _recording(record: Record, order: Replacement, target: Path, site: Site) -> 
     end_online(target, begun, done=True)
 
 
-def _require_store(site: Site) -> None:
-    directory = site.store.directory
-    if directory.exists() and not site.store.writable():
+def _require_store(context: TaskContext) -> None:
+    directory = context.store.directory
+    if directory.exists() and not context.store.writable():
         raise TargetRefused(
             f"{directory} cannot be written: there is no place for the safety backup",
             "mount it writable; or stop the app, and restore without --online",
         )
 
 
-def _backed_up(safety: BackupOrder, manifest: Manifest, site: Site) -> str:
+def _backed_up(safety: BackupRequest, manifest: Manifest, context: TaskContext) -> str:
     """Back the database up and return the generation that holds it. Raises BackupdError when there is none."""
     pin = PinRequest(f"it is the state before the online restore of {manifest.id}")
     # Without expiry: else it might push out the very generation that is restored.
-    report = backup(replace(safety, expiry=None, pin=pin), site)
+    report = backup(replace(safety, expiry=None, pin=pin), context)
     if report.outcome == "failed" or report.generation is None:
         raise BackupdError(
             f"the safety backup failed, and nothing was restored: {report.error}",
@@ -121,7 +123,7 @@ def _backed_up(safety: BackupOrder, manifest: Manifest, site: Site) -> str:
     return report.generation
 
 
-def _target(order: Replacement, safety: BackupOrder, manifest: Manifest) -> Target:
+def _target(order: RestoreRequest, safety: BackupRequest, manifest: Manifest) -> Target:
     """Look at the database and its disk, where all of it may pass through the WAL. Raises TargetRefused, NoSpace."""
     target = Target.inspect(order.path)
     if target.old is None:
@@ -143,24 +145,26 @@ def _target(order: Replacement, safety: BackupOrder, manifest: Manifest) -> Targ
     return target
 
 
-def _unpacked(manifest: Manifest, order: Replacement, store: Archives, staging: Path, run: Run, site: Site) -> Path:
+def _unpacked(
+    manifest: Manifest, order: RestoreRequest, store: Archives, staging: Path, run: Run, context: TaskContext
+) -> Path:
     copy = staging / _COPY
     try:
         with run.stage("unpack"):
-            unpack_proven(manifest, store, copy, order.workers, site)
+            extract_verified(manifest, store, copy, order.workers, context)
     except CopyCorrupt as error:
-        remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
+        record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
         raise
     return copy
 
 
-def _overwrite(copy: Path, target: Target, busy_timeout_s: float, site: Site) -> None:
+def _overwrite(copy: Path, target: Target, busy_timeout_s: float, context: TaskContext) -> None:
     old = target.old
     assert old is not None  # noqa: S101 - `_target` has seen it
     header = read_header(os.fspath(target.path))
     if header is not None:
         set_journal_mode(copy, header.journal_mode)  # else a rollback-journal database would turn into a WAL one
-    site.progress.stage("overwrite", copy.stat().st_size)
+    context.progress.stage("overwrite", copy.stat().st_size)
     request = {
         "path": str(target.path),
         "snapshot": copy.name,
@@ -168,5 +172,5 @@ def _overwrite(copy: Path, target: Target, busy_timeout_s: float, site: Site) ->
         "gid": old.gid,
         "busy_timeout_s": busy_timeout_s,
     }
-    with Child("restore_online", request, copy.parent) as child:
-        child.result(on_progress=lambda done, _total: site.progress.advance(done))
+    with WorkerProcess("restore_online", request, copy.parent) as child:
+        child.result(on_progress=lambda done, _total: context.progress.advance(done))

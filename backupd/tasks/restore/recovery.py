@@ -10,18 +10,18 @@ from backupd.formatting import human_age, human_bytes
 from backupd.log import Event
 from backupd.sqlite.history import end_online, online_begun, took_effect
 from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files
-from backupd.sqlite.restore_lock import alone_at
+from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.swap import heal
 from backupd.sqlite.swap_journal import pending
 from backupd.system.owners import where_owned
-from backupd.tasks.context import Site
+from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
 
 
-def heal_restore(path: Path, site: Site) -> None:
+def heal_restore(path: Path, context: TaskContext) -> None:
     """Finish or undo what a killed restore began at the database that `path` leads to, and say so.
 
-    Call it with the place to yourself (`alone_at`), as a restore at work has it. Raises TargetRefused, OSError.
+    Call it with the place to yourself (`restore_lock`), as a restore at work has it. Raises TargetRefused, OSError.
     """
     target = _real(path)
     try:
@@ -37,22 +37,22 @@ def heal_restore(path: Path, site: Site) -> None:
         ) from error
     if healed is not None:
         what = f"a restore of {target} was killed: {healed.what}" + (f"; {healed.detail}" if healed.detail else "")
-        site.log.warning(Event.RESTORE_HEALED, what, target=str(target))
+        context.log.warning(Event.RESTORE_HEALED, what, target=str(target))
     if begun is not None:
         effect = "it had taken effect" if took else "it had changed nothing"
         what = f"an online restore of {begun.record.generation} to {target} was killed: {effect}"
-        site.log.warning(Event.RESTORE_HEALED, what, target=str(target))
+        context.log.warning(Event.RESTORE_HEALED, what, target=str(target))
 
 
-def healed_before_backup(path: Path, site: Site) -> str:
+def healed_before_backup(path: Path, context: TaskContext) -> str:
     """Do the same before a backup, which goes on whatever comes of it; returns in words what is wrong, if anything.
 
     Raises LockHeld in the moment in which another backupd puts a database in place.
     """
     try:
         if pending(_real(path)) is not None or online_begun(_real(path)) is not None:
-            with alone_at(path):
-                heal_restore(path, site)
+            with restore_lock(path):
+                heal_restore(path, context)
     except TargetRefused as error:
         return f"{error.message}: {error.hint}"
     except PermissionError:  # the backup fails for the same reason, and reports it
@@ -62,7 +62,7 @@ def healed_before_backup(path: Path, site: Site) -> str:
     return ""
 
 
-def examine_restores(path: Path, site: Site) -> Iterator[Finding]:
+def examine_restores(path: Path, context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for a restore that was killed, and one for each old database that a restore kept."""
     target = _real(path)
     try:
@@ -70,15 +70,15 @@ def examine_restores(path: Path, site: Site) -> Iterator[Finding]:
             what = f"a restore of {target} was killed, or is at work"
             yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
         kept = (one for one in kept_files(target) if one.holds_data)
-        yield from (_kept(one, site) for one in kept)
+        yield from (_kept(one, context) for one in kept)
     except TargetRefused as error:
         yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
     except OSError:  # that its directory cannot be read is a finding of the source
         return
 
 
-def _kept(kept: KeptDatabase, site: Site) -> Finding:
-    age = site.clock() - kept.since
+def _kept(kept: KeptDatabase, context: TaskContext) -> Finding:
+    age = context.clock() - kept.since
     detail = f"{kept.path.name} is what a restore replaced, {_ago(age)}, of {human_bytes(kept.size_bytes)}"
     hint = "backupd clean removes it" + ("" if age >= KEPT_FOR else f" once it is {KEPT_FOR.days} days old")
     return Finding("restore", ok=True, detail=detail, hint=hint)

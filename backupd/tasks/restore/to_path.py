@@ -15,10 +15,10 @@ from backupd.model import Manifest, SourceFacts, Verification
 from backupd.stores.contract import Archives
 from backupd.system.files import fsync_directory, give, noting_limits, set_mode
 from backupd.system.owners import owner_of
-from backupd.tasks.check_results import remember_check
-from backupd.tasks.context import Site
+from backupd.tasks.check_results import record_verification
+from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
-from backupd.tasks.restore.extract import unpack_proven
+from backupd.tasks.restore.extract import extract_verified
 
 _ABANDONED_S = 86400
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -44,7 +44,13 @@ class Restored:
 
 
 def restore_to(
-    manifest: Manifest, target: Path, workers: int, site: Site, *, store: Archives | None = None, dry_run: bool = False
+    manifest: Manifest,
+    target: Path,
+    workers: int,
+    context: TaskContext,
+    *,
+    store: Archives | None = None,
+    dry_run: bool = False,
 ) -> Restored:
     """Restore a generation of `store` (None: the local one) as the new file `target`; nothing there is ever replaced.
 
@@ -58,7 +64,7 @@ def restore_to(
             require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
             owner, mode = _rehearse(target, manifest.origin)
         else:
-            owner, mode = _restore(manifest, target, workers, site, store or site.store)
+            owner, mode = _restore(manifest, target, workers, context, store or context.store)
     done = Restored(
         generation=manifest.id,
         taken_at=manifest.taken_at,
@@ -72,7 +78,7 @@ def restore_to(
         notes=tuple(limits),
     )
     if not dry_run:
-        site.log.info(
+        context.log.info(
             Event.GENERATION_RESTORED,
             f"restored {manifest.id} to {target}",
             generation=manifest.id,
@@ -108,19 +114,21 @@ def _rehearse(target: Path, origin: SourceFacts) -> tuple[str | None, int]:
     return said
 
 
-def _restore(manifest: Manifest, target: Path, workers: int, site: Site, store: Archives) -> tuple[str | None, int]:
+def _restore(
+    manifest: Manifest, target: Path, workers: int, context: TaskContext, store: Archives
+) -> tuple[str | None, int]:
     """Restore, and return owner and mode of the new file."""
     _sweep_old_parts(target)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        unpack_proven(manifest, store, part, workers, site)
+        extract_verified(manifest, store, part, workers, context)
         with part.open("rb") as stream:
             said = _dress(stream.fileno(), target, manifest.origin)
             os.fsync(stream.fileno())
         _put_in_place(part, target)
         fsync_directory(target.parent)
     except CopyCorrupt as error:
-        remember_check(manifest.id, site, sound=False, detail=error.message, store=store.name)
+        record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
         raise
     finally:
         part.unlink(missing_ok=True)

@@ -11,32 +11,39 @@ from dataclasses import replace
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.model import RunReport
 from backupd.sqlite.history import Entry, choose_undo, history, require_before
-from backupd.sqlite.restore_lock import alone_at
+from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.target import ELSEWHERE, Target
 from backupd.system.files import fsync_directory, noting_limits
 from backupd.system.owners import known_owner, owner_text
-from backupd.tasks.context import Site
-from backupd.tasks.restore.in_place import Replaced, Replacement, TakenBack, put_in_place, require_newest, tell_restored
+from backupd.tasks.context import TaskContext
+from backupd.tasks.restore.in_place import (
+    InPlaceResult,
+    RestoreRequest,
+    TakenBack,
+    put_in_place,
+    require_newest,
+    tell_restored,
+)
 from backupd.tasks.restore.recovery import heal_restore
-from backupd.tasks.run import Run, recorded
+from backupd.tasks.run import Run, recorded_run
 
 
-def plan_undo(order: Replacement, site: Site, *, redo: bool) -> Replacement:
+def plan_undo(order: RestoreRequest, context: TaskContext, *, redo: bool) -> RestoreRequest:
     """Return the order to take the last restore back (with `redo`, the last undo), which says which one that is.
 
     What a killed restore left is put right first, but in a dry run. Raises GenerationMissing, TargetRefused, LockHeld.
     """
     with _without_elsewhere():
         if not order.dry_run:
-            with alone_at(order.path):
-                heal_restore(order.path, site)
+            with restore_lock(order.path):
+                heal_restore(order.path, context)
         target = Target.inspect(order.path)
         entry = choose_undo(history(target.path), redo=redo)
         require_before(entry)
     return replace(order, takes_back=entry)
 
 
-def app_runs(order: Replacement) -> bool:
+def app_runs(order: RestoreRequest) -> bool:
     """Tell whether a database is there and in use. Raises TargetInUse where only its side files are, TargetRefused."""
     with _without_elsewhere():
         target = Target.inspect(order.path)
@@ -49,41 +56,41 @@ def app_runs(order: Replacement) -> bool:
             return True
 
 
-def put_kept_back(order: Replacement, entry: Entry, site: Site) -> tuple[RunReport, Replaced | None]:
+def put_kept_back(order: RestoreRequest, entry: Entry, context: TaskContext) -> tuple[RunReport, InPlaceResult | None]:
     """Put the database that a restore kept back in place; what is there now is kept in its turn."""
     if order.dry_run:
         with _without_elsewhere(), noting_limits() as limits:
             planned, target, _ = _putting_back(order, entry)
             fsync_directory(target.path.parent)
-        return Run("restore", order.source, site).report, replace(planned, notes=tuple(limits))
+        return Run("restore", order.source, context).report, replace(planned, notes=tuple(limits))
     done = None
     with (
-        recorded("restore", order.source, site) as run,
-        site.locked_if_writable("restore"),
-        alone_at(order.path),
+        recorded_run("restore", order.source, context) as run,
+        context.locked_if_writable("restore"),
+        restore_lock(order.path),
         _without_elsewhere(),
     ):
         run.started()
-        heal_restore(order.path, site)
+        heal_restore(order.path, context)
         require_newest(order)
         done, target, kept = _putting_back(order, entry)
         settled = kept.settle()  # so that all of it comes back in one rename, and not while a process reads it
         if settled and settled.undecided:
             way = "put back with its journal, which the app judges when it starts, rightly if it has not run since then"
             run.warn(f"{way}: {settled.undecided}")
-        done = put_in_place(done, target, kept.path, order, site)
-        tell_restored(f"put {kept.path.name} back in place of {target.path}", done, site)
+        done = put_in_place(done, target, kept.path, order, context)
+        tell_restored(f"put {kept.path.name} back in place of {target.path}", done, context)
     return run.report, done and replace(done, notes=run.report.notes)
 
 
-def _putting_back(order: Replacement, entry: Entry) -> tuple[Replaced, Target, Target]:
+def _putting_back(order: RestoreRequest, entry: Entry) -> tuple[InPlaceResult, Target, Target]:
     """Return what taking a restore in place back comes to, where, and the database that it kept."""
     target, kept = Target.inspect(order.path), Target.kept(entry.path)
     for each in (target, kept):
         with each.lease(stopped=order.stopped):
             pass
     state = kept.path.stat()
-    done = Replaced(
+    done = InPlaceResult(
         source=order.source,
         generation=None,
         taken_at=None,
