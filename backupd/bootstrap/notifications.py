@@ -20,7 +20,7 @@ from backupd.tasks.doctor.finding import Finding
 from backupd.tasks.freshness import read_health_facts
 
 
-def tell_order(config: Config) -> NotificationOptions:
+def notification_options(config: Config) -> NotificationOptions:
     """Return what the configuration asks the daemon to tell."""
     zone = ZoneInfo(config.schedule.timezone)
     daily = config.pings.get(DAILY)

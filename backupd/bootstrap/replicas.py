@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backupd.bootstrap.tasks import backup_order, drill_order, monitors
+from backupd.bootstrap.tasks import backup_request, drill_request, monitors
 from backupd.config import Config
 from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
@@ -49,7 +49,7 @@ def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return names or tuple(config.replicas)
 
 
-def replica_order(config: Config, name: str, *, adopt: bool = False, force: bool = False) -> ReplicationRequest:
+def replication_request(config: Config, name: str, *, adopt: bool = False, force: bool = False) -> ReplicationRequest:
     """Return what the configuration asks for of replica `name`, and an operator with `adopt` and `force`."""
     replica = config.replicas[name]
     policy = (replica.retention or config.retention).policy()
@@ -114,11 +114,11 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     """Yield what a doctor finds in the whole set-up, here and at each replica."""
     note = f"; {config.note}" if config.note else ""
     yield Finding("configuration", ok=True, detail=f"from {config.origin}{note}")
-    yield from examine(tuple(backup_order(config, name) for name in config.sources), context)
+    yield from examine(tuple(backup_request(config, name) for name in config.sources), context)
     for name in config.replicas:
-        yield from examine_replica(replica_order(config, name), partial(_open, config, name, context), context)
+        yield from examine_replica(replication_request(config, name), partial(_open, config, name, context), context)
     if config.drill.proves_app:
-        yield from examine_drill(drill_order(config, config.drill.source or next(iter(config.sources))))
+        yield from examine_drill(drill_request(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:
         yield from examine_messages(next(iter(config.sources)), context)
     if config.pings:

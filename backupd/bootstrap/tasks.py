@@ -108,7 +108,7 @@ def refuse_twins(config: Config) -> None:
             raise ConfigError(f"the sources {other} and {name} are the same database {real}", "keep one of them")
 
 
-def backup_order(config: Config, name: str) -> BackupRequest:
+def backup_request(config: Config, name: str) -> BackupRequest:
     """Return what the configuration asks for when source `name` is backed up."""
     source = config.sources[name]
     guard = config.shrink_guard
@@ -145,7 +145,7 @@ def drills(config: Config) -> bool:
     return bool(config.replicas) or config.drill != Drill()
 
 
-def drill_order(config: Config, source: str, store: str | None = None) -> DrillRequest:
+def drill_request(config: Config, source: str, store: str | None = None) -> DrillRequest:
     """Return what the configuration asks for when `source` is restored from `store` (None: `drill_store`)."""
     settings = config.drill
     wanted = store or drill_store(config)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from backupd.bootstrap.tasks import backup_order, sources
+from backupd.bootstrap.tasks import backup_request, sources
 from backupd.cli.common import (
     config_option,
     json_option,
-    open_site,
+    open_context,
     print_json,
     print_trouble,
     read_config,
@@ -57,8 +57,8 @@ def command(
     config = read_config(config_file)
     wanted = sources(config, names)
     with shown_progress(quiet=as_json) as progress:
-        context = open_site(config, progress)
-        reports = [backup(replace(backup_order(config, name), pin=pin), context) for name in wanted]
+        context = open_context(config, progress)
+        reports = [backup(replace(backup_request(config, name), pin=pin), context) for name in wanted]
     if as_json:
         facts = [asdict(report) for report in reports]
         print_json(facts[0] if len(facts) == 1 else facts)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
+from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
 from backupd.tasks.rebuild_catalog import rebuild_catalog
 
 
@@ -19,7 +19,7 @@ def command() -> None:
 @readable_errors
 def rebuild(config_file: Path | None, *, as_json: bool) -> None:
     """Make the catalog anew from the manifests; what can be read of the old history is kept."""
-    count = rebuild_catalog(open_site(read_config(config_file)))
+    count = rebuild_catalog(open_context(read_config(config_file)))
     if as_json:
         print_json({"generations": count})
     else:

@@ -9,7 +9,7 @@ from backupd.bootstrap.tasks import sources
 from backupd.cli.common import (
     config_option,
     json_option,
-    open_site,
+    open_context,
     print_json,
     read_config,
     readable_errors,
@@ -47,7 +47,7 @@ def command(config_file: Path | None, names: tuple[str, ...], older_than: str, *
     span = _span(older_than)
     config = read_config(config_file)
     databases = {name: config.sources[name].path for name in sources(config, names)}
-    context = open_site(config, writing=not dry_run)
+    context = open_context(config, writing=not dry_run)
     decisions = clean(databases, span, context, everything=not names, dry_run=dry_run)
     if as_json:
         print_json([_facts(decision) for decision in decisions])

@@ -149,7 +149,7 @@ def read_config(config_file: Path | None) -> Config:
     return load_config(config_file, os.environ)
 
 
-def open_site(config: Config, progress: Progress | None = None, *, writing: bool | None = True) -> TaskContext:
+def open_context(config: Config, progress: Progress | None = None, *, writing: bool | None = True) -> TaskContext:
     """Become whom PUID asks for, and return the local store as `build_site` makes it.
 
     With `writing` of None it is written to where that is possible: a read-only mount will do as well. Its log is
@@ -282,9 +282,9 @@ def expiry_of(name: str, config: Config) -> Expiry:
     """Return what may stay in the store of that name."""
     if name == LOCAL_STORE:
         return expiry(config)
-    from backupd.bootstrap.replicas import replica_order
+    from backupd.bootstrap.replicas import replication_request
 
-    return replica_order(config, name).expiry
+    return replication_request(config, name).expiry
 
 
 def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory) -> None:

@@ -8,7 +8,7 @@ import click
 from backupd.bootstrap.notifications import app_of, try_all
 from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_twins
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
+from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
 from backupd.formatting import printable
 from backupd.notifications.self_test import examine_app
 from backupd.tasks.doctor.finding import Finding
@@ -26,7 +26,7 @@ def command(config_file: Path | None, *, notify: bool, as_json: bool) -> None:
     wait, and pings that were not taken; of the app beside its health and version.
     """
     config = read_config(config_file)
-    context = open_site(config, writing=False)
+    context = open_context(config, writing=False)
     refuse_twins(config)  # as the owner of the databases, who alone may see where links in a private directory lead
     findings = [*diagnose(config, context)]
     app = app_of(config)

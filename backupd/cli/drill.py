@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from backupd.bootstrap.replicas import opening, retrying
-from backupd.bootstrap.tasks import drill_order, sources
+from backupd.bootstrap.tasks import drill_request, sources
 from backupd.cli.common import (
     config_option,
     json_option,
-    open_site,
+    open_context,
     print_json,
     print_trouble,
     read_config,
@@ -45,7 +45,7 @@ def command(config_file: Path | None, store: str | None, names: tuple[str, ...],
     if store is not None:
         require_store(store, config)
     with shown_progress(quiet=as_json) as progress:
-        context = open_site(config, progress)
+        context = open_context(config, progress)
         reports = [_drill(config, source, store, context) for source in wanted]
     if as_json:
         print_json([asdict(report) for report in reports])
@@ -55,8 +55,8 @@ def command(config_file: Path | None, store: str | None, names: tuple[str, ...],
 
 
 def _drill(config: Config, source: str, store: str | None, context: TaskContext) -> RunReport:
-    order = drill_order(config, source, store)
-    return drill(order, opening(config, order.store, context), retrying(config, order.store, context), context)
+    request = drill_request(config, source, store)
+    return drill(request, opening(config, request.store, context), retrying(config, request.store, context), context)
 
 
 def _print(report: RunReport, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from backupd.cli.common import (
     config_option,
     expiry_of,
     json_option,
-    open_site,
+    open_context,
     opened,
     print_json,
     print_warning,
@@ -41,7 +41,7 @@ from backupd.tasks.prune import plan_for
 def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_json: bool) -> None:
     """List generations, newest first: age, size, verification, why each is kept, and where copies are."""
     config = read_config(config_file)
-    context = open_site(config, writing=False)
+    context = open_context(config, writing=False)
     with opened(store, config, context) as (_, inventory):
         require_sources(names, config, inventory)
     foreign = () if store == LOCAL_STORE else claims_at(store, inventory, None, context).foreign(inventory)

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.cli.common import config_option, json_option, open_site, read_config, readable_errors
+from backupd.cli.common import config_option, json_option, open_context, read_config, readable_errors
 from backupd.errors import BackupdError, UsageError
 from backupd.formatting import parse_span
 from backupd.log import LOG_NAME
@@ -43,7 +43,7 @@ def command(
     """
     config = read_config(config_file)
     earliest = None if since is None else _time(since, datetime.now(UTC), ZoneInfo(config.schedule.timezone))
-    path = open_site(config, writing=False).store.directory / LOG_NAME
+    path = open_context(config, writing=False).store.directory / LOG_NAME
     wanted = _Wanted(earliest, level)
     if follow and since is None and most is None:
         most = _TAIL

@@ -8,7 +8,7 @@ import click
 from backupd.bootstrap.notifications import channels, try_all
 from backupd.bootstrap.tasks import monitors
 from backupd.catalog import Book, PingRecord
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
+from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
@@ -35,7 +35,7 @@ def command(config_file: Path | None, *, test: bool, as_json: bool) -> None:
             "there is nobody to notify",
             "set urls under [notify] (BACKUPD_NOTIFY__URLS), or [pings]: docs/messages.md, docs/monitoring.md",
         )
-    context = open_site(config, writing=False)
+    context = open_context(config, writing=False)
     findings = list(try_all(config, context)) if test else None
     if findings is None:
         _show(config, context, as_json=as_json)

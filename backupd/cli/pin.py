@@ -7,7 +7,7 @@ import click
 from backupd.cli.common import (
     config_option,
     json_option,
-    open_site,
+    open_context,
     opened,
     print_json,
     read_config,
@@ -39,7 +39,7 @@ def command(config_file: Path | None, ids: tuple[str, ...], label: str | None, s
     request = PinRequest("by an operator", label=read_label(label))
     config = read_config(config_file)
     require_store(store, config)
-    context = open_site(config)
+    context = open_context(config)
     elsewhere = set(context.copies())
     if store != LOCAL_STORE:
         with opened(store, config, context) as (_, inventory):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backupd.bootstrap.tasks import sources, workers
-from backupd.cli.common import open_site
+from backupd.cli.common import open_context
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.model import Manifest, Progress
@@ -27,7 +27,7 @@ from backupd.tasks.restore.in_place import RestoreRequest
 def restore_site(config: Config, progress: Progress, *, reading: bool) -> TaskContext:
     """Return the local store, made where there is none unless it is only for `reading`; a read-only one will do."""
     settle(config, os.environ)  # first: a private directory hides even whether there is a store in it
-    return open_site(config, progress, writing=None if reading or config.backups_dir.exists() else True)
+    return open_context(config, progress, writing=None if reading or config.backups_dir.exists() else True)
 
 
 def only_source(source: str | None, config: Config) -> str:
@@ -55,23 +55,23 @@ def with_directories(found: Iterable[tuple[RestoreRequest, Manifest]], config: C
     All of them first: only root can. In a dry run it is only told, and the store may be out of reach from then on.
     Raises ConfigError.
     """
-    become_root_again()  # `open_site` may have made us somebody else
-    orders = [_with_directory(order, manifest, config) for order, manifest in found]
-    if not any(order.dry_run for order in orders):
+    become_root_again()  # `open_context` may have made us somebody else
+    requests = [_with_directory(request, manifest, config) for request, manifest in found]
+    if not any(request.dry_run for request in requests):
         settle(config, os.environ)  # also where another restore has just given the directory away
         become_owner_of_backups(config, os.environ)
-    return orders
+    return requests
 
 
-def _with_directory(order: RestoreRequest, manifest: Manifest, config: Config) -> RestoreRequest:
+def _with_directory(request: RestoreRequest, manifest: Manifest, config: Config) -> RestoreRequest:
     if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
-        return order  # root that stays root could not write to a directory of another user
-    database = Path(os.path.realpath(order.path))
+        return request  # root that stays root could not write to a directory of another user
+    database = Path(os.path.realpath(request.path))
     rights = rights_to_give(database, manifest.origin, config.backups_dir)
-    if rights is not None and rights.uid is not None and not order.dry_run:
+    if rights is not None and rights.uid is not None and not request.dry_run:
         if follows_owner(os.environ):  # before its directory shuts us out
             gid = rights.uid if rights.gid is None else rights.gid
             hand_over_backups(config, Identity(rights.uid, gid, f"the owner of {database.parent}"))
         if not give_directory(database.parent, rights):
-            return order
-    return replace(order, directory=rights)
+            return request
+    return replace(request, directory=rights)

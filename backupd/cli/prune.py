@@ -10,7 +10,7 @@ from backupd.cli.common import (
     config_option,
     error_facts,
     json_option,
-    open_site,
+    open_context,
     print_json,
     print_trouble,
     read_config,
@@ -41,7 +41,7 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
         raise UsageError("--dry-run and --unfreeze do not go together", "give one of the two")
     config = read_config(config_file)
     wanted = sources(config, names)
-    context = open_site(config, writing=not dry_run)
+    context = open_context(config, writing=not dry_run)
     if unfreeze:
         for name in wanted:
             released = prune.unfreeze(name, context)

@@ -7,7 +7,7 @@ import click
 from backupd.cli.common import (
     config_option,
     json_option,
-    open_site,
+    open_context,
     print_json,
     print_warning,
     read_config,
@@ -33,14 +33,14 @@ def command(config_file: Path | None, ids: tuple[str, ...], store: str, *, force
     """
     config = read_config(config_file)
     require_store(store, config)
-    context = open_site(config)
+    context = open_context(config)
     if store == LOCAL_STORE:
         done = remove_here(ids, context, force=force)
     else:
-        from backupd.bootstrap.replicas import connecting, replica_order  # brings paramiko
+        from backupd.bootstrap.replicas import connecting, replication_request  # brings paramiko
 
         done = remove_at_replica(
-            ids, replica_order(config, store), connecting(config, store, context), context, force=force
+            ids, replication_request(config, store), connecting(config, store, context), context, force=force
         )
     if as_json:
         print_json([_facts(removal) for removal in done])

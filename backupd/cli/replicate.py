@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from backupd.bootstrap.replicas import connecting, replica_order, require_replicas, retrying
+from backupd.bootstrap.replicas import connecting, replication_request, require_replicas, retrying
 from backupd.cli.common import (
     config_option,
     json_option,
-    open_site,
+    open_context,
     print_json,
     print_trouble,
     read_config,
@@ -60,12 +60,12 @@ def command(
     config = read_config(config_file)
     wanted = require_replicas(config, names)
     with shown_progress(quiet=as_json) as progress:
-        context = open_site(config, progress, writing=not dry_run)
+        context = open_context(config, progress, writing=not dry_run)
         if dry_run:
             plans = {name: _plans(config, name, context) for name in wanted}
         else:
-            orders = [replica_order(config, name, adopt=adopt, force=force) for name in wanted]
-            reports = [_replicate(config, order, context) for order in orders]
+            requests = [replication_request(config, name, adopt=adopt, force=force) for name in wanted]
+            reports = [_replicate(config, request, context) for request in requests]
     if dry_run:
         _print_plans(plans, as_json=as_json)
         foreign = {name: [plan for plan in of_sources if plan.foreign] for name, of_sources in plans.items()}
@@ -80,14 +80,16 @@ def command(
     sys.exit(worst_exit(reports))
 
 
-def _replicate(config: Config, order: ReplicationRequest, context: TaskContext) -> RunReport:
-    return replicate(order, connecting(config, order.name, context), retrying(config, order.name, context), context)
+def _replicate(config: Config, request: ReplicationRequest, context: TaskContext) -> RunReport:
+    return replicate(
+        request, connecting(config, request.name, context), retrying(config, request.name, context), context
+    )
 
 
 def _plans(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
     here = local_inventory(context)
     with replica_errors(name), connecting(config, name, context)() as replica:
-        return plan_all(replica_order(config, name), here, inventory_of(name, replica, context), context)
+        return plan_all(replication_request(config, name), here, inventory_of(name, replica, context), context)
 
 
 def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from backupd.bootstrap.tasks import backup_order, sources, workers
+from backupd.bootstrap.tasks import backup_request, sources, workers
 from backupd.cli.common import (
     claims_at,
     config_option,
@@ -21,7 +21,7 @@ from backupd.cli.common import (
 )
 from backupd.cli.output import shown_progress
 from backupd.cli.places import only_source, replacement, restore_site, with_directories
-from backupd.cli.restore_missing import Wanted, missing_order, print_outcomes, restore_missing
+from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes, restore_missing
 from backupd.cli.restored import print_done, print_outcome, print_undo
 from backupd.config import Config
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
@@ -89,15 +89,15 @@ def command(
         if if_missing:
             settle(config, os.environ)  # first: a private directory hides whether there is a database in it
             names = (only_source(source, config),) if wanted != LATEST else sources(config, (source,) if source else ())
-            orders = tuple(missing_order(name, config, stopped=stopped, dry_run=dry_run) for name in names)
+            requests = tuple(missing_request(name, config, stopped=stopped, dry_run=dry_run) for name in names)
             asked = Wanted(wanted, read_time(at, config), store)
-            outcomes = restore_missing(orders, asked, config, progress, allow_none=allow_none)
+            outcomes = restore_missing(requests, asked, config, progress, allow_none=allow_none)
             print_outcomes(outcomes, config, as_json=as_json)
         if back:
-            order = replacement(only_source(source, config), config, stopped=stopped, dry_run=dry_run)
+            request = replacement(only_source(source, config), config, stopped=stopped, dry_run=dry_run)
             context = restore_site(config, progress, reading=dry_run)
-            order = plan_undo(order, context, redo=redo)
-            report, done = _taken_back(order, store or LOCAL_STORE, config, context, online=online, quiet=as_json)
+            request = plan_undo(request, context, redo=redo)
+            report, done = _taken_back(request, store or LOCAL_STORE, config, context, online=online, quiet=as_json)
         else:
             store, time = store or LOCAL_STORE, read_time(at, config)
             context = restore_site(config, progress, reading=dry_run or target is not None)
@@ -116,11 +116,11 @@ def command(
                     new = restore_to(manifest, Path(target), workers(config), context, store=place, dry_run=dry_run)
                     print_done(new, config, as_json=as_json)
                     return
-                order = replacement(manifest.source, config, stopped=stopped, dry_run=dry_run)
-                (order,) = with_directories([(order, manifest)], config)
+                request = replacement(manifest.source, config, stopped=stopped, dry_run=dry_run)
+                (request,) = with_directories([(request, manifest)], config)
                 known = store != LOCAL_STORE or dry_run
                 choose = (lambda: manifest) if known else _choosing(manifest, wanted, time, context)
-                report, done = _in_place(choose, order, place, config, context, online=online)
+                report, done = _in_place(choose, request, place, config, context, online=online)
     print_outcome(report, done, config, as_json=as_json)
 
 
@@ -140,20 +140,20 @@ def _refuse_contradictions(
 
 
 def _taken_back(
-    order: RestoreRequest, store: str, config: Config, context: TaskContext, *, online: bool, quiet: bool
+    request: RestoreRequest, store: str, config: Config, context: TaskContext, *, online: bool, quiet: bool
 ) -> tuple[RunReport, InPlaceResult | None]:
     """Take back what `order` says, once that was printed: by the file that was kept, else by the generation."""
-    entry = order.takes_back
+    entry = request.takes_back
     assert entry is not None  # noqa: S101 - `plan_undo` has found it
     safety = entry.record.safety
     if online and safety is None:
         hint = f"without --online: {STOP_THE_APP}"
         raise TargetRefused(f"the restore at {entry.restored_at:%F %T} UTC kept the old database as a file", hint)
-    online = safety is not None and (online or app_runs(order))
+    online = safety is not None and (online or app_runs(request))
     if not quiet:
-        print_undo(entry, config, online=online, dry_run=order.dry_run)
+        print_undo(entry, config, online=online, dry_run=request.dry_run)
     if safety is None:
-        return put_kept_back(order, entry, context)
+        return put_kept_back(request, entry, context)
     with opened(store, config, context) as (place, inventory):
         manifest = inventory.manifests.get(safety)
         if manifest is None:
@@ -161,7 +161,7 @@ def _taken_back(
                 f"store {store} has no generation {safety}, the state before the restore that is to be taken back",
                 "if another store has it (backupd list): --from STORE",
             )
-        return _in_place(lambda: manifest, order, place, config, context, online=online)
+        return _in_place(lambda: manifest, request, place, config, context, online=online)
 
 
 def _choosing(known: Manifest, wanted: str, at: datetime | None, context: TaskContext) -> Choose:
@@ -170,8 +170,8 @@ def _choosing(known: Manifest, wanted: str, at: datetime | None, context: TaskCo
 
 
 def _in_place(
-    choose: Choose, order: RestoreRequest, place: Archives, config: Config, context: TaskContext, *, online: bool
+    choose: Choose, request: RestoreRequest, place: Archives, config: Config, context: TaskContext, *, online: bool
 ) -> tuple[RunReport, InPlaceResult | None]:
     if online:
-        return overwrite_database(choose, order, place, backup_order(config, order.source), context)
-    return replace_database(choose, order, place, context)
+        return overwrite_database(choose, request, place, backup_request(config, request.source), context)
+    return replace_database(choose, request, place, context)

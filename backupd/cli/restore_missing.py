@@ -23,7 +23,7 @@ from backupd.tasks.provenance import choose_usable, refusal
 from backupd.tasks.restore.in_place import InPlaceResult, RestoreRequest, replace_database
 from backupd.tasks.restore.presence import database_is_there
 
-Orders = tuple[RestoreRequest, ...]
+Requests = tuple[RestoreRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def restore_missing(
-    orders: Orders, wanted: Wanted, config: Config, progress: Progress, *, allow_none: bool
+    requests: Requests, wanted: Wanted, config: Config, progress: Progress, *, allow_none: bool
 ) -> Iterator[Outcome]:
     """Restore the databases of `orders` that are missing; yield what became of each.
 
@@ -56,32 +56,36 @@ def restore_missing(
     names = (wanted.store,) if wanted.store else (LOCAL_STORE, *config.replicas)
     for name in names:
         require_store(name, config)
-    there = {order.source for order in orders if database_is_there(order.path, empty_is_data=order.empty_is_data)}
-    yield from (Outcome(order.source, "there") for order in orders if order.source in there)
-    missing = tuple(order for order in orders if order.source not in there)
-    context = restore_site(config, progress, reading=orders[0].dry_run) if missing else None
+    there = {
+        request.source for request in requests if database_is_there(request.path, empty_is_data=request.empty_is_data)
+    }
+    yield from (Outcome(request.source, "there") for request in requests if request.source in there)
+    missing = tuple(request for request in requests if request.source not in there)
+    context = restore_site(config, progress, reading=requests[0].dry_run) if missing else None
     doubts: list[tuple[str, str]] = []
     for name in names:
         if missing and context is not None:
             missing = yield from _from_store(name, missing, wanted, config, context, doubts)
-    for order in missing:
-        why = [what for source, what in doubts if source == order.source]
+    for request in missing:
+        why = [what for source, what in doubts if source == request.source]
         if why or not allow_none:
-            raise _no_copy(order.source, names, why)
-        yield Outcome(order.source, "none")
+            raise _no_copy(request.source, names, why)
+        yield Outcome(request.source, "none")
 
 
 def _from_store(
-    name: str, missing: Orders, wanted: Wanted, config: Config, context: TaskContext, doubts: list[tuple[str, str]]
-) -> Generator[Outcome, None, Orders]:
+    name: str, missing: Requests, wanted: Wanted, config: Config, context: TaskContext, doubts: list[tuple[str, str]]
+) -> Generator[Outcome, None, Requests]:
     """Restore from one store what it has of `missing`; return the rest, and add to `doubts` what is odd about that."""
     with opened(name, config, context) as (place, inventory):
-        found = [(order, _chosen(order, wanted, name, inventory, context)) for order in missing]
-        known = [(order, manifest) for order, manifest in found if manifest is not None]
-        for order, (_, manifest) in zip(with_directories(known, config), known, strict=True):
-            yield _restored(order, manifest, place, context)
-        rest = tuple(order for order, manifest in found if manifest is None)
-        doubts += [(order.source, why) for order in rest for why in _doubts(order.source, name, config, inventory)]
+        found = [(request, _chosen(request, wanted, name, inventory, context)) for request in missing]
+        known = [(request, manifest) for request, manifest in found if manifest is not None]
+        for request, (_, manifest) in zip(with_directories(known, config), known, strict=True):
+            yield _restored(request, manifest, place, context)
+        rest = tuple(request for request, manifest in found if manifest is None)
+        doubts += [
+            (request.source, why) for request in rest for why in _doubts(request.source, name, config, inventory)
+        ]
     return rest
 
 
@@ -100,25 +104,25 @@ def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool
 
 
 def _chosen(
-    order: RestoreRequest, wanted: Wanted, store: str, inventory: Inventory, context: TaskContext
+    request: RestoreRequest, wanted: Wanted, store: str, inventory: Inventory, context: TaskContext
 ) -> Manifest | None:
     """Return the generation that is wanted for `order`, None where `store` has no verified one of its source at all.
 
     Copies of another store are taken only for a database at the same path, since no operator looks at whose they are.
     Raises ForeignCopies, OtherDatabase.
     """
-    source = order.source
+    source = request.source
     if wanted.id == LATEST and inventory.last_verified(source) is None:
         return None
     if store == LOCAL_STORE:
         manifest = choose_generation(inventory, wanted.id, source, wanted.at)
         if wanted.id == LATEST:
-            require_same_database(manifest, inventory, order.path)
+            require_same_database(manifest, inventory, request.path)
         return manifest
     claims = claims_at(store, inventory, source, context)
     manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
-    if wanted.id == LATEST and not claims.counts(manifest) and manifest.origin.path != recorded_path(order.path):
-        consequence = f"not restored to {order.path} by itself: if they are of this app, give an ID, or do it by hand"
+    if wanted.id == LATEST and not claims.counts(manifest) and manifest.origin.path != recorded_path(request.path):
+        consequence = f"not restored to {request.path} by itself: if they are of this app, give an ID, or do it by hand"
         raise refusal(claims.foreign(inventory, source), store, consequence, inventory.now)
     tell_whose(manifest, inventory, claims, store)
     return manifest
@@ -144,13 +148,13 @@ def _no_copy(source: str, stores: Sequence[str], doubts: Sequence[str]) -> Gener
     )
 
 
-def _restored(order: RestoreRequest, manifest: Manifest, place: Archives, context: TaskContext) -> Outcome:
-    report, done = replace_database(lambda: manifest, order, place, context)
+def _restored(request: RestoreRequest, manifest: Manifest, place: Archives, context: TaskContext) -> Outcome:
+    report, done = replace_database(lambda: manifest, request, place, context)
     if report.outcome == "failed":
-        return Outcome(order.source, "failed", report)
+        return Outcome(request.source, "failed", report)
     if done is None:
-        return Outcome(order.source, "there", report)
-    return Outcome(order.source, "restored", report, done)
+        return Outcome(request.source, "there", report)
+    return Outcome(request.source, "restored", report, done)
 
 
 def _facts(outcome: Outcome) -> dict[str, object]:
@@ -174,9 +178,9 @@ def _print(outcome: Outcome, config: Config) -> None:
             print_done(outcome.done, config, as_json=False)
 
 
-def missing_order(source: str, config: Config, *, stopped: bool, dry_run: bool) -> RestoreRequest:
+def missing_request(source: str, config: Config, *, stopped: bool, dry_run: bool) -> RestoreRequest:
     """Return the order to restore the database of `source` if it is missing. Raises UsageError."""
-    order = replacement(source, config, stopped=stopped, dry_run=dry_run)
+    request = replacement(source, config, stopped=stopped, dry_run=dry_run)
     settings = config.sources[source]
     nothing_there = not Path(settings.path).exists()  # then no process has it open, on this host or another
-    return replace(order, if_missing=True, empty_is_data=settings.allow_empty, stopped=stopped or nothing_there)
+    return replace(request, if_missing=True, empty_is_data=settings.allow_empty, stopped=stopped or nothing_there)

@@ -9,7 +9,7 @@ from backupd.catalog import History
 from backupd.cli.common import (
     config_option,
     json_option,
-    open_site,
+    open_context,
     print_json,
     read_config,
     readable_errors,
@@ -34,7 +34,7 @@ from backupd.tasks.run import describe
 def command(wanted: str, source: str | None, config_file: Path | None, *, as_json: bool) -> None:
     """Show one generation's manifest, and the runs and checks that concern it."""
     config = read_config(config_file)
-    context = open_site(config, writing=False)
+    context = open_context(config, writing=False)
     if wanted == LATEST:
         inventory = local_inventory(context)
         require_sources((source,) if source else (), config, inventory)

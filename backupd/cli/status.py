@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from backupd.bootstrap.tasks import limits, monitors, planned_tasks
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
+from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
 from backupd.status.current import read_status
 from backupd.status.text import status_lines
 
@@ -33,7 +33,7 @@ def command(config_file: Path | None, *, as_json: bool) -> None:
     Needs no running daemon. Exits 0 when healthy, 1 when not.
     """
     config = read_config(config_file)
-    context = open_site(config, writing=False)
+    context = open_context(config, writing=False)
     status = read_status(planned_tasks(config), limits(config), context, context.clock(), monitors(config))
     if as_json:
         print_json(status)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from backupd.cli.common import config_option, json_option, open_site, print_json, read_config, readable_errors
+from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
 from backupd.formatting import printable
 from backupd.tasks.pin import unpin_all
 
@@ -16,7 +16,7 @@ from backupd.tasks.pin import unpin_all
 @readable_errors
 def command(config_file: Path | None, ids: tuple[str, ...], *, as_json: bool) -> None:
     """Release pinned generations: from now on the retention policy decides about them."""
-    context = open_site(read_config(config_file))
+    context = open_context(read_config(config_file))
     released = unpin_all(ids, context)
     if as_json:
         print_json([{"id": one, "released": one in released} for one in ids])

@@ -10,7 +10,7 @@ from backupd.cli.common import (
     claims_at,
     config_option,
     json_option,
-    open_site,
+    open_context,
     opened,
     print_json,
     print_warning,
@@ -57,7 +57,7 @@ def command(
     config = read_config(config_file)
     results = []
     with shown_progress(quiet=as_json) as progress:
-        context = open_site(config, progress, writing=None)
+        context = open_context(config, progress, writing=None)
         with opened(store, config, context) as (place, found):
             require_sources(names, config, found)
             inventory = _usable(ids, names or tuple(config.sources), found, store, context)

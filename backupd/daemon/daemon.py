@@ -46,7 +46,7 @@ class Daemon:
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_end = on_end
-        self._planned, self._worker, self._site, self._outdated = planned, worker, context, outdated
+        self._planned, self._worker, self._context, self._outdated = planned, worker, context, outdated
         self._ticker = Scheduler(self._tick, self._tick_failed)
         self._stop = threading.Event()
         self._claims = Claims((one.source for one in planned), context.store.hidden)
@@ -67,7 +67,7 @@ class Daemon:
         while not anew and not self._stop.wait(_LOOK_EVERY_S):
             if self._ticker.mend():
                 what = f"nothing was fired for {STALLED_S:.0f} s (the clock was set back, or a thread died)"
-                self._site.log.warning(Event.SCHEDULER_STALLED, f"{what}: the scheduler was replaced")
+                self._context.log.warning(Event.SCHEDULER_STALLED, f"{what}: the scheduler was replaced")
             anew = self._outdated()
         self._ticker.stop()
         self._worker.stop()
@@ -90,7 +90,7 @@ class Daemon:
         if not self._worker.alive():
             found.append("the worker has ended")
         try:
-            with read_catalog(self._site.catalog_path) as catalog:
+            with read_catalog(self._context.catalog_path) as catalog:
                 catalog.runs(limit=1)
         except (CatalogOnBadDisk, CatalogNotOurs):
             pass  # no restart makes room, or decides whose it is: log, status and metrics tell
@@ -103,7 +103,7 @@ class Daemon:
         self._on_end()
 
     def _tick(self) -> None:
-        self._site.store.prepare()
+        self._context.store.prepare()
         mine = self._mine = self._claims.held()
         ready = self._all_due([one for one in self._planned if one.source in mine])
         tasks = {planned.task for planned, _ in ready}
@@ -112,12 +112,12 @@ class Daemon:
                 continue
             if self._worker.submit(Job(planned.task, planned.source)):
                 task, source = planned.task, planned.source
-                self._site.log.info(Event.RUN_DUE, f"{planned} is due: {why.reason}", task=task, source=source)
+                self._context.log.info(Event.RUN_DUE, f"{planned} is due: {why.reason}", task=task, source=source)
 
     def _all_due(self, mine: list[Planned]) -> list[tuple[Planned, Due]]:
         """Return what has to run now, as well as can be told without a catalog where that is out of order."""
         try:
-            with open_catalog(self._site.catalog_path) as catalog:
+            with open_catalog(self._context.catalog_path) as catalog:
                 found = [(planned, self._due(planned, catalog)) for planned in mine]
             self._say_standby()
         except CatalogUnavailable as error:
@@ -125,23 +125,23 @@ class Daemon:
             if isinstance(error, CatalogDamaged):
                 self._worker.submit(Job(REBUILD))
             found = [(planned, self._due(planned, None)) for planned in mine]
-        now = self._site.clock()
+        now = self._context.clock()
         return [(planned, why) for planned, why in found if why.at <= now]
 
     def _due(self, planned: Planned, catalog: Catalog | None) -> Due:
-        now = self._site.clock()
+        now = self._context.clock()
         return due(planned, catalog, self._configuration, now, lambda: self._remembered(planned))
 
     def _configuration(self) -> str:
         """Return the digest of the configuration of now; runs that failed before it changed count no more."""
-        digest = self._site.configuration()
+        digest = self._context.configuration()
         if self._digest not in ("", digest):
-            self._reconfigured_at = self._site.clock()
+            self._reconfigured_at = self._context.clock()
         self._digest = digest
         return digest
 
     def _remembered(self, planned: Planned) -> TaskHistory:
-        believed = self._site.clock() + CLOCK_TOLERANCE  # what a clock that ran ahead dated counts for nothing
+        believed = self._context.clock() + CLOCK_TOLERANCE  # what a clock that ran ahead dated counts for nothing
         ended = [run for run in self._worker.ended(Job(planned.task, planned.source)) if run.began_at <= believed]
         succeeded = [run.began_at for run in ended if run.succeeded]
         failed = (run.ended_at for run in ended if not run.succeeded and run.began_at >= self._reconfigured_at)
@@ -162,7 +162,7 @@ class Daemon:
     def _tell_once(self, event: Event, message: str, hint: str) -> None:
         """Log what is wrong when it begins, and not again each minute."""
         if (event, message) != self._trouble:
-            self._site.log.warning(event, message, hint=hint)
+            self._context.log.warning(event, message, hint=hint)
         self._trouble = event, message
 
 

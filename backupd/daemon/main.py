@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from backupd import __version__
-from backupd.bootstrap.notifications import tell_order
+from backupd.bootstrap.notifications import notification_options
 from backupd.bootstrap.tasks import expiry, limits, monitors, planned_tasks, watching_site
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
@@ -70,7 +70,13 @@ class StatusService:
         context: TaskContext,
         monitors: Mapping[str, Address],
     ) -> None:
-        self._daemon, self._planned, self._limits, self._expiry, self._site = daemon, planned, limits, expiry, context
+        self._daemon, self._planned, self._limits, self._expiry, self._context = (
+            daemon,
+            planned,
+            limits,
+            expiry,
+            context,
+        )
         self._monitors = monitors
         self._started_at = context.clock()
 
@@ -80,15 +86,15 @@ class StatusService:
 
     def health(self) -> Health:
         """Judge how old the last proofs are."""
-        return Health.of(read_health_facts(self._limits, self._site), self._site.clock())
+        return Health.of(read_health_facts(self._limits, self._context), self._context.clock())
 
     def status(self) -> Status:
         """Look at everything."""
-        return read_status(self._planned, self._limits, self._site, self._started_at, self._monitors)
+        return read_status(self._planned, self._limits, self._context, self._started_at, self._monitors)
 
     def survey(self) -> Survey:
         """Look at everything, and at how it came to be."""
-        return take_survey(self._planned, self._limits, self._expiry, self._site, self._started_at, self._monitors)
+        return take_survey(self._planned, self._limits, self._expiry, self._context, self._started_at, self._monitors)
 
 
 _HTTP_STOP_S = 1.0
@@ -134,11 +140,11 @@ def serve(config: Config) -> NoReturn:
 def _teller(
     config: Config, daemon: Daemon, overview: StatusService, context: TaskContext, woken: threading.Event
 ) -> Notifier:
-    order = tell_order(config)
+    request = notification_options(config)
     return Notifier(
-        order,
+        request,
         context,
-        mine=lambda: daemon.looks_after(order.scope),
+        mine=lambda: daemon.looks_after(request.scope),
         alive=daemon.alive,
         digest=lambda: status_lines(overview.status()),
         woken=woken,

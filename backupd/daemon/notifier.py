@@ -40,7 +40,7 @@ class Notifier:
 
     def __init__(
         self,
-        order: NotificationOptions,
+        request: NotificationOptions,
         context: TaskContext,
         mine: Callable[[], bool],
         alive: Callable[[], tuple[str, ...]],
@@ -48,19 +48,19 @@ class Notifier:
         woken: threading.Event,
         sender: Sender | None = None,
     ) -> None:
-        self._order, self._site, self._mine, self._alive, self._digest = order, context, mine, alive, digest
+        self._request, self._context, self._mine, self._alive, self._digest = request, context, mine, alive, digest
         self._woken, self._sender = woken, sender or Sender()
-        self._notebook = Notebook(order.scope, context)
+        self._notebook = Notebook(request.scope, context)
         self._daily: DailyPing | None = None
-        if order.daily is not None and order.daily_schedule is not None:
-            self._daily = DailyPing(order.daily, order.daily_schedule, Pinger({}, context.log, noting(context)))
+        if request.daily is not None and request.daily_schedule is not None:
+            self._daily = DailyPing(request.daily, request.daily_schedule, Pinger({}, context.log, noting(context)))
         self._stopping = False
         self._last_error = ""
         self._thread = threading.Thread(target=self._run, name="teller", daemon=True)
 
     def start(self) -> None:
         """Begin, where there is anybody to tell."""
-        if self._order.anything:
+        if self._request.anything:
             self._thread.start()
 
     def stop(self) -> None:
@@ -76,13 +76,13 @@ class Notifier:
             return _SOON_S
         if not self._notebook.open() or self._notebook.book is None:
             return LOOK_EVERY_S
-        look = observe(self._order.limits, self._order.subjects, self._site)
-        if self._order.channels:
+        look = observe(self._request.limits, self._request.subjects, self._context)
+        if self._request.channels:
             self._notebook.keep(self._decided(self._notebook.book, look))
-            send_due(self._notebook.book, self._order.channels, self._sender, self._site, self._notebook.keep)
+            send_due(self._notebook.book, self._request.channels, self._sender, self._context, self._notebook.keep)
         book = self._notebook.book
         if self._daily is not None:
-            told = self._daily.ping(Health.of(look.health, self._site.clock()), book.told)
+            told = self._daily.ping(Health.of(look.health, self._context.clock()), book.told)
             self._notebook.keep(Book(told, book.queue))
         return _SOON_S if any(is_pending(name, book.told) for name in ("backupd", "app")) else LOOK_EVERY_S
 
@@ -101,32 +101,32 @@ class Notifier:
     def _say_broken(self, error: Exception) -> None:
         what = f"could not find out what to tell: {type(error).__name__}: {error}"
         if what != self._last_error and not self._stopping:
-            self._site.log.error(Event.TELLING_FAILED, what, hint="report this with backup.log")
+            self._context.log.error(Event.TELLING_FAILED, what, hint="report this with backup.log")
         self._last_error = what
 
     def _decided(self, book: Book, look: Observation) -> Book:
         """Return `book` with what is to be said now, on its way."""
-        order, now = self._order, self._site.clock()
+        request, now = self._request, self._context.clock()
         plan = plan_messages(facts_of(look, now), book.told, now)
         messages = list[Message]()
         if plan.items:
-            messages.append(compose(plan.items, order.name, order.zone, now))
+            messages.append(compose(plan.items, request.name, request.zone, now))
         told = plan.told
         for seen, timeout in self._versions():
             verdict = plan_deploy(seen, told, timeout, now)
             told = verdict.told
             messages += [self._composed(item) for item in verdict.items]
-        if order.digest is not None:
-            due, told = digest_due(order.digest, told, now)
+        if request.digest is not None:
+            due, told = digest_due(request.digest, told, now)
             if due:
-                messages.append(compose_lines(self._digest(), "how it stands", order.name, now))
-        return Book(told, (*book.queue, *(queued(message, order.channels, now) for message in messages)))
+                messages.append(compose_lines(self._digest(), "how it stands", request.name, now))
+        return Book(told, (*book.queue, *(queued(message, request.channels, now) for message in messages)))
 
     def _composed(self, item: Notice) -> Message:
-        return compose((item,), self._order.name, self._order.zone, self._site.clock())
+        return compose((item,), self._request.name, self._request.zone, self._context.clock())
 
     def _versions(self) -> list[tuple[Seen, timedelta]]:
         versions = [(Seen("backupd", __version__, "; ".join(self._alive())), _OWN_TIMEOUT)]
-        if self._order.app is not None:
-            versions.append((look_at_app(self._order.app), self._order.app.timeout))
+        if self._request.app is not None:
+            versions.append((look_at_app(self._request.app), self._request.app.timeout))
         return versions

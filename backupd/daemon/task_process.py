@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 
-from backupd.bootstrap.tasks import backup_order, build_site, expiry, late_log, priority
+from backupd.bootstrap.tasks import backup_request, build_site, expiry, late_log, priority
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, Job
 from backupd.errors import BackupdError
@@ -57,20 +57,20 @@ def _run(task: str, source: str, config: Config, context: TaskContext) -> RunRep
     if task == "backup":
         from backupd.tasks.backup import backup
 
-        return backup(backup_order(config, source), context)
+        return backup(backup_request(config, source), context)
     lower_priority(priority(config))  # a backup steps aside by itself, once it no longer holds the app's snapshot
     if task == "replicate":
-        from backupd.bootstrap.replicas import connecting, replica_order, retrying
+        from backupd.bootstrap.replicas import connecting, replication_request, retrying
         from backupd.tasks.replicate import replicate
 
-        order = replica_order(config, source)
-        return replicate(order, connecting(config, source, context), retrying(config, source, context), context)
+        request = replication_request(config, source)
+        return replicate(request, connecting(config, source, context), retrying(config, source, context), context)
     if task == "drill":
         from backupd.bootstrap.replicas import opening, retrying
-        from backupd.bootstrap.tasks import drill_order
+        from backupd.bootstrap.tasks import drill_request
         from backupd.tasks.drill.drill import drill
 
-        rehearsal = drill_order(config, source)
+        rehearsal = drill_request(config, source)
         store = rehearsal.store
         return drill(rehearsal, opening(config, store, context), retrying(config, store, context), context)
     if task == "prune":

@@ -39,50 +39,50 @@ _LARGE_WAL_BYTES = 256 << 20
 _NOTES = 3
 
 
-def backup(order: BackupRequest, context: TaskContext) -> RunReport:
+def backup(request: BackupRequest, context: TaskContext) -> RunReport:
     """Back up one source now. Foreseen trouble does not raise: it is in the report, with what to do about it."""
-    with recorded_run("backup", order.source, context) as run, context.locked("backup"):
+    with recorded_run("backup", request.source, context) as run, context.locked("backup"):
         run.started()
-        if order.timezone_warning:
-            run.note(order.timezone_warning)
-        if trouble := healed_before_backup(order.path, context):
+        if request.timezone_warning:
+            run.note(request.timezone_warning)
+        if trouble := healed_before_backup(request.path, context):
             run.warn(trouble)
         inventory = local_inventory(context)
-        last = inventory.last_verified(order.source)
-        with context.store.staging() as staging, frozen_on_corruption(order, last, context):
-            proof = capture_snapshot(order, last, staging, run, context)
-            contents = _sound_contents(order, proof, last, run, context)
-            _tell_oddities(order, proof, run)
-            if doubt := sharing(inventory, order.source, order.path):
+        last = inventory.last_verified(request.source)
+        with context.store.staging() as staging, frozen_on_corruption(request, last, context):
+            proof = capture_snapshot(request, last, staging, run, context)
+            contents = _sound_contents(request, proof, last, run, context)
+            _tell_oddities(request, proof, run)
+            if doubt := sharing(inventory, request.source, request.path):
                 run.warn(doubt)
-            _settle(order, proof, contents, inventory, run, context)
-        if order.pin is not None and run.report.generation is not None:
-            pin_if_possible(run.report.generation, order.pin, run, context)
-        if order.expiry is not None:
-            _expire(order.source, order.expiry, run, context)
-        if order.replicas:
-            _warn_of_replicas(order, run, context)
+            _settle(request, proof, contents, inventory, run, context)
+        if request.pin is not None and run.report.generation is not None:
+            pin_if_possible(run.report.generation, request.pin, run, context)
+        if request.expiry is not None:
+            _expire(request.source, request.expiry, run, context)
+        if request.replicas:
+            _warn_of_replicas(request, run, context)
     return run.report
 
 
 def _sound_contents(
-    order: BackupRequest, proof: Capture, last: Manifest | None, run: Run, context: TaskContext
+    request: BackupRequest, proof: Capture, last: Manifest | None, run: Run, context: TaskContext
 ) -> Contents | None:
     """Return what is in the copy, None where it cannot be read.
 
     Raises CopyCorrupt, with the copy in quarantine, when it may not be published.
     """
     if proof.corrupt:
-        raise quarantined(order, proof, proof.inspection.verdict.damage, last, context)
-    admit_doubt(order, proof, last, run, context)
+        raise quarantined(request, proof, proof.inspection.verdict.damage, last, context)
+    admit_doubt(request, proof, last, run, context)
     contents = proof.inspection.contents
-    if last is not None and emptied(last, contents) and not order.allow_empty:
-        raise emptied_error(order, proof, last, context)
+    if last is not None and emptied(last, contents) and not request.allow_empty:
+        raise emptied_error(request, proof, last, context)
     return contents
 
 
 def _settle(
-    order: BackupRequest,
+    request: BackupRequest,
     proof: Capture,
     contents: Contents | None,
     inventory: Inventory,
@@ -90,14 +90,14 @@ def _settle(
     context: TaskContext,
 ) -> None:
     """Publish the copy, or record that the last generation holds the same; freeze or thaw rotation."""
-    shrunk = guard_against_shrinking(order, contents, proof.snapshot.size_bytes, inventory, run, context)
-    last = inventory.last_verified(order.source)
+    shrunk = guard_against_shrinking(request, contents, proof.snapshot.size_bytes, inventory, run, context)
+    last = inventory.last_verified(request.source)
     if proof.unchanged and last is not None:
         record_unchanged(last, run, context)
     elif proof.packed is not None:
-        publish(order.source, proof, proof.packed, contents, run, context)
+        publish(request.source, proof, proof.packed, contents, run, context)
     if not shrunk:
-        thaw(order.source, context)
+        thaw(request.source, context)
 
 
 def _expire(source: str, expiry: Expiry, run: Run, context: TaskContext) -> None:
@@ -108,27 +108,27 @@ def _expire(source: str, expiry: Expiry, run: Run, context: TaskContext) -> None
         run.warn(f"old generations could not be pruned: {error}")
 
 
-def _warn_of_replicas(order: BackupRequest, run: Run, context: TaskContext) -> None:
+def _warn_of_replicas(request: BackupRequest, run: Run, context: TaskContext) -> None:
     """Let no backup that is nowhere but here pass for a good one: whoever takes it by hand hears of it too."""
     now = context.clock()
     unknown = dict[str, RunRecord | None]()
     failures = context.ask_catalog(
-        lambda catalog: {name: catalog.last_failure("replicate", name, now) for name in order.replicas}, unknown
+        lambda catalog: {name: catalog.last_failure("replicate", name, now) for name in request.replicas}, unknown
     )
     for name, failed in failures.items():
         if failed is not None:
             run.warn(f"the last replication to {name} failed: {failed.error or 'it was cut short'}")
 
 
-def _tell_oddities(order: BackupRequest, proof: Capture, run: Run) -> None:
+def _tell_oddities(request: BackupRequest, proof: Capture, run: Run) -> None:
     snapshot, verdict = proof.snapshot, proof.inspection.verdict
     if snapshot.hot_journal:
-        run.warn(f"the app of {order.path} died in a transaction and was not started again: copied as of before it")
-    if is_remote(snapshot.filesystem) and order.settings.network_fs == "refuse":
+        run.warn(f"the app of {request.path} died in a transaction and was not started again: copied as of before it")
+    if is_remote(snapshot.filesystem) and request.settings.network_fs == "refuse":
         run.warn(
-            f'{order.path} is on {snapshot.filesystem}, whose locks may fail: set network_fs = "allow" if you know'
+            f'{request.path} is on {snapshot.filesystem}, whose locks may fail: set network_fs = "allow" if you know'
         )
-    if snapshot.writers_held_s > order.settings.writer_budget_s:
+    if snapshot.writers_held_s > request.settings.writer_budget_s:
         why = "it is encrypted" if snapshot.method == "file" else "the app never left a quiet moment"
         run.note(f"writers were held for {snapshot.writers_held_s:.1f} s: {why}")
     if proof.source.wal_bytes > _LARGE_WAL_BYTES:
@@ -136,7 +136,7 @@ def _tell_oddities(order: BackupRequest, proof: Capture, run: Run) -> None:
     if verdict.foreign_key_violations:
         run.note(f"{verdict.foreign_key_violations} rows refer to parents that are not there")
     if proof.inspection.contents is not None and not proof.inspection.contents.tables:
-        run.note(f"{order.path} has no tables: is it the database of the app?")
+        run.note(f"{request.path} has no tables: is it the database of the app?")
     for note in verdict.notes[:_NOTES]:
         run.note(note)
 

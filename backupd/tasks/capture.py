@@ -51,16 +51,16 @@ class Capture:
 
 
 def capture_snapshot(
-    order: BackupRequest, last: Manifest | None, staging: Path, run: Run, context: TaskContext
+    request: BackupRequest, last: Manifest | None, staging: Path, run: Run, context: TaskContext
 ) -> Capture:
     """Copy and check the source, once more when the file was replaced or changed under the first copy.
 
     All copying ends within `timeout_s` from now: what the first copy said is the answer where there is no time for
     another. A second corrupt copy is the answer; all other trouble is raised.
     """
-    give_up = time.monotonic() + order.settings.timeout_s
+    give_up = time.monotonic() + request.settings.timeout_s
     try:
-        proof = _attempt(order, last, _emptied(staging / "copy"), give_up, run, context)
+        proof = _attempt(request, last, _emptied(staging / "copy"), give_up, run, context)
         if not proof.corrupt or not _is_time_for_another(give_up, run):
             return proof
         why = "the copy is corrupt"
@@ -68,8 +68,8 @@ def capture_snapshot(
         if not _is_time_for_another(give_up, run):
             raise
         why = error.message
-    context.log.warning(Event.SNAPSHOT_RETRIED, f"{why}: copying {order.path} once more", source=order.source)
-    return _attempt(order, last, _emptied(staging / "copy"), give_up, run, context)
+    context.log.warning(Event.SNAPSHOT_RETRIED, f"{why}: copying {request.path} once more", source=request.source)
+    return _attempt(request, last, _emptied(staging / "copy"), give_up, run, context)
 
 
 def _is_time_for_another(give_up: float, run: Run) -> bool:
@@ -85,26 +85,30 @@ def _emptied(directory: Path) -> Path:
 
 
 def _attempt(
-    order: BackupRequest, last: Manifest | None, staging: Path, give_up: float, run: Run, context: TaskContext
+    request: BackupRequest, last: Manifest | None, staging: Path, give_up: float, run: Run, context: TaskContext
 ) -> Capture:
-    source = Source.inspect(order.path, allow_empty=order.allow_empty, allow_links=order.allow_links)
-    reserve = _check_space(order, source, last, context)
+    source = Source.inspect(request.path, allow_empty=request.allow_empty, allow_links=request.allow_links)
+    reserve = _check_space(request, source, last, context)
     taken_at = context.clock()
-    snapshot = _copy(order, source, reserve, staging, give_up, run, context)
-    if last is not None and order.settings.method == "backup" and same_content(last.origin.signature, source.signature):
+    snapshot = _copy(request, source, reserve, staging, give_up, run, context)
+    if (
+        last is not None
+        and request.settings.method == "backup"
+        and same_content(last.origin.signature, source.signature)
+    ):
         with run.stage("digest"):
             equal = _digest(snapshot) == last.snapshot.sha256
         if equal and archive_is_sound(last, run, context):
             return Capture(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
-    if order.settings.method == "vacuum":
-        inspection = _check(order, snapshot, run)
+    if request.settings.method == "vacuum":
+        inspection = _check(request, snapshot, run)
         if inspection.verdict.level == "corrupt":
             return Capture(source, taken_at, snapshot, inspection)
         if inspection.verdict.level == "opaque":
-            raise SnapshotFailed(f"{order.path} is encrypted: VACUUM cannot rewrite it", 'use method = "backup"')
+            raise SnapshotFailed(f"{request.path} is encrypted: VACUUM cannot rewrite it", 'use method = "backup"')
         with run.stage("compact"):
             snapshot = compact_snapshot(snapshot)
-    inspection, packed = _check_and_pack(order, snapshot, reserve, run, context)
+    inspection, packed = _check_and_pack(request, snapshot, reserve, run, context)
     unchanged = (
         last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and archive_is_sound(last, run, context)
     )
@@ -130,26 +134,26 @@ def _digest(snapshot: Snapshot) -> str:
         return digest_of(stream)
 
 
-def _check_space(order: BackupRequest, source: Source, last: Manifest | None, context: TaskContext) -> int:
+def _check_space(request: BackupRequest, source: Source, last: Manifest | None, context: TaskContext) -> int:
     directory = context.store.directory
-    reserve = reserve_bytes(directory, order.reserve_bytes)
-    copies = 2 if order.settings.method == "vacuum" else 1
-    needed, what = bytes_needed(source, last, copies), f"a backup of {order.source}"
+    reserve = reserve_bytes(directory, request.reserve_bytes)
+    copies = 2 if request.settings.method == "vacuum" else 1
+    needed, what = bytes_needed(source, last, copies), f"a backup of {request.source}"
     require_space(directory, needed, reserve, what, FILES_OF_A_BACKUP)
     return reserve
 
 
 def _copy(
-    order: BackupRequest, source: Source, reserve: int, staging: Path, give_up: float, run: Run, context: TaskContext
+    request: BackupRequest, source: Source, reserve: int, staging: Path, give_up: float, run: Run, context: TaskContext
 ) -> Snapshot:
     shared = same_file_system(source.path, context.store.directory)
     settings = replace(
-        order.settings, reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, order)
+        request.settings, reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, request)
     )
     context.progress.stage("copy", source.size_bytes)
 
     def on_event(event: str, message: str) -> None:
-        context.log.info(Event(event), message, source=order.source)
+        context.log.info(Event(event), message, source=request.source)
 
     def on_progress(done: int, _total: int) -> None:
         context.progress.advance(done)
@@ -158,34 +162,34 @@ def _copy(
         return take_snapshot(source, settings, staging, on_progress, on_event, give_up)
 
 
-def app_reserve_bytes(directory: Path, order: BackupRequest) -> int:
+def app_reserve_bytes(directory: Path, request: BackupRequest) -> int:
     """Return what must stay free on an app's disk that holds no backups, where only the pinned WAL can grow.
 
     Half of what is free at most: a disk that was low before is no reason to go without a backup.
     """
-    return min(reserve_bytes(directory, order.reserve_bytes), shutil.disk_usage(directory).free // 2)
+    return min(reserve_bytes(directory, request.reserve_bytes), shutil.disk_usage(directory).free // 2)
 
 
-def _check(order: BackupRequest, snapshot: Snapshot, run: Run) -> Inspection:
-    with checking(snapshot.path, snapshot.sqlite_writer, priority=order.packing.priority) as inspection:
+def _check(request: BackupRequest, snapshot: Snapshot, run: Run) -> Inspection:
+    with checking(snapshot.path, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:
         result = inspection()
     run.add_stage("check", result.verdict.duration_s)
     return result
 
 
 def _check_and_pack(
-    order: BackupRequest, snapshot: Snapshot, reserve: int, run: Run, context: TaskContext
+    request: BackupRequest, snapshot: Snapshot, reserve: int, run: Run, context: TaskContext
 ) -> tuple[Inspection, Packed]:
     context.progress.stage("check and pack", snapshot.size_bytes)
-    with checking(snapshot.path, snapshot.sqlite_writer, priority=order.packing.priority) as inspection:
+    with checking(snapshot.path, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:
         with run.stage("pack"):
             packed = pack(
                 snapshot.path,
                 snapshot.path.parent / ARCHIVE_PART,
-                level=order.packing.level,
-                workers=order.packing.workers,
+                level=request.packing.level,
+                workers=request.packing.workers,
                 advance=watching_space(context.store.directory, reserve, context.progress.advance),
-                begin=lambda: lower_priority(order.packing.priority),
+                begin=lambda: lower_priority(request.packing.priority),
             )
         with run.stage("wait for check"):
             result = inspection()

@@ -21,66 +21,66 @@ _UNFREEZE = "backupd prune --unfreeze accepts it"
 
 
 @contextmanager
-def frozen_on_corruption(order: BackupRequest, last: Manifest | None, context: TaskContext) -> Iterator[None]:
+def frozen_on_corruption(request: BackupRequest, last: Manifest | None, context: TaskContext) -> Iterator[None]:
     """Freeze rotation when the block finds the source too damaged to be copied, or unreadable since the `last` copy."""
     try:
         yield
     except SourceCorrupt as error:
-        _hold(order, "corrupt", error.message, last, context)
+        _hold(request, "corrupt", error.message, last, context)
         raise
     except SourceUnreadable as error:
         if last is None or (last.verdict.level == "opaque" and isinstance(error, SourceEncrypted)):
             raise
         what = f"{error.message}; it was copied as {last.id}"
-        _hold(order, "corrupt", what, last, context)
+        _hold(request, "corrupt", what, last, context)
         raise type(error)(f"{what}, and nothing is pruned", f"{error.hint}; or restore {last.id}") from error
 
 
 def quarantined(
-    order: BackupRequest, proof: Capture, findings: tuple[str, ...], last: Manifest | None, context: TaskContext
+    request: BackupRequest, proof: Capture, findings: tuple[str, ...], last: Manifest | None, context: TaskContext
 ) -> BackupdError:
     """Put a corrupt copy aside, freeze rotation, and return the error that ends the run."""
-    _hold(order, "corrupt", findings[0], last, context)
-    place = _put_aside(order, proof, findings, context, "is corrupt")
+    _hold(request, "corrupt", findings[0], last, context)
+    place = _put_aside(request, proof, findings, context, "is corrupt")
     good = f"the last good generation is {last.id}" if last else "there is no good generation yet"
     return CopyCorrupt(
-        f"{order.path} is corrupt: {findings[0]} ({len(findings)} findings); nothing is pruned, {good}",
+        f"{request.path} is corrupt: {findings[0]} ({len(findings)} findings); nothing is pruned, {good}",
         f"look at the copy in {place}; restore a good generation, or repair the database (sqlite3 .recover)",
     )
 
 
 def _put_aside(
-    order: BackupRequest, proof: Capture, findings: tuple[str, ...], context: TaskContext, what: str
+    request: BackupRequest, proof: Capture, findings: tuple[str, ...], context: TaskContext, what: str
 ) -> Path:
-    name = f"{order.source}-{proof.taken_at:%Y%m%d-%H%M%S}"
-    place = context.store.hidden / "quarantine" / order.source / name
+    name = f"{request.source}-{proof.taken_at:%Y%m%d-%H%M%S}"
+    place = context.store.hidden / "quarantine" / request.source / name
     with suppress(OSError):  # a full disk must not hide the news
-        context.quarantine.add(order.source, name, proof.snapshot.path, findings)
+        context.quarantine.add(request.source, name, proof.snapshot.path, findings)
     context.log.error(
         Event.SNAPSHOT_QUARANTINED,
-        f"the copy of {order.path} {what}: {findings[0]}",
+        f"the copy of {request.path} {what}: {findings[0]}",
         quarantine=str(place),
     )
     return place
 
 
-def admit_doubt(order: BackupRequest, proof: Capture, last: Manifest | None, run: Run, context: TaskContext) -> None:
+def admit_doubt(request: BackupRequest, proof: Capture, last: Manifest | None, run: Run, context: TaskContext) -> None:
     """Let a copy pass whose check found no damage and could not rule it out; say so once, and note it from then on.
 
     Raises CopyCorrupt, with the copy in quarantine, when there was no such doubt of the `last` one, unless an operator
     has accepted it: a database that can no longer be read must not push out copies of when it could.
     """
     verdict = proof.inspection.verdict
-    what = f"{order.path}: {verdict.doubt}"
+    what = f"{request.path}: {verdict.doubt}"
     if not verdict.doubt:
         return
     if last is not None and last.verdict.doubt and (verdict.level != "opaque" or last.verdict.level == "opaque"):
         run.note(what)
-    elif last is None or context.holds.accepted(order.source):
+    elif last is None or context.holds.accepted(request.source):
         run.warn(f"{what} (verified {verdict.level})")
     else:
-        _hold(order, "corrupt", verdict.doubt, last, context, unreadable=True)
-        place = _put_aside(order, proof, (verdict.doubt,), context, "cannot be trusted")
+        _hold(request, "corrupt", verdict.doubt, last, context, unreadable=True)
+        place = _put_aside(request, proof, (verdict.doubt,), context, "cannot be trusted")
         raise CopyCorrupt(
             f"{what}; it could be read when {last.id} was taken: nothing is pruned, nothing was published",
             f"restore {last.id}, or look at the copy in {place}; if it is meant so, backupd prune --unfreeze lets the "
@@ -88,15 +88,15 @@ def admit_doubt(order: BackupRequest, proof: Capture, last: Manifest | None, run
         )
 
 
-def emptied_error(order: BackupRequest, proof: Capture, last: Manifest, context: TaskContext) -> BackupdError:
+def emptied_error(request: BackupRequest, proof: Capture, last: Manifest, context: TaskContext) -> BackupdError:
     """Do the same with a copy that has none of the tables of the last generation any more."""
-    error = quarantined(order, proof, (f"no tables are left of those in {last.id}",), last, context)
+    error = quarantined(request, proof, (f"no tables are left of those in {last.id}",), last, context)
     hint = f"restore {last.id}; if the database is meant to be empty, set allow_empty = true for one backup"
     return CopyCorrupt(error.message.replace("is corrupt", "is empty"), hint)
 
 
 def guard_against_shrinking(
-    order: BackupRequest,
+    request: BackupRequest,
     contents: Contents | None,
     snapshot_bytes: int,
     inventory: Inventory,
@@ -108,16 +108,16 @@ def guard_against_shrinking(
     The comparison is with the last generation before the loss for as long as nobody accepted it: else the first
     shrunken copy would make the second look right.
     """
-    hold = context.holds.get(order.source)
+    hold = context.holds.get(request.source)
     reference = inventory.manifests.get(hold.reference or "") if hold else None
-    reference = reference or inventory.last_verified(order.source)
-    found = losses(reference, contents, snapshot_bytes, order.guard) if reference else []
+    reference = reference or inventory.last_verified(request.source)
+    found = losses(reference, contents, snapshot_bytes, request.guard) if reference else []
     if not found:
         return False
-    what = f"{order.source} shrank since {reference.id if reference else ''}: {'; '.join(found)}"
-    context.log.warning(Event.SOURCE_SHRUNK, what, source=order.source)
+    what = f"{request.source} shrank since {reference.id if reference else ''}: {'; '.join(found)}"
+    context.log.warning(Event.SOURCE_SHRUNK, what, source=request.source)
     run.warn(f"{what}; nothing is pruned until it has grown back or {_UNFREEZE}")
-    _hold(order, "shrink", what, reference, context)
+    _hold(request, "shrink", what, reference, context)
     return True
 
 
@@ -128,7 +128,7 @@ def thaw(source: str, context: TaskContext) -> None:
 
 
 def _hold(
-    order: BackupRequest,
+    request: BackupRequest,
     kind: Literal["corrupt", "shrink"],
     reason: str,
     last: Manifest | None,
@@ -137,7 +137,7 @@ def _hold(
     unreadable: bool = False,
 ) -> None:
     hold = Hold(
-        source=order.source,
+        source=request.source,
         kind=kind,
         since=context.clock(),
         reason=reason,
@@ -145,7 +145,9 @@ def _hold(
         unreadable=unreadable,
     )
     context.holds.set(hold)
-    context.log.warning(Event.ROTATION_FROZEN, f"pruning of {order.source} is frozen: {reason}", source=order.source)
+    context.log.warning(
+        Event.ROTATION_FROZEN, f"pruning of {request.source} is frozen: {reason}", source=request.source
+    )
 
 
 def losses(before: Manifest, now: Contents | None, snapshot_bytes: int, guard: ShrinkGuard) -> list[str]:

@@ -41,28 +41,28 @@ def remove_here(ids: Collection[str], context: TaskContext, *, force: bool) -> t
 
 
 def remove_at_replica(
-    ids: Collection[str], order: ReplicationRequest, connect: Connect, context: TaskContext, *, force: bool
+    ids: Collection[str], request: ReplicationRequest, connect: Connect, context: TaskContext, *, force: bool
 ) -> tuple[Removal, ...]:
     """Do the same at a replica. An append-only one refuses, whatever is forced.
 
     Raises GenerationMissing, RemovalRefused, LockHeld, and what connecting raises.
     """
-    if order.append_only:
+    if request.append_only:
         raise RemovalRefused(
-            f"{order.name} is append_only: nothing is removed there", "remove the files on that host itself"
+            f"{request.name} is append_only: nothing is removed there", "remove the files on that host itself"
         )
-    with context.task_lock(f"replicate-{order.name}"), replica_errors(order.name), connect() as replica:
+    with context.task_lock(f"replicate-{request.name}"), replica_errors(request.name), connect() as replica:
         replica.prepare()
-        there = inventory_of(order.name, replica, context)
-        own = there.without(_foreign(ids, there, order.name, context))
-        going = _chosen(ids, own, order.name, context, force=force)
+        there = inventory_of(request.name, replica, context)
+        own = there.without(_foreign(ids, there, request.name, context))
+        going = _chosen(ids, own, request.name, context, force=force)
         context.say_recovered(replica.recover())
         with context.locked("remove"):
             copies = context.copies()
             for key in going:
-                _unpin_last(key, order.name, copies, context)
-        remove_there(dict.fromkeys(going, _REASON), order, replica, there, context)
-    return _removals(going, order.name, context)
+                _unpin_last(key, request.name, copies, context)
+        remove_there(dict.fromkeys(going, _REASON), request, replica, there, context)
+    return _removals(going, request.name, context)
 
 
 def _foreign(ids: Collection[str], there: Inventory, name: str, context: TaskContext) -> frozenset[str]:

@@ -103,7 +103,7 @@ class ReplicationPlan:
 def plan_replication(
     local: Iterable[Generation],
     there: Iterable[Generation],
-    order: ReplicationRequest,
+    request: ReplicationRequest,
     now: datetime,
     hold: Hold | None = None,
     pins: Mapping[str, Pin] = NO_PINS,
@@ -124,15 +124,15 @@ def plan_replication(
     verified = (generation for generation in local if generation.verified)
     lacking = {generation.id: generation for generation in verified if generation.id not in good_there}
     present = {generation.id: generation for generation in there if generation.id not in lacking}
-    plan = plan_retention((present | lacking).values(), order.expiry.policy, now, order.expiry.timezone, hold, pins)
+    plan = plan_retention((present | lacking).values(), request.expiry.policy, now, request.expiry.timezone, hold, pins)
     send = tuple(kept for kept in plan.keep if kept.generation.id in lacking)
     keep = tuple(kept for kept in plan.keep if kept.generation.id in present)
     remove = tuple(removed for removed in plan.remove if removed.generation.id in present)
-    return ReplicationPlan(send, keep, () if order.append_only or foreign else remove, foreign)
+    return ReplicationPlan(send, keep, () if request.append_only or foreign else remove, foreign)
 
 
 def plan_all(
-    order: ReplicationRequest, here: Inventory, there: Inventory, context: TaskContext
+    request: ReplicationRequest, here: Inventory, there: Inventory, context: TaskContext
 ) -> tuple[ReplicationPlan, ...]:
     """Return the plan for each source of ours, the configured ones and those in the local store."""
     claims, now, pins = claims_of(here, context), context.clock(), context.pins.all()
@@ -147,7 +147,7 @@ def plan_all(
         for history in histories(known.values(), manifests.values()):
             ids = {generation.id for generation in history}
             local, remote = ([g for g in side.of(source) if g.id in ids] for side in sides)
-            plans.append(plan_replication(local, remote, order, now, hold, pins, foreign))
+            plans.append(plan_replication(local, remote, request, now, hold, pins, foreign))
         return ReplicationPlan(
             tuple(kept for each in plans for kept in each.send),
             tuple(kept for each in plans for kept in each.keep),
@@ -155,35 +155,35 @@ def plan_all(
             foreign,
         )
 
-    return tuple(map(plan, _sources(order, here)))
+    return tuple(map(plan, _sources(request, here)))
 
 
-def replicate(order: ReplicationRequest, connect: Connect, retry: Retry, context: TaskContext) -> RunReport:
+def replicate(request: ReplicationRequest, connect: Connect, retry: Retry, context: TaskContext) -> RunReport:
     """Send now. Foreseen trouble does not raise: it is in the report; what was sent by then stays sent.
 
     A connection that is lost is made anew, as `retry` says, and what was proven there is not sent again.
     """
-    with recorded_run("replicate", order.name, context) as run, context.task_lock(f"replicate-{order.name}"):
+    with recorded_run("replicate", request.name, context) as run, context.task_lock(f"replicate-{request.name}"):
         run.started()
-        retry(lambda: _session(order, connect, run, context))
+        retry(lambda: _session(request, connect, run, context))
     return run.report
 
 
-def _session(order: ReplicationRequest, connect: Connect, run: Run, context: TaskContext) -> None:
+def _session(request: ReplicationRequest, connect: Connect, run: Run, context: TaskContext) -> None:
     """Do what is left to do, over one connection."""
-    with replica_errors(order.name), connect() as replica:
+    with replica_errors(request.name), connect() as replica:
         replica.prepare()
-        here, there = local_inventory(context), inventory_of(order.name, replica, context)
+        here, there = local_inventory(context), inventory_of(request.name, replica, context)
         adopt_local(here, context)
-        if order.adopt and _adopted(order, here, there, run, context):
-            order = replace(order, append_only=True)  # whoever erred can still see it before anything goes
-        plans = plan_all(order, here, there, context)
+        if request.adopt and _adopted(request, here, there, run, context):
+            request = replace(request, append_only=True)  # whoever erred can still see it before anything goes
+        plans = plan_all(request, here, there, context)
         if plans and all(plan.refused for plan in plans):
-            raise refused_by(plans, order.name, context)
+            raise refused_by(plans, request.name, context)
         if recovered := tuple(replica.recover()):
             context.say_recovered(recovered)
-            there = inventory_of(order.name, replica, context)
-            plans = plan_all(order, here, there, context)
+            there = inventory_of(request.name, replica, context)
+            plans = plan_all(request, here, there, context)
         lacking = [kept.generation for plan in plans for kept in plan.send]
         context.say_recovered(replica.sweep({generation.id for generation in lacking}))
         for generation in sorted(lacking, key=lambda g: (g.taken_at, g.id), reverse=True):
@@ -191,52 +191,52 @@ def _session(order: ReplicationRequest, connect: Connect, run: Run, context: Tas
         foreign = {key for plan in plans for group in plan.foreign for key in group.ids}
         for manifest in here.manifests.values():
             if manifest.id not in foreign:
-                require_ours(manifest, there.manifests.get(manifest.id), order.name)
-        _expire(order, here, replica, run, context)
+                require_ours(manifest, there.manifests.get(manifest.id), request.name)
+        _expire(request, here, replica, run, context)
 
 
-def _expire(order: ReplicationRequest, here: Inventory, replica: Replica, run: Run, context: TaskContext) -> None:
+def _expire(request: ReplicationRequest, here: Inventory, replica: Replica, run: Run, context: TaskContext) -> None:
     """Remove what the policy lets go, planned anew from what is really there now."""
-    there = inventory_of(order.name, replica, context)
-    plans = plan_all(order, here, there, context)
+    there = inventory_of(request.name, replica, context)
+    plans = plan_all(request, here, there, context)
     going = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
-    remove_there(going, order, replica, there, context)
+    remove_there(going, request, replica, there, context)
     run.update(kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
     if any(plan.foreign for plan in plans):
-        raise refused_by(plans, order.name, context)
-    bare = [source for source in order.sources if not any(generation.verified for generation in there.of(source))]
+        raise refused_by(plans, request.name, context)
+    bare = [source for source in request.sources if not any(generation.verified for generation in there.of(source))]
     if bare:  # no success: the task stays due, and health red
         raise NothingToSend(
-            f"there is no verified generation of {', '.join(bare)} at {order.name}, and none here to send",
+            f"there is no verified generation of {', '.join(bare)} at {request.name}, and none here to send",
             "take a backup first (backupd backup)",
         )
 
 
 def remove_there(
-    going: Mapping[str, str], order: ReplicationRequest, replica: Replica, there: Inventory, context: TaskContext
+    going: Mapping[str, str], request: ReplicationRequest, replica: Replica, there: Inventory, context: TaskContext
 ) -> None:
     """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
-    _write_checksums(order, replica, there, going, context)
+    _write_checksums(request, replica, there, going, context)
     for key, reason in going.items():
-        context.tell_catalog(partial(_forget, key, order.name))
+        context.tell_catalog(partial(_forget, key, request.name))
         replica.remove(key)
-        what = f"removed {key} at {order.name}: {reason}"
-        context.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=order.name)
+        what = f"removed {key} at {request.name}: {reason}"
+        context.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=request.name)
 
 
-def _sources(order: ReplicationRequest, here: Inventory) -> list[str]:
-    return sorted({*order.sources, *(generation.source for generation in here.generations)})
+def _sources(request: ReplicationRequest, here: Inventory) -> list[str]:
+    return sorted({*request.sources, *(generation.source for generation in here.generations)})
 
 
-def _adopted(order: ReplicationRequest, here: Inventory, there: Inventory, run: Run, context: TaskContext) -> bool:
+def _adopted(request: ReplicationRequest, here: Inventory, there: Inventory, run: Run, context: TaskContext) -> bool:
     """Adopt the stores whose copies of our sources are there; tells whether there were any. Raises AdoptionRefused."""
     claims = claims_of(here, context)
-    foreign = [group for source in _sources(order, here) for group in claims.foreign(there, source)]
-    adopt(foreign, here, there, order.name, context, force=order.force)
+    foreign = [group for source in _sources(request, here) for group in claims.foreign(there, source)]
+    adopt(foreign, here, there, request.name, context, force=request.force)
     for group in foreign:
-        run.note(f"adopted at {order.name}: {group.words(context.clock())}")
+        run.note(f"adopted at {request.name}: {group.words(context.clock())}")
     if not foreign and not run.report.notes:
-        run.note(f"{order.name} holds nothing that another store has made: there was nothing to adopt")
+        run.note(f"{request.name} holds nothing that another store has made: there was nothing to adopt")
     return bool(foreign)
 
 
@@ -248,14 +248,14 @@ def refused_by(plans: Sequence[ReplicationPlan], name: str, context: TaskContext
 
 
 def _write_checksums(
-    order: ReplicationRequest, replica: Replica, there: Inventory, going: Collection[str], context: TaskContext
+    request: ReplicationRequest, replica: Replica, there: Inventory, going: Collection[str], context: TaskContext
 ) -> None:
     """Let SHA256SUMS list what stays; anew when another sender has published meanwhile: who writes last lists all."""
     for _ in range(_MOST_SENDERS):
         replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
         if {stored.id for stored in replica.list()} <= {generation.id for generation in there.generations}:
             return
-        there = inventory_of(order.name, replica, context)
+        there = inventory_of(request.name, replica, context)
 
 
 def _forget(generation: str, store: str, catalog: "Catalog") -> None:

@@ -50,7 +50,7 @@ class Run:
     """Collects what a run does; `report` is whole once the block of `recorded` has ended."""
 
     def __init__(self, task: str, source: str, context: TaskContext) -> None:
-        self._site = context
+        self._context = context
         self._began = time.monotonic()
         self._id: int | None = None
         self._configuration = context.configuration()
@@ -96,20 +96,20 @@ class Run:
     def started(self) -> None:
         """Say that the work begins; runs that a kill cut short are closed in the catalog first."""
         report = self.report
-        for warning in self._site.warnings:
+        for warning in self._context.warnings:
             self.warn(warning)
-        self._site.log.info(
+        self._context.log.info(
             Event.RUN_STARTED,
             f"{report.task} of {report.source} begins",
             task=report.task,
             source=report.source,
         )
         try:
-            with open_catalog(self._site.catalog_path) as catalog:
+            with open_catalog(self._context.catalog_path) as catalog:
                 for dead in catalog.interrupted_runs(report.task):
                     if dead.source == report.source:
-                        catalog.mark_interrupted(dead.id, self._site.clock())
-                        self._site.log.warning(
+                        catalog.mark_interrupted(dead.id, self._context.clock())
+                        self._context.log.warning(
                             Event.RUN_INTERRUPTED,
                             f"the {dead.task} of {dead.source} at {dead.started_at:%F %T} UTC was cut short",
                             task=dead.task,
@@ -117,7 +117,7 @@ class Run:
                         )
                 self._id = catalog.start_run(report.task, report.source, report.started_at, self._configuration)
         except CatalogUnavailable as error:
-            store, why = self._site.store, f"the catalog cannot be used: {error.message} ({error.hint})"
+            store, why = self._context.store, f"the catalog cannot be used: {error.message} ({error.hint})"
             unwritten = f"{store.directory} cannot be written: neither log nor catalog knows of this"
             self.warn(why if store.writable() else unwritten)
 
@@ -138,9 +138,9 @@ class Run:
 
     def _to_log(self) -> None:
         report = self.report
-        tell = self._site.log.warning if report.warnings else self._site.log.info
+        tell = self._context.log.warning if report.warnings else self._context.log.info
         if report.outcome == "failed":
-            tell = self._site.log.error
+            tell = self._context.log.error
         fields = asdict(report) | {"event.outcome": "failure" if report.outcome == "failed" else "success"}
         fields["error.message"] = fields.pop("error")
         fields["started_at"] = report.started_at.isoformat()
@@ -150,12 +150,14 @@ class Run:
         tell(Event.RUN_FINISHED, describe(report), **fields)
 
     def _to_catalog(self) -> None:
-        now = self._site.clock()
+        now = self._context.clock()
         run_id = self._id
         if run_id is not None:
-            self._site.tell_catalog(lambda catalog: catalog.finish_run(run_id, self.report, now, self._configuration))
-        elif os.path.lexists(self._site.catalog_path):  # it failed before it had the store to itself
-            self._site.tell_catalog(lambda catalog: catalog.record_run(self.report, now, self._configuration))
+            self._context.tell_catalog(
+                lambda catalog: catalog.finish_run(run_id, self.report, now, self._configuration)
+            )
+        elif os.path.lexists(self._context.catalog_path):  # it failed before it had the store to itself
+            self._context.tell_catalog(lambda catalog: catalog.record_run(self.report, now, self._configuration))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from backupd.bootstrap.notifications import tell_order
+from backupd.bootstrap.notifications import notification_options
 from backupd.catalog import Book, OutboxMessage, Told, open_catalog
 from backupd.cli import cli
 from backupd.config import load_config
@@ -183,7 +183,7 @@ def test_the_configuration_says_what_is_told_to_whom() -> None:
         "BACKUPD_APP__DEPLOY_TIMEOUT_S": "60",
         "BACKUPD_PINGS__DAILY": "https://kuma.example/api/push/x",
     }
-    order = tell_order(load_config(None, environ, Path("/no/such/directory")))
+    order = notification_options(load_config(None, environ, Path("/no/such/directory")))
     assert (order.scope, order.name, len(order.channels)) == ("tasks", "tasks", 2)
     assert order.digest is not None
     assert order.app is not None

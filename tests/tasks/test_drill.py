@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backupd.bootstrap.tasks import drill_order, drills
+from backupd.bootstrap.tasks import drill_request, drills
 from backupd.config import load_config
 from backupd.errors import ConfigError, ReplicaUnreachable
 from backupd.health import Limit
@@ -248,7 +248,7 @@ def test_the_store_is_the_one_that_is_named_else_the_first_replica_else_the_loca
     environ: dict[str, str], store: str, note: str
 ) -> None:
     config = load_config(None, {**DATABASES, **environ})
-    order = drill_order(config, "tasks")
+    order = drill_request(config, "tasks")
     assert order.store == store
     assert note in order.note
     assert bool(order.note) == bool(note)
@@ -257,9 +257,9 @@ def test_the_store_is_the_one_that_is_named_else_the_first_replica_else_the_loca
 
 def test_a_copy_may_be_as_old_as_the_schedules_let_it_become_unless_told_otherwise() -> None:
     config = load_config(None, {**DATABASES, **NAS})
-    assert round(drill_order(config, "tasks").max_age_s / 3600) == 182 + 26
-    assert round(drill_order(config, "tasks", "local").max_age_s / 3600) == 26
-    assert drill_order(load_config(None, {**DATABASES, "BACKUPD_DRILL__MAX_AGE_S": "60"}), "tasks").max_age_s == 60
+    assert round(drill_request(config, "tasks").max_age_s / 3600) == 182 + 26
+    assert round(drill_request(config, "tasks", "local").max_age_s / 3600) == 26
+    assert drill_request(load_config(None, {**DATABASES, "BACKUPD_DRILL__MAX_AGE_S": "60"}), "tasks").max_age_s == 60
 
 
 @pytest.mark.parametrize(
@@ -296,6 +296,6 @@ def test_the_app_is_that_of_the_source_that_is_named() -> None:
     sources = {name: f"/app/data/{name}.db" for name in ("tasks", "notes")}
     environ = {f"BACKUPD_SOURCES__{name.upper()}__PATH": path for name, path in sources.items()}
     config = load_config(None, {**environ, "BACKUPD_DRILL__COMMAND": "check 'a b'", "BACKUPD_DRILL__SOURCE": "notes"})
-    app = drill_order(config, "notes").app
+    app = drill_request(config, "notes").app
     assert app is not None
-    assert (app.command, drill_order(config, "tasks").app) == (("check", "a b"), None)
+    assert (app.command, drill_request(config, "tasks").app) == (("check", "a b"), None)

@@ -14,9 +14,9 @@ from backupd.tasks.drill.app_database import Place
 from backupd.tasks.options import AppProof, DrillRequest
 
 
-def examine_drill(order: DrillRequest) -> Iterator[Finding]:
+def examine_drill(request: DrillRequest) -> Iterator[Finding]:
     """Yield a finding for each of place, command and URL that the drill of `order` would use."""
-    app = order.app
+    app = request.app
     if app is None:
         return
     if app.place_at:

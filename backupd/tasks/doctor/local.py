@@ -33,17 +33,17 @@ _HOT_WAIT_S = 2.0
 _EARLIEST = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def examine(orders: tuple[BackupRequest, ...], context: TaskContext) -> Iterator[Finding]:
+def examine(requests: tuple[BackupRequest, ...], context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for each part of the set-up, in the order in which a backup would need them."""
     yield finding("clock", lambda: _clock(context))
-    if orders:
-        yield _time_zone(orders[0])
+    if requests:
+        yield _time_zone(requests[0])
     store = finding("backups directory", lambda: _write_rename_delete(context))
     yield store
-    for order in orders:
-        yield from _examine_source(order, context, store_ready=store.ok)
+    for request in requests:
+        yield from _examine_source(request, context, store_ready=store.ok)
     if store.ok:
-        yield from examine_store(tuple(order.source for order in orders), context)
+        yield from examine_store(tuple(request.source for request in requests), context)
 
 
 def _clock(context: TaskContext) -> str:
@@ -53,10 +53,10 @@ def _clock(context: TaskContext) -> str:
     return f"{now:%F %T} UTC"
 
 
-def _time_zone(order: BackupRequest) -> Finding:
-    if order.timezone_warning:
-        return Finding("time zone", ok=False, detail=order.timezone_warning, hint="or set schedule.timezone")
-    zone = order.expiry.timezone if order.expiry else UTC
+def _time_zone(request: BackupRequest) -> Finding:
+    if request.timezone_warning:
+        return Finding("time zone", ok=False, detail=request.timezone_warning, hint="or set schedule.timezone")
+    zone = request.expiry.timezone if request.expiry else UTC
     return Finding("time zone", ok=True, detail=f"days are counted in {zone}")
 
 
@@ -75,23 +75,25 @@ def _write_rename_delete(context: TaskContext) -> str:
     return f"{context.store.directory}: write, fsync, rename and delete work"
 
 
-def _examine_source(order: BackupRequest, context: TaskContext, *, store_ready: bool) -> Iterator[Finding]:
-    yield finding(f"source {order.source}", lambda: _readable(order))
-    yield from examine_restores(order.path, context)
-    if store_ready and (doubt := sharing(read_inventory(context), order.source, order.path)):
-        yield Finding(f"backups of {order.source}", ok=False, detail=doubt, hint="see whose they are: backupd show ID")
+def _examine_source(request: BackupRequest, context: TaskContext, *, store_ready: bool) -> Iterator[Finding]:
+    yield finding(f"source {request.source}", lambda: _readable(request))
+    yield from examine_restores(request.path, context)
+    if store_ready and (doubt := sharing(read_inventory(context), request.source, request.path)):
+        yield Finding(
+            f"backups of {request.source}", ok=False, detail=doubt, hint="see whose they are: backupd show ID"
+        )
     if store_ready:
-        yield finding(f"space for {order.source}", lambda: _space(order, context))
+        yield finding(f"space for {request.source}", lambda: _space(request, context))
 
 
-def _source(order: BackupRequest) -> Source:
-    return Source.inspect(order.path, allow_empty=order.allow_empty, allow_links=order.allow_links)
+def _source(request: BackupRequest) -> Source:
+    return Source.inspect(request.path, allow_empty=request.allow_empty, allow_links=request.allow_links)
 
 
-def _readable(order: BackupRequest) -> str:
-    source = _source(order)
-    patience_s = order.settings.hot_journal_wait_s
-    hasty = replace(order.settings, hot_journal_wait_s=min(patience_s, _HOT_WAIT_S))
+def _readable(request: BackupRequest) -> str:
+    source = _source(request)
+    patience_s = request.settings.hot_journal_wait_s
+    hasty = replace(request.settings, hot_journal_wait_s=min(patience_s, _HOT_WAIT_S))
     seen = probe_source(source, hasty, Path("/"))
     if seen["hot"]:
         raise SourceUnusable(
@@ -115,12 +117,12 @@ def _readable(order: BackupRequest) -> str:
     return f"{where}, {seen['journal_mode']}, written by SQLite {seen['writer']}, readable with SQLite {copier}"
 
 
-def _space(order: BackupRequest, context: TaskContext) -> str:
-    source, directory = _source(order), context.store.directory
-    last = local_inventory(context).last_verified(order.source)
-    needed = bytes_needed(source, last, 2 if order.settings.method == "vacuum" else 1)
-    reserve = reserve_bytes(directory, order.reserve_bytes)
-    require_space(directory, needed, reserve, f"a backup of {order.source}", FILES_OF_A_BACKUP)
+def _space(request: BackupRequest, context: TaskContext) -> str:
+    source, directory = _source(request), context.store.directory
+    last = local_inventory(context).last_verified(request.source)
+    needed = bytes_needed(source, last, 2 if request.settings.method == "vacuum" else 1)
+    reserve = reserve_bytes(directory, request.reserve_bytes)
+    require_space(directory, needed, reserve, f"a backup of {request.source}", FILES_OF_A_BACKUP)
     free = context.store.free_space()
     return f"{human_bytes(needed)} needed, {human_bytes(free)} free, {human_bytes(reserve)} kept in reserve"
 

@@ -16,9 +16,9 @@ from backupd.tasks.replicate import Connect, ReplicationRequest, replica_errors
 _CLOCK_S: Final = 120.0
 
 
-def examine_replica(order: ReplicationRequest, connect: Connect, context: TaskContext) -> Iterator[Finding]:
+def examine_replica(request: ReplicationRequest, connect: Connect, context: TaskContext) -> Iterator[Finding]:
     """Yield what a connection to a replica finds: login, host key, writing, renaming, room, clock, whose copies."""
-    name = order.name
+    name = request.name
     probed: list[Probed] = []
 
     def look() -> str:
@@ -30,7 +30,7 @@ def examine_replica(order: ReplicationRequest, connect: Connect, context: TaskCo
     yield finding(f"replica {name}", look)
     if probed:
         yield from _figures(name, probed[0])
-        yield finding(f"copies at {name}", lambda: _copies(order, connect, context))
+        yield finding(f"copies at {name}", lambda: _copies(request, connect, context))
 
 
 def _figures(name: str, probed: Probed) -> Iterator[Finding]:
@@ -40,14 +40,14 @@ def _figures(name: str, probed: Probed) -> Iterator[Finding]:
         yield finding(f"clock of {name}", lambda: _clock(probed.clock_ahead_s or 0.0))
 
 
-def _copies(order: ReplicationRequest, connect: Connect, context: TaskContext) -> str:
+def _copies(request: ReplicationRequest, connect: Connect, context: TaskContext) -> str:
     here = read_inventory(context)
-    with replica_errors(order.name), connect() as replica:
+    with replica_errors(request.name), connect() as replica:
         there = take_inventory(replica, context.clock())
-    claims, ours = claims_of(here, context), {*order.sources, *(g.source for g in here.generations)}
+    claims, ours = claims_of(here, context), {*request.sources, *(g.source for g in here.generations)}
     foreign = [group for source in sorted(ours) for group in claims.foreign(there, source)]
     if foreign:
-        raise refusal(foreign, order.name, "they are neither added to nor removed", context.clock())
+        raise refusal(foreign, request.name, "they are neither added to nor removed", context.clock())
     own = sum(generation.source in ours for generation in there.generations)
     return f"{counted(own, 'generation')} of this store"
 

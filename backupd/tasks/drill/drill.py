@@ -33,22 +33,22 @@ OpenStore = Callable[[], AbstractContextManager[tuple[Archives, Inventory]]]
 _HINT = "use another generation, and let the replica have this one anew (backupd replicate)"
 
 
-def drill(order: DrillRequest, open_store: OpenStore, retry: Retry, context: TaskContext) -> RunReport:
+def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: TaskContext) -> RunReport:
     """Rehearse now. Foreseen trouble does not raise: it is in the report, with how long each step took until then.
 
     A connection that is lost is made anew, as `retry` says. One drill at a time: it may have the app's place.
     """
-    with recorded_run("drill", order.source, context) as run, context.task_lock("drill"):
+    with recorded_run("drill", request.source, context) as run, context.task_lock("drill"):
         run.started()
-        run.update(drill=DrillReport(order.store, order.max_age_s))
-        if order.note:
-            run.note(order.note)
+        run.update(drill=DrillReport(request.store, request.max_age_s))
+        if request.note:
+            run.note(request.note)
         _sweep(context)
-        place = place_of(order.app, run) if order.app else None
+        place = place_of(request.app, run) if request.app else None
         if place:
             place.prepare()
         with workplace(context) as directory:
-            _rehearse(order, open_store, retry, directory, run, context)
+            _rehearse(request, open_store, retry, directory, run, context)
     return run.report
 
 
@@ -59,38 +59,38 @@ def _sweep(context: TaskContext) -> None:
 
 
 def _rehearse(
-    order: DrillRequest, open_store: OpenStore, retry: Retry, directory: Path, run: Run, context: TaskContext
+    request: DrillRequest, open_store: OpenStore, retry: Retry, directory: Path, run: Run, context: TaskContext
 ) -> None:
     began = time.monotonic()
-    run.update(drill=DrillReport(order.store, order.max_age_s))
+    run.update(drill=DrillReport(request.store, request.max_age_s))
     restored = directory / "restored.sqlite3"
-    manifest = _restore(order, open_store, retry, restored, run, context)
+    manifest = _restore(request, open_store, retry, restored, run, context)
     took_s = round(time.monotonic() - began, 3)
     trouble = record_verification(
-        manifest.id, context, sound=True, detail="sound", duration_s=took_s, store=order.store
+        manifest.id, context, sound=True, detail="sound", duration_s=took_s, store=request.store
     )
     if trouble:
         run.warn(trouble)
-    if order.app:
-        prove_app(order.app, restored, manifest.origin, run)
+    if request.app:
+        prove_app(request.app, restored, manifest.origin, run)
     if run.report.drill:
         run.update(drill=replace(run.report.drill, recovery_s=round(time.monotonic() - began, 3)))
 
 
 def _restore(
-    order: DrillRequest, open_store: OpenStore, retry: Retry, target: Path, run: Run, context: TaskContext
+    request: DrillRequest, open_store: OpenStore, retry: Retry, target: Path, run: Run, context: TaskContext
 ) -> Manifest:
     """Restore the newest copy as `target`, timed by stage; damage is marked. Raises what keeps it from being proven."""
     timed = Stopwatch(context.progress, run.add_stage)
     watched = replace(context, progress=timed)
     fetched: list[tuple[Manifest, DirectoryStore]] = []
     try:
-        retry(lambda: fetched.append(_fetch(order, open_store, target.parent, run, watched)))
+        retry(lambda: fetched.append(_fetch(request, open_store, target.parent, run, watched)))
         manifest, store = fetched[-1]
-        _prove(manifest, store, target, order, run, watched)
+        _prove(manifest, store, target, request, run, watched)
     except CopyCorrupt as error:
         if run.report.generation:
-            record_verification(run.report.generation, context, sound=False, detail=error.message, store=order.store)
+            record_verification(run.report.generation, context, sound=False, detail=error.message, store=request.store)
         raise
     finally:
         timed.end()
@@ -98,71 +98,71 @@ def _restore(
 
 
 def _fetch(
-    order: DrillRequest, open_store: OpenStore, directory: Path, run: Run, context: TaskContext
+    request: DrillRequest, open_store: OpenStore, directory: Path, run: Run, context: TaskContext
 ) -> tuple[Manifest, DirectoryStore]:
     """Choose the newest copy by the store's own listing, and fetch it."""
     context.progress.stage("connect", 0)
     with ExitStack() as stack:
-        with replica_errors(order.store):
+        with replica_errors(request.store):
             store, inventory = stack.enter_context(open_store())
-        manifest = _newest(order, inventory, run, context)
-        _require_room(manifest, order, directory)
-        reserve = reserve_bytes(directory, order.reserve_bytes)
+        manifest = _newest(request, inventory, run, context)
+        _require_room(manifest, request, directory)
+        reserve = reserve_bytes(directory, request.reserve_bytes)
         return manifest, fetch(manifest, store, directory, reserve, context)
 
 
-def _newest(order: DrillRequest, inventory: Inventory, run: Run, context: TaskContext) -> Manifest:
+def _newest(request: DrillRequest, inventory: Inventory, run: Run, context: TaskContext) -> Manifest:
     """Return the manifest of the newest copy that counts.
 
     Raises GenerationMissing, ForeignCopies, OtherDatabase; DrillFailed when it is too old.
     """
     foreign: tuple[Foreign, ...] = ()
-    if order.store != LOCAL_STORE:
-        foreign = claims_of(read_inventory(context), context).foreign(inventory, order.source)
+    if request.store != LOCAL_STORE:
+        foreign = claims_of(read_inventory(context), context).foreign(inventory, request.source)
         inventory = inventory.without(key for group in foreign for key in group.ids)
-    manifest, as_of = inventory.last_verified(order.source), last_verified_at(order.source, inventory, context)
+    manifest, as_of = inventory.last_verified(request.source), last_verified_at(request.source, inventory, context)
     if foreign and manifest is None:
-        raise refusal(foreign, order.store, "a drill of them would prove nothing for this app", context.clock())
+        raise refusal(foreign, request.store, "a drill of them would prove nothing for this app", context.clock())
     if manifest is None or as_of is None:
         raise GenerationMissing(
-            f"there is no sound copy of {order.source} at {order.store}: nothing could be restored from there",
+            f"there is no sound copy of {request.source} at {request.store}: nothing could be restored from there",
             "run backupd replicate, or take a backup first",
         )
-    if order.path is not None:
-        require_same_database(manifest, inventory, order.path)
+    if request.path is not None:
+        require_same_database(manifest, inventory, request.path)
     age_s = max(0.0, (context.clock() - as_of).total_seconds())
-    drill = DrillReport(order.store, order.max_age_s, manifest.taken_at, round(age_s, 3))
+    drill = DrillReport(request.store, request.max_age_s, manifest.taken_at, round(age_s, 3))
     run.update(generation=manifest.id, drill=drill)
-    passed_over = [g.id for g in inventory.of(order.source) if g.taken_at > manifest.taken_at]
+    passed_over = [g.id for g in inventory.of(request.source) if g.taken_at > manifest.taken_at]
     if passed_over:
-        run.warn(f"newer at {order.store}, but damaged or dated in the future: {', '.join(passed_over)}")
-    if age_s > order.max_age_s:
+        run.warn(f"newer at {request.store}, but damaged or dated in the future: {', '.join(passed_over)}")
+    if age_s > request.max_age_s:
         raise DrillFailed(
-            f"the newest sound copy of {order.source} at {order.store} ({manifest.id}) is {human_span(age_s)} old, "
-            f"more than {human_span(order.max_age_s)}: a restore would lose all since then",
+            f"the newest sound copy of {request.source} at {request.store} ({manifest.id}) is {human_span(age_s)} old, "
+            f"more than {human_span(request.max_age_s)}: a restore would lose all since then",
             "see why nothing newer is sent (backupd status), then run backupd replicate",
         )
     return manifest
 
 
-def _require_room(manifest: Manifest, order: DrillRequest, directory: Path) -> None:
+def _require_room(manifest: Manifest, request: DrillRequest, directory: Path) -> None:
     """Refuse to begin what will not fit: the archive, the database, and where the app expects it the database again."""
     what, size_bytes = f"a drill of {manifest.id}", manifest.snapshot.size_bytes
     needed = manifest.archive.size_bytes + size_bytes
-    place_at = order.app.place_at if order.app else None
+    place_at = request.app.place_at if request.app else None
     if place_at and same_file_system(place_at.parent, directory):
         needed += size_bytes
     elif place_at:
-        require_space(place_at.parent, size_bytes, reserve_bytes(place_at.parent, order.reserve_bytes), what)
-    require_space(directory, needed, reserve_bytes(directory, order.reserve_bytes), what)
+        require_space(place_at.parent, size_bytes, reserve_bytes(place_at.parent, request.reserve_bytes), what)
+    require_space(directory, needed, reserve_bytes(directory, request.reserve_bytes), what)
 
 
 def _prove(
-    manifest: Manifest, store: DirectoryStore, target: Path, order: DrillRequest, run: Run, context: TaskContext
+    manifest: Manifest, store: DirectoryStore, target: Path, request: DrillRequest, run: Run, context: TaskContext
 ) -> None:
     """Unpack and prove the copy, and compare what is in it with what the manifest says. Raises CopyCorrupt."""
-    reserve = reserve_bytes(target.parent, order.reserve_bytes)
-    inspection = extract_verified(manifest, store, target, order.workers, context, reserve)
+    reserve = reserve_bytes(target.parent, request.reserve_bytes)
+    inspection = extract_verified(manifest, store, target, request.workers, context, reserve)
     note_proven(run, "digests", *inspection.verdict.checks)
     run.update(
         snapshot_bytes=manifest.snapshot.size_bytes,

@@ -108,75 +108,77 @@ class RestoreRequest:
 
 
 def replace_database(
-    choose: Choose, order: RestoreRequest, store: Archives, context: TaskContext
+    choose: Choose, request: RestoreRequest, store: Archives, context: TaskContext
 ) -> tuple[RunReport, InPlaceResult | None]:
     """Restore a generation of `store` over the database of its source; the report tells of trouble.
 
     Which one, `choose` tells once nobody else is at work on the store: who was may have published and removed some.
     Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
     """
-    wait_s = context.lock_timeout_s if order.if_missing else 0.0
-    if order.dry_run:
-        manifest, run = choose(), Run("restore", order.source, context)
-        with _offering_online(order, context):
-            rehearsed = _rehearsed(manifest, order, run)
+    wait_s = context.lock_timeout_s if request.if_missing else 0.0
+    if request.dry_run:
+        manifest, run = choose(), Run("restore", request.source, context)
+        with _offering_online(request, context):
+            rehearsed = _rehearsed(manifest, request, run)
         return run.report, rehearsed
     done = None
     with (
-        recorded_run("restore", order.source, context) as run,
+        recorded_run("restore", request.source, context) as run,
         context.locked_if_writable("restore"),
-        restore_lock(order.path, wait_s),
-        _offering_online(order, context),
+        restore_lock(request.path, wait_s),
+        _offering_online(request, context),
     ):
         run.started()
-        heal_restore(order.path, context)
-        if order.if_missing and database_is_there(order.path, empty_is_data=order.empty_is_data):
-            run.note(f"a database has appeared at {order.path}: it stays")
+        heal_restore(request.path, context)
+        if request.if_missing and database_is_there(request.path, empty_is_data=request.empty_is_data):
+            run.note(f"a database has appeared at {request.path}: it stays")
             return run.report, None
-        require_newest(order)
+        require_newest(request)
         manifest = choose()
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
-        done = _replace(manifest, order, _target(manifest, order), store, run, context)
+        done = _replace(manifest, request, _target(manifest, request), store, run, context)
     return run.report, done and replace(done, notes=run.report.notes)
 
 
-def require_newest(order: RestoreRequest) -> None:
+def require_newest(request: RestoreRequest) -> None:
     """Refuse to undo what is not the last restore any more, once nobody else is at work here. Raises LockHeld."""
-    entry = order.takes_back
+    entry = request.takes_back
     if entry is None:
         return
-    entries = history(Path(os.path.realpath(order.path)))
+    entries = history(Path(os.path.realpath(request.path)))
     with suppress(GenerationMissing):
         if entry in (choose_undo(entries, redo=redo) for redo in (False, True)):
             return
-    raise LockHeld(f"another restore came in between at {order.path}", "look at what it did, and run it again")
+    raise LockHeld(f"another restore came in between at {request.path}", "look at what it did, and run it again")
 
 
 @contextmanager
-def _offering_online(order: RestoreRequest, context: TaskContext) -> Iterator[None]:
+def _offering_online(request: RestoreRequest, context: TaskContext) -> Iterator[None]:
     """Name the restore into the live database to an app that is not stopped, where that is possible."""
     try:
         yield
     except TargetInUse as error:
-        possible = Path(order.path).exists() and context.store.writable() and not (order.if_missing or order.takes_back)
+        possible = (
+            Path(request.path).exists() and context.store.writable() and not (request.if_missing or request.takes_back)
+        )
         if possible and error.hint == STOP_THE_APP:
             raise TargetInUse(error.message, f"{error.hint}{OR_ONLINE}") from error
         raise
 
 
-def _rehearsed(manifest: Manifest, order: RestoreRequest, run: Run) -> InPlaceResult:
+def _rehearsed(manifest: Manifest, request: RestoreRequest, run: Run) -> InPlaceResult:
     """Return what the restore comes to, owner and mode as the file system lets a file of no name have them."""
-    target = _target(manifest, order)
-    _warn_of_directory(target, manifest, order, run)
+    target = _target(manifest, request)
+    _warn_of_directory(target, manifest, request, run)
     with noting_limits() as limits:
         owner, mode = target.rehearse(manifest.origin)
-    return replace(planned(manifest, order, target), owner=owner, mode=mode, notes=tuple(limits))
+    return replace(planned(manifest, request, target), owner=owner, mode=mode, notes=tuple(limits))
 
 
-def _target(manifest: Manifest, order: RestoreRequest) -> Target:
+def _target(manifest: Manifest, request: RestoreRequest) -> Target:
     """Look at the place, before hours are spent on fetching. Raises TargetInUse, TargetRefused, NoSpace."""
-    target = Target.inspect(order.path)
-    with target.lease(stopped=order.stopped):
+    target = Target.inspect(request.path)
+    with target.lease(stopped=request.stopped):
         pass
     needed = manifest.snapshot.size_bytes + target.bytes_in_use
     require_space(target.path.parent, needed, 0, f"restoring {manifest.id}")
@@ -185,87 +187,87 @@ def _target(manifest: Manifest, order: RestoreRequest) -> Target:
 
 
 def _replace(
-    manifest: Manifest, order: RestoreRequest, target: Target, store: Archives, run: Run, context: TaskContext
+    manifest: Manifest, request: RestoreRequest, target: Target, store: Archives, run: Run, context: TaskContext
 ) -> InPlaceResult:
     part = part_path(target.path)
     sweep_parts(target.path)  # we are alone: none is at work
     try:
         with run.stage("unpack"):
-            extract_verified(manifest, store, part, order.workers, context)
+            extract_verified(manifest, store, part, request.workers, context)
         set_journal_mode(part, manifest.snapshot.journal_mode)
         owner, mode = apply_ownership(part, target, manifest.origin)
-        done = replace(planned(manifest, order, target), owner=owner, mode=mode)
+        done = replace(planned(manifest, request, target), owner=owner, mode=mode)
         with run.stage("swap"):
             pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
-            done = put_in_place(done, target, part, order, context)
+            done = put_in_place(done, target, part, request, context)
     except CopyCorrupt as error:
         record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
         raise
     finally:
         remove_part(part)
-    _warn_of_directory(target, manifest, order, run)
+    _warn_of_directory(target, manifest, request, run)
     tell_restored(f"restored {manifest.id} in place of {target.path}", done, context)
     return done
 
 
-def _warn_of_directory(target: Target, manifest: Manifest, order: RestoreRequest, run: Run) -> None:
+def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreRequest, run: Run) -> None:
     """Warn where the app could not write beside a database that was not there before."""
     if target.old is not None or os.geteuid() != 0:  # not root: the new database is ours, and we may write there
         return
-    rights = order.directory or Rights.of(target.path.parent)
+    rights = request.directory or Rights.of(target.path.parent)
     if warning := warning_of(target.path.parent, rights, manifest.origin):
         run.warn(warning)
 
 
 def put_in_place(
-    done: InPlaceResult, target: Target, part: Path, order: RestoreRequest, context: TaskContext
+    done: InPlaceResult, target: Target, part: Path, request: RestoreRequest, context: TaskContext
 ) -> InPlaceResult:
     """Bring the old database to rest, make sure that nobody has opened it since, and put `part` in its place."""
     target = Target.inspect(target.path)  # anew: an app that started meanwhile may have made one
-    if order.if_missing and database_is_there(target.path, empty_is_data=order.empty_is_data):
+    if request.if_missing and database_is_there(target.path, empty_is_data=request.empty_is_data):
         raise TargetInUse(f"a database has appeared at {target.path}: it stays", "run it again")
     settled = target.settle()
-    with target.lease(stopped=order.stopped) as lease:
-        record = _record(done, target, order)
-        kept = swap(target.path, part, lease, context.clock(), record, order.takes_back)
+    with target.lease(stopped=request.stopped) as lease:
+        record = _record(done, target, request)
+        kept = swap(target.path, part, lease, context.clock(), record, request.takes_back)
     if kept is None:
         return done
     old = settled or Settled("")
-    undo = way_back(order)
+    undo = way_back(request)
     return replace(done, kept=str(kept), old_damage=old.damage, old_undecided=old.undecided, undo=undo)
 
 
-def _record(done: InPlaceResult, target: Target, order: RestoreRequest) -> Record | None:
+def _record(done: InPlaceResult, target: Target, request: RestoreRequest) -> Record | None:
     """Return what is recorded of a restore in place; nothing where there was nothing before, not even a restore."""
     if target.old is not None:
-        return Record(kind_of(order), generation_of(order, done.generation), "file")
-    if order.takes_back is None and recorded_names(target.path):
+        return Record(kind_of(request), generation_of(request, done.generation), "file")
+    if request.takes_back is None and recorded_names(target.path):
         return Record("restore", done.generation, "nothing")
     return None
 
 
-def kind_of(order: RestoreRequest) -> Kind:
+def kind_of(request: RestoreRequest) -> Kind:
     """Tell whether a restore takes one back, or takes an undo back."""
-    if order.takes_back is None:
+    if request.takes_back is None:
         return "restore"
-    return "redo" if order.takes_back.record.kind == "undo" else "undo"
+    return "redo" if request.takes_back.record.kind == "undo" else "undo"
 
 
-def generation_of(order: RestoreRequest, generation: str | None) -> str | None:
+def generation_of(request: RestoreRequest, generation: str | None) -> str | None:
     """Return the generation that a restore is about: an undo is about that of the restore that it takes back."""
-    return order.takes_back.record.generation if order.takes_back else generation
+    return request.takes_back.record.generation if request.takes_back else generation
 
 
-def way_back(order: RestoreRequest) -> str:
+def way_back(request: RestoreRequest) -> str:
     """Return the command that takes a restore back."""
-    return f"backupd restore --{'redo' if kind_of(order) == 'undo' else 'undo'} --source {order.source}"
+    return f"backupd restore --{'redo' if kind_of(request) == 'undo' else 'undo'} --source {request.source}"
 
 
-def planned(manifest: Manifest, order: RestoreRequest, target: Target, undo: str | None = None) -> InPlaceResult:
+def planned(manifest: Manifest, request: RestoreRequest, target: Target, undo: str | None = None) -> InPlaceResult:
     """Return what restoring `manifest` to `target` comes to, as far as it can be told before."""
     origin = target.old or manifest.origin
     return InPlaceResult(
-        source=order.source,
+        source=request.source,
         generation=manifest.id,
         taken_at=manifest.taken_at,
         target=str(target.path),
@@ -273,10 +275,10 @@ def planned(manifest: Manifest, order: RestoreRequest, target: Target, undo: str
         snapshot_sha256=manifest.snapshot.sha256,
         owner=owner_text(origin.uid, origin.gid),
         mode=f"{origin.mode & 0o777:04o}",
-        dry_run=order.dry_run,
+        dry_run=request.dry_run,
         undo=undo,
-        directory=str(order.directory) if order.directory else None,
-        takes_back=TakenBack.of(order.takes_back) if order.takes_back else None,
+        directory=str(request.directory) if request.directory else None,
+        takes_back=TakenBack.of(request.takes_back) if request.takes_back else None,
         level=manifest.verdict.level,
     )
 

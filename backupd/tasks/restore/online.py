@@ -47,7 +47,7 @@ _COPY = "restored.sqlite3"
 
 
 def overwrite_database(
-    choose: Choose, order: RestoreRequest, store: Archives, safety: BackupRequest, context: TaskContext
+    choose: Choose, request: RestoreRequest, store: Archives, safety: BackupRequest, context: TaskContext
 ) -> tuple[RunReport, InPlaceResult | None]:
     """Restore a generation of `store` into the database of its source while its app runs; the report tells of trouble.
 
@@ -56,33 +56,33 @@ def overwrite_database(
     an undo: without that nothing is overwritten. Raises TargetRefused where there is no place for the backup.
     """
     _require_store(context)
-    if order.dry_run:
+    if request.dry_run:
         manifest = choose()
-        target = _target(order, safety, manifest)
-        return Run("restore", order.source, context).report, planned(manifest, order, target)
+        target = _target(request, safety, manifest)
+        return Run("restore", request.source, context).report, planned(manifest, request, target)
     done = None
-    with recorded_run("restore", order.source, context) as run, context.store.staging() as staging:
+    with recorded_run("restore", request.source, context) as run, context.store.staging() as staging:
         run.started()
         with context.locked("restore"):
             manifest = choose()
             pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
         run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
-        _target(order, safety, manifest)  # at once, before hours are spent on fetching
-        copy = _unpacked(manifest, order, store, staging, run, context)
+        _target(request, safety, manifest)  # at once, before hours are spent on fetching
+        copy = _unpacked(manifest, request, store, staging, run, context)
         before = _backed_up(safety, manifest, context)
         try:
-            with context.locked("restore"), restore_lock(order.path):
-                heal_restore(order.path, context)
-                require_newest(order)
-                target = _target(order, safety, manifest)
-                record = Record(kind_of(order), generation_of(order, manifest.id), "generation", before)
-                with run.stage("overwrite"), _recording(record, order, target.path, context):
+            with context.locked("restore"), restore_lock(request.path):
+                heal_restore(request.path, context)
+                require_newest(request)
+                target = _target(request, safety, manifest)
+                record = Record(kind_of(request), generation_of(request, manifest.id), "generation", before)
+                with run.stage("overwrite"), _recording(record, request, target.path, context):
                     _overwrite(copy, target, safety.settings.busy_timeout_s, context)
         except BackupdError as error:
             latest = f"name {manifest.id} then: {before}, which was backed up just now, is the latest"
-            hint = error.hint if order.takes_back else f"{error.hint}; {latest}"
+            hint = error.hint if request.takes_back else f"{error.hint}; {latest}"
             raise type(error)(error.message, hint) from error
-        done = planned(manifest, order, target, undo=way_back(order))
+        done = planned(manifest, request, target, undo=way_back(request))
         tell_restored(
             f"restored {manifest.id} into {target.path}, which was backed up before as {before}", done, context
         )
@@ -90,9 +90,9 @@ def overwrite_database(
 
 
 @contextmanager
-def _recording(record: Record, order: RestoreRequest, target: Path, context: TaskContext) -> Iterator[None]:
+def _recording(record: Record, request: RestoreRequest, target: Path, context: TaskContext) -> Iterator[None]:
     """Record the block as an online restore for a later undo, and as none where it is broken off without effect."""
-    begun = begin_online(target, record, order.takes_back, context.clock())
+    begun = begin_online(target, record, request.takes_back, context.clock())
     try:
         yield
     except BaseException:
@@ -123,9 +123,9 @@ def _backed_up(safety: BackupRequest, manifest: Manifest, context: TaskContext) 
     return report.generation
 
 
-def _target(order: RestoreRequest, safety: BackupRequest, manifest: Manifest) -> Target:
+def _target(request: RestoreRequest, safety: BackupRequest, manifest: Manifest) -> Target:
     """Look at the database and its disk, where all of it may pass through the WAL. Raises TargetRefused, NoSpace."""
-    target = Target.inspect(order.path)
+    target = Target.inspect(request.path)
     if target.old is None:
         raise TargetRefused(f"there is no database {target.path} to restore into", "restore without --online")
     if manifest.verdict.level == "opaque" or is_encrypted(os.fspath(target.path)):
@@ -146,12 +146,12 @@ def _target(order: RestoreRequest, safety: BackupRequest, manifest: Manifest) ->
 
 
 def _unpacked(
-    manifest: Manifest, order: RestoreRequest, store: Archives, staging: Path, run: Run, context: TaskContext
+    manifest: Manifest, request: RestoreRequest, store: Archives, staging: Path, run: Run, context: TaskContext
 ) -> Path:
     copy = staging / _COPY
     try:
         with run.stage("unpack"):
-            extract_verified(manifest, store, copy, order.workers, context)
+            extract_verified(manifest, store, copy, request.workers, context)
     except CopyCorrupt as error:
         record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
         raise

@@ -28,27 +28,27 @@ from backupd.tasks.restore.recovery import heal_restore
 from backupd.tasks.run import Run, recorded_run
 
 
-def plan_undo(order: RestoreRequest, context: TaskContext, *, redo: bool) -> RestoreRequest:
+def plan_undo(request: RestoreRequest, context: TaskContext, *, redo: bool) -> RestoreRequest:
     """Return the order to take the last restore back (with `redo`, the last undo), which says which one that is.
 
     What a killed restore left is put right first, but in a dry run. Raises GenerationMissing, TargetRefused, LockHeld.
     """
     with _without_elsewhere():
-        if not order.dry_run:
-            with restore_lock(order.path):
-                heal_restore(order.path, context)
-        target = Target.inspect(order.path)
+        if not request.dry_run:
+            with restore_lock(request.path):
+                heal_restore(request.path, context)
+        target = Target.inspect(request.path)
         entry = choose_undo(history(target.path), redo=redo)
         require_before(entry)
-    return replace(order, takes_back=entry)
+    return replace(request, takes_back=entry)
 
 
-def app_runs(order: RestoreRequest) -> bool:
+def app_runs(request: RestoreRequest) -> bool:
     """Tell whether a database is there and in use. Raises TargetInUse where only its side files are, TargetRefused."""
     with _without_elsewhere():
-        target = Target.inspect(order.path)
+        target = Target.inspect(request.path)
         try:
-            with target.lease(stopped=order.stopped):
+            with target.lease(stopped=request.stopped):
                 return False
         except TargetInUse:
             if target.old is None:
@@ -56,42 +56,44 @@ def app_runs(order: RestoreRequest) -> bool:
             return True
 
 
-def put_kept_back(order: RestoreRequest, entry: Entry, context: TaskContext) -> tuple[RunReport, InPlaceResult | None]:
+def put_kept_back(
+    request: RestoreRequest, entry: Entry, context: TaskContext
+) -> tuple[RunReport, InPlaceResult | None]:
     """Put the database that a restore kept back in place; what is there now is kept in its turn."""
-    if order.dry_run:
+    if request.dry_run:
         with _without_elsewhere(), noting_limits() as limits:
-            planned, target, _ = _putting_back(order, entry)
+            planned, target, _ = _putting_back(request, entry)
             fsync_directory(target.path.parent)
-        return Run("restore", order.source, context).report, replace(planned, notes=tuple(limits))
+        return Run("restore", request.source, context).report, replace(planned, notes=tuple(limits))
     done = None
     with (
-        recorded_run("restore", order.source, context) as run,
+        recorded_run("restore", request.source, context) as run,
         context.locked_if_writable("restore"),
-        restore_lock(order.path),
+        restore_lock(request.path),
         _without_elsewhere(),
     ):
         run.started()
-        heal_restore(order.path, context)
-        require_newest(order)
-        done, target, kept = _putting_back(order, entry)
+        heal_restore(request.path, context)
+        require_newest(request)
+        done, target, kept = _putting_back(request, entry)
         settled = kept.settle()  # so that all of it comes back in one rename, and not while a process reads it
         if settled and settled.undecided:
             way = "put back with its journal, which the app judges when it starts, rightly if it has not run since then"
             run.warn(f"{way}: {settled.undecided}")
-        done = put_in_place(done, target, kept.path, order, context)
+        done = put_in_place(done, target, kept.path, request, context)
         tell_restored(f"put {kept.path.name} back in place of {target.path}", done, context)
     return run.report, done and replace(done, notes=run.report.notes)
 
 
-def _putting_back(order: RestoreRequest, entry: Entry) -> tuple[InPlaceResult, Target, Target]:
+def _putting_back(request: RestoreRequest, entry: Entry) -> tuple[InPlaceResult, Target, Target]:
     """Return what taking a restore in place back comes to, where, and the database that it kept."""
-    target, kept = Target.inspect(order.path), Target.kept(entry.path)
+    target, kept = Target.inspect(request.path), Target.kept(entry.path)
     for each in (target, kept):
-        with each.lease(stopped=order.stopped):
+        with each.lease(stopped=request.stopped):
             pass
     state = kept.path.stat()
     done = InPlaceResult(
-        source=order.source,
+        source=request.source,
         generation=None,
         taken_at=None,
         target=str(target.path),
@@ -99,7 +101,7 @@ def _putting_back(order: RestoreRequest, entry: Entry) -> tuple[InPlaceResult, T
         snapshot_sha256=None,
         owner=owner_text(*known_owner(kept.path, state)),
         mode=f"{state.st_mode & 0o7777:04o}",
-        dry_run=order.dry_run,
+        dry_run=request.dry_run,
         takes_back=TakenBack.of(entry),
     )
     return done, target, kept
