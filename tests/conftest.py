@@ -26,7 +26,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
 _COVERED_TIERS = frozenset({"service", "sqlite", "told", "tests"})
 
 
-def pytest_collection_modifyitems(items: list[pytest.Notice]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let tests that need root be skipped elsewhere; in CI that is a failure (see pytest_runtest_logreport).
 
     The processes of whole tiers go where those of other tests have been. On another day (`scripts/test --day`) what
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Notice]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Notice) -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Start processes without coverage where others have been: to load it takes a child of ours longer than its work.
 
     A `no_cover` test is not measured at all, of a `cover_processes` test every process is.
@@ -58,7 +58,7 @@ def pytest_runtest_protocol(item: pytest.Notice) -> Generator[None, object, obje
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Notice, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
     """In CI a skipped test is a failed one: a tier that nobody ran proves nothing."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ _HERE = Path(__file__).parent
 _TIMEOUT_S = 600  # the first test waits for the images to be built
 
 
-def pytest_collection_modifyitems(items: list[pytest.Notice]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give these tests, and no others, the time that a build may take."""
     for item in items:
         if _HERE in item.path.parents:
