@@ -13,11 +13,11 @@ import pytest
 from backupd.errors import SnapshotFailed
 from backupd.sqlite.worker_process import WorkerProcess
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.bank import make_bank
 from support.command import Backupd
+from support.processes import CopyObserver, children_of, has_open, is_gone, wait_until
 from support.snapshots import Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_processes import Bystander, children_of, has_open, is_gone, wait_until
 
 CHECK = {"path": "tasks.db", "writer": "3.40.1", "priority": {}}
 PARENT = """
@@ -114,10 +114,10 @@ def test_a_child_that_is_killed_amid_a_copy_ends_the_run_with_the_name_of_the_si
             if has_open(pid, path):
                 os.kill(pid, signal.SIGKILL)
 
-    job = back_up(path, progress=Bystander(kill))
-    assert job.told == ("failed", 1)
-    assert "was killed by signal 9" in job.error
-    assert (job.generations, job.staged) == ({}, [])
+    backup_result = back_up(path, progress=CopyObserver(kill))
+    assert backup_result.outcome == ("failed", 1)
+    assert "was killed by signal 9" in backup_result.error
+    assert (backup_result.generations, backup_result.staged) == ({}, [])
 
 
 def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
