@@ -283,7 +283,7 @@ def require_own_database(path: Path, connection: sqlite3.Connection) -> None:
     if application_id != APPLICATION_ID and table_names(connection):
         raise CatalogForeign(
             f"{path} is the database of another program, not a catalog",
-            hint="check backups_dir in the configuration, and move that database away: the next backup creates a catalog",
+            hint="check backups_dir in the configuration, and move that database away: the next backup creates one",
         )
 
 

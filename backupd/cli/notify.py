@@ -78,8 +78,8 @@ def _show(config: Config, context: TaskContext, *, as_json: bool) -> None:
     for one in book.outbox:
         click.echo(printable(f"waiting   since {one.made_at:%F %T} UTC, tried {one.attempts} times: {one.title}"))
     for ping in pings:
-        click.echo(printable(f"pings     {ping}: {ping.accepted} taken, {ping.failed} not{_last_refusal(ping)}"))
+        click.echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{_last_refusal(ping)}"))
 
 
 def _last_refusal(ping: PingRecord) -> str:
-    return f"; the last of these {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""
+    return f"; last failure {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""

@@ -203,7 +203,7 @@ def _of_pings(pings: tuple[PingRecord, ...]) -> Iterator[Metric]:
         "backupd_pings", "Pings that a monitor took, and those that it did not.", labels=(*labels, "outcome")
     )
     for values, ping in figures:
-        for outcome, count in (("taken", ping.accepted), ("failed", ping.failed)):
+        for outcome, count in (("accepted", ping.accepted), ("failed", ping.failed)):
             counts.add_metric([printable(value) for value in (*values, outcome)], count)
     yield counts
     yield _gauge(

@@ -108,7 +108,7 @@ def test_a_database_that_a_starting_app_makes_while_the_generation_is_unpacked_i
         database.write_bytes(raw)
         return apply_ownership(*arguments)
 
-    monkeypatch.setattr(in_place, "dress", late)
+    monkeypatch.setattr(in_place, "apply_ownership", late)
     facts = typed("restore", "--json").json
     assert Path(facts["kept"]).read_bytes() == raw
     assert facts["undo"]

@@ -37,19 +37,19 @@ class Clock:
 class Hand:
     """Does a job in no time: it stands in the catalog as a run, or failed, or left nothing behind at all."""
 
-    site: TaskContext
+    context: TaskContext
     outcome: str = "published"
     began: list[datetime] = field(default_factory=list)
     remembered: list[Ended] = field(default_factory=list)
 
     def submit(self, job: Job) -> bool:
-        now = self.site.clock()
+        now = self.context.clock()
         self.began.append(now)
         if self.outcome == "lost":
             return True
         report = RunReport(task=job.task, source=job.source, started_at=now, outcome=self.outcome)  # type: ignore[arg-type] - the test says what
-        with open_catalog(self.site.catalog_path) as catalog:
-            catalog.record_run(report, now, self.site.configuration())
+        with open_catalog(self.context.catalog_path) as catalog:
+            catalog.record_run(report, now, self.context.configuration())
         self.remembered.append(Ended(now, now, 1 if self.outcome == "failed" else 0))
         return True
 
@@ -66,14 +66,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def hand(site: TaskContext, clock: Clock) -> Hand:
-    return Hand(replace(site, clock=clock))
+def hand(context: TaskContext, clock: Clock) -> Hand:
+    return Hand(replace(context, clock=clock))
 
 
 @pytest.fixture
 def daemon(hand: Hand) -> Iterator[Daemon]:
     planned = (Planned("backup", "tasks", Schedule.parse("02:30", BERLIN)),)
-    daemon = Daemon(planned, hand, hand.site)  # type: ignore[arg-type] - a hand in place of the worker
+    daemon = Daemon(planned, hand, hand.context)  # type: ignore[arg-type] - a hand in place of the worker
     yield daemon
     daemon._claims.release_all()
 
@@ -119,7 +119,7 @@ def test_what_failed_is_tried_at_once_when_the_configuration_changes_while_the_d
     daemon: Daemon, hand: Hand, clock: Clock
 ) -> None:
     digest = ["aaaa"]
-    hand.site = daemon._site = replace(hand.site, configuration=lambda: digest[0])
+    hand.context = daemon._context = replace(hand.context, configuration=lambda: digest[0])
     hand.outcome = "failed"
     tick_until(daemon, clock, clock.now + timedelta(hours=3), timedelta(minutes=1))
     before = len(hand.began)
@@ -144,7 +144,7 @@ def test_a_success_that_a_clock_ahead_dated_hides_none_that_is_true(daemon: Daem
 
 
 def test_a_worker_that_ended_and_a_scheduler_that_is_silent_are_told(
-    site: TaskContext, hand: Hand, daemon: Daemon
+    context: TaskContext, hand: Hand, daemon: Daemon
 ) -> None:
     daemon._tick()
     assert daemon.alive() == ()
@@ -153,24 +153,24 @@ def test_a_worker_that_ended_and_a_scheduler_that_is_silent_are_told(
     first, second = daemon.alive()
     assert first.startswith("the scheduler has not fired for 100")
     assert second == "the worker has ended"
-    assert site.catalog_path.exists()
+    assert context.catalog_path.exists()
 
 
 @pytest.mark.parametrize("whose", ["a newer backupd's", "a link's"])
 def test_a_catalog_about_which_somebody_has_to_decide_is_told_once_and_is_no_reason_to_restart(
-    site: TaskContext, daemon: Daemon, hand: Hand, whose: str
+    context: TaskContext, daemon: Daemon, hand: Hand, whose: str
 ) -> None:
     hand.outcome = "lost"
     daemon._tick()
     if whose == "a link's":
-        site.catalog_path.symlink_to(site.catalog_path.rename(site.catalog_path.with_name("elsewhere")))
+        context.catalog_path.symlink_to(context.catalog_path.rename(context.catalog_path.with_name("elsewhere")))
     else:
-        with closing(sqlite3.connect(site.catalog_path)) as connection:
+        with closing(sqlite3.connect(context.catalog_path)) as connection:
             connection.execute("PRAGMA user_version = 999")
     daemon._tick()
     daemon._tick()
     assert daemon.alive() == ()
-    (told,) = [line for line in log_lines(site.store.directory) if line["event.action"] == "catalog.unavailable"]
+    (told,) = [line for line in log_lines(context.store.directory) if line["event.action"] == "catalog.unavailable"]
     assert re.search("backupd catalog rebuild|remove it: the next backup creates", told["backupd.hint"])
     assert len(hand.began) == 3, "backups go on"
 

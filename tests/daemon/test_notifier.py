@@ -50,7 +50,7 @@ class Clock:
 class NotifierHarness:
     """A daemon's teller, which a test lets look now and then, or replaces by that of a daemon that was started anew."""
 
-    site: TaskContext
+    context: TaskContext
     clock: Clock
     order: NotificationOptions
     sender: Sender = field(default_factory=Sender)
@@ -62,7 +62,7 @@ class NotifierHarness:
     def restart(self) -> "NotifierHarness":
         self.teller = Notifier(
             self.order,
-            self.site,
+            self.context,
             lambda: self.mine,
             lambda: self.alive,
             lambda: self.status,
@@ -89,9 +89,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def desk(site: TaskContext, clock: Clock) -> NotifierHarness:
+def desk(context: TaskContext, clock: Clock) -> NotifierHarness:
     order = NotificationOptions("tasks", "tasks", UTC, frozenset({"tasks", "local"}), LIMITS)
-    return NotifierHarness(replace(site, clock=clock), clock, order).restart()
+    return NotifierHarness(replace(context, clock=clock), clock, order).restart()
 
 
 def telling(desk: NotifierHarness, *urls: str, **more: object) -> NotifierHarness:
@@ -103,8 +103,8 @@ def titles(there: Listener) -> list[str]:
     return [asked.json["title"].removeprefix("backupd tasks: ") for asked in there.asked]
 
 
-def events(site: TaskContext, event: str) -> list[str]:
-    return [line["message"] for line in log_lines(site.store.directory) if line["event.action"] == event]
+def events(context: TaskContext, event: str) -> list[str]:
+    return [line["message"] for line in log_lines(context.store.directory) if line["event.action"] == event]
 
 
 def note(desk: NotifierHarness, outcome: str, task: str = "backup", code: int = 0) -> None:
@@ -113,7 +113,7 @@ def note(desk: NotifierHarness, outcome: str, task: str = "backup", code: int = 
     kind = "unproven" if task == "drill" else "missing"
     report = RunReport(task, "tasks", now, outcome, error="it is gone", hint="put it back", error_kind=kind)  # type: ignore[arg-type] - the test says what
     report = replace(report, exit_code=code)
-    with open_catalog(desk.site.catalog_path) as catalog:
+    with open_catalog(desk.context.catalog_path) as catalog:
         catalog.record_run(report, now)
 
 
@@ -125,9 +125,9 @@ def test_a_failure_is_told_once_and_its_end_once_also_across_restarts(
         telling(desk, there.url("/", "json")).deployed()
         assert titles(there) == [f"deploy OK: backupd {__version__}"]
         order.path.rename(away)
-        backup(order, desk.site)
+        backup(order, desk.context)
         desk.look()
-        backup(order, desk.site)
+        backup(order, desk.context)
         desk.look()
         desk.restart().look()
         assert titles(there)[1:] == [MISSING]
@@ -136,11 +136,11 @@ def test_a_failure_is_told_once_and_its_end_once_also_across_restarts(
         assert "since: Wed 2026-11-25 12:02 UTC" in body
         assert "next: is its volume mounted? " in body
         away.rename(order.path)
-        backup(order, desk.site)
+        backup(order, desk.context)
         desk.restart().look()
         desk.look()
         assert titles(there)[2:] == ["over: the database of tasks is no longer missing"]
-    assert len(events(desk.site, "message.sent")) == 3
+    assert len(events(desk.context, "message.sent")) == 3
 
 
 def test_a_message_that_is_not_taken_is_kept_tried_again_and_seen(desk: NotifierHarness) -> None:
@@ -153,13 +153,13 @@ def test_a_message_that_is_not_taken_is_kept_tried_again_and_seen(desk: Notifier
         ill = there.url("/hunter2/", "json")
         telling(desk, there.url("/well/", "json"), ill).deployed()
         assert sorted(asked.path for asked in there.asked) == ["/hunter2/", "/well/"]
-        assert "hunter2" not in json.dumps(log_lines(desk.site.store.directory))
-        (failed,) = events(desk.site, "message.failed")
+        assert "hunter2" not in json.dumps(log_lines(desk.context.store.directory))
+        (failed,) = events(desk.context, "message.failed")
         assert "was not taken by json://[secret] (URL 2): Failed to send JSON POST notification" in failed
-        (finding,) = examine_messages("tasks", desk.site)
+        (finding,) = examine_messages("tasks", desk.context)
         assert not finding.ok
         assert "1 message could not be sent yet" in finding.detail
-        figures = read_status((), LIMITS, desk.site, desk.clock(), {}).messages
+        figures = read_status((), LIMITS, desk.context, desk.clock(), {}).messages
         assert (figures.waiting, figures.refused_at, figures.taken_at) == (1, desk.clock(), desk.clock())
         desk.look(timedelta(seconds=30))
         assert len(there.asked) == 2, "it is not tried again at once"
@@ -167,7 +167,7 @@ def test_a_message_that_is_not_taken_is_kept_tried_again_and_seen(desk: Notifier
         desk.restart().look()
         assert [asked.path for asked in there.asked[2:]] == ["/hunter2/"], "who has taken it gets it no more"
         assert len({asked.json["message"] for asked in there.asked}) == 1
-    assert list(examine_messages("tasks", desk.site)) == []
+    assert list(examine_messages("tasks", desk.context)) == []
 
 
 class Crash(BaseException):
@@ -200,11 +200,11 @@ def test_what_nobody_takes_for_days_is_given_up_and_said(desk: NotifierHarness) 
     with listening(Said(500)) as there, listening() as well:
         telling(desk, there.url("/", "json"), well.url("/", "json")).deployed()
         desk.look(4 * DAY)
-        assert events(desk.site, "message.dropped") == [], "a clock that was set makes no message old"
+        assert events(desk.context, "message.dropped") == [], "a clock that was set makes no message old"
     desk.sender = Sender(["/no/such/program"])
     for _ in range(8):
         desk.restart().look(timedelta(hours=1))
-    (dropped,) = events(desk.site, "message.dropped")
+    (dropped,) = events(desk.context, "message.dropped")
     assert dropped.endswith("is given up: json://[secret] (URL 1) did not take it within 3 days")
     assert [title for title in titles(well) if "deploy" in title] == titles(well)[:1]
     telling(desk, "json://elsewhere")
@@ -217,10 +217,10 @@ def test_a_broken_catalog_is_told_and_what_was_said_is_not_said_again(desk: Noti
         telling(desk, there.url("/", "json")).deployed()
         note(desk, "failed", code=1)
         desk.look()
-        desk.site.catalog_path.write_bytes(b"no database" * 1000)
+        desk.context.catalog_path.write_bytes(b"no database" * 1000)
         desk.look()
         desk.look(timedelta(minutes=20))
-        rebuild_catalog(desk.site)
+        rebuild_catalog(desk.context)
         desk.look()
         told = titles(there)[1:]
     assert told[:2] == [MISSING, NO_CATALOG]
@@ -230,7 +230,7 @@ def test_a_broken_catalog_is_told_and_what_was_said_is_not_said_again(desk: Noti
 def test_a_catalog_that_is_broken_from_the_start_is_told_in_the_end(desk: NotifierHarness) -> None:
     with listening() as there:
         telling(desk, there.url("/", "json"))
-        desk.site.catalog_path.write_bytes(b"no database" * 1000)
+        desk.context.catalog_path.write_bytes(b"no database" * 1000)
         assert desk.restart().look() == LOOK_EVERY_S
         for _ in range(3):
             desk.look(timedelta(minutes=16))
@@ -305,7 +305,7 @@ def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(
         telling(desk, **daily)
         desk.look()
         assert there.asked == [], "there is no backup yet"
-        backup(order, desk.site)
+        backup(order, desk.context)
         for _ in range(3):
             desk.restart().look()
         assert [asked.query["status"] for asked in there.asked] == ["up"]
@@ -314,12 +314,12 @@ def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(
         assert len(there.asked) == 2, "the next day"
         desk.look(DAY)
         assert len(there.asked) == 2, "the backup is too old: silence, which the monitor notices"
-        backup(order, desk.site)
+        backup(order, desk.context)
         there.answering = lambda _asked: Said(404)
         desk.look()
         desk.look(timedelta(seconds=30))
         assert len(there.asked) == 3, "one that fails is not tried again at once"
-        with open_catalog(desk.site.catalog_path) as catalog:
+        with open_catalog(desk.context.catalog_path) as catalog:
             (daily,) = catalog.pings()
         assert (str(daily), daily.accepted, daily.failed, daily.failing) == ("daily", 2, 1, True)
         there.answering = lambda _asked: Said()
@@ -341,7 +341,7 @@ def test_the_digest_comes_at_its_time(desk: NotifierHarness) -> None:
 def test_who_stands_by_says_nothing_and_who_takes_over_repeats_nothing(desk: NotifierHarness) -> None:
     with listening() as there:
         telling(desk, there.url("/", "json")).deployed()
-        other = NotifierHarness(desk.site, desk.clock, desk.order, mine=False).restart()
+        other = NotifierHarness(desk.context, desk.clock, desk.order, mine=False).restart()
         note(desk, "failed", code=1)
         other.look()
         desk.look()
@@ -371,13 +371,13 @@ def test_a_defect_is_logged_once_and_the_next_minute_comes(desk: NotifierHarness
         raise ZeroDivisionError
 
     order = replace(desk.order, channels=channels_of(["json://127.0.0.1:9"]))
-    teller = Notifier(order, desk.site, broken, lambda: (), lambda: (), woken)
+    teller = Notifier(order, desk.context, broken, lambda: (), lambda: (), woken)
     teller.start()
     for _ in range(3):
-        wait_until(lambda: not woken.is_set() and events(desk.site, "telling.failed"), "a turn")
+        wait_until(lambda: not woken.is_set() and events(desk.context, "telling.failed"), "a turn")
         woken.set()
     teller.stop()
-    assert events(desk.site, "telling.failed") == ["could not find out what to tell: ZeroDivisionError: "]
+    assert events(desk.context, "telling.failed") == ["could not find out what to tell: ZeroDivisionError: "]
 
 
 def test_with_nobody_to_tell_there_is_no_thread(desk: NotifierHarness) -> None:

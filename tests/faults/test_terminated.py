@@ -148,7 +148,7 @@ def test_whoever_stops_a_restore_is_told_what_is_true(
         return ended
 
     steps = stop(None).steps
-    ends = on_both_cores(stop, range(steps.index("fsync in dress"), len(steps)))
+    ends = on_both_cores(stop, range(steps.index("fsync in apply_ownership"), len(steps)))
     codes = [ended.code for ended in ends]
     assert codes == sorted(codes, reverse=True), "from some step on it is too late"
     assert {*codes} == {128 + send, 0}

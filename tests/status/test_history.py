@@ -34,9 +34,9 @@ LIMITS = (Limit("backup", "tasks", 93_600), Limit("replicate", "offsite", 655_20
 EXPIRY = Expiry(RetentionPolicy(daily=2), ZONE)
 
 
-def survey(site: TaskContext) -> Survey:
+def survey(context: TaskContext) -> Survey:
     """Take the survey, and make sure that it can be shown."""
-    found = take_survey(PLANNED, LIMITS, EXPIRY, site, site.clock(), {})
+    found = take_survey(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
     for language in LANGUAGES:
         assert page_answer(found, language).status == 200
     assert status_answer(found).status == 200
@@ -44,38 +44,38 @@ def survey(site: TaskContext) -> Survey:
 
 
 @pytest.fixture
-def backed_up(order: BackupRequest, site: TaskContext) -> str:
+def backed_up(order: BackupRequest, context: TaskContext) -> str:
     """The id of a generation of `tasks`, just made."""
-    made = backup(order, site).generation
+    made = backup(order, context).generation
     assert made is not None
     return made
 
 
 def record(
-    site: TaskContext, task: str, source: str, outcome: str, ago: timedelta = timedelta(), **more: object
+    context: TaskContext, task: str, source: str, outcome: str, ago: timedelta = timedelta(), **more: object
 ) -> None:
     at = datetime.now(UTC) - ago
     values = {"task": task, "source": source, "started_at": at, "outcome": outcome, **more}
-    with open_catalog(site.catalog_path) as catalog:
+    with open_catalog(context.catalog_path) as catalog:
         catalog.record_run(RunReport(**values), at + timedelta(seconds=1))  # type: ignore[arg-type]  # as the fields are
 
 
-def test_on_the_first_day_nothing_is_known_and_nothing_is_wrong_with_that(site: TaskContext) -> None:
-    found = survey(site)
+def test_on_the_first_day_nothing_is_known_and_nothing_is_wrong_with_that(context: TaskContext) -> None:
+    found = survey(context)
     assert (found.stage, found.unread, found.log, found.drills) == ("first-day", (), (), ())
     assert found.timezone == "America/Santiago"
     assert {day.state for day in found.histories[0].days} == {"none"}
     assert found.disk is not None
     assert found.disk.stored_bytes == 0
-    assert not site.catalog_path.exists(), "a look makes nothing"
+    assert not context.catalog_path.exists(), "a look makes nothing"
 
 
-def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, site: TaskContext) -> None:
-    older = backdated(site.store.directory, backed_up, days=3)
-    with open_catalog(site.catalog_path) as catalog:
-        catalog.add_generation(manifest_of(site, backed_up), "offsite")
-    record(site, "replicate", "offsite", "done")
-    found = survey(site)
+def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, context: TaskContext) -> None:
+    older = backdated(context.store.directory, backed_up, days=3)
+    with open_catalog(context.catalog_path) as catalog:
+        catalog.add_generation(manifest_of(context, backed_up), "offsite")
+    record(context, "replicate", "offsite", "done")
+    found = survey(context)
     history = found.histories[0]
     newest = history.generations[0]
     assert found.stage == "healthy"
@@ -100,14 +100,14 @@ def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, s
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_failures_and_drills_are_told_with_reasons_and_times(site: TaskContext) -> None:
+def test_failures_and_drills_are_told_with_reasons_and_times(context: TaskContext) -> None:
     ago = timedelta(days=40)
-    record(site, "drill", "tasks", "failed", ago, error="it does not answer", duration_s=4.0)
+    record(context, "drill", "tasks", "failed", ago, error="it does not answer", duration_s=4.0)
     drill = DrillReport("offsite", 748_800)
-    record(site, "drill", "tasks", "done", stages={"fetch": 2.5}, duration_s=3.5, drill=drill)
-    record(site, "replicate", "offsite", "done", ago / 40)
-    record(site, "replicate", "offsite", "failed", error="no route to host", hint="check the network")
-    found = survey(site)
+    record(context, "drill", "tasks", "done", stages={"fetch": 2.5}, duration_s=3.5, drill=drill)
+    record(context, "replicate", "offsite", "done", ago / 40)
+    record(context, "replicate", "offsite", "failed", error="no route to host", hint="check the network")
+    found = survey(context)
     assert found.stage == "degraded"
     assert [(one.task, one.detail, one.hint, one.severity) for one in found.status.health.problems] == [
         ("replicate", "no route to host", "check the network", "warning")
@@ -123,8 +123,8 @@ def test_failures_and_drills_are_told_with_reasons_and_times(site: TaskContext) 
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_a_store_that_cannot_be_read_is_told(site: TaskContext, tmp_path: Path) -> None:
-    elsewhere = replace(site, store=type(site.store)("local", tmp_path / "not mounted"))
+def test_a_store_that_cannot_be_read_is_told(context: TaskContext, tmp_path: Path) -> None:
+    elsewhere = replace(context, store=type(context.store)("local", tmp_path / "not mounted"))
     found = survey(elsewhere)
     assert found.stage == "failing"
     assert found.unread == ("store", "catalog")
@@ -144,10 +144,10 @@ def spoil_a_time(catalog: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [truncate, spoil_a_time, Path.unlink])
 def test_a_catalog_that_cannot_be_used_is_told_and_the_generations_are_shown(
-    backed_up: str, site: TaskContext, spoil: Callable[[Path], None]
+    backed_up: str, context: TaskContext, spoil: Callable[[Path], None]
 ) -> None:
-    spoil(site.catalog_path)
-    found = survey(site)
+    spoil(context.catalog_path)
+    found = survey(context)
     assert found.unread == ("catalog",)
     assert [generation.id for generation in found.histories[0].generations] == [backed_up]
     assert found.histories[0].last_state == "verified", "the generation itself proves its day"
@@ -155,37 +155,37 @@ def test_a_catalog_that_cannot_be_used_is_told_and_the_generations_are_shown(
 
 @pytest.mark.usefixtures("backed_up")
 @pytest.mark.parametrize("report", ["no JSON", '{"snapshot_bytes": "many", "archive_bytes": 1e999}', "[]"])
-def test_a_report_that_makes_no_sense_hides_no_year(site: TaskContext, report: str) -> None:
-    with closing(sqlite3.connect(site.catalog_path)) as connection:
+def test_a_report_that_makes_no_sense_hides_no_year(context: TaskContext, report: str) -> None:
+    with closing(sqlite3.connect(context.catalog_path)) as connection:
         connection.execute("UPDATE run SET report = ?", (report,))
         connection.commit()
-    with open_catalog(site.catalog_path) as catalog:
+    with open_catalog(context.catalog_path) as catalog:
         now = datetime.now(UTC)
         marks = catalog.run_summaries("backup", "tasks", now - timedelta(days=1), now, 10)
     assert [(mark.outcome, mark.snapshot_bytes, mark.archive_bytes) for mark in marks] == [("published", None, None)]
-    survey(site)
+    survey(context)
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_runs_that_were_stopped_or_have_not_ended_say_nothing_of_their_day(site: TaskContext) -> None:
-    record(site, "backup", "tasks", "failed", exit_code=143)
-    with open_catalog(site.catalog_path) as catalog:
+def test_runs_that_were_stopped_or_have_not_ended_say_nothing_of_their_day(context: TaskContext) -> None:
+    record(context, "backup", "tasks", "failed", exit_code=143)
+    with open_catalog(context.catalog_path) as catalog:
         catalog.start_run("backup", "tasks", datetime.now(UTC))
-    day = survey(site).histories[0].days[-1]
+    day = survey(context).histories[0].days[-1]
     assert (day.state, day.runs, day.failed) == ("verified", 1, 0)
 
 
 @pytest.mark.usefixtures("backed_up")
 def test_of_very_many_runs_and_generations_the_newest_are_told(
-    site: TaskContext, monkeypatch: pytest.MonkeyPatch
+    context: TaskContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status_history, "MOST_MARKS", 2)
     monkeypatch.setattr(status_history, "MOST_GENERATIONS", 1)
-    newest = survey(site).histories[0].generations[0].id
-    backdated(site.store.directory, newest, days=1)
+    newest = survey(context).histories[0].generations[0].id
+    backdated(context.store.directory, newest, days=1)
     for days in (300, 200, 5):
-        record(site, "backup", "tasks", "failed", timedelta(days=days))
-    history = survey(site).histories[0]
+        record(context, "backup", "tasks", "failed", timedelta(days=days))
+    history = survey(context).histories[0]
     assert [generation.id for generation in history.generations] == [newest]
     assert history.generation_count == 2
     known = [day.state for day in history.days if day.state != "none"]
@@ -193,19 +193,19 @@ def test_of_very_many_runs_and_generations_the_newest_are_told(
     assert len(known) in (5, 6)
 
 
-def test_what_another_source_left_is_shown_as_not_configured(backed_up: str, site: TaskContext) -> None:
-    backdated(site.store.directory, backed_up, days=1, source="old")
-    tasks, old = survey(site).histories
+def test_what_another_source_left_is_shown_as_not_configured(backed_up: str, context: TaskContext) -> None:
+    backdated(context.store.directory, backed_up, days=1, source="old")
+    tasks, old = survey(context).histories
     assert (tasks.source, old.source, old.days, old.points) == ("tasks", "old", (), ())
     assert old.generations[0].kept_for == ("source not configured",)
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_holds_that_cannot_be_read_make_no_reason_up(site: TaskContext) -> None:
-    holds = site.store.hidden / "holds"
+def test_holds_that_cannot_be_read_make_no_reason_up(context: TaskContext) -> None:
+    holds = context.store.hidden / "holds"
     holds.mkdir(exist_ok=True)
     (holds / "tasks.json").mkdir()
-    reasons = {reason for one in survey(site).histories[0].generations for reason in one.kept_for}
+    reasons = {reason for one in survey(context).histories[0].generations for reason in one.kept_for}
     assert reasons & {status_history.HOLDS_UNREADABLE, "frozen: corrupt"}
 
 
@@ -227,11 +227,11 @@ def make_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, make_link, os.mkdir])
-def test_what_is_no_log_of_ours_is_not_read(site: TaskContext, make: Callable[[Path], None]) -> None:
-    log = site.store.directory / "backup.log"
+def test_what_is_no_log_of_ours_is_not_read(context: TaskContext, make: Callable[[Path], None]) -> None:
+    log = context.store.directory / "backup.log"
     log.unlink()
     make(log)
-    found = survey(site)
+    found = survey(context)
     assert found.unread == ("log",)
     assert found.log == ()
     assert found.stage == "first-day"

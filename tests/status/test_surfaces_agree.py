@@ -38,77 +38,77 @@ GUARD = ShrinkGuard(enabled=True, max_row_loss=0.5, max_size_loss=0.9, min_rows=
 OURS = frozenset({"tasks", "offsite"})
 
 
-def record(site: TaskContext, task: Task, subject: str, kind: ErrorKind | None, *minutes_ago: float) -> None:
+def record(context: TaskContext, task: Task, subject: str, kind: ErrorKind | None, *minutes_ago: float) -> None:
     """Let runs end in the catalog: failed ones of that kind, successful ones where it is None."""
     for ago in minutes_ago:
-        at = site.clock() - timedelta(minutes=ago)
+        at = context.clock() - timedelta(minutes=ago)
         report = RunReport(task, subject, at, "failed" if kind else "done", error_kind=kind, exit_code=1 if kind else 0)
         if kind:
             report = replace(report, error="no answer from /secret/path", hint="look at /secret/path")
-        with open_catalog(site.catalog_path) as catalog:
+        with open_catalog(context.catalog_path) as catalog:
             catalog.record_run(report, at)
 
 
-def missing(site: TaskContext, order: BackupRequest) -> None:
+def missing(context: TaskContext, order: BackupRequest) -> None:
     order.path.unlink()
-    assert backup(order, site).error_kind == "missing"
+    assert backup(order, context).error_kind == "missing"
 
 
-def refused(site: TaskContext, order: BackupRequest) -> None:
+def refused(context: TaskContext, order: BackupRequest) -> None:
     order.path.unlink()
     order.path.mkdir()
-    assert backup(order, site).error_kind == "unusable"
+    assert backup(order, context).error_kind == "unusable"
 
 
-def damaged(site: TaskContext, order: BackupRequest) -> None:
+def damaged(context: TaskContext, order: BackupRequest) -> None:
     pages = order.path.read_bytes()
     order.path.write_bytes(pages[:8192] + bytes(len(pages) - 8192))
-    assert backup(order, site).error_kind == "corrupt"
+    assert backup(order, context).error_kind == "corrupt"
 
 
-def shrunk(site: TaskContext, order: BackupRequest) -> None:
+def shrunk(context: TaskContext, order: BackupRequest) -> None:
     order.path.unlink()
     make_bank(order.path, rows=20)
-    assert backup(order, site).outcome == "degraded"
+    assert backup(order, context).outcome == "degraded"
 
 
-def missing_and_then_locked(site: TaskContext, order: BackupRequest) -> None:
-    missing(site, order)
-    record(site, "backup", "tasks", "busy", 0)
+def missing_and_then_locked(context: TaskContext, order: BackupRequest) -> None:
+    missing(context, order)
+    record(context, "backup", "tasks", "busy", 0)
 
 
-def restored(site: TaskContext, order: BackupRequest) -> None:
+def restored(context: TaskContext, order: BackupRequest) -> None:
     away = order.path.rename(order.path.with_name("away.db"))
-    backup(order, site)
+    backup(order, context)
     away.rename(order.path)
-    assert backup(order, site).error_kind is None
+    assert backup(order, context).error_kind is None
 
 
-def busy_twice(site: TaskContext, _order: BackupRequest) -> None:
-    record(site, "backup", "tasks", "busy", 2, 0)
+def busy_twice(context: TaskContext, _order: BackupRequest) -> None:
+    record(context, "backup", "tasks", "busy", 2, 0)
 
 
-def replica_refused_once(site: TaskContext, _order: BackupRequest) -> None:
-    record(site, "replicate", "offsite", "denied", 1)
+def replica_refused_once(context: TaskContext, _order: BackupRequest) -> None:
+    record(context, "replicate", "offsite", "denied", 1)
 
 
-def replica_refused_again_and_again(site: TaskContext, _order: BackupRequest) -> None:
-    record(site, "replicate", "offsite", "denied", 16, 14, 10)
+def replica_refused_again_and_again(context: TaskContext, _order: BackupRequest) -> None:
+    record(context, "replicate", "offsite", "denied", 16, 14, 10)
 
 
-def rotten(site: TaskContext, order: BackupRequest) -> None:
-    newest = backup(order, site).generation
+def rotten(context: TaskContext, order: BackupRequest) -> None:
+    newest = backup(order, context).generation
     assert newest is not None
-    older = backdated(site.store.directory, newest, days=2)
-    record_verification(older, site, sound=False, detail="rot")
+    older = backdated(context.store.directory, newest, days=2)
+    record_verification(older, context, sound=False, detail="rot")
 
 
-def catalog_damaged(site: TaskContext, _order: BackupRequest) -> None:
-    site.catalog_path.write_bytes(b"rubbish" * 1000)
+def catalog_damaged(context: TaskContext, _order: BackupRequest) -> None:
+    context.catalog_path.write_bytes(b"rubbish" * 1000)
 
 
-def store_gone(site: TaskContext, _order: BackupRequest) -> None:
-    shutil.rmtree(site.store.directory)
+def store_gone(context: TaskContext, _order: BackupRequest) -> None:
+    shutil.rmtree(context.store.directory)
 
 
 @pytest.mark.parametrize(
@@ -130,15 +130,15 @@ def store_gone(site: TaskContext, _order: BackupRequest) -> None:
 )
 def test_every_surface_tells_the_same_problems_and_none_more(
     order: BackupRequest,
-    site: TaskContext,
+    context: TaskContext,
     arrange: Callable[[TaskContext, BackupRequest], None],
     expected: dict[str, Severity],
 ) -> None:
     order = replace(order, guard=GUARD)
-    assert backup(order, site).outcome == "published"
-    record(site, "replicate", "offsite", None, 30)
-    arrange(site, order)
-    survey = take_survey(PLANNED, LIMITS, EXPIRY, site, site.clock(), {})
+    assert backup(order, context).outcome == "published"
+    record(context, "replicate", "offsite", None, 30)
+    arrange(context, order)
+    survey = take_survey(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
     health, unhealthy = survey.status.health, "unhealthy" in expected.values()
     assert {problem.kind: problem.severity for problem in health.problems} == expected
     headlines = {str(problem) for problem in health.problems}
@@ -166,8 +166,8 @@ def test_every_surface_tells_the_same_problems_and_none_more(
         assert f"backupd_problem{{{labels}" in told
         assert f'unhealthy="{str(severity == "unhealthy").lower()}"}}' in told
 
-    look = observe(LIMITS, OURS, site)
-    assert Health.of(look.health, site.clock()).healthy is not unhealthy, "the daily ping goes by this"
-    moods = {trouble.headline: trouble.mood for trouble in facts_of(look, site.clock()).troubles}
+    look = observe(LIMITS, OURS, context)
+    assert Health.of(look.health, context.clock()).healthy is not unhealthy, "the daily ping goes by this"
+    moods = {trouble.headline: trouble.mood for trouble in facts_of(look, context.clock()).troubles}
     assert set(moods) == {headline for headline in headlines if expected != {"failed": "warning"}}
     assert all((mood == "failure") == unhealthy for mood in moods.values())
