@@ -13,10 +13,10 @@ from backupd.catalog import CatalogUnavailable, open_catalog, read_catalog, read
 from backupd.errors import NoSpace
 from backupd.log import Event, EventLog
 from backupd.model import NoProgress, Pin, Progress, RunReport
-from backupd.stores.contract import Recovered
+from backupd.stores.contract import RecoveredItem
 from backupd.stores.identities import Identities
 from backupd.stores.local import DirectoryStore
-from backupd.stores.lock import Holder, store_lock
+from backupd.stores.lock import LockHolder, store_lock
 from backupd.stores.pins import Pins
 from backupd.stores.state import DamageMarks, Holds, Quarantine
 from backupd.tasks.inventory import Inventory, take_inventory
@@ -159,7 +159,7 @@ class TaskContext:
     def _say_unavailable(self, error: CatalogUnavailable) -> None:
         self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
 
-    def _say_waiting(self, holder: Holder | None) -> None:
+    def _say_waiting(self, holder: LockHolder | None) -> None:
         who = f"a {holder.task} (process {holder.pid} on {holder.host})" if holder else "another run"
         self.log.info(Event.LOCK_WAITING, f"waiting for {who} to end, {self.lock_timeout_s:.0f} s at most")
 
@@ -193,7 +193,7 @@ class TaskContext:
     def _recover(self) -> None:
         self.say_recovered(self.store.recover())
 
-    def say_recovered(self, recovered: Iterable[Recovered]) -> None:
+    def say_recovered(self, recovered: Iterable[RecoveredItem]) -> None:
         """Log what was done about what a killed run left, as it is done."""
         for found in recovered:
             match found.what:

@@ -85,7 +85,7 @@ def assert_told(workspace: Workspace, runner: BackupdRunner, before: InitialStat
     if ended.code == 1:
         assert re.search("what to do: (free|report|remove files there)", ended.err), ended.err
         assert workspace.generations() == before.generations
-        assert workspace.store.strays() == ()
+        assert workspace.store.unpaired_files() == ()
     else:
         assert ended.code in (0, 3), ended
         assert ended.code == 0 or "warning" in ended.err

@@ -180,7 +180,7 @@ def assert_nothing_lost(workspace: Workspace, before: InitialState, going: Colle
         assert now.get(generation, files) == files
         assert generation in now or generation in going
     _assert_names(workspace)
-    for stray in workspace.store.strays():
+    for stray in workspace.store.unpaired_files():
         _assert_finishable(workspace, stray)
     assert_checksums(workspace)
 
@@ -249,7 +249,7 @@ def assert_listed(workspace: Workspace, runner: BackupdRunner) -> None:
 def assert_tidy(workspace: Workspace, task: str = "backup") -> None:
     """Assert that earlier runs left nothing behind, and that `SHA256SUMS` lists all generations."""
     assert_swept(workspace)
-    assert workspace.store.strays() == ()
+    assert workspace.store.unpaired_files() == ()
     assert leftovers(workspace, task) == set()
     assert_checksums(workspace, exact=True)
 
@@ -267,11 +267,11 @@ def assert_swept(workspace: Workspace) -> None:
 def leftovers(workspace: Workspace, task: str = "backup") -> set[Event]:
     """Return the events that the next run of `task` must log, by the files left behind."""
     lock, staging = workspace.hidden / "lock", workspace.hidden / "staging"
-    strays = workspace.store.strays()
+    unpaired_files = workspace.store.unpaired_files()
     found = {
         Event.LOCK_TAKEN_OVER: lock.exists() and lock.read_bytes() != b"",
         Event.STAGING_SWEPT: staging.exists() and any(staging.iterdir()),
-        Event.PUBLISH_RESUMED: any(_staged_manifest(workspace, key_of(stray)) for stray in strays),
+        Event.PUBLISH_RESUMED: any(_staged_manifest(workspace, key_of(stray)) for stray in unpaired_files),
         Event.REMOVAL_RESUMED: any((workspace.hidden / "removing").glob("*")),
         Event.RUN_INTERRUPTED: _query(workspace, "SELECT 1 FROM run WHERE finished_at IS NULL AND task = ?", task)
         != [],
