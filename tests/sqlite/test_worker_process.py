@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.errors import SnapshotFailed
+from backupd.errors import WorkerFailed
 from backupd.sqlite.worker_process import WorkerProcess
 from support.app import running_app
 from support.backup_runs import BackUp
@@ -124,14 +124,14 @@ def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
     with WorkerProcess("integrity_check", CHECK, tmp_path) as child:
         os.kill(child._process.pid, signal.SIGKILL)
-        with pytest.raises(SnapshotFailed, match="killed by signal 9"):
+        with pytest.raises(WorkerFailed, match="killed by signal 9"):
             child.result()
 
 
 def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
     with (
         WorkerProcess("integrity_check", {"path": "tasks.db"}, tmp_path) as child,
-        pytest.raises(SnapshotFailed, match=r"ended with 1: (?s:.)*KeyError: 'priority'"),
+        pytest.raises(WorkerFailed, match=r"ended with 1: (?s:.)*KeyError: 'priority'"),
     ):
         child.result()
 
