@@ -13,7 +13,7 @@ from backupd.errors import NamesExhausted
 from backupd.formatting import human_bytes
 from backupd.log import Event
 from backupd.model import Contents, Manifest, RunReport, generation_id
-from backupd.sqlite.mounts import is_remote
+from backupd.system.mounts import is_remote
 from backupd.tasks.capture import ARCHIVE_PART, Capture, capture_snapshot
 from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext, local_inventory

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from catalog_values import manifest
 
-from backupd.sqlite.directory import Rights, rights_to_give
+from backupd.sqlite.permissions import Rights, rights_to_give
 from backupd.sqlite.source import Source
 
 ORIGIN = replace(manifest().origin, uid=1000, gid=1000, directory_uid=1000, directory_gid=2000, directory_mode=0o750)
