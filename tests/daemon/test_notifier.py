@@ -15,10 +15,10 @@ from backupd.health import Limit
 from backupd.model import RunReport
 from backupd.notifications.apprise_sender import Sender
 from backupd.notifications.collector import App
-from backupd.notifications.message import Channel, Message, channels_of
+from backupd.notifications.message import Channel, Message, parse_channels
 from backupd.notifications.options import NotificationOptions
 from backupd.notifications.self_test import examine_messages
-from backupd.pings.monitors import Address
+from backupd.pings.monitors import Monitor
 from backupd.schedule import Schedule
 from backupd.status.current import read_status
 from backupd.tasks.backup import backup
@@ -95,7 +95,7 @@ def desk(context: TaskContext, clock: Clock) -> NotifierHarness:
 
 
 def telling(desk: NotifierHarness, *urls: str, **more: object) -> NotifierHarness:
-    desk.order = replace(desk.order, channels=channels_of(urls), **more)  # type: ignore[arg-type] - the fields of TellOrder
+    desk.order = replace(desk.order, channels=parse_channels(urls), **more)  # type: ignore[arg-type] - the fields of TellOrder
     return desk.restart()
 
 
@@ -160,7 +160,7 @@ def test_a_message_that_is_not_taken_is_kept_tried_again_and_seen(desk: Notifier
         assert not finding.ok
         assert "1 message could not be sent yet" in finding.detail
         figures = read_status((), LIMITS, desk.context, desk.clock(), {}).messages
-        assert (figures.waiting, figures.refused_at, figures.taken_at) == (1, desk.clock(), desk.clock())
+        assert (figures.waiting, figures.refused_at, figures.accepted_at) == (1, desk.clock(), desk.clock())
         desk.look(timedelta(seconds=30))
         assert len(there.asked) == 2, "it is not tried again at once"
         well[0] = True
@@ -301,7 +301,7 @@ def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(
     desk: NotifierHarness, order: BackupRequest
 ) -> None:
     with listening() as there:
-        daily = {"daily": Address.parse(there.url("/api/push/t0ken")), "daily_schedule": Schedule.parse("07:00", UTC)}
+        daily = {"daily": Monitor.parse(there.url("/api/push/t0ken")), "daily_schedule": Schedule.parse("07:00", UTC)}
         telling(desk, **daily)
         desk.look()
         assert there.asked == [], "there is no backup yet"
@@ -370,7 +370,7 @@ def test_a_defect_is_logged_once_and_the_next_minute_comes(desk: NotifierHarness
     def broken() -> bool:
         raise ZeroDivisionError
 
-    order = replace(desk.order, channels=channels_of(["json://127.0.0.1:9"]))
+    order = replace(desk.order, channels=parse_channels(["json://127.0.0.1:9"]))
     teller = Notifier(order, desk.context, broken, lambda: (), lambda: (), woken)
     teller.start()
     for _ in range(3):
