@@ -359,7 +359,7 @@ def test_a_drill_is_told_however_it_ends_but_not_before_its_failure_repeats(desk
         for wait in (2, 4, 8):
             note(desk, "failed", task="drill", code=1)
             desk.look(wait * MINUTE)
-        assert titles(there)[1:] == ["the drill of tasks has proven a restore in 0.0 s"]
+        assert titles(there)[1:] == ["the drill of tasks has proven a restore in 0 s"]
         desk.look(MINUTE)
         assert titles(there)[2:] == ["the drill of tasks failed 3 times in a row: the restored copy did not pass"]
 

@@ -168,6 +168,6 @@ def test_every_surface_tells_the_same_problems_and_none_more(
 
     look = observe(LIMITS, OURS, context)
     assert Health.of(look.health, context.clock()).healthy is not unhealthy, "the daily ping goes by this"
-    moods = {trouble.headline: trouble.mood for trouble in facts_of(look, context.clock()).troubles}
-    assert set(moods) == {headline for headline in headlines if expected != {"failed": "warning"}}
-    assert all((mood == "failure") == unhealthy for mood in moods.values())
+    severities = {trouble.headline: trouble.severity for trouble in facts_of(look, context.clock()).troubles}
+    assert set(severities) == {headline for headline in headlines if expected != {"failed": "warning"}}
+    assert all((severity == "failure") == unhealthy for severity in severities.values())
