@@ -136,5 +136,7 @@ def test_plain_text_passes(text: str) -> None:
 
 
 def test_docstrings_are_skipped_except_help_of_commands() -> None:
-    tree = ast.parse('@click.command()\ndef command():\n    "help"\n\ndef other():\n    "docstring"\n    return "message"\n')
+    tree = ast.parse(
+        '@click.command()\ndef command():\n    "help"\n\ndef other():\n    "docstring"\n    return "message"\n'
+    )
     assert {text for _, text in strings_of(tree)} == {"help", "message"}
