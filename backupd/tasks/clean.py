@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from backupd.errors import GenerationMissing
-from backupd.formatting import human_bytes, human_span
+from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, history, kept_files, remove_kept
 from backupd.sqlite.target_locks import restore_lock
@@ -162,4 +162,4 @@ def _tell(leftover: Leftover, context: TaskContext) -> None:
 
 
 def _span(span: timedelta) -> str:
-    return human_span(span.total_seconds())
+    return human_duration(span.total_seconds())

@@ -10,7 +10,7 @@ from typing import Any
 
 from backupd.catalog import CatalogUnavailable, open_catalog
 from backupd.errors import BackupdError, InputOutputError, NoSpace, Terminated, UnexpectedError
-from backupd.formatting import counted, human_bytes, human_duration, human_span
+from backupd.formatting import counted, human_bytes, human_duration
 from backupd.log import Event
 from backupd.model import DrillReport, Progress, RunReport
 from backupd.system.files import is_full, noting_limits
@@ -233,6 +233,6 @@ def describe(report: RunReport) -> str:
 def _drilled(drill: DrillReport) -> Iterator[str]:
     yield f"from {drill.store}"
     if drill.age_s is not None:
-        yield f"{human_span(drill.age_s)} old"
+        yield f"{human_duration(drill.age_s)} old"
     if drill.recovery_s is not None:
         yield f"recovered in {human_duration(drill.recovery_s)}"
