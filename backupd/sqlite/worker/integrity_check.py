@@ -88,10 +88,6 @@ def foreign_key_violations(connection: apsw.Connection) -> int:
         return 0
 
 
-if __name__ == "__main__":
-    serve(work)
-
-
 # A virtual table may compute its rows: an FTS5 table can read them from any view.
 _COUNT_S = 10.0
 _STEPS_A_LOOK = 10_000
@@ -171,3 +167,7 @@ def schema_digest(connection: apsw.Connection) -> str:
     ):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    serve(work)
