@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from backupd.catalog import CatalogUnavailable, open_catalog
-from backupd.errors import BackupdError, InputOutputError, NoSpace, Terminated, UnexpectedError
+from backupd.errors import BackupdError, Terminated, UnexpectedError
 from backupd.formatting import counted, human_bytes, human_duration, human_span
 from backupd.log import Event
 from backupd.model import DrillReport, Progress, RunReport
-from backupd.system.files import is_full, noting_limits
-from backupd.system.os_errors import remedy, said, why_full
-from backupd.system.starting import is_refusal, refusal
+from backupd.system.fs import collect_limits
+from backupd.system.os_errors import foreseen_error
 from backupd.tasks.context import TaskContext
 
 
@@ -176,7 +175,7 @@ def recorded_run(task: str, source: str, context: TaskContext) -> Iterator[Run]:
 @contextmanager
 def _limits_noted(run: Run) -> Iterator[None]:
     """Note what file systems could not do, and was done without."""
-    with noting_limits() as limits:
+    with collect_limits() as limits:
         try:
             yield
         finally:
@@ -188,24 +187,15 @@ def _limits_noted(run: Run) -> Iterator[None]:
 def _failures(run: Run, directory: Path) -> Iterator[None]:
     try:
         yield
-    except BackupdError as error:
-        run.fail(error)
-    except OSError as error:
-        if is_full(error):
-            what, hint = why_full(error, directory)
-            run.fail(NoSpace(what, f"{hint}, or move backups_dir"))
-        else:
-            run.fail(InputOutputError(f"I/O error: {said(error)}", remedy(error, directory)))
     except (SystemExit, KeyboardInterrupt) as error:
         how = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "interrupted (Ctrl-C)"
         run.fail(Terminated(how, "run it again"))
         raise
     except BaseException as error:
-        if is_refusal(error):
-            run.fail(refusal(error))
-            return
-        run.fail(UnexpectedError.of(error, "run it again"))
-        raise
+        foreseen = foreseen_error(error, directory, ", or move backups_dir")
+        run.fail(foreseen or UnexpectedError.of(error, "run it again"))
+        if foreseen is None:
+            raise
 
 
 def describe(report: RunReport) -> str:
