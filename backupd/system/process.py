@@ -33,7 +33,7 @@ def process_start_errors() -> "Iterator[None]":
 
 
 def start_refusal(error: BaseException) -> ProcessRefused | None:
-    """Return `error` with a hint if it means that no thread or process could be started; one that names a file does not."""
+    """Return `error` with a hint if it means that no thread or process was started; one that names a file does not."""
     if isinstance(error, OSError):
         if error.errno not in _REFUSED or error.filename is not None:
             return None

@@ -56,8 +56,12 @@ def test_a_limit_of_the_container_that_is_reached_is_told_with_its_figures(
     (tmp_path / "pids.current").write_text("63\n")
     (tmp_path / "pids.max").write_text("64\n")
     monkeypatch.setattr(process, "_CGROUPS", (str(tmp_path),))
-    refusal = process.start_refusal(RuntimeError("can't start new thread"))
-    assert refusal is not None
-    assert refusal.hint.endswith("64 is enough): 63 of 64 are in use")
+    assert _hint_of(RuntimeError("can't start new thread")).endswith("64 is enough): 63 of 64 are in use")
     (tmp_path / "pids.max").write_text("max\n")
-    assert "in use" not in refusal(RuntimeError("can't start new thread")).hint
+    assert "in use" not in _hint_of(RuntimeError("can't start new thread"))
+
+
+def _hint_of(error: Exception) -> str:
+    refused = process.start_refusal(error)
+    assert refused is not None
+    return refused.hint

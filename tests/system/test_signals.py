@@ -13,7 +13,7 @@ from backupd.system.signals import exit_on_signals
 class Last:
     def __del__(self):
         signal.raise_signal(NUMBER)
-unwind_on_signals()
+exit_on_signals()
 last = Last()
 del last
 try:
