@@ -29,7 +29,8 @@ from backupd.catalog.queries import (
 from backupd.catalog.records import Book, History, LastRun, PingRecord, RunRecord
 from backupd.catalog.session import Work
 from backupd.errors import Terminated
-from backupd.model import CLOCK_TOLERANCE, Manifest, RunReport
+from backupd.model import CLOCK_TOLERANCE, Manifest
+from backupd.report import AnyReport
 from backupd.schedule import TaskHistory
 
 _TERMINATED: Final = Terminated.exit_code
@@ -67,7 +68,7 @@ class Catalog:
             session.flush()
             return run.id
 
-    def finish_run(self, run_id: int, report: RunReport, finished_at: datetime, configuration: str = "") -> None:
+    def finish_run(self, run_id: int, report: AnyReport, finished_at: datetime, configuration: str = "") -> None:
         """Note how a run ended, also when it had been taken for interrupted; one that is unknown is added."""
         with self._work.writing() as session:
             run = session.get(Run, run_id)
@@ -76,7 +77,7 @@ class Catalog:
                 session.add(run)
             finish(run, report, finished_at)
 
-    def record_run(self, report: RunReport, finished_at: datetime, configuration: str = "") -> int:
+    def record_run(self, report: AnyReport, finished_at: datetime, configuration: str = "") -> int:
         """Note a run that has ended and return its id."""
         with self._work.writing() as session:
             run = run_row(report, configuration)

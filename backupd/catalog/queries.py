@@ -18,11 +18,10 @@ from backupd.catalog.records import (
     PingRecord,
     RunRecord,
     Told,
-    report_from_json,
-    report_to_json,
 )
 from backupd.errors import Terminated
-from backupd.model import CLOCK_TOLERANCE, Manifest, Outcome, RunReport
+from backupd.model import CLOCK_TOLERANCE, Manifest, Outcome
+from backupd.report import AnyReport, report_from_json, report_to_json
 
 _TERMINATED = Terminated.exit_code
 _MOST_FAILURES = 50  # of those in a row: a day of retries
@@ -54,12 +53,12 @@ def generation_row(manifest: Manifest) -> Generation:
     )
 
 
-def run_row(report: RunReport, configuration: str) -> Run:
+def run_row(report: AnyReport, configuration: str) -> Run:
     """Return the row of a run that began as `report` says, not finished yet."""
-    return Run(task=report.task, source=report.source, started_at=report.started_at, configuration=configuration)
+    return Run(task=report.task, source=report.subject, started_at=report.started_at, configuration=configuration)
 
 
-def finish(run: Run, report: RunReport, finished_at: datetime) -> None:
+def finish(run: Run, report: AnyReport, finished_at: datetime) -> None:
     """Write into `run` how it ended."""
     run.finished_at = finished_at
     run.outcome = report.outcome

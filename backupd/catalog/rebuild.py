@@ -32,9 +32,9 @@ from backupd.catalog.errors import is_locked, unavailable
 from backupd.catalog.migrations import LATEST, migrate, user_version
 from backupd.catalog.models import Base, Copy, Generation
 from backupd.catalog.queries import generation_row
-from backupd.catalog.records import report_from_json, utc_from_text
 from backupd.catalog.session import in_sqlite_words, make_engine
-from backupd.model import Manifest
+from backupd.model import Manifest, utc_from_text
+from backupd.report import report_from_json
 from backupd.system.files import fsync_directory, fsync_file
 
 Row = dict[str, Any]

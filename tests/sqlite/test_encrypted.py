@@ -38,7 +38,7 @@ def test_what_is_committed_is_in_the_copy_and_the_source_is_not_touched(
         before = path.read_bytes()
         job = back_up(path)
         assert path.read_bytes() == before
-    assert (*job.told, job.report.verification) == ("degraded", 3, "opaque")
+    assert (*job.told, job.report.details.verification) == ("degraded", 3, "opaque")
     assert "it is encrypted" in job.report.warnings[0]
     assert read(job.unpacked(tmp_path / "copy.db"), "SELECT count(*) FROM long", cipher) == [[2000]]
 

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import ReplicaUnreachable
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy, RunReport
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
+from backupd.report import ReplicationDetails, RunReport
 from backupd.stores.contract import Replica
 from backupd.stores.sftp.auth import Credentials
 from backupd.stores.sftp.connection import Patience, SftpConnection, connection_errors
@@ -106,7 +107,7 @@ def sent_to(
     context: TaskContext,
     retry: Callable[[Callable[[], None]], None] = once,
     order: ReplicationRequest = ALL,
-) -> RunReport:
+) -> RunReport[ReplicationDetails]:
     """Replicate now, and return the report."""
     return replicate(order, connect, retry, context)
 

@@ -58,7 +58,7 @@ def test_a_proven_copy_is_told_with_its_age_and_how_long_each_step_took(newest: 
     assert 0 <= done.age_s < DAY_S
     assert done.recovery_s is not None
     assert sum(report.stages.values()) <= done.recovery_s + 0.01 <= report.duration_s + 0.02
-    assert (report.snapshot_sha256, report.verification) == (manifest.snapshot.sha256, "full")
+    assert (report.details.snapshot_sha256, report.details.verification) == (manifest.snapshot.sha256, "full")
     assert files(context.store.directory) == before
     assert left_over(context) == []
 
@@ -223,7 +223,7 @@ def test_a_second_drill_waits_for_the_first_and_then_gives_up(context: TaskConte
 
 @pytest.mark.usefixtures("newest")
 def test_a_drill_does_not_wait_for_a_backup(context: TaskContext) -> None:
-    with context.locked("backup"):
+    with context.exclusive_lock("backup"):
         assert drilled(context).outcome == "done"
 
 

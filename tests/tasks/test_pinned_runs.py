@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backupd.archive.manifest import decode_manifest
-from backupd.model import Pin, RetentionPolicy, RunReport
+from backupd.model import Pin, RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.options import BackupRequest, Expiry, PinRequest
@@ -44,7 +44,7 @@ def test_a_pin_that_is_over_is_swept_with_its_generation_and_none_while_backups_
     pin_generation(old, BY_HAND, replace(context, clock=lambda: made_at))
     context.pins.set(Pin("other-20200101-0400", made_at, made_at + DAY, "of a source that nothing is known of"))
     report, _ = prune("tasks", ONE, context)
-    assert report.removed == (old,)
+    assert report.details.removed == (old,)
     assert [*context.pins.all()] == ["other-20200101-0400"]
     kept = backdated(context.store.directory, newest, days=20)
     pin_generation(kept, BY_HAND, replace(context, clock=lambda: made_at + 20 * DAY))
@@ -104,7 +104,7 @@ def test_a_backup_whose_pin_cannot_be_written_is_published_degraded_and_prunes_n
     first = published(order, context)
     spoil(context.store.hidden / "pins")
     spend(order.path, 5)
-    report: RunReport = backup(replace(order, expiry=ONE, pin=BY_HAND), context)
+    report = backup(replace(order, expiry=ONE, pin=BY_HAND), context)
     assert (report.outcome, report.exit_code) == ("degraded", 3)
     assert any(f"{report.generation} could not be pinned" in warning for warning in report.warnings)
     assert {first, report.generation} == ids(context)
@@ -120,7 +120,7 @@ def test_a_name_that_a_removal_has_freed_is_not_given_again_while_a_replica_may_
     second = published(order, at_noon)
     assert second == f"{first}-2"
     manifest = decode_manifest(context.store.manifest(second), second)
-    context.tell_catalog(lambda catalog: catalog.add_generation(manifest, "nas"))
+    context.write_catalog(lambda catalog: catalog.add_generation(manifest, "nas"))
     remove_here([second], context, force=False)
     spend(order.path, 5)
     assert published(order, at_noon) == f"{first}-3"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.model import RetentionPolicy, RunReport
+from backupd.model import RetentionPolicy
+from backupd.report import AnyReport
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
@@ -31,11 +32,11 @@ class Clock:
 
 
 @pytest.fixture
-def takes(context: TaskContext, tmp_path: Path) -> Callable[..., RunReport]:
+def takes(context: TaskContext, tmp_path: Path) -> Callable[..., AnyReport]:
     """Takes the next night's backup, of one database or another, under the same name."""
     clock = Clock()
 
-    def take(name: str, expiry: Expiry | None = None) -> RunReport:
+    def take(name: str, expiry: Expiry | None = None) -> AnyReport:
         clock.now += timedelta(days=1)
         path = tmp_path / name / "db.sqlite3"
         if path.exists():
@@ -50,7 +51,7 @@ def takes(context: TaskContext, tmp_path: Path) -> Callable[..., RunReport]:
 
 
 def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
-    takes: Callable[..., RunReport], context: TaskContext, tmp_path: Path
+    takes: Callable[..., AnyReport], context: TaskContext, tmp_path: Path
 ) -> None:
     first, moved = takes("a"), takes("b")
     assert (first.warnings, moved.warnings) == ((), ()), "it may have been moved"
@@ -71,7 +72,7 @@ def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
 
 
 def test_a_database_that_was_moved_goes_on_as_one(
-    takes: Callable[..., RunReport], context: TaskContext, tmp_path: Path
+    takes: Callable[..., AnyReport], context: TaskContext, tmp_path: Path
 ) -> None:
     takes("a")
     last = [takes("b", TWO) for _ in range(3)]

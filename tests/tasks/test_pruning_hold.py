@@ -156,7 +156,7 @@ def test_a_shrunken_source_is_published_but_degraded_and_holds_pruning(
     before = backup(one_kept, context)
     change(one_kept.path, loss)
     report = backup(one_kept, context)
-    assert (report.outcome, report.exit_code, report.removed) == ("degraded", 3, ())
+    assert (report.outcome, report.exit_code, report.details.removed) == ("degraded", 3, ())
     assert said in report.warnings[0]
     assert ids(context) == [report.generation, before.generation]
 

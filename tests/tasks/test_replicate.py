@@ -78,8 +78,8 @@ def test_what_is_sent_is_complete_private_and_checked_by_sha256sum(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
     report = sent_to(connect, context)
-    assert (report.outcome, report.sent, report.kept) == ("done", tuple(taken), 3)
-    assert report.sent_bytes == sum(context.store.archive_path(key).stat().st_size for key in taken)
+    assert (report.outcome, report.details.sent, report.details.kept) == ("done", tuple(taken), 3)
+    assert report.details.sent_bytes == sum(context.store.archive_path(key).stat().st_size for key in taken)
     assert complete(files) == set(taken)
     assert_checksums(files)
     for key in taken:
@@ -126,7 +126,7 @@ def test_retention_there_is_its_own_and_append_only_removes_nothing(
     assert sent_to(connect, context, order=replace(ALL, expiry=one, append_only=True)).removed == ()
     assert complete(files) == set(taken)
     report = sent_to(connect, context, order=replace(ALL, expiry=one))
-    assert (set(report.removed), report.kept) == (set(taken[1:]), 1)
+    assert (set(report.details.removed), report.details.kept) == (set(taken[1:]), 1)
     assert complete(files) == {taken[0]}
     assert_checksums(files)
 
@@ -169,7 +169,7 @@ def test_a_generation_that_is_damaged_here_is_not_sent(
 ) -> None:
     flip_byte(context.store.archive_path(taken[0]))
     report = sent_to(connect, context)
-    assert (report.outcome, report.sent) == ("degraded", tuple(taken[1:]))
+    assert (report.outcome, report.details.sent) == ("degraded", tuple(taken[1:]))
     assert taken[0] in report.warnings[0]
     assert complete(files) == set(taken[1:])
 
@@ -235,10 +235,12 @@ def test_a_broken_connection_goes_on_where_what_is_proven_ends(
             report = sent_to(connect, context, again(3, gone))
             assert wire.harmed == 1
             came_back = wire.passed[DOWN]
-        assert (report.outcome, len(report.sent)) == ("done", 1)
-        assert report.resumed_bytes > 5_000_000  # what is lost is at most what was under way
-        before_the_cut = report.sent_bytes - (context.store.list()[0].archive_bytes - report.resumed_bytes)
-        assert 0 < before_the_cut - report.resumed_bytes <= CHANNELS * IN_FLIGHT_BYTES
+        assert (report.outcome, len(report.details.sent)) == ("done", 1)
+        assert report.details.resumed_bytes > 5_000_000  # what is lost is at most what was under way
+        before_the_cut = report.details.sent_bytes - (
+            context.store.list()[0].archive_bytes - report.details.resumed_bytes
+        )
+        assert 0 < before_the_cut - report.details.resumed_bytes <= CHANNELS * IN_FLIGHT_BYTES
         assert remote_hash is None or came_back < CHANNELS * IN_FLIGHT_BYTES + 2_000_000
         assert len(complete(files)) == 1
         rmtree(files)

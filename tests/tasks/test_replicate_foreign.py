@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from backupd.log import null_log
-from backupd.model import LOCAL_STORE, RetentionPolicy, RunReport
+from backupd.model import LOCAL_STORE, RetentionPolicy
+from backupd.report import AnyReport
 from backupd.stores.contract import Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
@@ -87,7 +88,7 @@ def contents(files: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()}
 
 
-def foreign(report: RunReport, other: Machine) -> bool:
+def foreign(report: AnyReport, other: Machine) -> bool:
     """Tell whether a run failed because of the copies of another machine, and says so with the ways out."""
     said = f"{report.error} {report.hint}"
     expected = (other.context.identity(), str(other.home / "tasks.db"), "a directory of its own", "--adopt")
@@ -143,7 +144,7 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
             before = complete(files)
             report = sent_to(connect(one), one.context, order=LAST)
             assert foreign(report, other)
-            assert (report.removed, taken[0] in complete(files), before <= complete(files)) == ((), True, True)
+            assert (report.details.removed, taken[0] in complete(files), before <= complete(files)) == ((), True, True)
     assert_checksums(files)
     with connect(first)() as there:
         inventory = inventory_of("there", there, first.context)
@@ -165,7 +166,7 @@ def test_a_source_that_is_foreign_there_keeps_no_other_from_being_sent(
     order = replace(ALL, sources=("tasks", "notes"))
     report = sent_to(connect(second), second.context, order=order)
     assert foreign(report, first)
-    assert (report.sent, complete(files)) == ((notes,), {mine, notes})
+    assert (report.details.sent, complete(files)) == ((notes,), {mine, notes})
     assert_checksums(files)
 
 
@@ -177,7 +178,7 @@ def test_what_a_lost_machine_had_sent_is_adopted_and_counts_with_what_is_new(
     assert sent_to(connect(lost), lost.context).outcome == "done"
     (taken,) = new.backs_up("tasks", days=3)
     report = sent_to(connect(new), new.context, order=replace(LAST, adopt=True))
-    assert (report.outcome, report.sent, report.removed) == ("done", (taken,), ())
+    assert (report.outcome, report.details.sent, report.details.removed) == ("done", (taken,), ())
     (note,) = report.notes
     assert all(part in note for part in ("adopted", lost.context.identity(), str(lost.home), old, "3 d old"))
     assert complete(files) == {old, taken}, "a run that adopts removes nothing yet"

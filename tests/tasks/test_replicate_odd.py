@@ -191,7 +191,7 @@ def test_what_a_server_lacks_is_done_without_and_a_second_run_sends_nothing(
     for sent in ((key,), ()):
         odd.be(poor)
         report = sent_to(over_sftp(odd, odd.path, context), context)
-        assert (report.outcome, report.sent) == ("done", sent), report
+        assert (report.outcome, report.details.sent) == ("done", sent), report
     for name in (f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"):
         assert (odd.files / name).read_bytes() == (context.store.directory / name).read_bytes()
     assert_checksums(odd.files)
@@ -202,7 +202,7 @@ def test_hostile_names_lead_nowhere(odd: OddSftp, context: TaskContext, key: str
     outside.write_bytes(b"mine")
     odd.be(Oddities(names=(*HOSTILE_NAMES, NO_TEXT)))
     report = sent_to(over_sftp(odd, odd.path, context), context)
-    assert (report.outcome, report.sent, report.removed) == ("done", (key,), ())
+    assert (report.outcome, report.details.sent, report.details.removed) == ("done", (key,), ())
     assert outside.read_bytes() == b"mine"
     assert complete(odd.files) == {key}
 
@@ -217,7 +217,7 @@ def test_links_and_manifests_of_a_hundred_megabytes_are_nobodys_generations(
         huge.truncate(100_000_000)
     (odd.files / f"{key}{ARCHIVE_SUFFIX}").symlink_to(secret)
     report = sent_to(over_sftp(odd, odd.path, context), context)
-    assert (report.outcome, report.sent) == ("done", (key,)), report
+    assert (report.outcome, report.details.sent) == ("done", (key,)), report
     assert secret.read_bytes() == b"mine"
     assert (odd.files / f"{key}{ARCHIVE_SUFFIX}").is_file()
 
