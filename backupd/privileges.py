@@ -15,7 +15,7 @@ from backupd.config import Config
 from backupd.errors import ConfigError
 from backupd.log import LOG_NAME
 from backupd.stores.local import HIDDEN
-from backupd.stores.ownership import hand_over
+from backupd.stores.ownership import transfer_ownership
 from backupd.system.owners import SAME_NAMESPACE, id_outside, known_owner
 
 PUID = "PUID"
@@ -223,7 +223,7 @@ def _group_of(uid: int) -> int | None:
 
 def _hand_over(directory: Path, identity: Identity) -> None:
     try:
-        hand_over(directory, identity.uid, identity.gid, LOG_NAME)
+        transfer_ownership(directory, identity.uid, identity.gid, LOG_NAME)
     except OSError as error:
         raise ConfigError(
             f"cannot give {directory} to user {identity.uid} ({identity.reason}): {error.strerror}",

@@ -1,27 +1,77 @@
 """The catalog: a SQLite database that indexes runs, generations, copies and checks.
 
-Manifests are the truth; the catalog can be lost, and `rebuild.rebuild` makes it anew. What needs SQLAlchemy, `catalog`
-and `rebuild`, is imported by who needs it.
+Manifests are the truth: a lost catalog is rebuilt from them (`rebuild.rebuild`). Only `catalog` and `rebuild` need
+SQLAlchemy, which is slow to import: `open_catalog` and `read_catalog` import it when they are called.
 """
 
-from backupd.catalog.errors import CatalogDamaged, CatalogNotOurs, CatalogOnBadDisk, CatalogUnavailable
-from backupd.catalog.opening import open_catalog, read_catalog, read_copies
-from backupd.catalog.records import Book, CheckRecord, History, LastRun, OutboxMessage, PingRecord, RunRecord, Told
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backupd.catalog.database import (
+    CatalogDamaged,
+    CatalogDiskError,
+    CatalogForeign,
+    CatalogUnavailable,
+    catalog_errors,
+    prepare,
+    read_copies,
+    require_ready,
+)
+from backupd.catalog.records import (
+    CheckRecord,
+    GenerationHistory,
+    LastRun,
+    NoticeRecord,
+    NotificationState,
+    OutboxMessage,
+    PingRecord,
+    RunRecord,
+    RunSummary,
+)
+
+if TYPE_CHECKING:
+    from backupd.catalog.catalog import Catalog
 
 __all__ = [
-    "Book",
     "CatalogDamaged",
-    "CatalogNotOurs",
-    "CatalogOnBadDisk",
+    "CatalogDiskError",
+    "CatalogForeign",
     "CatalogUnavailable",
     "CheckRecord",
-    "History",
+    "GenerationHistory",
     "LastRun",
+    "NoticeRecord",
+    "NotificationState",
     "OutboxMessage",
     "PingRecord",
     "RunRecord",
-    "Told",
+    "RunSummary",
+    "catalog_errors",
     "open_catalog",
     "read_catalog",
     "read_copies",
 ]
+
+
+def open_catalog(path: Path) -> "Catalog":
+    """Open the catalog at `path`; creates a missing one and migrates an old one.
+
+    Raises CatalogUnavailable when it is damaged, newer, of another program, a link, not writable or locked for long.
+    """
+    from backupd.catalog.catalog import Catalog
+
+    with catalog_errors(path):
+        prepare(path)
+        return Catalog(path)
+
+
+def read_catalog(path: Path) -> "Catalog":
+    """Open the catalog at `path` for reading; creates and migrates nothing.
+
+    Raises CatalogUnavailable as `open_catalog` does, and when the catalog is missing or needs a migration.
+    """
+    from backupd.catalog.catalog import Catalog
+
+    with catalog_errors(path):
+        require_ready(path)
+        return Catalog(path)

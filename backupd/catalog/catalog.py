@@ -8,45 +8,47 @@ from typing import Final, Self
 
 from sqlalchemy import ColumnElement, case, delete, func, or_, select, update
 
-from backupd.catalog.models import CheckResult, Copy, Generation, Run
-from backupd.catalog.opening import read_copies
+from backupd.catalog.database import read_copies
+from backupd.catalog.models import CheckRow, CopyRow, GenerationRow, RunRow
 from backupd.catalog.queries import (
-    RunMark,
+    NEWEST_RUN,
+    NOT_STOPPED,
     check_record,
     finish,
     generation_row,
     last_runs,
-    marks_of,
-    marks_query,
-    note_ping,
-    read_book,
+    read_notification_state,
     read_pings,
+    record_ping,
     run_record,
     run_row,
+    run_summaries,
+    run_summaries_query,
     set_state,
-    write_book,
+    write_notification_state,
 )
-from backupd.catalog.records import Book, History, LastRun, PingRecord, RunRecord
-from backupd.catalog.session import Work
-from backupd.errors import Terminated
+from backupd.catalog.records import GenerationHistory, LastRun, NotificationState, PingRecord, RunRecord, RunSummary
+from backupd.catalog.session import UnitOfWork
 from backupd.model import CLOCK_TOLERANCE, Manifest
 from backupd.report import AnyReport
 from backupd.schedule import TaskHistory
 
-_TERMINATED: Final = Terminated.exit_code
-SUCCESSES: Final = ("published", "unchanged", "degraded", "done")
+_SUCCESSES: Final = ("published", "unchanged", "degraded", "done")
 
 
 class Catalog:
     """The catalog at one path; every method raises CatalogUnavailable when the file cannot be used.
 
-    Between two calls nothing is open and nothing is locked: the file may be rebuilt meanwhile. Threads may
-    share the object. Times must be aware.
+    Between two calls nothing is open and nothing is locked, so that the file may be rebuilt. Threads may share the
+    object. Times must be aware.
+
+    Methods that take `now` ignore runs dated after it (CLOCK_TOLERANCE allowed), which come from a clock that was
+    ahead; none that asks for failures counts runs with the exit code of Terminated, which were told to stop.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._work = Work(path)
+        self._unit = UnitOfWork(path)
 
     def __enter__(self) -> Self:
         return self
@@ -57,29 +59,29 @@ class Catalog:
         self.close()
 
     def close(self) -> None:
-        """Let go of the engine; no connection is open anyway."""
-        self._work.close()
+        """Release the engine, which holds no connection."""
+        self._unit.close()
 
     def start_run(self, task: str, source: str, started_at: datetime, configuration: str = "") -> int:
-        """Note that a run begins, under which configuration, and return its id, to be told to `finish_run`."""
-        with self._work.writing() as session:
-            run = Run(task=task, source=source, started_at=started_at, configuration=configuration)
+        """Record that a run began with this configuration (a digest); returns its id for `finish_run`."""
+        with self._unit.writing() as session:
+            run = RunRow(task=task, source=source, started_at=started_at, configuration=configuration)
             session.add(run)
             session.flush()
             return run.id
 
     def finish_run(self, run_id: int, report: AnyReport, finished_at: datetime, configuration: str = "") -> None:
-        """Note how a run ended, also when it had been taken for interrupted; one that is unknown is added."""
-        with self._work.writing() as session:
-            run = session.get(Run, run_id)
+        """Record the end of a run, also of one that was marked interrupted; adds one that is unknown."""
+        with self._unit.writing() as session:
+            run = session.get(RunRow, run_id)
             if run is None:
                 run = run_row(report, configuration)
                 session.add(run)
             finish(run, report, finished_at)
 
     def record_run(self, report: AnyReport, finished_at: datetime, configuration: str = "") -> int:
-        """Note a run that has ended and return its id."""
-        with self._work.writing() as session:
+        """Record a run that has ended and return its id."""
+        with self._unit.writing() as session:
             run = run_row(report, configuration)
             finish(run, report, finished_at)
             session.add(run)
@@ -87,27 +89,27 @@ class Catalog:
             return run.id
 
     def interrupted_runs(self, task: str | None = None) -> list[RunRecord]:
-        """Return the runs that began and did not end, oldest first; those at work just now are among them."""
-        query = select(Run).where(Run.finished_at.is_(None)).order_by(Run.started_at, Run.id)
+        """Return the runs that began and did not end, oldest first; runs in progress are among them."""
+        query = select(RunRow).where(RunRow.finished_at.is_(None)).order_by(RunRow.started_at, RunRow.id)
         if task is not None:
-            query = query.where(Run.task == task)
-        with self._work.reading() as session:
+            query = query.where(RunRow.task == task)
+        with self._unit.reading() as session:
             return [run_record(run) for run in session.scalars(query)]
 
     def mark_interrupted(self, run_id: int, finished_at: datetime) -> None:
-        """Note that a run was killed, unless it has ended by itself meanwhile."""
-        unfinished = update(Run).where(Run.id == run_id, Run.finished_at.is_(None))
-        with self._work.writing() as session:
+        """Record that a run was killed, unless it has ended."""
+        unfinished = update(RunRow).where(RunRow.id == run_id, RunRow.finished_at.is_(None))
+        with self._unit.writing() as session:
             session.execute(unfinished.values(finished_at=finished_at, outcome="failed", error="interrupted"))
 
     def runs(self, source: str | None = None, task: str | None = None, limit: int | None = 20) -> list[RunRecord]:
-        """Return at most `limit` runs (`None`: all) of a source and a task (`None`: any), newest first."""
-        query = select(Run).order_by(Run.started_at.desc(), Run.id.desc()).limit(limit)
+        """Return at most `limit` runs (None: all) of a source and a task (None: any), newest first."""
+        query = select(RunRow).order_by(*NEWEST_RUN).limit(limit)
         if source is not None:
-            query = query.where(Run.source == source)
+            query = query.where(RunRow.source == source)
         if task is not None:
-            query = query.where(Run.task == task)
-        with self._work.reading() as session:
+            query = query.where(RunRow.task == task)
+        with self._unit.reading() as session:
             return [run_record(run) for run in session.scalars(query)]
 
     def task_history(
@@ -115,160 +117,140 @@ class Catalog:
     ) -> TaskHistory:
         """Return when the last successful run of a task began, and when the runs since then failed.
 
-        Of drills only those from `store` have succeeded. A run that was told to stop did not fail, and one under
-        another `configuration`, which is asked where any failed, says nothing of this one. What is dated after `now`
-        (CLOCK_TOLERANCE is forgiven) is left out: a clock that ran ahead wrote it.
+        With `store`, only drills from that store count as successful. Failures under another configuration are left
+        out; `configuration` returns the digest of the current one, and is called only where runs failed.
         """
         until = now + CLOCK_TOLERANCE
-        mine = (Run.task == task, Run.source == source, Run.started_at <= until)
-        succeeded = select(func.max(Run.started_at)).where(*mine, *_succeeded(store))
-        with self._work.reading() as session:
-            last = session.scalar(succeeded)
-            failed = select(Run.finished_at).where(
-                *mine, Run.outcome == "failed", Run.finished_at <= until, Run.exit_code.is_distinct_from(_TERMINATED)
-            )
+        same_task = (RunRow.task == task, RunRow.source == source, RunRow.started_at <= until)
+        failures = select(RunRow.finished_at, RunRow.configuration).where(
+            *same_task, RunRow.outcome == "failed", RunRow.finished_at <= until, NOT_STOPPED
+        )
+        with self._unit.reading() as session:
+            last = session.scalar(select(func.max(RunRow.started_at)).where(*same_task, *_succeeded(store)))
             if last is not None:
-                failed = failed.where(Run.started_at > last)
-            ended = session.execute(failed.add_columns(Run.configuration)).all()
-            digest = configuration() if ended else ""
-            alike = tuple(at for at, began_under in ended if at is not None and (began_under or "") == digest)
-            return TaskHistory(last, alike, reconfigured=bool(ended) and not alike)
+                failures = failures.where(RunRow.started_at > last)
+            failed = session.execute(failures).all()
+            digest = configuration() if failed else ""
+            comparable = tuple(at for at, run_digest in failed if at is not None and (run_digest or "") == digest)
+            return TaskHistory(last, comparable, reconfigured=bool(failed) and not comparable)
 
     def last_success(self, task: str, source: str, now: datetime, store: str = "") -> RunRecord | None:
-        """Return the last successful run of a task of a source (drills: from `store`) that is not dated after `now`."""
-        query = (
-            select(Run)
-            .where(Run.task == task, Run.source == source, *_succeeded(store))
-            .where(Run.started_at <= now + CLOCK_TOLERANCE)
-            .order_by(Run.started_at.desc(), Run.id.desc())
-            .limit(1)
-        )
-        with self._work.reading() as session:
+        """Return the last successful run of a task of a source; with `store`, the last drill from there."""
+        query = select(RunRow).where(RunRow.task == task, RunRow.source == source, *_succeeded(store))
+        query = query.where(RunRow.started_at <= now + CLOCK_TOLERANCE).order_by(*NEWEST_RUN).limit(1)
+        with self._unit.reading() as session:
             run = session.scalar(query)
             return None if run is None else run_record(run)
 
     def last_failure(self, task: str, source: str, now: datetime) -> RunRecord | None:
-        """Return the last run of a task of a source that ended, if it failed; dated and stopped ones as above."""
+        """Return the last finished run of a task of a source if it failed."""
         until = now + CLOCK_TOLERANCE
-        query = (
-            select(Run)
-            .where(Run.task == task, Run.source == source, Run.started_at <= until, Run.finished_at <= until)
-            .where(Run.exit_code.is_distinct_from(_TERMINATED))
-            .order_by(Run.started_at.desc(), Run.id.desc())
-            .limit(1)
-        )
-        with self._work.reading() as session:
+        query = select(RunRow).where(RunRow.task == task, RunRow.source == source, NOT_STOPPED)
+        query = query.where(RunRow.started_at <= until, RunRow.finished_at <= until).order_by(*NEWEST_RUN).limit(1)
+        with self._unit.reading() as session:
             run = session.scalar(query)
             return run_record(run) if run is not None and run.outcome == "failed" else None
 
-    def run_marks(self, task: str, source: str, since: datetime, until: datetime, most: int) -> tuple[RunMark, ...]:
-        """Return in little, oldest first, the newest `most` runs of a task that ended; those told to stop are left out.
+    def run_summaries(
+        self, task: str, source: str, since: datetime, until: datetime, limit: int
+    ) -> tuple[RunSummary, ...]:
+        """Return the newest `limit` finished runs that began from `since` to `until`, oldest first.
 
-        They began from `since` to `until`.
+        Runs that were told to stop are left out.
         """
-        query = marks_query(task, source, since, until, most).where(Run.exit_code.is_distinct_from(_TERMINATED))
-        with self._work.reading() as session:
-            return marks_of(session.execute(query))
+        with self._unit.reading() as session:
+            return run_summaries(session.execute(run_summaries_query(task, source, since, until, limit)))
 
     def first_run_at(self, task: str, source: str) -> datetime | None:
-        """Return when the first run of a task began that the catalog knows of."""
-        with self._work.reading() as session:
-            return session.scalar(select(func.min(Run.started_at)).where(Run.task == task, Run.source == source))
+        """Return when the first known run of a task began."""
+        with self._unit.reading() as session:
+            same_task = (RunRow.task == task, RunRow.source == source)
+            return session.scalar(select(func.min(RunRow.started_at)).where(*same_task))
 
     def run_counts(self) -> dict[tuple[str, str], dict[str, int]]:
-        """Return by task and source how many runs had which outcome; those not finished are left out."""
-        query = (
-            select(Run.task, Run.source, Run.outcome, func.count())
-            .where(Run.outcome.is_not(None))
-            .group_by(Run.task, Run.source, Run.outcome)
-        )
+        """Return the number of finished runs by task and source, then by outcome."""
+        columns = (RunRow.task, RunRow.source, RunRow.outcome)
+        query = select(*columns, func.count()).where(RunRow.outcome.is_not(None)).group_by(*columns)
         counts: dict[tuple[str, str], dict[str, int]] = {}
-        with self._work.reading() as session:
+        with self._unit.reading() as session:
             for task, source, outcome, count in session.execute(query):
                 counts.setdefault((task, source), {})[str(outcome)] = count
         return counts
 
     def last_runs(self, now: datetime) -> list[LastRun]:
-        """Return how the last run of each task of each subject ended; dated and stopped ones as above."""
-        with self._work.reading() as session:
+        """Return the last finished run of each task and source, with the failures in a row that it ends."""
+        with self._unit.reading() as session:
             return last_runs(session, now)
 
-    def read_book(self, scope: str) -> Book:
-        """Return what the daemon of `scope` has said, and what it has yet to send."""
-        with self._work.reading() as session:
-            return read_book(session, scope)
+    def read_notification_state(self, scope: str) -> NotificationState:
+        """Return the notices and undelivered messages of the daemon of `scope`."""
+        with self._unit.reading() as session:
+            return read_notification_state(session, scope)
 
-    def write_book(self, scope: str, book: Book) -> None:
-        """Keep what the daemon of `scope` has said, and what it has yet to send, all in one step."""
-        with self._work.writing() as session:
-            write_book(session, scope, book)
+    def write_notification_state(self, scope: str, state: NotificationState) -> None:
+        """Replace the notices and undelivered messages of the daemon of `scope`, all in one transaction."""
+        with self._unit.writing() as session:
+            write_notification_state(session, scope, state)
 
-    def note_ping(self, task: str, source: str, at: datetime, reason: str = "") -> None:
-        """Count a ping of a task of a source; `reason` is why its monitor did not take it, empty where it did."""
-        with self._work.writing() as session:
-            note_ping(session, task, source, at, reason)
+    def record_ping(self, task: str, source: str, at: datetime, error: str = "") -> None:
+        """Count a ping of a task of a source: failed with `error`, accepted where that is empty."""
+        with self._unit.writing() as session:
+            record_ping(session, task, source, at, error)
 
     def pings(self) -> tuple[PingRecord, ...]:
-        """Return how the monitor of each task and source fared."""
-        with self._work.reading() as session:
+        """Return the counts of pings of each task and source."""
+        with self._unit.reading() as session:
             return read_pings(session)
 
     def last_checks(self, store: str) -> dict[str, datetime]:
-        """Return by generation when its copy in `store` was last checked."""
-        query = (
-            select(CheckResult.generation, func.max(CheckResult.checked_at))
-            .where(CheckResult.store == store)
-            .group_by(CheckResult.generation)
-        )
-        with self._work.reading() as session:
-            return dict(session.execute(query).all())
+        """Return when each generation's copy in `store` was last checked."""
+        query = select(CheckRow.generation, func.max(CheckRow.checked_at)).where(CheckRow.store == store)
+        with self._unit.reading() as session:
+            return dict(session.execute(query.group_by(CheckRow.generation)).all())
 
-    def history(self, generation_id: str) -> History:
-        """Return the runs whose report names the generation (made, sent, removed it) and its checks."""
-        named = or_(Run.generation == generation_id, func.instr(Run.report, f'"{generation_id}"') > 0)
-        runs = select(Run).where(named).order_by(Run.started_at.desc(), Run.id.desc())
-        checks = (
-            select(CheckResult)
-            .where(CheckResult.generation == generation_id)
-            .order_by(CheckResult.checked_at.desc(), CheckResult.id.desc())
-        )
-        with self._work.reading() as session:
-            return History(
+    def history(self, generation_id: str) -> GenerationHistory:
+        """Return the runs whose report names the generation (published, sent, removed it) and its checks."""
+        named = or_(RunRow.generation == generation_id, func.instr(RunRow.report, f'"{generation_id}"') > 0)
+        runs = select(RunRow).where(named).order_by(*NEWEST_RUN)
+        checks = select(CheckRow).where(CheckRow.generation == generation_id)
+        checks = checks.order_by(CheckRow.checked_at.desc(), CheckRow.id.desc())
+        with self._unit.reading() as session:
+            return GenerationHistory(
                 runs=tuple(run_record(run) for run in session.scalars(runs)),
                 checks=tuple(check_record(check) for check in session.scalars(checks)),
             )
 
     def add_generation(self, manifest: Manifest, store: str, *, since: datetime | None = None) -> None:
-        """Note what a manifest says, and that `store` has held a good copy `since` then (`None`: now).
+        """Record a generation and that `store` has an undamaged copy of it `since` then (None: now).
 
-        To be called when a copy was published: it clears an older copy's mark of damage.
+        Call it when a copy was published: it clears the mark of a damaged older copy.
         """
-        with self._work.writing() as session:
+        with self._unit.writing() as session:
             session.merge(generation_row(manifest))
             set_state(session, manifest.id, store, "present", since or datetime.now(UTC))
 
     def remove_copy(self, generation_id: str, store: str) -> None:
-        """Forget a copy with its checks, and the generation with its last copy; neither need be known."""
-        others = select(Copy).where(Copy.generation == generation_id)
-        with self._work.writing() as session:
-            session.execute(delete(Copy).where(Copy.generation == generation_id, Copy.store == store))
-            session.execute(delete(Generation).where(Generation.id == generation_id, ~others.exists()))
+        """Delete a copy with its checks, and the generation with its last copy; both may be unknown."""
+        others = select(CopyRow).where(CopyRow.generation == generation_id)
+        with self._unit.writing() as session:
+            session.execute(delete(CopyRow).where(CopyRow.generation == generation_id, CopyRow.store == store))
+            session.execute(delete(GenerationRow).where(GenerationRow.id == generation_id, ~others.exists()))
 
     def record_check(
         self,
         generation_id: str,
         store: str,
         checked_at: datetime,
-        sound: bool,  # noqa: FBT001 - a verdict, no switch
+        sound: bool,  # noqa: FBT001 - a result, not a switch
         detail: str,
         duration_s: float,
     ) -> None:
-        """Note what a check said, and mark the copy damaged or present.
+        """Record the result of a check, and mark the copy present or damaged.
 
-        That the catalog does not know the generation is no reason to forget that it is damaged: the copy is
-        noted without it, and the manifest may follow by `add_generation` or a rebuild.
+        The generation may be unknown: that its copy is damaged is recorded, and the manifest may follow by
+        `add_generation` or a rebuild.
         """
-        check = CheckResult(
+        check = CheckRow(
             generation=generation_id,
             store=store,
             checked_at=checked_at,
@@ -276,26 +258,26 @@ class Catalog:
             detail=detail,
             duration_s=duration_s,
         )
-        with self._work.writing() as session:
+        with self._unit.writing() as session:
             set_state(session, generation_id, store, "present" if sound else "damaged", checked_at)
             session.flush()
             session.add(check)
 
     def damaged(self, store: str) -> frozenset[str]:
         """Return the ids of the generations whose copy in `store` failed its last check."""
-        query = select(Copy.generation).where(Copy.store == store, Copy.state == "damaged")
-        with self._work.reading() as session:
+        query = select(CopyRow.generation).where(CopyRow.store == store, CopyRow.state == "damaged")
+        with self._unit.reading() as session:
             return frozenset(session.scalars(query))
 
     def copies(self) -> dict[str, tuple[str, ...]]:
-        """Return the stores by id of generation, see `read_copies`."""
+        """Return the stores that hold each generation, see `read_copies`."""
         return read_copies(self._path)
 
 
 def _succeeded(store: str) -> tuple[ColumnElement[bool], ...]:
-    """Return what is true of successful runs; with `store`, of drills from there."""
-    succeeded = Run.outcome.in_(SUCCESSES)
+    """Return the conditions of a successful run; with `store`, of a drill from there."""
+    succeeded = RunRow.outcome.in_(_SUCCESSES)
     if not store:
         return (succeeded,)
-    drilled = case((func.json_valid(Run.report) == 1, func.json_extract(Run.report, "$.drill.store")), else_=None)
+    drilled = case((func.json_valid(RunRow.report) == 1, func.json_extract(RunRow.report, "$.drill.store")), else_=None)
     return (succeeded, drilled == store)

@@ -1,4 +1,4 @@
-"""The catalog's tables, typed; `migrations/*.sql` make the very same ones, which a test makes sure of."""
+"""The catalog's tables as ORM rows; `migrations/*.sql` create the same schema, which a test checks."""
 
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal
@@ -16,7 +16,7 @@ _STRICT: Final = {"sqlite_strict": True}  # https://sqlite.org/stricttables.html
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time, kept as ISO 8601 text in UTC of one fixed width, so that text order is time order."""
+    """An aware time, stored as ISO 8601 text in UTC of fixed width, so that text order is time order."""
 
     impl = Text
     cache_ok = True
@@ -30,12 +30,12 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC).isoformat(timespec="microseconds")
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ANN401, ARG002 - SQLAlchemy's signature
-        """Read it back. Raises ValueError when it is no such text."""
+        """Read `value`. Raises ValueError when it is not an ISO 8601 time with a zone."""
         return None if value is None else utc_from_text(value)
 
 
 class Utf8(TypeDecorator[str]):
-    r"""Text that may quote a file name in another encoding: what is not UTF-8 is kept as `\udcff`."""
+    r"""Text that may quote a file name in another encoding: bytes that are not UTF-8 are stored as `\udcff`."""
 
     impl = Text
     cache_ok = True
@@ -46,16 +46,16 @@ class Utf8(TypeDecorator[str]):
 
 
 class Base(DeclarativeBase):
-    """What the tables have in common: which Python type becomes which column."""
+    """Maps Python types to column types."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {str: Utf8, float: REAL, datetime: UtcDateTime}
 
 
-class Run(Base):
-    """One execution of a task; `finished_at` is null while it runs, and stays so when it is killed.
+class RunRow(Base):
+    """One run of a task; `finished_at` is null while it runs, and remains null when it is killed.
 
-    `generation` is a plain name: a run is remembered longer than the generation it made. `configuration` is the digest
-    of the configuration that it began under, see `config.digest`.
+    `generation` is not a foreign key: runs outlive the generations that they published. `configuration` is the digest
+    of the configuration that the run began with, see `config.digest`.
     """
 
     __tablename__ = "run"
@@ -81,8 +81,8 @@ class Run(Base):
     configuration: Mapped[str | None]
 
 
-class Generation(Base):
-    """What a manifest says about one generation."""
+class GenerationRow(Base):
+    """One generation, by its manifest."""
 
     __tablename__ = "generation"
     __table_args__ = (_STRICT,)
@@ -97,11 +97,10 @@ class Generation(Base):
     verification: Mapped[Verification] = mapped_column(Utf8)
 
 
-class Copy(Base):
-    """A generation in a store, and its state `since` then.
+class CopyRow(Base):
+    """A generation in a store, with its state and the time `since` when it has that state.
 
-    No foreign key on `generation`: a check may come upon a copy before its manifest has been catalogued, and
-    that the copy is damaged must be known at once.
+    `generation` is not a foreign key: a check may find damage before the manifest is in the catalog.
     """
 
     __tablename__ = "copy"
@@ -117,8 +116,8 @@ class Copy(Base):
     since: Mapped[datetime]
 
 
-class CheckResult(Base):
-    """What one check of one copy said; it goes when the copy goes."""
+class CheckRow(Base):
+    """The result of one check of one copy; deleted with the copy."""
 
     __tablename__ = "check_result"
     __table_args__ = (
@@ -137,36 +136,36 @@ class CheckResult(Base):
     duration_s: Mapped[float]
 
 
-class Told(Base):
-    """Something that was noticed `since` then, and said at `told_at` (null: not yet); see `records.Told`."""
+class NoticeRow(Base):
+    """See `records.NoticeRecord`."""
 
-    __tablename__ = "told"
+    __tablename__ = "notice"
     __table_args__ = (_STRICT,)
 
     scope: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[str]
     since: Mapped[datetime]
-    told_at: Mapped[datetime | None]
+    notified_at: Mapped[datetime | None]
 
 
-class Ping(Base):
-    """How many pings of a task of a source a monitor took, and did not; see `records.PingRecord`."""
+class PingRow(Base):
+    """See `records.PingRecord`."""
 
     __tablename__ = "ping"
     __table_args__ = (_STRICT,)
 
     task: Mapped[str] = mapped_column(primary_key=True)
     source: Mapped[str] = mapped_column(primary_key=True)
-    taken: Mapped[int]
+    accepted: Mapped[int]
     failed: Mapped[int]
-    taken_at: Mapped[datetime | None]
+    accepted_at: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
     reason: Mapped[str]
 
 
-class Outbox(Base):
-    """A message that not everybody has taken yet; `channels` are those that have not, apart by spaces."""
+class OutboxRow(Base):
+    """See `records.OutboxMessage`; `channels` are separated by spaces."""
 
     __tablename__ = "outbox"
     __table_args__ = (_STRICT,)

@@ -1,47 +1,35 @@
-"""How values become rows, and rows values."""
+"""Rows to values, values to rows, and the queries that take more than one statement."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, case, delete, func, select
 from sqlalchemy.orm import Session
 
-from backupd.catalog.models import CheckResult, Copy, CopyState, Generation, Outbox, Ping, Run
-from backupd.catalog.models import Told as ToldRow
+from backupd.catalog.models import CheckRow, CopyRow, CopyState, GenerationRow, NoticeRow, OutboxRow, PingRow, RunRow
 from backupd.catalog.records import (
-    Book,
     CheckRecord,
     LastRun,
+    NoticeRecord,
+    NotificationState,
     OutboxMessage,
     PingRecord,
     RunRecord,
-    Told,
+    RunSummary,
 )
 from backupd.errors import Terminated
-from backupd.model import CLOCK_TOLERANCE, Manifest, Outcome
+from backupd.model import CLOCK_TOLERANCE, Manifest
 from backupd.report import AnyReport, report_from_json, report_to_json
 
-_TERMINATED = Terminated.exit_code
-_MOST_FAILURES = 50  # of those in a row: a day of retries
+NEWEST_RUN: Final = (RunRow.started_at.desc(), RunRow.id.desc())
+NOT_STOPPED: Final = RunRow.exit_code.is_distinct_from(Terminated.exit_code)  # a run that was told to stop did not fail
+_MAX_FAILURES: Final = 50  # of failures in a row: a day of retries
 
 
-@dataclass(frozen=True, slots=True)
-class RunMark:
-    """One run that ended: when it began, how it ended, how long it took, and the sizes that its report tells."""
-
-    started_at: datetime
-    outcome: Outcome
-    exit_code: int | None = None
-    duration_s: float | None = None
-    snapshot_bytes: int | None = None
-    archive_bytes: int | None = None
-
-
-def generation_row(manifest: Manifest) -> Generation:
-    """Return what the catalog keeps of `manifest`."""
-    return Generation(
+def generation_row(manifest: Manifest) -> GenerationRow:
+    """Return the row of a manifest."""
+    return GenerationRow(
         id=manifest.id,
         source=manifest.source,
         taken_at=manifest.taken_at,
@@ -53,13 +41,13 @@ def generation_row(manifest: Manifest) -> Generation:
     )
 
 
-def run_row(report: AnyReport, configuration: str) -> Run:
-    """Return the row of a run that began as `report` says, not finished yet."""
-    return Run(task=report.task, source=report.subject, started_at=report.started_at, configuration=configuration)
+def run_row(report: AnyReport, configuration: str) -> RunRow:
+    """Return the row of a run that began as `report` says and is not finished yet."""
+    return RunRow(task=report.task, source=report.subject, started_at=report.started_at, configuration=configuration)
 
 
-def finish(run: Run, report: AnyReport, finished_at: datetime) -> None:
-    """Write into `run` how it ended."""
+def finish(run: RunRow, report: AnyReport, finished_at: datetime) -> None:
+    """Write the end of a run into its row."""
     run.finished_at = finished_at
     run.outcome = report.outcome
     run.generation = report.generation
@@ -70,15 +58,15 @@ def finish(run: Run, report: AnyReport, finished_at: datetime) -> None:
 
 
 def set_state(session: Session, generation: str, store: str, state: CopyState, since: datetime) -> None:
-    """Note the state of a copy; `since` counts only where that is a change."""
-    copy = session.get(Copy, (generation, store))
+    """Set the state of a copy; a state that it already has keeps its `since`."""
+    copy = session.get(CopyRow, (generation, store))
     if copy is None:
-        session.add(Copy(generation=generation, store=store, state=state, since=since))
+        session.add(CopyRow(generation=generation, store=store, state=state, since=since))
     elif copy.state != state:
         copy.state, copy.since = state, since
 
 
-def run_record(row: Run) -> RunRecord:
+def run_record(row: RunRow) -> RunRecord:
     """Return `row` as a value. Raises ValueError when its report cannot be read."""
     return RunRecord(
         id=row.id,
@@ -95,17 +83,18 @@ def run_record(row: Run) -> RunRecord:
     )
 
 
-def check_record(row: CheckResult) -> CheckRecord:
+def check_record(row: CheckRow) -> CheckRecord:
     """Return `row` as a value."""
     return CheckRecord(row.generation, row.store, row.checked_at, bool(row.sound), row.detail, row.duration_s)
 
 
-def read_book(session: Session, scope: str) -> Book:
-    """Return what the daemon of `scope` has said, and has to send."""
-    told = session.scalars(select(ToldRow).where(ToldRow.scope == scope))
-    queue = session.scalars(select(Outbox).where(Outbox.scope == scope).order_by(Outbox.made_at, Outbox.reference))
-    return Book(
-        {row.key: Told(row.value, row.since, row.told_at) for row in told},
+def read_notification_state(session: Session, scope: str) -> NotificationState:
+    """Return the notices and undelivered messages of `scope`."""
+    notices = session.scalars(select(NoticeRow).where(NoticeRow.scope == scope))
+    oldest_first = (OutboxRow.made_at, OutboxRow.reference)
+    messages = session.scalars(select(OutboxRow).where(OutboxRow.scope == scope).order_by(*oldest_first))
+    return NotificationState(
+        {row.key: NoticeRecord(row.value, row.since, row.notified_at) for row in notices},
         tuple(
             OutboxMessage(
                 row.reference,
@@ -117,109 +106,104 @@ def read_book(session: Session, scope: str) -> Book:
                 row.attempts,
                 row.next_at,
             )
-            for row in queue
+            for row in messages
         ),
     )
 
 
-def write_book(session: Session, scope: str, book: Book) -> None:
-    """Put `book` in place of what was kept for `scope`."""
-    session.execute(delete(ToldRow).where(ToldRow.scope == scope))
-    session.execute(delete(Outbox).where(Outbox.scope == scope))
-    for key, told in book.told.items():
-        session.add(ToldRow(scope=scope, key=key, value=told.value, since=told.since, told_at=told.told_at))
-    for queued in book.queue:
+def write_notification_state(session: Session, scope: str, state: NotificationState) -> None:
+    """Replace the notices and undelivered messages of `scope`."""
+    session.execute(delete(NoticeRow).where(NoticeRow.scope == scope))
+    session.execute(delete(OutboxRow).where(OutboxRow.scope == scope))
+    for key, notice in state.notices.items():
+        row = NoticeRow(scope=scope, key=key, value=notice.value, since=notice.since, notified_at=notice.notified_at)
+        session.add(row)
+    for message in state.outbox:
         session.add(
-            Outbox(
+            OutboxRow(
                 scope=scope,
-                reference=queued.reference,
-                made_at=queued.made_at,
-                mood=queued.mood,
-                title=queued.title,
-                body=queued.body,
-                channels=" ".join(sorted(queued.channels)),
-                attempts=queued.attempts,
-                next_at=queued.next_at,
+                reference=message.reference,
+                made_at=message.made_at,
+                mood=message.mood,
+                title=message.title,
+                body=message.body,
+                channels=" ".join(sorted(message.channels)),
+                attempts=message.attempts,
+                next_at=message.next_at,
             )
         )
 
 
-def last_runs(session: Session, now: datetime) -> list[LastRun]:
-    """Return how the last run of each task of each subject ended, and since when such runs fail.
-
-    Runs that were told to stop say nothing, nor do those that a clock ran ahead for.
-    """
-    until = now + CLOCK_TOLERANCE
-    ended = (Run.finished_at <= until, Run.started_at <= until, Run.exit_code.is_distinct_from(_TERMINATED))
-    newest = select(Run.task, Run.source, func.max(Run.started_at).label("at")).where(*ended)
-    last = newest.group_by(Run.task, Run.source).subquery()
-    query = select(Run).join(
-        last, (Run.task == last.c.task) & (Run.source == last.c.source) & (Run.started_at == last.c.at)
-    )
-    runs = session.scalars(query.where(*ended).order_by(Run.task, Run.source, Run.id))
-    by_subject = {(run.task, run.source): run for run in runs}  # of two that began at once the later one
-    return [_last_run(session, run, until) for run in by_subject.values()]
-
-
-def _last_run(session: Session, run: Run, until: datetime) -> LastRun:
-    """Return `run`, the last one of its task and subject that ended, with the runs in a row that failed up to it."""
-    if run.outcome != "failed":
-        return LastRun(run_record(run), None)
-    mine = (Run.task == run.task, Run.source == run.source, Run.started_at <= until)
-    succeeded = select(func.max(Run.started_at)).where(*mine, Run.outcome != "failed", Run.finished_at.is_not(None))
-    last = session.scalar(succeeded)
-    failed = [*mine, Run.outcome == "failed", Run.exit_code.is_distinct_from(_TERMINATED)]
-    if last is not None:
-        failed.append(Run.started_at > last)
-    since, count = session.execute(select(func.min(Run.finished_at), func.count()).where(*failed)).one()
-    newest = select(Run).where(*failed).order_by(Run.started_at.desc(), Run.id.desc()).limit(_MOST_FAILURES)
-    records = tuple(run_record(one) for one in session.scalars(newest))
-    return LastRun(run_record(run), since or run.finished_at, max(count, 1), records or (run_record(run),))
-
-
-def note_ping(session: Session, task: str, source: str, at: datetime, reason: str) -> None:
-    """Count one ping; `reason` is why it was not taken, empty where it was."""
-    row = session.get(Ping, (task, source))
+def record_ping(session: Session, task: str, source: str, at: datetime, error: str) -> None:
+    """Count one ping: failed with `error`, accepted where that is empty."""
+    row = session.get(PingRow, (task, source))
     if row is None:
-        row = Ping(task=task, source=source, taken=0, failed=0, reason="")
+        row = PingRow(task=task, source=source, accepted=0, failed=0, reason="")
         session.add(row)
-    if reason:
-        row.failed, row.failed_at, row.reason = row.failed + 1, at, reason
+    if error:
+        row.failed, row.failed_at, row.reason = row.failed + 1, at, error
     else:
-        row.taken, row.taken_at = row.taken + 1, at
+        row.accepted, row.accepted_at = row.accepted + 1, at
 
 
 def read_pings(session: Session) -> tuple[PingRecord, ...]:
-    """Return the record of each task and source that ever pinged."""
-    rows = session.scalars(select(Ping).order_by(Ping.task, Ping.source))
+    """Return the record of each task and source."""
+    rows = session.scalars(select(PingRow).order_by(PingRow.task, PingRow.source))
     return tuple(
-        PingRecord(row.task, row.source, row.taken, row.failed, row.taken_at, row.failed_at, row.reason) for row in rows
+        PingRecord(row.task, row.source, row.accepted, row.failed, row.accepted_at, row.failed_at, row.reason)
+        for row in rows
     )
 
 
-def marks_query(task: str, source: str, since: datetime, until: datetime, most: int) -> Select[Any]:
-    """Return the query for the newest `most` runs of a task that ended, and began from `since` to `until`."""
+def last_runs(session: Session, now: datetime) -> list[LastRun]:
+    """Return the last finished run of each task and source, with the failures in a row that it ends.
+
+    Leaves out runs that were told to stop and runs dated after `now`, see `Catalog.task_history`.
+    """
+    until = now + CLOCK_TOLERANCE
+    finished = (RunRow.finished_at <= until, RunRow.started_at <= until, NOT_STOPPED)
+    newest = select(RunRow.task, RunRow.source, func.max(RunRow.started_at).label("at")).where(*finished)
+    last = newest.group_by(RunRow.task, RunRow.source).subquery()
+    is_last = (RunRow.task == last.c.task) & (RunRow.source == last.c.source) & (RunRow.started_at == last.c.at)
+    query = select(RunRow).join(last, is_last).where(*finished).order_by(RunRow.task, RunRow.source, RunRow.id)
+    by_subject = {(run.task, run.source): run for run in session.scalars(query)}  # of two with one start, the later row
+    return [_last_run(session, run, until) for run in by_subject.values()]
+
+
+def _last_run(session: Session, run: RunRow, until: datetime) -> LastRun:
+    record = run_record(run)
+    if run.outcome != "failed":
+        return LastRun(record, None)
+    same_task = (RunRow.task == run.task, RunRow.source == run.source, RunRow.started_at <= until)
+    succeeded = (RunRow.outcome != "failed", RunRow.finished_at.is_not(None))
+    last_success = session.scalar(select(func.max(RunRow.started_at)).where(*same_task, *succeeded))
+    failed = [*same_task, RunRow.outcome == "failed", NOT_STOPPED]
+    if last_success is not None:
+        failed.append(RunRow.started_at > last_success)
+    since, count = session.execute(select(func.min(RunRow.finished_at), func.count()).where(*failed)).one()
+    newest = select(RunRow).where(*failed).order_by(*NEWEST_RUN).limit(_MAX_FAILURES)
+    failures = tuple(map(run_record, session.scalars(newest)))
+    return LastRun(record, since or run.finished_at, max(count, 1), failures or (record,))
+
+
+def run_summaries_query(task: str, source: str, since: datetime, until: datetime, limit: int) -> Select[Any]:
+    """Return the query for `run_summaries`: the newest `limit` runs that began from `since` to `until` and ended."""
+    columns = (RunRow.started_at, RunRow.outcome, RunRow.exit_code, RunRow.duration_s)
     return (
-        select(
-            Run.started_at,
-            Run.outcome,
-            Run.exit_code,
-            Run.duration_s,
-            _number("$.snapshot_bytes"),
-            _number("$.archive_bytes"),
-        )
-        .where(Run.task == task, Run.source == source, Run.started_at.between(since, until), Run.outcome.is_not(None))
-        .order_by(Run.started_at.desc(), Run.id.desc())
-        .limit(most)
+        select(*columns, _report_integer("$.snapshot_bytes"), _report_integer("$.archive_bytes"))
+        .where(RunRow.task == task, RunRow.source == source, RunRow.started_at.between(since, until))
+        .where(RunRow.outcome.is_not(None), NOT_STOPPED)
+        .order_by(*NEWEST_RUN)
+        .limit(limit)
     )
 
 
-def marks_of(rows: Iterable[Any]) -> tuple[RunMark, ...]:
-    """Return the rows of `marks_query` as values, oldest first."""
-    return tuple(RunMark(*row) for row in rows)[::-1]
+def run_summaries(rows: Iterable[Any]) -> tuple[RunSummary, ...]:
+    """Return the rows of `run_summaries_query` as values, oldest first."""
+    return tuple(RunSummary(*row) for row in rows)[::-1]
 
 
-def _number(path: str) -> ColumnElement[Any]:
-    """Return an integer of the report at `path`, null where there is none, or no report that can be read."""
-    legible = case((func.json_valid(Run.report) == 1, Run.report))
-    return case((func.json_type(legible, path) == "integer", func.json_extract(legible, path)))
+def _report_integer(path: str) -> ColumnElement[Any]:
+    """Return the integer at `path` of a run's report; null where it is missing, or the report cannot be read."""
+    readable = case((func.json_valid(RunRow.report) == 1, RunRow.report))
+    return case((func.json_type(readable, path) == "integer", func.json_extract(readable, path)))

@@ -1,9 +1,9 @@
-"""A new catalog from manifests, put in place of the old one in one step.
+"""Rebuild the catalog from manifests and replace the old file in one step.
 
-The order of `_put_in_place` is what makes a kill or a power cut harmless. A WAL is not bound to its database:
-SQLite would replay a stale one into the new file (https://sqlite.org/howtocorrupt.html), so its name is gone,
-durably, before the new file takes the old one's name. An old file that could be read in full has no WAL left
-by then; any other gets a second name first, and its WAL too.
+The order of `_put_in_place` makes a kill or a power failure harmless. A WAL is not bound to its database: SQLite would
+replay a stale one into the new file (https://sqlite.org/howtocorrupt.html), so the WAL's name is removed, durably,
+before the new file takes the old one's name. An old file that was read completely has no WAL any more; any other gets a
+second name first, and so does its WAL.
 """
 
 import sqlite3
@@ -19,47 +19,56 @@ from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
 from backupd.catalog.database import (
+    LATEST,
     MIGRATING,
     WORKING,
+    catalog_errors,
     connect,
     create,
     directory_lock,
-    refuse_foreign,
-    refuse_other_than_file,
+    is_locked,
+    migrate,
+    require_own_database,
+    require_regular_file,
     upgrade,
+    user_version,
 )
-from backupd.catalog.errors import is_locked, unavailable
-from backupd.catalog.migrations import LATEST, migrate, user_version
-from backupd.catalog.models import Base, Copy, Generation
+from backupd.catalog.models import Base, CopyRow, GenerationRow
 from backupd.catalog.queries import generation_row
-from backupd.catalog.session import in_sqlite_words, make_engine
+from backupd.catalog.session import make_engine, sqlalchemy_errors
 from backupd.model import Manifest, utc_from_text
 from backupd.report import report_from_json
 from backupd.system.files import fsync_directory, fsync_file
 
 Row = dict[str, Any]
-_TABLES: Final = ("run", "copy", "check_result", "told", "outbox", "ping")  # what stands in no manifest
-_LENIENT: Final = ("writable_schema=ON",)  # else SQLite opens no truncated file at all
-_READERS: Final = {
-    "started_at": utc_from_text,
-    "finished_at": utc_from_text,
-    "checked_at": utc_from_text,
-    "since": utc_from_text,
-    "told_at": utc_from_text,
-    "made_at": utc_from_text,
-    "next_at": utc_from_text,
-    "taken_at": utc_from_text,
-    "failed_at": utc_from_text,
-    "report": report_from_json,
-}
+_TABLES: Final = ("run", "copy", "check_result", "notice", "outbox", "ping")  # what no manifest contains
+_LENIENT: Final = ("writable_schema=ON",)  # without it SQLite opens no truncated file
+_TIMES: Final = (
+    "started_at",
+    "finished_at",
+    "checked_at",
+    "since",
+    "notified_at",
+    "made_at",
+    "next_at",
+    "accepted_at",
+    "failed_at",
+)
+_READERS: Final = {**dict.fromkeys(_TIMES, utc_from_text), "report": report_from_json}
 
 
 @dataclass(slots=True)
-class Salvage:
-    """Rows by table; `whole` says that nothing was lost, so that the old file need not be kept."""
+class OldCatalog:
+    """The readable rows of the old catalog by table; it need not be kept when they are `complete`."""
 
     rows: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in _TABLES})
-    whole: bool = True
+    complete: bool = True
+
+    def note_loss(self, error: sqlite3.Error) -> None:
+        """Note that rows are lost; raises `error` when the file is only locked."""
+        if is_locked(error):
+            raise error
+        self.complete = False
 
 
 _CopyKey = tuple[str, str]  # generation, store
@@ -69,50 +78,50 @@ _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
     """Index `manifests`, each with its store, in a new catalog at `path`; return the number of generations.
 
-    Runs, checks, marks of damage and what was said that can be read in the old catalog are kept; where not all could be
-    read, the old file stays as `….damaged-N`. The old catalog is in place until the new one is complete. The
-    caller holds the stores' locks, so that nothing is published meanwhile. Raises CatalogUnavailable, and
+    Keeps all readable runs, checks, marks of damage and notices of the old catalog; when some rows were unreadable, it
+    keeps the old file as `….damaged-N`. The old catalog stays in place until the new one is complete. The caller
+    holds the locks of the stores, so that nothing is published during the rebuild. Raises CatalogUnavailable, and
     whatever `manifests` raises.
     """
-    generations: dict[str, Generation] = {}
+    generations: dict[str, GenerationRow] = {}
     copies: set[_CopyKey] = set()
     for manifest, store in manifests:
         generations[manifest.id] = generation_row(manifest)
         copies.add((manifest.id, store))
-    with unavailable(path), in_sqlite_words(), directory_lock(path.parent, exclusive=True):
+    with catalog_errors(path), sqlalchemy_errors(), directory_lock(path.parent, exclusive=True):
         _replace(path, generations.values(), copies)
     return len(generations)
 
 
-def _replace(path: Path, generations: Iterable[Generation], copies: Iterable[_CopyKey]) -> None:
-    old = salvage(path)
+def _replace(path: Path, generations: Iterable[GenerationRow], copies: Iterable[_CopyKey]) -> None:
+    old = _read_old(path)
     new = _beside(path, ".rebuild")
     _remove(new)  # of a rebuild that was killed
     try:
         _build(new, [*generations, *_copy_rows(copies, old)], old)
-        _put_in_place(new, path, keep_old=not old.whole)
+        _put_in_place(new, path, keep_old=not old.complete)
     finally:
         _remove(new)
     upgrade(path)
 
 
-def _build(new: Path, rows: Iterable[Base], old: Salvage) -> None:
-    """Make the file `new`: without WAL, so that it is one file, and durable."""
+def _build(new: Path, rows: Iterable[Base], old: OldCatalog) -> None:
+    """Create the file `new`, durably; without WAL, so that it is one file."""
     create(new)
     with closing(connect(new, *MIGRATING)) as connection:
         migrate(connection)
-    engine = make_engine(new)
-    with Session(engine) as session, session.begin():
+    with Session(make_engine(new)) as session, session.begin():
         session.add_all(rows)
     with closing(connect(new, *WORKING)) as connection, connection:
         connection.execute("BEGIN")
-        for table in ("run", "check_result", "told", "outbox", "ping"):
-            _insert(connection, table, old.rows[table])
+        for table in _TABLES:
+            if table != "copy":
+                _insert(connection, table, old.rows[table])
     fsync_file(new)
 
 
-def _copy_rows(copies: Iterable[_CopyKey], old: Salvage) -> Iterator[Copy]:
-    """Make a row of each copy; one that was known to be damaged still is."""
+def _copy_rows(copies: Iterable[_CopyKey], old: OldCatalog) -> Iterator[CopyRow]:
+    """Return the row of each copy; one that the old catalog marks damaged remains so."""
     damaged = {
         (row["generation"], row["store"]): utc_from_text(row["since"])
         for row in old.rows["copy"]
@@ -121,11 +130,11 @@ def _copy_rows(copies: Iterable[_CopyKey], old: Salvage) -> Iterator[Copy]:
     now = datetime.now(UTC)
     for copy in copies:
         state = "damaged" if copy in damaged else "present"
-        yield Copy(generation=copy[0], store=copy[1], state=state, since=damaged.get(copy, now))
+        yield CopyRow(generation=copy[0], store=copy[1], state=state, since=damaged.get(copy, now))
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Row]) -> None:
-    """Insert old rows with their ids; leave out checks of copies that are gone and rows against the rules."""
+    """Insert old rows with their ids; skips checks of removed copies and rows that violate constraints."""
     for row in rows:
         values = ", ".join(f":{name}" for name in row)
         query = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})"  # noqa: S608 - our own names
@@ -144,7 +153,7 @@ def _put_in_place(new: Path, path: Path, *, keep_old: bool) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    """Give the old file and what belongs to it a second name, `….damaged-N` with the first N that is free."""
+    """Give the old file and its WAL or journal a second name, `….damaged-N` with the first free N."""
     aside = next(name for n in count(1) if not (name := _beside(path, f".damaged-{n}")).exists())
     for suffix in ("", "-wal", "-journal"):
         name = _beside(path, suffix)
@@ -156,7 +165,7 @@ def _set_aside(path: Path) -> None:
 def _keep_as(name: Path, kept: Path) -> None:
     try:
         kept.hardlink_to(name)
-    except OSError:  # no hard links there, or none to another user's file: the old name goes a moment early
+    except OSError:  # no hard links there, or none to another user's file: the old name disappears a moment early
         name.replace(kept)
 
 
@@ -169,37 +178,37 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def salvage(path: Path) -> Salvage:
-    """Read the old catalog at `path`, if there is one, and fold its WAL into it. Needs the exclusive lock.
+def _read_old(path: Path) -> OldCatalog:
+    """Read the old catalog at `path`, if there is one, and checkpoint its WAL. Needs the exclusive lock.
 
-    Raises CatalogUnavailable when it is another program's database, sqlite3.Error when it is locked, OSError.
+    Raises CatalogUnavailable when it is the database of another program, sqlite3.Error when it is locked, OSError.
     """
-    found = Salvage()
-    refuse_other_than_file(path)
+    old = OldCatalog()
+    require_regular_file(path)
     if path.exists():
         try:
             with closing(connect(path, *_LENIENT)) as connection:
-                _read(path, connection, found)
+                _read_tables(path, connection, old)
         except sqlite3.Error as error:
-            _give_up_part(error, found)
-    return found
+            old.note_loss(error)
+    return old
 
 
-def _read(path: Path, connection: sqlite3.Connection, found: Salvage) -> None:
-    refuse_foreign(path, connection)
+def _read_tables(path: Path, connection: sqlite3.Connection, old: OldCatalog) -> None:
+    require_own_database(path, connection)
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    found.whole = user_version(connection) <= LATEST
+    old.complete = user_version(connection) <= LATEST
     try:
         migrate(connection)
     except sqlite3.Error as error:
-        _give_up_part(error, found)
+        old.note_loss(error)
     for table in _TABLES:
-        found.rows[table] = _rows(connection, Base.metadata.tables[table], found)
-    found.whole &= connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-    connection.execute("PRAGMA journal_mode=DELETE")  # a WAL that is gone can be replayed into nothing
+        old.rows[table] = _rows(connection, Base.metadata.tables[table], old)
+    old.complete &= connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    connection.execute("PRAGMA journal_mode=DELETE")  # a WAL that is gone cannot be replayed
 
 
-def _rows(connection: sqlite3.Connection, table: Table, found: Salvage) -> list[Row]:
+def _rows(connection: sqlite3.Connection, table: Table, old: OldCatalog) -> list[Row]:
     present = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
     columns = [column.name for column in table.columns if column.name in present]
     rows: dict[int, Row] = {}
@@ -210,9 +219,9 @@ def _rows(connection: sqlite3.Connection, table: Table, found: Salvage) -> list[
                 rows[rowid] = dict(zip(columns, values, strict=True))
             break
         except sqlite3.Error as error:
-            _give_up_part(error, found)
+            old.note_loss(error)
     readable = [row for row in rows.values() if _is_readable(table, row)]
-    found.whole &= len(readable) == len(rows)
+    old.complete &= len(readable) == len(rows)
     return readable
 
 
@@ -224,10 +233,3 @@ def _is_readable(table: Table, row: Row) -> bool:
     except (TypeError, ValueError):
         return False
     return all(column.nullable or row.get(column.name) is not None for column in table.columns)
-
-
-def _give_up_part(error: sqlite3.Error, found: Salvage) -> None:
-    """Note that something is lost; but raise `error` when the file is merely locked."""
-    if is_locked(error):
-        raise error
-    found.whole = False

@@ -1,4 +1,4 @@
-"""What the catalog answers, as frozen values."""
+"""Values that the catalog returns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from backupd.report import AnyReport
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run as the catalog remembers it; all that comes with the end is `None` while it is not finished.
+    """One run; the fields from `finished_at` on, `generation` excepted, are None until it ends.
 
     An interrupted run has outcome `failed` and error `interrupted`, but no duration, exit code or report.
     """
@@ -29,8 +29,20 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RunSummary:
+    """The facts of a finished run that a chart needs; sizes come from its report."""
+
+    started_at: datetime
+    outcome: Outcome
+    exit_code: int | None = None
+    duration_s: float | None = None
+    snapshot_bytes: int | None = None
+    archive_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CheckRecord:
-    """What one check of a generation's copy in one store said."""
+    """The result of one check of a generation's copy in one store."""
 
     generation: str
     store: str
@@ -41,8 +53,8 @@ class CheckRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """What concerns one generation, newest first."""
+class GenerationHistory:
+    """Runs and checks of one generation, newest first."""
 
     runs: tuple[RunRecord, ...]
     checks: tuple[CheckRecord, ...]
@@ -50,36 +62,33 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """The last run of a task of a subject that ended.
-
-    As many runs in a row as `failures` says failed, of which the first ended at `failing_since`; `failed` are the last
-    ones of these, newest first.
-    """
+    """The last finished run of a task and source, and the failures in a row that it ends."""
 
     run: RunRecord
     failing_since: datetime | None
+    """When the first of these failures ended; None when the last run did not fail."""
     failures: int = 0
     failed: tuple[RunRecord, ...] = ()
+    """The newest of these failures, newest first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Something that was noticed `since` then, with what is worth remembering of it; `told_at` None: not said yet."""
+class NoticeRecord:
+    """One fact that the notifier keeps under a key, with the `value` that belongs to it."""
 
     value: str
     since: datetime
-    told_at: datetime | None = None
+    """When it was first observed."""
+    notified_at: datetime | None = None
+    """When a message last reported it; None: not yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxMessage:
-    """A message that not all `channels` have taken yet, to be tried again at `next_at`.
-
-    `reference` is the same for the same message: who gets it twice, after a crash between sending and noting that,
-    can tell.
-    """
+    """A message that still has to be delivered to `channels`, next tried at `next_at`."""
 
     reference: str
+    """Identifies the message: a receiver that gets it twice, after a crash between sending and recording, can tell."""
     made_at: datetime
     mood: Mood
     title: str
@@ -90,17 +99,25 @@ class OutboxMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class PingRecord:
-    """How often the monitor of a task of a source took a ping and how often not, when it last did, and why not.
+class NotificationState:
+    """All notices of a daemon by key, and its undelivered messages, oldest first."""
 
-    `source` is empty for the daily ping.
+    notices: Mapping[str, NoticeRecord] = field(default_factory=dict)
+    outbox: tuple[OutboxMessage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PingRecord:
+    """Counts of accepted and failed pings of a task of a source (empty for the daily ping).
+
+    `reason` is the error of the last failed one.
     """
 
     task: str
     source: str
-    taken: int
+    accepted: int
     failed: int
-    taken_at: datetime | None
+    accepted_at: datetime | None
     failed_at: datetime | None
     reason: str
 
@@ -110,13 +127,5 @@ class PingRecord:
 
     @property
     def failing(self) -> bool:
-        """Whether the last ping was not taken."""
-        return self.failed_at is not None and (self.taken_at is None or self.taken_at < self.failed_at)
-
-
-@dataclass(frozen=True, slots=True)
-class Book:
-    """All that a daemon has said, by key, and what it has yet to send, oldest first."""
-
-    told: Mapping[str, Told] = field(default_factory=dict)
-    queue: tuple[OutboxMessage, ...] = ()
+        """Whether the last ping failed."""
+        return self.failed_at is not None and (self.accepted_at is None or self.accepted_at < self.failed_at)

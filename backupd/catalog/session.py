@@ -1,4 +1,4 @@
-"""Units of work: a lock, a connection, a transaction and a session that begin and end together."""
+"""Units of work with SQLAlchemy: a lock, a connection, a transaction and a session that begin and end together."""
 
 import logging
 import sqlite3
@@ -11,18 +11,24 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from backupd.catalog.database import WORKING, connect, directory_lock
-from backupd.catalog.errors import REBUILD, CatalogUnavailable, unavailable
-from backupd.catalog.migrations import LATEST
+from backupd.catalog.database import (
+    LATEST,
+    REBUILD,
+    WORKING,
+    CatalogUnavailable,
+    catalog_errors,
+    connect,
+    directory_lock,
+)
 
-_WRITING: Final = {"backupd_begin": "BEGIN IMMEDIATE"}  # waits for another writer now rather than failing later
+_WRITING: Final = {"backupd_begin": "BEGIN IMMEDIATE"}  # waits for another writer now instead of failing later
 
-# Else a SIGTERM that comes while a connection is being closed is told to standard error as a traceback of the pool's.
+# Without it the pool prints a traceback to standard error when a SIGTERM arrives while a connection is being closed.
 logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
 
 
 def make_engine(path: Path) -> Engine:
-    """Return an engine without idle connections; its option `backupd_begin` says how to begin."""
+    """Return an engine without idle connections; its option `backupd_begin` is the statement that begins."""
     engine = create_engine("sqlite://", creator=lambda: connect(path, *WORKING), poolclass=NullPool)
     event.listen(engine, "begin", _begin)
     return engine
@@ -33,15 +39,15 @@ def _begin(connection: Connection) -> None:
 
 
 @contextmanager
-def in_sqlite_words() -> Iterator[None]:
-    """Let what SQLAlchemy raises be the sqlite3.Error, or other error, that it came from."""
+def sqlalchemy_errors() -> Iterator[None]:
+    """Raise the sqlite3.Error, or other error, that SQLAlchemy's error was raised from."""
     try:
         yield
     except SQLAlchemyError as error:
         raise getattr(error, "orig", None) or sqlite3.DatabaseError(str(error)) from error
 
 
-class Work:
+class UnitOfWork:
     """Opens units of work on the catalog at `path`; nothing is open between them."""
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +55,7 @@ class Work:
         self._engine = make_engine(path)
 
     def close(self) -> None:
-        """Let go of the engine; no connection is open anyway."""
+        """Release the engine, which holds no connection."""
         self._engine.dispose()
 
     @contextmanager
@@ -60,15 +66,15 @@ class Work:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Yield the only session that writes; all or nothing is committed. Raises CatalogUnavailable."""
+        """Yield the only session that writes; commits all or nothing. Raises CatalogUnavailable."""
         with self._unit(_WRITING) as session:
             yield session
 
     @contextmanager
     def _unit(self, options: dict[str, str]) -> Iterator[Session]:
         with (
-            unavailable(self._path),
-            in_sqlite_words(),
+            catalog_errors(self._path),
+            sqlalchemy_errors(),
             directory_lock(self._path.parent, exclusive=False),
             Session(self._engine.execution_options(**options)) as session,
             session.begin(),
@@ -77,10 +83,10 @@ class Work:
             yield session
 
     def _require_latest(self, session: Session) -> None:
-        """Refuse a file that another backupd migrated, or something else emptied, since it was opened."""
+        """Refuse a file that another backupd migrated, or another program emptied, since it was opened."""
         version: int = session.connection().exec_driver_sql("PRAGMA user_version").scalar_one()
         if version != LATEST:
             raise CatalogUnavailable(
-                f"the catalog {self._path} went from version {LATEST} to {version} while it was in use",
+                f"the catalog {self._path} changed from version {LATEST} to {version} while it was in use",
                 hint=f"restart backupd; if that does not help, {REBUILD}",
             )

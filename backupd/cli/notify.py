@@ -7,7 +7,7 @@ import click
 
 from backupd.bootstrap.notifications import channels, try_all
 from backupd.bootstrap.tasks import monitors
-from backupd.catalog import Book, PingRecord
+from backupd.catalog import NotificationState, PingRecord
 from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
 from backupd.config import Config
 from backupd.errors import UsageError
@@ -55,14 +55,16 @@ def _tell(findings: list[Finding], *, as_json: bool) -> None:
 
 
 def _show(config: Config, context: TaskContext, *, as_json: bool) -> None:
-    book = context.ask_catalog(lambda catalog: catalog.read_book(next(iter(config.sources))), Book())
-    taken, refused = book.told.get(TAKEN), book.told.get(REFUSED)
+    book = context.ask_catalog(
+        lambda catalog: catalog.read_notification_state(next(iter(config.sources))), NotificationState()
+    )
+    taken, refused = book.notices.get(TAKEN), book.notices.get(REFUSED)
     pings = read_pings(monitors(config), context)
     facts = {
         "channels": [channel.masked for channel in channels(config)],
-        "waiting": [{"title": one.title, "made_at": one.made_at, "attempts": one.attempts} for one in book.queue],
-        "taken_at": taken.told_at if taken else None,
-        "refused_at": refused.told_at if refused else None,
+        "waiting": [{"title": one.title, "made_at": one.made_at, "attempts": one.attempts} for one in book.outbox],
+        "taken_at": taken.notified_at if taken else None,
+        "refused_at": refused.notified_at if refused else None,
         "refused": refused.value if refused else None,
         "pings": pings,
     }
@@ -70,14 +72,14 @@ def _show(config: Config, context: TaskContext, *, as_json: bool) -> None:
         print_json(facts)
         return
     click.echo(f"channels  {', '.join(channel.masked for channel in channels(config)) or 'none'}")
-    click.echo(f"taken     {taken.told_at:%F %T} UTC" if taken and taken.told_at else "taken     never")
-    if refused and refused.told_at:
-        click.echo(printable(f"refused   {refused.told_at:%F %T} UTC: {refused.value}"))
-    for one in book.queue:
+    click.echo(f"taken     {taken.notified_at:%F %T} UTC" if taken and taken.notified_at else "taken     never")
+    if refused and refused.notified_at:
+        click.echo(printable(f"refused   {refused.notified_at:%F %T} UTC: {refused.value}"))
+    for one in book.outbox:
         click.echo(printable(f"waiting   since {one.made_at:%F %T} UTC, tried {one.attempts} times: {one.title}"))
     for ping in pings:
-        click.echo(printable(f"pings     {ping}: {ping.taken} taken, {ping.failed} not{_last_refusal(ping)}"))
+        click.echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{_last_refusal(ping)}"))
 
 
 def _last_refusal(ping: PingRecord) -> str:
-    return f"; the last of these {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""
+    return f"; last failure {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from backupd.archive.manifest import decode_manifest
-from backupd.catalog import History
+from backupd.catalog import GenerationHistory
 from backupd.cli.common import (
     config_option,
     json_option,
@@ -41,7 +41,7 @@ def command(wanted: str, source: str | None, config_file: Path | None, *, as_jso
         manifest = choose_generation(inventory, wanted, source, None)
     else:
         manifest = decode_manifest(context.store.manifest(wanted), wanted)
-    history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), History((), ()))
+    history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), GenerationHistory((), ()))
     pin = context.pins.get(manifest.id)
     if as_json:
         print_json({"manifest": manifest, "history": history, **pin_facts(pin)})
@@ -91,7 +91,7 @@ def total_rows(manifest: Manifest) -> int:
     return sum(rows or 0 for table, rows in contents.tables.items() if table not in shadows)
 
 
-def _print_history(history: History) -> None:
+def _print_history(history: GenerationHistory) -> None:
     for run in history.runs:
         text = describe(run.report) if run.report else f"{run.task} of {run.source}: {run.outcome or 'at work'}"
         click.echo(f"{run.started_at:%F %T}  {printable(text)}")

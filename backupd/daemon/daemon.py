@@ -6,8 +6,8 @@ from typing import Final
 
 from backupd.catalog import (
     CatalogDamaged,
-    CatalogNotOurs,
-    CatalogOnBadDisk,
+    CatalogDiskError,
+    CatalogForeign,
     CatalogUnavailable,
     open_catalog,
     read_catalog,
@@ -92,7 +92,7 @@ class Daemon:
         try:
             with read_catalog(self._context.catalog_path) as catalog:
                 catalog.runs(limit=1)
-        except (CatalogOnBadDisk, CatalogNotOurs):
+        except (CatalogDiskError, CatalogForeign):
             pass  # no restart makes room, or decides whose it is: log, status and metrics tell
         except CatalogUnavailable:
             found.append("the catalog cannot be used")

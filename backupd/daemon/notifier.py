@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from backupd import __version__
-from backupd.catalog import Book
+from backupd.catalog import NotificationState
 from backupd.health import Health
 from backupd.log import Event
 from backupd.notifications.apprise_sender import Sender
@@ -82,9 +82,9 @@ class Notifier:
             send_due(self._notebook.book, self._request.channels, self._sender, self._context, self._notebook.keep)
         book = self._notebook.book
         if self._daily is not None:
-            told = self._daily.ping(Health.of(look.health, self._context.clock()), book.told)
-            self._notebook.keep(Book(told, book.queue))
-        return _SOON_S if any(is_pending(name, book.told) for name in ("backupd", "app")) else LOOK_EVERY_S
+            told = self._daily.ping(Health.of(look.health, self._context.clock()), book.notices)
+            self._notebook.keep(NotificationState(told, book.outbox))
+        return _SOON_S if any(is_pending(name, book.notices) for name in ("backupd", "app")) else LOOK_EVERY_S
 
     def _run(self) -> None:
         while not self._stopping:
@@ -104,10 +104,10 @@ class Notifier:
             self._context.log.error(Event.TELLING_FAILED, what, hint="report this with backup.log")
         self._last_error = what
 
-    def _decided(self, book: Book, look: Observation) -> Book:
+    def _decided(self, book: NotificationState, look: Observation) -> NotificationState:
         """Return `book` with what is to be said now, on its way."""
         request, now = self._request, self._context.clock()
-        plan = plan_messages(facts_of(look, now), book.told, now)
+        plan = plan_messages(facts_of(look, now), book.notices, now)
         messages = list[Message]()
         if plan.items:
             messages.append(compose(plan.items, request.name, request.zone, now))
@@ -120,7 +120,9 @@ class Notifier:
             due, told = digest_due(request.digest, told, now)
             if due:
                 messages.append(compose_lines(self._digest(), "how it stands", request.name, now))
-        return Book(told, (*book.queue, *(queued(message, request.channels, now) for message in messages)))
+        return NotificationState(
+            told, (*book.outbox, *(queued(message, request.channels, now) for message in messages))
+        )
 
     def _composed(self, item: Notice) -> Message:
         return compose((item,), self._request.name, self._request.zone, self._context.clock())

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from uuid import uuid4
 
-from backupd.catalog import Told
+from backupd.catalog import NoticeRecord
 from backupd.health import Health
 from backupd.notifications.planner import believed
 from backupd.pings.monitors import DAILY, Address, Ping
@@ -22,11 +22,11 @@ class DailyPing:
         self._address, self._schedule, self._pinger = address, schedule, pinger
         self._failed = TaskHistory()
 
-    def ping(self, health: Health, told: Mapping[str, Told]) -> Mapping[str, Told]:
+    def ping(self, health: Health, told: Mapping[str, NoticeRecord]) -> Mapping[str, NoticeRecord]:
         """Ping if it is due and all is well; returns what was told by then."""
         now = health.checked_at
-        last = believed(told[_KEY], now) if _KEY in told else Told("", now)
-        history = replace(self._failed, succeeded_at=last.told_at)
+        last = believed(told[_KEY], now) if _KEY in told else NoticeRecord("", now)
+        history = replace(self._failed, succeeded_at=last.notified_at)
         if not health.healthy or plan_next_run(self._schedule, history, now).at > now:
             return told
         proofs = ", ".join(f"{standing.task} {standing.subject}" for standing in health.standings)
@@ -35,4 +35,4 @@ class DailyPing:
             self._failed = TaskHistory(None, (*self._failed.failed_at, now)[-_FAILURES_KEPT:])
             return told
         self._failed = TaskHistory()
-        return {**told, _KEY: replace(last, told_at=now)}
+        return {**told, _KEY: replace(last, notified_at=now)}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from backupd.catalog import Told
+from backupd.catalog import NoticeRecord
 from backupd.formatting import human_span
 from backupd.notifications.planner import Notice, Plan, believed
 
@@ -24,7 +24,7 @@ class Seen:
     trouble: str = ""
 
 
-def plan_deploy(seen: Seen, told: Mapping[str, Told], timeout: timedelta, now: datetime) -> Plan:
+def plan_deploy(seen: Seen, told: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
     """Decide whether there is a verdict on the version that was seen; see `is_pending` for one that is still open.
 
     A new version is well when it is so once it has settled, and unhealthy when it is not so within `timeout`. What is
@@ -43,18 +43,18 @@ def plan_deploy(seen: Seen, told: Mapping[str, Told], timeout: timedelta, now: d
         item = silence_verdict(_named(seen.name, settled), seen.trouble, silence, timeout, now)
         if item is None:
             return Plan((), book)
-        items, book[f"deploy {seen.name}"] = (item,), Told("", silence.since, now)
+        items, book[f"deploy {seen.name}"] = (item,), NoticeRecord("", silence.since, now)
     if items:
-        book[silent_key] = replace(silence, told_at=now)
+        book[silent_key] = replace(silence, notified_at=now)
     return Plan(items, book)
 
 
-def is_pending(name: str, told: Mapping[str, Told]) -> bool:
+def is_pending(name: str, told: Mapping[str, NoticeRecord]) -> bool:
     """Tell whether a version of `name` was seen that there is no verdict on yet."""
     return f"deploying {name}" in told
 
 
-def _plan_version(seen: Seen, told: Mapping[str, Told], timeout: timedelta, now: datetime) -> Plan:
+def _plan_version(seen: Seen, told: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
     settled_key, pending_key = f"deploy {seen.name}", f"deploying {seen.name}"
     book = dict(told)
     settled = book.get(settled_key)
@@ -64,17 +64,19 @@ def _plan_version(seen: Seen, told: Mapping[str, Told], timeout: timedelta, now:
         book.pop(pending_key, None)
         return Plan((), book)
     if pending is None or pending.value != version:
-        pending = Told(version, now)
+        pending = NoticeRecord(version, now)
     book[pending_key] = pending
     item = _verdict(seen, pending, settled, timeout, now)
     if item is None:
         return Plan((), book)
     del book[pending_key]
-    book[settled_key] = Told(version, pending.since, now)
+    book[settled_key] = NoticeRecord(version, pending.since, now)
     return Plan((item,), book)
 
 
-def _verdict(seen: Seen, pending: Told, settled: Told | None, timeout: timedelta, now: datetime) -> Notice | None:
+def _verdict(
+    seen: Seen, pending: NoticeRecord, settled: NoticeRecord | None, timeout: timedelta, now: datetime
+) -> Notice | None:
     age = now - pending.since
     what = _named(f"{seen.name} {pending.value}", settled)
     if not seen.trouble and age >= SETTLE:
@@ -88,27 +90,27 @@ def _verdict(seen: Seen, pending: Told, settled: Told | None, timeout: timedelta
     return None
 
 
-def _named(what: str, settled: Told | None) -> str:
+def _named(what: str, settled: NoticeRecord | None) -> str:
     return f"{what} (before: {settled.value})" if settled and settled.value else what
 
 
-def silence_ended(kept: Told | None, now: datetime) -> Told | None:
+def silence_ended(kept: NoticeRecord | None, now: datetime) -> NoticeRecord | None:
     """Return what is still to be remembered of a silence that is over: that it was told a short while ago."""
-    recent = kept and kept.told_at and now - kept.told_at < APART
+    recent = kept and kept.notified_at and now - kept.notified_at < APART
     return replace(kept, value=_OVER) if kept and recent else None
 
 
-def silence_now(kept: Told | None, now: datetime) -> Told:
+def silence_now(kept: NoticeRecord | None, now: datetime) -> NoticeRecord:
     """Return the silence that goes on: `kept`, or where that one is over one that begins `now`."""
     if kept is None or kept.value == _OVER:
-        return Told("", now, kept.told_at if kept else None)
+        return NoticeRecord("", now, kept.notified_at if kept else None)
     return believed(kept, now)
 
 
-def silence_verdict(what: str, trouble: str, silence: Told, timeout: timedelta, now: datetime) -> Notice | None:
+def silence_verdict(what: str, trouble: str, silence: NoticeRecord, timeout: timedelta, now: datetime) -> Notice | None:
     """Return what is to be said of `what` once it has been silent for `timeout`; each silence is told once."""
-    told_at = silence.told_at
-    if told_at is not None and (told_at >= silence.since or now - told_at < APART):
+    notified_at = silence.notified_at
+    if notified_at is not None and (notified_at >= silence.since or now - notified_at < APART):
         return None
     lasted = now - silence.since
     if lasted < timeout:

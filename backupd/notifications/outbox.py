@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from backupd.catalog import Book, CatalogUnavailable, OutboxMessage, Told, open_catalog
+from backupd.catalog import CatalogUnavailable, NoticeRecord, NotificationState, OutboxMessage, open_catalog
 from backupd.log import Event
 from backupd.notifications.apprise_sender import Sender
 from backupd.notifications.message import Channel, Message
@@ -24,9 +24,9 @@ class Notebook:
 
     def __init__(self, scope: str, context: TaskContext) -> None:
         self._scope, self._site = scope, context
-        self._kept: Book | None = None
+        self._kept: NotificationState | None = None
         self._began = context.clock()
-        self.book: Book | None = None
+        self.book: NotificationState | None = None
 
     def open(self) -> bool:
         """Tell whether there is a book to go by."""
@@ -38,24 +38,24 @@ class Notebook:
         """Read the book anew before it is used again: somebody else may write it meanwhile."""
         self.book = self._kept = None
 
-    def keep(self, book: Book) -> None:
+    def keep(self, book: NotificationState) -> None:
         """Go by `book` from now on, and write it to the catalog, now or as soon as that works."""
         self.book = book
         if book == self._kept:
             return
         try:
             with open_catalog(self._site.catalog_path) as catalog:
-                catalog.write_book(self._scope, book)
+                catalog.write_notification_state(self._scope, book)
             self._kept = book
         except CatalogUnavailable:
             self._kept = None  # one of the things that will be told
 
-    def _read(self) -> Book | None:
+    def _read(self) -> NotificationState | None:
         try:
             with open_catalog(self._site.catalog_path) as catalog:
-                return catalog.read_book(self._scope)
+                return catalog.read_notification_state(self._scope)
         except CatalogUnavailable:
-            return Book() if self._site.clock() - self._began >= PASSING else None
+            return NotificationState() if self._site.clock() - self._began >= PASSING else None
 
 
 # Of many that have piled up; the others follow a minute later.
@@ -91,11 +91,13 @@ def message_of(waiting: OutboxMessage) -> Message:
     return Message(waiting.mood, waiting.title, waiting.body, waiting.reference)
 
 
-def swept(book: Book, channels: Iterable[Channel], now: datetime) -> tuple[Book, tuple[Dropped, ...]]:
+def swept(
+    book: NotificationState, channels: Iterable[Channel], now: datetime
+) -> tuple[NotificationState, tuple[Dropped, ...]]:
     """Drop what was tried for too long, and what was meant for channels that are gone."""
     known = {channel.key: channel for channel in channels}
     kept, dropped = list[OutboxMessage](), list[Dropped]()
-    for waiting in book.queue:
+    for waiting in book.outbox:
         left = replace(waiting, channels=waiting.channels & known.keys())
         if now - waiting.made_at > GIVEN_UP_AFTER and waiting.attempts >= _LEAST_ATTEMPTS:
             who = ", ".join(known[key].masked for key in sorted(left.channels)) or "its channel"
@@ -104,28 +106,34 @@ def swept(book: Book, channels: Iterable[Channel], now: datetime) -> tuple[Book,
             dropped.append(Dropped(waiting, "its channel is not configured any more"))
         else:
             kept.append(left)
-    return replace(book, queue=tuple(kept)), tuple(dropped)
+    return replace(book, outbox=tuple(kept)), tuple(dropped)
 
 
-def due(book: Book, now: datetime) -> tuple[OutboxMessage, ...]:
+def due(book: NotificationState, now: datetime) -> tuple[OutboxMessage, ...]:
     """Return what is to be sent now, oldest first; nobody waits for a time that a clock which ran ahead has set."""
-    return tuple(one for one in book.queue if one.next_at <= now or one.next_at - now > _LONGEST_WAIT)
+    return tuple(one for one in book.outbox if one.next_at <= now or one.next_at - now > _LONGEST_WAIT)
 
 
-def after_sending(book: Book, sent: OutboxMessage, reasons: Mapping[Channel, str], now: datetime) -> Book:
+def after_sending(
+    book: NotificationState, sent: OutboxMessage, reasons: Mapping[Channel, str], now: datetime
+) -> NotificationState:
     """Return `book` as it is after `sent` was sent: with what is left of it, and how it went."""
     left = sent.channels - {channel.key for channel, reason in reasons.items() if not reason}
     wait = min(_FIRST_WAIT * (1 << min(sent.attempts, 10)), _LONGEST_WAIT)
     again = replace(sent, channels=left, attempts=sent.attempts + 1, next_at=now + wait)
-    queue = (again if one.reference == sent.reference else one for one in book.queue)
-    told = dict(book.told)
+    queue = (again if one.reference == sent.reference else one for one in book.outbox)
+    told = dict(book.notices)
     for channel, reason in reasons.items():
-        told[REFUSED if reason else TAKEN] = Told(f"{channel.masked}: {reason}" if reason else "", now, now)
-    return Book(told, tuple(one for one in queue if one.channels))
+        told[REFUSED if reason else TAKEN] = NoticeRecord(f"{channel.masked}: {reason}" if reason else "", now, now)
+    return NotificationState(told, tuple(one for one in queue if one.channels))
 
 
 def send_due(
-    book: Book, channels: tuple[Channel, ...], sender: Sender, context: TaskContext, keep: Callable[[Book], None]
+    book: NotificationState,
+    channels: tuple[Channel, ...],
+    sender: Sender,
+    context: TaskContext,
+    keep: Callable[[NotificationState], None],
 ) -> None:
     """Send what is due; `keep` is told the book after each message, so that no crash sends more than one twice."""
     book, dropped = swept(book, channels, context.clock())

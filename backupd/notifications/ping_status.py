@@ -22,7 +22,7 @@ def noting(context: TaskContext) -> Note:
     def note(task: str, source: str, reason: str) -> None:
         if os.path.lexists(context.catalog_path):
             with suppress(CatalogUnavailable), open_catalog(context.catalog_path) as catalog:
-                catalog.note_ping(task, source, context.clock(), reason)
+                catalog.record_ping(task, source, context.clock(), reason)
 
     return note
 

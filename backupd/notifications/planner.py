@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from backupd.catalog import Told
+from backupd.catalog import NoticeRecord
 from backupd.model import CLOCK_TOLERANCE, Mood
 from backupd.notifications.problems import Facts, Occurrence, Trouble, kind_of, subject_of
 from backupd.schedule import Schedule
@@ -37,36 +37,40 @@ class Plan:
     """What to say now, and all that was said by then, to be kept before it is sent."""
 
     items: tuple[Notice, ...]
-    told: Mapping[str, Told]
+    told: Mapping[str, NoticeRecord]
 
 
-def plan_messages(facts: Facts, told: Mapping[str, Told], now: datetime) -> Plan:
+def plan_messages(facts: Facts, told: Mapping[str, NoticeRecord], now: datetime) -> Plan:
     """Decide what of `facts` is said at `now` (aware). `told` may hold other keys, which stay."""
     book = {key: believed(one, now) for key, one in told.items() if not _rested(key, one, now)}
     items = [*_ended(facts, book, now), *_troubles(facts, book, now), *_news(facts.news, book, now)]
     return Plan(tuple(items), book)
 
 
-def digest_due(schedule: Schedule, told: Mapping[str, Told], now: datetime) -> tuple[bool, Mapping[str, Told]]:
+def digest_due(
+    schedule: Schedule, told: Mapping[str, NoticeRecord], now: datetime
+) -> tuple[bool, Mapping[str, NoticeRecord]]:
     """Tell whether the digest is due, and what is to be kept then; the first one comes at the first due time."""
-    last = believed(told.get(_DIGEST, Told("", now, now)), now)
-    due = schedule.following(last.told_at or now) <= now
-    return due, {**told, _DIGEST: replace(last, told_at=now) if due else last}
+    last = believed(told.get(_DIGEST, NoticeRecord("", now, now)), now)
+    due = schedule.following(last.notified_at or now) <= now
+    return due, {**told, _DIGEST: replace(last, notified_at=now) if due else last}
 
 
-def believed(told: Told, now: datetime) -> Told:
+def believed(told: NoticeRecord, now: datetime) -> NoticeRecord:
     """Return `told` without what a clock that ran ahead dated: that was never said, or began just now."""
     until = now + CLOCK_TOLERANCE
     since = min(told.since, now) if told.since > until else told.since
-    return replace(told, since=since, told_at=None if told.told_at and told.told_at > until else told.told_at)
+    return replace(
+        told, since=since, notified_at=None if told.notified_at and told.notified_at > until else told.notified_at
+    )
 
 
-def _rested(key: str, told: Told, now: datetime) -> bool:
+def _rested(key: str, told: NoticeRecord, now: datetime) -> bool:
     """Tell whether a trouble that ended was told so long ago that it may be told anew."""
-    return key.startswith(_REST) and (told.told_at is None or now - told.told_at >= AGAIN_AFTER)
+    return key.startswith(_REST) and (told.notified_at is None or now - told.notified_at >= AGAIN_AFTER)
 
 
-def _ended(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Notice]:
+def _ended(facts: Facts, book: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
     there = {_TROUBLE + trouble.key for trouble in facts.troubles}
     for key in sorted(key for key in book if key.startswith(_TROUBLE) and key not in there):
         name = key.removeprefix(_TROUBLE)
@@ -74,37 +78,39 @@ def _ended(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Notic
         if kind_of(name) in facts.blind:
             continue
         was = book.pop(key)
-        if was.told_at is None or (subject is not None and subject not in facts.subjects):
+        if was.notified_at is None or (subject is not None and subject not in facts.subjects):
             continue
-        if now - was.told_at < AGAIN_AFTER:
+        if now - was.notified_at < AGAIN_AFTER:
             book[_REST + name] = was
         yield Notice("success", was.value, since=was.since, label="over")
 
 
-def _troubles(facts: Facts, book: dict[str, Told], now: datetime) -> Iterator[Notice]:
+def _troubles(facts: Facts, book: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
     for trouble in facts.troubles:
         key = _TROUBLE + trouble.key
         known = book.get(key)
         since = trouble.since or (known.since if known else now)
-        said_at = known.told_at if known else None
-        book[key] = Told(trouble.over, since, said_at)
+        said_at = known.notified_at if known else None
+        book[key] = NoticeRecord(trouble.over, since, said_at)
         if _is_due(trouble, since, said_at, book.get(_REST + trouble.key), now):
-            book[key] = Told(trouble.over, since, now)
+            book[key] = NoticeRecord(trouble.over, since, now)
             book.pop(_REST + trouble.key, None)
             yield Notice(
                 trouble.mood, trouble.headline, trouble.detail, since, trouble.next_step, "still" if said_at else ""
             )
 
 
-def _is_due(trouble: Trouble, since: datetime, said_at: datetime | None, rest: Told | None, now: datetime) -> bool:
+def _is_due(
+    trouble: Trouble, since: datetime, said_at: datetime | None, rest: NoticeRecord | None, now: datetime
+) -> bool:
     if said_at is not None:
         return now - said_at >= AGAIN_AFTER
     return rest is None and now - since >= trouble.patience
 
 
-def _news(news: tuple[Occurrence, ...], book: dict[str, Told], now: datetime) -> Iterator[Notice]:
+def _news(news: tuple[Occurrence, ...], book: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
     for one in news:
         known = book.get(_NEWS + one.key)
         if known is None or known.value != one.mark:
-            book[_NEWS + one.key] = Told(one.mark, now, now)
+            book[_NEWS + one.key] = NoticeRecord(one.mark, now, now)
             yield Notice(one.mood, one.headline, one.detail)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from backupd.catalog import Book
+from backupd.catalog import NotificationState
 from backupd.formatting import counted
 from backupd.notifications.apprise_sender import Sender
 from backupd.notifications.collector import App, look_at_app
@@ -19,10 +19,10 @@ _TEST = ("This is a test: messages from backupd get here.", "Trouble is told her
 
 def examine_messages(scope: str, context: TaskContext) -> Iterator[Finding]:
     """Yield a finding where messages wait because a channel does not take them."""
-    book = context.ask_catalog(lambda catalog: catalog.read_book(scope), Book())
-    waiting = [one for one in book.queue if one.attempts]
+    book = context.ask_catalog(lambda catalog: catalog.read_notification_state(scope), NotificationState())
+    waiting = [one for one in book.outbox if one.attempts]
     if waiting:
-        refused = book.told[REFUSED].value if REFUSED in book.told else ""
+        refused = book.notices[REFUSED].value if REFUSED in book.notices else ""
         what = (
             f"{counted(len(waiting), 'message')} could not be sent yet, since {waiting[0].made_at:%F %T} UTC: {refused}"
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final, Literal
 
-from backupd.catalog.queries import RunMark
+from backupd.catalog import RunSummary
 from backupd.schedule import Schedule
 
 DayState = Literal["verified", "degraded", "failed", "missed", "none"]
@@ -39,7 +39,7 @@ class Records:
     `begin_at` is when the first run began that anything is known of; no day before it was missed.
     """
 
-    marks: tuple[RunMark, ...] = ()
+    marks: tuple[RunSummary, ...] = ()
     taken_at: tuple[datetime, ...] = ()
     begin_at: datetime | None = None
 
@@ -59,9 +59,9 @@ def judge_days(records: Records, schedule: Schedule, now: datetime) -> tuple[Day
     return tuple(_judge(day, by_day, proven, records.begin_at, schedule, now) for day in days)
 
 
-def marks_by_day(marks: Iterable[RunMark], zone: tzinfo) -> dict[date, list[RunMark]]:
+def marks_by_day(marks: Iterable[RunSummary], zone: tzinfo) -> dict[date, list[RunSummary]]:
     """Return the runs, in their order, by the day in `zone` on which each began."""
-    found: dict[date, list[RunMark]] = {}
+    found: dict[date, list[RunSummary]] = {}
     for mark in marks:
         found.setdefault(mark.started_at.astimezone(zone).date(), []).append(mark)
     return found
@@ -69,7 +69,7 @@ def marks_by_day(marks: Iterable[RunMark], zone: tzinfo) -> dict[date, list[RunM
 
 def _judge(
     day: date,
-    by_day: Mapping[date, Sequence[RunMark]],
+    by_day: Mapping[date, Sequence[RunSummary]],
     proven: set[date],
     begin_at: datetime | None,
     schedule: Schedule,
@@ -89,7 +89,7 @@ def _judge(
     return Day(day, "none" if now < due + GRACE else "missed")
 
 
-def _state(marks: Sequence[RunMark]) -> DayState:
+def _state(marks: Sequence[RunSummary]) -> DayState:
     succeeded = [mark for mark in marks if mark.outcome != "failed"]
     if not succeeded:
         return "failed"

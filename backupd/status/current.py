@@ -142,11 +142,11 @@ def _messages(limits: tuple[Limit, ...], context: TaskContext) -> MessageFigures
     scope = next((limit.subject for limit in limits if limit.task == "backup"), "")
     try:
         with read_catalog(context.catalog_path) as catalog:
-            book = catalog.read_book(scope)
+            book = catalog.read_notification_state(scope)
     except CatalogUnavailable:
         return MessageFigures()
-    taken_at, refused_at = (book.told[key].told_at if key in book.told else None for key in (TAKEN, REFUSED))
-    return MessageFigures(len(book.queue), taken_at, refused_at)
+    taken_at, refused_at = (book.notices[key].notified_at if key in book.notices else None for key in (TAKEN, REFUSED))
+    return MessageFigures(len(book.outbox), taken_at, refused_at)
 
 
 def _source(source: str, inventory: Inventory, context: TaskContext) -> SourceFigures:

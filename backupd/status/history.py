@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import Final
 
-from backupd.catalog import CatalogUnavailable, RunRecord, read_catalog
+from backupd.catalog import CatalogUnavailable, RunRecord, RunSummary, read_catalog
 from backupd.catalog.catalog import Catalog
-from backupd.catalog.queries import RunMark
 from backupd.log import LOG_NAME
 from backupd.model import CLOCK_TOLERANCE, Generation, Pin
 from backupd.report import drill_of
@@ -93,7 +92,7 @@ def _remembered(planned: Iterable[Planned], now: datetime, context: TaskContext)
 def _records(planned: Planned, catalog: Catalog, now: datetime) -> Records:
     zone = planned.schedule.timezone
     since = datetime.combine(first_day(now.astimezone(zone).date()), time(), zone) - timedelta(days=1)
-    marks = catalog.run_marks(planned.task, planned.source, since, now + CLOCK_TOLERANCE, MOST_MARKS)
+    marks = catalog.run_summaries(planned.task, planned.source, since, now + CLOCK_TOLERANCE, MOST_MARKS)
     if len(marks) == MOST_MARKS:
         return Records(marks, begin_at=marks[0].started_at)
     return Records(marks, begin_at=catalog.first_run_at(planned.task, planned.source))
@@ -161,7 +160,7 @@ def _pins(inventory: Inventory, context: TaskContext) -> Mapping[str, Pin]:
         return {}
 
 
-def _points(marks: Iterable[RunMark], schedule: Schedule) -> tuple[Point, ...]:
+def _points(marks: Iterable[RunSummary], schedule: Schedule) -> tuple[Point, ...]:
     succeeded = (mark for mark in marks if mark.outcome != "failed")
     last = {day: found[-1] for day, found in marks_by_day(succeeded, schedule.timezone).items()}
     return tuple(Point(day, mark.duration_s, mark.snapshot_bytes, mark.archive_bytes) for day, mark in last.items())

@@ -9,19 +9,19 @@ from backupd.errors import GenerationMissing, GenerationTaken
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ListedGeneration:
     """A generation as a listing shows it: both files are there; what the manifest says is not known yet."""
 
     id: str
     archive_bytes: int
 
 
-ProvenBy = Literal["read-back", "remote-hash"]
-Listing = tuple[Stored, ...]
+VerificationMethod = Literal["read-back", "remote-hash"]
+Listing = tuple[ListedGeneration, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class RecoveredItem:
     """What a killed run left, and `trouble` in words where it could not be put right."""
 
     what: Literal["removal", "publication", "staging"]
@@ -38,7 +38,7 @@ class Transfer:
 
     sent_bytes: int
     resumed_bytes: int
-    verified_by: ProvenBy = "read-back"
+    verified_by: VerificationMethod = "read-back"
     doubt: str = ""
 
 
@@ -79,7 +79,7 @@ class Store(Archives, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbeResult:
     """What a try-out of a replica found: `lacks` names what its server cannot do; None where nothing could be told."""
 
     lacks: tuple[str, ...]
@@ -95,26 +95,26 @@ class Replica(Store, Protocol):
         """What the last `publish` that succeeded cost."""
 
     @property
-    def travelled_bytes(self) -> int:
+    def sent_bytes(self) -> int:
         """How many bytes of archives were sent so far, also in vain; it only grows."""
 
     def prepare(self) -> None:
         """Make what is missing. Raises BackupdError, OSError."""
 
-    def recover(self) -> Iterator[Recovered]:
+    def recover(self) -> Iterator[RecoveredItem]:
         """Finish what a kill cut short, and yield what was done about each."""
 
-    def sweep(self, wanted: Collection[str]) -> Iterator[Recovered]:
+    def sweep(self, wanted: Collection[str]) -> Iterator[RecoveredItem]:
         """Remove what is on its way from us, but not of the `wanted` generations, and yield what was removed."""
 
     def partial_bytes(self, generation_id: str) -> int:
         """Return how many bytes of a generation lie there from an earlier try."""
 
-    def probe(self) -> Probed:
+    def probe(self) -> ProbeResult:
         """Write, read back, rename and delete a small file there. Raises BackupdError, OSError."""
 
 
-def manifest_there(store: Store, generation_id: str) -> bytes | None:
+def find_manifest(store: Store, generation_id: str) -> bytes | None:
     """Return the manifest that `store` has under that id, None when there is none. Raises OSError."""
     try:
         return store.manifest(generation_id)
@@ -122,9 +122,9 @@ def manifest_there(store: Store, generation_id: str) -> bytes | None:
         return None
 
 
-def refuse_other(store: Store, generation_id: str, before: bytes | None, mine: bytes) -> None:
+def require_unchanged_manifest(store: Store, generation_id: str, before: bytes | None, mine: bytes) -> None:
     """Raise GenerationTaken when somebody has put another manifest there since it said `before`."""
-    if manifest_there(store, generation_id) not in (before, mine):
+    if find_manifest(store, generation_id) not in (before, mine):
         raise taken(generation_id, store.name)
 
 

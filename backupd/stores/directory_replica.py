@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from backupd.errors import CopyCorrupt
-from backupd.stores.contract import Probed, Recovered, Transfer, manifest_there, refuse_other
+from backupd.stores.contract import ProbeResult, RecoveredItem, Transfer, find_manifest, require_unchanged_manifest
 from backupd.stores.local import DirectoryStore
 from backupd.system.files import fsync_directory, note_readers, write_durably
 
@@ -25,23 +25,23 @@ class DirectoryReplica(DirectoryStore):
         super().__init__(name, directory)
         self._advance = advance
         self.last_transfer = Transfer(0, 0)
-        self.travelled_bytes = 0
+        self.sent_bytes = 0
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Copy `archive`, prove the copy on its disk, and put it in place.
 
         Raises CopyCorrupt, GenerationTaken when another sender has published that id meanwhile, OSError.
         """
-        before = manifest_there(self, generation_id)
+        before = find_manifest(self, generation_id)
         with self.staging() as staging:
             copy = staging / "archive.part"
             self._copy(archive, copy)
             self._prove(archive, copy)
-            refuse_other(self, generation_id, before, manifest)
+            require_unchanged_manifest(self, generation_id, before, manifest)
             super().publish(generation_id, copy, manifest)
         self.last_transfer = Transfer(archive.stat().st_size, 0)
 
-    def sweep(self, wanted: Collection[str]) -> Iterator[Recovered]:  # noqa: ARG002 - as a replica is asked
+    def sweep(self, wanted: Collection[str]) -> Iterator[RecoveredItem]:  # noqa: ARG002 - as a replica is asked
         """Do nothing: what a killed run left was swept by `recover`."""
         return iter(())
 
@@ -49,7 +49,7 @@ class DirectoryReplica(DirectoryStore):
         """Return 0: a copy that was broken off is made anew."""
         return 0
 
-    def probe(self) -> Probed:
+    def probe(self) -> ProbeResult:
         """Write, read back, rename and delete a small file there. Raises BackupdError, OSError."""
         self.prepare()
         with self.staging() as staging:
@@ -60,14 +60,14 @@ class DirectoryReplica(DirectoryStore):
             if renamed.read_bytes() != _PROBE:
                 raise CopyCorrupt(f"{self.directory} gives back other than was written", "test that disk (smartctl)")
             ahead_s = renamed.stat().st_mtime - time.time()
-        return Probed((), ahead_s, self.free_space())
+        return ProbeResult((), ahead_s, self.free_space())
 
     def _copy(self, archive: Path, copy: Path) -> None:
         descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with archive.open("rb") as source, open(descriptor, "wb") as target:
             while chunk := source.read(_CHUNK_BYTES):
                 target.write(chunk)
-                self.travelled_bytes += len(chunk)
+                self.sent_bytes += len(chunk)
             target.flush()
             os.fsync(descriptor)
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from backupd.errors import GenerationMissing, NoSpace, SnapshotFailed
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.contract import Listing, Recovered, Stored
+from backupd.stores.contract import ListedGeneration, Listing, RecoveredItem
 from backupd.stores.staging import Staging, sweep
 from backupd.system.files import (
     fsync_directory,
@@ -67,9 +67,9 @@ class DirectoryStore:
     def list(self) -> Listing:
         """Return all complete generations, in order of their ids."""
         sizes, manifests = self._files()
-        return tuple(Stored(key, sizes[key]) for key in sorted(sizes) if key in manifests)
+        return tuple(ListedGeneration(key, sizes[key]) for key in sorted(sizes) if key in manifests)
 
-    def strays(self) -> tuple[str, ...]:
+    def unpaired_files(self) -> tuple[str, ...]:
         """Return the names of archives without a manifest and of manifests without an archive."""
         sizes, manifests = self._files()
         alone = [key + ARCHIVE_SUFFIX for key in sizes.keys() - manifests]
@@ -88,7 +88,7 @@ class DirectoryStore:
         """Tell whether a file of that generation is there, complete or not."""
         return any(os.path.lexists(path) for path in (self.archive_path(generation_id), self._manifest(generation_id)))
 
-    def all_taken(self) -> frozenset[str]:
+    def ids_in_use(self) -> frozenset[str]:
         """Return the ids of which a file is there, complete or not, after one look at the directory. Raises OSError."""
         suffixes = (ARCHIVE_SUFFIX, MANIFEST_SUFFIX)
         names = [path.name for path in self.directory.iterdir()]
@@ -174,17 +174,17 @@ class DirectoryStore:
         with self._staging.directory() as path:
             yield path
 
-    def recover(self) -> Iterator[Recovered]:
+    def recover(self) -> Iterator[RecoveredItem]:
         """Finish what killed runs left, and yield what was done about each. Only with the store's lock held."""
         for key, _ in _manifests_in(self._removing):
             self._finish_removal(key)
-            yield Recovered("removal", key)
+            yield RecoveredItem("removal", key)
         for dead in self._staging.abandoned():
             for key, staged in _manifests_in(dead):
                 if self.archive_path(key).exists() and not self._manifest(key).exists():
                     self._place(staged, self._manifest(key))
-                    yield Recovered("publication", key)
-            yield Recovered("staging", dead.name, sweep(dead))
+                    yield RecoveredItem("publication", key)
+            yield RecoveredItem("staging", dead.name, sweep(dead))
         (self.hidden / f"{CHECKSUMS}.new").unlink(missing_ok=True)
 
     def _make(self, directory: Path, mode: int) -> None:

@@ -22,7 +22,7 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """Who holds a lock, or held it when it died: `since` is in seconds since the epoch."""
 
     task: str
@@ -33,8 +33,8 @@ class Holder:
 
 @contextmanager
 def store_lock(
-    path: Path, task: str, *, timeout_s: float, on_wait: Callable[[Holder | None], None]
-) -> Iterator[Holder | None]:
+    path: Path, task: str, *, timeout_s: float, on_wait: Callable[[LockHolder | None], None]
+) -> Iterator[LockHolder | None]:
     """Hold the lock file `path`; yields who died holding it before, or None.
 
     Tells `on_wait` once when it has to wait. Raises LockHeld after `timeout_s` seconds.
@@ -45,14 +45,14 @@ def store_lock(
         _acquire(descriptor, path, timeout_s, on_wait)
         dead = _read(descriptor)
         try:
-            _write(descriptor, Holder(task, os.getpid(), socket.gethostname(), time.time()))
+            _write(descriptor, LockHolder(task, os.getpid(), socket.gethostname(), time.time()))
             yield dead
         finally:
             with suppress(OSError):
                 stream.truncate(0)
 
 
-def _acquire(descriptor: int, path: Path, timeout_s: float, on_wait: Callable[[Holder | None], None]) -> None:
+def _acquire(descriptor: int, path: Path, timeout_s: float, on_wait: Callable[[LockHolder | None], None]) -> None:
     give_up = time.monotonic() + timeout_s
     told = False
     while True:
@@ -70,22 +70,22 @@ def _acquire(descriptor: int, path: Path, timeout_s: float, on_wait: Callable[[H
             return
 
 
-def _who(holder: Holder | None) -> str:
+def _who(holder: LockHolder | None) -> str:
     if holder is None:
         return "another run"
     age_s = max(0, time.time() - holder.since)
     return f"a {holder.task} that began {human_span(age_s)} ago (process {holder.pid} on {holder.host})"
 
 
-def _read(descriptor: int) -> Holder | None:
+def _read(descriptor: int) -> LockHolder | None:
     try:
         said = json.loads(os.pread(descriptor, 4096, 0))
-        return Holder(str(said["task"]), int(said["pid"]), str(said["host"]), float(said["since"]))
+        return LockHolder(str(said["task"]), int(said["pid"]), str(said["host"]), float(said["since"]))
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         return None
 
 
-def _write(descriptor: int, holder: Holder) -> None:
+def _write(descriptor: int, holder: LockHolder) -> None:
     with suppress(OSError):  # a full disk must not keep anybody from pruning: the lock itself needs no room
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)

@@ -17,7 +17,7 @@ _INSPECT = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def hand_over(directory: Path, uid: int, gid: int, log_name: str) -> None:
+def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> None:
     """Give `directory`, and those entries of ours in it that root owns, to `uid`:`gid`. Needs CAP_CHOWN for that.
 
     Where it is missing it is made, if `uid` could not do so; its parent is never made. Where that, or looking inside,

@@ -108,7 +108,7 @@ class Holds:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
+class QuarantinedCopy:
     """A damaged copy with what was found, in the directory `place`, since `since` (aware, UTC)."""
 
     name: str
@@ -123,7 +123,7 @@ class Quarantine:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def copies(self) -> tuple[Quarantined, ...]:
+    def copies(self) -> tuple[QuarantinedCopy, ...]:
         """Return all damaged copies, by source and age. Raises OSError."""
         places = sorted(path for path in self._directory.glob("*/*") if path.is_dir() and not path.is_symlink())
         return tuple(_quarantined(place) for place in places)
@@ -147,12 +147,12 @@ class Quarantine:
         fsync_directory(place)
         return target
 
-    def remove(self, copy: Quarantined) -> None:
+    def remove(self, copy: QuarantinedCopy) -> None:
         """Remove one damaged copy, durably. Raises OSError."""
         shutil.rmtree(copy.place)
         fsync_directory(copy.place.parent)
 
 
-def _quarantined(place: Path) -> Quarantined:
+def _quarantined(place: Path) -> QuarantinedCopy:
     size_bytes = sum(path.lstat().st_size for path in place.iterdir())
-    return Quarantined(place.name, place, datetime.fromtimestamp(place.stat().st_mtime, UTC), size_bytes)
+    return QuarantinedCopy(place.name, place, datetime.fromtimestamp(place.stat().st_mtime, UTC), size_bytes)

@@ -193,7 +193,7 @@ def _manifest(source: str, proof: Capture, packed: Packed, contents: Contents | 
 def _free_id(source: str, proof: Capture, context: TaskContext) -> str:
     """Count on in one minute, past names that a removal has freed here: a replica may hold one of that name."""
     names = [generation_id(source, proof.taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
-    taken = context.store.all_taken() | context.copies().keys()
+    taken = context.store.ids_in_use() | context.copies().keys()
     last = max((number for number, name in enumerate(names) if name in taken), default=-1)
     if last + 1 == len(names):
         raise SnapshotFailed(f"{names[last]} is taken, the last name that this minute has", "try again in a minute")

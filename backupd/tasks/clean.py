@@ -15,7 +15,7 @@ from backupd.log import Event
 from backupd.sqlite.history import choose_undo, history
 from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files, remove_kept
 from backupd.sqlite.restore_lock import restore_lock
-from backupd.stores.state import Quarantined
+from backupd.stores.state import QuarantinedCopy
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.recovery import heal_restore
 
@@ -155,7 +155,7 @@ def _decide_damaged(one: Leftover, held: Collection[str], older_than: timedelta,
     return CleanDecision(one, removed=True, reason=f"older than {_span(older_than)}")
 
 
-def _damaged(copy: Quarantined) -> Leftover:
+def _damaged(copy: QuarantinedCopy) -> Leftover:
     return Leftover("damaged copy", copy.place.parent.name, copy.place, copy.since, copy.size_bytes)
 
 

@@ -14,10 +14,10 @@ from backupd.errors import NoSpace
 from backupd.log import Event, EventLog
 from backupd.model import NoProgress, Pin, Progress
 from backupd.report import AnyReport, RunReport
-from backupd.stores.contract import Recovered
+from backupd.stores.contract import RecoveredItem
 from backupd.stores.identities import Identities
 from backupd.stores.local import DirectoryStore
-from backupd.stores.lock import Holder, store_lock
+from backupd.stores.lock import LockHolder, store_lock
 from backupd.stores.pins import Pins
 from backupd.stores.state import DamageMarks, Holds, Quarantine
 from backupd.tasks.inventory import Inventory, take_inventory
@@ -195,7 +195,7 @@ class TaskContext:
     def _log_unavailable(self, error: CatalogUnavailable) -> None:
         self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
 
-    def _log_waiting(self, holder: Holder | None) -> None:
+    def _log_waiting(self, holder: LockHolder | None) -> None:
         who = f"a {holder.task} (process {holder.pid} on {holder.host})" if holder else "another run"
         self.log.info(Event.LOCK_WAITING, f"waiting for {who} to end, {self.lock_timeout_s:.0f} s at most")
 
@@ -226,7 +226,7 @@ class TaskContext:
         known = (inventory.manifests.get(generation.id) for generation in inventory.generations)
         return next((manifest.store for manifest in known if manifest is not None), None)
 
-    def log_recovered(self, recovered: Iterable[Recovered]) -> None:
+    def log_recovered(self, recovered: Iterable[RecoveredItem]) -> None:
         """Log what was done about what a killed run left, as it is done."""
         for found in recovered:
             match found.what:

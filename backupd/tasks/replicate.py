@@ -15,7 +15,7 @@ from backupd.formatting import human_bytes, printable
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
-from backupd.stores.contract import Replica, manifest_there, taken
+from backupd.stores.contract import Replica, find_manifest, taken
 from backupd.system.files import is_full
 from backupd.system.os_errors import why_full
 from backupd.tasks.adopt import adopt, adopt_local
@@ -291,16 +291,16 @@ def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
 @contextmanager
 def _counted(replica: Replica, run: ReplicationRun) -> Iterator[None]:
     """Add what travels in the block to the report, also when it was in vain."""
-    before = replica.travelled_bytes
+    before = replica.sent_bytes
     try:
         yield
     finally:
-        sent_bytes = run.details.sent_bytes + replica.travelled_bytes - before
+        sent_bytes = run.details.sent_bytes + replica.sent_bytes - before
         run.details = replace(run.details, sent_bytes=sent_bytes)
 
 
 def _manifest_at(replica: Replica, generation_id: str) -> Manifest | None:
-    encoded = manifest_there(replica, generation_id)
+    encoded = find_manifest(replica, generation_id)
     try:
         return None if encoded is None else decode_manifest(encoded, generation_id)
     except ManifestInvalid:  # damaged: about to be replaced

@@ -203,14 +203,14 @@ def _of_pings(pings: tuple[PingRecord, ...]) -> Iterator[Metric]:
         "backupd_pings", "Pings that a monitor took, and those that it did not.", labels=(*labels, "outcome")
     )
     for values, ping in figures:
-        for outcome, count in (("taken", ping.taken), ("failed", ping.failed)):
+        for outcome, count in (("accepted", ping.accepted), ("failed", ping.failed)):
             counts.add_metric([printable(value) for value in (*values, outcome)], count)
     yield counts
     yield _gauge(
         "backupd_ping_last_success_timestamp_seconds",
         "When a monitor last took a ping; absent while there was none.",
         labels,
-        [(values, _seconds(ping.taken_at)) for values, ping in figures],
+        [(values, _seconds(ping.accepted_at)) for values, ping in figures],
     )
     yield _gauge(
         "backupd_ping_last_failure_timestamp_seconds",

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import pytest
 from catalog_values import APP, NOON, OLDER, at, manifest, report, start
 
-from backupd.catalog import CatalogNotOurs, CatalogUnavailable, open_catalog, read_catalog, read_copies
+from backupd.catalog import CatalogForeign, CatalogUnavailable, open_catalog, read_catalog, read_copies
 from backupd.catalog.catalog import Catalog
 from backupd.catalog.database import TABLES
 from backupd.catalog.models import Base
@@ -55,11 +55,9 @@ def test_whoever_asks_for_no_model_knows_the_tables_by_name() -> None:
 def test_a_run_comes_back_as_it_was_reported(catalog: Catalog) -> None:
     told = report(
         stages=MappingProxyType({"copy": 0.5}),
-        removed=(OLDER,),
         warnings=("slow",),
         duration_s=1.5,
-        archive_bytes=10**12,
-        verification="full",
+        details=BackupDetails(generation=APP, removed=(OLDER,), archive_bytes=10**12, verification="full"),
     )
     run_id = catalog.record_run(told, at(1))
     (run,) = catalog.runs()
@@ -295,7 +293,7 @@ def test_a_link_in_place_of_the_catalog_leads_nowhere(path: Path, tmp_path: Path
     path.symlink_to(real)
     before = sorted((file.name, file.stat().st_mtime_ns, file.read_bytes()) for file in real.parent.iterdir())
     for use in (open_catalog, read_catalog, read_copies, lambda path: rebuild(path, [(manifest(), "local")])):
-        with pytest.raises(CatalogNotOurs, match=f"{path} is a symbolic link") as caught:
+        with pytest.raises(CatalogForeign, match=f"{path} is a symbolic link") as caught:
             use(path)
         assert "remove it" in caught.value.hint
     assert sorted((file.name, file.stat().st_mtime_ns, file.read_bytes()) for file in real.parent.iterdir()) == before
@@ -307,11 +305,11 @@ def test_a_link_in_place_of_the_catalog_leads_nowhere(path: Path, tmp_path: Path
 def test_a_catalog_that_became_a_link_while_it_was_in_use_is_not_followed(path: Path) -> None:
     with open_catalog(path) as catalog:
         path.symlink_to(path.rename(path.with_name("moved")))
-        with pytest.raises(CatalogNotOurs, match="symbolic link"):
+        with pytest.raises(CatalogForeign, match="symbolic link"):
             catalog.record_run(report(), NOON)
 
 
 def test_a_pipe_in_place_of_the_catalog_holds_nobody_up(path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(CatalogNotOurs, match="no regular file"):
+    with pytest.raises(CatalogForeign, match="not a regular file"):
         open_catalog(path)

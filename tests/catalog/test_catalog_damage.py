@@ -15,9 +15,8 @@ import pytest
 from catalog_values import APP, NOON, at, manifest, report, start
 from sqlalchemy import create_engine, inspect
 
-from backupd.catalog import CatalogUnavailable, database, migrations, open_catalog, read_catalog
-from backupd.catalog.database import APPLICATION_ID, MIGRATING, connect
-from backupd.catalog.migrations import LATEST, migrate, user_version
+from backupd.catalog import CatalogUnavailable, database, open_catalog, read_catalog
+from backupd.catalog.database import APPLICATION_ID, LATEST, MIGRATING, connect, migrate, user_version
 from backupd.catalog.models import Base
 from backupd.catalog.rebuild import rebuild
 
@@ -113,7 +112,7 @@ def test_every_earlier_version_is_migrated_to_the_very_schema_that_the_models_de
 
 
 def test_the_steps_are_numbered_without_a_gap() -> None:
-    names = sorted(step.name for step in Path(migrations.__file__).with_name("migrations").iterdir())
+    names = sorted(step.name for step in Path(database.__file__).with_name("migrations").iterdir())
     assert [int(name.split("_")[0]) for name in names] == list(range(1, LATEST + 1))
     assert all(name.endswith(".sql") for name in names)
 
@@ -137,7 +136,7 @@ def test_a_process_that_waited_for_another_ones_migration_finds_it_done(tmp_path
         first.execute("BEGIN IMMEDIATE")
         thread.start()
         assert waiting.wait(timeout=60)
-        migrations._take(first, 1, migrations._STEPS[0])
+        database._apply(first, 1, database._MIGRATIONS[0])
     thread.join()
     with closing(connect(path)) as connection:
         assert user_version(connection) >= 1
@@ -149,7 +148,7 @@ def test_a_migration_that_would_leave_rows_referring_to_nothing_is_undone(
     values = (APP, "nowhere", NOON.isoformat(), 1, "ok", 0.1)
     with closing(connect(path, *MIGRATING)) as connection:
         connection.execute("INSERT INTO check_result VALUES (1, ?, ?, ?, ?, ?, ?)", values)
-        monkeypatch.setattr(migrations, "_STEPS", (*migrations._STEPS, "CREATE TABLE later (id INTEGER);"))
+        monkeypatch.setattr(database, "_MIGRATIONS", (*database._MIGRATIONS, "CREATE TABLE later (id INTEGER);"))
         with pytest.raises(sqlite3.IntegrityError, match=f"migration {LATEST + 1}"):
             migrate(connection, target=LATEST + 1)
         assert user_version(connection) == LATEST

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from catalog_values import NOON, at, report
 
-from backupd.catalog import Book, OutboxMessage, PingRecord, Told, open_catalog
+from backupd.catalog import NoticeRecord, NotificationState, OutboxMessage, PingRecord, open_catalog
 from backupd.catalog.catalog import Catalog
-from backupd.catalog.migrations import LATEST, migrate, user_version
+from backupd.catalog.database import LATEST, migrate, user_version
 from backupd.catalog.rebuild import rebuild
 
-BOOK = Book(
-    {"trouble failed app backup": Told("it is over", at(1), at(2)), "news drill": Told("", at(1), None)},
+BOOK = NotificationState(
+    {
+        "trouble failed app backup": NoticeRecord("it is over", at(1), at(2)),
+        "news drill": NoticeRecord("", at(1), None),
+    },
     (
         OutboxMessage("a1", at(1), "failure", "title", "body\nof \udcff", frozenset({"x", "y"}), 0, at(1)),
         OutboxMessage("b2", at(2), "info", "", "", frozenset({"y"}), 3, at(9)),
@@ -27,31 +30,31 @@ def catalog(tmp_path: Path) -> Catalog:
     return open_catalog(tmp_path / "catalog.sqlite3")
 
 
-def kept(book: Book) -> Book:
+def kept(book: NotificationState) -> NotificationState:
     """Return `book` as text that is no UTF-8 comes back."""
-    text = book.queue[0].body.encode("utf-8", "backslashreplace").decode()
+    text = book.outbox[0].body.encode("utf-8", "backslashreplace").decode()
     first = OutboxMessage(
-        *(text if name == "body" else getattr(book.queue[0], name) for name in OutboxMessage.__slots__)
+        *(text if name == "body" else getattr(book.outbox[0], name) for name in OutboxMessage.__slots__)
     )
-    return Book(book.told, (first, *book.queue[1:]))
+    return NotificationState(book.notices, (first, *book.outbox[1:]))
 
 
 def test_each_scope_keeps_its_own_book_and_the_newest_only(catalog: Catalog) -> None:
-    assert catalog.read_book("app") == Book()
-    catalog.write_book("app", BOOK)
-    catalog.write_book("other", Book({"x": Told("", at(1))}))
-    assert catalog.read_book("app") == kept(BOOK)
-    catalog.write_book("app", Book())
-    assert catalog.read_book("app") == Book()
-    assert catalog.read_book("other") == Book({"x": Told("", at(1))})
+    assert catalog.read_notification_state("app") == NotificationState()
+    catalog.write_notification_state("app", BOOK)
+    catalog.write_notification_state("other", NotificationState({"x": NoticeRecord("", at(1))}))
+    assert catalog.read_notification_state("app") == kept(BOOK)
+    catalog.write_notification_state("app", NotificationState())
+    assert catalog.read_notification_state("app") == NotificationState()
+    assert catalog.read_notification_state("other") == NotificationState({"x": NoticeRecord("", at(1))})
 
 
 def test_a_rebuild_keeps_what_was_said(catalog: Catalog, tmp_path: Path) -> None:
-    catalog.write_book("app", BOOK)
-    catalog.note_ping("backup", "app", at(1))
-    catalog.note_ping("backup", "app", at(2), "it answered 404")
+    catalog.write_notification_state("app", BOOK)
+    catalog.record_ping("backup", "app", at(1))
+    catalog.record_ping("backup", "app", at(2), "it answered 404")
     rebuild(tmp_path / "catalog.sqlite3", [])
-    assert catalog.read_book("app") == kept(BOOK)
+    assert catalog.read_notification_state("app") == kept(BOOK)
     assert catalog.pings() == (PingRecord("backup", "app", 1, 1, at(1), at(2), "it answered 404"),)
 
 
@@ -63,7 +66,7 @@ def test_a_catalog_of_the_version_before_is_taken_along(tmp_path: Path) -> None:
         connection.execute(row)
     with open_catalog(path) as catalog:
         assert len(catalog.runs()) == 1
-        assert catalog.read_book("app") == Book()
+        assert catalog.read_notification_state("app") == NotificationState()
     with closing(sqlite3.connect(path)) as connection:
         assert user_version(connection) == LATEST
 

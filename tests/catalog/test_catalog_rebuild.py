@@ -14,8 +14,7 @@ from catalog_values import APP, FOUND, NOON, OLDER, assert_sound, at, fill, leav
 
 from backupd.catalog import CatalogUnavailable, database, open_catalog
 from backupd.catalog import rebuild as rebuild_module
-from backupd.catalog.database import connect
-from backupd.catalog.migrations import LATEST
+from backupd.catalog.database import LATEST, connect
 from backupd.catalog.rebuild import rebuild
 from backupd.model import Manifest
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.catalog import Book, OutboxMessage, open_catalog
+from backupd.catalog import NotificationState, OutboxMessage, open_catalog
 from backupd.model import Hold
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.local import examine
@@ -166,7 +166,7 @@ def a_message_that_nobody_takes(patient: Patient) -> dict[str, str]:
     at = datetime(2026, 11, 20, tzinfo=UTC)
     waiting = OutboxMessage("ref", at, "failure", "title", "body", frozenset({"key"}), 1, at)
     with open_catalog(patient.backups / ".backupd" / "catalog.sqlite3") as catalog:
-        catalog.write_book("tasks", Book(queue=(waiting,)))
+        catalog.write_notification_state("tasks", NotificationState(outbox=(waiting,)))
     return {"BACKUPD_NOTIFY__URLS": "ntfy://topic"}
 
 

@@ -12,8 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backupd.catalog import CatalogOnBadDisk, open_catalog
-from backupd.catalog.errors import unavailable
+from backupd.catalog import CatalogDiskError, catalog_errors, open_catalog
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.task_queue import Ended, Job
 from backupd.report import RunDetails, RunReport
@@ -172,7 +171,7 @@ def test_a_catalog_about_which_somebody_has_to_decide_is_told_once_and_is_no_rea
     daemon._tick()
     assert daemon.alive() == ()
     (told,) = [line for line in log_lines(context.store.directory) if line["event.action"] == "catalog.unavailable"]
-    assert re.search("backupd catalog rebuild|remove it: the next backup makes", told["backupd.hint"])
+    assert re.search("backupd catalog rebuild|remove it: the next backup creates", told["backupd.hint"])
     assert len(hand.began) == 3, "backups go on"
 
 
@@ -180,7 +179,7 @@ def test_a_full_disk_is_no_reason_to_restart_what_works(daemon: Daemon, hand: Ha
     daemon._tick()
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
-    with pytest.raises(CatalogOnBadDisk, match="disk I/O error") as told, unavailable(Path("catalog")):
+    with pytest.raises(CatalogDiskError, match="disk I/O error") as told, catalog_errors(Path("catalog")):
         raise error
     assert "free some space" in told.value.hint
     assert hand.began

@@ -323,7 +323,7 @@ def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(
         assert len(there.asked) == 3, "one that fails is not tried again at once"
         with open_catalog(desk.context.catalog_path) as catalog:
             (daily,) = catalog.pings()
-        assert (str(daily), daily.taken, daily.failed, daily.failing) == ("daily", 2, 1, True)
+        assert (str(daily), daily.accepted, daily.failed, daily.failing) == ("daily", 2, 1, True)
         there.answering = lambda _asked: Said()
         desk.look(timedelta(minutes=3))
         desk.look(timedelta(minutes=3))

@@ -76,7 +76,7 @@ def assert_told(yard: Workspace, forks: BackupdRunner, before: Before) -> bool:
     if ended.code == 1:
         assert re.search("what to do: (free|report|remove files there)", ended.err), ended.err
         assert yard.generations() == before.generations
-        assert yard.store.strays() == ()
+        assert yard.store.unpaired_files() == ()
     else:
         assert ended.code in (0, 3), ended
         assert ended.code == 0 or "warning" in ended.err

@@ -161,7 +161,7 @@ def test_a_linked_manifest_in_the_work_of_a_dead_run_publishes_nothing(
     (dead / f"tasks-20200101-0000{MANIFEST_SUFFIX}").symlink_to(outside / "file.txt")
     assert forks.run(["backup"], yard.environ).code == 0
     assert Event.PUBLISH_RESUMED not in events(yard)
-    assert yard.store.strays() == (stray,)
+    assert yard.store.unpaired_files() == (stray,)
     assert (yard.backups / stray).read_bytes() == b"of somebody's"
 
 

@@ -177,7 +177,7 @@ def assert_unhurt(yard: Workspace, before: Before, going: Collection[str] = ()) 
         assert now.get(generation, files) == files
         assert generation in now or generation in going
     _assert_names(yard)
-    for stray in yard.store.strays():
+    for stray in yard.store.unpaired_files():
         _assert_finishable(yard, stray)
     assert_checksums(yard)
 
@@ -246,7 +246,7 @@ def assert_listed(yard: Workspace, forks: BackupdRunner) -> None:
 def assert_tidy(yard: Workspace, task: str = "backup") -> None:
     """Assert that nothing of any earlier run is left over, and that `SHA256SUMS` knows all that is there."""
     assert_swept(yard)
-    assert yard.store.strays() == ()
+    assert yard.store.unpaired_files() == ()
     assert leftovers(yard, task) == set()
     assert_checksums(yard, exact=True)
 
@@ -264,11 +264,11 @@ def assert_swept(yard: Workspace) -> None:
 def leftovers(yard: Workspace, task: str = "backup") -> set[Event]:
     """Return what the next run of `task` has to say, by what lies around."""
     lock, staging = yard.hidden / "lock", yard.hidden / "staging"
-    strays = yard.store.strays()
+    unpaired_files = yard.store.unpaired_files()
     found = {
         Event.LOCK_TAKEN_OVER: lock.exists() and lock.read_bytes() != b"",
         Event.STAGING_SWEPT: staging.exists() and any(staging.iterdir()),
-        Event.PUBLISH_RESUMED: any(_staged_manifest(yard, key_of(stray)) for stray in strays),
+        Event.PUBLISH_RESUMED: any(_staged_manifest(yard, key_of(stray)) for stray in unpaired_files),
         Event.REMOVAL_RESUMED: any((yard.hidden / "removing").glob("*")),
         Event.RUN_INTERRUPTED: _asked(yard, "SELECT 1 FROM run WHERE finished_at IS NULL AND task = ?", task) != [],
     }

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from backupd.bootstrap.notifications import notification_options
-from backupd.catalog import Book, OutboxMessage, Told, open_catalog
+from backupd.catalog import NoticeRecord, NotificationState, OutboxMessage, open_catalog
 from backupd.cli import cli
 from backupd.config import load_config
 from backupd.formatting import without_secrets
@@ -156,9 +156,9 @@ def test_notify_shows_how_messages_fare(backups: Path) -> None:
     backups.mkdir()
     (backups / ".backupd").mkdir()
     queued = OutboxMessage("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
-    told = {"refused": Told("json://[secret]: error=500", NOW, NOW), "taken": Told("", NOW, NOW)}
+    told = {"refused": NoticeRecord("json://[secret]: error=500", NOW, NOW), "taken": NoticeRecord("", NOW, NOW)}
     with open_catalog(backups / ".backupd" / "catalog.sqlite3") as catalog:
-        catalog.write_book("tasks", Book(told, (queued,)))
+        catalog.write_notification_state("tasks", NotificationState(told, (queued,)))
     environ = {
         "BACKUPD_DATABASE": "/app/data/tasks.db",
         "BACKUPD_BACKUPS_DIR": str(backups),

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.catalog import Told
+from backupd.catalog import NoticeRecord
 from backupd.notifications.deploy import SETTLE, Seen, is_pending, plan_deploy
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -17,7 +17,7 @@ class Watch:
     """Looks each five seconds; what is not said in between is kept, as by a daemon that restarts each time."""
 
     def __init__(self) -> None:
-        self.now, self.book = NOW, dict[str, Told]()
+        self.now, self.book = NOW, dict[str, NoticeRecord]()
         self.said: list[str] = []
 
     def look(self, version: str | None, trouble: str = "", looks: int = 1) -> list[str]:

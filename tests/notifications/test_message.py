@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backupd.catalog import RunRecord, Told
-from backupd.catalog.errors import CatalogUnavailable
+from backupd.catalog import CatalogUnavailable, NoticeRecord, RunRecord
 from backupd.errors import ErrorKind
 from backupd.health import REPEATED_FOR, Failure, Freshness, HealthFacts, find_problems
 from backupd.model import Hold, Outcome, Task
@@ -79,12 +78,12 @@ LOOKS = {
 }
 
 
-def said(look: Observation, now: datetime = NOW, told: dict[str, Told] | None = None) -> Message | None:
+def said(look: Observation, now: datetime = NOW, told: dict[str, NoticeRecord] | None = None) -> Message | None:
     """Return what is said of `look` by a daemon that has seen it for a day already, so that nothing waits any more."""
     seen = (
         dict(plan_messages(facts_of(look, now - 24 * HOUR), told or {}, now - 24 * HOUR).told) if told is None else told
     )
-    unsaid = {key: replace(one, told_at=None) for key, one in seen.items() if not key.startswith("news")}
+    unsaid = {key: replace(one, notified_at=None) for key, one in seen.items() if not key.startswith("news")}
     plan = plan_messages(facts_of(look, now), unsaid, now)
     return compose(plan.items, "tasks", BERLIN, now) if plan.items else None
 

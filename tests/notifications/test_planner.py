@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.catalog import Told
+from backupd.catalog import NoticeRecord
 from backupd.notifications.planner import AGAIN_AFTER, Notice, digest_due, plan_messages
 from backupd.notifications.problems import Facts, Occurrence, Trouble
 from backupd.schedule import Schedule
@@ -26,7 +26,7 @@ class PlannerHarness:
 
     def __init__(self, now: datetime = NOW) -> None:
         self.now = now
-        self.book: dict[str, Told] = {}
+        self.book: dict[str, NoticeRecord] = {}
 
     def look(
         self, *troubles: Trouble, news: tuple[Occurrence, ...] = (), blind: str = "", after: timedelta = MINUTE
@@ -131,7 +131,7 @@ STEPS = st.lists(st.tuples(st.sets(st.sampled_from(KEYS)), st.integers(1, 2000))
 
 @given(STEPS)
 def test_never_twice_within_a_day_never_unsaid_and_over_exactly_once(steps: list[tuple[set[str], int]]) -> None:
-    now, book = NOW, dict[str, Told]()
+    now, book = NOW, dict[str, NoticeRecord]()
     last_said: dict[str, datetime] = {}
     open_troubles: set[str] = set()
     for there, minutes in steps:

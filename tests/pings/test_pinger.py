@@ -174,12 +174,14 @@ def test_pings_are_counted_and_a_doctor_finds_a_monitor_that_takes_none_and_trie
         hc.answering = lambda _asked: Said(404, f"no {PING}".encode())
         assert backupd("backup", **pings).code == 0
         facts = backupd("notify", "--json", **pings).json["pings"]
-        assert [(one["task"], one["source"], one["taken"], one["failed"]) for one in facts] == [
+        assert [(one["task"], one["source"], one["accepted"], one["failed"]) for one in facts] == [
             ("backup", "tasks", 0, 2),
             ("prune", "tasks", 1, 0),
         ]
         told = backupd("notify", **pings).out.splitlines()
-        assert re.fullmatch(r"pings     backup of tasks: 0 taken, 2 not; .* UTC: it answered 404: .*", told[-2]), told
+        assert re.fullmatch(
+            r"pings     backup of tasks: 0 accepted, 2 failed; .* UTC: it answered 404: .*", told[-2]
+        ), told
         found = backupd("doctor", **pings)
         assert found.code == 1
         assert "pings: the last ping of backup of tasks was not taken, at " in found.out

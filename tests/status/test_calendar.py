@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backupd.catalog.queries import RunMark
+from backupd.catalog import RunSummary
 from backupd.model import Outcome
 from backupd.schedule import Schedule
 from backupd.status.calendar import GRACE, Day, Records, first_day, judge_days
@@ -21,11 +21,11 @@ def local(day: int, hour: int, minute: int = 0) -> datetime:
     return datetime(2026, 11, day, hour, minute, tzinfo=ZONE).astimezone(UTC)
 
 
-def mark(at: datetime, outcome: Outcome = "published", exit_code: int = 0) -> RunMark:
-    return RunMark(at, outcome, exit_code)
+def mark(at: datetime, outcome: Outcome = "published", exit_code: int = 0) -> RunSummary:
+    return RunSummary(at, outcome, exit_code)
 
 
-def judged(*marks: RunMark, now: datetime = NOW, schedule: Schedule = NIGHTLY, **more: datetime) -> dict[date, Day]:
+def judged(*marks: RunSummary, now: datetime = NOW, schedule: Schedule = NIGHTLY, **more: datetime) -> dict[date, Day]:
     days = judge_days(Records(marks, begin_at=more.get("begin_at", LONG_AGO)), schedule, now)
     return {day.date: day for day in days}
 

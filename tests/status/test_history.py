@@ -162,7 +162,7 @@ def test_a_report_that_makes_no_sense_hides_no_year(context: TaskContext, report
         connection.commit()
     with open_catalog(context.catalog_path) as catalog:
         now = datetime.now(UTC)
-        marks = catalog.run_marks("backup", "tasks", now - timedelta(days=1), now, 10)
+        marks = catalog.run_summaries("backup", "tasks", now - timedelta(days=1), now, 10)
     assert [(mark.outcome, mark.snapshot_bytes, mark.archive_bytes) for mark in marks] == [("published", None, None)]
     survey(context)
 

@@ -14,7 +14,7 @@ import pytest
 from backupd.archive.archive import pack
 from backupd.errors import GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX
-from backupd.stores.contract import Store, Stored
+from backupd.stores.contract import ListedGeneration, Store
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from support.replicas import connected
@@ -100,7 +100,7 @@ def test_a_new_store_is_empty(bench: StoreFixture) -> None:
 def test_generations_are_listed_by_id_whatever_the_order_they_came_in(bench: StoreFixture) -> None:
     for key in reversed(IDS):
         bench.publish(key)
-    assert bench.store.list() == tuple(Stored(key, len(bench.archives[key])) for key in IDS)
+    assert bench.store.list() == tuple(ListedGeneration(key, len(bench.archives[key])) for key in IDS)
 
 
 def test_what_was_published_is_read_back_byte_for_byte(bench: StoreFixture) -> None:

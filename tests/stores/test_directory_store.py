@@ -44,11 +44,11 @@ def open_descriptors() -> int:
 def test_halves_of_generations_are_strays_and_whole_ones_are_not(store: DirectoryStore) -> None:
     for key in (ID, OTHER, f"{ID}-2"):
         publish(store, key)
-    assert store.strays() == ()
+    assert store.unpaired_files() == ()
     (store.directory / f"{ID}{ARCHIVE_SUFFIX}").unlink()
     (store.directory / f"{OTHER}{MANIFEST_SUFFIX}").unlink()
     (store.directory / "README").touch()
-    assert store.strays() == (f"{ID}{MANIFEST_SUFFIX}", f"{OTHER}{ARCHIVE_SUFFIX}")
+    assert store.unpaired_files() == (f"{ID}{MANIFEST_SUFFIX}", f"{OTHER}{ARCHIVE_SUFFIX}")
 
 
 @pytest.mark.parametrize("suffix", [ARCHIVE_SUFFIX, MANIFEST_SUFFIX])
@@ -58,7 +58,7 @@ def test_an_id_is_taken_by_anything_that_bears_its_name(store: DirectoryStore, m
     make(store.directory / f"{ID}{suffix}")  # type: ignore[operator]
     assert store.taken(ID)
     assert not store.taken(OTHER)
-    assert store.all_taken() == {ID}
+    assert store.ids_in_use() == {ID}
 
 
 def test_a_directory_under_the_name_of_a_generation_costs_no_descriptor(store: DirectoryStore) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backupd.catalog.queries import RunMark
+from backupd.catalog import RunSummary
 from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import Generation, Outcome, RetentionPolicy, Task, generation_id
 from backupd.retention import plan_retention
@@ -196,7 +196,7 @@ def _history(source: str, nights: int, failed_on: frozenset[int] = _FAILED_ON) -
     )
 
 
-def _marks(nights: int, size: int, failed_on: frozenset[int]) -> Iterator[RunMark]:
+def _marks(nights: int, size: int, failed_on: frozenset[int]) -> Iterator[RunSummary]:
     for ago in reversed(range(nights)):
         if ago in _MISSED_ON:
             continue
@@ -205,12 +205,12 @@ def _marks(nights: int, size: int, failed_on: frozenset[int]) -> Iterator[RunMar
         outcome: Outcome = "failed" if ago in failed_on else "degraded" if ago in _DEGRADED_ON else "published"
         took = 2.2 * share * (1 + 0.1 * ((ago * 13) % 7) / 7) + (3 if ago % 97 == 0 else 0)
         if outcome == "failed":
-            yield RunMark(at, outcome, 1, 0.2)
+            yield RunSummary(at, outcome, 1, 0.2)
         else:
-            yield RunMark(at, outcome, 0, round(took, 2), int(size * share), int(size * share * 0.35))
+            yield RunSummary(at, outcome, 0, round(took, 2), int(size * share), int(size * share * 0.35))
 
 
-def _generations(source: str, marks: tuple[RunMark, ...]) -> tuple[GenerationFigures, ...]:
+def _generations(source: str, marks: tuple[RunSummary, ...]) -> tuple[GenerationFigures, ...]:
     made = [
         Generation(
             generation_id(source, mark.started_at),

@@ -85,5 +85,5 @@ def test_however_little_is_free_nothing_half_made_stays(small_disk: Path, tmp_pa
     report = backup(BackupRequest("bank", database, reserve_bytes=0), context)
     assert report.outcome in {"failed", "published", "degraded"}
     assert len(store.list()) == (0 if report.outcome == "failed" else 1)
-    assert store.strays() == ()
+    assert store.unpaired_files() == ()
     assert debris(store) == []

@@ -133,7 +133,7 @@ def test_who_comes_second_by_a_hair_overwrites_nothing(
     sshd: Sshd, files: Path, sender: Callable[[str], TaskContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = sender("tasks"), sender("tasks")
-    look = sftp_store.refuse_other
+    look = sftp_store.require_unchanged_manifest
     left = [first]
 
     def look_and_be_late(*arguments: object) -> None:
@@ -142,7 +142,7 @@ def test_who_comes_second_by_a_hair_overwrites_nothing(
             context = left.pop()
             assert sent_to(over_sftp(sshd, files, context), context).outcome == "done"
 
-    monkeypatch.setattr(sftp_store, "refuse_other", look_and_be_late)
+    monkeypatch.setattr(sftp_store, "require_unchanged_manifest", look_and_be_late)
     report = sent_to(over_sftp(sshd, files, second), second)
     assert (report.outcome, "there holds another tasks-" in str(report.error)) == ("failed", True)
     assert {path.read_bytes() for path in files.glob("*.gz")} == archives(first)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from backupd.stores.ownership import hand_over
+from backupd.stores.ownership import transfer_ownership
 from support.bank import make_bank
 
 APP = 1234
@@ -195,14 +195,14 @@ def test_what_belongs_to_somebody_else_already_stays_theirs(volume: Volume) -> N
     for path in (volume.backups / LOG, volume.backups):
         path.touch()
         os.chown(path, 4321, 4321)
-    hand_over(volume.backups, APP, GROUP, LOG)
+    transfer_ownership(volume.backups, APP, GROUP, LOG)
     assert owner(volume.backups) == owner(volume.backups / LOG) == (4321, 4321)
 
 
 def test_a_directory_that_everyone_may_write_to_stays_roots(volume: Volume) -> None:
     volume.backups.chmod(0o1777)
     (volume.backups / LOG).touch()
-    hand_over(volume.backups, APP, GROUP, LOG)
+    transfer_ownership(volume.backups, APP, GROUP, LOG)
     assert owner(volume.backups) == (0, 0)
     assert owner(volume.backups / LOG) == (APP, GROUP)
 
@@ -216,7 +216,7 @@ def test_no_link_is_followed_inside(volume: Volume, tmp_path: Path, name: str) -
         link = volume.backups / name
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(victim)
-        hand_over(volume.backups, APP, GROUP, LOG)
+        transfer_ownership(volume.backups, APP, GROUP, LOG)
         assert owner(victim) == owner(link) == (0, 0)
         link.unlink()
     assert owner(target / "file") == (0, 0)
@@ -225,8 +225,8 @@ def test_no_link_is_followed_inside(volume: Volume, tmp_path: Path, name: str) -
 def test_no_link_is_followed_on_the_way(volume: Volume, tmp_path: Path) -> None:
     for link in (volume.data / "backups", volume.data / "way"):
         link.symlink_to(tmp_path)
-    hand_over(volume.data / "backups", APP, GROUP, LOG)
-    hand_over(volume.data / "way" / "backups", APP, GROUP, LOG)
+    transfer_ownership(volume.data / "backups", APP, GROUP, LOG)
+    transfer_ownership(volume.data / "way" / "backups", APP, GROUP, LOG)
     assert owner(tmp_path) == (0, 0)
     assert not (tmp_path / "backups").exists()
 
@@ -237,7 +237,7 @@ def test_a_file_with_a_second_name_a_pipe_and_a_directory_are_left_alone(volume:
     (volume.backups / LOG).hardlink_to(secret)
     os.mkfifo(volume.backups / "SHA256SUMS")
     (volume.backups / f"{ID}.sqlite3.gz").mkdir()
-    hand_over(volume.backups, APP, GROUP, LOG)
+    transfer_ownership(volume.backups, APP, GROUP, LOG)
     left = [secret, volume.backups / "SHA256SUMS", volume.backups / f"{ID}.sqlite3.gz", tmp_path]
     assert {owner(path) for path in left} == {(0, 0)}
     assert owner(volume.backups) == (APP, GROUP)

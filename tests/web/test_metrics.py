@@ -143,7 +143,7 @@ def test_messages_that_wait_and_how_they_fare_are_told() -> None:
 def test_pings_are_counted_by_whether_they_were_taken() -> None:
     well = status_of(WELL)
     daily = {"task": "daily", "source": ""}
-    assert value(well, "backupd_pings_total", outcome="taken", **daily) == 40
+    assert value(well, "backupd_pings_total", outcome="accepted", **daily) == 40
     assert value(well, "backupd_pings_total", outcome="failed", **daily) == 2
     assert value(well, "backupd_ping_last_failure_timestamp_seconds", **daily) == pytest.approx(NOW.timestamp())
 

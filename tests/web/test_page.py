@@ -137,7 +137,7 @@ def test_what_does_not_get_through_is_a_warning_that_names_it_and_no_more_once_i
     facts = site.ask("/api/status").json
     Draft202012Validator(SCHEMA, format_checker=FormatChecker()).validate(facts)
     assert (facts["messages"]["waiting"], facts["pings"][0]["reason"]) == (2, ping.reason)
-    again = replace(status, messages=MessageFigures(1, NOW, None), pings=(replace(ping, taken_at=NOW),))
+    again = replace(status, messages=MessageFigures(1, NOW, None), pings=(replace(ping, accepted_at=NOW),))
     assert replace(well, status=again).stage == "healthy"
 
 

@@ -1,4 +1,4 @@
--- 0x626b7570 is "bkup": it tells a catalog from any other program's database.
+-- 0x626b7570 is "bkup": it distinguishes a catalog from databases of other programs.
 PRAGMA application_id = 1651209584;
 
 CREATE TABLE run (

@@ -1,2 +1,2 @@
--- Under which configuration a run began, as a short keyed digest: failures under another one say nothing of this one.
+-- Keyed digest of the configuration of a run: failures under another configuration do not delay the next run.
 ALTER TABLE run ADD COLUMN configuration TEXT;

@@ -33,7 +33,7 @@ _TRY_AGAIN: Final = "check the host, its port and the network between; it is wor
 
 
 @dataclass(frozen=True, slots=True)
-class HostKeys:
+class OfferedHostKeys:
     """The host keys that a server has shown, the preferred types first; `missing` types could not be asked for.
 
     `problem` says why they could not.
@@ -293,7 +293,7 @@ def shake_hands(transport: ObservedTransport, host: str, port: int, timeout_s: f
     raise ReplicaUnreachable(f"{where} answers, but not as an SSH server does: {told}", _TRY_AGAIN)
 
 
-def fetch_host_keys(host: str, port: int, timeout_s: float) -> HostKeys:
+def fetch_host_keys(host: str, port: int, timeout_s: float) -> OfferedHostKeys:
     """Ask a server for every host key that it has, one connection for each, without logging in.
 
     Nothing proves that the right server answers. What was received before a later connection failed is returned. Raises
@@ -312,7 +312,7 @@ def fetch_host_keys(host: str, port: int, timeout_s: float) -> HostKeys:
             raise
         except ReplicaUnreachable as problem:  # it may refuse many connections at once (MaxStartups, fail2ban)
             if found:
-                return HostKeys(tuple(found), _types(wanted), problem)
+                return OfferedHostKeys(tuple(found), _types(wanted), problem)
             raise
         left = tuple(algorithm for algorithm in wanted if algorithm not in ALGORITHMS.get(key.get_name(), ()))
         if left == wanted:
@@ -320,7 +320,7 @@ def fetch_host_keys(host: str, port: int, timeout_s: float) -> HostKeys:
             raise ReplicaUnreachable(f"{where} shows a host key of another type than the agreed one", _TRY_AGAIN)
         found.append(key)
         wanted = left
-    return HostKeys(tuple(found))
+    return OfferedHostKeys(tuple(found))
 
 
 def _types(algorithms: Sequence[str]) -> tuple[str, ...]:

@@ -25,7 +25,16 @@ from paramiko import SFTPAttributes, SFTPClient, SSHException
 
 from backupd.errors import BackupdError, GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.contract import Listing, Probed, Recovered, Stored, Transfer, manifest_there, refuse_other, taken
+from backupd.stores.contract import (
+    ListedGeneration,
+    Listing,
+    ProbeResult,
+    RecoveredItem,
+    Transfer,
+    find_manifest,
+    require_unchanged_manifest,
+    taken,
+)
 from backupd.stores.sftp.connection import SftpConnection
 from backupd.stores.sftp.files import (
     RemoteFile,
@@ -72,7 +81,7 @@ class SftpStore:
         return f"{self._directory}/{HIDDEN}/{self._sender()}"
 
     @property
-    def travelled_bytes(self) -> int:
+    def sent_bytes(self) -> int:
         """How many bytes of archives were sent so far, also in vain, over all links that share what is proven."""
         return self._proven.sent_bytes
 
@@ -87,7 +96,7 @@ class SftpStore:
     def list(self) -> Listing:
         """Return all complete generations, in order of their ids. Raises OSError."""
         sizes, manifests = self._files()
-        return tuple(Stored(key, sizes[key]) for key in sorted(sizes) if key in manifests)
+        return tuple(ListedGeneration(key, sizes[key]) for key in sorted(sizes) if key in manifests)
 
     def manifest(self, generation_id: str) -> bytes:
         """Return the manifest's bytes, cut off just past MANIFEST_MAX_BYTES. Raises GenerationMissing."""
@@ -117,14 +126,14 @@ class SftpStore:
         """
         final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
         manifest_known, archive_known = looked_up(self._client, (self._path(generation_id, MANIFEST_SUFFIX), final))
-        before = manifest_there(self, generation_id) if manifest_known else None
+        before = find_manifest(self, generation_id) if manifest_known else None
         size_there = archive_known.st_size if archive_known and is_file(archive_known) else None
         there = self._holding(final, archive) if size_there == archive.stat().st_size else None
         self.last_transfer = there or upload(archive, part, self._link, self._proven)
         staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
         with partial_removed_on_error(self._client, part):
             put_small(self._client, staged, manifest)
-        refuse_other(self, generation_id, before, manifest)
+        require_unchanged_manifest(self, generation_id, before, manifest)
         with _claimed_once(generation_id, self.name):
             if there is None:
                 (replace if archive_known else claim)(self._client, part, final)
@@ -141,19 +150,19 @@ class SftpStore:
             return
         self._finish_removal(generation_id)
 
-    def recover(self) -> Iterator[Recovered]:
+    def recover(self) -> Iterator[RecoveredItem]:
         """Finish removals that were cut short. Raises OSError."""
         for key in self._ids_in(self._removing, MANIFEST_SUFFIX):
             self._finish_removal(key)
-            yield Recovered("removal", key)
+            yield RecoveredItem("removal", key)
 
-    def sweep(self, wanted: Collection[str]) -> Iterator[Recovered]:
+    def sweep(self, wanted: Collection[str]) -> Iterator[RecoveredItem]:
         """Remove what is on its way from us, but not of the `wanted` generations. Raises OSError."""
         for suffix in (f"{ARCHIVE_SUFFIX}.part", f"{MANIFEST_SUFFIX}.part"):
             for key in self._ids_in(self._parts, suffix):
                 if key not in wanted:
                     self._client.remove(f"{self._parts}/{key}{suffix}")
-                    yield Recovered("staging", f"{key}{suffix}")
+                    yield RecoveredItem("staging", f"{key}{suffix}")
 
     def partial_bytes(self, generation_id: str) -> int:
         """Return how many bytes of a generation lie there from an earlier try."""
@@ -176,7 +185,7 @@ class SftpStore:
         """Return the bytes that are free there, None when the server cannot tell."""
         return space_left(self._client, self._directory)
 
-    def probe(self) -> Probed:
+    def probe(self) -> ProbeResult:
         """Write, read back, rename and delete a small file there. Raises BackupdError, OSError."""
         self._make_all()
         name, other = (f"{self._directory}/{HIDDEN}/probe-{secrets.token_hex(4)}" for _ in range(2))
@@ -198,7 +207,7 @@ class SftpStore:
         free = self.free_space()
         if free is None:
             lacks = (*lacks, "statvfs")
-        return Probed(lacks, written_at - time.time() if written_at else None, free)
+        return ProbeResult(lacks, written_at - time.time() if written_at else None, free)
 
     def _make_all(self, *more: str) -> None:
         directories = (self._directory, f"{self._directory}/{HIDDEN}", *more)

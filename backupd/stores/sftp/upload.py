@@ -24,7 +24,7 @@ from paramiko.sftp import (
 
 from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
-from backupd.stores.contract import ProvenBy, Transfer
+from backupd.stores.contract import Transfer, VerificationMethod
 from backupd.stores.sftp.connection import CHANNELS, SftpConnection
 from backupd.stores.sftp.files import flush, is_file, made_durable
 from backupd.stores.sftp.protocol import (
@@ -158,7 +158,7 @@ class VerifiedParts:
         self._bytes[part] = proven_bytes
 
 
-_READ_BACK: Final[ProvenBy] = "read-back"
+_READ_BACK: Final[VerificationMethod] = "read-back"
 
 
 def upload(local: Path, part: str, link: SftpConnection, proven: VerifiedParts) -> Transfer:
@@ -189,7 +189,7 @@ def upload(local: Path, part: str, link: SftpConnection, proven: VerifiedParts) 
 
 def _kept(
     source: BinaryIO, part: str, link: SftpConnection, there_bytes: int, proven: VerifiedParts
-) -> tuple[int, ProvenBy]:
+) -> tuple[int, VerificationMethod]:
     """Return how much of what is there is right; it is noted only once a power cut there cannot take it away."""
     known, by = proven.so_far(part, there_bytes), _READ_BACK
     if there_bytes == os.fstat(source.fileno()).st_size:
@@ -207,7 +207,7 @@ def _kept(
 
 def compare(
     source: BinaryIO, remote: str, link: SftpConnection, begin: int, end: int, proven: VerifiedParts
-) -> tuple[int, ProvenBy]:
+) -> tuple[int, VerificationMethod]:
     """Return up to where the remote file equals `source`, as it is known to do up to `begin`, and how that was found.
 
     The host is asked where that is wished; what it does not confirm is read back. Raises ReplicaUnreachable, OSError.

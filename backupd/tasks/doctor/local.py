@@ -133,10 +133,10 @@ def examine_store(sources: Iterable[str], context: TaskContext) -> Iterator[Find
     yield finding("catalog", lambda: _catalog(inventory, context))
     yield finding("log", lambda: _log(context))
     yield from _generations(inventory, context)
-    strays = context.store.strays()
-    if strays:
+    unpaired_files = context.store.unpaired_files()
+    if unpaired_files:
         hint = "backupd never removes what it does not know; look at them, then delete them"
-        yield Finding("stray files", ok=False, detail=", ".join(strays), hint=hint)
+        yield Finding("stray files", ok=False, detail=", ".join(unpaired_files), hint=hint)
     for source in sources:
         yield from _hold(source, context)
     yield from _quarantine(context)

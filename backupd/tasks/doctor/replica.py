@@ -5,7 +5,7 @@ from typing import Final
 
 from backupd.errors import BackupdError
 from backupd.formatting import counted, human_bytes
-from backupd.stores.contract import Probed
+from backupd.stores.contract import ProbeResult
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.doctor.finding import Finding, finding
 from backupd.tasks.inventory import take_inventory
@@ -19,7 +19,7 @@ _CLOCK_S: Final = 120.0
 def examine_replica(request: ReplicationRequest, connect: Connect, context: TaskContext) -> Iterator[Finding]:
     """Yield what a connection to a replica finds: login, host key, writing, renaming, room, clock, whose copies."""
     name = request.name
-    probed: list[Probed] = []
+    probed: list[ProbeResult] = []
 
     def look() -> str:
         with replica_errors(name), connect() as replica:
@@ -33,7 +33,7 @@ def examine_replica(request: ReplicationRequest, connect: Connect, context: Task
         yield finding(f"copies at {name}", lambda: _copies(request, connect, context))
 
 
-def _figures(name: str, probed: Probed) -> Iterator[Finding]:
+def _figures(name: str, probed: ProbeResult) -> Iterator[Finding]:
     if probed.free_bytes is not None:
         yield Finding(f"space at {name}", ok=True, detail=f"{human_bytes(probed.free_bytes)} free")
     if probed.clock_ahead_s is not None:

@@ -1,10 +1,10 @@
--- What each daemon has said, and what it has yet to send; `scope` is the first source that it looks after.
-CREATE TABLE told (
+-- What each daemon has notified, and the messages it has yet to send; `scope` is the first source that it serves.
+CREATE TABLE notice (
     scope TEXT NOT NULL,
     "key" TEXT NOT NULL,
     value TEXT NOT NULL,
     since TEXT NOT NULL,
-    told_at TEXT,
+    notified_at TEXT,
     PRIMARY KEY (scope, "key")
 ) STRICT;
 
