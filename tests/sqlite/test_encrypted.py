@@ -97,7 +97,7 @@ def test_a_database_that_was_readable_and_is_encrypted_now_pushes_nothing_out_un
     assert (hold.kind, hold.reference, hold.unreadable) == ("corrupt", good.generation, True)
     assert unfreeze("tasks", context)
     accepted = backup(order, context)
-    assert (accepted.outcome, accepted.verification) == ("degraded", "opaque")
+    assert (accepted.outcome, accepted.details.verification) == ("degraded", "opaque")
     assert not context.holds.accepted("tasks")
 
 

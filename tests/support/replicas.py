@@ -23,6 +23,7 @@ from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import Expiry
 from backupd.tasks.replicate import Connect, ReplicationRequest, replicate
+from backupd.tasks.retry import Retry, T, once
 
 SENDER = "0123456789abcdef"
 SWIFT = Patience(connect_s=10, stall_s=5)
@@ -81,23 +82,16 @@ def over_sftp(
     return connect
 
 
-def once(do: Callable[[], None]) -> None:
-    """Try once."""
-    do()
-
-
-def again(times: int, between: Callable[[], None] = lambda: None) -> Callable[[Callable[[], None]], None]:
+def again(times: int, between: Callable[[], None] = lambda: None) -> Retry:
     """Return what tries so often, without waiting, and does something `between`."""
 
-    def retry(do: Callable[[], None]) -> None:
-        for left in reversed(range(times)):
+    def retry(do: Callable[[], T], /) -> T:
+        for _ in range(times - 1):
             try:
                 return do()
             except ReplicaUnreachable:
-                if not left:
-                    raise
                 between()
-        return None
+        return do()
 
     return retry
 
@@ -105,7 +99,7 @@ def again(times: int, between: Callable[[], None] = lambda: None) -> Callable[[C
 def sent_to(
     connect: Connect,
     context: TaskContext,
-    retry: Callable[[Callable[[], None]], None] = once,
+    retry: Retry = once,
     order: ReplicationRequest = ALL,
 ) -> RunReport[ReplicationDetails]:
     """Replicate now, and return the report."""

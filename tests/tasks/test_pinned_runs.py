@@ -49,7 +49,7 @@ def test_a_pin_that_is_over_is_swept_with_its_generation_and_none_while_backups_
     kept = backdated(context.store.directory, newest, days=20)
     pin_generation(kept, BY_HAND, replace(context, clock=lambda: made_at + 20 * DAY))
     much_later = replace(context, clock=lambda: made_at + 440 * DAY)
-    assert prune("tasks", ONE, much_later)[0].removed == ()
+    assert prune("tasks", ONE, much_later)[0].details.removed == ()
     assert kept in context.pins.all()
 
 
@@ -82,11 +82,12 @@ def test_what_is_found_where_the_hidden_directory_was_lost_is_pinned_for_a_month
     elif first == "replicate":
         with context.task_lock("replicate-nas"):
             pass
-    assert prune("tasks", ONE, context)[0].removed == ()
+    assert prune("tasks", ONE, context)[0].details.removed == ()
     pin = context.pins.all()[old]
     assert pin.until == pin.since + 30 * DAY
     assert (context.identity(), newest in context.pins.all()) == (identity, True)
-    assert prune("tasks", ONE, replace(context, clock=lambda: pin.since + 31 * DAY))[0].removed == ()  # no newer backup
+    later = replace(context, clock=lambda: pin.since + 31 * DAY)
+    assert prune("tasks", ONE, later)[0].details.removed == ()  # no newer backup
 
 
 def spoilt_by_a_file(pins: Path) -> None:

@@ -18,6 +18,7 @@ from backupd.tasks.drill.drill import drill
 from backupd.tasks.options import BackupRequest, DrillRequest, Expiry
 from backupd.tasks.prune import prune
 from backupd.tasks.replicate import ReplicationRequest, replicate
+from backupd.tasks.retry import once
 from support.bank import make_bank, spend
 
 TWO = Expiry(RetentionPolicy(last=2, daily=0, weekly=0, within=timedelta(0)))
@@ -62,10 +63,10 @@ def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
     kept = [report.generation for report in later]
     assert [stored.id for stored in context.store.list()] == kept
     to_nas = ReplicationRequest("nas", TWO, ("db",))
-    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), lambda do: do(), context)
+    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     assert [stored.id for stored in DirectoryReplica("nas", tmp_path / "nas").list()] == kept
     order = DrillRequest("db", "local", 1e9, 1, 0, path=tmp_path / "a" / "db.sqlite3")
-    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), lambda do: do(), context)
+    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
     assert (drilled.outcome, f"of which {kept[2]} is the newest" in str(drilled.error)) == ("failed", True)
     found = [finding for finding in examine((BackupRequest("db", order.path),), context) if not finding.ok]
     assert [finding.check for finding in found] == ["backups of db"]
@@ -79,6 +80,6 @@ def test_a_database_that_was_moved_goes_on_as_one(
     assert (last[-1].outcome, last[-1].warnings) == ("published", ())
     assert [stored.id for stored in context.store.list()] == [report.generation for report in last[1:]]
     order = DrillRequest("db", "local", 1e9, 1, 0, path=tmp_path / "c" / "db.sqlite3")
-    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), lambda do: do(), context)
+    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
     assert drilled.outcome == "done", "restored elsewhere after a disaster"
-    assert prune("db", TWO, context)[0].removed == ()
+    assert prune("db", TWO, context)[0].details.removed == ()

@@ -97,7 +97,7 @@ def test_while_frozen_nothing_is_pruned_until_a_sound_backup_was_made(
     second = backup(replace(one_kept, expiry=Expiry(RetentionPolicy(last=5))), context)
     damage(one_kept.path)
     backup(one_kept, context)
-    assert prune("tasks", ONE, context)[0].removed == ()
+    assert prune("tasks", ONE, context)[0].details.removed == ()
     assert ids(context) == [second.generation, first.generation]
     one_kept.path.write_bytes(sound)
     touch(one_kept.path)

@@ -93,10 +93,10 @@ def test_a_second_run_sends_nothing_and_a_new_generation_travels_alone(
     sent_to(connect, context)
     times = {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
     second = sent_to(connect, context)
-    assert (second.outcome, second.sent, second.sent_bytes) == ("done", (), 0)
+    assert (second.outcome, second.details.sent, second.details.sent_bytes) == ("done", (), 0)
     assert times == {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
     older = backdated(context.store.directory, taken[0], days=3)
-    assert sent_to(connect, context).sent == (older,)
+    assert sent_to(connect, context).details.sent == (older,)
 
 
 def test_a_target_that_was_emptied_is_filled_again(
@@ -104,7 +104,7 @@ def test_a_target_that_was_emptied_is_filled_again(
 ) -> None:
     sent_to(connect, context)
     rmtree(files)
-    assert sent_to(connect, context).sent == tuple(taken)
+    assert sent_to(connect, context).details.sent == tuple(taken)
     assert complete(files) == set(taken)
 
 
@@ -123,7 +123,7 @@ def test_retention_there_is_its_own_and_append_only_removes_nothing(
 ) -> None:
     sent_to(connect, context)
     one = Expiry(RetentionPolicy(within=timedelta(), daily=1, weekly=0))
-    assert sent_to(connect, context, order=replace(ALL, expiry=one, append_only=True)).removed == ()
+    assert sent_to(connect, context, order=replace(ALL, expiry=one, append_only=True)).details.removed == ()
     assert complete(files) == set(taken)
     report = sent_to(connect, context, order=replace(ALL, expiry=one))
     assert (set(report.details.removed), report.details.kept) == (set(taken[1:]), 1)
@@ -159,7 +159,7 @@ def test_another_senders_sources_are_not_pruned(
     sent_to(connect, context)
     strict = replace(ALL, sources=("notes",), expiry=Expiry(RetentionPolicy(daily=1)))
     with other_site(tmp_path, database, "notes") as other:
-        assert sent_to(connect, other, order=strict).removed == ()
+        assert sent_to(connect, other, order=strict).details.removed == ()
         assert complete(files) == {*taken, other.store.list()[0].id}
         assert_checksums(files)
 

@@ -182,9 +182,9 @@ def test_what_a_lost_machine_had_sent_is_adopted_and_counts_with_what_is_new(
     (note,) = report.notes
     assert all(part in note for part in ("adopted", lost.context.identity(), str(lost.home), old, "3 d old"))
     assert complete(files) == {old, taken}, "a run that adopts removes nothing yet"
-    assert sent_to(connect(new), new.context, order=LAST).removed == (), "what is adopted is pinned"
+    assert sent_to(connect(new), new.context, order=LAST).details.removed == (), "what is adopted is pinned"
     assert new.context.pins.release(old)
-    assert sent_to(connect(new), new.context, order=LAST).removed == (old,)
+    assert sent_to(connect(new), new.context, order=LAST).details.removed == (old,)
 
 
 def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_made_until_now(
