@@ -35,7 +35,7 @@ def build_site(
 ) -> TaskContext:
     """Return the local store with its log, told on `console` too; for commands that only read, nothing is made.
 
-    Raises SnapshotFailed when the directory of the backups cannot be made.
+    Raises StoreUnusable when the directory of the backups cannot be made.
     """
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
     context = TaskContext(

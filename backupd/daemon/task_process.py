@@ -14,7 +14,7 @@ import threading
 from backupd.bootstrap.tasks import backup_request, build_site, expiry, late_log, priority
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, Job
-from backupd.errors import BackupdError
+from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
 from backupd.privileges import settle
 from backupd.report import AnyReport
@@ -36,8 +36,12 @@ def main(job: Job, config: Config) -> int:
         _tell(job, error, log)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - a defect: the log is where somebody will look for it
-        _tell(job, BackupdError(f"{type(error).__name__}: {error}", "report this with backup.log"), log)
-        return BackupdError.exit_code
+        _tell(
+            job,
+            UnexpectedError.of(error, "report this with backup.log"),
+            log,
+        )
+        return UnexpectedError.exit_code
 
 
 def _tell(job: Job, error: BackupdError, log: EventLog) -> None:

@@ -154,7 +154,7 @@ class TaskContext:
 
     @contextmanager
     def task_lock(self, task: str) -> Iterator[None]:
-        """Hold the lock of one task; other tasks may use the store. Raises LockHeld, SnapshotFailed."""
+        """Hold the lock of one task; other tasks may use the store. Raises LockHeld, StoreUnusable."""
         self.store.prepare()
         if self._identity_is_lost():
             with self.exclusive_lock(task):
@@ -165,7 +165,7 @@ class TaskContext:
 
     @contextmanager
     def exclusive_lock(self, task: str) -> Iterator[None]:
-        """Hold the lock of the store. Raises LockHeld, SnapshotFailed."""
+        """Hold the lock of the store. Raises LockHeld, StoreUnusable."""
         self.store.prepare()
         path = self.store.hidden / "lock"
         with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting) as dead:

@@ -10,7 +10,14 @@ from datetime import datetime
 from typing import Final
 
 from backupd.archive.manifest import decode_manifest
-from backupd.errors import BackupdError, ForeignCopies, GenerationMissing, ManifestInvalid, NoSpace, NothingToSend
+from backupd.errors import (
+    ForeignCopies,
+    GenerationMissing,
+    ManifestInvalid,
+    NoSpace,
+    NothingToSend,
+    ReplicaFailed,
+)
 from backupd.formatting import human_bytes, printable
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport
@@ -269,7 +276,7 @@ def inventory_of(name: str, replica: Replica, context: TaskContext) -> Inventory
 
 @contextmanager
 def replica_errors(name: str) -> Iterator[None]:
-    """Say of which replica the errors of the block are. Raises NoSpace, BackupdError."""
+    """Say of which replica the errors of the block are. Raises NoSpace, ReplicaFailed."""
     try:
         yield
     except OSError as error:
@@ -279,7 +286,7 @@ def replica_errors(name: str) -> Iterator[None]:
         path = f": {error.filename}" if isinstance(error.filename, str) else ""
         what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
         hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
-        raise BackupdError(what, f"{hint}; backupd doctor tries them") from error
+        raise ReplicaFailed(what, f"{hint}; backupd doctor tries them") from error
 
 
 def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:

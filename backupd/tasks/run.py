@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Generic, TypeAlias
 
-from backupd.errors import BackupdError, NoSpace, Terminated
+from backupd.errors import BackupdError, InputOutputError, NoSpace, Terminated, UnexpectedError
 from backupd.model import Outcome, Progress
 from backupd.report import BackupDetails, DrillDetails, ReplicationDetails, RestoreDetails, RunReport
 from backupd.system.files import is_full, noting_limits
@@ -145,7 +145,7 @@ def _failures(run: Run[D], directory: Path) -> Iterator[None]:
             what, hint = why_full(error, directory)
             run.fail(NoSpace(what, f"{hint}, or move backups_dir"))
         else:
-            run.fail(BackupdError(f"I/O error: {said(error)}", remedy(error, directory)))
+            run.fail(InputOutputError(f"I/O error: {said(error)}", remedy(error, directory)))
     except (SystemExit, KeyboardInterrupt) as error:
         how = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "interrupted (Ctrl-C)"
         run.fail(Terminated(how, "run it again"))
@@ -154,5 +154,5 @@ def _failures(run: Run[D], directory: Path) -> Iterator[None]:
         if is_refusal(error):
             run.fail(refusal(error))
             return
-        run.fail(BackupdError(f"unexpected error ({type(error).__name__}): {error}", "run it again"))
+        run.fail(UnexpectedError.of(error, "run it again"))
         raise

@@ -26,6 +26,7 @@ from backupd.tasks.prune import prune, unfreeze
 from backupd.tasks.rebuild_catalog import rebuild_catalog
 from backupd.tasks.replicate import ReplicationRequest, replicate
 from backupd.tasks.restore.to_path import restore_to
+from backupd.tasks.retry import once
 from backupd.tasks.verify import verify
 from support.bank import make_bank
 from support.command import log_lines
@@ -122,10 +123,10 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context
     for key in (report.generation, damaged):
         verify(key, inventory, 1, context)
     to_nas = ReplicationRequest("nas", Expiry(RetentionPolicy(daily=1)), ("tasks",))
-    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), lambda do: do(), context)
+    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     rewritten(tmp_path / "nas", report.generation, lambda manifest: replace(manifest, store="f" * 16))
     adopting = replace(to_nas, adopt=True, force=True)
-    replicate(adopting, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), lambda do: do(), context)
+    replicate(adopting, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
     drilled(context)
     prune("tasks", Expiry(RetentionPolicy(daily=1)), context)

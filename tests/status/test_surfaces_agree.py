@@ -29,7 +29,7 @@ from backupd.web.metrics import metrics_answer
 from backupd.web.summary_cards import mood_of, to_dos
 from support.bank import make_bank
 from support.generations import backdated
-from support.surveys import NIGHTLY, ZONE
+from support.page_states import NIGHTLY, ZONE
 
 DAY_S = 86_400.0
 LIMITS = (Limit("backup", "tasks", DAY_S), Limit("replicate", "offsite", 8 * DAY_S))

@@ -18,7 +18,7 @@ from backupd.report import DrillReport
 from backupd.status.model import MessageFigures, SourceFigures, Status, Survey, TaskFigures
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
-from support.surveys import healthy
+from support.page_states import healthy
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, 123_000, tzinfo=UTC)
 BACKUP = Freshness("backup", "tasks", NOW - timedelta(hours=3), 93_600)

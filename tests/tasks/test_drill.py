@@ -24,7 +24,7 @@ from backupd.tasks.options import BackupRequest, DrillRequest
 from backupd.tasks.retry import once
 from support.drills import DAY_S, drilled, facts
 from support.generations import backdated, flip_byte, manifest_of, rewritten
-from support.replicas import again, complete
+from support.replicas import complete_generations, retrying
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_a_lost_connection_is_made_again(context: TaskContext) -> None:
             raise ReplicaUnreachable("gone", "it is tried again")
         yield context.store, local_inventory(context)
 
-    report = drill(DrillRequest("tasks", "local", DAY_S, reserve_bytes=0), opened, again(2), context)
+    report = drill(DrillRequest("tasks", "local", DAY_S, reserve_bytes=0), opened, retrying(2), context)
     assert (report.outcome, len(tries)) == ("done", 2)
 
 
@@ -202,7 +202,7 @@ def test_a_replica_is_drilled_by_its_own_listing_and_left_as_it_is(
     report = drill(order, lambda: nullcontext((there, take_inventory(there, context.clock()))), once, context)
     assert (report.outcome, report.generation) == ("done", newest)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")} == before
-    assert complete(tmp_path / "nas") == {newest}
+    assert complete_generations(tmp_path / "nas") == {newest}
 
 
 def test_too_little_room_is_told_before_anything_is_fetched(newest: str, context: TaskContext) -> None:

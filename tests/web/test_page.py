@@ -23,7 +23,7 @@ from backupd.web.api import status_facts
 from backupd.web.localizer import Localizer
 from backupd.web.page import page_answer
 from backupd.web.summary_cards import to_dos
-from support.surveys import NOW, STATES, degraded, failing, first_day, healthy
+from support.page_states import NOW, STATES, degraded, failing, first_day, healthy
 from support.web_site import Told, WebSite, serving
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from support.browser import DESK, PHONE, Browser, Seen, View, running_browser
-from support.surveys import STATES, healthy
+from support.page_states import STATES, healthy
 from support.web_site import Told, WebSite, serving
 
 pytestmark = pytest.mark.no_cover
