@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from backupd.model import Mood, Outcome
+from backupd.model import Outcome, Severity
 from backupd.report import AnyReport
 
 
@@ -90,7 +90,7 @@ class OutboxMessage:
     reference: str
     """Identifies the message: a receiver that gets it twice, after a crash between sending and recording, can tell."""
     made_at: datetime
-    mood: Mood
+    severity: Severity
     title: str
     body: str
     channels: frozenset[str]

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from backupd.catalog import RunRecord
 from backupd.formatting import human_duration
 from backupd.health import HealthFacts, find_problems
-from backupd.model import Mood
+from backupd.model import Severity
 from backupd.problems import Problem
 from backupd.report import drill_of
 
@@ -34,7 +34,7 @@ class Trouble:
     over: str
     since: datetime | None = None
     patience: timedelta = timedelta()
-    mood: Mood = "failure"
+    severity: Severity = "failure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Occurrence:
     mark: str
     headline: str
     detail: str
-    mood: Mood = "success"
+    severity: Severity = "success"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ def _trouble(problem: Problem) -> Trouble:
             key, patience = f"{kind} {subject} {problem.since.isoformat()}", timedelta()  # another one each time
         case _:
             key, patience = f"{kind} {subject} {problem.reference}".rstrip(), timedelta()
-    mood: Mood = "failure" if problem.unhealthy else "warning"
-    return Trouble(key, str(problem), problem.detail, next_step, _over(problem), problem.since, patience, mood)
+    severity: Severity = "failure" if problem.unhealthy else "warning"
+    return Trouble(key, str(problem), problem.detail, next_step, _over(problem), problem.since, patience, severity)
 
 
 def _over(problem: Problem) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from backupd.catalog import CatalogUnavailable, open_catalog
-from backupd.formatting import counted, human_bytes, human_duration, human_span
+from backupd.formatting import counted, human_bytes, human_duration
 from backupd.log import Event, EventLog
 from backupd.model import LOCAL_STORE, Hold, Manifest, Pin
 from backupd.report import (
@@ -364,6 +364,6 @@ def describe(report: AnyReport) -> str:
 def _drilled(drill: DrillReport) -> Iterator[str]:
     yield f"from {drill.store}"
     if drill.age_s is not None:
-        yield f"{human_span(drill.age_s)} old"
+        yield f"{human_duration(drill.age_s)} old"
     if drill.recovery_s is not None:
         yield f"recovered in {human_duration(drill.recovery_s)}"

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from backupd.pings.monitors import LONGEST_MESSAGE, Address
+from backupd.pings.monitors import LONGEST_MESSAGE, Monitor
 from backupd.pings.pinger import Pinger
 from backupd.report import RunDetails
 from backupd.tasks.backup import backup
@@ -57,7 +57,7 @@ def uptime_kuma(asked: ReceivedRequest) -> CannedResponse:
 def monitored(
     context: TaskContext, listener: RecordingServer, path: str = PING, **addresses: str
 ) -> Iterator[TaskContext]:
-    found = {name: Address.parse(url) for name, url in (addresses or {"backup": listener.url(path)}).items()}
+    found = {name: Monitor.parse(url) for name, url in (addresses or {"backup": listener.url(path)}).items()}
     yield replace(context, watch=Pinger(found, context.log, timeout_s=1.0).watch)
 
 

@@ -80,7 +80,7 @@ def test_the_catalog_remembers_the_whole_report(newest: str, context: TaskContex
 def test_a_drill_from_one_store_proves_nothing_of_another(context: TaskContext) -> None:
     limits = (Limit("backup", "tasks", DAY_S), Limit("drill", "local", DAY_S), Limit("drill", "nas", DAY_S))
     report = drilled(context)
-    _, local, nas = read_health_facts(limits, context).standings
+    _, local, nas = read_health_facts(limits, context).freshness
     assert (local.last_at, nas.last_at) == (report.started_at, None)
     now = context.clock()
     histories = [
@@ -94,7 +94,7 @@ def test_a_drill_from_one_store_proves_nothing_of_another(context: TaskContext) 
 def test_each_source_has_to_be_drilled_before_a_store_is_proven(context: TaskContext) -> None:
     drilled(context)
     limits = (Limit("backup", "tasks", DAY_S), Limit("backup", "notes", DAY_S), Limit("drill", "local", DAY_S))
-    assert read_health_facts(limits, context).standings[2].last_at is None
+    assert read_health_facts(limits, context).freshness[2].last_at is None
 
 
 def test_a_flipped_byte_fails_the_drill_and_is_marked(newest: str, context: TaskContext) -> None:
