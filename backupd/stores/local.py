@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from backupd.errors import GenerationMissing, NoSpace, SnapshotFailed
+from backupd.errors import GenerationMissing, NoSpace, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import ListedGeneration, Listing, RecoveredItem
 from backupd.stores.staging import Staging, sweep
@@ -51,12 +51,12 @@ class DirectoryStore:
     def prepare(self) -> None:
         """Make the directories that are missing; only the last part of the path, so that a missing mount is noticed.
 
-        Raises SnapshotFailed or NoSpace, with what to do.
+        Raises StoreUnusable or NoSpace, with what to do.
         """
         self._make(self.directory, 0o750)
         for directory in (self.hidden, self._removing, self._staging.root):
             if directory.is_symlink():  # what lies there is swept: it has to be ours
-                raise SnapshotFailed(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
+                raise StoreUnusable(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
             self._make(directory, 0o700)
 
     def writable(self) -> bool:
@@ -194,12 +194,12 @@ class DirectoryStore:
                 give_to_owner_of(directory.parent, directory)
                 fsync_directory(directory.parent)
         except FileNotFoundError as error:
-            raise SnapshotFailed(
+            raise StoreUnusable(
                 dangling(directory.parent) or f"there is no directory {directory.parent} to hold the backups",
                 "make it, or mount the volume that should be there",
             ) from error
         except FileExistsError as error:
-            raise SnapshotFailed(
+            raise StoreUnusable(
                 dangling(directory) or f"{directory} is no directory: something else has its name",
                 "make what it leads to, or mount it at the same path here"
                 if directory.is_symlink()
@@ -209,7 +209,7 @@ class DirectoryStore:
             if is_full(error):
                 what, hint = why_full(error, directory.parent)
                 raise NoSpace(f"cannot make {directory}: {what}", f"{hint}, or move backups_dir") from error
-            raise SnapshotFailed(
+            raise StoreUnusable(
                 f"cannot make {directory} for the backups: {error.strerror}",
                 where_owned(directory.parent, f"{remedy(error, directory.parent)}; or set backups_dir"),
             ) from error

@@ -30,7 +30,7 @@ def adopt(
 
     Refused where one of them still lives: it made a generation after this store had made one of the same source,
     which a lost machine cannot; and where several of one source were at work in the same days. `force` adopts them all
-    the same. Raises AdoptionRefused, LockHeld, SnapshotFailed, OSError.
+    the same. Raises AdoptionRefused, LockHeld, StoreUnusable, OSError.
     """
     now, claims = context.clock(), claims_of(here, context)
     if not force:
@@ -52,7 +52,8 @@ def _pin(foreign: Sequence[Foreign], context: TaskContext) -> None:
 
     Before it counts as own, since from then on the retention policy decides about it.
     """
-    with context.locked("adopt"):
+    with context.exclusive_lock("adopt"):
+        context.recover()
         for generation_id in sorted(key for group in foreign for key in group.ids):
             pin_generation(generation_id, _ADOPTED, context)
 

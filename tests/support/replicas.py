@@ -12,7 +12,8 @@ from typing import Protocol
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import ReplicaUnreachable
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy, RunReport
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
+from backupd.report import ReplicationDetails, RunReport
 from backupd.stores.contract import Replica
 from backupd.stores.sftp.auth import Credentials
 from backupd.stores.sftp.connection import Patience, SftpConnection, connection_errors
@@ -22,10 +23,11 @@ from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import Expiry
 from backupd.tasks.replicate import Connect, ReplicationRequest, replicate
+from backupd.tasks.retry import Retry, T, once
 
 SENDER = "0123456789abcdef"
-SWIFT = Patience(connect_s=10, stall_s=5)
-ALL = ReplicationRequest("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
+SHORT_TIMEOUTS = Patience(connect_s=10, stall_s=5)
+REPLICATE_ALL = ReplicationRequest("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
 
 
 class Target(Protocol):
@@ -41,7 +43,7 @@ class Target(Protocol):
 
 
 @contextmanager
-def linked(target: Target, port: int, patience: Patience = SWIFT) -> Iterator[SftpConnection]:
+def sftp_connection(target: Target, port: int, patience: Patience = SHORT_TIMEOUTS) -> Iterator[SftpConnection]:
     """Lend a connection to a running server, by way of `port`."""
     pins = PinnedKeys.read("there", target.host_key(), None)
     credentials = Credentials(target.user, private_key=target.key.read_text())
@@ -55,11 +57,11 @@ def connected(
     path: Path | str,
     port: int | None = None,
     proven: VerifiedParts | None = None,
-    patience: Patience = SWIFT,
+    patience: Patience = SHORT_TIMEOUTS,
     sender: Callable[[], str] = lambda: SENDER,
 ) -> Iterator[SftpStore]:
     """Lend the store in `path` of a running server, by way of `port` where that is another one."""
-    with connection_errors("the replica"), linked(target, port or target.port, patience) as link:
+    with connection_errors("the replica"), sftp_connection(target, port or target.port, patience) as link:
         yield SftpStore("there", str(path), sender, link, proven)
 
 
@@ -68,7 +70,7 @@ def over_sftp(
     path: Path | str,
     context: TaskContext,
     port: int | None = None,
-    patience: Patience = SWIFT,
+    patience: Patience = SHORT_TIMEOUTS,
     remote_hash: RemoteHash | None = None,
 ) -> Connect:
     """Return what connects to the store in `path`, as replication is given it."""
@@ -80,38 +82,31 @@ def over_sftp(
     return connect
 
 
-def once(do: Callable[[], None]) -> None:
-    """Try once."""
-    do()
-
-
-def again(times: int, between: Callable[[], None] = lambda: None) -> Callable[[Callable[[], None]], None]:
+def retrying(times: int, between: Callable[[], None] = lambda: None) -> Retry:
     """Return what tries so often, without waiting, and does something `between`."""
 
-    def retry(do: Callable[[], None]) -> None:
-        for left in reversed(range(times)):
+    def retry(do: Callable[[], T], /) -> T:
+        for _ in range(times - 1):
             try:
                 return do()
             except ReplicaUnreachable:
-                if not left:
-                    raise
                 between()
-        return None
+        return do()
 
     return retry
 
 
-def sent_to(
+def replicate_to(
     connect: Connect,
     context: TaskContext,
-    retry: Callable[[Callable[[], None]], None] = once,
-    order: ReplicationRequest = ALL,
-) -> RunReport:
+    retry: Retry = once,
+    order: ReplicationRequest = REPLICATE_ALL,
+) -> RunReport[ReplicationDetails]:
     """Replicate now, and return the report."""
     return replicate(order, connect, retry, context)
 
 
-def noisy_database(path: Path, size_bytes: int) -> None:
+def incompressible_database(path: Path, size_bytes: int) -> None:
     """Make a database that does not compress."""
     path.unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as connection:
@@ -120,7 +115,7 @@ def noisy_database(path: Path, size_bytes: int) -> None:
         connection.commit()
 
 
-def complete(files: Path) -> set[str]:
+def complete_generations(files: Path) -> set[str]:
     """Return the ids of the generations in `files`; fails unless each is private and what its manifest says."""
     found = set()
     for path in files.glob(f"*{MANIFEST_SUFFIX}"):
@@ -133,11 +128,11 @@ def complete(files: Path) -> set[str]:
     return found
 
 
-def only_complete(files: Path, context: TaskContext) -> set[str]:
+def only_complete_generations(files: Path, context: TaskContext) -> set[str]:
     """Return what `complete` does; fails as well when an archive without a manifest is not that of the local store."""
     for archive in files.glob(f"*{ARCHIVE_SUFFIX}"):
         assert archive.read_bytes() == (context.store.directory / archive.name).read_bytes()
-    return complete(files)
+    return complete_generations(files)
 
 
 def assert_checksums(files: Path) -> None:

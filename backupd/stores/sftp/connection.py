@@ -16,7 +16,7 @@ from paramiko import Channel, PKey, SFTPClient, SSHException, Transport
 from paramiko.sftp import SFTPError
 from paramiko.ssh_exception import IncompatiblePeer
 
-from backupd.errors import BackupdError, ReplicaUnreachable, ServerIncompatible
+from backupd.errors import BackupdError, ReplicaFailed, ReplicaUnreachable, ServerIncompatible
 from backupd.formatting import printable
 from backupd.stores.sftp.algorithms import CIPHERS, nothing_in_common
 from backupd.stores.sftp.auth import Credentials, log_in
@@ -239,7 +239,7 @@ def connection_errors(where: str) -> Iterator[None]:
         ) from error
     except (UnicodeDecodeError, struct.error) as error:
         what = f"{where} does not keep to the protocol: {type(error).__name__}"
-        raise BackupdError(what, "look at what answers at that port") from error
+        raise ReplicaFailed(what, "look at what answers at that port") from error
     except OSError as error:
         if str(error) == "Socket is closed" or error.errno in _NETWORK_ERRORS:
             raise ReplicaUnreachable(

@@ -23,7 +23,7 @@ from typing import BinaryIO, Final
 
 from paramiko import SFTPAttributes, SFTPClient, SSHException
 
-from backupd.errors import BackupdError, GenerationMissing
+from backupd.errors import GenerationMissing, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import (
     ListedGeneration,
@@ -217,15 +217,15 @@ class SftpStore:
             elif stat.S_ISLNK(found.st_mode or 0) and directory != self._directory:
                 # the operator's own may be a link, ours may not: it could lead outside
                 what = f"{directory} on {self.name} is a symbolic link, which may lead out of it"
-                raise BackupdError(what, "remove it")
+                raise StoreUnusable(what, "remove it")
 
     def _make(self, directory: str) -> None:
-        """Make a directory for us alone. Raises BackupdError when that which it would be in is missing, OSError."""
+        """Make a directory for us alone. Raises StoreUnusable when that which it would be in is missing, OSError."""
         try:
             self._client.mkdir(directory, _PRIVATE_DIRECTORY)
         except FileNotFoundError as error:
             what = f"there is no directory {posixpath.dirname(directory)} on {self.name}"
-            raise BackupdError(what, "make it there, or correct the path in url") from error
+            raise StoreUnusable(what, "make it there, or correct the path in url") from error
         except OSError as error:
             try:
                 self._client.lstat(directory)  # another sender may have made it in the same moment

@@ -20,7 +20,7 @@ KINDS = ("ed25519", "ecdsa", "rsa")
 
 
 @contextmanager
-def listening(talk: Callable[[socket.socket], object], times: int = 1) -> Iterator[int]:
+def recording_server(talk: Callable[[socket.socket], object], times: int = 1) -> Iterator[int]:
     """Run a server that is no SSH server: `talk` has each connection; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -117,7 +117,7 @@ def test_a_server_whose_host_key_is_of_a_newer_type_is_not_called_unsafe() -> No
             server.start_server(threading.Event(), ServerInterface())
             server.join(30)
 
-    with listening(talk) as port, pytest.raises(ServerIncompatible) as refused:
+    with recording_server(talk) as port, pytest.raises(ServerIncompatible) as refused:
         fetch_host_keys("127.0.0.1", port, 30)
     assert not isinstance(refused.value, ServerTooOld)
     assert "has no host key algorithm that backupd has: it offers sk-ssh-ed25519@openssh.com; " in refused.value.message
@@ -146,7 +146,7 @@ def test_a_name_that_nobody_knows_is_unreachable() -> None:
 
 def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
     with (
-        listening(lambda connection: connection.sendall(b"HTTP/1.1 400 \x1b[2JBad Request\r\n" * 200)) as port,
+        recording_server(lambda connection: connection.sendall(b"HTTP/1.1 400 \x1b[2JBad Request\r\n" * 200)) as port,
         pytest.raises(ReplicaUnreachable, match="answers, but not as an SSH server does") as refused,
     ):
         fetch_host_keys("127.0.0.1", port, 30)
@@ -155,7 +155,7 @@ def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
 
 def test_a_connection_that_is_closed_at_once_is_unreachable() -> None:
     with (
-        listening(lambda _: None) as port,
+        recording_server(lambda _: None) as port,
         pytest.raises(ReplicaUnreachable, match="closed the connection before it showed a host key"),
     ):
         fetch_host_keys("127.0.0.1", port, 30)
@@ -171,7 +171,7 @@ def test_a_server_that_shows_a_key_of_another_type_than_agreed_is_not_asked_for_
             server.join(30)
 
     with (
-        listening(talk, times=2) as port,
+        recording_server(talk, times=2) as port,
         pytest.raises(ReplicaUnreachable, match="shows a host key of another type than the agreed one"),
     ):
         fetch_host_keys("127.0.0.1", port, 30)
@@ -185,6 +185,6 @@ def test_a_server_that_stays_silent_is_given_up_in_time(said: bytes) -> None:
             pass
 
     began = time.monotonic()
-    with listening(talk) as port, pytest.raises(ReplicaUnreachable, match="did not negotiate within"):
+    with recording_server(talk) as port, pytest.raises(ReplicaUnreachable, match="did not negotiate within"):
         fetch_host_keys("127.0.0.1", port, 1)
     assert time.monotonic() - began < 10
