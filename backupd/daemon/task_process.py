@@ -16,8 +16,8 @@ from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
-from backupd.model import RunReport
 from backupd.privileges import settle
+from backupd.report import AnyReport
 from backupd.system.priority import lower_priority
 from backupd.system.signals import unwind_no_more, unwind_on_signals
 from backupd.system.starting import starting
@@ -57,7 +57,7 @@ def _do(job: TaskRequest, config: Config, context: TaskContext) -> int:
     return _run(job.task, job.source, config, context).exit_code
 
 
-def _run(task: str, source: str, config: Config, context: TaskContext) -> RunReport:
+def _run(task: str, source: str, config: Config, context: TaskContext) -> AnyReport:
     if task == "backup":
         from backupd.tasks.backup import backup
 
