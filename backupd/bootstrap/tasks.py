@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
 
-from backupd.config import Config, Drill, config_digest, secrets_of
+from backupd.config import Config, DrillSection, config_digest, secrets_of
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
-from backupd.notifications.ping_status import noting
-from backupd.pings.monitors import Address
+from backupd.notifications.ping_status import ping_recorder
+from backupd.pings.monitors import Monitor
 from backupd.pings.pinger import Pinger
 from backupd.schedule import Planned, Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
@@ -70,15 +70,15 @@ def late_log(config: Config, console: TextIO | None = None) -> EventLog:
     return open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
 
 
-def monitors(config: Config) -> Mapping[str, Address]:
+def monitors(config: Config) -> Mapping[str, Monitor]:
     """Return the outside monitors by the names that they have under `[pings]`."""
-    return {name: Address.parse(url.get_secret_value()) for name, url in config.pings.items()}
+    return {name: Monitor.parse(url.get_secret_value()) for name, url in config.pings.items()}
 
 
 def _watched(context: TaskContext, config: Config) -> TaskContext:
     """Return `site` with what tells outside monitors of its runs; trouble with them goes to its log and catalog."""
     return (
-        replace(context, watch=Pinger(monitors(config), context.log, noting(context)).watch)
+        replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
         if config.pings
         else context
     )
@@ -111,7 +111,6 @@ def refuse_twins(config: Config) -> None:
 def backup_request(config: Config, name: str) -> BackupRequest:
     """Return what the configuration asks for when source `name` is backed up."""
     source = config.sources[name]
-    guard = config.shrink_guard
     return BackupRequest(
         source=name,
         path=Path(source.path),
@@ -128,7 +127,7 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         allow_links=source.hard_link == "allow",
         packing=Packing(config.pack.level, workers(config), priority(config)),
         expiry=expiry(config),
-        guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
+        guard=ShrinkGuard(**dict(config.shrink_guard)),
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
         replicas=tuple(config.replicas),
@@ -142,7 +141,7 @@ def drill_store(config: Config) -> str:
 
 def drills(config: Config) -> bool:
     """Tell whether restores are rehearsed by schedule: where there is a replica, and where anything asks for it."""
-    return bool(config.replicas) or config.drill != Drill()
+    return bool(config.replicas) or config.drill != DrillSection()
 
 
 def drill_request(config: Config, source: str, store: str | None = None) -> DrillRequest:

@@ -21,8 +21,9 @@ from backupd.bootstrap.tasks import build_site, expiry, writable
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError, UsageError
 from backupd.formatting import printable
-from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
+from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import become_owner_of_backups, settle
+from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.os_errors import foreseen_error
 from backupd.tasks.adopt import adopt
@@ -126,15 +127,15 @@ def print_warning(warning: str) -> None:
     click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {printable(warning)}", err=True)
 
 
-def print_trouble(report: RunReport) -> None:
+def print_trouble(report: AnyReport) -> None:
     """Print the warnings of a run, and why it failed, to standard error."""
     for warning in report.warnings:
         print_warning(warning)
     if report.outcome == "failed":
-        print_error(f"{report.task} of {report.source}: {report.error}", report.hint)
+        print_error(f"{report.task} of {report.subject}: {report.error}", report.hint)
 
 
-def worst_exit(reports: Iterable[RunReport]) -> int:
+def worst_exit(reports: Iterable[AnyReport]) -> int:
     """Return the exit code that matters most among those of `reports`."""
     return min((report.exit_code for report in reports), key=_WORST_FIRST.index, default=0)
 

@@ -13,18 +13,18 @@ import threading
 
 from backupd.bootstrap.tasks import backup_request, build_site, expiry, late_log, priority
 from backupd.config import Config
-from backupd.daemon.task_queue import DOCTOR, REBUILD, Job
+from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
-from backupd.model import RunReport
 from backupd.privileges import settle
+from backupd.report import AnyReport
 from backupd.system.process import process_start_errors
 from backupd.system.resources import lower_priority
 from backupd.system.signals import exit_on_signals, ignore_signals
 from backupd.tasks.context import TaskContext
 
 
-def main(job: Job, config: Config) -> int:
+def main(job: TaskRequest, config: Config) -> int:
     """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
     log = late_log(config, sys.stdout)
     try:
@@ -44,12 +44,12 @@ def main(job: Job, config: Config) -> int:
         return UnexpectedError.exit_code
 
 
-def _tell(job: Job, error: BackupdError, log: EventLog) -> None:
+def _tell(job: TaskRequest, error: BackupdError, log: EventLog) -> None:
     what = f"the {job} could not be done: {error.message}"
     log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=error.hint)
 
 
-def _do(job: Job, config: Config, context: TaskContext) -> int:
+def _do(job: TaskRequest, config: Config, context: TaskContext) -> int:
     if job.task == DOCTOR:
         return _doctor(config, context)
     if job.task == REBUILD:
@@ -57,7 +57,7 @@ def _do(job: Job, config: Config, context: TaskContext) -> int:
     return _run(job.task, job.source, config, context).exit_code
 
 
-def _run(task: str, source: str, config: Config, context: TaskContext) -> RunReport:
+def _run(task: str, source: str, config: Config, context: TaskContext) -> AnyReport:
     if task == "backup":
         from backupd.tasks.backup import backup
 
@@ -113,6 +113,6 @@ def _end_with_daemon() -> None:
 if __name__ == "__main__":
     exit_on_signals()
     asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, through a pipe that nobody else holds
-    code = main(Job(*sys.argv[1:]), asked)
+    code = main(TaskRequest(*sys.argv[1:]), asked)
     ignore_signals()
     sys.exit(code)

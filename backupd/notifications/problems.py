@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from backupd.catalog import RunRecord
 from backupd.formatting import human_duration
 from backupd.health import HealthFacts, find_problems
-from backupd.model import Mood
+from backupd.model import Severity
 from backupd.problems import Problem
+from backupd.report import drill_of
 
 # As long as the alert BackupdProofMissing waits: on the first day there is no proof of anything.
 FIRST_DAY = timedelta(hours=6)
@@ -33,7 +34,7 @@ class Trouble:
     over: str
     since: datetime | None = None
     patience: timedelta = timedelta()
-    mood: Mood = "failure"
+    severity: Severity = "failure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Occurrence:
     mark: str
     headline: str
     detail: str
-    mood: Mood = "success"
+    severity: Severity = "success"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,8 @@ def _trouble(problem: Problem) -> Trouble:
             key, patience = f"{kind} {subject} {problem.since.isoformat()}", timedelta()  # another one each time
         case _:
             key, patience = f"{kind} {subject} {problem.reference}".rstrip(), timedelta()
-    mood: Mood = "failure" if problem.unhealthy else "warning"
-    return Trouble(key, str(problem), problem.detail, next_step, _over(problem), problem.since, patience, mood)
+    severity: Severity = "failure" if problem.unhealthy else "warning"
+    return Trouble(key, str(problem), problem.detail, next_step, _over(problem), problem.since, patience, severity)
 
 
 def _over(problem: Problem) -> str:
@@ -139,6 +140,7 @@ def _proven(runs: Iterable[RunRecord], now: datetime) -> Iterator[Occurrence]:
         took = f"in {human_duration(run.duration_s)}" if run.duration_s is not None else ""
         generation = f" of {run.generation}" if run.generation else ""
         warnings = "; ".join(run.report.warnings) if run.report else ""
-        store = f" from {run.report.drill.store}" if run.report and run.report.drill else ""
+        drill = drill_of(run.report)
+        store = f" from {drill.store}" if drill else ""
         headline = f"the drill of {run.source}{store} has proven a restore{generation} {took}".rstrip()
         yield Occurrence(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from backupd.errors import GenerationMissing
-from backupd.formatting import human_bytes, human_span
+from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
 from backupd.sqlite.history import choose_undo, history
 from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files, remove_kept
@@ -89,7 +89,9 @@ def clean(
     Holds the lock of the store, and that of each database as a restore does: what a killed restore left is put right
     first. Raises LockHeld, TargetRefused, OSError.
     """
-    with nullcontext() if dry_run else context.locked("clean"):
+    with nullcontext() if dry_run else context.exclusive_lock("clean"):
+        if not dry_run:
+            context.recover()
         replaced = (_clean_replaced(*source, older_than, context, dry_run=dry_run) for source in databases.items())
         return (
             *chain.from_iterable(replaced),
@@ -163,4 +165,4 @@ def _tell(leftover: Leftover, context: TaskContext) -> None:
 
 
 def _span(span: timedelta) -> str:
-    return human_span(span.total_seconds())
+    return human_duration(span.total_seconds())

@@ -10,6 +10,7 @@ from backupd.catalog import CatalogUnavailable, LastRun, RunRecord, read_catalog
 from backupd.errors import ErrorKind
 from backupd.health import SOURCE_ERRORS, Failure, Freshness, HealthFacts, Limit
 from backupd.model import Task
+from backupd.report import drill_of
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, take_inventory
 
@@ -27,8 +28,8 @@ def read_health_facts(limits: Iterable[Limit], context: TaskContext, inventory: 
     try:
         facts = _health_facts(limits, inventory or present_inventory(context), context)
     except OSError:
-        standings = (Freshness(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
-        facts = HealthFacts(tuple(standings), store_unreadable=True)
+        freshness = (Freshness(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
+        facts = HealthFacts(tuple(freshness), store_unreadable=True)
     return _with_runs(facts, limits, context)
 
 
@@ -41,14 +42,14 @@ def present_inventory(context: TaskContext) -> Inventory:
 def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: TaskContext) -> HealthFacts:
     """Return what store and catalog tell of proofs, holds and damage. Raises OSError."""
     sources = _sources(limits)
-    standings = [
+    freshness = [
         Freshness(limit.task, limit.subject, _last_at(limit, sources, inventory, context), limit.limit_s)
         for limit in limits
     ]
     holds = (context.holds.get(source) for source in sources)
     damaged = ((one.id, one.source) for one in inventory.generations if not one.verified and one.source in sources)
     return HealthFacts(
-        tuple(standings), tuple(hold for hold in holds if hold is not None), damaged=tuple(sorted(damaged))
+        tuple(freshness), tuple(hold for hold in holds if hold is not None), damaged=tuple(sorted(damaged))
     )
 
 
@@ -82,7 +83,8 @@ def _failure(task: Task, last: LastRun | None) -> Failure | None:
     # What a run found wrong with the source stays so until one succeeds: a later one may not have got as far.
     run = next((one for one in last.failed if task == "backup" and _kind(one) in SOURCE_ERRORS), last.run)
     hint = _KILLED if run.report is None else run.report.hint or ""
-    store = run.report.drill.store if run.report and run.report.drill else ""
+    drill = drill_of(run.report)
+    store = drill.store if drill else ""
     return Failure(task, run.source, _kind(run), last.failing_since, last.failures, run.error or "", hint, store)
 
 

@@ -12,13 +12,13 @@ from backupd import __version__
 from backupd.catalog import open_catalog
 from backupd.daemon.notifier import LOOK_EVERY_S, Notifier
 from backupd.health import Limit
-from backupd.model import RunReport
 from backupd.notifications.apprise_sender import Sender
 from backupd.notifications.collector import App
-from backupd.notifications.message import Channel, Message, channels_of
+from backupd.notifications.message import Channel, Message, parse_channels
 from backupd.notifications.options import NotificationOptions
 from backupd.notifications.self_test import examine_messages
-from backupd.pings.monitors import Address
+from backupd.pings.monitors import Monitor
+from backupd.report import RunDetails, RunReport
 from backupd.schedule import Schedule
 from backupd.status.current import read_status
 from backupd.tasks.backup import backup
@@ -95,7 +95,7 @@ def harness(context: TaskContext, clock: Clock) -> NotifierHarness:
 
 
 def telling(harness: NotifierHarness, *urls: str, **more: object) -> NotifierHarness:
-    harness.order = replace(harness.order, channels=channels_of(urls), **more)  # type: ignore[arg-type] - the fields of TellOrder
+    harness.order = replace(harness.order, channels=parse_channels(urls), **more)  # type: ignore[arg-type] - the fields of TellOrder
     return harness.restart()
 
 
@@ -111,7 +111,9 @@ def note(harness: NotifierHarness, outcome: str, task: str = "backup", code: int
     """Let a run end in the catalog."""
     now = harness.clock()
     kind = "unproven" if task == "drill" else "missing"
-    report = RunReport(task, "tasks", now, outcome, error="it is gone", hint="put it back", error_kind=kind)  # type: ignore[arg-type] - the test says what
+    report = RunReport(
+        task, "tasks", now, RunDetails(), outcome, error="it is gone", hint="put it back", error_kind=kind
+    )  # type: ignore[arg-type] - the test says what
     report = replace(report, exit_code=code)
     with open_catalog(harness.context.catalog_path) as catalog:
         catalog.record_run(report, now)
@@ -303,7 +305,7 @@ def test_the_daily_ping_is_sent_once_a_day_and_only_while_all_proofs_are_young(
     harness: NotifierHarness, order: BackupRequest
 ) -> None:
     with recording_server() as there:
-        daily = {"daily": Address.parse(there.url("/api/push/t0ken")), "daily_schedule": Schedule.parse("07:00", UTC)}
+        daily = {"daily": Monitor.parse(there.url("/api/push/t0ken")), "daily_schedule": Schedule.parse("07:00", UTC)}
         telling(harness, **daily)
         harness.look()
         assert there.requests == [], "there is no backup yet"
@@ -372,7 +374,7 @@ def test_a_defect_is_logged_once_and_the_next_minute_comes(harness: NotifierHarn
     def broken() -> bool:
         raise ZeroDivisionError
 
-    order = replace(harness.order, channels=channels_of(["json://127.0.0.1:9"]))
+    order = replace(harness.order, channels=parse_channels(["json://127.0.0.1:9"]))
     teller = Notifier(order, harness.context, broken, lambda: (), lambda: (), woken)
     teller.start()
     for _ in range(3):

@@ -17,7 +17,7 @@ from backupd.cli import cli
 from backupd.config import load_config
 from backupd.formatting import without_secrets
 from backupd.notifications.apprise_sender import Sender
-from backupd.notifications.message import Channel, Message, channels_of
+from backupd.notifications.message import Channel, Message, parse_channels
 from support.command import Backupd
 from support.daemon import children_of, free_port, wait_until
 from support.recording_server import HANG, HANG_UP, CannedResponse, ReceivedRequest, recording_server
@@ -40,7 +40,7 @@ def test_each_service_is_told_and_one_that_fails_is_no_obstacle_to_the_others() 
 
     with recording_server(answering) as there:
         urls = [json_url(there.port, path) for path in ("well", "broken", "away", "hangs", "moved")]
-        channels = channels_of([*urls, json_url(free_port()), "hunter2://x", "hunter2-no-url"])
+        channels = parse_channels([*urls, json_url(free_port()), "hunter2://x", "hunter2-no-url"])
         reasons = Sender().send(MESSAGE, channels)
         well = next(asked for asked in there.requests if asked.path == "/well")
     assert well.json["title"] == MESSAGE.title
@@ -131,7 +131,7 @@ def test_every_part_of_a_url_is_masked_in_what_apprise_says_as_it_is_and_unquote
 
 
 def test_the_same_channel_twice_is_one() -> None:
-    channels = channels_of(["json://a", "ntfy://b", "json://a", "json://c"])
+    channels = parse_channels(["json://a", "ntfy://b", "json://a", "json://c"])
     assert [channel.masked for channel in channels] == [
         "json://[secret] (URL 1)",
         "ntfy://[secret]",
@@ -157,10 +157,10 @@ def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: 
 def test_notify_shows_how_messages_fare(backups: Path) -> None:
     backups.mkdir()
     (backups / ".backupd").mkdir()
-    queued = OutboxMessage("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
+    outbox_message = OutboxMessage("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
     told = {"refused": NoticeRecord("json://[secret]: error=500", NOW, NOW), "taken": NoticeRecord("", NOW, NOW)}
     with open_catalog(backups / ".backupd" / "catalog.sqlite3") as catalog:
-        catalog.write_notification_state("tasks", NotificationState(told, (queued,)))
+        catalog.write_notification_state("tasks", NotificationState(told, (outbox_message,)))
     environ = {
         "BACKUPD_DATABASE": "/app/data/tasks.db",
         "BACKUPD_BACKUPS_DIR": str(backups),

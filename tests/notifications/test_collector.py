@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.notifications.collector import App, look_at_app
-from backupd.notifications.deploy import Seen
+from backupd.notifications.collector import App, check_app
+from backupd.notifications.deploy import AppVersion
 from support.command import Backupd
 from support.daemon import free_port
 from support.recording_server import CannedResponse, recording_server
@@ -30,12 +30,12 @@ from support.recording_server import CannedResponse, recording_server
 )
 def test_health_and_version_are_those_of_the_answer(said: CannedResponse, version: str | None, trouble: str) -> None:
     with recording_server(said) as there:
-        assert look_at_app(App(there.url("/health"))) == Seen("app", version, trouble)
+        assert check_app(App(there.url("/health"))) == AppVersion("app", version, trouble)
 
 
 def test_a_key_in_the_address_is_not_quoted() -> None:
     with recording_server(lambda asked: CannedResponse(403, f"no {asked.target} for you".encode())) as there:
-        seen = look_at_app(App(there.url("/health?key=hunter2")))
+        seen = check_app(App(there.url("/health?key=hunter2")))
         assert seen.trouble == "its health_url answered 403: no /health?key=[secret] for you"
 
 
@@ -45,17 +45,17 @@ def test_what_is_set_goes_before_a_file_before_a_header_before_a_field(tmp_path:
     said = CannedResponse(body=b'{"version": "from field"}', headers={"X-App-Version": "from header"})
     with recording_server(said) as there:
         url, header = there.url(), "x-app-version"
-        assert look_at_app(App(url, "set", file, header)).version == "set"
-        assert look_at_app(App(url, None, file, header)).version == "from file"
-        assert look_at_app(App(url, None, tmp_path / "none", header)).version == "from header"
-        assert look_at_app(App(url, None, None, "X-Other")).version == "from field"
+        assert check_app(App(url, "set", file, header)).version == "set"
+        assert check_app(App(url, None, file, header)).version == "from file"
+        assert check_app(App(url, None, tmp_path / "none", header)).version == "from header"
+        assert check_app(App(url, None, None, "X-Other")).version == "from field"
 
 
 def test_an_app_that_is_down_has_the_version_that_does_not_need_it(tmp_path: Path) -> None:
     file = tmp_path / "VERSION"
     file.write_text("2.0\n")
-    seen = look_at_app(App(f"http://127.0.0.1:{free_port()}/", version_file=file))
-    assert seen == Seen("app", "2.0", "its health_url: Connection refused")
+    seen = check_app(App(f"http://127.0.0.1:{free_port()}/", version_file=file))
+    assert seen == AppVersion("app", "2.0", "its health_url: Connection refused")
 
 
 def test_a_doctor_finds_an_app_whose_deploys_could_not_be_told(backupd: Backupd) -> None:

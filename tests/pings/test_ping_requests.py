@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from backupd.pings.monitors import (
     LONGEST_BODY,
     LONGEST_MESSAGE,
-    Address,
+    Monitor,
     Ping,
     PingRequest,
-    address_for,
+    monitor_for,
     ping_request,
     require_ping_names,
 )
@@ -25,7 +25,7 @@ KUMA = "https://kuma.example/api/push/t0ken?status=up&msg=OK&ping="
 
 
 def request_for(url: str, ping: Ping) -> PingRequest | None:
-    return ping_request(Address.parse(url), ping)
+    return ping_request(Monitor.parse(url), ping)
 
 
 def target(url: str, ping: Ping) -> str:
@@ -97,7 +97,7 @@ def test_whatever_a_run_says_the_request_is_one_that_can_be_sent(
     ],
 )
 def test_the_kind_of_a_monitor_is_told_by_its_url_or_by_what_stands_before_it(text: str, kind: str) -> None:
-    address = Address.parse(text)
+    address = Monitor.parse(text)
     assert address.kind == kind
     assert address.url == text.removeprefix(f"{kind}:")
     assert address.url not in repr(address)
@@ -108,16 +108,16 @@ def test_the_kind_of_a_monitor_is_told_by_its_url_or_by_what_stands_before_it(te
 )
 def test_what_is_no_url_is_refused_without_quoting_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"must be a URL that begins with https:// or http://$") as request_for:
-        Address.parse(text)
+        Monitor.parse(text)
     assert "hunter2" not in str(request_for.value)
 
 
 def test_a_run_pings_who_is_named_for_it_else_who_is_named_for_its_task() -> None:
-    one, other = Address.parse(HC), Address.parse(SLUG)
+    one, other = Monitor.parse(HC), Monitor.parse(SLUG)
     addresses = {"backup": one, "backup_my_app": other}
-    assert address_for("backup", "tasks", addresses) == one
-    assert address_for("backup", "My-App", addresses) == other
-    assert address_for("drill", "tasks", addresses) is None
+    assert monitor_for("backup", "tasks", addresses) == one
+    assert monitor_for("backup", "My-App", addresses) == other
+    assert monitor_for("drill", "tasks", addresses) is None
 
 
 def test_a_name_that_no_run_would_ever_ping_is_refused_with_what_there_is() -> None:

@@ -10,12 +10,13 @@ import pytest
 from backupd.catalog import open_catalog
 from backupd.errors import ErrorKind
 from backupd.health import Health, Limit
-from backupd.model import RetentionPolicy, RunReport, Task
+from backupd.model import RetentionPolicy, Task
 from backupd.notifications.collector import observe
 from backupd.notifications.problems import facts_of
-from backupd.problems import Severity
+from backupd.problems import ProblemSeverity
+from backupd.report import RunDetails, RunReport
 from backupd.schedule import Planned
-from backupd.status.current import take_survey
+from backupd.status.current import read_history
 from backupd.status.text import status_lines
 from backupd.tasks.backup import backup
 from backupd.tasks.check_results import record_verification
@@ -42,7 +43,8 @@ def record(context: TaskContext, task: Task, subject: str, kind: ErrorKind | Non
     """Let runs end in the catalog: failed ones of that kind, successful ones where it is None."""
     for ago in minutes_ago:
         at = context.clock() - timedelta(minutes=ago)
-        report = RunReport(task, subject, at, "failed" if kind else "done", error_kind=kind, exit_code=1 if kind else 0)
+        outcome = "failed" if kind else "done"
+        report = RunReport(task, subject, at, RunDetails(), outcome, error_kind=kind, exit_code=1 if kind else 0)
         if kind:
             report = replace(report, error="no answer from /secret/path", hint="look at /secret/path")
         with open_catalog(context.catalog_path) as catalog:
@@ -132,13 +134,13 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     order: BackupRequest,
     context: TaskContext,
     arrange: Callable[[TaskContext, BackupRequest], None],
-    expected: dict[str, Severity],
+    expected: dict[str, ProblemSeverity],
 ) -> None:
     order = replace(order, guard=GUARD)
     assert backup(order, context).outcome == "published"
     record(context, "replicate", "offsite", None, 30)
     arrange(context, order)
-    survey = take_survey(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
+    survey = read_history(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
     health, unhealthy = survey.status.health, "unhealthy" in expected.values()
     assert {problem.kind: problem.severity for problem in health.problems} == expected
     headlines = {str(problem) for problem in health.problems}
@@ -168,6 +170,6 @@ def test_every_surface_tells_the_same_problems_and_none_more(
 
     look = observe(LIMITS, OURS, context)
     assert Health.of(look.health, context.clock()).healthy is not unhealthy, "the daily ping goes by this"
-    moods = {trouble.headline: trouble.mood for trouble in facts_of(look, context.clock()).troubles}
-    assert set(moods) == {headline for headline in headlines if expected != {"failed": "warning"}}
-    assert all((mood == "failure") == unhealthy for mood in moods.values())
+    severities = {trouble.headline: trouble.severity for trouble in facts_of(look, context.clock()).troubles}
+    assert set(severities) == {headline for headline in headlines if expected != {"failed": "warning"}}
+    assert all((severity == "failure") == unhealthy for severity in severities.values())
