@@ -16,7 +16,7 @@ from backupd.errors import BackupdError, GenerationMissing, TargetRefused
 from backupd.model import is_generation_id
 from backupd.sqlite.inspection import ask_copy
 from backupd.sqlite.swap_journal import KEPT, RECORD, SIDE_FILES, is_kept, kept_order, part_path, read_small
-from backupd.system.files import fsync_directory, replace_durably
+from backupd.system.fs import fsync_directory, replace_durably
 
 KEPT_FOR: Final = timedelta(days=30)  # what the next undo puts back stays for so long at least
 # In the order of their removal: a record without its database would stand in the way of an undo, and a database without

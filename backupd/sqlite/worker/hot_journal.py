@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from backupd.errors import NoSpace, SnapshotFailed, SourceBusy, SourceUnusable
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_living_journal, written_without_lock
-from backupd.system.files import is_full
+from backupd.system.fs import is_disk_full
 
 _MAGIC = bytes.fromhex("d9d505f920a163d7")
 _TAIL_BYTES = 16  # length and checksum of the name, then the magic
@@ -155,7 +155,7 @@ def _opened(path: str) -> Iterator[tuple[int, Record | None]]:
     except FileNotFoundError as error:
         raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
     except OSError as error:
-        kind = NoSpace if is_full(error) else SnapshotFailed
+        kind = NoSpace if is_disk_full(error) else SnapshotFailed
         raise kind(f"{path} and its journal could not be copied: {error}", "check space and rights") from error
     finally:
         os.close(source)
