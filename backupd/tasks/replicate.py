@@ -16,7 +16,7 @@ from backupd.formatting import human_bytes, printable
 from backupd.log import Event
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed, RunReport
 from backupd.retention import NO_PINS, plan_retention
-from backupd.stores.contract import Replica, find_manifest, taken
+from backupd.stores.contract import Replica, find_manifest, generation_taken
 from backupd.system.files import is_full
 from backupd.system.os_errors import why_full
 from backupd.tasks.adopt import adopt, adopt_local
@@ -286,7 +286,7 @@ def replica_errors(name: str) -> Iterator[None]:
 def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
     """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
     if there is not None and there.archive.sha256 != manifest.archive.sha256:
-        raise taken(manifest.id, name)
+        raise generation_taken(manifest.id, name)
 
 
 @contextmanager
@@ -320,8 +320,8 @@ def _require_room(manifest: Manifest, replica: Replica) -> None:
 def _tell(manifest: Manifest, replica: Replica, run: Run, context: TaskContext) -> None:
     transfer = replica.last_transfer
     run.sent(manifest.id, transfer.resumed_bytes, transfer.verified_by)
-    if transfer.doubt:
-        run.note(f"copies at {replica.name} were read back: {transfer.doubt}")
+    if transfer.fallback_reason:
+        run.note(f"copies at {replica.name} were read back: {transfer.fallback_reason}")
     context.tell_catalog(lambda catalog: catalog.add_generation(manifest, replica.name))
     context.log.info(
         Event.GENERATION_SENT,

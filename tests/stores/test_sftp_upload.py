@@ -26,9 +26,9 @@ def odd(tmp_path: Path) -> Iterator[OddSftp]:
 
 
 @pytest.fixture(params=[0.0, 0.02], ids=["near", "far"])
-def link(request: pytest.FixtureRequest, odd: OddSftp) -> Iterator[SftpConnection]:
-    with running_wire(odd.port, NetworkFaults(delay_s=request.param)) as wire, linked(odd, wire.port) as link:
-        yield link
+def connection(request: pytest.FixtureRequest, odd: OddSftp) -> Iterator[SftpConnection]:
+    with running_wire(odd.port, NetworkFaults(delay_s=request.param)) as wire, linked(odd, wire.port) as connection:
+        yield connection
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def local(tmp_path: Path) -> Path:
 
 
 def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(odd: OddSftp, local: Path) -> None:
-    with linked(odd, odd.port) as link:
-        transfer = upload(local, PART, link, VerifiedParts())
+    with linked(odd, odd.port) as connection:
+        transfer = upload(local, PART, connection, VerifiedParts())
     assert (transfer.sent_bytes, transfer.verified_by) == (BYTES, "read-back")
     assert (odd.files / "part").read_bytes() == local.read_bytes()
     assert odd.writes == WRITES
@@ -53,32 +53,32 @@ def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(odd: OddSftp, loca
     ids=["it gives no open file back", "it writes at the end", "it lets one write at a time", "it errs once"],
 )
 def test_what_goes_wrong_on_the_way_is_no_fault_of_the_copy(
-    odd: OddSftp, link: SftpConnection, local: Path, poor: Oddities
+    odd: OddSftp, connection: SftpConnection, local: Path, poor: Oddities
 ) -> None:
     odd.be(poor)
-    assert upload(local, PART, link, VerifiedParts()).verified_by == "read-back"
+    assert upload(local, PART, connection, VerifiedParts()).verified_by == "read-back"
     assert (odd.files / "part").read_bytes() == local.read_bytes()
 
 
-def test_what_stays_wrong_is_a_fault(odd: OddSftp, link: SftpConnection, local: Path) -> None:
+def test_what_stays_wrong_is_a_fault(odd: OddSftp, connection: SftpConnection, local: Path) -> None:
     odd.be(Oddities(flip_at=3))
     with pytest.raises(CopyCorrupt, match="from byte 3 on"):
-        upload(local, PART, link, VerifiedParts())
+        upload(local, PART, connection, VerifiedParts())
 
 
 @pytest.mark.parametrize("first", [1, WRITES - 9, WRITES - 1, WRITES])
 def test_whichever_write_finds_no_room_that_is_what_is_told_and_the_room_is_given_back(
-    odd: OddSftp, link: SftpConnection, local: Path, first: int
+    odd: OddSftp, connection: SftpConnection, local: Path, first: int
 ) -> None:
     odd.be(Oddities(bad_write=first, bad_writes=WRITES))
     with pytest.raises(WriteRefused):
-        upload(local, PART, link, VerifiedParts())
+        upload(local, PART, connection, VerifiedParts())
     assert not (odd.files / "part").exists()
     assert odd.writes < first + 2 * CHANNELS * IN_FLIGHT_BYTES // SAFE_BLOCK_BYTES
 
 
 def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_proven(odd: OddSftp, local: Path) -> None:
-    part, proven = odd.files / "part", VerifiedParts()
+    part, verified = odd.files / "part", VerifiedParts()
     part.write_bytes(local.read_bytes()[: BYTES // 2])
 
     def cut_off_after(sent_bytes: int) -> None:
@@ -86,9 +86,9 @@ def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_prov
             running_wire(odd.port, NetworkFaults(cut_up=sent_bytes)) as wire,
             pytest.raises(ReplicaUnreachable),
             connection_errors("there"),
-            linked(odd, wire.port) as link,
+            linked(odd, wire.port) as connection,
         ):
-            upload(local, PART, link, proven)
+            upload(local, PART, connection, verified)
 
     cut_off_after(BYTES // 4)
     odd.hang_up()
@@ -96,8 +96,8 @@ def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_prov
     odd.be(Oddities(lost_write=3))
     cut_off_after(BYTES * 3 // 4)
     odd.hang_up()
-    with linked(odd, odd.port) as link:
-        upload(local, PART, link, proven)
+    with linked(odd, odd.port) as connection:
+        upload(local, PART, connection, verified)
     assert part.read_bytes() == local.read_bytes()
 
 
@@ -110,6 +110,6 @@ def test_a_part_longer_than_the_archive_loses_what_is_too_much(
 ) -> None:
     odd.be(Oddities(unsupported=unsupported))
     (odd.files / "part").write_bytes(local.read_bytes()[:right_bytes] + bytes(BYTES - right_bytes + 5000))
-    with linked(odd, odd.port) as link:
-        upload(local, PART, link, VerifiedParts())
+    with linked(odd, odd.port) as connection:
+        upload(local, PART, connection, VerifiedParts())
     assert (odd.files / "part").read_bytes() == local.read_bytes()

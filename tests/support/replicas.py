@@ -15,7 +15,7 @@ from backupd.errors import ReplicaUnreachable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy, RunReport
 from backupd.stores.contract import Replica
 from backupd.stores.sftp.auth import Credentials
-from backupd.stores.sftp.connection import Patience, SftpConnection, connection_errors
+from backupd.stores.sftp.connection import SftpConnection, Timeouts, connection_errors
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
@@ -24,7 +24,7 @@ from backupd.tasks.options import Expiry
 from backupd.tasks.replicate import Connect, ReplicationRequest, replicate
 
 SENDER = "0123456789abcdef"
-SWIFT = Patience(connect_s=10, stall_s=5)
+SWIFT = Timeouts(connect_s=10, stall_s=5)
 ALL = ReplicationRequest("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
 
 
@@ -41,12 +41,12 @@ class Target(Protocol):
 
 
 @contextmanager
-def linked(target: Target, port: int, patience: Patience = SWIFT) -> Iterator[SftpConnection]:
+def linked(target: Target, port: int, timeouts: Timeouts = SWIFT) -> Iterator[SftpConnection]:
     """Lend a connection to a running server, by way of `port`."""
     pins = PinnedKeys.read("there", target.host_key(), None)
     credentials = Credentials(target.user, private_key=target.key.read_text())
-    with SftpConnection.to("127.0.0.1", port, pins, credentials, patience) as link:
-        yield link
+    with SftpConnection.open("127.0.0.1", port, pins, credentials, timeouts) as connection:
+        yield connection
 
 
 @contextmanager
@@ -54,13 +54,13 @@ def connected(
     target: Target,
     path: Path | str,
     port: int | None = None,
-    proven: VerifiedParts | None = None,
-    patience: Patience = SWIFT,
+    verified: VerifiedParts | None = None,
+    timeouts: Timeouts = SWIFT,
     sender: Callable[[], str] = lambda: SENDER,
 ) -> Iterator[SftpStore]:
     """Lend the store in `path` of a running server, by way of `port` where that is another one."""
-    with connection_errors("the replica"), linked(target, port or target.port, patience) as link:
-        yield SftpStore("there", str(path), sender, link, proven)
+    with connection_errors("the replica"), linked(target, port or target.port, timeouts) as connection:
+        yield SftpStore("there", str(path), sender, connection, verified)
 
 
 def over_sftp(
@@ -68,14 +68,14 @@ def over_sftp(
     path: Path | str,
     context: TaskContext,
     port: int | None = None,
-    patience: Patience = SWIFT,
+    timeouts: Timeouts = SWIFT,
     remote_hash: RemoteHash | None = None,
 ) -> Connect:
     """Return what connects to the store in `path`, as replication is given it."""
-    proven = VerifiedParts(None, remote_hash)
+    verified = VerifiedParts(None, remote_hash)
 
     def connect() -> AbstractContextManager[Replica]:
-        return connected(target, path, port, proven, patience, context.identity)
+        return connected(target, path, port, verified, timeouts, context.identity)
 
     return connect
 

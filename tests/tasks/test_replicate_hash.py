@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backupd.model import RunReport
-from backupd.stores.sftp.connection import Patience
+from backupd.stores.sftp.connection import Timeouts
 from backupd.stores.sftp.upload import RemoteHash
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
@@ -39,8 +39,8 @@ def odd(tmp_path: Path) -> Iterator[OddSftp]:
 
 def hashed(target: Sshd | OddSftp, path: Path | str, context: TaskContext, tries: int = 1) -> RunReport:
     """Replicate with `verify = "remote-hash"`."""
-    patience = Patience(connect_s=5, stall_s=2)
-    connect = over_sftp(target, path, context, patience=patience, remote_hash=RemoteHash(least_s=1))
+    timeouts = Timeouts(connect_s=5, stall_s=2)
+    connect = over_sftp(target, path, context, timeouts=timeouts, remote_hash=RemoteHash(min_timeout_s=1))
     return sent_to(connect, context, again(tries))
 
 
@@ -135,7 +135,7 @@ def test_a_write_that_was_lost_is_found_as_well(odd: OddSftp, context: TaskConte
     odd.be(Oddities(shell=shell, lost_write=3))
     report = hashed(odd, odd.path, context)
     assert (report.outcome, complete(odd.files)) == ("failed", set())
-    assert "reads back other than it was written" in str(report.error)
+    assert "reads back differently than written" in str(report.error)
     odd.be(Oddities(shell=shell))
     report = hashed(odd, odd.path, context)
     assert (report.outcome, report.verified_by, report.resumed_bytes > 0) == ("done", ("remote-hash",), True)

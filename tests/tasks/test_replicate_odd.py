@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from backupd.stores.sftp.connection import Patience
+from backupd.stores.sftp.connection import Timeouts
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.replica import examine_replica
@@ -17,7 +17,7 @@ from support.replicas import ALL, again, assert_checksums, complete, noisy_datab
 
 BYTES = 110_000  # four writes
 OTHER = "tasks-20200101-0400"
-IMPATIENT = Patience(connect_s=5, stall_s=1)
+IMPATIENT = Timeouts(connect_s=5, stall_s=1)
 
 
 @pytest.fixture

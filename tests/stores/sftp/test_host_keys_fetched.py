@@ -11,7 +11,7 @@ from paramiko import ECDSAKey, ServerInterface, Transport
 from trust_sshd import Starter, fingerprint_of, relayed
 
 from backupd.errors import ReplicaUnreachable, ServerIncompatible, ServerTooOld
-from backupd.stores.sftp.connection import EVERY_TYPE, fetch_host_keys, shake_hands
+from backupd.stores.sftp.handshake import EVERY_ALGORITHM, fetch_host_keys, shake_hands
 from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey, fingerprint
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from support.daemon import free_port
@@ -59,7 +59,7 @@ def test_a_server_with_several_keys_shows_the_one_that_is_pinned(sshd: Starter, 
     ):
         pins = PinnedKeys.read("offsite", server.host_key(kind).with_suffix(".pub").read_text(), None)
         first = pins.types(server.host, server.port)
-        transport.get_security_options().key_types = (*first, *(t for t in EVERY_TYPE if t not in first))
+        transport.get_security_options().key_types = (*first, *(t for t in EVERY_ALGORITHM if t not in first))
         key = shake_hands(transport, server.host, server.port, 30)
         pins.check(server.host, server.port, key)
         assert PublicKey.of(key) == pins.keys(server.host, server.port)[0]
@@ -147,7 +147,7 @@ def test_a_name_that_nobody_knows_is_unreachable() -> None:
 def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
     with (
         listening(lambda connection: connection.sendall(b"HTTP/1.1 400 \x1b[2JBad Request\r\n" * 200)) as port,
-        pytest.raises(ReplicaUnreachable, match="answers, but not as an SSH server does") as refused,
+        pytest.raises(ReplicaUnreachable, match="answers, but not as an SSH server") as refused,
     ):
         fetch_host_keys("127.0.0.1", port, 30)
     assert refused.value.message.isprintable()
@@ -156,7 +156,7 @@ def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
 def test_a_connection_that_is_closed_at_once_is_unreachable() -> None:
     with (
         listening(lambda _: None) as port,
-        pytest.raises(ReplicaUnreachable, match="closed the connection before it showed a host key"),
+        pytest.raises(ReplicaUnreachable, match="closed the connection before it sent a host key"),
     ):
         fetch_host_keys("127.0.0.1", port, 30)
 
@@ -172,7 +172,7 @@ def test_a_server_that_shows_a_key_of_another_type_than_agreed_is_not_asked_for_
 
     with (
         listening(talk, times=2) as port,
-        pytest.raises(ReplicaUnreachable, match="shows a host key of another type than the agreed one"),
+        pytest.raises(ReplicaUnreachable, match="sent a host key of another type than the agreed one"),
     ):
         fetch_host_keys("127.0.0.1", port, 30)
 
