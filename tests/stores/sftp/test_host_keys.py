@@ -43,10 +43,10 @@ def test_without_a_pin_no_key_is_good_enough(keys: Path) -> None:
         pinned().check("nas", 2222, key_of(keys / "ed25519"))
     assert refused.value.exit_code == 1
     assert refused.value.message == (
-        f"nas:2222 shows the host key ssh-ed25519 {fingerprint_of(keys / 'ed25519')}; none is pinned"
+        f"nas:2222 sent the host key ssh-ed25519 {fingerprint_of(keys / 'ed25519')}; no key is pinned"
     )
     assert "`backupd trust offsite`" in refused.value.hint
-    assert pinned().types("nas", 2222) == ()
+    assert pinned().algorithms("nas", 2222) == ()
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "ecdsa521"])
@@ -62,7 +62,7 @@ def test_a_changed_key_is_refused_with_both_fingerprints_and_what_to_do(keys: Pa
     with pytest.raises(HostKeyChanged) as refused:
         pinned(public(keys / "ed25519")).check("fd00::7", 2222, key_of(keys / "other"))
     assert refused.value.message == (
-        f"[fd00::7]:2222 shows the host key ssh-ed25519 {fingerprint_of(keys / 'other')}; "
+        f"[fd00::7]:2222 sent the host key ssh-ed25519 {fingerprint_of(keys / 'other')}; "
         f"pinned is ssh-ed25519 {fingerprint_of(keys / 'ed25519')}"
     )
     assert "this may be a man-in-the-middle" in refused.value.hint
@@ -106,7 +106,7 @@ def test_a_key_that_is_pinned_for_another_host_is_unknown(keys: Path) -> None:
 def test_a_line_is_for_the_hosts_that_openssh_finds_it_for(keys: Path, tmp_path: Path, hosts: str) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"{hosts} {public(keys / 'ed25519')}\n")
-    pin = pinned(known_hosts=known_hosts).pins[0]
+    pin = pinned(known_hosts=known_hosts).entries[0]
     for host in ("nas", "nas.example.com", "192.0.2.7", "fd00::7", "other"):
         for port in (22, 2222):
             name = host if port == 22 else f"[{host}]:{port}"
@@ -123,7 +123,7 @@ def test_hashed_names_are_those_that_openssh_has_hashed(keys: Path, tmp_path: Pa
     known_hosts.write_text("".join(f"{name} {public(keys / 'rsa')}\n" for name in ("nas", "[nas]:2222", "fd00::7")))
     subprocess.run(["ssh-keygen", "-H", "-f", known_hosts], check=True, capture_output=True)
     assert known_hosts.read_text().count("|1|") == 3
-    pins = pinned(known_hosts=known_hosts).pins
+    pins = pinned(known_hosts=known_hosts).entries
     wanted = [("nas", 22), ("nas", 2222), ("fd00::7", 22), ("other", 22)]
     assert [[pin.is_for(*where) for where in wanted] for pin in pins] == [
         [True, False, False, False],
@@ -180,15 +180,15 @@ def test_a_certificate_authority_alone_pins_nothing_and_says_so(keys: Path) -> N
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("SHA256:abcdef", "this is a fingerprint, and the key itself is needed"),
-        ("nas", "this is no line with hosts, type and key"),
-        ("ssh-ed25519", "this is no line with hosts, type and key"),
+        ("SHA256:abcdef", "this is a fingerprint: the key itself is needed"),
+        ("nas", "this is not a line with hosts, type and key"),
+        ("ssh-ed25519", "this is not a line with hosts, type and key"),
         ("nas ssh-dss AAAAB3NzaC1kc3MAAACB", "keys of type ssh-dss are not supported"),
         ("nas sk-ssh-ed25519@openssh.com AAAA", "keys of type sk-ssh-ed25519@openssh.com are not supported"),
         ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==", "the ssh-ed25519 key is damaged or truncated"),
         ("ssh-ed25519 %%%%", "the ssh-ed25519 key is damaged or truncated"),
         ("ssh-ed25519 AA==", "the ssh-ed25519 key is damaged or truncated"),
-        ("@trusted nas ssh-ed25519 AAAA", "there are no such marks but @revoked and @cert-authority"),
+        ("@trusted nas ssh-ed25519 AAAA", "unknown marker: only @revoked and @cert-authority are supported"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "keys of type"),
     ],
 )
