@@ -1,8 +1,67 @@
-"""What can go wrong, told so that the reader knows what to do next; the exit code sits on the class."""
+"""The errors that backupd foresees; each says what is wrong and where, and `hint` says what to do next.
 
-from typing import ClassVar, Final, Literal
+The number is the exit code of the command; the word after it is `kind`, by which health and metrics tell causes apart
+(docs/monitoring.md).
 
-# What kind of failure a run had, for health, metrics and machines; `interrupted` is a run that was killed.
+    BackupdError              1  other         the base; never raised itself
+    ├─ UsageError             2  other         the command line contradicts itself, or names what is not configured
+    ├─ ConfigError           78  config        the configuration cannot be used
+    │  └─ PolicyEmpty        78  config        a retention policy keeps nothing
+    ├─ TemporaryError        75  busy          the same command is likely to succeed later
+    │  ├─ LockHeld           75  busy          another run uses the store, or restores to the same target
+    │  ├─ SourceBusy         75  busy          the app holds a lock on its database for too long
+    │  ├─ SourceReplaced     75  busy          the database was replaced while it was copied
+    │  ├─ TargetInUse        75  busy          the database that a restore would replace is open
+    │  ├─ NothingToSend      75  no-copy       a source has no verified generation yet
+    │  ├─ ProcessRefused     75  other         the system starts no further process or thread
+    │  └─ ReplicaUnreachable 75  unreachable   the network or the replica's host does not answer
+    ├─ Terminated           143  interrupted   SIGTERM or Ctrl-C ended the run
+    ├─ SourceMissing          1  missing       there is no database at the configured path
+    ├─ SourceUnusable         1  unusable      the database is there and cannot be backed up
+    │  ├─ SourceUnlocked      1  unusable      the app writes it without the locks that make a copy consistent
+    │  └─ SourceUnreadable    1  unusable      SQLite cannot read it
+    │     ├─ SourceForeign    1  unusable      another engine wrote it, in a newer file format
+    │     ├─ SourceEncrypted  1  unusable      it is encrypted, and only its key could make a consistent copy
+    │     └─ SourceCorrupt    1  corrupt       it is too damaged to be copied
+    ├─ SnapshotFailed         1  other         the snapshot failed, and not because of the database
+    ├─ CopyCorrupt            1  corrupt       a copy failed its integrity check or its digest
+    ├─ ManifestInvalid        1  corrupt       a manifest is damaged or not backupd's
+    ├─ WorkerFailed           1  other         a process that works on a database died or failed
+    │  └─ WorkerHung          1  other         it did not answer in time, or cannot be ended
+    ├─ StoreUnusable          1  other         the directory of the backups, here or at a replica, cannot be used
+    ├─ NoSpace                1  no-space      too little free space or too few inodes
+    ├─ InputOutputError       1  other         a system call failed
+    ├─ UnexpectedError        1  other         a defect of backupd, or of a library
+    ├─ GenerationMissing      1  no-copy       no generation is what was asked for
+    ├─ GenerationTaken        1  denied        a replica holds another generation of that id
+    ├─ NamesExhausted         1  other         every name that a generation of this minute may have is taken
+    ├─ RemovalRefused         1  other         the generation is pinned, held, the last verified one, or append-only
+    ├─ ForeignCopies          1  denied        a replica holds generations of that source from another store
+    ├─ AdoptionRefused        1  denied        the store to be adopted still makes generations
+    ├─ OtherDatabase          1  other         the newest generation is of another database than the target
+    ├─ TargetRefused          1  other         a restore to that target would destroy or mislead
+    ├─ RestoreFailed          1  other         a restore failed after its target was accepted
+    ├─ DrillFailed            1  unproven      the restored copy is too old, or the app does not work on it
+    ├─ CheckFailed            1  other         a check of `backupd doctor` failed
+    ├─ CatalogUnavailable     1  other         the catalog cannot be read or written; backups go on
+    │  ├─ CatalogDiskError    1  other         its disk is full or fails
+    │  ├─ CatalogForeign      1  other         another program's file has its place, or a newer backupd wrote it
+    │  └─ CatalogDamaged      1  other         the file is damaged: `backupd catalog rebuild` replaces it
+    ├─ LogMissing             1  other         there is no backup.log yet
+    ├─ ListenFailed           1  other         the HTTP server cannot listen
+    ├─ ReplicaFailed          1  other         a replica refused an operation, or broke the protocol
+    ├─ LoginFailed            1  denied        the server rejects the credentials, or they cannot be used
+    ├─ HostKeyRefused         1  denied        the server's host key is not the pinned one
+    │  ├─ HostKeyUnknown      1  denied        no key is pinned
+    │  └─ HostKeyChanged      1  denied        another key is pinned
+    └─ ServerIncompatible     1  denied        server and client share no SSH algorithm
+       └─ ServerTooOld        1  denied        the server knows only SSH algorithms that are no longer safe
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Final, Literal, Self
+
+# Why a run failed, for health, metrics and `--json`; `interrupted` also stands for a run that was killed.
 ErrorKind = Literal[
     "missing",
     "unusable",
@@ -18,6 +77,18 @@ ErrorKind = Literal[
     "other",
 ]
 
+# What each exit code of the commands means, as their help lists it.
+EXIT_CODES: Final[Mapping[int, str]] = {
+    0: "success",
+    1: "failed",
+    2: "wrong usage",
+    3: "done, with warnings",
+    75: "temporary failure (locked, busy or unreachable): try again later",
+    78: "invalid configuration",
+    130: "interrupted (Ctrl-C)",
+    143: "terminated (SIGTERM)",
+}
+
 STOP_THE_APP: Final = (
     "stop the app, then run the same command again; in CapRover: Apps, the app, App Configs, Instance Count 0, "
     "Save & Update; with Docker: docker stop NAME"
@@ -26,7 +97,7 @@ OR_ONLINE: Final = "; an app that cannot stop: --online"
 
 
 class BackupdError(Exception):
-    """Any foreseen trouble: `message` says what and where, `hint` what to do next."""
+    """An error that is foreseen: `message` says what and where, `hint` what to do next."""
 
     exit_code: ClassVar[int] = 1
     kind: ClassVar[ErrorKind] = "other"
@@ -38,16 +109,9 @@ class BackupdError(Exception):
 
 
 class UsageError(BackupdError):
-    """The command line asks for something that cannot be meant."""
+    """The command line contradicts itself, or names what is not configured."""
 
     exit_code = 2
-
-
-class TemporaryError(BackupdError):
-    """The same command is likely to succeed later (sysexits.h EX_TEMPFAIL)."""
-
-    exit_code = 75
-    kind: ClassVar[ErrorKind] = "busy"
 
 
 class ConfigError(BackupdError):
@@ -57,17 +121,40 @@ class ConfigError(BackupdError):
     kind = "config"
 
 
-class Terminated(BackupdError):
-    """The run was told to stop (SIGTERM, Ctrl-C) and did: no fault of its own (128 + SIGTERM, as shells say it)."""
-
-    exit_code = 143
-    kind = "interrupted"
+class PolicyEmpty(ConfigError):
+    """A retention policy keeps nothing."""
 
 
-class ReplicaUnreachable(TemporaryError):
-    """The network, or the host at its other end, is not there just now, or went away in the middle."""
+class TemporaryError(BackupdError):
+    """The same command is likely to succeed later (sysexits.h EX_TEMPFAIL)."""
 
-    kind = "unreachable"
+    exit_code = 75
+    kind: ClassVar[ErrorKind] = "busy"
+
+
+class LockHeld(TemporaryError):
+    """Another run uses the store, or restores to the same target."""
+
+
+class SourceBusy(TemporaryError):
+    """The app holds a lock on its database for longer than backupd may wait."""
+
+
+class SourceReplaced(TemporaryError):
+    """The database was replaced by another file while it was copied."""
+
+
+class TargetInUse(TemporaryError):
+    """A process has the database open that is to be replaced: its acknowledged writes would be lost."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint or STOP_THE_APP)
+
+
+class NothingToSend(TemporaryError):
+    """A source has no verified generation yet, neither in the store nor at the replica."""
+
+    kind = "no-copy"
 
 
 class ProcessRefused(TemporaryError):
@@ -76,45 +163,33 @@ class ProcessRefused(TemporaryError):
     kind = "other"
 
 
-class NothingToSend(TemporaryError):
-    """A source has no verified generation yet, neither here nor at the replica."""
+class ReplicaUnreachable(TemporaryError):
+    """The network or the replica's host does not answer, or the connection broke."""
 
-    kind = "no-copy"
-
-
-class LockHeld(TemporaryError):
-    """Another run works on the same store, or restores to the same place."""
+    kind = "unreachable"
 
 
-class SourceBusy(TemporaryError):
-    """The app holds a lock on its database for longer than we may wait."""
+class Terminated(BackupdError):
+    """SIGTERM or Ctrl-C ended the run (128 + SIGTERM, as in a shell)."""
 
-
-class SourceReplaced(TemporaryError):
-    """The database was replaced by another file while it was being copied."""
-
-
-class TargetInUse(TemporaryError):
-    """Somebody has the database open that is to be replaced: acknowledged writes would be lost."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint or STOP_THE_APP)
+    exit_code = 143
+    kind = "interrupted"
 
 
 class SourceMissing(BackupdError):
-    """There is no database where the configuration says there is one."""
+    """There is no database at the configured path."""
 
     kind = "missing"
 
 
 class SourceUnusable(BackupdError):
-    """The source is there but cannot be backed up: not SQLite, empty, no right to read it, on an unsafe mount."""
+    """The source exists but cannot be backed up: not SQLite, empty, no right to read it, on an unsafe mount."""
 
     kind: ClassVar[ErrorKind] = "unusable"
 
 
 class SourceUnlocked(SourceUnusable):
-    """The database is written without the locks that keep a copy of it consistent."""
+    """The app writes the database without the locks that make a copy of it consistent."""
 
 
 class SourceUnreadable(SourceUnusable):
@@ -122,59 +197,88 @@ class SourceUnreadable(SourceUnusable):
 
 
 class SourceForeign(SourceUnreadable):
-    """The source is a database of another engine, in a version of the file format that SQLite refuses."""
+    """Another engine wrote the database, in a version of the file format that SQLite refuses."""
 
 
 class SourceEncrypted(SourceUnreadable):
-    """The source is an encrypted database, and in a state in which only its key makes a consistent copy."""
+    """The database is encrypted, and in a state in which only its key could make a consistent copy."""
 
 
 class SourceCorrupt(SourceUnreadable):
-    """The app's database is so damaged that it cannot even be copied."""
+    """The app's database is too damaged to be copied."""
 
     kind = "corrupt"
 
 
 class SnapshotFailed(BackupdError):
-    """The copy could not be made, for a reason that is not the source's."""
-
-
-class NoSpace(BackupdError):
-    """Too little free space, before or in the middle of the work."""
-
-    kind = "no-space"
+    """The snapshot failed, for a reason that does not lie in the source."""
 
 
 class CopyCorrupt(BackupdError):
-    """A copy failed its integrity check, or bytes do not match their digest."""
+    """A copy failed its integrity check, or its bytes do not match their digest."""
 
     kind = "corrupt"
 
 
 class ManifestInvalid(BackupdError):
-    """A manifest is damaged, or was never one of ours."""
+    """A manifest is damaged, or backupd did not write it."""
 
     kind = "corrupt"
 
 
+class WorkerFailed(BackupdError):
+    """A process that works on a database died or failed."""
+
+
+class WorkerHung(WorkerFailed):
+    """A process that works on a database did not answer in time, or cannot be ended."""
+
+
+class StoreUnusable(BackupdError):
+    """The directory of the backups, here or at a replica, cannot be used."""
+
+
+class NoSpace(BackupdError):
+    """There is too little free space, or too few inodes, before or during a task."""
+
+    kind = "no-space"
+
+
+class InputOutputError(BackupdError):
+    """A system call failed for a reason that no other class names."""
+
+
+class UnexpectedError(BackupdError):
+    """An exception that backupd does not foresee: a defect of its own, or of a library."""
+
+    @classmethod
+    def of(cls, error: BaseException, hint: str) -> Self:
+        """Return `error` as one, with its type and its text."""
+        return cls(f"unexpected error ({type(error).__name__}): {error}", hint)
+
+
 class GenerationMissing(BackupdError):
-    """No generation fits what was asked for."""
+    """No generation is what was asked for."""
 
     kind = "no-copy"
 
 
 class GenerationTaken(BackupdError):
-    """A replica holds another generation under the same id: somebody else sends there."""
+    """A replica holds another generation under the same id: another store sends there."""
 
     kind = "denied"
 
 
+class NamesExhausted(BackupdError):
+    """Every name that a generation of this minute may have is taken."""
+
+
 class RemovalRefused(BackupdError):
-    """A generation that must not be removed: pinned, on hold, the last verified one, or at an append-only replica."""
+    """The generation must not be removed: pinned, held, the last verified one, or at an append-only replica."""
 
 
 class ForeignCopies(BackupdError):
-    """A replica holds generations of that source that another store has made."""
+    """A replica holds generations of that source that another store made."""
 
     kind = "denied"
 
@@ -186,48 +290,80 @@ class AdoptionRefused(BackupdError):
 
 
 class OtherDatabase(BackupdError):
-    """The newest generation of a source is of another database than the one that is meant."""
+    """The newest generation of a source is of another database than the one at the target."""
+
+
+class TargetRefused(BackupdError):
+    """A restore to that target would destroy or mislead."""
+
+
+class RestoreFailed(BackupdError):
+    """A restore failed after its target was accepted."""
 
 
 class DrillFailed(BackupdError):
-    """A rehearsal of a restore proved nothing: the copy is too old, or the app does not work on it."""
+    """A drill proved no restore: the copy is too old, or the app does not work on it."""
 
     kind = "unproven"
 
 
-class TargetRefused(BackupdError):
-    """Restoring there would destroy or mislead."""
+class CheckFailed(BackupdError):
+    """A check of `backupd doctor` failed."""
+
+
+class CatalogUnavailable(BackupdError):
+    """The catalog cannot be read or written; backups go on without it, and it can be rebuilt."""
+
+
+class CatalogDiskError(CatalogUnavailable):
+    """The disk of the catalog is full or fails: neither a rebuild nor a restart helps."""
+
+
+class CatalogForeign(CatalogUnavailable):
+    """Another program's file has the catalog's place, or a newer backupd wrote it: an operator has to decide."""
+
+
+class CatalogDamaged(CatalogUnavailable):
+    """The file of the catalog is damaged: a rebuild helps, waiting does not."""
+
+
+class LogMissing(BackupdError):
+    """There is no `backup.log` yet."""
+
+
+class ListenFailed(BackupdError):
+    """The HTTP server cannot listen on its address."""
+
+
+class ReplicaFailed(BackupdError):
+    """A replica refused an operation, or does not keep to its protocol."""
+
+
+class LoginFailed(BackupdError):
+    """The server rejects the credentials, or they cannot be used at all."""
+
+    kind = "denied"
 
 
 class HostKeyRefused(BackupdError):
-    """The server does not show a host key that is pinned: nothing was told to it, and nothing is tried again."""
+    """The server's host key is not a pinned one: no credentials were sent, and there is no retry."""
 
     kind = "denied"
 
 
 class HostKeyUnknown(HostKeyRefused):
-    """No key is pinned for that host, so that nobody can tell whether it is the right one."""
+    """No key is pinned for that host, so that its identity cannot be verified."""
 
 
 class HostKeyChanged(HostKeyRefused):
-    """The server shows another key than the pinned one: it was set up anew, or is somebody else."""
+    """The server shows another key than the pinned one: it was reinstalled, or it is another server."""
 
 
 class ServerIncompatible(BackupdError):
-    """Server and client have no SSH algorithm of one kind in common."""
+    """Server and client share no SSH algorithm of one kind."""
 
     kind = "denied"
 
 
 class ServerTooOld(ServerIncompatible):
     """The server knows only SSH algorithms that are no longer safe."""
-
-
-class LoginFailed(BackupdError):
-    """The server lets nobody in with these credentials, or they cannot be used at all."""
-
-    kind = "denied"
-
-
-class PolicyEmpty(ConfigError):
-    """A retention policy that keeps nothing."""

@@ -40,8 +40,10 @@ def without_secrets(text: str, url: str) -> str:
     return " ".join(text.split())[:_LONGEST_LINE]
 
 
-def human_span(seconds: float) -> str:
-    """Return a span as people say it, in a unit that leaves two digits: `40 s`, `26 h`, `9 d`."""
+def human_duration(seconds: float) -> str:
+    """Return a duration in a unit that leaves two digits, with tenths below ten seconds: `2.4 s`, `40 s`, `26 h`."""
+    if seconds < _TENTHS_BELOW_S:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
     for unit, length_s, below in _UNITS:
         if seconds < length_s * below:
             return f"{seconds / length_s:.0f} {unit}"
@@ -49,13 +51,8 @@ def human_span(seconds: float) -> str:
 
 
 def human_age(seconds: float) -> str:
-    """Return an age as `human_span` does; a time in the future is `in 3 h`."""
-    return f"in {human_span(-seconds)}" if seconds < 0 else human_span(seconds)
-
-
-def human_duration(seconds: float) -> str:
-    """Return how long something took: tenths of a second below ten seconds, and above them as `human_span` does."""
-    return f"{seconds:.1f} s" if seconds < _TENTHS_BELOW_S else human_span(seconds)
+    """Return an age as `human_duration` does; a time in the future is `in 3 h`."""
+    return f"in {human_duration(-seconds)}" if seconds < 0 else human_duration(seconds)
 
 
 def parse_span(text: str) -> timedelta:

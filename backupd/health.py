@@ -10,7 +10,7 @@ from typing import Final
 
 from backupd.errors import BackupdError, ErrorKind
 from backupd.model import CLOCK_TOLERANCE, Hold, Task
-from backupd.problems import Problem, ProblemKind, Severity
+from backupd.problems import Problem, ProblemKind, ProblemSeverity
 from backupd.schedule import Schedule
 
 # Failures that may pass repeat when so many runs in a row failed over so long: retries come after 2, 4 and 8 minutes.
@@ -75,7 +75,7 @@ class HealthFacts:
     (`store_unreadable`), or the catalog could not (`catalog_error`), what they alone know is missing from the rest.
     """
 
-    standings: tuple[Freshness, ...]
+    freshness: tuple[Freshness, ...]
     holds: tuple[Hold, ...] = ()
     failures: tuple[Failure, ...] = ()
     damaged: tuple[tuple[str, str], ...] = ()
@@ -88,7 +88,7 @@ class Health:
     """The judgement: `problems` as values, the unhealthy ones first."""
 
     checked_at: datetime
-    standings: tuple[Freshness, ...]
+    freshness: tuple[Freshness, ...]
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -109,7 +109,7 @@ class Health:
     @classmethod
     def of(cls, facts: HealthFacts, now: datetime) -> "Health":
         """Judge `facts` at `now` (aware)."""
-        return cls(now, facts.standings, find_problems(facts, now))
+        return cls(now, facts.freshness, find_problems(facts, now))
 
 
 def find_problems(facts: HealthFacts, now: datetime) -> tuple[Problem, ...]:
@@ -185,7 +185,7 @@ def repeats(failure: Failure, now: datetime) -> bool:
 
 def _proofs(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
     """Yield the proofs that are missing or too old, but none that is missing because nobody could look."""
-    for standing in facts.standings:
+    for standing in facts.freshness:
         unknown = facts.store_unreadable or (facts.catalog_error is not None and standing.task != "backup")
         problem = _lateness(standing, now)
         if problem and not (problem.kind == "never" and unknown):
@@ -209,7 +209,7 @@ def _source_kind(failure: Failure) -> ProblemKind | None:
     return SOURCE_ERRORS.get(failure.kind) if failure.task == "backup" else None
 
 
-def _problem(failure: Failure, kind: ProblemKind, severity: Severity, restore: str = "") -> Problem:
+def _problem(failure: Failure, kind: ProblemKind, severity: ProblemSeverity, restore: str = "") -> Problem:
     return Problem(
         kind,
         severity,
@@ -227,9 +227,9 @@ def _problem(failure: Failure, kind: ProblemKind, severity: Severity, restore: s
 
 def _restore_command(source: str, facts: HealthFacts) -> str:
     """Return the command that restores `source`: from here, else from a replica; empty where there is no copy."""
-    proofs = {(one.task, one.subject): one.last_at for one in facts.standings}
+    proofs = {(one.task, one.subject): one.last_at for one in facts.freshness}
     command = f"backupd restore latest --source {source}"
     if proofs.get(("backup", source)) is not None:
         return command
-    replica = next((one.subject for one in facts.standings if one.task == "replicate"), "")
+    replica = next((one.subject for one in facts.freshness if one.task == "replicate"), "")
     return f"{command} --from {replica}" if replica else ""

@@ -35,7 +35,7 @@ Verification = Literal["full", "structural", "opaque", "corrupt"]
 Outcome = Literal["published", "unchanged", "done", "failed", "degraded"]
 Task = Literal["backup", "replicate", "drill", "prune", "scrub"]
 # What a message is about, in the words of Apprise.
-Mood = Literal["failure", "warning", "success", "info"]
+Severity = Literal["failure", "warning", "success", "info"]
 
 
 def is_generation_id(text: str) -> bool:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from backupd.errors import ErrorKind
-from backupd.formatting import human_span
+from backupd.formatting import human_duration
 from backupd.model import Task
 
 ProblemKind = Literal[
@@ -27,7 +27,7 @@ ProblemKind = Literal[
     "failed",
     "generation",
 ]
-Severity = Literal["unhealthy", "warning"]
+ProblemSeverity = Literal["unhealthy", "warning"]
 
 _BY_CAUSE: Final[tuple[ProblemKind, ...]] = ("catalog", "unusable", "failed")
 _RUNBOOK: Final = "docs/runbook.md"
@@ -77,7 +77,7 @@ class Problem:
     """
 
     kind: ProblemKind
-    severity: Severity
+    severity: ProblemSeverity
     task: Task | None = None
     subject: str = ""
     since: datetime | None = None
@@ -104,7 +104,7 @@ class Problem:
             "shrunk": f"the database of {self.subject} has shrunk: nothing is pruned until an operator accepts it",
             "never": f"there is no {what} yet",
             "future": f"the last {what} is dated in the future: check the clock",
-            "late": f"the last {what} is {human_span(self.age_s)} old, more than {human_span(self.limit_s)}",
+            "late": f"the last {what} is {human_duration(self.age_s)} old, more than {human_duration(self.limit_s)}",
             "failed": self._failure(),
             "generation": f"generation {self.reference} is damaged and no longer counts",
         }[self.kind]

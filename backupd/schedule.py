@@ -146,12 +146,12 @@ def plan_next_run(schedule: Schedule, history: TaskHistory, now: datetime) -> Du
     and so is a database that has gone: the failure is what turns the health red.
     What is dated in the future, by a clock that ran ahead, counts for nothing.
     """
-    believed = now + CLOCK_TOLERANCE
-    succeeded_at = history.succeeded_at if history.succeeded_at and history.succeeded_at <= believed else None
+    not_in_future = now + CLOCK_TOLERANCE
+    succeeded_at = history.succeeded_at if history.succeeded_at and history.succeeded_at <= not_in_future else None
     latest = schedule.latest(now)
     following = None if succeeded_at is None else schedule.following(succeeded_at)
     done_at = succeeded_at if following is not None and following > now else None
-    failures = [at for at in history.failed_at if at <= believed and (at > done_at if done_at else at >= latest)]
+    failures = [at for at in history.failed_at if at <= not_in_future and (at > done_at if done_at else at >= latest)]
     if failures:
         retry_at = max(failures) + _wait(len(failures))
         return Due(min(retry_at, schedule.following(now)), _tries(len(failures)), retry=True)

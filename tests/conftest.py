@@ -15,22 +15,22 @@ from backupd.tasks.context import TaskContext  # noqa: E402
 from backupd.tasks.options import BackupRequest  # noqa: E402
 from support.bank import make_bank  # noqa: E402
 from support.command import Backupd  # noqa: E402
+from support.fork_server import COVERAGE_CONFIG, FORK_COVERAGE_CONFIG  # noqa: E402
 from support.sshd import Sshd, running_sshd  # noqa: E402
-from support.template import COVERED, COVERED_FORKS  # noqa: E402
 
 # A shell that works in the background ignores these for what it starts, and children would inherit that.
 for _number in (signal.SIGINT, signal.SIGQUIT):
     signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
-# What starts processes that no others have been in; elsewhere only this one and forks of the template are measured.
-_COVERED_TIERS = frozenset({"service", "sqlite", "told", "tests"})
+# Folders whose tests start processes that no other tests cover; elsewhere only this process and forks are measured.
+_COVERED_TIERS = frozenset({"daemon", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests that need root be skipped elsewhere; in CI that is a failure (see pytest_runtest_logreport).
+    """Skip tests that need root where there is none; in CI that is a failure (see pytest_runtest_makereport).
 
-    The processes of whole tiers go where those of other tests have been. On another day (`scripts/test --day`) what
-    compares the clock of Python with one that stays as it is, of files or of containers, is left out.
+    Tests in tests/faults and tests/e2e are not covered: their processes run code that other tests cover. On another day
+    (`scripts/test --day`), tests that compare Python's clock with that of files or containers are left out.
     """
     if "TEST_CLOCK_OFFSET_S" in os.environ:
         items[:] = [one for one in items if not one.get_closest_marker("real_clock") and one.path.parent.name != "e2e"]
@@ -43,23 +43,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Start processes without coverage where others have been: to load it takes a child of ours longer than its work.
+    """Start processes without coverage where other tests cover them: loading it takes a child longer than its work.
 
-    A `no_cover` test is not measured at all, of a `cover_processes` test every process is.
+    A `no_cover` test is not measured at all; of a `cover_processes` test every process is.
     """
     with pytest.MonkeyPatch.context() as patch:
         if item.get_closest_marker("no_cover"):
-            patch.delenv(COVERED, raising=False)
-        elif COVERED in os.environ and not item.get_closest_marker("cover_processes"):
-            patch.setenv(COVERED_FORKS, os.environ[COVERED])
+            patch.delenv(COVERAGE_CONFIG, raising=False)
+        elif COVERAGE_CONFIG in os.environ and not item.get_closest_marker("cover_processes"):
+            patch.setenv(FORK_COVERAGE_CONFIG, os.environ[COVERAGE_CONFIG])
             if item.path.parent.name not in _COVERED_TIERS:
-                patch.delenv(COVERED)
+                patch.delenv(COVERAGE_CONFIG)
         return (yield)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
-    """In CI a skipped test is a failed one: a tier that nobody ran proves nothing."""
+    """Report a skipped test as failed in CI, where every tier must run."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.skipped and os.environ.get("CI"):
@@ -77,13 +77,13 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def backups(tmp_path: Path) -> Path:
-    """Where backups go; not made yet."""
+    """The directory of backups; it does not exist yet."""
     return tmp_path / "backups"
 
 
 @pytest.fixture
 def backupd(database: Path, backups: Path, tmp_path: Path) -> Backupd:
-    """The command for the one-database case, with no reserve so that small file systems do."""
+    """The command with one database, without reserved space so that it works on small file systems."""
     environ = {
         "BACKUPD_DATABASE": str(database),
         "BACKUPD_BACKUPS_DIR": str(backups),
@@ -94,7 +94,7 @@ def backupd(database: Path, backups: Path, tmp_path: Path) -> Backupd:
 
 @pytest.fixture
 def context(backups: Path) -> Iterator[TaskContext]:
-    """A prepared local store with a log, to run jobs in this process."""
+    """A prepared local store with a log, to run tasks in this process."""
     store = DirectoryStore("local", backups)
     store.prepare()
     log = open_log(backups / "backup.log")
@@ -104,12 +104,12 @@ def context(backups: Path) -> Iterator[TaskContext]:
 
 @pytest.fixture
 def order(database: Path) -> BackupRequest:
-    """What a backup of the bank is asked to do."""
+    """The request for a backup of the bank."""
     return BackupRequest("tasks", database, reserve_bytes=0)
 
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    """An OpenSSH server for whoever runs the tests, for all of them in this process."""
+    """An OpenSSH server for the user who runs the tests, shared by all tests of this process."""
     with running_sshd(tmp_path_factory.mktemp("sshd") / "server") as server:
         yield server

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backupd.model import CLOCK_TOLERANCE
 from backupd.schedule import Due, Schedule, TaskHistory, plan_next_run
-from support.ticking import Ticking
+from support.simulated_daemon import SimulatedDaemon
 from support.zones import DAY, MINUTE, local, minutes
 
 HOUR = timedelta(hours=1)
@@ -21,12 +21,12 @@ DUE = datetime(2026, 11, 22, 4, tzinfo=UTC)
 YESTERDAY, TOMORROW = DUE - DAY, DUE + DAY
 
 
-def ticking(*succeeded: datetime, schedule: Schedule = DAILY) -> Ticking:
+def ticking(*succeeded: datetime, schedule: Schedule = DAILY) -> SimulatedDaemon:
     """Return a daemon whose successful runs so far began at `succeeded`."""
-    return Ticking(schedule, succeeded=sorted(succeeded))
+    return SimulatedDaemon(schedule, succeeded=sorted(succeeded))
 
 
-def runs(daemon: Ticking, ticks: Iterable[datetime], *, ends: str = "well") -> list[datetime]:
+def runs(daemon: SimulatedDaemon, ticks: Iterable[datetime], *, ends: str = "well") -> list[datetime]:
     """Return those of `ticks` at which a run began; all of them end in the same way."""
     return [tick for tick in ticks if daemon.tick(tick, ends=ends)]
 

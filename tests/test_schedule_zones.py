@@ -9,7 +9,7 @@ import pytest
 from apscheduler.triggers.cron import CronTrigger
 
 from backupd.schedule import Schedule
-from support.ticking import Ticking
+from support.simulated_daemon import SimulatedDaemon
 from support.zones import DAY, MINUTE, ZONES, due_days, local, minutes, transitions
 
 pytestmark = pytest.mark.no_cover
@@ -59,7 +59,7 @@ def _ticks(begin: datetime, end: datetime, changes: list[datetime]) -> list[date
 def test_five_years_bring_one_backup_on_each_due_day_and_never_two(name: str, text: str) -> None:
     zone = ZoneInfo(name)
     due = due_days(zone, *SCHEDULES[text])
-    daemon = Ticking(Schedule.parse(text, zone), succeeded=due[:1])
+    daemon = SimulatedDaemon(Schedule.parse(text, zone), succeeded=due[:1])
     for last, following in pairwise(due):
         ticks = _ticks(last, following, transitions(zone))
         for tick in ticks:
@@ -107,7 +107,7 @@ def test_each_minute_around_a_change_brings_one_backup(name: str, text: str, beg
     """Each stretch holds one due time; the daemon ticks each minute and is late by nothing."""
     first, last = local(begin, name), local(end, name)
     schedule = Schedule.parse(text, ZoneInfo(name))
-    daemon = Ticking(schedule, succeeded=[first])
+    daemon = SimulatedDaemon(schedule, succeeded=[first])
     ran = [tick for tick in minutes(first, last) if daemon.tick(tick)]
     assert ran == [schedule.following(first)]
 

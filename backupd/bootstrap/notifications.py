@@ -9,11 +9,11 @@ from backupd.config import Config
 from backupd.health import Health
 from backupd.model import LOCAL_STORE
 from backupd.notifications.collector import App
-from backupd.notifications.message import Channel, channels_of
+from backupd.notifications.message import Channel, parse_channels
 from backupd.notifications.options import NotificationOptions
 from backupd.notifications.ping_status import try_pings
 from backupd.notifications.self_test import examine_channels
-from backupd.pings.monitors import DAILY, Address
+from backupd.pings.monitors import DAILY, Monitor
 from backupd.schedule import Schedule
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
@@ -32,7 +32,7 @@ def notification_options(config: Config) -> NotificationOptions:
         limits=limits(config),
         channels=channels(config),
         digest=Schedule.parse(config.notify.digest, zone) if config.notify.digest else None,
-        daily=Address.parse(daily.get_secret_value()) if daily else None,
+        daily=Monitor.parse(daily.get_secret_value()) if daily else None,
         daily_schedule=Schedule.parse(config.schedule.daily, zone),
         app=app_of(config),
     )
@@ -40,7 +40,7 @@ def notification_options(config: Config) -> NotificationOptions:
 
 def channels(config: Config) -> tuple[Channel, ...]:
     """Return whom messages go to."""
-    return channels_of(url.get_secret_value() for url in config.notify.urls)
+    return parse_channels(url.get_secret_value() for url in config.notify.urls)
 
 
 def message_name(config: Config) -> str:

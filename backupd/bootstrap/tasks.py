@@ -16,8 +16,8 @@ from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
-from backupd.notifications.ping_status import noting
-from backupd.pings.monitors import Address
+from backupd.notifications.ping_status import ping_recorder
+from backupd.pings.monitors import Monitor
 from backupd.pings.pinger import Pinger
 from backupd.schedule import Planned, Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
@@ -35,7 +35,7 @@ def build_site(
 ) -> TaskContext:
     """Return the local store with its log, told on `console` too; for commands that only read, nothing is made.
 
-    Raises SnapshotFailed when the directory of the backups cannot be made.
+    Raises StoreUnusable when the directory of the backups cannot be made.
     """
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
     context = TaskContext(
@@ -70,15 +70,15 @@ def late_log(config: Config, console: TextIO | None = None) -> EventLog:
     return open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
 
 
-def monitors(config: Config) -> Mapping[str, Address]:
+def monitors(config: Config) -> Mapping[str, Monitor]:
     """Return the outside monitors by the names that they have under `[pings]`."""
-    return {name: Address.parse(url.get_secret_value()) for name, url in config.pings.items()}
+    return {name: Monitor.parse(url.get_secret_value()) for name, url in config.pings.items()}
 
 
 def _watched(context: TaskContext, config: Config) -> TaskContext:
     """Return `site` with what tells outside monitors of its runs; trouble with them goes to its log and catalog."""
     return (
-        replace(context, watch=Pinger(monitors(config), context.log, noting(context)).watch)
+        replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
         if config.pings
         else context
     )

@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backupd.catalog.database import (
-    CatalogDamaged,
-    CatalogDiskError,
-    CatalogForeign,
-    CatalogUnavailable,
     catalog_errors,
     prepare,
     read_copies,
@@ -28,6 +24,7 @@ from backupd.catalog.records import (
     RunRecord,
     RunSummary,
 )
+from backupd.errors import CatalogDamaged, CatalogDiskError, CatalogForeign, CatalogUnavailable
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog

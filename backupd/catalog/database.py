@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from backupd.errors import BackupdError
+from backupd.errors import CatalogDamaged, CatalogDiskError, CatalogForeign, CatalogUnavailable
 from backupd.system.files import give_to_owner_of
 from backupd.system.os_errors import lacks_inodes
 
@@ -54,22 +54,6 @@ _HINTS: Final = {
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_IOERR: _FULL,
 }
-
-
-class CatalogUnavailable(BackupdError):
-    """The catalog cannot be read or written. Backups do not depend on it, and it can be rebuilt."""
-
-
-class CatalogDiskError(CatalogUnavailable):
-    """The catalog's disk is full or failing: neither a rebuild nor a restart helps."""
-
-
-class CatalogForeign(CatalogUnavailable):
-    """Another program, or a newer backupd, made what is at the catalog's path: an operator has to decide."""
-
-
-class CatalogDamaged(CatalogUnavailable):
-    """The catalog's file is damaged: a rebuild helps, waiting does not."""
 
 
 _ERROR_TYPES: Final = {_DAMAGED: CatalogDamaged, _FULL: CatalogDiskError, _NO_INODES: CatalogDiskError}

@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from backupd.catalog.records import utc_from_text
-from backupd.model import Mood, Outcome, Verification
+from backupd.model import Outcome, Severity, Verification
 
 CopyState = Literal["present", "damaged", "missing"]
 
@@ -174,7 +174,7 @@ class OutboxRow(Base):
     scope: Mapped[str] = mapped_column(primary_key=True)
     reference: Mapped[str] = mapped_column(primary_key=True)
     made_at: Mapped[datetime]
-    mood: Mapped[Mood] = mapped_column(Utf8)
+    severity: Mapped[Severity] = mapped_column(Utf8)
     title: Mapped[str]
     body: Mapped[str]
     channels: Mapped[str]

@@ -100,7 +100,7 @@ def read_notification_state(session: Session, scope: str) -> NotificationState:
             OutboxMessage(
                 row.reference,
                 row.made_at,
-                row.mood,
+                row.severity,
                 row.title,
                 row.body,
                 frozenset(row.channels.split()),
@@ -125,7 +125,7 @@ def write_notification_state(session: Session, scope: str, state: NotificationSt
                 scope=scope,
                 reference=message.reference,
                 made_at=message.made_at,
-                mood=message.mood,
+                severity=message.severity,
                 title=message.title,
                 body=message.body,
                 channels=" ".join(sorted(message.channels)),

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from backupd.model import DrillReport, Mood, Outcome, RunReport
+from backupd.model import DrillReport, Outcome, RunReport, Severity
 
 _REPORT_FIELDS: Final = tuple(one.name for one in fields(RunReport))
 _DRILL_FIELDS: Final = tuple(one.name for one in fields(DrillReport))
@@ -94,7 +94,7 @@ class OutboxMessage:
     reference: str
     """Identifies the message: a receiver that gets it twice, after a crash between sending and recording, can tell."""
     made_at: datetime
-    mood: Mood
+    severity: Severity
     title: str
     body: str
     channels: frozenset[str]

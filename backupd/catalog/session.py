@@ -15,11 +15,11 @@ from backupd.catalog.database import (
     LATEST,
     REBUILD,
     WORKING,
-    CatalogUnavailable,
     catalog_errors,
     connect,
     directory_lock,
 )
+from backupd.errors import CatalogUnavailable
 
 _WRITING: Final = {"backupd_begin": "BEGIN IMMEDIATE"}  # waits for another writer now instead of failing later
 

@@ -19,7 +19,7 @@ import click
 
 from backupd.bootstrap.tasks import build_site, expiry, writable
 from backupd.config import Config, load_config
-from backupd.errors import BackupdError, UsageError
+from backupd.errors import BackupdError, InputOutputError, UsageError
 from backupd.formatting import printable
 from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
 from backupd.privileges import become_owner_of_backups, settle
@@ -90,7 +90,7 @@ def readable_errors(command: Callable[..., None]) -> Callable[..., None]:
                 _discard_output()
                 print_error(f"standard output cannot be written: {error.strerror}", _NO_OUTPUT)
                 sys.exit(1)
-            fail(BackupdError(said(error), remedy(error)), as_json=as_json)
+            fail(InputOutputError(said(error), remedy(error)), as_json=as_json)
 
     return guarded
 

@@ -22,7 +22,7 @@ from backupd.cli.common import (
 )
 from backupd.cli.output import shown_progress
 from backupd.config import Config
-from backupd.formatting import human_duration, human_span, printable
+from backupd.formatting import human_duration, printable
 from backupd.model import RunReport
 from backupd.tasks.context import TaskContext
 from backupd.tasks.drill.drill import drill
@@ -66,7 +66,7 @@ def _print(report: RunReport, *, as_json: bool) -> None:
         return
     if report.outcome != "failed" and done.age_s is not None and done.recovery_s is not None:
         click.echo(f"{report.source}: {report.generation} at {done.store} restores")
-        click.echo(f"  data     {human_span(done.age_s)} old, at most {human_span(done.max_age_s)} allowed")
+        click.echo(f"  data     {human_duration(done.age_s)} old, at most {human_duration(done.max_age_s)} allowed")
         click.echo(f"  time     {human_duration(done.recovery_s)} ({', '.join(_stages(report))})")
         click.echo(f"  proven   {', '.join(done.proven)}")
     for note in report.notes:

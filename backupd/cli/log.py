@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from backupd.cli.common import config_option, json_option, open_context, read_config, readable_errors
-from backupd.errors import BackupdError, UsageError
+from backupd.errors import LogMissing, UsageError
 from backupd.formatting import parse_span
 from backupd.log import LOG_NAME
 from backupd.log_reader import LEVELS, MOST_BYTES, LogLine, lines_ever, lines_now, read_line, wait_unless_deaf
@@ -51,7 +51,7 @@ def command(
         for lines in _chosen(_batches(path, follow=follow), wanted, most):
             _print(lines, as_json=as_json)
     except FileNotFoundError as error:
-        raise BackupdError(f"there is no {path}", "the first run makes it; --follow waits for it") from error
+        raise LogMissing(f"there is no {path}", "the first run makes it; --follow waits for it") from error
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if wanted.is_cut_short() and (older := sorted(path.parent.glob(f"{LOG_NAME}[-.]*"))):

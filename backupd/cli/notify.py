@@ -12,7 +12,7 @@ from backupd.cli.common import config_option, json_option, open_context, print_j
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
-from backupd.notifications.outbox import REFUSED, TAKEN
+from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.status.current import read_pings
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
@@ -58,12 +58,12 @@ def _show(config: Config, context: TaskContext, *, as_json: bool) -> None:
     book = context.ask_catalog(
         lambda catalog: catalog.read_notification_state(next(iter(config.sources))), NotificationState()
     )
-    taken, refused = book.notices.get(TAKEN), book.notices.get(REFUSED)
+    taken, refused = book.notices.get(ACCEPTED), book.notices.get(REFUSED)
     pings = read_pings(monitors(config), context)
     facts = {
         "channels": [channel.masked for channel in channels(config)],
         "waiting": [{"title": one.title, "made_at": one.made_at, "attempts": one.attempts} for one in book.outbox],
-        "taken_at": taken.notified_at if taken else None,
+        "accepted_at": taken.notified_at if taken else None,
         "refused_at": refused.notified_at if refused else None,
         "refused": refused.value if refused else None,
         "pings": pings,

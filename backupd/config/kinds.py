@@ -15,7 +15,7 @@ from backupd.config.pathtext import why_no_path
 from backupd.config.zone import is_time_zone
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.model import LOCAL_STORE, is_source_name
-from backupd.pings.monitors import Address
+from backupd.pings.monitors import Monitor
 from backupd.schedule import Schedule
 
 MASK = "[secret]"
@@ -128,7 +128,7 @@ def _command_line(text: str) -> str:
 
 
 def _ping_url(secret: SecretStr) -> SecretStr:
-    Address.parse(secret.get_secret_value())
+    Monitor.parse(secret.get_secret_value())
     return secret
 
 

@@ -14,8 +14,8 @@ from backupd.catalog import (
 )
 from backupd.catalog.catalog import Catalog
 from backupd.daemon.scheduler import STALLED_S, Scheduler
-from backupd.daemon.source_claims import Claims
-from backupd.daemon.task_queue import DOCTOR, REBUILD, Job, Lanes
+from backupd.daemon.source_claims import SourceClaims
+from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskQueues, TaskRequest
 from backupd.errors import BackupdError
 from backupd.log import Event
 from backupd.model import CLOCK_TOLERANCE, Task
@@ -40,7 +40,7 @@ class Daemon:
     def __init__(
         self,
         planned: tuple[Planned, ...],
-        worker: Lanes,
+        worker: TaskQueues,
         context: TaskContext,
         outdated: Callable[[], bool] = lambda: False,
         on_end: Callable[[], None] = lambda: None,
@@ -49,7 +49,7 @@ class Daemon:
         self._planned, self._worker, self._context, self._outdated = planned, worker, context, outdated
         self._ticker = Scheduler(self._tick, self._tick_failed)
         self._stop = threading.Event()
-        self._claims = Claims((one.source for one in planned), context.store.hidden)
+        self._claims = SourceClaims((one.source for one in planned), context.store.hidden)
         self._mine = frozenset[str]()
         self._trouble: tuple[Event, str] | None = None
         self._digest = ""
@@ -61,7 +61,7 @@ class Daemon:
         Returns whether it was outdated: then it ought to begin anew.
         """
         self._worker.start(self._ended)
-        self._worker.submit(Job(DOCTOR))
+        self._worker.submit(TaskRequest(DOCTOR))
         self._ticker.start()
         anew = False
         while not anew and not self._stop.wait(_LOOK_EVERY_S):
@@ -110,7 +110,7 @@ class Daemon:
         for planned, why in ready:
             if waits(planned.task, tasks):
                 continue
-            if self._worker.submit(Job(planned.task, planned.source)):
+            if self._worker.submit(TaskRequest(planned.task, planned.source)):
                 task, source = planned.task, planned.source
                 self._context.log.info(Event.RUN_DUE, f"{planned} is due: {why.reason}", task=task, source=source)
 
@@ -123,7 +123,7 @@ class Daemon:
         except CatalogUnavailable as error:
             self._tell_once(Event.CATALOG_UNAVAILABLE, error.message, error.hint)
             if isinstance(error, CatalogDamaged):
-                self._worker.submit(Job(REBUILD))
+                self._worker.submit(TaskRequest(REBUILD))
             found = [(planned, self._due(planned, None)) for planned in mine]
         now = self._context.clock()
         return [(planned, why) for planned, why in found if why.at <= now]
@@ -141,8 +141,9 @@ class Daemon:
         return digest
 
     def _remembered(self, planned: Planned) -> TaskHistory:
-        believed = self._context.clock() + CLOCK_TOLERANCE  # what a clock that ran ahead dated counts for nothing
-        ended = [run for run in self._worker.ended(Job(planned.task, planned.source)) if run.began_at <= believed]
+        latest = self._context.clock() + CLOCK_TOLERANCE  # runs that a clock running ahead dated do not count
+        results = self._worker.ended(TaskRequest(planned.task, planned.source))
+        ended = [run for run in results if run.began_at <= latest]
         succeeded = [run.began_at for run in ended if run.succeeded]
         failed = (run.ended_at for run in ended if not run.succeeded and run.began_at >= self._reconfigured_at)
         return TaskHistory(max(succeeded, default=None), tuple(failed))

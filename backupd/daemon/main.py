@@ -14,15 +14,15 @@ from backupd.bootstrap.tasks import expiry, limits, monitors, planned_tasks, wat
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
-from backupd.daemon.task_queue import Lanes, Worker
+from backupd.daemon.task_queue import TaskQueue, TaskQueues
 from backupd.errors import ConfigError
 from backupd.health import Health, Limit
 from backupd.log import Event, EventLog
-from backupd.pings.monitors import Address
+from backupd.pings.monitors import Monitor
 from backupd.privileges import become_owner_of_backups, become_root_again, hand_over_backups, identity_for, settle
 from backupd.schedule import Planned
-from backupd.status.current import read_status, take_survey
-from backupd.status.model import Status, Survey
+from backupd.status.current import read_history, read_status
+from backupd.status.model import History, Status
 from backupd.status.text import status_lines
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
@@ -58,7 +58,7 @@ class OwnerHandover:
 _ENDS = (signal.SIGTERM, signal.SIGINT)
 
 
-class StatusService:
+class DaemonStatus:
     """The running daemon as HTTP sees it: `service.survey.Service`."""
 
     def __init__(
@@ -68,7 +68,7 @@ class StatusService:
         limits: tuple[Limit, ...],
         expiry: Expiry,
         context: TaskContext,
-        monitors: Mapping[str, Address],
+        monitors: Mapping[str, Monitor],
     ) -> None:
         self._daemon, self._planned, self._limits, self._expiry, self._context = (
             daemon,
@@ -92,9 +92,9 @@ class StatusService:
         """Look at everything."""
         return read_status(self._planned, self._limits, self._context, self._started_at, self._monitors)
 
-    def survey(self) -> Survey:
+    def history(self) -> History:
         """Look at everything, and at how it came to be."""
-        return take_survey(self._planned, self._limits, self._expiry, self._context, self._started_at, self._monitors)
+        return read_history(self._planned, self._limits, self._expiry, self._context, self._started_at, self._monitors)
 
 
 _HTTP_STOP_S = 1.0
@@ -113,9 +113,9 @@ def serve(config: Config) -> NoReturn:
     context = watching_site(config, sys.stdout)
     planned = planned_tasks(config)
     woken = threading.Event()
-    lanes = Lanes(*(Worker(config, context.log, context.clock) for _ in range(2)))
+    lanes = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     daemon = Daemon(planned, lanes, context, OwnerHandover(config, context.log).due, on_end=woken.set)
-    overview = StatusService(daemon, planned, limits(config), expiry(config), context, monitors(config))
+    overview = DaemonStatus(daemon, planned, limits(config), expiry(config), context, monitors(config))
     server = _server(config, overview, context)
     teller = _teller(config, daemon, overview, context, woken)
     for end in (signal.SIGTERM, signal.SIGINT):
@@ -138,7 +138,7 @@ def serve(config: Config) -> NoReturn:
 
 
 def _teller(
-    config: Config, daemon: Daemon, overview: StatusService, context: TaskContext, woken: threading.Event
+    config: Config, daemon: Daemon, overview: DaemonStatus, context: TaskContext, woken: threading.Event
 ) -> Notifier:
     request = notification_options(config)
     return Notifier(
@@ -151,7 +151,7 @@ def _teller(
     )
 
 
-def _server(config: Config, overview: StatusService, context: TaskContext) -> HttpServer:
+def _server(config: Config, overview: DaemonStatus, context: TaskContext) -> HttpServer:
     def on_error(what: str) -> None:
         context.log.error(Event.HTTP_FAILED, what)
 

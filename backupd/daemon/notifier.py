@@ -13,14 +13,14 @@ from backupd.catalog import NotificationState
 from backupd.health import Health
 from backupd.log import Event
 from backupd.notifications.apprise_sender import Sender
-from backupd.notifications.collector import look_at_app, observe
+from backupd.notifications.collector import check_app, observe
 from backupd.notifications.daily_ping import DailyPing
-from backupd.notifications.deploy import Seen, is_pending, plan_deploy
+from backupd.notifications.deploy import AppVersion, is_pending, plan_deploy
 from backupd.notifications.message import Message, compose, compose_lines
 from backupd.notifications.options import NotificationOptions
-from backupd.notifications.outbox import Notebook, queued, send_due
-from backupd.notifications.ping_status import noting
-from backupd.notifications.planner import Notice, digest_due, plan_messages
+from backupd.notifications.outbox import Outbox, outbox_message, send_due
+from backupd.notifications.ping_status import ping_recorder
+from backupd.notifications.planner import Notice, plan_digest, plan_notices
 from backupd.notifications.problems import Observation, facts_of
 from backupd.pings.pinger import Pinger
 from backupd.tasks.context import TaskContext
@@ -50,10 +50,12 @@ class Notifier:
     ) -> None:
         self._request, self._context, self._mine, self._alive, self._digest = request, context, mine, alive, digest
         self._woken, self._sender = woken, sender or Sender()
-        self._notebook = Notebook(request.scope, context)
+        self._notebook = Outbox(request.scope, context)
         self._daily: DailyPing | None = None
         if request.daily is not None and request.daily_schedule is not None:
-            self._daily = DailyPing(request.daily, request.daily_schedule, Pinger({}, context.log, noting(context)))
+            self._daily = DailyPing(
+                request.daily, request.daily_schedule, Pinger({}, context.log, ping_recorder(context))
+            )
         self._stopping = False
         self._last_error = ""
         self._thread = threading.Thread(target=self._run, name="teller", daemon=True)
@@ -107,7 +109,7 @@ class Notifier:
     def _decided(self, book: NotificationState, look: Observation) -> NotificationState:
         """Return `book` with what is to be said now, on its way."""
         request, now = self._request, self._context.clock()
-        plan = plan_messages(facts_of(look, now), book.notices, now)
+        plan = plan_notices(facts_of(look, now), book.notices, now)
         messages = list[Message]()
         if plan.items:
             messages.append(compose(plan.items, request.name, request.zone, now))
@@ -117,18 +119,18 @@ class Notifier:
             told = verdict.told
             messages += [self._composed(item) for item in verdict.items]
         if request.digest is not None:
-            due, told = digest_due(request.digest, told, now)
+            due, told = plan_digest(request.digest, told, now)
             if due:
                 messages.append(compose_lines(self._digest(), "how it stands", request.name, now))
         return NotificationState(
-            told, (*book.outbox, *(queued(message, request.channels, now) for message in messages))
+            told, (*book.outbox, *(outbox_message(message, request.channels, now) for message in messages))
         )
 
     def _composed(self, item: Notice) -> Message:
         return compose((item,), self._request.name, self._request.zone, self._context.clock())
 
-    def _versions(self) -> list[tuple[Seen, timedelta]]:
-        versions = [(Seen("backupd", __version__, "; ".join(self._alive())), _OWN_TIMEOUT)]
+    def _versions(self) -> list[tuple[AppVersion, timedelta]]:
+        versions = [(AppVersion("backupd", __version__, "; ".join(self._alive())), _OWN_TIMEOUT)]
         if self._request.app is not None:
-            versions.append((look_at_app(self._request.app), self._request.app.timeout))
+            versions.append((check_app(self._request.app), self._request.app.timeout))
         return versions

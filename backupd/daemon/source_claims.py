@@ -11,7 +11,7 @@ from backupd.errors import LockHeld
 from backupd.stores.lock import store_lock
 
 
-class Claims:
+class SourceClaims:
     """The claims of this daemon on `subjects` (sources and replicas), as lock files in `directory`."""
 
     def __init__(self, subjects: Iterable[str], directory: Path) -> None:

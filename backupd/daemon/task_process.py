@@ -13,8 +13,8 @@ import threading
 
 from backupd.bootstrap.tasks import backup_request, build_site, expiry, late_log, priority
 from backupd.config import Config
-from backupd.daemon.task_queue import DOCTOR, REBUILD, Job
-from backupd.errors import BackupdError
+from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
+from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
 from backupd.model import RunReport
 from backupd.privileges import settle
@@ -24,7 +24,7 @@ from backupd.system.starting import starting
 from backupd.tasks.context import TaskContext
 
 
-def main(job: Job, config: Config) -> int:
+def main(job: TaskRequest, config: Config) -> int:
     """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
     log = late_log(config, sys.stdout)
     try:
@@ -36,16 +36,20 @@ def main(job: Job, config: Config) -> int:
         _tell(job, error, log)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - a defect: the log is where somebody will look for it
-        _tell(job, BackupdError(f"{type(error).__name__}: {error}", "report this with backup.log"), log)
-        return BackupdError.exit_code
+        _tell(
+            job,
+            UnexpectedError.of(error, "report this with backup.log"),
+            log,
+        )
+        return UnexpectedError.exit_code
 
 
-def _tell(job: Job, error: BackupdError, log: EventLog) -> None:
+def _tell(job: TaskRequest, error: BackupdError, log: EventLog) -> None:
     what = f"the {job} could not be done: {error.message}"
     log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=error.hint)
 
 
-def _do(job: Job, config: Config, context: TaskContext) -> int:
+def _do(job: TaskRequest, config: Config, context: TaskContext) -> int:
     if job.task == DOCTOR:
         return _doctor(config, context)
     if job.task == REBUILD:
@@ -109,6 +113,6 @@ def _end_with_daemon() -> None:
 if __name__ == "__main__":
     unwind_on_signals()
     asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, through a pipe that nobody else holds
-    code = main(Job(*sys.argv[1:]), asked)
+    code = main(TaskRequest(*sys.argv[1:]), asked)
     unwind_no_more()
     sys.exit(code)

@@ -14,7 +14,7 @@ from typing import Final
 
 from backupd.config import Config
 from backupd.errors import ProcessRefused, TemporaryError
-from backupd.formatting import human_span
+from backupd.formatting import human_duration
 from backupd.log import Event, EventLog
 from backupd.system.os_errors import remedy, said
 from backupd.system.starting import starting
@@ -23,7 +23,7 @@ _AWAY = ("replicate", "drill")
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TaskResult:
     """How a run ended, remembered for as long as the daemon lives: the catalog may be out of order just then."""
 
     began_at: datetime
@@ -37,7 +37,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TaskRequest:
     """Something to do: a task (or `doctor`, `rebuild`) and the source that it concerns, if any."""
 
     task: str
@@ -47,18 +47,18 @@ class Job:
         return f"{self.task} of {self.source}" if self.source else self.task
 
 
-class Worker:
+class TaskQueue:
     """A queue of jobs, and the one thread that does them; every method may be called from any thread."""
 
     def __init__(self, config: Config, log: EventLog, clock: Callable[[], datetime]) -> None:
         self._config, self._log, self._clock = config, log, clock
         self._timeout_s = config.schedule.run_timeout_s
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
-        self._current: Job | None = None
+        self._waiting: deque[TaskRequest] = deque()
+        self._current: TaskRequest | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
-        self._ended: dict[Job, deque[Ended]] = {}
+        self._ended: dict[TaskRequest, deque[TaskResult]] = {}
         self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
 
@@ -70,7 +70,7 @@ class Worker:
         self._on_end = on_end
         self._thread.start()
 
-    def submit(self, job: Job) -> bool:
+    def submit(self, job: TaskRequest) -> bool:
         """Queue `job`, unless it waits or is being done already; tells whether it was queued."""
         with self._changed:
             if self._stopping or job == self._current or job in self._waiting:
@@ -79,7 +79,7 @@ class Worker:
             self._changed.notify_all()
             return True
 
-    def ended(self, job: Job) -> tuple[Ended, ...]:
+    def ended(self, job: TaskRequest) -> tuple[TaskResult, ...]:
         """Return how the last success of `job` and the failures since then ended, oldest first."""
         with self._changed:
             return tuple(self._ended.get(job, ()))
@@ -105,21 +105,21 @@ class Worker:
             with self._changed:
                 self._current = self._process = None
                 runs = self._ended.setdefault(job, deque(maxlen=_RUNS_REMEMBERED))
-                ended = Ended(began_at, self._clock(), exit_code)
+                ended = TaskResult(began_at, self._clock(), exit_code)
                 if ended.succeeded:
                     runs.clear()
                 runs.append(ended)
             if job.source:  # else a rebuild that fails would be tried again at once, for ever
                 self._on_end()
 
-    def _next(self) -> Job | None:
+    def _next(self) -> TaskRequest | None:
         """Wait for a job; None when there will be none any more."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping)
             self._current = None if self._stopping else self._waiting.popleft()
             return self._current
 
-    def _do(self, job: Job) -> int:
+    def _do(self, job: TaskRequest) -> int:
         """Have `job` done and return its exit code; what kept it from being done is one too, and is told."""
         try:
             process = _begun(job, self._config)
@@ -138,7 +138,7 @@ class Worker:
             try:
                 process.wait(self._timeout_s)
             except subprocess.TimeoutExpired:
-                self._end(job, process, f"it did not end within {human_span(self._timeout_s)}")
+                self._end(job, process, f"it did not end within {human_duration(self._timeout_s)}")
         if process.returncode is None:
             return TemporaryError.exit_code  # not even SIGKILL ends it: it hangs in the kernel, and is left behind
         if process.returncode < 0 and not self._stopping:
@@ -146,7 +146,7 @@ class Worker:
             self._tell(job, f"the {job} was killed by {name}", "see dmesg: too little memory is likely")
         return process.returncode
 
-    def _end(self, job: Job, process: subprocess.Popen[bytes], why: str) -> None:
+    def _end(self, job: TaskRequest, process: subprocess.Popen[bytes], why: str) -> None:
         """Let a run clean up, and kill it when it takes too long."""
         self._log.warning(Event.RUN_STOPPED, f"stopping the {job}: {why}", task=job.task, source=job.source or None)
         process.terminate()
@@ -156,27 +156,27 @@ class Worker:
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
 
-    def _tell(self, job: Job, what: str, hint: str) -> None:
+    def _tell(self, job: TaskRequest, what: str, hint: str) -> None:
         self._log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
-class Lanes:
-    """Replications and drills in one lane, all else in the other; see `Worker`, whose methods these are."""
+class TaskQueues:
+    """Replications and drills in one lane, all else in the other; see `TaskQueue`, whose methods these are."""
 
-    here: Worker
-    away: Worker
+    here: TaskQueue
+    away: TaskQueue
 
     def start(self, on_end: Callable[[], None]) -> None:
         """Begin to work; `on_end` hears of the end of each run of a source or to a replica, in either thread."""
         for worker in (self.here, self.away):
             worker.start(on_end)
 
-    def submit(self, job: Job) -> bool:
+    def submit(self, job: TaskRequest) -> bool:
         """Queue `job` in its lane, unless it waits or is being done already; tells whether it was queued."""
         return self._lane(job).submit(job)
 
-    def ended(self, job: Job) -> tuple[Ended, ...]:
+    def ended(self, job: TaskRequest) -> tuple[TaskResult, ...]:
         """Return how the last success of `job` and the failures since then ended, oldest first."""
         return self._lane(job).ended(job)
 
@@ -196,7 +196,7 @@ class Lanes:
         self.here.stop()
         other.join()
 
-    def _lane(self, job: Job) -> Worker:
+    def _lane(self, job: TaskRequest) -> TaskQueue:
         return self.away if job.task in _AWAY else self.here
 
 
@@ -220,7 +220,7 @@ def _held_open(process: "subprocess.Popen[bytes]") -> Iterator[None]:
                 process.stdin.close()
 
 
-def _begun(job: Job, config: Config) -> "subprocess.Popen[bytes]":
+def _begun(job: TaskRequest, config: Config) -> "subprocess.Popen[bytes]":
     """Begin a run, and tell it the configuration. Raises ProcessRefused, OSError."""
     command = [sys.executable, "-P", "-m", "backupd.daemon.task_process", job.task, job.source]
     with starting():

@@ -27,7 +27,7 @@ class Sender:
 
     def send(self, message: Message, channels: Sequence[Channel]) -> Mapping[Channel, str]:
         """Send to each of `channels`, and return of each why it did not take the message, empty where it did."""
-        order = {"mood": message.mood, "title": message.title, "body": message.body}
+        order = {"mood": message.severity, "title": message.title, "body": message.body}
         reasons = self._answer(json.dumps({**order, "urls": [channel.url for channel in channels]}))
         if isinstance(reasons, str):
             return dict.fromkeys(channels, reasons)

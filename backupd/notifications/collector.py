@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from backupd.catalog import CatalogUnavailable, RunRecord, read_catalog
 from backupd.formatting import printable
 from backupd.health import Limit
-from backupd.notifications.deploy import Seen
+from backupd.notifications.deploy import AppVersion
 from backupd.notifications.problems import Observation
 from backupd.system.http import CallFailed, Reply, call
 from backupd.tasks.context import TaskContext
@@ -42,7 +42,7 @@ def observe(limits: Iterable[Limit], subjects: frozenset[str], context: TaskCont
     return Observation(read_health_facts(limits, context), subjects, drills)
 
 
-def look_at_app(app: App) -> Seen:
+def check_app(app: App) -> AppVersion:
     """Ask the app whether it is well and which version it has."""
     reply = None
     try:
@@ -52,7 +52,7 @@ def look_at_app(app: App) -> Seen:
     except CallFailed as error:
         trouble = f"its health_url: {error}"
     version = app.version or _from_file(app) or (_from_reply(app, reply) if reply else "")
-    return Seen("app", printable(version.strip())[:_LONGEST_VERSION] or None, trouble)
+    return AppVersion("app", printable(version.strip())[:_LONGEST_VERSION] or None, trouble)
 
 
 def _from_file(app: App) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from backupd.catalog import NoticeRecord
-from backupd.formatting import human_span
-from backupd.notifications.planner import Notice, Plan, believed
+from backupd.formatting import human_duration
+from backupd.notifications.planner import Notice, Plan, not_in_future
 
 # An app that comes and goes is told as fallen silent no more often than this; what is silent then is told then.
 APART = timedelta(hours=1)
@@ -16,7 +16,7 @@ SETTLE = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class AppVersion:
     """What was just seen of `name`: its version (None: it does not tell), and whether it is well, else why not."""
 
     name: str
@@ -24,7 +24,7 @@ class Seen:
     trouble: str = ""
 
 
-def plan_deploy(seen: Seen, told: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
+def plan_deploy(seen: AppVersion, told: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
     """Decide whether there is a verdict on the version that was seen; see `is_pending` for one that is still open.
 
     A new version is well when it is so once it has settled, and unhealthy when it is not so within `timeout`. What is
@@ -54,11 +54,11 @@ def is_pending(name: str, told: Mapping[str, NoticeRecord]) -> bool:
     return f"deploying {name}" in told
 
 
-def _plan_version(seen: Seen, told: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
+def _plan_version(seen: AppVersion, told: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
     settled_key, pending_key = f"deploy {seen.name}", f"deploying {seen.name}"
     book = dict(told)
     settled = book.get(settled_key)
-    pending = believed(book[pending_key], now) if pending_key in book else None
+    pending = not_in_future(book[pending_key], now) if pending_key in book else None
     version = seen.version or (pending.value if pending else None)
     if version is None or (settled and settled.value == version):
         book.pop(pending_key, None)
@@ -75,16 +75,16 @@ def _plan_version(seen: Seen, told: Mapping[str, NoticeRecord], timeout: timedel
 
 
 def _verdict(
-    seen: Seen, pending: NoticeRecord, settled: NoticeRecord | None, timeout: timedelta, now: datetime
+    seen: AppVersion, pending: NoticeRecord, settled: NoticeRecord | None, timeout: timedelta, now: datetime
 ) -> Notice | None:
     age = now - pending.since
     what = _named(f"{seen.name} {pending.value}", settled)
     if not seen.trouble and age >= SETTLE:
         return Notice(
-            "success", f"deploy OK: {what}", f"well {human_span(age.total_seconds())} after it was first seen"
+            "success", f"deploy OK: {what}", f"well {human_duration(age.total_seconds())} after it was first seen"
         )
     if seen.trouble and age >= timeout:
-        detail = f"not well within {human_span(age.total_seconds())}: {seen.trouble}"
+        detail = f"not well within {human_duration(age.total_seconds())}: {seen.trouble}"
         next_step = "look at its log; deploy the version before it again where that was well"
         return Notice("failure", f"deploy unhealthy: {what}", detail, pending.since, next_step)
     return None
@@ -104,7 +104,7 @@ def silence_now(kept: NoticeRecord | None, now: datetime) -> NoticeRecord:
     """Return the silence that goes on: `kept`, or where that one is over one that begins `now`."""
     if kept is None or kept.value == _OVER:
         return NoticeRecord("", now, kept.notified_at if kept else None)
-    return believed(kept, now)
+    return not_in_future(kept, now)
 
 
 def silence_verdict(what: str, trouble: str, silence: NoticeRecord, timeout: timedelta, now: datetime) -> Notice | None:
@@ -115,7 +115,7 @@ def silence_verdict(what: str, trouble: str, silence: NoticeRecord, timeout: tim
     lasted = now - silence.since
     if lasted < timeout:
         return None
-    detail = f"for {human_span(lasted.total_seconds())}: {trouble}"
+    detail = f"for {human_duration(lasted.total_seconds())}: {trouble}"
     next_step = "look at its log: if a deploy has not come up, deploy the version before it again"
     headline = f"deploy unhealthy: {what} tells neither that it is well nor its version"
     return Notice("failure", headline, detail, silence.since, next_step)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from hashlib import sha256
 
-from backupd.formatting import human_span, printable
-from backupd.model import Mood
+from backupd.formatting import human_duration, printable
+from backupd.model import Severity
 from backupd.notifications.planner import Notice
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}(?=://)", re.ASCII)
@@ -38,7 +38,7 @@ class Channel:
         return f"{shown} (URL {self.place})" if self.place else shown
 
 
-_MOODS: tuple[Mood, ...] = ("failure", "warning", "success", "info")  # the worst first
+_MOODS: tuple[Severity, ...] = ("failure", "warning", "success", "info")  # the worst first
 # Telegram takes 4,096 characters in all, Discord 2,000 (Apprise cuts what is longer in two).
 _LONGEST_LINE = 400
 _LONGEST_BODY = 3_500
@@ -50,7 +50,7 @@ _LABELS = {"over": "Over: ", "still": "Still: "}
 class Message:
     """A message to everybody; `reference` is the same for the same message, however often it arrives."""
 
-    mood: Mood
+    severity: Severity
     title: str
     body: str
     reference: str
@@ -58,16 +58,18 @@ class Message:
 
 def compose(items: tuple[Notice, ...], name: str, zone: tzinfo, now: datetime) -> Message:
     """Put `items`, at least one, into one message from the backupd called `name`; times are told in `zone`."""
-    mood = min((item.mood for item in items), key=_MOODS.index)
+    severity = min((item.severity for item in items), key=_MOODS.index)
     return _message(
-        mood, _title(name, _headline(items)), _fitting([_paragraph(item, zone, now) for item in items]), now
+        severity, _title(name, _headline(items)), _fitting([_paragraph(item, zone, now) for item in items]), now
     )
 
 
-def compose_lines(lines: Iterable[str], headline: str, name: str, now: datetime, mood: Mood = "info") -> Message:
+def compose_lines(
+    lines: Iterable[str], headline: str, name: str, now: datetime, severity: Severity = "info"
+) -> Message:
     """Put `lines` into one message."""
     body = "\n".join(printable(line)[:_LONGEST_LINE] for line in lines)
-    return _message(mood, _title(name, headline), body, now)
+    return _message(severity, _title(name, headline), body, now)
 
 
 def _title(name: str, headline: str) -> str:
@@ -75,9 +77,9 @@ def _title(name: str, headline: str) -> str:
     return printable(f"backupd {short}: {headline}"[:_LONGEST_LINE])
 
 
-def _message(mood: Mood, title: str, body: str, now: datetime) -> Message:
+def _message(severity: Severity, title: str, body: str, now: datetime) -> Message:
     reference = sha256(f"{now.isoformat()}\n{title}\n{body}".encode(errors="replace")).hexdigest()[:8]
-    return Message(mood, title, f"{body}\n\nref {reference}", reference)
+    return Message(severity, title, f"{body}\n\nref {reference}", reference)
 
 
 def _fitting(paragraphs: list[str]) -> str:
@@ -96,7 +98,7 @@ def _fitting(paragraphs: list[str]) -> str:
 def _headline(items: tuple[Notice, ...]) -> str:
     if len(items) == 1:
         return f"{_LABELS.get(items[0].label, '').lower()}{items[0].headline}"
-    troubles = sum(item.mood in ("failure", "warning") for item in items)
+    troubles = sum(item.severity in ("failure", "warning") for item in items)
     others = len(items) - troubles
     parts = [f"{troubles} {'trouble' if troubles == 1 else 'troubles'}"] if troubles else []
     parts += [f"{others} good {'word' if others == 1 else 'words'}"] if others else []
@@ -113,14 +115,14 @@ def _lines(item: Notice, zone: tzinfo, now: datetime) -> Iterator[str]:
     if item.detail:
         yield f"what: {item.detail}"
     if item.since is not None:
-        local, lasted = item.since.astimezone(zone), human_span(max(0.0, (now - item.since).total_seconds()))
+        local, lasted = item.since.astimezone(zone), human_duration(max(0.0, (now - item.since).total_seconds()))
         word = "began" if item.label == "over" else "since"
         yield f"{word}: {local:%a %F %H:%M} {local:%Z} ({lasted}{' ago' if item.label == 'over' else ''})"
     if item.next_step:
         yield f"next: {item.next_step}"
 
 
-def channels_of(urls: Iterable[str]) -> tuple[Channel, ...]:
+def parse_channels(urls: Iterable[str]) -> tuple[Channel, ...]:
     """Return each channel once; those that look the same have a number."""
     channels = tuple({channel.key: channel for channel in map(Channel.of, urls)}.values())
     looks = Counter(channel.masked for channel in channels)

@@ -6,7 +6,7 @@ from datetime import tzinfo
 from backupd.health import Limit
 from backupd.notifications.collector import App
 from backupd.notifications.message import Channel
-from backupd.pings.monitors import Address
+from backupd.pings.monitors import Monitor
 from backupd.schedule import Schedule
 
 
@@ -24,7 +24,7 @@ class NotificationOptions:
     limits: tuple[Limit, ...]
     channels: tuple[Channel, ...] = ()
     digest: Schedule | None = None
-    daily: Address | None = None
+    daily: Monitor | None = None
     daily_schedule: Schedule | None = None
     app: App | None = None
 

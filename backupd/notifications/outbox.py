@@ -16,7 +16,7 @@ from backupd.notifications.problems import PASSING
 from backupd.tasks.context import TaskContext
 
 
-class Notebook:
+class Outbox:
     """The book of `scope`; the catalog's is read once, and written whenever something changed.
 
     Where the catalog cannot be read for a while, the book begins empty: at worst something is said once more.
@@ -62,7 +62,7 @@ class Notebook:
 _MOST_AT_ONCE: Final = 5
 _WHAT_TO_DO: Final = "check its URL under [notify] with backupd notify --test"
 # In the book of what was told: when a channel last took a message, and when one last did not, and why.
-TAKEN = "taken"
+ACCEPTED = "taken"
 REFUSED = "refused"
 _FIRST_WAIT = timedelta(minutes=1)
 _LONGEST_WAIT = timedelta(hours=1)
@@ -80,18 +80,18 @@ class Dropped:
     why: str
 
 
-def queued(message: Message, channels: Iterable[Channel], now: datetime) -> OutboxMessage:
+def outbox_message(message: Message, channels: Iterable[Channel], now: datetime) -> OutboxMessage:
     """Return `message` as one that no channel has taken yet."""
     keys = frozenset(channel.key for channel in channels)
-    return OutboxMessage(message.reference, now, message.mood, message.title, message.body, keys, 0, now)
+    return OutboxMessage(message.reference, now, message.severity, message.title, message.body, keys, 0, now)
 
 
 def message_of(waiting: OutboxMessage) -> Message:
     """Return the message itself."""
-    return Message(waiting.mood, waiting.title, waiting.body, waiting.reference)
+    return Message(waiting.severity, waiting.title, waiting.body, waiting.reference)
 
 
-def swept(
+def drop_expired(
     book: NotificationState, channels: Iterable[Channel], now: datetime
 ) -> tuple[NotificationState, tuple[Dropped, ...]]:
     """Drop what was tried for too long, and what was meant for channels that are gone."""
@@ -114,7 +114,7 @@ def due(book: NotificationState, now: datetime) -> tuple[OutboxMessage, ...]:
     return tuple(one for one in book.outbox if one.next_at <= now or one.next_at - now > _LONGEST_WAIT)
 
 
-def after_sending(
+def record_attempt(
     book: NotificationState, sent: OutboxMessage, reasons: Mapping[Channel, str], now: datetime
 ) -> NotificationState:
     """Return `book` as it is after `sent` was sent: with what is left of it, and how it went."""
@@ -124,7 +124,7 @@ def after_sending(
     queue = (again if one.reference == sent.reference else one for one in book.outbox)
     told = dict(book.notices)
     for channel, reason in reasons.items():
-        told[REFUSED if reason else TAKEN] = NoticeRecord(f"{channel.masked}: {reason}" if reason else "", now, now)
+        told[REFUSED if reason else ACCEPTED] = NoticeRecord(f"{channel.masked}: {reason}" if reason else "", now, now)
     return NotificationState(told, tuple(one for one in queue if one.channels))
 
 
@@ -136,7 +136,7 @@ def send_due(
     keep: Callable[[NotificationState], None],
 ) -> None:
     """Send what is due; `keep` is told the book after each message, so that no crash sends more than one twice."""
-    book, dropped = swept(book, channels, context.clock())
+    book, dropped = drop_expired(book, channels, context.clock())
     for gone in dropped:
         what = f"the message “{gone.message.title}” is given up: {gone.why}"
         context.log.warning(Event.MESSAGE_DROPPED, what, hint=_WHAT_TO_DO)
@@ -146,7 +146,7 @@ def send_due(
         reasons = sender.send(message_of(waiting), left)
         if sender.stopped:
             return
-        book = after_sending(book, waiting, reasons, context.clock())
+        book = record_attempt(book, waiting, reasons, context.clock())
         keep(book)
         _say(waiting, [f"{channel.masked}: {reason}" for channel, reason in reasons.items() if reason], left, context)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from backupd.catalog import NoticeRecord
-from backupd.model import CLOCK_TOLERANCE, Mood
+from backupd.model import CLOCK_TOLERANCE, Severity
 from backupd.notifications.problems import Facts, Occurrence, Trouble, kind_of, subject_of
 from backupd.schedule import Schedule
 
@@ -24,7 +24,7 @@ _DIGEST = "digest"
 class Notice:
     """One thing to say: a headline, what is known of it, since when, what to do next."""
 
-    mood: Mood
+    severity: Severity
     headline: str
     detail: str = ""
     since: datetime | None = None
@@ -40,23 +40,23 @@ class Plan:
     told: Mapping[str, NoticeRecord]
 
 
-def plan_messages(facts: Facts, told: Mapping[str, NoticeRecord], now: datetime) -> Plan:
+def plan_notices(facts: Facts, told: Mapping[str, NoticeRecord], now: datetime) -> Plan:
     """Decide what of `facts` is said at `now` (aware). `told` may hold other keys, which stay."""
-    book = {key: believed(one, now) for key, one in told.items() if not _rested(key, one, now)}
+    book = {key: not_in_future(one, now) for key, one in told.items() if not _rested(key, one, now)}
     items = [*_ended(facts, book, now), *_troubles(facts, book, now), *_news(facts.news, book, now)]
     return Plan(tuple(items), book)
 
 
-def digest_due(
+def plan_digest(
     schedule: Schedule, told: Mapping[str, NoticeRecord], now: datetime
 ) -> tuple[bool, Mapping[str, NoticeRecord]]:
     """Tell whether the digest is due, and what is to be kept then; the first one comes at the first due time."""
-    last = believed(told.get(_DIGEST, NoticeRecord("", now, now)), now)
+    last = not_in_future(told.get(_DIGEST, NoticeRecord("", now, now)), now)
     due = schedule.following(last.notified_at or now) <= now
     return due, {**told, _DIGEST: replace(last, notified_at=now) if due else last}
 
 
-def believed(told: NoticeRecord, now: datetime) -> NoticeRecord:
+def not_in_future(told: NoticeRecord, now: datetime) -> NoticeRecord:
     """Return `told` without what a clock that ran ahead dated: that was never said, or began just now."""
     until = now + CLOCK_TOLERANCE
     since = min(told.since, now) if told.since > until else told.since
@@ -96,7 +96,7 @@ def _troubles(facts: Facts, book: dict[str, NoticeRecord], now: datetime) -> Ite
             book[key] = NoticeRecord(trouble.over, since, now)
             book.pop(_REST + trouble.key, None)
             yield Notice(
-                trouble.mood, trouble.headline, trouble.detail, since, trouble.next_step, "still" if said_at else ""
+                trouble.severity, trouble.headline, trouble.detail, since, trouble.next_step, "still" if said_at else ""
             )
 
 
@@ -113,4 +113,4 @@ def _news(news: tuple[Occurrence, ...], book: dict[str, NoticeRecord], now: date
         known = book.get(_NEWS + one.key)
         if known is None or known.value != one.mark:
             book[_NEWS + one.key] = NoticeRecord(one.mark, now, now)
-            yield Notice(one.mood, one.headline, one.detail)
+            yield Notice(one.severity, one.headline, one.detail)

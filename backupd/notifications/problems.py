@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from backupd.catalog import RunRecord
 from backupd.formatting import human_duration
 from backupd.health import HealthFacts, find_problems
-from backupd.model import Mood
+from backupd.model import Severity
 from backupd.problems import Problem
 
 # As long as the alert BackupdProofMissing waits: on the first day there is no proof of anything.
@@ -33,7 +33,7 @@ class Trouble:
     over: str
     since: datetime | None = None
     patience: timedelta = timedelta()
-    mood: Mood = "failure"
+    severity: Severity = "failure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Occurrence:
     mark: str
     headline: str
     detail: str
-    mood: Mood = "success"
+    severity: Severity = "success"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ def _trouble(problem: Problem) -> Trouble:
             key, patience = f"{kind} {subject} {problem.since.isoformat()}", timedelta()  # another one each time
         case _:
             key, patience = f"{kind} {subject} {problem.reference}".rstrip(), timedelta()
-    mood: Mood = "failure" if problem.unhealthy else "warning"
-    return Trouble(key, str(problem), problem.detail, next_step, _over(problem), problem.since, patience, mood)
+    severity: Severity = "failure" if problem.unhealthy else "warning"
+    return Trouble(key, str(problem), problem.detail, next_step, _over(problem), problem.since, patience, severity)
 
 
 def _over(problem: Problem) -> str:

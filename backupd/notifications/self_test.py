@@ -6,7 +6,7 @@ from datetime import datetime
 from backupd.catalog import NotificationState
 from backupd.formatting import counted
 from backupd.notifications.apprise_sender import Sender
-from backupd.notifications.collector import App, look_at_app
+from backupd.notifications.collector import App, check_app
 from backupd.notifications.message import Channel, Message, compose_lines
 from backupd.notifications.outbox import REFUSED
 from backupd.tasks.context import TaskContext
@@ -31,7 +31,7 @@ def examine_messages(scope: str, context: TaskContext) -> Iterator[Finding]:
 
 def examine_app(app: App) -> Iterator[Finding]:
     """Yield whether the app beside is well and tells which version it is: without one no deploy can be told."""
-    seen = look_at_app(app)
+    seen = check_app(app)
     if seen.trouble:
         yield Finding("app", ok=False, detail=seen.trouble, hint="is it running, and is [app].health_url right?")
     elif seen.version is None:

@@ -42,14 +42,14 @@ _KUMA_PATH: Final = "/api/push/"
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class Monitor:
     """A monitor: how it wants to be told, and where, which is a secret."""
 
     kind: Kind
     url: str = field(repr=False)
 
     @classmethod
-    def parse(cls, text: str) -> "Address":
+    def parse(cls, text: str) -> "Monitor":
         """Read a URL, after `healthchecks:` or `uptime-kuma:` where its shape does not tell.
 
         Raises ValueError, which does not quote it.
@@ -79,7 +79,7 @@ def require_ping_names(names: Iterable[str], sources: Iterable[str], replicas: I
             )
 
 
-def address_for(task: str, subject: str, addresses: Mapping[str, Address]) -> Address | None:
+def monitor_for(task: str, subject: str, addresses: Mapping[str, Monitor]) -> Monitor | None:
     """Return whom a run pings: who is named for it, else who is named for its task."""
     by_name = {_plain(name): address for name, address in addresses.items()}
     return by_name.get(_plain(f"{task}-{subject}")) or by_name.get(_plain(task))
@@ -90,7 +90,7 @@ def _plain(name: str) -> str:
     return re.sub("[-.]", "_", name.lower())
 
 
-def ping_request(address: Address, ping: Ping) -> PingRequest | None:
+def ping_request(address: Monitor, ping: Ping) -> PingRequest | None:
     """Return what tells `ping` at `address`; None where its protocol has no word for it.
 
     Uptime Kuma has none for a start or a log: "up" would say that all is well, of a run that may never end.

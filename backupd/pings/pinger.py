@@ -12,7 +12,7 @@ from backupd.errors import Terminated
 from backupd.formatting import without_secrets
 from backupd.log import Event, EventLog
 from backupd.model import RunReport
-from backupd.pings.monitors import Address, Ping, address_for, ping_request
+from backupd.pings.monitors import Monitor, Ping, monitor_for, ping_request
 from backupd.system.http import CallFailed, call
 
 # The end of a run waits for its start to be told, and then for two tries: 10 s where nobody answers anything.
@@ -24,10 +24,10 @@ _SERVER_ERROR: Final = 500
 _WHAT_TO_DO: Final = "check its URL under [pings], and the network; the run itself is not affected"
 
 # Hears of each ping: task, subject (none for the daily one), and why it was not taken, empty where it was.
-Note = Callable[[str, str, str], None]
+PingRecorder = Callable[[str, str, str], None]
 
 
-def not_noted(_task: str, _subject: str, _why: str) -> None:
+def discard_result(_task: str, _subject: str, _why: str) -> None:
     """Keep nothing."""
 
 
@@ -35,9 +35,9 @@ def not_noted(_task: str, _subject: str, _why: str) -> None:
 class Pinger:
     """Pings the monitors in `addresses` (by task, or by task and subject); trouble with them is logged and noted."""
 
-    addresses: Mapping[str, Address]
+    addresses: Mapping[str, Monitor]
     log: EventLog
-    note: Note = not_noted
+    note: PingRecorder = discard_result
     timeout_s: float = TIMEOUT_S
 
     @contextmanager
@@ -46,7 +46,7 @@ class Pinger:
 
         A run that was told to stop pings no end: it did not fail, and is due again.
         """
-        address = address_for(task, subject, self.addresses)
+        address = monitor_for(task, subject, self.addresses)
         if address is None:
             yield lambda _report: None
             return
@@ -65,7 +65,7 @@ class Pinger:
 
         yield ended
 
-    def send(self, address: Address, ping: Ping, task: str, subject: str = "") -> bool:
+    def send(self, address: Monitor, ping: Ping, task: str, subject: str = "") -> bool:
         """Send `ping`, once more where that may help; tells whether it was taken, and logs why it was not."""
         if ping_request(address, ping) is None:
             return True
@@ -77,7 +77,7 @@ class Pinger:
         return not why
 
 
-def deliver(address: Address, ping: Ping, timeout_s: float = TIMEOUT_S) -> str:
+def deliver(address: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str:
     """Send `ping`, once more where that may help; returns why it was not taken, empty where it was."""
     request = ping_request(address, ping)
     if request is None:

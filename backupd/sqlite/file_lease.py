@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from backupd.errors import SnapshotFailed, TargetInUse, TargetRefused
+from backupd.errors import TargetInUse, TargetRefused, WorkerFailed
 from backupd.system.starting import starting
 
 STOPPED_FLAG = "--app-is-stopped"
@@ -65,7 +65,7 @@ class Lease:
             stdin.flush()
             answer: dict[str, Any] = json.loads(stdout.readline())
         except (BrokenPipeError, ValueError) as error:
-            raise SnapshotFailed("the process that watches the database died", "run it again; see dmesg") from error
+            raise WorkerFailed("the process that watches the database died", "run it again; see dmesg") from error
         return answer
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:

@@ -24,7 +24,7 @@ def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterato
     """Check the copy at `path`, which nobody writes to and whose source SQLite `writer` (`3.40.1`) wrote.
 
     The check runs beside the block, steps aside as `priority` says, and ends with the block. What the block is given
-    waits for the answer. Damage is an answer, not an error. Raises SnapshotFailed when the check itself broke down.
+    waits for the answer. Damage is an answer, not an error. Raises WorkerFailed when the check itself broke down.
     """
     with WorkerProcess(
         "integrity_check", {"path": path.name, "writer": writer, "priority": priority._asdict()}, path.parent

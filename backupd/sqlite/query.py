@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from backupd.errors import DrillFailed
-from backupd.sqlite.worker_process import ChildHangs, WorkerProcess
+from backupd.errors import DrillFailed, WorkerHung
+from backupd.sqlite.worker_process import WorkerProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ def ask_copy(path: Path, query: str | None, timeout_s: float) -> Answered:
     try:
         with WorkerProcess("query", {"path": path.name, "query": query}, path.parent) as child:
             return Answered(**child.result(give_up=time.monotonic() + timeout_s))
-    except ChildHangs as late:
+    except WorkerHung as late:
         raise DrillFailed(
             f"the query on the restored copy took longer than {timeout_s:.0f} s",
             "ask for something simpler (drill.query), or raise drill.timeout_s",

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from backupd.errors import SnapshotFailed
+from backupd.errors import SnapshotFailed, WorkerHung
 from backupd.model import SnapshotFacts
 from backupd.sqlite.checksums import path_has_checksums, set_checksums
 from backupd.sqlite.header import EMPTY, SIZE, parse_header
 from backupd.sqlite.source import Source
-from backupd.sqlite.worker_process import ChildHangs, OnEvent, OnProgress, WorkerProcess
+from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess
 
 _NAME = "snapshot.sqlite3"
 _JOURNAL = "journal"  # not yet by the name that SQLite gives it, since it would remove an empty one
@@ -90,7 +90,7 @@ def take_snapshot(
             _own("recover", staging, give_up + _GRACE_S, path=_NAME)
         else:
             journal.unlink()
-    except ChildHangs as hung:
+    except WorkerHung as hung:
         raise _late(source, settings, hung) from hung
     return _staged(staging / _NAME, answer)
 
@@ -104,7 +104,7 @@ def probe_source(source: Source, settings: SnapshotSettings, directory: Path) ->
     try:
         with WorkerProcess("snapshot", _request(source, settings, give_up, probe=True), directory) as child:
             return child.result(give_up=give_up + _GRACE_S)
-    except ChildHangs as hung:
+    except WorkerHung as hung:
         raise _late(source, settings, hung) from hung
 
 
@@ -144,7 +144,7 @@ def _own(verb: str, staging: Path, give_up: float = math.inf, **request: str) ->
         child.result(give_up=give_up)
 
 
-def _late(source: Source, settings: SnapshotSettings, hung: ChildHangs) -> SnapshotFailed:
+def _late(source: Source, settings: SnapshotSettings, hung: WorkerHung) -> SnapshotFailed:
     message = f"{source.path} was not copied within {settings.timeout_s:.0f} s: {hung.message}"
     return SnapshotFailed(message, f"{hung.hint}; if they are only slow, raise timeout_s")
 

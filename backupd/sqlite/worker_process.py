@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from backupd import errors
-from backupd.errors import BackupdError, SnapshotFailed
+from backupd.errors import BackupdError, WorkerFailed, WorkerHung
 from backupd.system.starting import starting
 
 OnProgress = Callable[[int, int], None]
@@ -27,16 +27,6 @@ _LONGEST_POLL_S = 3600.0  # poll(2) counts milliseconds in an int
 
 def _ignore(_what: object, _more: object) -> None:
     """Listen to nothing."""
-
-
-class ChildHangs(SnapshotFailed):
-    """The child did not answer in time, or cannot end."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the process at work on the copy hangs, and was given up",
-            "see whether the disks and mounts of the database and of the backups answer (dmesg)",
-        )
 
 
 class WorkerProcess:
@@ -72,7 +62,7 @@ class WorkerProcess:
         self._stdout.close()
         try:
             self._wait()
-        except ChildHangs:
+        except WorkerHung:
             threading.Thread(target=self._process.wait, daemon=True).start()  # whenever it ends: leave no zombie
         self._last_words.close()
 
@@ -81,7 +71,7 @@ class WorkerProcess:
     ) -> dict[str, Any]:
         """Wait for the child's answer, until `give_up` by the monotonic clock.
 
-        Raises the child's own error by its class, SnapshotFailed when the child died, and ChildHangs.
+        Raises the child's own error by its class, WorkerFailed when the child died, and WorkerHung.
         """
         for line in self._lines(give_up):
             said = json.loads(line)
@@ -94,7 +84,7 @@ class WorkerProcess:
                     raise _error(said)
                 case _:
                     result: dict[str, Any] = said["result"]
-                    with suppress(ChildHangs):
+                    with suppress(WorkerHung):
                         self._wait()
                     return result
         raise _died(self._wait(), self._last_words)
@@ -103,7 +93,7 @@ class WorkerProcess:
         try:
             return self._process.wait(_DEATH_S)
         except subprocess.TimeoutExpired as late:
-            raise ChildHangs from late
+            raise _hung() from late
 
     def _lines(self, give_up: float) -> Iterator[bytes]:
         """Yield what the child says. A plain read would never return from a child that hangs in the kernel."""
@@ -113,7 +103,7 @@ class WorkerProcess:
             left_s = max(0.0, give_up - time.monotonic())
             if not poll.poll(1000 * min(left_s, _LONGEST_POLL_S)):
                 if not left_s:
-                    raise ChildHangs
+                    raise _hung()
                 continue
             said = os.read(self._stdout.fileno(), 1 << 16)
             if not said:
@@ -137,9 +127,16 @@ def _error(said: Mapping[str, str]) -> BackupdError:
     return kind(said["message"], said["hint"])
 
 
+def _hung() -> WorkerHung:
+    return WorkerHung(
+        "the process at work on the copy hangs, and was given up",
+        "see whether the disks and mounts of the database and of the backups answer (dmesg)",
+    )
+
+
 def _died(code: int, last_words: IO[bytes]) -> BackupdError:
     last_words.seek(0)
     text = last_words.read().decode(errors="replace").strip()[-_LAST_WORDS:]
     if code < 0:
-        return SnapshotFailed(f"the process at work on the copy was killed by signal {-code}", "out of memory?")
-    return SnapshotFailed(f"the process at work on the copy ended with {code}: {text}", "report this with backup.log")
+        return WorkerFailed(f"the process at work on the copy was killed by signal {-code}", "out of memory?")
+    return WorkerFailed(f"the process at work on the copy ended with {code}: {text}", "report this with backup.log")

@@ -33,7 +33,7 @@ class Day:
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
+class SourceRecords:
     """What is known of the backups of one source: its runs, oldest first, and when those that still exist were taken.
 
     `begin_at` is when the first run began that anything is known of; no day before it was missed.
@@ -49,17 +49,17 @@ def first_day(today: date) -> date:
     return today - timedelta(days=today.weekday(), weeks=WEEKS - 1)
 
 
-def judge_days(records: Records, schedule: Schedule, now: datetime) -> tuple[Day, ...]:
+def judge_days(records: SourceRecords, schedule: Schedule, now: datetime) -> tuple[Day, ...]:
     """Judge every day from `first_day` to that of `now` (aware), in the zone of `schedule`, by the schedule of now."""
     zone = schedule.timezone
     today = now.astimezone(zone).date()
-    by_day = marks_by_day(records.marks, zone)
+    by_day = runs_by_day(records.marks, zone)
     proven = {taken_at.astimezone(zone).date() for taken_at in records.taken_at}
     days = (first_day(today) + index * _DAY for index in range((WEEKS - 1) * 7 + today.weekday() + 1))
     return tuple(_judge(day, by_day, proven, records.begin_at, schedule, now) for day in days)
 
 
-def marks_by_day(marks: Iterable[RunSummary], zone: tzinfo) -> dict[date, list[RunSummary]]:
+def runs_by_day(marks: Iterable[RunSummary], zone: tzinfo) -> dict[date, list[RunSummary]]:
     """Return the runs, in their order, by the day in `zone` on which each began."""
     found: dict[date, list[RunSummary]] = {}
     for mark in marks:

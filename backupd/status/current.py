@@ -10,31 +10,31 @@ from importlib.metadata import version
 from backupd.catalog import CatalogUnavailable, PingRecord, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
-from backupd.notifications.outbox import REFUSED, TAKEN
-from backupd.notifications.ping_status import of_configured
-from backupd.pings.monitors import Address
+from backupd.notifications.outbox import ACCEPTED, REFUSED
+from backupd.notifications.ping_status import configured_pings
+from backupd.pings.monitors import Monitor
 from backupd.schedule import Planned
 from backupd.status.due import next_run
-from backupd.status.history import read_survey
-from backupd.status.model import MessageFigures, NextRun, SourceFigures, Status, Survey, TaskFigures
+from backupd.status.history import survey_of
+from backupd.status.model import History, MessageFigures, NextRun, SourceFigures, Status, TaskFigures
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import present_inventory, read_health_facts
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
 
 
-def take_survey(
+def read_history(
     planned: tuple[Planned, ...],
     limits: tuple[Limit, ...],
     expiry: Expiry,
     context: TaskContext,
     started_at: datetime,
-    monitors: Mapping[str, Address],
-) -> Survey:
+    monitors: Mapping[str, Monitor],
+) -> History:
     """Look at everything, and at how it came to be; each manifest is read once. Changes nothing, and raises nothing."""
     inventory = _inventory(context)
     status = _status_of(inventory, planned, limits, context, started_at, monitors)
-    return read_survey(status, inventory, planned, expiry, context)
+    return survey_of(status, inventory, planned, expiry, context)
 
 
 def read_status(
@@ -42,7 +42,7 @@ def read_status(
     limits: tuple[Limit, ...],
     context: TaskContext,
     started_at: datetime,
-    monitors: Mapping[str, Address],
+    monitors: Mapping[str, Monitor],
 ) -> Status:
     """Look at everything; `limits` says how old proofs may be. Changes nothing, and raises nothing.
 
@@ -51,11 +51,11 @@ def read_status(
     return _status_of(_inventory(context), planned, limits, context, started_at, monitors)
 
 
-def read_pings(monitors: Mapping[str, Address], context: TaskContext) -> tuple[PingRecord, ...]:
+def read_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> tuple[PingRecord, ...]:
     """Return how `monitors` take pings; nothing where the catalog does not answer."""
     try:
         with read_catalog(context.catalog_path) as catalog:
-            return of_configured(catalog.pings(), monitors)
+            return configured_pings(catalog.pings(), monitors)
     except CatalogUnavailable:
         return ()
 
@@ -74,7 +74,7 @@ def _status_of(
     limits: tuple[Limit, ...],
     context: TaskContext,
     started_at: datetime,
-    monitors: Mapping[str, Address],
+    monitors: Mapping[str, Monitor],
 ) -> Status:
     now = context.clock()
     tasks, next_runs, migrations_ok = _tasks(planned, context, now)
@@ -144,8 +144,10 @@ def _messages(limits: tuple[Limit, ...], context: TaskContext) -> MessageFigures
             book = catalog.read_notification_state(scope)
     except CatalogUnavailable:
         return MessageFigures()
-    taken_at, refused_at = (book.notices[key].notified_at if key in book.notices else None for key in (TAKEN, REFUSED))
-    return MessageFigures(len(book.outbox), taken_at, refused_at)
+    accepted_at, refused_at = (
+        book.notices[key].notified_at if key in book.notices else None for key in (ACCEPTED, REFUSED)
+    )
+    return MessageFigures(len(book.outbox), accepted_at, refused_at)
 
 
 def _source(source: str, inventory: Inventory, context: TaskContext) -> SourceFigures:

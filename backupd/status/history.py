@@ -11,18 +11,18 @@ from backupd.catalog.catalog import Catalog
 from backupd.log import LOG_NAME
 from backupd.model import CLOCK_TOLERANCE, Generation, Pin
 from backupd.schedule import Planned, Schedule
-from backupd.status.calendar import Records, first_day, judge_days, marks_by_day
+from backupd.status.calendar import SourceRecords, first_day, judge_days, runs_by_day
 from backupd.status.log_tail import last_lines
 from backupd.status.model import (
     DiskUse,
     DrillFigures,
     GenerationFigures,
+    History,
     LogLine,
     Point,
     ReplicaFigures,
     SourceHistory,
     Status,
-    Survey,
     Unread,
 )
 from backupd.tasks.context import TaskContext
@@ -44,14 +44,14 @@ HOLDS_UNREADABLE: Final = "not known: whether pruning is on hold cannot be read"
 class _Remembered:
     """What the catalog knows; nothing where it cannot be used."""
 
-    records: Mapping[str, Records]
+    records: Mapping[str, SourceRecords]
     drills: tuple[DrillFigures, ...] = ()
     copies: Mapping[str, tuple[str, ...]] | None = None
 
 
-def read_survey(
+def survey_of(
     status: Status, inventory: Inventory | None, planned: tuple[Planned, ...], expiry: Expiry, context: TaskContext
-) -> Survey:
+) -> History:
     """Look at all that `status` does not tell; `inventory` is None where the store could not be read.
 
     Changes nothing, and raises nothing: what could not be read is named.
@@ -66,7 +66,7 @@ def read_survey(
     log = _log(context)
     if log is None:
         unread.append("log")
-    return Survey(
+    return History(
         status=status,
         timezone=str(expiry.timezone),
         histories=_histories(held, remembered, planned, expiry, context),
@@ -88,13 +88,13 @@ def _remembered(planned: Iterable[Planned], now: datetime, context: TaskContext)
         return None
 
 
-def _records(planned: Planned, catalog: Catalog, now: datetime) -> Records:
+def _records(planned: Planned, catalog: Catalog, now: datetime) -> SourceRecords:
     zone = planned.schedule.timezone
     since = datetime.combine(first_day(now.astimezone(zone).date()), time(), zone) - timedelta(days=1)
     marks = catalog.run_summaries(planned.task, planned.source, since, now + CLOCK_TOLERANCE, MOST_MARKS)
     if len(marks) == MOST_MARKS:
-        return Records(marks, begin_at=marks[0].started_at)
-    return Records(marks, begin_at=catalog.first_run_at(planned.task, planned.source))
+        return SourceRecords(marks, begin_at=marks[0].started_at)
+    return SourceRecords(marks, begin_at=catalog.first_run_at(planned.task, planned.source))
 
 
 def _drill(run: RunRecord) -> DrillFigures:
@@ -126,9 +126,9 @@ def _history(
     context: TaskContext,
 ) -> SourceHistory:
     generations = inventory.of(source)
-    known = remembered.records.get(source, Records())
+    known = remembered.records.get(source, SourceRecords())
     taken_at = tuple(generation.taken_at for generation in generations if inventory.counts(generation))
-    records = Records(known.marks, taken_at, known.begin_at)
+    records = SourceRecords(known.marks, taken_at, known.begin_at)
     reasons = (
         _reasons(source, inventory, expiry, context) if schedule else {g.id: (NOT_CONFIGURED,) for g in generations}
     )
@@ -159,7 +159,7 @@ def _pins(inventory: Inventory, context: TaskContext) -> Mapping[str, Pin]:
 
 def _points(marks: Iterable[RunSummary], schedule: Schedule) -> tuple[Point, ...]:
     succeeded = (mark for mark in marks if mark.outcome != "failed")
-    last = {day: found[-1] for day, found in marks_by_day(succeeded, schedule.timezone).items()}
+    last = {day: found[-1] for day, found in runs_by_day(succeeded, schedule.timezone).items()}
     return tuple(Point(day, mark.duration_s, mark.snapshot_bytes, mark.archive_bytes) for day, mark in last.items())
 
 

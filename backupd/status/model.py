@@ -107,13 +107,13 @@ class MessageFigures:
     """How messages fare: how many wait for a channel to take them, when one last did, and when one last did not."""
 
     waiting: int = 0
-    taken_at: datetime | None = None
+    accepted_at: datetime | None = None
     refused_at: datetime | None = None
 
     @property
     def failing(self) -> bool:
         """Whether a message waits that a channel did not take at the last try."""
-        last_refused = self.refused_at is not None and (self.taken_at is None or self.taken_at <= self.refused_at)
+        last_refused = self.refused_at is not None and (self.accepted_at is None or self.accepted_at <= self.refused_at)
         return self.waiting > 0 and last_refused
 
 
@@ -189,7 +189,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class History:
     """One thorough look; `unread` names what could not be read, of which nothing else is told."""
 
     status: Status
@@ -210,7 +210,7 @@ class Survey:
     def stage(self) -> Stage:
         """In which of five states all is, the worst first: what the page begins with."""
         health = self.status.health
-        backed_up = any(standing.task == "backup" and standing.last_at for standing in health.standings)
+        backed_up = any(standing.task == "backup" and standing.last_at for standing in health.freshness)
         ran = any(sum(task.runs.values()) for task in self.status.tasks if task.task == "backup")
         if not backed_up and "store" not in self.unread:
             return "empty" if ran or any(history.generation_count for history in self.histories) else "first-day"
@@ -221,7 +221,7 @@ class Survey:
         return "degraded" if warned else "healthy"
 
 
-class Service(Protocol):
+class StatusService(Protocol):
     """The running daemon, as its HTTP side sees it; each call may be made from any thread."""
 
     def alive(self) -> tuple[str, ...]:
@@ -233,5 +233,5 @@ class Service(Protocol):
     def status(self) -> Status:
         """Look at everything."""
 
-    def survey(self) -> Survey:
+    def history(self) -> History:
         """Look at everything, and at how it came to be."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from backupd import __version__
-from backupd.formatting import human_age, human_bytes, human_duration, human_span, printable
+from backupd.formatting import human_age, human_bytes, human_duration, printable
 from backupd.health import Freshness, Health, within_limit
 from backupd.status.model import NextRun, SourceFigures, Status, TaskFigures
 
@@ -48,13 +48,13 @@ def _steps(status: Status) -> Iterator[str]:
 
 
 def _proofs(health: Health) -> Iterator[str]:
-    for standing in health.standings:
+    for standing in health.freshness:
         what = _PROOF.get(standing.task, standing.task)
         yield f"{what:<16} {standing.subject}: {_age(standing, health)}"
 
 
 def _age(standing: Freshness, health: Health) -> str:
-    allowed = f"at most {human_span(standing.limit_s)} allowed"
+    allowed = f"at most {human_duration(standing.limit_s)} allowed"
     if standing.last_at is None:
         return f"never, {allowed}"
     age_s = (health.checked_at - standing.last_at).total_seconds()
@@ -70,7 +70,7 @@ def _drills(status: Status) -> Iterator[str]:
         if drill is not None and drill.age_s is not None and drill.recovery_s is not None:
             yield (
                 f"{'measured':<16} {task.source}: back from {drill.store} in {human_duration(drill.recovery_s)}, "
-                f"with data {human_span(drill.age_s)} old ({task.generation})"
+                f"with data {human_duration(drill.age_s)} old ({task.generation})"
             )
 
 
@@ -85,7 +85,7 @@ def _last_run(task: TaskFigures, status: Status) -> str:
     if task.last_success_at is None:
         return f"{task.task} never"
     took = "" if task.duration_s is None else f" ({human_duration(task.duration_s)})"
-    return f"{task.task} {human_span((status.taken_at - task.last_success_at).total_seconds())} ago{took}"
+    return f"{task.task} {human_duration((status.taken_at - task.last_success_at).total_seconds())} ago{took}"
 
 
 def _next_runs(status: Status) -> Iterator[str]:
@@ -101,13 +101,13 @@ def _next_run(run: NextRun, status: Status) -> str:
         return f"{run.task} now (when the daemon runs{why})"
     in_s = (run.at - status.taken_at).total_seconds()
     why = f", {run.reason}" if run.retry else ""
-    return f"{run.task} {run.at:%a %F %H:%M} {run.at:%Z} (in {human_span(in_s)}{why})"
+    return f"{run.task} {run.at:%a %F %H:%M} {run.at:%Z} (in {human_duration(in_s)}{why})"
 
 
 def _failures(status: Status) -> Iterator[str]:
     for task in status.tasks:
         if task.failed_at is not None:
-            ago = human_span((status.taken_at - task.failed_at).total_seconds())
+            ago = human_duration((status.taken_at - task.failed_at).total_seconds())
             step = f" | what to do: {task.hint}" if task.hint else ""
             yield f"{f'last {task.task}':<16} {task.source}: failed {ago} ago: {task.error}{step}"
         elif task.warnings:
@@ -122,7 +122,7 @@ def _sources(status: Status) -> Iterator[str]:
 def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
     yield f"{source.generations}, {source.verified} of them verified"
     if source.newest_at is not None:
-        yield f"the newest {human_span((status.taken_at - source.newest_at).total_seconds())} old"
+        yield f"the newest {human_duration((status.taken_at - source.newest_at).total_seconds())} old"
     if source.snapshot_bytes is not None and source.archive_bytes is not None:
         yield f"{human_bytes(source.snapshot_bytes)} as {human_bytes(source.archive_bytes)}"
     if source.frozen:
@@ -147,5 +147,5 @@ def _rest(status: Status) -> Iterator[str]:
 
 def _is_new(status: Status) -> bool:
     """Tell whether nothing was ever made: the first run makes the catalog, too."""
-    known = any(standing.last_at for standing in status.health.standings)
+    known = any(standing.last_at for standing in status.health.freshness)
     return bool(status.sources) and not known and not any(source.generations for source in status.sources)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from backupd.errors import NoSpace, SnapshotFailed
+from backupd.errors import NoSpace, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import (
     CHECKSUMS,
@@ -58,12 +58,12 @@ class DirectoryStore:
     def prepare(self) -> None:
         """Make missing directories: of the path, only its last part, so that a missing mount is noticed.
 
-        Raises SnapshotFailed, NoSpace.
+        Raises StoreUnusable, NoSpace.
         """
         self._make(self.directory, 0o750)
         for directory in (self.hidden, self._removing, self._staging.root):
             if directory.is_symlink():  # files outside the store would be swept
-                raise SnapshotFailed(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
+                raise StoreUnusable(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
             self._make(directory, 0o700)
 
     def writable(self) -> bool:
@@ -200,12 +200,12 @@ class DirectoryStore:
                 give_to_owner_of(directory.parent, directory)
                 fsync_directory(directory.parent)
         except FileNotFoundError as error:
-            raise SnapshotFailed(
+            raise StoreUnusable(
                 dangling(directory.parent) or f"the directory {directory.parent} does not exist",
                 "make it, or mount the volume that belongs there",
             ) from error
         except FileExistsError as error:
-            raise SnapshotFailed(
+            raise StoreUnusable(
                 dangling(directory) or f"{directory} exists and is not a directory",
                 "make the directory that it points to, or mount it" if directory.is_symlink() else "move it away",
             ) from error
@@ -213,7 +213,7 @@ class DirectoryStore:
             if is_full(error):
                 what, hint = why_full(error, directory.parent)
                 raise NoSpace(f"cannot make {directory}: {what}", f"{hint}, or move backups_dir") from error
-            raise SnapshotFailed(
+            raise StoreUnusable(
                 f"cannot make the directory {directory}: {error.strerror}",
                 where_owned(directory.parent, f"{remedy(error, directory.parent)}; or set backups_dir"),
             ) from error

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backupd.errors import LockHeld
-from backupd.formatting import human_span
+from backupd.formatting import human_duration
 from backupd.system.files import give_to_owner_of
 
 _POLL_S = 0.1
@@ -76,7 +76,7 @@ def _described(holder: LockHolder | None) -> str:
     if holder is None:
         return "another run"
     age_s = max(0, time.time() - holder.since)
-    return f"a {holder.task} started {human_span(age_s)} ago (process {holder.pid} on {holder.host})"
+    return f"a {holder.task} started {human_duration(age_s)} ago (process {holder.pid} on {holder.host})"
 
 
 def _read(descriptor: int) -> LockHolder | None:

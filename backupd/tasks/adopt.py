@@ -30,7 +30,7 @@ def adopt(
 
     Refused where one of them still lives: it made a generation after this store had made one of the same source,
     which a lost machine cannot; and where several of one source were at work in the same days. `force` adopts them all
-    the same. Raises AdoptionRefused, LockHeld, SnapshotFailed, OSError.
+    the same. Raises AdoptionRefused, LockHeld, StoreUnusable, OSError.
     """
     now, claims = context.clock(), claims_of(here, context)
     if not force:

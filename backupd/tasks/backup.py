@@ -9,7 +9,7 @@ from backupd import __version__
 from backupd.archive.archive import Packed
 from backupd.archive.manifest import decode_manifest, encode_manifest
 from backupd.catalog import RunRecord
-from backupd.errors import SnapshotFailed
+from backupd.errors import NamesExhausted
 from backupd.formatting import human_bytes
 from backupd.log import Event
 from backupd.model import Contents, Manifest, RunReport, generation_id
@@ -198,7 +198,7 @@ def _free_id(source: str, proof: Capture, context: TaskContext) -> str:
     taken = context.store.ids_in_use() | context.copies().keys()
     last = max((number for number, name in enumerate(names) if name in taken), default=-1)
     if last + 1 == len(names):
-        raise SnapshotFailed(f"{names[last]} is taken, the last name that this minute has", "try again in a minute")
+        raise NamesExhausted(f"{names[last]} is taken, the last name that this minute has", "try again in a minute")
     return names[last + 1]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from backupd.errors import GenerationMissing
-from backupd.formatting import human_bytes, human_span
+from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
 from backupd.sqlite.history import choose_undo, history
 from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files, remove_kept
@@ -163,4 +163,4 @@ def _tell(leftover: Leftover, context: TaskContext) -> None:
 
 
 def _span(span: timedelta) -> str:
-    return human_span(span.total_seconds())
+    return human_duration(span.total_seconds())

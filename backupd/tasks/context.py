@@ -124,7 +124,7 @@ class TaskContext:
 
     @contextmanager
     def task_lock(self, task: str) -> Iterator[None]:
-        """Let nobody else do `task` here; the store itself is left to others. Raises LockHeld, SnapshotFailed."""
+        """Let nobody else do `task` here; the store itself is left to others. Raises LockHeld, StoreUnusable."""
         self.store.prepare()
         if self._hidden_is_lost():
             with self.locked(task):  # which pins what is here
@@ -135,7 +135,7 @@ class TaskContext:
 
     @contextmanager
     def locked(self, task: str) -> Iterator[None]:
-        """Hold the store alone, and first finish or sweep what a killed run left. Raises LockHeld, SnapshotFailed."""
+        """Hold the store alone, and first finish or sweep what a killed run left. Raises LockHeld, StoreUnusable."""
         self.store.prepare()
         path = self.store.hidden / "lock"
         with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._say_waiting) as dead:

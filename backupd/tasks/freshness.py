@@ -27,8 +27,8 @@ def read_health_facts(limits: Iterable[Limit], context: TaskContext, inventory: 
     try:
         facts = _health_facts(limits, inventory or present_inventory(context), context)
     except OSError:
-        standings = (Freshness(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
-        facts = HealthFacts(tuple(standings), store_unreadable=True)
+        freshness = (Freshness(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
+        facts = HealthFacts(tuple(freshness), store_unreadable=True)
     return _with_runs(facts, limits, context)
 
 
@@ -41,14 +41,14 @@ def present_inventory(context: TaskContext) -> Inventory:
 def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: TaskContext) -> HealthFacts:
     """Return what store and catalog tell of proofs, holds and damage. Raises OSError."""
     sources = _sources(limits)
-    standings = [
+    freshness = [
         Freshness(limit.task, limit.subject, _last_at(limit, sources, inventory, context), limit.limit_s)
         for limit in limits
     ]
     holds = (context.holds.get(source) for source in sources)
     damaged = ((one.id, one.source) for one in inventory.generations if not one.verified and one.source in sources)
     return HealthFacts(
-        tuple(standings), tuple(hold for hold in holds if hold is not None), damaged=tuple(sorted(damaged))
+        tuple(freshness), tuple(hold for hold in holds if hold is not None), damaged=tuple(sorted(damaged))
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from backupd.errors import ForeignCopies, GenerationMissing
-from backupd.formatting import counted, human_span
+from backupd.formatting import counted, human_duration
 from backupd.model import Manifest
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import LATEST, Inventory, choose_generation
@@ -35,7 +35,7 @@ class Foreign:
     def words(self, now: datetime) -> str:
         """Tell of which store and database they are, and how old the newest is at `now`."""
         newest = self.manifests[0]
-        age = human_span(max(0.0, (now - newest.taken_at).total_seconds()))
+        age = human_duration(max(0.0, (now - newest.taken_at).total_seconds()))
         what = counted(len(self.manifests), "generation")
         return f"{what} by store {self.store}, of {newest.origin.path}, the newest {newest.id}, {age} old"
 

@@ -11,7 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from backupd.archive.manifest import decode_manifest
-from backupd.errors import BackupdError, ForeignCopies, GenerationMissing, ManifestInvalid, NoSpace, NothingToSend
+from backupd.errors import (
+    ForeignCopies,
+    GenerationMissing,
+    ManifestInvalid,
+    NoSpace,
+    NothingToSend,
+    ReplicaFailed,
+)
 from backupd.formatting import human_bytes, printable
 from backupd.log import Event
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed, RunReport
@@ -270,7 +277,7 @@ def inventory_of(name: str, replica: Replica, context: TaskContext) -> Inventory
 
 @contextmanager
 def replica_errors(name: str) -> Iterator[None]:
-    """Say of which replica the errors of the block are. Raises NoSpace, BackupdError."""
+    """Say of which replica the errors of the block are. Raises NoSpace, ReplicaFailed."""
     try:
         yield
     except OSError as error:
@@ -280,7 +287,7 @@ def replica_errors(name: str) -> Iterator[None]:
         path = f": {error.filename}" if isinstance(error.filename, str) else ""
         what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
         hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
-        raise BackupdError(what, f"{hint}; backupd doctor tries them") from error
+        raise ReplicaFailed(what, f"{hint}; backupd doctor tries them") from error
 
 
 def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from backupd.catalog import CatalogUnavailable, open_catalog
-from backupd.errors import BackupdError, NoSpace, Terminated
-from backupd.formatting import counted, human_bytes, human_duration, human_span
+from backupd.errors import BackupdError, InputOutputError, NoSpace, Terminated, UnexpectedError
+from backupd.formatting import counted, human_bytes, human_duration
 from backupd.log import Event
 from backupd.model import DrillReport, Progress, RunReport
 from backupd.system.files import is_full, noting_limits
@@ -195,7 +195,7 @@ def _failures(run: Run, directory: Path) -> Iterator[None]:
             what, hint = why_full(error, directory)
             run.fail(NoSpace(what, f"{hint}, or move backups_dir"))
         else:
-            run.fail(BackupdError(f"I/O error: {said(error)}", remedy(error, directory)))
+            run.fail(InputOutputError(f"I/O error: {said(error)}", remedy(error, directory)))
     except (SystemExit, KeyboardInterrupt) as error:
         how = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "interrupted (Ctrl-C)"
         run.fail(Terminated(how, "run it again"))
@@ -204,7 +204,7 @@ def _failures(run: Run, directory: Path) -> Iterator[None]:
         if is_refusal(error):
             run.fail(refusal(error))
             return
-        run.fail(BackupdError(f"broken off by {type(error).__name__}: {error}", "run it again"))
+        run.fail(UnexpectedError.of(error, "run it again"))
         raise
 
 
@@ -233,6 +233,6 @@ def describe(report: RunReport) -> str:
 def _drilled(drill: DrillReport) -> Iterator[str]:
     yield f"from {drill.store}"
     if drill.age_s is not None:
-        yield f"{human_span(drill.age_s)} old"
+        yield f"{human_duration(drill.age_s)} old"
     if drill.recovery_s is not None:
         yield f"recovered in {human_duration(drill.recovery_s)}"

@@ -9,17 +9,17 @@ from http import HTTPStatus
 from typing import Any
 
 from backupd import __version__
-from backupd.status.model import SourceFigures, SourceHistory, Survey, TaskFigures
+from backupd.status.model import History, SourceFigures, SourceHistory, TaskFigures
 from backupd.web.responses import Answer, problem_facts, standing_facts
 
 
-def status_answer(survey: Survey) -> Answer:
+def status_answer(survey: History) -> Answer:
     """Answer with everything that `survey` tells."""
     text = json.dumps(_plain(status_facts(survey)), indent=1, allow_nan=False)
     return Answer(HTTPStatus.OK, "application/json", text.encode() + b"\n")
 
 
-def status_facts(survey: Survey) -> dict[str, Any]:
+def status_facts(survey: History) -> dict[str, Any]:
     """Return the fields of the answer; times are aware, days are of the configured time zone."""
     status, health = survey.status, survey.status.health
     figures = {source.source: source for source in status.sources}
@@ -37,7 +37,7 @@ def status_facts(survey: Survey) -> dict[str, Any]:
             problem_facts(problem) | {"detail": problem.detail, "hint": problem.hint} for problem in health.problems
         ],
         "unread": survey.unread,
-        "proofs": [standing_facts(standing, health.checked_at) for standing in health.standings],
+        "proofs": [standing_facts(standing, health.checked_at) for standing in health.freshness],
         "tasks": [_task(task) for task in status.tasks],
         "next_runs": [asdict(run) for run in status.next_runs],
         "sources": [_source(history, figures.get(history.source)) for history in survey.histories],

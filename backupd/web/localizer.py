@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Final
 
-from backupd.formatting import human_bytes, human_duration, human_span, printable
+from backupd.formatting import human_bytes, human_duration, printable
 from backupd.web.translations import TRANSLATIONS, Language, say
 
 _MOST_CHARACTERS: Final = 600
@@ -45,7 +45,7 @@ class Localizer:
 
     def span(self, seconds: float) -> str:
         """Return an age."""
-        return human_span(seconds)
+        return human_duration(seconds)
 
     def took(self, seconds: float) -> str:
         """Return how long something took."""

@@ -73,7 +73,7 @@ def _of_health(health: Health) -> Iterator[Metric]:
         {(one.kind, str(one.unhealthy).lower(), one.task or "", one.subject): 1.0 for one in health.problems}.items(),
     )
     labels = ("task", "subject")
-    proofs = [((standing.task, standing.subject), standing) for standing in health.standings]
+    proofs = [((standing.task, standing.subject), standing) for standing in health.freshness]
     yield _gauge(
         "backupd_proof_timestamp_seconds",
         "When the last verified backup, off-site copy or proven restore was made; absent while there was none.",
@@ -186,7 +186,7 @@ def _of_messages(messages: MessageFigures) -> Iterator[Metric]:
         "backupd_message_last_success_timestamp_seconds",
         "When a channel last took a message; absent while there was none.",
         (),
-        [((), _seconds(messages.taken_at))],
+        [((), _seconds(messages.accepted_at))],
     )
     yield _gauge(
         "backupd_message_last_failure_timestamp_seconds",

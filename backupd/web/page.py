@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from backupd import __version__
-from backupd.status.model import DiskUse, Survey
+from backupd.status.model import DiskUse, History
 from backupd.web import calendar_view, chart
 from backupd.web.localizer import Localizer
 from backupd.web.responses import Answer
@@ -47,7 +47,7 @@ ERROR_PAGES: Final[dict[HTTPStatus, Mood]] = {
 }
 
 
-def page_answer(survey: Survey, language: Language) -> Answer:
+def page_answer(survey: History, language: Language) -> Answer:
     """Answer with all that `survey` tells, in one of our languages."""
     tongue = Localizer(language, ZoneInfo(survey.timezone))
     mood = mood_of(survey)

@@ -40,7 +40,7 @@ def health(judged: Health) -> Answer:
         "reasons": judged.reasons,
         "warnings": judged.warnings,
         "problems": [problem_facts(problem) for problem in judged.problems],
-        "standings": [standing_facts(standing, judged.checked_at) for standing in judged.standings],
+        "freshness": [standing_facts(standing, judged.checked_at) for standing in judged.freshness],
     }
     return _json(_red_if(not judged.healthy), facts)
 

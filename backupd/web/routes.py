@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backupd.status.model import Service
+from backupd.status.model import StatusService
 from backupd.web import responses
 from backupd.web.access import refusal
 from backupd.web.api import status_answer
@@ -42,7 +42,7 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(
-    service: Service,
+    service: StatusService,
     token: str | None,
     on_error: Callable[[str], None],
     *,
@@ -60,7 +60,7 @@ def make_app(
         return SharedAnswer(work, late, on_error, fresh_s=fresh_s, patience_s=patience_s)
 
     def page(language: Language) -> SharedAnswer:
-        return shared(lambda: page_answer(service.survey(), language), late_page(patience_s, language))
+        return shared(lambda: page_answer(service.history(), language), late_page(patience_s, language))
 
     def late(key: str) -> Answer:
         return responses.late(key, patience_s)
@@ -68,7 +68,7 @@ def make_app(
     livez = shared(lambda: responses.livez(service.alive()), late("alive"))
     health = shared(lambda: responses.health(service.health()), late("healthy"))
     metrics = shared(lambda: metrics_answer(service.status()), late("answered"))
-    status = shared(lambda: status_answer(service.survey()), late("answered"))
+    status = shared(lambda: status_answer(service.history()), late("answered"))
     pages = {language: page(language) for language in LANGUAGES}
 
     def route(path: str, choose: Callable[[Request], SharedAnswer], *, guarded: bool) -> Route:

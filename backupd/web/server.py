@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from backupd.errors import BackupdError
+from backupd.errors import ListenFailed
 from backupd.web.cached_response import describe_error
 from backupd.web.connection import Connection
 
@@ -55,13 +55,13 @@ class HttpServer:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Listen, and answer from now on. Raises BackupdError where that address is not to be had."""
+        """Listen, and answer from now on. Raises ListenFailed where that address is not to be had."""
         sockets = listening_sockets(self._listen, _BACKLOG)
         self._port = sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._run, args=(sockets,), name="backupd-http", daemon=True)
         self._thread.start()
         if not self._started.wait(_START_S) or self._end is None:
-            raise BackupdError("the HTTP server does not start", "look at the log for what came before")
+            raise ListenFailed("the HTTP server does not start", "look at the log for what came before")
 
     def stop(self, timeout_s: float = 1.0) -> None:
         """Stop listening, complete responses that are being sent, abort the rest; waits at most `timeout_s`."""
@@ -114,7 +114,7 @@ class HttpServer:
 
 
 def listening_sockets(listen: str, backlog: int) -> list[socket.socket]:
-    """Listen on every address that the host of `listen` (HOST:PORT) has, on one port. Raises BackupdError."""
+    """Listen on every address that the host of `listen` (HOST:PORT) has, on one port. Raises ListenFailed."""
     host, _, port = listen.rpartition(":")
     try:
         found = socket.getaddrinfo(
@@ -124,13 +124,13 @@ def listening_sockets(listen: str, backlog: int) -> list[socket.socket]:
             flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV,
         )
     except (OSError, ValueError) as error:
-        raise BackupdError(f"cannot listen on {listen}: {error}", _HINT) from None
+        raise ListenFailed(f"cannot listen on {listen}: {error}", _HINT) from None
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     try:
         return _all_listening(addresses, backlog)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise BackupdError(f"cannot listen on {listen}: {reason}", _HINTS.get(error.errno or 0, _HINT)) from None
+        raise ListenFailed(f"cannot listen on {listen}: {reason}", _HINTS.get(error.errno or 0, _HINT)) from None
 
 
 def _all_listening(addresses: Sequence[tuple[socket.AddressFamily, _Address]], backlog: int) -> list[socket.socket]:

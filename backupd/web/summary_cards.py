@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from backupd.health import Freshness, within_limit
 from backupd.problems import Problem
-from backupd.status.model import NextRun, Status, Survey
+from backupd.status.model import History, NextRun, Status
 from backupd.web.localizer import Localizer
 from backupd.web.translations import TRANSLATIONS
 
@@ -48,17 +48,17 @@ class ToDo:
     quoted: str = ""
 
 
-def mood_of(survey: Survey) -> Mood:
+def mood_of(survey: History) -> Mood:
     """Return the colour of the whole."""
     return _MOODS[survey.stage]
 
 
-def cards(survey: Survey, tongue: Localizer) -> tuple[Card, ...]:
+def cards(survey: History, tongue: Localizer) -> tuple[Card, ...]:
     """Return a card for each proof that has a limit, and one for each kind that is not set up."""
     return tuple(card for task in PROOFS for card in _cards(task, survey, tongue))
 
 
-def to_dos(survey: Survey, tongue: Localizer) -> tuple[ToDo, ...]:
+def to_dos(survey: History, tongue: Localizer) -> tuple[ToDo, ...]:
     """Return what is not well and what to do about it, the gravest first; empty where nothing is."""
     found = [ToDo("", tongue.say(key)) for key in _beginnings(survey)]
     unread = (f"unread.{name}" for name in survey.unread)
@@ -85,7 +85,7 @@ def _unheard(status: Status, tongue: Localizer) -> Iterator[ToDo]:
             yield ToDo(tongue.say("unheard.ping", ping=name), advice, tongue.quote(ping.reason))
 
 
-def _beginnings(survey: Survey) -> tuple[str, ...]:
+def _beginnings(survey: History) -> tuple[str, ...]:
     if survey.stage == "first-day":
         return ("next.first-day",)
     if survey.stage != "empty":
@@ -93,7 +93,7 @@ def _beginnings(survey: Survey) -> tuple[str, ...]:
     return ("next.empty", "next.empty.replica") if survey.replicas else ("next.empty",)
 
 
-def _not_told_yet(survey: Survey) -> Iterable[Problem]:
+def _not_told_yet(survey: History) -> Iterable[Problem]:
     """Return the problems that are not told already: by what could not be read, or by there being no copy at all."""
     told = {"store", "catalog"} & set(survey.unread)
     problems = [problem for problem in survey.status.health.problems if problem.kind not in told]
@@ -104,15 +104,15 @@ def _not_told_yet(survey: Survey) -> Iterable[Problem]:
     return problems
 
 
-def _cards(task: str, survey: Survey, tongue: Localizer) -> Iterator[Card]:
-    standings = [standing for standing in survey.status.health.standings if standing.task == task]
-    yield from (_card(standing, survey, tongue) for standing in standings)
-    if not standings:
+def _cards(task: str, survey: History, tongue: Localizer) -> Iterator[Card]:
+    freshness = [standing for standing in survey.status.health.freshness if standing.task == task]
+    yield from (_card(standing, survey, tongue) for standing in freshness)
+    if not freshness:
         word, advice = tongue.say("not-set-up"), tongue.say(f"unset.{task}")
         yield Card(tongue.say(f"proof.{task}"), "", "warn", word, "", None, "", 0.0, "", advice)
 
 
-def _card(standing: Freshness, survey: Survey, tongue: Localizer) -> Card:
+def _card(standing: Freshness, survey: History, tongue: Localizer) -> Card:
     now = survey.status.health.checked_at
     well = within_limit(standing, now)
     age_s = (now - standing.last_at).total_seconds() if standing.last_at else 0.0

@@ -10,7 +10,7 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.options import BackupRequest
 from support.bank import spend
 from support.command import Backupd
-from support.sqlite_places import sha256
+from support.directories import sha256
 
 
 @pytest.fixture

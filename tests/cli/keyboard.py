@@ -14,7 +14,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from backupd.cli import cli
-from support.command import Answer, Backupd
+from support.command import Backupd, CommandResult
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Keyboard:
 
     environ: Mapping[str, str]
 
-    def __call__(self, *arguments: object, **environ: str) -> Answer:
+    def __call__(self, *arguments: object, **environ: str) -> CommandResult:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
         outside = {name: None for name in os.environ if name.startswith("BACKUPD_")}
         env: dict[str, str | None] = {**outside, **self.environ, **environ}
         done = CliRunner().invoke(cli, [str(a) for a in arguments], env=env, catch_exceptions=False)
-        return Answer(done.exit_code, done.stdout, done.stderr)
+        return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def into_closed_pipe(backupd: Backupd, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def with_closed(backupd: Backupd, descriptor: int, *arguments: str) -> Answer:
+def with_closed(backupd: Backupd, descriptor: int, *arguments: str) -> CommandResult:
     """Run a command that is started with one of its standard streams closed."""
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {descriptor}>&-', "sh", sys.executable, "-m", "backupd", *arguments],
@@ -60,7 +60,7 @@ def with_closed(backupd: Backupd, descriptor: int, *arguments: str) -> Answer:
         text=True,
         check=False,
     )
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def onto_full_disk(backupd: Backupd, *arguments: str) -> tuple[int, str]:

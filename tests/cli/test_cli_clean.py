@@ -15,7 +15,7 @@ from backupd.stores.lock import store_lock
 from backupd.tasks.clean import Leftover, clean, decide_damaged, decide_replaced
 from backupd.tasks.context import TaskContext
 from support.command import log_lines
-from support.sqlite_places import beside, sha256
+from support.directories import beside, sha256
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

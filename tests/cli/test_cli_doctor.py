@@ -21,11 +21,11 @@ from backupd.tasks.doctor.local import examine
 from backupd.tasks.options import BackupRequest
 from support.app import running_app
 from support.bank import make_bank
-from support.command import Answer, Backupd
+from support.command import Backupd, CommandResult
 from support.generations import backdated, flip_byte
 
 
-def wrong(answer: Answer) -> dict[str, dict[str, str]]:
+def wrong(answer: CommandResult) -> dict[str, dict[str, str]]:
     """Return the findings that are wrong, by what was checked."""
     return {finding["check"]: finding for finding in answer.json if not finding["ok"]}
 

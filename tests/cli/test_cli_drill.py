@@ -8,7 +8,7 @@ from keyboard import Keyboard, Pair
 from backupd.model import ARCHIVE_SUFFIX
 from support.command import log_lines
 from support.generations import flip_byte
-from support.replicas import complete
+from support.replicas import complete_generations
 from support.sshd import Sshd
 
 
@@ -26,7 +26,7 @@ def offsite(sshd: Sshd, there: Path, typed: Keyboard, generation: str) -> dict[s
         "BACKUPD_REPLICAS__OFFSITE__PRIVATE_KEY_FILE": str(sshd.key),
     }
     assert typed("replicate", **environ).code == 0
-    assert complete(there) == {generation}
+    assert complete_generations(there) == {generation}
     return environ
 
 

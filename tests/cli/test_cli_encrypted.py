@@ -7,7 +7,7 @@ import pytest
 from support.app import running_app
 from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
 from support.command import Backupd
-from support.sqlite_places import sha256
+from support.directories import sha256
 
 
 @pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])

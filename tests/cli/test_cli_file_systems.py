@@ -10,9 +10,9 @@ from keyboard import Keyboard
 from backupd.system.files import fsync_directory, noting_limits
 from support.bank import is_balanced
 from support.command import Backupd
+from support.directories import sha256, through_fuse
 from support.faults import Call, traced
-from support.sqlite_places import sha256, through_fuse
-from support.template import Ended
+from support.fork_server import CommandResult
 
 SYNC = "cannot fsync directories (Invalid argument): a power failure may take back the last renames there"
 
@@ -29,7 +29,7 @@ def fat() -> Iterator[Path]:
             yield mount
 
 
-def without_directory_fsync(backupd: Backupd, place: Path, *arguments: str | Path, **environ: str) -> Ended:
+def without_directory_fsync(backupd: Backupd, place: Path, *arguments: str | Path, **environ: str) -> CommandResult:
     """Run a command for which fsync(2) of the directory `place` says EINVAL."""
     ended, calls = traced(
         backupd.environment(**environ),

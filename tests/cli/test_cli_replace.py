@@ -12,8 +12,8 @@ from backupd.tasks.context import TaskContext
 from support.app import running_app
 from support.bank import is_balanced, spend
 from support.command import Backupd, log_lines
+from support.directories import beside, sha256
 from support.generations import manifest_of
-from support.sqlite_places import beside, sha256
 
 
 def test_the_generation_takes_the_place_of_the_database_and_undo_takes_it_back(

@@ -12,9 +12,9 @@ from backupd.tasks.restore import in_place
 from support.app import running_app
 from support.bank import is_balanced, transfers
 from support.command import Backupd
+from support.directories import beside, sha256
 from support.faults import traced
-from support.sqlite_places import beside, sha256
-from support.sqlite_processes import die_in_a_transaction
+from support.processes import die_in_a_transaction
 
 
 def test_what_only_the_wal_of_a_dead_app_holds_is_in_the_database_that_is_kept(

@@ -12,7 +12,7 @@ from keyboard import Keyboard
 
 from support.bank import spend, transfers
 from support.command import Backupd, log_lines
-from support.sqlite_places import beside, mounted, read_only, sha256
+from support.directories import beside, mounted, read_only, sha256
 
 
 @contextmanager

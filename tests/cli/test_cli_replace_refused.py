@@ -14,13 +14,13 @@ import pytest
 from keyboard import Keyboard, Pair
 
 from support.app import running_app
+from support.backup_runs import NO_CAPABILITIES
 from support.bank import spend, transfers
 from support.command import Backupd, log_lines
+from support.directories import beside, read_only, sha256, small_disk, through_fuse
 from support.faults import Call, traced
+from support.fork_server import CommandResult
 from support.generations import flip_byte, rewritten
-from support.sqlite_jobs import POWERLESS
-from support.sqlite_places import beside, read_only, sha256, small_disk, through_fuse
-from support.template import Ended
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
@@ -47,7 +47,7 @@ def test_an_app_that_only_has_it_open_is_reason_enough_to_refuse(
 def test_a_disk_that_fills_up_beside_the_database_is_the_one_that_is_named(
     backupd: Backupd, database: Path, generation: str, tmp_path: Path
 ) -> None:
-    def restored(*inject: str) -> tuple[Ended, list[Call]]:
+    def restored(*inject: str) -> tuple[CommandResult, list[Call]]:
         environ = backupd.environment()
         return traced(environ, tmp_path, "write", *inject, arguments=("restore", generation))
 
@@ -176,7 +176,7 @@ def test_an_owner_whom_the_file_cannot_be_given_to_is_told_before_anything_is_fe
         database.unlink()
     before = beside(database)
     for dry_run in ([], ["--dry-run"]):
-        command = [*POWERLESS, sys.executable, "-m", "backupd", "restore", "--app-is-stopped", *dry_run]
+        command = [*NO_CAPABILITIES, sys.executable, "-m", "backupd", "restore", "--app-is-stopped", *dry_run]
         environ = backupd.environment()
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
         assert (done.returncode, beside(database)) == (1, before)

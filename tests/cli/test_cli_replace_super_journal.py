@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from support.attached import balances, die_in_a_commit, make_accounts
-from support.command import Answer, log_lines
-from support.sqlite_places import beside, contents, hidden
+from support.attached_databases import balances, die_in_a_commit, make_accounts
+from support.command import CommandResult, log_lines
+from support.directories import beside, contents, hidden
 
 pytestmark = pytest.mark.root
 
@@ -21,7 +21,7 @@ class Half:
     attached: Path
     typed: Keyboard
 
-    def __call__(self, *arguments: str) -> Answer:
+    def __call__(self, *arguments: str) -> CommandResult:
         """Run `backupd ARGUMENTS` for the attached database."""
         environ = {"BACKUPD_DATABASE": str(self.attached), "BACKUPD_SOURCES__TASKS__HOT_JOURNAL_WAIT_S": "0.1"}
         return self.typed(*arguments, **environ)

@@ -6,7 +6,7 @@ from keyboard import Keyboard
 
 from support.app import running_app
 from support.bank import transfers
-from support.sqlite_places import beside, sha256
+from support.directories import beside, sha256
 
 
 def test_an_old_database_that_somebody_looks_into_is_not_put_back_under_their_hands(

@@ -9,7 +9,7 @@ from backupd.model import ARCHIVE_SUFFIX
 from support.bank import is_balanced
 from support.command import log_lines
 from support.generations import flip_byte
-from support.replicas import complete
+from support.replicas import complete_generations
 from support.sshd import Sshd
 
 
@@ -60,7 +60,7 @@ def test_a_damaged_copy_is_found_there_and_sent_again(
     assert (found.code, generation in found.out + found.err) == (1, True)
     assert typed("verify", "--all", **offsite).code == 0
     assert typed("replicate", "--json", **offsite).json[0]["sent"] == [generation]
-    assert complete(there) == {generation}
+    assert complete_generations(there) == {generation}
     assert typed("verify", "--all", "--store", "offsite", **offsite).code == 0
 
 

@@ -9,9 +9,9 @@ import pytest
 from keyboard import Keyboard, Pair
 
 from support.bank import spend, transfers
-from support.command import Answer, Backupd
-from support.sqlite_places import beside, sha256
-from support.sqlite_processes import die_in_a_transaction
+from support.command import Backupd, CommandResult
+from support.directories import beside, sha256
+from support.processes import die_in_a_transaction
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
 AT_START = ("restore", "--if-missing")
@@ -116,7 +116,7 @@ def test_of_two_at_once_one_restores_and_the_other_finds_the_database(
 ) -> None:
     database.unlink()
 
-    def start(store: str) -> Answer:
+    def start(store: str) -> CommandResult:
         return offsite(*AT_START, "--from", "offsite", "--json", BACKUPD_BACKUPS_DIR=f"{tmp_path}/{store}")
 
     with ThreadPoolExecutor() as pool:  # two that have no store in common

@@ -14,8 +14,8 @@ from support.app import running_app
 from support.bank import spend
 from support.command import Backupd, log_lines
 from support.generations import backdated
+from support.processes import wait_until
 from support.sqlite_checks import rewrite
-from support.sqlite_processes import wait_until
 
 LIVE = ("restore", "--online", "--json")
 

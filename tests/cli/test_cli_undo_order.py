@@ -8,7 +8,7 @@ from keyboard import Keyboard
 
 from support.app import App, running_app
 from support.bank import spend, transfers
-from support.sqlite_places import beside
+from support.directories import beside
 
 UNDO = ("restore", "--undo")
 

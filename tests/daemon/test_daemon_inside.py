@@ -14,7 +14,7 @@ import pytest
 
 from backupd.catalog import CatalogDiskError, catalog_errors, open_catalog
 from backupd.daemon.daemon import Daemon
-from backupd.daemon.task_queue import Ended, Job
+from backupd.daemon.task_queue import TaskRequest, TaskResult
 from backupd.model import RunReport
 from backupd.schedule import Planned, Schedule
 from backupd.tasks.context import TaskContext
@@ -40,9 +40,9 @@ class Hand:
     context: TaskContext
     outcome: str = "published"
     began: list[datetime] = field(default_factory=list)
-    remembered: list[Ended] = field(default_factory=list)
+    remembered: list[TaskResult] = field(default_factory=list)
 
-    def submit(self, job: Job) -> bool:
+    def submit(self, job: TaskRequest) -> bool:
         now = self.context.clock()
         self.began.append(now)
         if self.outcome == "lost":
@@ -50,10 +50,10 @@ class Hand:
         report = RunReport(task=job.task, source=job.source, started_at=now, outcome=self.outcome)  # type: ignore[arg-type] - the test says what
         with open_catalog(self.context.catalog_path) as catalog:
             catalog.record_run(report, now, self.context.configuration())
-        self.remembered.append(Ended(now, now, 1 if self.outcome == "failed" else 0))
+        self.remembered.append(TaskResult(now, now, 1 if self.outcome == "failed" else 0))
         return True
 
-    def ended(self, _job: Job) -> tuple[Ended, ...]:
+    def ended(self, _job: TaskRequest) -> tuple[TaskResult, ...]:
         return tuple(self.remembered)
 
     def alive(self) -> bool:
@@ -135,7 +135,7 @@ def test_what_failed_is_tried_at_once_when_the_configuration_changes_while_the_d
 def test_a_success_that_a_clock_ahead_dated_hides_none_that_is_true(daemon: Daemon, hand: Hand, clock: Clock) -> None:
     daemon._tick()
     ahead = clock.now + timedelta(days=365)
-    hand.remembered.append(Ended(ahead, ahead, 0))
+    hand.remembered.append(TaskResult(ahead, ahead, 0))
     daemon._tick()
     assert len(hand.began) == 1
     clock.now += timedelta(days=1)

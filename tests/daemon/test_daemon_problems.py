@@ -8,7 +8,7 @@ import pytest
 
 from support.command import Backupd
 from support.daemon import running_daemon, wait_until
-from support.replicas import complete
+from support.replicas import complete_generations
 from support.sshd import Sshd
 
 pytestmark = pytest.mark.no_cover
@@ -73,4 +73,4 @@ def test_a_failed_replication_is_tried_again_at_once_with_another_host_key_and_n
         assert RECONFIGURED not in daemon.said()
     with running_daemon(backupd, **pinned) as daemon:
         daemon.wait_for(f"replicate to offsite is due: {RECONFIGURED}", 20)
-        wait_until(lambda: complete(there), "the copy", 20)
+        wait_until(lambda: complete_generations(there), "the copy", 20)

@@ -6,7 +6,7 @@ import pytest
 
 from support.command import Backupd
 from support.daemon import running_daemon, wait_until
-from support.replicas import complete
+from support.replicas import complete_generations
 from support.sshd import Sshd
 
 pytestmark = pytest.mark.no_cover
@@ -28,7 +28,7 @@ def test_copies_appear_by_themselves_and_health_turns_green_only_then(backupd: B
     nas.parent.mkdir()
     with running_daemon(backupd, BACKUPD_REPLICAS__NAS__URL=f"file:{nas}") as daemon:
         wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 180)
-        assert len(complete(nas)) == 1
+        assert len(complete_generations(nas)) == 1
 
 
 def test_copies_reach_an_sftp_host(backupd: Backupd, sshd: Sshd, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_copies_reach_an_sftp_host(backupd: Backupd, sshd: Sshd, tmp_path: Path)
     }
     with running_daemon(backupd, **environ) as daemon:
         wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 180)
-        assert len(complete(there)) == 1
+        assert len(complete_generations(there)) == 1
 
 
 def test_a_host_that_is_not_there_keeps_no_backup_waiting(backupd: Backupd, backups: Path) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from backupd.config import Config, load_config
-from backupd.daemon.source_claims import Claims
-from backupd.daemon.task_queue import DOCTOR, Job, Worker
+from backupd.daemon.source_claims import SourceClaims
+from backupd.daemon.task_queue import DOCTOR, TaskQueue, TaskRequest
 from backupd.log import open_log
 from support.command import log_lines
 from support.daemon import wait_until
 
-BACKUP = Job("backup", "tasks")
+BACKUP = TaskRequest("backup", "tasks")
 
 
 @pytest.fixture
@@ -25,15 +25,15 @@ def config(database: Path, backups: Path) -> Config:
 
 
 @pytest.fixture
-def worker(config: Config, backups: Path) -> Iterator[Worker]:
+def worker(config: Config, backups: Path) -> Iterator[TaskQueue]:
     log = open_log(backups / "backup.log")
-    worker = Worker(config, log, lambda: datetime.now(UTC))
+    worker = TaskQueue(config, log, lambda: datetime.now(UTC))
     yield worker
     worker.stop()
     log.close()
 
 
-def test_a_job_waits_but_once_and_its_end_is_remembered(worker: Worker) -> None:
+def test_a_job_waits_but_once_and_its_end_is_remembered(worker: TaskQueue) -> None:
     assert worker.submit(BACKUP)
     assert not worker.submit(BACKUP)
     heard: list[bool] = []
@@ -46,7 +46,7 @@ def test_a_job_waits_but_once_and_its_end_is_remembered(worker: Worker) -> None:
     assert worker.submit(BACKUP)
 
 
-def test_failures_are_remembered_until_a_success(worker: Worker, database: Path) -> None:
+def test_failures_are_remembered_until_a_success(worker: TaskQueue, database: Path) -> None:
     aside = database.rename(database.with_suffix(".aside"))
     worker.start()
     for count in (1, 2):
@@ -59,7 +59,7 @@ def test_failures_are_remembered_until_a_success(worker: Worker, database: Path)
     assert len(worker.ended(BACKUP)) == 1
 
 
-def test_when_no_process_is_to_be_had_it_says_so_and_goes_on(worker: Worker, backups: Path) -> None:
+def test_when_no_process_is_to_be_had_it_says_so_and_goes_on(worker: TaskQueue, backups: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     open_now = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 1, hard))
@@ -76,15 +76,15 @@ def test_when_no_process_is_to_be_had_it_says_so_and_goes_on(worker: Worker, bac
     wait_until(lambda: worker.ended(BACKUP)[-1].succeeded, "a success")
 
 
-def test_told_to_stop_it_begins_nothing_more(worker: Worker) -> None:
+def test_told_to_stop_it_begins_nothing_more(worker: TaskQueue) -> None:
     worker.start()
     worker.stop()
-    assert not worker.submit(Job(DOCTOR))
+    assert not worker.submit(TaskRequest(DOCTOR))
     wait_until(lambda: not worker.alive(), "its end")
 
 
 def test_daemons_of_different_sources_share_a_store_and_one_source_has_one(tmp_path: Path) -> None:
-    first, second = Claims(["tasks", "notes"], tmp_path), Claims(["notes", "blog"], tmp_path)
+    first, second = SourceClaims(["tasks", "notes"], tmp_path), SourceClaims(["notes", "blog"], tmp_path)
     assert first.held() == {"tasks", "notes"}
     assert second.held() == {"blog"}
     assert second.others() == ("notes",)
@@ -94,9 +94,9 @@ def test_daemons_of_different_sources_share_a_store_and_one_source_has_one(tmp_p
 
 
 def test_a_claim_whose_file_was_taken_away_is_made_anew(tmp_path: Path) -> None:
-    claims = Claims(["tasks"], tmp_path)
+    claims = SourceClaims(["tasks"], tmp_path)
     assert claims.held() == {"tasks"}
     (tmp_path / "daemon-tasks.lock").unlink()
     assert claims.held() == {"tasks"}
-    assert Claims(["tasks"], tmp_path).held() == frozenset()
+    assert SourceClaims(["tasks"], tmp_path).held() == frozenset()
     claims.release_all()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.containers import ROOT, Lab, build, no_engine
+from support.containers import ROOT, ContainerLab, build, no_engine
 from support.sftp_host import SftpHost, build_sftp_host, start_sftp_host
 
 _HERE = Path(__file__).parent
@@ -47,16 +47,16 @@ def sftp_image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def lab(images: tuple[str, str]) -> Iterator[Lab]:
+def lab(images: tuple[str, str]) -> Iterator[ContainerLab]:
     """Starts containers; what a test started is gone when it ends."""
-    with Lab(*images) as lab:
+    with ContainerLab(*images) as lab:
         yield lab
 
 
 @pytest.fixture(scope="session")
 def seed(images: tuple[str, str]) -> Iterator[str]:
     """A volume on which the sample app has run; tests get copies of it."""
-    with Lab(*images) as lab:
+    with ContainerLab(*images) as lab:
         name = lab.volume()
         app = lab.app(name)
         app.python(
@@ -68,7 +68,7 @@ def seed(images: tuple[str, str]) -> Iterator[str]:
 
 
 @pytest.fixture
-def volume(lab: Lab, seed: str) -> str:
+def volume(lab: ContainerLab, seed: str) -> str:
     """A volume with 20 tasks in the sample app's database, owned by its user 1000; the app does not run."""
     name = lab.volume()
     lab.shell(name, "cp -a /seed/. .", f"--volume={seed}:/seed")
@@ -76,10 +76,10 @@ def volume(lab: Lab, seed: str) -> str:
 
 
 @pytest.fixture
-def network(lab: Lab) -> str:
+def network(lab: ContainerLab) -> str:
     return lab.network()
 
 
 @pytest.fixture
-def host(lab: Lab, sftp_image: str, network: str, tmp_path: Path) -> SftpHost:
+def host(lab: ContainerLab, sftp_image: str, network: str, tmp_path: Path) -> SftpHost:
     return start_sftp_host(lab, sftp_image, network, tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.command import Answer
+from support.command import CommandResult
 from support.containers import HARDENED, ROOT, docker, docker_program, wait_until
 
 FILE = ROOT / "deploy" / "compose.yml"
@@ -24,9 +24,9 @@ class Project:
     command: tuple[str, ...]
     project: str
 
-    def __call__(self, *arguments: str) -> Answer:
+    def __call__(self, *arguments: str) -> CommandResult:
         done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, timeout=120, check=False)
-        return Answer(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def compose_command() -> Sequence[str] | None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from support.containers import BACKUPS, DATA, HARDENED, Container, Lab, docker, wait_until
+from support.containers import BACKUPS, DATA, HARDENED, Container, ContainerLab, docker, wait_until
 
 STAGED = f"ls {DATA}/backups/.backupd/staging/run-*/copy/snapshot.sqlite3"
 APP_HEALTH = "http://127.0.0.1:8000/health"
 LIVEZ, HEALTH = "http://127.0.0.1:8080/livez", "http://127.0.0.1:8080/health"
-SWIFT = ("--health-interval=1s", "--health-retries=1", "--health-start-period=0s")
+SHORT_TIMEOUTS = ("--health-interval=1s", "--health-retries=1", "--health-start-period=0s")
 NOTHING_YET = "there is no verified backup of tasks yet"
 # Grows the database with noise, which takes its time to pack.
 GROW = """
@@ -35,7 +35,7 @@ if len(sys.argv) > 1: os.kill(int(pid), getattr(signal, sys.argv[1]))
 HOLD = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print('held', flush=True); input()"
 
 
-def grown(lab: Lab, volume: str, mib: int = 200) -> str:
+def grown(lab: ContainerLab, volume: str, mib: int = 200) -> str:
     """Let the database on `volume` grow until a backup of it takes seconds; return the volume."""
     lab.shell(volume, f"python -c '{GROW}' {mib} && chown 1000:1000 tasks.db")
     return volume
@@ -71,7 +71,7 @@ def at_work(sidecar: Container) -> None:
     wait_until(lambda: sh(sidecar, STAGED), "a staged copy")
 
 
-def unfinished(lab: Lab, volume: str) -> list[str]:
+def unfinished(lab: ContainerLab, volume: str) -> list[str]:
     """Return what is in staging, and every archive."""
     return [name for name in lab.files(volume) if "staging/run-" in name or name.endswith(".gz")]
 
@@ -88,7 +88,7 @@ def tasks_of(app: Container) -> int:
 
 
 def test_the_first_backup_appears_by_itself_beside_an_app_that_writes_and_harms_nothing(
-    lab: Lab, tmp_path: Path
+    lab: ContainerLab, tmp_path: Path
 ) -> None:
     volume = lab.volume()
     app = lab.app(volume, WRITE_EVERY_MS="5")
@@ -109,7 +109,7 @@ def test_the_first_backup_appears_by_itself_beside_an_app_that_writes_and_harms_
     wait_until(lambda: tasks_of(again) > tasks, "the app writes again")
 
 
-def test_the_daemon_is_root_no_more_and_small(lab: Lab, volume: str) -> None:
+def test_the_daemon_is_root_no_more_and_small(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED)
     said(sidecar, "scrub of tasks: done")
     status = status_of_daemon(sidecar)
@@ -119,8 +119,8 @@ def test_the_daemon_is_root_no_more_and_small(lab: Lab, volume: str) -> None:
     assert int(status["VmRSS"].split()[0]) <= 96 << 10
 
 
-def test_the_healthcheck_fails_while_the_daemon_is_stuck_and_recovers(lab: Lab, volume: str) -> None:
-    sidecar = lab.sidecar(volume, options=(*HARDENED, *SWIFT, "--health-timeout=2s"))
+def test_the_healthcheck_fails_while_the_daemon_is_stuck_and_recovers(lab: ContainerLab, volume: str) -> None:
+    sidecar = lab.sidecar(volume, options=(*HARDENED, *SHORT_TIMEOUTS, "--health-timeout=2s"))
     wait_until(lambda: sidecar.health() == "healthy", "healthy", 60)
     assert status_of_daemon(sidecar, "SIGSTOP")
     wait_until(lambda: sidecar.health() == "unhealthy", "unhealthy", 60)
@@ -128,8 +128,8 @@ def test_the_healthcheck_fails_while_the_daemon_is_stuck_and_recovers(lab: Lab, 
     wait_until(lambda: sidecar.health() == "healthy", "healthy again", 60)
 
 
-def test_the_healthcheck_fails_while_the_catalog_is_out_of_reach_and_recovers(lab: Lab, volume: str) -> None:
-    sidecar = lab.sidecar(volume, options=(*HARDENED, *SWIFT, "--health-timeout=20s"))
+def test_the_healthcheck_fails_while_the_catalog_is_out_of_reach_and_recovers(lab: ContainerLab, volume: str) -> None:
+    sidecar = lab.sidecar(volume, options=(*HARDENED, *SHORT_TIMEOUTS, "--health-timeout=20s"))
     said(sidecar, "scrub of tasks: done")
     holder = lab.start(
         lab.image,
@@ -144,7 +144,9 @@ def test_the_healthcheck_fails_while_the_catalog_is_out_of_reach_and_recovers(la
     wait_until(lambda: sidecar.health() == "healthy", "healthy again", 90)
 
 
-def test_docker_stop_in_the_middle_of_a_large_backup_leaves_nothing_and_loses_nothing(lab: Lab, volume: str) -> None:
+def test_docker_stop_in_the_middle_of_a_large_backup_leaves_nothing_and_loses_nothing(
+    lab: ContainerLab, volume: str
+) -> None:
     sidecar = lab.sidecar(grown(lab, volume), options=HARDENED)
     at_work(sidecar)
     code, seconds = sidecar.stop()
@@ -155,7 +157,9 @@ def test_docker_stop_in_the_middle_of_a_large_backup_leaves_nothing_and_loses_no
     healthy(sidecar, 120)
 
 
-def test_docker_kill_in_the_middle_of_a_large_backup_is_healed_at_the_next_start(lab: Lab, volume: str) -> None:
+def test_docker_kill_in_the_middle_of_a_large_backup_is_healed_at_the_next_start(
+    lab: ContainerLab, volume: str
+) -> None:
     sidecar = lab.sidecar(grown(lab, volume), options=HARDENED)
     at_work(sidecar)
     sidecar.kill()
@@ -167,7 +171,7 @@ def test_docker_kill_in_the_middle_of_a_large_backup_is_healed_at_the_next_start
     assert [name for name in unfinished(lab, volume) if "staging" in name] == []
 
 
-def test_of_two_sidecars_on_one_volume_one_stands_by_and_takes_over(lab: Lab, volume: str) -> None:
+def test_of_two_sidecars_on_one_volume_one_stands_by_and_takes_over(lab: ContainerLab, volume: str) -> None:
     first = lab.sidecar(volume, options=HARDENED)
     said(first, "scrub of tasks: done")
     second = lab.sidecar(volume, options=HARDENED)
@@ -179,7 +183,7 @@ def test_of_two_sidecars_on_one_volume_one_stands_by_and_takes_over(lab: Lab, vo
     assert len(archives(second)) == 1
 
 
-def test_a_full_volume_fails_the_backup_and_leaves_nothing_there(lab: Lab, volume: str) -> None:
+def test_a_full_volume_fails_the_backup_and_leaves_nothing_there(lab: ContainerLab, volume: str) -> None:
     small = f"--mount=type=tmpfs,destination={BACKUPS},tmpfs-size={16 << 20},tmpfs-mode=1777"
     sidecar = lab.sidecar(grown(lab, volume, 20), options=(*HARDENED, small), BACKUPD_BACKUPS_DIR=BACKUPS)
     said(sidecar, "backup of tasks: failed")
@@ -191,7 +195,9 @@ def test_a_full_volume_fails_the_backup_and_leaves_nothing_there(lab: Lab, volum
     assert sidecar.get(LIVEZ)[0] == 200
 
 
-def test_a_database_that_an_empty_file_replaced_fails_and_the_old_generation_stays(lab: Lab, volume: str) -> None:
+def test_a_database_that_an_empty_file_replaced_fails_and_the_old_generation_stays(
+    lab: ContainerLab, volume: str
+) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED)
     said(sidecar, "scrub of tasks: done")
     kept = archives(sidecar)
@@ -202,9 +208,9 @@ def test_a_database_that_an_empty_file_replaced_fails_and_the_old_generation_sta
     assert archives(sidecar) == kept
 
 
-def test_a_wrong_volume_is_a_failed_run_that_says_so_and_no_end_of_the_daemon(lab: Lab) -> None:
+def test_a_wrong_volume_is_a_failed_run_that_says_so_and_no_end_of_the_daemon(lab: ContainerLab) -> None:
     empty, backups = lab.volume(), lab.volume()
-    sidecar = lab.sidecar(empty, backups=backups, options=(*HARDENED, *SWIFT))
+    sidecar = lab.sidecar(empty, backups=backups, options=(*HARDENED, *SHORT_TIMEOUTS))
     said(sidecar, f"backup of tasks: failed: no database at {DATA}/tasks.db")
     assert "a wrong one is an empty directory" in sidecar.logs()
     assert json.loads(sidecar.get(HEALTH)[1])["reasons"] == [
@@ -215,7 +221,7 @@ def test_a_wrong_volume_is_a_failed_run_that_says_so_and_no_end_of_the_daemon(la
     wait_until(lambda: sidecar.health() == "healthy", "the daemon itself is well", 60)
 
 
-def test_days_are_those_of_the_time_zone_in_tz(lab: Lab, volume: str) -> None:
+def test_days_are_those_of_the_time_zone_in_tz(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED, TZ="America/New_York")
     said(sidecar, "days are counted in America/New_York")
     answer = lab.backupd(volume, "config", "check", options=HARDENED, TZ="Mars/Olympus_Mons")
@@ -234,7 +240,7 @@ def test_days_are_those_of_the_time_zone_in_tz(lab: Lab, volume: str) -> None:
     ids=["schedule", "unknown-name", "nothing", "user"],
 )
 def test_a_wrong_configuration_stops_the_start_with_what_to_change(
-    lab: Lab, volume: str, name: str, value: str, words: str
+    lab: ContainerLab, volume: str, name: str, value: str, words: str
 ) -> None:
     answer = lab.backupd(volume, "serve", options=HARDENED, **{name: value})
     assert answer.code == 78

@@ -6,8 +6,8 @@ from pathlib import PurePath
 import pytest
 import yaml
 
-from support.command import Answer
-from support.containers import HARDENED, ROOT, Container, Lab, wait_until
+from support.command import CommandResult
+from support.containers import HARDENED, ROOT, Container, ContainerLab, wait_until
 
 PAGE = (ROOT / "docs" / "drill.md").read_text()
 HEALTH = "http://127.0.0.1:8080/health"
@@ -26,7 +26,7 @@ UNBALANCE = "import sqlite3; c = sqlite3.connect('tasks.db'); c.execute('UPDATE 
 class Drilled:
     """The app's volume with its sidecar, a replica, and a second instance of the app that waits for a copy."""
 
-    def __init__(self, lab: Lab, volume: str) -> None:
+    def __init__(self, lab: ContainerLab, volume: str) -> None:
         self.lab, self.volume = lab, volume
         self.place, self.replica = lab.volume(), lab.volume()
         for name in (self.place, self.replica):
@@ -48,7 +48,7 @@ class Drilled:
             BACKUPD_DRILL__USER_VERSION="1",
         )
 
-    def drill(self, **asked: str) -> Answer:
+    def drill(self, **asked: str) -> CommandResult:
         """Drill by hand; keyword arguments are keys of [drill]."""
         options = [f"--env=BACKUPD_DRILL__{name}={value}" for name, value in asked.items()]
         return self.sidecar.exec("backupd", "drill", "--json", options=options)
@@ -59,7 +59,7 @@ class Drilled:
 
 
 @pytest.fixture
-def drilled(lab: Lab, volume: str) -> Drilled:
+def drilled(lab: ContainerLab, volume: str) -> Drilled:
     return Drilled(lab, volume)
 
 
@@ -67,7 +67,7 @@ def said(sidecar: Container, text: str, timeout_s: float = 120) -> None:
     wait_until(lambda: text in sidecar.logs(), f"{text!r} in the logs", timeout_s)
 
 
-def failure(answer: Answer) -> str:
+def failure(answer: CommandResult) -> str:
     """Return why a drill failed."""
     (report,) = answer.json
     assert (answer.code, report["outcome"]) == (1, "failed")

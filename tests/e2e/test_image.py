@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.containers import HARDENED, ROOT, Lab, docker
+from support.containers import HARDENED, ROOT, ContainerLab, docker
 
 BASE = "python:3.13-slim-trixie"
 LARGEST_MIB = 125  # more than a tenth of it are the services that Apprise knows
@@ -25,7 +25,7 @@ def test_it_is_small(facts: Any) -> None:
     assert 0 < facts["Size"] - base["Size"] <= LARGEST_MIB * 2**20
 
 
-def test_it_says_which_version_it_is(lab: Lab, facts: Any) -> None:
+def test_it_says_which_version_it_is(lab: ContainerLab, facts: Any) -> None:
     assert lab.run(lab.image, "--version").out == f"backupd {PROJECT['version']}\n"
     labels = facts["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == PROJECT["version"]
@@ -59,7 +59,7 @@ def test_its_first_process_reaps_and_forwards_and_then_comes_the_daemon(facts: A
     assert config.get("Volumes") is None, "a volume that nobody named is one that nobody finds"
 
 
-def test_it_holds_no_compiler_no_installer_and_no_caches(lab: Lab) -> None:
+def test_it_holds_no_compiler_no_installer_and_no_caches(lab: ContainerLab) -> None:
     look = (
         "for name in gcc cc g++ make pip pip3 uv apt-key; do ! command -v $name; done;"
         "! python -c 'import pip' 2>/dev/null;"
@@ -69,7 +69,7 @@ def test_it_holds_no_compiler_no_installer_and_no_caches(lab: Lab) -> None:
     assert answer.out == ""
 
 
-def test_every_package_in_it_has_its_reason_in_the_documentation(lab: Lab) -> None:
+def test_every_package_in_it_has_its_reason_in_the_documentation(lab: ContainerLab) -> None:
     documented = re.findall(r"^\| ([A-Za-z].*?) \|", DOCUMENTATION.split("## What is in it")[1], re.MULTILINE)
     named = {name for cell in documented for name in cell.split(", ")} - {"package"}
     program = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
@@ -77,7 +77,7 @@ def test_every_package_in_it_has_its_reason_in_the_documentation(lab: Lab) -> No
     assert named == set(installed)
 
 
-def test_it_adds_one_debian_package_to_its_base(lab: Lab) -> None:
+def test_it_adds_one_debian_package_to_its_base(lab: ContainerLab) -> None:
     query = ("-W", "-f", "${Package}\\n")
     lists = [lab.run(image, *query, options=("--entrypoint=dpkg-query",)).out.split() for image in (BASE, lab.image)]
     assert set(lists[1]) - set(lists[0]) == {"tini"}
@@ -92,7 +92,7 @@ def test_nothing_of_the_machine_that_built_it_is_in_it(facts: Any, image: str) -
         assert word not in ours, word
 
 
-def test_every_module_it_needs_is_compiled_already(lab: Lab) -> None:
+def test_every_module_it_needs_is_compiled_already(lab: ContainerLab) -> None:
     program = (
         "import sys, importlib, pkgutil, backupd\n"
         "for m in pkgutil.walk_packages(backupd.__path__, 'backupd.'):\n"

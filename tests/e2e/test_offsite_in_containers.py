@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from support.containers import DATA, HARDENED, Container, Lab, wait_until
+from support.containers import DATA, HARDENED, Container, ContainerLab, wait_until
 from support.sftp_host import SftpHost
 
 ARCHIVE_MIB, ARRIVED_MIB = 32, 20
@@ -30,7 +30,7 @@ def published(names: str) -> list[str]:
 
 
 def test_a_host_that_goes_down_in_the_middle_shows_nothing_half_and_gets_only_the_rest_once_it_is_back(
-    lab: Lab, host: SftpHost, network: str
+    lab: ContainerLab, host: SftpHost, network: str
 ) -> None:
     volume = lab.volume()
     app = lab.app(volume, WRITE_EVERY_MS="20")

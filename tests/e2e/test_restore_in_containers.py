@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.containers import DATA, HARDENED, Container, Lab, wait_until
+from support.containers import DATA, HARDENED, Container, ContainerLab, wait_until
 from support.sftp_host import SftpHost
 
 IDLE = f"""
@@ -25,7 +25,7 @@ def tasks(app: Container) -> int:
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_an_app_that_idles_in_another_container_is_seen_and_once_it_is_stopped_the_restore_works(
-    lab: Lab, volume: str, mode: str
+    lab: ContainerLab, volume: str, mode: str
 ) -> None:
     lab.shell(volume, "chmod 750 .")  # the app's alone: backupd has to become its owner before it looks
     sidecar = lab.sidecar(volume, backups=lab.volume(), options=HARDENED, BACKUPD_RETENTION__LAST="9")
@@ -62,7 +62,7 @@ def oldest(sidecar: Container) -> str:
 
 
 def test_a_volume_that_is_lost_with_its_backups_and_catalog_comes_back_from_the_sftp_host(
-    lab: Lab, volume: str, host: SftpHost, network: str
+    lab: ContainerLab, volume: str, host: SftpHost, network: str
 ) -> None:
     options = (*HARDENED, f"--network={network}")
     first = lab.sidecar(volume, options=options, **host.environ)
@@ -81,7 +81,7 @@ def test_a_volume_that_is_lost_with_its_backups_and_catalog_comes_back_from_the_
 
 
 def test_an_init_container_restores_a_volume_that_is_lost_and_leaves_one_that_is_there_alone(
-    lab: Lab, volume: str, host: SftpHost, network: str
+    lab: ContainerLab, volume: str, host: SftpHost, network: str
 ) -> None:
     options = (*HARDENED, f"--network={network}")
     at_start = ("restore", "--if-missing", "--from", "offsite")

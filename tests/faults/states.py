@@ -1,4 +1,4 @@
-"""What a killed run leaves on the disk: two kills that leave the same need to be healed only once."""
+"""SeenStates of the disk after a killed run: of two kills that leave the same state, one recovery is tested."""
 
 import hashlib
 import re
@@ -26,10 +26,10 @@ _TEXTS = (".json", ".log", ".restore", "/lock", ".lock", "/SHA256SUMS", "/SHA256
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 
 
-class States:
-    """The states that copies of a yard were found in, but for times, random names and numbers of processes.
+class SeenStates:
+    """The states that copies of a workspace were in, ignoring times, random names and process ids.
 
-    Names, modes and contents have to be the same: of our catalog what it says and the pages that lie in its WAL.
+    Names, modes and contents must be equal; of the catalog its rows and the pages in its WAL.
     """
 
     def __init__(self, template: Workspace) -> None:
@@ -37,10 +37,11 @@ class States:
         self._seen: set[str] = set()
         self._lock = Lock()
 
-    def is_new(self, yard: Workspace, *more: object) -> bool:
-        """Tell whether no yard was like this one yet, together with what `more` there is to it."""
+    def is_new(self, workspace: Workspace, *more: object) -> bool:
+        """Tell whether this state, together with `more`, was not seen before; record it."""
         state = sorted(
-            (self._same(str(path.relative_to(yard.root))), self._of(path, yard)) for path in yard.root.rglob("*")
+            (self._same(str(path.relative_to(workspace.root))), self._of(path, workspace))
+            for path in workspace.root.rglob("*")
         )
         digest = hashlib.sha256(repr((state, more)).encode()).hexdigest()
         with self._lock:
@@ -48,25 +49,25 @@ class States:
             self._seen.add(digest)
         return new
 
-    def _of(self, path: Path, yard: Workspace) -> tuple[int, str]:
+    def _of(self, path: Path, workspace: Workspace) -> tuple[int, str]:
         mode = path.lstat().st_mode
-        if not stat.S_ISREG(mode) or path.name.endswith("-shm"):  # shared memory is no file to anybody else
+        if not stat.S_ISREG(mode) or path.name.endswith("-shm"):  # shared memory is not stored data
             return mode, ""
         if path.name == "catalog.sqlite3":
-            return mode, self._same(_told_by(path))
+            return mode, self._same(_catalog_rows(path))
         if path.name == "catalog.sqlite3-wal":
-            return mode, _pages_in(path.read_bytes())
+            return mode, _wal_pages(path.read_bytes())
         if str(path).endswith(_TEXTS):
-            return mode, self._same(path.read_text().replace(str(yard.root), ""))
+            return mode, self._same(path.read_text().replace(str(workspace.root), ""))
         return mode, hashlib.sha256(path.read_bytes()).hexdigest()
 
     def _same(self, text: str) -> str:
-        """Return `text` as it would be at another time."""
+        """Return `text` without what differs between runs."""
         return _CHANGING.sub(lambda found: found[0] if found[0] in self._old else f"<{found.lastgroup}>", text)
 
 
-def _told_by(catalog: Path) -> str:
-    """Return the size of our catalog and all that is in it, without opening the file that the next run will find."""
+def _catalog_rows(catalog: Path) -> str:
+    """Return size and rows of the catalog, read from a copy: the next run must find the file unopened."""
     with tempfile.TemporaryDirectory() as scratch:
         for suffix in ("", "-wal", "-journal"):
             if Path(f"{catalog}{suffix}").exists():
@@ -75,8 +76,8 @@ def _told_by(catalog: Path) -> str:
             return "\n".join([f"{catalog.stat().st_size} bytes", *copy.iterdump()])
 
 
-def _pages_in(wal: bytes) -> str:
-    """Return which pages a WAL holds, where transactions end, and what is left over (sqlite.org/walformat.html)."""
+def _wal_pages(wal: bytes) -> str:
+    """Return the page numbers and commits in a WAL, and its size (sqlite.org/walformat.html)."""
     frame_bytes = _FRAME_HEADER + int.from_bytes(wal[8:12], "big")
     frames = [wal[begin : begin + 8].hex() for begin in range(_WAL_HEADER, len(wal), frame_bytes)]
     return f"{len(wal)} bytes: {frames}"

@@ -8,21 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from states import States
+from states import SeenStates
 from workspaces import (
-    Before,
+    InitialState,
     Workspace,
-    assert_heals,
+    assert_next_backup_recovers,
+    assert_nothing_lost,
     assert_swept,
     assert_tidy,
-    assert_unhurt,
     beneath,
     changing_calls,
 )
 
 from support.command import Backupd
 from support.faults import BackupdRunner, Call, on_both_cores, traced
-from support.template import Ended
+from support.fork_server import CommandResult
 
 FULL = ("mkdir", "openat", "pwrite64", "write")
 BROKEN = ("fdatasync", "fsync", "ftruncate", "rename", "unlink")
@@ -31,14 +31,14 @@ DISPENSABLE = re.compile(r"backup\.log|catalog\.sqlite3|\.backupd$|/lock$")
 
 
 def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_it_was_or_one_better(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before, states = Before.of(template), States(template)
+    before, states = InitialState.of(template), SeenStates(template)
     template = replace(template, kept=len(before.generations))
-    surveyed = template.copy_to(tmp_path / "yard-of-survey")
+    surveyed = template.copy_to(tmp_path / "workspace-of-survey")
 
-    def environ(yard: Workspace) -> dict[str, str]:
-        return Backupd(yard.environ, tmp_path).environment()
+    def environ(workspace: Workspace) -> dict[str, str]:
+        return Backupd(workspace.environ, tmp_path).environment()
 
     _, calls = traced(environ(surveyed), tmp_path, ",".join(FULL + BROKEN))
     by_children = Counter(call.name for call in calls if call.process > 0)
@@ -48,19 +48,23 @@ def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_
         error, wanted = "ENOSPC" if call.name in FULL else "EIO", beneath(surveyed, call)
         follow = call.process > 0 or call.number > by_children[call.name]
 
-        def run(*inject: str) -> tuple[Workspace, Ended, list[Call]]:
+        def run(*inject: str) -> tuple[Workspace, CommandResult, list[Call]]:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            yard = template.copy_to(place / "yard")
-            ended, hits = traced(environ(yard), place, call.name, *inject, follow=follow)
-            return yard, ended, [hit for hit in hits if hit.process == call.process and beneath(yard, hit) == wanted]
+            workspace = template.copy_to(place / "workspace")
+            ended, hits = traced(environ(workspace), place, call.name, *inject, follow=follow)
+            return (
+                workspace,
+                ended,
+                [hit for hit in hits if hit.process == call.process and beneath(workspace, hit) == wanted],
+            )
 
         try:
-            yard, ended = met(call, error, run)
+            workspace, ended = met(call, error, run)
             assert ended.code in (0, 1, 3)
-            assert_unhurt(yard, before)
-            assert_swept(yard)
-            published = yard.generations().keys() - before.generations.keys()
+            assert_nothing_lost(workspace, before)
+            assert_swept(workspace)
+            published = workspace.generations().keys() - before.generations.keys()
             if ended.code == 0:
                 assert DISPENSABLE.search(call.path) or (call.name in FULL and call.path.endswith("/SHA256SUMS.new"))
             else:
@@ -68,10 +72,10 @@ def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_
             assert published or ended.code == 1
             if is_of_pin(call):
                 assert (ended.code, len(published), "could not be pinned" in ended.err) == (3, 1, True)
-            if published and ended.code and states.is_new(yard):
-                assert_heals(yard, forks, verify=False)
+            if published and ended.code and states.is_new(workspace):
+                assert_next_backup_recovers(workspace, runner, verify=False)
             if not published:
-                assert_tidy(yard)
+                assert_tidy(workspace)
         except BaseException as problem:
             problem.add_note(f"{error} in {call}")
             raise
@@ -84,13 +88,15 @@ def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_
     assert {*on_both_cores(fail, chosen)} == {0, 1, 3}
 
 
-def met(call: Call, error: str, run: Callable[..., tuple[Workspace, Ended, list[Call]]]) -> tuple[Workspace, Ended]:
+def met(
+    call: Call, error: str, run: Callable[..., tuple[Workspace, CommandResult, list[Call]]]
+) -> tuple[Workspace, CommandResult]:
     """Return the run that met `error` in `call`: one that opens a file more than the survey meets it elsewhere."""
     number = call.number
     for _ in range(5):
-        yard, ended, hits = run(f"{call.name}:error={error}:when={number}")
+        workspace, ended, hits = run(f"{call.name}:error={error}:when={number}")
         if any("(INJECTED)" in hit.text for hit in hits):
-            return yard, ended
+            return workspace, ended
         _, _, hits = run()
         number = min((hit.number for hit in hits), key=lambda found: abs(found - call.number), default=number)
     pytest.fail("no run met the error where it was to meet it")

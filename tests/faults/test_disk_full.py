@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from workspaces import Before, Workspace, assert_heals, assert_listed, assert_swept, assert_tidy, assert_unhurt, sha256
+from workspaces import (
+    InitialState,
+    Workspace,
+    assert_listed,
+    assert_next_backup_recovers,
+    assert_nothing_lost,
+    assert_swept,
+    assert_tidy,
+    sha256,
+)
 
 from support.faults import BackupdRunner
 
@@ -55,28 +64,28 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", root], check=True)
 
 
-def add_photo(yard: Workspace) -> None:
+def add_photo(workspace: Workspace) -> None:
     """Let the app store what does not compress: the next archive is far larger than the last one promised."""
-    with closing(sqlite3.connect(yard.database)) as app, app:
+    with closing(sqlite3.connect(workspace.database)) as app, app:
         app.execute("CREATE TABLE photo(content BLOB)")
         app.execute("INSERT INTO photo VALUES (?)", (os.urandom(PHOTO_BYTES),))
 
 
-def move_app(yard: Workspace, directory: Path) -> None:
+def move_app(workspace: Workspace, directory: Path) -> None:
     """Let the database be on a disk of its own."""
-    shutil.move(yard.database.parent, directory)
-    yard.database.parent.symlink_to(directory)
+    shutil.move(workspace.database.parent, directory)
+    workspace.database.parent.symlink_to(directory)
 
 
-def assert_told(yard: Workspace, forks: BackupdRunner, before: Before) -> bool:
+def assert_told(workspace: Workspace, runner: BackupdRunner, before: InitialState) -> bool:
     """Back up; assert that it worked, or failed for want of room and left all as it was. Returns whether it worked."""
-    ended = forks.run(["backup"], yard.environ)
-    assert_unhurt(yard, before)
-    assert_swept(yard)
+    ended = runner.run(["backup"], workspace.environ)
+    assert_nothing_lost(workspace, before)
+    assert_swept(workspace)
     if ended.code == 1:
         assert re.search("what to do: (free|report|remove files there)", ended.err), ended.err
-        assert yard.generations() == before.generations
-        assert yard.store.unpaired_files() == ()
+        assert workspace.generations() == before.generations
+        assert workspace.store.unpaired_files() == ()
     else:
         assert ended.code in (0, 3), ended
         assert ended.code == 0 or "warning" in ended.err
@@ -84,21 +93,21 @@ def assert_told(yard: Workspace, forks: BackupdRunner, before: Before) -> bool:
 
 
 def test_of_any_size_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
-    template: Workspace, disk: Disk, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, disk: Disk, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     shop = template.copy_to(tmp_path / "shop")
     add_photo(shop)
-    before = Before.of(shop)
+    before = InitialState.of(shop)
 
     def fits(pages: int) -> bool:
-        yard = shop.copy_to(disk.root / "yard")
+        workspace = shop.copy_to(disk.root / "workspace")
         disk.limit(pages=disk.pages() + pages)
-        worked = assert_told(yard, forks, before)
+        worked = assert_told(workspace, runner, before)
         disk.limit()
         if not worked:
-            assert_tidy(yard)
-        yard.app_writes()
-        shutil.rmtree(yard.root)
+            assert_tidy(workspace)
+        workspace.app_writes()
+        shutil.rmtree(workspace.root)
         return worked
 
     enough, too_few = 1024, 0
@@ -112,29 +121,29 @@ def test_of_any_size_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
 
 
 def test_an_app_that_shares_no_disk_with_its_full_backups_is_left_alone_as_well(
-    template: Workspace, disk: Disk, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, disk: Disk, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before = Before.of(template)
-    yard = template.copy_to(disk.root / "yard")
-    move_app(yard, tmp_path / "data")
+    before = InitialState.of(template)
+    workspace = template.copy_to(disk.root / "workspace")
+    move_app(workspace, tmp_path / "data")
     disk.limit(pages=disk.pages() + 1)
-    assert not assert_told(yard, forks, before)
+    assert not assert_told(workspace, runner, before)
     disk.limit()
-    assert_heals(yard, forks)
+    assert_next_backup_recovers(workspace, runner)
 
 
 def test_with_any_number_of_inodes_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
-    template: Workspace, disk: Disk, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, disk: Disk, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before = Before.of(template)
+    before = InitialState.of(template)
     for inodes in range(20):
-        yard = template.copy_to(disk.root / f"yard-{inodes}")
-        move_app(yard, tmp_path / f"data-{inodes}")
+        workspace = template.copy_to(disk.root / f"workspace-{inodes}")
+        move_app(workspace, tmp_path / f"data-{inodes}")
         disk.limit(inodes=disk.inodes() + inodes)
-        worked = assert_told(yard, forks, before)
+        worked = assert_told(workspace, runner, before)
         disk.limit()
-        assert_heals(yard, forks, verify=False)
-        shutil.rmtree(yard.root)
+        assert_next_backup_recovers(workspace, runner, verify=False)
+        shutil.rmtree(workspace.root)
         if worked:
             break
     assert worked
@@ -142,36 +151,36 @@ def test_with_any_number_of_inodes_a_disk_holds_a_whole_new_generation_or_just_w
 
 
 def test_on_a_full_disk_prune_makes_room_and_restore_restores(
-    template: Workspace, disk: Disk, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, disk: Disk, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before = Before.of(template)
-    yard = replace(template.copy_to(disk.root / "yard"), kept=1)
+    before = InitialState.of(template)
+    workspace = replace(template.copy_to(disk.root / "workspace"), kept=1)
     disk.limit(disk.pages(), disk.inodes())
-    restored = forks.run(["restore", "--to", tmp_path / "restored.db", "--json"], yard.environ)
+    restored = runner.run(["restore", "--to", tmp_path / "restored.db", "--json"], workspace.environ)
     assert restored.code == 0, restored.err
     assert sha256((tmp_path / "restored.db").read_bytes()) == restored.json["snapshot_sha256"]
     *going, newest = before.generations
-    assert forks.run(["prune"], yard.environ).code in (0, 3)
-    assert [*yard.generations()] == [newest]
+    assert runner.run(["prune"], workspace.environ).code in (0, 3)
+    assert [*workspace.generations()] == [newest]
     disk.limit()
-    assert_unhurt(yard, before, going)
-    assert_listed(yard, forks)
-    assert_tidy(yard, "prune")
+    assert_nothing_lost(workspace, before, going)
+    assert_listed(workspace, runner)
+    assert_tidy(workspace, "prune")
 
 
 def test_a_line_that_found_no_room_in_the_log_is_the_only_one_that_is_lost_to_readers(
-    template: Workspace, disk: Disk, forks: BackupdRunner
+    template: Workspace, disk: Disk, runner: BackupdRunner
 ) -> None:
-    yard = template.copy_to(disk.root / "yard")
-    log = yard.backups / "backup.log"
+    workspace = template.copy_to(disk.root / "workspace")
+    log = workspace.backups / "backup.log"
     filler = b'{"event.action": "test"}\n'
     with log.open("ab") as stream:
         stream.write(filler * ((-log.stat().st_size - 60) % PAGE // len(filler)))
     disk.limit(pages=disk.pages())
-    assert forks.run(["backup"], yard.environ).code == 1
+    assert runner.run(["backup"], workspace.environ).code == 1
     assert not log.read_bytes().endswith(b"\n")
     disk.limit()
-    assert forks.run(["backup"], yard.environ).code == 0
+    assert runner.run(["backup"], workspace.environ).code == 0
     lines = log.read_text().splitlines()
     (cut,) = (number for number, line in enumerate(lines) if not is_json(line))
     after = [json.loads(line)["event.action"] for line in lines[cut + 1 :]]

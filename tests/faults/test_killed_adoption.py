@@ -6,8 +6,8 @@ from pathlib import Path
 from workspaces import Workspace
 
 from support.faults import BackupdRunner, on_both_cores
-from support.replicas import assert_checksums, complete
-from support.template import Ended
+from support.fork_server import CommandResult
+from support.replicas import assert_checksums, complete_generations
 
 
 def changes_something(step: str) -> bool:
@@ -16,30 +16,30 @@ def changes_something(step: str) -> bool:
 
 
 def test_killed_before_any_step_of_an_adoption_all_copies_are_there_and_the_next_run_adopts(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    def environment(yard: Workspace) -> dict[str, str]:
-        return yard.environ | {"BACKUPD_REPLICAS__NAS__URL": f"file:{yard.root / 'there-it-is'}"}
+    def environment(workspace: Workspace) -> dict[str, str]:
+        return workspace.environ | {"BACKUPD_REPLICAS__NAS__URL": f"file:{workspace.root / 'there-it-is'}"}
 
     base = template.copy_to(tmp_path / "base")
-    assert forks.run(["replicate"], environment(base)).code == 0
-    sent = complete(base.root / "there-it-is")
+    assert runner.run(["replicate"], environment(base)).code == 0
+    sent = complete_generations(base.root / "there-it-is")
     shutil.rmtree(base.backups)
-    assert forks.run(["backup"], environment(base)).code == 0  # on the new machine, which has another identity
-    assert forks.run(["replicate"], environment(base)).code == 1
+    assert runner.run(["backup"], environment(base)).code == 0  # on the new machine, which has another identity
+    assert runner.run(["replicate"], environment(base)).code == 1
     (made,) = base.generations()
 
-    def kill(at: int | None) -> Ended:
-        yard = base.copy_to(tmp_path / f"yard-{at}")
-        there = yard.root / "there-it-is"
-        ended = forks.run(["replicate", "--adopt"], environment(yard), at=at, counted=True)
+    def kill(at: int | None) -> CommandResult:
+        workspace = base.copy_to(tmp_path / f"workspace-{at}")
+        there = workspace.root / "there-it-is"
+        ended = runner.run(["replicate", "--adopt"], environment(workspace), at=at, counted=True)
         assert ended.code == (0 if at is None else -9), ended
-        assert sent <= complete(there) <= sent | {made}
-        assert forks.run(["replicate", "--adopt"], environment(yard)).code == 0
-        assert made in complete(there)
-        assert forks.run(["replicate"], environment(yard)).code == 0
+        assert sent <= complete_generations(there) <= sent | {made}
+        assert runner.run(["replicate", "--adopt"], environment(workspace)).code == 0
+        assert made in complete_generations(there)
+        assert runner.run(["replicate"], environment(workspace)).code == 0
         assert_checksums(there)
-        shutil.rmtree(yard.root)
+        shutil.rmtree(workspace.root)
         return ended
 
     steps = kill(None).steps

@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-from states import States
+from states import SeenStates
 from workspaces import (
-    HEALING,
-    Before,
+    RECOVERY_EVENTS,
+    InitialState,
     Workspace,
     assert_no_processes,
+    assert_nothing_lost,
     assert_tidy,
-    assert_unhurt,
     catalogued,
     events,
     leftovers,
@@ -20,57 +20,57 @@ from workspaces import (
 from backupd.archive.manifest import decode_manifest
 from backupd.stores.state import Pins
 from support.faults import BackupdRunner, at_every_step
-from support.template import Ended
+from support.fork_server import CommandResult
 
 
-def pin_labels(yard: Workspace) -> list[str]:
+def pin_labels(workspace: Workspace) -> list[str]:
     """Return the labels of all pins; of one that cannot be read an empty one."""
-    return [pin.label for pin in Pins(yard.hidden / "pins").all().values()]
+    return [pin.label for pin in Pins(workspace.hidden / "pins").all().values()]
 
 
 def test_killed_before_any_of_its_steps_a_prune_removes_all_or_nothing_of_a_generation_and_the_next_one_heals(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before, states = Before.of(template), States(template)
+    before, states = InitialState.of(template), SeenStates(template)
     going, *staying = before.generations
 
-    def kill(at: int | None) -> Ended:
-        yard = template.copy_to(tmp_path / f"killed-{at}")
-        ended = forks.run(["prune"], yard.environ, at=at, counted=True)
+    def kill(at: int | None) -> CommandResult:
+        workspace = template.copy_to(tmp_path / f"killed-{at}")
+        ended = runner.run(["prune"], workspace.environ, at=at, counted=True)
         assert ended.code == (0 if at is None else -9), ended
-        assert_unhurt(yard, before, [going])
-        if states.is_new(yard):
-            expected, known = leftovers(yard, "prune"), len(events(yard))
-            assert forks.run(["prune"], yard.environ).code == 0
-            assert HEALING.intersection(events(yard)[known:]) == expected
-            assert [*yard.generations()] == staying
-            assert_tidy(yard, "prune")
-            assert catalogued(yard) == {*staying}
-        shutil.rmtree(yard.root)
+        assert_nothing_lost(workspace, before, [going])
+        if states.is_new(workspace):
+            expected, known = leftovers(workspace, "prune"), len(events(workspace))
+            assert runner.run(["prune"], workspace.environ).code == 0
+            assert RECOVERY_EVENTS.intersection(events(workspace)[known:]) == expected
+            assert [*workspace.generations()] == staying
+            assert_tidy(workspace, "prune")
+            assert catalogued(workspace) == {*staying}
+        shutil.rmtree(workspace.root)
         return ended
 
     at_every_step(kill)
 
 
 def test_killed_before_any_of_its_steps_a_pin_is_there_or_not_and_can_be_set_again(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before, states = Before.of(template), States(template)
+    before, states = InitialState.of(template), SeenStates(template)
     oldest = next(iter(before.generations))
 
-    def kill(at: int | None) -> Ended:
-        yard = template.copy_to(tmp_path / f"killed-{at}")
-        ended = forks.run(["pin", oldest, "--label", "v2"], yard.environ, at=at, counted=True)
+    def kill(at: int | None) -> CommandResult:
+        workspace = template.copy_to(tmp_path / f"killed-{at}")
+        ended = runner.run(["pin", oldest, "--label", "v2"], workspace.environ, at=at, counted=True)
         assert ended.code == (0 if at is None else -9), ended
-        assert_unhurt(yard, before)
-        assert pin_labels(yard) in ([], ["v2"])
-        if states.is_new(yard):
-            assert forks.run(["pin", oldest, "--label", "v2"], yard.environ).code == 0
-            assert pin_labels(yard) == ["v2"]
-            assert forks.run(["prune"], yard.environ).code == 0
-            assert [*yard.generations()] == [*before.generations]
-            assert_tidy(yard, "pin")
-        shutil.rmtree(yard.root)
+        assert_nothing_lost(workspace, before)
+        assert pin_labels(workspace) in ([], ["v2"])
+        if states.is_new(workspace):
+            assert runner.run(["pin", oldest, "--label", "v2"], workspace.environ).code == 0
+            assert pin_labels(workspace) == ["v2"]
+            assert runner.run(["prune"], workspace.environ).code == 0
+            assert [*workspace.generations()] == [*before.generations]
+            assert_tidy(workspace, "pin")
+        shutil.rmtree(workspace.root)
         return ended
 
     steps = at_every_step(kill)
@@ -78,99 +78,99 @@ def test_killed_before_any_of_its_steps_a_pin_is_there_or_not_and_can_be_set_aga
 
 
 def test_killed_before_any_of_its_steps_a_release_leaves_the_pin_or_none_and_the_generation(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     pinned = template.copy_to(tmp_path / "pinned")
-    oldest = next(iter(Before.of(template).generations))
-    assert forks.run(["pin", oldest, "--label", "v2"], pinned.environ).code == 0
-    before, states = Before.of(pinned), States(pinned)
+    oldest = next(iter(InitialState.of(template).generations))
+    assert runner.run(["pin", oldest, "--label", "v2"], pinned.environ).code == 0
+    before, states = InitialState.of(pinned), SeenStates(pinned)
 
-    def kill(at: int | None) -> Ended:
-        yard = pinned.copy_to(tmp_path / f"killed-{at}")
-        ended = forks.run(["unpin", oldest], yard.environ, at=at, counted=True)
+    def kill(at: int | None) -> CommandResult:
+        workspace = pinned.copy_to(tmp_path / f"killed-{at}")
+        ended = runner.run(["unpin", oldest], workspace.environ, at=at, counted=True)
         assert ended.code == (0 if at is None else -9), ended
-        assert_unhurt(yard, before)
-        assert pin_labels(yard) in ([], ["v2"])
-        if states.is_new(yard):
-            assert forks.run(["unpin", oldest], yard.environ).code == 0
-            assert pin_labels(yard) == []
-            assert_tidy(yard, "unpin")
-        shutil.rmtree(yard.root)
+        assert_nothing_lost(workspace, before)
+        assert pin_labels(workspace) in ([], ["v2"])
+        if states.is_new(workspace):
+            assert runner.run(["unpin", oldest], workspace.environ).code == 0
+            assert pin_labels(workspace) == []
+            assert_tidy(workspace, "unpin")
+        shutil.rmtree(workspace.root)
         return ended
 
     at_every_step(kill)
 
 
 def test_killed_before_any_of_its_steps_a_removal_takes_all_or_nothing_and_the_next_run_finishes_it(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     pinned = template.copy_to(tmp_path / "pinned")
-    going, *staying = Before.of(template).generations
-    assert forks.run(["pin", going], pinned.environ).code == 0
-    before, states = Before.of(pinned), States(pinned)
+    going, *staying = InitialState.of(template).generations
+    assert runner.run(["pin", going], pinned.environ).code == 0
+    before, states = InitialState.of(pinned), SeenStates(pinned)
 
-    def kill(at: int | None) -> Ended:
-        yard = pinned.copy_to(tmp_path / f"killed-{at}")
-        ended = forks.run(["remove", going, "--force"], yard.environ, at=at, counted=True)
+    def kill(at: int | None) -> CommandResult:
+        workspace = pinned.copy_to(tmp_path / f"killed-{at}")
+        ended = runner.run(["remove", going, "--force"], workspace.environ, at=at, counted=True)
         assert ended.code == (0 if at is None else -9), ended
-        assert_unhurt(yard, before, [going])
-        if states.is_new(yard):
-            there = going in yard.generations()
-            assert forks.run(["remove", going, "--force"], yard.environ).code == (0 if there else 1)
-            assert [*yard.generations()] == staying
-            assert catalogued(yard) == {*staying}
-            assert pin_labels(yard) == []
-            assert_tidy(yard, "remove")
-        shutil.rmtree(yard.root)
+        assert_nothing_lost(workspace, before, [going])
+        if states.is_new(workspace):
+            there = going in workspace.generations()
+            assert runner.run(["remove", going, "--force"], workspace.environ).code == (0 if there else 1)
+            assert [*workspace.generations()] == staying
+            assert catalogued(workspace) == {*staying}
+            assert pin_labels(workspace) == []
+            assert_tidy(workspace, "remove")
+        shutil.rmtree(workspace.root)
         return ended
 
     at_every_step(kill)
 
 
 def test_killed_before_any_of_its_steps_a_restore_leaves_the_whole_file_or_none_of_that_name(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before, states = Before.of(template), States(template)
+    before, states = InitialState.of(template), SeenStates(template)
     newest = [*before.generations][-1]
     snapshot = decode_manifest(before.generations[newest][1], newest).snapshot
 
-    def kill(at: int | None) -> Ended:
-        yard = template.copy_to(tmp_path / f"killed-{at}")
-        place = yard.root / "restored"
+    def kill(at: int | None) -> CommandResult:
+        workspace = template.copy_to(tmp_path / f"killed-{at}")
+        place = workspace.root / "restored"
         place.mkdir()
         target, other = place / "tasks.db", place / "other.db"
-        ended = forks.run(["restore", "--to", target], yard.environ, at=at, counted=True)
+        ended = runner.run(["restore", "--to", target], workspace.environ, at=at, counted=True)
         assert ended.code == (0 if at is None else -9), ended
         assert not target.exists() or sha256(target.read_bytes()) == snapshot.sha256
-        assert_unhurt(yard, before)
-        assert_no_processes(yard)
+        assert_nothing_lost(workspace, before)
+        assert_no_processes(workspace)
         debris = [path for path in place.iterdir() if path != target]
         assert all(path.name.startswith(".tasks.db.") and path.name.endswith(".part") for path in debris)
-        if states.is_new(yard):
-            assert forks.run(["restore", "--to", other if target.exists() else target], yard.environ).code == 0
+        if states.is_new(workspace):
+            assert runner.run(["restore", "--to", other if target.exists() else target], workspace.environ).code == 0
         assert all(sha256(path.read_bytes()) == snapshot.sha256 for path in place.glob("*.db"))
-        shutil.rmtree(yard.root)
+        shutil.rmtree(workspace.root)
         return ended
 
     at_every_step(kill)
 
 
 def test_killed_before_any_of_its_steps_a_rebuild_of_the_catalog_is_harmless_and_can_be_done_again(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before, states = Before.of(template), States(template)
+    before, states = InitialState.of(template), SeenStates(template)
 
-    def kill(at: int | None) -> Ended:
-        yard = template.copy_to(tmp_path / f"killed-{at}")
-        ended = forks.run(["catalog", "rebuild"], yard.environ, at=at, counted=True)
+    def kill(at: int | None) -> CommandResult:
+        workspace = template.copy_to(tmp_path / f"killed-{at}")
+        ended = runner.run(["catalog", "rebuild"], workspace.environ, at=at, counted=True)
         assert ended.code == (0 if at is None else -9), ended
-        assert_unhurt(yard, before)
-        if states.is_new(yard):
-            assert forks.run(["backup"], yard.environ).code == 0
-            rebuilt = forks.run(["catalog", "rebuild", "--json"], yard.environ)
-            assert (rebuilt.code, rebuilt.json) == (0, {"generations": yard.kept})
-            assert_tidy(yard)
-        shutil.rmtree(yard.root)
+        assert_nothing_lost(workspace, before)
+        if states.is_new(workspace):
+            assert runner.run(["backup"], workspace.environ).code == 0
+            rebuilt = runner.run(["catalog", "rebuild", "--json"], workspace.environ)
+            assert (rebuilt.code, rebuilt.json) == (0, {"generations": workspace.kept})
+            assert_tidy(workspace)
+        shutil.rmtree(workspace.root)
         return ended
 
     at_every_step(kill)

@@ -7,103 +7,105 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from states import States
-from workspaces import Before, Workspace, assert_no_processes, assert_unhurt
+from states import SeenStates
+from workspaces import InitialState, Workspace, assert_no_processes, assert_nothing_lost
 
 from support.command import Backupd
 from support.daemon import wait_until
 from support.faults import BackupdRunner, on_both_cores
-from support.template import Ended
+from support.fork_server import CommandResult
 
 _RUN = "/.backupd/staging/run-"
 _COMMAND = "backupd.system.process_group"
 
 
-def environ_of(yard: Workspace) -> dict[str, str]:
-    """Return the environment of a drill in `yard` that places the copy, and runs a command on it."""
-    place = yard.root / "drill" / "tasks.db"
+def environ_of(workspace: Workspace) -> dict[str, str]:
+    """Return the environment of a drill in `workspace` that places the copy, and runs a command on it."""
+    place = workspace.root / "drill" / "tasks.db"
     asked = {"PLACE_AT": str(place), "COMMAND": f"test -f {place}", "MAX_AGE_S": "999999"}
-    return {**yard.environ, **{f"BACKUPD_DRILL__{name}": value for name, value in asked.items()}}
+    return {**workspace.environ, **{f"BACKUPD_DRILL__{name}": value for name, value in asked.items()}}
 
 
-def yard_for(template: Workspace, root: Path) -> Workspace:
-    yard = template.copy_to(root)
-    (yard.root / "drill").mkdir()
-    return yard
+def workspace_for(template: Workspace, root: Path) -> Workspace:
+    workspace = template.copy_to(root)
+    (workspace.root / "drill").mkdir()
+    return workspace
 
 
-def debris(yard: Workspace) -> list[Path]:
+def debris(workspace: Workspace) -> list[Path]:
     """Return what lies at the place and in staging."""
-    return [*(yard.root / "drill").iterdir(), *(yard.hidden / "staging").iterdir()]
+    return [*(workspace.root / "drill").iterdir(), *(workspace.hidden / "staging").iterdir()]
 
 
 def from_unpacking_to_the_end(
     template: Workspace,
-    forks: BackupdRunner,
+    runner: BackupdRunner,
     root: Path,
     send: signal.Signals,
     every: int,
-    check: Callable[[Workspace, Ended], None],
+    check: Callable[[Workspace, CommandResult], None],
 ) -> None:
     """Send a drill the signal before its steps from the unpacked copy to the last trace, and `check` what it left."""
-    whole = yard_for(template, root / "whole")
-    ended = forks.run(["drill"], environ_of(whole), counted=True)
+    whole = workspace_for(template, root / "whole")
+    ended = runner.run(["drill"], environ_of(whole), counted=True)
     assert (ended.code, debris(whole)) == (0, []), ended
     first = next(number for number, step in enumerate(ended.steps) if "restored.sqlite3" in step)
     last = max(number for number, step in enumerate(ended.steps) if _RUN in step)
     assert any(_COMMAND in step for step in ended.steps[first:last])
 
     def one(at: int) -> None:
-        yard = yard_for(template, root / str(at))
-        check(yard, forks.run(["drill"], environ_of(yard), at=at, send=send))
+        workspace = workspace_for(template, root / str(at))
+        check(workspace, runner.run(["drill"], environ_of(workspace), at=at, send=send))
 
     on_both_cores(one, range(first, last + 1, every))
 
 
 def test_killed_before_a_step_it_leaves_what_the_next_drill_cleans_up(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before, states = Before.of(template), States(template)
+    before, states = InitialState.of(template), SeenStates(template)
 
-    def check(yard: Workspace, ended: Ended) -> None:
+    def check(workspace: Workspace, ended: CommandResult) -> None:
         assert ended.code == -signal.SIGKILL
-        assert_unhurt(yard, before)
-        assert_no_processes(yard)
-        if states.is_new(yard):
-            again = forks.run(["drill", "--json"], environ_of(yard))
-            assert (again.code, debris(yard)) == (0, []), again
+        assert_nothing_lost(workspace, before)
+        assert_no_processes(workspace)
+        if states.is_new(workspace):
+            again = runner.run(["drill", "--json"], environ_of(workspace))
+            assert (again.code, debris(workspace)) == (0, []), again
 
-    from_unpacking_to_the_end(template, forks, tmp_path, signal.SIGKILL, 1, check)
+    from_unpacking_to_the_end(template, runner, tmp_path, signal.SIGKILL, 1, check)
 
 
 def test_told_to_stop_before_a_step_it_cleans_up_by_itself(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before = Before.of(template)
+    before = InitialState.of(template)
 
-    def check(yard: Workspace, ended: Ended) -> None:
-        assert (ended.code, debris(yard)) == (128 + signal.SIGTERM, []), ended
-        assert_unhurt(yard, before)
-        assert_no_processes(yard)
+    def check(workspace: Workspace, ended: CommandResult) -> None:
+        assert (ended.code, debris(workspace)) == (128 + signal.SIGTERM, []), ended
+        assert_nothing_lost(workspace, before)
+        assert_no_processes(workspace)
 
-    from_unpacking_to_the_end(template, forks, tmp_path, signal.SIGTERM, 3, check)
+    from_unpacking_to_the_end(template, runner, tmp_path, signal.SIGTERM, 3, check)
 
 
 @pytest.mark.parametrize("send", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_runs_for_ever_ends_with_its_drill(
-    send: signal.Signals, template: Workspace, forks: BackupdRunner, tmp_path: Path
+    send: signal.Signals, template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    yard = yard_for(template, tmp_path / "yard")
-    environ = environ_of(yard)
-    begun = yard.root / "begun"
+    workspace = workspace_for(template, tmp_path / "workspace")
+    environ = environ_of(workspace)
+    begun = workspace.root / "begun"
     environ["BACKUPD_DRILL__COMMAND"] = f"sh -c 'sleep 3600 & echo > {begun}; sleep 3600'"
     command = [sys.executable, "-m", "backupd", "drill"]
-    with subprocess.Popen(command, env=Backupd(environ, yard.root).environment(), stderr=subprocess.DEVNULL) as drill:
+    with subprocess.Popen(
+        command, env=Backupd(environ, workspace.root).environment(), stderr=subprocess.DEVNULL
+    ) as drill:
         wait_until(begun.exists, "the command")
         drill.send_signal(send)
         code = drill.wait(30)
     assert code == (-signal.SIGKILL if send == signal.SIGKILL else 128 + send)
-    assert_no_processes(yard)
+    assert_no_processes(workspace)
     if send == signal.SIGKILL:
-        assert forks.run(["drill"], environ_of(yard)).code == 0
-    assert debris(yard) == []
+        assert runner.run(["drill"], environ_of(workspace)).code == 0
+    assert debris(workspace) == []

@@ -4,20 +4,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from states import States
+from states import SeenStates
 from workspaces import Workspace
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from support.faults import BackupdRunner, on_both_cores
-from support.replicas import assert_checksums, complete
+from support.fork_server import CommandResult
+from support.replicas import assert_checksums, complete_generations
 from support.sshd import Sshd
-from support.template import Ended
 
 CHANGES = ("mkdir", "open", "fsetstat", "write", "remove", "rename", "fsync@openssh.com", "posix-rename@openssh.com")
 
 
-def environment(yard: Workspace, url: str, sshd: Sshd, keeps: int = 1) -> dict[str, str]:
-    """Return the environment of a yard with a replica that keeps so many days."""
+def environment(workspace: Workspace, url: str, sshd: Sshd, keeps: int = 1) -> dict[str, str]:
+    """Return the environment of a workspace with a replica that keeps so many days."""
     offsite = {
         "URL": url,
         "HOST_KEY": sshd.host_key(),
@@ -26,7 +26,7 @@ def environment(yard: Workspace, url: str, sshd: Sshd, keeps: int = 1) -> dict[s
         "RETENTION__WEEKLY": "0",
         "RETENTION__WITHIN": "0",
     }
-    return yard.environ | {f"BACKUPD_REPLICAS__OFFSITE__{key}": value for key, value in offsite.items()}
+    return workspace.environ | {f"BACKUPD_REPLICAS__OFFSITE__{key}": value for key, value in offsite.items()}
 
 
 def url_of(kind: str, there: Path, sshd: Sshd) -> str:
@@ -38,10 +38,12 @@ def changes_there(step: str) -> bool:
     return step in {f"sftp {change}" for change in CHANGES} or "/there-" in step or step.startswith("fsync in")
 
 
-def lacking_newest(yard: Workspace, there: Path, kind: str, forks: BackupdRunner, sshd: Sshd) -> tuple[str, set[str]]:
+def lacking_newest(
+    workspace: Workspace, there: Path, kind: str, runner: BackupdRunner, sshd: Sshd
+) -> tuple[str, set[str]]:
     """Fill `there` with all but the newest generation; return that and the others."""
-    assert forks.run(["replicate"], environment(yard, url_of(kind, there, sshd), sshd, 30)).code == 0
-    *older, newest = sorted(complete(there))
+    assert runner.run(["replicate"], environment(workspace, url_of(kind, there, sshd), sshd, 30)).code == 0
+    *older, newest = sorted(complete_generations(there))
     for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):
         (there / f"{newest}{suffix}").unlink()
     return newest, {*older}
@@ -49,28 +51,28 @@ def lacking_newest(yard: Workspace, there: Path, kind: str, forks: BackupdRunner
 
 @pytest.mark.parametrize("kind", ["sftp", "directory"])
 def test_killed_before_any_step_that_changes_something_there_are_only_whole_generations_and_the_next_run_heals(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path, sshd: Sshd, kind: str
+    template: Workspace, runner: BackupdRunner, tmp_path: Path, sshd: Sshd, kind: str
 ) -> None:
     filled = tmp_path / "filled"
-    states = States(template)
-    newest, older = lacking_newest(template.copy_to(tmp_path / "first"), filled, kind, forks, sshd)
+    states = SeenStates(template)
+    newest, older = lacking_newest(template.copy_to(tmp_path / "first"), filled, kind, runner, sshd)
 
-    def kill(at: int | None) -> Ended:
-        yard = template.copy_to(tmp_path / f"yard-{at}")
-        there = yard.root / "there-it-goes"
+    def kill(at: int | None) -> CommandResult:
+        workspace = template.copy_to(tmp_path / f"workspace-{at}")
+        there = workspace.root / "there-it-goes"
         shutil.copytree(filled, there)
-        environ = environment(yard, url_of(kind, there, sshd), sshd)
-        ended = forks.run(["replicate"], environ, at=at, counted=True)
+        environ = environment(workspace, url_of(kind, there, sshd), sshd)
+        ended = runner.run(["replicate"], environ, at=at, counted=True)
         assert ended.code == (0 if at is None else -9), ended
-        found = complete(there)
+        found = complete_generations(there)
         assert newest in found or found == older
-        if states.is_new(yard):
-            assert forks.run(["replicate"], environ).code == 0
-            assert complete(there) == {newest}
+        if states.is_new(workspace):
+            assert runner.run(["replicate"], environ).code == 0
+            assert complete_generations(there) == {newest}
             assert_checksums(there)
             assert not [path for path in there.rglob("*") if path.is_file() and path.parent != there]
-        assert template.generations() == yard.generations()
-        shutil.rmtree(yard.root)
+        assert template.generations() == workspace.generations()
+        shutil.rmtree(workspace.root)
         return ended
 
     chosen = [number for number, step in enumerate(kill(None).steps) if changes_there(step)]

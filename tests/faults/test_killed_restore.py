@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from states import States
-from workspaces import Before, Workspace, assert_no_processes, assert_unhurt, events
+from states import SeenStates
+from workspaces import InitialState, Workspace, assert_no_processes, assert_nothing_lost, events
 
 from backupd.log import Event
 from support.bank import is_balanced
+from support.directories import kept_databases
 from support.faults import BackupdRunner, on_both_cores
-from support.sqlite_places import kept_databases
-from support.sqlite_processes import die_in_a_transaction
-from support.template import Ended
+from support.fork_server import CommandResult
+from support.processes import die_in_a_transaction
 
-HASTY = {"BACKUPD_SOURCES__TASKS__HOT_JOURNAL_WAIT_S": "0"}
+SHORT_WAITS = {"BACKUPD_SOURCES__TASKS__HOT_JOURNAL_WAIT_S": "0"}
 NEW, OLD = 3, 4  # rows in the ledger of the newest generation, and of the database that it replaces
 
 
@@ -36,7 +36,7 @@ def rows(database: Path, scratch: Path) -> int:
 def killed_at_each(
     arguments: Sequence[str],
     template: Workspace,
-    forks: BackupdRunner,
+    runner: BackupdRunner,
     tmp_path: Path,
     check: Callable[[Workspace], None],
     about: str = "/data/",
@@ -45,20 +45,20 @@ def killed_at_each(
 
     With `about`, from the first step that is about that name to the one after the last.
     """
-    states = States(template)
+    states = SeenStates(template)
 
-    def kill(at: int | None) -> Ended:
-        yard = template.copy_to(tmp_path / f"killed-{at}")
-        ended = forks.run(arguments, yard.environ, at=at, counted=True)
+    def kill(at: int | None) -> CommandResult:
+        workspace = template.copy_to(tmp_path / f"killed-{at}")
+        ended = runner.run(arguments, workspace.environ, at=at, counted=True)
         assert ended.code == (0 if at is None else -9), ended
         try:
-            assert_no_processes(yard)
-            if states.is_new(yard):
-                check(yard)
+            assert_no_processes(workspace)
+            if states.is_new(workspace):
+                check(workspace)
         except BaseException as error:
             error.add_note(f"before step {at}: {ended.steps[-1:]}")
             raise
-        shutil.rmtree(yard.root)
+        shutil.rmtree(workspace.root)
         return ended
 
     steps = kill(None).steps
@@ -66,101 +66,103 @@ def killed_at_each(
     on_both_cores(kill, range(beside[0], min(beside[-1] + 2, len(steps))))
 
 
-def assert_old_or_new(yard: Workspace, forks: BackupdRunner, before: Before) -> None:
+def assert_old_or_new(workspace: Workspace, runner: BackupdRunner, before: InitialState) -> None:
     """Assert that all is the old or the new, that a backup puts right what is left, and that a restore still works."""
-    now = rows(yard.database, yard.root / "scratch")
+    now = rows(workspace.database, workspace.root / "scratch")
     assert now in {OLD, NEW}
     if now == NEW:
-        (kept,) = kept_databases(yard.database)
-        assert rows(kept, yard.root / "scratch") == OLD
-    assert_unhurt(yard, before)
-    intent, known = yard.database.with_name(".tasks.db.restore"), len(events(yard))
+        (kept,) = kept_databases(workspace.database)
+        assert rows(kept, workspace.root / "scratch") == OLD
+    assert_nothing_lost(workspace, before)
+    intent, known = workspace.database.with_name(".tasks.db.restore"), len(events(workspace))
     there = intent.exists()
-    assert forks.run(["backup"], {**yard.environ, **HASTY}).code in {0, 3}
-    assert (Event.RESTORE_HEALED in events(yard)[known:]) == there
-    assert rows(yard.database, yard.root / "scratch") == now
+    assert runner.run(["backup"], {**workspace.environ, **SHORT_WAITS}).code in {0, 3}
+    assert (Event.RESTORE_HEALED in events(workspace)[known:]) == there
+    assert rows(workspace.database, workspace.root / "scratch") == now
     assert not intent.exists()
 
 
-def assert_works_again(yard: Workspace, forks: BackupdRunner, before: Before) -> None:
+def assert_works_again(workspace: Workspace, runner: BackupdRunner, before: InitialState) -> None:
     """Assert that a restore does what it should, and sweeps what a killed one was unpacking."""
-    now = rows(yard.database, yard.root / "scratch")
-    done = forks.run(["restore", [*before.generations][-1], "--json"], yard.environ)
+    now = rows(workspace.database, workspace.root / "scratch")
+    done = runner.run(["restore", [*before.generations][-1], "--json"], workspace.environ)
     assert done.code == 0, done
-    assert rows(yard.database, yard.root / "scratch") == NEW
-    assert rows(Path(done.json["kept"]), yard.root / "scratch") == now
-    assert not [path for path in yard.database.parent.iterdir() if path.name.startswith(".")]
+    assert rows(workspace.database, workspace.root / "scratch") == NEW
+    assert rows(Path(done.json["kept"]), workspace.root / "scratch") == now
+    assert not [path for path in workspace.database.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_with_a_wal_that_a_dead_app_left(template: Workspace, forks: BackupdRunner, tmp_path: Path) -> None:
-    before = Before.of(template, app_runs=True)
+def test_with_a_wal_that_a_dead_app_left(template: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
+    before = InitialState.of(template, app_runs=True)
 
-    def check(yard: Workspace) -> None:
-        assert_old_or_new(yard, forks, before)
-        assert_works_again(yard, forks, before)
+    def check(workspace: Workspace) -> None:
+        assert_old_or_new(workspace, runner, before)
+        assert_works_again(workspace, runner, before)
 
-    killed_at_each(["restore"], template, forks, tmp_path, check)
+    killed_at_each(["restore"], template, runner, tmp_path, check)
 
 
-def test_with_a_transaction_that_its_app_died_in(yard: Workspace, forks: BackupdRunner, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(yard.database)) as app:
+def test_with_a_transaction_that_its_app_died_in(workspace: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(workspace.database)) as app:
         app.execute("PRAGMA journal_mode=delete")
-    die_in_a_transaction(yard.database)
-    assert Path(f"{yard.database}-journal").exists()
-    before = Before.of(yard, app_runs=True)
-    killed_at_each(["restore"], yard, forks, tmp_path, lambda yard: assert_old_or_new(yard, forks, before))
+    die_in_a_transaction(workspace.database)
+    assert Path(f"{workspace.database}-journal").exists()
+    before = InitialState.of(workspace, app_runs=True)
+    killed_at_each(
+        ["restore"], workspace, runner, tmp_path, lambda workspace: assert_old_or_new(workspace, runner, before)
+    )
 
 
-def test_a_restore_that_is_taken_back(yard: Workspace, forks: BackupdRunner, tmp_path: Path) -> None:
-    before = Before.of(yard, app_runs=True)
-    assert forks.run(["restore"], yard.environ).code == 0
+def test_a_restore_that_is_taken_back(workspace: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
+    before = InitialState.of(workspace, app_runs=True)
+    assert runner.run(["restore"], workspace.environ).code == 0
     undo = ["restore", "--undo"]
 
     def check(killed: Workspace) -> None:
         now = rows(killed.database, killed.root / "scratch")
         kept = {rows(path, killed.root / "scratch") for path in kept_databases(killed.database)}
         assert {now, *kept} == {OLD, NEW}
-        assert_unhurt(killed, before)
-        assert forks.run(["backup"], killed.environ).code in {0, 3}
+        assert_nothing_lost(killed, before)
+        assert runner.run(["backup"], killed.environ).code in {0, 3}
         assert rows(killed.database, killed.root / "scratch") == now
         assert not killed.database.with_name(".tasks.db.restore").exists()
-        assert forks.run(undo, killed.environ).code == 0
+        assert runner.run(undo, killed.environ).code == 0
         assert {now, rows(killed.database, killed.root / "scratch")} == {OLD, NEW}
 
-    killed_at_each(undo, yard, forks, tmp_path, check)
+    killed_at_each(undo, workspace, runner, tmp_path, check)
 
 
 def test_a_restore_into_the_live_database_is_recorded_if_and_only_if_it_took_effect(
-    yard: Workspace, forks: BackupdRunner, tmp_path: Path
+    workspace: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before = Before.of(yard, app_runs=True)
+    before = InitialState.of(workspace, app_runs=True)
     online, seen = ["restore", [*before.generations][-1], "--online"], set[int]()
 
     def check(killed: Workspace) -> None:
         now = rows(killed.database, killed.root / "scratch")
         seen.add(now)
-        assert_unhurt(killed, before)
-        assert forks.run(["backup"], killed.environ).code in {0, 3}
+        assert_nothing_lost(killed, before)
+        assert runner.run(["backup"], killed.environ).code in {0, 3}
         assert not killed.database.with_name(".tasks.db.restore-online").exists()
-        undone = forks.run(["restore", "--undo"], killed.environ)
+        undone = runner.run(["restore", "--undo"], killed.environ)
         assert undone.code == (0 if now == NEW else 1), undone
         assert rows(killed.database, killed.root / "scratch") == OLD
 
-    killed_at_each(online, yard, forks, tmp_path, check, about=".restore-online")
+    killed_at_each(online, workspace, runner, tmp_path, check, about=".restore-online")
     assert seen == {OLD, NEW}
 
 
 def test_a_missing_database_is_there_after_the_next_start(
-    yard: Workspace, forks: BackupdRunner, tmp_path: Path
+    workspace: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     for suffix in ("", "-wal", "-shm"):
-        Path(f"{yard.database}{suffix}").unlink(missing_ok=True)
-    before, at_start = Before.of(yard, app_runs=True), ["restore", "--if-missing"]
+        Path(f"{workspace.database}{suffix}").unlink(missing_ok=True)
+    before, at_start = InitialState.of(workspace, app_runs=True), ["restore", "--if-missing"]
 
     def check(killed: Workspace) -> None:
-        assert forks.run(at_start, killed.environ).code == 0
+        assert runner.run(at_start, killed.environ).code == 0
         assert rows(killed.database, killed.root / "scratch") == NEW
         assert {path.name for path in killed.database.parent.iterdir()} <= {"tasks.db", "backups"}
-        assert_unhurt(killed, before)
+        assert_nothing_lost(killed, before)
 
-    killed_at_each(at_start, yard, forks, tmp_path, check, about=".tasks.db.restore")
+    killed_at_each(at_start, workspace, runner, tmp_path, check, about=".tasks.db.restore")

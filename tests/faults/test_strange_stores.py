@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workspaces import HEALING, Before, Workspace, assert_heals, assert_tidy, assert_unhurt, events, sha256
+from workspaces import (
+    RECOVERY_EVENTS,
+    InitialState,
+    Workspace,
+    assert_next_backup_recovers,
+    assert_nothing_lost,
+    assert_tidy,
+    events,
+    sha256,
+)
 
 from backupd.log import Event
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
@@ -56,200 +65,202 @@ def in_the_way(place: Path) -> None:
 
 @pytest.mark.parametrize("name", [".backupd", ".backupd/staging", ".backupd/removing", ".backupd/lock"])
 def test_what_lies_where_the_work_is_done_ends_the_backup_with_its_name_and_advice(
-    name: str, yard: Workspace, forks: BackupdRunner
+    name: str, workspace: Workspace, runner: BackupdRunner
 ) -> None:
-    before = Before.of(yard)
-    in_the_way(yard.backups / name)
-    ended = forks.run(["backup"], yard.environ)
+    before = InitialState.of(workspace)
+    in_the_way(workspace.backups / name)
+    ended = runner.run(["backup"], workspace.environ)
     assert ended.code == 1
-    assert str(yard.backups / name) in ended.err
+    assert str(workspace.backups / name) in ended.err
     assert "what to do: " in ended.err
-    assert_unhurt(yard, before)
-    assert yard.generations() == before.generations
+    assert_nothing_lost(workspace, before)
+    assert workspace.generations() == before.generations
 
 
 @pytest.mark.parametrize("name", ["SHA256SUMS", ".backupd/SHA256SUMS.new", ".backupd/catalog.sqlite3"])
 def test_what_lies_where_only_notes_are_made_costs_no_backup_or_is_told(
-    name: str, yard: Workspace, forks: BackupdRunner
+    name: str, workspace: Workspace, runner: BackupdRunner
 ) -> None:
-    generations = yard.generations()
-    in_the_way(yard.backups / name)
-    ended = forks.run(["backup"], yard.environ)
+    generations = workspace.generations()
+    in_the_way(workspace.backups / name)
+    ended = runner.run(["backup"], workspace.environ)
     assert ended.code in (1, 3)
-    assert str(yard.backups / name) in ended.err
-    assert (yard.backups / name / "something").read_text() == "in the way"
-    assert ended.code == 1 or len(yard.generations().keys() - generations.keys()) == 1
+    assert str(workspace.backups / name) in ended.err
+    assert (workspace.backups / name / "something").read_text() == "in the way"
+    assert ended.code == 1 or len(workspace.generations().keys() - generations.keys()) == 1
 
 
 @pytest.mark.parametrize("name", [".backupd", ".backupd/staging", ".backupd/removing"])
 def test_a_link_where_work_is_swept_is_refused_and_not_followed(
-    name: str, yard: Workspace, forks: BackupdRunner, outside: Path
+    name: str, workspace: Workspace, runner: BackupdRunner, outside: Path
 ) -> None:
-    before = Before.of(yard)
-    shutil.rmtree(yard.backups / name)
-    (yard.backups / name).symlink_to(outside)
+    before = InitialState.of(workspace)
+    shutil.rmtree(workspace.backups / name)
+    (workspace.backups / name).symlink_to(outside)
     for command in (["backup"], ["prune"], ["verify"], ["catalog", "rebuild"]):
-        ended = forks.run(command, yard.environ)
+        ended = runner.run(command, workspace.environ)
         assert ended.code == 1
-        assert f"{yard.backups / name} is a symbolic link" in ended.err
+        assert f"{workspace.backups / name} is a symbolic link" in ended.err
         assert "what to do: remove it" in ended.err
-    assert_unhurt(yard, before)
-    (yard.backups / name).unlink()
-    assert_heals(yard, forks)
+    assert_nothing_lost(workspace, before)
+    (workspace.backups / name).unlink()
+    assert_next_backup_recovers(workspace, runner)
 
 
 @pytest.mark.parametrize("name", [".backupd/lock", ".backupd/SHA256SUMS.new", "SHA256SUMS"])
 def test_a_link_in_place_of_a_file_of_ours_is_not_written_through(
-    name: str, yard: Workspace, forks: BackupdRunner, outside: Path
+    name: str, workspace: Workspace, runner: BackupdRunner, outside: Path
 ) -> None:
-    (yard.backups / name).unlink(missing_ok=True)
-    (yard.backups / name).symlink_to(outside / "file.txt")
-    ended = forks.run(["backup"], yard.environ)
+    (workspace.backups / name).unlink(missing_ok=True)
+    (workspace.backups / name).symlink_to(outside / "file.txt")
+    ended = runner.run(["backup"], workspace.environ)
     assert ended.code == (1 if name.endswith("lock") else 0)
     if ended.code:
-        assert str(yard.backups / name) in ended.err
+        assert str(workspace.backups / name) in ended.err
     else:
-        assert_tidy(yard)
+        assert_tidy(workspace)
 
 
 def test_links_in_the_work_of_a_dead_run_are_swept_and_not_followed(
-    yard: Workspace, forks: BackupdRunner, outside: Path
+    workspace: Workspace, runner: BackupdRunner, outside: Path
 ) -> None:
-    dead = yard.backups / DEAD_RUN
+    dead = workspace.backups / DEAD_RUN
     dead.mkdir()
     (dead / "copy").symlink_to(outside)
     (dead / "file").symlink_to(outside / "file.txt")
-    linked = yard.hidden / "staging" / "run-linked"
+    linked = workspace.hidden / "staging" / "run-linked"
     linked.symlink_to(outside / "run-of-theirs")
-    assert forks.run(["backup"], yard.environ).code == 0
-    assert Event.STAGING_SWEPT in events(yard)
+    assert runner.run(["backup"], workspace.environ).code == 0
+    assert Event.STAGING_SWEPT in events(workspace)
     assert not dead.exists()
     linked.unlink()
-    assert_tidy(yard)
+    assert_tidy(workspace)
 
 
 @pytest.mark.root
 def test_work_of_a_dead_run_that_cannot_be_swept_is_named_with_the_reason_until_it_can(
-    yard: Workspace, forks: BackupdRunner
+    workspace: Workspace, runner: BackupdRunner
 ) -> None:
-    mounted = yard.backups / DEAD_RUN / "copy"
+    mounted = workspace.backups / DEAD_RUN / "copy"
     mounted.mkdir(parents=True)
-    (yard.backups / DEAD_RUN / "snapshot.sqlite3").write_bytes(b"half of it")
+    (workspace.backups / DEAD_RUN / "snapshot.sqlite3").write_bytes(b"half of it")
     subprocess.run(["mount", "-t", "tmpfs", "none", mounted], check=True)
     try:
         for times in (1, 2):
-            assert forks.run(["prune"], yard.environ).code == 0
-            stuck = [line["message"] for line in log_lines(yard.backups) if line["event.action"] == Event.STAGING_STUCK]
+            assert runner.run(["prune"], workspace.environ).code == 0
+            stuck = [
+                line["message"] for line in log_lines(workspace.backups) if line["event.action"] == Event.STAGING_STUCK
+            ]
             assert len(stuck) == times
             assert stuck[-1].endswith("work run-dead of a killed run: copy: Device or resource busy")
-            assert Event.STAGING_SWEPT not in events(yard)
+            assert Event.STAGING_SWEPT not in events(workspace)
             assert [path.name for path in mounted.parent.iterdir()] == ["copy"], "the rest is gone"
     finally:
         subprocess.run(["umount", mounted], check=True)
-    assert forks.run(["prune"], yard.environ).code == 0
-    assert events(yard).count(Event.STAGING_SWEPT) == 1
-    assert_tidy(yard)
+    assert runner.run(["prune"], workspace.environ).code == 0
+    assert events(workspace).count(Event.STAGING_SWEPT) == 1
+    assert_tidy(workspace)
 
 
 def test_a_linked_manifest_in_the_work_of_a_dead_run_publishes_nothing(
-    yard: Workspace, forks: BackupdRunner, outside: Path
+    workspace: Workspace, runner: BackupdRunner, outside: Path
 ) -> None:
     stray = f"tasks-20200101-0000{ARCHIVE_SUFFIX}"
-    (yard.backups / stray).write_bytes(b"of somebody's")
-    dead = yard.backups / DEAD_RUN
+    (workspace.backups / stray).write_bytes(b"of somebody's")
+    dead = workspace.backups / DEAD_RUN
     dead.mkdir()
     (dead / f"tasks-20200101-0000{MANIFEST_SUFFIX}").symlink_to(outside / "file.txt")
-    assert forks.run(["backup"], yard.environ).code == 0
-    assert Event.PUBLISH_RESUMED not in events(yard)
-    assert yard.store.unpaired_files() == (stray,)
-    assert (yard.backups / stray).read_bytes() == b"of somebody's"
+    assert runner.run(["backup"], workspace.environ).code == 0
+    assert Event.PUBLISH_RESUMED not in events(workspace)
+    assert workspace.store.unpaired_files() == (stray,)
+    assert (workspace.backups / stray).read_bytes() == b"of somebody's"
 
 
-def test_what_others_put_among_the_work_stays_where_it_is(yard: Workspace, forks: BackupdRunner) -> None:
-    staging, removing = yard.hidden / "staging", yard.hidden / "removing"
+def test_what_others_put_among_the_work_stays_where_it_is(workspace: Workspace, runner: BackupdRunner) -> None:
+    staging, removing = workspace.hidden / "staging", workspace.hidden / "removing"
     (staging / "notes.txt").write_text("mine")
     (staging / "photos").mkdir()
     (staging / "photos" / "cat.jpg").write_text("meow")
     (removing / f"readme{MANIFEST_SUFFIX}").write_text("mine as well")
-    (yard.backups / f"readme{ARCHIVE_SUFFIX}").write_text("and mine")
-    assert forks.run(["backup"], yard.environ).code == 0
+    (workspace.backups / f"readme{ARCHIVE_SUFFIX}").write_text("and mine")
+    assert runner.run(["backup"], workspace.environ).code == 0
     assert (staging / "notes.txt").read_text() == "mine"
     assert (staging / "photos" / "cat.jpg").read_text() == "meow"
     assert (removing / f"readme{MANIFEST_SUFFIX}").read_text() == "mine as well"
-    assert (yard.backups / f"readme{ARCHIVE_SUFFIX}").read_text() == "and mine"
-    assert not HEALING.intersection(events(yard))
+    assert (workspace.backups / f"readme{ARCHIVE_SUFFIX}").read_text() == "and mine"
+    assert not RECOVERY_EVENTS.intersection(events(workspace))
 
 
 def test_a_generation_that_was_put_back_while_its_removal_was_cut_short_stays(
-    yard: Workspace, forks: BackupdRunner
+    workspace: Workspace, runner: BackupdRunner
 ) -> None:
-    newest = max(yard.generations())
-    note = yard.hidden / "removing" / f"{newest}{MANIFEST_SUFFIX}"
-    note.write_bytes(yard.store.manifest(newest))
-    files = yard.files_of(newest)
-    assert forks.run(["backup"], yard.environ).code == 0
-    assert yard.files_of(newest) == files
-    assert_tidy(yard)
+    newest = max(workspace.generations())
+    note = workspace.hidden / "removing" / f"{newest}{MANIFEST_SUFFIX}"
+    note.write_bytes(workspace.store.manifest(newest))
+    files = workspace.files_of(newest)
+    assert runner.run(["backup"], workspace.environ).code == 0
+    assert workspace.files_of(newest) == files
+    assert_tidy(workspace)
 
 
 @pytest.mark.root
 def test_from_a_store_on_a_read_only_disk_one_can_still_list_and_restore(
-    template: Workspace, tmp_path: Path, forks: BackupdRunner
+    template: Workspace, tmp_path: Path, runner: BackupdRunner
 ) -> None:
-    yard = template.copy_to(tmp_path / "yard")
-    before = Before.of(yard)
+    workspace = template.copy_to(tmp_path / "workspace")
+    before = InitialState.of(workspace)
     newest = max(before.generations)
-    with read_only(yard.backups):
-        assert [facts["id"] for facts in forks.run(["list", "--json"], yard.environ).json] == sorted(
+    with read_only(workspace.backups):
+        assert [facts["id"] for facts in runner.run(["list", "--json"], workspace.environ).json] == sorted(
             before.generations, reverse=True
         )
-        restored = forks.run(["restore", "--to", tmp_path / "restored.db", "--json"], yard.environ)
+        restored = runner.run(["restore", "--to", tmp_path / "restored.db", "--json"], workspace.environ)
         assert (restored.code, restored.json["generation"]) == (0, newest)
         assert sha256((tmp_path / "restored.db").read_bytes()) == restored.json["snapshot_sha256"]
         for command in (["backup"], ["prune"], ["catalog", "rebuild"]):
-            ended = forks.run(command, yard.environ)
+            ended = runner.run(command, workspace.environ)
             assert ended.code == 1, command
             assert "ead-only file system" in ended.err
             assert "what to do: " in ended.err
-        assert_unhurt(yard, before)
-    assert_heals(yard, forks)
+        assert_nothing_lost(workspace, before)
+    assert_next_backup_recovers(workspace, runner)
 
 
 @pytest.mark.root
 def test_a_store_on_a_read_only_disk_is_verified_beside_it_and_what_cannot_be_marked_is_said(
-    yard: Workspace, forks: BackupdRunner, tmp_path: Path
+    workspace: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    damaged, *sound = yard.generations()
-    archive = bytearray(yard.files_of(damaged)[0])
+    damaged, *sound = workspace.generations()
+    archive = bytearray(workspace.files_of(damaged)[0])
     archive[len(archive) // 2] ^= 1
-    yard.store.archive_path(damaged).write_bytes(archive)
+    workspace.store.archive_path(damaged).write_bytes(archive)
     (tmp_path / "tmp").mkdir()
-    environ = {**yard.environ, "TMPDIR": str(tmp_path / "tmp")}
-    with read_only(yard.backups):
-        ended = forks.run(["verify", "--all", "--json"], environ)
+    environ = {**workspace.environ, "TMPDIR": str(tmp_path / "tmp")}
+    with read_only(workspace.backups):
+        ended = runner.run(["verify", "--all", "--json"], environ)
         assert ended.code == 1, ended
         assert {check["id"]: check["sound"] for check in ended.json} == {damaged: False, **dict.fromkeys(sound, True)}
         (unmarked,) = (check["warning"] for check in ended.json if check["warning"])
         assert unmarked == f"{damaged} could not be marked as damaged, and still counts: Read-only file system"
         assert ended.err == f"warning: {unmarked}\n"
-        assert forks.run(["verify", *sound], environ).code == 0
+        assert runner.run(["verify", *sound], environ).code == 0
     assert [*(tmp_path / "tmp").iterdir()] == []
-    assert forks.run(["verify", damaged, "--json"], environ).json[0]["warning"] == ""
-    yard.store.archive_path(damaged).write_bytes(bytes(archive[: len(archive) // 2]))
-    with read_only(yard.backups):
-        assert forks.run(["verify", damaged, "--json"], environ).json[0]["warning"] == "", "it is marked already"
+    assert runner.run(["verify", damaged, "--json"], environ).json[0]["warning"] == ""
+    workspace.store.archive_path(damaged).write_bytes(bytes(archive[: len(archive) // 2]))
+    with read_only(workspace.backups):
+        assert runner.run(["verify", damaged, "--json"], environ).json[0]["warning"] == "", "it is marked already"
 
 
 @pytest.mark.root
 def test_a_temporary_directory_too_small_to_verify_a_read_only_store_in_is_said_beforehand(
-    yard: Workspace, forks: BackupdRunner, tmp_path: Path
+    workspace: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", small], check=True)
     try:
-        with read_only(yard.backups):
-            ended = forks.run(["verify"], {**yard.environ, "TMPDIR": str(small)})
+        with read_only(workspace.backups):
+            ended = runner.run(["verify"], {**workspace.environ, "TMPDIR": str(small)})
     finally:
         subprocess.run(["umount", small], check=True)
     assert ended.code == 1
@@ -259,7 +270,7 @@ def test_a_temporary_directory_too_small_to_verify_a_read_only_store_in_is_said_
 
 @pytest.mark.parametrize("take_away", [shutil.rmtree, lambda path: path.rename(path.with_name("away"))])
 def test_a_store_that_goes_away_in_the_middle_of_a_backup_fails_it_with_advice(
-    take_away: Callable[[Path], object], large: Workspace, forks: BackupdRunner
+    take_away: Callable[[Path], object], large: Workspace, runner: BackupdRunner
 ) -> None:
     app_files = large.app_files()
     with large.stopped("copy/archive.part", "backup") as run:
@@ -270,6 +281,6 @@ def test_a_store_that_goes_away_in_the_middle_of_a_backup_fails_it_with_advice(
     assert str(large.backups) in told
     assert "what to do: " in told
     assert large.app_files() == app_files
-    assert forks.run(["backup"], large.environ).code == 0
+    assert runner.run(["backup"], large.environ).code == 0
     assert len(large.generations()) == 1
     assert_tidy(large)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from workspaces import (
-    HEALING,
-    Before,
+    RECOVERY_EVENTS,
+    InitialState,
     Workspace,
     assert_no_processes,
+    assert_nothing_lost,
     assert_swept,
     assert_tidy,
-    assert_unhurt,
     events,
     leftovers,
 )
@@ -25,12 +25,12 @@ from backupd.log import Event
 from support.bank import transfers
 from support.command import Backupd, log_lines
 from support.daemon import wait_until
+from support.directories import kept_databases
 from support.faults import BackupdRunner, at_every_step, on_both_cores
-from support.network_faults import UP, NetworkFaults, running_wire
-from support.replicas import noisy_database
-from support.sqlite_places import kept_databases
+from support.fork_server import CommandResult
+from support.network_faults import UP, NetworkFaults, running_proxy
+from support.replicas import incompressible_database
 from support.sshd import Sshd
-from support.template import Ended
 
 TERMINATED = 128 + signal.SIGTERM
 SOON_S = 3
@@ -39,28 +39,28 @@ _LET_GO = "truncate in store_lock"
 
 
 def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
-    template: Workspace, forks: BackupdRunner, tmp_path: Path
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before = Before.of(template)
+    before = InitialState.of(template)
     template = replace(template, kept=len(before.generations))
 
-    def terminate(at: int | None) -> Ended:
-        yard = template.copy_to(tmp_path / f"terminated-{at}")
-        known = len(log_lines(yard.backups))
-        ended = forks.run(["backup", "--json"], yard.environ, at=at, send=signal.SIGTERM, counted=True)
+    def terminate(at: int | None) -> CommandResult:
+        workspace = template.copy_to(tmp_path / f"terminated-{at}")
+        known = len(log_lines(workspace.backups))
+        ended = runner.run(["backup", "--json"], workspace.environ, at=at, send=signal.SIGTERM, counted=True)
         assert ended.code == (0 if at is None else TERMINATED), ended
-        assert_unhurt(yard, before)
-        assert_no_processes(yard)
-        told = [line for line in log_lines(yard.backups)[known:] if line["event.action"] == "run.finished"]
+        assert_nothing_lost(workspace, before)
+        assert_no_processes(workspace)
+        told = [line for line in log_lines(workspace.backups)[known:] if line["event.action"] == "run.finished"]
         until = ended.steps[: len(ended.steps) if at is None else at + 1]
         if _LET_GO in until:  # the work was done: what it said, or was about to say, stands
             assert len(told) <= 1
         else:
-            assert_swept(yard)
-            assert leftovers(yard) <= {Event.REMOVAL_RESUMED}  # what was on its way out goes with the next run
+            assert_swept(workspace)
+            assert leftovers(workspace) <= {Event.REMOVAL_RESUMED}  # what was on its way out goes with the next run
             begun = any(_LOCKS in step for step in until)
             assert [line["backupd.outcome"] for line in told] == ["failed"] * begun
-        shutil.rmtree(yard.root)
+        shutil.rmtree(workspace.root)
         return ended
 
     at_every_step(terminate)
@@ -68,23 +68,23 @@ def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
 
 @pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
 def test_signalled_again_at_every_step_of_its_cleanup_a_backup_finishes_that(
-    send: signal.Signals, template: Workspace, forks: BackupdRunner, tmp_path: Path
+    send: signal.Signals, template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    before = Before.of(template)
+    before = InitialState.of(template)
     template = replace(template, kept=len(before.generations))
-    whole = forks.run(["backup"], template.copy_to(tmp_path / "whole").environ, counted=True).steps
+    whole = runner.run(["backup"], template.copy_to(tmp_path / "whole").environ, counted=True).steps
     locked = next(number for number, step in enumerate(whole) if _LOCKS in step)
     released = whole.index(_LET_GO)
 
     def terminate(at: int) -> None:
-        yard = template.copy_to(tmp_path / f"terminated-{at}")
-        ended = forks.run(["backup"], yard.environ, at=at, send=send, again=True)
+        workspace = template.copy_to(tmp_path / f"terminated-{at}")
+        ended = runner.run(["backup"], workspace.environ, at=at, send=send, again=True)
         assert ended.code == 128 + send, ended
         assert len(ended.steps) > at + 1, "there was no cleanup to break off"
-        assert_unhurt(yard, before)
-        assert_swept(yard)
-        assert_no_processes(yard)
-        last = log_lines(yard.backups)[-1]
+        assert_nothing_lost(workspace, before)
+        assert_swept(workspace)
+        assert_no_processes(workspace)
+        last = log_lines(workspace.backups)[-1]
         assert (last["event.action"], last["backupd.outcome"]) == ("run.finished", "failed")
 
     on_both_cores(terminate, range(locked + 1, released, 4))
@@ -92,7 +92,7 @@ def test_signalled_again_at_every_step_of_its_cleanup_a_backup_finishes_that(
 
 @pytest.mark.parametrize("staged", ["snapshot.sqlite3", "archive.part"])
 def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
-    staged: str, large: Workspace, forks: BackupdRunner
+    staged: str, large: Workspace, runner: BackupdRunner
 ) -> None:
     before, known = large.generations(), len(events(large))
     with large.stopped(f"copy/{staged}", "backup") as run:
@@ -105,27 +105,27 @@ def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
     last = log_lines(large.backups)[-1]
     assert (last["event.action"], last["backupd.outcome"]) == ("run.finished", "failed")
     assert large.generations() == before
-    assert forks.run(["backup"], large.environ).code == 0
-    assert not HEALING.intersection(events(large)[known:])
+    assert runner.run(["backup"], large.environ).code == 0
+    assert not RECOVERY_EVENTS.intersection(events(large)[known:])
 
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize(
-    "weather", [NetworkFaults(stall_up=6_000_000), NetworkFaults(rate=2_000_000, delay_s=0.02)], ids=["still", "slow"]
+    "faults", [NetworkFaults(stall_up=6_000_000), NetworkFaults(rate=2_000_000, delay_s=0.02)], ids=["still", "slow"]
 )
 def test_over_a_bad_line_a_replication_that_is_to_end_waits_for_nobody(
-    weather: NetworkFaults, forks: BackupdRunner, sshd: Sshd, tmp_path: Path
+    faults: NetworkFaults, runner: BackupdRunner, sshd: Sshd, tmp_path: Path
 ) -> None:
     here = {"BACKUPD_DATABASE": str(tmp_path / "tasks.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "backups")}
-    noisy_database(tmp_path / "tasks.db", 30_000_000)
-    assert forks.run(["backup"], here).code == 0
-    with running_wire(sshd.port, weather) as wire:
-        there = f"sftp://{sshd.user}@127.0.0.1:{wire.port}{tmp_path / 'there'}"
+    incompressible_database(tmp_path / "tasks.db", 30_000_000)
+    assert runner.run(["backup"], here).code == 0
+    with running_proxy(sshd.port, faults) as proxy:
+        there = f"sftp://{sshd.user}@127.0.0.1:{proxy.port}{tmp_path / 'there'}"
         offsite = {"URL": there, "HOST_KEY": sshd.host_key(), "PRIVATE_KEY_FILE": str(sshd.key)}
         environ = here | {f"BACKUPD_REPLICAS__OFFSITE__{key}": value for key, value in offsite.items()}
         command = [sys.executable, "-m", "backupd", "replicate"]
         with subprocess.Popen(command, env=Backupd(environ, tmp_path).environment()) as run:
-            wait_until(lambda: wire.passed[UP] > 4_000_000, "much is on its way")
+            wait_until(lambda: proxy.passed[UP] > 4_000_000, "much is on its way")
             run.terminate()
             assert run.wait(10) == TERMINATED
     assert not list((tmp_path / "there").glob("tasks-*"))
@@ -133,18 +133,18 @@ def test_over_a_bad_line_a_replication_that_is_to_end_waits_for_nobody(
 
 @pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
 def test_whoever_stops_a_restore_is_told_what_is_true(
-    send: signal.Signals, template: Workspace, forks: BackupdRunner, tmp_path: Path
+    send: signal.Signals, template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
-    def stop(at: int | None) -> Ended:
-        yard = template.copy_to(tmp_path / f"stopped-{at}")
-        ended = forks.run(["restore"], yard.environ, at=at, send=send, counted=True)
+    def stop(at: int | None) -> CommandResult:
+        workspace = template.copy_to(tmp_path / f"stopped-{at}")
+        ended = runner.run(["restore"], workspace.environ, at=at, send=send, counted=True)
         done = ended.code == 0
         assert done or ended.code == 128 + send
         assert ("backupd restore --undo" in ended.out) == done
         assert ("nothing half-made stays" in ended.err) != done
-        assert len(kept_databases(yard.database)) == done
-        assert transfers(yard.database) == (3 if done else 4)
-        assert not list(yard.database.parent.glob(".*"))
+        assert len(kept_databases(workspace.database)) == done
+        assert transfers(workspace.database) == (3 if done else 4)
+        assert not list(workspace.database.parent.glob(".*"))
         return ended
 
     steps = stop(None).steps

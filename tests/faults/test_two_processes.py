@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from workspaces import HEALING, Workspace, assert_listed, assert_tidy, events, proven, write
+from workspaces import RECOVERY_EVENTS, Workspace, assert_listed, assert_tidy, events, verify_generation, write
 
 from backupd.log import Event, null_log
 from backupd.model import RetentionPolicy
@@ -39,37 +39,37 @@ GARBAGE = {
 
 
 def test_of_two_backups_at_once_one_waits_and_both_leave_a_generation_of_their_own(
-    large: Workspace, forks: BackupdRunner
+    large: Workspace, runner: BackupdRunner
 ) -> None:
-    yard = replace(large, kept=len(large.generations()) + 2)
-    old = yard.generations().keys()
-    with yard.stopped("copy/archive.part", "backup") as first:
-        write(yard.database)
+    workspace = replace(large, kept=len(large.generations()) + 2)
+    old = workspace.generations().keys()
+    with workspace.stopped("copy/archive.part", "backup") as first:
+        write(workspace.database)
         second = subprocess.Popen(
-            [sys.executable, "-m", "backupd", "backup"], env=Backupd(yard.environ, yard.root).environment()
+            [sys.executable, "-m", "backupd", "backup"], env=Backupd(workspace.environ, workspace.root).environment()
         )
-        while Event.LOCK_WAITING not in events(yard):
+        while Event.LOCK_WAITING not in events(workspace):
             assert second.poll() is None
             time.sleep(0.01)
     assert (first.returncode, second.wait()) == (0, 0)
-    assert events(yard).count(Event.LOCK_WAITING) == 1
-    (waiting,) = (line for line in log_lines(yard.backups) if line["event.action"] == Event.LOCK_WAITING)
+    assert events(workspace).count(Event.LOCK_WAITING) == 1
+    (waiting,) = (line for line in log_lines(workspace.backups) if line["event.action"] == Event.LOCK_WAITING)
     assert f"waiting for a backup (process {first.pid} on " in waiting["message"]
-    new = yard.generations().keys() - old
+    new = workspace.generations().keys() - old
     assert len(new) == 2
     for generation in new:
-        proven(yard, generation)
-    assert_tidy(yard)
-    assert_listed(yard, forks)
+        verify_generation(workspace, generation)
+    assert_tidy(workspace)
+    assert_listed(workspace, runner)
 
 
 def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_which(
-    large: Workspace, forks: BackupdRunner
+    large: Workspace, runner: BackupdRunner
 ) -> None:
-    assert forks.run(["backup"], large.environ).code == 0
+    assert runner.run(["backup"], large.environ).code == 0
     newest, gone = sorted(large.generations(), key=large.taken_at, reverse=True)
     with large.stopped("snapshot.sqlite3", "verify", "--all") as run:
-        assert forks.run(["prune"], {**large.environ, "BACKUPD_RETENTION__LAST": "1"}).code == 0
+        assert runner.run(["prune"], {**large.environ, "BACKUPD_RETENTION__LAST": "1"}).code == 0
         assert [*large.generations()] == [newest]
     assert run.returncode == 0
     assert (large.root / "err").read_text() == f"warning: {gone} was pruned meanwhile: skipped\n"
@@ -81,88 +81,90 @@ def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_whi
 def test_two_in_one_minute_are_told_apart_and_a_name_that_pruning_freed_is_not_given_again(
     template: Workspace, tmp_path: Path
 ) -> None:
-    yard = template.copy_to(tmp_path / "yard")
+    workspace = template.copy_to(tmp_path / "workspace")
     noon = datetime.now(UTC).replace(microsecond=0)
-    context = TaskContext(yard.store, null_log(), clock=lambda: noon)
-    order = BackupRequest("tasks", yard.database, expiry=Expiry(RetentionPolicy(last=9)), reserve_bytes=0)
+    context = TaskContext(workspace.store, null_log(), clock=lambda: noon)
+    order = BackupRequest("tasks", workspace.database, expiry=Expiry(RetentionPolicy(last=9)), reserve_bytes=0)
     made = []
     for _ in range(2):
-        write(yard.database)
+        write(workspace.database)
         made.append(backup(order, context).generation)
     first = f"tasks-{noon:%Y%m%d-%H%M}"
     assert made == [first, f"{first}-2"]
     prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), context)
-    assert [*yard.generations()] == [f"{first}-2"]
-    write(yard.database)
+    assert [*workspace.generations()] == [f"{first}-2"]
+    write(workspace.database)
     assert backup(order, context).generation == f"{first}-3"
 
 
 @pytest.mark.parametrize("arguments", [["backup"], ["prune"], ["catalog", "rebuild"]], ids=" ".join)
 def test_who_may_not_wait_for_the_lock_is_told_who_holds_it_and_to_come_back(
-    arguments: list[str], yard: Workspace, forks: BackupdRunner
+    arguments: list[str], workspace: Workspace, runner: BackupdRunner
 ) -> None:
-    before = yard.generations()
-    with store_lock(yard.hidden / "lock", "backup", timeout_s=0, on_wait=lambda _holder: None):
-        ended = forks.run(arguments, {**yard.environ, **NO_PATIENCE})
+    before = workspace.generations()
+    with store_lock(workspace.hidden / "lock", "backup", timeout_s=0, on_wait=lambda _holder: None):
+        ended = runner.run(arguments, {**workspace.environ, **NO_PATIENCE})
     assert ended.code == BUSY, ended
     assert re.search(rf"in use by a backup that began \d+ s ago \(process {os.getpid()}", ended.err)
     assert "what to do: wait" in ended.err
-    assert yard.generations() == before
-    assert forks.run(arguments, {**yard.environ, **NO_PATIENCE}).code == 0
-    assert_tidy(yard)
+    assert workspace.generations() == before
+    assert runner.run(arguments, {**workspace.environ, **NO_PATIENCE}).code == 0
+    assert_tidy(workspace)
 
 
 def test_while_a_backup_is_at_work_others_can_list_verify_and_restore(
-    large: Workspace, forks: BackupdRunner, tmp_path: Path
+    large: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     with large.stopped("copy/snapshot.sqlite3", "backup") as run:
-        assert forks.run(["backup"], {**large.environ, **NO_PATIENCE}).code == BUSY
-        assert [facts["id"] for facts in forks.run(["list", "--json"], large.environ).json] == sorted(
+        assert runner.run(["backup"], {**large.environ, **NO_PATIENCE}).code == BUSY
+        assert [facts["id"] for facts in runner.run(["list", "--json"], large.environ).json] == sorted(
             large.generations(), reverse=True
         )
-        assert forks.run(["verify", "--all"], large.environ).code == 0
-        assert forks.run(["restore", "--to", tmp_path / "restored.db"], large.environ).code == 0
+        assert runner.run(["verify", "--all"], large.environ).code == 0
+        assert runner.run(["restore", "--to", tmp_path / "restored.db"], large.environ).code == 0
         assert (tmp_path / "restored.db").stat().st_size > 0
     assert run.returncode == 0
     assert_tidy(large)
 
 
-def test_a_backup_leaves_the_work_of_a_verify_alone(large: Workspace, forks: BackupdRunner) -> None:
-    assert forks.run(["backup"], large.environ).code == 0
+def test_a_backup_leaves_the_work_of_a_verify_alone(large: Workspace, runner: BackupdRunner) -> None:
+    assert runner.run(["backup"], large.environ).code == 0
     with large.stopped("snapshot.sqlite3", "verify") as run:
         write(large.database)
-        assert forks.run(["backup"], large.environ).code == 0
+        assert runner.run(["backup"], large.environ).code == 0
         assert large.staged("snapshot.sqlite3")
     assert run.returncode == 0
     assert Event.STAGING_SWEPT not in events(large)
     assert_tidy(large)
 
 
-def test_a_lock_that_a_dead_process_held_is_taken_over_and_that_is_said(yard: Workspace, forks: BackupdRunner) -> None:
+def test_a_lock_that_a_dead_process_held_is_taken_over_and_that_is_said(
+    workspace: Workspace, runner: BackupdRunner
+) -> None:
     died = json.dumps({"task": "prune", "pid": 17, "host": "elsewhere", "since": 0})
-    (yard.hidden / "lock").write_text(died)
-    assert forks.run(["backup"], {**yard.environ, **NO_PATIENCE}).code == 0
-    (said,) = (line for line in log_lines(yard.backups) if line["event.action"] == Event.LOCK_TAKEN_OVER)
+    (workspace.hidden / "lock").write_text(died)
+    assert runner.run(["backup"], {**workspace.environ, **NO_PATIENCE}).code == 0
+    (said,) = (line for line in log_lines(workspace.backups) if line["event.action"] == Event.LOCK_TAKEN_OVER)
     assert "a prune (process 17 on elsewhere) died" in said["message"]
-    assert_tidy(yard)
+    assert_tidy(workspace)
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 def test_a_lock_file_full_of_garbage_is_a_lock_like_any_other(
-    garbage: bytes, yard: Workspace, forks: BackupdRunner
+    garbage: bytes, workspace: Workspace, runner: BackupdRunner
 ) -> None:
-    (yard.hidden / "lock").write_bytes(garbage)
-    assert forks.run(["backup"], {**yard.environ, **NO_PATIENCE}).code == 0
-    assert not HEALING.intersection(events(yard))
-    assert_tidy(yard)
+    (workspace.hidden / "lock").write_bytes(garbage)
+    assert runner.run(["backup"], {**workspace.environ, **NO_PATIENCE}).code == 0
+    assert not RECOVERY_EVENTS.intersection(events(workspace))
+    assert_tidy(workspace)
 
 
 def test_who_meets_garbage_in_a_lock_that_is_held_is_told_that_somebody_holds_it(
-    yard: Workspace, forks: BackupdRunner
+    workspace: Workspace, runner: BackupdRunner
 ) -> None:
-    path = yard.hidden / "lock"
+    path = workspace.hidden / "lock"
     with store_lock(path, "backup", timeout_s=0, on_wait=lambda _holder: None):
         path.write_bytes(GARBAGE["deep-json"])
-        ended = forks.run(["backup"], {**yard.environ, **NO_PATIENCE})
+        ended = runner.run(["backup"], {**workspace.environ, **NO_PATIENCE})
     assert ended.code == BUSY
     assert "in use by another run" in ended.err

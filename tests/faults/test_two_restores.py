@@ -17,45 +17,45 @@ from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.swap_journal import Mark, SwapJournal, declared, intent_path, part_path
 from support.bank import is_balanced, transfers
 from support.command import Backupd
+from support.directories import kept_databases
 from support.faults import BackupdRunner, stopped, traced
-from support.sqlite_places import kept_databases
-from support.sqlite_processes import wait_until
+from support.processes import wait_until
 
 BUSY = 75
 COMMAND = (sys.executable, "-m", "backupd", "restore")
 NEW, OLD = 3, 4  # rows in the ledger of the newest generation, and of the database that it replaces
 
 
-def stranger(yard: Workspace) -> dict[str, str]:
+def stranger(workspace: Workspace) -> dict[str, str]:
     """Return the environment of another backupd, which has a store of its own."""
-    other = yard.root / "other-backups"
-    shutil.copytree(yard.backups, other)
-    return {**yard.environ, "BACKUPD_BACKUPS_DIR": str(other)}
+    other = workspace.root / "other-backups"
+    shutil.copytree(workspace.backups, other)
+    return {**workspace.environ, "BACKUPD_BACKUPS_DIR": str(other)}
 
 
-def parts(yard: Workspace) -> list[Path]:
-    return [path for path in yard.database.parent.glob(".tasks.db.*.part") if path.stat().st_size]
+def parts(workspace: Workspace) -> list[Path]:
+    return [path for path in workspace.database.parent.glob(".tasks.db.*.part") if path.stat().st_size]
 
 
-def test_the_second_is_refused_and_the_first_loses_nothing(yard: Workspace, forks: BackupdRunner) -> None:
-    theirs, ours = stranger(yard), Backupd(yard.environ, yard.root).environment()
-    with stopped(ours, yard.root, lambda: bool(parts(yard)), "restore") as first:
-        (part,) = parts(yard)
+def test_the_second_is_refused_and_the_first_loses_nothing(workspace: Workspace, runner: BackupdRunner) -> None:
+    theirs, ours = stranger(workspace), Backupd(workspace.environ, workspace.root).environment()
+    with stopped(ours, workspace.root, lambda: bool(parts(workspace)), "restore") as first:
+        (part,) = parts(workspace)
         for command in (["restore"], ["restore", "--online"], ["restore", "--undo"]):
-            refused = forks.run(command, theirs)
+            refused = runner.run(command, theirs)
             assert refused.code == BUSY, refused
-            assert f"another backupd is restoring in {yard.database.parent}" in refused.err
+            assert f"another backupd is restoring in {workspace.database.parent}" in refused.err
             assert part.exists()
-        assert forks.run(["backup"], theirs).code in {0, 3}
+        assert runner.run(["backup"], theirs).code in {0, 3}
     assert first.returncode == 0
-    assert [transfers(path) for path in (yard.database, *kept_databases(yard.database))] == [NEW, OLD]
-    assert forks.run(["restore"], theirs).code == 0
+    assert [transfers(path) for path in (workspace.database, *kept_databases(workspace.database))] == [NEW, OLD]
+    assert runner.run(["restore"], theirs).code == 0
 
 
 def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(
-    yard: Workspace, forks: BackupdRunner
+    workspace: Workspace, runner: BackupdRunner
 ) -> None:
-    database = yard.database
+    database = workspace.database
     part, kept = part_path(database), f"{database.name}.pre-restore-20261125T120000Z"
     shutil.copy(database, part)
     known = Mark.of(part)
@@ -64,20 +64,20 @@ def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(
     with restore_lock(database):
         swap.__enter__()  # and never left: it is killed
         os.link(database, database.with_name(kept))
-        assert forks.run(["backup"], yard.environ).code == BUSY
+        assert runner.run(["backup"], workspace.environ).code == BUSY
         assert (intent_path(database).exists(), part.exists()) == (True, True)
-    assert forks.run(["backup"], yard.environ).code == 0
-    assert Event.RESTORE_HEALED in events(yard)
-    assert (transfers(database), kept_databases(database), parts(yard)) == (OLD, (), [])
+    assert runner.run(["backup"], workspace.environ).code == 0
+    assert Event.RESTORE_HEALED in events(workspace)
+    assert (transfers(database), kept_databases(database), parts(workspace)) == (OLD, (), [])
 
 
-def test_where_a_directory_cannot_be_locked_a_restore_works_all_the_same(yard: Workspace, tmp_path: Path) -> None:
-    environ = Backupd(yard.environ, yard.root).environment()
+def test_where_a_directory_cannot_be_locked_a_restore_works_all_the_same(workspace: Workspace, tmp_path: Path) -> None:
+    environ = Backupd(workspace.environ, workspace.root).environment()
     ended, calls = traced(
-        environ, tmp_path, "flock", "flock:error=EBADF", arguments=("restore",), path=yard.database.parent
+        environ, tmp_path, "flock", "flock:error=EBADF", arguments=("restore",), path=workspace.database.parent
     )
     assert [call.text for call in calls if "(INJECTED)" in call.text]
-    assert (ended.code, transfers(yard.database)) == (0, NEW)
+    assert (ended.code, transfers(workspace.database)) == (0, NEW)
 
 
 def test_a_restore_that_had_to_wait_chooses_among_what_is_there_then(large: Workspace) -> None:

@@ -15,14 +15,14 @@ CALLS = "fdatasync,fsync,link,linkat,mkdir,rename,renameat,renameat2,unlink,unli
 _TEMPORARY = re.compile(r"run-\w{8}|[0-9a-f]{8}(?=\.part)")
 
 
-def happened(yard: Workspace, *arguments: str | Path) -> list[str]:
-    """Run `backupd ARGUMENTS`; return what was synced, renamed and removed, by names below the yard."""
-    environ = Backupd(yard.environ, yard.root).environment()
-    ended, calls = traced(environ, yard.root.parent, CALLS, arguments=arguments)
+def happened(workspace: Workspace, *arguments: str | Path) -> list[str]:
+    """Run `backupd ARGUMENTS`; return what was synced, renamed and removed, by names below the workspace."""
+    environ = Backupd(workspace.environ, workspace.root).environment()
+    ended, calls = traced(environ, workspace.root.parent, CALLS, arguments=arguments)
     assert ended.code == 0, ended.err
     told = []
     for call in calls:
-        paths = [_TEMPORARY.sub("*", path.removeprefix(f"{yard.root}")) for path in call.paths]
+        paths = [_TEMPORARY.sub("*", path.removeprefix(f"{workspace.root}")) for path in call.paths]
         if "ENOENT" not in call.text and paths:
             told.append(" ".join([call.name.removesuffix("at2"), *paths]))
     return told
@@ -38,10 +38,10 @@ def assert_in_order(told: Sequence[str], *wanted: str) -> None:
 def test_a_generation_is_durable_before_it_is_seen_and_nothing_old_goes_before_that(
     template: Workspace, tmp_path: Path
 ) -> None:
-    yard = replace(template.copy_to(tmp_path / "yard"), kept=3)
-    old = min(yard.generations())
-    told = happened(yard, "backup")
-    new = max(yard.generations())
+    workspace = replace(template.copy_to(tmp_path / "workspace"), kept=3)
+    old = min(workspace.generations())
+    told = happened(workspace, "backup")
+    new = max(workspace.generations())
     staging, removing = "/backups/.backupd/staging/*/copy", "/backups/.backupd/removing"
     assert_in_order(
         told,
@@ -68,11 +68,11 @@ def test_a_generation_is_durable_before_it_is_seen_and_nothing_old_goes_before_t
 
 
 def test_the_directories_of_a_first_backup_are_durable_before_anything_is_in_them(tmp_path: Path) -> None:
-    yard = Workspace(tmp_path / "yard")
-    yard.database.parent.mkdir(parents=True)
-    make_bank(yard.database)
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.database.parent.mkdir(parents=True)
+    make_bank(workspace.database)
     assert_in_order(
-        happened(yard, "backup"),
+        happened(workspace, "backup"),
         "mkdir /backups",
         "fsync ",
         "mkdir /backups/.backupd",
@@ -84,9 +84,9 @@ def test_the_directories_of_a_first_backup_are_durable_before_anything_is_in_the
 
 
 def test_a_restored_file_is_durable_before_it_bears_its_name(template: Workspace, tmp_path: Path) -> None:
-    yard = template.copy_to(tmp_path / "yard")
+    workspace = template.copy_to(tmp_path / "workspace")
     assert_in_order(
-        happened(yard, "restore", "--to", yard.root / "restored.db"),
+        happened(workspace, "restore", "--to", workspace.root / "restored.db"),
         "fsync /.restored.db.*.part",
         "link /.restored.db.*.part /restored.db",
         "fsync ",

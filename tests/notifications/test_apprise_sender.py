@@ -17,10 +17,10 @@ from backupd.cli import cli
 from backupd.config import load_config
 from backupd.formatting import without_secrets
 from backupd.notifications.apprise_sender import Sender
-from backupd.notifications.message import Channel, Message, channels_of
+from backupd.notifications.message import Channel, Message, parse_channels
 from support.command import Backupd
 from support.daemon import children_of, free_port, wait_until
-from support.listener import HANG, HANG_UP, Asked, Said, listening
+from support.recording_server import HANG, HANG_UP, CannedResponse, ReceivedRequest, recording_server
 
 MESSAGE = Message("failure", "backupd tasks: the backup of tasks failed", "The backup of tasks failed\n\nref 1", "1")
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -31,16 +31,18 @@ def json_url(port: int, path: str = "hunter2-path") -> str:
 
 
 def test_each_service_is_told_and_one_that_fails_is_no_obstacle_to_the_others() -> None:
-    def answering(asked: Asked) -> Said:
-        moved = Said(302, headers={"Location": "/login"})  # where a GET without the message would be answered by 200
-        answers = {"/broken": Said(500), "/away": HANG_UP, "/hangs": HANG, "/moved": moved}
-        return answers.get(asked.path, Said())
+    def answering(asked: ReceivedRequest) -> CannedResponse:
+        moved = CannedResponse(
+            302, headers={"Location": "/login"}
+        )  # where a GET without the message would be answered by 200
+        answers = {"/broken": CannedResponse(500), "/away": HANG_UP, "/hangs": HANG, "/moved": moved}
+        return answers.get(asked.path, CannedResponse())
 
-    with listening(answering) as there:
+    with recording_server(answering) as there:
         urls = [json_url(there.port, path) for path in ("well", "broken", "away", "hangs", "moved")]
-        channels = channels_of([*urls, json_url(free_port()), "hunter2://x", "hunter2-no-url"])
+        channels = parse_channels([*urls, json_url(free_port()), "hunter2://x", "hunter2-no-url"])
         reasons = Sender().send(MESSAGE, channels)
-        well = next(asked for asked in there.asked if asked.path == "/well")
+        well = next(asked for asked in there.requests if asked.path == "/well")
     assert well.json["title"] == MESSAGE.title
     assert well.json["message"] == MESSAGE.body
     assert well.json["type"] == "failure"
@@ -81,7 +83,7 @@ def test_stopped_from_another_thread_it_ends_at_once_and_for_good() -> None:
 
 
 def test_no_secret_is_in_the_list_of_processes_and_nothing_is_written_beside_the_answer() -> None:
-    with listening(HANG) as there:
+    with recording_server(HANG) as there:
         order = {"mood": "info", "title": "t", "body": "b", "urls": [json_url(there.port)]}
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "backupd.notifications.apprise_worker"],
@@ -129,7 +131,7 @@ def test_every_part_of_a_url_is_masked_in_what_apprise_says_as_it_is_and_unquote
 
 
 def test_the_same_channel_twice_is_one() -> None:
-    channels = channels_of(["json://a", "ntfy://b", "json://a", "json://c"])
+    channels = parse_channels(["json://a", "ntfy://b", "json://a", "json://c"])
     assert [channel.masked for channel in channels] == [
         "json://[secret] (URL 1)",
         "ntfy://[secret]",
@@ -139,14 +141,14 @@ def test_the_same_channel_twice_is_one() -> None:
 
 def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: Backupd) -> None:
     assert backupd("notify", "--test").code == 2
-    with listening(lambda asked: Said(200 if asked.path == "/well" else 500)) as there:
+    with recording_server(lambda asked: CannedResponse(200 if asked.path == "/well" else 500)) as there:
         urls = f"{json_url(there.port, 'well')},{json_url(there.port, 'ill')}"
         answer = backupd("notify", "--test", BACKUPD_NOTIFY__URLS=urls)
         assert answer.code == 1
         assert answer.out.splitlines()[0] == "json://[secret] (URL 1) took a test message"
         assert answer.out.splitlines()[1].startswith("json://[secret] (URL 2) did not take it: Failed to send JSON")
         assert "hunter2" not in answer.out + answer.err
-        assert {asked.json["title"] for asked in there.asked} == {"backupd tasks: test message"}
+        assert {asked.json["title"] for asked in there.requests} == {"backupd tasks: test message"}
         found = backupd("doctor", "--notify", "--json", BACKUPD_NOTIFY__URLS=json_url(there.port, "well"))
         assert found.code == 0
         assert [one["ok"] for one in found.json if one["check"] == "messages"] == [True]
@@ -155,10 +157,10 @@ def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: 
 def test_notify_shows_how_messages_fare(backups: Path) -> None:
     backups.mkdir()
     (backups / ".backupd").mkdir()
-    queued = OutboxMessage("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
+    outbox_message = OutboxMessage("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
     told = {"refused": NoticeRecord("json://[secret]: error=500", NOW, NOW), "taken": NoticeRecord("", NOW, NOW)}
     with open_catalog(backups / ".backupd" / "catalog.sqlite3") as catalog:
-        catalog.write_notification_state("tasks", NotificationState(told, (queued,)))
+        catalog.write_notification_state("tasks", NotificationState(told, (outbox_message,)))
     environ = {
         "BACKUPD_DATABASE": "/app/data/tasks.db",
         "BACKUPD_BACKUPS_DIR": str(backups),

@@ -5,64 +5,64 @@ from pathlib import Path
 
 import pytest
 
-from backupd.notifications.collector import App, look_at_app
-from backupd.notifications.deploy import Seen
+from backupd.notifications.collector import App, check_app
+from backupd.notifications.deploy import AppVersion
 from support.command import Backupd
 from support.daemon import free_port
-from support.listener import Said, listening
+from support.recording_server import CannedResponse, recording_server
 
 
 @pytest.mark.parametrize(
     ("said", "version", "trouble"),
     [
-        (Said(body=b'{"version": "1.4.2"}'), "1.4.2", ""),
-        (Said(body=b'{"version": 7}'), "7", ""),
-        (Said(body=b'{"version": null}'), None, ""),
-        (Said(body=b'{"version": ["1"]}'), None, ""),
-        (Said(body=b"[" * 60_000), None, ""),
-        (Said(body=b'"version"'), None, ""),
-        (Said(body=b"\xff\xfe"), None, ""),
-        (Said(503, b'{"version": "1.5"}'), "1.5", 'its health_url answered 503: {"version": "1.5"}'),
-        (Said(302, headers={"Location": "/login"}), None, "its health_url answered 302: OK"),
-        (Said(204, b""), None, "its health_url answered 204"),
-        (Said(body=json.dumps({"version": "1\x1b[2J" + "x" * 500}).encode()), "1\\x1b[2J" + "x" * 92, ""),
+        (CannedResponse(body=b'{"version": "1.4.2"}'), "1.4.2", ""),
+        (CannedResponse(body=b'{"version": 7}'), "7", ""),
+        (CannedResponse(body=b'{"version": null}'), None, ""),
+        (CannedResponse(body=b'{"version": ["1"]}'), None, ""),
+        (CannedResponse(body=b"[" * 60_000), None, ""),
+        (CannedResponse(body=b'"version"'), None, ""),
+        (CannedResponse(body=b"\xff\xfe"), None, ""),
+        (CannedResponse(503, b'{"version": "1.5"}'), "1.5", 'its health_url answered 503: {"version": "1.5"}'),
+        (CannedResponse(302, headers={"Location": "/login"}), None, "its health_url answered 302: OK"),
+        (CannedResponse(204, b""), None, "its health_url answered 204"),
+        (CannedResponse(body=json.dumps({"version": "1\x1b[2J" + "x" * 500}).encode()), "1\\x1b[2J" + "x" * 92, ""),
     ],
 )
-def test_health_and_version_are_those_of_the_answer(said: Said, version: str | None, trouble: str) -> None:
-    with listening(said) as there:
-        assert look_at_app(App(there.url("/health"))) == Seen("app", version, trouble)
+def test_health_and_version_are_those_of_the_answer(said: CannedResponse, version: str | None, trouble: str) -> None:
+    with recording_server(said) as there:
+        assert check_app(App(there.url("/health"))) == AppVersion("app", version, trouble)
 
 
 def test_a_key_in_the_address_is_not_quoted() -> None:
-    with listening(lambda asked: Said(403, f"no {asked.target} for you".encode())) as there:
-        seen = look_at_app(App(there.url("/health?key=hunter2")))
+    with recording_server(lambda asked: CannedResponse(403, f"no {asked.target} for you".encode())) as there:
+        seen = check_app(App(there.url("/health?key=hunter2")))
         assert seen.trouble == "its health_url answered 403: no /health?key=[secret] for you"
 
 
 def test_what_is_set_goes_before_a_file_before_a_header_before_a_field(tmp_path: Path) -> None:
     file = tmp_path / "VERSION"
     file.write_text("from file\nmore\n")
-    said = Said(body=b'{"version": "from field"}', headers={"X-App-Version": "from header"})
-    with listening(said) as there:
+    said = CannedResponse(body=b'{"version": "from field"}', headers={"X-App-Version": "from header"})
+    with recording_server(said) as there:
         url, header = there.url(), "x-app-version"
-        assert look_at_app(App(url, "set", file, header)).version == "set"
-        assert look_at_app(App(url, None, file, header)).version == "from file"
-        assert look_at_app(App(url, None, tmp_path / "none", header)).version == "from header"
-        assert look_at_app(App(url, None, None, "X-Other")).version == "from field"
+        assert check_app(App(url, "set", file, header)).version == "set"
+        assert check_app(App(url, None, file, header)).version == "from file"
+        assert check_app(App(url, None, tmp_path / "none", header)).version == "from header"
+        assert check_app(App(url, None, None, "X-Other")).version == "from field"
 
 
 def test_an_app_that_is_down_has_the_version_that_does_not_need_it(tmp_path: Path) -> None:
     file = tmp_path / "VERSION"
     file.write_text("2.0\n")
-    seen = look_at_app(App(f"http://127.0.0.1:{free_port()}/", version_file=file))
-    assert seen == Seen("app", "2.0", "its health_url: Connection refused")
+    seen = check_app(App(f"http://127.0.0.1:{free_port()}/", version_file=file))
+    assert seen == AppVersion("app", "2.0", "its health_url: Connection refused")
 
 
 def test_a_doctor_finds_an_app_whose_deploys_could_not_be_told(backupd: Backupd) -> None:
-    with listening(Said(body=b'{"version": "1.4.2"}')) as there:
+    with recording_server(CannedResponse(body=b'{"version": "1.4.2"}')) as there:
         url = {"BACKUPD_APP__HEALTH_URL": there.url("/health")}
         assert "ok     app: it is well, version 1.4.2" in backupd("doctor", **url).out
         found = backupd("doctor", **url, BACKUPD_APP__VERSION_FIELD="build")
         assert (found.code, "app: it is well, and tells no version" in found.out) == (1, True)
-        there.answering = lambda _asked: Said(404, b"not here")
+        there.answering = lambda _asked: CannedResponse(404, b"not here")
         assert "wrong  app: its health_url answered 404: not here" in backupd("doctor", **url).out

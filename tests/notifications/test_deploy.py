@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.catalog import NoticeRecord
-from backupd.notifications.deploy import SETTLE, Seen, is_pending, plan_deploy
+from backupd.notifications.deploy import SETTLE, AppVersion, is_pending, plan_deploy
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 TIMEOUT = timedelta(minutes=5)
@@ -24,7 +24,7 @@ class Watch:
         before = len(self.said)
         for _ in range(looks):
             self.now += timedelta(seconds=5)
-            plan = plan_deploy(Seen("app", version, trouble), self.book, TIMEOUT, self.now)
+            plan = plan_deploy(AppVersion("app", version, trouble), self.book, TIMEOUT, self.now)
             self.book = dict(plan.told)
             self.said += [item.headline for item in plan.items]
         return self.said[before:]

@@ -16,7 +16,7 @@ from backupd.errors import ErrorKind
 from backupd.health import REPEATED_FOR, Failure, Freshness, HealthFacts, find_problems
 from backupd.model import DrillReport, Hold, Outcome, RunReport, Task
 from backupd.notifications.message import Message, compose, compose_lines
-from backupd.notifications.planner import Notice, plan_messages
+from backupd.notifications.planner import Notice, plan_notices
 from backupd.notifications.problems import FIRST_DAY, Observation, facts_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "messages"
@@ -60,8 +60,8 @@ LOOKS = {
     "refused": replace(WELL, health=failing("unusable", error="/app/data/tasks.db is a directory", runs=1)),
     "failed": replace(WELL, health=failing("unreachable", "replicate", "offsite", "no answer", "is it up?")),
     "killed": replace(WELL, health=failing("interrupted", error="interrupted", hint="find out who killed it")),
-    "corrupt-and-shrunk": replace(WELL, health=HealthFacts(WELL.health.standings, (HELD, SHRUNK))),
-    "unreadable": replace(WELL, health=HealthFacts(WELL.health.standings, (UNREADABLE,))),
+    "corrupt-and-shrunk": replace(WELL, health=HealthFacts(WELL.health.freshness, (HELD, SHRUNK))),
+    "unreadable": replace(WELL, health=HealthFacts(WELL.health.freshness, (UNREADABLE,))),
     "too-old": replace(WELL, health=HealthFacts(STANDINGS)),
     "damaged": replace(WELL, health=replace(WELL.health, damaged=(("tasks-20261120-0400", "tasks"),))),
     "drill-proven": replace(WELL, drills=(drill(),)),
@@ -80,23 +80,23 @@ LOOKS = {
 def said(look: Observation, now: datetime = NOW, told: dict[str, NoticeRecord] | None = None) -> Message | None:
     """Return what is said of `look` by a daemon that has seen it for a day already, so that nothing waits any more."""
     seen = (
-        dict(plan_messages(facts_of(look, now - 24 * HOUR), told or {}, now - 24 * HOUR).told) if told is None else told
+        dict(plan_notices(facts_of(look, now - 24 * HOUR), told or {}, now - 24 * HOUR).told) if told is None else told
     )
     unsaid = {key: replace(one, notified_at=None) for key, one in seen.items() if not key.startswith("news")}
-    plan = plan_messages(facts_of(look, now), unsaid, now)
+    plan = plan_notices(facts_of(look, now), unsaid, now)
     return compose(plan.items, "tasks", BERLIN, now) if plan.items else None
 
 
 def text_of(message: Message | None) -> str:
-    return f"{message.mood}\n{message.title}\n\n{message.body}\n" if message else "nothing\n"
+    return f"{message.severity}\n{message.title}\n\n{message.body}\n" if message else "nothing\n"
 
 
 def texts() -> dict[str, str]:
     """Return every golden text by the name of its file."""
-    first = plan_messages(facts_of(LOOKS["failed"], NOW), {}, NOW)
+    first = plan_notices(facts_of(LOOKS["failed"], NOW), {}, NOW)
     later = NOW + 24 * HOUR
-    still = plan_messages(facts_of(LOOKS["failed"], later), first.told, later)
-    over = plan_messages(facts_of(WELL, later + HOUR), still.told, later + HOUR)
+    still = plan_notices(facts_of(LOOKS["failed"], later), first.told, later)
+    over = plan_notices(facts_of(WELL, later + HOUR), still.told, later + HOUR)
     return {name: text_of(said(look)) for name, look in LOOKS.items()} | {
         "still": text_of(compose(still.items, "tasks", BERLIN, later)),
         "over": text_of(compose(over.items, "tasks", BERLIN, later + HOUR)),
@@ -109,16 +109,16 @@ def test_each_kind_of_trouble_what_lasts_and_what_is_over_reads_as_it_should() -
 
 def test_on_the_first_day_and_for_what_may_pass_nobody_is_woken() -> None:
     never = replace(WELL, health=HealthFacts((Freshness("backup", "tasks", None, 93_600),)))
-    plan = plan_messages(facts_of(never, NOW), {}, NOW)
+    plan = plan_notices(facts_of(never, NOW), {}, NOW)
     assert plan.items == ()
-    (late,) = plan_messages(facts_of(never, NOW + FIRST_DAY), plan.told, NOW + FIRST_DAY).items
+    (late,) = plan_notices(facts_of(never, NOW + FIRST_DAY), plan.told, NOW + FIRST_DAY).items
     assert late.headline == "there is no verified backup of tasks yet"
     busy = Failure("backup", "tasks", "busy", NOW, 2)
-    plan = plan_messages(facts_of(replace(WELL, health=replace(WELL.health, failures=(busy,))), NOW), {}, NOW)
+    plan = plan_notices(facts_of(replace(WELL, health=replace(WELL.health, failures=(busy,))), NOW), {}, NOW)
     assert plan.items == ()
     again, later = replace(busy, runs=3), NOW + REPEATED_FOR
     look = replace(WELL, health=replace(WELL.health, failures=(again,)))
-    plan = plan_messages(facts_of(look, later), plan.told, later)
+    plan = plan_notices(facts_of(look, later), plan.told, later)
     assert [item.headline for item in plan.items] == [
         "the backup of tasks failed 3 times in a row: something else was using it"
     ]
@@ -136,7 +136,7 @@ def test_drills_of_what_others_look_after_are_their_affair() -> None:
 def test_what_is_unhealthy_is_told_as_a_failure_and_a_warning_as_a_warning() -> None:
     for look in LOOKS.values():
         severities = {str(problem): problem.severity for problem in find_problems(look.health, NOW)}
-        moods = {trouble.headline: trouble.mood for trouble in facts_of(look, NOW).troubles}
+        moods = {trouble.headline: trouble.severity for trouble in facts_of(look, NOW).troubles}
         assert moods == {
             headline: "failure" if severity == "unhealthy" else "warning" for headline, severity in severities.items()
         }

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.catalog import NoticeRecord
-from backupd.notifications.planner import AGAIN_AFTER, Notice, digest_due, plan_messages
+from backupd.notifications.planner import AGAIN_AFTER, Notice, plan_digest, plan_notices
 from backupd.notifications.problems import Facts, Occurrence, Trouble
 from backupd.schedule import Schedule
 
@@ -33,7 +33,7 @@ class PlannerHarness:
     ) -> list[str]:
         self.now += after
         facts = Facts(troubles, news, frozenset(blind.split()), SUBJECTS)
-        plan = plan_messages(facts, self.book, self.now)
+        plan = plan_notices(facts, self.book, self.now)
         self.book = dict(plan.told)
         return [f"{item.label} {item.headline}".strip() for item in plan.items]
 
@@ -116,11 +116,11 @@ def test_what_a_clock_that_ran_ahead_has_said_counts_for_nothing() -> None:
 
 def test_the_first_digest_comes_at_its_time_and_then_each_one_once() -> None:
     weekly = Schedule.parse("mon 08:00", UTC)  # NOW is a Wednesday
-    due, told = digest_due(weekly, {}, NOW)
+    due, told = plan_digest(weekly, {}, NOW)
     assert not due
     heard = []
     for hour in range(24 * 21):
-        due, told = digest_due(weekly, told, NOW + timedelta(hours=hour))
+        due, told = plan_digest(weekly, told, NOW + timedelta(hours=hour))
         heard += [NOW + timedelta(hours=hour)] if due else []
     assert [(at.weekday(), at.hour) for at in heard] == [(0, 8)] * 3
 
@@ -136,7 +136,7 @@ def test_never_twice_within_a_day_never_unsaid_and_over_exactly_once(steps: list
     open_troubles: set[str] = set()
     for there, minutes in steps:
         now += minutes * MINUTE
-        plan = plan_messages(Facts(tuple(trouble(key) for key in sorted(there)), subjects=SUBJECTS), book, now)
+        plan = plan_notices(Facts(tuple(trouble(key) for key in sorted(there)), subjects=SUBJECTS), book, now)
         book = dict(plan.told)
         for item in plan.items:
             key = item.headline.rpartition(" is ")[0]
@@ -155,5 +155,5 @@ def test_never_twice_within_a_day_never_unsaid_and_over_exactly_once(steps: list
 
 
 def test_an_item_says_since_when_and_what_to_do() -> None:
-    plan = plan_messages(Facts((trouble(since=NOW - MINUTE),), subjects=SUBJECTS), {}, NOW)
+    plan = plan_notices(Facts((trouble(since=NOW - MINUTE),), subjects=SUBJECTS), {}, NOW)
     assert plan.items == (Notice("failure", "failed tasks backup is there", "why", NOW - MINUTE, "do something", ""),)

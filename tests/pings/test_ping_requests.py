@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from backupd.pings.monitors import (
     LONGEST_BODY,
     LONGEST_MESSAGE,
-    Address,
+    Monitor,
     Ping,
     PingRequest,
-    address_for,
+    monitor_for,
     ping_request,
     require_ping_names,
 )
@@ -24,12 +24,12 @@ SLUG = "https://hc.example/ping/pingkey/nightly?create=1"
 KUMA = "https://kuma.example/api/push/t0ken?status=up&msg=OK&ping="
 
 
-def told(url: str, ping: Ping) -> PingRequest | None:
-    return ping_request(Address.parse(url), ping)
+def request_for(url: str, ping: Ping) -> PingRequest | None:
+    return ping_request(Monitor.parse(url), ping)
 
 
 def target(url: str, ping: Ping) -> str:
-    request = told(url, ping)
+    request = request_for(url, ping)
     assert request is not None
     return request.url
 
@@ -55,7 +55,7 @@ def test_healthchecks_hears_start_success_and_exit_code_with_the_id_of_the_run(p
 
 def test_healthchecks_gets_the_summary_and_the_last_lines_and_no_more_than_it_keeps() -> None:
     lines = tuple(f"INFO line {number} {'x' * 900}" for number in range(20))
-    request = told(HC, Ping("failure", RUN, "backup of tasks: failed: no database", lines, 1))
+    request = request_for(HC, Ping("failure", RUN, "backup of tasks: failed: no database", lines, 1))
     assert request is not None
     assert request.body is not None
     assert len(request.body) == LONGEST_BODY
@@ -64,7 +64,7 @@ def test_healthchecks_gets_the_summary_and_the_last_lines_and_no_more_than_it_ke
 
 
 def test_uptime_kuma_hears_up_and_down_and_how_long_it_took_and_no_start() -> None:
-    assert told(KUMA, Ping("start", RUN)) is None
+    assert request_for(KUMA, Ping("start", RUN)) is None
     up = target(KUMA, Ping("success", RUN, "backup of tasks: published", duration_s=1.5))
     assert up == "https://kuma.example/api/push/t0ken?status=up&msg=backup+of+tasks%3A+published&ping=1500"
     down = target(KUMA, Ping("failure", RUN, "no & such = ? database", exit_code=1, duration_s=90_000))
@@ -76,7 +76,7 @@ def test_whatever_a_run_says_the_request_is_one_that_can_be_sent(
     summary: str, line: str, code: int, took: float | None
 ) -> None:
     for url in (HC, SLUG, KUMA):
-        request = told(url, Ping("failure", str(uuid4()), summary, (line,), code, took))
+        request = request_for(url, Ping("failure", str(uuid4()), summary, (line,), code, took))
         assert request is not None
         assert request.url.isascii()
         assert request.url.isprintable()
@@ -97,7 +97,7 @@ def test_whatever_a_run_says_the_request_is_one_that_can_be_sent(
     ],
 )
 def test_the_kind_of_a_monitor_is_told_by_its_url_or_by_what_stands_before_it(text: str, kind: str) -> None:
-    address = Address.parse(text)
+    address = Monitor.parse(text)
     assert address.kind == kind
     assert address.url == text.removeprefix(f"{kind}:")
     assert address.url not in repr(address)
@@ -107,17 +107,17 @@ def test_the_kind_of_a_monitor_is_told_by_its_url_or_by_what_stands_before_it(te
     "text", ["", "hunter2", "ftp://hunter2/x", "https:///hunter2", "https://[hunter2", "gotify:https"]
 )
 def test_what_is_no_url_is_refused_without_quoting_it(text: str) -> None:
-    with pytest.raises(ValueError, match=r"must be a URL that begins with https:// or http://$") as told:
-        Address.parse(text)
-    assert "hunter2" not in str(told.value)
+    with pytest.raises(ValueError, match=r"must be a URL that begins with https:// or http://$") as request_for:
+        Monitor.parse(text)
+    assert "hunter2" not in str(request_for.value)
 
 
 def test_a_run_pings_who_is_named_for_it_else_who_is_named_for_its_task() -> None:
-    one, other = Address.parse(HC), Address.parse(SLUG)
+    one, other = Monitor.parse(HC), Monitor.parse(SLUG)
     addresses = {"backup": one, "backup_my_app": other}
-    assert address_for("backup", "tasks", addresses) == one
-    assert address_for("backup", "My-App", addresses) == other
-    assert address_for("drill", "tasks", addresses) is None
+    assert monitor_for("backup", "tasks", addresses) == one
+    assert monitor_for("backup", "My-App", addresses) == other
+    assert monitor_for("drill", "tasks", addresses) is None
 
 
 def test_a_name_that_no_run_would_ever_ping_is_refused_with_what_there_is() -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from backupd.pings.monitors import LONGEST_MESSAGE, Address
+from backupd.pings.monitors import LONGEST_MESSAGE, Monitor
 from backupd.pings.pinger import Pinger
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
@@ -18,90 +18,92 @@ from backupd.tasks.options import BackupRequest
 from backupd.tasks.run import recorded_run
 from support.command import Backupd, log_lines
 from support.daemon import free_port
-from support.listener import HANG, HANG_UP, Asked, Listener, Said, listening
+from support.recording_server import HANG, HANG_UP, CannedResponse, ReceivedRequest, RecordingServer, recording_server
 
 PING = "/ping/1111-2222-t0ken"
 PUSH = "/api/push/t0ken"
 JSON = {"Content-Type": "application/json; charset=utf-8"}
 
 
-def healthchecks(asked: Asked) -> Said:
-    """Answer as the protocol wants it: https://healthchecks.io/docs/http_api/."""
+def healthchecks(asked: ReceivedRequest) -> CannedResponse:
+    """Answer as the protocol specifies: https://healthchecks.io/docs/http_api/."""
     wanted = rf"{PING}(/start|/fail|/log|/(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5]))?"
     if re.fullmatch(wanted, asked.path) is None or asked.method not in ("HEAD", "GET", "POST"):
-        return Said(404, b"not found")
+        return CannedResponse(404, b"not found")
     try:
         UUID(asked.query["rid"])
     except (KeyError, ValueError):
-        return Said(400, b"invalid uuid format")
-    return Said()
+        return CannedResponse(400, b"invalid uuid format")
+    return CannedResponse()
 
 
-def uptime_kuma(asked: Asked) -> Said:
+def uptime_kuma(asked: ReceivedRequest) -> CannedResponse:
     """Answer as server/routers/api-router.js does, and refuse what it would take silently for something else."""
     if asked.path != PUSH:
-        return Said(404, b'{"ok":false,"msg":"Monitor not found or not active."}', JSON)
+        return CannedResponse(404, b'{"ok":false,"msg":"Monitor not found or not active."}', JSON)
     query = asked.query  # each parameter once, or `dict` would hide one: Kuma takes two of a kind for a list
     strange = set(query) - {"status", "msg", "ping"} or asked.target.count("&") + 1 != len(query)
     if strange or query.get("status") not in ("up", "down") or not 0 < len(query.get("msg", "")) <= LONGEST_MESSAGE:
-        return Said(400, b'{"ok":false,"msg":"nothing that it documents"}', JSON)
+        return CannedResponse(400, b'{"ok":false,"msg":"nothing that it documents"}', JSON)
     if asked.method != "GET" or asked.body:
-        return Said(404, b"Cannot POST")  # before version 2 it knew GET alone
+        return CannedResponse(404, b"Cannot POST")  # before version 2 it knew GET alone
     took = query.get("ping", "0")
     if not took.isdecimal() or int(took) > 86_400_000:
-        return Said(400, b'{"ok":false,"msg":"Invalid ping value"}', JSON)
-    return Said(200, b'{"ok":true}', JSON)
+        return CannedResponse(400, b'{"ok":false,"msg":"Invalid ping value"}', JSON)
+    return CannedResponse(200, b'{"ok":true}', JSON)
 
 
 @contextmanager
-def monitored(context: TaskContext, listener: Listener, path: str = PING, **addresses: str) -> Iterator[TaskContext]:
-    found = {name: Address.parse(url) for name, url in (addresses or {"backup": listener.url(path)}).items()}
+def monitored(
+    context: TaskContext, listener: RecordingServer, path: str = PING, **addresses: str
+) -> Iterator[TaskContext]:
+    found = {name: Monitor.parse(url) for name, url in (addresses or {"backup": listener.url(path)}).items()}
     yield replace(context, watch=Pinger(found, context.log, timeout_s=1.0).watch)
 
 
-def told(context: TaskContext) -> list[str]:
+def failed_pings(context: TaskContext) -> list[str]:
     return [line["message"] for line in log_lines(context.store.directory) if line["event.action"] == "ping.failed"]
 
 
 def test_healthchecks_hears_start_and_success_with_one_run_id(order: BackupRequest, context: TaskContext) -> None:
-    with listening(healthchecks) as there, monitored(context, there) as watched:
+    with recording_server(healthchecks) as there, monitored(context, there) as watched:
         assert backup(order, watched).outcome == "published"
-        assert [asked.path for asked in there.asked] == [f"{PING}/start", PING]
-        assert len({asked.query["rid"] for asked in there.asked}) == 1
-        assert there.asked[1].body.startswith(b"backup of tasks: published")
+        assert [asked.path for asked in there.requests] == [f"{PING}/start", PING]
+        assert len({asked.query["rid"] for asked in there.requests}) == 1
+        assert there.requests[1].body.startswith(b"backup of tasks: published")
         backup(order, watched)
-        assert len({asked.query["rid"] for asked in there.asked}) == 2
-    assert told(context) == []
+        assert len({asked.query["rid"] for asked in there.requests}) == 2
+    assert failed_pings(context) == []
 
 
 def test_a_failure_is_told_with_the_exit_code_and_the_last_lines_of_the_log(
     order: BackupRequest, context: TaskContext
 ) -> None:
     order.path.unlink()
-    with listening(healthchecks) as there, monitored(context, there) as watched:
+    with recording_server(healthchecks) as there, monitored(context, there) as watched:
         backup(order, watched)
-    assert [asked.path for asked in there.asked] == [f"{PING}/start", f"{PING}/1"]
-    lines = there.asked[1].body.decode().splitlines()
+    assert [asked.path for asked in there.requests] == [f"{PING}/start", f"{PING}/1"]
+    lines = there.requests[1].body.decode().splitlines()
     assert lines[0].startswith(f"backup of tasks: failed: no database at {order.path}")
     assert lines[1].startswith("INFO backup of tasks begins")
     assert lines[-1].startswith("ERROR backup of tasks: failed")
 
 
 def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupRequest, context: TaskContext) -> None:
-    with listening(uptime_kuma) as there, monitored(context, there, f"{PUSH}?status=up&msg=OK&ping=") as watched:
+    with recording_server(uptime_kuma) as there, monitored(context, there, f"{PUSH}?status=up&msg=OK&ping=") as watched:
         backup(order, watched)
         away = order.path.rename(order.path.with_name("no & such=db? " + "#%+é\u202e" * 30))
         backup(replace(order, path=away.with_name(away.name[:-1])), watched)
-    up, down = (asked.query for asked in there.asked)
+    up, down = (asked.query for asked in there.requests)
     assert (up["status"], up["msg"]) == ("up", "backup of tasks: published")
     assert float(up["ping"]) > 0
     assert (down["status"], down["msg"][:40]) == ("down", "backup of tasks: failed: no database at ")
     assert (len(down["msg"]), "no & such=db? #%+é" in down["msg"]) == (LONGEST_MESSAGE, True), "cut, and quoted"
-    assert told(context) == []
+    assert failed_pings(context) == []
 
 
 def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(context: TaskContext) -> None:
-    with listening(healthchecks) as there, monitored(context, there, drill=there.url(PING)) as watched:
+    with recording_server(healthchecks) as there, monitored(context, there, drill=there.url(PING)) as watched:
         with pytest.raises(SystemExit), recorded_run("drill", "tasks", watched):
             raise SystemExit
         there.wait_for(1)
@@ -113,18 +115,18 @@ def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(context: TaskCo
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (Said(404, f"Cannot POST {PING}".encode()), r"it answered 404: Cannot POST /\[secret\]"),
-        (Said(404, b"x" * 185 + f" {PING}".encode()), r"it answered 404: x{185} /\[secret"),
-        (Said(500, b"<html>"), "it answered 500"),
+        (CannedResponse(404, f"Cannot POST {PING}".encode()), r"it answered 404: Cannot POST /\[secret\]"),
+        (CannedResponse(404, b"x" * 185 + f" {PING}".encode()), r"it answered 404: x{185} /\[secret"),
+        (CannedResponse(500, b"<html>"), "it answered 500"),
         (HANG_UP, "Remote end closed connection without response"),
         (HANG, "no answer within 1 s|timed out"),
         (None, "Connection refused"),
     ],
 )
 def test_a_monitor_that_fails_costs_the_run_seconds_and_the_log_a_line(
-    order: BackupRequest, context: TaskContext, said: Said | None, why: str
+    order: BackupRequest, context: TaskContext, said: CannedResponse | None, why: str
 ) -> None:
-    with listening(said) as there:
+    with recording_server(said) as there:
         url = there.url(PING) if said else f"http://127.0.0.1:{free_port()}{PING}"
         with monitored(context, there, backup=url) as watched:
             began = time.monotonic()
@@ -132,7 +134,7 @@ def test_a_monitor_that_fails_costs_the_run_seconds_and_the_log_a_line(
             over_s = time.monotonic() - began - report.duration_s
     assert report.outcome == "published"
     assert over_s < 15, "two tries of 1 s each, of the start and of the end, and a busy machine"
-    first, second = told(context)
+    first, second = failed_pings(context)
     pattern = rf"^the healthchecks monitor of the backup of tasks did not take the (start|success): (it )?({why})"
     assert re.search(pattern, first), first
     assert re.search(pattern, second), second
@@ -140,48 +142,48 @@ def test_a_monitor_that_fails_costs_the_run_seconds_and_the_log_a_line(
 
 
 def test_what_may_pass_is_tried_once_more(order: BackupRequest, context: TaskContext) -> None:
-    with listening(lambda _asked: Said(503 if len(there.asked) % 2 else 200)) as there:  # noqa: SIM117 - the name
+    with recording_server(lambda _asked: CannedResponse(503 if len(there.requests) % 2 else 200)) as there:  # noqa: SIM117 - the name
         with monitored(context, there) as watched:
             backup(order, watched)
-    assert [asked.path for asked in there.asked] == [f"{PING}/start"] * 2 + [PING] * 2
-    assert told(context) == []
+    assert [asked.path for asked in there.requests] == [f"{PING}/start"] * 2 + [PING] * 2
+    assert failed_pings(context) == []
 
 
 def test_a_backup_by_hand_pings_as_well(backupd: Backupd, backups: Path, database: Path) -> None:
-    with listening(healthchecks) as hc, listening(uptime_kuma) as kuma:
+    with recording_server(healthchecks) as hc, recording_server(uptime_kuma) as kuma:
         pings = {"BACKUPD_PINGS__BACKUP": hc.url(PING), "BACKUPD_PINGS__PRUNE_TASKS": kuma.url(PUSH)}
         assert backupd("backup", **pings).code == 0
         assert backupd("prune", **pings).code == 0
         database.unlink()
         answer = backupd("backup", **pings)
         assert answer.code == 1
-        assert [asked.path.removeprefix(PING) for asked in hc.asked] == ["/start", "", "/start", "/1"]
-        assert [asked.query["status"] for asked in kuma.asked] == ["up"]
+        assert [asked.path.removeprefix(PING) for asked in hc.requests] == ["/start", "", "/start", "/1"]
+        assert [asked.query["status"] for asked in kuma.requests] == ["up"]
     assert "t0ken" not in (backups / "backup.log").read_text() + answer.err + answer.out
 
 
 def test_pings_are_counted_and_a_doctor_finds_a_monitor_that_takes_none_and_tries_each(backupd: Backupd) -> None:
-    with listening(healthchecks) as hc, listening(uptime_kuma) as kuma:
+    with recording_server(healthchecks) as hc, recording_server(uptime_kuma) as kuma:
         pings = {
             "BACKUPD_PINGS__BACKUP": hc.url(PING),
             "BACKUPD_PINGS__PRUNE": kuma.url(PUSH),
             "BACKUPD_PINGS__DAILY": kuma.url(PUSH),
         }
         down = backupd("doctor", "--notify", "--json", **pings)
-        assert [asked.query["status"] for asked in kuma.asked] == ["down", "up"], "there is no backup yet"
+        assert [asked.query["status"] for asked in kuma.requests] == ["down", "up"], "there is no backup yet"
         assert [one["ok"] for one in down.json if one["check"] == "pings"] == [True] * 3
         assert backupd("prune", **pings).code == 0
-        hc.answering = lambda _asked: Said(404, f"no {PING}".encode())
+        hc.answering = lambda _asked: CannedResponse(404, f"no {PING}".encode())
         assert backupd("backup", **pings).code == 0
         facts = backupd("notify", "--json", **pings).json["pings"]
         assert [(one["task"], one["source"], one["accepted"], one["failed"]) for one in facts] == [
             ("backup", "tasks", 0, 2),
             ("prune", "tasks", 1, 0),
         ]
-        told = backupd("notify", **pings).out.splitlines()
+        failed_pings = backupd("notify", **pings).out.splitlines()
         assert re.fullmatch(
-            r"pings     backup of tasks: 0 accepted, 2 failed; .* UTC: it answered 404: .*", told[-2]
-        ), told
+            r"pings     backup of tasks: 0 accepted, 2 failed; .* UTC: it answered 404: .*", failed_pings[-2]
+        ), failed_pings
         found = backupd("doctor", **pings)
         assert found.code == 1
         assert "pings: the last ping of backup of tasks was not taken, at " in found.out
@@ -194,5 +196,5 @@ def test_pings_are_counted_and_a_doctor_finds_a_monitor_that_takes_none_and_trie
             "daily (uptime-kuma) took a test: up",
             "prune (uptime-kuma) took a test: up",
         ]
-        assert hc.asked[0].path == hc.asked[-1].path == f"{PING}/log", "which says nothing of how anything went"
-        assert "t0ken" not in told[-2] + found.out + tried.out + tried.err
+        assert hc.requests[0].path == hc.requests[-1].path == f"{PING}/log", "which says nothing of how anything went"
+        assert "t0ken" not in failed_pings[-2] + found.out + tried.out + tried.err

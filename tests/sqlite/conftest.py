@@ -17,9 +17,9 @@ from backupd.sqlite.worker_process import OnEvent, OnProgress
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import BackupRequest
+from support.backup_runs import APP, BackUp, BackupResult
 from support.bank import make_bank
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import APP, BackUp, Job
+from support.snapshots import SHORT_WAITS, Take
 
 ASLEEP_S = 0.6
 
@@ -31,7 +31,7 @@ def take(tmp_path: Path) -> Take:
 
     def snapshot(
         path: Path | str,
-        settings: SnapshotSettings = HASTY,
+        settings: SnapshotSettings = SHORT_WAITS,
         on_progress: OnProgress = lambda _done, _total: None,
         on_event: OnEvent = lambda _event, _message: None,
         **allow: bool,
@@ -50,10 +50,12 @@ def take(tmp_path: Path) -> Take:
 def back_up(context: TaskContext) -> BackUp:
     """Back up the database at a path as the source `tasks`, and look at what that left in the store."""
 
-    def run(path: Path, settings: SnapshotSettings = HASTY, progress: Progress | None = None, **order: bool) -> Job:
+    def run(
+        path: Path, settings: SnapshotSettings = SHORT_WAITS, progress: Progress | None = None, **order: bool
+    ) -> BackupResult:
         ordered = BackupRequest("tasks", path, settings, reserve_bytes=0, **order)
         report = backup(ordered, replace(context, progress=progress or NoProgress()))
-        return Job(report, context)
+        return BackupResult(report, context)
 
     return run
 

@@ -66,7 +66,7 @@ def test_without_its_module_a_virtual_table_is_known_by_its_shadow_tables(tmp_pa
     assert contents_of(path).tables == {**before.tables, "f": None}
 
 
-HASTY = """
+SHORT_WAITS = """
 import sys
 from backupd.sqlite.worker import contents, integrity_check
 contents._COUNT_S = 0.05
@@ -80,7 +80,9 @@ def test_a_virtual_table_whose_rows_never_end_is_not_counted_for_ever(tmp_path: 
         "CREATE VIEW endless(x) AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
         "CREATE VIRTUAL TABLE f USING fts5(x, content=endless, content_rowid=x)",
     )
-    said = subprocess.run([sys.executable, "-c", HASTY, path], capture_output=True, text=True, check=True, timeout=30)
+    said = subprocess.run(
+        [sys.executable, "-c", SHORT_WAITS, path], capture_output=True, text=True, check=True, timeout=30
+    )
     assert said.stdout == "None\n"
 
 

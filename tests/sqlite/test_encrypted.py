@@ -14,14 +14,14 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.options import BackupRequest
 from backupd.tasks.prune import unfreeze
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import small_disk
+from support.directories import small_disk
+from support.snapshots import SHORT_WAITS, Take
 
 KINDS = pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
 MODES = pytest.mark.parametrize("mode", ["wal", "delete"])
-PATIENT = replace(HASTY, busy_timeout_s=20)
+PATIENT = replace(SHORT_WAITS, busy_timeout_s=20)
 TWO = "UPDATE account SET balance = balance + (CASE id WHEN 1 THEN -1 ELSE 1 END)"
 
 
@@ -36,11 +36,11 @@ def test_what_is_committed_is_in_the_copy_and_the_source_is_not_touched(
             app.sql("BEGIN IMMEDIATE")
             app.sql("DELETE FROM long")
         before = path.read_bytes()
-        job = back_up(path)
+        result = back_up(path)
         assert path.read_bytes() == before
-    assert (*job.told, job.report.verification) == ("degraded", 3, "opaque")
-    assert "it is encrypted" in job.report.warnings[0]
-    assert read(job.unpacked(tmp_path / "copy.db"), "SELECT count(*) FROM long", cipher) == [[2000]]
+    assert (*result.outcome, result.report.verification) == ("degraded", 3, "opaque")
+    assert "it is encrypted" in result.report.warnings[0]
+    assert read(result.unpacked(tmp_path / "copy.db"), "SELECT count(*) FROM long", cipher) == [[2000]]
 
 
 @MODES
@@ -72,10 +72,10 @@ def test_a_database_that_was_always_encrypted_is_warned_of_once_and_noted_from_t
     path = tmp_path / "app.db"
     with encrypted(path) as app:
         first = back_up(path)
-        assert back_up(path).told == ("unchanged", 0)
+        assert back_up(path).outcome == ("unchanged", 0)
         app.sql(TWO)
         second = back_up(path)
-    assert (first.told, second.told) == (("degraded", 3), ("published", 0))
+    assert (first.outcome, second.outcome) == (("degraded", 3), ("published", 0))
     assert any("it is encrypted" in note for note in second.report.notes)
     assert second.context.holds.get("tasks") is None
 
@@ -127,16 +127,16 @@ def test_a_hot_journal_of_an_encrypted_database_is_left_to_its_app(tmp_path: Pat
         app.sql("PRAGMA cache_size=5")
         app.sql("BEGIN")
         app.sql("UPDATE long SET v = hex(randomblob(40))")
-        assert back_up(path).told == ("failed", 75)  # it has spilled, and holds its lock
+        assert back_up(path).outcome == ("failed", 75)  # it has spilled, and holds its lock
         app.kill()
-        job = back_up(path)
-        assert job.told == ("failed", 1)
-        assert "only its key can undo that" in job.error
-        assert job.context.holds.get("tasks") is None
+        result = back_up(path)
+        assert result.outcome == ("failed", 1)
+        assert "only its key can undo that" in result.error
+        assert result.context.holds.get("tasks") is None
     with running_app(path, cipher=WHOLE) as app:
         app.sql("SELECT count(*) FROM long")
     again = back_up(path)
-    assert again.told == ("published", 0)
+    assert again.outcome == ("published", 0)
     assert read(again.unpacked(tmp_path / "copy.db"), "SELECT count(*) FROM long") == [[2000]]
 
 
@@ -177,9 +177,9 @@ def test_vacuum_of_an_encrypted_database_is_refused_in_words(tmp_path: Path, bac
     path = tmp_path / "app.db"
     with encrypted(path):
         pass
-    job = back_up(path, replace(HASTY, method="vacuum"))
-    assert ("is encrypted: VACUUM cannot rewrite it" in job.error, job.hint) == (True, 'use method = "backup"')
-    assert job.generations == {}
+    result = back_up(path, replace(SHORT_WAITS, method="vacuum"))
+    assert ("is encrypted: VACUUM cannot rewrite it" in result.error, result.hint) == (True, 'use method = "backup"')
+    assert result.generations == {}
 
 
 @pytest.mark.root
@@ -191,4 +191,6 @@ def test_a_copy_for_which_there_is_no_room_fails_as_such(tmp_path: Path, mode: s
         (disk / "staging").mkdir()
         source = Source.inspect(path)
         with pytest.raises(NoSpace):
-            take_snapshot(source, HASTY, disk / "staging", lambda _done, _total: None, lambda _event, _message: None)
+            take_snapshot(
+                source, SHORT_WAITS, disk / "staging", lambda _done, _total: None, lambda _event, _message: None
+            )

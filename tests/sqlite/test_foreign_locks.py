@@ -10,11 +10,11 @@ import pytest
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 from support.app import App, running_app
+from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import contents
-from support.sqlite_processes import Bystander
+from support.directories import contents
+from support.processes import CopyObserver
+from support.snapshots import SHORT_WAITS, Take
 
 HALF = ("PRAGMA cache_size=2", "BEGIN", "UPDATE account SET balance = balance + 1000000, owner = owner || 'y'")
 FOREIGN = pytest.mark.parametrize("foreign", ["nolock=1", "vfs=unix-none"])
@@ -44,30 +44,30 @@ def test_a_journal_of_an_app_that_lives_is_not_taken_for_that_of_a_dead_one(
 ) -> None:
     with in_a_transaction(path, foreign) as app:
         before = contents(path.parent)
-        job = back_up(path)
-        assert job.told == ("failed", 1)
-        assert f"{path}-journal is in use by a process that holds no lock" in job.error
-        assert "nolock=1" in job.hint
-        assert "in use by a process" in back_up(path, replace(HASTY, hot_journal="fail")).error
+        result = back_up(path)
+        assert result.outcome == ("failed", 1)
+        assert f"{path}-journal is in use by a process that holds no lock" in result.error
+        assert "nolock=1" in result.hint
+        assert "in use by a process" in back_up(path, replace(SHORT_WAITS, hot_journal="fail")).error
         with pytest.raises(Exception, match="in use by a process"):
-            probe_source(Source.inspect(path), HASTY, tmp_path)
-        assert (job.generations, job.staged, contents(path.parent)) == ({}, [], before)
+            probe_source(Source.inspect(path), SHORT_WAITS, tmp_path)
+        assert (result.generations, result.staged, contents(path.parent)) == ({}, [], before)
         app.sql("ROLLBACK")
-    assert back_up(path).told == ("published", 0)
+    assert back_up(path).outcome == ("published", 0)
 
 
 def test_a_lock_directory_is_told_as_what_it_is_while_its_app_is_at_work_and_when_it_died(
     path: Path, back_up: BackUp
 ) -> None:
     with in_a_transaction(path, "vfs=unix-dotfile") as app:
-        job = back_up(path)
-        assert job.told == ("failed", 1)
-        assert f"is locked by the directory {path}.lock" in job.error
-        assert "unix-dotfile" in job.hint
+        result = back_up(path)
+        assert result.outcome == ("failed", 1)
+        assert f"is locked by the directory {path}.lock" in result.error
+        assert "unix-dotfile" in result.hint
         app.kill()
     assert f"is locked by the directory {path}.lock" in back_up(path).error
     Path(f"{path}.lock").rmdir()
-    assert back_up(path).told == ("degraded", 3)
+    assert back_up(path).outcome == ("degraded", 3)
 
 
 def test_a_lock_file_of_the_app_and_a_lock_directory_beside_locks_that_are_held_are_its_own_affair(
@@ -92,8 +92,8 @@ def test_an_app_that_commits_into_the_middle_of_a_copy_is_found_out(
     asleep(1500)
     with running_app(f"file:{path}?{foreign}") as app:
         commit = lambda: app.sql("UPDATE account SET balance = balance + 1 WHERE id < 9")  # noqa: E731
-        job = back_up(path, progress=Bystander(commit, commit))
-    assert job.told == ("failed", 1)
-    assert f"{path} was written to while a shared lock was held on it" in job.error
-    assert job.events.count("snapshot.retried") == 1
-    assert (job.generations, job.staged, job.quarantined) == ({}, [], [])
+        result = back_up(path, progress=CopyObserver(commit, commit))
+    assert result.outcome == ("failed", 1)
+    assert f"{path} was written to while a shared lock was held on it" in result.error
+    assert result.events.count("snapshot.retried") == 1
+    assert (result.generations, result.staged, result.quarantined) == ({}, [], [])

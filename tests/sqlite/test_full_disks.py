@@ -10,11 +10,11 @@ from backupd.sqlite.snapshot import SnapshotSettings, compact_snapshot, take_sna
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.hot_journal import copy_with_journal
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import contents, fill, rows, small_disk, two_files
-from support.sqlite_processes import Bystander, die_in_a_transaction
+from support.directories import contents, fill, rows, small_disk, two_files
+from support.processes import CopyObserver, die_in_a_transaction
+from support.snapshots import SHORT_WAITS, Take
 
 pytestmark = pytest.mark.root
 
@@ -32,18 +32,18 @@ def test_a_copy_that_fills_the_disk_of_the_backups_leaves_nothing_there_and_take
     path = tmp_path / "tasks.db"
     make_bank(path, rows=60_000)
     before = back_up(path)
-    assert before.told == ("published", 0)
+    assert before.outcome == ("published", 0)
     with running_app(path) as app:
         app.sql("UPDATE account SET balance = balance + 1")
     asleep(1500)
-    other = Bystander(lambda: fill(disk_of_backups))
-    job = back_up(path, progress=other)
-    assert (job.told, other.done) == (("failed", 1), True)
-    assert "the file system of the backups" in job.error
-    assert "free space" in job.hint
-    assert (job.generations, job.staged) == (before.generations, [])
+    other = CopyObserver(lambda: fill(disk_of_backups))
+    result = back_up(path, progress=other)
+    assert (result.outcome, other.done) == (("failed", 1), True)
+    assert "the file system of the backups" in result.error
+    assert "free space" in result.hint
+    assert (result.generations, result.staged) == (before.generations, [])
     (disk_of_backups / "filler").unlink()
-    assert back_up(path).told == ("published", 0)
+    assert back_up(path).outcome == ("published", 0)
 
 
 def test_an_app_whose_disk_is_too_full_for_shared_memory_is_told_of_that(tmp_path: Path, take: Take) -> None:
@@ -115,7 +115,7 @@ def test_a_copy_that_has_no_room_to_be_compacted_in_is_told_as_such(tmp_path: Pa
     with small_disk(tmp_path / "disk", "300k") as disk:
         (disk / "staging").mkdir()
         source = Source.inspect(tmp_path / "tasks.db")
-        copy = take_snapshot(source, HASTY, disk / "staging", lambda _d, _t: None, lambda _e, _m: None)
+        copy = take_snapshot(source, SHORT_WAITS, disk / "staging", lambda _d, _t: None, lambda _e, _m: None)
         with pytest.raises(NoSpace, match="no room to compact the copy"):
             compact_snapshot(copy)
         assert is_balanced(copy.path)

@@ -14,15 +14,15 @@ from backupd.errors import SnapshotFailed
 from backupd.sqlite.snapshot import probe_source, take_snapshot
 from backupd.sqlite.source import Source
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.bank import make_bank
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import through_fuse
-from support.sqlite_processes import at_work_on, children_of, is_gone, serving, state_of, stopped, wait_until
+from support.directories import through_fuse
+from support.processes import children_of, copying_process, is_gone, serving, state_of, stopped, wait_until
+from support.snapshots import SHORT_WAITS, Take
 
 TIMEOUT_S = 1.5
 SOON_S = 15.0  # 3 s of grace, 5 s for a child that cannot even be killed, and a busy machine
-IMPATIENT = replace(HASTY, timeout_s=TIMEOUT_S, busy_timeout_s=60, network_fs="allow")
+IMPATIENT = replace(SHORT_WAITS, timeout_s=TIMEOUT_S, busy_timeout_s=60, network_fs="allow")
 LATE = r"was not copied within 2 s: the process at work on the copy hangs, and was given up"
 
 
@@ -56,7 +56,7 @@ def test_a_child_that_is_stopped_is_killed_and_holds_no_lock_any_more(path: Path
     with running_app(path) as app, ThreadPoolExecutor(1) as pool:
         app.sql("BEGIN EXCLUSIVE")
         copying = pool.submit(take, path, IMPATIENT)
-        child = at_work_on(path)
+        child = copying_process(path)
         with stopped(child), too_late():
             copying.result()
         assert is_gone(child)
@@ -68,13 +68,13 @@ def test_a_run_whose_child_hangs_fails_and_leaves_nothing_in_staging(path: Path,
     with running_app(path) as app, ThreadPoolExecutor(1) as pool:
         app.sql("BEGIN EXCLUSIVE")
         copying = pool.submit(back_up, path, IMPATIENT)
-        with stopped(at_work_on(path)):
-            job = copying.result()
+        with stopped(copying_process(path)):
+            backup_result = copying.result()
         app.sql("COMMIT")
-    assert job.told == ("failed", 1)
-    assert "was not copied within 2 s: the process at work on the copy hangs" in job.error
-    assert (job.generations, job.staged) == ({}, [])
-    assert back_up(path).told == ("published", 0)
+    assert backup_result.outcome == ("failed", 1)
+    assert "was not copied within 2 s: the process at work on the copy hangs" in backup_result.error
+    assert (backup_result.generations, backup_result.staged) == ({}, [])
+    assert back_up(path).outcome == ("published", 0)
 
 
 @pytest.mark.root

@@ -14,11 +14,11 @@ from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.hot_journal import copy_with_journal
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import contents, read_only, rows, two_files
-from support.sqlite_processes import die_in_a_transaction
+from support.directories import contents, read_only, rows, two_files
+from support.processes import die_in_a_transaction
+from support.snapshots import SHORT_WAITS, Take
 
 
 @pytest.fixture(params=["delete", "truncate", "persist"])
@@ -56,34 +56,34 @@ def test_on_a_read_only_mount_it_is_copied_as_well(hot: Path, take: Take) -> Non
 
 @one_kind
 def test_such_a_run_is_degraded_and_says_why(hot: Path, back_up: BackUp) -> None:
-    job = back_up(hot)
-    assert job.told == ("degraded", 3)
-    assert "died in a transaction" in job.report.warnings[0]
-    assert "snapshot.waiting" in job.events
+    result = back_up(hot)
+    assert result.outcome == ("degraded", 3)
+    assert "died in a transaction" in result.report.warnings[0]
+    assert "snapshot.waiting" in result.events
 
 
 @one_kind
 def test_where_copying_a_journal_is_not_wanted_the_run_fails_with_the_way_out(hot: Path, back_up: BackUp) -> None:
     before = contents(hot.parent)
-    job = back_up(hot, replace(HASTY, hot_journal="fail"))
-    assert job.told == ("failed", 1)
-    assert "its app died in a transaction and was not started again" in job.error
-    assert 'start the app, which rolls it back; or set hot_journal = "copy"' in job.hint
-    assert (job.generations, job.staged) == ({}, [])
+    result = back_up(hot, replace(SHORT_WAITS, hot_journal="fail"))
+    assert result.outcome == ("failed", 1)
+    assert "its app died in a transaction and was not started again" in result.error
+    assert 'start the app, which rolls it back; or set hot_journal = "copy"' in result.hint
+    assert (result.generations, result.staged) == ({}, [])
     assert contents(hot.parent) == before
 
 
 @one_kind
 def test_a_probe_tells_of_it_and_touches_nothing(hot: Path, tmp_path: Path) -> None:
     before = contents(hot.parent)
-    assert probe_source(Source.inspect(hot), HASTY, tmp_path)["hot"] is True
+    assert probe_source(Source.inspect(hot), SHORT_WAITS, tmp_path)["hot"] is True
     assert contents(hot.parent) == before
 
 
 @one_kind
 def test_the_time_of_the_whole_copy_counts_here_too(hot: Path, take: Take) -> None:
     with pytest.raises(SnapshotFailed, match="was not copied within"):
-        take(hot, replace(HASTY, timeout_s=1e-6))
+        take(hot, replace(SHORT_WAITS, timeout_s=1e-6))
 
 
 @one_kind
@@ -94,7 +94,7 @@ def test_an_app_that_starts_again_meanwhile_rolls_back_and_is_copied_as_usual(ho
 
     restart = threading.Thread(target=start_again)
     restart.start()
-    copy = take(hot, replace(HASTY, hot_journal_wait_s=30))
+    copy = take(hot, replace(SHORT_WAITS, hot_journal_wait_s=30))
     restart.join()
     assert not copy.hot_journal
     assert is_balanced(copy.path)

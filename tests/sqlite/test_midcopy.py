@@ -10,10 +10,10 @@ import pytest
 
 from backupd.errors import SnapshotFailed
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_processes import Bystander, nothing, wait_until
+from support.processes import CopyObserver, nothing, wait_until
+from support.snapshots import SHORT_WAITS, Take
 
 pytestmark = pytest.mark.no_cover
 
@@ -60,100 +60,100 @@ def overwriting(path: Path) -> Callable[[], object]:
 def test_a_database_that_is_replaced_is_copied_once_more_and_the_new_one_is_published(
     tmp_path: Path, path: Path, back_up: BackUp
 ) -> None:
-    other = Bystander(replacing(path, 500))
-    job = back_up(path, progress=other)
-    assert (job.told, other.done) == (("published", 0), True)
-    assert job.events.count("snapshot.retried") == 1
-    assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=500)
+    other = CopyObserver(replacing(path, 500))
+    result = back_up(path, progress=other)
+    assert (result.outcome, other.done) == (("published", 0), True)
+    assert result.events.count("snapshot.retried") == 1
+    assert is_balanced(result.unpacked(tmp_path / "restored.db"), rows=500)
 
 
 def test_a_database_that_is_replaced_again_and_again_is_a_temporary_failure(path: Path, back_up: BackUp) -> None:
-    other = Bystander(replacing(path, ROWS + 1), replacing(path, ROWS + 2))
-    job = back_up(path, progress=other)
-    assert (job.told, other.done) == (("failed", 75), True)
-    assert "was replaced while it was copied" in job.error
-    assert job.events.count("snapshot.retried") == 1
-    assert (job.generations, job.staged) == ({}, [])
+    other = CopyObserver(replacing(path, ROWS + 1), replacing(path, ROWS + 2))
+    result = back_up(path, progress=other)
+    assert (result.outcome, other.done) == (("failed", 75), True)
+    assert "was replaced while it was copied" in result.error
+    assert result.events.count("snapshot.retried") == 1
+    assert (result.generations, result.staged) == ({}, [])
 
 
 def test_a_rollback_database_that_is_replaced_is_noticed_too(tmp_path: Path, rollback: Path, back_up: BackUp) -> None:
-    other = Bystander(replacing(rollback, 500, "delete"))
-    job = back_up(rollback, progress=other)
-    assert (job.told, other.done) == (("published", 0), True)
-    assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=500)
+    other = CopyObserver(replacing(rollback, 500, "delete"))
+    result = back_up(rollback, progress=other)
+    assert (result.outcome, other.done) == (("published", 0), True)
+    assert is_balanced(result.unpacked(tmp_path / "restored.db"), rows=500)
 
 
 def test_a_database_that_is_deleted_fails_as_missing_and_is_not_made_again(path: Path, back_up: BackUp) -> None:
-    other = Bystander(path.unlink)
-    job = back_up(path, progress=other)
-    assert (job.told, other.done) == (("failed", 1), True)
-    assert f"no database at {path}" in job.error
+    other = CopyObserver(path.unlink)
+    result = back_up(path, progress=other)
+    assert (result.outcome, other.done) == (("failed", 1), True)
+    assert f"no database at {path}" in result.error
     assert not path.exists()
-    assert (job.generations, job.staged) == ({}, [])
+    assert (result.generations, result.staged) == ({}, [])
 
 
 def test_a_database_that_is_overwritten_in_place_is_copied_once_more_and_quarantined_if_it_stays_so(
     path: Path, back_up: BackUp
 ) -> None:
-    other = Bystander(overwriting(path))
-    job = back_up(path, progress=other)
-    assert (job.told, other.done) == (("failed", 1), True)
-    assert "is corrupt" in job.error
-    assert job.events.count("snapshot.retried") == 1
-    assert (job.generations, job.staged, len(job.quarantined)) == ({}, [], 1)
-    assert job.context.holds.get("tasks") is not None
+    other = CopyObserver(overwriting(path))
+    result = back_up(path, progress=other)
+    assert (result.outcome, other.done) == (("failed", 1), True)
+    assert "is corrupt" in result.error
+    assert result.events.count("snapshot.retried") == 1
+    assert (result.generations, result.staged, len(result.quarantined)) == ({}, [], 1)
+    assert result.context.holds.get("tasks") is not None
 
 
 def test_a_database_that_is_whole_again_for_the_second_copy_is_published(
     tmp_path: Path, path: Path, back_up: BackUp
 ) -> None:
     whole = path.read_bytes()
-    other = Bystander(overwriting(path), before=(nothing, lambda: path.write_bytes(whole)))
-    job = back_up(path, progress=other)
-    assert (job.told, other.done) == (("published", 0), True)
-    assert job.events.count("snapshot.retried") == 1
-    assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=ROWS)
-    assert job.context.holds.get("tasks") is None
+    other = CopyObserver(overwriting(path), before=(nothing, lambda: path.write_bytes(whole)))
+    result = back_up(path, progress=other)
+    assert (result.outcome, other.done) == (("published", 0), True)
+    assert result.events.count("snapshot.retried") == 1
+    assert is_balanced(result.unpacked(tmp_path / "restored.db"), rows=ROWS)
+    assert result.context.holds.get("tasks") is None
 
 
 def test_a_database_that_is_cut_is_copied_once_more_and_fails_as_damaged(path: Path, back_up: BackUp) -> None:
-    other = Bystander(lambda: os.truncate(path, 8192))
-    job = back_up(path, progress=other)
-    assert (job.told, other.done) == (("failed", 1), True)
-    assert f"{path} is damaged" in job.error
-    assert job.events.count("snapshot.retried") == 1
-    assert (job.generations, job.staged) == ({}, [])
-    assert job.context.holds.get("tasks") is not None
+    other = CopyObserver(lambda: os.truncate(path, 8192))
+    result = back_up(path, progress=other)
+    assert (result.outcome, other.done) == (("failed", 1), True)
+    assert f"{path} is damaged" in result.error
+    assert result.events.count("snapshot.retried") == 1
+    assert (result.generations, result.staged) == ({}, [])
+    assert result.context.holds.get("tasks") is not None
 
 
 def test_a_rollback_database_that_is_cut_is_told_as_damaged(rollback: Path, back_up: BackUp) -> None:
-    other = Bystander(lambda: os.truncate(rollback, 8192))
-    job = back_up(rollback, progress=other)
-    assert (job.told, other.done) == (("failed", 1), True)
-    assert f"{rollback} is damaged: " in job.error
-    assert "not an error" not in job.error
-    assert job.events.count("snapshot.retried") == 1
-    assert (job.generations, job.staged) == ({}, [])
+    other = CopyObserver(lambda: os.truncate(rollback, 8192))
+    result = back_up(rollback, progress=other)
+    assert (result.outcome, other.done) == (("failed", 1), True)
+    assert f"{rollback} is damaged: " in result.error
+    assert "not an error" not in result.error
+    assert result.events.count("snapshot.retried") == 1
+    assert (result.generations, result.staged) == ({}, [])
 
 
 def test_a_rollback_database_that_is_cut_and_whole_again_is_copied_once_more(
     tmp_path: Path, rollback: Path, back_up: BackUp
 ) -> None:
     whole = rollback.read_bytes()
-    other = Bystander(lambda: os.truncate(rollback, 8192), before=(nothing, lambda: rollback.write_bytes(whole)))
-    job = back_up(rollback, progress=other)
-    assert (job.told, other.done) == (("published", 0), True)
-    assert job.events.count("snapshot.retried") == 1
-    assert is_balanced(job.unpacked(tmp_path / "restored.db"), rows=MANY_ROWS)
-    assert job.context.holds.get("tasks") is None
+    other = CopyObserver(lambda: os.truncate(rollback, 8192), before=(nothing, lambda: rollback.write_bytes(whole)))
+    result = back_up(rollback, progress=other)
+    assert (result.outcome, other.done) == (("published", 0), True)
+    assert result.events.count("snapshot.retried") == 1
+    assert is_balanced(result.unpacked(tmp_path / "restored.db"), rows=MANY_ROWS)
+    assert result.context.holds.get("tasks") is None
 
 
 def test_a_database_that_becomes_something_else_is_told_as_such(path: Path, back_up: BackUp) -> None:
-    other = Bystander(lambda: path.write_bytes(b"\x55" * 9_000_000))
-    job = back_up(path, progress=other)
-    assert (job.told, other.done) == (("failed", 1), True)
-    assert f"{path} is not a SQLite database" in job.error
-    assert (job.generations, job.staged) == ({}, [])
+    other = CopyObserver(lambda: path.write_bytes(b"\x55" * 9_000_000))
+    result = back_up(path, progress=other)
+    assert (result.outcome, other.done) == (("failed", 1), True)
+    assert f"{path} is not a SQLite database" in result.error
+    assert (result.generations, result.staged) == ({}, [])
 
 
 def test_a_commit_that_lands_in_the_middle_is_in_no_half_in_the_copy(path: Path, take: Take) -> None:
@@ -191,7 +191,7 @@ def test_a_wal_that_was_as_large_before_is_no_growth(path: Path, take: Take) -> 
 
 def test_a_copy_that_sleeps_too_long_is_given_up(path: Path, take: Take) -> None:
     with pytest.raises(SnapshotFailed, match="was not copied within 0 s") as failed:
-        take(path, replace(HASTY, timeout_s=0.3))
+        take(path, replace(SHORT_WAITS, timeout_s=0.3))
     assert "timeout_s" in failed.value.hint
 
 
@@ -211,38 +211,38 @@ class Slow:
         wait_until(lambda: time.monotonic() > self._began + self._least_s)
 
 
-SIX_SECONDS = replace(HASTY, timeout_s=6, busy_timeout_s=60)
+SIX_SECONDS = replace(SHORT_WAITS, timeout_s=6, busy_timeout_s=60)
 
 
 def test_no_second_copy_is_begun_that_would_not_be_done_in_time(path: Path, back_up: BackUp) -> None:
     slow, replaced = Slow(3.1), replacing(path, 500)
-    other = Bystander(lambda: (replaced(), slow.end()), before=(slow.begin,))
-    job = back_up(path, SIX_SECONDS, other)
-    assert (job.told, other.done) == (("failed", 75), True)
-    assert "was replaced while it was copied" in job.error
-    assert "snapshot.retried" not in job.events
-    assert back_up(path).told == ("published", 0)
+    other = CopyObserver(lambda: (replaced(), slow.end()), before=(slow.begin,))
+    result = back_up(path, SIX_SECONDS, other)
+    assert (result.outcome, other.done) == (("failed", 75), True)
+    assert "was replaced while it was copied" in result.error
+    assert "snapshot.retried" not in result.events
+    assert back_up(path).outcome == ("published", 0)
 
 
 def test_a_corrupt_copy_is_the_answer_where_there_is_no_time_for_another(path: Path, back_up: BackUp) -> None:
     slow, overwrite = Slow(3.1), overwriting(path)
-    other = Bystander(lambda: (overwrite(), slow.end()), before=(slow.begin,))
-    job = back_up(path, SIX_SECONDS, other)
-    assert (job.told, other.done) == (("failed", 1), True)
-    assert "is corrupt" in job.error
-    assert "snapshot.retried" not in job.events
-    assert len(job.quarantined) == 1
-    assert job.context.holds.get("tasks") is not None
+    other = CopyObserver(lambda: (overwrite(), slow.end()), before=(slow.begin,))
+    result = back_up(path, SIX_SECONDS, other)
+    assert (result.outcome, other.done) == (("failed", 1), True)
+    assert "is corrupt" in result.error
+    assert "snapshot.retried" not in result.events
+    assert len(result.quarantined) == 1
+    assert result.context.holds.get("tasks") is not None
 
 
 def test_the_second_copy_has_what_the_first_one_left_of_the_time(path: Path, back_up: BackUp) -> None:
     slow, replaced = Slow(2), replacing(path, 500, "delete")
     with running_app(path.with_name("other-500.db")) as app:
         app.sql("BEGIN EXCLUSIVE")
-        other = Bystander(lambda: (replaced(), slow.end()), before=(slow.begin,))
-        job = back_up(path, SIX_SECONDS, other)
+        other = CopyObserver(lambda: (replaced(), slow.end()), before=(slow.begin,))
+        result = back_up(path, SIX_SECONDS, other)
         app.sql("COMMIT")
-    assert (job.told, other.done) == (("failed", 75), True)
-    assert "stayed locked for" in job.error
-    assert job.events.count("snapshot.retried") == 1
-    assert 6 < job.report.duration_s < 8
+    assert (result.outcome, other.done) == (("failed", 75), True)
+    assert "stayed locked for" in result.error
+    assert result.events.count("snapshot.retried") == 1
+    assert 6 < result.report.duration_s < 8

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.bank import make_bank
+from support.directories import contents, mounted, rows
 from support.snapshots import Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import contents, mounted, rows
 
 ALONE = "is mounted without its directory"
 pytestmark = pytest.mark.root
@@ -38,12 +38,12 @@ def test_the_file_alone_is_refused_with_the_line_that_mounts_its_directory(
     with running_app(app_data / "tasks.db") as app, mounted(app_data / "tasks.db", seen / name) as path:
         app.sql("CREATE TABLE only_in_the_wal(a)")
         before = contents(app_data)
-        job = back_up(path, allow_links=True)
-        assert job.told == ("failed", 1)
-        assert ALONE in job.error
-        assert f"-v {app_data}:{seen}" in job.hint
-        assert (f"where the database is {seen}/tasks.db" in job.hint) == (name != "tasks.db")
-        assert (job.generations, contents(app_data), [*seen.iterdir()]) == ({}, before, [path])
+        result = back_up(path, allow_links=True)
+        assert result.outcome == ("failed", 1)
+        assert ALONE in result.error
+        assert f"-v {app_data}:{seen}" in result.hint
+        assert (f"where the database is {seen}/tasks.db" in result.hint) == (name != "tasks.db")
+        assert (result.generations, contents(app_data), [*seen.iterdir()]) == ({}, before, [path])
 
 
 def test_a_file_that_its_app_has_replaced_on_the_host_is_refused_likewise(
@@ -68,11 +68,11 @@ def test_a_second_name_that_a_mount_gives_is_refused_unless_it_is_allowed(
     app_data: Path, seen: Path, back_up: BackUp
 ) -> None:
     with mounted(app_data / "tasks.db", seen / "tasks.db") as other:
-        job = back_up(app_data / "tasks.db")
-        assert job.told == ("failed", 1)
-        assert f"is also mounted as {other}" in job.error
-        assert back_up(app_data / "tasks.db", allow_links=True).told == ("published", 0)
-    assert back_up(app_data / "tasks.db").told == ("unchanged", 0)
+        result = back_up(app_data / "tasks.db")
+        assert result.outcome == ("failed", 1)
+        assert f"is also mounted as {other}" in result.error
+        assert back_up(app_data / "tasks.db", allow_links=True).outcome == ("published", 0)
+    assert back_up(app_data / "tasks.db").outcome == ("unchanged", 0)
 
 
 def test_an_app_that_has_the_file_alone_and_its_wal_in_its_own_container_is_noticed(
@@ -82,15 +82,15 @@ def test_an_app_that_has_the_file_alone_and_its_wal_in_its_own_container_is_noti
     inside = tmp_path / "container" / "tasks.db"
     inside.touch()
     script = f'mount --bind {app_data}/tasks.db {inside} && exec "$@"'
-    assert back_up(app_data / "tasks.db").told == ("published", 0)  # which leaves an empty WAL there
+    assert back_up(app_data / "tasks.db").outcome == ("published", 0)  # which leaves an empty WAL there
     with running_app(inside, through=["unshare", "-m", "sh", "-c", script, "sh"]) as app:
         app.sql("CREATE TABLE only_in_the_wal(a)")
         assert (inside.parent / "tasks.db-wal").stat().st_size > 0
-        job = back_up(app_data / "tasks.db")
-        assert job.told == ("failed", 1)
-        assert "its WAL is not here: it opened the file by another name" in job.error
-        assert f"-v DIRECTORY:{app_data}" in job.hint
-    assert back_up(app_data / "tasks.db").told == ("published", 0)
+        result = back_up(app_data / "tasks.db")
+        assert result.outcome == ("failed", 1)
+        assert "its WAL is not here: it opened the file by another name" in result.error
+        assert f"-v DIRECTORY:{app_data}" in result.hint
+    assert back_up(app_data / "tasks.db").outcome == ("published", 0)
 
 
 def test_a_link_into_a_mount_is_followed_to_its_wal_and_one_to_a_file_that_is_mounted_is_refused(
@@ -112,6 +112,6 @@ def test_the_directory_that_docker_makes_of_a_missing_file_is_told_as_such(
 ) -> None:
     (tmp_path / "missing.db").mkdir()
     with mounted(tmp_path / "missing.db", seen / "tasks.db") as path:
-        job = back_up(path)
-    assert f"{path} is a directory" in job.error
-    assert "Docker makes a directory" in job.hint
+        result = back_up(path)
+    assert f"{path} is a directory" in result.error
+    assert "Docker makes a directory" in result.hint

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from support.app import running_app
+from support.backup_runs import APP, FOREIGN, NO_CAPABILITIES, SETUID_ONLY, STRANGER, backupd_as, backupd_process
 from support.bank import is_balanced, make_bank
-from support.sqlite_jobs import APP, FOREIGN, HELPLESS, POWERLESS, STRANGER, backupd_as, backupd_process
-from support.sqlite_places import contents, rows, state
-from support.sqlite_processes import children_of, die_in_a_transaction, has_open, is_gone, wait_until
+from support.directories import contents, rows, state
+from support.processes import children_of, die_in_a_transaction, has_open, is_gone, wait_until
 
 pytestmark = pytest.mark.root
 helpless = pytest.mark.parametrize(
-    "who", [HELPLESS, (*HELPLESS[:-1], f"{HELPLESS[-1]},+chown")], ids=["may not chown", "may chown"]
+    "who", [SETUID_ONLY, (*SETUID_ONLY[:-1], f"{SETUID_ONLY[-1]},+chown")], ids=["may not chown", "may chown"]
 )
 AS_THE_APP = tuple(word.replace(str(STRANGER), str(APP)) for word in FOREIGN)
 
@@ -39,7 +39,7 @@ def restored(store: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("who", "side_files"),
-    [(FOREIGN, ()), (FOREIGN, ("-wal",)), (FOREIGN, ("-shm",)), (POWERLESS, ())],
+    [(FOREIGN, ()), (FOREIGN, ("-wal",)), (FOREIGN, ("-shm",)), (NO_CAPABILITIES, ())],
     ids=["closed", "WAL alone", "shared memory alone", "powerless root"],
 )
 def test_an_idle_wal_database_of_another_user_is_refused_before_it_is_touched(
@@ -62,7 +62,7 @@ def test_an_idle_wal_database_of_another_user_is_refused_before_it_is_touched(
 
 @pytest.mark.parametrize(
     ("who", "directory_mode", "mode"),
-    [(FOREIGN, 0o755, 0o644), (FOREIGN, 0o770, 0o664), (POWERLESS, 0o755, 0o644)],
+    [(FOREIGN, 0o755, 0o644), (FOREIGN, 0o770, 0o664), (NO_CAPABILITIES, 0o755, 0o644)],
     ids=["reader", "writer by group", "powerless root"],
 )
 def test_another_user_can_copy_while_the_app_has_its_database_open(
@@ -180,7 +180,7 @@ def test_a_directory_that_root_may_not_look_into_is_told_with_the_capability_tha
 
 def test_a_file_that_may_not_be_read_is_told_with_whom_to_run_as(data: Path, store: Path) -> None:
     (data / "tasks.db").chmod(0o600)
-    done = backupd_as(POWERLESS, data / "tasks.db", store)
+    done = backupd_as(NO_CAPABILITIES, data / "tasks.db", store)
     assert done.returncode == 1
     assert "no right to read" in done.stderr
     assert f"run backupd as the owner of the file (uid {APP}), or as root with the capabilities SETUID" in done.stderr

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support.backup_runs import BackUp
 from support.bank import make_bank
-from support.sqlite_jobs import BackUp
 
 MAGIC = b"SQLite format 3\0"
 NOT_SQLITE = "is not a SQLite database"
@@ -66,14 +66,14 @@ def test_what_cannot_be_backed_up_is_refused_with_advice_and_costs_no_generation
         file.unlink()
     become(path)
     there = {p.name: p.lstat() for p in path.parent.iterdir()}
-    job = back_up(path)
-    assert job.told == ("failed", 1)
-    assert said in job.error
-    assert advised in job.hint
-    assert (job.generations, job.staged, job.quarantined) == (before, [], [])
-    assert "snapshot.retried" not in job.events
+    result = back_up(path)
+    assert result.outcome == ("failed", 1)
+    assert said in result.error
+    assert advised in result.hint
+    assert (result.generations, result.staged, result.quarantined) == (before, [], [])
+    assert "snapshot.retried" not in result.events
     unreadable = said in {NOT_SQLITE, "was made by another engine"}  # and was readable before
-    assert (job.context.holds.get("tasks") is not None) == unreadable
+    assert (result.context.holds.get("tasks") is not None) == unreadable
     assert {p.name: (s.st_mode, s.st_size, s.st_mtime_ns) for p in path.parent.iterdir() if (s := p.lstat())} == {
         name: (s.st_mode, s.st_size, s.st_mtime_ns) for name, s in there.items()
     }
@@ -81,9 +81,9 @@ def test_what_cannot_be_backed_up_is_refused_with_advice_and_costs_no_generation
 
 def test_a_path_that_leads_through_a_file_is_told_as_such(tmp_path: Path, back_up: BackUp) -> None:
     make_bank(tmp_path / "file")
-    job = back_up(tmp_path / "file" / "tasks.db")
-    assert job.told == ("failed", 1)
-    assert "cannot be looked at: Not a directory" in job.error
+    result = back_up(tmp_path / "file" / "tasks.db")
+    assert result.outcome == ("failed", 1)
+    assert "cannot be looked at: Not a directory" in result.error
 
 
 @pytest.mark.parametrize("size", [0, 1])
@@ -92,14 +92,14 @@ def test_a_database_that_is_meant_to_be_empty_becomes_a_generation_that_opens_as
 ) -> None:
     path = tmp_path / "tasks.db"
     path.write_bytes(b"x" * size)
-    job = back_up(path, allow_empty=True)
-    assert (job.told, job.report.verification) == (("published", 0), "full")
-    restored = job.unpacked(tmp_path / "restored.db")
-    assert restored.stat().st_size == job.report.snapshot_bytes
+    result = back_up(path, allow_empty=True)
+    assert (result.outcome, result.report.verification) == (("published", 0), "full")
+    restored = result.unpacked(tmp_path / "restored.db")
+    assert restored.stat().st_size == result.report.snapshot_bytes
     make_bank(restored)
     assert path.read_bytes() == b"x" * size
     again = back_up(path, allow_empty=True)
-    assert (again.told, again.generations) == (("unchanged", 0), job.generations)
+    assert (again.outcome, again.generations) == (("unchanged", 0), result.generations)
 
 
 def test_a_database_that_became_empty_freezes_nothing_until_that_is_allowed(tmp_path: Path, back_up: BackUp) -> None:
@@ -108,10 +108,10 @@ def test_a_database_that_became_empty_freezes_nothing_until_that_is_allowed(tmp_
     full = back_up(path)
     os.truncate(path, 0)
     refused = back_up(path)
-    assert refused.told == ("failed", 1)
+    assert refused.outcome == ("failed", 1)
     assert refused.generations == full.generations
     allowed = back_up(path, allow_empty=True)
-    assert allowed.told == ("degraded", 3)
+    assert allowed.outcome == ("degraded", 3)
     assert "shrank" in allowed.report.warnings[0]
     assert full.generations.items() <= allowed.generations.items()
 
@@ -122,12 +122,12 @@ def test_a_database_that_was_cut_is_damage_and_freezes_pruning(tmp_path: Path, b
     make_bank(path)
     before = back_up(path).generations
     os.truncate(path, size)
-    job = back_up(path)
-    assert job.told == ("failed", 1)
-    assert "is damaged: database disk image is malformed" in job.error
-    assert "restore the last good generation" in job.hint
-    assert (job.generations, job.staged) == (before, [])
-    hold = job.context.holds.get("tasks")
+    result = back_up(path)
+    assert result.outcome == ("failed", 1)
+    assert "is damaged: database disk image is malformed" in result.error
+    assert "restore the last good generation" in result.hint
+    assert (result.generations, result.staged) == (before, [])
+    hold = result.context.holds.get("tasks")
     assert hold is not None
     assert hold.kind == "corrupt"
 

@@ -13,8 +13,8 @@ import pytest
 from backupd.sqlite.integrity import checking
 from backupd.sqlite.snapshot import SnapshotSettings, take_snapshot
 from backupd.sqlite.source import Source
+from support.directories import rows, small_disk
 from support.snapshots import Take
-from support.sqlite_places import rows, small_disk
 
 pytestmark = pytest.mark.no_cover
 

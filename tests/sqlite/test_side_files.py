@@ -8,10 +8,10 @@ import pytest
 from backupd.errors import SourceUnusable
 from backupd.sqlite.snapshot import SnapshotSettings
 from support.app import App, running_app
+from support.backup_runs import APP, BackUp
 from support.bank import is_balanced, make_bank, running_bank
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import APP, BackUp
-from support.sqlite_places import contents, read_only, rows, small_disk, state, through_fuse
+from support.directories import contents, read_only, rows, small_disk, state, through_fuse
+from support.snapshots import SHORT_WAITS, Take
 
 LATE = "SELECT a FROM late"
 
@@ -62,7 +62,7 @@ def test_a_checkpoint_is_never_made_for_the_app(tmp_path: Path, take: Take) -> N
     with running_app(path) as app:
         app.sql("INSERT INTO ledger(amount) VALUES (1)")
         before = path.read_bytes()
-        take(path, HASTY)
+        take(path, SHORT_WAITS)
         assert path.read_bytes() == before
 
 
@@ -134,10 +134,10 @@ def test_on_a_read_only_mount_a_wal_database_without_side_files_cannot_be_read_a
         (data / f"tasks.db{suffix}").unlink()
     before = state(data)
     with read_only(data) as mount:
-        job = back_up(mount / "tasks.db")
-    assert job.told == ("failed", 1)
-    assert "cannot be opened" in job.error
-    assert "mount the volume writable, or back up while the app runs" in job.hint
+        result = back_up(mount / "tasks.db")
+    assert result.outcome == ("failed", 1)
+    assert "cannot be opened" in result.error
+    assert "mount the volume writable, or back up while the app runs" in result.hint
     assert state(data) == before
 
 
@@ -145,10 +145,10 @@ def test_on_a_read_only_mount_a_wal_database_without_side_files_cannot_be_read_a
 def test_through_fuse_a_wal_database_is_refused_unless_allowed(data: Path, take: Take, back_up: BackUp) -> None:
     before = state(data)
     with through_fuse(data) as mount:
-        job = back_up(mount / "tasks.db")
-        assert job.told == ("failed", 1)
-        assert "is a WAL database on fuse" in job.error
-        assert 'network_fs = "allow"' in job.hint
+        result = back_up(mount / "tasks.db")
+        assert result.outcome == ("failed", 1)
+        assert "is a WAL database on fuse" in result.error
+        assert 'network_fs = "allow"' in result.hint
         assert state(data) == before
         copy = take(mount / "tasks.db", SnapshotSettings(network_fs="allow"))
     assert is_balanced(copy.path)
@@ -161,10 +161,10 @@ def test_through_fuse_a_rollback_database_is_copied_with_a_warning_unless_allowe
     os.chown(data / "plain.db", APP, APP)
     with through_fuse(data) as mount:
         warned = back_up(mount / "plain.db")
-        assert warned.told == ("degraded", 3)
+        assert warned.outcome == ("degraded", 3)
         assert "whose locks may fail" in warned.report.warnings[0]
         allowed = back_up(mount / "plain.db", SnapshotSettings(network_fs="allow"))
-        assert (allowed.told, allowed.report.warnings) == (("unchanged", 0), ())
+        assert (allowed.outcome, allowed.report.warnings) == (("unchanged", 0), ())
 
 
 @pytest.mark.root

@@ -9,10 +9,10 @@ import pytest
 from backupd.errors import NoSpace, SourceUnusable
 from backupd.sqlite.source import Source
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import rows
+from support.directories import rows
+from support.snapshots import SHORT_WAITS, Take
 
 ODD_NAMES = [
     "a?mode=rwc",
@@ -44,10 +44,10 @@ def test_the_very_file_that_was_named_is_copied_and_no_other_is_made(
 def test_a_database_whose_name_is_not_utf8_gets_a_generation(tmp_path: Path, back_up: BackUp) -> None:
     path = tmp_path / os.fsdecode(b"tasks-\xff.db")
     make_bank(path)
-    job = back_up(path)
-    assert job.told == ("published", 0)
-    assert is_balanced(job.unpacked(tmp_path / "restored.db"))
-    assert back_up(path).told == ("unchanged", 0)
+    result = back_up(path)
+    assert result.outcome == ("published", 0)
+    assert is_balanced(result.unpacked(tmp_path / "restored.db"))
+    assert back_up(path).outcome == ("unchanged", 0)
 
 
 def test_a_lock_that_is_held_for_too_long_is_a_temporary_failure(tmp_path: Path, back_up: BackUp) -> None:
@@ -55,14 +55,14 @@ def test_a_lock_that_is_held_for_too_long_is_a_temporary_failure(tmp_path: Path,
     make_bank(path, "delete")
     with running_app(path) as app:
         app.sql("BEGIN EXCLUSIVE")
-        job = back_up(path)
+        result = back_up(path)
         app.sql("COMMIT")
-    assert job.told == ("failed", 75)
-    assert f"{path} stayed locked" in job.error
-    assert "raise busy_timeout_s" in job.hint
-    assert "locking_mode=EXCLUSIVE" in job.hint
-    assert (job.generations, job.staged) == ({}, [])
-    assert back_up(path).told == ("published", 0)
+    assert result.outcome == ("failed", 75)
+    assert f"{path} stayed locked" in result.error
+    assert "raise busy_timeout_s" in result.hint
+    assert "locking_mode=EXCLUSIVE" in result.hint
+    assert (result.generations, result.staged) == ({}, [])
+    assert back_up(path).outcome == ("published", 0)
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
@@ -74,9 +74,9 @@ def test_an_app_with_exclusive_locking_cannot_be_copied_and_is_told_of(
     with running_app(path) as app:
         app.sql("PRAGMA locking_mode=EXCLUSIVE")
         app.sql("INSERT INTO ledger(amount) VALUES (0)")
-        job = back_up(path)
-        assert job.told == ("failed", 75)
-        assert "let it use NORMAL" in job.hint
+        result = back_up(path)
+        assert result.outcome == ("failed", 75)
+        assert "let it use NORMAL" in result.hint
         app.sql("INSERT INTO ledger(amount) VALUES (0)")
 
 
@@ -124,13 +124,13 @@ def test_a_wal_that_is_never_checkpointed_is_told_of(tmp_path: Path, back_up: Ba
     with running_app(path) as app:
         app.sql("INSERT INTO ledger(amount) VALUES (1)")
         os.truncate(f"{path}-wal", 257 << 20)
-        job = back_up(path)
-    assert job.told == ("published", 0)
-    assert "the WAL is 257.0 MiB" in job.report.notes[0]
+        result = back_up(path)
+    assert result.outcome == ("published", 0)
+    assert "the WAL is 257.0 MiB" in result.report.notes[0]
 
 
 def test_a_copy_that_would_eat_the_reserve_of_the_app_is_given_up(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path, rows=60_000)
     with pytest.raises(NoSpace, match="the app's file system ran low while copying"):
-        take(path, replace(HASTY, reserve_bytes=1 << 60))
+        take(path, replace(SHORT_WAITS, reserve_bytes=1 << 60))

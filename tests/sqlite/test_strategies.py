@@ -9,11 +9,11 @@ import pytest
 from backupd.errors import SnapshotFailed, SourceBusy
 from backupd.sqlite.snapshot import SnapshotSettings
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.bank import make_bank, running_bank
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import rows
-from support.sqlite_processes import at_work_on
+from support.directories import rows
+from support.processes import copying_process
+from support.snapshots import SHORT_WAITS, Take
 
 ROWS = 200_000  # about 36 MiB: three unpinned steps
 NO_BUDGET = SnapshotSettings(writer_budget_s=1e-6)
@@ -101,12 +101,12 @@ def test_over_the_budget_and_never_quiet_the_writers_are_held_and_that_is_told(
 ) -> None:
     with running_bank(rollback, "delete", rows=ROWS) as bank:
         bank.wait_for_commits(20)
-        job = back_up(rollback, replace(NO_BUDGET, quiet_wait_s=0.2))
+        backup_result = back_up(rollback, replace(NO_BUDGET, quiet_wait_s=0.2))
         bank.wait_for_commits(20)
-    assert job.told == ("published", 0)
-    assert "snapshot.waiting" in job.events
-    assert "writers were held for" in job.report.notes[0]
-    assert is_one_moment(job.unpacked(tmp_path / "restored.db"))
+    assert backup_result.outcome == ("published", 0)
+    assert "snapshot.waiting" in backup_result.events
+    assert "writers were held for" in backup_result.report.notes[0]
+    assert is_one_moment(backup_result.unpacked(tmp_path / "restored.db"))
 
 
 def test_waiting_for_a_quiet_moment_ends_with_the_time_of_the_whole_copy(rollback: Path, take: Take) -> None:
@@ -130,8 +130,8 @@ def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path: Path, take: Take)
     with running_app(path) as app, ThreadPoolExecutor(1) as pool:
         app.sql("BEGIN EXCLUSIVE")
         app.sql("UPDATE account SET balance = balance + 1")
-        copying = pool.submit(take, path, replace(HASTY, busy_timeout_s=20))
-        at_work_on(path)
+        copying = pool.submit(take, path, replace(SHORT_WAITS, busy_timeout_s=20))
+        copying_process(path)
         assert not copying.done()
         app.sql("COMMIT")
         copy = copying.result()

@@ -10,10 +10,10 @@ import pytest
 from backupd.errors import TargetRefused
 from backupd.sqlite.worker.super_journal import read_record, settle_record
 from backupd.sqlite.worker_process import WorkerProcess
-from support.attached import balances, die_in_a_commit, make_accounts
-from support.snapshots import HASTY, Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import contents, hidden, mounted, rows
+from support.attached_databases import balances, die_in_a_commit, make_accounts
+from support.backup_runs import BackUp
+from support.directories import contents, hidden, mounted, rows
+from support.snapshots import SHORT_WAITS, Take
 
 BALANCE = "SELECT min(balance), max(balance) FROM account"
 pytestmark = pytest.mark.root
@@ -92,10 +92,10 @@ def test_at_another_path_the_super_journal_beside_it_tells_that_nothing_was_comm
     pair: Pair, volume: Path, tmp_path: Path, back_up: BackUp
 ) -> None:
     before = contents(volume)
-    job = back_up(volume / "tasks.db")
-    assert job.told == ("degraded", 3)
-    assert "copied as of before it" in job.report.warnings[0]
-    assert rows(job.unpacked(tmp_path / "restored.db"), BALANCE) == [(100, 100)]
+    backup_result = back_up(volume / "tasks.db")
+    assert backup_result.outcome == ("degraded", 3)
+    assert "copied as of before it" in backup_result.report.warnings[0]
+    assert rows(backup_result.unpacked(tmp_path / "restored.db"), BALANCE) == [(100, 100)]
     assert contents(volume) == before
     assert not pair.main.exists()
 
@@ -107,12 +107,12 @@ def test_where_the_super_journal_is_not_seen_the_backup_waits_and_fails_and_touc
 ) -> None:
     with hidden(pair.main.parent):
         before = contents(pair.attached.parent)
-        job = back_up(pair.attached, replace(HASTY, hot_journal=hot_journal))
-        assert job.told == ("failed", 1)
-        assert f"whose super-journal {pair.super_journal} is not seen here" in job.error
-        assert "start the app" in job.hint
-        assert "snapshot.waiting" in job.events
-        assert (job.generations, job.staged) == ({}, [])
+        backup_result = back_up(pair.attached, replace(SHORT_WAITS, hot_journal=hot_journal))
+        assert backup_result.outcome == ("failed", 1)
+        assert f"whose super-journal {pair.super_journal} is not seen here" in backup_result.error
+        assert "start the app" in backup_result.hint
+        assert "snapshot.waiting" in backup_result.events
+        assert (backup_result.generations, backup_result.staged) == ({}, [])
         assert contents(pair.attached.parent) == before
     assert pair.is_as_before_when_the_app_starts()
 
@@ -130,7 +130,7 @@ def test_another_file_by_the_name_of_the_super_journal_proves_nothing(pair: Pair
 def test_an_app_that_starts_again_meanwhile_finishes_it_and_is_copied_as_usual(pair: Pair, take: Take) -> None:
     restart = threading.Thread(target=pair.is_as_before_when_the_app_starts)
     restart.start()
-    copy = take(pair.attached, replace(HASTY, hot_journal_wait_s=30))
+    copy = take(pair.attached, replace(SHORT_WAITS, hot_journal_wait_s=30))
     restart.join()
     assert not copy.hot_journal
     assert rows(copy.path, BALANCE) == [(100, 100)]

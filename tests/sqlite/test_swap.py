@@ -17,8 +17,8 @@ from backupd.sqlite.swap_journal import intent_path
 from backupd.sqlite.target import Target
 from support.app import running_app
 from support.bank import make_bank
-from support.sqlite_places import kept_databases
-from support.sqlite_processes import wait_until
+from support.directories import kept_databases
+from support.processes import wait_until
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 OPENS = "import sys; file = open(sys.argv[1], 'rb'); print(file.read().decode(), flush=True)"

@@ -13,7 +13,7 @@ from backupd.errors import TargetInUse
 from backupd.sqlite import swap as swap_module
 from backupd.sqlite.file_lease import Lease
 from backupd.sqlite.swap import heal, swap
-from support.sqlite_places import kept_databases
+from support.directories import kept_databases
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 KEPT = "tasks.db.pre-restore-20261125T120000Z"

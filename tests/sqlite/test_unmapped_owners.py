@@ -14,9 +14,9 @@ import pytest
 
 from backupd.sqlite.database_files import side_files
 from support.app import running_app
+from support.backup_runs import APP
 from support.bank import is_balanced
-from support.sqlite_jobs import APP
-from support.sqlite_places import state
+from support.directories import state
 from support.user_namespace import IN_USER_NAMESPACE
 
 pytestmark = pytest.mark.root

@@ -10,9 +10,9 @@ import pytest
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.tasks.context import local_inventory
 from support.app import running_app
+from support.backup_runs import BackUp
+from support.directories import contents, rows
 from support.sqlite_checks import rewrite
-from support.sqlite_jobs import BackUp
-from support.sqlite_places import contents, rows
 
 COMPACT = SnapshotSettings(method="vacuum", busy_timeout_s=0.3, hot_journal_wait_s=0)
 
@@ -34,12 +34,12 @@ def test_free_pages_are_left_out_and_the_journal_mode_is_remembered(
     with running_app(database) as app:
         app.sql(f"PRAGMA journal_mode={journal_mode}")
         app.sql("PRAGMA user_version=42")
-        job = back_up(database, COMPACT)
-    assert job.told == ("published", 0)
-    manifest = local_inventory(job.context).manifests[str(job.report.generation)]
+        result = back_up(database, COMPACT)
+    assert result.outcome == ("published", 0)
+    manifest = local_inventory(result.context).manifests[str(result.report.generation)]
     assert (manifest.snapshot.method, manifest.snapshot.journal_mode) == ("vacuum", recorded)
-    restored = job.unpacked(tmp_path / "restored.db")
-    assert restored.stat().st_size == job.report.snapshot_bytes == manifest.snapshot.size_bytes
+    restored = result.unpacked(tmp_path / "restored.db")
+    assert restored.stat().st_size == result.report.snapshot_bytes == manifest.snapshot.size_bytes
     assert restored.stat().st_size < database.stat().st_size - 200_000
     assert rows(restored, "PRAGMA freelist_count") == [(0,)]
     assert rows(restored, "PRAGMA user_version") == [(42,)] == [(manifest.snapshot.user_version,)]
@@ -51,11 +51,11 @@ def test_free_pages_are_left_out_and_the_journal_mode_is_remembered(
 def test_the_same_database_vacuums_to_the_same_bytes(database: Path, back_up: BackUp) -> None:
     first = back_up(database, COMPACT)
     second = back_up(database, COMPACT)
-    assert second.told == ("unchanged", 0)
+    assert second.outcome == ("unchanged", 0)
     assert (second.report.generation, second.generations) == (first.report.generation, first.generations)
     with running_app(database) as app:
         app.sql("UPDATE account SET balance = 0 WHERE id = 7")
-    assert back_up(database, COMPACT).told == ("published", 0)
+    assert back_up(database, COMPACT).outcome == ("published", 0)
 
 
 def break_the_freelist(path: Path) -> None:
@@ -87,13 +87,13 @@ def test_damage_that_vacuum_would_launder_is_found_before(
     rows(database, f"VACUUM INTO '{laundered}'")
     assert rows(database, "PRAGMA integrity_check(1)") != [("ok",)]
     assert rows(laundered, "PRAGMA integrity_check(1)") == [("ok",)]
-    job = back_up(database, COMPACT)
-    assert job.told == ("failed", 1)
-    assert f"{database} is corrupt" in job.error
-    assert (job.generations, job.staged) == (before, [])
-    assert len(job.quarantined) == 1
-    assert job.quarantined[0].stat().st_size == database.stat().st_size
-    hold = job.context.holds.get("tasks")
+    result = back_up(database, COMPACT)
+    assert result.outcome == ("failed", 1)
+    assert f"{database} is corrupt" in result.error
+    assert (result.generations, result.staged) == (before, [])
+    assert len(result.quarantined) == 1
+    assert result.quarantined[0].stat().st_size == database.stat().st_size
+    hold = result.context.holds.get("tasks")
     assert hold is not None
     assert hold.kind == "corrupt"
 
@@ -115,11 +115,11 @@ def test_a_schema_that_needs_the_app_is_sent_to_the_other_method(database: Path,
             app.sql("INSERT INTO odd VALUES (1)")
     rewrite(database, "CREATE TABLE foreign_(a)", "CREATE TABLE foreign_(a) RANDOM ROWID")
     before = contents(database.parent)
-    job = back_up(database, COMPACT)
-    assert job.told == ("failed", 1)
-    assert "VACUUM needs to read the whole schema" in job.error
-    assert job.hint == 'use method = "backup"'
-    assert (job.generations, job.staged) == ({}, [])
-    assert job.context.holds.get("tasks") is None
+    result = back_up(database, COMPACT)
+    assert result.outcome == ("failed", 1)
+    assert "VACUUM needs to read the whole schema" in result.error
+    assert result.hint == 'use method = "backup"'
+    assert (result.generations, result.staged) == ({}, [])
+    assert result.context.holds.get("tasks") is None
     assert contents(database.parent)["tasks.db"] == before["tasks.db"]
     assert back_up(database).report.verification in {"full", "structural"}

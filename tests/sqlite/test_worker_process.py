@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from backupd.errors import SnapshotFailed
+from backupd.errors import WorkerFailed
 from backupd.sqlite.worker_process import WorkerProcess
 from support.app import running_app
+from support.backup_runs import BackUp
 from support.bank import make_bank
 from support.command import Backupd
+from support.processes import CopyObserver, children_of, has_open, is_gone, wait_until
 from support.snapshots import Take
-from support.sqlite_jobs import BackUp
-from support.sqlite_processes import Bystander, children_of, has_open, is_gone, wait_until
 
 CHECK = {"path": "tasks.db", "writer": "3.40.1", "priority": {}}
 PARENT = """
@@ -114,24 +114,24 @@ def test_a_child_that_is_killed_amid_a_copy_ends_the_run_with_the_name_of_the_si
             if has_open(pid, path):
                 os.kill(pid, signal.SIGKILL)
 
-    job = back_up(path, progress=Bystander(kill))
-    assert job.told == ("failed", 1)
-    assert "was killed by signal 9" in job.error
-    assert (job.generations, job.staged) == ({}, [])
+    backup_result = back_up(path, progress=CopyObserver(kill))
+    assert backup_result.outcome == ("failed", 1)
+    assert "was killed by signal 9" in backup_result.error
+    assert (backup_result.generations, backup_result.staged) == ({}, [])
 
 
 def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
     with WorkerProcess("integrity_check", CHECK, tmp_path) as child:
         os.kill(child._process.pid, signal.SIGKILL)
-        with pytest.raises(SnapshotFailed, match="killed by signal 9"):
+        with pytest.raises(WorkerFailed, match="killed by signal 9"):
             child.result()
 
 
 def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
     with (
         WorkerProcess("integrity_check", {"path": "tasks.db"}, tmp_path) as child,
-        pytest.raises(SnapshotFailed, match=r"ended with 1: (?s:.)*KeyError: 'priority'"),
+        pytest.raises(WorkerFailed, match=r"ended with 1: (?s:.)*KeyError: 'priority'"),
     ):
         child.result()
 

@@ -8,7 +8,7 @@ import pytest
 from backupd.catalog import RunSummary
 from backupd.model import Outcome
 from backupd.schedule import Schedule
-from backupd.status.calendar import GRACE, Day, Records, first_day, judge_days
+from backupd.status.calendar import GRACE, Day, SourceRecords, first_day, judge_days
 
 ZONE = ZoneInfo("America/Santiago")  # UTC-3 in November, and UTC-4 until September 2026
 NIGHTLY = Schedule.parse("04:00", ZONE)
@@ -26,12 +26,12 @@ def mark(at: datetime, outcome: Outcome = "published", exit_code: int = 0) -> Ru
 
 
 def judged(*marks: RunSummary, now: datetime = NOW, schedule: Schedule = NIGHTLY, **more: datetime) -> dict[date, Day]:
-    days = judge_days(Records(marks, begin_at=more.get("begin_at", LONG_AGO)), schedule, now)
+    days = judge_days(SourceRecords(marks, begin_at=more.get("begin_at", LONG_AGO)), schedule, now)
     return {day.date: day for day in days}
 
 
 def test_the_calendar_begins_on_a_monday_and_ends_today_without_a_gap() -> None:
-    days = judge_days(Records(), NIGHTLY, NOW)
+    days = judge_days(SourceRecords(), NIGHTLY, NOW)
     assert days[0].date == first_day(TODAY) == date(2025, 11, 24)
     assert days[0].date.weekday() == 0
     assert days[-1].date == TODAY
@@ -40,7 +40,7 @@ def test_the_calendar_begins_on_a_monday_and_ends_today_without_a_gap() -> None:
 
 def test_today_is_that_of_the_configured_zone() -> None:
     early = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)  # still the 24th in Santiago
-    assert judge_days(Records(), NIGHTLY, early)[-1].date == date(2026, 11, 24)
+    assert judge_days(SourceRecords(), NIGHTLY, early)[-1].date == date(2026, 11, 24)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_nothing_was_missed_before_anything_is_known() -> None:
     days = judged(mark(local(20, 4)), begin_at=local(20, 4))
     assert days[date(2026, 11, 19)].state == "none"
     assert days[date(2026, 11, 21)].state == "missed"
-    never = judge_days(Records(), NIGHTLY, NOW)
+    never = judge_days(SourceRecords(), NIGHTLY, NOW)
     assert {day.state for day in never} == {"none"}
 
 
 def test_a_generation_proves_its_day_though_the_catalog_lost_the_run() -> None:
-    records = Records(taken_at=(local(3, 4),))
+    records = SourceRecords(taken_at=(local(3, 4),))
     assert next(day for day in judge_days(records, NIGHTLY, NOW) if day.date.day == 3 and day.date.month == 11) == Day(
         date(2026, 11, 3), "verified"
     )

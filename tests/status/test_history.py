@@ -16,9 +16,9 @@ from backupd.health import Limit
 from backupd.model import DrillReport, RetentionPolicy, RunReport
 from backupd.schedule import Planned, Schedule
 from backupd.status import history as status_history
-from backupd.status.current import take_survey
+from backupd.status.current import read_history
 from backupd.status.log_tail import last_lines
-from backupd.status.model import LogLine, Survey
+from backupd.status.model import History, LogLine
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import BackupRequest, Expiry
@@ -34,9 +34,9 @@ LIMITS = (Limit("backup", "tasks", 93_600), Limit("replicate", "offsite", 655_20
 EXPIRY = Expiry(RetentionPolicy(daily=2), ZONE)
 
 
-def survey(context: TaskContext) -> Survey:
+def survey(context: TaskContext) -> History:
     """Take the survey, and make sure that it can be shown."""
-    found = take_survey(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
+    found = read_history(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
     for language in LANGUAGES:
         assert page_answer(found, language).status == 200
     assert status_answer(found).status == 200

@@ -13,9 +13,9 @@ from backupd.health import Health, Limit
 from backupd.model import RetentionPolicy, RunReport, Task
 from backupd.notifications.collector import observe
 from backupd.notifications.problems import facts_of
-from backupd.problems import Severity
+from backupd.problems import ProblemSeverity
 from backupd.schedule import Planned
-from backupd.status.current import take_survey
+from backupd.status.current import read_history
 from backupd.status.text import status_lines
 from backupd.tasks.backup import backup
 from backupd.tasks.check_results import record_verification
@@ -28,7 +28,7 @@ from backupd.web.metrics import metrics_answer
 from backupd.web.summary_cards import mood_of, to_dos
 from support.bank import make_bank
 from support.generations import backdated
-from support.surveys import NIGHTLY, ZONE
+from support.page_states import NIGHTLY, ZONE
 
 DAY_S = 86_400.0
 LIMITS = (Limit("backup", "tasks", DAY_S), Limit("replicate", "offsite", 8 * DAY_S))
@@ -132,13 +132,13 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     order: BackupRequest,
     context: TaskContext,
     arrange: Callable[[TaskContext, BackupRequest], None],
-    expected: dict[str, Severity],
+    expected: dict[str, ProblemSeverity],
 ) -> None:
     order = replace(order, guard=GUARD)
     assert backup(order, context).outcome == "published"
     record(context, "replicate", "offsite", None, 30)
     arrange(context, order)
-    survey = take_survey(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
+    survey = read_history(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
     health, unhealthy = survey.status.health, "unhealthy" in expected.values()
     assert {problem.kind: problem.severity for problem in health.problems} == expected
     headlines = {str(problem) for problem in health.problems}
@@ -168,6 +168,6 @@ def test_every_surface_tells_the_same_problems_and_none_more(
 
     look = observe(LIMITS, OURS, context)
     assert Health.of(look.health, context.clock()).healthy is not unhealthy, "the daily ping goes by this"
-    moods = {trouble.headline: trouble.mood for trouble in facts_of(look, context.clock()).troubles}
-    assert set(moods) == {headline for headline in headlines if expected != {"failed": "warning"}}
-    assert all((mood == "failure") == unhealthy for mood in moods.values())
+    severities = {trouble.headline: trouble.severity for trouble in facts_of(look, context.clock()).troubles}
+    assert set(severities) == {headline for headline in headlines if expected != {"failed": "warning"}}
+    assert all((severity == "failure") == unhealthy for severity in severities.values())

@@ -82,7 +82,7 @@ class StoreFixture:
 
 
 @pytest.fixture(params=KINDS)
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreFixture]:
+def fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreFixture]:
     files = tmp_path / "files"
     files.mkdir()
     with KINDS[request.param](files, request) as store:
@@ -92,56 +92,56 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreFixtu
 # --- Publishing, listing, reading ---
 
 
-def test_a_new_store_is_empty(bench: StoreFixture) -> None:
-    assert bench.store.list() == ()
-    assert bench.names() == set()
+def test_a_new_store_is_empty(fixture: StoreFixture) -> None:
+    assert fixture.store.list() == ()
+    assert fixture.names() == set()
 
 
-def test_generations_are_listed_by_id_whatever_the_order_they_came_in(bench: StoreFixture) -> None:
+def test_generations_are_listed_by_id_whatever_the_order_they_came_in(fixture: StoreFixture) -> None:
     for key in reversed(IDS):
-        bench.publish(key)
-    assert bench.store.list() == tuple(ListedGeneration(key, len(bench.archives[key])) for key in IDS)
+        fixture.publish(key)
+    assert fixture.store.list() == tuple(ListedGeneration(key, len(fixture.archives[key])) for key in IDS)
 
 
-def test_what_was_published_is_read_back_byte_for_byte(bench: StoreFixture) -> None:
+def test_what_was_published_is_read_back_byte_for_byte(fixture: StoreFixture) -> None:
     manifest = bytes(range(256)) * 10
-    archive = bench.publish(ID, manifest)
-    assert bench.store.manifest(ID) == manifest
-    with bench.store.open(ID) as stream:
+    archive = fixture.publish(ID, manifest)
+    assert fixture.store.manifest(ID) == manifest
+    with fixture.store.open(ID) as stream:
         assert stream.read(10) == archive[:10]
         assert stream.read() == archive[10:]
 
 
-def test_only_archive_and_manifest_appear_and_for_their_owner_alone(bench: StoreFixture) -> None:
+def test_only_archive_and_manifest_appear_and_for_their_owner_alone(fixture: StoreFixture) -> None:
     umask = os.umask(0)
     try:
-        bench.publish(ID)
+        fixture.publish(ID)
     finally:
         os.umask(umask)
-    assert bench.names() == {path.name for path in bench.paths(ID)}
-    assert [oct(path.stat().st_mode) for path in bench.paths(ID)] == ["0o100600", "0o100600"]
+    assert fixture.names() == {path.name for path in fixture.paths(ID)}
+    assert [oct(path.stat().st_mode) for path in fixture.paths(ID)] == ["0o100600", "0o100600"]
 
 
-def test_a_manifest_too_large_is_cut_off_just_past_the_limit(bench: StoreFixture) -> None:
-    bench.publish(ID)
-    bench.paths(ID)[1].write_bytes(b"x" * (MANIFEST_MAX_BYTES + 1000))
-    assert len(bench.store.manifest(ID)) == MANIFEST_MAX_BYTES + 1
+def test_a_manifest_too_large_is_cut_off_just_past_the_limit(fixture: StoreFixture) -> None:
+    fixture.publish(ID)
+    fixture.paths(ID)[1].write_bytes(b"x" * (MANIFEST_MAX_BYTES + 1000))
+    assert len(fixture.store.manifest(ID)) == MANIFEST_MAX_BYTES + 1
 
 
-def test_many_manifests_are_each_its_own_whatever_is_wrong_with_others(bench: StoreFixture) -> None:
+def test_many_manifests_are_each_its_own_whatever_is_wrong_with_others(fixture: StoreFixture) -> None:
     ids = [f"tasks-2026{month:02}{day:02}-0400" for month in (1, 2) for day in range(1, 29)]
     wanted: dict[str, bytes | None] = {key: key.encode() * (number * 50) for number, key in enumerate(ids)}
     for key, manifest in wanted.items():
-        bench.files.joinpath(f"{key}{MANIFEST_SUFFIX}").write_bytes(manifest or b"")
+        fixture.files.joinpath(f"{key}{MANIFEST_SUFFIX}").write_bytes(manifest or b"")
     gone, directory, link, large = ids[3], ids[31], ids[32], ids[-1]
     for key in (gone, directory, link):
-        path, wanted[key] = bench.paths(key)[1], None
+        path, wanted[key] = fixture.paths(key)[1], None
         path.unlink()
-    bench.paths(directory)[1].mkdir()
-    bench.paths(link)[1].symlink_to(bench.paths(ids[0])[1])
+    fixture.paths(directory)[1].mkdir()
+    fixture.paths(link)[1].symlink_to(fixture.paths(ids[0])[1])
     wanted[large] = b"x" * (MANIFEST_MAX_BYTES + 1)
-    bench.paths(large)[1].write_bytes(b"x" * (MANIFEST_MAX_BYTES + 1000))
-    for key, read in zip(ids, bench.store.manifests(ids), strict=True):
+    fixture.paths(large)[1].write_bytes(b"x" * (MANIFEST_MAX_BYTES + 1000))
+    for key, read in zip(ids, fixture.store.manifests(ids), strict=True):
         if wanted[key] is None:
             with pytest.raises(GenerationMissing, match=key):
                 read()
@@ -149,23 +149,23 @@ def test_many_manifests_are_each_its_own_whatever_is_wrong_with_others(bench: St
             assert read() == wanted[key]
 
 
-def test_what_is_not_there_is_said_to_be_missing(bench: StoreFixture) -> None:
-    bench.publish(ID)
+def test_what_is_not_there_is_said_to_be_missing(fixture: StoreFixture) -> None:
+    fixture.publish(ID)
     for key in (IDS[1], f"{ID}-2"):
         with pytest.raises(GenerationMissing, match=key):
-            bench.store.manifest(key)
+            fixture.store.manifest(key)
         with pytest.raises(GenerationMissing, match=key):
-            bench.store.open(key)
+            fixture.store.open(key)
 
 
 # --- What is none of its business ---
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["archive alone", "manifest alone"])
-def test_half_a_generation_is_none(bench: StoreFixture, part: int) -> None:
-    bench.publish(ID)
-    bench.paths(ID)[part].unlink()
-    assert bench.store.list() == ()
+def test_half_a_generation_is_none(fixture: StoreFixture, part: int) -> None:
+    fixture.publish(ID)
+    fixture.paths(ID)[part].unlink()
+    assert fixture.store.list() == ()
 
 
 ODD_NAMES = [
@@ -187,15 +187,15 @@ ODD_NAMES = [
 ]
 
 
-def test_names_that_are_none_of_ours_are_ignored(bench: StoreFixture) -> None:
+def test_names_that_are_none_of_ours_are_ignored(fixture: StoreFixture) -> None:
     for name in ODD_NAMES:
         for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):  # both halves, so that only the name can keep it out
-            (bench.files / name.replace(ARCHIVE_SUFFIX, suffix)).write_bytes(b"foreign")
-    before = bench.names()
-    assert bench.store.list() == ()
-    bench.publish(ID)
-    bench.store.remove(ID)
-    assert bench.names() == before
+            (fixture.files / name.replace(ARCHIVE_SUFFIX, suffix)).write_bytes(b"foreign")
+    before = fixture.names()
+    assert fixture.store.list() == ()
+    fixture.publish(ID)
+    fixture.store.remove(ID)
+    assert fixture.names() == before
 
 
 def plant_link(path: Path) -> None:
@@ -213,11 +213,11 @@ PLANTS = {"link": plant_link, "dead link": plant_dead_link, "directory": Path.mk
 
 @pytest.mark.parametrize("part", [0, 1], ids=["archive", "manifest"])
 @pytest.mark.parametrize("plant", PLANTS)
-def test_what_is_no_plain_file_makes_no_generation(bench: StoreFixture, plant: str, part: int) -> None:
-    bench.publish(ID)
-    bench.paths(ID)[part].unlink()
-    PLANTS[plant](bench.paths(ID)[part])
-    assert bench.store.list() == ()
+def test_what_is_no_plain_file_makes_no_generation(fixture: StoreFixture, plant: str, part: int) -> None:
+    fixture.publish(ID)
+    fixture.paths(ID)[part].unlink()
+    PLANTS[plant](fixture.paths(ID)[part])
+    assert fixture.store.list() == ()
 
 
 @pytest.mark.timeout(20)
@@ -230,41 +230,41 @@ def test_what_is_no_plain_file_makes_no_generation(bench: StoreFixture, plant: s
         "FIFO",
     ],
 )
-def test_what_is_no_plain_file_is_never_read(bench: StoreFixture, plant: str) -> None:
-    for path in bench.paths(ID):
+def test_what_is_no_plain_file_is_never_read(fixture: StoreFixture, plant: str) -> None:
+    for path in fixture.paths(ID):
         PLANTS[plant](path)
     with pytest.raises(GenerationMissing):
-        bench.store.manifest(ID)
+        fixture.store.manifest(ID)
     with pytest.raises(GenerationMissing):
-        bench.store.open(ID).close()
+        fixture.store.open(ID).close()
 
 
 # --- Removing ---
 
 
-def test_a_removed_generation_is_gone_and_the_others_stay(bench: StoreFixture) -> None:
+def test_a_removed_generation_is_gone_and_the_others_stay(fixture: StoreFixture) -> None:
     for key in IDS:
-        bench.publish(key)
-    bench.store.remove(IDS[1])
-    assert [stored.id for stored in bench.store.list()] == [IDS[0], IDS[2]]
-    assert bench.names() == {path.name for key in (IDS[0], IDS[2]) for path in bench.paths(key)}
+        fixture.publish(key)
+    fixture.store.remove(IDS[1])
+    assert [stored.id for stored in fixture.store.list()] == [IDS[0], IDS[2]]
+    assert fixture.names() == {path.name for key in (IDS[0], IDS[2]) for path in fixture.paths(key)}
     with pytest.raises(GenerationMissing):
-        bench.store.open(IDS[1])
+        fixture.store.open(IDS[1])
 
 
-def test_removing_what_is_not_there_changes_nothing(bench: StoreFixture) -> None:
-    bench.publish(IDS[1])
-    before = bench.names()
-    bench.store.remove(ID)
-    bench.store.remove(ID)
-    assert bench.names() == before
+def test_removing_what_is_not_there_changes_nothing(fixture: StoreFixture) -> None:
+    fixture.publish(IDS[1])
+    before = fixture.names()
+    fixture.store.remove(ID)
+    fixture.store.remove(ID)
+    assert fixture.names() == before
 
 
-def test_a_removed_id_can_be_published_again(bench: StoreFixture) -> None:
-    bench.publish(ID, b"first")
-    bench.store.remove(ID)
-    bench.publish(ID, b"second")
-    assert bench.store.manifest(ID) == b"second"
+def test_a_removed_id_can_be_published_again(fixture: StoreFixture) -> None:
+    fixture.publish(ID, b"first")
+    fixture.store.remove(ID)
+    fixture.publish(ID, b"second")
+    assert fixture.store.manifest(ID) == b"second"
 
 
 HOSTILE_IDS = [
@@ -284,11 +284,11 @@ HOSTILE_IDS = [
 
 
 @pytest.mark.parametrize("hostile", HOSTILE_IDS, ids=repr)
-def test_an_id_that_is_a_path_is_refused(bench: StoreFixture, hostile: str) -> None:
+def test_an_id_that_is_a_path_is_refused(fixture: StoreFixture, hostile: str) -> None:
     with pytest.raises(GenerationMissing):
-        bench.store.manifest(hostile)
+        fixture.store.manifest(hostile)
     with pytest.raises(GenerationMissing):
-        bench.store.open(hostile)
+        fixture.store.open(hostile)
 
 
 @pytest.mark.parametrize(
@@ -296,22 +296,22 @@ def test_an_id_that_is_a_path_is_refused(bench: StoreFixture, hostile: str) -> N
     HOSTILE_IDS,
     ids=repr,
 )
-def test_an_id_that_is_a_path_removes_nothing_anywhere(bench: StoreFixture, hostile: str) -> None:
-    above, inside = bench.files.parent, bench.files / "inside"
+def test_an_id_that_is_a_path_removes_nothing_anywhere(fixture: StoreFixture, hostile: str) -> None:
+    above, inside = fixture.files.parent, fixture.files / "inside"
     inside.mkdir()
-    for directory in (above, bench.files, inside):
+    for directory in (above, fixture.files, inside):
         for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):
             (directory / f"{ID}{suffix}").write_bytes(b"mine")
     before = sorted(above.rglob("*"))
-    bench.store.remove(hostile)
+    fixture.store.remove(hostile)
     assert sorted(above.rglob("*")) == before
 
 
 # --- Checksums ---
 
 
-def digests(bench: StoreFixture) -> dict[str, str]:
-    return {key: hashlib.sha256(archive).hexdigest() for key, archive in bench.archives.items()}
+def digests(fixture: StoreFixture) -> dict[str, str]:
+    return {key: hashlib.sha256(archive).hexdigest() for key, archive in fixture.archives.items()}
 
 
 def sha256sum(directory: Path) -> "subprocess.CompletedProcess[str]":
@@ -320,72 +320,72 @@ def sha256sum(directory: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_real_sha256sum_accepts_the_checksums(bench: StoreFixture) -> None:
+def test_the_real_sha256sum_accepts_the_checksums(fixture: StoreFixture) -> None:
     for key in IDS:
-        bench.publish(key)
-    bench.store.write_checksums(digests(bench))
-    done = sha256sum(bench.files)
+        fixture.publish(key)
+    fixture.store.write_checksums(digests(fixture))
+    done = sha256sum(fixture.files)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"{key}{ARCHIVE_SUFFIX}: OK" for key in IDS]
 
 
-def test_the_real_sha256sum_finds_the_archive_that_changed(bench: StoreFixture) -> None:
+def test_the_real_sha256sum_finds_the_archive_that_changed(fixture: StoreFixture) -> None:
     for key in IDS:
-        bench.publish(key)
-    bench.store.write_checksums(digests(bench))
-    bench.paths(IDS[1])[0].write_bytes(bytes([*bench.archives[IDS[1]][:-1], 0xFF]))
-    done = sha256sum(bench.files)
+        fixture.publish(key)
+    fixture.store.write_checksums(digests(fixture))
+    fixture.paths(IDS[1])[0].write_bytes(bytes([*fixture.archives[IDS[1]][:-1], 0xFF]))
+    done = sha256sum(fixture.files)
     assert done.returncode == 1
     assert f"{IDS[1]}{ARCHIVE_SUFFIX}: FAILED" in done.stdout
 
 
-def test_new_checksums_replace_the_old_ones(bench: StoreFixture) -> None:
+def test_new_checksums_replace_the_old_ones(fixture: StoreFixture) -> None:
     for key in IDS:
-        bench.publish(key)
-    bench.store.write_checksums(digests(bench))
-    some = {key: digest for key, digest in digests(bench).items() if key != ID}
-    bench.store.write_checksums(some)
-    bench.store.write_checksums(some)
-    assert (bench.files / "SHA256SUMS").read_text() == "".join(
+        fixture.publish(key)
+    fixture.store.write_checksums(digests(fixture))
+    some = {key: digest for key, digest in digests(fixture).items() if key != ID}
+    fixture.store.write_checksums(some)
+    fixture.store.write_checksums(some)
+    assert (fixture.files / "SHA256SUMS").read_text() == "".join(
         f"{some[key]}  {key}{ARCHIVE_SUFFIX}\n" for key in IDS[1:]
     )
-    bench.store.write_checksums({})
-    assert (bench.files / "SHA256SUMS").read_bytes() == b""
+    fixture.store.write_checksums({})
+    assert (fixture.files / "SHA256SUMS").read_bytes() == b""
 
 
-def test_a_link_in_the_place_of_the_checksums_is_replaced_and_not_followed(bench: StoreFixture) -> None:
-    bench.publish(ID)
-    outside = bench.files.parent / "outside"
+def test_a_link_in_the_place_of_the_checksums_is_replaced_and_not_followed(fixture: StoreFixture) -> None:
+    fixture.publish(ID)
+    outside = fixture.files.parent / "outside"
     outside.write_bytes(b"mine")
-    (bench.files / "SHA256SUMS").symlink_to(outside)
-    bench.store.write_checksums(digests(bench))
+    (fixture.files / "SHA256SUMS").symlink_to(outside)
+    fixture.store.write_checksums(digests(fixture))
     assert outside.read_bytes() == b"mine"
-    assert sha256sum(bench.files).returncode == 0
+    assert sha256sum(fixture.files).returncode == 0
 
 
 # --- The rest of the house ---
 
 
-def test_foreign_files_are_never_touched(bench: StoreFixture) -> None:
+def test_foreign_files_are_never_touched(fixture: StoreFixture) -> None:
     foreign = {"tasks.db": b"the app's", "notes.txt": b"", ".env": b"SECRET=1", f"{ID}.sqlite3": b"unpacked by hand"}
     for name, data in foreign.items():
-        (bench.files / name).write_bytes(data)
-    (bench.files / "deeper").mkdir()
-    (bench.files / "deeper" / f"{ID}{ARCHIVE_SUFFIX}").write_bytes(b"moved away by hand")
-    states = {name: (bench.files / name).stat() for name in foreign}
+        (fixture.files / name).write_bytes(data)
+    (fixture.files / "deeper").mkdir()
+    (fixture.files / "deeper" / f"{ID}{ARCHIVE_SUFFIX}").write_bytes(b"moved away by hand")
+    states = {name: (fixture.files / name).stat() for name in foreign}
     for key in IDS:
-        bench.publish(key)
-    bench.store.write_checksums(digests(bench))
+        fixture.publish(key)
+    fixture.store.write_checksums(digests(fixture))
     for key in IDS:
-        bench.store.remove(key)
-    bench.store.write_checksums({})
+        fixture.store.remove(key)
+    fixture.store.write_checksums({})
     for name, data in foreign.items():
-        path = bench.files / name
+        path = fixture.files / name
         assert path.read_bytes() == data
         assert (path.stat().st_mtime_ns, path.stat().st_mode) == (states[name].st_mtime_ns, states[name].st_mode)
-    assert (bench.files / "deeper" / f"{ID}{ARCHIVE_SUFFIX}").read_bytes() == b"moved away by hand"
+    assert (fixture.files / "deeper" / f"{ID}{ARCHIVE_SUFFIX}").read_bytes() == b"moved away by hand"
 
 
-def test_free_space_is_what_the_file_system_says_or_unknown(bench: StoreFixture) -> None:
-    free = bench.store.free_space()
-    assert free is None or abs(free - shutil.disk_usage(bench.files).free) < 1 << 30
+def test_free_space_is_what_the_file_system_says_or_unknown(fixture: StoreFixture) -> None:
+    free = fixture.store.free_space()
+    assert free is None or abs(free - shutil.disk_usage(fixture.files).free) < 1 << 30

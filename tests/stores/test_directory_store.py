@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backupd.archive.archive import pack
-from backupd.errors import GenerationMissing, SnapshotFailed
+from backupd.errors import GenerationMissing, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from backupd.stores.local import DirectoryStore
 
@@ -94,7 +94,7 @@ def test_what_backupd_keeps_for_itself_is_for_its_owner_alone(store: DirectorySt
 
 
 def test_only_the_last_directory_of_the_path_is_made_so_that_a_missing_mount_is_noticed(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotFailed, match=r"the directory .*/mnt does not exist") as refusal:
+    with pytest.raises(StoreUnusable, match=r"the directory .*/mnt does not exist") as refusal:
         DirectoryStore("local", tmp_path / "mnt" / "backups").prepare()
     assert "mount" in refusal.value.hint
     assert not (tmp_path / "mnt").exists()
@@ -102,7 +102,7 @@ def test_only_the_last_directory_of_the_path_is_made_so_that_a_missing_mount_is_
 
 def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "backups").touch()
-    with pytest.raises(SnapshotFailed, match=str(tmp_path / "backups")):
+    with pytest.raises(StoreUnusable, match=str(tmp_path / "backups")):
         DirectoryStore("local", tmp_path / "backups").prepare()
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from backupd.stores.sftp.connection import CHANNELS, SftpConnection
-from support.network_faults import NetworkFaults, running_wire
-from support.replicas import linked
+from support.network_faults import NetworkFaults, running_proxy
+from support.replicas import sftp_connection
 from support.sshd import Sshd, running_sshd
 
 
@@ -26,9 +26,9 @@ def opened_channels(connection: SftpConnection) -> int:
 
 def test_slow_answers_of_a_busy_host_make_it_no_far_one(sshd: Sshd) -> None:
     def found_near() -> bool:
-        with running_wire(sshd.port) as wire, linked(sshd, wire.port) as connection:
-            wire.weather = NetworkFaults(rate=300)  # some 0.1 s for an answer
-            soon = threading.Timer(0.04, lambda: setattr(wire, "weather", NetworkFaults()))
+        with running_proxy(sshd.port) as proxy, sftp_connection(sshd, proxy.port) as connection:
+            proxy.faults = NetworkFaults(rate=300)  # some 0.1 s for an answer
+            soon = threading.Timer(0.04, lambda: setattr(proxy, "faults", NetworkFaults()))
             soon.start()
             assert connection.block_bytes
             soon.join()
@@ -39,13 +39,19 @@ def test_slow_answers_of_a_busy_host_make_it_no_far_one(sshd: Sshd) -> None:
 
 def test_over_a_long_line_there_are_as_many_channels_as_the_server_grants(sshd: Sshd, server: Sshd) -> None:
     for host, granted in ((sshd, CHANNELS), (server, 3)):
-        with running_wire(host.port, NetworkFaults(delay_s=0.01)) as wire, linked(host, wire.port) as connection:
+        with (
+            running_proxy(host.port, NetworkFaults(delay_s=0.01)) as proxy,
+            sftp_connection(host, proxy.port) as connection,
+        ):
             assert (connection.has_low_latency, opened_channels(connection)) == (False, granted)
             assert all(client.normalize(".") for client in connection.clients)
 
 
 def test_a_server_that_has_refused_a_channel_is_not_asked_for_more(server: Sshd) -> None:
-    with running_wire(server.port, NetworkFaults(delay_s=0.01)) as wire, linked(server, wire.port) as connection:
+    with (
+        running_proxy(server.port, NetworkFaults(delay_s=0.01)) as proxy,
+        sftp_connection(server, proxy.port) as connection,
+    ):
         assert opened_channels(connection) == 3
         connection.open_channels(CHANNELS)
         assert "sftp-channel" not in {thread.name for thread in threading.enumerate()}, "one would wait for an answer"

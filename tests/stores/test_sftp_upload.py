@@ -10,9 +10,9 @@ from backupd.errors import CopyCorrupt, ReplicaUnreachable
 from backupd.stores.sftp.connection import CHANNELS, SftpConnection, connection_errors
 from backupd.stores.sftp.protocol import IN_FLIGHT_BYTES, SAFE_BLOCK_BYTES, WriteRefused
 from backupd.stores.sftp.upload import VerifiedParts, upload
-from support.network_faults import NetworkFaults, running_wire
-from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
-from support.replicas import linked
+from support.faulty_sftp import FaultySftpServer, SftpFaults, running_faulty_sftp
+from support.network_faults import NetworkFaults, running_proxy
+from support.replicas import sftp_connection
 
 PART = "/backups/part"
 BYTES = 4 * IN_FLIGHT_BYTES
@@ -20,14 +20,17 @@ WRITES = BYTES // SAFE_BLOCK_BYTES
 
 
 @pytest.fixture
-def odd(tmp_path: Path) -> Iterator[OddSftp]:
-    with running_odd_sftp(tmp_path / "odd") as server:
+def faulty(tmp_path: Path) -> Iterator[FaultySftpServer]:
+    with running_faulty_sftp(tmp_path / "odd") as server:
         yield server
 
 
 @pytest.fixture(params=[0.0, 0.02], ids=["near", "far"])
-def connection(request: pytest.FixtureRequest, odd: OddSftp) -> Iterator[SftpConnection]:
-    with running_wire(odd.port, NetworkFaults(delay_s=request.param)) as wire, linked(odd, wire.port) as connection:
+def connection(request: pytest.FixtureRequest, faulty: FaultySftpServer) -> Iterator[SftpConnection]:
+    with (
+        running_proxy(faulty.port, NetworkFaults(delay_s=request.param)) as proxy,
+        sftp_connection(faulty, proxy.port) as connection,
+    ):
         yield connection
 
 
@@ -38,65 +41,72 @@ def local(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(odd: OddSftp, local: Path) -> None:
-    with linked(odd, odd.port) as connection:
+def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(faulty: FaultySftpServer, local: Path) -> None:
+    with sftp_connection(faulty, faulty.port) as connection:
         transfer = upload(local, PART, connection, VerifiedParts())
     assert (transfer.sent_bytes, transfer.verified_by) == (BYTES, "read-back")
-    assert (odd.files / "part").read_bytes() == local.read_bytes()
-    assert odd.writes == WRITES
-    assert odd.requests.index("read") < len(odd.requests) - odd.requests[::-1].index("write") - 1
+    assert (faulty.files / "part").read_bytes() == local.read_bytes()
+    assert faulty.writes == WRITES
+    assert faulty.requests.index("read") < len(faulty.requests) - faulty.requests[::-1].index("write") - 1
 
 
 @pytest.mark.parametrize(
     "poor",
-    [Oddities(closed_only=True), Oddities(writes_late=True), Oddities(one_writer=True), Oddities(flip_at=3, flips=1)],
+    [
+        SftpFaults(closed_only=True),
+        SftpFaults(writes_late=True),
+        SftpFaults(one_writer=True),
+        SftpFaults(flip_at=3, flips=1),
+    ],
     ids=["it gives no open file back", "it writes at the end", "it lets one write at a time", "it errs once"],
 )
 def test_what_goes_wrong_on_the_way_is_no_fault_of_the_copy(
-    odd: OddSftp, connection: SftpConnection, local: Path, poor: Oddities
+    faulty: FaultySftpServer, connection: SftpConnection, local: Path, poor: SftpFaults
 ) -> None:
-    odd.be(poor)
+    faulty.set_faults(poor)
     assert upload(local, PART, connection, VerifiedParts()).verified_by == "read-back"
-    assert (odd.files / "part").read_bytes() == local.read_bytes()
+    assert (faulty.files / "part").read_bytes() == local.read_bytes()
 
 
-def test_what_stays_wrong_is_a_fault(odd: OddSftp, connection: SftpConnection, local: Path) -> None:
-    odd.be(Oddities(flip_at=3))
+def test_what_stays_wrong_is_a_fault(faulty: FaultySftpServer, connection: SftpConnection, local: Path) -> None:
+    faulty.set_faults(SftpFaults(flip_at=3))
     with pytest.raises(CopyCorrupt, match="from byte 3 on"):
         upload(local, PART, connection, VerifiedParts())
 
 
 @pytest.mark.parametrize("first", [1, WRITES - 9, WRITES - 1, WRITES])
 def test_whichever_write_finds_no_room_that_is_what_is_told_and_the_room_is_given_back(
-    odd: OddSftp, connection: SftpConnection, local: Path, first: int
+    faulty: FaultySftpServer, connection: SftpConnection, local: Path, first: int
 ) -> None:
-    odd.be(Oddities(bad_write=first, bad_writes=WRITES))
+    faulty.set_faults(SftpFaults(bad_write=first, bad_writes=WRITES))
     with pytest.raises(WriteRefused):
         upload(local, PART, connection, VerifiedParts())
-    assert not (odd.files / "part").exists()
-    assert odd.writes < first + 2 * CHANNELS * IN_FLIGHT_BYTES // SAFE_BLOCK_BYTES
+    assert not (faulty.files / "part").exists()
+    assert faulty.writes < first + 2 * CHANNELS * IN_FLIGHT_BYTES // SAFE_BLOCK_BYTES
 
 
-def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_proven(odd: OddSftp, local: Path) -> None:
-    part, verified = odd.files / "part", VerifiedParts()
+def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_proven(
+    faulty: FaultySftpServer, local: Path
+) -> None:
+    part, verified = faulty.files / "part", VerifiedParts()
     part.write_bytes(local.read_bytes()[: BYTES // 2])
 
     def cut_off_after(sent_bytes: int) -> None:
         with (
-            running_wire(odd.port, NetworkFaults(cut_up=sent_bytes)) as wire,
+            running_proxy(faulty.port, NetworkFaults(cut_up=sent_bytes)) as proxy,
             pytest.raises(ReplicaUnreachable),
             connection_errors("there"),
-            linked(odd, wire.port) as connection,
+            sftp_connection(faulty, proxy.port) as connection,
         ):
             upload(local, PART, connection, verified)
 
     cut_off_after(BYTES // 4)
-    odd.hang_up()
+    faulty.hang_up()
     part.unlink()
-    odd.be(Oddities(lost_write=3))
+    faulty.set_faults(SftpFaults(lost_write=3))
     cut_off_after(BYTES * 3 // 4)
-    odd.hang_up()
-    with linked(odd, odd.port) as connection:
+    faulty.hang_up()
+    with sftp_connection(faulty, faulty.port) as connection:
         upload(local, PART, connection, verified)
     assert part.read_bytes() == local.read_bytes()
 
@@ -106,10 +116,10 @@ def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_prov
 )
 @pytest.mark.parametrize("right_bytes", [0, BYTES // 2, BYTES])
 def test_a_part_longer_than_the_archive_loses_what_is_too_much(
-    odd: OddSftp, local: Path, right_bytes: int, unsupported: frozenset[str]
+    faulty: FaultySftpServer, local: Path, right_bytes: int, unsupported: frozenset[str]
 ) -> None:
-    odd.be(Oddities(unsupported=unsupported))
-    (odd.files / "part").write_bytes(local.read_bytes()[:right_bytes] + bytes(BYTES - right_bytes + 5000))
-    with linked(odd, odd.port) as connection:
+    faulty.set_faults(SftpFaults(unsupported=unsupported))
+    (faulty.files / "part").write_bytes(local.read_bytes()[:right_bytes] + bytes(BYTES - right_bytes + 5000))
+    with sftp_connection(faulty, faulty.port) as connection:
         upload(local, PART, connection, VerifiedParts())
-    assert (odd.files / "part").read_bytes() == local.read_bytes()
+    assert (faulty.files / "part").read_bytes() == local.read_bytes()

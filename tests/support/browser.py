@@ -32,7 +32,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Seen:
+class AppVersion:
     """What was seen: `complaints` are the console's, `violations` axe's, `requests` all that was asked for."""
 
     status: int
@@ -52,11 +52,11 @@ class Browser:
     def __init__(self, chromium: playwright.Browser, thread: ThreadPoolExecutor) -> None:
         self._chromium, self._thread, self._axe = chromium, thread, Axe()
 
-    def look(self, url: str, view: View = View(), picture: Path | None = None, height: int | None = None) -> Seen:
+    def look(self, url: str, view: View = View(), picture: Path | None = None, height: int | None = None) -> AppVersion:
         """Open `url` as `view` says and tell what is there; with `picture` write it there, `height` pixels or all."""
         return self._thread.submit(self._look, url, view, picture, height).result(120)
 
-    def _look(self, url: str, view: View, picture: Path | None, height: int | None) -> Seen:
+    def _look(self, url: str, view: View, picture: Path | None, height: int | None) -> AppVersion:
         credentials: Any = {"username": "anyone", "password": view.token} if view.token is not None else None
         context = self._chromium.new_context(
             viewport={"width": view.width, "height": height or 800},
@@ -76,7 +76,7 @@ class Browser:
             if picture:
                 _save(page, picture, whole=height is None)
             violations = self._axe.run(page).response["violations"]
-            return Seen(
+            return AppVersion(
                 status=response.status,
                 complaints=tuple(complaints),
                 requests=tuple(requests),

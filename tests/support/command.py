@@ -13,10 +13,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from support.template import COVERED, COVERED_FORKS, Template, environment
-from support.template import Ended as Answer
+from support.fork_server import COVERAGE_CONFIG, FORK_COVERAGE_CONFIG, CommandResult, ForkServer, environment
 
-_templates: defaultdict[bool, SimpleQueue[Template]] = defaultdict(SimpleQueue)  # by whether coverage is measured
+_fork_servers: defaultdict[bool, SimpleQueue[ForkServer]] = defaultdict(SimpleQueue)  # by whether coverage is measured
 _at_exit = ExitStack()
 atexit.register(_at_exit.close)
 
@@ -28,10 +27,10 @@ class Backupd:
     environ: Mapping[str, str]
     cwd: Path
 
-    def __call__(self, *arguments: str | Path, timeout_s: float = 120, **environ: str) -> Answer:
+    def __call__(self, *arguments: str | Path, timeout_s: float = 120, **environ: str) -> CommandResult:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
-        with lent_template() as template:
-            answer = template.run(arguments, self.environment(**environ), self.cwd, after_s=timeout_s)
+        with borrowed_fork_server() as fork_server:
+            answer = fork_server.run(arguments, self.environment(**environ), self.cwd, after_s=timeout_s)
         assert answer.code != -signal.SIGKILL, f"it did not end within {timeout_s} s: {answer}"
         return answer
 
@@ -41,18 +40,18 @@ class Backupd:
 
 
 @contextmanager
-def lent_template() -> Iterator[Template]:
-    """Lend a template to fork from, a new one if all are at work."""
-    free = _templates[COVERED in os.environ or COVERED_FORKS in os.environ]
+def borrowed_fork_server() -> Iterator[ForkServer]:
+    """Lend a fork server, a new one if all are busy."""
+    free = _fork_servers[COVERAGE_CONFIG in os.environ or FORK_COVERAGE_CONFIG in os.environ]
     try:
-        template = free.get_nowait()
+        fork_server = free.get_nowait()
     except Empty:
         scratch = _at_exit.enter_context(tempfile.TemporaryDirectory())
-        template = _at_exit.enter_context(Template(Path(scratch)))
+        fork_server = _at_exit.enter_context(ForkServer(Path(scratch)))
     try:
-        yield template
+        yield fork_server
     finally:
-        free.put(template)
+        free.put(fork_server)
 
 
 def log_lines(backups: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from support.command import Answer
+from support.command import CommandResult
 
 ROOT = Path(__file__).parents[2]
 DATA = "/app/data"
@@ -41,7 +41,9 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 30) -> 
     return value
 
 
-def docker(*arguments: str | Path, check: bool = True, timeout_s: float = 120, stdin: str | None = None) -> Answer:
+def docker(
+    *arguments: str | Path, check: bool = True, timeout_s: float = 120, stdin: str | None = None
+) -> CommandResult:
     """Run `docker ARGUMENTS` against the engine that DOCKER_HOST names. Raises AssertionError when it fails."""
     done = subprocess.run(
         [docker_program(), *map(str, arguments)],
@@ -53,7 +55,7 @@ def docker(*arguments: str | Path, check: bool = True, timeout_s: float = 120, s
         check=False,
     )
     assert not check or done.returncode == 0, f"docker {' '.join(map(str, arguments))}: {done.stderr}"
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def no_engine() -> str | None:
@@ -87,7 +89,7 @@ class Container:
 
     name: str
 
-    def exec(self, *command: str, options: Sequence[str] = (), timeout_s: float = 120) -> Answer:
+    def exec(self, *command: str, options: Sequence[str] = (), timeout_s: float = 120) -> CommandResult:
         """Run `command` inside."""
         return docker("exec", *options, self.name, *command, check=False, timeout_s=timeout_s)
 
@@ -136,7 +138,7 @@ class Container:
         return self.inspect()["State"]["ExitCode"], time.monotonic() - began
 
 
-class Lab:
+class ContainerLab:
     """Starts containers, volumes and networks under names of their own; all are gone when the block ends."""
 
     def __init__(self, image: str, app_image: str) -> None:
@@ -182,7 +184,7 @@ class Lab:
         options: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
         timeout_s: float = 120,
-    ) -> Answer:
+    ) -> CommandResult:
         """Run a container to its end and return what it answered."""
         name = self._name("container")
         self._stack.callback(docker, "rm", "--force", "--volumes", name, check=False)
@@ -204,7 +206,7 @@ class Lab:
 
     def backupd(
         self, volume: str, *command: str, backups: str | None = None, options: Sequence[str] = (), **environ: str
-    ) -> Answer:
+    ) -> CommandResult:
         """Run one `backupd` command beside the app of `volume`; backups go to `backups`, or beside the database."""
         options, environ = self._beside(volume, backups, options, environ)
         return self.run(self.image, *command, options=options, environ=environ)

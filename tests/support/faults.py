@@ -1,4 +1,4 @@
-"""Kill, starve and signal real `backupd` processes at chosen steps, and look at what they leave behind."""
+"""Kill, signal and inject errors into real `backupd` processes at chosen steps, and inspect what they leave behind."""
 
 import re
 import signal
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from support.command import lent_template
-from support.template import Ended, environment
+from support.command import borrowed_fork_server
+from support.fork_server import CommandResult, environment
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -29,13 +29,13 @@ class BackupdRunner:
 
     scratch: Path
 
-    def run(self, arguments: Sequence[str | Path], environ: Mapping[str, str], **options: Any) -> Ended:
-        """Let a template run `backupd ARGUMENTS`; see `Template.run`."""
-        with lent_template() as template:
-            return template.run(arguments, environment(environ), self.scratch, **options)
+    def run(self, arguments: Sequence[str | Path], environ: Mapping[str, str], **options: Any) -> CommandResult:
+        """Run `backupd ARGUMENTS` in a fork; see `ForkServer.run`."""
+        with borrowed_fork_server() as fork_server:
+            return fork_server.run(arguments, environment(environ), self.scratch, **options)
 
 
-def at_every_step(check: Callable[[int | None], Ended]) -> tuple[str, ...]:
+def at_every_step(check: Callable[[int | None], CommandResult]) -> tuple[str, ...]:
     """Call `check(None)`, which runs to its end, then `check(N)` for each of the steps it took; return those."""
     steps = check(None).steps
 
@@ -87,7 +87,7 @@ def traced(
     follow: bool = True,
     arguments: Sequence[str | Path] = ("backup",),
     path: Path | None = None,
-) -> tuple[Ended, list[Call]]:
+) -> tuple[CommandResult, list[Call]]:
     """Run `backupd ARGUMENTS` under strace(1); return it with its `calls`, after letting it `inject` errors or signals.
 
     Injections count for each process by itself. Only the first feels them unless children are to `follow`: then calls
@@ -108,7 +108,7 @@ def traced(
         check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
-    return Ended(done.returncode, done.stdout, done.stderr), [*_calls(journal.read_text(errors="replace"))]
+    return CommandResult(done.returncode, done.stdout, done.stderr), [*_calls(journal.read_text(errors="replace"))]
 
 
 def _calls(journal: str) -> Iterator[Call]:
@@ -136,7 +136,7 @@ def stopped(
     with process:
         try:
             while not condition():
-                assert process.poll() is None, "it ended before anybody saw it at work"
+                assert process.poll() is None, "it ended before it reached the condition"
                 time.sleep(0.001)
             process.send_signal(signal.SIGSTOP)
             yield process

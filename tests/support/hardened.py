@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.bank import make_bank
-from support.command import Answer
-from support.template import environment
+from support.command import CommandResult
+from support.fork_server import environment
 
 APP, GROUP = 1234, 5678
 _CONTAINER = ("setpriv", "--bounding-set=-all,+setuid,+setgid,+kill,+chown", "--inh-caps=-all")
@@ -31,7 +31,7 @@ class Volumes:
     def database(self) -> Path:
         return self.data / "tasks.db"
 
-    def backupd(self, *arguments: str, **environ: str) -> Answer:
+    def backupd(self, *arguments: str, **environ: str) -> CommandResult:
         """Run `backupd ARGUMENTS` as the container does; keyword arguments are more of the environment."""
         settings = {
             "BACKUPD_DATABASE": str(self.database),
@@ -43,7 +43,7 @@ class Volumes:
         }
         return _run([*_CONTAINER, sys.executable, "-m", "backupd", *arguments], environment(settings))
 
-    def as_app(self, program: str) -> Answer:
+    def as_app(self, program: str) -> CommandResult:
         """Run a Python program as the app's user; `sys.argv[1]` is the path of its database."""
         return _run([*_APP, sys.executable, "-c", program, str(self.database)], environment({}))
 
@@ -66,7 +66,7 @@ def volumes(mode: int = 0o750) -> Iterator[Volumes]:
         yield made
 
 
-def _run(command: Sequence[str], environ: dict[str, str]) -> Answer:
+def _run(command: Sequence[str], environ: dict[str, str]) -> CommandResult:
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-euc", _reachable(), "sh", *command],
         env=environ,
@@ -75,7 +75,7 @@ def _run(command: Sequence[str], environ: dict[str, str]) -> Answer:
         timeout=120,
         check=False,
     )
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def _reachable() -> str:

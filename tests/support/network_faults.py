@@ -1,9 +1,9 @@
-"""A network in front of a server of this machine: a TCP proxy that cuts, stalls, slows and delays.
+"""A TCP proxy in front of a local server that cuts, stalls, slows and delays connections.
 
-    with running_wire(server.port) as wire:
-        wire.weather = Weather(cut_up=1 << 20)  # from now on, also for connections that there are
+    with running_proxy(server.port) as proxy:
+        proxy.faults = NetworkFaults(cut_up=1 << 20)  # from now on, also for open connections
 
-As `python wire.py PORT DELAY_MS` it is a process of its own, for benchmarks; prints its port, ends with its stdin.
+Run as `python network_faults.py PORT DELAY_MS` for benchmarks: prints its port, ends when its stdin is closed.
 """
 
 import select
@@ -19,17 +19,17 @@ from queue import Queue
 
 UP, DOWN = 0, 1  # from the client to the server, and back
 _PIECE_BYTES = 64 << 10
-_LOOK_S = 0.05  # how soon a changed weather is felt where no byte moves
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing throws away what was not sent, and says so
+_LOOK_S = 0.05  # how soon changed faults take effect where no byte moves
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing discards unsent data and sends a reset
 _NEVER = float("inf")
 
 
 @dataclass(frozen=True)
 class NetworkFaults:
-    """What happens to bytes on their way; bytes, turns and seconds count from the beginning of each connection.
+    """Faults of a connection; bytes, turns and seconds count from its beginning.
 
-    A *turn* is all that a client says until the server says something: where nothing is pipelined, a request. After
-    `times` connections were cut or stalled, others are spared.
+    A *turn* is what a client sends until the server sends something: without pipelining, one request. After `times`
+    connections were cut or stalled, the others have no faults.
     """
 
     cut_up: float = _NEVER  # ends the connection after this many bytes
@@ -37,22 +37,22 @@ class NetworkFaults:
     cut_at_turn: float = _NEVER  # nothing of this turn, counted from 1, gets through
     cut_after_s: float = _NEVER
     reset: bool = False  # cuts by a reset
-    stall_up: float = _NEVER  # after this many bytes nothing more gets through, and nobody is told
+    stall_up: float = _NEVER  # after this many bytes nothing more is forwarded, and the connection stays open
     stall_down: float = _NEVER
     times: float = _NEVER
     rate: float = _NEVER  # bytes/s each way
-    delay_s: float = 0  # each way, for connections to come; throughput is as without, up to 64 MiB under way
+    delay_s: float = 0  # each way, for new connections; does not limit throughput, up to 64 MiB in flight
 
 
-class Wire:
-    """The proxy; it listens on `port`, and has counted what it did."""
+class FaultyProxy:
+    """The proxy; it listens on `port`, and counts bytes, connections and faults."""
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self.weather = NetworkFaults()
+        self.faults = NetworkFaults()
         self.passed = [0, 0]  # bytes that arrived, up and down
         self.connections = 0
-        self.harmed = 0  # connections that were cut or stalled
+        self.disturbed = 0  # connections that were cut or stalled
         self.lock = threading.Lock()
         self._open: list[_Connection] = []
         self._threads: list[threading.Thread] = []
@@ -61,25 +61,25 @@ class Wire:
         self.accept()
 
     def accept(self) -> None:
-        """Take connections, as from the beginning, so after `refuse`."""
+        """Accept connections, at the start and after `refuse`."""
         if self._listener.fileno() < 0:
             self._listener = socket.create_server(("127.0.0.1", self.port))
         self._acceptor = self.spawn(self._serve, self._listener)
 
     def refuse(self) -> None:
-        """Refuse connections from now on; those that there are stay."""
+        """Refuse new connections; open ones stay."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._acceptor.join()
         self._listener.close()
 
     def cut(self) -> None:
-        """End all connections that there are."""
+        """End all open connections."""
         for connection in [*self._open]:
-            connection.close(reset=self.weather.reset)
+            connection.close(reset=self.faults.reset)
 
     def close(self) -> None:
-        """Refuse, cut, and wait for the end of all threads."""
+        """Refuse and cut connections, and wait until all threads end."""
         self.refuse()
         self.cut()
         for thread in self._threads:
@@ -109,29 +109,29 @@ class Wire:
 
 
 class _Connection:
-    """Two threads for each direction: one takes pieces in, the other lets them out when they are due."""
+    """Two threads for each direction: one receives pieces, the other forwards each when it is due."""
 
-    def __init__(self, wire: Wire, client: socket.socket, server: socket.socket) -> None:
-        self.wire = wire
+    def __init__(self, proxy: FaultyProxy, client: socket.socket, server: socket.socket) -> None:
+        self.proxy = proxy
         self.began = time.monotonic()
         self.closed = threading.Event()
         self.passed = [0, 0]
         self.turn = 0
         self.speaks = DOWN
         self.ended = 0
-        self.is_harmed = False
+        self.is_disturbed = False
         self.sockets = (client, server)
         for end in self.sockets:
             end.setblocking(False)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        pieces = 1024 if wire.weather.delay_s else 2  # few, so that a peer feels it when the other does not read
+        pieces = 1024 if proxy.faults.delay_s else 2  # few, so that a sender blocks when the receiver does not read
         for direction in (UP, DOWN):
             queue: Queue[tuple[float, bytes]] = Queue(pieces)
-            wire.spawn(self._take_in, direction, queue, wire.weather.delay_s)
-            wire.spawn(self._let_out, direction, queue)
+            proxy.spawn(self._receive, direction, queue, proxy.faults.delay_s)
+            proxy.spawn(self._forward, direction, queue)
 
     def close(self, *, reset: bool) -> None:
-        """End it for both sides."""
+        """Close both sides."""
         if not self.closed.is_set():
             self.closed.set()
             for end in self.sockets:
@@ -142,19 +142,19 @@ class _Connection:
                         end.shutdown(socket.SHUT_RDWR)
                 end.close()
 
-    def _take_in(self, direction: int, queue: "Queue[tuple[float, bytes]]", delay_s: float) -> None:
+    def _receive(self, direction: int, queue: "Queue[tuple[float, bytes]]", delay_s: float) -> None:
         source, piece = self.sockets[direction], b"?"
         while piece:
             piece = b""
-            with suppress(OSError, ValueError):  # closed meanwhile
+            with suppress(OSError, ValueError):  # closed by another thread
                 while not select.select([source], [], [], _LOOK_S)[0]:
-                    if self._is_late() and self._may_harm():
+                    if self._is_late() and self._may_disturb():
                         self._cut()
                 piece = source.recv(_PIECE_BYTES)
             queue.put((time.monotonic() + delay_s, piece))
 
-    def _let_out(self, direction: int, queue: "Queue[tuple[float, bytes]]") -> None:
-        """Send what is due, until the end of the stream; of a closed connection, throw it away."""
+    def _forward(self, direction: int, queue: "Queue[tuple[float, bytes]]") -> None:
+        """Send each piece when it is due, until the end of the stream; discard pieces of a closed connection."""
         sink = self.sockets[1 - direction]
         piece = b"?"
         while piece:
@@ -171,39 +171,39 @@ class _Connection:
             self.speaks = direction
             self.turn += direction == UP
         while piece and not self.closed.is_set():
-            weather, passed = self.wire.weather, self.passed[direction]
-            cut = (weather.cut_up, weather.cut_down)[direction] - passed
-            stall = (weather.stall_up, weather.stall_down)[direction] - passed
-            turned = direction == UP and self.turn >= weather.cut_at_turn
-            if (cut <= 0 or turned or self._is_late()) and self._may_harm():
+            faults, passed = self.proxy.faults, self.passed[direction]
+            cut = (faults.cut_up, faults.cut_down)[direction] - passed
+            stall = (faults.stall_up, faults.stall_down)[direction] - passed
+            at_turn = direction == UP and self.turn >= faults.cut_at_turn
+            if (cut <= 0 or at_turn or self._is_late()) and self._may_disturb():
                 self._cut()
-            elif stall <= 0 and self._may_harm():
+            elif stall <= 0 and self._may_disturb():
                 self._wait(_LOOK_S)
             elif select.select([], [sink], [], _LOOK_S)[1]:
                 limits = [limit for limit in (cut, stall) if limit > 0]
-                sent = sink.send(piece[: int(min(*limits, weather.rate * _LOOK_S + 1, len(piece)))])
+                sent = sink.send(piece[: int(min(*limits, faults.rate * _LOOK_S + 1, len(piece)))])
                 piece = piece[sent:]
-                with self.wire.lock:
+                with self.proxy.lock:
                     self.passed[direction] += sent
-                    self.wire.passed[direction] += sent
-                self._wait(sent / weather.rate)
+                    self.proxy.passed[direction] += sent
+                self._wait(sent / faults.rate)
 
     def _is_late(self) -> bool:
-        return time.monotonic() - self.began > self.wire.weather.cut_after_s
+        return time.monotonic() - self.began > self.proxy.faults.cut_after_s
 
     def _cut(self) -> None:
-        self.close(reset=self.wire.weather.reset)
+        self.close(reset=self.proxy.faults.reset)
 
-    def _may_harm(self) -> bool:
-        """Return whether this one may be cut or stalled, and count it."""
-        with self.wire.lock:
-            if not self.is_harmed and self.wire.harmed < self.wire.weather.times:
-                self.is_harmed = True
-                self.wire.harmed += 1
-            return self.is_harmed
+    def _may_disturb(self) -> bool:
+        """Tell whether this connection may be cut or stalled, and count it."""
+        with self.proxy.lock:
+            if not self.is_disturbed and self.proxy.disturbed < self.proxy.faults.times:
+                self.is_disturbed = True
+                self.proxy.disturbed += 1
+            return self.is_disturbed
 
     def _end(self, sink: socket.socket) -> None:
-        with self.wire.lock:
+        with self.proxy.lock:
             self.ended += 1
         if self.ended == len(self.sockets):
             self.close(reset=False)
@@ -216,17 +216,17 @@ class _Connection:
 
 
 @contextmanager
-def running_wire(target: int, weather: NetworkFaults | None = None) -> Iterator[Wire]:
+def running_proxy(target: int, faults: NetworkFaults | None = None) -> Iterator[FaultyProxy]:
     """Run a proxy in front of the port `target` while the block runs."""
-    wire = Wire(target)
-    wire.weather = weather or wire.weather
+    proxy = FaultyProxy(target)
+    proxy.faults = faults or proxy.faults
     try:
-        yield wire
+        yield proxy
     finally:
-        wire.close()
+        proxy.close()
 
 
 if __name__ == "__main__":
-    with running_wire(int(sys.argv[1]), NetworkFaults(delay_s=float(sys.argv[2]) / 1000)) as running:
+    with running_proxy(int(sys.argv[1]), NetworkFaults(delay_s=float(sys.argv[2]) / 1000)) as running:
         print(running.port, flush=True)
         sys.stdin.read()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.command import Answer
+from support.command import CommandResult
 
 
 def new_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> str:
@@ -30,11 +30,11 @@ class Client:
     key: Path
     known_hosts: Path
 
-    def sftp(self, *commands: str, options: Sequence[str] = ()) -> Answer:
+    def sftp(self, *commands: str, options: Sequence[str] = ()) -> CommandResult:
         """Run `sftp -b` with `commands`; it ends at the first that fails, unless that one begins with `-`."""
         return _run(self.command("sftp", "-b", "-", *options), "".join(f"{command}\n" for command in commands))
 
-    def ssh(self, *command: str, options: Sequence[str] = ()) -> Answer:
+    def ssh(self, *command: str, options: Sequence[str] = ()) -> CommandResult:
         """Run `ssh` with a `command` for the other side."""
         return _run([*self.command("ssh", *options), *command], "")
 
@@ -47,6 +47,6 @@ class Client:
         return [program, *options, f"{self.user}@127.0.0.1"]
 
 
-def _run(command: Sequence[str], said: str) -> Answer:
+def _run(command: Sequence[str], said: str) -> CommandResult:
     done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=120, check=False)
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)

@@ -24,8 +24,8 @@ from backupd.tasks.options import Expiry
 from backupd.tasks.replicate import Connect, ReplicationRequest, replicate
 
 SENDER = "0123456789abcdef"
-SWIFT = Timeouts(connect_s=10, stall_s=5)
-ALL = ReplicationRequest("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
+SHORT_TIMEOUTS = Timeouts(connect_s=10, stall_s=5)
+REPLICATE_ALL = ReplicationRequest("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
 
 
 class Target(Protocol):
@@ -41,7 +41,7 @@ class Target(Protocol):
 
 
 @contextmanager
-def linked(target: Target, port: int, timeouts: Timeouts = SWIFT) -> Iterator[SftpConnection]:
+def sftp_connection(target: Target, port: int, timeouts: Timeouts = SHORT_TIMEOUTS) -> Iterator[SftpConnection]:
     """Lend a connection to a running server, by way of `port`."""
     pins = PinnedKeys.read("there", target.host_key(), None)
     credentials = Credentials(target.user, private_key=target.key.read_text())
@@ -55,11 +55,11 @@ def connected(
     path: Path | str,
     port: int | None = None,
     verified: VerifiedParts | None = None,
-    timeouts: Timeouts = SWIFT,
+    timeouts: Timeouts = SHORT_TIMEOUTS,
     sender: Callable[[], str] = lambda: SENDER,
 ) -> Iterator[SftpStore]:
     """Lend the store in `path` of a running server, by way of `port` where that is another one."""
-    with connection_errors("the replica"), linked(target, port or target.port, timeouts) as connection:
+    with connection_errors("the replica"), sftp_connection(target, port or target.port, timeouts) as connection:
         yield SftpStore("there", str(path), sender, connection, verified)
 
 
@@ -68,7 +68,7 @@ def over_sftp(
     path: Path | str,
     context: TaskContext,
     port: int | None = None,
-    timeouts: Timeouts = SWIFT,
+    timeouts: Timeouts = SHORT_TIMEOUTS,
     remote_hash: RemoteHash | None = None,
 ) -> Connect:
     """Return what connects to the store in `path`, as replication is given it."""
@@ -80,12 +80,12 @@ def over_sftp(
     return connect
 
 
-def once(do: Callable[[], None]) -> None:
+def try_once(do: Callable[[], None]) -> None:
     """Try once."""
     do()
 
 
-def again(times: int, between: Callable[[], None] = lambda: None) -> Callable[[Callable[[], None]], None]:
+def retrying(times: int, between: Callable[[], None] = lambda: None) -> Callable[[Callable[[], None]], None]:
     """Return what tries so often, without waiting, and does something `between`."""
 
     def retry(do: Callable[[], None]) -> None:
@@ -101,17 +101,17 @@ def again(times: int, between: Callable[[], None] = lambda: None) -> Callable[[C
     return retry
 
 
-def sent_to(
+def replicate_to(
     connect: Connect,
     context: TaskContext,
-    retry: Callable[[Callable[[], None]], None] = once,
-    order: ReplicationRequest = ALL,
+    retry: Callable[[Callable[[], None]], None] = try_once,
+    order: ReplicationRequest = REPLICATE_ALL,
 ) -> RunReport:
     """Replicate now, and return the report."""
     return replicate(order, connect, retry, context)
 
 
-def noisy_database(path: Path, size_bytes: int) -> None:
+def incompressible_database(path: Path, size_bytes: int) -> None:
     """Make a database that does not compress."""
     path.unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as connection:
@@ -120,7 +120,7 @@ def noisy_database(path: Path, size_bytes: int) -> None:
         connection.commit()
 
 
-def complete(files: Path) -> set[str]:
+def complete_generations(files: Path) -> set[str]:
     """Return the ids of the generations in `files`; fails unless each is private and what its manifest says."""
     found = set()
     for path in files.glob(f"*{MANIFEST_SUFFIX}"):
@@ -133,11 +133,11 @@ def complete(files: Path) -> set[str]:
     return found
 
 
-def only_complete(files: Path, context: TaskContext) -> set[str]:
+def only_complete_generations(files: Path, context: TaskContext) -> set[str]:
     """Return what `complete` does; fails as well when an archive without a manifest is not that of the local store."""
     for archive in files.glob(f"*{ARCHIVE_SUFFIX}"):
         assert archive.read_bytes() == (context.store.directory / archive.name).read_bytes()
-    return complete(files)
+    return complete_generations(files)
 
 
 def assert_checksums(files: Path) -> None:

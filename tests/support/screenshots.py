@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from support.browser import DESK, PHONE, View, running_browser
-from support.surveys import STATES
+from support.page_states import STATES
 from support.web_site import serving
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,6 @@
-"""An SFTP host as a container, made as docs/sftp-target.md tells its admin to: chroot, no shell, login by key.
+"""An SFTP host as a container, set up by the commands of docs/sftp-target.md: chroot, no shell, login by key.
 
-It can be stopped and started again with all that is on it, as a host that is rebooted.
+It can be stopped and started again with all its files, as a host that is rebooted.
 """
 
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from support.containers import ROOT, Container, Lab, build, docker, wait_until
+from support.containers import ROOT, Container, ContainerLab, build, docker, wait_until
 from support.openssh import new_key
 
 DOCUMENT: Final = (ROOT / "docs" / "sftp-target.md").read_text()
@@ -21,17 +21,17 @@ RUN sh -eu /account && mv /backupd.conf /etc/ssh/sshd_config.d/ && mkdir -p /run
 EXPOSE 22
 CMD ["/usr/sbin/sshd", "-D", "-e", "-o", "PerSourcePenalties=no"]
 """
-# Stops all but the listening sshd, in the moment that an archive's part has grown to so many MiB.
+# Stops all but the listening sshd, as soon as the part file of an archive has so many MiB.
 _FREEZE: Final = """until [ "$(find .backupd -name '*.gz.part' -size +{mib}M)" ]; do sleep 0.02; done; kill -STOP -1"""
 
 
 def blocks(language: str) -> list[str]:
-    """Return what docs/sftp-target.md has in fences of that language."""
+    """Return the blocks of that language in docs/sftp-target.md."""
     return re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
 
 
 def build_sftp_host(directory: Path) -> str:
-    """Build the image of the host in a `directory` that is empty; return its id."""
+    """Build the image of the host in an empty `directory`; return its id."""
     (directory / "Dockerfile").write_text(_DOCKERFILE)
     (directory / "account").write_text(blocks("sh admin")[0])
     (directory / "backupd.conf").write_text(blocks("sshd_config")[0])
@@ -40,7 +40,7 @@ def build_sftp_host(directory: Path) -> str:
 
 @dataclass(frozen=True)
 class SftpHost:
-    """A host that runs in the network of a test, and who may log in; its files are in a volume for `Lab.shell`."""
+    """A host in the network of a test, with its credentials; its files are in a volume for `ContainerLab.shell`."""
 
     container: Container
     volume: str
@@ -49,7 +49,7 @@ class SftpHost:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What makes this host the replica `offsite` of a sidecar in the same network."""
+        """The settings that make this host the replica `offsite` of a sidecar in its network."""
         return {
             "BACKUPD_REPLICAS__OFFSITE__URL": f"sftp://backupd@{self.container.name}/backups",
             "BACKUPD_REPLICAS__OFFSITE__HOST_KEY": self.host_key,
@@ -64,12 +64,12 @@ class SftpHost:
         return answer.out
 
     def freeze_in_the_middle(self, after_mib: int) -> None:
-        """Wait until so much of an archive has arrived, and let the account's sessions stand still in that moment."""
+        """Wait until so much of an archive has arrived, then stop (SIGSTOP) the sessions of the account."""
         options = (f"--workdir={FILES}",)
         self.container.exec("sh", "-c", _FREEZE.format(mib=after_mib), options=options)
 
     def stop(self) -> None:
-        """End it and all connections to it; its name is known no more."""
+        """Stop it and its connections; its name no longer resolves."""
         self.container.stop(timeout_s=5)
 
     def start(self) -> None:
@@ -83,8 +83,8 @@ class SftpHost:
         wait_until(lambda: self.container.exec(*connect).code == 0, f"the SFTP host: {self.container.logs()}")
 
 
-def start_sftp_host(lab: Lab, image: str, network: str, keys: Path) -> SftpHost:
-    """Start a host in `network`; the key pair that it lets in is made in the directory `keys`."""
+def start_sftp_host(lab: ContainerLab, image: str, network: str, keys: Path) -> SftpHost:
+    """Start a host in `network`; the key pair that it accepts is made in the directory `keys`."""
     volume = lab.volume()
     container = lab.start(image, options=(f"--network={network}", f"--volume={volume}:{FILES}"))
     line = f"restrict {new_key(keys / 'offsite-key')}"

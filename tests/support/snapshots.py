@@ -5,4 +5,4 @@ from collections.abc import Callable
 from backupd.sqlite.snapshot import Snapshot, SnapshotSettings
 
 Take = Callable[..., Snapshot]
-HASTY = SnapshotSettings(timeout_s=30, busy_timeout_s=0.3, hot_journal_wait_s=0.3)
+SHORT_WAITS = SnapshotSettings(timeout_s=30, busy_timeout_s=0.3, hot_journal_wait_s=0.3)

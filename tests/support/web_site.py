@@ -14,10 +14,10 @@ from typing import Any
 from backupd.catalog import PingRecord
 from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import DrillReport, Hold
-from backupd.status.model import MessageFigures, SourceFigures, Status, Survey, TaskFigures
+from backupd.status.model import History, MessageFigures, SourceFigures, Status, TaskFigures
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
-from support.surveys import healthy
+from support.page_states import healthy
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, 123_000, tzinfo=UTC)
 BACKUP = Freshness("backup", "tasks", NOW - timedelta(hours=3), 93_600)
@@ -73,7 +73,7 @@ class Told:
 
     reasons: tuple[str, ...] = ()
     judged: Health = WELL
-    surveyed: Survey = field(default_factory=healthy)
+    surveyed: History = field(default_factory=healthy)
     trouble: Exception | None = None
     hanging: frozenset[str] = frozenset()
     go: threading.Event = field(default_factory=threading.Event)
@@ -92,7 +92,7 @@ class Told:
         self._hear("status")
         return status_of(self.judged)
 
-    def survey(self) -> Survey:
+    def history(self) -> History:
         self._hear("survey")
         return self.surveyed
 

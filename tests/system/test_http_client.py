@@ -8,59 +8,59 @@ import pytest
 
 from backupd.system.http import LONGEST_BODY, CallFailed, call
 from support.daemon import free_port
-from support.listener import HANG, HANG_UP, Asked, Said, listening
+from support.recording_server import HANG, HANG_UP, CannedResponse, ReceivedRequest, recording_server
 
 
 def test_what_was_posted_arrives_and_the_answer_comes_back_whatever_it_is() -> None:
-    with listening(Said(503, b"busy\x1b[2J", {"X-App-Version": "1.2"})) as there:
+    with recording_server(CannedResponse(503, b"busy\x1b[2J", {"X-App-Version": "1.2"})) as there:
         reply = call(there.url("/secret"), b"words", timeout_s=30)
-        assert (there.asked[0].method, there.asked[0].body) == ("POST", b"words")
+        assert (there.requests[0].method, there.requests[0].body) == ("POST", b"words")
         assert (reply.status, reply.ok, reply.headers["x-app-version"]) == (503, False, "1.2")
         assert reply.words() == "answered 503: busy\\x1b[2J"
         assert call(there.url(), timeout_s=30).status == 503
-        assert there.asked[1].method == "GET"
+        assert there.requests[1].method == "GET"
 
 
 def test_a_flood_is_read_as_far_as_it_may_matter() -> None:
-    with listening(Said(200, b"x" * (LONGEST_BODY * 3))) as there:
+    with recording_server(CannedResponse(200, b"x" * (LONGEST_BODY * 3))) as there:
         assert len(call(there.url(), timeout_s=30).body) == LONGEST_BODY
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirection_is_followed_with_what_was_said(status: int) -> None:
-    def answering(asked: Asked) -> Said:
-        return Said(status, headers={"Location": "/there?x=1"}) if asked.path == "/here" else Said()
+    def answering(asked: ReceivedRequest) -> CannedResponse:
+        return CannedResponse(status, headers={"Location": "/there?x=1"}) if asked.path == "/here" else CannedResponse()
 
-    with listening(answering) as there:
+    with recording_server(answering) as there:
         assert call(there.url("/here"), b"words", timeout_s=30).status == 200
-        assert [(one.method, one.target, one.body) for one in there.asked] == [
+        assert [(one.method, one.target, one.body) for one in there.requests] == [
             ("POST", "/here", b"words"),
             ("POST", "/there?x=1", b"words"),
         ]
 
 
 def test_a_look_at_an_app_takes_a_redirection_for_its_answer() -> None:
-    with listening(Said(302, headers={"Location": "/login"})) as there:
+    with recording_server(CannedResponse(302, headers={"Location": "/login"})) as there:
         assert call(there.url(), timeout_s=30, direct=True).status == 302
-        assert len(there.asked) == 1
+        assert len(there.requests) == 1
 
 
 def test_a_redirection_out_of_http_is_not_followed() -> None:
-    with listening(Said(302, headers={"Location": "ftp://127.0.0.1/x"})) as there:
+    with recording_server(CannedResponse(302, headers={"Location": "ftp://127.0.0.1/x"})) as there:
         with pytest.raises(CallFailed, match="redirects to where nobody should follow"):
             call(there.url(), timeout_s=30)
-        there.answering = lambda _asked: Said(302, headers={"Location": "file:///etc/passwd"})
+        there.answering = lambda _asked: CannedResponse(302, headers={"Location": "file:///etc/passwd"})
         assert call(there.url(), timeout_s=30).status == 302
 
 
 def test_a_redirection_in_a_circle_ends() -> None:
-    with listening(Said(302, headers={"Location": "/again"})) as there:
+    with recording_server(CannedResponse(302, headers={"Location": "/again"})) as there:
         assert call(there.url("/again"), timeout_s=30).status == 302
-        assert len(there.asked) <= 5
+        assert len(there.requests) <= 5
 
 
 def test_who_hangs_is_left_behind_in_time() -> None:
-    with listening(HANG) as there:
+    with recording_server(HANG) as there:
         began = time.monotonic()
         with pytest.raises(CallFailed, match=r"no answer within 0\.3 s|timed out"):
             call(there.url("/hunter2"), timeout_s=0.3)
@@ -86,7 +86,7 @@ def test_who_drips_is_left_behind_in_time() -> None:
 
 
 def test_each_trouble_has_words_that_do_not_quote_the_url() -> None:
-    with listening(HANG_UP) as there:
+    with recording_server(HANG_UP) as there:
         urls = {
             there.url("/hunter2"): "Remote end closed|reset",
             f"http://127.0.0.1:{free_port()}/hunter2": "Connection refused",

@@ -1,4 +1,4 @@
-"""The network that tests of replicas stand on does what its weather says, in front of a real OpenSSH server."""
+"""The faulty proxy has the faults that are set, in front of a real OpenSSH server."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ import pytest
 
 from support import network_faults as network_faults_module
 from support.daemon import wait_until
-from support.network_faults import DOWN, UP, NetworkFaults, Wire, running_wire
+from support.network_faults import DOWN, UP, FaultyProxy, NetworkFaults, running_proxy
 from support.sshd import Sshd, running_sshd
 
 pytestmark = pytest.mark.no_cover
@@ -61,14 +61,14 @@ def echoing() -> Iterator[int]:
 
 
 @pytest.fixture
-def wire() -> Iterator[Wire]:
+def proxy() -> Iterator[FaultyProxy]:
     """A wire in front of an echo."""
-    with echoing() as port, running_wire(port) as wire:
-        yield wire
+    with echoing() as port, running_proxy(port) as proxy:
+        yield proxy
 
 
-def connected(wire: Wire) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", wire.port), timeout=10)
+def connected(proxy: FaultyProxy) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
 
 
 def asked(connection: socket.socket, text: bytes) -> bytes:
@@ -77,22 +77,22 @@ def asked(connection: socket.socket, text: bytes) -> bytes:
 
 
 def test_in_fair_weather_all_gets_through_and_is_counted(server: Sshd, upload: Path) -> None:
-    with running_wire(server.port) as wire:
-        done = server.client(wire.port).sftp(f"put {upload} {server.path}/a", f"get {server.path}/a {upload}.back")
+    with running_proxy(server.port) as proxy:
+        done = server.client(proxy.port).sftp(f"put {upload} {server.path}/a", f"get {server.path}/a {upload}.back")
         assert done.code == 0, done.err
         assert upload.with_name("upload.back").read_bytes() == upload.read_bytes()
-        assert (wire.connections, wire.harmed) == (1, 0)
+        assert (proxy.connections, proxy.disturbed) == (1, 0)
         for direction in (UP, DOWN):
-            assert SIZE < wire.passed[direction] < 1.1 * SIZE
+            assert SIZE < proxy.passed[direction] < 1.1 * SIZE
 
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_an_upload_is_cut_at_a_byte_and_the_next_is_spared(server: Sshd, upload: Path, reset: bool) -> None:
-    with running_wire(server.port, NetworkFaults(cut_up=SIZE / 2, reset=reset, times=1)) as wire:
-        client = server.client(wire.port)
+    with running_proxy(server.port, NetworkFaults(cut_up=SIZE / 2, reset=reset, times=1)) as proxy:
+        client = server.client(proxy.port)
         cut = client.sftp(f"put {upload} {server.path}/cut")
         assert cut.code != 0
-        assert (wire.passed[UP], wire.harmed) == (SIZE / 2, 1)
+        assert (proxy.passed[UP], proxy.disturbed) == (SIZE / 2, 1)
         wait_until(lambda: not server.connections(), "the end of the session")
         assert 0 < (server.files / "cut").stat().st_size < SIZE / 2
         assert client.sftp(f"put {upload} {server.path}/cut").code == 0
@@ -101,76 +101,76 @@ def test_an_upload_is_cut_at_a_byte_and_the_next_is_spared(server: Sshd, upload:
 
 def test_a_download_is_cut_every_time(server: Sshd, upload: Path) -> None:
     (server.files / "there").write_bytes(upload.read_bytes())
-    with running_wire(server.port, NetworkFaults(cut_down=SIZE / 4)) as wire:
+    with running_proxy(server.port, NetworkFaults(cut_down=SIZE / 4)) as proxy:
         for _ in range(2):
-            assert server.client(wire.port).sftp(f"get {server.path}/there {upload}.back").code != 0
-        assert wire.passed[DOWN] == 2 * SIZE / 4
+            assert server.client(proxy.port).sftp(f"get {server.path}/there {upload}.back").code != 0
+        assert proxy.passed[DOWN] == 2 * SIZE / 4
 
 
-def test_a_turn_is_what_is_said_until_there_is_an_answer(wire: Wire) -> None:
-    wire.weather = NetworkFaults(cut_at_turn=3)
-    with connected(wire) as connection:
+def test_a_turn_is_what_is_said_until_there_is_an_answer(proxy: FaultyProxy) -> None:
+    proxy.faults = NetworkFaults(cut_at_turn=3)
+    with connected(proxy) as connection:
         assert [asked(connection, b"first"), asked(connection, b"second")] == [b"first", b"second"]
         assert asked(connection, b"third") == b""
-    wait_until(lambda: wire.passed == [11, 11], "the count of what passed")
+    wait_until(lambda: proxy.passed == [11, 11], "the count of what passed")
 
 
 def test_each_turn_of_a_session_can_be_the_last(server: Sshd, tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(b"small")
-    with running_wire(server.port) as wire:
+    with running_proxy(server.port) as proxy:
         turns = 0
         while True:
             turns += 1
-            wire.weather = NetworkFaults(cut_at_turn=turns)
-            if server.client(wire.port).sftp(f"put {tmp_path}/small {server.path}/turn{turns}").code == 0:
+            proxy.faults = NetworkFaults(cut_at_turn=turns)
+            if server.client(proxy.port).sftp(f"put {tmp_path}/small {server.path}/turn{turns}").code == 0:
                 break
         assert turns > 10
-        assert wire.harmed in {turns - 1, turns}  # the last may have been cut when it said goodbye
+        assert proxy.disturbed in {turns - 1, turns}  # the last may have been cut when it said goodbye
         assert (server.files / f"turn{turns}").read_bytes() == b"small"
         assert not (server.files / "turn2").exists()
 
 
-def test_a_connection_ends_after_a_time_even_if_nobody_says_anything(wire: Wire) -> None:
-    wire.weather = NetworkFaults(cut_after_s=0.2)
+def test_a_connection_ends_after_a_time_even_if_nobody_says_anything(proxy: FaultyProxy) -> None:
+    proxy.faults = NetworkFaults(cut_after_s=0.2)
     began = time.monotonic()
-    with connected(wire) as connection:
+    with connected(proxy) as connection:
         assert connection.recv(1) == b""
     assert 0.2 <= time.monotonic() - began < 5
 
 
-def test_a_reset_is_a_reset(wire: Wire) -> None:
-    wire.weather = NetworkFaults(cut_up=3, reset=True)
-    with connected(wire) as connection:
+def test_a_reset_is_a_reset(proxy: FaultyProxy) -> None:
+    proxy.faults = NetworkFaults(cut_up=3, reset=True)
+    with connected(proxy) as connection:
         assert asked(connection, b"abc") == b"abc"
         with pytest.raises(ConnectionResetError):
             asked(connection, b"d")
 
 
-def test_a_stalled_connection_stays_open_and_goes_on_when_the_weather_clears(wire: Wire) -> None:
-    wire.weather = NetworkFaults(stall_down=2)
-    with connected(wire) as connection:
+def test_a_stalled_connection_stays_open_and_goes_on_when_the_weather_clears(proxy: FaultyProxy) -> None:
+    proxy.faults = NetworkFaults(stall_down=2)
+    with connected(proxy) as connection:
         assert asked(connection, b"hello") == b"he"
         connection.settimeout(0.3)
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        wire.weather = NetworkFaults()
+        proxy.faults = NetworkFaults()
         connection.settimeout(10)
         assert connection.recv(10) == b"llo"
 
 
-def test_who_sends_into_a_stall_is_held_up(wire: Wire) -> None:
-    wire.weather = NetworkFaults(stall_up=1000)
-    with connected(wire) as connection:
+def test_who_sends_into_a_stall_is_held_up(proxy: FaultyProxy) -> None:
+    proxy.faults = NetworkFaults(stall_up=1000)
+    with connected(proxy) as connection:
         connection.settimeout(0.3)
         with pytest.raises(TimeoutError):
             connection.sendall(bytes(64 << 20))
-    assert wire.passed[UP] == 1000
+    assert proxy.passed[UP] == 1000
 
 
-def test_a_slow_wire_takes_the_time_that_bytes_need(wire: Wire) -> None:
-    wire.weather = NetworkFaults(rate=100_000)
+def test_a_slow_wire_takes_the_time_that_bytes_need(proxy: FaultyProxy) -> None:
+    proxy.faults = NetworkFaults(rate=100_000)
     began = time.monotonic()
-    with connected(wire) as connection:
+    with connected(proxy) as connection:
         connection.sendall(bytes(50_000))
         got = 0
         while got < 50_000:
@@ -188,7 +188,7 @@ def test_a_delay_is_felt_by_every_answer_but_does_not_limit_throughput(server: S
             assert connection.recv(8) == b"SSH-2.0-"
             assert time.monotonic() - began >= 0.04
         process.communicate()
-    with echoing() as echo, running_wire(echo, NetworkFaults(delay_s=0.04)) as wire, connected(wire) as connection:
+    with echoing() as echo, running_proxy(echo, NetworkFaults(delay_s=0.04)) as proxy, connected(proxy) as connection:
         began = time.monotonic()
         assert asked(connection, b"ping") == b"ping"
         assert 0.08 <= time.monotonic() - began < 2
@@ -203,15 +203,15 @@ def test_a_delay_is_felt_by_every_answer_but_does_not_limit_throughput(server: S
         assert time.monotonic() - began < 8
 
 
-def test_connections_are_refused_for_a_while(wire: Wire) -> None:
-    with connected(wire) as before:
+def test_connections_are_refused_for_a_while(proxy: FaultyProxy) -> None:
+    with connected(proxy) as before:
         assert asked(before, b"a") == b"a"
-        wire.refuse()
+        proxy.refuse()
         with pytest.raises(ConnectionRefusedError):
-            connected(wire)
+            connected(proxy)
         assert asked(before, b"b") == b"b"
-        wire.accept()
-        with connected(wire) as after:
+        proxy.accept()
+        with connected(proxy) as after:
             assert asked(after, b"c") == b"c"
-            wire.cut()
+            proxy.cut()
             assert before.recv(1) == after.recv(1) == b""

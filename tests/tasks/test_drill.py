@@ -23,7 +23,7 @@ from backupd.tasks.inventory import take_inventory
 from backupd.tasks.options import BackupRequest, DrillRequest
 from support.drills import DAY_S, drilled, facts
 from support.generations import backdated, flip_byte, manifest_of, rewritten
-from support.replicas import again, complete
+from support.replicas import complete_generations, retrying
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_the_catalog_remembers_the_whole_report(newest: str, context: TaskContex
 def test_a_drill_from_one_store_proves_nothing_of_another(context: TaskContext) -> None:
     limits = (Limit("backup", "tasks", DAY_S), Limit("drill", "local", DAY_S), Limit("drill", "nas", DAY_S))
     report = drilled(context)
-    _, local, nas = read_health_facts(limits, context).standings
+    _, local, nas = read_health_facts(limits, context).freshness
     assert (local.last_at, nas.last_at) == (report.started_at, None)
     now = context.clock()
     histories = [
@@ -93,7 +93,7 @@ def test_a_drill_from_one_store_proves_nothing_of_another(context: TaskContext) 
 def test_each_source_has_to_be_drilled_before_a_store_is_proven(context: TaskContext) -> None:
     drilled(context)
     limits = (Limit("backup", "tasks", DAY_S), Limit("backup", "notes", DAY_S), Limit("drill", "local", DAY_S))
-    assert read_health_facts(limits, context).standings[2].last_at is None
+    assert read_health_facts(limits, context).freshness[2].last_at is None
 
 
 def test_a_flipped_byte_fails_the_drill_and_is_marked(newest: str, context: TaskContext) -> None:
@@ -181,7 +181,7 @@ def test_a_lost_connection_is_made_again(context: TaskContext) -> None:
             raise ReplicaUnreachable("gone", "it is tried again")
         yield context.store, local_inventory(context)
 
-    report = drill(DrillRequest("tasks", "local", DAY_S, reserve_bytes=0), opened, again(2), context)
+    report = drill(DrillRequest("tasks", "local", DAY_S, reserve_bytes=0), opened, retrying(2), context)
     assert (report.outcome, len(tries)) == ("done", 2)
 
 
@@ -203,7 +203,7 @@ def test_a_replica_is_drilled_by_its_own_listing_and_left_as_it_is(
     )
     assert (report.outcome, report.generation) == ("done", newest)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")} == before
-    assert complete(tmp_path / "nas") == {newest}
+    assert complete_generations(tmp_path / "nas") == {newest}
 
 
 def test_too_little_room_is_told_before_anything_is_fetched(newest: str, context: TaskContext) -> None:

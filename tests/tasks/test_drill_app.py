@@ -22,10 +22,10 @@ from backupd.tasks.drill.command import RESTORED, environment_for
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.options import AppProof, BackupRequest, DrillRequest
 from support.daemon import free_port, wait_until
+from support.directories import mounted
 from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell
 from support.faults import processes_below
 from support.generations import rewritten
-from support.sqlite_places import mounted
 
 
 @pytest.fixture
@@ -202,13 +202,13 @@ def test_an_app_that_is_well_before_it_has_the_copy_proves_nothing(
 SERVE = """
 import http.server, sys
 
-class Answer(http.server.BaseHTTPRequestHandler):
+class AnswerHandler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200 if self.path == "/health" else 302)
         self.send_header("Location", "/health")
         self.end_headers()
 
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), AnswerHandler).serve_forever()
 """
 
 

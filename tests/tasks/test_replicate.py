@@ -26,8 +26,17 @@ from backupd.tasks.options import BackupRequest, Expiry
 from backupd.tasks.replicate import Connect
 from support.daemon import wait_until
 from support.generations import backdated, flip_byte
-from support.network_faults import DOWN, NetworkFaults, running_wire
-from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
+from support.network_faults import DOWN, NetworkFaults, running_proxy
+from support.replicas import (
+    REPLICATE_ALL,
+    assert_checksums,
+    complete_generations,
+    incompressible_database,
+    only_complete_generations,
+    over_sftp,
+    replicate_to,
+    retrying,
+)
 from support.sshd import Sshd
 
 
@@ -77,10 +86,10 @@ def other_site(tmp_path: Path, database: Path, source: str = "tasks") -> Iterato
 def test_what_is_sent_is_complete_private_and_checked_by_sha256sum(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
-    report = sent_to(connect, context)
+    report = replicate_to(connect, context)
     assert (report.outcome, report.sent, report.kept) == ("done", tuple(taken), 3)
     assert report.sent_bytes == sum(context.store.archive_path(key).stat().st_size for key in taken)
-    assert complete(files) == set(taken)
+    assert complete_generations(files) == set(taken)
     assert_checksums(files)
     for key in taken:
         for name in (f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"):
@@ -90,62 +99,62 @@ def test_what_is_sent_is_complete_private_and_checked_by_sha256sum(
 def test_a_second_run_sends_nothing_and_a_new_generation_travels_alone(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
-    sent_to(connect, context)
+    replicate_to(connect, context)
     times = {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
-    second = sent_to(connect, context)
+    second = replicate_to(connect, context)
     assert (second.outcome, second.sent, second.sent_bytes) == ("done", (), 0)
     assert times == {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
     older = backdated(context.store.directory, taken[0], days=3)
-    assert sent_to(connect, context).sent == (older,)
+    assert replicate_to(connect, context).sent == (older,)
 
 
 def test_a_target_that_was_emptied_is_filled_again(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
-    sent_to(connect, context)
+    replicate_to(connect, context)
     rmtree(files)
-    assert sent_to(connect, context).sent == tuple(taken)
-    assert complete(files) == set(taken)
+    assert replicate_to(connect, context).sent == tuple(taken)
+    assert complete_generations(files) == set(taken)
 
 
 def test_a_lost_local_disk_empties_no_replica(
     connect: Connect, context: TaskContext, files: Path, taken: list[str], order: BackupRequest
 ) -> None:
-    sent_to(connect, context)
+    replicate_to(connect, context)
     for path in context.store.directory.glob("tasks-*"):
         path.unlink()
-    assert (sent_to(connect, context).outcome, complete(files)) == ("done", set(taken))
+    assert (replicate_to(connect, context).outcome, complete_generations(files)) == ("done", set(taken))
     order.path.touch()
 
 
 def test_retention_there_is_its_own_and_append_only_removes_nothing(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
-    sent_to(connect, context)
+    replicate_to(connect, context)
     one = Expiry(RetentionPolicy(within=timedelta(), daily=1, weekly=0))
-    assert sent_to(connect, context, order=replace(ALL, expiry=one, append_only=True)).removed == ()
-    assert complete(files) == set(taken)
-    report = sent_to(connect, context, order=replace(ALL, expiry=one))
+    assert replicate_to(connect, context, order=replace(REPLICATE_ALL, expiry=one, append_only=True)).removed == ()
+    assert complete_generations(files) == set(taken)
+    report = replicate_to(connect, context, order=replace(REPLICATE_ALL, expiry=one))
     assert (set(report.removed), report.kept) == (set(taken[1:]), 1)
-    assert complete(files) == {taken[0]}
+    assert complete_generations(files) == {taken[0]}
     assert_checksums(files)
 
 
 def test_the_same_id_from_another_store_is_refused_and_left_alone(
     connect: Connect, context: TaskContext, files: Path, taken: list[str], tmp_path: Path, database: Path
 ) -> None:
-    sent_to(connect, context)
+    replicate_to(connect, context)
     before = {path.name: path.read_bytes() for path in files.glob("tasks-*")}
-    noisy_database(database, 10_000)
+    incompressible_database(database, 10_000)
     with other_site(tmp_path, database) as other:
         for key in taken:  # other contents under the same ids
             days = (decode_id(other.store.list()[-1].id) - decode_id(key)).total_seconds() / 86400
             if days:
                 backdated(other.store.directory, other.store.list()[-1].id, days=days)
-        report = sent_to(connect, other)
+        report = replicate_to(connect, other)
     assert (report.outcome, "another store has made" in str(report.error)) == ("failed", True)
     assert {name: (files / name).read_bytes() for name in before} == before
-    complete(files)
+    complete_generations(files)
 
 
 def decode_id(generation: str) -> datetime:
@@ -156,11 +165,11 @@ def decode_id(generation: str) -> datetime:
 def test_another_senders_sources_are_not_pruned(
     connect: Connect, context: TaskContext, files: Path, taken: list[str], tmp_path: Path, database: Path
 ) -> None:
-    sent_to(connect, context)
-    strict = replace(ALL, sources=("notes",), expiry=Expiry(RetentionPolicy(daily=1)))
+    replicate_to(connect, context)
+    strict = replace(REPLICATE_ALL, sources=("notes",), expiry=Expiry(RetentionPolicy(daily=1)))
     with other_site(tmp_path, database, "notes") as other:
-        assert sent_to(connect, other, order=strict).removed == ()
-        assert complete(files) == {*taken, other.store.list()[0].id}
+        assert replicate_to(connect, other, order=strict).removed == ()
+        assert complete_generations(files) == {*taken, other.store.list()[0].id}
         assert_checksums(files)
 
 
@@ -168,10 +177,10 @@ def test_a_generation_that_is_damaged_here_is_not_sent(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
     flip_byte(context.store.archive_path(taken[0]))
-    report = sent_to(connect, context)
+    report = replicate_to(connect, context)
     assert (report.outcome, report.sent) == ("degraded", tuple(taken[1:]))
     assert taken[0] in report.warnings[0]
-    assert complete(files) == set(taken[1:])
+    assert complete_generations(files) == set(taken[1:])
 
 
 def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
@@ -192,7 +201,7 @@ def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
         tries.append(1)
         return connect()
 
-    report = sent_to(counted, context, again(5))
+    report = replicate_to(counted, context, retrying(5))
     assert (report.outcome, len(tries)) == ("failed", 1)
     assert report.exit_code == HostKeyRefused.exit_code == LoginFailed.exit_code == 1
     assert not files.exists()
@@ -202,58 +211,58 @@ def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
 def test_cut_at_any_byte_it_leaves_only_complete_generations_and_the_next_run_heals(
     sshd: Sshd, context: TaskContext, order: BackupRequest, files: Path
 ) -> None:
-    noisy_database(order.path, 300_000)
+    incompressible_database(order.path, 300_000)
     key = backup(order, context).generation
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
     for turn in range(8):
-        with running_wire(sshd.port) as wire:
+        with running_proxy(sshd.port) as proxy:
             up, down = chance.choice([(True, False), (False, True)])
             limit = chance.randrange(2000, 340_000)
-            wire.weather = NetworkFaults(
+            proxy.faults = NetworkFaults(
                 cut_up=limit if up else float("inf"), cut_down=limit if down else float("inf"), reset=turn % 2 == 0
             )
-            report = sent_to(over_sftp(sshd, files, context, wire.port), context)
+            report = replicate_to(over_sftp(sshd, files, context, proxy.port), context)
             assert report.outcome in ("failed", "done")
             assert report.outcome == "done" or report.exit_code == 75
-        only_complete(files, context)
-        assert sent_to(over_sftp(sshd, files, context), context).outcome == "done"
-        assert complete(files) == {key}
+        only_complete_generations(files, context)
+        assert replicate_to(over_sftp(sshd, files, context), context).outcome == "done"
+        assert complete_generations(files) == {key}
         rmtree(files)
 
 
 def test_a_broken_connection_goes_on_where_what_is_proven_ends(
     sshd: Sshd, context: TaskContext, order: BackupRequest, files: Path
 ) -> None:
-    noisy_database(order.path, 26_000_000)
+    incompressible_database(order.path, 26_000_000)
     backup(order, context)
     gone = partial(wait_until, lambda: not sshd.connections(), "the end of what the server does for a dead connection")
     for remote_hash in (None, RemoteHash()):
-        with running_wire(sshd.port, NetworkFaults(cut_up=25_000_000, times=1)) as wire:
-            connect = over_sftp(sshd, files, context, wire.port, remote_hash=remote_hash)
-            report = sent_to(connect, context, again(3, gone))
-            assert wire.harmed == 1
-            came_back = wire.passed[DOWN]
+        with running_proxy(sshd.port, NetworkFaults(cut_up=25_000_000, times=1)) as proxy:
+            connect = over_sftp(sshd, files, context, proxy.port, remote_hash=remote_hash)
+            report = replicate_to(connect, context, retrying(3, gone))
+            assert proxy.disturbed == 1
+            came_back = proxy.passed[DOWN]
         assert (report.outcome, len(report.sent)) == ("done", 1)
         assert report.resumed_bytes > 5_000_000  # what is lost is at most what was under way
         before_the_cut = report.sent_bytes - (context.store.list()[0].archive_bytes - report.resumed_bytes)
         assert 0 < before_the_cut - report.resumed_bytes <= CHANNELS * IN_FLIGHT_BYTES
         assert remote_hash is None or came_back < CHANNELS * IN_FLIGHT_BYTES + 2_000_000
-        assert len(complete(files)) == 1
+        assert len(complete_generations(files)) == 1
         rmtree(files)
 
 
 def test_a_part_of_a_generation_that_is_not_wanted_any_more_is_swept(
     sshd: Sshd, context: TaskContext, order: BackupRequest, files: Path
 ) -> None:
-    noisy_database(order.path, 6_000_000)
+    incompressible_database(order.path, 6_000_000)
     backup(order, context)
-    with running_wire(sshd.port, NetworkFaults(cut_up=5_000_000)) as wire:
-        assert sent_to(over_sftp(sshd, files, context, wire.port), context).exit_code == 75
+    with running_proxy(sshd.port, NetworkFaults(cut_up=5_000_000)) as proxy:
+        assert replicate_to(over_sftp(sshd, files, context, proxy.port), context).exit_code == 75
     assert list(files.rglob("*.part"))
     for path in context.store.directory.glob("tasks-*"):
         path.unlink()
-    report = sent_to(over_sftp(sshd, files, context), context)
+    report = replicate_to(over_sftp(sshd, files, context), context)
     assert (report.exit_code, "no verified generation of tasks" in str(report.error)) == (75, True)
     assert not list(files.rglob("*.part"))

@@ -21,10 +21,10 @@ from backupd.tasks.options import BackupRequest, DrillRequest, Expiry
 from backupd.tasks.rebuild_catalog import rebuild_catalog
 from backupd.tasks.replicate import Connect, inventory_of
 from support.bank import make_bank
-from support.replicas import ALL, assert_checksums, complete, once, over_sftp, sent_to
+from support.replicas import REPLICATE_ALL, assert_checksums, complete_generations, over_sftp, replicate_to, try_once
 
 MONDAY = datetime(2026, 11, 23, 4, tzinfo=UTC)
-LAST = replace(ALL, expiry=Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)))
+LAST = replace(REPLICATE_ALL, expiry=Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)))
 
 
 @dataclass
@@ -99,21 +99,21 @@ def test_a_second_store_is_refused_before_it_sends_or_removes_anything(
 ) -> None:
     first, second = machine("first"), machine("second")
     first.backs_up("tasks")
-    assert sent_to(connect(first), first.context).outcome == "done"
+    assert replicate_to(connect(first), first.context).outcome == "done"
     before = contents(files)
     second.backs_up("tasks", days=1)
-    report = sent_to(connect(second), second.context, order=LAST)
+    report = replicate_to(connect(second), second.context, order=LAST)
     assert foreign(report, first)
     assert "24 h old): nothing of that source was sent or removed" in str(report.error)
     assert contents(files) == before
-    assert sent_to(connect(first), first.context).outcome == "done"
+    assert replicate_to(connect(first), first.context).outcome == "done"
     found = list(examine_replica(LAST, connect(second), second.context))[-1]
     assert (found.check, found.ok, "another store" in found.detail) == ("copies at there", False, True)
     assert list(examine_replica(LAST, connect(first), first.context))[-1].detail == "1 generation of this store"
     with connect(second)() as there:
         inventory = inventory_of("there", there, second.context)
         drilled = drill(
-            DrillRequest("tasks", "there", 1e6, 1, 0), lambda: nullcontext((there, inventory)), once, second.context
+            DrillRequest("tasks", "there", 1e6, 1, 0), lambda: nullcontext((there, inventory)), try_once, second.context
         )
     assert foreign(drilled, first)
 
@@ -124,7 +124,7 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
     first, second = machine("first"), machine("second")
     first.backs_up("tasks")
     second.backs_up("tasks", days=1)
-    left = [lambda: sent_to(connect(second), second.context)]
+    left = [lambda: replicate_to(connect(second), second.context)]
 
     @contextmanager
     def raced() -> AbstractContextManager[Replica]:  # the other sends after we have seen that there is nothing
@@ -133,22 +133,26 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
             replica.sweep = lambda wanted: (left.pop()() if left else None, sweep(wanted))[1]  # type: ignore[method-assign]
             yield replica
 
-    assert foreign(sent_to(raced, first.context, order=LAST), second)
+    assert foreign(replicate_to(raced, first.context, order=LAST), second)
     for turn in range(2, 4):
         for one, other in ((first, second), (second, first)):
             one.backs_up("tasks", days=turn)
             (one.home / "tasks.db").unlink()
             make_bank(one.home / "tasks.db", rows=turn * 10 + len(str(one.home)))
             taken = one.backs_up("tasks", days=0.1)
-            before = complete(files)
-            report = sent_to(connect(one), one.context, order=LAST)
+            before = complete_generations(files)
+            report = replicate_to(connect(one), one.context, order=LAST)
             assert foreign(report, other)
-            assert (report.removed, taken[0] in complete(files), before <= complete(files)) == ((), True, True)
+            assert (report.removed, taken[0] in complete_generations(files), before <= complete_generations(files)) == (
+                (),
+                True,
+                True,
+            )
     assert_checksums(files)
     with connect(first)() as there:
         inventory = inventory_of("there", there, first.context)
         order = DrillRequest("tasks", "there", 1e8, 1, 0)
-        drilled = drill(order, lambda: nullcontext((there, inventory)), once, first.context)
+        drilled = drill(order, lambda: nullcontext((there, inventory)), try_once, first.context)
     newest = next(
         m for g in inventory.generations if (m := inventory.manifests[g.id]).store == first.context.identity()
     )
@@ -160,12 +164,12 @@ def test_a_source_that_is_foreign_there_keeps_no_other_from_being_sent(
 ) -> None:
     first, second = machine("first"), machine("second", "tasks", "notes")
     (mine,) = first.backs_up("tasks")
-    assert sent_to(connect(first), first.context).outcome == "done"
+    assert replicate_to(connect(first), first.context).outcome == "done"
     _, notes = second.backs_up("tasks", "notes", days=1)
-    order = replace(ALL, sources=("tasks", "notes"))
-    report = sent_to(connect(second), second.context, order=order)
+    order = replace(REPLICATE_ALL, sources=("tasks", "notes"))
+    report = replicate_to(connect(second), second.context, order=order)
     assert foreign(report, first)
-    assert (report.sent, complete(files)) == ((notes,), {mine, notes})
+    assert (report.sent, complete_generations(files)) == ((notes,), {mine, notes})
     assert_checksums(files)
 
 
@@ -174,16 +178,16 @@ def test_what_a_lost_machine_had_sent_is_adopted_and_counts_with_what_is_new(
 ) -> None:
     lost, new = machine("lost"), machine("new")
     (old,) = lost.backs_up("tasks")
-    assert sent_to(connect(lost), lost.context).outcome == "done"
+    assert replicate_to(connect(lost), lost.context).outcome == "done"
     (taken,) = new.backs_up("tasks", days=3)
-    report = sent_to(connect(new), new.context, order=replace(LAST, adopt=True))
+    report = replicate_to(connect(new), new.context, order=replace(LAST, adopt=True))
     assert (report.outcome, report.sent, report.removed) == ("done", (taken,), ())
     (note,) = report.notes
     assert all(part in note for part in ("adopted", lost.context.identity(), str(lost.home), old, "3 d old"))
-    assert complete(files) == {old, taken}, "a run that adopts removes nothing yet"
-    assert sent_to(connect(new), new.context, order=LAST).removed == (), "what is adopted is pinned"
+    assert complete_generations(files) == {old, taken}, "a run that adopts removes nothing yet"
+    assert replicate_to(connect(new), new.context, order=LAST).removed == (), "what is adopted is pinned"
     assert new.context.pins.release(old)
-    assert sent_to(connect(new), new.context, order=LAST).removed == (old,)
+    assert replicate_to(connect(new), new.context, order=LAST).removed == (old,)
 
 
 def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_made_until_now(
@@ -192,19 +196,22 @@ def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_ma
     first, second = machine("first"), machine("second")
     second.backs_up("tasks")
     first.backs_up("tasks", days=1)
-    assert sent_to(connect(first), first.context).outcome == "done"
+    assert replicate_to(connect(first), first.context).outcome == "done"
     second.now += timedelta(days=2)
-    report = sent_to(connect(second), second.context, order=replace(ALL, adopt=True))
+    report = replicate_to(connect(second), second.context, order=replace(REPLICATE_ALL, adopt=True))
     assert (report.outcome, "seems to be at work" in str(report.error)) == ("failed", True)
     assert "--force" in str(report.hint)
     assert second.context.identities.adopted() == {}
-    assert sent_to(connect(second), second.context, order=replace(ALL, adopt=True, force=True)).outcome == "done"
+    assert (
+        replicate_to(connect(second), second.context, order=replace(REPLICATE_ALL, adopt=True, force=True)).outcome
+        == "done"
+    )
     make_bank(first.home / "other.db", rows=5)
     (first.home / "other.db").replace(first.home / "tasks.db")
     first.backs_up("tasks", days=5)
-    assert foreign(sent_to(connect(first), first.context), second)
-    assert foreign(sent_to(connect(second), second.context, order=LAST), first)
-    assert len(complete(files)) == 3
+    assert foreign(replicate_to(connect(first), first.context), second)
+    assert foreign(replicate_to(connect(second), second.context, order=LAST), first)
+    assert len(complete_generations(files)) == 3
 
 
 def test_what_an_operator_puts_into_the_local_store_belongs_to_it(
@@ -216,10 +223,10 @@ def test_what_an_operator_puts_into_the_local_store_belongs_to_it(
     for path in lost.context.store.directory.glob("tasks-*"):
         path.replace(new.context.store.directory / path.name)
     new.now += timedelta(days=9)
-    assert sent_to(connect(new), new.context).outcome == "done"
+    assert replicate_to(connect(new), new.context).outcome == "done"
     for path in new.context.store.directory.glob(f"{old}*"):
         path.unlink()
-    assert (sent_to(connect(new), new.context).outcome, len(complete(files))) == ("done", 2)
+    assert (replicate_to(connect(new), new.context).outcome, len(complete_generations(files))) == ("done", 2)
 
 
 def test_an_identity_outlives_the_catalog_and_where_it_is_lost_it_is_that_of_the_generations(

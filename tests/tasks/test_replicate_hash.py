@@ -14,8 +14,8 @@ from backupd.stores.sftp.upload import RemoteHash
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import BackupRequest
-from support.odd_sftp import Oddities, OddSftp, running_odd_sftp
-from support.replicas import again, complete, noisy_database, over_sftp, sent_to
+from support.faulty_sftp import FaultySftpServer, SftpFaults, running_faulty_sftp
+from support.replicas import complete_generations, incompressible_database, over_sftp, replicate_to, retrying
 from support.sshd import Sshd, running_sshd
 
 BYTES = 200_000
@@ -25,35 +25,35 @@ DIGEST = b"0123456789abcdef" * 4
 @pytest.fixture
 def key(order: BackupRequest, context: TaskContext) -> str:
     """The id of the only generation."""
-    noisy_database(order.path, BYTES)
+    incompressible_database(order.path, BYTES)
     generation = backup(order, context).generation
     assert generation is not None
     return generation
 
 
 @pytest.fixture
-def odd(tmp_path: Path) -> Iterator[OddSftp]:
-    with running_odd_sftp(tmp_path / "odd") as server:
+def faulty(tmp_path: Path) -> Iterator[FaultySftpServer]:
+    with running_faulty_sftp(tmp_path / "odd") as server:
         yield server
 
 
-def hashed(target: Sshd | OddSftp, path: Path | str, context: TaskContext, tries: int = 1) -> RunReport:
+def hashed(target: Sshd | FaultySftpServer, path: Path | str, context: TaskContext, tries: int = 1) -> RunReport:
     """Replicate with `verify = "remote-hash"`."""
     timeouts = Timeouts(connect_s=5, stall_s=2)
     connect = over_sftp(target, path, context, timeouts=timeouts, remote_hash=RemoteHash(min_timeout_s=1))
-    return sent_to(connect, context, again(tries))
+    return replicate_to(connect, context, retrying(tries))
 
 
 @dataclass
 class Shell:
     """Runs what it is asked for, as an account would whose home is the root of the odd server; remembers the last."""
 
-    odd: OddSftp
+    faulty: FaultySftpServer
     asked: str = ""
 
     def __call__(self, command: str) -> bytes:
         self.asked = command
-        real = command.replace(self.odd.path, str(self.odd.files))
+        real = command.replace(self.faulty.path, str(self.faulty.files))
         return subprocess.run(["sh", "-c", real], capture_output=True, check=False).stdout
 
 
@@ -64,7 +64,7 @@ def test_where_the_account_has_a_shell_nothing_of_the_archive_comes_back_whateve
     sshd.requests.write_text("")
     report = hashed(sshd, files, context)
     assert (report.outcome, report.sent, report.verified_by, report.notes) == ("done", (key,), ("remote-hash",), ())
-    assert complete(files) == {key}
+    assert complete_generations(files) == {key}
     closed = re.findall(r"sqlite3\.gz\.part\" bytes read (\d+) written (\d+)", sshd.requests.read_text())
     assert {read for read, _ in closed} == {"0"}
     assert sum(int(written) for _, written in closed) == report.sent_bytes
@@ -109,35 +109,37 @@ def test_a_locked_down_account_has_no_shell_and_the_copy_is_read_back(
     ],
 )
 def test_whatever_else_is_answered_the_copy_is_read_back(
-    odd: OddSftp, context: TaskContext, key: str, shell: Callable[[str], bytes | None] | None
+    faulty: FaultySftpServer, context: TaskContext, key: str, shell: Callable[[str], bytes | None] | None
 ) -> None:
-    odd.be(Oddities(shell=shell))
-    report = hashed(odd, odd.path, context)
+    faulty.set_faults(SftpFaults(shell=shell))
+    report = hashed(faulty, faulty.path, context)
     assert (report.outcome, report.sent, report.verified_by) == ("done", (key,), ("read-back",)), report
-    assert complete(odd.files) == {key}
+    assert complete_generations(faulty.files) == {key}
 
 
-def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(odd: OddSftp, context: TaskContext, key: str) -> None:
+def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(
+    faulty: FaultySftpServer, context: TaskContext, key: str
+) -> None:
     asked = []
 
     def hangs_up(command: str) -> None:
         asked.append(command)
-        odd.hang_up()
+        faulty.hang_up()
 
-    odd.be(Oddities(shell=hangs_up))
-    report = hashed(odd, odd.path, context, tries=4)
+    faulty.set_faults(SftpFaults(shell=hangs_up))
+    report = hashed(faulty, faulty.path, context, tries=4)
     assert (report.outcome, report.sent, len(asked)) == ("done", (key,), 1), report
-    assert complete(odd.files) == {key}
+    assert complete_generations(faulty.files) == {key}
 
 
-def test_a_write_that_was_lost_is_found_as_well(odd: OddSftp, context: TaskContext, key: str) -> None:
-    shell = Shell(odd)
-    odd.be(Oddities(shell=shell, lost_write=3))
-    report = hashed(odd, odd.path, context)
-    assert (report.outcome, complete(odd.files)) == ("failed", set())
+def test_a_write_that_was_lost_is_found_as_well(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+    shell = Shell(faulty)
+    faulty.set_faults(SftpFaults(shell=shell, lost_write=3))
+    report = hashed(faulty, faulty.path, context)
+    assert (report.outcome, complete_generations(faulty.files)) == ("failed", set())
     assert "reads back differently than written" in str(report.error)
-    odd.be(Oddities(shell=shell))
-    report = hashed(odd, odd.path, context)
+    faulty.set_faults(SftpFaults(shell=shell))
+    report = hashed(faulty, faulty.path, context)
     assert (report.outcome, report.verified_by, report.resumed_bytes > 0) == ("done", ("remote-hash",), True)
-    assert complete(odd.files) == {key}
+    assert complete_generations(faulty.files) == {key}
     assert str(context.store.list()[0].archive_bytes) in shell.asked

@@ -9,8 +9,8 @@ from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import BackupRequest
 from support.command import Backupd
-from support.odd_sftp import Oddities, running_odd_sftp
-from support.replicas import over_sftp, sent_to
+from support.faulty_sftp import SftpFaults, running_faulty_sftp
+from support.replicas import over_sftp, replicate_to
 from support.sshd import running_sshd
 
 
@@ -30,9 +30,9 @@ def test_a_refused_request_names_replica_operation_and_path(
     order: BackupRequest, context: TaskContext, tmp_path: Path, denied: str, named: str
 ) -> None:
     backup(order, context)
-    with running_odd_sftp(tmp_path / "odd") as odd:
-        odd.be(Oddities(denied=frozenset({denied, "posix-rename@openssh.com"})))
-        report = sent_to(over_sftp(odd, odd.path, context), context)
+    with running_faulty_sftp(tmp_path / "odd") as faulty:
+        faulty.set_faults(SftpFaults(denied=frozenset({denied, "posix-rename@openssh.com"})))
+        report = replicate_to(over_sftp(faulty, faulty.path, context), context)
     assert report.outcome == "failed"
     assert re.fullmatch(f"there: cannot {named}: [Pp]ermission denied", str(report.error)), report.error
 
@@ -41,9 +41,9 @@ def test_a_failure_that_says_nothing_is_told_in_one_bounded_line(
     order: BackupRequest, context: TaskContext, tmp_path: Path
 ) -> None:
     backup(order, context)
-    with running_odd_sftp(tmp_path / "odd") as odd:
-        odd.be(Oddities(bad_write=1, bad_write_says="no\x1b[2J\nroom " + "x" * 9000))
-        report = sent_to(over_sftp(odd, odd.path, context), context)
+    with running_faulty_sftp(tmp_path / "odd") as faulty:
+        faulty.set_faults(SftpFaults(bad_write=1, bad_write_message="no\x1b[2J\nroom " + "x" * 9000))
+        report = replicate_to(over_sftp(faulty, faulty.path, context), context)
     error = str(report.error)
     assert re.match(r"there: cannot write /backups/\S+.part: no\\x1b\[2J room x+$", error), error
     assert error.isprintable()

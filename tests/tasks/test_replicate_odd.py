@@ -11,9 +11,25 @@ from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.options import BackupRequest
-from support.network_faults import NetworkFaults, running_wire
-from support.odd_sftp import EXTENSIONS, HOSTILE_NAMES, NO_TEXT, Oddities, OddSftp, running_odd_sftp
-from support.replicas import ALL, again, assert_checksums, complete, noisy_database, only_complete, over_sftp, sent_to
+from support.faulty_sftp import (
+    EXTENSIONS,
+    HOSTILE_NAMES,
+    NON_UTF8_NAME,
+    FaultySftpServer,
+    SftpFaults,
+    running_faulty_sftp,
+)
+from support.network_faults import NetworkFaults, running_proxy
+from support.replicas import (
+    REPLICATE_ALL,
+    assert_checksums,
+    complete_generations,
+    incompressible_database,
+    only_complete_generations,
+    over_sftp,
+    replicate_to,
+    retrying,
+)
 
 BYTES = 110_000  # four writes
 OTHER = "tasks-20200101-0400"
@@ -21,32 +37,32 @@ IMPATIENT = Timeouts(connect_s=5, stall_s=1)
 
 
 @pytest.fixture
-def odd(tmp_path: Path) -> Iterator[OddSftp]:
-    with running_odd_sftp(tmp_path / "odd") as server:
+def faulty(tmp_path: Path) -> Iterator[FaultySftpServer]:
+    with running_faulty_sftp(tmp_path / "odd") as server:
         yield server
 
 
 @pytest.fixture
 def key(order: BackupRequest, context: TaskContext) -> str:
     """The id of the only generation: a handful of writes."""
-    noisy_database(order.path, BYTES)
+    incompressible_database(order.path, BYTES)
     generation = backup(order, context).generation
     assert generation is not None
     return generation
 
 
-def wiped(odd: OddSftp) -> None:
+def wiped(faulty: FaultySftpServer) -> None:
     """Let the server be as it was before anything was sent."""
-    for path in sorted(odd.files.rglob("*"), reverse=True):
+    for path in sorted(faulty.files.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def each_request(odd: OddSftp, context: TaskContext) -> range:
+def each_request(faulty: FaultySftpServer, context: TaskContext) -> range:
     """Return the numbers of the requests of a replication; none was made yet when this returns."""
-    assert sent_to(over_sftp(odd, odd.path, context), context).outcome == "done"
-    assert odd.requests.count("write") > 5
-    total = len(odd.requests)
-    wiped(odd)
+    assert replicate_to(over_sftp(faulty, faulty.path, context), context).outcome == "done"
+    assert faulty.requests.count("write") > 5
+    total = len(faulty.requests)
+    wiped(faulty)
     return range(1, total + 1)
 
 
@@ -58,120 +74,126 @@ def lying_in(files: Path) -> frozenset[tuple[str, int, bytes]]:
     )
 
 
-def assert_heals(odd: OddSftp, context: TaskContext, key: str) -> None:
-    odd.be(Oddities())
-    report = sent_to(over_sftp(odd, odd.path, context), context)
-    assert (report.outcome, complete(odd.files)) == ("done", {key}), report
-    assert_checksums(odd.files)
-    wiped(odd)
+def assert_next_backup_recovers(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+    faulty.set_faults(SftpFaults())
+    report = replicate_to(over_sftp(faulty, faulty.path, context), context)
+    assert (report.outcome, complete_generations(faulty.files)) == ("done", {key}), report
+    assert_checksums(faulty.files)
+    wiped(faulty)
 
 
 @pytest.mark.no_cover
 def test_cut_before_each_request_it_leaves_only_complete_generations_and_the_next_run_heals(
-    odd: OddSftp, context: TaskContext, key: str
+    faulty: FaultySftpServer, context: TaskContext, key: str
 ) -> None:
     healed = set()
-    for request in each_request(odd, context):
-        odd.be(Oddities(cut_before=request))
-        report = sent_to(over_sftp(odd, odd.path, context), context)
+    for request in each_request(faulty, context):
+        faulty.set_faults(SftpFaults(cut_before=request))
+        report = replicate_to(over_sftp(faulty, faulty.path, context), context)
         assert report.outcome == "done" or report.exit_code == 75, (request, report)
-        only_complete(odd.files, context)
-        left = lying_in(odd.files)
+        only_complete_generations(faulty.files, context)
+        left = lying_in(faulty.files)
         if left in healed:  # what heals is the same from here on
-            wiped(odd)
+            wiped(faulty)
         else:
-            assert_heals(odd, context, key)
+            assert_next_backup_recovers(faulty, context, key)
             healed.add(left)
 
 
 @pytest.mark.no_cover
 def test_cut_before_the_answer_to_each_request_the_same_run_goes_on_and_ends_well(
-    odd: OddSftp, context: TaskContext, key: str
+    faulty: FaultySftpServer, context: TaskContext, key: str
 ) -> None:
-    for request in each_request(odd, context):
-        odd.be(Oddities(cut_after=request))
-        report = sent_to(over_sftp(odd, odd.path, context), context, again(2))
-        assert (report.outcome, complete(odd.files)) == ("done", {key}), (request, report)
-        assert_checksums(odd.files)
-        wiped(odd)
+    for request in each_request(faulty, context):
+        faulty.set_faults(SftpFaults(cut_after=request))
+        report = replicate_to(over_sftp(faulty, faulty.path, context), context, retrying(2))
+        assert (report.outcome, complete_generations(faulty.files)) == ("done", {key}), (request, report)
+        assert_checksums(faulty.files)
+        wiped(faulty)
 
 
 @pytest.mark.parametrize("bad", [1, 3, 4, 5])
-def test_a_write_that_fails_is_an_error_and_no_file(odd: OddSftp, context: TaskContext, key: str, bad: int) -> None:
-    odd.be(Oddities(bad_write=bad))
-    report = sent_to(over_sftp(odd, odd.path, context), context)
-    assert (report.outcome, complete(odd.files)) == ("failed", set())
-    assert not list(odd.files.glob("tasks-*"))
-    assert_heals(odd, context, key)
+def test_a_write_that_fails_is_an_error_and_no_file(
+    faulty: FaultySftpServer, context: TaskContext, key: str, bad: int
+) -> None:
+    faulty.set_faults(SftpFaults(bad_write=bad))
+    report = replicate_to(over_sftp(faulty, faulty.path, context), context)
+    assert (report.outcome, complete_generations(faulty.files)) == ("failed", set())
+    assert not list(faulty.files.glob("tasks-*"))
+    assert_next_backup_recovers(faulty, context, key)
 
 
 def test_a_full_disk_there_is_left_as_it_was_whatever_does_not_fit(
-    odd: OddSftp, context: TaskContext, key: str
+    faulty: FaultySftpServer, context: TaskContext, key: str
 ) -> None:
-    sent_to(over_sftp(odd, odd.path, context), context)
-    archive, manifest, checksums = odd.writes - 2, odd.writes - 1, odd.writes
-    wiped(odd)
+    replicate_to(over_sftp(faulty, faulty.path, context), context)
+    archive, manifest, checksums = faulty.writes - 2, faulty.writes - 1, faulty.writes
+    wiped(faulty)
     for first in (3, archive, manifest, checksums):
-        odd.be(Oddities(bad_write=first, bad_writes=float("inf")))
-        report = sent_to(over_sftp(odd, odd.path, context), context)
+        faulty.set_faults(SftpFaults(bad_write=first, bad_writes=float("inf")))
+        report = replicate_to(over_sftp(faulty, faulty.path, context), context)
         assert (report.outcome, "free space" in str(report.hint)) == ("failed", True)
-        there = {path.name for path in odd.files.rglob("*") if path.is_file()}
+        there = {path.name for path in faulty.files.rglob("*") if path.is_file()}
         whole = {f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"}
         assert there == (whole if first == checksums else set())
-        assert_heals(odd, context, key)
+        assert_next_backup_recovers(faulty, context, key)
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_doctor_leaves_nothing_on_a_disk_that_is_full(odd: OddSftp, context: TaskContext, first: int) -> None:
-    odd.be(Oddities(bad_write=first, bad_writes=float("inf")))
-    (found,) = examine_replica(ALL, over_sftp(odd, odd.path, context), context)
+def test_doctor_leaves_nothing_on_a_disk_that_is_full(
+    faulty: FaultySftpServer, context: TaskContext, first: int
+) -> None:
+    faulty.set_faults(SftpFaults(bad_write=first, bad_writes=float("inf")))
+    (found,) = examine_replica(REPLICATE_ALL, over_sftp(faulty, faulty.path, context), context)
     assert (found.ok, "free space" in f"{found.detail} {found.hint}") == (False, True)
-    assert not [path for path in odd.files.rglob("*") if path.is_file()]
+    assert not [path for path in faulty.files.rglob("*") if path.is_file()]
 
 
-def test_what_a_server_says_is_told_in_one_short_line(odd: OddSftp, context: TaskContext, key: str) -> None:
-    odd.be(Oddities(bad_write=1, bad_write_says="no\n\x1b[2Jforged: all is well\r" + "x" * 5000))
-    report = sent_to(over_sftp(odd, odd.path, context), context)
+def test_what_a_server_says_is_told_in_one_short_line(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+    faulty.set_faults(SftpFaults(bad_write=1, bad_write_message="no\n\x1b[2Jforged: all is well\r" + "x" * 5000))
+    report = replicate_to(over_sftp(faulty, faulty.path, context), context)
     assert (report.outcome, str(report.error).isprintable(), len(str(report.error)) < 300) == ("failed", True, True)
-    assert_heals(odd, context, key)
+    assert_next_backup_recovers(faulty, context, key)
 
 
-def test_too_little_room_is_found_before_anything_is_sent(odd: OddSftp, context: TaskContext, key: str) -> None:
-    odd.be(Oddities(free_bytes=BYTES // 2))
-    report = sent_to(over_sftp(odd, odd.path, context), context)
-    assert (report.outcome, odd.writes) == ("failed", 0)
+def test_too_little_room_is_found_before_anything_is_sent(
+    faulty: FaultySftpServer, context: TaskContext, key: str
+) -> None:
+    faulty.set_faults(SftpFaults(free_bytes=BYTES // 2))
+    report = replicate_to(over_sftp(faulty, faulty.path, context), context)
+    assert (report.outcome, faulty.writes) == ("failed", 0)
     assert f"{key} needs" in str(report.error)
-    assert_heals(odd, context, key)
+    assert_next_backup_recovers(faulty, context, key)
 
 
 @pytest.mark.parametrize(
     "lie",
-    [Oddities(lost_write=3), Oddities(flip_at=33_333), Oddities(ends_at=100_000), Oddities(size_error=-1)],
+    [SftpFaults(lost_write=3), SftpFaults(flip_at=33_333), SftpFaults(ends_at=100_000), SftpFaults(size_error=-1)],
     ids=["a write is confirmed and not done", "a byte is wrong", "the file ends early", "the size is wrong"],
 )
 def test_what_reads_back_other_than_it_was_sent_gets_no_final_name(
-    odd: OddSftp, context: TaskContext, key: str, lie: Oddities
+    faulty: FaultySftpServer, context: TaskContext, key: str, lie: SftpFaults
 ) -> None:
-    odd.be(lie)
-    sent_to(over_sftp(odd, odd.path, context), context)
-    only_complete(odd.files, context)
+    faulty.set_faults(lie)
+    replicate_to(over_sftp(faulty, faulty.path, context), context)
+    only_complete_generations(faulty.files, context)
     if lie.size_error == 0:
-        assert not list(odd.files.glob("tasks-*"))
-    assert_heals(odd, context, key)
+        assert not list(faulty.files.glob("tasks-*"))
+    assert_next_backup_recovers(faulty, context, key)
 
 
 @pytest.mark.parametrize(
     "poor",
     [
-        Oddities(extensions=frozenset()),
-        Oddities(extensions=frozenset(), rename_replaces=True),
-        Oddities(extensions=EXTENSIONS - {"posix-rename@openssh.com"}),
-        Oddities(unsupported=frozenset({"setstat", "fsetstat"})),
-        Oddities(closed_only=True),
-        Oddities(writes_late=True),
-        Oddities(denied=frozenset({"setstat", "fsetstat"})),
-        Oddities(told=frozenset({"size"})),
-        Oddities(read_bytes=1000),
+        SftpFaults(extensions=frozenset()),
+        SftpFaults(extensions=frozenset(), rename_replaces=True),
+        SftpFaults(extensions=EXTENSIONS - {"posix-rename@openssh.com"}),
+        SftpFaults(unsupported=frozenset({"setstat", "fsetstat"})),
+        SftpFaults(closed_only=True),
+        SftpFaults(writes_late=True),
+        SftpFaults(denied=frozenset({"setstat", "fsetstat"})),
+        SftpFaults(attributes=frozenset({"size"})),
+        SftpFaults(read_bytes=1000),
     ],
     ids=[
         "no extensions",
@@ -186,99 +208,99 @@ def test_what_reads_back_other_than_it_was_sent_gets_no_final_name(
     ],
 )
 def test_what_a_server_lacks_is_done_without_and_a_second_run_sends_nothing(
-    odd: OddSftp, context: TaskContext, key: str, poor: Oddities
+    faulty: FaultySftpServer, context: TaskContext, key: str, poor: SftpFaults
 ) -> None:
     for sent in ((key,), ()):
-        odd.be(poor)
-        report = sent_to(over_sftp(odd, odd.path, context), context)
+        faulty.set_faults(poor)
+        report = replicate_to(over_sftp(faulty, faulty.path, context), context)
         assert (report.outcome, report.sent) == ("done", sent), report
     for name in (f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"):
-        assert (odd.files / name).read_bytes() == (context.store.directory / name).read_bytes()
-    assert_checksums(odd.files)
+        assert (faulty.files / name).read_bytes() == (context.store.directory / name).read_bytes()
+    assert_checksums(faulty.files)
 
 
-def test_hostile_names_lead_nowhere(odd: OddSftp, context: TaskContext, key: str) -> None:
-    outside = odd.root / "outside.sqlite3.gz"
+def test_hostile_names_lead_nowhere(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+    outside = faulty.root / "outside.sqlite3.gz"
     outside.write_bytes(b"mine")
-    odd.be(Oddities(names=(*HOSTILE_NAMES, NO_TEXT)))
-    report = sent_to(over_sftp(odd, odd.path, context), context)
+    faulty.set_faults(SftpFaults(names=(*HOSTILE_NAMES, NON_UTF8_NAME)))
+    report = replicate_to(over_sftp(faulty, faulty.path, context), context)
     assert (report.outcome, report.sent, report.removed) == ("done", (key,), ())
     assert outside.read_bytes() == b"mine"
-    assert complete(odd.files) == {key}
+    assert complete_generations(faulty.files) == {key}
 
 
 def test_links_and_manifests_of_a_hundred_megabytes_are_nobodys_generations(
-    odd: OddSftp, context: TaskContext, key: str, tmp_path: Path
+    faulty: FaultySftpServer, context: TaskContext, key: str, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"mine")
-    (odd.files / f"{OTHER}{ARCHIVE_SUFFIX}").write_bytes(b"")
-    with (odd.files / f"{OTHER}{MANIFEST_SUFFIX}").open("wb") as huge:
+    (faulty.files / f"{OTHER}{ARCHIVE_SUFFIX}").write_bytes(b"")
+    with (faulty.files / f"{OTHER}{MANIFEST_SUFFIX}").open("wb") as huge:
         huge.truncate(100_000_000)
-    (odd.files / f"{key}{ARCHIVE_SUFFIX}").symlink_to(secret)
-    report = sent_to(over_sftp(odd, odd.path, context), context)
+    (faulty.files / f"{key}{ARCHIVE_SUFFIX}").symlink_to(secret)
+    report = replicate_to(over_sftp(faulty, faulty.path, context), context)
     assert (report.outcome, report.sent) == ("done", (key,)), report
     assert secret.read_bytes() == b"mine"
-    assert (odd.files / f"{key}{ARCHIVE_SUFFIX}").is_file()
+    assert (faulty.files / f"{key}{ARCHIVE_SUFFIX}").is_file()
 
 
 @pytest.mark.parametrize("named", [f"{{key}}{ARCHIVE_SUFFIX}.part", f"{{key}}{MANIFEST_SUFFIX}.part", "SHA256SUMS.new"])
 def test_a_link_where_something_is_to_be_written_goes_and_what_it_leads_to_stays(
-    odd: OddSftp, context: TaskContext, key: str, named: str, tmp_path: Path
+    faulty: FaultySftpServer, context: TaskContext, key: str, named: str, tmp_path: Path
 ) -> None:
-    assert sent_to(over_sftp(odd, odd.path, context), context).outcome == "done"
-    (sender,) = (path for path in (odd.files / ".backupd").iterdir() if path.name != "removing")
-    wiped(odd)
+    assert replicate_to(over_sftp(faulty, faulty.path, context), context).outcome == "done"
+    (sender,) = (path for path in (faulty.files / ".backupd").iterdir() if path.name != "removing")
+    wiped(faulty)
     sender.mkdir(parents=True)
     (tmp_path / "precious").write_text("mine")
     (sender / named.format(key=key)).symlink_to(tmp_path / "precious")
-    assert_heals(odd, context, key)
+    assert_next_backup_recovers(faulty, context, key)
     assert (tmp_path / "precious").read_text() == "mine"
 
 
 @pytest.mark.parametrize("suffix", [ARCHIVE_SUFFIX, MANIFEST_SUFFIX])
 def test_a_link_that_bears_a_final_name_is_replaced(
-    odd: OddSftp, context: TaskContext, key: str, suffix: str, tmp_path: Path
+    faulty: FaultySftpServer, context: TaskContext, key: str, suffix: str, tmp_path: Path
 ) -> None:
     (tmp_path / "precious").write_bytes(context.store.archive_path(key).read_bytes())
-    (odd.files / f"{key}{suffix}").symlink_to(tmp_path / "precious")
-    assert sent_to(over_sftp(odd, odd.path, context), context).outcome == "done"
-    assert not (odd.files / f"{key}{suffix}").is_symlink()
-    assert_heals(odd, context, key)
+    (faulty.files / f"{key}{suffix}").symlink_to(tmp_path / "precious")
+    assert replicate_to(over_sftp(faulty, faulty.path, context), context).outcome == "done"
+    assert not (faulty.files / f"{key}{suffix}").is_symlink()
+    assert_next_backup_recovers(faulty, context, key)
 
 
 def test_a_link_in_the_place_of_our_directory_is_refused(
-    odd: OddSftp, context: TaskContext, key: str, tmp_path: Path
+    faulty: FaultySftpServer, context: TaskContext, key: str, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (odd.files / ".backupd").symlink_to(elsewhere)
-    report = sent_to(over_sftp(odd, odd.path, context), context)
+    (faulty.files / ".backupd").symlink_to(elsewhere)
+    report = replicate_to(over_sftp(faulty, faulty.path, context), context)
     assert (report.outcome, "symbolic link" in str(report.error)) == ("failed", True)
     assert list(elsewhere.iterdir()) == []
-    assert key not in complete(odd.files)
+    assert key not in complete_generations(faulty.files)
 
 
 @pytest.mark.parametrize("request_number", [1, 9, 30, 37, 50])
 def test_a_server_that_falls_silent_is_given_up(
-    odd: OddSftp, context: TaskContext, key: str, request_number: int
+    faulty: FaultySftpServer, context: TaskContext, key: str, request_number: int
 ) -> None:
-    odd.be(Oddities(stall_at=request_number))
-    report = sent_to(over_sftp(odd, odd.path, context, patience=IMPATIENT), context)
+    faulty.set_faults(SftpFaults(stall_at=request_number))
+    report = replicate_to(over_sftp(faulty, faulty.path, context, patience=IMPATIENT), context)
     assert report.exit_code == 75, report
     assert report.duration_s < 15
-    only_complete(odd.files, context)
-    assert_heals(odd, context, key)
+    only_complete_generations(faulty.files, context)
+    assert_next_backup_recovers(faulty, context, key)
 
 
-def test_a_file_without_an_end_ends(odd: OddSftp, context: TaskContext, key: str) -> None:
-    odd.be(Oddities(endless=True))
-    sent_to(over_sftp(odd, odd.path, context), context)
-    only_complete(odd.files, context)
-    assert_heals(odd, context, key)
+def test_a_file_without_an_end_ends(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+    faulty.set_faults(SftpFaults(endless=True))
+    replicate_to(over_sftp(faulty, faulty.path, context), context)
+    only_complete_generations(faulty.files, context)
+    assert_next_backup_recovers(faulty, context, key)
 
 
-def test_a_line_slow_to_a_crawl_is_waited_for(odd: OddSftp, context: TaskContext, key: str) -> None:
-    with running_wire(odd.port, NetworkFaults(rate=60_000)) as wire:
-        report = sent_to(over_sftp(odd, odd.path, context, wire.port, IMPATIENT), context)
-    assert (report.outcome, complete(odd.files)) == ("done", {key}), report
+def test_a_line_slow_to_a_crawl_is_waited_for(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+    with running_proxy(faulty.port, NetworkFaults(rate=60_000)) as proxy:
+        report = replicate_to(over_sftp(faulty, faulty.path, context, proxy.port, IMPATIENT), context)
+    assert (report.outcome, complete_generations(faulty.files)) == ("done", {key}), report

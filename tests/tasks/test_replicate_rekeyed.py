@@ -8,8 +8,8 @@ from paramiko import Packetizer
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import BackupRequest
-from support.network_faults import NetworkFaults, running_wire
-from support.replicas import complete, noisy_database, over_sftp, sent_to
+from support.network_faults import NetworkFaults, running_proxy
+from support.replicas import complete_generations, incompressible_database, over_sftp, replicate_to
 from support.sshd import running_sshd
 
 pytestmark = pytest.mark.no_cover
@@ -24,7 +24,7 @@ def test_new_keys_in_the_middle_of_sending_and_of_reading_back_cost_nothing(
     delay_s: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    noisy_database(order.path, 12_000_000)
+    incompressible_database(order.path, 12_000_000)
     backup(order, context)
     lines = ["LogLevel DEBUG1"]
     if who == "server":
@@ -33,10 +33,10 @@ def test_new_keys_in_the_middle_of_sending_and_of_reading_back_cost_nothing(
         monkeypatch.setattr(Packetizer, "REKEY_BYTES", 2 << 20)
     with (
         running_sshd(tmp_path / "server", lines=lines) as server,
-        running_wire(server.port, NetworkFaults(delay_s=delay_s)) as wire,
+        running_proxy(server.port, NetworkFaults(delay_s=delay_s)) as proxy,
     ):
-        report = sent_to(over_sftp(server, tmp_path / "there", context, wire.port), context)
+        report = replicate_to(over_sftp(server, tmp_path / "there", context, proxy.port), context)
         assert (report.outcome, len(report.sent)) == ("done", 1), report.error
-        assert wire.connections == 1
+        assert proxy.connections == 1
         assert server.log().count("SSH2_MSG_NEWKEYS received") > 2
-    assert len(complete(tmp_path / "there")) == 1
+    assert len(complete_generations(tmp_path / "there")) == 1

@@ -20,7 +20,14 @@ from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import BackupRequest
 from backupd.tasks.replicate import Connect
-from support.replicas import ALL, assert_checksums, complete, noisy_database, over_sftp, sent_to
+from support.replicas import (
+    REPLICATE_ALL,
+    assert_checksums,
+    complete_generations,
+    incompressible_database,
+    over_sftp,
+    replicate_to,
+)
 from support.sshd import Sshd
 
 NOW = datetime(2026, 11, 23, 4, 0, tzinfo=UTC)
@@ -40,7 +47,7 @@ def sender(tmp_path: Path) -> Callable[[str], TaskContext]:
     def make(source: str) -> TaskContext:
         directory = tmp_path / f"sender-{len(list(tmp_path.glob('sender-*')))}"
         directory.mkdir()
-        noisy_database(directory / "database", 100_000)
+        incompressible_database(directory / "database", 100_000)
         store = DirectoryStore("local", directory / "backups")
         store.prepare()
         context = TaskContext(store, null_log(), lock_timeout_s=5, clock=lambda: NOW)
@@ -85,12 +92,14 @@ def test_two_senders_at_once_lose_nothing_and_both_are_in_the_checksums(
 
     def send(source: str) -> RunReport:
         together.wait()
-        return sent_to(over_sftp(sshd, files, sites[source]), sites[source], order=replace(ALL, sources=(source,)))
+        return replicate_to(
+            over_sftp(sshd, files, sites[source]), sites[source], order=replace(REPLICATE_ALL, sources=(source,))
+        )
 
     with ThreadPoolExecutor() as threads:
         for _ in range(ROUNDS):
             assert [report.outcome for report in threads.map(send, sites)] == ["done", "done"]
-            assert len(complete(files)) == len(sites)
+            assert len(complete_generations(files)) == len(sites)
             assert_checksums(files)
             shutil.rmtree(files)
 
@@ -101,11 +110,14 @@ def test_who_lists_while_another_publishes_lists_anew(
     tasks, notes = sender("tasks"), sender("notes")
 
     def other() -> None:
-        assert sent_to(over_sftp(sshd, files, notes), notes, order=replace(ALL, sources=("notes",))).outcome == "done"
+        assert (
+            replicate_to(over_sftp(sshd, files, notes), notes, order=replace(REPLICATE_ALL, sources=("notes",))).outcome
+            == "done"
+        )
 
     connect = meanwhile(over_sftp(sshd, files, tasks), "write_checksums", other)
-    assert sent_to(connect, tasks).outcome == "done"
-    assert len(complete(files)) == 2
+    assert replicate_to(connect, tasks).outcome == "done"
+    assert len(complete_generations(files)) == 2
     assert_checksums(files)
 
 
@@ -117,14 +129,14 @@ def test_of_two_senders_of_the_same_id_at_once_one_is_refused_and_nothing_is_mix
 
     def send(context: TaskContext) -> RunReport:
         together.wait()
-        return sent_to(over_sftp(sshd, files, context), context)
+        return replicate_to(over_sftp(sshd, files, context), context)
 
     with ThreadPoolExecutor() as threads:
         for _ in range(ROUNDS):
             reports = list(threads.map(send, sites))
             assert sorted(report.outcome for report in reports) == ["done", "failed"], reports
             assert [report for report in reports if "another" in str(report.error)]  # by its id, or by its store
-            assert len(complete(files)) == 1
+            assert len(complete_generations(files)) == 1
             assert_checksums(files)
             shutil.rmtree(files)
 
@@ -140,10 +152,10 @@ def test_who_comes_second_by_a_hair_overwrites_nothing(
         look(*arguments)  # type: ignore[arg-type]
         if left:
             context = left.pop()
-            assert sent_to(over_sftp(sshd, files, context), context).outcome == "done"
+            assert replicate_to(over_sftp(sshd, files, context), context).outcome == "done"
 
     monkeypatch.setattr(sftp_store, "require_unchanged_manifest", look_and_be_late)
-    report = sent_to(over_sftp(sshd, files, second), second)
+    report = replicate_to(over_sftp(sshd, files, second), second)
     assert (report.outcome, "there has another generation tasks-" in str(report.error)) == ("failed", True)
     assert {path.read_bytes() for path in files.glob("*.gz")} == archives(first)
-    assert len(complete(files)) == 1
+    assert len(complete_generations(files)) == 1

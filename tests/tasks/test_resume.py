@@ -10,8 +10,8 @@ from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.options import BackupRequest
 from backupd.tasks.restore.extract import ResumingArchives, extract_verified
 from support.generations import manifest_of
-from support.network_faults import DOWN, NetworkFaults, running_wire
-from support.replicas import again, noisy_database, over_sftp, sent_to
+from support.network_faults import DOWN, NetworkFaults, running_proxy
+from support.replicas import incompressible_database, over_sftp, replicate_to, retrying
 from support.sshd import Sshd
 
 CUT_BYTES = 5_000_000
@@ -20,9 +20,9 @@ CUT_BYTES = 5_000_000
 @pytest.fixture
 def newest(sshd: Sshd, context: TaskContext, order: BackupRequest, tmp_path: Path) -> str:
     """The id of a generation of some 12 MB, which is at the replica too."""
-    noisy_database(order.path, 12_000_000)
+    incompressible_database(order.path, 12_000_000)
     assert backup(order, context).outcome == "published"
-    assert sent_to(over_sftp(sshd, tmp_path / "there", context), context).outcome == "done"
+    assert replicate_to(over_sftp(sshd, tmp_path / "there", context), context).outcome == "done"
     (generation,) = local_inventory(context).generations
     return generation.id
 
@@ -31,12 +31,12 @@ def test_a_restore_goes_on_where_each_connection_was_cut(
     sshd: Sshd, context: TaskContext, newest: str, tmp_path: Path
 ) -> None:
     manifest, target = manifest_of(context, newest), tmp_path / "restored"
-    with running_wire(sshd.port, NetworkFaults(cut_down=CUT_BYTES)) as wire:
-        connect = over_sftp(sshd, tmp_path / "there", context, wire.port)
+    with running_proxy(sshd.port, NetworkFaults(cut_down=CUT_BYTES)) as proxy:
+        connect = over_sftp(sshd, tmp_path / "there", context, proxy.port)
         with connect() as first:
-            extract_verified(manifest, ResumingArchives(first, connect, again(2)), target, 1, context)
-        assert wire.harmed >= 2
-        assert wire.passed[DOWN] < manifest.archive.size_bytes + CUT_BYTES
+            extract_verified(manifest, ResumingArchives(first, connect, retrying(2)), target, 1, context)
+        assert proxy.disturbed >= 2
+        assert proxy.passed[DOWN] < manifest.archive.size_bytes + CUT_BYTES
     assert target.stat().st_size == manifest.snapshot.size_bytes
 
 
@@ -44,8 +44,8 @@ def test_a_connection_that_does_not_come_back_ends_it(
     sshd: Sshd, context: TaskContext, newest: str, tmp_path: Path
 ) -> None:
     manifest, target = manifest_of(context, newest), tmp_path / "restored"
-    with running_wire(sshd.port, NetworkFaults(cut_down=CUT_BYTES)) as wire:
-        connect = over_sftp(sshd, tmp_path / "there", context, wire.port)
+    with running_proxy(sshd.port, NetworkFaults(cut_down=CUT_BYTES)) as proxy:
+        connect = over_sftp(sshd, tmp_path / "there", context, proxy.port)
         with connect() as first, pytest.raises(ReplicaUnreachable):
-            extract_verified(manifest, ResumingArchives(first, connect, again(3, wire.refuse)), target, 1, context)
+            extract_verified(manifest, ResumingArchives(first, connect, retrying(3, proxy.refuse)), target, 1, context)
     assert not target.exists()

@@ -32,7 +32,7 @@ def test_health_is_green_while_every_proof_is_within_its_limit() -> None:
     assert reply.json["healthy"] is True
     assert reply.json["checked_at"] == "2026-11-25T12:00:00+00:00"
     assert reply.json["reasons"] == reply.json["warnings"] == []
-    assert reply.json["standings"][0] == {
+    assert reply.json["freshness"][0] == {
         "task": "backup",
         "subject": "tasks",
         "last_at": "2026-11-25T09:00:00+00:00",
@@ -55,9 +55,9 @@ def test_health_is_red_and_says_which_proof_is_late_or_was_never_made() -> None:
     assert "backupd restore latest --source tasks" in shrunk["next_step"]
     assert (warning["severity"], warning["cause"]) == ("warning", "unreachable")
     assert "nas.example" not in reply.text, "strangers may read it"
-    never = reply.json["standings"][2]
+    never = reply.json["freshness"][2]
     assert (never["last_at"], never["age_s"], never["within_limit"]) == (None, None, False)
-    assert [standing["within_limit"] for standing in reply.json["standings"]] == [False, True, False]
+    assert [standing["within_limit"] for standing in reply.json["freshness"]] == [False, True, False]
 
 
 def test_metrics_are_prometheus_text() -> None:

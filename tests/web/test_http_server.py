@@ -23,7 +23,7 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextmanager
-def listening(listen: str) -> Iterator[HttpServer]:
+def recording_server(listen: str) -> Iterator[HttpServer]:
     server = HttpServer(listen, make_app(Told(), None, print))
     server.start()
     try:
@@ -52,7 +52,7 @@ def livez(address: str, port: int) -> int:
     ],
 )
 def test_it_answers_on_every_address_that_it_was_given(listen: str, addresses: list[str]) -> None:
-    with listening(listen) as server:
+    with recording_server(listen) as server:
         assert server.running
         assert server.port > 0
         assert [livez(address, server.port) for address in addresses] == [200] * len(addresses)
@@ -60,7 +60,7 @@ def test_it_answers_on_every_address_that_it_was_given(listen: str, addresses: l
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1"])
 def test_a_port_that_is_taken_is_said_with_what_to_do(address: str) -> None:
-    with listening("127.0.0.1:0") as first:
+    with recording_server("127.0.0.1:0") as first:
         taken = f"{address}:{first.port}"
         with pytest.raises(BackupdError, match=f"cannot listen on {taken}: Address already in use") as refused:
             HttpServer(taken, make_app(Told(), None, print)).start()
@@ -108,10 +108,10 @@ def test_an_answer_that_is_nearly_ready_is_still_given() -> None:
 
 
 def test_its_port_is_free_at_once_for_the_next_one() -> None:
-    with listening("127.0.0.1:0") as first:
+    with recording_server("127.0.0.1:0") as first:
         port = first.port
         assert livez("127.0.0.1", port) == 200
-    with listening(f"127.0.0.1:{port}") as second:
+    with recording_server(f"127.0.0.1:{port}") as second:
         assert livez("127.0.0.1", second.port) == 200
 
 
@@ -163,7 +163,7 @@ def test_a_server_that_ends_by_itself_says_so() -> None:
 
 
 def test_connections_that_arrive_while_it_stops_are_closed() -> None:
-    with listening("127.0.0.1:0") as server, ExitStack() as stack:
+    with recording_server("127.0.0.1:0") as server, ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(100)]
         server.stop(timeout_s=5)
         assert not server.running

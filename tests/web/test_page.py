@@ -18,12 +18,12 @@ from backupd.errors import ErrorKind
 from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import Hold, Task
 from backupd.status.calendar import Day
-from backupd.status.model import LogLine, MessageFigures, Survey
+from backupd.status.model import History, LogLine, MessageFigures
 from backupd.web.api import status_facts
 from backupd.web.localizer import Localizer
 from backupd.web.page import page_answer
 from backupd.web.summary_cards import to_dos
-from support.surveys import NOW, STATES, degraded, failing, first_day, healthy
+from support.page_states import NOW, STATES, degraded, failing, first_day, healthy
 from support.web_site import Told, WebSite, serving
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
@@ -75,7 +75,7 @@ def site() -> Iterator[WebSite]:
         yield site
 
 
-def shown(site: WebSite, survey: Survey, language: str = "en") -> Reader:
+def shown(site: WebSite, survey: History, language: str = "en") -> Reader:
     site.told.surveyed = survey
     reply = site.ask("/", Accept_Language=language)
     assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
@@ -218,7 +218,7 @@ def test_a_time_that_no_calendar_has_breaks_no_page(time: str) -> None:
         assert b"made up" in page_answer(replace(survey, timezone=zone), "en").body
 
 
-def hostile(text: str) -> Survey:
+def hostile(text: str) -> History:
     """Put `text` wherever a text of others can stand."""
 
     def spoilt(value: Any, name: str = "") -> Any:
@@ -235,7 +235,7 @@ def hostile(text: str) -> Survey:
         base.histories[0], generations=base.histories[0].generations[:3], days=base.histories[0].days[:30]
     )
     survey = replace(base, histories=(history,), log=(LogLine(None, "", ""),))
-    spoilt_survey: Survey = spoilt(survey)
+    spoilt_survey: History = spoilt(survey)
     return spoilt_survey
 
 

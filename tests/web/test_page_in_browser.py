@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from support.browser import DESK, PHONE, Browser, Seen, View, running_browser
-from support.surveys import STATES, healthy
+from support.browser import DESK, PHONE, AppVersion, Browser, View, running_browser
+from support.page_states import STATES, healthy
 from support.web_site import Told, WebSite, serving
 
 pytestmark = pytest.mark.no_cover
@@ -46,7 +46,7 @@ def address(site: WebSite, path: str = "/") -> str:
     return f"http://127.0.0.1:{site.server.port}{path}"
 
 
-def assert_as_it_should_be(seen: Seen, view: View) -> None:
+def assert_as_it_should_be(seen: AppVersion, view: View) -> None:
     assert seen.status == 200
     assert seen.complaints == (), "among them would be what the policy forbids"
     assert seen.violations == (), "axe"

@@ -12,7 +12,7 @@ CREATE TABLE outbox (
     scope TEXT NOT NULL,
     reference TEXT NOT NULL,
     made_at TEXT NOT NULL,
-    mood TEXT NOT NULL,
+    severity TEXT NOT NULL,
     title TEXT NOT NULL,
     body TEXT NOT NULL,
     channels TEXT NOT NULL,

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import apsw
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, TargetInUse, TargetRefused
+from backupd.errors import BackupdError, NoSpace, RestoreFailed, SourceBusy, TargetInUse, TargetRefused
 from backupd.sqlite.encryption import is_encrypted
 from backupd.sqlite.header import Header, read_header
 from backupd.sqlite.worker.errors import extended_code
@@ -29,7 +29,7 @@ def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     """Settle the database at `path`, and tell its damage in words (or nothing), or why its journal is undecided.
 
     `name` is what its app calls the file. An encrypted one is left as it is, with its side files, which belong to it
-    alone. Raises TargetInUse when anybody is at work on it, NoSpace, TargetRefused, SnapshotFailed.
+    alone. Raises TargetInUse when anybody is at work on it, NoSpace, TargetRefused, RestoreFailed.
     """
     path: str = request["path"]
     become_owner(request["uid"], request["gid"])
@@ -112,7 +112,7 @@ def _explain(error: apsw.Error, path: str) -> BackupdError:
                 f"{path} cannot be opened to write as uid {os.geteuid()}: {error}",
                 "run backupd as the owner of the file (PUID), with its volume mounted writable",
             )
-    return SnapshotFailed(f"{path} cannot be brought to rest: {error} (SQLite code {code})", "see the system's log")
+    return RestoreFailed(f"{path} cannot be brought to rest: {error} (SQLite code {code})", "see the system's log")
 
 
 if __name__ == "__main__":

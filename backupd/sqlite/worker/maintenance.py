@@ -7,7 +7,7 @@ from typing import Any
 
 import apsw
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed
+from backupd.errors import BackupdError, NoSpace, SnapshotFailed, WorkerFailed
 from backupd.sqlite.worker.errors import extended_code
 from backupd.sqlite.worker.integrity_check import open_immutable
 from backupd.sqlite.worker.protocol import Wire, serve
@@ -52,7 +52,7 @@ def _explain(error: apsw.Error, verb: str) -> BackupdError:
             f"VACUUM needs to read the whole schema, with the functions and collations of the app: {error}",
             'use method = "backup"',
         )
-    return SnapshotFailed(f"could not {verb} the copy: {error} (SQLite code {extended_code(error)})", "see the log")
+    return WorkerFailed(f"could not {verb} the copy: {error} (SQLite code {extended_code(error)})", "see the log")
 
 
 if __name__ == "__main__":

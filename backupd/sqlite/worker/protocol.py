@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed
+from backupd.errors import BackupdError, InputOutputError, NoSpace
 from backupd.system.files import is_full
 from backupd.system.os_errors import remedy, said
 from backupd.system.starting import starting
@@ -49,7 +49,7 @@ def serve(work: Callable[[dict[str, Any], Wire], dict[str, Any]]) -> None:
     except BackupdError as error:
         _send_error(error)
     except OSError as error:
-        kind = NoSpace if is_full(error) else SnapshotFailed
+        kind = NoSpace if is_full(error) else InputOutputError
         _send_error(kind(f"I/O error: {said(error)}", remedy(error)))
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import apsw
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, SourceUnusable, TargetInUse, TargetRefused
+from backupd.errors import BackupdError, NoSpace, RestoreFailed, SourceBusy, SourceUnusable, TargetInUse, TargetRefused
 from backupd.sqlite.header import read_header
 from backupd.sqlite.worker.errors import extended_code
 from backupd.sqlite.worker.integrity_check import open_immutable
@@ -38,7 +38,7 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     except apsw.Error as error:
         raise _explain(error, path, request["busy_timeout_s"]) from error
     if damage:
-        raise SnapshotFailed(f"{path} was restored, and is damaged: {damage}", "stop the app, and restore in place")
+        raise RestoreFailed(f"{path} was restored, and is damaged: {damage}", "stop the app, and restore in place")
     return {}
 
 
@@ -156,7 +156,7 @@ def _explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
                 f"{path} cannot be written as uid {os.geteuid()}: {error}",
                 "run backupd as the owner of the file (PUID), with its volume mounted writable",
             )
-    return SnapshotFailed(f"{path} could not be overwritten: {error} (SQLite code {code})", "see the system's log")
+    return RestoreFailed(f"{path} could not be overwritten: {error} (SQLite code {code})", "see the system's log")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Final, Self
 from paramiko import Channel, SFTPClient, SSHException, Transport
 from paramiko.sftp import SFTPError
 
-from backupd.errors import BackupdError, ReplicaUnreachable
+from backupd.errors import BackupdError, ReplicaFailed, ReplicaUnreachable
 from backupd.stores.sftp.auth import Credentials, log_in
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.host_keys import PinnedKeys
@@ -221,7 +221,7 @@ def connection_errors(where: str) -> Iterator[None]:
         ) from error
     except (UnicodeDecodeError, struct.error) as error:
         what = f"{where} violates the protocol: {type(error).__name__}"
-        raise BackupdError(what, "check which server answers at that port") from error
+        raise ReplicaFailed(what, "check which server answers at that port") from error
     except OSError as error:
         if str(error) == "Socket is closed" or error.errno in _NETWORK_ERRORS:
             raise ReplicaUnreachable(

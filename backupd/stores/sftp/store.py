@@ -23,7 +23,7 @@ from typing import BinaryIO, Final
 
 from paramiko import SFTPAttributes, SFTPClient, SSHException
 
-from backupd.errors import BackupdError
+from backupd.errors import StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import (
     CHECKSUMS,
@@ -236,15 +236,15 @@ class SftpStore:
             elif stat.S_ISLNK(found.st_mode or 0) and directory != self._directory:
                 # the configured directory may be a link; one below it could lead out of the store
                 what = f"{directory} on {self.name} is a symbolic link, which may lead out of it"
-                raise BackupdError(what, "remove it")
+                raise StoreUnusable(what, "remove it")
 
     def _make_directory(self, directory: str) -> None:
-        """Make a private directory. Raises BackupdError when its parent is missing, OSError."""
+        """Make a private directory. Raises StoreUnusable when its parent is missing, OSError."""
         try:
             self._client.mkdir(directory, _PRIVATE_DIRECTORY)
         except FileNotFoundError as error:
             what = f"the directory {posixpath.dirname(directory)} does not exist on {self.name}"
-            raise BackupdError(what, "make it there, or correct the path in url") from error
+            raise StoreUnusable(what, "make it there, or correct the path in url") from error
         except OSError as error:
             try:
                 self._client.lstat(directory)  # another sender may have made it at the same time

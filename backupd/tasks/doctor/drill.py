@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from backupd.errors import BackupdError
+from backupd.errors import CheckFailed
 from backupd.system.files import write_durably
 from backupd.tasks.doctor.finding import Finding, finding
 from backupd.tasks.drill.app_check import why_unwell
@@ -42,13 +42,13 @@ def _place(place_at: Path, app: AppProof) -> str:
 def _command(program: str) -> str:
     found = shutil.which(program)
     if found is None:
-        raise BackupdError(f"{program} is no program that user {os.geteuid()} may run", "check drill.command and PATH")
+        raise CheckFailed(f"{program} is no program that user {os.geteuid()} may run", "check drill.command and PATH")
     return f"{found} can be run"
 
 
 def _url(url: str) -> str:
     if not why_unwell(url):
-        raise BackupdError(
+        raise CheckFailed(
             f"{url} answers 200 already, without a restored copy: a drill could prove nothing by it",
             "let it be that of a second instance, which runs only while its database is there (docs/drill.md)",
         )

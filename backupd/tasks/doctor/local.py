@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backupd.catalog import read_catalog
-from backupd.errors import BackupdError, SourceUnusable
+from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable
 from backupd.formatting import human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
@@ -49,7 +49,7 @@ def examine(requests: tuple[BackupRequest, ...], context: TaskContext) -> Iterat
 def _clock(context: TaskContext) -> str:
     now = context.clock()
     if now < _EARLIEST:
-        raise BackupdError(f"the clock says {now:%F %T} UTC, which is long past", "set the clock (NTP)")
+        raise CheckFailed(f"the clock says {now:%F %T} UTC, which is long past", "set the clock (NTP)")
     return f"{now:%F %T} UTC"
 
 
@@ -104,7 +104,7 @@ def _readable(request: BackupRequest) -> str:
     copier = seen["copier"]
     if tuple(int(part) for part in copier.split(".")) < OLDEST_SQLITE:
         oldest = ".".join(str(part) for part in OLDEST_SQLITE)
-        raise BackupdError(f"SQLite {copier} has known bugs in recovery", f"install apsw {oldest} or later")
+        raise CheckFailed(f"SQLite {copier} has known bugs in recovery", f"install apsw {oldest} or later")
     if source.unmapped:
         raise SourceUnusable(
             f"{source.path} can be read just now, but its {source.unmapped} is not mapped in this user namespace: "
@@ -146,12 +146,16 @@ def _catalog(inventory: Inventory, context: TaskContext) -> str:
     path = context.catalog_path
     if not os.path.lexists(path):
         if inventory.generations:
-            raise BackupdError(f"there is no catalog {path}", "run backupd catalog rebuild: it reads the manifests")
+            raise CatalogUnavailable(
+                f"there is no catalog {path}", "run backupd catalog rebuild: it reads the manifests"
+            )
         return f"the first backup makes {path}"
     with read_catalog(path) as catalog:
         catalog.runs(limit=1)
     if not os.access(path, os.W_OK, effective_ids=True):  # SQLite would open it all the same, to read
-        raise BackupdError(f"{path} cannot be written: no run will be remembered", "give it to backupd's user (chown)")
+        raise CatalogUnavailable(
+            f"{path} cannot be written: no run will be remembered", "give it to backupd's user (chown)"
+        )
     return f"{path} is usable"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from backupd.errors import BackupdError
+from backupd.errors import CheckFailed
 from backupd.formatting import counted, human_bytes
 from backupd.stores.contract import ProbeResult
 from backupd.tasks.context import TaskContext, read_inventory
@@ -59,5 +59,5 @@ def _copies(request: ReplicationRequest, connect: Connect, context: TaskContext)
 def _clock(ahead_s: float) -> str:
     if abs(ahead_s) > _CLOCK_S:
         word = "ahead" if ahead_s > 0 else "behind"
-        raise BackupdError(f"its clock is {abs(ahead_s):.0f} s {word}", "set the clock there, or here (NTP)")
+        raise CheckFailed(f"its clock is {abs(ahead_s):.0f} s {word}", "set the clock there, or here (NTP)")
     return f"{abs(ahead_s):.0f} s apart"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backupd.errors import CopyCorrupt, DrillFailed, GenerationMissing, LockHeld
-from backupd.formatting import human_span
+from backupd.formatting import human_duration
 from backupd.model import LOCAL_STORE, DrillReport, Manifest, RunReport
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
@@ -138,8 +138,8 @@ def _newest(request: DrillRequest, inventory: Inventory, run: Run, context: Task
         run.warn(f"newer at {request.store}, but damaged or dated in the future: {', '.join(passed_over)}")
     if age_s > request.max_age_s:
         raise DrillFailed(
-            f"the newest sound copy of {request.source} at {request.store} ({manifest.id}) is {human_span(age_s)} old, "
-            f"more than {human_span(request.max_age_s)}: a restore would lose all since then",
+            f"the newest sound copy of {request.source} at {request.store} ({manifest.id}) is {human_duration(age_s)} "
+            f"old, more than {human_duration(request.max_age_s)}: a restore would lose all since then",
             "see why nothing newer is sent (backupd status), then run backupd replicate",
         )
     return manifest

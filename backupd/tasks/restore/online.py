@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from backupd.errors import BackupdError, CopyCorrupt, TargetRefused
+from backupd.errors import BackupdError, CopyCorrupt, RestoreFailed, TargetRefused
 from backupd.model import Manifest, RunReport
 from backupd.sqlite.checksums import path_has_checksums
 from backupd.sqlite.encryption import is_encrypted
@@ -111,12 +111,12 @@ def _require_store(context: TaskContext) -> None:
 
 
 def _backed_up(safety: BackupRequest, manifest: Manifest, context: TaskContext) -> str:
-    """Back the database up and return the generation that holds it. Raises BackupdError when there is none."""
+    """Back the database up and return the generation that holds it. Raises RestoreFailed when there is none."""
     pin = PinRequest(f"it is the state before the online restore of {manifest.id}")
     # Without expiry: else it might push out the very generation that is restored.
     report = backup(replace(safety, expiry=None, pin=pin), context)
     if report.outcome == "failed" or report.generation is None:
-        raise BackupdError(
+        raise RestoreFailed(
             f"the safety backup failed, and nothing was restored: {report.error}",
             "put that right first; or stop the app, and restore without --online",
         )

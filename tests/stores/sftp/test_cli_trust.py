@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from trust_sshd import Server, Starter, fingerprint_of, keygen, public, relayed
 
-from support.command import Answer, Backupd
+from support.command import Backupd, CommandResult
 
 KINDS = ("ed25519", "ecdsa", "rsa")
 
 
-def trust(backupd: Backupd, server: Server, *arguments: str, **more: str) -> Answer:
+def trust(backupd: Backupd, server: Server, *arguments: str, **more: str) -> CommandResult:
     """Ask for the keys of a replica that the environment alone describes."""
     url = f"sftp://me@{server.host}:{server.port}/backups"
     settings = {f"BACKUPD_REPLICAS__OFFSITE__{name.upper()}": value for name, value in {"url": url, **more}.items()}

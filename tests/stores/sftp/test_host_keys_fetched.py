@@ -20,7 +20,7 @@ KINDS = ("ed25519", "ecdsa", "rsa")
 
 
 @contextmanager
-def listening(talk: Callable[[socket.socket], object], times: int = 1) -> Iterator[int]:
+def recording_server(talk: Callable[[socket.socket], object], times: int = 1) -> Iterator[int]:
     """Run a server that is no SSH server: `talk` has each connection; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -69,8 +69,7 @@ def test_a_server_that_only_signs_with_sha1_is_too_old(sshd: Starter) -> None:
     with sshd("HostKeyAlgorithms ssh-rsa") as server, pytest.raises(ServerTooOld) as refused:
         fetch_host_keys(server.host, server.port, 30)
     assert refused.value.message.startswith(
-        f"127.0.0.1:{server.port} offers no safe host key algorithm: "
-        "it offers ssh-rsa; backupd supports ssh-ed25519, "
+        f"127.0.0.1:{server.port} offers no safe host key algorithm: it offers ssh-rsa; backupd supports ssh-ed25519, "
     )
     assert "ed25519" in refused.value.hint
 
@@ -104,7 +103,10 @@ def test_a_server_with_algorithms_that_this_client_lacks_is_not_called_unsafe(
         fetch_host_keys(server.host, server.port, 30)
     names = line.split()[1].replace(",", ", ")
     assert not isinstance(refused.value, ServerTooOld)
-    assert f"offers no {what} algorithm that backupd supports: it offers {names}; backupd supports " in refused.value.message
+    assert (
+        f"offers no {what} algorithm that backupd supports: it offers {names}; backupd supports "
+        in refused.value.message
+    )
     assert f"({line.partition(' ')[0]} in sshd_config)" in refused.value.hint
     assert len(refused.value.message) < 600
 
@@ -117,10 +119,13 @@ def test_a_server_whose_host_key_is_of_a_newer_type_is_not_called_unsafe() -> No
             server.start_server(threading.Event(), ServerInterface())
             server.join(30)
 
-    with listening(talk) as port, pytest.raises(ServerIncompatible) as refused:
+    with recording_server(talk) as port, pytest.raises(ServerIncompatible) as refused:
         fetch_host_keys("127.0.0.1", port, 30)
     assert not isinstance(refused.value, ServerTooOld)
-    assert "offers no host key algorithm that backupd supports: it offers sk-ssh-ed25519@openssh.com; " in refused.value.message
+    assert (
+        "offers no host key algorithm that backupd supports: it offers sk-ssh-ed25519@openssh.com; "
+        in refused.value.message
+    )
 
 
 def test_keys_that_have_arrived_stay_when_a_later_connection_fails(sshd: Starter) -> None:
@@ -146,7 +151,7 @@ def test_a_name_that_nobody_knows_is_unreachable() -> None:
 
 def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
     with (
-        listening(lambda connection: connection.sendall(b"HTTP/1.1 400 \x1b[2JBad Request\r\n" * 200)) as port,
+        recording_server(lambda connection: connection.sendall(b"HTTP/1.1 400 \x1b[2JBad Request\r\n" * 200)) as port,
         pytest.raises(ReplicaUnreachable, match="answers, but not as an SSH server") as refused,
     ):
         fetch_host_keys("127.0.0.1", port, 30)
@@ -155,7 +160,7 @@ def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
 
 def test_a_connection_that_is_closed_at_once_is_unreachable() -> None:
     with (
-        listening(lambda _: None) as port,
+        recording_server(lambda _: None) as port,
         pytest.raises(ReplicaUnreachable, match="closed the connection before it sent a host key"),
     ):
         fetch_host_keys("127.0.0.1", port, 30)
@@ -171,7 +176,7 @@ def test_a_server_that_shows_a_key_of_another_type_than_agreed_is_not_asked_for_
             server.join(30)
 
     with (
-        listening(talk, times=2) as port,
+        recording_server(talk, times=2) as port,
         pytest.raises(ReplicaUnreachable, match="sent a host key of another type than the agreed one"),
     ):
         fetch_host_keys("127.0.0.1", port, 30)
@@ -185,6 +190,6 @@ def test_a_server_that_stays_silent_is_given_up_in_time(said: bytes) -> None:
             pass
 
     began = time.monotonic()
-    with listening(talk) as port, pytest.raises(ReplicaUnreachable, match="did not negotiate within"):
+    with recording_server(talk) as port, pytest.raises(ReplicaUnreachable, match="did not negotiate within"):
         fetch_host_keys("127.0.0.1", port, 1)
     assert time.monotonic() - began < 10

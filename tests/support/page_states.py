@@ -11,11 +11,12 @@ from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import Generation, Outcome, RetentionPolicy, Task, generation_id
 from backupd.retention import plan_retention
 from backupd.schedule import Schedule
-from backupd.status.calendar import Records, judge_days, marks_by_day
+from backupd.status.calendar import SourceRecords, judge_days, runs_by_day
 from backupd.status.model import (
     DiskUse,
     DrillFigures,
     GenerationFigures,
+    History,
     LogLine,
     NextRun,
     Point,
@@ -23,7 +24,6 @@ from backupd.status.model import (
     SourceFigures,
     SourceHistory,
     Status,
-    Survey,
     TaskFigures,
 )
 
@@ -42,7 +42,7 @@ _ERROR: Final = "no database at /app/data/tasks.db"
 _HINT: Final = "check [sources.tasks] path and the volume mount"
 
 
-def healthy() -> Survey:
+def healthy() -> History:
     """A year of nights, a few of them bad, all of that long ago."""
     facts = HealthFacts(
         (
@@ -52,7 +52,7 @@ def healthy() -> Survey:
             Freshness("drill", "offsite", NOW - 24 * DAY, 2_901_600),
         )
     )
-    return Survey(
+    return History(
         status=_status(facts),
         timezone=str(ZONE),
         histories=(_history("tasks", 330), _history("notes", 4)),
@@ -63,13 +63,13 @@ def healthy() -> Survey:
     )
 
 
-def degraded() -> Survey:
+def degraded() -> History:
     """All proofs are young enough, but a generation is damaged, and the last replication failed once."""
     survey = healthy()
     error, hint = "nas.example:22 does not answer: timed out", "check the address, the firewall and whether it is up"
     failed_at = NOW - timedelta(minutes=2)
     facts = HealthFacts(
-        survey.status.health.standings,
+        survey.status.health.freshness,
         failures=(Failure("replicate", "offsite", "unreachable", failed_at, 1, error, hint),),
         damaged=(("tasks-20261101-0700", "tasks"),),
     )
@@ -81,7 +81,7 @@ def degraded() -> Survey:
     return replace(survey, status=replace(status, tasks=tasks, next_runs=(*next_runs[:2], retry, next_runs[3])))
 
 
-def failing() -> Survey:
+def failing() -> History:
     """For two nights the database was not there, no restore was ever rehearsed, and there is no other place."""
     nights = (NOW - 2 * DAY).replace(hour=7)
     facts = HealthFacts(
@@ -108,7 +108,7 @@ def failing() -> Survey:
     )
 
 
-def empty() -> Survey:
+def empty() -> History:
     """Runs there were, but nothing is left of what they made, and no replica or drill was ever set up."""
     facts = HealthFacts((Freshness("backup", "tasks", None, 93_600),))
     status = replace(_status(facts), sources=(SourceFigures("tasks", 0, 0, None, None, None, frozen=False),))
@@ -117,7 +117,7 @@ def empty() -> Survey:
     return replace(failing(), status=replace(status, tasks=status.tasks[:1]), histories=(gone,))
 
 
-def first_day() -> Survey:
+def first_day() -> History:
     """The daemon has just begun."""
     facts = HealthFacts((Freshness("backup", "tasks", None, 93_600), Freshness("replicate", "offsite", None, 655_200)))
     status = Status(
@@ -132,10 +132,10 @@ def first_day() -> Survey:
         next_runs=tuple(NextRun(*one, NOW, "there was none yet", overdue=True) for one in _FIRST),
     )
     started = LogLine(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 looks after tasks as user 1000:1000")
-    return Survey(
+    return History(
         status=status,
         timezone=str(ZONE),
-        histories=(SourceHistory("tasks", judge_days(Records(), NIGHTLY, NOW), (), (), 0, 0),),
+        histories=(SourceHistory("tasks", judge_days(SourceRecords(), NIGHTLY, NOW), (), (), 0, 0),),
         drills=(),
         replicas=(ReplicaFigures("offsite", 0),),
         disk=DiskUse(0, 21_300 * MIB, 40_000 * MIB),
@@ -183,8 +183,8 @@ def _status(facts: HealthFacts) -> Status:
 
 def _history(source: str, nights: int, failed_on: frozenset[int] = _FAILED_ON) -> SourceHistory:
     marks = tuple(_marks(nights, 118 * MIB if source == "tasks" else 6 * MIB, failed_on))
-    records = Records(marks, begin_at=marks[0].started_at)
-    last = {day: found[-1] for day, found in marks_by_day((m for m in marks if m.outcome != "failed"), ZONE).items()}
+    records = SourceRecords(marks, begin_at=marks[0].started_at)
+    last = {day: found[-1] for day, found in runs_by_day((m for m in marks if m.outcome != "failed"), ZONE).items()}
     generations = _generations(source, marks)
     return SourceHistory(
         source=source,

@@ -11,7 +11,7 @@ AN_INSTANT = timedelta()
 
 
 @dataclass
-class Ticking:
+class SimulatedDaemon:
     """A daemon with one task: when its successful runs began, oldest first, and when the failed ones ended."""
 
     schedule: Schedule

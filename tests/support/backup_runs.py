@@ -1,4 +1,4 @@
-"""Backups as their operator sees them, run here or by somebody with other rights."""
+"""Backups as an operator runs them, in this process or as another user."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ from backupd.tasks.context import TaskContext
 from support.command import log_lines
 
 APP, STRANGER = 1234, 2345
-POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root in a container with cap-drop ALL
-HELPLESS = ("setpriv", "--bounding-set=-all,+setuid,+setgid")  # root that may not pass over rights
+NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root in a container with cap-drop ALL
+SETUID_ONLY = ("setpriv", "--bounding-set=-all,+setuid,+setgid")  # root that may not pass over rights
 # A user who is not the app's, but in its group. He may search every directory, since the interpreter may lie anywhere,
 # and write no more than others.
 FOREIGN = (
@@ -26,18 +26,18 @@ FOREIGN = (
     "--bounding-set=-all,+dac_read_search",
 )
 
-BackUp = Callable[..., "Job"]
+BackUp = Callable[..., "BackupResult"]
 
 
 @dataclass(frozen=True)
-class Job:
-    """A backup that was made, or was not, and what the store looks like after it."""
+class BackupResult:
+    """The report of a backup, and the store after it."""
 
     report: RunReport
     context: TaskContext
 
     @property
-    def told(self) -> tuple[str, int]:
+    def outcome(self) -> tuple[str, int]:
         """Outcome and exit code."""
         return self.report.outcome, self.report.exit_code
 

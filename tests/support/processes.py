@@ -71,7 +71,7 @@ def has_open(pid: int, path: Path) -> bool:
         return False
 
 
-def at_work_on(path: Path) -> int:
+def copying_process(path: Path) -> int:
     """Wait until a child of this process copies the database at `path`, and return it; apps have it open too."""
     found: list[int] = []
 
@@ -95,7 +95,7 @@ def die_in_a_transaction(path: Path, uid: int = 0, journal_mode: str = "delete")
     assert not is_balanced(path)
 
 
-class Bystander:
+class CopyObserver:
     """Hears of the progress of a job, and acts: before the copies, and in the middle of the first ones.
 
     `before` holds what is done as each attempt to copy begins, `amid` what is done once part of it is copied.

@@ -1,4 +1,4 @@
-"""A real HTTP server in a thread: it keeps what it was asked, and answers, hangs or hangs up as a test wants."""
+"""A real HTTP server in a thread that records requests, and answers, hangs or hangs up as a test wants."""
 
 import json
 import threading
@@ -13,8 +13,8 @@ from support.daemon import wait_until
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request, as it came in."""
+class ReceivedRequest:
+    """A request that was received."""
 
     method: str
     target: str
@@ -35,44 +35,44 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What is answered: a status, and more where it matters."""
+class CannedResponse:
+    """The response to send; status 0 hangs, -1 closes the connection."""
 
     status: int = 200
     body: bytes = b"OK"
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-HANG = Said(0)
-HANG_UP = Said(-1)
-Answering = Callable[[Asked], Said]
+HANG = CannedResponse(0)
+HANG_UP = CannedResponse(-1)
+Answering = Callable[[ReceivedRequest], CannedResponse]
 
 
 @dataclass
-class Listener:
+class RecordingServer:
     """The running server; `answering` decides on each request."""
 
-    answering: Answering = lambda _asked: Said()
-    asked: list[Asked] = field(default_factory=list)
+    answering: Answering = lambda _asked: CannedResponse()
+    requests: list[ReceivedRequest] = field(default_factory=list)
     port: int = 0
     released: threading.Event = field(default_factory=threading.Event)
 
     def url(self, path: str = "", scheme: str = "http") -> str:
         return f"{scheme}://127.0.0.1:{self.port}{path}"
 
-    def wait_for(self, count: int, timeout_s: float = 60) -> list[Asked]:
+    def wait_for(self, count: int, timeout_s: float = 60) -> list[ReceivedRequest]:
         """Wait until there were so many requests, and return them all."""
         wait_until(
-            lambda: len(self.asked) >= count, f"request {count} ({[one.target for one in self.asked]})", timeout_s
+            lambda: len(self.requests) >= count, f"request {count} ({[one.target for one in self.requests]})", timeout_s
         )
-        return self.asked
+        return self.requests
 
 
 @contextmanager
-def listening(answering: Answering | Said | None = None) -> Iterator[Listener]:
+def recording_server(answering: Answering | CannedResponse | None = None) -> Iterator[RecordingServer]:
     """Serve on a free port while the block runs."""
-    listener = Listener()
-    if isinstance(answering, Said):
+    listener = RecordingServer()
+    if isinstance(answering, CannedResponse):
         fixed = answering
         listener.answering = lambda _asked: fixed
     elif answering is not None:
@@ -81,8 +81,8 @@ def listening(answering: Answering | Said | None = None) -> Iterator[Listener]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
-            asked = Asked(self.command, self.path, dict(self.headers.items()), self.rfile.read(length))
-            listener.asked.append(asked)
+            asked = ReceivedRequest(self.command, self.path, dict(self.headers.items()), self.rfile.read(length))
+            listener.requests.append(asked)
             said = listener.answering(asked)
             if said is HANG:
                 listener.released.wait(60)

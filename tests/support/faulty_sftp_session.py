@@ -1,4 +1,4 @@
-"""How the server of odd_sftp.py serves requests: all that it does wrong is decided here."""
+"""How the server of faulty_sftp.py serves requests: all that it does wrong is decided here."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import paramiko
 from paramiko import sftp
 
 if TYPE_CHECKING:
-    from support.odd_sftp import OddSftp
+    from support.faulty_sftp import FaultySftpServer
 
 _PATH_FIRST = frozenset(
     {
@@ -27,24 +27,24 @@ _PATH_FIRST = frozenset(
         sftp.CMD_STAT,
     }
 )
-BAD_WRITE = -1  # becomes a failure that says what it is told to
+BAD_WRITE = -1  # becomes a failure with `bad_write_message`
 
 
-class OddSession(paramiko.SFTPServer):
+class FaultySftpSession(paramiko.SFTPServer):
     """One session; sees each request before it is served and each answer before it is sent."""
 
-    server: "OddFiles"
+    server: "FaultySftpFiles"
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self.odd = self.server.odd
+        self.faulty = self.server.faulty
         self.is_mute = False
 
     def _send_server_version(self) -> int:
         self._read_packet()
         message = paramiko.Message()
         message.add_int(3)
-        for name in sorted(self.odd.oddities.extensions):
+        for name in sorted(self.faulty.faults.extensions):
             message.add(name, "2" if name.startswith("statvfs") else "1")
         self._send_packet(sftp.CMD_VERSION, message)
         return 3
@@ -54,30 +54,30 @@ class OddSession(paramiko.SFTPServer):
             super()._send_packet(kind, packet)
 
     def _process(self, kind: int, number: int, message: paramiko.Message) -> None:
-        odd = self.odd.oddities
+        faults = self.faulty.faults
         count, name = self._note(kind, message)
-        if count >= odd.stall_at:
+        if count >= faults.stall_at:
             return
-        if count in {odd.cut_before, odd.cut_after}:
+        if count in {faults.cut_before, faults.cut_after}:
             self.is_mute = True
-        if count != odd.cut_before:
+        if count != faults.cut_before:
             self._serve(kind, name, number, message)
         if self.is_mute:
             self.sock.get_transport().close()
 
     def _note(self, kind: int, message: paramiko.Message) -> tuple[int, str]:
-        """Keep what is asked for, and return its number and name."""
+        """Record the request, and return its number and name."""
         first = paramiko.Message(message.get_remainder()).get_text() if kind in _PATH_FIRST else ""
         name = first if kind == sftp.CMD_EXTENDED else sftp.CMD_NAMES[kind]
-        with self.odd.lock:
-            self.odd.requests.append(name if kind == sftp.CMD_EXTENDED or not first else f"{name} {first}")
-            return len(self.odd.requests), name
+        with self.faulty.lock:
+            self.faulty.requests.append(name if kind == sftp.CMD_EXTENDED or not first else f"{name} {first}")
+            return len(self.faulty.requests), name
 
     def _serve(self, kind: int, name: str, number: int, message: paramiko.Message) -> None:
-        odd = self.odd.oddities
-        if name in odd.denied:
+        faults = self.faulty.faults
+        if name in faults.denied:
             self._send_status(number, sftp.SFTP_PERMISSION_DENIED)
-        elif name in odd.unsupported or (kind == sftp.CMD_EXTENDED and name not in odd.extensions):
+        elif name in faults.unsupported or (kind == sftp.CMD_EXTENDED and name not in faults.extensions):
             self._send_status(number, sftp.SFTP_OP_UNSUPPORTED)
         elif kind == sftp.CMD_EXTENDED and name != "posix-rename@openssh.com":
             self._extended(name, number, message)
@@ -95,53 +95,55 @@ class OddSession(paramiko.SFTPServer):
 
     def _send_status(self, request_number: int, code: int, desc: str | None = None) -> None:
         if code == BAD_WRITE:
-            code, desc = sftp.SFTP_FAILURE, self.odd.oddities.bad_write_says
+            code, desc = sftp.SFTP_FAILURE, self.faulty.faults.bad_write_message
         super()._send_status(request_number, code, desc)
 
 
-class OddFiles(paramiko.SFTPServerInterface):
-    """The directory as the session sees it: `/` is `root`, and nothing is outside, except through links."""
+class FaultySftpFiles(paramiko.SFTPServerInterface):
+    """The directory as the session sees it: `/` is `root`; only links lead outside."""
 
     def __init__(self, server: Any) -> None:
         super().__init__(server)
-        self.odd: OddSftp = server.odd
+        self.faulty: FaultySftpServer = server.faulty
 
     def real(self, path: str) -> Path:
         """Return where `path` is on this machine."""
-        return self.odd.root / os.path.normpath(f"/{path}").lstrip("/")
+        return self.faulty.root / os.path.normpath(f"/{path}").lstrip("/")
 
-    def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> "OddHandle | int":
+    def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> "FaultyHandle | int":
         mode = 0o666 if attr.st_mode is None else attr.st_mode
         writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
-        if self.odd.oddities.one_writer and writes and path in self.odd.written:
+        if self.faulty.faults.one_writer and writes and path in self.faulty.written:
             return sftp.SFTP_FAILURE
         try:
-            return OddHandle(self.odd, os.open(self.real(path), flags, mode), path if writes else "")
+            return FaultyHandle(self.faulty, os.open(self.real(path), flags, mode), path if writes else "")
         except OSError as error:
             return paramiko.SFTPServer.convert_errno(error.errno)
 
     def list_folder(self, path: str) -> list[paramiko.SFTPAttributes] | int:
         try:
-            found = [told(self.odd, entry.lstat(), entry.name) for entry in sorted(self.real(path).iterdir())]
-            stranger = self.real(path).stat()
+            found = [
+                attributes_of(self.faulty, entry.lstat(), entry.name) for entry in sorted(self.real(path).iterdir())
+            ]
+            extra = self.real(path).stat()
         except OSError as error:
             return paramiko.SFTPServer.convert_errno(error.errno)
-        for name in self.odd.oddities.names:
-            found.append(told(self.odd, stranger, name))
+        for name in self.faulty.faults.names:
+            found.append(attributes_of(self.faulty, extra, name))
             found[-1].st_mode = None if found[-1].st_mode is None else 0o100600
         return found
 
     def stat(self, path: str) -> paramiko.SFTPAttributes | int:
-        return _told(self.odd, os.stat, self.real(path))
+        return _attributes_or_error(self.faulty, os.stat, self.real(path))
 
     def lstat(self, path: str) -> paramiko.SFTPAttributes | int:
-        return _told(self.odd, os.lstat, self.real(path))
+        return _attributes_or_error(self.faulty, os.lstat, self.real(path))
 
     def remove(self, path: str) -> int:
         return _status(os.remove, self.real(path))
 
     def rename(self, oldpath: str, newpath: str) -> int:
-        if self.real(newpath).exists() and not self.odd.oddities.rename_replaces:
+        if self.real(newpath).exists() and not self.faulty.faults.rename_replaces:
             return sftp.SFTP_FAILURE
         return self.posix_rename(oldpath, newpath)
 
@@ -171,75 +173,77 @@ class OddFiles(paramiko.SFTPServerInterface):
 
     def statvfs(self, path: str) -> tuple[int, ...]:
         """Return the eleven numbers of statvfs@openssh.com."""
-        s, free = os.statvfs(self.real(path)), self.odd.oddities.free_bytes
+        s, free = os.statvfs(self.real(path)), self.faulty.faults.free_bytes
         available = s.f_bavail if free is None else free // s.f_frsize
         blocks = (s.f_bsize, s.f_frsize, s.f_blocks, s.f_bfree, available)
         return (*blocks, s.f_files, s.f_ffree, s.f_favail, 0, s.f_flag, s.f_namemax)
 
 
-class OddHandle(paramiko.SFTPHandle):
+class FaultyHandle(paramiko.SFTPHandle):
     """An open file; `written` is its path if it is open for writing."""
 
-    def __init__(self, odd: "OddSftp", descriptor: int, written: str) -> None:
+    def __init__(self, faulty: "FaultySftpServer", descriptor: int, written: str) -> None:
         super().__init__()
-        self.odd, self.descriptor, self.written = odd, descriptor, written
+        self.faulty, self.descriptor, self.written = faulty, descriptor, written
         self.late: list[tuple[bytes, int]] = []
         if written:
-            odd.written.add(written)
+            faulty.written.add(written)
 
     def close(self) -> None:
         for data, offset in self.late:
             os.pwrite(self.descriptor, data, offset)
         os.close(self.descriptor)
-        self.odd.written.discard(self.written)
+        self.faulty.written.discard(self.written)
 
     def read(self, offset: int, length: int) -> bytes | int:
-        odd = self.odd.oddities
-        if odd.closed_only and self.written:
+        faults = self.faulty.faults
+        if faults.closed_only and self.written:
             return sftp.SFTP_PERMISSION_DENIED
-        length = int(max(0, min(length, odd.read_bytes, odd.ends_at - offset)))
+        length = int(max(0, min(length, faults.read_bytes, faults.ends_at - offset)))
         try:
             data = os.pread(self.descriptor, length, offset)
         except OSError as error:
             return paramiko.SFTPServer.convert_errno(error.errno)
-        if odd.endless:
+        if faults.endless:
             data = data.ljust(length, b"\0")
-        at = -1 if odd.flip_at is None else odd.flip_at - offset
-        if 0 <= at < len(data) and self.odd.may_flip():
+        at = -1 if faults.flip_at is None else faults.flip_at - offset
+        if 0 <= at < len(data) and self.faulty.may_flip():
             data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         return data
 
     def write(self, offset: int, data: bytes) -> int:
-        odd, number = self.odd.oddities, self.odd.count_write()
-        if odd.bad_write <= number < odd.bad_write + odd.bad_writes:
+        faults, number = self.faulty.faults, self.faulty.count_write()
+        if faults.bad_write <= number < faults.bad_write + faults.bad_writes:
             return BAD_WRITE
-        if odd.writes_late:
+        if faults.writes_late:
             self.late.append((data, offset))
             return sftp.SFTP_OK
-        return sftp.SFTP_OK if number == odd.lost_write else _status(os.pwrite, self.descriptor, data, offset)
+        return sftp.SFTP_OK if number == faults.lost_write else _status(os.pwrite, self.descriptor, data, offset)
 
     def stat(self) -> paramiko.SFTPAttributes | int:
-        return _told(self.odd, os.fstat, self.descriptor)
+        return _attributes_or_error(self.faulty, os.fstat, self.descriptor)
 
     def chattr(self, attr: paramiko.SFTPAttributes) -> int:
         return _status(_change, self.descriptor, attr)
 
 
-def told(odd: "OddSftp", real: os.stat_result, name: str | bytes) -> paramiko.SFTPAttributes:
-    """Return what is told of a file: maybe less than there is to tell, or a wrong size."""
+def attributes_of(faulty: "FaultySftpServer", real: os.stat_result, name: str | bytes) -> paramiko.SFTPAttributes:
+    """Return the attributes reported of a file: some may be missing, and the size wrong."""
     attributes = paramiko.SFTPAttributes.from_stat(real)
     attributes.filename = name
-    kept, size = odd.oddities.told, real.st_size + odd.oddities.size_error
-    attributes.st_size = max(0, size) if "size" in kept else None
-    attributes.st_mode = real.st_mode if "mode" in kept else None
-    attributes.st_uid = real.st_uid if "owner" in kept else None
-    attributes.st_mtime = attributes.st_mtime if "times" in kept else None
+    reported, size = faulty.faults.attributes, real.st_size + faulty.faults.size_error
+    attributes.st_size = max(0, size) if "size" in reported else None
+    attributes.st_mode = real.st_mode if "mode" in reported else None
+    attributes.st_uid = real.st_uid if "owner" in reported else None
+    attributes.st_mtime = attributes.st_mtime if "times" in reported else None
     return attributes
 
 
-def _told(odd: "OddSftp", ask: Callable[[Any], os.stat_result], file: Path | int) -> paramiko.SFTPAttributes | int:
+def _attributes_or_error(
+    faulty: "FaultySftpServer", ask: Callable[[Any], os.stat_result], file: Path | int
+) -> paramiko.SFTPAttributes | int:
     try:
-        return told(odd, ask(file), "")
+        return attributes_of(faulty, ask(file), "")
     except OSError as error:
         return paramiko.SFTPServer.convert_errno(error.errno)
 

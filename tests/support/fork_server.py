@@ -1,13 +1,13 @@
-"""Runs of `backupd` that are forked from a template process, which saves the half second of imports each begins with.
+"""A process that forks runs of `backupd`, which saves the half second of imports that each run begins with.
 
-The template has also made a backup of its own once, since half of what a short run does is for the first time: classes
-are mapped, validators built, patterns compiled. Apart from that a run is what an operator starts: a process with
-arguments, an environment and a working directory.
-It can be killed just before its N-th *step*, which is anything it does to the outside: a file opened for writing, a
-rename, a write, an fsync, a process started, a request over SFTP. Python tells of each beforehand, by audit events
-(PEP 578) and by its profiler, so that production code has nothing in it to help.
+The fork server has made one backup before it forks, since half of the work of a short run happens once per process:
+classes are mapped, validators built, patterns compiled. Apart from that a run is what an operator starts: a process
+with arguments, an environment and a working directory.
+It can be killed just before its N-th *step*. A step is any visible effect: a file opened for writing, a rename, a
+write, an fsync, a process started, a request over SFTP. Python reports each beforehand, by audit events (PEP 578) and
+by its profiler, so production code contains nothing for it.
 
-Run as `python template.py` this file is the template process itself.
+Run as `python fork_server.py`, this file is the fork server itself.
 """
 
 import atexit
@@ -55,14 +55,14 @@ _AUDITED = frozenset(
 )
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
 _OTHER_PROCESSES = ("backupd.daemon", "backupd.sqlite.worker", "backupd.notifications.apprise_worker")
-COVERED = "COVERAGE_PROCESS_CONFIG"  # by which coverage finds its way into processes
-COVERED_FORKS = "COVERAGE_OF_FORKS"  # the same for the template and its forks, and not for what these start
+COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
+FORK_COVERAGE_CONFIG = "COVERAGE_OF_FORKS"  # likewise, for the fork server and its forks, but not for their children
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a run ended: exit code (negative: the signal that ended it), what it said, and its steps up to there."""
+class CommandResult:
+    """Exit code (negative: the signal that ended it), standard output and error, and the steps that were taken."""
 
     code: int
     out: str
@@ -75,23 +75,25 @@ class Ended:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the whole environment of a run: nothing of backupd's comes from outside.
+    """Return the whole environment of a run, without `BACKUPD_*` variables of the outside.
 
-    It does not give way to others, as it does by default, lest it starve beside the other tests.
+    Runs have normal priority: with the low one of the default they would starve beside other tests.
     """
     outside = {key: value for key, value in os.environ.items() if not key.startswith("BACKUPD_")}
     return {**outside, "BACKUPD_PACK__PRIORITY": "normal", **environ}
 
 
-class Template:
-    """A template process; forks one run at a time."""
+class ForkServer:
+    """A fork server; forks one run at a time."""
 
     def __init__(self, scratch: Path) -> None:
         scratch.mkdir(exist_ok=True)
         self._files = {name: scratch / name for name in ("out", "err", "steps")}
         self._process = subprocess.Popen(
             [sys.executable, "-B", __file__],
-            env={**os.environ, COVERED: os.environ[COVERED_FORKS]} if COVERED_FORKS in os.environ else None,
+            env={**os.environ, COVERAGE_CONFIG: os.environ[FORK_COVERAGE_CONFIG]}
+            if FORK_COVERAGE_CONFIG in os.environ
+            else None,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -101,7 +103,7 @@ class Template:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with self._process:  # the end of requests is its end
+        with self._process:  # it ends when its standard input is closed
             pass
 
     def run(
@@ -115,15 +117,17 @@ class Template:
         again: bool = False,
         after_s: float | None = None,
         counted: bool = False,
-    ) -> Ended:
-        """Run `backupd ARGUMENTS` with this environment there; `send` it a signal before its step `at` or `after_s`.
+    ) -> CommandResult:
+        """Run `backupd ARGUMENTS` in `cwd`; `send` it a signal before its step `at`, or `after_s`.
 
-        The same comes `again` before each step after that. Steps are only `counted` on demand, or where one of them is
-        waited for. Where coverage is measured, it is of the run, and of its children only if the test wants that.
+        With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
+        is given. Coverage measures the run, and its children only if the test asks for that.
         """
         request = {
             "arguments": [*map(str, arguments)],
-            "environ": {key: environ[key] for key in environ if key != COVERED or COVERED_FORKS not in environ},
+            "environ": {
+                key: environ[key] for key in environ if key != COVERAGE_CONFIG or FORK_COVERAGE_CONFIG not in environ
+            },
             "cwd": str(cwd),
             "at": at,
             "signal": int(send),
@@ -139,14 +143,14 @@ class Template:
         code = int(self._process.stdout.readline())
         out, err, steps = (path.read_text() for path in self._files.values())
         assert "Traceback" not in err, err
-        return Ended(code, out, err, tuple(steps.splitlines()))
+        return CommandResult(code, out, err, tuple(steps.splitlines()))
 
 
 def _serve() -> None:
-    """Fork a run for each request on stdin; answer with its exit code, negative for a signal."""
+    """Fork a run for each request on stdin; reply with its exit code, negative for a signal."""
     _import_all()
     _warm_up()
-    gc.freeze()  # what is shared with the forks is not to be touched in any
+    gc.freeze()  # memory shared with the forks is not written to
     for line in sys.stdin:
         request = json.loads(line)
         process = os.fork()
@@ -167,14 +171,14 @@ def _has_ended(process: int, within_s: float) -> bool:
 
 
 def _import_all() -> None:
-    """Import what runs import when they come to it, while there is one thread and nothing is at stake."""
+    """Import the modules that runs import lazily, while there is one thread."""
     for module in pkgutil.walk_packages(backupd.__path__, "backupd."):
         if not module.name.startswith(_OTHER_PROCESSES):
             import_module(module.name)
 
 
 def _warm_up() -> None:
-    """Run what most runs begin with; after it all is as before: one thread, no signal caught, no file open."""
+    """Run two commands; afterwards there is again one thread, no signal handler and no open file."""
     from backupd.__main__ import main
 
     files = len([*Path("/proc/self/fd").iterdir()])
@@ -202,7 +206,7 @@ def _warm_up() -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Let what is said on standard output during the block, where only answers may go, be lost."""
+    """Discard standard output during the block: it carries replies only."""
     out, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     try:

@@ -1,11 +1,11 @@
-"""An SFTP server that misbehaves as it is told to, in front of a real directory.
+"""An SFTP server that misbehaves on demand, in front of a real directory.
 
-It stands on paramiko's server classes rather than asyncssh's: paramiko is here anyway, uses threads as the tests do,
-and lets one place see each request before and after it is served. What both sides of that library might agree to do
-wrong is found by the tests against OpenSSH.
+It is built on paramiko's server classes rather than asyncssh's: paramiko is installed anyway, uses threads as the
+tests do, and lets one place see each request before and after it is served. Mistakes that client and server of
+paramiko share are found by the tests against OpenSSH.
 
-Files that are odd by themselves (a link, a directory named like an archive, a sparse manifest of 100 MB) are made in
-`files`, and served as they are.
+Unusual files (a link, a directory named like an archive, a sparse manifest of 100 MB) are made in `files`, and served
+as they are.
 """
 
 import socket
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import paramiko
 
-from support.odd_files import OddFiles, OddSession
+from support.faulty_sftp_session import FaultySftpFiles, FaultySftpSession
 from support.openssh import Client, known_host, new_key
 
 _NEVER = float("inf")
 EXTENSIONS = frozenset(f"{name}@openssh.com" for name in ("posix-rename", "fsync", "statvfs", "hardlink"))
-TOLD = frozenset({"size", "owner", "mode", "times"})
+ATTRIBUTES = frozenset({"size", "owner", "mode", "times"})
 HOSTILE_NAMES = (
     "..",
     "../outside.sqlite3.gz",
@@ -36,27 +36,27 @@ HOSTILE_NAMES = (
     "\u202etasks-20261123-0400.sqlite3.gz",
     "x" * 4096,
 )
-NO_TEXT = b"tasks-\xff\xfe.sqlite3.gz"  # with it, a listing as a whole is a UnicodeDecodeError in paramiko 5.1
+NON_UTF8_NAME = b"tasks-\xff\xfe.sqlite3.gz"  # with it, a listing as a whole is a UnicodeDecodeError in paramiko 5.1
 
 
 @dataclass(frozen=True)
-class Oddities:
-    """What the server does that it should not; requests, writes and reads are counted from 1, since `OddSftp.be`.
+class SftpFaults:
+    """The faults of the server; requests, writes and reads are counted from 1, since `set_faults`.
 
     Requests are named as paramiko names them (`setstat`, `fsetstat`, `remove`, ...), extensions by their own names.
     """
 
-    extensions: frozenset[str] = EXTENSIONS  # neither told nor served where missing
+    extensions: frozenset[str] = EXTENSIONS  # others are neither announced nor served
     denied: frozenset[str] = frozenset()  # requests that are answered "permission denied"
     unsupported: frozenset[str] = frozenset()  # ... and "unsupported"
     rename_replaces: bool = False  # a plain rename, which should fail onto a file
-    told: frozenset[str] = TOLD  # what stat and listings tell
-    size_error: int = 0  # added to each size that is told
+    attributes: frozenset[str] = ATTRIBUTES  # the attributes in stat and listings
+    size_error: int = 0  # added to each reported size
     names: tuple[str | bytes, ...] = ()  # more names for each listing, of regular files
-    free_bytes: int | None = None  # what statvfs tells, instead of the truth
+    free_bytes: int | None = None  # reported by statvfs instead of the real value
     bad_write: float = _NEVER  # this write fails
-    bad_writes: float = 1  # ... and so do the next: a full disk does it for ever
-    bad_write_says: str = "Failure"
+    bad_writes: float = 1  # how many writes fail; all of them on a full disk
+    bad_write_message: str = "Failure"
     lost_write: float = _NEVER  # this write is confirmed and not done
     flip_at: int | None = None  # the byte at this offset is read back wrong
     flips: float = _NEVER  # ... so many times
@@ -69,14 +69,14 @@ class Oddities:
     cut_before: float = _NEVER  # the connection ends at this request, which is not done
     cut_after: float = _NEVER  # ... which is done but not answered
     stall_at: float = _NEVER  # from this request on nothing is answered
-    shell: Callable[[str], bytes | None] | None = None  # answers commands; None for ever; without it they are refused
+    shell: Callable[[str], bytes | None] | None = None  # answers commands, None: never; without it commands are refused
 
 
-class OddSftp:
-    """A running server; `requests` tells what it was asked for since it was told how to `be`."""
+class FaultySftpServer:
+    """A running server; `requests` holds the requests since `set_faults`."""
 
     def __init__(self, directory: Path) -> None:
-        self.user, self.path = "odd", "/backups"
+        self.user, self.path = "backupd", "/backups"
         self.root = directory / "root"
         self.files = self.root / "backups"
         self.files.mkdir(parents=True)
@@ -84,7 +84,7 @@ class OddSftp:
         new_key(directory / "host_ed25519")
         self.public = new_key(self.key).split()[1]
         self.lock = threading.Lock()
-        self.be(Oddities())
+        self.set_faults(SftpFaults())
         self.written: set[str] = set()  # what is open for writing
         self._transports: list[paramiko.Transport] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -101,33 +101,33 @@ class OddSftp:
         return " ".join((self.directory / "host_ed25519.pub").read_text().split()[:2])
 
     def known_hosts(self, port: int | None = None) -> str:
-        """Return the line that a client would know it by, maybe through a wire."""
+        """Return its known_hosts line, at `port` where a proxy is in front of it."""
         return known_host(port or self.port, self.host_key())
 
     def client(self, port: int | None = None) -> Client:
-        """Return OpenSSH's client for it, maybe through a wire."""
+        """Return an OpenSSH client for it, at `port` where a proxy is in front of it."""
         known_hosts = self.directory / f"known_hosts-{port or self.port}"
         known_hosts.write_text(self.known_hosts(port))
         return Client(self.user, port or self.port, self.key, known_hosts)
 
-    def be(self, oddities: Oddities) -> None:
-        """Behave like this from now on, and count anew."""
+    def set_faults(self, faults: SftpFaults) -> None:
+        """Apply `faults` from now on, and reset the counters."""
         with self.lock:
-            self.oddities = oddities
+            self.faults = faults
             self.requests: list[str] = []
             self.writes = self.flipped = 0
 
     def count_write(self) -> int:
-        """Return how many writes this one makes."""
+        """Count a write and return its number."""
         with self.lock:
             self.writes += 1
             return self.writes
 
     def may_flip(self) -> bool:
-        """Return whether one more byte may be wrong, and count it."""
+        """Return whether one more byte may be flipped, and count it."""
         with self.lock:
             self.flipped += 1
-            return self.flipped <= self.oddities.flips
+            return self.flipped <= self.faults.flips
 
     def close(self) -> None:
         """End it and all connections."""
@@ -151,30 +151,30 @@ class OddSftp:
                 return
             transport = paramiko.Transport(connection)
             transport.add_server_key(key)
-            transport.set_subsystem_handler("sftp", OddSession, OddFiles)
+            transport.set_subsystem_handler("sftp", FaultySftpSession, FaultySftpFiles)
             self._transports.append(transport)
             with suppress(paramiko.SSHException, EOFError, OSError):  # a client that goes away at once
                 transport.start_server(event=threading.Event(), server=_Login(self))
 
 
 class _Login(paramiko.ServerInterface):
-    """Lets in whoever has the key."""
+    """Accepts the client's key."""
 
-    def __init__(self, odd: OddSftp) -> None:
-        self.odd = odd
+    def __init__(self, faulty: FaultySftpServer) -> None:
+        self.faulty = faulty
 
     def get_allowed_auths(self, username: str) -> str:  # noqa: ARG002 - paramiko's signature
         return "publickey"
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        known = username == self.odd.user and key.get_base64() == self.odd.public
+        known = username == self.faulty.user and key.get_base64() == self.faulty.public
         return paramiko.AUTH_SUCCESSFUL if known else paramiko.AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002 - paramiko's signature
         return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        shell = self.odd.oddities.shell
+        shell = self.faulty.faults.shell
         if shell is None:
             return False
         threading.Thread(target=_answer, args=(channel, shell, command.decode()), daemon=True).start()
@@ -182,19 +182,19 @@ class _Login(paramiko.ServerInterface):
 
 
 def _answer(channel: paramiko.Channel, shell: Callable[[str], bytes | None], command: str) -> None:
-    said = shell(command)
-    if said is not None:
-        with suppress(OSError):  # who asked has heard enough
-            channel.sendall(said)
+    output = shell(command)
+    if output is not None:
+        with suppress(OSError):  # the client has closed the channel
+            channel.sendall(output)
         channel.close()
 
 
 @contextmanager
-def running_odd_sftp(directory: Path, oddities: Oddities | None = None) -> Iterator[OddSftp]:
+def running_faulty_sftp(directory: Path, faults: SftpFaults | None = None) -> Iterator[FaultySftpServer]:
     """Run a server while the block runs; `directory` is made, and holds its keys and what it serves."""
-    odd = OddSftp(directory)
-    odd.be(oddities or Oddities())
+    faulty = FaultySftpServer(directory)
+    faulty.set_faults(faults or SftpFaults())
     try:
-        yield odd
+        yield faulty
     finally:
-        odd.close()
+        faulty.close()
