@@ -32,7 +32,7 @@ from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
 from backupd.tasks.replicate import Connect, ReplicationRequest, inventory_of, replica_errors
 from backupd.tasks.restore.extract import ResumingArchives
-from backupd.tasks.retry import Retry, until
+from backupd.tasks.retry import Retry, once, until
 
 
 def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ def retrying(config: Config, name: str, context: TaskContext) -> Retry:
     What is done in the local store is done once.
     """
     if name == LOCAL_STORE:
-        return lambda do: do()
+        return once
 
     def on_retry(why: str, wait_s: float) -> None:
         context.log.warning(Event.REPLICA_RETRIED, f"{name}: {why}; trying again in {wait_s:.0f} s", store=name)

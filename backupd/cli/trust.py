@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from backupd.cli.common import config_option, json_option, print_json, print_warning, read_config, readable_errors
-from backupd.config import Config, Replica, toml_key, toml_value
+from backupd.config import Config, ReplicaSection, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
 from backupd.privileges import settle
 from backupd.stores.sftp.handshake import fetch_host_keys
@@ -79,7 +79,7 @@ def _address(config: Config, name: str) -> SftpAddress:
     return address
 
 
-def _pins(name: str, replica: Replica) -> PinnedKeys:
+def _pins(name: str, replica: ReplicaSection) -> PinnedKeys:
     """Return what is pinned; where that cannot be read, nothing is, and this command shows what to pin instead."""
     try:
         return PinnedKeys.read(name, replica.host_key, replica.known_hosts)

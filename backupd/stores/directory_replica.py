@@ -16,7 +16,7 @@ from backupd.stores.contract import (
     require_unchanged_manifest,
 )
 from backupd.stores.local import DirectoryStore
-from backupd.system.files import fsync_directory, note_readers, write_durably
+from backupd.system.fs import fsync_directory, note_extra_access, write_durably
 
 _CHUNK_BYTES: Final = 1 << 20
 _TEST_DISK: Final = "test that disk (smartctl)"
@@ -62,7 +62,7 @@ class DirectoryReplica(DirectoryStore):
         with self.staging() as staging:
             write_durably(staging / "probe", PROBE_DATA)
             renamed = (staging / "probe").rename(staging / "renamed")
-            note_readers(renamed)
+            note_extra_access(renamed)
             fsync_directory(staging)
             if renamed.read_bytes() != PROBE_DATA:
                 raise CopyCorrupt(f"a file in {self.directory} reads back differently than written", _TEST_DISK)

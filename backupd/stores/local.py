@@ -30,17 +30,17 @@ from backupd.stores.contract import (
     require_generation_id,
 )
 from backupd.stores.staging import Staging, remove_tree
-from backupd.system.files import (
+from backupd.system.fs import (
     fsync_directory,
-    give_to_owner_of,
-    is_full,
-    note_readers,
-    overwrite,
+    inherit_owner,
+    is_disk_full,
+    note_extra_access,
+    overwrite_in_place,
     replace_durably,
     write_durably,
 )
-from backupd.system.os_errors import dangling, remedy, why_full
-from backupd.system.owners import where_owned
+from backupd.system.os_errors import dangling_link, explain_full, os_error_hint
+from backupd.system.owners import ownership_hint
 
 _NO_LINKS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -131,7 +131,7 @@ class DirectoryStore:
         """
         staged = archive.parent / f"{generation_id}{MANIFEST_SUFFIX}"
         write_durably(staged, manifest)
-        note_readers(staged)
+        note_extra_access(staged)
         fsync_directory(archive.parent)
         try:
             self._place(archive, self.archive_path(generation_id))
@@ -166,9 +166,9 @@ class DirectoryStore:
         try:
             replace_durably(path, text, temporary=self.hidden / f"{CHECKSUMS}.new", mode=0o644)
         except OSError as error:
-            if not is_full(error) or old is None or len(old) < len(text):
+            if not is_disk_full(error) or old is None or len(old) < len(text):
                 raise
-            overwrite(path, text)  # a full disk must not prevent pruning, which frees space
+            overwrite_in_place(path, text)  # a full disk must not prevent pruning, which frees space
 
     def free_space(self) -> int:
         """Return the bytes free to this user on the file system of the store."""
@@ -197,29 +197,29 @@ class DirectoryStore:
         try:
             if not directory.is_dir():
                 directory.mkdir(mode)
-                give_to_owner_of(directory.parent, directory)
+                inherit_owner(directory.parent, directory)
                 fsync_directory(directory.parent)
         except FileNotFoundError as error:
             raise StoreUnusable(
-                dangling(directory.parent) or f"the directory {directory.parent} does not exist",
+                dangling_link(directory.parent) or f"the directory {directory.parent} does not exist",
                 "make it, or mount the volume that belongs there",
             ) from error
         except FileExistsError as error:
             raise StoreUnusable(
-                dangling(directory) or f"{directory} exists and is not a directory",
+                dangling_link(directory) or f"{directory} exists and is not a directory",
                 "make the directory that it points to, or mount it" if directory.is_symlink() else "move it away",
             ) from error
         except OSError as error:
-            if is_full(error):
-                what, hint = why_full(error, directory.parent)
+            if is_disk_full(error):
+                what, hint = explain_full(error, directory.parent)
                 raise NoSpace(f"cannot make {directory}: {what}", f"{hint}, or move backups_dir") from error
             raise StoreUnusable(
                 f"cannot make the directory {directory}: {error.strerror}",
-                where_owned(directory.parent, f"{remedy(error, directory.parent)}; or set backups_dir"),
+                ownership_hint(directory.parent, f"{os_error_hint(error, directory.parent)}; or set backups_dir"),
             ) from error
 
     def _place(self, path: Path, target: Path) -> None:
-        give_to_owner_of(self.directory, path)
+        inherit_owner(self.directory, path)
         path.rename(target)
         fsync_directory(self.directory)
 

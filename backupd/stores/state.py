@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backupd.model import STORE_IDENTITY, Hold, Pin, is_generation_id
-from backupd.system.files import fsync_directory, give_to_owner_of, replace_durably, write_durably
+from backupd.system.fs import fsync_directory, inherit_owner, replace_durably, write_durably
 
 OWN_IDENTITY: Final = "identity"
 _UNREADABLE: Final = (ValueError, KeyError, TypeError, RecursionError, OSError)
@@ -34,7 +34,7 @@ _UNREADABLE: Final = (ValueError, KeyError, TypeError, RecursionError, OSError)
 def _make_directory(directory: Path) -> None:
     if not directory.is_dir():
         directory.mkdir(mode=0o700)
-        give_to_owner_of(directory.parent, directory)
+        inherit_owner(directory.parent, directory)
         fsync_directory(directory.parent)
 
 
@@ -237,17 +237,17 @@ class Quarantine:
         home = self._directory / source
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (self._directory, home):
-            give_to_owner_of(path.parent, path)
+            inherit_owner(path.parent, path)
         for old in sorted(path for path in home.iterdir() if path.is_dir())[1:]:
             shutil.rmtree(old)
         directory = home / name
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
-        give_to_owner_of(home, directory)
+        inherit_owner(home, directory)
         target = directory / "snapshot.sqlite3"
         snapshot.rename(target)
         write_durably(directory / "findings.txt", "".join(f"{line}\n" for line in findings).encode())
-        give_to_owner_of(home, target)
+        inherit_owner(home, target)
         fsync_directory(directory)
         return target
 
@@ -324,7 +324,7 @@ class Identities:
         path = self._directory / "identity.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            give_to_owner_of(path.parent, path)
+            inherit_owner(path.parent, path)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:

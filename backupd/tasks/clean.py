@@ -89,7 +89,9 @@ def clean(
     Holds the lock of the store, and that of each database as a restore does: what a killed restore left is put right
     first. Raises LockHeld, TargetRefused, OSError.
     """
-    with nullcontext() if dry_run else context.locked("clean"):
+    with nullcontext() if dry_run else context.exclusive_lock("clean"):
+        if not dry_run:
+            context.recover()
         replaced = (_clean_replaced(*source, older_than, context, dry_run=dry_run) for source in databases.items())
         return (
             *chain.from_iterable(replaced),

@@ -29,7 +29,8 @@ def remove_here(ids: Collection[str], context: TaskContext, *, force: bool) -> t
 
     All are removed, or none. Raises GenerationMissing, RemovalRefused, LockHeld, OSError.
     """
-    with context.locked("remove"):
+    with context.exclusive_lock("remove"):
+        context.recover()
         inventory = read_inventory(context)
         going = _chosen(ids, inventory, context.store.name, context, force=force)
         copies = context.copies()
@@ -56,8 +57,9 @@ def remove_at_replica(
         there = inventory_of(request.name, replica, context)
         own = there.without(_foreign(ids, there, request.name, context))
         going = _chosen(ids, own, request.name, context, force=force)
-        context.say_recovered(replica.recover())
-        with context.locked("remove"):
+        context.log_recovered(replica.recover())
+        with context.exclusive_lock("remove"):
+            context.recover()
             copies = context.copies()
             for key in going:
                 _unpin_last(key, request.name, copies, context)

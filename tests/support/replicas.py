@@ -12,7 +12,8 @@ from typing import Protocol
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import ReplicaUnreachable
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy, RunReport
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
+from backupd.report import ReplicationDetails, RunReport
 from backupd.stores.contract import Replica
 from backupd.stores.sftp.auth import Credentials
 from backupd.stores.sftp.connection import SftpConnection, Timeouts, connection_errors
@@ -22,6 +23,7 @@ from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import Expiry
 from backupd.tasks.replicate import Connect, ReplicationRequest, replicate
+from backupd.tasks.retry import Retry, T, once
 
 SENDER = "0123456789abcdef"
 SHORT_TIMEOUTS = Timeouts(connect_s=10, stall_s=5)
@@ -80,23 +82,16 @@ def over_sftp(
     return connect
 
 
-def try_once(do: Callable[[], None]) -> None:
-    """Try once."""
-    do()
-
-
-def retrying(times: int, between: Callable[[], None] = lambda: None) -> Callable[[Callable[[], None]], None]:
+def retrying(times: int, between: Callable[[], None] = lambda: None) -> Retry:
     """Return what tries so often, without waiting, and does something `between`."""
 
-    def retry(do: Callable[[], None]) -> None:
-        for left in reversed(range(times)):
+    def retry(do: Callable[[], T], /) -> T:
+        for _ in range(times - 1):
             try:
                 return do()
             except ReplicaUnreachable:
-                if not left:
-                    raise
                 between()
-        return None
+        return do()
 
     return retry
 
@@ -104,9 +99,9 @@ def retrying(times: int, between: Callable[[], None] = lambda: None) -> Callable
 def replicate_to(
     connect: Connect,
     context: TaskContext,
-    retry: Callable[[Callable[[], None]], None] = try_once,
+    retry: Retry = once,
     order: ReplicationRequest = REPLICATE_ALL,
-) -> RunReport:
+) -> RunReport[ReplicationDetails]:
     """Replicate now, and return the report."""
     return replicate(order, connect, retry, context)
 

@@ -213,7 +213,7 @@ def test_what_a_server_lacks_is_done_without_and_a_second_run_sends_nothing(
     for sent in ((key,), ()):
         faulty.set_faults(poor)
         report = replicate_to(over_sftp(faulty, faulty.path, context), context)
-        assert (report.outcome, report.sent) == ("done", sent), report
+        assert (report.outcome, report.details.sent) == ("done", sent), report
     for name in (f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"):
         assert (faulty.files / name).read_bytes() == (context.store.directory / name).read_bytes()
     assert_checksums(faulty.files)
@@ -224,7 +224,7 @@ def test_hostile_names_lead_nowhere(faulty: FaultySftpServer, context: TaskConte
     outside.write_bytes(b"mine")
     faulty.set_faults(SftpFaults(names=(*HOSTILE_NAMES, NON_UTF8_NAME)))
     report = replicate_to(over_sftp(faulty, faulty.path, context), context)
-    assert (report.outcome, report.sent, report.removed) == ("done", (key,), ())
+    assert (report.outcome, report.details.sent, report.details.removed) == ("done", (key,), ())
     assert outside.read_bytes() == b"mine"
     assert complete_generations(faulty.files) == {key}
 
@@ -239,7 +239,7 @@ def test_links_and_manifests_of_a_hundred_megabytes_are_nobodys_generations(
         huge.truncate(100_000_000)
     (faulty.files / f"{key}{ARCHIVE_SUFFIX}").symlink_to(secret)
     report = replicate_to(over_sftp(faulty, faulty.path, context), context)
-    assert (report.outcome, report.sent) == ("done", (key,)), report
+    assert (report.outcome, report.details.sent) == ("done", (key,)), report
     assert secret.read_bytes() == b"mine"
     assert (faulty.files / f"{key}{ARCHIVE_SUFFIX}").is_file()
 

@@ -12,7 +12,7 @@ from threading import Barrier
 import pytest
 
 from backupd.log import null_log
-from backupd.model import RunReport
+from backupd.report import AnyReport
 from backupd.stores.contract import Replica
 from backupd.stores.local import DirectoryStore
 from backupd.stores.sftp import store as sftp_store
@@ -90,7 +90,7 @@ def test_two_senders_at_once_lose_nothing_and_both_are_in_the_checksums(
     sites = {source: sender(source) for source in ("tasks", "notes")}
     together = Barrier(len(sites))
 
-    def send(source: str) -> RunReport:
+    def send(source: str) -> AnyReport:
         together.wait()
         return replicate_to(
             over_sftp(sshd, files, sites[source]), sites[source], order=replace(REPLICATE_ALL, sources=(source,))
@@ -127,7 +127,7 @@ def test_of_two_senders_of_the_same_id_at_once_one_is_refused_and_nothing_is_mix
     sites = (sender("tasks"), sender("tasks"))
     together = Barrier(len(sites))
 
-    def send(context: TaskContext) -> RunReport:
+    def send(context: TaskContext) -> AnyReport:
         together.wait()
         return replicate_to(over_sftp(sshd, files, context), context)
 

@@ -21,7 +21,7 @@ from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.paramiko_internals import NamingClient, ObservedTransport
 from backupd.stores.sftp.protocol import PACKET_BYTES, WINDOW_BYTES, max_block_bytes
-from backupd.system.malloc import tune_malloc
+from backupd.system.resources import tune_malloc
 
 CHANNELS: Final = 4  # each has its own window at the server: more is in flight on a line with high latency
 _LOW_LATENCY_S: Final = 0.01  # one channel's window of 2 MiB then carries 200 MB/s, and more channels are slower
