@@ -26,13 +26,13 @@ from backupd.report import ReplicationDetails, RunReport, report_facts
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.replicate import (
     ReplicationPlan,
-    ReplicationRequest,
     inventory_of,
     plan_all,
     refused_by,
     replica_errors,
     replicate,
 )
+from backupd.tasks.requests import ReplicationRequest
 
 
 @click.command("replicate", epilog="Example: backupd replicate --to offsite --dry-run")

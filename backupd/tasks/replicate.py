@@ -25,16 +25,14 @@ from backupd.retention import NO_PINS, plan_retention
 from backupd.stores.contract import Replica, find_manifest, taken
 from backupd.system.files import is_full
 from backupd.system.os_errors import why_full
-from backupd.tasks.adopt import adopt, adopt_local
-from backupd.tasks.check_results import digest_archive, record_verification
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.inventory import Inventory, take_inventory
-from backupd.tasks.options import Expiry
-from backupd.tasks.origins import histories
-from backupd.tasks.provenance import Foreign, claims_of, refusal
+from backupd.tasks.inventory import Inventory, histories, take_inventory
+from backupd.tasks.provenance import ForeignGenerations, adopt, adopt_local, provenance_of, refusal
 from backupd.tasks.reporter import GenerationRemoved, GenerationSent, RemovalBegins
+from backupd.tasks.requests import ReplicationRequest
 from backupd.tasks.retry import Retry
 from backupd.tasks.run import ReplicationRun
+from backupd.tasks.verify import digest_archive, record_verification
 
 _DENIED = (
     "let the account there read and write the directory of the replica (owner and mode), or correct the path in url"
@@ -42,22 +40,6 @@ _DENIED = (
 _LONGEST = 400
 _MOST_SENDERS: Final = 8  # that publish in the same moments, one after the other
 Connect = Callable[[], AbstractContextManager[Replica]]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicationRequest:
-    """One replica and what may stay there; an `append_only` one is never told to remove anything.
-
-    Of `sources`, and of what else is in the local store: what others have sent there is none of ours. With `adopt` the
-    stores of lost machines are adopted first, with `force` also one that seems to be at work; the next run prunes.
-    """
-
-    name: str
-    expiry: Expiry
-    sources: tuple[str, ...] = ()
-    append_only: bool = False
-    adopt: bool = False
-    force: bool = False
 
 
 def send(manifest: Manifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> None:
@@ -96,7 +78,7 @@ class ReplicationPlan:
     send: tuple[Kept, ...]
     keep: tuple[Kept, ...]
     remove: tuple[Removed, ...]
-    foreign: tuple[Foreign, ...] = ()
+    foreign: tuple[ForeignGenerations, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -111,7 +93,7 @@ def plan_replication(
     now: datetime,
     hold: Hold | None = None,
     pins: Mapping[str, Pin] = NO_PINS,
-    foreign: tuple[Foreign, ...] = (),
+    foreign: tuple[ForeignGenerations, ...] = (),
 ) -> ReplicationPlan:
     """Decide for one source what a replica gets and lets go, given what is here and what is there.
 
@@ -128,7 +110,9 @@ def plan_replication(
     verified = (generation for generation in local if generation.verified)
     lacking = {generation.id: generation for generation in verified if generation.id not in good_there}
     present = {generation.id: generation for generation in there if generation.id not in lacking}
-    plan = plan_retention((present | lacking).values(), request.expiry.policy, now, request.expiry.timezone, hold, pins)
+    plan = plan_retention(
+        (present | lacking).values(), request.retention.policy, now, request.retention.timezone, hold, pins
+    )
     send = tuple(kept for kept in plan.keep if kept.generation.id in lacking)
     keep = tuple(kept for kept in plan.keep if kept.generation.id in present)
     remove = tuple(removed for removed in plan.remove if removed.generation.id in present)
@@ -139,7 +123,7 @@ def plan_all(
     request: ReplicationRequest, here: Inventory, there: Inventory, context: TaskContext
 ) -> tuple[ReplicationPlan, ...]:
     """Return the plan for each source of ours, the configured ones and those in the local store."""
-    claims, now, pins = claims_of(here, context), context.clock(), context.pins.all()
+    claims, now, pins = provenance_of(here, context), context.clock(), context.pins.all()
 
     def plan(source: str) -> ReplicationPlan:
         hold, foreign = context.holds.get(source), claims.foreign(there, source)
@@ -240,7 +224,7 @@ def _adopted(
     request: ReplicationRequest, here: Inventory, there: Inventory, run: ReplicationRun, context: TaskContext
 ) -> bool:
     """Adopt the stores whose copies of our sources are there; tells whether there were any. Raises AdoptionRefused."""
-    claims = claims_of(here, context)
+    claims = provenance_of(here, context)
     foreign = [group for source in _sources(request, here) for group in claims.foreign(there, source)]
     adopt(foreign, here, there, request.name, context, force=request.force)
     for group in foreign:

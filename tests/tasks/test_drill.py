@@ -20,7 +20,7 @@ from backupd.tasks.drill.app_check import differences
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import take_inventory
-from backupd.tasks.options import BackupRequest, DrillRequest
+from backupd.tasks.requests import BackupRequest, DrillRequest
 from backupd.tasks.retry import once
 from support.drills import DAY_S, drilled, facts
 from support.generations import backdated, flip_byte, manifest_of, rewritten
