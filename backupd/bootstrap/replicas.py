@@ -30,10 +30,9 @@ from backupd.tasks.doctor.local import examine
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.replicate import Connect, inventory_of, replica_errors
+from backupd.tasks.replica import Connect, Retry, inventory_of, once, replica_errors, until
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from backupd.tasks.restore.extract import ResumingArchives
-from backupd.tasks.retry import Retry, once, until
 
 
 def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import provenance_of
 from backupd.tasks.prune import pins_in_force, remove_generation, unpin_generation
-from backupd.tasks.replicate import Connect, inventory_of, remove_there, replica_errors
+from backupd.tasks.replica import Connect, inventory_of, remove_there, replica_errors
 from backupd.tasks.requests import ReplicationRequest
 
 _REASON = "removed by an operator"

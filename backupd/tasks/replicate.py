@@ -3,11 +3,10 @@
 The plan is made from the replica's own listing, never by mirroring: losing the local disk must not empty it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import (
@@ -16,30 +15,20 @@ from backupd.errors import (
     ManifestInvalid,
     NoSpace,
     NothingToSend,
-    ReplicaFailed,
 )
-from backupd.formatting import human_bytes, printable
+from backupd.formatting import human_bytes
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
-from backupd.stores.contract import Replica, find_manifest, taken
-from backupd.system.fs import is_disk_full
-from backupd.system.os_errors import explain_full
+from backupd.stores.contract import Replica, find_manifest
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.inventory import Inventory, histories, take_inventory
+from backupd.tasks.inventory import Inventory, histories
 from backupd.tasks.provenance import ForeignGenerations, adopt, adopt_local, provenance_of, refusal
-from backupd.tasks.reporter import GenerationRemoved, GenerationSent, RemovalBegins
+from backupd.tasks.replica import Connect, Retry, inventory_of, remove_there, replica_errors, require_ours
+from backupd.tasks.reporter import GenerationSent
 from backupd.tasks.requests import ReplicationRequest
-from backupd.tasks.retry import Retry
 from backupd.tasks.run import ReplicationRun
 from backupd.tasks.verify import digest_archive, record_verification
-
-_DENIED = (
-    "let the account there read and write the directory of the replica (owner and mode), or correct the path in url"
-)
-_LONGEST = 400
-_MOST_SENDERS: Final = 8  # that publish in the same moments, one after the other
-Connect = Callable[[], AbstractContextManager[Replica]]
 
 
 def send(manifest: Manifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> None:
@@ -205,17 +194,6 @@ def _expire(
         )
 
 
-def remove_there(
-    going: Mapping[str, str], request: ReplicationRequest, replica: Replica, there: Inventory, context: TaskContext
-) -> None:
-    """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
-    _write_checksums(request, replica, there, going, context)
-    for key, reason in going.items():
-        context.emit(RemovalBegins(key, request.name))
-        replica.remove(key)
-        context.emit(GenerationRemoved(key, request.name, reason))
-
-
 def _sources(request: ReplicationRequest, here: Inventory) -> list[str]:
     return sorted({*request.sources, *(generation.source for generation in here.generations)})
 
@@ -239,44 +217,6 @@ def refused_by(plans: Sequence[ReplicationPlan], name: str, context: TaskContext
     foreign = [group for plan in plans for group in plan.foreign]
     nothing = "sent or removed" if all(plan.refused for plan in plans if plan.foreign) else "removed"
     return refusal(foreign, name, f"nothing of that source was {nothing}", context.clock())
-
-
-def _write_checksums(
-    request: ReplicationRequest, replica: Replica, there: Inventory, going: Collection[str], context: TaskContext
-) -> None:
-    """Let SHA256SUMS list what stays; anew when another sender has published meanwhile: who writes last lists all."""
-    for _ in range(_MOST_SENDERS):
-        replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
-        if {stored.id for stored in replica.list()} <= {generation.id for generation in there.generations}:
-            return
-        there = inventory_of(request.name, replica, context)
-
-
-def inventory_of(name: str, replica: Replica, context: TaskContext) -> Inventory:
-    """Read all manifests of a replica, knowing what checks have found of its copies. Raises OSError."""
-    damaged = context.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
-    return take_inventory(replica, context.clock(), damaged)
-
-
-@contextmanager
-def replica_errors(name: str) -> Iterator[None]:
-    """Say of which replica the errors of the block are. Raises NoSpace, ReplicaFailed."""
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            what, hint = explain_full(error, error.filename if isinstance(error.filename, str) else None)
-            raise NoSpace(f"{name}: {what}", hint) from error
-        path = f": {error.filename}" if isinstance(error.filename, str) else ""
-        what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
-        hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
-        raise ReplicaFailed(what, f"{hint}; backupd doctor tries them") from error
-
-
-def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
-    """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
-    if there is not None and there.archive.sha256 != manifest.archive.sha256:
-        raise taken(manifest.id, name)
 
 
 @contextmanager

@@ -21,10 +21,10 @@ from backupd.tasks.backup import backup
 from backupd.tasks.clean import clean
 from backupd.tasks.context import TaskContext, local_inventory, rebuild_catalog
 from backupd.tasks.prune import prune, release_hold, unpin_generation
+from backupd.tasks.replica import once
 from backupd.tasks.replicate import replicate
 from backupd.tasks.requests import BackupRequest, PinRequest, ReplicationRequest, RetentionRule
 from backupd.tasks.restore.to_path import restore_to
-from backupd.tasks.retry import once
 from backupd.tasks.verify import verify
 from support.bank import make_bank
 from support.command import log_lines

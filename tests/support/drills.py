@@ -14,8 +14,8 @@ from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.sqlite.database_files import side_files
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.drill.drill import drill
+from backupd.tasks.replica import once
 from backupd.tasks.requests import AppCheck, DrillRequest
-from backupd.tasks.retry import once
 from support.daemon import free_port
 
 DAY_S = 86400.0

@@ -21,9 +21,9 @@ from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
 from backupd.tasks.context import TaskContext
-from backupd.tasks.replicate import Connect, replicate
+from backupd.tasks.replica import Connect, Retry, T, once
+from backupd.tasks.replicate import replicate
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
-from backupd.tasks.retry import Retry, T, once
 
 SENDER = "0123456789abcdef"
 SHORT_TIMEOUTS = Patience(connect_s=10, stall_s=5)

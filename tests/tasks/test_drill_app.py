@@ -20,8 +20,8 @@ from backupd.tasks.drill.app_check import why_unwell
 from backupd.tasks.drill.app_database import Place
 from backupd.tasks.drill.command import RESTORED, environment_for
 from backupd.tasks.drill.drill import drill
+from backupd.tasks.replica import once
 from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest
-from backupd.tasks.retry import once
 from support.daemon import free_port, wait_until
 from support.directories import mounted
 from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell

@@ -16,9 +16,9 @@ from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor.local import examine
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.prune import prune
+from backupd.tasks.replica import once
 from backupd.tasks.replicate import replicate
 from backupd.tasks.requests import BackupRequest, DrillRequest, ReplicationRequest, RetentionRule
-from backupd.tasks.retry import once
 from support.bank import make_bank, spend
 
 TWO = RetentionRule(RetentionPolicy(last=2, daily=0, weekly=0, within=timedelta(0)))

@@ -22,7 +22,7 @@ from backupd.stores.sftp.protocol import IN_FLIGHT_BYTES
 from backupd.stores.sftp.upload import RemoteHash
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.replicate import Connect
+from backupd.tasks.replica import Connect
 from backupd.tasks.requests import BackupRequest, RetentionRule
 from support.daemon import wait_until
 from support.generations import backdated, flip_byte

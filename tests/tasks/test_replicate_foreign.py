@@ -18,9 +18,8 @@ from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, rebuild_catalog
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.replicate import Connect, inventory_of
+from backupd.tasks.replica import Connect, inventory_of, once
 from backupd.tasks.requests import BackupRequest, DrillRequest, RetentionRule
-from backupd.tasks.retry import once
 from support.bank import make_bank
 from support.replicas import REPLICATE_ALL, assert_checksums, complete_generations, over_sftp, replicate_to
 

@@ -10,7 +10,7 @@ from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.doctor.finding import Finding, finding
 from backupd.tasks.inventory import take_inventory
 from backupd.tasks.provenance import provenance_of, refusal
-from backupd.tasks.replicate import Connect, replica_errors
+from backupd.tasks.replica import Connect, replica_errors
 from backupd.tasks.requests import ReplicationRequest
 
 # Names tell the time in UTC: another host that is minutes off would only confuse its admin.

@@ -21,10 +21,9 @@ from backupd.tasks.drill.app_check import differences, note_proven, place_of, pr
 from backupd.tasks.freshness import last_verified_at
 from backupd.tasks.inventory import Inventory, require_same_database
 from backupd.tasks.provenance import ForeignGenerations, provenance_of, refusal
-from backupd.tasks.replicate import replica_errors
+from backupd.tasks.replica import Retry, replica_errors
 from backupd.tasks.requests import DrillRequest
 from backupd.tasks.restore.extract import extract_verified, fetch
-from backupd.tasks.retry import Retry
 from backupd.tasks.run import DrillRun, Stopwatch
 from backupd.tasks.verify import record_verification
 
