@@ -13,7 +13,7 @@ from backupd.errors import (
 )
 from backupd.formatting import printable
 from backupd.model import Manifest
-from backupd.stores.contract import Replica, taken
+from backupd.stores.contract import Replica, generation_taken
 from backupd.system.fs import is_disk_full
 from backupd.system.os_errors import explain_full
 from backupd.tasks.context import TaskContext
@@ -89,7 +89,7 @@ def inventory_of(name: str, replica: Replica, context: TaskContext) -> Inventory
 def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
     """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
     if there is not None and there.archive.sha256 != manifest.archive.sha256:
-        raise taken(manifest.id, name)
+        raise generation_taken(manifest.id, name)
 
 
 def remove_there(

@@ -256,6 +256,6 @@ def _record_sent(manifest: Manifest, replica: Replica, run: ReplicationRun) -> N
         resumed_bytes=details.resumed_bytes + transfer.resumed_bytes,
         verified_by=tuple(sorted({*details.verified_by, transfer.verified_by})),
     )
-    if transfer.doubt:
-        run.note(f"copies at {replica.name} were read back: {transfer.doubt}")
+    if transfer.fallback_reason:
+        run.note(f"copies at {replica.name} were read back: {transfer.fallback_reason}")
     run.emit(GenerationSent(manifest, replica.name, transfer))

@@ -176,7 +176,7 @@ def _quarantine(context: TaskContext) -> Iterator[Finding]:
     for copy in context.quarantine.copies():
         age = human_age((now - copy.since).total_seconds())
         detail = f"{copy.name} is a damaged copy, {age} old, of {human_bytes(copy.size_bytes)}"
-        hint = f"read findings.txt in {copy.place}; backupd clean removes it once it is {KEPT_FOR.days} days old"
+        hint = f"read findings.txt in {copy.directory}; backupd clean removes it once it is {KEPT_FOR.days} days old"
         yield Finding("quarantine", ok=False, detail=detail, hint=hint)
 
 
