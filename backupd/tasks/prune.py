@@ -34,7 +34,7 @@ def plan_for(source: str, retention: RetentionRule, inventory: Inventory, contex
     )
 
 
-def expire(source: str, retention: RetentionRule, run: Run[D], context: TaskContext) -> RetentionPlan:
+def apply_retention(source: str, retention: RetentionRule, run: Run[D], context: TaskContext) -> RetentionPlan:
     """Remove what the policy lets go; `SHA256SUMS` is right at every instant. Only with the store locked."""
     inventory = read_inventory(context)
     _reconcile(inventory, context)
@@ -100,7 +100,7 @@ def prune(source: str, retention: RetentionRule, context: TaskContext) -> tuple[
     with context.run("prune", source, PruneDetails()) as run, context.exclusive_lock("prune"):
         context.recover()
         run.start()
-        plan = expire(source, retention, run, context)
+        plan = apply_retention(source, retention, run, context)
         run.details = PruneDetails(kept=len(plan.keep), removed=removed_by(plan))
     return run.report, plan
 

@@ -66,7 +66,6 @@ class SnapshotRetried:
 class SnapshotQuarantined:
     """A copy that may not be published is kept in the quarantine of the store."""
 
-    source: str
     why: str
     directory: Path
 
@@ -281,7 +280,7 @@ class Reporter:
         match event:
             case SnapshotRetried(source, why):
                 log.warning(Event.SNAPSHOT_RETRIED, why, source=source)
-            case SnapshotQuarantined(_, why, directory):
+            case SnapshotQuarantined(why, directory):
                 log.error(Event.SNAPSHOT_QUARANTINED, why, quarantine=str(directory))
             case SourceShrunk(source, why):
                 log.warning(Event.SOURCE_SHRUNK, why, source=source)
@@ -289,12 +288,12 @@ class Reporter:
                 what = f"{manifest.source} is what {manifest.id} holds: verified unchanged"
                 log.info(Event.SNAPSHOT_UNCHANGED, what, generation=manifest.id)
             case PruningHeld(hold):
-                what = f"pruning of {hold.source} is frozen: {hold.reason}"
+                what = f"pruning of {hold.source} is on hold: {hold.reason}"
                 log.warning(Event.ROTATION_FROZEN, what, source=hold.source)
             case PruningReleased(source, by_operator=True):
-                log.warning(Event.ROTATION_RELEASED, f"pruning of {source} released by an operator", source=source)
+                log.warning(Event.ROTATION_RELEASED, f"an operator released the pruning of {source}", source=source)
             case PruningReleased(source):
-                log.info(Event.ROTATION_RELEASED, f"{source} is sound again: pruning goes on", source=source)
+                log.info(Event.ROTATION_RELEASED, f"{source} is good again: it is pruned again", source=source)
             case GenerationPublished(manifest):
                 log.info(
                     Event.GENERATION_PUBLISHED,
