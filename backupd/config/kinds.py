@@ -15,7 +15,7 @@ from backupd.config.pathtext import why_no_path
 from backupd.config.zone import is_time_zone
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.model import LOCAL_STORE, is_source_name
-from backupd.pings.monitors import Monitor
+from backupd.pings import Monitor
 from backupd.schedule import Schedule
 
 MASK = "[secret]"

@@ -25,7 +25,7 @@ from backupd.config.sections import (
 )
 from backupd.config.targets import refuse_shared_targets
 from backupd.model import RetentionPolicy
-from backupd.pings.monitors import require_ping_names
+from backupd.pings import require_ping_names
 from backupd.sqlite.database_files import SIDE_SUFFIXES
 
 ENVIRONMENT = "environment"

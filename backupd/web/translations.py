@@ -163,8 +163,8 @@ _PROBLEMS: Final = {
         "Falta la base {subject}: no se puede hacer ninguna copia.",
     ),
     "problem.unusable": Phrase(
-        "The database of {subject} is there but cannot be backed up as it is.",
-        "La base {subject} existe, pero no se puede copiar tal como está.",
+        "The database of {subject} cannot be backed up in its current state.",
+        "La base {subject} no se puede copiar en su estado actual.",
     ),
     "problem.failed": Phrase(
         "The {task} of {subject} has failed for {age} (runs that failed: {runs}).",
@@ -172,6 +172,14 @@ _PROBLEMS: Final = {
     ),
     "problem.generation": Phrase(
         "Generation {reference} is damaged and no longer counts.", "La copia {reference} está dañada y ya no cuenta."
+    ),
+    "problem.manifest": Phrase(
+        "Generation {reference} does not count: its manifest cannot be used.",
+        "La copia {reference} no cuenta: su manifiesto no se puede usar.",
+    ),
+    "problem.archive": Phrase(
+        "Generation {reference} does not count: its archive is gone.",
+        "La copia {reference} no cuenta: falta su archivo.",
     ),
     "problem.catalog": Phrase(
         "The catalog cannot be used: how the last runs ended is not known.",

@@ -59,7 +59,7 @@ def test_a_channel_that_hangs_holds_up_neither_backups_nor_the_end(backupd: Back
             wait_until(lambda: len(daemon.children()) == 1, "the end of all runs")
             (sender,) = (Path(f"/proc/{child}") for child in daemon.children())
             command = (sender / "cmdline").read_bytes()
-            assert b"backupd.notifications.apprise_worker" in command
+            assert b"backupd.notifications.apprise" in command
             assert b"hunter2" not in command
             assert daemon.stop() < 8
             wait_until(lambda: not sender.exists(), "the end of what was sending")
