@@ -13,7 +13,7 @@ from uuid import uuid4
 from backupd.errors import Terminated
 from backupd.formatting import without_secrets
 from backupd.log import Event, EventLog
-from backupd.model import RunReport
+from backupd.report import AnyReport
 
 Signal = Literal["start", "success", "failure", "log"]  # "log" does not change the state of the monitor
 MonitorKind = Literal["healthchecks", "uptime-kuma"]
@@ -156,7 +156,7 @@ class Pinger:
     timeout_s: float = TIMEOUT_S
 
     @contextmanager
-    def watch(self, task: str, subject: str) -> Iterator[Callable[[RunReport], None]]:
+    def watch(self, task: str, subject: str) -> Iterator[Callable[[AnyReport], None]]:
         """Ping the start of a run, and yield the function that pings its end with its report.
 
         A run that was told to stop pings no end: it did not fail, and runs again.
@@ -171,7 +171,7 @@ class Pinger:
         with suppress(RuntimeError):  # the system allows no further thread: only the end is pinged
             start.start()
 
-        def end(report: RunReport) -> None:
+        def end(report: AnyReport) -> None:
             if report.exit_code == Terminated.exit_code:
                 return
             if start.ident is not None:
@@ -195,7 +195,7 @@ class Pinger:
 
 def send_ping(monitor: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str:
     """Send `ping`, a second time where that may help; return the error, empty when it was accepted."""
-    from backupd.system.http import CallFailed, call  # slow to import, and few commands ping
+    from backupd.system.http import RequestFailed, send_request  # slow to import, and few commands ping
 
     request = ping_request(monitor, ping)
     if request is None:
@@ -205,8 +205,8 @@ def send_ping(monitor: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str
         if attempt:
             time.sleep(_PAUSE_S)
         try:
-            reply = call(request.url, request.body, timeout_s=timeout_s)
-        except CallFailed as failed:
+            reply = send_request(request.url, request.body, timeout_s=timeout_s)
+        except RequestFailed as failed:
             error = without_secrets(str(failed), monitor.url)
             continue
         if reply.ok:
@@ -217,9 +217,9 @@ def send_ping(monitor: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str
     return error
 
 
-def _end_ping(report: RunReport, run_id: str, lines: tuple[str, ...]) -> Ping:
+def _end_ping(report: AnyReport, run_id: str, lines: tuple[str, ...]) -> Ping:
     """Return the ping of the end of a run; warnings do not make it a failure."""
-    name, failed = f"{report.task} of {report.source}", report.outcome == "failed"
+    name, failed = f"{report.task} of {report.subject}", report.outcome == "failed"
     summary = (
         f"{name}: failed: {report.error}" if failed else "; ".join((f"{name}: {report.outcome}", *report.warnings))
     )

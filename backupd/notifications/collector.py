@@ -16,7 +16,7 @@ from backupd.notifications.message import Channel
 from backupd.notifications.planner import Observation
 from backupd.pings import Monitor
 from backupd.schedule import Schedule
-from backupd.system.http import CallFailed, Reply, call
+from backupd.system.http import HttpResponse, RequestFailed, send_request
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
 
@@ -76,10 +76,10 @@ def check_app(app: App) -> AppVersion:
     """Ask the app for its health and its version."""
     reply = None
     try:
-        reply = call(app.health_url, timeout_s=_TIMEOUT_S, direct=True)
+        reply = send_request(app.health_url, timeout_s=_TIMEOUT_S, direct=True)
         key = urlsplit(app.health_url).query
         error = "" if reply.status == _OK else f"its health_url {reply.words(key)}"
-    except CallFailed as failed:
+    except RequestFailed as failed:
         error = f"its health_url: {failed}"
     version = app.version or _version_from_file(app) or (_version_from_reply(app, reply) if reply else "")
     return AppVersion("app", printable(version.strip())[:_MAX_VERSION] or None, error)
@@ -92,7 +92,7 @@ def _version_from_file(app: App) -> str:
     return ""
 
 
-def _version_from_reply(app: App, reply: Reply) -> str:
+def _version_from_reply(app: App, reply: HttpResponse) -> str:
     if app.version_header is not None and app.version_header.lower() in reply.headers:
         return reply.headers[app.version_header.lower()]
     try:

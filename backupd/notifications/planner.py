@@ -13,6 +13,7 @@ from backupd.formatting import human_duration
 from backupd.health import HealthFacts, find_problems
 from backupd.model import CLOCK_TOLERANCE, Severity
 from backupd.problems import Problem
+from backupd.report import drill_of
 from backupd.schedule import Schedule
 
 REPEAT_AFTER = timedelta(days=1)
@@ -163,7 +164,8 @@ def _passed(drills: Iterable[RunRecord], now: datetime) -> Iterator[Occurrence]:
         took = f" in {human_duration(run.duration_s)}" if run.duration_s is not None else ""
         generation = f": {run.generation} was restored" if run.generation else ""
         warnings = "; ".join(run.report.warnings) if run.report else ""
-        store = f" from {run.report.drill.store}" if run.report and run.report.drill else ""
+        drill = drill_of(run.report)
+        store = f" from {drill.store}" if drill else ""
         headline = f"the drill of {run.source}{store} passed{took}{generation}"
         yield Occurrence(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)
 

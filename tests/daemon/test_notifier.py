@@ -12,12 +12,12 @@ from backupd import __version__
 from backupd.catalog import open_catalog
 from backupd.daemon.notifier import INTERVAL_S, Notifier
 from backupd.health import Limit
-from backupd.model import RunReport
 from backupd.notifications.apprise import Sender
 from backupd.notifications.collector import App, NotificationOptions
 from backupd.notifications.delivery import examine_messages
 from backupd.notifications.message import Channel, Message, parse_channels
 from backupd.pings import Monitor
+from backupd.report import RunDetails, RunReport
 from backupd.schedule import Schedule
 from backupd.status.current import read_status
 from backupd.tasks.backup import backup
@@ -110,7 +110,9 @@ def record_run(harness: NotifierHarness, outcome: str, task: str = "backup", cod
     """Record a finished run in the catalog."""
     now = harness.clock()
     kind = "unproven" if task == "drill" else "missing"
-    report = RunReport(task, "tasks", now, outcome, error="it is gone", hint="put it back", error_kind=kind)  # type: ignore[arg-type] - the test says what
+    report = RunReport(
+        task, "tasks", now, RunDetails(), outcome, error="it is gone", hint="put it back", error_kind=kind
+    )  # type: ignore[arg-type] - the test says what
     report = replace(report, exit_code=code)
     with open_catalog(harness.context.catalog_path) as catalog:
         catalog.record_run(report, now)
