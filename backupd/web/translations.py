@@ -235,6 +235,14 @@ _PROBLEMS: Final = {
         "Look at the disk (`dmesg`); `backupd verify --all` reads every copy again.",
         "Revise el disco (`dmesg`); `backupd verify --all` vuelve a leer todas las copias.",
     ),
+    "advice.manifest": Phrase(
+        "If `gunzip -t` finds its archive intact, copy it elsewhere; then run `backupd remove {reference}`.",
+        "Si `gunzip -t` encuentra su archivo intacto, cópielo a otro lugar; después: `backupd remove {reference}`.",
+    ),
+    "advice.archive": Phrase(
+        "Put the archive back, or run `backupd remove {reference}`.",
+        "Devuelva el archivo a su sitio, o ejecute `backupd remove {reference}`.",
+    ),
     "advice.store": Phrase(
         "Check mount, owner and rights of `backups_dir`; `backupd doctor` says more.",
         "Revise montaje, dueño y permisos de `backups_dir`; `backupd doctor` dice más.",

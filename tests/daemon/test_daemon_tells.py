@@ -37,7 +37,7 @@ def test_it_tells_of_a_failure_of_its_end_and_of_its_own_deploy_and_pings(
             assert daemon.stop() < 8
         assert set(titles(people.requests)) == {
             f"backupd tasks: {MISSING}",
-            "backupd tasks: over: the database of tasks is no longer missing",
+            "backupd tasks: resolved: the database of tasks is no longer missing",
             f"backupd tasks: deploy OK: backupd {__version__}",
         }
         assert len(people.requests) == 3
