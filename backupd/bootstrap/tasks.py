@@ -151,7 +151,7 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
     limits_s = [_limit_s(config, "backup", source)]
     if wanted != LOCAL_STORE:
         limits_s.append(_limit_s(config, "replicate", wanted))
-    asks = settings.proves_app and settings.source in (None, source)
+    asks = settings.checks_app and settings.source in (None, source)
     return DrillRequest(
         source=source,
         store=wanted,
@@ -188,7 +188,7 @@ def _app_proof(config: Config) -> AppProof:
 
 def expiry(config: Config) -> Expiry:
     """Return the retention policy and the zone of its days."""
-    return Expiry(config.policy(), ZoneInfo(config.schedule.timezone))
+    return Expiry(config.retention.policy(), ZoneInfo(config.schedule.timezone))
 
 
 def priority(config: Config) -> Priority:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from backupd.config import load_config
 from backupd.config.environment import PREFIX
-from backupd.config.keys import ANY, all_keys, key_at
+from backupd.config.schema import ANY, all_keys, key_at
 from backupd.errors import ConfigError
 
 NOWHERE = Path("/no/such/directory")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backupd.config import Config, load_config, secrets_of
-from backupd.config.keys import all_keys
+from backupd.config.schema import all_keys
 from backupd.errors import ConfigError
 
 NOWHERE = Path("/no/such/directory")
