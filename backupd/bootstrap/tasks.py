@@ -22,7 +22,7 @@ from backupd.pings.pinger import Pinger
 from backupd.schedule import Planned, Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.local import DirectoryStore
-from backupd.system.priority import Priority
+from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import AppProof, BackupRequest, DrillRequest, Expiry, Packing, ShrinkGuard
 

@@ -9,7 +9,7 @@ from typing import Final
 from backupd.errors import CopyCorrupt
 from backupd.stores.contract import ProbeResult, RecoveredItem, Transfer, find_manifest, require_unchanged_manifest
 from backupd.stores.local import DirectoryStore
-from backupd.system.files import fsync_directory, note_readers, write_durably
+from backupd.system.fs import fsync_directory, note_extra_access, write_durably
 
 _CHUNK_BYTES: Final = 1 << 20
 _PROBE: Final = b"written, renamed and deleted by backupd doctor"
@@ -55,7 +55,7 @@ class DirectoryReplica(DirectoryStore):
         with self.staging() as staging:
             write_durably(staging / "probe", _PROBE)
             renamed = (staging / "probe").rename(staging / "renamed")
-            note_readers(renamed)
+            note_extra_access(renamed)
             fsync_directory(staging)
             if renamed.read_bytes() != _PROBE:
                 raise CopyCorrupt(f"{self.directory} gives back other than was written", "test that disk (smartctl)")

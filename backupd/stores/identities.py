@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.model import STORE_IDENTITY
-from backupd.system.files import give_to_owner_of, replace_durably
+from backupd.system.fs import inherit_owner, replace_durably
 
 OWN_IDENTITY = "identity"
 
@@ -83,7 +83,7 @@ class Identities:
         path = self._directory / "identity.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            give_to_owner_of(path.parent, path)
+            inherit_owner(path.parent, path)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:

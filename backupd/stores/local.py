@@ -21,17 +21,17 @@ from backupd.errors import GenerationMissing, NoSpace, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import ListedGeneration, Listing, RecoveredItem
 from backupd.stores.staging import Staging, sweep
-from backupd.system.files import (
+from backupd.system.fs import (
     fsync_directory,
-    give_to_owner_of,
-    is_full,
-    note_readers,
-    overwrite,
+    inherit_owner,
+    is_disk_full,
+    note_extra_access,
+    overwrite_in_place,
     replace_durably,
     write_durably,
 )
-from backupd.system.os_errors import dangling, remedy, why_full
-from backupd.system.owners import where_owned
+from backupd.system.os_errors import dangling_link, explain_full, os_error_hint
+from backupd.system.owners import ownership_hint
 
 CHECKSUMS = "SHA256SUMS"
 HIDDEN = ".backupd"
@@ -124,7 +124,7 @@ class DirectoryStore:
         """
         staged = archive.parent / f"{generation_id}{MANIFEST_SUFFIX}"
         write_durably(staged, manifest)
-        note_readers(staged)
+        note_extra_access(staged)
         fsync_directory(archive.parent)
         try:
             self._place(archive, self.archive_path(generation_id))
@@ -160,9 +160,9 @@ class DirectoryStore:
         try:
             replace_durably(path, text, temporary=self.hidden / f"{CHECKSUMS}.new", mode=0o644)
         except OSError as error:
-            if not is_full(error) or old is None or len(old) < len(text):
+            if not is_disk_full(error) or old is None or len(old) < len(text):
                 raise
-            overwrite(path, text)  # a full disk must not keep anybody from pruning, which makes room
+            overwrite_in_place(path, text)  # a full disk must not keep anybody from pruning, which makes room
 
     def free_space(self) -> int:
         """Return the bytes free to us on the file system of the store."""
@@ -191,31 +191,31 @@ class DirectoryStore:
         try:
             if not directory.is_dir():
                 directory.mkdir(mode)
-                give_to_owner_of(directory.parent, directory)
+                inherit_owner(directory.parent, directory)
                 fsync_directory(directory.parent)
         except FileNotFoundError as error:
             raise StoreUnusable(
-                dangling(directory.parent) or f"there is no directory {directory.parent} to hold the backups",
+                dangling_link(directory.parent) or f"there is no directory {directory.parent} to hold the backups",
                 "make it, or mount the volume that should be there",
             ) from error
         except FileExistsError as error:
             raise StoreUnusable(
-                dangling(directory) or f"{directory} is no directory: something else has its name",
+                dangling_link(directory) or f"{directory} is no directory: something else has its name",
                 "make what it leads to, or mount it at the same path here"
                 if directory.is_symlink()
                 else "look at it, and move it away",
             ) from error
         except OSError as error:
-            if is_full(error):
-                what, hint = why_full(error, directory.parent)
+            if is_disk_full(error):
+                what, hint = explain_full(error, directory.parent)
                 raise NoSpace(f"cannot make {directory}: {what}", f"{hint}, or move backups_dir") from error
             raise StoreUnusable(
                 f"cannot make {directory} for the backups: {error.strerror}",
-                where_owned(directory.parent, f"{remedy(error, directory.parent)}; or set backups_dir"),
+                ownership_hint(directory.parent, f"{os_error_hint(error, directory.parent)}; or set backups_dir"),
             ) from error
 
     def _place(self, path: Path, target: Path) -> None:
-        give_to_owner_of(self.directory, path)
+        inherit_owner(self.directory, path)
         path.rename(target)
         fsync_directory(self.directory)
 

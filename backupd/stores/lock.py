@@ -16,7 +16,7 @@ from pathlib import Path
 
 from backupd.errors import LockHeld
 from backupd.formatting import human_duration
-from backupd.system.files import give_to_owner_of
+from backupd.system.fs import inherit_owner
 
 _POLL_S = 0.1
 
@@ -41,7 +41,7 @@ def store_lock(
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "r+b", buffering=0) as stream:
-        give_to_owner_of(path.parent, path)
+        inherit_owner(path.parent, path)
         _acquire(descriptor, path, timeout_s, on_wait)
         dead = _read(descriptor)
         try:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backupd.model import Pin, is_generation_id
-from backupd.system.files import fsync_directory, give_to_owner_of, replace_durably
+from backupd.system.fs import fsync_directory, inherit_owner, replace_durably
 
 _SUFFIX, _NEW = ".json", ".new"
 
@@ -60,7 +60,7 @@ class Pins:
             pin = _merged(old, pin)
         if not self._directory.is_dir():
             self._directory.mkdir(mode=0o700)
-            give_to_owner_of(self._directory.parent, self._directory)
+            inherit_owner(self._directory.parent, self._directory)
             fsync_directory(self._directory.parent)
         for litter in self._directory.glob(f"*{_NEW}"):  # of a run that was killed
             litter.unlink()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backupd.system.files import give_to_owner_of
+from backupd.system.fs import inherit_owner
 
 _PREFIX = "run-"
 
@@ -42,7 +42,7 @@ class Staging:
     def _make(self) -> tuple[Path, int]:
         while True:
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.root))
-            give_to_owner_of(self.root, path)
+            inherit_owner(self.root, path)
             lock = _try_lock(path)
             if lock is not None and path.is_dir():
                 return path, lock

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backupd.model import Hold, is_generation_id
-from backupd.system.files import fsync_directory, give_to_owner_of, replace_durably, write_durably
+from backupd.system.fs import fsync_directory, inherit_owner, replace_durably, write_durably
 
 
 class DamageMarks:
@@ -34,7 +34,7 @@ class DamageMarks:
             return
         if not self._directory.is_dir():
             self._directory.mkdir(mode=0o700)
-            give_to_owner_of(self._directory.parent, self._directory)
+            inherit_owner(self._directory.parent, self._directory)
         write_durably(path, f"{why}\n".encode(errors="backslashreplace"))
         fsync_directory(self._directory)
 
@@ -104,7 +104,7 @@ class Holds:
     def _make(self) -> None:
         if not self._directory.is_dir():
             self._directory.mkdir(mode=0o700)
-            give_to_owner_of(self._directory.parent, self._directory)
+            inherit_owner(self._directory.parent, self._directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +133,17 @@ class Quarantine:
         home = self._directory / source
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (self._directory, home):
-            give_to_owner_of(path.parent, path)
+            inherit_owner(path.parent, path)
         for old in sorted(path for path in home.iterdir() if path.is_dir())[1:]:
             shutil.rmtree(old)
         place = home / name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(mode=0o700)
-        give_to_owner_of(home, place)
+        inherit_owner(home, place)
         target = place / "snapshot.sqlite3"
         snapshot.rename(target)
         write_durably(place / "findings.txt", "".join(f"{line}\n" for line in findings).encode())
-        give_to_owner_of(home, target)
+        inherit_owner(home, target)
         fsync_directory(place)
         return target
 

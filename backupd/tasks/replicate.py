@@ -23,8 +23,8 @@ from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
 from backupd.stores.contract import Replica, find_manifest, taken
-from backupd.system.files import is_full
-from backupd.system.os_errors import why_full
+from backupd.system.fs import is_disk_full
+from backupd.system.os_errors import explain_full
 from backupd.tasks.adopt import adopt, adopt_local
 from backupd.tasks.check_results import digest_archive, record_verification
 from backupd.tasks.context import TaskContext, local_inventory
@@ -280,8 +280,8 @@ def replica_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full(error):
-            what, hint = why_full(error, error.filename if isinstance(error.filename, str) else None)
+        if is_disk_full(error):
+            what, hint = explain_full(error, error.filename if isinstance(error.filename, str) else None)
             raise NoSpace(f"{name}: {what}", hint) from error
         path = f": {error.filename}" if isinstance(error.filename, str) else ""
         what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"

@@ -25,7 +25,7 @@ from backupd.stores.sftp.host_keys import ALGORITHMS, PinnedKeys
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from backupd.stores.sftp.protocol import PACKET_BYTES, WINDOW_BYTES, block_bytes
 from backupd.stores.sftp.url import host_and_port
-from backupd.system.malloc import tune_malloc
+from backupd.system.resources import tune_malloc
 
 EVERY_TYPE: Final = tuple(algorithm for algorithms in ALGORITHMS.values() for algorithm in algorithms)
 _NO_BANNER: Final = "Error reading SSH protocol banner"  # paramiko, of a silence and of a lost connection

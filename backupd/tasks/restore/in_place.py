@@ -24,7 +24,7 @@ from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
 from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
 from backupd.stores.contract import Archives
-from backupd.system.files import noting_limits
+from backupd.system.fs import collect_limits
 from backupd.system.owners import owner_text
 from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
@@ -172,7 +172,7 @@ def _rehearsed(manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> 
     """Return what the restore comes to, owner and mode as the file system lets a file of no name have them."""
     target = _target(manifest, request)
     _warn_of_directory(target, manifest, request, run)
-    with noting_limits() as limits:
+    with collect_limits() as limits:
         owner, mode = target.rehearse(manifest.origin)
     return replace(planned(manifest, request, target), owner=owner, mode=mode, notes=tuple(limits))
 

@@ -13,7 +13,7 @@ from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import Entry, choose_undo, history, require_before
 from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.target import ELSEWHERE, Target
-from backupd.system.files import fsync_directory, noting_limits
+from backupd.system.fs import collect_limits, fsync_directory
 from backupd.system.owners import known_owner, owner_text
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.in_place import (
@@ -60,7 +60,7 @@ def put_kept_back(
 ) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
     """Put the database that a restore kept back in place; what is there now is kept in its turn."""
     if request.dry_run:
-        with _without_elsewhere(), noting_limits() as limits:
+        with _without_elsewhere(), collect_limits() as limits:
             planned, target, _ = _putting_back(request, entry)
             fsync_directory(target.path.parent)
         return context.new_run("restore", request.source, RestoreDetails()).report, replace(
