@@ -69,7 +69,8 @@ def _path_text(value: object) -> object:
 
 def _path_problem(text: str) -> str:
     """Return why `text` is not a path and what to write instead, empty where it may be one."""
-    if text != text.strip():
+    normal = os.path.normpath(text)  # "/app/x /" is read as "/app/x "
+    if normal != normal.strip():
         return "must not begin or end with whitespace"
     if found := _DATABASE_URL.fullmatch(text):
         return f"must be a path alone: write {_path_in(found['rest'])}"

@@ -58,7 +58,7 @@ def test_the_stem_of_the_file_names_the_source(file: str, source: str) -> None:
 
 
 def test_a_file_whose_name_makes_no_source_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"environment BACKUPD_DATABASE: its file name makes no name"):
+    with pytest.raises(ConfigError, match=r"environment BACKUPD_DATABASE: its file name gives no valid source name"):
         load(DATABASE="/data/データ.db")
 
 
@@ -217,4 +217,4 @@ def test_a_link_to_the_file_of_a_time_zone_means_that_zone(tmp_path: Path) -> No
 def test_a_tz_that_names_no_zone_means_utc_and_is_named(zone: str) -> None:
     config = load_config(None, {**DATABASE, "TZ": zone}, NOWHERE)
     assert config.schedule.timezone == "UTC"
-    assert f"TZ={zone!r} is no IANA time zone" in config.timezone_warning
+    assert f"TZ={zone!r} is not an IANA time zone" in config.timezone_warning

@@ -81,8 +81,7 @@ def test_any_value_of_a_known_name_is_either_taken_or_refused_with_that_name(nam
 
 def test_two_names_for_one_key_are_refused() -> None:
     assert complaint({"BACKUPD_DATABASE": "/a.db", "BACKUPD_SOURCES__A__PATH": "/b.db"}) == (
-        "environment BACKUPD_SOURCES__A__PATH: means the same as BACKUPD_DATABASE, which is set as well: "
-        "keep one of them"
+        "environment BACKUPD_SOURCES__A__PATH: sets the same key as BACKUPD_DATABASE: keep one of them"
     )
 
 
