@@ -14,7 +14,7 @@ from pathlib import Path
 from backupd.config import Config
 from backupd.errors import ConfigError
 from backupd.log import LOG_NAME
-from backupd.stores.local import HIDDEN
+from backupd.stores.contract import HIDDEN
 from backupd.stores.ownership import transfer_ownership
 from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner
 

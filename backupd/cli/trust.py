@@ -12,11 +12,11 @@ from backupd.cli.common import config_option, json_option, print_json, print_war
 from backupd.config import Config, ReplicaSection, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
 from backupd.privileges import settle
-from backupd.stores.sftp.connection import fetch_host_keys
-from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey, State, line_for
+from backupd.stores.sftp.handshake import fetch_host_keys
+from backupd.stores.sftp.host_keys import HostKeyState, PinnedKeys, PublicKey, line_for
 from backupd.stores.sftp.url import SftpAddress, parse_address
 
-_STATES: Final[dict[State, str]] = {
+_STATES: Final[dict[HostKeyState, str]] = {
     "equal": "is pinned",
     "changed": "DIFFERS from what is pinned",
     "revoked": "IS REVOKED",
@@ -88,7 +88,7 @@ def _pins(name: str, replica: ReplicaSection) -> PinnedKeys:
         return PinnedKeys(name)
 
 
-def _print_pinned(pinned: tuple[PublicKey, ...], verdict: State) -> None:
+def _print_pinned(pinned: tuple[PublicKey, ...], verdict: HostKeyState) -> None:
     if verdict == "equal" or not pinned:
         return
     click.echo("pinned is:")
@@ -96,7 +96,7 @@ def _print_pinned(pinned: tuple[PublicKey, ...], verdict: State) -> None:
         click.echo(f"  {key}")
 
 
-def _print_what_to_do(name: str, key: PublicKey, verdict: State) -> None:
+def _print_what_to_do(name: str, key: PublicKey, verdict: HostKeyState) -> None:
     if verdict == "equal":
         click.echo("It is the pinned server: there is nothing to do.")
         return

@@ -12,9 +12,8 @@ from typing import Literal
 from backupd.errors import GenerationMissing
 from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
-from backupd.sqlite.history import choose_undo, history
-from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files, remove_kept
-from backupd.sqlite.restore_lock import restore_lock
+from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, history, kept_files, remove_kept
+from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.state import QuarantinedCopy
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.recovery import heal_restore
@@ -121,7 +120,7 @@ def _clean_replaced(
 def _clean_damaged(
     sources: Collection[str] | None, older_than: timedelta, context: TaskContext, *, dry_run: bool
 ) -> tuple[CleanDecision, ...]:
-    copies = {copy.place: copy for copy in context.quarantine.copies()}
+    copies = {copy.directory: copy for copy in context.quarantine.copies()}
     of_all = (_damaged(copy) for copy in copies.values())
     found = tuple(one for one in of_all if sources is None or one.source in sources)
     held = {one.source for one in found if context.holds.get(one.source) is not None}
@@ -156,7 +155,7 @@ def _decide_damaged(one: Leftover, held: Collection[str], older_than: timedelta,
 
 
 def _damaged(copy: QuarantinedCopy) -> Leftover:
-    return Leftover("damaged copy", copy.place.parent.name, copy.place, copy.since, copy.size_bytes)
+    return Leftover("damaged copy", copy.directory.parent.name, copy.directory, copy.since, copy.size_bytes)
 
 
 def _tell(leftover: Leftover, context: TaskContext) -> None:
