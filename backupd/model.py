@@ -11,8 +11,6 @@ from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Le, Len, MaxLen
 
-from backupd.errors import ErrorKind
-
 ARCHIVE_SUFFIX = ".sqlite3.gz"
 MANIFEST_SUFFIX = ".manifest.json"
 LOCAL_STORE = "local"
@@ -61,6 +59,14 @@ def generation_id(source: str, taken_at: datetime, attempt: int = 1) -> str:
     suffix = "" if attempt == 1 else f"-{attempt}"
     t = taken_at.astimezone(UTC)  # told without strftime, which takes several times as long: lists are long
     return f"{source}-{t.year:04}{t.month:02}{t.day:02}-{t.hour:02}{t.minute:02}{suffix}"
+
+
+def utc_from_text(text: str) -> datetime:
+    """Read an aware UTC time. Raises ValueError when `text` is not an ISO 8601 time with a zone."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return moment.astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,58 +278,6 @@ class Pin:
     def holds(self, at: datetime) -> bool:
         """Whether the generation is still pinned at `at` (aware)."""
         return self.until is None or at < self.until
-
-
-@dataclass(frozen=True, slots=True)
-class DrillReport:
-    """What a restore drill measured; what did not come to be is `None`.
-
-    `age_s` is how old the data of the copy was, the measured recovery point; `recovery_s` is the time from the first
-    look at the store to the last proof, the measured recovery time. `output` is the end of what the command said.
-    """
-
-    store: str
-    max_age_s: float
-    taken_at: datetime | None = None
-    age_s: float | None = None
-    recovery_s: float | None = None
-    proven: tuple[str, ...] = ()
-    output: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """The outcome of one run, as log, catalog and `--json` tell it; what did not come to be is `None`.
-
-    A good backup is `published` or `unchanged`, a good run of any other task is `done`.
-    """
-
-    task: str
-    source: str
-    started_at: datetime
-    outcome: Outcome
-    generation: str | None = None
-    archive_path: str | None = None
-    snapshot_bytes: int | None = None
-    archive_bytes: int | None = None
-    snapshot_sha256: str | None = None
-    archive_sha256: str | None = None
-    verification: Verification | None = None
-    duration_s: float = 0.0
-    stages: Mapping[str, float] = field(default_factory=dict)
-    kept: int = 0
-    removed: tuple[str, ...] = ()
-    sent: tuple[str, ...] = ()
-    sent_bytes: int = 0
-    resumed_bytes: int = 0
-    verified_by: tuple[str, ...] = ()
-    drill: DrillReport | None = None
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    error: str | None = None
-    hint: str | None = None
-    error_kind: ErrorKind | None = None
-    exit_code: int = 0
 
 
 class Progress(Protocol):

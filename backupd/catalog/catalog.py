@@ -29,7 +29,8 @@ from backupd.catalog.queries import (
 )
 from backupd.catalog.records import GenerationHistory, LastRun, NotificationState, PingRecord, RunRecord, RunSummary
 from backupd.catalog.session import UnitOfWork
-from backupd.model import CLOCK_TOLERANCE, Manifest, RunReport
+from backupd.model import CLOCK_TOLERANCE, Manifest
+from backupd.report import AnyReport
 from backupd.schedule import TaskHistory
 
 _SUCCESSES: Final = ("published", "unchanged", "degraded", "done")
@@ -69,7 +70,7 @@ class Catalog:
             session.flush()
             return run.id
 
-    def finish_run(self, run_id: int, report: RunReport, finished_at: datetime, configuration: str = "") -> None:
+    def finish_run(self, run_id: int, report: AnyReport, finished_at: datetime, configuration: str = "") -> None:
         """Record the end of a run, also of one that was marked interrupted; adds one that is unknown."""
         with self._unit.writing() as session:
             run = session.get(RunRow, run_id)
@@ -78,7 +79,7 @@ class Catalog:
                 session.add(run)
             finish(run, report, finished_at)
 
-    def record_run(self, report: RunReport, finished_at: datetime, configuration: str = "") -> int:
+    def record_run(self, report: AnyReport, finished_at: datetime, configuration: str = "") -> int:
         """Record a run that has ended and return its id."""
         with self._unit.writing() as session:
             run = run_row(report, configuration)

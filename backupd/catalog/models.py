@@ -8,8 +8,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from backupd.catalog.records import utc_from_text
-from backupd.model import Outcome, Severity, Verification
+from backupd.model import Outcome, Severity, Verification, utc_from_text
 
 CopyState = Literal["present", "damaged", "missing"]
 

@@ -17,11 +17,10 @@ from backupd.catalog.records import (
     PingRecord,
     RunRecord,
     RunSummary,
-    report_from_json,
-    report_to_json,
 )
 from backupd.errors import Terminated
-from backupd.model import CLOCK_TOLERANCE, Manifest, RunReport
+from backupd.model import CLOCK_TOLERANCE, Manifest
+from backupd.report import AnyReport, report_from_json, report_to_json
 
 NEWEST_RUN: Final = (RunRow.started_at.desc(), RunRow.id.desc())
 NOT_STOPPED: Final = RunRow.exit_code.is_distinct_from(Terminated.exit_code)  # a run that was told to stop did not fail
@@ -42,12 +41,12 @@ def generation_row(manifest: Manifest) -> GenerationRow:
     )
 
 
-def run_row(report: RunReport, configuration: str) -> RunRow:
+def run_row(report: AnyReport, configuration: str) -> RunRow:
     """Return the row of a run that began as `report` says and is not finished yet."""
-    return RunRow(task=report.task, source=report.source, started_at=report.started_at, configuration=configuration)
+    return RunRow(task=report.task, source=report.subject, started_at=report.started_at, configuration=configuration)
 
 
-def finish(run: RunRow, report: RunReport, finished_at: datetime) -> None:
+def finish(run: RunRow, report: AnyReport, finished_at: datetime) -> None:
     """Write the end of a run into its row."""
     run.finished_at = finished_at
     run.outcome = report.outcome

@@ -35,10 +35,10 @@ from backupd.catalog.database import (
 )
 from backupd.catalog.models import Base, CopyRow, GenerationRow
 from backupd.catalog.queries import generation_row
-from backupd.catalog.records import report_from_json, utc_from_text
 from backupd.catalog.session import make_engine, sqlalchemy_errors
-from backupd.model import Manifest
-from backupd.system.files import fsync_directory, fsync_file
+from backupd.model import Manifest, utc_from_text
+from backupd.report import report_from_json
+from backupd.system.fs import fsync_directory, fsync_file
 
 Row = dict[str, Any]
 _TABLES: Final = ("run", "copy", "check_result", "notice", "outbox", "ping")  # what no manifest contains

@@ -1,15 +1,11 @@
-"""Values that the catalog returns, and run reports as JSON."""
+"""Values that the catalog returns."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
-from typing import Any, Final
+from dataclasses import dataclass, field
+from datetime import datetime
 
-from backupd.model import DrillReport, Outcome, RunReport, Severity
-
-_REPORT_FIELDS: Final = tuple(one.name for one in fields(RunReport))
-_DRILL_FIELDS: Final = tuple(one.name for one in fields(DrillReport))
+from backupd.model import Outcome, Severity
+from backupd.report import AnyReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +25,7 @@ class RunRecord:
     error: str | None
     exit_code: int | None
     duration_s: float | None
-    report: RunReport | None
+    report: AnyReport | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,53 +129,3 @@ class PingRecord:
     def failing(self) -> bool:
         """Whether the last ping failed."""
         return self.failed_at is not None and (self.accepted_at is None or self.accepted_at < self.failed_at)
-
-
-def utc_from_text(text: str) -> datetime:
-    """Read an aware UTC time. Raises ValueError when `text` is not an ISO 8601 time with a zone."""
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} has no time zone")
-    return moment.astimezone(UTC)
-
-
-def report_to_json(report: RunReport) -> str:
-    """Return the report as ASCII JSON, times as ISO 8601."""
-    return json.dumps({name: getattr(report, name) for name in _REPORT_FIELDS}, default=_plain)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Mapping):  # a read-only view is no dict
-        return dict(value)
-    if isinstance(value, DrillReport):
-        return asdict(value)
-    raise TypeError(f"a report cannot hold {value!r}")
-
-
-def report_from_json(text: str) -> RunReport:
-    """Read a report of any version: unknown fields are dropped, missing ones get their defaults.
-
-    Raises ValueError when `text` is not a report.
-    """
-    try:
-        values = _known(json.loads(text), _REPORT_FIELDS)
-        values["started_at"] = utc_from_text(values["started_at"])
-        if values.get("drill") is not None:
-            values["drill"] = _drill(values["drill"])
-        return RunReport(**values)
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"a run's report cannot be read: {error}") from error
-
-
-def _drill(found: Mapping[str, Any]) -> DrillReport:
-    values = _known(found, _DRILL_FIELDS)
-    if values.get("taken_at") is not None:
-        values["taken_at"] = utc_from_text(values["taken_at"])
-    return DrillReport(**values)
-
-
-def _known(found: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    values = {name: found[name] for name in names if name in found}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

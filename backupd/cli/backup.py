@@ -1,7 +1,7 @@
 """`backupd backup`."""
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from backupd.cli.output import shown_progress
 from backupd.cli.pin import read_label
 from backupd.errors import UsageError
 from backupd.formatting import human_bytes, human_duration
-from backupd.model import RunReport
+from backupd.report import BackupDetails, RunReport, report_facts
 from backupd.tasks.backup import backup
 from backupd.tasks.options import PinRequest
 
@@ -60,7 +60,7 @@ def command(
         context = open_context(config, progress)
         reports = [backup(replace(backup_request(config, name), pin=pin), context) for name in wanted]
     if as_json:
-        facts = [asdict(report) for report in reports]
+        facts = [report_facts(report) for report in reports]
         print_json(facts[0] if len(facts) == 1 else facts)
     else:
         for report in reports:
@@ -78,21 +78,22 @@ def _pin_request(label: str | None, *, pinned: bool | None) -> PinRequest | None
     return PinRequest("made by hand", None if pinned else _BY_HAND_STAYS, text)
 
 
-def _print(report: RunReport) -> None:
+def _print(report: RunReport[BackupDetails]) -> None:
     print_trouble(report)
     if report.outcome == "failed":
         return
+    details = report.details
     stages = ", ".join(
         f"{name} {seconds:.1f}" for name, seconds in report.stages.items() if seconds >= _WORTH_TELLING_S
     )
-    click.echo(f"{report.source}: {report.outcome} {report.generation}, verified {report.verification}")
-    click.echo(f"  archive  {report.archive_path}")
-    click.echo(f"  size     {human_bytes(report.snapshot_bytes or 0)} as {human_bytes(report.archive_bytes or 0)}")
+    click.echo(f"{report.subject}: {report.outcome} {report.generation}, verified {details.verification}")
+    click.echo(f"  archive  {details.archive_path}")
+    click.echo(f"  size     {human_bytes(details.snapshot_bytes or 0)} as {human_bytes(details.archive_bytes or 0)}")
     click.echo(
         f"  time     {human_duration(report.duration_s)} ({stages})"
         if stages
         else f"  time     {human_duration(report.duration_s)}"
     )
-    click.echo(f"  store    {report.kept} kept, {len(report.removed)} removed")
+    click.echo(f"  store    {details.kept} kept, {len(details.removed)} removed")
     for note in report.notes:
         click.echo(f"  note     {note}")

@@ -19,13 +19,13 @@ import click
 
 from backupd.bootstrap.tasks import build_site, expiry, writable
 from backupd.config import Config, load_config
-from backupd.errors import BackupdError, InputOutputError, UsageError
+from backupd.errors import BackupdError, UsageError
 from backupd.formatting import printable
-from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
+from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import become_owner_of_backups, settle
+from backupd.report import AnyReport
 from backupd.stores.contract import Archives
-from backupd.system.os_errors import remedy, said
-from backupd.system.starting import is_refusal, refusal
+from backupd.system.os_errors import foreseen_error
 from backupd.tasks.adopt import adopt
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.inventory import Inventory
@@ -74,23 +74,19 @@ def readable_errors(command: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - whatever click passes on
         as_json = bool(kwargs.get("as_json"))
         try:
-            try:
-                command(*args, **kwargs)
-            except BackupdError as error:
-                fail(error, as_json=as_json)
-        except RuntimeError as error:
-            if not is_refusal(error):
-                raise
-            fail(refusal(error), as_json=as_json)
+            command(*args, **kwargs)
         except BrokenPipeError:
             _discard_output()
             sys.exit(_NOBODY_READS)
-        except OSError as error:
-            if _is_of_output(error):
+        except Exception as error:
+            if isinstance(error, OSError) and _is_of_output(error):
                 _discard_output()
                 print_error(f"standard output cannot be written: {error.strerror}", _NO_OUTPUT)
                 sys.exit(1)
-            fail(InputOutputError(said(error), remedy(error)), as_json=as_json)
+            foreseen = foreseen_error(error)
+            if foreseen is None:
+                raise
+            fail(foreseen, as_json=as_json)
 
     return guarded
 
@@ -131,15 +127,15 @@ def print_warning(warning: str) -> None:
     click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {printable(warning)}", err=True)
 
 
-def print_trouble(report: RunReport) -> None:
+def print_trouble(report: AnyReport) -> None:
     """Print the warnings of a run, and why it failed, to standard error."""
     for warning in report.warnings:
         print_warning(warning)
     if report.outcome == "failed":
-        print_error(f"{report.task} of {report.source}: {report.error}", report.hint)
+        print_error(f"{report.task} of {report.subject}: {report.error}", report.hint)
 
 
-def worst_exit(reports: Iterable[RunReport]) -> int:
+def worst_exit(reports: Iterable[AnyReport]) -> int:
     """Return the exit code that matters most among those of `reports`."""
     return min((report.exit_code for report in reports), key=_WORST_FIRST.index, default=0)
 

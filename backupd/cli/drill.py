@@ -1,7 +1,6 @@
 """`backupd drill`."""
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -23,7 +22,7 @@ from backupd.cli.common import (
 from backupd.cli.output import shown_progress
 from backupd.config import Config
 from backupd.formatting import human_duration, printable
-from backupd.model import RunReport
+from backupd.report import DrillDetails, RunReport, report_facts
 from backupd.tasks.context import TaskContext
 from backupd.tasks.drill.drill import drill
 
@@ -48,24 +47,24 @@ def command(config_file: Path | None, store: str | None, names: tuple[str, ...],
         context = open_context(config, progress)
         reports = [_drill(config, source, store, context) for source in wanted]
     if as_json:
-        print_json([asdict(report) for report in reports])
+        print_json([report_facts(report) for report in reports])
     for report in reports:
         _print(report, as_json=as_json)
     sys.exit(worst_exit(reports))
 
 
-def _drill(config: Config, source: str, store: str | None, context: TaskContext) -> RunReport:
+def _drill(config: Config, source: str, store: str | None, context: TaskContext) -> RunReport[DrillDetails]:
     request = drill_request(config, source, store)
     return drill(request, opening(config, request.store, context), retrying(config, request.store, context), context)
 
 
-def _print(report: RunReport, *, as_json: bool) -> None:
+def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:
     print_trouble(report)
-    done = report.drill
-    if as_json or done is None:
+    done = report.details.drill
+    if as_json:
         return
     if report.outcome != "failed" and done.age_s is not None and done.recovery_s is not None:
-        click.echo(f"{report.source}: {report.generation} at {done.store} restores")
+        click.echo(f"{report.subject}: {report.generation} at {done.store} restores")
         click.echo(f"  data     {human_duration(done.age_s)} old, at most {human_duration(done.max_age_s)} allowed")
         click.echo(f"  time     {human_duration(done.recovery_s)} ({', '.join(_stages(report))})")
         click.echo(f"  proven   {', '.join(done.proven)}")
@@ -75,5 +74,5 @@ def _print(report: RunReport, *, as_json: bool) -> None:
         click.echo(f"  command  {printable(line)}")
 
 
-def _stages(report: RunReport) -> list[str]:
+def _stages(report: RunReport[DrillDetails]) -> list[str]:
     return [f"{name} {seconds:.1f}" for name, seconds in report.stages.items()]

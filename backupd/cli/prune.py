@@ -20,7 +20,8 @@ from backupd.cli.common import (
 )
 from backupd.cli.output import print_table
 from backupd.errors import UsageError
-from backupd.model import RetentionPlan, RunReport
+from backupd.model import RetentionPlan
+from backupd.report import AnyReport
 from backupd.tasks import prune
 from backupd.tasks.context import local_inventory
 
@@ -64,9 +65,9 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
     sys.exit(worst_exit(reports))
 
 
-def _failure(report: RunReport) -> dict[str, object]:
+def _failure(report: AnyReport) -> dict[str, object]:
     """Tell a run that removed nothing, with its source, as any command tells an error."""
-    return {"source": report.source, **error_facts(report.error or "", report.hint or "", report.exit_code)}
+    return {"source": report.subject, **error_facts(report.error or "", report.hint or "", report.exit_code)}
 
 
 def _facts(plan: RetentionPlan) -> list[dict[str, object]]:

@@ -1,7 +1,7 @@
 """`backupd replicate`."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -21,7 +21,8 @@ from backupd.cli.output import print_table, shown_progress
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import counted, human_bytes, human_duration, printable
-from backupd.model import Generation, RunReport
+from backupd.model import Generation
+from backupd.report import ReplicationDetails, RunReport, report_facts
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.replicate import (
     ReplicationPlan,
@@ -74,13 +75,13 @@ def command(
                 raise refused_by(refused, name, context)
         return
     if as_json:
-        print_json([asdict(report) for report in reports])
+        print_json([report_facts(report) for report in reports])
     for report in reports:
         _print(report, as_json=as_json)
     sys.exit(worst_exit(reports))
 
 
-def _replicate(config: Config, request: ReplicationRequest, context: TaskContext) -> RunReport:
+def _replicate(config: Config, request: ReplicationRequest, context: TaskContext) -> RunReport[ReplicationDetails]:
     return replicate(
         request, connecting(config, request.name, context), retrying(config, request.name, context), context
     )
@@ -125,15 +126,16 @@ def _decisions(replica: str, plan: ReplicationPlan) -> list[_Decision]:
     ]
 
 
-def _print(report: RunReport, *, as_json: bool) -> None:
+def _print(report: RunReport[ReplicationDetails], *, as_json: bool) -> None:
     print_trouble(report)
     if as_json or report.outcome == "failed":
         return
-    sent = counted(len(report.sent), "generation")
-    click.echo(f"{report.source}: {sent} sent, {len(report.removed)} removed, {report.kept} there")
-    click.echo(f"  bytes    {human_bytes(report.sent_bytes)} sent, {human_bytes(report.resumed_bytes)} spared")
-    if report.verified_by:
-        click.echo(f"  proven   by {' and '.join(report.verified_by)}")
+    details = report.details
+    sent = counted(len(details.sent), "generation")
+    click.echo(f"{report.subject}: {sent} sent, {len(details.removed)} removed, {details.kept} there")
+    click.echo(f"  bytes    {human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} spared")
+    if details.verified_by:
+        click.echo(f"  proven   by {' and '.join(details.verified_by)}")
     for note in report.notes:
         click.echo(f"  note     {printable(note)}")
     click.echo(f"  time     {human_duration(report.duration_s)}")

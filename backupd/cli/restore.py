@@ -25,8 +25,9 @@ from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes,
 from backupd.cli.restored import print_done, print_outcome, print_undo
 from backupd.config import Config
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
-from backupd.model import LOCAL_STORE, Manifest, RunReport
+from backupd.model import LOCAL_STORE, Manifest
 from backupd.privileges import settle
+from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.file_lease import STOPPED_FLAG
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext, read_inventory
@@ -141,7 +142,7 @@ def _refuse_contradictions(
 
 def _taken_back(
     request: RestoreRequest, store: str, config: Config, context: TaskContext, *, online: bool, quiet: bool
-) -> tuple[RunReport, InPlaceResult | None]:
+) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
     """Take back what `order` says, once that was printed: by the file that was kept, else by the generation."""
     entry = request.takes_back
     assert entry is not None  # noqa: S101 - `plan_undo` has found it
@@ -171,7 +172,7 @@ def _choosing(known: Manifest, wanted: str, at: datetime | None, context: TaskCo
 
 def _in_place(
     choose: Choose, request: RestoreRequest, place: Archives, config: Config, context: TaskContext, *, online: bool
-) -> tuple[RunReport, InPlaceResult | None]:
+) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
     if online:
         return overwrite_database(choose, request, place, backup_request(config, request.source), context)
     return replace_database(choose, request, place, context)

@@ -14,7 +14,8 @@ from backupd.cli.places import replacement, restore_site, with_directories
 from backupd.cli.restored import print_done
 from backupd.config import Config
 from backupd.errors import GenerationMissing
-from backupd.model import LOCAL_STORE, Manifest, Progress, RunReport
+from backupd.model import LOCAL_STORE, Manifest, Progress
+from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import LATEST, Inventory, choose_generation
@@ -41,7 +42,7 @@ class Outcome:
 
     source: str
     outcome: Literal["there", "restored", "none", "failed"]
-    report: RunReport | None = None
+    report: AnyReport | None = None
     done: InPlaceResult | None = None
 
 

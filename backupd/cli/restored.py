@@ -11,14 +11,14 @@ import click
 from backupd.cli.common import error_facts, print_json, print_trouble
 from backupd.config import Config
 from backupd.formatting import human_bytes, printable
-from backupd.model import RunReport
+from backupd.report import AnyReport
 from backupd.sqlite.history import Entry
 from backupd.sqlite.kept import KEPT_FOR
 from backupd.tasks.restore.in_place import InPlaceResult
 from backupd.tasks.restore.to_path import Restored
 
 
-def print_outcome(report: RunReport, done: InPlaceResult | None, config: Config, *, as_json: bool) -> NoReturn:
+def print_outcome(report: AnyReport, done: InPlaceResult | None, config: Config, *, as_json: bool) -> NoReturn:
     """Print what a restore in place did, or why it failed, and exit with its code."""
     if done is not None:
         print_done(done, config, as_json=as_json)

@@ -22,7 +22,7 @@ from backupd.sqlite.shadows import shadows_of
 from backupd.system.owners import owner_text
 from backupd.tasks.context import local_inventory
 from backupd.tasks.inventory import LATEST, choose_generation
-from backupd.tasks.run import describe
+from backupd.tasks.reporter import describe
 
 
 @click.command("show", epilog="Example: backupd show tasks-20261123-0400")

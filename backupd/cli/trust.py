@@ -9,14 +9,14 @@ from typing import Final
 import click
 
 from backupd.cli.common import config_option, json_option, print_json, print_warning, read_config, readable_errors
-from backupd.config import Config, Replica, toml_key, toml_value
+from backupd.config import Config, ReplicaSection, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
 from backupd.privileges import settle
-from backupd.stores.sftp.connection import fetch_host_keys
-from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey, State, line_for
+from backupd.stores.sftp.handshake import fetch_host_keys
+from backupd.stores.sftp.host_keys import HostKeyState, PinnedKeys, PublicKey, line_for
 from backupd.stores.sftp.url import SftpAddress, parse_address
 
-_STATES: Final[dict[State, str]] = {
+_STATES: Final[dict[HostKeyState, str]] = {
     "equal": "is pinned",
     "changed": "DIFFERS from what is pinned",
     "revoked": "IS REVOKED",
@@ -79,7 +79,7 @@ def _address(config: Config, name: str) -> SftpAddress:
     return address
 
 
-def _pins(name: str, replica: Replica) -> PinnedKeys:
+def _pins(name: str, replica: ReplicaSection) -> PinnedKeys:
     """Return what is pinned; where that cannot be read, nothing is, and this command shows what to pin instead."""
     try:
         return PinnedKeys.read(name, replica.host_key, replica.known_hosts)
@@ -88,7 +88,7 @@ def _pins(name: str, replica: Replica) -> PinnedKeys:
         return PinnedKeys(name)
 
 
-def _print_pinned(pinned: tuple[PublicKey, ...], verdict: State) -> None:
+def _print_pinned(pinned: tuple[PublicKey, ...], verdict: HostKeyState) -> None:
     if verdict == "equal" or not pinned:
         return
     click.echo("pinned is:")
@@ -96,7 +96,7 @@ def _print_pinned(pinned: tuple[PublicKey, ...], verdict: State) -> None:
         click.echo(f"  {key}")
 
 
-def _print_what_to_do(name: str, key: PublicKey, verdict: State) -> None:
+def _print_what_to_do(name: str, key: PublicKey, verdict: HostKeyState) -> None:
     if verdict == "equal":
         click.echo("It is the pinned server: there is nothing to do.")
         return

@@ -16,11 +16,11 @@ from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
-from backupd.model import RunReport
 from backupd.privileges import settle
-from backupd.system.priority import lower_priority
-from backupd.system.signals import unwind_no_more, unwind_on_signals
-from backupd.system.starting import starting
+from backupd.report import AnyReport
+from backupd.system.process import process_start_errors
+from backupd.system.resources import lower_priority
+from backupd.system.signals import exit_on_signals, ignore_signals
 from backupd.tasks.context import TaskContext
 
 
@@ -28,7 +28,7 @@ def main(job: TaskRequest, config: Config) -> int:
     """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
     log = late_log(config, sys.stdout)
     try:
-        with starting():
+        with process_start_errors():
             threading.Thread(target=_end_with_daemon, daemon=True).start()
         settle(config, os.environ)  # a database that was not there when the daemon started may have an owner by now
         return _do(job, config, build_site(config, console=sys.stdout))
@@ -57,7 +57,7 @@ def _do(job: TaskRequest, config: Config, context: TaskContext) -> int:
     return _run(job.task, job.source, config, context).exit_code
 
 
-def _run(task: str, source: str, config: Config, context: TaskContext) -> RunReport:
+def _run(task: str, source: str, config: Config, context: TaskContext) -> AnyReport:
     if task == "backup":
         from backupd.tasks.backup import backup
 
@@ -111,8 +111,8 @@ def _end_with_daemon() -> None:
 
 
 if __name__ == "__main__":
-    unwind_on_signals()
+    exit_on_signals()
     asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, through a pipe that nobody else holds
     code = main(TaskRequest(*sys.argv[1:]), asked)
-    unwind_no_more()
+    ignore_signals()
     sys.exit(code)

@@ -16,8 +16,8 @@ from backupd.config import Config
 from backupd.errors import ProcessRefused, TemporaryError
 from backupd.formatting import human_duration
 from backupd.log import Event, EventLog
-from backupd.system.os_errors import remedy, said
-from backupd.system.starting import starting
+from backupd.system.os_errors import os_error_hint, os_error_text
+from backupd.system.process import process_start_errors
 
 _AWAY = ("replicate", "drill")
 
@@ -127,7 +127,7 @@ class TaskQueue:
             self._tell(job, f"the {job} could not begin: {error.message}", error.hint)
             return error.exit_code
         except OSError as error:
-            self._tell(job, f"the {job} could not begin: {said(error)}", remedy(error))
+            self._tell(job, f"the {job} could not begin: {os_error_text(error)}", os_error_hint(error))
             return TemporaryError.exit_code
         with self._changed:
             self._process = process
@@ -223,7 +223,7 @@ def _held_open(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 def _begun(job: TaskRequest, config: Config) -> "subprocess.Popen[bytes]":
     """Begin a run, and tell it the configuration. Raises ProcessRefused, OSError."""
     command = [sys.executable, "-P", "-m", "backupd.daemon.task_process", job.task, job.source]
-    with starting():
+    with process_start_errors():
         process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own module
     assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
     with suppress(BrokenPipeError):  # it died at once: its exit code tells

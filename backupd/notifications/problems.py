@@ -9,6 +9,7 @@ from backupd.formatting import human_duration
 from backupd.health import HealthFacts, find_problems
 from backupd.model import Severity
 from backupd.problems import Problem
+from backupd.report import drill_of
 
 # As long as the alert BackupdProofMissing waits: on the first day there is no proof of anything.
 FIRST_DAY = timedelta(hours=6)
@@ -139,6 +140,7 @@ def _proven(runs: Iterable[RunRecord], now: datetime) -> Iterator[Occurrence]:
         took = f"in {human_duration(run.duration_s)}" if run.duration_s is not None else ""
         generation = f" of {run.generation}" if run.generation else ""
         warnings = "; ".join(run.report.warnings) if run.report else ""
-        store = f" from {run.report.drill.store}" if run.report and run.report.drill else ""
+        drill = drill_of(run.report)
+        store = f" from {drill.store}" if drill else ""
         headline = f"the drill of {run.source}{store} has proven a restore{generation} {took}".rstrip()
         yield Occurrence(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)

@@ -11,9 +11,9 @@ from uuid import uuid4
 from backupd.errors import Terminated
 from backupd.formatting import without_secrets
 from backupd.log import Event, EventLog
-from backupd.model import RunReport
 from backupd.pings.monitors import Monitor, Ping, monitor_for, ping_request
-from backupd.system.http import CallFailed, call
+from backupd.report import AnyReport
+from backupd.system.http import RequestFailed, send_request
 
 # The end of a run waits for its start to be told, and then for two tries: 10 s where nobody answers anything.
 TIMEOUT_S: Final = 3.0
@@ -41,7 +41,7 @@ class Pinger:
     timeout_s: float = TIMEOUT_S
 
     @contextmanager
-    def watch(self, task: str, subject: str) -> Iterator[Callable[[RunReport], None]]:
+    def watch(self, task: str, subject: str) -> Iterator[Callable[[AnyReport], None]]:
         """Ping the start of a run, and yield what has to be told its report, once it has ended.
 
         A run that was told to stop pings no end: it did not fail, and is due again.
@@ -56,7 +56,7 @@ class Pinger:
         with suppress(RuntimeError):  # no further thread is to be had: the end alone is told then
             start.start()
 
-        def ended(report: RunReport) -> None:
+        def ended(report: AnyReport) -> None:
             if report.exit_code == Terminated.exit_code:
                 return
             if start.ident is not None:
@@ -87,8 +87,8 @@ def deliver(address: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str:
         if attempt:
             time.sleep(_PAUSE_S)
         try:
-            reply = call(request.url, request.body, timeout_s=timeout_s)
-        except CallFailed as error:
+            reply = send_request(request.url, request.body, timeout_s=timeout_s)
+        except RequestFailed as error:
             why = without_secrets(str(error), address.url)
             continue
         if reply.ok:
@@ -103,9 +103,9 @@ def _named(task: str, subject: str) -> str:
     return f"{task} of {subject}" if subject else f"{task} ping"
 
 
-def _end(report: RunReport, run_id: str, lines: tuple[str, ...]) -> Ping:
+def _end(report: AnyReport, run_id: str, lines: tuple[str, ...]) -> Ping:
     """Say how a run ended; warnings do not make it a failure."""
-    name = f"{report.task} of {report.source}"
+    name = f"{report.task} of {report.subject}"
     failed = report.outcome == "failed"
     words = f"{name}: failed: {report.error}" if failed else "; ".join((f"{name}: {report.outcome}", *report.warnings))
     return Ping("failure" if failed else "success", run_id, words, lines, report.exit_code, report.duration_s)

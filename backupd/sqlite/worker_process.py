@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 
 from backupd import errors
 from backupd.errors import BackupdError, WorkerFailed, WorkerHung
-from backupd.system.starting import starting
+from backupd.system.process import process_start_errors
 
 OnProgress = Callable[[int, int], None]
 OnEvent = Callable[[str, str], None]
@@ -38,7 +38,7 @@ class WorkerProcess:
 
     def __init__(self, verb: str, request: Mapping[str, object], directory: Path) -> None:
         self._last_words = open(os.memfd_create("last words"), "w+b")  # noqa: SIM115 - closed by __exit__
-        with starting():
+        with process_start_errors():
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-P", "-m", f"backupd.sqlite.worker.{verb}"],  # -P: import nothing from `directory`
                 cwd=directory,

@@ -13,6 +13,7 @@ from backupd.health import Health, Limit
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.notifications.ping_status import configured_pings
 from backupd.pings.monitors import Monitor
+from backupd.report import drill_of
 from backupd.schedule import Planned
 from backupd.status.due import next_run
 from backupd.status.history import survey_of
@@ -131,9 +132,9 @@ def _task(
         return figures
     if last.report is None:
         return replace(figures, duration_s=last.duration_s, stages={})
-    report = last.report
+    report, drill = last.report, drill_of(last.report)
     figures = replace(figures, duration_s=last.duration_s, stages=report.stages, warnings=report.warnings)
-    return replace(figures, generation=last.generation, drill=report.drill) if report.drill else figures
+    return replace(figures, generation=last.generation, drill=drill) if drill else figures
 
 
 def _messages(limits: tuple[Limit, ...], context: TaskContext) -> MessageFigures:

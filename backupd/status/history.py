@@ -10,6 +10,7 @@ from backupd.catalog import CatalogUnavailable, RunRecord, RunSummary, read_cata
 from backupd.catalog.catalog import Catalog
 from backupd.log import LOG_NAME
 from backupd.model import CLOCK_TOLERANCE, Generation, Pin
+from backupd.report import drill_of
 from backupd.schedule import Planned, Schedule
 from backupd.status.calendar import SourceRecords, first_day, judge_days, runs_by_day
 from backupd.status.log_tail import last_lines
@@ -104,8 +105,10 @@ def _drill(run: RunRecord) -> DrillFigures:
         if isinstance(told, dict)
         else {}
     )
-    store = run.report.drill.store if run.report and run.report.drill else None
-    return DrillFigures(run.source, store, run.started_at, run.outcome, run.duration_s, stages, run.error or "")
+    drill = drill_of(run.report)
+    return DrillFigures(
+        run.source, drill.store if drill else None, run.started_at, run.outcome, run.duration_s, stages, run.error or ""
+    )
 
 
 def _histories(

@@ -7,7 +7,8 @@ from typing import Literal, Protocol
 
 from backupd.catalog import PingRecord
 from backupd.health import Health
-from backupd.model import DrillReport, Task
+from backupd.model import Task
+from backupd.report import DrillReport
 from backupd.status.calendar import Day, DayState
 
 Stage = Literal["first-day", "empty", "failing", "degraded", "healthy"]

@@ -52,7 +52,8 @@ def _pin(foreign: Sequence[Foreign], context: TaskContext) -> None:
 
     Before it counts as own, since from then on the retention policy decides about it.
     """
-    with context.locked("adopt"):
+    with context.exclusive_lock("adopt"):
+        context.recover()
         for generation_id in sorted(key for group in foreign for key in group.ids):
             pin_generation(generation_id, _ADOPTED, context)
 

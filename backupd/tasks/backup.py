@@ -5,14 +5,16 @@
 Every step can be killed. Until its manifest is in place there is no new generation, and nothing old goes before.
 """
 
+from dataclasses import replace
+
 from backupd import __version__
 from backupd.archive.archive import Packed
 from backupd.archive.manifest import decode_manifest, encode_manifest
 from backupd.catalog import RunRecord
 from backupd.errors import NamesExhausted
 from backupd.formatting import human_bytes
-from backupd.log import Event
-from backupd.model import Contents, Manifest, RunReport, generation_id
+from backupd.model import Contents, Manifest, generation_id
+from backupd.report import BackupDetails, RunReport
 from backupd.sqlite.mounts import is_remote
 from backupd.tasks.capture import ARCHIVE_PART, Capture, capture_snapshot
 from backupd.tasks.check_results import record_verification
@@ -21,7 +23,7 @@ from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import BackupRequest, Expiry
 from backupd.tasks.origins import sharing
 from backupd.tasks.pin import pin_if_possible
-from backupd.tasks.prune import expire
+from backupd.tasks.prune import expire, removed_by
 from backupd.tasks.pruning_hold import (
     admit_doubt,
     emptied,
@@ -31,18 +33,20 @@ from backupd.tasks.pruning_hold import (
     quarantined,
     thaw,
 )
+from backupd.tasks.reporter import GenerationPublished, SourceUnchanged
 from backupd.tasks.restore.recovery import healed_before_backup
-from backupd.tasks.run import Run, recorded_run
+from backupd.tasks.run import BackupRun
 
 _MAX_ATTEMPT = 999
 _LARGE_WAL_BYTES = 256 << 20
 _NOTES = 3
 
 
-def backup(request: BackupRequest, context: TaskContext) -> RunReport:
+def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDetails]:
     """Back up one source now. Foreseen trouble does not raise: it is in the report, with what to do about it."""
-    with recorded_run("backup", request.source, context) as run, context.locked("backup"):
-        run.started()
+    with context.run("backup", request.source, BackupDetails()) as run, context.exclusive_lock("backup"):
+        context.recover()
+        run.start()
         if request.timezone_warning:
             run.note(request.timezone_warning)
         if trouble := healed_before_backup(request.path, context):
@@ -66,7 +70,7 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport:
 
 
 def _sound_contents(
-    request: BackupRequest, proof: Capture, last: Manifest | None, run: Run, context: TaskContext
+    request: BackupRequest, proof: Capture, last: Manifest | None, run: BackupRun, context: TaskContext
 ) -> Contents | None:
     """Return what is in the copy, None where it cannot be read.
 
@@ -86,7 +90,7 @@ def _settle(
     proof: Capture,
     contents: Contents | None,
     inventory: Inventory,
-    run: Run,
+    run: BackupRun,
     context: TaskContext,
 ) -> None:
     """Publish the copy, or record that the last generation holds the same; freeze or thaw rotation."""
@@ -100,15 +104,17 @@ def _settle(
         thaw(request.source, context)
 
 
-def _expire(source: str, expiry: Expiry, run: Run, context: TaskContext) -> None:
+def _expire(source: str, expiry: Expiry, run: BackupRun, context: TaskContext) -> None:
     """Prune; a generation that is published stays so, whatever happens to older ones."""
     try:
-        expire(source, expiry, run, context)
+        plan = expire(source, expiry, run, context)
     except OSError as error:
         run.warn(f"old generations could not be pruned: {error}")
+    else:
+        run.details = replace(run.details, kept=len(plan.keep), removed=removed_by(plan))
 
 
-def _warn_of_replicas(request: BackupRequest, run: Run, context: TaskContext) -> None:
+def _warn_of_replicas(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:
     """Let no backup that is nowhere but here pass for a good one: whoever takes it by hand hears of it too."""
     now = context.clock()
     unknown = dict[str, RunRecord | None]()
@@ -120,7 +126,7 @@ def _warn_of_replicas(request: BackupRequest, run: Run, context: TaskContext) ->
             run.warn(f"the last replication to {name} failed: {failed.error or 'it was cut short'}")
 
 
-def _tell_oddities(request: BackupRequest, proof: Capture, run: Run) -> None:
+def _tell_oddities(request: BackupRequest, proof: Capture, run: BackupRun) -> None:
     snapshot, verdict = proof.snapshot, proof.inspection.verdict
     if snapshot.hot_journal:
         run.warn(f"the app of {request.path} died in a transaction and was not started again: copied as of before it")
@@ -142,7 +148,12 @@ def _tell_oddities(request: BackupRequest, proof: Capture, run: Run) -> None:
 
 
 def publish(
-    source: str, proof: Capture, packed: Packed, contents: Contents | None, run: Run, context: TaskContext
+    source: str,
+    proof: Capture,
+    packed: Packed,
+    contents: Contents | None,
+    run: BackupRun,
+    context: TaskContext,
 ) -> Manifest:
     """Publish the proven copy as a new generation of `source` and return its manifest. Raises OSError."""
     manifest = _manifest(source, proof, packed, contents, context)
@@ -150,28 +161,15 @@ def publish(
     decode_manifest(sealed, manifest.id)  # nothing is published that a restore would refuse
     with run.stage("publish"):
         context.store.publish(manifest.id, proof.snapshot.path.parent / ARCHIVE_PART, sealed)
-    context.log.info(
-        Event.GENERATION_PUBLISHED,
-        f"published {manifest.id}, verified {manifest.verdict.level}",
-        generation=manifest.id,
-        archive_bytes=packed.archive.size_bytes,
-        archive_sha256=packed.archive.sha256,
-    )
-    context.tell_catalog(lambda catalog: catalog.add_generation(manifest, context.store.name))
-    run.update(outcome="published")
+    run.emit(GenerationPublished(manifest))
     _tell(manifest, run, context)
     return manifest
 
 
-def record_unchanged(last: Manifest, run: Run, context: TaskContext) -> Manifest:
+def record_unchanged(last: Manifest, run: BackupRun, context: TaskContext) -> Manifest:
     """Record that the source still holds, digest for digest, what the sound generation `last` holds."""
-    context.log.info(
-        Event.SNAPSHOT_UNCHANGED,
-        f"{last.source} is what {last.id} holds: verified unchanged",
-        generation=last.id,
-    )
+    run.emit(SourceUnchanged(last))
     record_verification(last.id, context, sound=True, detail="verified unchanged")
-    run.update(outcome="unchanged")
     _tell(last, run, context)
     return last
 
@@ -202,8 +200,8 @@ def _free_id(source: str, proof: Capture, context: TaskContext) -> str:
     return names[last + 1]
 
 
-def _tell(manifest: Manifest, run: Run, context: TaskContext) -> None:
-    run.update(
+def _tell(manifest: Manifest, run: BackupRun, context: TaskContext) -> None:
+    run.details = BackupDetails(
         generation=manifest.id,
         archive_path=str(context.store.archive_path(manifest.id)),
         snapshot_bytes=manifest.snapshot.size_bytes,

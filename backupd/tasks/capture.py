@@ -13,7 +13,7 @@ from backupd.model import Manifest
 from backupd.sqlite.integrity import Inspection, checking
 from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source, same_content
-from backupd.system.priority import lower_priority
+from backupd.system.resources import lower_priority
 from backupd.tasks.check_results import ArchiveCheck, digest_archive, record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import (
@@ -25,7 +25,8 @@ from backupd.tasks.disk_space import (
     watching_space,
 )
 from backupd.tasks.options import BackupRequest
-from backupd.tasks.run import Run
+from backupd.tasks.reporter import SnapshotRetried
+from backupd.tasks.run import BackupRun
 
 ARCHIVE_PART = "archive.part"
 
@@ -51,7 +52,7 @@ class Capture:
 
 
 def capture_snapshot(
-    request: BackupRequest, last: Manifest | None, staging: Path, run: Run, context: TaskContext
+    request: BackupRequest, last: Manifest | None, staging: Path, run: BackupRun, context: TaskContext
 ) -> Capture:
     """Copy and check the source, once more when the file was replaced or changed under the first copy.
 
@@ -68,11 +69,11 @@ def capture_snapshot(
         if not _is_time_for_another(give_up, run):
             raise
         why = error.message
-    context.log.warning(Event.SNAPSHOT_RETRIED, f"{why}: copying {request.path} once more", source=request.source)
+    run.emit(SnapshotRetried(request.source, f"{why}: copying {request.path} once more"))
     return _attempt(request, last, _emptied(staging / "copy"), give_up, run, context)
 
 
-def _is_time_for_another(give_up: float, run: Run) -> bool:
+def _is_time_for_another(give_up: float, run: BackupRun) -> bool:
     """Tell whether a copy that takes as long as the first one would be done by `give_up`."""
     return time.monotonic() + run.report.stages.get("copy", 0.0) < give_up
 
@@ -85,7 +86,12 @@ def _emptied(directory: Path) -> Path:
 
 
 def _attempt(
-    request: BackupRequest, last: Manifest | None, staging: Path, give_up: float, run: Run, context: TaskContext
+    request: BackupRequest,
+    last: Manifest | None,
+    staging: Path,
+    give_up: float,
+    run: BackupRun,
+    context: TaskContext,
 ) -> Capture:
     source = Source.inspect(request.path, allow_empty=request.allow_empty, allow_links=request.allow_links)
     reserve = _check_space(request, source, last, context)
@@ -115,7 +121,7 @@ def _attempt(
     return Capture(source, taken_at, snapshot, inspection, packed, unchanged)
 
 
-def archive_is_sound(manifest: Manifest, run: Run, context: TaskContext) -> bool:
+def archive_is_sound(manifest: Manifest, run: BackupRun, context: TaskContext) -> bool:
     """Digest the archive of a generation of the local store; a damaged one is marked, and degrades the run."""
     try:
         found = digest_archive(manifest, context.store)
@@ -144,7 +150,13 @@ def _check_space(request: BackupRequest, source: Source, last: Manifest | None, 
 
 
 def _copy(
-    request: BackupRequest, source: Source, reserve: int, staging: Path, give_up: float, run: Run, context: TaskContext
+    request: BackupRequest,
+    source: Source,
+    reserve: int,
+    staging: Path,
+    give_up: float,
+    run: BackupRun,
+    context: TaskContext,
 ) -> Snapshot:
     shared = same_file_system(source.path, context.store.directory)
     settings = replace(
@@ -170,7 +182,7 @@ def app_reserve_bytes(directory: Path, request: BackupRequest) -> int:
     return min(reserve_bytes(directory, request.reserve_bytes), shutil.disk_usage(directory).free // 2)
 
 
-def _check(request: BackupRequest, snapshot: Snapshot, run: Run) -> Inspection:
+def _check(request: BackupRequest, snapshot: Snapshot, run: BackupRun) -> Inspection:
     with checking(snapshot.path, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:
         result = inspection()
     run.add_stage("check", result.verdict.duration_s)
@@ -178,7 +190,7 @@ def _check(request: BackupRequest, snapshot: Snapshot, run: Run) -> Inspection:
 
 
 def _check_and_pack(
-    request: BackupRequest, snapshot: Snapshot, reserve: int, run: Run, context: TaskContext
+    request: BackupRequest, snapshot: Snapshot, reserve: int, run: BackupRun, context: TaskContext
 ) -> tuple[Inspection, Packed]:
     context.progress.stage("check and pack", snapshot.size_bytes)
     with checking(snapshot.path, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from errno import EIO
 
 from backupd.archive.archive import digest_of
-from backupd.log import Event
 from backupd.model import LOCAL_STORE, Manifest
 from backupd.stores.contract import Store
 from backupd.tasks.context import TaskContext
+from backupd.tasks.reporter import CopyVerified
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,7 @@ def record_verification(
 
     In the local store it is marked; of a replica the catalog knows, and the next replication sends a good copy.
     """
-    if not sound:
-        where = "" if store == LOCAL_STORE else f" at {store}"
-        context.log.error(
-            Event.GENERATION_DAMAGED, f"{generation}{where}: {detail}", generation=generation, store=store
-        )
-    now = context.clock()
-    context.tell_catalog(lambda catalog: catalog.record_check(generation, store, now, sound, detail, duration_s))
+    context.emit(CopyVerified(generation, store, sound, detail, duration_s))
     return _mark(generation, context, sound=sound, detail=detail) if store == LOCAL_STORE else ""
 
 

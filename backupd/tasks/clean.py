@@ -89,7 +89,9 @@ def clean(
     Holds the lock of the store, and that of each database as a restore does: what a killed restore left is put right
     first. Raises LockHeld, TargetRefused, OSError.
     """
-    with nullcontext() if dry_run else context.locked("clean"):
+    with nullcontext() if dry_run else context.exclusive_lock("clean"):
+        if not dry_run:
+            context.recover()
         replaced = (_clean_replaced(*source, older_than, context, dry_run=dry_run) for source in databases.items())
         return (
             *chain.from_iterable(replaced),
@@ -119,7 +121,7 @@ def _clean_replaced(
 def _clean_damaged(
     sources: Collection[str] | None, older_than: timedelta, context: TaskContext, *, dry_run: bool
 ) -> tuple[CleanDecision, ...]:
-    copies = {copy.place: copy for copy in context.quarantine.copies()}
+    copies = {copy.directory: copy for copy in context.quarantine.copies()}
     of_all = (_damaged(copy) for copy in copies.values())
     found = tuple(one for one in of_all if sources is None or one.source in sources)
     held = {one.source for one in found if context.holds.get(one.source) is not None}
@@ -154,7 +156,7 @@ def _decide_damaged(one: Leftover, held: Collection[str], older_than: timedelta,
 
 
 def _damaged(copy: QuarantinedCopy) -> Leftover:
-    return Leftover("damaged copy", copy.place.parent.name, copy.place, copy.since, copy.size_bytes)
+    return Leftover("damaged copy", copy.directory.parent.name, copy.directory, copy.since, copy.size_bytes)
 
 
 def _tell(leftover: Leftover, context: TaskContext) -> None:

@@ -1,4 +1,4 @@
-"""The place where jobs work: the local store with its lock, holds, catalog and log."""
+"""What every task works with: the local store with its lock, holds and pins, the catalog, the log and the clock."""
 
 import os
 import tempfile
@@ -9,35 +9,37 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from backupd.catalog import CatalogUnavailable, open_catalog, read_catalog, read_copies
+from backupd.catalog import CatalogUnavailable, read_catalog, read_copies
 from backupd.errors import NoSpace
 from backupd.log import Event, EventLog
-from backupd.model import NoProgress, Pin, Progress, RunReport
+from backupd.model import NoProgress, Pin, Progress
+from backupd.report import AnyReport, RunReport
 from backupd.stores.contract import RecoveredItem
-from backupd.stores.identities import Identities
 from backupd.stores.local import DirectoryStore
 from backupd.stores.lock import LockHolder, store_lock
-from backupd.stores.pins import Pins
-from backupd.stores.state import DamageMarks, Holds, Quarantine
+from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
 from backupd.tasks.inventory import Inventory, take_inventory
+from backupd.tasks.reporter import CATALOG_NAME, D, Reporter, TaskEvent
+from backupd.tasks.run import Run, recorded
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
 
 _PINS_LOST, _PINNED_AGAIN_FOR = "the pins of this store were lost", timedelta(days=30)
 T = TypeVar("T")
-# Watches a run of a task of a subject; what it yields is told the report at the end. It may never raise.
-Watch = Callable[[str, str], AbstractContextManager[Callable[[RunReport], None]]]
+# Pings the monitor of a task and its subject when a run begins, and when the yielded function gets the report of its
+# end. It never raises.
+Watch = Callable[[str, str], AbstractContextManager[Callable[[AnyReport], None]]]
 
 
 def utc_now() -> datetime:
-    """Return the time as all of backupd tells it: aware, UTC."""
+    """Return the current time: aware, UTC."""
     return datetime.now(UTC)
 
 
 @contextmanager
-def unwatched(_task: str, _subject: str) -> Iterator[Callable[[RunReport], None]]:
-    """Tell nobody."""
+def unwatched(_task: str, _subject: str) -> Iterator[Callable[[AnyReport], None]]:
+    """Ping no monitor."""
     yield lambda _report: None
 
 
@@ -84,12 +86,12 @@ class TaskContext:
 
     def identity(self) -> str:
         """Return the identity of the local store; a lost one is read from its newest manifests. Raises OSError."""
-        return self.identities.made(self._identity_in_manifests)
+        return self.identities.ensure(self._identity_in_manifests)
 
     @property
     def catalog_path(self) -> Path:
         """Where the catalog lies."""
-        return self.store.hidden / "catalog.sqlite3"
+        return self.store.hidden / CATALOG_NAME
 
     def ask_catalog(self, question: Callable[["Catalog"], T], otherwise: T) -> T:
         """Return the catalog's answer to a question that only reads, or `otherwise` when there is no usable catalog.
@@ -113,53 +115,85 @@ class TaskContext:
         try:
             return ask()
         except CatalogUnavailable as error:
-            self._say_unavailable(error)
+            self._log_unavailable(error)
             return otherwise
 
-    def tell_catalog(self, news: Callable[["Catalog"], object]) -> None:
-        """Let `news` write to the catalog, which is made where there is none; that it cannot be used is only logged."""
-        try:
-            with open_catalog(self.catalog_path) as catalog:
-                news(catalog)
-        except CatalogUnavailable as error:
-            self._say_unavailable(error)
+    def write_catalog(self, write: Callable[["Catalog"], object]) -> None:
+        """Let `write` change the catalog, which is made where there is none; one that cannot be used is logged."""
+        self._reporter().write_catalog(write)
+
+    def emit(self, event: TaskEvent) -> None:
+        """Write an event that is outside of any run to the log and the catalog."""
+        self._reporter()(event)
+
+    def new_run(self, task: str, subject: str, details: D) -> Run[D]:
+        """Return a run that is not recorded, as of a rehearsal."""
+        return Run(RunReport(task, subject, self.clock(), details), self._reporter(self.configuration()))
+
+    @contextmanager
+    def run(self, task: str, subject: str, details: D) -> Iterator[Run[D]]:
+        """Record the block as one run: in the log, in the catalog and at the monitor.
+
+        A BackupdError or OSError of the block is in the report, with what to do about it; anything else is, and is
+        raised as well. Call `Run.start` as soon as the run has the locks that it needs.
+        """
+        with self.watch(task, subject) as ping_end:
+            run = self.new_run(task, subject, details)
+            for warning in self.warnings:
+                run.warn(warning)
+            try:
+                with recorded(run, self.store.directory):
+                    yield run
+            finally:
+                ping_end(run.report)
+
+    def _reporter(self, configuration: str = "") -> Reporter:
+        return Reporter(self.log, self.store, self.clock, configuration)
 
     @contextmanager
     def task_lock(self, task: str) -> Iterator[None]:
-        """Let nobody else do `task` here; the store itself is left to others. Raises LockHeld, StoreUnusable."""
+        """Hold the lock of one task; other tasks may use the store. Raises LockHeld, StoreUnusable."""
         self.store.prepare()
-        if self._hidden_is_lost():
-            with self.locked(task):  # which pins what is here
-                pass
+        if self._identity_is_lost():
+            with self.exclusive_lock(task):
+                self.recover()  # pins what is here
         path = self.store.hidden / f"{task}.lock"
-        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._say_waiting):
+        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting):
             yield
 
     @contextmanager
-    def locked(self, task: str) -> Iterator[None]:
-        """Hold the store alone, and first finish or sweep what a killed run left. Raises LockHeld, StoreUnusable."""
+    def exclusive_lock(self, task: str) -> Iterator[None]:
+        """Hold the lock of the store. Raises LockHeld, StoreUnusable."""
         self.store.prepare()
         path = self.store.hidden / "lock"
-        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._say_waiting) as dead:
+        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting) as dead:
             if dead is not None:
                 what = f"a {dead.task} (process {dead.pid} on {dead.host}) died holding the lock: taken over"
                 self.log.warning(Event.LOCK_TAKEN_OVER, what)
-            self._recover()
-            if self._hidden_is_lost():
-                self._pin_all()
-            self._renew_checksums()
             yield
+
+    def recover(self) -> None:
+        """Finish or sweep what a killed run left in the store, unless it is read-only. Raises OSError.
+
+        Only under the exclusive lock.
+        """
+        if not self.store.writable():
+            return
+        self.log_recovered(self.store.recover())
+        if self._identity_is_lost():
+            self._pin_all()
+        self._renew_checksums()
 
     @contextmanager
-    def locked_if_writable(self, task: str) -> Iterator[None]:
-        """Do the same, for what only reads from the store: one on a read-only mount has no lock to take."""
-        with self.locked(task) if self.store.writable() else nullcontext():
+    def exclusive_lock_if_writable(self, task: str) -> Iterator[None]:
+        """Hold the lock of the store, for a task that only reads from it; one on a read-only mount has no lock."""
+        with self.exclusive_lock(task) if self.store.writable() else nullcontext():
             yield
 
-    def _say_unavailable(self, error: CatalogUnavailable) -> None:
+    def _log_unavailable(self, error: CatalogUnavailable) -> None:
         self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
 
-    def _say_waiting(self, holder: LockHolder | None) -> None:
+    def _log_waiting(self, holder: LockHolder | None) -> None:
         who = f"a {holder.task} (process {holder.pid} on {holder.host})" if holder else "another run"
         self.log.info(Event.LOCK_WAITING, f"waiting for {who} to end, {self.lock_timeout_s:.0f} s at most")
 
@@ -170,7 +204,7 @@ class TaskContext:
         with suppress(OSError):  # pruning tries again, and tells; a full disk must not keep it from making room
             self.store.write_checksums(take_inventory(self.store, self.clock()).digests())
 
-    def _hidden_is_lost(self) -> bool:
+    def _identity_is_lost(self) -> bool:
         """Tell whether there are generations, but not the identity that each store with one has. Raises OSError."""
         return self.identities.own() is None and bool(self.store.list())
 
@@ -190,21 +224,18 @@ class TaskContext:
         known = (inventory.manifests.get(generation.id) for generation in inventory.generations)
         return next((manifest.store for manifest in known if manifest is not None), None)
 
-    def _recover(self) -> None:
-        self.say_recovered(self.store.recover())
-
-    def say_recovered(self, recovered: Iterable[RecoveredItem]) -> None:
+    def log_recovered(self, recovered: Iterable[RecoveredItem]) -> None:
         """Log what was done about what a killed run left, as it is done."""
         for found in recovered:
-            match found.what:
+            match found.kind:
                 case "removal":
                     what = f"finished the removal of {found.name} that a killed run had begun"
                     self.log.warning(Event.REMOVAL_RESUMED, what, generation=found.name)
                 case "publication":
                     what = f"finished the publication of {found.name} that a killed run had begun"
                     self.log.warning(Event.PUBLISH_RESUMED, what, generation=found.name)
-                case "staging" if found.trouble:
-                    what = f"could not sweep the work {found.name} of a killed run: {found.trouble}"
+                case "staging" if found.problem:
+                    what = f"could not sweep the work {found.name} of a killed run: {found.problem}"
                     self.log.warning(Event.STAGING_STUCK, what)
                 case _:
                     self.log.warning(Event.STAGING_SWEPT, f"swept the work {found.name} of a killed run")

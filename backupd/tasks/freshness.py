@@ -10,6 +10,7 @@ from backupd.catalog import CatalogUnavailable, LastRun, RunRecord, read_catalog
 from backupd.errors import ErrorKind
 from backupd.health import SOURCE_ERRORS, Failure, Freshness, HealthFacts, Limit
 from backupd.model import Task
+from backupd.report import drill_of
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, take_inventory
 
@@ -82,7 +83,8 @@ def _failure(task: Task, last: LastRun | None) -> Failure | None:
     # What a run found wrong with the source stays so until one succeeds: a later one may not have got as far.
     run = next((one for one in last.failed if task == "backup" and _kind(one) in SOURCE_ERRORS), last.run)
     hint = _KILLED if run.report is None else run.report.hint or ""
-    store = run.report.drill.store if run.report and run.report.drill else ""
+    drill = drill_of(run.report)
+    store = drill.store if drill else ""
     return Failure(task, run.source, _kind(run), last.failing_since, last.failures, run.error or "", hint, store)
 
 

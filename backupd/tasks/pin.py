@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping
 
 from backupd.errors import GenerationMissing
-from backupd.log import Event
 from backupd.model import Pin
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import PinRequest
+from backupd.tasks.reporter import D, GenerationPinned, GenerationUnpinned
 from backupd.tasks.run import Run
 
 
@@ -16,20 +16,11 @@ def pin_generation(generation_id: str, request: PinRequest, context: TaskContext
     now = context.clock()
     until = None if request.duration is None else now + request.duration
     pin = context.pins.set(Pin(generation_id, now, until, request.reason, request.label))
-    context.log.info(
-        Event.GENERATION_PINNED,
-        f"{generation_id} is pinned until {pin.until:%F %T} UTC: {pin.reason}"
-        if pin.until
-        else f"{generation_id} is pinned until it is released: {pin.reason}",
-        generation=generation_id,
-        reason=pin.reason,
-        until=pin.until.isoformat() if pin.until else None,
-        label=pin.label or None,
-    )
+    context.emit(GenerationPinned(pin))
     return pin
 
 
-def pin_if_possible(generation_id: str, request: PinRequest, run: Run, context: TaskContext) -> None:
+def pin_if_possible(generation_id: str, request: PinRequest, run: Run[D], context: TaskContext) -> None:
     """Pin a generation in the course of a run, which goes on, degraded, where the pin cannot be written.
 
     Only with the store locked; to a store on a read-only mount nothing is written, and the report notes it.
@@ -51,8 +42,7 @@ def unpin_generation(generation_id: str, reason: str, context: TaskContext) -> b
     """
     released = context.pins.release(generation_id)
     if released:
-        what = f"{generation_id} is no longer pinned: {reason}"
-        context.log.info(Event.GENERATION_UNPINNED, what, generation=generation_id, reason=reason)
+        context.emit(GenerationUnpinned(generation_id, reason))
     return released
 
 
@@ -63,7 +53,8 @@ def pin_all(
 
     Raises GenerationMissing, LockHeld, OSError.
     """
-    with context.locked("pin"):
+    with context.exclusive_lock("pin"):
+        context.recover()
         known = {stored.id for stored in context.store.list()} | {*context.store.lost()} | {*elsewhere}
         missing = [generation_id for generation_id in ids if generation_id not in known]
         if missing:
@@ -76,7 +67,8 @@ def pin_all(
 
 def unpin_all(ids: Collection[str], context: TaskContext) -> frozenset[str]:
     """Release the pins on `ids`, and return those that were pinned. Raises LockHeld, OSError."""
-    with context.locked("unpin"):
+    with context.exclusive_lock("unpin"):
+        context.recover()
         return frozenset(one for one in ids if unpin_generation(one, "released by an operator", context))
 
 

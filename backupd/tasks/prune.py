@@ -3,15 +3,16 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from backupd.log import Event
-from backupd.model import RetentionPlan, RunReport, source_of
+from backupd.model import RetentionPlan, source_of
+from backupd.report import PruneDetails, RunReport
 from backupd.retention import plan_retention
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
 from backupd.tasks.origins import histories
 from backupd.tasks.pin import unpin_generation
-from backupd.tasks.run import Run, recorded_run
+from backupd.tasks.reporter import D, GenerationRemoved, PruningReleased, RemovalBegins
+from backupd.tasks.run import Run
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
@@ -29,7 +30,7 @@ def plan_for(source: str, expiry: Expiry, inventory: Inventory, context: TaskCon
     )
 
 
-def expire(source: str, expiry: Expiry, run: Run, context: TaskContext) -> RetentionPlan:
+def expire(source: str, expiry: Expiry, run: Run[D], context: TaskContext) -> RetentionPlan:
     """Remove what the policy lets go; `SHA256SUMS` is right at every instant. Only with the store locked."""
     inventory = read_inventory(context)
     _reconcile(inventory, context)
@@ -43,8 +44,12 @@ def expire(source: str, expiry: Expiry, run: Run, context: TaskContext) -> Reten
         for removed in plan.remove:
             remove_generation(removed.generation.id, removed.reason, context)
     _sweep_pins(source, inventory, going, context)
-    run.update(kept=len(plan.keep), removed=tuple(removed.generation.id for removed in plan.remove))
     return plan
+
+
+def removed_by(plan: RetentionPlan) -> tuple[str, ...]:
+    """Return the ids of the generations that a plan removes."""
+    return tuple(removed.generation.id for removed in plan.remove)
 
 
 def _reconcile(inventory: Inventory, context: TaskContext) -> None:
@@ -58,7 +63,7 @@ def _reconcile(inventory: Inventory, context: TaskContext) -> None:
         for key in inventory.manifests.keys() - known:
             catalog.add_generation(inventory.manifests[key], name)
 
-    context.tell_catalog(reconcile)
+    context.write_catalog(reconcile)
 
 
 def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], context: TaskContext) -> None:
@@ -79,19 +84,20 @@ def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], con
 
 def remove_generation(generation: str, reason: str, context: TaskContext) -> None:
     """Remove one generation of the local store and what is known of its copy here. Only with the store locked."""
-    # The catalog first: killed in between, it misses a copy until the next run removes that one; never one too many.
-    context.tell_catalog(lambda catalog: catalog.remove_copy(generation, context.store.name))
+    context.emit(RemovalBegins(generation, context.store.name))
     context.store.remove(generation)
     context.marks.clear(generation)
-    context.log.info(Event.GENERATION_REMOVED, f"removed {generation}: {reason}", generation=generation, reason=reason)
+    context.emit(GenerationRemoved(generation, context.store.name, reason))
 
 
-def prune(source: str, expiry: Expiry, context: TaskContext) -> tuple[RunReport, RetentionPlan]:
+def prune(source: str, expiry: Expiry, context: TaskContext) -> tuple[RunReport[PruneDetails], RetentionPlan]:
     """Apply the policy to one source now, as a run of its own; returns what was decided too (nothing if it failed)."""
     plan = RetentionPlan((), ())
-    with recorded_run("prune", source, context) as run, context.locked("prune"):
-        run.started()
+    with context.run("prune", source, PruneDetails()) as run, context.exclusive_lock("prune"):
+        context.recover()
+        run.start()
         plan = expire(source, expiry, run, context)
+        run.details = PruneDetails(kept=len(plan.keep), removed=removed_by(plan))
     return run.report, plan
 
 
@@ -100,11 +106,12 @@ def unfreeze(source: str, context: TaskContext) -> bool:
 
     A source that can no longer be read is accepted as it is: its next copy is published.
     """
-    with context.locked("prune"):
+    with context.exclusive_lock("prune"):
+        context.recover()
         hold = context.holds.get(source)
         released = context.holds.release(source)
         if hold is not None and hold.unreadable:
             context.holds.accept(source)
     if released:
-        context.log.warning(Event.ROTATION_RELEASED, f"pruning of {source} released by an operator", source=source)
+        context.emit(PruningReleased(source, by_operator=True))
     return released

@@ -14,7 +14,7 @@ from backupd.tasks.capture import Capture
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import BackupRequest, ShrinkGuard
-from backupd.tasks.run import Run
+from backupd.tasks.run import BackupRun
 
 _NAMED = 5
 _UNFREEZE = "backupd prune --unfreeze accepts it"
@@ -64,7 +64,9 @@ def _put_aside(
     return place
 
 
-def admit_doubt(request: BackupRequest, proof: Capture, last: Manifest | None, run: Run, context: TaskContext) -> None:
+def admit_doubt(
+    request: BackupRequest, proof: Capture, last: Manifest | None, run: BackupRun, context: TaskContext
+) -> None:
     """Let a copy pass whose check found no damage and could not rule it out; say so once, and note it from then on.
 
     Raises CopyCorrupt, with the copy in quarantine, when there was no such doubt of the `last` one, unless an operator
@@ -100,7 +102,7 @@ def guard_against_shrinking(
     contents: Contents | None,
     snapshot_bytes: int,
     inventory: Inventory,
-    run: Run,
+    run: BackupRun,
     context: TaskContext,
 ) -> bool:
     """Freeze rotation, before anything is published, when the source lost much; True when it did.

@@ -8,7 +8,8 @@ from backupd.tasks.inventory import take_inventory
 
 def rebuild_catalog(context: TaskContext) -> int:
     """Replace the catalog by one made from the manifests of the local store; returns how many generations it has."""
-    with context.locked("rebuild"):
+    with context.exclusive_lock("rebuild"):
+        context.recover()
         inventory = take_inventory(context.store, context.clock())
         count = rebuild(context.catalog_path, [(m, context.store.name) for m in inventory.manifests.values()])
     for generation, why in inventory.refused.items():

@@ -29,7 +29,8 @@ def remove_here(ids: Collection[str], context: TaskContext, *, force: bool) -> t
 
     All are removed, or none. Raises GenerationMissing, RemovalRefused, LockHeld, OSError.
     """
-    with context.locked("remove"):
+    with context.exclusive_lock("remove"):
+        context.recover()
         inventory = read_inventory(context)
         going = _chosen(ids, inventory, context.store.name, context, force=force)
         copies = context.copies()
@@ -56,8 +57,9 @@ def remove_at_replica(
         there = inventory_of(request.name, replica, context)
         own = there.without(_foreign(ids, there, request.name, context))
         going = _chosen(ids, own, request.name, context, force=force)
-        context.say_recovered(replica.recover())
-        with context.locked("remove"):
+        context.log_recovered(replica.recover())
+        with context.exclusive_lock("remove"):
+            context.recover()
             copies = context.copies()
             for key in going:
                 _unpin_last(key, request.name, copies, context)
@@ -126,13 +128,13 @@ def _still_in(
     generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext
 ) -> tuple[str, ...]:
     """Name the other stores with a copy: the local one after a look, replicas as far as the catalog knows."""
-    here = {context.store.name} if context.store.taken(generation_id) else set()
+    here = {context.store.name} if context.store.has_files(generation_id) else set()
     there = {*copies.get(generation_id, ())} - {context.store.name}
     return tuple(sorted((here | there) - {store}))
 
 
 def _unpin_last(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext) -> None:
     """Take the pin away with the last copy: it holds in each other store, and where the catalog knows of no copy."""
-    elsewhere = store != context.store.name and context.store.taken(generation_id)
+    elsewhere = store != context.store.name and context.store.has_files(generation_id)
     if set(copies.get(generation_id, ())) == {store} and not elsewhere:
         unpin_generation(generation_id, _REASON, context)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import (
@@ -20,12 +19,12 @@ from backupd.errors import (
     ReplicaFailed,
 )
 from backupd.formatting import human_bytes, printable
-from backupd.log import Event
-from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed, RunReport
+from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
+from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
-from backupd.stores.contract import Replica, find_manifest, taken
-from backupd.system.files import is_full
-from backupd.system.os_errors import why_full
+from backupd.stores.contract import Replica, find_manifest, generation_taken
+from backupd.system.fs import is_disk_full
+from backupd.system.os_errors import explain_full
 from backupd.tasks.adopt import adopt, adopt_local
 from backupd.tasks.check_results import digest_archive, record_verification
 from backupd.tasks.context import TaskContext, local_inventory
@@ -33,11 +32,9 @@ from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.options import Expiry
 from backupd.tasks.origins import histories
 from backupd.tasks.provenance import Foreign, claims_of, refusal
+from backupd.tasks.reporter import GenerationRemoved, GenerationSent, RemovalBegins
 from backupd.tasks.retry import Retry
-from backupd.tasks.run import Run, recorded_run
-
-if TYPE_CHECKING:
-    from backupd.catalog.catalog import Catalog
+from backupd.tasks.run import ReplicationRun
 
 _DENIED = (
     "let the account there read and write the directory of the replica (owner and mode), or correct the path in url"
@@ -63,7 +60,7 @@ class ReplicationRequest:
     force: bool = False
 
 
-def send(manifest: Manifest, replica: Replica, run: Run, context: TaskContext) -> None:
+def send(manifest: Manifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> None:
     """Send it and tell, unless it was pruned here meanwhile, or turns out to be damaged here.
 
     Raises GenerationTaken, NoSpace, CopyCorrupt, ReplicaUnreachable, OSError.
@@ -86,7 +83,7 @@ def send(manifest: Manifest, replica: Replica, run: Run, context: TaskContext) -
     context.progress.stage(f"send {key}", manifest.archive.size_bytes)
     with run.stage("send"), _counted(replica, run):
         replica.publish(key, context.store.archive_path(key), encoded)
-    _tell(manifest, replica, run, context)
+    _record_sent(manifest, replica, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +162,21 @@ def plan_all(
     return tuple(map(plan, _sources(request, here)))
 
 
-def replicate(request: ReplicationRequest, connect: Connect, retry: Retry, context: TaskContext) -> RunReport:
+def replicate(
+    request: ReplicationRequest, connect: Connect, retry: Retry, context: TaskContext
+) -> RunReport[ReplicationDetails]:
     """Send now. Foreseen trouble does not raise: it is in the report; what was sent by then stays sent.
 
     A connection that is lost is made anew, as `retry` says, and what was proven there is not sent again.
     """
-    with recorded_run("replicate", request.name, context) as run, context.task_lock(f"replicate-{request.name}"):
-        run.started()
+    details = ReplicationDetails()
+    with context.run("replicate", request.name, details) as run, context.task_lock(f"replicate-{request.name}"):
+        run.start()
         retry(lambda: _session(request, connect, run, context))
     return run.report
 
 
-def _session(request: ReplicationRequest, connect: Connect, run: Run, context: TaskContext) -> None:
+def _session(request: ReplicationRequest, connect: Connect, run: ReplicationRun, context: TaskContext) -> None:
     """Do what is left to do, over one connection."""
     with replica_errors(request.name), connect() as replica:
         replica.prepare()
@@ -188,11 +188,11 @@ def _session(request: ReplicationRequest, connect: Connect, run: Run, context: T
         if plans and all(plan.refused for plan in plans):
             raise refused_by(plans, request.name, context)
         if recovered := tuple(replica.recover()):
-            context.say_recovered(recovered)
+            context.log_recovered(recovered)
             there = inventory_of(request.name, replica, context)
             plans = plan_all(request, here, there, context)
         lacking = [kept.generation for plan in plans for kept in plan.send]
-        context.say_recovered(replica.sweep({generation.id for generation in lacking}))
+        context.log_recovered(replica.sweep({generation.id for generation in lacking}))
         for generation in sorted(lacking, key=lambda g: (g.taken_at, g.id), reverse=True):
             send(here.manifests[generation.id], replica, run, context)
         foreign = {key for plan in plans for group in plan.foreign for key in group.ids}
@@ -202,13 +202,15 @@ def _session(request: ReplicationRequest, connect: Connect, run: Run, context: T
         _expire(request, here, replica, run, context)
 
 
-def _expire(request: ReplicationRequest, here: Inventory, replica: Replica, run: Run, context: TaskContext) -> None:
+def _expire(
+    request: ReplicationRequest, here: Inventory, replica: Replica, run: ReplicationRun, context: TaskContext
+) -> None:
     """Remove what the policy lets go, planned anew from what is really there now."""
     there = inventory_of(request.name, replica, context)
     plans = plan_all(request, here, there, context)
     going = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
     remove_there(going, request, replica, there, context)
-    run.update(kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
+    run.details = replace(run.details, kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
     if any(plan.foreign for plan in plans):
         raise refused_by(plans, request.name, context)
     bare = [source for source in request.sources if not any(generation.verified for generation in there.of(source))]
@@ -225,17 +227,18 @@ def remove_there(
     """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
     _write_checksums(request, replica, there, going, context)
     for key, reason in going.items():
-        context.tell_catalog(partial(_forget, key, request.name))
+        context.emit(RemovalBegins(key, request.name))
         replica.remove(key)
-        what = f"removed {key} at {request.name}: {reason}"
-        context.log.info(Event.GENERATION_REMOVED, what, generation=key, reason=reason, store=request.name)
+        context.emit(GenerationRemoved(key, request.name, reason))
 
 
 def _sources(request: ReplicationRequest, here: Inventory) -> list[str]:
     return sorted({*request.sources, *(generation.source for generation in here.generations)})
 
 
-def _adopted(request: ReplicationRequest, here: Inventory, there: Inventory, run: Run, context: TaskContext) -> bool:
+def _adopted(
+    request: ReplicationRequest, here: Inventory, there: Inventory, run: ReplicationRun, context: TaskContext
+) -> bool:
     """Adopt the stores whose copies of our sources are there; tells whether there were any. Raises AdoptionRefused."""
     claims = claims_of(here, context)
     foreign = [group for source in _sources(request, here) for group in claims.foreign(there, source)]
@@ -265,10 +268,6 @@ def _write_checksums(
         there = inventory_of(request.name, replica, context)
 
 
-def _forget(generation: str, store: str, catalog: "Catalog") -> None:
-    catalog.remove_copy(generation, store)
-
-
 def inventory_of(name: str, replica: Replica, context: TaskContext) -> Inventory:
     """Read all manifests of a replica, knowing what checks have found of its copies. Raises OSError."""
     damaged = context.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
@@ -281,8 +280,8 @@ def replica_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full(error):
-            what, hint = why_full(error, error.filename if isinstance(error.filename, str) else None)
+        if is_disk_full(error):
+            what, hint = explain_full(error, error.filename if isinstance(error.filename, str) else None)
             raise NoSpace(f"{name}: {what}", hint) from error
         path = f": {error.filename}" if isinstance(error.filename, str) else ""
         what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
@@ -293,17 +292,18 @@ def replica_errors(name: str) -> Iterator[None]:
 def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
     """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
     if there is not None and there.archive.sha256 != manifest.archive.sha256:
-        raise taken(manifest.id, name)
+        raise generation_taken(manifest.id, name)
 
 
 @contextmanager
-def _counted(replica: Replica, run: Run) -> Iterator[None]:
+def _counted(replica: Replica, run: ReplicationRun) -> Iterator[None]:
     """Add what travels in the block to the report, also when it was in vain."""
     before = replica.sent_bytes
     try:
         yield
     finally:
-        run.update(sent_bytes=run.report.sent_bytes + replica.sent_bytes - before)
+        sent_bytes = run.details.sent_bytes + replica.sent_bytes - before
+        run.details = replace(run.details, sent_bytes=sent_bytes)
 
 
 def _manifest_at(replica: Replica, generation_id: str) -> Manifest | None:
@@ -324,18 +324,14 @@ def _require_room(manifest: Manifest, replica: Replica) -> None:
         )
 
 
-def _tell(manifest: Manifest, replica: Replica, run: Run, context: TaskContext) -> None:
-    transfer = replica.last_transfer
-    run.sent(manifest.id, transfer.resumed_bytes, transfer.verified_by)
-    if transfer.doubt:
-        run.note(f"copies at {replica.name} were read back: {transfer.doubt}")
-    context.tell_catalog(lambda catalog: catalog.add_generation(manifest, replica.name))
-    context.log.info(
-        Event.GENERATION_SENT,
-        f"{manifest.id} is at {replica.name}, and equal ({transfer.verified_by})",
-        generation=manifest.id,
-        store=replica.name,
-        sent_bytes=transfer.sent_bytes,
-        resumed_bytes=transfer.resumed_bytes,
-        verified_by=transfer.verified_by,
+def _record_sent(manifest: Manifest, replica: Replica, run: ReplicationRun) -> None:
+    transfer, details = replica.last_transfer, run.details
+    run.details = replace(
+        details,
+        sent=(*details.sent, manifest.id),
+        resumed_bytes=details.resumed_bytes + transfer.resumed_bytes,
+        verified_by=tuple(sorted({*details.verified_by, transfer.verified_by})),
     )
+    if transfer.fallback_reason:
+        run.note(f"copies at {replica.name} were read back: {transfer.fallback_reason}")
+    run.emit(GenerationSent(manifest, replica.name, transfer))

@@ -1,16 +1,28 @@
 """Try again what may pass: a lost connection, a host that is not there just now; nothing else, and not for ever."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from backupd.errors import ReplicaUnreachable
 
-Retry = Callable[[Callable[[], None]], None]
+T = TypeVar("T")
 
 _FIRST_S: Final = 2.0
 _LONGEST_S: Final = 120.0
+
+
+class Retry(Protocol):
+    """Calls a function until it returns, and returns its value."""
+
+    def __call__(self, do: Callable[[], T], /) -> T:
+        """Return what `do` returns, as soon as it does. Raises its last error."""
+
+
+def once(do: Callable[[], T], /) -> T:
+    """Call `do` once."""
+    return do()
 
 
 def until(deadline_s: float, on_retry: Callable[[str, float], None]) -> Retry:

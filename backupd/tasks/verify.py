@@ -7,14 +7,15 @@ from datetime import datetime
 
 from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid
 from backupd.log import Event
-from backupd.model import Generation, Manifest, RunReport
+from backupd.model import Generation, Manifest
+from backupd.report import RunReport, VerifyDetails
 from backupd.stores.contract import Archives
 from backupd.tasks.check_results import digest_archive, record_verification
 from backupd.tasks.context import TaskContext, local_inventory, workplace
 from backupd.tasks.disk_space import reserve_bytes
 from backupd.tasks.inventory import Inventory, choose_generation
 from backupd.tasks.restore.extract import extract_verified
-from backupd.tasks.run import Run, recorded_run
+from backupd.tasks.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def _prove(
     except (CopyCorrupt, ManifestInvalid) as error:
         return error.message
     except GenerationMissing:
-        if store is context.store and context.store.taken(generation):
+        if store is context.store and context.store.has_files(generation):
             return "its archive is gone"
         raise
     return "sound"
@@ -81,13 +82,13 @@ def choose_for_scrub(generations: Iterable[Generation], checked: Mapping[str, da
     return min(sound, key=lambda g: (checked.get(g.id, g.taken_at), g.id), default=None)
 
 
-def scrub(source: str, context: TaskContext) -> RunReport:
+def scrub(source: str, context: TaskContext) -> RunReport[VerifyDetails]:
     """Read the archive of one generation of `source` back from the disk, and compare its digest with the manifest.
 
     Damage is marked in the store, and fails the run; so does an archive that cannot be read, which is not marked.
     """
-    with recorded_run("scrub", source, context) as run:
-        run.started()
+    with context.run("scrub", source, VerifyDetails()) as run:
+        run.start()
         checked = context.ask_catalog(lambda catalog: catalog.last_checks(context.store.name), dict[str, datetime]())
         inventory = local_inventory(context)
         left = list(inventory.of(source))
@@ -102,10 +103,10 @@ def scrub(source: str, context: TaskContext) -> RunReport:
     return run.report
 
 
-def _examine(manifest: Manifest, run: Run, context: TaskContext) -> None:
+def _examine(manifest: Manifest, run: Run[VerifyDetails], context: TaskContext) -> None:
     with run.stage("digest"):
         found = digest_archive(manifest, context.store)
-    run.update(generation=manifest.id)
+    run.details = VerifyDetails(generation=manifest.id)
     if found.sound or found.damaged:
         duration_s = run.report.stages["digest"]
         record_verification(manifest.id, context, sound=found.sound, detail=found.detail, duration_s=duration_s)

@@ -17,12 +17,12 @@ from backupd.model import (
     Contents,
     FileState,
     Manifest,
-    RunReport,
     Signature,
     SnapshotFacts,
     SourceFacts,
     Verdict,
 )
+from backupd.report import AnyReport, BackupDetails, RunReport
 
 NOON = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 APP = "app-20261101-0300"
@@ -50,13 +50,13 @@ def manifest(id_: str = APP, sha256: str = "a" * 64) -> Manifest:
     )
 
 
-def report(**changes: Any) -> RunReport:
+def report(**changes: Any) -> AnyReport:
     values = {
         "task": "backup",
-        "source": "app",
+        "subject": "app",
         "started_at": NOON,
         "outcome": "published",
-        "generation": APP,
+        "details": BackupDetails(generation=APP),
     }
     return RunReport(**{**values, **changes})
 

@@ -18,7 +18,7 @@ from backupd.catalog.catalog import Catalog
 from backupd.catalog.database import TABLES
 from backupd.catalog.models import Base
 from backupd.catalog.rebuild import rebuild
-from backupd.model import RunReport
+from backupd.report import BackupDetails, PruneDetails
 
 EVERYONE_WRITES = """
 import sys
@@ -30,7 +30,7 @@ sys.stdin.readline()
 for number in range(int(sys.argv[3])):
     with open_catalog(Path(sys.argv[1])) as catalog:
         run = catalog.start_run("backup", sys.argv[2], NOON)
-        catalog.finish_run(run, report(source=sys.argv[2], notes=(str(number),)), NOON)
+        catalog.finish_run(run, report(subject=sys.argv[2], notes=(str(number),)), NOON)
 """
 
 
@@ -55,11 +55,9 @@ def test_whoever_asks_for_no_model_knows_the_tables_by_name() -> None:
 def test_a_run_comes_back_as_it_was_reported(catalog: Catalog) -> None:
     told = report(
         stages=MappingProxyType({"copy": 0.5}),
-        removed=(OLDER,),
         warnings=("slow",),
         duration_s=1.5,
-        archive_bytes=10**12,
-        verification="full",
+        details=BackupDetails(generation=APP, removed=(OLDER,), archive_bytes=10**12, verification="full"),
     )
     run_id = catalog.record_run(told, at(1))
     (run,) = catalog.runs()
@@ -120,7 +118,7 @@ def test_a_run_whose_beginning_was_lost_with_the_old_catalog_is_recorded_at_its_
 def test_runs_are_listed_newest_first_by_source_and_task_and_no_more_than_asked_for(catalog: Catalog) -> None:
     for minute, task in enumerate(["backup", "replicate"] * 15):
         catalog.record_run(report(task=task, started_at=at(minute)), at(minute))
-    catalog.record_run(report(source="other", started_at=at(99)), at(99))
+    catalog.record_run(report(subject="other", started_at=at(99)), at(99))
     assert len(catalog.runs()) == 20
     assert len(catalog.runs(limit=None)) == 31
     assert len(catalog.runs(source="app", task="backup", limit=None)) == 15
@@ -132,8 +130,8 @@ def test_runs_are_listed_newest_first_by_source_and_task_and_no_more_than_asked_
 def test_the_history_of_a_generation_tells_who_made_removed_and_checked_it(catalog: Catalog) -> None:
     catalog.add_generation(manifest(), "local")
     catalog.record_run(report(), NOON)
-    catalog.record_run(report(generation=OLDER, started_at=at(1)), at(1))
-    catalog.record_run(report(task="prune", generation=None, removed=(APP,), started_at=at(2)), at(2))
+    catalog.record_run(report(details=BackupDetails(generation=OLDER), started_at=at(1)), at(1))
+    catalog.record_run(report(task="prune", details=PruneDetails(removed=(APP,)), started_at=at(2)), at(2))
     check(catalog, "local", 1, sound=True)
     check(catalog, "nas", 2, sound=False)
     history = catalog.history(APP)
@@ -221,14 +219,15 @@ def test_a_report_of_another_version_is_read_as_far_as_it_is_understood(catalog:
 
 
 def test_a_report_that_holds_what_no_report_can_hold_is_refused_at_once(catalog: Catalog) -> None:
-    with pytest.raises(TypeError, match="cannot hold"):
+    with pytest.raises(TypeError, match="not JSON serializable"):
         catalog.record_run(report(notes=(object(),)), NOON)
     assert catalog.runs() == []
 
 
 def test_every_field_of_a_report_survives(catalog: Catalog) -> None:
-    filled = {field.name: "x" for field in fields(RunReport) if field.type == str | None}
-    told = report(**filled, verification="corrupt", kept=3, exit_code=75)
+    filled = {field.name: "x" for field in fields(BackupDetails) if field.type == str | None}
+    details = BackupDetails(**filled, verification="corrupt", kept=3, removed=("y",))
+    told = report(details=details, error="x", hint="x", notes=("x",), stages={"copy": 1.5}, exit_code=75)
     catalog.record_run(told, NOON)
     assert catalog.runs()[0].report == told
 

@@ -77,7 +77,7 @@ def test_the_last_run_of_each_task_is_told_with_the_beginning_of_its_failures(ca
     for hour in (5, 7):
         catalog.record_run(report(outcome="failed", started_at=at(hour), exit_code=1), at(hour + 1))
     catalog.record_run(report(outcome="failed", started_at=at(9), exit_code=143), at(10))
-    catalog.record_run(report(task="drill", source="other", outcome="done", started_at=at(3)), at(4))
+    catalog.record_run(report(task="drill", subject="other", outcome="done", started_at=at(3)), at(4))
     catalog.start_run("backup", "app", at(11))
     catalog.record_run(report(started_at=NOON + timedelta(days=400)), NOON + timedelta(days=400))
     found = {(last.run.task, last.run.source): last for last in catalog.last_runs(NOON)}

@@ -11,7 +11,7 @@ from catalog_values import APP, NOON, OLDER, at, manifest, report
 
 from backupd.catalog import CatalogDamaged, open_catalog
 from backupd.catalog.catalog import Catalog
-from backupd.model import DrillReport
+from backupd.report import DrillDetails, DrillReport, RunDetails
 from backupd.schedule import TaskHistory
 
 
@@ -74,7 +74,7 @@ def test_a_run_that_was_told_to_stop_did_not_fail(catalog: Catalog) -> None:
 
 def test_other_tasks_and_sources_have_histories_of_their_own(catalog: Catalog) -> None:
     catalog.record_run(report(task="prune", outcome="done", started_at=at(1)), at(1))
-    catalog.record_run(report(source="other", started_at=at(2)), at(2))
+    catalog.record_run(report(subject="other", started_at=at(2)), at(2))
     assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, ())
     assert catalog.run_counts() == {("prune", "app"): {"done": 1}, ("backup", "other"): {"published": 1}}
 
@@ -99,12 +99,12 @@ def test_the_last_check_of_each_copy_is_known(catalog: Catalog) -> None:
 
 
 def test_of_drills_only_those_from_the_store_that_is_asked_for_have_succeeded(catalog: Catalog, tmp_path: Path) -> None:
-    done = report(
-        task="drill", outcome="done", started_at=at(1), drill=DrillReport("nas", 60.0, NOON, 5.0, 1.5, ("a",))
-    )
+    facts = DrillReport("nas", 60.0, NOON, 5.0, 1.5, ("a",))
+    done = report(task="drill", outcome="done", started_at=at(1), details=DrillDetails(generation=APP, drill=facts))
     catalog.record_run(done, at(2))
-    catalog.record_run(replace(done, started_at=at(3), drill=None), at(4))
-    catalog.record_run(replace(done, started_at=at(5), outcome="failed", drill=DrillReport("other", 60.0)), at(6))
+    catalog.record_run(replace(done, started_at=at(3), details=RunDetails()), at(4))
+    other = DrillDetails(drill=DrillReport("other", 60.0))
+    catalog.record_run(replace(done, started_at=at(5), outcome="failed", details=other), at(6))
     last = catalog.last_success("drill", "app", at(9), "nas")
     assert last is not None
     assert last.report == done

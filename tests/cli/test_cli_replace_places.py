@@ -79,7 +79,7 @@ def test_from_a_store_that_can_only_be_read_it_works_and_says_what_is_written_no
         store = {"BACKUPD_BACKUPS_DIR": str(seen)}
         answer = typed("restore", **store)
         assert (answer.code, transfers(database)) == (3, 0)
-        assert f"{seen} cannot be written: neither log nor catalog knows of this" in answer.err
+        assert f"{seen} cannot be written: this run is neither in the log nor in the catalog" in answer.err
         assert (typed("restore", "--undo", **store).code, sha256(database)) == (3, newer)
         for dry_run in ([], ["--dry-run"]):
             refused = typed("restore", "--online", *dry_run, **store)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ import pytest
 
 from backupd.archive.manifest import decode_manifest
 from backupd.log import Event, open_log
-from backupd.model import RetentionPolicy, RunReport
+from backupd.model import RetentionPolicy
+from backupd.report import BackupDetails, DrillDetails, DrillReport, ReplicationDetails, RunReport, report_facts
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.lock import store_lock
 from backupd.tasks.backup import backup
@@ -25,6 +26,7 @@ from backupd.tasks.prune import prune, unfreeze
 from backupd.tasks.rebuild_catalog import rebuild_catalog
 from backupd.tasks.replicate import ReplicationRequest, replicate
 from backupd.tasks.restore.to_path import restore_to
+from backupd.tasks.retry import once
 from backupd.tasks.verify import verify
 from support.bank import make_bank
 from support.command import log_lines
@@ -55,7 +57,12 @@ def rows() -> list[Row]:
 
 
 DOCUMENTED = {row.event: row for row in rows()}
-OF_A_REPORT = {f"backupd.{name}" for name in RunReport.__dataclass_fields__ if name != "error"}
+OF_A_REPORT = {
+    f"backupd.{name}"
+    for details in (BackupDetails(), ReplicationDetails(), DrillDetails(drill=DrillReport("nas", 60.0)))
+    for name in report_facts(RunReport("backup", "tasks", datetime.fromtimestamp(0, UTC), details))
+    if name != "error"
+}
 OF_THE_DAEMON = {
     Event.RUN_DUE,
     Event.RUN_STOPPED,
@@ -116,10 +123,10 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context
     for key in (report.generation, damaged):
         verify(key, inventory, 1, context)
     to_nas = ReplicationRequest("nas", Expiry(RetentionPolicy(daily=1)), ("tasks",))
-    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), lambda do: do(), context)
+    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     rewritten(tmp_path / "nas", report.generation, lambda manifest: replace(manifest, store="f" * 16))
     adopting = replace(to_nas, adopt=True, force=True)
-    replicate(adopting, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), lambda do: do(), context)
+    replicate(adopting, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
     drilled(context)
     prune("tasks", Expiry(RetentionPolicy(daily=1)), context)
@@ -164,7 +171,7 @@ def test_a_killed_run_is_told_as_the_page_says(order: BackupRequest, context: Ta
     coming = backdated(context.store.directory, first.generation, days=2)
     manifest = f"{coming}.manifest.json"
     (context.store.directory / manifest).rename(hidden / "staging" / "run-killed" / manifest)
-    context.tell_catalog(lambda catalog: catalog.start_run("backup", "tasks", context.clock()))
+    context.write_catalog(lambda catalog: catalog.start_run("backup", "tasks", context.clock()))
     backup(order, context)
     lines = log_lines(context.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()
@@ -210,7 +217,7 @@ def test_a_published_backup_ends_with_one_line_that_a_person_can_read(
     assert line["log.level"] == "INFO"
     assert line["event.outcome"] == "success"
     assert line["event.duration"] == pytest.approx(report.duration_s * 1e9)
-    assert line["backupd.snapshot_sha256"] == report.snapshot_sha256
+    assert line["backupd.snapshot_sha256"] == report.details.snapshot_sha256
 
 
 def test_an_unchanged_backup_says_which_generation_holds_the_same(order: BackupRequest, context: TaskContext) -> None:
@@ -245,7 +252,7 @@ def test_a_backup_that_finds_the_store_in_use_says_so(order: BackupRequest, cont
     assert report.exit_code == 75
     (waiting,) = of(log_lines(context.store.directory), Event.LOCK_WAITING)
     assert undocumented(waiting) == set()
-    assert re.search(r"failed: .* is in use by a prune that began \d+ s ago", last_line(context)["message"])
+    assert re.search(r"failed: .* is in use by a prune started [\d.]+ s ago", last_line(context)["message"])
 
 
 def test_a_prune_says_that_it_is_done(order: BackupRequest, context: TaskContext) -> None:

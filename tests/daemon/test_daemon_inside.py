@@ -15,7 +15,7 @@ import pytest
 from backupd.catalog import CatalogDiskError, catalog_errors, open_catalog
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.task_queue import TaskRequest, TaskResult
-from backupd.model import RunReport
+from backupd.report import RunDetails, RunReport
 from backupd.schedule import Planned, Schedule
 from backupd.tasks.context import TaskContext
 from support.command import log_lines
@@ -47,7 +47,7 @@ class Hand:
         self.began.append(now)
         if self.outcome == "lost":
             return True
-        report = RunReport(task=job.task, source=job.source, started_at=now, outcome=self.outcome)  # type: ignore[arg-type] - the test says what
+        report = RunReport(job.task, job.source, now, RunDetails(), self.outcome)  # type: ignore[arg-type] - the test says what
         with open_catalog(self.context.catalog_path) as catalog:
             catalog.record_run(report, now, self.context.configuration())
         self.remembered.append(TaskResult(now, now, 1 if self.outcome == "failed" else 0))

@@ -12,13 +12,13 @@ from backupd import __version__
 from backupd.catalog import open_catalog
 from backupd.daemon.notifier import LOOK_EVERY_S, Notifier
 from backupd.health import Limit
-from backupd.model import RunReport
 from backupd.notifications.apprise_sender import Sender
 from backupd.notifications.collector import App
 from backupd.notifications.message import Channel, Message, parse_channels
 from backupd.notifications.options import NotificationOptions
 from backupd.notifications.self_test import examine_messages
 from backupd.pings.monitors import Monitor
+from backupd.report import RunDetails, RunReport
 from backupd.schedule import Schedule
 from backupd.status.current import read_status
 from backupd.tasks.backup import backup
@@ -111,7 +111,9 @@ def note(harness: NotifierHarness, outcome: str, task: str = "backup", code: int
     """Let a run end in the catalog."""
     now = harness.clock()
     kind = "unproven" if task == "drill" else "missing"
-    report = RunReport(task, "tasks", now, outcome, error="it is gone", hint="put it back", error_kind=kind)  # type: ignore[arg-type] - the test says what
+    report = RunReport(
+        task, "tasks", now, RunDetails(), outcome, error="it is gone", hint="put it back", error_kind=kind
+    )  # type: ignore[arg-type] - the test says what
     report = replace(report, exit_code=code)
     with open_catalog(harness.context.catalog_path) as catalog:
         catalog.record_run(report, now)

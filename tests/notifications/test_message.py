@@ -14,10 +14,11 @@ from zoneinfo import ZoneInfo
 from backupd.catalog import CatalogUnavailable, NoticeRecord, RunRecord
 from backupd.errors import ErrorKind
 from backupd.health import REPEATED_FOR, Failure, Freshness, HealthFacts, find_problems
-from backupd.model import DrillReport, Hold, Outcome, RunReport, Task
+from backupd.model import Hold, Outcome, Task
 from backupd.notifications.message import Message, compose, compose_lines
 from backupd.notifications.planner import Notice, plan_notices
 from backupd.notifications.problems import FIRST_DAY, Observation, facts_of
+from backupd.report import DrillDetails, DrillReport, RunReport
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "messages"
 NOW = datetime(2026, 11, 25, 11, 30, tzinfo=UTC)
@@ -42,7 +43,7 @@ def failing(
 
 def drill(source: str = "tasks", outcome: Outcome = "done") -> RunRecord:
     drilled = DrillReport("offsite", 748_800)
-    report = RunReport("drill", source, NOW - HOUR, outcome, duration_s=12.3, drill=drilled)
+    report = RunReport("drill", source, NOW - HOUR, DrillDetails(drill=drilled), outcome, duration_s=12.3)
     return RunRecord(1, "drill", source, NOW - HOUR, NOW - HOUR, outcome, None, None, 0, 12.3, report)
 
 

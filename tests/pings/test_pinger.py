@@ -12,10 +12,10 @@ import pytest
 
 from backupd.pings.monitors import LONGEST_MESSAGE, Monitor
 from backupd.pings.pinger import Pinger
+from backupd.report import RunDetails
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import BackupRequest
-from backupd.tasks.run import recorded_run
 from support.command import Backupd, log_lines
 from support.daemon import free_port
 from support.recording_server import HANG, HANG_UP, CannedResponse, ReceivedRequest, RecordingServer, recording_server
@@ -104,10 +104,10 @@ def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupReques
 
 def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(context: TaskContext) -> None:
     with recording_server(healthchecks) as there, monitored(context, there, drill=there.url(PING)) as watched:
-        with pytest.raises(SystemExit), recorded_run("drill", "tasks", watched):
+        with pytest.raises(SystemExit), watched.run("drill", "tasks", RunDetails()):
             raise SystemExit
         there.wait_for(1)
-        with pytest.raises(ZeroDivisionError), recorded_run("drill", "tasks", watched):
+        with pytest.raises(ZeroDivisionError), watched.run("drill", "tasks", RunDetails()):
             raise ZeroDivisionError
         assert [asked.path for asked in there.wait_for(3)] == [f"{PING}/start", f"{PING}/start", f"{PING}/1"]
 

@@ -38,7 +38,7 @@ def test_what_is_committed_is_in_the_copy_and_the_source_is_not_touched(
         before = path.read_bytes()
         result = back_up(path)
         assert path.read_bytes() == before
-    assert (*result.outcome, result.report.verification) == ("degraded", 3, "opaque")
+    assert (*result.outcome, result.report.details.verification) == ("degraded", 3, "opaque")
     assert "it is encrypted" in result.report.warnings[0]
     assert read(result.unpacked(tmp_path / "copy.db"), "SELECT count(*) FROM long", cipher) == [[2000]]
 
@@ -97,7 +97,7 @@ def test_a_database_that_was_readable_and_is_encrypted_now_pushes_nothing_out_un
     assert (hold.kind, hold.reference, hold.unreadable) == ("corrupt", good.generation, True)
     assert unfreeze("tasks", context)
     accepted = backup(order, context)
-    assert (accepted.outcome, accepted.verification) == ("degraded", "opaque")
+    assert (accepted.outcome, accepted.details.verification) == ("degraded", "opaque")
     assert not context.holds.accepted("tasks")
 
 

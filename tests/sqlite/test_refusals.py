@@ -93,9 +93,9 @@ def test_a_database_that_is_meant_to_be_empty_becomes_a_generation_that_opens_as
     path = tmp_path / "tasks.db"
     path.write_bytes(b"x" * size)
     result = back_up(path, allow_empty=True)
-    assert (result.outcome, result.report.verification) == (("published", 0), "full")
+    assert (result.outcome, result.report.details.verification) == (("published", 0), "full")
     restored = result.unpacked(tmp_path / "restored.db")
-    assert restored.stat().st_size == result.report.snapshot_bytes
+    assert restored.stat().st_size == result.report.details.snapshot_bytes
     make_bank(restored)
     assert path.read_bytes() == b"x" * size
     again = back_up(path, allow_empty=True)

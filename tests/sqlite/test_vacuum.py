@@ -39,7 +39,7 @@ def test_free_pages_are_left_out_and_the_journal_mode_is_remembered(
     manifest = local_inventory(result.context).manifests[str(result.report.generation)]
     assert (manifest.snapshot.method, manifest.snapshot.journal_mode) == ("vacuum", recorded)
     restored = result.unpacked(tmp_path / "restored.db")
-    assert restored.stat().st_size == result.report.snapshot_bytes == manifest.snapshot.size_bytes
+    assert restored.stat().st_size == result.report.details.snapshot_bytes == manifest.snapshot.size_bytes
     assert restored.stat().st_size < database.stat().st_size - 200_000
     assert rows(restored, "PRAGMA freelist_count") == [(0,)]
     assert rows(restored, "PRAGMA user_version") == [(42,)] == [(manifest.snapshot.user_version,)]
@@ -122,4 +122,4 @@ def test_a_schema_that_needs_the_app_is_sent_to_the_other_method(database: Path,
     assert (result.generations, result.staged) == ({}, [])
     assert result.context.holds.get("tasks") is None
     assert contents(database.parent)["tasks.db"] == before["tasks.db"]
-    assert back_up(database).report.verification in {"full", "structural"}
+    assert back_up(database).report.details.verification in {"full", "structural"}

@@ -13,7 +13,8 @@ import pytest
 
 from backupd.catalog import open_catalog
 from backupd.health import Limit
-from backupd.model import DrillReport, RetentionPolicy, RunReport
+from backupd.model import RetentionPolicy
+from backupd.report import DrillDetails, DrillReport, RunDetails, RunReport
 from backupd.schedule import Planned, Schedule
 from backupd.status import history as status_history
 from backupd.status.current import read_history
@@ -55,9 +56,9 @@ def record(
     context: TaskContext, task: str, source: str, outcome: str, ago: timedelta = timedelta(), **more: object
 ) -> None:
     at = datetime.now(UTC) - ago
-    values = {"task": task, "source": source, "started_at": at, "outcome": outcome, **more}
+    values = {"task": task, "subject": source, "started_at": at, "details": RunDetails(), "outcome": outcome}
     with open_catalog(context.catalog_path) as catalog:
-        catalog.record_run(RunReport(**values), at + timedelta(seconds=1))  # type: ignore[arg-type]  # as the fields are
+        catalog.record_run(RunReport(**values | more), at + timedelta(seconds=1))  # type: ignore[arg-type]  # as the fields are
 
 
 def test_on_the_first_day_nothing_is_known_and_nothing_is_wrong_with_that(context: TaskContext) -> None:
@@ -104,7 +105,7 @@ def test_failures_and_drills_are_told_with_reasons_and_times(context: TaskContex
     ago = timedelta(days=40)
     record(context, "drill", "tasks", "failed", ago, error="it does not answer", duration_s=4.0)
     drill = DrillReport("offsite", 748_800)
-    record(context, "drill", "tasks", "done", stages={"fetch": 2.5}, duration_s=3.5, drill=drill)
+    record(context, "drill", "tasks", "done", stages={"fetch": 2.5}, duration_s=3.5, details=DrillDetails(drill=drill))
     record(context, "replicate", "offsite", "done", ago / 40)
     record(context, "replicate", "offsite", "failed", error="no route to host", hint="check the network")
     found = survey(context)

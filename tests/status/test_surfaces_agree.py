@@ -10,10 +10,11 @@ import pytest
 from backupd.catalog import open_catalog
 from backupd.errors import ErrorKind
 from backupd.health import Health, Limit
-from backupd.model import RetentionPolicy, RunReport, Task
+from backupd.model import RetentionPolicy, Task
 from backupd.notifications.collector import observe
 from backupd.notifications.problems import facts_of
 from backupd.problems import ProblemSeverity
+from backupd.report import RunDetails, RunReport
 from backupd.schedule import Planned
 from backupd.status.current import read_history
 from backupd.status.text import status_lines
@@ -42,7 +43,8 @@ def record(context: TaskContext, task: Task, subject: str, kind: ErrorKind | Non
     """Let runs end in the catalog: failed ones of that kind, successful ones where it is None."""
     for ago in minutes_ago:
         at = context.clock() - timedelta(minutes=ago)
-        report = RunReport(task, subject, at, "failed" if kind else "done", error_kind=kind, exit_code=1 if kind else 0)
+        outcome = "failed" if kind else "done"
+        report = RunReport(task, subject, at, RunDetails(), outcome, error_kind=kind, exit_code=1 if kind else 0)
         if kind:
             report = replace(report, error="no answer from /secret/path", hint="look at /secret/path")
         with open_catalog(context.catalog_path) as catalog:

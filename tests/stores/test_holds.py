@@ -145,7 +145,7 @@ def test_prune_removes_nothing_under_a_hold_that_cannot_be_read(context: TaskCon
     place.mkdir()
     (place / "tasks.json").write_bytes(b"garbage")
     report, _ = prune("tasks", Expiry(RetentionPolicy(daily=1)), context)
-    assert (report.outcome, report.removed) == ("done", ())
+    assert (report.outcome, report.details.removed) == ("done", ())
     assert (place / "tasks.json").exists()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backupd.model import RunReport
+from backupd.report import BackupDetails, RunReport
 from backupd.tasks.context import TaskContext
 from support.command import log_lines
 
@@ -33,7 +33,7 @@ BackUp = Callable[..., "BackupResult"]
 class BackupResult:
     """The report of a backup, and the store after it."""
 
-    report: RunReport
+    report: RunReport[BackupDetails]
     context: TaskContext
 
     @property
@@ -72,7 +72,7 @@ class BackupResult:
     def unpacked(self, path: Path) -> Path:
         """Restore the archive with gunzip(1) to `path`."""
         with path.open("wb") as stream:
-            subprocess.run(["gunzip", "-c", str(self.report.archive_path)], stdout=stream, check=True)
+            subprocess.run(["gunzip", "-c", str(self.report.details.archive_path)], stdout=stream, check=True)
         return path
 
 

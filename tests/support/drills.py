@@ -10,11 +10,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from backupd.model import DrillReport, RunReport
+from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.sqlite.database_files import side_files
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.options import AppProof, DrillRequest
+from backupd.tasks.retry import once
 from support.daemon import free_port
 
 DAY_S = 86400.0
@@ -31,17 +32,16 @@ done
 """
 
 
-def drilled(context: TaskContext, *, max_age_s: float = DAY_S, **asked: Any) -> RunReport:
+def drilled(context: TaskContext, *, max_age_s: float = DAY_S, **asked: Any) -> RunReport[DrillDetails]:
     """Drill the bank from the local store; keyword arguments are those of `AppProof`."""
     app = AppProof(**{"timeout_s": 60.0, **asked}) if asked else None
     order = DrillRequest("tasks", "local", max_age_s, workers=1, reserve_bytes=0, app=app)
-    return drill(order, lambda: nullcontext((context.store, local_inventory(context))), lambda do: do(), context)
+    return drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
 
 
-def facts(report: RunReport) -> DrillReport:
+def facts(report: RunReport[DrillDetails]) -> DrillReport:
     """Return what a report says of the drill."""
-    assert report.drill is not None
-    return report.drill
+    return report.details.drill
 
 
 def shell(script: str) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from backupd.catalog import PingRecord
 from backupd.health import Failure, Freshness, Health, HealthFacts
-from backupd.model import DrillReport, Hold
+from backupd.model import Hold
+from backupd.report import DrillReport
 from backupd.status.model import History, MessageFigures, SourceFigures, Status, TaskFigures
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer

@@ -28,13 +28,13 @@ def test_no_money_is_lost_in_any_copy_of_a_bank_that_never_stops(
             report = backup(BackupRequest("bank", database, reserve_bytes=0), context)
             assert report.outcome == "published", report
             restored = tmp_path / f"restored-{number}.db"
-            assert report.archive_path is not None
-            restored.write_bytes(gzip.decompress(Path(report.archive_path).read_bytes()))
+            assert report.details.archive_path is not None
+            restored.write_bytes(gzip.decompress(Path(report.details.archive_path).read_bytes()))
             assert is_balanced(restored)
         bank.wait_for_commits(20)
 
 
 def test_gunzip_alone_restores_the_snapshot_byte_for_byte(order: BackupRequest, context: TaskContext) -> None:
     report = backup(order, context)
-    raw = subprocess.run(["gunzip", "-c", str(report.archive_path)], capture_output=True, check=True).stdout
-    assert len(raw) == report.snapshot_bytes
+    raw = subprocess.run(["gunzip", "-c", str(report.details.archive_path)], capture_output=True, check=True).stdout
+    assert len(raw) == report.details.snapshot_bytes

@@ -21,6 +21,7 @@ from backupd.tasks.drill.drill import drill
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import take_inventory
 from backupd.tasks.options import BackupRequest, DrillRequest
+from backupd.tasks.retry import once
 from support.drills import DAY_S, drilled, facts
 from support.generations import backdated, flip_byte, manifest_of, rewritten
 from support.replicas import complete_generations, retrying
@@ -58,7 +59,7 @@ def test_a_proven_copy_is_told_with_its_age_and_how_long_each_step_took(newest: 
     assert 0 <= done.age_s < DAY_S
     assert done.recovery_s is not None
     assert sum(report.stages.values()) <= done.recovery_s + 0.01 <= report.duration_s + 0.02
-    assert (report.snapshot_sha256, report.verification) == (manifest.snapshot.sha256, "full")
+    assert (report.details.snapshot_sha256, report.details.verification) == (manifest.snapshot.sha256, "full")
     assert files(context.store.directory) == before
     assert left_over(context) == []
 
@@ -198,9 +199,7 @@ def test_a_replica_is_drilled_by_its_own_listing_and_left_as_it_is(
         (context.store.directory / f"{newest}{suffix}").unlink()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")}
     order = DrillRequest("tasks", "nas", DAY_S, reserve_bytes=0)
-    report = drill(
-        order, lambda: nullcontext((there, take_inventory(there, context.clock()))), lambda do: do(), context
-    )
+    report = drill(order, lambda: nullcontext((there, take_inventory(there, context.clock()))), once, context)
     assert (report.outcome, report.generation) == ("done", newest)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")} == before
     assert complete_generations(tmp_path / "nas") == {newest}
@@ -209,7 +208,7 @@ def test_a_replica_is_drilled_by_its_own_listing_and_left_as_it_is(
 def test_too_little_room_is_told_before_anything_is_fetched(newest: str, context: TaskContext) -> None:
     order = DrillRequest("tasks", "local", DAY_S, reserve_bytes=1 << 60)
     opened = nullcontext((context.store, local_inventory(context)))
-    report = drill(order, lambda: opened, lambda do: do(), context)
+    report = drill(order, lambda: opened, once, context)
     assert (report.exit_code, set(report.stages)) == (1, {"connect"})
     assert f"a drill of {newest} needs" in str(report.error)
 
@@ -223,7 +222,7 @@ def test_a_second_drill_waits_for_the_first_and_then_gives_up(context: TaskConte
 
 @pytest.mark.usefixtures("newest")
 def test_a_drill_does_not_wait_for_a_backup(context: TaskContext) -> None:
-    with context.locked("backup"):
+    with context.exclusive_lock("backup"):
         assert drilled(context).outcome == "done"
 
 

@@ -21,6 +21,7 @@ from backupd.tasks.drill.app_database import Place
 from backupd.tasks.drill.command import RESTORED, environment_for
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.options import AppProof, BackupRequest, DrillRequest
+from backupd.tasks.retry import once
 from support.daemon import free_port, wait_until
 from support.directories import mounted
 from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell
@@ -249,7 +250,7 @@ def test_a_place_on_another_file_system_needs_room_of_its_own(drills: TaskContex
         app = AppProof(1, place_at=place)
         greedy = DrillRequest("tasks", "local", DAY_S, reserve_bytes=1 << 60, app=app)
         inventory = local_inventory(drills)
-        refused = drill(greedy, lambda: nullcontext((drills.store, inventory)), lambda do: do(), drills)
+        refused = drill(greedy, lambda: nullcontext((drills.store, inventory)), once, drills)
         assert f"at {name}, where" in str(refused.error)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backupd.archive.manifest import decode_manifest
-from backupd.model import Pin, RetentionPolicy, RunReport
+from backupd.model import Pin, RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.options import BackupRequest, Expiry, PinRequest
@@ -44,12 +44,12 @@ def test_a_pin_that_is_over_is_swept_with_its_generation_and_none_while_backups_
     pin_generation(old, BY_HAND, replace(context, clock=lambda: made_at))
     context.pins.set(Pin("other-20200101-0400", made_at, made_at + DAY, "of a source that nothing is known of"))
     report, _ = prune("tasks", ONE, context)
-    assert report.removed == (old,)
+    assert report.details.removed == (old,)
     assert [*context.pins.all()] == ["other-20200101-0400"]
     kept = backdated(context.store.directory, newest, days=20)
     pin_generation(kept, BY_HAND, replace(context, clock=lambda: made_at + 20 * DAY))
     much_later = replace(context, clock=lambda: made_at + 440 * DAY)
-    assert prune("tasks", ONE, much_later)[0].removed == ()
+    assert prune("tasks", ONE, much_later)[0].details.removed == ()
     assert kept in context.pins.all()
 
 
@@ -82,11 +82,12 @@ def test_what_is_found_where_the_hidden_directory_was_lost_is_pinned_for_a_month
     elif first == "replicate":
         with context.task_lock("replicate-nas"):
             pass
-    assert prune("tasks", ONE, context)[0].removed == ()
+    assert prune("tasks", ONE, context)[0].details.removed == ()
     pin = context.pins.all()[old]
     assert pin.until == pin.since + 30 * DAY
     assert (context.identity(), newest in context.pins.all()) == (identity, True)
-    assert prune("tasks", ONE, replace(context, clock=lambda: pin.since + 31 * DAY))[0].removed == ()  # no newer backup
+    later = replace(context, clock=lambda: pin.since + 31 * DAY)
+    assert prune("tasks", ONE, later)[0].details.removed == ()  # no newer backup
 
 
 def spoilt_by_a_file(pins: Path) -> None:
@@ -104,7 +105,7 @@ def test_a_backup_whose_pin_cannot_be_written_is_published_degraded_and_prunes_n
     first = published(order, context)
     spoil(context.store.hidden / "pins")
     spend(order.path, 5)
-    report: RunReport = backup(replace(order, expiry=ONE, pin=BY_HAND), context)
+    report = backup(replace(order, expiry=ONE, pin=BY_HAND), context)
     assert (report.outcome, report.exit_code) == ("degraded", 3)
     assert any(f"{report.generation} could not be pinned" in warning for warning in report.warnings)
     assert {first, report.generation} == ids(context)
@@ -120,7 +121,7 @@ def test_a_name_that_a_removal_has_freed_is_not_given_again_while_a_replica_may_
     second = published(order, at_noon)
     assert second == f"{first}-2"
     manifest = decode_manifest(context.store.manifest(second), second)
-    context.tell_catalog(lambda catalog: catalog.add_generation(manifest, "nas"))
+    context.write_catalog(lambda catalog: catalog.add_generation(manifest, "nas"))
     remove_here([second], context, force=False)
     spend(order.path, 5)
     assert published(order, at_noon) == f"{first}-3"

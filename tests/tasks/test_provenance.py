@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.model import RetentionPolicy, RunReport
+from backupd.model import RetentionPolicy
+from backupd.report import AnyReport
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
@@ -17,6 +18,7 @@ from backupd.tasks.drill.drill import drill
 from backupd.tasks.options import BackupRequest, DrillRequest, Expiry
 from backupd.tasks.prune import prune
 from backupd.tasks.replicate import ReplicationRequest, replicate
+from backupd.tasks.retry import once
 from support.bank import make_bank, spend
 
 TWO = Expiry(RetentionPolicy(last=2, daily=0, weekly=0, within=timedelta(0)))
@@ -31,11 +33,11 @@ class Clock:
 
 
 @pytest.fixture
-def takes(context: TaskContext, tmp_path: Path) -> Callable[..., RunReport]:
+def takes(context: TaskContext, tmp_path: Path) -> Callable[..., AnyReport]:
     """Takes the next night's backup, of one database or another, under the same name."""
     clock = Clock()
 
-    def take(name: str, expiry: Expiry | None = None) -> RunReport:
+    def take(name: str, expiry: Expiry | None = None) -> AnyReport:
         clock.now += timedelta(days=1)
         path = tmp_path / name / "db.sqlite3"
         if path.exists():
@@ -50,7 +52,7 @@ def takes(context: TaskContext, tmp_path: Path) -> Callable[..., RunReport]:
 
 
 def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
-    takes: Callable[..., RunReport], context: TaskContext, tmp_path: Path
+    takes: Callable[..., AnyReport], context: TaskContext, tmp_path: Path
 ) -> None:
     first, moved = takes("a"), takes("b")
     assert (first.warnings, moved.warnings) == ((), ()), "it may have been moved"
@@ -61,23 +63,23 @@ def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
     kept = [report.generation for report in later]
     assert [stored.id for stored in context.store.list()] == kept
     to_nas = ReplicationRequest("nas", TWO, ("db",))
-    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), lambda do: do(), context)
+    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     assert [stored.id for stored in DirectoryReplica("nas", tmp_path / "nas").list()] == kept
     order = DrillRequest("db", "local", 1e9, 1, 0, path=tmp_path / "a" / "db.sqlite3")
-    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), lambda do: do(), context)
+    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
     assert (drilled.outcome, f"of which {kept[2]} is the newest" in str(drilled.error)) == ("failed", True)
     found = [finding for finding in examine((BackupRequest("db", order.path),), context) if not finding.ok]
     assert [finding.check for finding in found] == ["backups of db"]
 
 
 def test_a_database_that_was_moved_goes_on_as_one(
-    takes: Callable[..., RunReport], context: TaskContext, tmp_path: Path
+    takes: Callable[..., AnyReport], context: TaskContext, tmp_path: Path
 ) -> None:
     takes("a")
     last = [takes("b", TWO) for _ in range(3)]
     assert (last[-1].outcome, last[-1].warnings) == ("published", ())
     assert [stored.id for stored in context.store.list()] == [report.generation for report in last[1:]]
     order = DrillRequest("db", "local", 1e9, 1, 0, path=tmp_path / "c" / "db.sqlite3")
-    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), lambda do: do(), context)
+    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
     assert drilled.outcome == "done", "restored elsewhere after a disaster"
-    assert prune("db", TWO, context)[0].removed == ()
+    assert prune("db", TWO, context)[0].details.removed == ()

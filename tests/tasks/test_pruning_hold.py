@@ -97,7 +97,7 @@ def test_while_frozen_nothing_is_pruned_until_a_sound_backup_was_made(
     second = backup(replace(one_kept, expiry=Expiry(RetentionPolicy(last=5))), context)
     damage(one_kept.path)
     backup(one_kept, context)
-    assert prune("tasks", ONE, context)[0].removed == ()
+    assert prune("tasks", ONE, context)[0].details.removed == ()
     assert ids(context) == [second.generation, first.generation]
     one_kept.path.write_bytes(sound)
     touch(one_kept.path)
@@ -156,7 +156,7 @@ def test_a_shrunken_source_is_published_but_degraded_and_holds_pruning(
     before = backup(one_kept, context)
     change(one_kept.path, loss)
     report = backup(one_kept, context)
-    assert (report.outcome, report.exit_code, report.removed) == ("degraded", 3, ())
+    assert (report.outcome, report.exit_code, report.details.removed) == ("degraded", 3, ())
     assert said in report.warnings[0]
     assert ids(context) == [report.generation, before.generation]
 

@@ -87,8 +87,8 @@ def test_what_is_sent_is_complete_private_and_checked_by_sha256sum(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
     report = replicate_to(connect, context)
-    assert (report.outcome, report.sent, report.kept) == ("done", tuple(taken), 3)
-    assert report.sent_bytes == sum(context.store.archive_path(key).stat().st_size for key in taken)
+    assert (report.outcome, report.details.sent, report.details.kept) == ("done", tuple(taken), 3)
+    assert report.details.sent_bytes == sum(context.store.archive_path(key).stat().st_size for key in taken)
     assert complete_generations(files) == set(taken)
     assert_checksums(files)
     for key in taken:
@@ -102,10 +102,10 @@ def test_a_second_run_sends_nothing_and_a_new_generation_travels_alone(
     replicate_to(connect, context)
     times = {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
     second = replicate_to(connect, context)
-    assert (second.outcome, second.sent, second.sent_bytes) == ("done", (), 0)
+    assert (second.outcome, second.details.sent, second.details.sent_bytes) == ("done", (), 0)
     assert times == {path: path.stat().st_mtime_ns for path in files.iterdir() if path.is_file()}
     older = backdated(context.store.directory, taken[0], days=3)
-    assert replicate_to(connect, context).sent == (older,)
+    assert replicate_to(connect, context).details.sent == (older,)
 
 
 def test_a_target_that_was_emptied_is_filled_again(
@@ -113,7 +113,7 @@ def test_a_target_that_was_emptied_is_filled_again(
 ) -> None:
     replicate_to(connect, context)
     rmtree(files)
-    assert replicate_to(connect, context).sent == tuple(taken)
+    assert replicate_to(connect, context).details.sent == tuple(taken)
     assert complete_generations(files) == set(taken)
 
 
@@ -132,10 +132,12 @@ def test_retention_there_is_its_own_and_append_only_removes_nothing(
 ) -> None:
     replicate_to(connect, context)
     one = Expiry(RetentionPolicy(within=timedelta(), daily=1, weekly=0))
-    assert replicate_to(connect, context, order=replace(REPLICATE_ALL, expiry=one, append_only=True)).removed == ()
+    assert (
+        replicate_to(connect, context, order=replace(REPLICATE_ALL, expiry=one, append_only=True)).details.removed == ()
+    )
     assert complete_generations(files) == set(taken)
     report = replicate_to(connect, context, order=replace(REPLICATE_ALL, expiry=one))
-    assert (set(report.removed), report.kept) == (set(taken[1:]), 1)
+    assert (set(report.details.removed), report.details.kept) == (set(taken[1:]), 1)
     assert complete_generations(files) == {taken[0]}
     assert_checksums(files)
 
@@ -168,7 +170,7 @@ def test_another_senders_sources_are_not_pruned(
     replicate_to(connect, context)
     strict = replace(REPLICATE_ALL, sources=("notes",), expiry=Expiry(RetentionPolicy(daily=1)))
     with other_site(tmp_path, database, "notes") as other:
-        assert replicate_to(connect, other, order=strict).removed == ()
+        assert replicate_to(connect, other, order=strict).details.removed == ()
         assert complete_generations(files) == {*taken, other.store.list()[0].id}
         assert_checksums(files)
 
@@ -178,7 +180,7 @@ def test_a_generation_that_is_damaged_here_is_not_sent(
 ) -> None:
     flip_byte(context.store.archive_path(taken[0]))
     report = replicate_to(connect, context)
-    assert (report.outcome, report.sent) == ("degraded", tuple(taken[1:]))
+    assert (report.outcome, report.details.sent) == ("degraded", tuple(taken[1:]))
     assert taken[0] in report.warnings[0]
     assert complete_generations(files) == set(taken[1:])
 
@@ -244,10 +246,12 @@ def test_a_broken_connection_goes_on_where_what_is_proven_ends(
             report = replicate_to(connect, context, retrying(3, gone))
             assert proxy.disturbed == 1
             came_back = proxy.passed[DOWN]
-        assert (report.outcome, len(report.sent)) == ("done", 1)
-        assert report.resumed_bytes > 5_000_000  # what is lost is at most what was under way
-        before_the_cut = report.sent_bytes - (context.store.list()[0].archive_bytes - report.resumed_bytes)
-        assert 0 < before_the_cut - report.resumed_bytes <= CHANNELS * IN_FLIGHT_BYTES
+        assert (report.outcome, len(report.details.sent)) == ("done", 1)
+        assert report.details.resumed_bytes > 5_000_000  # what is lost is at most what was under way
+        before_the_cut = report.details.sent_bytes - (
+            context.store.list()[0].archive_bytes - report.details.resumed_bytes
+        )
+        assert 0 < before_the_cut - report.details.resumed_bytes <= CHANNELS * IN_FLIGHT_BYTES
         assert remote_hash is None or came_back < CHANNELS * IN_FLIGHT_BYTES + 2_000_000
         assert len(complete_generations(files)) == 1
         rmtree(files)

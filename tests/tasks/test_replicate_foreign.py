@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from backupd.log import null_log
-from backupd.model import LOCAL_STORE, RetentionPolicy, RunReport
+from backupd.model import LOCAL_STORE, RetentionPolicy
+from backupd.report import AnyReport
 from backupd.stores.contract import Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
@@ -20,8 +21,9 @@ from backupd.tasks.drill.drill import drill
 from backupd.tasks.options import BackupRequest, DrillRequest, Expiry
 from backupd.tasks.rebuild_catalog import rebuild_catalog
 from backupd.tasks.replicate import Connect, inventory_of
+from backupd.tasks.retry import once
 from support.bank import make_bank
-from support.replicas import REPLICATE_ALL, assert_checksums, complete_generations, over_sftp, replicate_to, try_once
+from support.replicas import REPLICATE_ALL, assert_checksums, complete_generations, over_sftp, replicate_to
 
 MONDAY = datetime(2026, 11, 23, 4, tzinfo=UTC)
 LAST = replace(REPLICATE_ALL, expiry=Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)))
@@ -87,7 +89,7 @@ def contents(files: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()}
 
 
-def foreign(report: RunReport, other: Machine) -> bool:
+def foreign(report: AnyReport, other: Machine) -> bool:
     """Tell whether a run failed because of the copies of another machine, and says so with the ways out."""
     said = f"{report.error} {report.hint}"
     expected = (other.context.identity(), str(other.home / "tasks.db"), "a directory of its own", "--adopt")
@@ -113,7 +115,7 @@ def test_a_second_store_is_refused_before_it_sends_or_removes_anything(
     with connect(second)() as there:
         inventory = inventory_of("there", there, second.context)
         drilled = drill(
-            DrillRequest("tasks", "there", 1e6, 1, 0), lambda: nullcontext((there, inventory)), try_once, second.context
+            DrillRequest("tasks", "there", 1e6, 1, 0), lambda: nullcontext((there, inventory)), once, second.context
         )
     assert foreign(drilled, first)
 
@@ -143,7 +145,11 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
             before = complete_generations(files)
             report = replicate_to(connect(one), one.context, order=LAST)
             assert foreign(report, other)
-            assert (report.removed, taken[0] in complete_generations(files), before <= complete_generations(files)) == (
+            assert (
+                report.details.removed,
+                taken[0] in complete_generations(files),
+                before <= complete_generations(files),
+            ) == (
                 (),
                 True,
                 True,
@@ -152,7 +158,7 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
     with connect(first)() as there:
         inventory = inventory_of("there", there, first.context)
         order = DrillRequest("tasks", "there", 1e8, 1, 0)
-        drilled = drill(order, lambda: nullcontext((there, inventory)), try_once, first.context)
+        drilled = drill(order, lambda: nullcontext((there, inventory)), once, first.context)
     newest = next(
         m for g in inventory.generations if (m := inventory.manifests[g.id]).store == first.context.identity()
     )
@@ -169,7 +175,7 @@ def test_a_source_that_is_foreign_there_keeps_no_other_from_being_sent(
     order = replace(REPLICATE_ALL, sources=("tasks", "notes"))
     report = replicate_to(connect(second), second.context, order=order)
     assert foreign(report, first)
-    assert (report.sent, complete_generations(files)) == ((notes,), {mine, notes})
+    assert (report.details.sent, complete_generations(files)) == ((notes,), {mine, notes})
     assert_checksums(files)
 
 
@@ -181,13 +187,13 @@ def test_what_a_lost_machine_had_sent_is_adopted_and_counts_with_what_is_new(
     assert replicate_to(connect(lost), lost.context).outcome == "done"
     (taken,) = new.backs_up("tasks", days=3)
     report = replicate_to(connect(new), new.context, order=replace(LAST, adopt=True))
-    assert (report.outcome, report.sent, report.removed) == ("done", (taken,), ())
+    assert (report.outcome, report.details.sent, report.details.removed) == ("done", (taken,), ())
     (note,) = report.notes
     assert all(part in note for part in ("adopted", lost.context.identity(), str(lost.home), old, "3 d old"))
     assert complete_generations(files) == {old, taken}, "a run that adopts removes nothing yet"
-    assert replicate_to(connect(new), new.context, order=LAST).removed == (), "what is adopted is pinned"
+    assert replicate_to(connect(new), new.context, order=LAST).details.removed == (), "what is adopted is pinned"
     assert new.context.pins.release(old)
-    assert replicate_to(connect(new), new.context, order=LAST).removed == (old,)
+    assert replicate_to(connect(new), new.context, order=LAST).details.removed == (old,)
 
 
 def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_made_until_now(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.model import RunReport
-from backupd.stores.sftp.connection import Patience
+from backupd.report import AnyReport
+from backupd.stores.sftp.connection import Timeouts
 from backupd.stores.sftp.upload import RemoteHash
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
@@ -37,10 +37,10 @@ def faulty(tmp_path: Path) -> Iterator[FaultySftpServer]:
         yield server
 
 
-def hashed(target: Sshd | FaultySftpServer, path: Path | str, context: TaskContext, tries: int = 1) -> RunReport:
+def hashed(target: Sshd | FaultySftpServer, path: Path | str, context: TaskContext, tries: int = 1) -> AnyReport:
     """Replicate with `verify = "remote-hash"`."""
-    patience = Patience(connect_s=5, stall_s=2)
-    connect = over_sftp(target, path, context, patience=patience, remote_hash=RemoteHash(least_s=1))
+    timeouts = Timeouts(connect_s=5, stall_s=2)
+    connect = over_sftp(target, path, context, timeouts=timeouts, remote_hash=RemoteHash(min_timeout_s=1))
     return replicate_to(connect, context, retrying(tries))
 
 
@@ -63,11 +63,16 @@ def test_where_the_account_has_a_shell_nothing_of_the_archive_comes_back_whateve
     files = tmp_path / "it's $(touch owned); `touch owned` & -x"
     sshd.requests.write_text("")
     report = hashed(sshd, files, context)
-    assert (report.outcome, report.sent, report.verified_by, report.notes) == ("done", (key,), ("remote-hash",), ())
+    assert (report.outcome, report.details.sent, report.details.verified_by, report.notes) == (
+        "done",
+        (key,),
+        ("remote-hash",),
+        (),
+    )
     assert complete_generations(files) == {key}
     closed = re.findall(r"sqlite3\.gz\.part\" bytes read (\d+) written (\d+)", sshd.requests.read_text())
     assert {read for read, _ in closed} == {"0"}
-    assert sum(int(written) for _, written in closed) == report.sent_bytes
+    assert sum(int(written) for _, written in closed) == report.details.sent_bytes
     assert not list(tmp_path.rglob("owned"))
 
 
@@ -77,7 +82,7 @@ def test_a_locked_down_account_has_no_shell_and_the_copy_is_read_back(
 ) -> None:
     with running_sshd(tmp_path / "locked", kind="chroot") as sshd:
         report = hashed(sshd, sshd.path, context)
-        assert (report.outcome, report.sent, report.verified_by) == ("done", (key,), ("read-back",))
+        assert (report.outcome, report.details.sent, report.details.verified_by) == ("done", (key,), ("read-back",))
         assert "no shell" in report.notes[0]
 
 
@@ -113,7 +118,7 @@ def test_whatever_else_is_answered_the_copy_is_read_back(
 ) -> None:
     faulty.set_faults(SftpFaults(shell=shell))
     report = hashed(faulty, faulty.path, context)
-    assert (report.outcome, report.sent, report.verified_by) == ("done", (key,), ("read-back",)), report
+    assert (report.outcome, report.details.sent, report.details.verified_by) == ("done", (key,), ("read-back",)), report
     assert complete_generations(faulty.files) == {key}
 
 
@@ -128,7 +133,7 @@ def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(
 
     faulty.set_faults(SftpFaults(shell=hangs_up))
     report = hashed(faulty, faulty.path, context, tries=4)
-    assert (report.outcome, report.sent, len(asked)) == ("done", (key,), 1), report
+    assert (report.outcome, report.details.sent, len(asked)) == ("done", (key,), 1), report
     assert complete_generations(faulty.files) == {key}
 
 
@@ -137,9 +142,13 @@ def test_a_write_that_was_lost_is_found_as_well(faulty: FaultySftpServer, contex
     faulty.set_faults(SftpFaults(shell=shell, lost_write=3))
     report = hashed(faulty, faulty.path, context)
     assert (report.outcome, complete_generations(faulty.files)) == ("failed", set())
-    assert "reads back other than it was written" in str(report.error)
+    assert "reads back differently than written" in str(report.error)
     faulty.set_faults(SftpFaults(shell=shell))
     report = hashed(faulty, faulty.path, context)
-    assert (report.outcome, report.verified_by, report.resumed_bytes > 0) == ("done", ("remote-hash",), True)
+    assert (report.outcome, report.details.verified_by, report.details.resumed_bytes > 0) == (
+        "done",
+        ("remote-hash",),
+        True,
+    )
     assert complete_generations(faulty.files) == {key}
     assert str(context.store.list()[0].archive_bytes) in shell.asked

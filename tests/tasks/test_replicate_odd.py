@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from backupd.stores.sftp.connection import Patience
+from backupd.stores.sftp.connection import Timeouts
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.replica import examine_replica
@@ -33,7 +33,7 @@ from support.replicas import (
 
 BYTES = 110_000  # four writes
 OTHER = "tasks-20200101-0400"
-IMPATIENT = Patience(connect_s=5, stall_s=1)
+TINY_TIMEOUTS = Timeouts(connect_s=5, stall_s=1)
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_what_a_server_lacks_is_done_without_and_a_second_run_sends_nothing(
     for sent in ((key,), ()):
         faulty.set_faults(poor)
         report = replicate_to(over_sftp(faulty, faulty.path, context), context)
-        assert (report.outcome, report.sent) == ("done", sent), report
+        assert (report.outcome, report.details.sent) == ("done", sent), report
     for name in (f"{key}{ARCHIVE_SUFFIX}", f"{key}{MANIFEST_SUFFIX}"):
         assert (faulty.files / name).read_bytes() == (context.store.directory / name).read_bytes()
     assert_checksums(faulty.files)
@@ -224,7 +224,7 @@ def test_hostile_names_lead_nowhere(faulty: FaultySftpServer, context: TaskConte
     outside.write_bytes(b"mine")
     faulty.set_faults(SftpFaults(names=(*HOSTILE_NAMES, NON_UTF8_NAME)))
     report = replicate_to(over_sftp(faulty, faulty.path, context), context)
-    assert (report.outcome, report.sent, report.removed) == ("done", (key,), ())
+    assert (report.outcome, report.details.sent, report.details.removed) == ("done", (key,), ())
     assert outside.read_bytes() == b"mine"
     assert complete_generations(faulty.files) == {key}
 
@@ -239,7 +239,7 @@ def test_links_and_manifests_of_a_hundred_megabytes_are_nobodys_generations(
         huge.truncate(100_000_000)
     (faulty.files / f"{key}{ARCHIVE_SUFFIX}").symlink_to(secret)
     report = replicate_to(over_sftp(faulty, faulty.path, context), context)
-    assert (report.outcome, report.sent) == ("done", (key,)), report
+    assert (report.outcome, report.details.sent) == ("done", (key,)), report
     assert secret.read_bytes() == b"mine"
     assert (faulty.files / f"{key}{ARCHIVE_SUFFIX}").is_file()
 
@@ -286,7 +286,7 @@ def test_a_server_that_falls_silent_is_given_up(
     faulty: FaultySftpServer, context: TaskContext, key: str, request_number: int
 ) -> None:
     faulty.set_faults(SftpFaults(stall_at=request_number))
-    report = replicate_to(over_sftp(faulty, faulty.path, context, patience=IMPATIENT), context)
+    report = replicate_to(over_sftp(faulty, faulty.path, context, timeouts=TINY_TIMEOUTS), context)
     assert report.exit_code == 75, report
     assert report.duration_s < 15
     only_complete_generations(faulty.files, context)
@@ -302,5 +302,5 @@ def test_a_file_without_an_end_ends(faulty: FaultySftpServer, context: TaskConte
 
 def test_a_line_slow_to_a_crawl_is_waited_for(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
     with running_proxy(faulty.port, NetworkFaults(rate=60_000)) as proxy:
-        report = replicate_to(over_sftp(faulty, faulty.path, context, proxy.port, IMPATIENT), context)
+        report = replicate_to(over_sftp(faulty, faulty.path, context, proxy.port, TINY_TIMEOUTS), context)
     assert (report.outcome, complete_generations(faulty.files)) == ("done", {key}), report

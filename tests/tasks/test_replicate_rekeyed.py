@@ -36,7 +36,7 @@ def test_new_keys_in_the_middle_of_sending_and_of_reading_back_cost_nothing(
         running_proxy(server.port, NetworkFaults(delay_s=delay_s)) as proxy,
     ):
         report = replicate_to(over_sftp(server, tmp_path / "there", context, proxy.port), context)
-        assert (report.outcome, len(report.sent)) == ("done", 1), report.error
+        assert (report.outcome, len(report.details.sent)) == ("done", 1), report.error
         assert proxy.connections == 1
         assert server.log().count("SSH2_MSG_NEWKEYS received") > 2
     assert len(complete_generations(tmp_path / "there")) == 1

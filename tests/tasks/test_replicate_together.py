@@ -12,7 +12,7 @@ from threading import Barrier
 import pytest
 
 from backupd.log import null_log
-from backupd.model import RunReport
+from backupd.report import AnyReport
 from backupd.stores.contract import Replica
 from backupd.stores.local import DirectoryStore
 from backupd.stores.sftp import store as sftp_store
@@ -90,7 +90,7 @@ def test_two_senders_at_once_lose_nothing_and_both_are_in_the_checksums(
     sites = {source: sender(source) for source in ("tasks", "notes")}
     together = Barrier(len(sites))
 
-    def send(source: str) -> RunReport:
+    def send(source: str) -> AnyReport:
         together.wait()
         return replicate_to(
             over_sftp(sshd, files, sites[source]), sites[source], order=replace(REPLICATE_ALL, sources=(source,))
@@ -127,7 +127,7 @@ def test_of_two_senders_of_the_same_id_at_once_one_is_refused_and_nothing_is_mix
     sites = (sender("tasks"), sender("tasks"))
     together = Barrier(len(sites))
 
-    def send(context: TaskContext) -> RunReport:
+    def send(context: TaskContext) -> AnyReport:
         together.wait()
         return replicate_to(over_sftp(sshd, files, context), context)
 
@@ -156,6 +156,6 @@ def test_who_comes_second_by_a_hair_overwrites_nothing(
 
     monkeypatch.setattr(sftp_store, "require_unchanged_manifest", look_and_be_late)
     report = replicate_to(over_sftp(sshd, files, second), second)
-    assert (report.outcome, "there holds another tasks-" in str(report.error)) == ("failed", True)
+    assert (report.outcome, "there has another generation tasks-" in str(report.error)) == ("failed", True)
     assert {path.read_bytes() for path in files.glob("*.gz")} == archives(first)
     assert len(complete_generations(files)) == 1

@@ -22,8 +22,8 @@ def test_an_untouched_database_is_recorded_as_verified_unchanged(order: BackupRe
     first = backup(order, context)
     second = backup(order, context)
     assert (second.outcome, second.exit_code, second.generation) == ("unchanged", 0, first.generation)
-    assert second.snapshot_sha256 == first.snapshot_sha256
-    assert second.verification == "full"
+    assert second.details.snapshot_sha256 == first.details.snapshot_sha256
+    assert second.details.verification == "full"
     assert len(local_inventory(context).generations) == 1
 
 
@@ -56,7 +56,7 @@ def test_an_unchanged_source_gets_a_new_generation_when_the_old_archive_is_damag
     order: BackupRequest, context: TaskContext
 ) -> None:
     first = backup(order, context)
-    archive = Path(str(first.archive_path))
+    archive = Path(str(first.details.archive_path))
     raw = bytearray(archive.read_bytes())
     raw[len(raw) // 2] ^= 1
     archive.write_bytes(raw)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backupd.errors import CheckFailed
-from backupd.system.files import write_durably
+from backupd.system.fs import write_durably
 from backupd.tasks.doctor.finding import Finding, finding
 from backupd.tasks.drill.app_check import why_unwell
 from backupd.tasks.drill.app_database import Place

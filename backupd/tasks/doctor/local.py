@@ -15,8 +15,8 @@ from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.kept import KEPT_FOR
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
-from backupd.system.files import fsync_directory, note_readers, write_durably
-from backupd.system.owners import SAME_NAMESPACE
+from backupd.system.fs import fsync_directory, note_extra_access, write_durably
+from backupd.system.owners import NAMESPACE_HINT
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.tasks.doctor.finding import Finding, finding
@@ -66,7 +66,7 @@ def _write_rename_delete(context: TaskContext) -> str:
     first, second = context.store.hidden / f"{name}.a", context.store.directory / f".{name}.b"
     try:
         write_durably(first, b"written, renamed and deleted by backupd doctor")
-        note_readers(first)
+        note_extra_access(first)
         first.rename(second)
         fsync_directory(context.store.directory)
     finally:
@@ -109,7 +109,7 @@ def _readable(request: BackupRequest) -> str:
         raise SourceUnusable(
             f"{source.path} can be read just now, but its {source.unmapped} is not mapped in this user namespace: "
             "it cannot be restored in place, nor backed up as an idle WAL database",
-            SAME_NAMESPACE,
+            NAMESPACE_HINT,
         )
     where = f"{source.path}: {human_bytes(source.size_bytes)}, on {seen['filesystem']}, uid {source.uid}"
     if seen["encrypted"]:
@@ -177,7 +177,7 @@ def _quarantine(context: TaskContext) -> Iterator[Finding]:
     for copy in context.quarantine.copies():
         age = human_age((now - copy.since).total_seconds())
         detail = f"{copy.name} is a damaged copy, {age} old, of {human_bytes(copy.size_bytes)}"
-        hint = f"read findings.txt in {copy.place}; backupd clean removes it once it is {KEPT_FOR.days} days old"
+        hint = f"read findings.txt in {copy.directory}; backupd clean removes it once it is {KEPT_FOR.days} days old"
         yield Finding("quarantine", ok=False, detail=detail, hint=hint)
 
 

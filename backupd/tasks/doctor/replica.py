@@ -24,7 +24,11 @@ def examine_replica(request: ReplicationRequest, connect: Connect, context: Task
     def look() -> str:
         with replica_errors(name), connect() as replica:
             probed.append(replica.probe())
-        lacks = f"; its server lacks {', '.join(probed[0].lacks)}, which is done without" if probed[0].lacks else ""
+        lacks = (
+            f"; its server lacks {', '.join(probed[0].missing_features)}, which is done without"
+            if probed[0].missing_features
+            else ""
+        )
         return f"host key, login, write, read back, rename and delete work{lacks}"
 
     yield finding(f"replica {name}", look)

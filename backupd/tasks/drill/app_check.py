@@ -18,7 +18,7 @@ from backupd.sqlite.query import ask_copy
 from backupd.tasks.drill.app_database import Place
 from backupd.tasks.drill.command import Command, environment_for
 from backupd.tasks.options import AppProof
-from backupd.tasks.run import Run
+from backupd.tasks.run import DrillRun
 
 _EVERY_S: Final = 0.5
 _ANSWER_S: Final = 5.0
@@ -37,12 +37,12 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 _MOST = 3
 
 
-def place_of(app: AppProof, run: Run) -> Place | None:
+def place_of(app: AppProof, run: DrillRun) -> Place | None:
     """Return the place where the app expects its database, None where it is not asked for."""
     return Place(app.place_at, app.databases, run.warn) if app.place_at else None
 
 
-def prove_app(app: AppProof, restored: Path, origin: SourceFacts, run: Run) -> None:
+def prove_app(app: AppProof, restored: Path, origin: SourceFacts, run: DrillRun) -> None:
     """Do what `app` asks for, in the order of its fields, on `restored` or on the copy of it that was placed.
 
     Each is a stage of `run`, and stands in its report once it is proven. Raises DrillFailed, TargetRefused, OSError;
@@ -69,29 +69,27 @@ def prove_app(app: AppProof, restored: Path, origin: SourceFacts, run: Run) -> N
 
 
 @contextmanager
-def _proving(what: str, run: Run) -> Iterator[None]:
+def _proving(what: str, run: DrillRun) -> Iterator[None]:
     with run.stage(what):
         yield
     note_proven(run, what)
 
 
-def note_proven(run: Run, *what: str) -> None:
+def note_proven(run: DrillRun, *what: str) -> None:
     """Let the report say that this is proven."""
-    drill = run.report.drill
-    if drill is not None:
-        run.update(drill=replace(drill, proven=(*drill.proven, *what)))
+    drill = run.details.drill
+    run.details = replace(run.details, drill=replace(drill, proven=(*drill.proven, *what)))
 
 
 @contextmanager
-def _told(words: tuple[str, ...], environ: dict[str, str], directory: Path, run: Run) -> Iterator[Command]:
+def _told(words: tuple[str, ...], environ: dict[str, str], directory: Path, run: DrillRun) -> Iterator[Command]:
     """Run a command during the block, and let the report have the end of what it said, its last words too."""
     command = Command(words, environ, directory)
     try:
         with command:
             yield command
     finally:
-        if run.report.drill is not None:
-            run.update(drill=replace(run.report.drill, output=command.output()))
+        run.details = replace(run.details, drill=replace(run.details.drill, output=command.output()))
 
 
 def _require_migrated(app: AppProof, database: Path) -> None:

@@ -15,8 +15,8 @@ from backupd.errors import TargetRefused
 from backupd.model import SourceFacts
 from backupd.sqlite.database_files import same_place, side_files
 from backupd.sqlite.mounts import mounted_apart
-from backupd.system.files import fsync_directory, fsync_file, give, set_mode, write_durably
-from backupd.system.owners import owner_or
+from backupd.system.fs import change_owner, fsync_directory, fsync_file, set_mode, write_durably
+from backupd.system.owners import owner_or_directory_owner
 
 
 class Place:
@@ -142,6 +142,6 @@ def _copy(restored: Path, part: Path, origin: SourceFacts) -> None:
     with restored.open("rb") as source, open(descriptor, "wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
         set_mode(descriptor, origin.mode & 0o777, part)
-        uid, gid = owner_or(origin.uid, origin.gid, part.parent)
+        uid, gid = owner_or_directory_owner(origin.uid, origin.gid, part.parent)
         if os.geteuid() == 0 and uid is not None:
-            give(descriptor, uid, gid, part)
+            change_owner(descriptor, uid, gid, part)

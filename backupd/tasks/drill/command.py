@@ -12,7 +12,7 @@ from typing import IO, Final, Self
 
 from backupd.errors import DrillFailed
 from backupd.formatting import printable
-from backupd.system.starting import starting
+from backupd.system.process import process_start_errors
 
 RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
 _OURS: Final = "BACKUPD_"
@@ -41,7 +41,7 @@ class Command:
         self._words = words
         self._tail = b""
         self._reader = threading.Thread(target=self._read, name="command", daemon=True)
-        with starting():
+        with process_start_errors():
             self._process = subprocess.Popen(  # noqa: S603 - what the operator's configuration asks for
                 [sys.executable, "-P", "-m", "backupd.system.process_group", *words],
                 env=dict(environ),

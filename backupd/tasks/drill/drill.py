@@ -11,7 +11,8 @@ from pathlib import Path
 
 from backupd.errors import CopyCorrupt, DrillFailed, GenerationMissing, LockHeld
 from backupd.formatting import human_duration
-from backupd.model import LOCAL_STORE, DrillReport, Manifest, RunReport
+from backupd.model import LOCAL_STORE, Manifest
+from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.check_results import record_verification
@@ -26,21 +27,21 @@ from backupd.tasks.provenance import Foreign, claims_of, refusal
 from backupd.tasks.replicate import replica_errors
 from backupd.tasks.restore.extract import extract_verified, fetch
 from backupd.tasks.retry import Retry
-from backupd.tasks.run import Run, Stopwatch, recorded_run
+from backupd.tasks.run import DrillRun, Stopwatch
 
 OpenStore = Callable[[], AbstractContextManager[tuple[Archives, Inventory]]]
 
 _HINT = "use another generation, and let the replica have this one anew (backupd replicate)"
 
 
-def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: TaskContext) -> RunReport:
+def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: TaskContext) -> RunReport[DrillDetails]:
     """Rehearse now. Foreseen trouble does not raise: it is in the report, with how long each step took until then.
 
     A connection that is lost is made anew, as `retry` says. One drill at a time: it may have the app's place.
     """
-    with recorded_run("drill", request.source, context) as run, context.task_lock("drill"):
-        run.started()
-        run.update(drill=DrillReport(request.store, request.max_age_s))
+    details = DrillDetails(drill=DrillReport(request.store, request.max_age_s))
+    with context.run("drill", request.source, details) as run, context.task_lock("drill"):
+        run.start()
         if request.note:
             run.note(request.note)
         _sweep(context)
@@ -54,15 +55,19 @@ def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: T
 
 def _sweep(context: TaskContext) -> None:
     """Remove what a killed drill left in staging, unless somebody works on the store, who has done so."""
-    with suppress(LockHeld), replace(context, lock_timeout_s=0).locked("drill"):
-        pass
+    with suppress(LockHeld), replace(context, lock_timeout_s=0).exclusive_lock("drill"):
+        context.recover()
 
 
 def _rehearse(
-    request: DrillRequest, open_store: OpenStore, retry: Retry, directory: Path, run: Run, context: TaskContext
+    request: DrillRequest,
+    open_store: OpenStore,
+    retry: Retry,
+    directory: Path,
+    run: DrillRun,
+    context: TaskContext,
 ) -> None:
     began = time.monotonic()
-    run.update(drill=DrillReport(request.store, request.max_age_s))
     restored = directory / "restored.sqlite3"
     manifest = _restore(request, open_store, retry, restored, run, context)
     took_s = round(time.monotonic() - began, 3)
@@ -73,20 +78,23 @@ def _rehearse(
         run.warn(trouble)
     if request.app:
         prove_app(request.app, restored, manifest.origin, run)
-    if run.report.drill:
-        run.update(drill=replace(run.report.drill, recovery_s=round(time.monotonic() - began, 3)))
+    recovery_s = round(time.monotonic() - began, 3)
+    run.details = replace(run.details, drill=replace(run.details.drill, recovery_s=recovery_s))
 
 
 def _restore(
-    request: DrillRequest, open_store: OpenStore, retry: Retry, target: Path, run: Run, context: TaskContext
+    request: DrillRequest,
+    open_store: OpenStore,
+    retry: Retry,
+    target: Path,
+    run: DrillRun,
+    context: TaskContext,
 ) -> Manifest:
     """Restore the newest copy as `target`, timed by stage; damage is marked. Raises what keeps it from being proven."""
     timed = Stopwatch(context.progress, run.add_stage)
     watched = replace(context, progress=timed)
-    fetched: list[tuple[Manifest, DirectoryStore]] = []
     try:
-        retry(lambda: fetched.append(_fetch(request, open_store, target.parent, run, watched)))
-        manifest, store = fetched[-1]
+        manifest, store = retry(lambda: _fetch(request, open_store, target.parent, run, watched))
         _prove(manifest, store, target, request, run, watched)
     except CopyCorrupt as error:
         if run.report.generation:
@@ -98,7 +106,7 @@ def _restore(
 
 
 def _fetch(
-    request: DrillRequest, open_store: OpenStore, directory: Path, run: Run, context: TaskContext
+    request: DrillRequest, open_store: OpenStore, directory: Path, run: DrillRun, context: TaskContext
 ) -> tuple[Manifest, DirectoryStore]:
     """Choose the newest copy by the store's own listing, and fetch it."""
     context.progress.stage("connect", 0)
@@ -111,7 +119,7 @@ def _fetch(
         return manifest, fetch(manifest, store, directory, reserve, context)
 
 
-def _newest(request: DrillRequest, inventory: Inventory, run: Run, context: TaskContext) -> Manifest:
+def _newest(request: DrillRequest, inventory: Inventory, run: DrillRun, context: TaskContext) -> Manifest:
     """Return the manifest of the newest copy that counts.
 
     Raises GenerationMissing, ForeignCopies, OtherDatabase; DrillFailed when it is too old.
@@ -132,7 +140,7 @@ def _newest(request: DrillRequest, inventory: Inventory, run: Run, context: Task
         require_same_database(manifest, inventory, request.path)
     age_s = max(0.0, (context.clock() - as_of).total_seconds())
     drill = DrillReport(request.store, request.max_age_s, manifest.taken_at, round(age_s, 3))
-    run.update(generation=manifest.id, drill=drill)
+    run.details = DrillDetails(generation=manifest.id, drill=drill)
     passed_over = [g.id for g in inventory.of(request.source) if g.taken_at > manifest.taken_at]
     if passed_over:
         run.warn(f"newer at {request.store}, but damaged or dated in the future: {', '.join(passed_over)}")
@@ -158,13 +166,19 @@ def _require_room(manifest: Manifest, request: DrillRequest, directory: Path) ->
 
 
 def _prove(
-    manifest: Manifest, store: DirectoryStore, target: Path, request: DrillRequest, run: Run, context: TaskContext
+    manifest: Manifest,
+    store: DirectoryStore,
+    target: Path,
+    request: DrillRequest,
+    run: DrillRun,
+    context: TaskContext,
 ) -> None:
     """Unpack and prove the copy, and compare what is in it with what the manifest says. Raises CopyCorrupt."""
     reserve = reserve_bytes(target.parent, request.reserve_bytes)
     inspection = extract_verified(manifest, store, target, request.workers, context, reserve)
     note_proven(run, "digests", *inspection.verdict.checks)
-    run.update(
+    run.details = replace(
+        run.details,
         snapshot_bytes=manifest.snapshot.size_bytes,
         archive_bytes=manifest.archive.size_bytes,
         snapshot_sha256=manifest.snapshot.sha256,

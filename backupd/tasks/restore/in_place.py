@@ -15,7 +15,8 @@ from typing import Self
 
 from backupd.errors import OR_ONLINE, STOP_THE_APP, CopyCorrupt, GenerationMissing, LockHeld, TargetInUse
 from backupd.log import Event
-from backupd.model import Manifest, RunReport, Verification
+from backupd.model import Manifest, Verification
+from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.history import Entry, Kind, Record, choose_undo, history, recorded_names
 from backupd.sqlite.restore_lock import restore_lock
@@ -23,7 +24,7 @@ from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
 from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
 from backupd.stores.contract import Archives
-from backupd.system.files import noting_limits
+from backupd.system.fs import collect_limits
 from backupd.system.owners import owner_text
 from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
@@ -34,7 +35,7 @@ from backupd.tasks.pin import pin_if_possible
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.presence import database_is_there
 from backupd.tasks.restore.recovery import heal_restore
-from backupd.tasks.run import Run, recorded_run
+from backupd.tasks.run import RestoreRun
 
 RESTORED_FROM = "it was restored from"
 
@@ -109,7 +110,7 @@ class RestoreRequest:
 
 def replace_database(
     choose: Choose, request: RestoreRequest, store: Archives, context: TaskContext
-) -> tuple[RunReport, InPlaceResult | None]:
+) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
     """Restore a generation of `store` over the database of its source; the report tells of trouble.
 
     Which one, `choose` tells once nobody else is at work on the store: who was may have published and removed some.
@@ -117,25 +118,26 @@ def replace_database(
     """
     wait_s = context.lock_timeout_s if request.if_missing else 0.0
     if request.dry_run:
-        manifest, run = choose(), Run("restore", request.source, context)
+        manifest, run = choose(), context.new_run("restore", request.source, RestoreDetails())
         with _offering_online(request, context):
             rehearsed = _rehearsed(manifest, request, run)
         return run.report, rehearsed
     done = None
     with (
-        recorded_run("restore", request.source, context) as run,
-        context.locked_if_writable("restore"),
+        context.run("restore", request.source, RestoreDetails()) as run,
+        context.exclusive_lock_if_writable("restore"),
         restore_lock(request.path, wait_s),
         _offering_online(request, context),
     ):
-        run.started()
+        context.recover()
+        run.start()
         heal_restore(request.path, context)
         if request.if_missing and database_is_there(request.path, empty_is_data=request.empty_is_data):
             run.note(f"a database has appeared at {request.path}: it stays")
             return run.report, None
         require_newest(request)
         manifest = choose()
-        run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
+        run.details = RestoreDetails(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         done = _replace(manifest, request, _target(manifest, request), store, run, context)
     return run.report, done and replace(done, notes=run.report.notes)
 
@@ -166,11 +168,11 @@ def _offering_online(request: RestoreRequest, context: TaskContext) -> Iterator[
         raise
 
 
-def _rehearsed(manifest: Manifest, request: RestoreRequest, run: Run) -> InPlaceResult:
+def _rehearsed(manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> InPlaceResult:
     """Return what the restore comes to, owner and mode as the file system lets a file of no name have them."""
     target = _target(manifest, request)
     _warn_of_directory(target, manifest, request, run)
-    with noting_limits() as limits:
+    with collect_limits() as limits:
         owner, mode = target.rehearse(manifest.origin)
     return replace(planned(manifest, request, target), owner=owner, mode=mode, notes=tuple(limits))
 
@@ -187,7 +189,12 @@ def _target(manifest: Manifest, request: RestoreRequest) -> Target:
 
 
 def _replace(
-    manifest: Manifest, request: RestoreRequest, target: Target, store: Archives, run: Run, context: TaskContext
+    manifest: Manifest,
+    request: RestoreRequest,
+    target: Target,
+    store: Archives,
+    run: RestoreRun,
+    context: TaskContext,
 ) -> InPlaceResult:
     part = part_path(target.path)
     sweep_parts(target.path)  # we are alone: none is at work
@@ -210,7 +217,7 @@ def _replace(
     return done
 
 
-def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreRequest, run: Run) -> None:
+def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> None:
     """Warn where the app could not write beside a database that was not there before."""
     if target.old is not None or os.geteuid() != 0:  # not root: the new database is ours, and we may write there
         return

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from backupd.errors import BackupdError, CopyCorrupt, RestoreFailed, TargetRefused
-from backupd.model import Manifest, RunReport
+from backupd.model import Manifest
+from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.checksums import path_has_checksums
 from backupd.sqlite.encryption import is_encrypted
 from backupd.sqlite.header import read_header
@@ -41,14 +42,14 @@ from backupd.tasks.restore.in_place import (
     way_back,
 )
 from backupd.tasks.restore.recovery import heal_restore
-from backupd.tasks.run import Run, recorded_run
+from backupd.tasks.run import RestoreRun
 
 _COPY = "restored.sqlite3"
 
 
 def overwrite_database(
     choose: Choose, request: RestoreRequest, store: Archives, safety: BackupRequest, context: TaskContext
-) -> tuple[RunReport, InPlaceResult | None]:
+) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
     """Restore a generation of `store` into the database of its source while its app runs; the report tells of trouble.
 
     Which one, `choose` tells once nobody else is at work on the store.
@@ -59,19 +60,21 @@ def overwrite_database(
     if request.dry_run:
         manifest = choose()
         target = _target(request, safety, manifest)
-        return Run("restore", request.source, context).report, planned(manifest, request, target)
+        return context.new_run("restore", request.source, RestoreDetails()).report, planned(manifest, request, target)
     done = None
-    with recorded_run("restore", request.source, context) as run, context.store.staging() as staging:
-        run.started()
-        with context.locked("restore"):
+    with context.run("restore", request.source, RestoreDetails()) as run, context.store.staging() as staging:
+        run.start()
+        with context.exclusive_lock("restore"):
+            context.recover()
             manifest = choose()
             pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
-        run.update(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
+        run.details = RestoreDetails(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         _target(request, safety, manifest)  # at once, before hours are spent on fetching
         copy = _unpacked(manifest, request, store, staging, run, context)
         before = _backed_up(safety, manifest, context)
         try:
-            with context.locked("restore"), restore_lock(request.path):
+            with context.exclusive_lock("restore"), restore_lock(request.path):
+                context.recover()
                 heal_restore(request.path, context)
                 require_newest(request)
                 target = _target(request, safety, manifest)
@@ -146,7 +149,12 @@ def _target(request: RestoreRequest, safety: BackupRequest, manifest: Manifest) 
 
 
 def _unpacked(
-    manifest: Manifest, request: RestoreRequest, store: Archives, staging: Path, run: Run, context: TaskContext
+    manifest: Manifest,
+    request: RestoreRequest,
+    store: Archives,
+    staging: Path,
+    run: RestoreRun,
+    context: TaskContext,
 ) -> Path:
     copy = staging / _COPY
     try:

@@ -13,7 +13,7 @@ from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files
 from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.swap import heal
 from backupd.sqlite.swap_journal import pending
-from backupd.system.owners import where_owned
+from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
 
@@ -33,7 +33,9 @@ def heal_restore(path: Path, context: TaskContext) -> None:
     except PermissionError as error:
         raise TargetRefused(
             f"uid {os.geteuid()} has no right to work in {target.parent}: {error.strerror}",
-            where_owned(target.parent, "run backupd as its owner (PUID), or as root with the capability DAC_OVERRIDE"),
+            ownership_hint(
+                target.parent, "run backupd as its owner (PUID), or as root with the capability DAC_OVERRIDE"
+            ),
         ) from error
     if healed is not None:
         what = f"a restore of {target} was killed: {healed.what}" + (f"; {healed.detail}" if healed.detail else "")

@@ -13,7 +13,7 @@ from backupd.errors import CopyCorrupt, TargetRefused
 from backupd.log import Event
 from backupd.model import Manifest, SourceFacts, Verification
 from backupd.stores.contract import Archives
-from backupd.system.files import fsync_directory, give, noting_limits, set_mode
+from backupd.system.fs import change_owner, collect_limits, fsync_directory, set_mode
 from backupd.system.owners import owner_of
 from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
@@ -59,7 +59,7 @@ def restore_to(
     """
     target = target.absolute()
     refuse_unsafe(target)
-    with noting_limits() as limits:
+    with collect_limits() as limits:
         if dry_run:
             require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
             owner, mode = _rehearse(target, manifest.origin)
@@ -145,7 +145,11 @@ def _sweep_old_parts(target: Path) -> None:
 def _dress(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | None, int]:
     """Give the open file mode and owner of the source; return the owner, None where it stays as it is, and the mode."""
     mode = set_mode(descriptor, origin.mode & 0o777, target)
-    given = os.geteuid() == 0 and origin.uid is not None and give(descriptor, origin.uid, origin.gid, target) is None
+    given = (
+        os.geteuid() == 0
+        and origin.uid is not None
+        and change_owner(descriptor, origin.uid, origin.gid, target) is None
+    )
     imposed = os.fstat(descriptor).st_uid != os.geteuid()  # on FAT and SMB, by the mount
     return (owner_of(descriptor) if given or imposed else None), mode
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from backupd.errors import TargetInUse, TargetRefused
-from backupd.model import RunReport
+from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import Entry, choose_undo, history, require_before
 from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.target import ELSEWHERE, Target
-from backupd.system.files import fsync_directory, noting_limits
+from backupd.system.fs import collect_limits, fsync_directory
 from backupd.system.owners import known_owner, owner_text
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.in_place import (
@@ -25,7 +25,6 @@ from backupd.tasks.restore.in_place import (
     tell_restored,
 )
 from backupd.tasks.restore.recovery import heal_restore
-from backupd.tasks.run import Run, recorded_run
 
 
 def plan_undo(request: RestoreRequest, context: TaskContext, *, redo: bool) -> RestoreRequest:
@@ -58,21 +57,24 @@ def app_runs(request: RestoreRequest) -> bool:
 
 def put_kept_back(
     request: RestoreRequest, entry: Entry, context: TaskContext
-) -> tuple[RunReport, InPlaceResult | None]:
+) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
     """Put the database that a restore kept back in place; what is there now is kept in its turn."""
     if request.dry_run:
-        with _without_elsewhere(), noting_limits() as limits:
+        with _without_elsewhere(), collect_limits() as limits:
             planned, target, _ = _putting_back(request, entry)
             fsync_directory(target.path.parent)
-        return Run("restore", request.source, context).report, replace(planned, notes=tuple(limits))
+        return context.new_run("restore", request.source, RestoreDetails()).report, replace(
+            planned, notes=tuple(limits)
+        )
     done = None
     with (
-        recorded_run("restore", request.source, context) as run,
-        context.locked_if_writable("restore"),
+        context.run("restore", request.source, RestoreDetails()) as run,
+        context.exclusive_lock_if_writable("restore"),
         restore_lock(request.path),
         _without_elsewhere(),
     ):
-        run.started()
+        context.recover()
+        run.start()
         heal_restore(request.path, context)
         require_newest(request)
         done, target, kept = _putting_back(request, entry)

@@ -22,28 +22,26 @@ _SECCOMP: Final = (
 
 
 @contextmanager
-def starting() -> "Iterator[None]":
+def process_start_errors() -> "Iterator[None]":
     """Raise ProcessRefused where the system starts no thread or process in the block."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if is_refusal(error):
-            raise refusal(error) from error
+        if refused := start_refusal(error):
+            raise refused from error
         raise
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Tell whether `error` says that no thread or process could be started; one that names a file does not."""
+def start_refusal(error: BaseException) -> ProcessRefused | None:
+    """Return `error` with a hint if it means that no thread or process was started; one that names a file does not."""
     if isinstance(error, OSError):
-        return error.errno in _REFUSED and error.filename is None
-    return isinstance(error, RuntimeError) and _NO_THREAD in str(error)
-
-
-def refusal(error: BaseException) -> ProcessRefused:
-    """Return `error`, for which `is_refusal` holds, with what is most likely to help."""
-    number = error.errno if isinstance(error, OSError) else None
-    why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-    return ProcessRefused(f"the system does not start another process or thread{why}", _hint(number))
+        if error.errno not in _REFUSED or error.filename is not None:
+            return None
+        why = f" ({error.strerror})" if error.strerror else ""
+        return ProcessRefused(f"the system does not start another process or thread{why}", _hint(error.errno))
+    if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
+        return ProcessRefused("the system does not start another process or thread", _hint(None))
+    return None
 
 
 def _hint(number: int | None) -> str:

@@ -1,0 +1,166 @@
+"""The report of a run: a head that all tasks share, the details of its task, and both as one flat JSON object."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
+
+from backupd.errors import ErrorKind
+from backupd.model import Outcome, Verification, utc_from_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDetails:
+    """What the run of one task has to report beside the head; what the run did not reach is None."""
+
+    generation: str | None = None  # the generation that the run is about
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneDetails(RunDetails):
+    """What the retention policy kept and removed."""
+
+    kept: int = 0  # generations that stay
+    removed: tuple[str, ...] = ()  # ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupDetails(PruneDetails):
+    """The generation that was published, or the one that the unchanged source equals."""
+
+    archive_path: str | None = None
+    snapshot_bytes: int | None = None
+    archive_bytes: int | None = None
+    snapshot_sha256: str | None = None
+    archive_sha256: str | None = None
+    verification: Verification | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicationDetails(PruneDetails):
+    """What reached the replica, and what is kept and removed there."""
+
+    sent: tuple[str, ...] = ()  # ids
+    sent_bytes: int = 0  # that travelled, also in attempts that failed
+    resumed_bytes: int = 0  # that did not travel again, because an earlier attempt had sent them
+    verified_by: tuple[str, ...] = ()  # how the copies were verified at the replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyDetails(RunDetails):
+    """The generation whose archive was read back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreDetails(RunDetails):
+    """The generation that was restored."""
+
+    snapshot_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrillReport:
+    """What a restore drill measured; what was not measured is None."""
+
+    store: str  # that the copy came from
+    max_age_s: float  # how old its data was allowed to be
+    taken_at: datetime | None = None
+    age_s: float | None = None  # of the data: the measured recovery point
+    recovery_s: float | None = None  # from opening the store to the last check: the measured recovery time
+    proven: tuple[str, ...] = ()  # checks that passed, in their order
+    output: str = ""  # the end of what the command printed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillDetails(RunDetails):
+    """The generation that was restored, and what the drill measured."""
+
+    snapshot_bytes: int | None = None
+    archive_bytes: int | None = None
+    snapshot_sha256: str | None = None
+    archive_sha256: str | None = None
+    verification: Verification | None = None
+    drill: DrillReport
+
+
+D_co = TypeVar("D_co", bound=RunDetails, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport(Generic[D_co]):
+    """The outcome of one run; log, catalog and `--json` show the same fields."""
+
+    task: str
+    subject: str  # the source; of a replication the replica. In JSON it is named `source`
+    started_at: datetime
+    details: D_co
+    outcome: Outcome = "done"  # a successful backup is `published` or `unchanged`
+    duration_s: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds by stage
+    warnings: tuple[str, ...] = ()  # each degrades the run
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    hint: str | None = None
+    error_kind: ErrorKind | None = None
+    exit_code: int = 0
+
+    @property
+    def generation(self) -> str | None:
+        """The generation that the run is about."""
+        return self.details.generation
+
+
+AnyReport = RunReport[RunDetails]
+
+_DETAILS: Final[Mapping[str, type[RunDetails]]] = {
+    "backup": BackupDetails,
+    "prune": PruneDetails,
+    "replicate": ReplicationDetails,
+    "scrub": VerifyDetails,
+    "restore": RestoreDetails,
+    "drill": DrillDetails,
+}
+
+
+def drill_of(report: AnyReport | None) -> DrillReport | None:
+    """Return what a drill measured; None for any other task."""
+    return report.details.drill if report is not None and isinstance(report.details, DrillDetails) else None
+
+
+def report_facts(report: AnyReport) -> dict[str, object]:
+    """Return head and details as one flat mapping that JSON can hold, times as ISO 8601."""
+    names = (one.name for one in fields(RunReport) if one.name not in {"subject", "details"})
+    facts = {"source": report.subject} | {name: getattr(report, name) for name in names} | asdict(report.details)
+    facts |= {"started_at": report.started_at.isoformat(), "stages": dict(report.stages)}
+    if drill := drill_of(report):
+        facts["drill"] = asdict(drill) | {"taken_at": drill.taken_at.isoformat() if drill.taken_at else None}
+    return facts
+
+
+def report_to_json(report: AnyReport) -> str:
+    """Return `report_facts` as ASCII JSON. Raises TypeError for a value that JSON cannot hold."""
+    return json.dumps(report_facts(report))
+
+
+def report_from_json(text: str) -> AnyReport:
+    """Read a report, also one of another version: unknown fields are skipped, missing ones have their defaults.
+
+    Raises ValueError when `text` is not the report of a run.
+    """
+    try:
+        found = json.loads(text)
+        if drill := found.get("drill"):
+            taken_at = utc_from_text(drill["taken_at"]) if drill.get("taken_at") else None
+            found["drill"] = DrillReport(**_values(DrillReport, drill | {"taken_at": taken_at}))
+        kind = RunDetails if found["task"] == "drill" and not drill else _DETAILS.get(found["task"], RunDetails)
+        found |= {"subject": found["source"], "started_at": utc_from_text(found["started_at"])}
+        return RunReport(**_values(RunReport, found | {"details": kind(**_values(kind, found))}))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ValueError(f"the report of a run cannot be read: {error}") from error
+
+
+def _values(kind: type[RunDetails | DrillReport | AnyReport], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what JSON holds of the fields of `kind`."""
+    values = {one.name: found[one.name] for one in fields(kind) if one.name in found}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
