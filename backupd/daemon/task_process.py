@@ -9,16 +9,15 @@ import os
 import pickle
 import signal
 import sys
-import threading
 
-from backupd.bootstrap.tasks import backup_request, build_site, expiry, late_log, priority
+from backupd.bootstrap.tasks import backup_request, build_site, late_log, priority, retention_rule
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
 from backupd.privileges import settle
 from backupd.report import AnyReport
-from backupd.system.process import process_start_errors
+from backupd.system.process import call_when_parent_ends
 from backupd.system.resources import lower_priority
 from backupd.system.signals import exit_on_signals, ignore_signals
 from backupd.tasks.context import TaskContext
@@ -28,8 +27,7 @@ def main(job: TaskRequest, config: Config) -> int:
     """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
     log = late_log(config, sys.stdout)
     try:
-        with process_start_errors():
-            threading.Thread(target=_end_with_daemon, daemon=True).start()
+        call_when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         settle(config, os.environ)  # a database that was not there when the daemon started may have an owner by now
         return _do(job, config, build_site(config, console=sys.stdout))
     except BackupdError as error:
@@ -80,7 +78,7 @@ def _run(task: str, source: str, config: Config, context: TaskContext) -> AnyRep
     if task == "prune":
         from backupd.tasks.prune import prune
 
-        return prune(source, expiry(config), context)[0]
+        return prune(source, retention_rule(config), context)[0]
     from backupd.tasks.verify import scrub
 
     return scrub(source, context)
@@ -99,15 +97,10 @@ def _doctor(config: Config, context: TaskContext) -> int:
 
 
 def _rebuild(context: TaskContext) -> int:
-    from backupd.tasks.rebuild_catalog import rebuild_catalog
+    from backupd.tasks.context import rebuild_catalog
 
     rebuild_catalog(context)
     return 0
-
-
-def _end_with_daemon() -> None:
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
