@@ -9,15 +9,14 @@ from typing import Any, BinaryIO
 from backupd.archive.archive import unpack
 from backupd.errors import CopyCorrupt, NoSpace, ReplicaUnreachable
 from backupd.model import Manifest
-from backupd.sqlite.integrity import Inspection, checking
+from backupd.sqlite.inspection import Inspection, checking
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
 from backupd.system.fs import is_disk_full
 from backupd.system.os_errors import explain_full
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, watching_space
-from backupd.tasks.replicate import replica_errors
-from backupd.tasks.retry import Retry
+from backupd.tasks.replica import Retry, replica_errors
 
 _CHUNK_BYTES = 1 << 20
 Connect = Callable[[], AbstractContextManager[Archives]]

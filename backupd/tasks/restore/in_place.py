@@ -17,25 +17,25 @@ from backupd.errors import OR_ONLINE, STOP_THE_APP, CopyCorrupt, GenerationMissi
 from backupd.log import Event
 from backupd.model import Manifest, Verification
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.history import Entry, Kind, Record, choose_undo, history, recorded_names
-from backupd.sqlite.restore_lock import restore_lock
+from backupd.sqlite.permissions import Rights, warning_of
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
 from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
+from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits
 from backupd.system.owners import owner_text
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
 from backupd.tasks.inventory import Choose
-from backupd.tasks.options import PinRequest
-from backupd.tasks.pin import pin_if_possible
+from backupd.tasks.prune import pin_if_possible
+from backupd.tasks.requests import PinRequest
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.presence import database_is_there
 from backupd.tasks.restore.recovery import heal_restore
 from backupd.tasks.run import RestoreRun
+from backupd.tasks.verify import record_verification
 
 RESTORED_FROM = "it was restored from"
 
