@@ -18,7 +18,7 @@ from backupd.cli.common import (
 from backupd.cli.output import print_table
 from backupd.errors import UsageError
 from backupd.formatting import SPAN_EXAMPLE, human_age, human_bytes, parse_span, printable, written_span
-from backupd.sqlite.kept import KEPT_FOR
+from backupd.sqlite.history import KEPT_FOR
 from backupd.tasks.clean import CleanDecision, clean
 from backupd.tasks.context import TaskContext
 

@@ -19,7 +19,7 @@ from backupd.privileges import (
     may_override_rights,
     settle,
 )
-from backupd.sqlite.directory import give_directory, rights_to_give
+from backupd.sqlite.permissions import give_directory, rights_to_give
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.in_place import RestoreRequest
 

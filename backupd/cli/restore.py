@@ -28,7 +28,7 @@ from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, Usage
 from backupd.model import LOCAL_STORE, Manifest
 from backupd.privileges import settle
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.file_lease import STOPPED_FLAG
+from backupd.sqlite.target_locks import STOPPED_FLAG
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import LATEST, Choose, choose_generation

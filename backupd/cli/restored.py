@@ -12,8 +12,7 @@ from backupd.cli.common import error_facts, print_json, print_trouble
 from backupd.config import Config
 from backupd.formatting import human_bytes, printable
 from backupd.report import AnyReport
-from backupd.sqlite.history import Entry
-from backupd.sqlite.kept import KEPT_FOR
+from backupd.sqlite.history import KEPT_FOR, Entry
 from backupd.tasks.restore.in_place import InPlaceResult
 from backupd.tasks.restore.to_path import Restored
 

@@ -18,7 +18,7 @@ from backupd.cli.common import (
 from backupd.cli.pin import pin_facts, pin_words
 from backupd.formatting import counted, human_bytes, printable
 from backupd.model import Manifest
-from backupd.sqlite.shadows import shadows_of
+from backupd.sqlite.shadow_tables import shadows_of
 from backupd.system.owners import owner_text
 from backupd.tasks.context import local_inventory
 from backupd.tasks.inventory import LATEST, choose_generation

@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 
 from backupd.bootstrap.tasks import backup_request, build_site, expiry, late_log, priority
 from backupd.config import Config
@@ -18,7 +17,7 @@ from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
 from backupd.privileges import settle
 from backupd.report import AnyReport
-from backupd.system.process import process_start_errors
+from backupd.system.process import call_when_parent_ends
 from backupd.system.resources import lower_priority
 from backupd.system.signals import exit_on_signals, ignore_signals
 from backupd.tasks.context import TaskContext
@@ -28,8 +27,7 @@ def main(job: TaskRequest, config: Config) -> int:
     """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
     log = late_log(config, sys.stdout)
     try:
-        with process_start_errors():
-            threading.Thread(target=_end_with_daemon, daemon=True).start()
+        call_when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         settle(config, os.environ)  # a database that was not there when the daemon started may have an owner by now
         return _do(job, config, build_site(config, console=sys.stdout))
     except BackupdError as error:
@@ -103,11 +101,6 @@ def _rebuild(context: TaskContext) -> int:
 
     rebuild_catalog(context)
     return 0
-
-
-def _end_with_daemon() -> None:
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
-from backupd.sqlite.directory import Rights
-from backupd.sqlite.mounts import current_mounts, mount_of, mounted_apart, second_names
+from backupd.sqlite.database_files import mounted_apart, second_names
+from backupd.sqlite.permissions import Rights
+from backupd.system.mounts import current_mounts, mount_of
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import known_owner, ownership_hint
 

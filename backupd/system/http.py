@@ -45,7 +45,7 @@ def send_request(url: str, body: bytes | None = None, *, timeout_s: float, direc
     """GET `url`, or POST `body` to it; a few redirections are followed as what was asked, never from https to http.
 
     With `direct` a redirection is the answer, and no proxy is asked: that is how an app nearby is looked at. Whatever
-    hangs (the resolver, a proxy, a server that drips) is left behind after `timeout_s`. Raises CallFailed.
+    hangs (the resolver, a proxy, a server that drips) is left behind after `timeout_s`. Raises RequestFailed.
     """
     answer: Future[HttpResponse] = Future()
     thread = threading.Thread(target=_answer, args=(url, body, timeout_s, direct, answer), name="call", daemon=True)
@@ -107,7 +107,7 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
         headers: Message,  # noqa: ARG002 - as above
         newurl: str,
     ) -> urllib.request.Request:
-        """Return the request anew. Raises CallFailed where it would leave TLS, or HTTP altogether."""
+        """Return the request anew. Raises RequestFailed where it would leave TLS, or HTTP altogether."""
         scheme = urlsplit(newurl).scheme
         if scheme != "https" and (scheme != "http" or req.type == "https"):
             fp.close()

@@ -1,14 +1,19 @@
-"""Threads and processes that the system does not start: a seccomp profile, or a limit of the container or the user."""
+"""Child processes that run a module of backupd and end with their parent; and why the system may start no process."""
 
 import errno
+import os
 import resource
+import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from backupd.errors import ProcessRefused
 
 if TYPE_CHECKING:  # child processes import this
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+    from typing import IO
 
 _NO_THREAD: Final = "can't start new thread"  # CPython's RuntimeError, which keeps no errno
 _REFUSED: Final = frozenset((errno.EAGAIN, errno.EPERM, errno.ENOSYS, errno.ENOMEM))  # clone(2), "ERRORS"
@@ -19,6 +24,65 @@ _SECCOMP: Final = (
     "let the seccomp profile allow clone3: update Docker (20.10.10 or later) and libseccomp, or docker run "
     "--security-opt seccomp=unconfined"
 )
+
+
+def start_module(
+    module: str,
+    *arguments: str,
+    directory: "Path | str | None" = None,
+    environ: "Mapping[str, str] | None" = None,
+    stdout: "int | None" = -1,
+    stderr: "int | IO[bytes] | None" = None,
+) -> "subprocess.Popen[bytes]":
+    """Start `python -m MODULE ARGUMENTS` in a session of its own, whose Ctrl-C is then this process's to handle.
+
+    Its standard input is a pipe that closes when this process ends (see `call_when_parent_ends`), and by default its
+    standard output is one too. Raises ProcessRefused, OSError.
+    """
+    import subprocess  # child processes import this module
+
+    command = [sys.executable, "-P", "-m", module, *arguments]  # -P: import nothing from `directory`
+    with process_start_errors():
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            cwd=directory,
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+
+
+def pipe(stream: "IO[bytes] | None") -> "IO[bytes]":
+    """Return the end of a pipe to a child process, for the type checker."""
+    assert stream is not None  # noqa: S101 - it was opened as a pipe
+    return stream
+
+
+def send(process: "subprocess.Popen[bytes]", data: bytes) -> None:
+    """Write `data` to the standard input of a child; if it has died already, its exit code tells why."""
+    with suppress(BrokenPipeError):
+        pipe(process.stdin).write(data)
+        pipe(process.stdin).flush()
+
+
+def close_input(process: "subprocess.Popen[bytes]") -> None:
+    """Close the standard input of a child, which takes that for the end of its parent."""
+    with suppress(BrokenPipeError):
+        pipe(process.stdin).close()
+
+
+def call_when_parent_ends(action: "Callable[[], object]") -> None:
+    """Call `action` in a thread when standard input closes: the parent has ended. Raises ProcessRefused."""
+    import threading
+
+    def wait() -> None:
+        os.read(0, 1)
+        action()
+
+    with process_start_errors():
+        threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from backupd.errors import NamesExhausted
 from backupd.formatting import human_bytes
 from backupd.model import Contents, Manifest, generation_id
 from backupd.report import BackupDetails, RunReport
-from backupd.sqlite.mounts import is_remote
+from backupd.system.mounts import is_remote
 from backupd.tasks.capture import ARCHIVE_PART, Capture, capture_snapshot
 from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext, local_inventory

@@ -10,7 +10,7 @@ from backupd.archive.archive import Packed, digest_of, pack
 from backupd.errors import GenerationMissing, SnapshotFailed, SourceCorrupt, SourceReplaced, SourceUnlocked
 from backupd.log import Event
 from backupd.model import Manifest
-from backupd.sqlite.integrity import Inspection, checking
+from backupd.sqlite.inspection import Inspection, checking
 from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source, same_content
 from backupd.system.resources import lower_priority

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keyboard import Keyboard
 
 from backupd.model import Hold
-from backupd.sqlite.kept import KEPT_FOR
+from backupd.sqlite.history import KEPT_FOR
 from backupd.stores.lock import store_lock
 from backupd.tasks.clean import Leftover, clean, decide_damaged, decide_replaced
 from backupd.tasks.context import TaskContext

@@ -3,13 +3,12 @@
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from backupd.system.os_errors import foreseen_error
-from backupd.system.process import process_start_errors
+from backupd.system.process import call_when_parent_ends
 
 _PROGRESS_EVERY_S = 0.1
 _ORPHANED = 70
@@ -41,19 +40,13 @@ def serve(work: Callable[[dict[str, Any], Wire], dict[str, Any]]) -> None:
     """
     request = json.loads(sys.stdin.buffer.readline())
     try:
-        with process_start_errors():
-            threading.Thread(target=_die_with_parent, daemon=True).start()
+        call_when_parent_ends(lambda: os._exit(_ORPHANED))
         _send({"kind": "result", "result": work(request, Wire())})
     except Exception as error:
         foreseen = foreseen_error(error)
         if foreseen is None:
             raise
         _send({"kind": "error", "error": type(foreseen).__name__, "message": foreseen.message, "hint": foreseen.hint})
-
-
-def _die_with_parent() -> None:
-    os.read(0, 1)
-    os._exit(_ORPHANED)
 
 
 def _send(line: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable
 from backupd.formatting import human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
-from backupd.sqlite.kept import KEPT_FOR
+from backupd.sqlite.history import KEPT_FOR
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 from backupd.system.fs import fsync_directory, note_extra_access, write_durably

@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from backupd.errors import DrillFailed
 from backupd.formatting import printable
 from backupd.model import Contents, SourceFacts
-from backupd.sqlite.query import ask_copy
+from backupd.sqlite.inspection import ask_copy
 from backupd.tasks.drill.app_database import Place
 from backupd.tasks.drill.command import Command, environment_for
 from backupd.tasks.options import AppProof

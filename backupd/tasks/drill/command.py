@@ -3,16 +3,14 @@
 import os
 import select
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import Final, Self
 
-from backupd.errors import DrillFailed
+from backupd.errors import DrillFailed, ProcessRefused
 from backupd.formatting import printable
-from backupd.system.process import process_start_errors
+from backupd.system.process import close_input, pipe, process_start_errors, start_module
 
 RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
 _OURS: Final = "BACKUPD_"
@@ -41,39 +39,32 @@ class Command:
         self._words = words
         self._tail = b""
         self._reader = threading.Thread(target=self._read, name="command", daemon=True)
-        with process_start_errors():
-            self._process = subprocess.Popen(  # noqa: S603 - what the operator's configuration asks for
-                [sys.executable, "-P", "-m", "backupd.system.process_group", *words],
-                env=dict(environ),
-                cwd=directory,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # the terminal's Ctrl-C is ours to handle
-            )
-            try:
+        self._process = start_module(
+            "backupd.system.process_group", *words, directory=directory, environ=environ, stderr=subprocess.PIPE
+        )
+        try:
+            with process_start_errors():
                 self._reader.start()
-            except RuntimeError:
-                self._process.communicate()  # it ends with its standard input
-                raise
+        except ProcessRefused:
+            self._process.communicate()  # it ends with its standard input
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with suppress(BrokenPipeError):
-            _pipe(self._process.stdin).close()
+        close_input(self._process)
         try:
             self._process.wait(_DEATH_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._reader.join(_LAST_WORDS_S)  # who has left the process group may hold the pipe open for ever
-        _pipe(self._process.stdout).close()
+        pipe(self._process.stdout).close()
 
     def require_success(self, timeout_s: float) -> None:
         """Wait for its end. Raises DrillFailed unless it ends with 0 within `timeout_s`."""
-        answer = _pipe(self._process.stdout)
+        answer = pipe(self._process.stdout)
         ready, _, _ = select.select([answer], [], [], timeout_s)
         if not ready:
             raise DrillFailed(
@@ -100,12 +91,7 @@ class Command:
         return printable(os.path.basename(self._words[0]))  # noqa: PTH119 - a word, not yet a path
 
     def _read(self) -> None:
-        said = _pipe(self._process.stderr)
+        said = pipe(self._process.stderr)
         with said:
             while chunk := os.read(said.fileno(), 1 << 16):
                 self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None  # noqa: S101 - for the type checker: it is a pipe
-    return stream

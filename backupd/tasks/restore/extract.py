@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from backupd.archive.archive import unpack
 from backupd.errors import CopyCorrupt, NoSpace, ReplicaUnreachable
 from backupd.model import Manifest
-from backupd.sqlite.integrity import Inspection, checking
+from backupd.sqlite.inspection import Inspection, checking
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
 from backupd.system.fs import is_disk_full

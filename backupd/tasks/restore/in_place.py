@@ -17,12 +17,12 @@ from backupd.errors import OR_ONLINE, STOP_THE_APP, CopyCorrupt, GenerationMissi
 from backupd.log import Event
 from backupd.model import Manifest, Verification
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.directory import Rights, warning_of
 from backupd.sqlite.history import Entry, Kind, Record, choose_undo, history, recorded_names
-from backupd.sqlite.restore_lock import restore_lock
+from backupd.sqlite.permissions import Rights, warning_of
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
 from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
+from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits
 from backupd.system.owners import owner_text

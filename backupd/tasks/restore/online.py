@@ -14,12 +14,10 @@ from pathlib import Path
 from backupd.errors import BackupdError, CopyCorrupt, RestoreFailed, TargetRefused
 from backupd.model import Manifest
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.checksums import path_has_checksums
-from backupd.sqlite.encryption import is_encrypted
-from backupd.sqlite.header import read_header
+from backupd.sqlite.file_format import is_encrypted, path_has_checksums, read_header
 from backupd.sqlite.history import Record, begin_online, end_online, took_effect
-from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.target import Target, set_journal_mode
+from backupd.sqlite.target_locks import restore_lock
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.stores.contract import Archives
 from backupd.tasks.backup import backup

@@ -8,11 +8,10 @@ from pathlib import Path
 from backupd.errors import TargetRefused
 from backupd.formatting import human_age, human_bytes
 from backupd.log import Event
-from backupd.sqlite.history import end_online, online_begun, took_effect
-from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files
-from backupd.sqlite.restore_lock import restore_lock
+from backupd.sqlite.history import KEPT_FOR, KeptDatabase, end_online, kept_files, online_begun, took_effect
 from backupd.sqlite.swap import heal
 from backupd.sqlite.swap_journal import pending
+from backupd.sqlite.target_locks import restore_lock
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
