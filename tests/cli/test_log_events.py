@@ -250,7 +250,7 @@ def test_a_backup_that_finds_the_store_in_use_says_so(order: BackupRequest, cont
     assert report.exit_code == 75
     (waiting,) = of(log_lines(context.store.directory), Event.LOCK_WAITING)
     assert undocumented(waiting) == set()
-    assert re.search(r"failed: .* is in use by a prune that began [\d.]+ s ago", last_line(context)["message"])
+    assert re.search(r"failed: .* is in use by a prune started [\d.]+ s ago", last_line(context)["message"])
 
 
 def test_a_prune_says_that_it_is_done(order: BackupRequest, context: TaskContext) -> None:
