@@ -14,7 +14,7 @@ from backupd.report import BackupDetails, RunReport
 from backupd.system.mounts import is_remote
 from backupd.tasks.capture import Capture, capture_snapshot
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.inventory import sharing
+from backupd.tasks.inventory import shared_source_warning
 from backupd.tasks.prune import apply_retention, pin_if_possible, removed_by
 from backupd.tasks.publication import apply_publication, decide_publication, source_state
 from backupd.tasks.requests import BackupRequest
@@ -41,7 +41,7 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
             apply_publication(decision, request, capture, state, run, context)
             if isinstance(capture, Capture):
                 _report_oddities(request, capture, run)
-        if shared := sharing(inventory, request.source, request.path):
+        if shared := shared_source_warning(inventory, request.source, request.path):
             run.warn(shared)
         _pin(request, run, context)
         _prune(request, run, context)
