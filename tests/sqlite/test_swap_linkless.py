@@ -11,8 +11,8 @@ import pytest
 
 from backupd.errors import TargetInUse
 from backupd.sqlite import swap as swap_module
-from backupd.sqlite.swap import heal, swap
-from backupd.sqlite.target_locks import Lease
+from backupd.sqlite.swap import recover_swap, swap
+from backupd.sqlite.target_locks import FileLease
 from support.directories import kept_databases
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -46,8 +46,8 @@ def contents(place: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in place.iterdir()}
 
 
-def lease(target: Path) -> Lease:
-    return Lease([target], os.geteuid(), os.getegid(), remote="", stopped=False)
+def lease(target: Path) -> FileLease:
+    return FileLease([target], os.geteuid(), os.getegid(), remote="", stopped=False)
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[], None]) -> None:
@@ -93,7 +93,7 @@ def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
         part.write_text("new")
         code = killed(target, part, monkeypatch, at)
         assert target.exists() or not exchanging
-        healed = heal(target)
+        healed = recover_swap(target)
         assert contents(place) in ({"tasks.db": "old"}, {"tasks.db": "new", KEPT: "old"})
         for kept in kept_databases(target):
             kept.unlink()
@@ -124,10 +124,10 @@ def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(
         monkeypatch.setattr(swap_module, "exchange", unknown)
     watched(monkeypatch, lambda: seen.append(target.exists()))
 
-    class Late(Lease):
+    class Late(FileLease):
         """Somebody opens the file once the new one is in place."""
 
-        def asked_for(self, path: Path) -> bool:
+        def open_requested(self, path: Path) -> bool:
             return path.read_text() == "new"
 
     held = Late([], os.geteuid(), os.getegid(), remote="", stopped=True)
