@@ -29,10 +29,9 @@ from backupd.tasks.doctor.local import examine
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import Expiry
-from backupd.tasks.replicate import Connect, ReplicationRequest, inventory_of, replica_errors
+from backupd.tasks.replica import Connect, Retry, inventory_of, once, replica_errors, until
+from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from backupd.tasks.restore.extract import ResumingArchives
-from backupd.tasks.retry import Retry, once, until
 
 
 def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -52,8 +51,8 @@ def replication_request(config: Config, name: str, *, adopt: bool = False, force
     """Return what the configuration asks for of replica `name`, and an operator with `adopt` and `force`."""
     replica = config.replicas[name]
     policy = (replica.retention or config.retention).policy()
-    expiry = Expiry(policy, ZoneInfo(config.schedule.timezone))
-    return ReplicationRequest(name, expiry, tuple(config.sources), replica.append_only, adopt, force)
+    retention = RetentionRule(policy, ZoneInfo(config.schedule.timezone))
+    return ReplicationRequest(name, retention, tuple(config.sources), replica.append_only, adopt, force)
 
 
 def connecting(config: Config, name: str, context: TaskContext, *, reading: bool = False) -> Connect:

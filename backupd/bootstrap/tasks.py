@@ -24,7 +24,7 @@ from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import AppProof, BackupRequest, DrillRequest, Expiry, Packing, ShrinkGuard
+from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest, Packing, RetentionRule, ShrinkGuard
 
 # In this order when several are due: what makes a new copy goes before what looks after old ones.
 _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
@@ -126,7 +126,7 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         allow_empty=source.allow_empty,
         allow_links=source.hard_link == "allow",
         packing=Packing(config.pack.level, workers(config), priority(config)),
-        expiry=expiry(config),
+        retention=retention_rule(config),
         guard=ShrinkGuard(**dict(config.shrink_guard)),
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
@@ -171,9 +171,9 @@ def _chosen_store(config: Config) -> str:
     return f"restored from {first}, the first of {len(others) + 1} replicas: drill.from names another" if others else ""
 
 
-def _app_proof(config: Config) -> AppProof:
+def _app_proof(config: Config) -> AppCheck:
     settings = config.drill
-    return AppProof(
+    return AppCheck(
         timeout_s=settings.timeout_s,
         place_at=settings.place_at,
         command=tuple(shlex.split(settings.command or "")),
@@ -186,9 +186,9 @@ def _app_proof(config: Config) -> AppProof:
     )
 
 
-def expiry(config: Config) -> Expiry:
+def retention_rule(config: Config) -> RetentionRule:
     """Return the retention policy and the zone of its days."""
-    return Expiry(config.policy(), ZoneInfo(config.schedule.timezone))
+    return RetentionRule(config.policy(), ZoneInfo(config.schedule.timezone))
 
 
 def priority(config: Config) -> Priority:

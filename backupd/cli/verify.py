@@ -27,7 +27,7 @@ from backupd.model import LOCAL_STORE
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import LATEST, Inventory, choose_generation
 from backupd.tasks.provenance import refusal
-from backupd.tasks.verify import CheckResult, verify
+from backupd.tasks.verify import VerificationResult, verify
 
 
 @click.command("verify", epilog="Example: backupd verify --all")
@@ -122,7 +122,7 @@ def _meant(wanted: str, names: tuple[str, ...], inventory: Inventory) -> list[st
     return [choose_generation(inventory, LATEST, name, None).id for name in names or (None,)]
 
 
-def _print(result: CheckResult, *, quiet: bool) -> None:
+def _print(result: VerificationResult, *, quiet: bool) -> None:
     if result.warning:
         print_warning(result.warning)
     if quiet:

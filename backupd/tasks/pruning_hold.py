@@ -13,7 +13,7 @@ from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.tasks.capture import Capture
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import BackupRequest, ShrinkGuard
+from backupd.tasks.requests import BackupRequest, ShrinkGuard
 from backupd.tasks.run import BackupRun
 
 _NAMED = 5

@@ -137,6 +137,7 @@ def test_the_configuration_shown_can_be_loaded_again(
 ) -> None:
     paths = {os.path.abspath(path.strip()) for path in sources.values()}  # noqa: PTH100 - as the configuration does it
     assume(len(paths) == len(sources))
+    assume(all(path == path.strip() for path in (*paths, os.path.abspath(directory.strip()))))  # noqa: PTH100 - as above
     assume(os.path.abspath(directory.strip()) not in paths)  # noqa: PTH100 - as above
     names = {f"SOURCES__{name.upper()}__PATH": path for name, path in sources.items()}
     config = load(**names, BACKUPS_DIR=directory, RETENTION__DAILY=str(daily), SHRINK_GUARD__MAX_ROW_LOSS=str(loss))

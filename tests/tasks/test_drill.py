@@ -20,8 +20,8 @@ from backupd.tasks.drill.app_check import differences
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import take_inventory
-from backupd.tasks.options import BackupRequest, DrillRequest
-from backupd.tasks.retry import once
+from backupd.tasks.replica import once
+from backupd.tasks.requests import BackupRequest, DrillRequest
 from support.drills import DAY_S, drilled, facts
 from support.generations import backdated, flip_byte, manifest_of, rewritten
 from support.replicas import complete_generations, retrying

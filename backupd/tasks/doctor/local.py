@@ -20,9 +20,8 @@ from backupd.system.owners import NAMESPACE_HINT
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.tasks.doctor.finding import Finding, finding
-from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import BackupRequest
-from backupd.tasks.origins import sharing
+from backupd.tasks.inventory import Inventory, sharing
+from backupd.tasks.requests import BackupRequest
 from backupd.tasks.restore.recovery import examine_restores
 
 # 3.53.3 can delete a hot journal without replaying it (docs/adr/0002-one-sqlite-library.md).
@@ -56,7 +55,7 @@ def _clock(context: TaskContext) -> str:
 def _time_zone(request: BackupRequest) -> Finding:
     if request.timezone_warning:
         return Finding("time zone", ok=False, detail=request.timezone_warning, hint="or set schedule.timezone")
-    zone = request.expiry.timezone if request.expiry else UTC
+    zone = request.retention.timezone if request.retention else UTC
     return Finding("time zone", ok=True, detail=f"days are counted in {zone}")
 
 

@@ -26,16 +26,16 @@ from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits
 from backupd.system.owners import owner_text
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
 from backupd.tasks.inventory import Choose
-from backupd.tasks.options import PinRequest
-from backupd.tasks.pin import pin_if_possible
+from backupd.tasks.prune import pin_if_possible
+from backupd.tasks.requests import PinRequest
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.presence import database_is_there
 from backupd.tasks.restore.recovery import heal_restore
 from backupd.tasks.run import RestoreRun
+from backupd.tasks.verify import record_verification
 
 RESTORED_FROM = "it was restored from"
 

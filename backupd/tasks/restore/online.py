@@ -21,12 +21,11 @@ from backupd.sqlite.target_locks import restore_lock
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.stores.contract import Archives
 from backupd.tasks.backup import backup
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, reserve_bytes
 from backupd.tasks.inventory import Choose
-from backupd.tasks.options import BackupRequest, PinRequest
-from backupd.tasks.pin import pin_if_possible
+from backupd.tasks.prune import pin_if_possible
+from backupd.tasks.requests import BackupRequest, PinRequest
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.in_place import (
     RESTORED_FROM,
@@ -41,6 +40,7 @@ from backupd.tasks.restore.in_place import (
 )
 from backupd.tasks.restore.recovery import heal_restore
 from backupd.tasks.run import RestoreRun
+from backupd.tasks.verify import record_verification
 
 _COPY = "restored.sqlite3"
 
@@ -114,8 +114,8 @@ def _require_store(context: TaskContext) -> None:
 def _backed_up(safety: BackupRequest, manifest: Manifest, context: TaskContext) -> str:
     """Back the database up and return the generation that holds it. Raises RestoreFailed when there is none."""
     pin = PinRequest(f"it is the state before the online restore of {manifest.id}")
-    # Without expiry: else it might push out the very generation that is restored.
-    report = backup(replace(safety, expiry=None, pin=pin), context)
+    # Without pruning: it might push out the very generation that is restored.
+    report = backup(replace(safety, retention=None, pin=pin), context)
     if report.outcome == "failed" or report.generation is None:
         raise RestoreFailed(
             f"the safety backup failed, and nothing was restored: {report.error}",
