@@ -115,7 +115,7 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     yield from examine(tuple(backup_request(config, name) for name in config.sources), context)
     for name in config.replicas:
         yield from examine_replica(replication_request(config, name), partial(_open, config, name, context), context)
-    if config.drill.proves_app:
+    if config.drill.checks_app:
         yield from examine_drill(drill_request(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:
         yield from examine_messages(next(iter(config.sources)), context)

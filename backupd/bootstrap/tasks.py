@@ -151,7 +151,7 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
     limits_s = [_limit_s(config, "backup", source)]
     if wanted != LOCAL_STORE:
         limits_s.append(_limit_s(config, "replicate", wanted))
-    asks = settings.proves_app and settings.source in (None, source)
+    asks = settings.checks_app and settings.source in (None, source)
     return DrillRequest(
         source=source,
         store=wanted,
@@ -188,7 +188,7 @@ def _app_proof(config: Config) -> AppCheck:
 
 def retention_rule(config: Config) -> RetentionRule:
     """Return the retention policy and the zone of its days."""
-    return RetentionRule(config.policy(), ZoneInfo(config.schedule.timezone))
+    return RetentionRule(config.retention.policy(), ZoneInfo(config.schedule.timezone))
 
 
 def priority(config: Config) -> Priority:
