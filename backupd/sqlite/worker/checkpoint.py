@@ -44,7 +44,7 @@ def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
         if error.errno != EIO:
             raise
         damage = "the disk cannot read it"
-    return {"damage": damage, "undecided": journal_problem}
+    return {"damage": damage, "journal_problem": journal_problem}
 
 
 def header_of(path: str) -> Header | None:
