@@ -62,7 +62,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[], None]) -> None:
 
         return watched
 
-    for where, name in ((Path, "rename"), (swap_module, "exchange")):
+    for where, name in ((Path, "rename"), (swap_module, "exchange_names")):
         monkeypatch.setattr(where, name, seen(getattr(where, name)))
 
 
@@ -73,7 +73,7 @@ def test_the_new_one_takes_the_place_of_the_old_one_which_is_kept(
     target, part = paths(place)
     seen = list[bool]()
     if not exchanging:
-        monkeypatch.setattr(swap_module, "exchange", unknown)
+        monkeypatch.setattr(swap_module, "exchange_names", unknown)
     watched(monkeypatch, lambda: seen.append(target.exists()))
     with lease(target) as held:
         assert swap(target, part, held, NOW) == place / KEPT
@@ -87,7 +87,7 @@ def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
 ) -> None:
     target, part = paths(place)
     if not exchanging:
-        monkeypatch.setattr(swap_module, "exchange", unknown)
+        monkeypatch.setattr(swap_module, "exchange_names", unknown)
     for at in count():
         target.write_text("old")
         part.write_text("new")
@@ -121,7 +121,7 @@ def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(
     target, part = paths(place)
     seen = list[bool]()
     if not exchanging:
-        monkeypatch.setattr(swap_module, "exchange", unknown)
+        monkeypatch.setattr(swap_module, "exchange_names", unknown)
     watched(monkeypatch, lambda: seen.append(target.exists()))
 
     class Late(FileLease):
