@@ -11,8 +11,7 @@ from backupd.config import Config
 from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
-from backupd.notifications.ping_status import examine_pings
-from backupd.notifications.self_test import examine_messages
+from backupd.notifications.delivery import examine_messages, examine_pings
 from backupd.stores.contract import HIDDEN, Archives, Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.sftp.auth import Credentials
