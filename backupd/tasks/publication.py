@@ -13,7 +13,7 @@ from backupd.errors import BackupdError, CopyCorrupt, NamesExhausted, SourceCorr
 from backupd.formatting import human_bytes
 from backupd.model import Contents, Hold, Manifest, generation_id
 from backupd.report import BackupDetails
-from backupd.sqlite.shadow_tables import shadows_of
+from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.tasks.capture import ARCHIVE_PART, Capture, UnusableSource
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
@@ -301,7 +301,7 @@ def _compared(before: Contents, now: Contents) -> dict[str, bool]:
     """
     compared = dict.fromkeys(before.tables, True)
     for table, module in before.virtual.items():
-        shadows = shadows_of(table, module)
+        shadows = shadow_tables_of(table, module)
         known = before.tables.get(table) is not None and (table not in now.tables or now.tables[table] is not None)
         for gone in shadows if known else (table,):
             compared.pop(gone, None)
