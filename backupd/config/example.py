@@ -13,14 +13,14 @@ from backupd.config.render import toml_value
 from backupd.config.schema import Config
 
 _INTRODUCTION = """\
-# backupd reads this file from /etc/backupd/config.toml, or from where --config or BACKUPD_CONFIG says.
-# Keys behind a # show their default, or an example where there is none.
+# backupd reads this file from /etc/backupd/config.toml, or from the path in --config or BACKUPD_CONFIG.
+# Keys after a # show their default, or an example where there is none.
 #
-# Every key can be set in the environment as well, which goes before this file:
+# Every key can be set in the environment as well, which overrides this file:
 # BACKUPD_RETENTION__DAILY=14, BACKUPD_SOURCES__TASKS__METHOD=vacuum. An empty value counts as unset.
-# A secret is better kept in a file of its own: BACKUPD_HTTP__TOKEN_FILE=/run/secrets/token.
+# Keep a secret in a file of its own: BACKUPD_HTTP__TOKEN_FILE=/run/secrets/token.
 #
-# Relative paths start at the directory of this file.
+# Relative paths are relative to the directory of this file.
 
 """
 _WIDTH = 110

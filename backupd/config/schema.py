@@ -48,7 +48,7 @@ class Config(BaseModel):
 
     sources: Sources
     backups_dir: kinds.FilePath = Field(
-        description="Directory that keeps the generations; default: backups/ beside the database.",
+        description="Directory of the generations; default: backups/ beside the database.",
         examples=["/app/data/backups"],
     )
     retention: RetentionSection = RetentionSection()
@@ -65,10 +65,10 @@ class Config(BaseModel):
     app: AppSection = AppSection()
     pings: kinds.Named[kinds.PingUrl] = Field(
         {},
-        description="URLs of outside monitors (healthchecks.io, Uptime Kuma) that hear when a run begins, succeeds and "
-        "fails: by task (backup, replicate, drill, prune, scrub), or by task and what it is of (backup-tasks). daily "
-        "hears once a day, only while all proofs are within their limits. A kind before the URL, uptime-kuma: or "
-        "healthchecks:, helps where its shape does not tell.",
+        description="URLs of outside monitors (healthchecks.io, Uptime Kuma) to ping when a run starts, succeeds and fails: by "
+        "task (backup, replicate, drill, prune, scrub), or by task and source or replica (backup-tasks). daily is "
+        "pinged once a day, only while /health is green. Put uptime-kuma: or healthchecks: before a URL whose kind is "
+        "not recognised.",
         examples=["https://hc-ping.com/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"],
     )
 
