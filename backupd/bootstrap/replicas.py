@@ -11,8 +11,7 @@ from backupd.config import Config
 from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
-from backupd.notifications.ping_status import examine_pings
-from backupd.notifications.self_test import examine_messages
+from backupd.notifications.delivery import examine_messages, examine_pings
 from backupd.stores.contract import HIDDEN, Archives, Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.sftp.auth import Credentials
@@ -115,7 +114,7 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     yield from examine(tuple(backup_request(config, name) for name in config.sources), context)
     for name in config.replicas:
         yield from examine_replica(replication_request(config, name), partial(_open, config, name, context), context)
-    if config.drill.proves_app:
+    if config.drill.checks_app:
         yield from examine_drill(drill_request(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:
         yield from examine_messages(next(iter(config.sources)), context)

@@ -1,11 +1,12 @@
 """`backupd show`."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from backupd.archive.manifest import decode_manifest
-from backupd.catalog import GenerationHistory
+from backupd.catalog import GenerationHistory, RunRecord
 from backupd.cli.common import (
     config_option,
     json_option,
@@ -18,6 +19,7 @@ from backupd.cli.common import (
 from backupd.cli.pin import pin_facts, pin_words
 from backupd.formatting import counted, human_bytes, printable
 from backupd.model import Manifest
+from backupd.report import report_facts
 from backupd.sqlite.shadow_tables import shadows_of
 from backupd.system.owners import owner_text
 from backupd.tasks.context import local_inventory
@@ -44,12 +46,18 @@ def command(wanted: str, source: str | None, config_file: Path | None, *, as_jso
     history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), GenerationHistory((), ()))
     pin = context.pins.get(manifest.id)
     if as_json:
-        print_json({"manifest": manifest, "history": history, **pin_facts(pin)})
+        runs = [_run_facts(run) for run in history.runs]
+        print_json({"manifest": manifest, "history": {"runs": runs, "checks": history.checks}, **pin_facts(pin)})
         return
     _print(manifest)
     if pin is not None:
         click.echo(f"{'kept':<15} {pin_words(pin)}")
     _print_history(history)
+
+
+def _run_facts(run: RunRecord) -> dict[str, object]:
+    facts = {field.name: getattr(run, field.name) for field in fields(run)}
+    return {**facts, "report": report_facts(run.report) if run.report else None}
 
 
 def _print(manifest: Manifest) -> None:

@@ -1,6 +1,6 @@
 """The sections of the schema: names, kinds, defaults and descriptions of their keys.
 
-What is said here, of a section in its docstring and of a key in its description, is what the example says.
+The docstring of a section and the description of a key become the text of `config.example.toml`.
 """
 
 from datetime import timedelta
@@ -13,7 +13,7 @@ from backupd.model import RetentionPolicy
 
 
 class Table(BaseModel):
-    """A section: frozen, refuses keys that it does not know, and shows no value in an error."""
+    """A section: frozen, refuses unknown keys, and shows no value in an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -25,141 +25,130 @@ class SourceSection(Table):
     method: Literal["backup", "vacuum"] = Field(
         "backup",
         description='"backup" copies page by page, byte for byte; "vacuum" then rewrites the checked copy '
-        "without free pages (VACUUM INTO), which needs space for both.",
+        "without free pages (VACUUM INTO), which needs room for both.",
     )
     allow_empty: bool = Field(
         default=False,
         description="Accept an empty file, and a database that has lost all its tables, instead of failing.",
     )
-    timeout_s: kinds.Seconds = Field(3600, gt=0, description="Seconds that a snapshot may take in all.")
+    timeout_s: kinds.Seconds = Field(3600, gt=0, description="Seconds for one snapshot, in all.")
     busy_timeout_s: kinds.Seconds = Field(60, description="Seconds to wait for a lock that the app holds.")
     writer_budget_s: kinds.Seconds = Field(
         2.0,
         gt=0,
-        description="Seconds that one pinned copy may block the app's writers where the database is in "
+        description="Seconds for which one copy may block the app's writers where the database is in "
         "rollback-journal mode; WAL writers are never blocked.",
     )
     hot_journal: Literal["copy", "fail"] = Field(
         "copy",
-        description='After a crashed writer left a journal: "copy" database and journal and recover '
+        description='Where a crashed writer left a hot journal: "copy" database and journal and recover '
         'the copy, or "fail".',
     )
-    hot_journal_wait_s: kinds.Seconds = Field(
-        60, description="Seconds to wait for the app to recover such a journal by itself."
-    )
+    hot_journal_wait_s: kinds.Seconds = Field(60, description="Seconds to wait for the app to recover a hot journal.")
     network_fs: Literal["refuse", "allow"] = Field(
         "refuse",
-        description='"allow" accepts a database on NFS, SMB, a share of Docker Desktop and other network file systems, '
-        "whose locks may fail.",
+        description='"allow" accepts a database on NFS, SMB, a Docker Desktop share or another network file '
+        "system, whose locks are not reliable.",
     )
     hard_link: Literal["refuse", "allow"] = Field(
         "refuse",
-        description='"allow" accepts a database file with a second name (a hard link, or a mount of the file alone at '
-        "another place), beside which its journal may be.",
+        description='"allow" accepts a database file with a second name (a hard link, or a mount of the file alone), '
+        "beside which its journal may be.",
     )
 
 
 class RetentionSection(Table):
-    """Which generations are kept, in addition to pinned ones; at least one value must be above zero.
+    """Which generations are kept; at least one rule is above zero. Pinned generations are kept as well.
 
     A duration is a number and its unit: "90min", "48h", "7d", "2w".
     """
 
     within: kinds.Span = Field(
         timedelta(hours=48),
-        description="Verified generations are kept that are at most this much older than the newest one, and the "
-        "one before them, so that every state of that time can be restored; 0: none for its age.",
+        description="Keep all verified generations at most this much older than the newest one, and the one before "
+        "them, so that every state of that time can be restored; 0: off.",
         examples=["48h"],
     )
-    hourly: kinds.Count = Field(
-        0, description="Number of newest hours with a verified generation; the last one of each is kept."
-    )
-    daily: kinds.Count = Field(7, description="Days, likewise.")
-    weekly: kinds.Count = Field(4, description="ISO weeks, likewise.")
-    monthly: kinds.Count = Field(0, description="Months, likewise.")
-    yearly: kinds.Count = Field(0, description="Years, likewise.")
-    last: kinds.Count = Field(0, description="Number of newest generations that are kept in any case.")
+    hourly: kinds.Count = Field(0, description="Keep the last verified generation of this many hours.")
+    daily: kinds.Count = Field(7, description="Keep the last of this many days.")
+    weekly: kinds.Count = Field(4, description="Keep the last of this many ISO weeks.")
+    monthly: kinds.Count = Field(0, description="Keep the last of this many months.")
+    yearly: kinds.Count = Field(0, description="Keep the last of this many years.")
+    last: kinds.Count = Field(0, description="Keep this many of the newest generations.")
 
     @model_validator(mode="after")
     def _keeps_something(self) -> Self:
         if not any(value for _, value in self):
-            raise ValueError("an empty policy is refused: it would remove every generation; keep at least one")
+            raise ValueError("an empty policy is refused, because it would prune every generation: set a rule above 0")
         return self
 
     def policy(self) -> RetentionPolicy:
-        """Return the same as the value that `plan_retention` takes."""
+        """Return the value that `plan_retention` takes."""
         return RetentionPolicy(**dict(self))
 
 
 class ScheduleSection(Table):
-    """The schedule of the daemon; missed runs are caught up.
+    """When the daemon runs each task; a missed time is caught up.
 
-    Each is a time of day ("04:00"), a weekday and a time ("sun 05:00"), or a cron expression of five fields
+    Each is a time of day ("04:00"), a weekday with one ("sun 05:00"), or a cron expression of five fields
     ("0 6 1 * *"; 0 and 7 are Sunday, L is the last day of the month).
     """
 
     timezone: kinds.TimeZone = Field(
         "UTC",
-        description="IANA time zone of the times below, and of days in retention; default: TZ of the "
+        description="IANA time zone of these times, and of the days that retention counts; default: TZ of the "
         "environment, else UTC.",
     )
     backup: kinds.When = Field("04:00", description="When to back up.")
-    replicate: kinds.When = Field(
-        "sun 05:00", description="When to send to replicas that have no schedule of their own."
-    )
-    drill: kinds.When = Field("0 6 1 * *", description="When to run a restore drill.")
-    prune: kinds.When = Field("05:30", description="When to apply the retention policy, in addition to each backup.")
-    scrub: kinds.When = Field("05:45", description="When to digest the generation with the oldest check again.")
+    replicate: kinds.When = Field("sun 05:00", description="When to replicate; a replica can have its own schedule.")
+    drill: kinds.When = Field("0 6 1 * *", description="When to run the restore drill.")
+    prune: kinds.When = Field("05:30", description="When to prune; each backup prunes too.")
+    scrub: kinds.When = Field("05:45", description="When to verify the generation whose last verification is oldest.")
     daily: kinds.When = Field(
-        "07:00", description="When to send the daily ping; while unhealthy, later, as soon as healthy."
+        "07:00",
+        description="When to send the daily ping; it waits until everything is healthy.",
     )
     run_timeout_s: kinds.Seconds = Field(
-        21600, gt=0, description="Seconds after which a scheduled run is stopped, and counts as failed."
+        21600, gt=0, description="Seconds after which a scheduled run is stopped and has failed."
     )
 
 
 class HealthSection(Table):
-    """How old the last backup, off-site copy and drill may be before /health turns red.
+    """Maximum age of the latest backup, off-site copy and drill; beyond it /health returns 503.
 
-    Unset: the time between two runs of the schedule, and a twelfth of that (at least two hours) more.
+    Unset: the time between two runs of its schedule, plus a twelfth of it or two hours, whichever is more.
     """
 
     backup_limit_s: kinds.Age | None = Field(
-        None, description="Limit for verified backups, in seconds.", examples=[93600]
+        None, description="Of the latest verified backup, in seconds.", examples=[93600]
     )
-    replicate_limit_s: kinds.Age | None = Field(
-        None, description="Limit for off-site copies, in seconds.", examples=[655200]
-    )
-    drill_limit_s: kinds.Age | None = Field(
-        None, description="Limit for restore drills, in seconds.", examples=[2901600]
-    )
+    replicate_limit_s: kinds.Age | None = Field(None, description="Of the latest off-site copy.", examples=[655200])
+    drill_limit_s: kinds.Age | None = Field(None, description="Of the latest restore drill.", examples=[2901600])
 
 
 class SpaceSection(Table):
-    """Free space that backups keep for the app."""
+    """Free space that backups leave to the app."""
 
     reserve: kinds.Bytes | None = Field(
         None,
-        description='Size to keep free, such as "512MiB"; unset: 5 % of the file system, at most 1 GiB.',
+        description='Size that stays free, such as "512MiB"; unset: 5 % of the file system, at most 1 GiB.',
         examples=["512MiB"],
     )
 
 
 class ShrinkGuardSection(Table):
-    """Pruning is held while a source has lost more than this since its last verified generation."""
+    """Pruning is held while a source has lost more than this since its latest verified generation."""
 
-    enabled: bool = Field(
-        default=True, description="Whether a new snapshot is compared with the last verified generation."
-    )
-    max_row_loss: kinds.Fraction = Field(0.5, description="Share of the rows of one table (0 to 1) that may be lost.")
-    max_size_loss: kinds.Fraction = Field(0.5, description="Share of the size (0 to 1) that may be lost.")
-    min_rows: kinds.Count = Field(100, description="Tables that had fewer rows than this are not compared row by row.")
+    enabled: bool = Field(default=True, description="Compare a new snapshot with the latest verified generation.")
+    max_row_loss: kinds.Fraction = Field(0.5, description="Accepted loss of the rows of one table, 0 to 1.")
+    max_size_loss: kinds.Fraction = Field(0.5, description="Accepted loss of size, 0 to 1.")
+    min_rows: kinds.Count = Field(100, description="Rows of tables that had fewer rows than this are not compared.")
 
 
 class LockSection(Table):
-    """The lock that allows one run at a time in a store."""
+    """The lock that keeps two runs from changing one store at a time."""
 
-    timeout_s: kinds.Seconds = Field(60, description="Seconds to wait for the lock.")
+    timeout_s: kinds.Seconds = Field(60, description="Seconds to wait for the run that holds it.")
 
 
 class PackSection(Table):
@@ -170,119 +159,120 @@ class PackSection(Table):
     )
     priority: Literal["idle", "normal"] = Field(
         "idle",
-        description='"idle" packs and checks only on idle cores; "normal" competes for them.',
+        description='"idle" compresses and verifies only on cores that are otherwise idle; "normal" competes for them.',
     )
-    nice: kinds.Nice = Field(10, description="Nice value of packing and checking, 0 to 19.")
+    nice: kinds.Nice = Field(10, description="Nice value of compression and verification, 0 to 19.")
     io_priority: Literal["idle", "normal"] = Field(
-        "idle", description='"idle" lets packing and checking read the disk only when it is idle.'
+        "idle", description='"idle" compresses and verifies only while the disk is otherwise idle.'
     )
     workers: kinds.Workers | None = Field(None, description="Cores to use; unset: all.", examples=[2])
 
 
 class ReplicaSection(Table):
-    """A replica: a store that copies are sent to. The name is free to choose."""
+    """A store to replicate to; the operator chooses its name."""
 
     url: kinds.Url = Field(
-        description="Its URL: a directory for each app; backupd creates the last part.",
+        description="Its location: a directory for this app alone. backupd creates its last part.",
         examples=["sftp://backup@nas:22/backups/my-app"],
     )
     host_key: kinds.Text | None = Field(
         None, description="The server's public key.", examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI..."]
     )
     known_hosts: kinds.FilePath | None = Field(
-        None, description="File with the server's public key, instead.", examples=["/etc/backupd/known_hosts"]
+        None,
+        description="File with the server's public key instead.",
+        examples=["/etc/backupd/known_hosts"],
     )
-    username: kinds.Text | None = Field(None, description="User name of the account.", examples=["backup"])
+    username: kinds.Text | None = Field(None, description="Account on the server.", examples=["backup"])
     password: kinds.Secret | None = Field(None, description="Password of the account.", examples=["change me"])
     private_key: kinds.Secret | None = Field(
         None,
         description="Private key of the account, as text.",
         examples=["-----BEGIN OPENSSH PRIVATE KEY-----\n..."],
     )
-    passphrase: kinds.Secret | None = Field(None, description="Passphrase of that key.", examples=["change me"])
+    passphrase: kinds.Secret | None = Field(None, description="Passphrase of private_key.", examples=["change me"])
     schedule: kinds.When | None = Field(
-        None, description="When to send there; unset: schedule.replicate.", examples=["05:00"]
+        None, description="When to replicate to it; unset: schedule.replicate.", examples=["05:00"]
     )
     timeout_s: kinds.Seconds = Field(
-        7200, gt=0, description="Seconds for which a lost connection is opened again before the run fails."
+        7200, gt=0, description="Seconds for which a lost connection is retried before the run fails."
     )
-    append_only: bool = Field(default=False, description="Never remove anything there.")
+    append_only: bool = Field(default=False, description="Never remove anything from it.")
     verify: Literal["read-back", "remote-hash"] = Field(
         "read-back",
-        description='How a copy over SFTP is verified: "read-back" fetches it again; "remote-hash" lets the server '
-        "compute its SHA-256 where the account has a shell with sha256sum, and otherwise fetches it.",
+        description='How a copy over SFTP is verified: "read-back" reads it again; "remote-hash" makes the server '
+        "compute its SHA-256 where the account has a shell with sha256sum, and otherwise reads it again.",
     )
     retention: RetentionSection | None = Field(
-        None, description="Which generations are kept there; without this section as in [retention]."
+        None, description="Which generations are kept on this replica; without this section the rules of [retention]."
     )
 
 
 class DrillSection(Table):
-    """The restore drill, by schedule as soon as there is a replica or a key in this section.
+    """The restore drill, scheduled as soon as a replica or a key of this section is set.
 
-    Each source is restored in isolation, verified, and compared with its manifest. The keys from place_at on check the
-    app as well, on the restored copy: it is placed, the command is run, the URL is requested, migrations are checked.
+    Each source is restored to a private directory, verified, and compared with its manifest. The keys from place_at on
+    check the app on the restored copy as well: place it, run a command, request a URL, check the migrations.
     """
 
     from_: kinds.Text | None = Field(
         None,
         alias="from",
-        description='The replica to restore from, or "local" for the directory of backups; unset: the first replica, '
-        "else the directory of backups.",
+        description='The replica to restore from, or "local" for backups_dir; unset: the first replica, else '
+        "backups_dir.",
         examples=["offsite"],
     )
     max_age_s: kinds.Age | None = Field(
         None,
-        description="Highest age of the newest copy there, in seconds: a drill of a stale copy proves nothing. Unset: "
-        "from the schedules of backups and replication, and the limits of [health].",
+        description="Maximum age of the newest copy, in seconds; a drill of an older copy fails. Unset: the limit of "
+        "[health] for backups, plus the limit for off-site copies where it restores from a replica.",
         examples=[748800],
     )
     source: kinds.Name | None = Field(
         None,
-        description="The source whose app the keys below check; needed where there are several.",
+        description="The source whose app is checked; required where there are several.",
         examples=["tasks"],
     )
     place_at: kinds.FilePath | None = Field(
         None,
-        description="Where a second instance of the app expects its database. No file may exist there; the copy "
-        "is removed afterwards.",
+        description="Where a second instance of the app expects its database; must be free, the drill cleans it up.",
         examples=["/drill/tasks.db"],
     )
     command: kinds.CommandLine | None = Field(
         None,
-        description="Must exit 0; its child processes may run until the end of the drill. BACKUPD_RESTORED_DATABASE "
-        "is the path of the restored copy. It runs without a shell: use sh -c '...' for one.",
+        description="A command that must exit with 0; its child processes are stopped at the end of the drill. "
+        "BACKUPD_RESTORED_DATABASE is the path of the restored copy. It runs without a shell: sh -c '...' starts one.",
         examples=["/app/check"],
     )
     health_url: kinds.HttpUrl | None = Field(
         None,
-        description="Must answer 200 once the copy is placed and the command has ended, and not before.",
+        description="A URL that must return 200 once the copy is placed and the command has ended, and not before.",
         examples=["http://second-app:8000/health"],
     )
     user_version: kinds.Count | None = Field(
-        None, description="Lowest PRAGMA user_version after the migrations.", examples=[1]
+        None, description="Minimum PRAGMA user_version at the end, which shows that migrations ran.", examples=[1]
     )
     query: kinds.Text | None = Field(
         None,
-        description="Instead, or as well: read-only SQL whose first value must be the answer.",
+        description="Read-only SQL whose first value must be `answer` at the end.",
         examples=["SELECT max(version) FROM migrations"],
     )
-    answer: kinds.Text | None = Field(None, description="That answer, as text.", examples=["42"])
-    timeout_s: kinds.Seconds = Field(300, gt=0, description="Seconds for each of command, URL and query.")
+    answer: kinds.Text | None = Field(None, description="The expected value of `query`, as text.", examples=["42"])
+    timeout_s: kinds.Seconds = Field(
+        300, gt=0, description="Seconds for the command, for the URL and for the query, each."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if (self.query is None) != (self.answer is None):
-            raise ValueError("query and answer go together: set both, or neither")
+            raise ValueError("query and answer belong together: set both, or neither")
         if self.health_url is not None and self.place_at is None and self.command is None:
-            raise ValueError(
-                "health_url needs place_at or command: an app that was not given the restored copy proves nothing"
-            )
+            raise ValueError("health_url needs place_at or command, which give the restored copy to the app")
         return self
 
     @property
-    def proves_app(self) -> bool:
-        """Whether anything but the copy itself is to be proven."""
+    def checks_app(self) -> bool:
+        """Whether the drill checks more than the copy itself."""
         return any(
             value is not None for value in (self.place_at, self.command, self.health_url, self.user_version, self.query)
         )
@@ -294,7 +284,7 @@ class HttpSection(Table):
     listen: kinds.ListenAddress = Field("127.0.0.1:8080", description="HOST:PORT to listen on.")
     token: kinds.Secret | None = Field(
         None,
-        description="Required by / and /metrics, as a bearer token or as the password of any user; without a token "
+        description="Required by /, /api/status and /metrics, as a bearer token or as the password of any user; unset: "
         "they answer on loopback only.",
         examples=["change me"],
     )
@@ -306,7 +296,7 @@ class NotifySection(Table):
     urls: kinds.SecretUrls = Field(
         (),
         description="Apprise URLs (https://github.com/caronc/apprise/wiki); in the environment a JSON list, or "
-        "separated by commas or spaces; a comma that no other URL follows is part of its URL.",
+        "separated by commas or spaces; a comma that no other URL follows belongs to its URL.",
         examples=[["ntfy://my-topic"]],
     )
     name: kinds.Text | None = Field(
@@ -318,24 +308,27 @@ class NotifySection(Table):
 
 
 class AppSection(Table):
-    """The app beside backupd: a message reports for each new version whether it is healthy.
+    """The app itself: a notification reports whether each new version is healthy.
 
-    The version is the first of these that is set and found: version, version_file, version_header, version_field.
+    The version comes from the first of these that is set and found: version, version_file, version_header,
+    version_field.
     """
 
     health_url: kinds.HttpUrl | None = Field(
-        None, description="Answers 200 while the app is healthy.", examples=["http://srv-captain--my-app/health"]
+        None,
+        description="A URL that returns 200 while the app is healthy.",
+        examples=["http://srv-captain--my-app/health"],
     )
-    version: kinds.Text | None = Field(None, description="The version, set by the deploy.", examples=["1.4.2"])
+    version: kinds.Text | None = Field(None, description="The version, set by the deployment.", examples=["1.4.2"])
     version_file: kinds.FilePath | None = Field(
         None, description="A file that contains only the version.", examples=["/app/data/VERSION"]
     )
     version_header: kinds.Text | None = Field(
-        None, description="Header of the answer that contains it.", examples=["X-App-Version"]
+        None, description="Response header that contains the version.", examples=["X-App-Version"]
     )
     version_field: kinds.Text = Field(
-        "version", description='Field of the JSON answer that contains it; "build.version" is a nested one.'
+        "version", description='JSON field of the response that contains the version; "build.version" is a nested one.'
     )
     deploy_timeout_s: kinds.Seconds = Field(
-        300, gt=0, description="Seconds after which a new version that is not healthy is reported as unhealthy."
+        300, gt=0, description="Seconds after which a new version that is not healthy is reported."
     )

@@ -201,7 +201,7 @@ def _check_and_pack(
                 level=request.packing.level,
                 workers=request.packing.workers,
                 advance=watching_space(context.store.directory, reserve, context.progress.advance),
-                begin=lambda: lower_priority(request.packing.priority),
+                initializer=lambda: lower_priority(request.packing.priority),
             )
         with run.stage("wait for check"):
             result = inspection()
