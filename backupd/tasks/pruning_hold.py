@@ -9,7 +9,7 @@ from backupd.errors import BackupdError, CopyCorrupt, SourceCorrupt, SourceEncry
 from backupd.formatting import human_bytes
 from backupd.log import Event
 from backupd.model import Contents, Hold, Manifest
-from backupd.sqlite.shadow_tables import shadows_of
+from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.tasks.capture import Capture
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
@@ -182,7 +182,7 @@ def _compared(before: Contents, now: Contents) -> dict[str, bool]:
     """
     compared = dict.fromkeys(before.tables, True)
     for table, module in before.virtual.items():
-        shadows = shadows_of(table, module)
+        shadows = shadow_tables_of(table, module)
         known = before.tables.get(table) is not None and (table not in now.tables or now.tables[table] is not None)
         for gone in shadows if known else (table,):
             compared.pop(gone, None)
