@@ -18,7 +18,7 @@ from backupd.archive.archive import Packed
 from backupd.errors import SourceCorrupt, SourceEncrypted
 from backupd.model import ArchiveFacts, Contents, FileState, Manifest, Signature, SnapshotFacts, SourceFacts, Verdict
 from backupd.sqlite.inspection import Inspection
-from backupd.sqlite.permissions import Rights
+from backupd.sqlite.permissions import Permissions
 from backupd.sqlite.snapshot import Snapshot
 from backupd.sqlite.source import Source
 from backupd.tasks.capture import Capture, UnusableSource
@@ -63,7 +63,7 @@ def capture(
 ) -> Capture:
     """Return a copy of `tasks` that was checked."""
     path = Path("/data/tasks.db")
-    source = Source(path, 0, 0, 0o640, size_bytes, 0, Signature(STATE, None, 5), 1, Rights(0, 0, 0o755))
+    source = Source(path, 0, 0, 0o640, size_bytes, 0, Signature(STATE, None, 5), 1, Permissions(0, 0, 0o755))
     part = Path("/backups/.backupd/staging/1/copy/snapshot.sqlite3")
     snapshot = Snapshot(
         part, size_bytes, 4096, 0, 0, "wal", "3.40.1", "3.54.1", "ext4", hot_journal=False, writers_held_s=0.0
