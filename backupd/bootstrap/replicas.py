@@ -11,8 +11,7 @@ from backupd.config import Config
 from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
-from backupd.notifications.ping_status import examine_pings
-from backupd.notifications.self_test import examine_messages
+from backupd.notifications.delivery import examine_messages, examine_pings
 from backupd.stores.contract import HIDDEN, Archives, Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.sftp.auth import Credentials
@@ -29,10 +28,9 @@ from backupd.tasks.doctor.local import examine
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import Expiry
-from backupd.tasks.replicate import Connect, ReplicationRequest, inventory_of, replica_errors
+from backupd.tasks.replica import Connect, Retry, once, replica_errors, replica_inventory, until
+from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from backupd.tasks.restore.extract import ResumingArchives
-from backupd.tasks.retry import Retry, once, until
 
 
 def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -52,8 +50,8 @@ def replication_request(config: Config, name: str, *, adopt: bool = False, force
     """Return what the configuration asks for of replica `name`, and an operator with `adopt` and `force`."""
     replica = config.replicas[name]
     policy = (replica.retention or config.retention).policy()
-    expiry = Expiry(policy, ZoneInfo(config.schedule.timezone))
-    return ReplicationRequest(name, expiry, tuple(config.sources), replica.append_only, adopt, force)
+    retention = RetentionRule(policy, ZoneInfo(config.schedule.timezone))
+    return ReplicationRequest(name, retention, tuple(config.sources), replica.append_only, adopt, force)
 
 
 def connecting(config: Config, name: str, context: TaskContext, *, reading: bool = False) -> Connect:
@@ -86,7 +84,7 @@ def opened_store(config: Config, name: str, context: TaskContext) -> Iterator[tu
     with ExitStack() as stack:
         with replica_errors(name):
             replica = stack.enter_context(connect())
-            inventory = inventory_of(name, replica, context)
+            inventory = replica_inventory(name, replica, context)
         yield ResumingArchives(replica, connect, retrying(config, name, context)), inventory
 
 
@@ -116,7 +114,7 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     yield from examine(tuple(backup_request(config, name) for name in config.sources), context)
     for name in config.replicas:
         yield from examine_replica(replication_request(config, name), partial(_open, config, name, context), context)
-    if config.drill.proves_app:
+    if config.drill.checks_app:
         yield from examine_drill(drill_request(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:
         yield from examine_messages(next(iter(config.sources)), context)

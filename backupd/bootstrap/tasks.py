@@ -16,15 +16,13 @@ from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
-from backupd.notifications.ping_status import ping_recorder
-from backupd.pings.monitors import Monitor
-from backupd.pings.pinger import Pinger
+from backupd.pings import Monitor, Pinger
 from backupd.schedule import Planned, Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import AppProof, BackupRequest, DrillRequest, Expiry, Packing, ShrinkGuard
+from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest, Packing, RetentionRule, ShrinkGuard
 
 # In this order when several are due: what makes a new copy goes before what looks after old ones.
 _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
@@ -76,12 +74,12 @@ def monitors(config: Config) -> Mapping[str, Monitor]:
 
 
 def _watched(context: TaskContext, config: Config) -> TaskContext:
-    """Return `site` with what tells outside monitors of its runs; trouble with them goes to its log and catalog."""
-    return (
-        replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
-        if config.pings
-        else context
-    )
+    """Return `context` with a pinger for its runs, which logs and records the result of each ping."""
+    if not config.pings:
+        return context
+    from backupd.notifications.delivery import ping_recorder  # slow to import
+
+    return replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
 
 
 def writable(config: Config) -> bool:
@@ -126,7 +124,7 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         allow_empty=source.allow_empty,
         allow_links=source.hard_link == "allow",
         packing=Packing(config.pack.level, workers(config), priority(config)),
-        expiry=expiry(config),
+        retention=retention_rule(config),
         guard=ShrinkGuard(**dict(config.shrink_guard)),
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
@@ -151,7 +149,7 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
     limits_s = [_limit_s(config, "backup", source)]
     if wanted != LOCAL_STORE:
         limits_s.append(_limit_s(config, "replicate", wanted))
-    asks = settings.proves_app and settings.source in (None, source)
+    asks = settings.checks_app and settings.source in (None, source)
     return DrillRequest(
         source=source,
         store=wanted,
@@ -171,9 +169,9 @@ def _chosen_store(config: Config) -> str:
     return f"restored from {first}, the first of {len(others) + 1} replicas: drill.from names another" if others else ""
 
 
-def _app_proof(config: Config) -> AppProof:
+def _app_proof(config: Config) -> AppCheck:
     settings = config.drill
-    return AppProof(
+    return AppCheck(
         timeout_s=settings.timeout_s,
         place_at=settings.place_at,
         command=tuple(shlex.split(settings.command or "")),
@@ -186,9 +184,9 @@ def _app_proof(config: Config) -> AppProof:
     )
 
 
-def expiry(config: Config) -> Expiry:
+def retention_rule(config: Config) -> RetentionRule:
     """Return the retention policy and the zone of its days."""
-    return Expiry(config.policy(), ZoneInfo(config.schedule.timezone))
+    return RetentionRule(config.retention.policy(), ZoneInfo(config.schedule.timezone))
 
 
 def priority(config: Config) -> Priority:

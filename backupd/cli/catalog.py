@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
-from backupd.tasks.rebuild_catalog import rebuild_catalog
+from backupd.tasks.context import rebuild_catalog
 
 
 @click.group("catalog", epilog="Example: backupd catalog rebuild")

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.bootstrap.tasks import build_site, expiry, writable
+from backupd.bootstrap.tasks import build_site, retention_rule, writable
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError, UsageError
 from backupd.formatting import printable
@@ -26,11 +26,10 @@ from backupd.privileges import become_owner_of_backups, settle
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.os_errors import foreseen_error
-from backupd.tasks.adopt import adopt
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import Expiry
-from backupd.tasks.provenance import Claims, claims_of
+from backupd.tasks.provenance import Provenance, adopt, provenance_of
+from backupd.tasks.requests import RetentionRule
 
 _SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
 _WORST_FIRST = (1, 78, 75, 3, 0)
@@ -246,27 +245,27 @@ def claims_at(
     *,
     adopting: bool = False,
     dry_run: bool = False,
-) -> Claims:
+) -> Provenance:
     """Return whose generations at replica `name` count as this store's own, once it was `adopting` those of others.
 
     A local store that cannot be read keeps nobody from a restore: nothing counts as own then, and all is usable.
     """
     try:
         here = read_inventory(context)
-        claims = claims_of(here, context)
+        claims = provenance_of(here, context)
     except OSError as error:
         if adopting:
             raise
         print_warning(
             f"{context.store.directory} cannot be read ({error.strerror}): which copies are its own is not known"
         )
-        return Claims(None, {}, frozenset())
+        return Provenance(None, {}, frozenset())
     if not adopting:
         return claims
     return adopt(claims.foreign(there, source), here, there, name, context, dry_run=dry_run)
 
 
-def tell_whose(manifest: Manifest, there: Inventory, claims: Claims, name: str) -> None:
+def tell_whose(manifest: Manifest, there: Inventory, claims: Provenance, name: str) -> None:
     """Print of which store a generation at replica `name` is, where that is another one: after a disaster."""
     for group in claims.foreign(there, manifest.source):
         if manifest.id in group.ids:
@@ -274,13 +273,13 @@ def tell_whose(manifest: Manifest, there: Inventory, claims: Claims, name: str) 
             print_warning(f"{name} holds {group.words(there.now)}: {way_on}")
 
 
-def expiry_of(name: str, config: Config) -> Expiry:
+def expiry_of(name: str, config: Config) -> RetentionRule:
     """Return what may stay in the store of that name."""
     if name == LOCAL_STORE:
-        return expiry(config)
+        return retention_rule(config)
     from backupd.bootstrap.replicas import replication_request
 
-    return replication_request(config, name).expiry
+    return replication_request(config, name).retention
 
 
 def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory) -> None:

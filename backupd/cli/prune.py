@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from backupd.bootstrap.tasks import expiry, sources
+from backupd.bootstrap.tasks import retention_rule, sources
 from backupd.cli.common import (
     config_option,
     error_facts,
@@ -45,13 +45,13 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
     context = open_context(config, writing=not dry_run)
     if unfreeze:
         for name in wanted:
-            released = prune.unfreeze(name, context)
+            released = prune.release_hold(name, context)
             click.echo(f"{name}: {'pruning goes on' if released else 'was not frozen'}", err=True)
     if dry_run:
         inventory = local_inventory(context)
-        plans, reports = [prune.plan_for(name, expiry(config), inventory, context) for name in wanted], []
+        plans, reports = [prune.plan_pruning(name, retention_rule(config), inventory, context) for name in wanted], []
     else:
-        done = [prune.prune(name, expiry(config), context) for name in wanted]
+        done = [prune.prune(name, retention_rule(config), context) for name in wanted]
         plans = [plan for report, plan in done if report.outcome != "failed"]
         reports = [report for report, _ in done]
     failed = [report for report in reports if report.outcome == "failed"]

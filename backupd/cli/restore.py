@@ -31,8 +31,7 @@ from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.target_locks import STOPPED_FLAG
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext, read_inventory
-from backupd.tasks.inventory import LATEST, Choose, choose_generation
-from backupd.tasks.origins import require_same_database
+from backupd.tasks.inventory import LATEST, Choose, choose_generation, require_same_database
 from backupd.tasks.provenance import choose_usable
 from backupd.tasks.restore.in_place import InPlaceResult, RestoreRequest, replace_database
 from backupd.tasks.restore.online import overwrite_database

@@ -18,8 +18,7 @@ from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import LATEST, Inventory, choose_generation
-from backupd.tasks.origins import recorded_path, require_same_database
+from backupd.tasks.inventory import LATEST, Inventory, choose_generation, recorded_path, require_same_database
 from backupd.tasks.provenance import choose_usable, refusal
 from backupd.tasks.restore.in_place import InPlaceResult, RestoreRequest, replace_database
 from backupd.tasks.restore.presence import database_is_there

@@ -6,7 +6,7 @@ import click
 
 from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
 from backupd.formatting import printable
-from backupd.tasks.pin import unpin_all
+from backupd.tasks.prune import unpin_all
 
 
 @click.command("unpin", epilog="Example: backupd unpin tasks-20261123-0400")

@@ -27,7 +27,7 @@ from backupd.model import LOCAL_STORE
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import LATEST, Inventory, choose_generation
 from backupd.tasks.provenance import refusal
-from backupd.tasks.verify import CheckResult, verify
+from backupd.tasks.verify import VerificationResult, verify
 
 
 @click.command("verify", epilog="Example: backupd verify --all")
@@ -104,12 +104,12 @@ def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, 
     ids = tuple(key for name in ids for key in _meant(name, names, inventory))
     unknown = [name for name in ids if all(name != g.id for g in inventory.generations)]
     if unknown:
-        raise GenerationMissing(f"there is no generation {', '.join(unknown)}", f"see {inventory.listed_by}")
+        raise GenerationMissing(f"there is no generation {', '.join(unknown)}", f"see {inventory.list_command}")
     if ids:
         return list(dict.fromkeys(ids))
     found = [g for g in inventory.generations if not names or g.source in names]
     if not found:
-        raise GenerationMissing(f"there is no generation in store {inventory.store}", inventory.way_to_fill)
+        raise GenerationMissing(f"there is no generation in store {inventory.store}", inventory.how_to_fill)
     if everything:
         return [g.id for g in found]
     newest = {g.source: g.id for g in reversed(found)}
@@ -122,7 +122,7 @@ def _meant(wanted: str, names: tuple[str, ...], inventory: Inventory) -> list[st
     return [choose_generation(inventory, LATEST, name, None).id for name in names or (None,)]
 
 
-def _print(result: CheckResult, *, quiet: bool) -> None:
+def _print(result: VerificationResult, *, quiet: bool) -> None:
     if result.warning:
         print_warning(result.warning)
     if quiet:

@@ -1,33 +1,92 @@
-"""Prove generations again: digests, unpacking, integrity."""
+"""Verify generations: archive digest, unpacking, integrity; results are kept as marks and in the catalog."""
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from errno import EIO
 
+from backupd.archive.archive import digest_of
 from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid
 from backupd.log import Event
-from backupd.model import Generation, Manifest
+from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunReport, VerifyDetails
-from backupd.stores.contract import Archives
-from backupd.tasks.check_results import digest_archive, record_verification
-from backupd.tasks.context import TaskContext, local_inventory, workplace
+from backupd.stores.contract import Archives, Store
+from backupd.tasks.context import TaskContext, local_inventory, work_directory
 from backupd.tasks.disk_space import reserve_bytes
 from backupd.tasks.inventory import Inventory, choose_generation
+from backupd.tasks.reporter import CopyVerified
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.run import Run
 
 
 @dataclass(frozen=True, slots=True)
-class CheckResult:
-    """What a check of one generation in one store said; `warning` when it could not be marked there."""
+class ArchiveCheck:
+    """The result of reading an archive back."""
+
+    sound: bool  # its digest is that of the manifest
+    damaged: bool  # it is not; an archive that could not be read for now is neither
+    detail: str
+
+
+def digest_archive(manifest: Manifest, store: Store) -> ArchiveCheck:
+    """Digest the archive of a generation as the disk has it, not the page cache. Raises GenerationMissing.
+
+    An archive that the disk cannot read back (EIO) is damaged; one that is out of reach for another reason is not.
+    """
+    try:
+        with store.open(manifest.id) as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if digest_of(stream) == manifest.archive.sha256:
+                return ArchiveCheck(sound=True, damaged=False, detail="its digest is right")
+    except OSError as error:
+        return ArchiveCheck(
+            sound=False, damaged=error.errno == EIO, detail=f"its archive cannot be read: {error.strerror}"
+        )
+    what = "its archive is damaged: the SHA-256 is not the one in its manifest"
+    return ArchiveCheck(sound=False, damaged=True, detail=what)
+
+
+def record_verification(
+    generation: str,
+    context: TaskContext,
+    *,
+    sound: bool,
+    detail: str,
+    duration_s: float = 0.0,
+    store: str = LOCAL_STORE,
+) -> str:
+    """Record whether the copy of `generation` in `store` is damaged; returns why it could not be marked, else nothing.
+
+    In the local store it is marked; a damaged copy at a replica is replaced by the next replication.
+    """
+    context.emit(CopyVerified(generation, store, sound, detail, duration_s))
+    return _mark(generation, context, sound=sound, detail=detail) if store == LOCAL_STORE else ""
+
+
+def _mark(generation: str, context: TaskContext, *, sound: bool, detail: str) -> str:
+    try:
+        if sound:
+            context.marks.clear(generation)
+        else:
+            context.marks.add(generation, detail)
+    except OSError as error:
+        mark = "sound, and still does not count" if sound else "damaged, and still counts"
+        return f"{generation} could not be marked as {mark}: {error.strerror}"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationResult:
+    """The result of verifying one generation in one store."""
 
     id: str
     store: str
     sound: bool
     detail: str
     duration_s: float
-    warning: str = ""
+    warning: str = ""  # why it could not be marked
 
 
 def verify(
@@ -38,16 +97,16 @@ def verify(
     *,
     reserve: int | None = 0,
     store: Archives | None = None,
-) -> CheckResult:
-    """Prove one generation of `store` (None: the local one); damage is an answer, and is marked where that can be.
+) -> VerificationResult:
+    """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
 
-    It is unpacked in a `workplace`, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). Raises
-    NoSpace, and GenerationMissing when there is none of that id (any more), which is no damage.
+    It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). Raises
+    NoSpace; GenerationMissing where `store` has no such generation, which is not damage.
     """
     began = time.monotonic()
     store = store or context.store
-    detail = _prove(generation, inventory, workers, context, reserve, store)
-    result = CheckResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
+    detail = _verify_copy(generation, inventory, workers, context, reserve, store)
+    result = VerificationResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
     if result.sound:
         context.log.info(Event.GENERATION_VERIFIED, f"{generation} is sound", generation=generation, store=store.name)
     warning = record_verification(
@@ -56,14 +115,14 @@ def verify(
     return replace(result, warning=warning)
 
 
-def _prove(
+def _verify_copy(
     generation: str, inventory: Inventory, workers: int, context: TaskContext, reserve: int | None, store: Archives
 ) -> str:
     try:
         manifest = choose_generation(inventory, generation, None, None)
-        with workplace(context) as place:
-            kept_free = reserve_bytes(place, reserve)
-            extract_verified(manifest, store, place / "snapshot.sqlite3", workers, context, kept_free)
+        with work_directory(context) as directory:
+            kept_free = reserve_bytes(directory, reserve)
+            extract_verified(manifest, store, directory / "snapshot.sqlite3", workers, context, kept_free)
     except (CopyCorrupt, ManifestInvalid) as error:
         return error.message
     except GenerationMissing:
@@ -73,13 +132,10 @@ def _prove(
     return "sound"
 
 
-def choose_for_scrub(generations: Iterable[Generation], checked: Mapping[str, datetime]) -> Generation | None:
-    """Return the generation that was left unchecked for longest; one never checked was last checked when made.
-
-    Those that are known to be damaged are passed over.
-    """
-    sound = (generation for generation in generations if generation.verified)
-    return min(sound, key=lambda g: (checked.get(g.id, g.taken_at), g.id), default=None)
+def choose_generation_to_scrub(generations: Iterable[Generation], checked: Mapping[str, datetime]) -> Generation | None:
+    """Return the undamaged generation whose last check is the oldest; the first check is when it was made."""
+    undamaged = (generation for generation in generations if generation.verified)
+    return min(undamaged, key=lambda g: (checked.get(g.id, g.taken_at), g.id), default=None)
 
 
 def scrub(source: str, context: TaskContext) -> RunReport[VerifyDetails]:
@@ -92,10 +148,10 @@ def scrub(source: str, context: TaskContext) -> RunReport[VerifyDetails]:
         checked = context.ask_catalog(lambda catalog: catalog.last_checks(context.store.name), dict[str, datetime]())
         inventory = local_inventory(context)
         left = list(inventory.of(source))
-        while (chosen := choose_for_scrub(left, checked)) is not None:
+        while (chosen := choose_generation_to_scrub(left, checked)) is not None:
             try:
-                _examine(inventory.manifests[chosen.id], run, context)
-            except GenerationMissing:  # pruned since: another one
+                _verify_archive(inventory.manifests[chosen.id], run, context)
+            except GenerationMissing:  # pruned since: choose another one
                 left.remove(chosen)
             else:
                 return run.report
@@ -103,7 +159,7 @@ def scrub(source: str, context: TaskContext) -> RunReport[VerifyDetails]:
     return run.report
 
 
-def _examine(manifest: Manifest, run: Run[VerifyDetails], context: TaskContext) -> None:
+def _verify_archive(manifest: Manifest, run: Run[VerifyDetails], context: TaskContext) -> None:
     with run.stage("digest"):
         found = digest_archive(manifest, context.store)
     run.details = VerifyDetails(generation=manifest.id)

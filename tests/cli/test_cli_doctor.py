@@ -18,7 +18,7 @@ from backupd.catalog import NotificationState, OutboxMessage, open_catalog
 from backupd.model import Hold
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.local import examine
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.app import running_app
 from support.bank import make_bank
 from support.command import Backupd, CommandResult

@@ -13,7 +13,7 @@ from keyboard import Keyboard, Pair, into_closed_pipe, onto_full_disk
 from backupd.model import Manifest
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.command import Backupd
 from support.generations import backdated, rewritten
 

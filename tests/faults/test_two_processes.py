@@ -18,8 +18,8 @@ from backupd.model import RetentionPolicy
 from backupd.system.file_lock import file_lock
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest, Expiry
 from backupd.tasks.prune import prune
+from backupd.tasks.requests import BackupRequest, RetentionRule
 from support.command import Backupd, log_lines
 from support.faults import BackupdRunner
 
@@ -84,14 +84,16 @@ def test_two_in_one_minute_are_told_apart_and_a_name_that_pruning_freed_is_not_g
     workspace = template.copy_to(tmp_path / "workspace")
     noon = datetime.now(UTC).replace(microsecond=0)
     context = TaskContext(workspace.store, null_log(), clock=lambda: noon)
-    order = BackupRequest("tasks", workspace.database, expiry=Expiry(RetentionPolicy(last=9)), reserve_bytes=0)
+    order = BackupRequest(
+        "tasks", workspace.database, retention=RetentionRule(RetentionPolicy(last=9)), reserve_bytes=0
+    )
     made = []
     for _ in range(2):
         write(workspace.database)
         made.append(backup(order, context).generation)
     first = f"tasks-{noon:%Y%m%d-%H%M}"
     assert made == [first, f"{first}-2"]
-    prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), context)
+    prune("tasks", RetentionRule(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), context)
     assert [*workspace.generations()] == [f"{first}-2"]
     write(workspace.database)
     assert backup(order, context).generation == f"{first}-3"

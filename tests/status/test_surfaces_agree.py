@@ -12,16 +12,16 @@ from backupd.errors import ErrorKind
 from backupd.health import Health, Limit
 from backupd.model import RetentionPolicy, Task
 from backupd.notifications.collector import observe
-from backupd.notifications.problems import facts_of
+from backupd.notifications.planner import facts_of
 from backupd.problems import ProblemSeverity
 from backupd.report import RunDetails, RunReport
 from backupd.schedule import Planned
 from backupd.status.current import read_history
 from backupd.status.text import status_lines
 from backupd.tasks.backup import backup
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest, Expiry, ShrinkGuard
+from backupd.tasks.requests import BackupRequest, RetentionRule, ShrinkGuard
+from backupd.tasks.verify import record_verification
 from backupd.web import responses
 from backupd.web.api import status_facts
 from backupd.web.localizer import Localizer
@@ -34,7 +34,7 @@ from support.page_states import NIGHTLY, ZONE
 DAY_S = 86_400.0
 LIMITS = (Limit("backup", "tasks", DAY_S), Limit("replicate", "offsite", 8 * DAY_S))
 PLANNED = (Planned("backup", "tasks", NIGHTLY), Planned("replicate", "offsite", NIGHTLY))
-EXPIRY = Expiry(RetentionPolicy(), ZONE)
+EXPIRY = RetentionRule(RetentionPolicy(), ZONE)
 GUARD = ShrinkGuard(enabled=True, max_row_loss=0.5, max_size_loss=0.9, min_rows=10)
 OURS = frozenset({"tasks", "offsite"})
 
@@ -170,6 +170,6 @@ def test_every_surface_tells_the_same_problems_and_none_more(
 
     look = observe(LIMITS, OURS, context)
     assert Health.of(look.health, context.clock()).healthy is not unhealthy, "the daily ping goes by this"
-    severities = {trouble.headline: trouble.severity for trouble in facts_of(look, context.clock()).troubles}
+    severities = {alert.headline: alert.severity for alert in facts_of(look, context.clock()).alerts}
     assert set(severities) == {headline for headline in headlines if expected != {"failed": "warning"}}
     assert all((severity == "failure") == unhealthy for severity in severities.values())

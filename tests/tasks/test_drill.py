@@ -20,8 +20,8 @@ from backupd.tasks.drill.app_check import differences
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import take_inventory
-from backupd.tasks.options import BackupRequest, DrillRequest
-from backupd.tasks.retry import once
+from backupd.tasks.replica import once
+from backupd.tasks.requests import BackupRequest, DrillRequest
 from support.drills import DAY_S, drilled, facts
 from support.generations import backdated, flip_byte, manifest_of, rewritten
 from support.replicas import complete_generations, retrying
@@ -264,17 +264,17 @@ def test_a_copy_may_be_as_old_as_the_schedules_let_it_become_unless_told_otherwi
 @pytest.mark.parametrize(
     ("asked", "complaint"),
     [
-        ({"FROM": "nowhere"}, "there is no store 'nowhere'; there are: local, nas"),
-        ({"SOURCE": "nothing"}, "there is no source 'nothing'; there are: notes, tasks"),
-        ({"COMMAND": "true"}, "whose app is it, of notes, tasks?"),
+        ({"FROM": "nowhere"}, "unknown store 'nowhere'; known stores: local, nas"),
+        ({"SOURCE": "nothing"}, "unknown source 'nothing'; known sources: notes, tasks"),
+        ({"COMMAND": "true"}, "is required, because there are several sources: notes, tasks"),
         ({"COMMAND": "sh -c 'a"}, "must be a command line: No closing quotation"),
         ({"HEALTH_URL": "file:///etc/passwd", "COMMAND": "true"}, "must be a URL that begins with http"),
-        ({"HEALTH_URL": "http://me:secret@app/", "COMMAND": "true"}, "must not hold a password"),
+        ({"HEALTH_URL": "http://me:secret@app/", "COMMAND": "true"}, "must not contain a password"),
         ({"HEALTH_URL": "http://app/", "SOURCE": "tasks"}, "health_url needs place_at or command"),
-        ({"QUERY": "SELECT 1", "SOURCE": "tasks"}, "query and answer go together"),
+        ({"QUERY": "SELECT 1", "SOURCE": "tasks"}, "query and answer belong together"),
         ({"PLACE_AT": "/app/data/tasks.db", "SOURCE": "tasks"}, "is the database of source tasks"),
         ({"PLACE_AT": "/app/data/x/../notes.db-wal", "SOURCE": "tasks"}, "is the database of source notes"),
-        ({"PLACE_AT": "/app/data/backups/x/tasks.db", "SOURCE": "tasks"}, "is in the directory of the backups"),
+        ({"PLACE_AT": "/app/data/backups/x/tasks.db", "SOURCE": "tasks"}, "is inside backups_dir"),
     ],
     ids=str,
 )

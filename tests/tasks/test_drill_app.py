@@ -20,8 +20,8 @@ from backupd.tasks.drill.app_check import why_unwell
 from backupd.tasks.drill.app_database import Place
 from backupd.tasks.drill.command import RESTORED, environment_for
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.options import AppProof, BackupRequest, DrillRequest
-from backupd.tasks.retry import once
+from backupd.tasks.replica import once
+from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest
 from support.daemon import free_port, wait_until
 from support.directories import mounted
 from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell
@@ -195,7 +195,7 @@ def test_an_app_that_is_well_before_it_has_the_copy_proves_nothing(
     with second_instance(live) as url:
         wait_until(lambda: not why_unwell(url), "the live app")
         report = drilled(drills, place_at=place, health_url=url, timeout_s=1.0)
-        (finding,) = examine_drill(DrillRequest("tasks", "local", 1, app=AppProof(1, health_url=url)))
+        (finding,) = examine_drill(DrillRequest("tasks", "local", 1, app=AppCheck(1, health_url=url)))
     assert "answers 200 though the restored copy is not in place yet" in str(report.error)
     assert (finding.ok, "answers 200 already" in finding.detail) == (False, True)
 
@@ -247,7 +247,7 @@ def test_a_place_on_another_file_system_needs_room_of_its_own(drills: TaskContex
         place = Path(name) / "tasks.db"
         report = drilled(drills, place_at=place, command=("test", "-f", str(place)))
         assert (report.outcome, list(Path(name).iterdir())) == ("done", []), report.error
-        app = AppProof(1, place_at=place)
+        app = AppCheck(1, place_at=place)
         greedy = DrillRequest("tasks", "local", DAY_S, reserve_bytes=1 << 60, app=app)
         inventory = local_inventory(drills)
         refused = drill(greedy, lambda: nullcontext((drills.store, inventory)), once, drills)
@@ -295,7 +295,7 @@ def test_a_place_that_is_not_free_is_refused_and_untouched(
     assert (report.outcome, report.exit_code, report.stages) == ("failed", 1, {})
     after = sorted((path, path.lstat().st_ino) for path in tmp_path.rglob("*") if ".backupd" not in path.parts)
     assert after == before
-    (finding,) = examine_drill(DrillRequest("tasks", "local", 1, app=AppProof(1, **asked)))
+    (finding,) = examine_drill(DrillRequest("tasks", "local", 1, app=AppCheck(1, **asked)))
     assert not finding.ok
     place.rmdir() if what == "directory" else place.unlink(missing_ok=True)
 
@@ -343,7 +343,7 @@ def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupReq
 
 def test_the_doctor_tries_place_command_and_url(place: Path) -> None:
     def look(**asked: object) -> list[bool]:
-        app = AppProof(timeout_s=1, **asked)  # type: ignore[arg-type] - the test says what
+        app = AppCheck(timeout_s=1, **asked)  # type: ignore[arg-type] - the test says what
         return [finding.ok for finding in examine_drill(DrillRequest("tasks", "local", 1, app=app))]
 
     well = {"place_at": place, "command": ("sh",), "health_url": "http://127.0.0.1:1/health"}
@@ -358,7 +358,7 @@ def test_a_place_that_is_mounted_without_its_directory_is_refused_by_doctor_and_
 ) -> None:
     (tmp_path / "instance.db").touch()
     with mounted(tmp_path / "instance.db", place):
-        order = DrillRequest("tasks", "local", DAY_S, app=AppProof(5, place_at=place))
+        order = DrillRequest("tasks", "local", DAY_S, app=AppCheck(5, place_at=place))
         (found,) = examine_drill(order)
         report = drilled(drills, place_at=place)
         assert not found.ok

@@ -11,7 +11,7 @@ from backupd.system.fs import write_durably
 from backupd.tasks.doctor.finding import Finding, finding
 from backupd.tasks.drill.app_check import why_unwell
 from backupd.tasks.drill.app_database import Place
-from backupd.tasks.options import AppProof, DrillRequest
+from backupd.tasks.requests import AppCheck, DrillRequest
 
 
 def examine_drill(request: DrillRequest) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def examine_drill(request: DrillRequest) -> Iterator[Finding]:
         yield finding("drill URL", lambda: _url(url))
 
 
-def _place(place_at: Path, app: AppProof) -> str:
+def _place(place_at: Path, app: AppCheck) -> str:
     Place(place_at, app.databases).require_free()
     probe = place_at.with_name(f".{place_at.name}.{secrets.token_hex(4)}")
     try:

@@ -9,8 +9,9 @@ from backupd.stores.contract import ProbeResult
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.doctor.finding import Finding, finding
 from backupd.tasks.inventory import take_inventory
-from backupd.tasks.provenance import claims_of, refusal
-from backupd.tasks.replicate import Connect, ReplicationRequest, replica_errors
+from backupd.tasks.provenance import provenance_of, refusal
+from backupd.tasks.replica import Connect, replica_errors
+from backupd.tasks.requests import ReplicationRequest
 
 # Names tell the time in UTC: another host that is minutes off would only confuse its admin.
 _CLOCK_S: Final = 120.0
@@ -48,7 +49,7 @@ def _copies(request: ReplicationRequest, connect: Connect, context: TaskContext)
     here = read_inventory(context)
     with replica_errors(request.name), connect() as replica:
         there = take_inventory(replica, context.clock())
-    claims, ours = claims_of(here, context), {*request.sources, *(g.source for g in here.generations)}
+    claims, ours = provenance_of(here, context), {*request.sources, *(g.source for g in here.generations)}
     foreign = [group for source in sorted(ours) for group in claims.foreign(there, source)]
     if foreign:
         raise refusal(foreign, request.name, "they are neither added to nor removed", context.clock())

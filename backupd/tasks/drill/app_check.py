@@ -14,10 +14,10 @@ from urllib.error import HTTPError
 from backupd.errors import DrillFailed
 from backupd.formatting import printable
 from backupd.model import Contents, SourceFacts
-from backupd.sqlite.inspection import ask_copy
+from backupd.sqlite.inspection import query_copy
 from backupd.tasks.drill.app_database import Place
 from backupd.tasks.drill.command import Command, environment_for
-from backupd.tasks.options import AppProof
+from backupd.tasks.requests import AppCheck
 from backupd.tasks.run import DrillRun
 
 _EVERY_S: Final = 0.5
@@ -37,12 +37,12 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 _MOST = 3
 
 
-def place_of(app: AppProof, run: DrillRun) -> Place | None:
+def place_of(app: AppCheck, run: DrillRun) -> Place | None:
     """Return the place where the app expects its database, None where it is not asked for."""
     return Place(app.place_at, app.databases, run.warn) if app.place_at else None
 
 
-def prove_app(app: AppProof, restored: Path, origin: SourceFacts, run: DrillRun) -> None:
+def prove_app(app: AppCheck, restored: Path, origin: SourceFacts, run: DrillRun) -> None:
     """Do what `app` asks for, in the order of its fields, on `restored` or on the copy of it that was placed.
 
     Each is a stage of `run`, and stands in its report once it is proven. Raises DrillFailed, TargetRefused, OSError;
@@ -92,8 +92,8 @@ def _told(words: tuple[str, ...], environ: dict[str, str], directory: Path, run:
         run.details = replace(run.details, drill=replace(run.details.drill, output=command.output()))
 
 
-def _require_migrated(app: AppProof, database: Path) -> None:
-    found = ask_copy(database, app.query, app.timeout_s)
+def _require_migrated(app: AppCheck, database: Path) -> None:
+    found = query_copy(database, app.query, app.timeout_s)
     if app.user_version is not None and found.user_version < app.user_version:
         raise DrillFailed(
             f"the migrations did not apply: PRAGMA user_version is {found.user_version}, not {app.user_version}",

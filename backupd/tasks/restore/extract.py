@@ -16,8 +16,7 @@ from backupd.system.fs import is_disk_full
 from backupd.system.os_errors import explain_full
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, watching_space
-from backupd.tasks.replicate import replica_errors
-from backupd.tasks.retry import Retry
+from backupd.tasks.replica import Retry, replica_errors
 
 _CHUNK_BYTES = 1 << 20
 Connect = Callable[[], AbstractContextManager[Archives]]

@@ -14,19 +14,18 @@ from pathlib import Path
 from backupd.errors import BackupdError, CopyCorrupt, RestoreFailed, TargetRefused
 from backupd.model import Manifest
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.file_format import is_encrypted, path_has_checksums, read_header
-from backupd.sqlite.history import Record, begin_online, end_online, took_effect
+from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header
+from backupd.sqlite.history import RestoreRecord, begin_online_restore, finish_online_restore, took_effect
 from backupd.sqlite.target import Target, set_journal_mode
 from backupd.sqlite.target_locks import restore_lock
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.stores.contract import Archives
 from backupd.tasks.backup import backup
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, reserve_bytes
 from backupd.tasks.inventory import Choose
-from backupd.tasks.options import BackupRequest, PinRequest
-from backupd.tasks.pin import pin_if_possible
+from backupd.tasks.prune import pin_if_possible
+from backupd.tasks.requests import BackupRequest, PinRequest
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.in_place import (
     RESTORED_FROM,
@@ -41,6 +40,7 @@ from backupd.tasks.restore.in_place import (
 )
 from backupd.tasks.restore.recovery import heal_restore
 from backupd.tasks.run import RestoreRun
+from backupd.tasks.verify import record_verification
 
 _COPY = "restored.sqlite3"
 
@@ -76,7 +76,7 @@ def overwrite_database(
                 heal_restore(request.path, context)
                 require_newest(request)
                 target = _target(request, safety, manifest)
-                record = Record(kind_of(request), generation_of(request, manifest.id), "generation", before)
+                record = RestoreRecord(kind_of(request), generation_of(request, manifest.id), "generation", before)
                 with run.stage("overwrite"), _recording(record, request, target.path, context):
                     _overwrite(copy, target, safety.settings.busy_timeout_s, context)
         except BackupdError as error:
@@ -91,15 +91,15 @@ def overwrite_database(
 
 
 @contextmanager
-def _recording(record: Record, request: RestoreRequest, target: Path, context: TaskContext) -> Iterator[None]:
+def _recording(record: RestoreRecord, request: RestoreRequest, target: Path, context: TaskContext) -> Iterator[None]:
     """Record the block as an online restore for a later undo, and as none where it is broken off without effect."""
-    begun = begin_online(target, record, request.takes_back, context.clock())
+    begun = begin_online_restore(target, record, request.takes_back, context.clock())
     try:
         yield
     except BaseException:
-        end_online(target, begun, done=took_effect(target, begun))
+        finish_online_restore(target, begun, done=took_effect(target, begun))
         raise
-    end_online(target, begun, done=True)
+    finish_online_restore(target, begun, done=True)
 
 
 def _require_store(context: TaskContext) -> None:
@@ -114,8 +114,8 @@ def _require_store(context: TaskContext) -> None:
 def _backed_up(safety: BackupRequest, manifest: Manifest, context: TaskContext) -> str:
     """Back the database up and return the generation that holds it. Raises RestoreFailed when there is none."""
     pin = PinRequest(f"it is the state before the online restore of {manifest.id}")
-    # Without expiry: else it might push out the very generation that is restored.
-    report = backup(replace(safety, expiry=None, pin=pin), context)
+    # Without pruning: it might push out the very generation that is restored.
+    report = backup(replace(safety, retention=None, pin=pin), context)
     if report.outcome == "failed" or report.generation is None:
         raise RestoreFailed(
             f"the safety backup failed, and nothing was restored: {report.error}",
@@ -134,7 +134,7 @@ def _target(request: RestoreRequest, safety: BackupRequest, manifest: Manifest) 
             f"{manifest.id} or {target.path} is encrypted: SQLite cannot write one into the other without the key",
             "stop the app, and restore without --online",
         )
-    if path_has_checksums(target.path):
+    if file_has_checksums(target.path):
         raise TargetRefused(
             f"the app of {target.path} keeps a checksum in each page (cksumvfs), which SQLite would write without it",
             "stop the app, and restore without --online",

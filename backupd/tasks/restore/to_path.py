@@ -15,10 +15,10 @@ from backupd.model import Manifest, SourceFacts, Verification
 from backupd.stores.contract import Archives
 from backupd.system.fs import change_owner, collect_limits, fsync_directory, set_mode
 from backupd.system.owners import owner_of
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
 from backupd.tasks.restore.extract import extract_verified
+from backupd.tasks.verify import record_verification
 
 _ABANDONED_S = 86400
 _SIDE_FILES = ("-wal", "-shm", "-journal")
