@@ -89,7 +89,7 @@ def test_a_store_in_use_is_worth_another_try(backupd: Backupd, backups: Path) ->
     with file_lock(backups / ".backupd" / "lock", "prune"):
         answer = backupd("backup", "--json", BACKUPD_LOCK__TIMEOUT_S="0")
     assert (answer.code, answer.json["outcome"], answer.json["exit_code"]) == (75, "failed", 75)
-    assert re.search(rf"a prune that began \d+ s ago \(process {os.getpid()} on ", answer.json["error"])
+    assert re.search(rf"a prune started [\d.]+ s ago \(process {os.getpid()} on ", answer.json["error"])
 
 
 def break_catalog(backups: Path) -> None:

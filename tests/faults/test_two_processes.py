@@ -107,7 +107,7 @@ def test_who_may_not_wait_for_the_lock_is_told_who_holds_it_and_to_come_back(
     with file_lock(workspace.hidden / "lock", "backup"):
         ended = runner.run(arguments, {**workspace.environ, **NO_PATIENCE})
     assert ended.code == BUSY, ended
-    assert re.search(rf"in use by a backup that began \d+ s ago \(process {os.getpid()}", ended.err)
+    assert re.search(rf"in use by a backup started [\d.]+ s ago \(process {os.getpid()}", ended.err)
     assert "what to do: wait" in ended.err
     assert workspace.generations() == before
     assert runner.run(arguments, {**workspace.environ, **NO_PATIENCE}).code == 0
