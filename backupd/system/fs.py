@@ -165,6 +165,24 @@ def replace_durably(path: "Path", data: bytes, *, temporary: "Path", mode: int =
     fsync_directory(path.parent)
 
 
+def place_exclusively(part: "Path", target: "Path") -> None:
+    """Rename the finished file `part` to `target`, and never replace a file that has that name; not yet durable.
+
+    It is a link, which fails where the name is taken, as a rename does not; where the file system has no hard links
+    (FAT, SMB), a check and a rename. Raises FileExistsError, OSError.
+    """
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        part.rename(target)
+    else:
+        part.unlink()  # a database with two names is refused by the next backup
+
+
 def overwrite_in_place(path: "Path", data: bytes) -> None:
     """Put shorter `data` in place of what `path` holds, in two steps but with no need of more room. Raises OSError."""
     with path.open("r+b", buffering=0) as stream:

@@ -332,7 +332,7 @@ def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupReq
     held, origin = Place(place, ()), Source.inspect(order.path).facts
     held.prepare()
     place.write_bytes(b"just appeared")
-    with pytest.raises(TargetRefused, match="appeared in the meantime"), held.holding(order.path, origin):
+    with pytest.raises(TargetRefused, match="was created during the drill"), held.holding(order.path, origin):
         raise AssertionError("it was placed")
     assert place.read_bytes() == b"just appeared"
     place.unlink()

@@ -13,7 +13,7 @@ from backupd.errors import CopyCorrupt, TargetRefused
 from backupd.log import Event
 from backupd.model import Manifest, SourceFacts, Verification
 from backupd.stores.contract import Archives
-from backupd.system.fs import change_owner, collect_limits, fsync_directory, set_mode
+from backupd.system.fs import change_owner, collect_limits, fsync_directory, place_exclusively, set_mode
 from backupd.system.owners import owner_of
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
@@ -125,7 +125,10 @@ def _restore(
         with part.open("rb") as stream:
             said = _dress(stream.fileno(), target, manifest.origin)
             os.fsync(stream.fileno())
-        _put_in_place(part, target)
+        try:
+            place_exclusively(part, target)
+        except FileExistsError as error:
+            raise TargetRefused(f"{target} was created during the restore", "give another --to PATH") from error
         fsync_directory(target.parent)
     except CopyCorrupt as error:
         record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
@@ -152,16 +155,3 @@ def _dress(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | No
     )
     imposed = os.fstat(descriptor).st_uid != os.geteuid()  # on FAT and SMB, by the mount
     return (owner_of(descriptor) if given or imposed else None), mode
-
-
-def _put_in_place(part: Path, target: Path) -> None:
-    """Give the finished file its name; a link, unlike a rename, never replaces what appeared there meanwhile."""
-    try:
-        os.link(part, target)
-    except FileExistsError as error:
-        raise TargetRefused(f"{target} appeared in the meantime", "give another --to PATH") from error
-    except OSError:  # a file system without hard links (FAT, SMB)
-        refuse_unsafe(target)
-        part.rename(target)
-    else:
-        part.unlink()  # a database with two names is refused by the next backup
