@@ -22,7 +22,7 @@ from backupd.config import Config, load_config
 from backupd.errors import BackupdError, UsageError
 from backupd.formatting import printable
 from backupd.model import LOCAL_STORE, Manifest, Progress
-from backupd.privileges import become_owner_of_backups, settle
+from backupd.privileges import become_owner_of_backups, drop_privileges
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.os_errors import foreseen_error
@@ -150,7 +150,7 @@ def open_context(config: Config, progress: Progress | None = None, *, writing: b
     With `writing` of None it is written to where that is possible: a read-only mount will do as well. Its log is
     closed when the command ends. Raises ConfigError.
     """
-    settle(config, os.environ)  # first: what may be written depends on who writes
+    drop_privileges(config, os.environ)  # first: what may be written depends on who writes
     become_owner_of_backups(config, os.environ)
     context = build_site(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(context.log.close)

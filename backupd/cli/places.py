@@ -14,10 +14,10 @@ from backupd.privileges import (
     Identity,
     become_owner_of_backups,
     become_root_again,
+    drop_privileges,
     follows_owner,
     hand_over_backups,
     may_override_rights,
-    settle,
 )
 from backupd.sqlite.permissions import apply_permissions, plan_permissions
 from backupd.tasks.context import TaskContext
@@ -26,7 +26,7 @@ from backupd.tasks.restore.in_place import RestoreRequest
 
 def restore_site(config: Config, progress: Progress, *, reading: bool) -> TaskContext:
     """Return the local store, made where there is none unless it is only for `reading`; a read-only one will do."""
-    settle(config, os.environ)  # first: a private directory hides even whether there is a store in it
+    drop_privileges(config, os.environ)  # first: a private directory hides even whether there is a store in it
     return open_context(config, progress, writing=None if reading or config.backups_dir.exists() else True)
 
 
@@ -58,7 +58,7 @@ def with_directories(found: Iterable[tuple[RestoreRequest, Manifest]], config: C
     become_root_again()  # `open_context` may have made us somebody else
     requests = [_with_directory(request, manifest, config) for request, manifest in found]
     if not any(request.dry_run for request in requests):
-        settle(config, os.environ)  # also where another restore has just given the directory away
+        drop_privileges(config, os.environ)  # also where another restore has just given the directory away
         become_owner_of_backups(config, os.environ)
     return requests
 

@@ -26,7 +26,7 @@ from backupd.cli.restored import print_done, print_outcome, print_undo
 from backupd.config import Config
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
 from backupd.model import LOCAL_STORE, Manifest
-from backupd.privileges import settle
+from backupd.privileges import drop_privileges
 from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.target_locks import STOPPED_FLAG
 from backupd.stores.contract import Archives
@@ -87,7 +87,7 @@ def command(
     config = read_config(config_file)
     with shown_progress(quiet=as_json) as progress:
         if if_missing:
-            settle(config, os.environ)  # first: a private directory hides whether there is a database in it
+            drop_privileges(config, os.environ)  # first: a private directory hides whether there is a database in it
             names = (only_source(source, config),) if wanted != LATEST else sources(config, (source,) if source else ())
             requests = tuple(missing_request(name, config, stopped=stopped, dry_run=dry_run) for name in names)
             asked = Wanted(wanted, read_time(at, config), store)

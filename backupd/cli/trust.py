@@ -11,7 +11,7 @@ import click
 from backupd.cli.common import config_option, json_option, print_json, print_warning, read_config, readable_errors
 from backupd.config import Config, ReplicaSection, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
-from backupd.privileges import settle
+from backupd.privileges import drop_privileges
 from backupd.stores.sftp.handshake import fetch_host_keys
 from backupd.stores.sftp.host_keys import HostKeyState, PinnedKeys, PublicKey, line_for
 from backupd.stores.sftp.url import SftpAddress, parse_address
@@ -39,7 +39,9 @@ def command(name: str, timeout_s: float, config_file: Path | None, *, as_json: b
     """
     config = read_config(config_file)
     address = _address(config, name)
-    settle(config, os.environ)  # what a stranger sends is not read as root, and known_hosts as the daemon will read it
+    drop_privileges(
+        config, os.environ
+    )  # what a stranger sends is not read as root, and known_hosts as the daemon will read it
     pins = _pins(name, config.replicas[name])
     fetched = fetch_host_keys(address.host, address.port, timeout_s)
     offered = [PublicKey.of(key) for key in fetched.keys]

@@ -90,7 +90,7 @@ def require_removable(
             )
         if hold := holds.get(generation.source):
             raise RemovalRefused(
-                f"nothing of {generation.source} is removed while it is frozen: {hold.reason}",
+                f"nothing of {generation.source} is removed while pruning is held: {hold.reason}",
                 "backupd prune --unfreeze ends that; or add --force",
             )
     for source in sorted({generation.source for generation in chosen.values()}):

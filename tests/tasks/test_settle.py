@@ -27,11 +27,11 @@ CHILD = """
 import json, os, sys
 from backupd.config import load_config
 from backupd.errors import BackupdError
-from backupd.privileges import settle
+from backupd.privileges import drop_privileges
 from backupd.stores.local import DirectoryStore
 try:
     config = load_config(None, os.environ)
-    first, again = settle(config, os.environ), settle(config, os.environ)
+    first, again = drop_privileges(config, os.environ), drop_privileges(config, os.environ)
     DirectoryStore("local", config.backups_dir).prepare()
     print(json.dumps({
         "reason": first and first.reason, "again": again and again.reason,
@@ -55,7 +55,7 @@ class Volume:
     def database(self) -> Path:
         return self.data / "tasks.db"
 
-    def settle(self, capabilities: str = "", **environ: str) -> Any:
+    def drop_privileges(self, capabilities: str = "", **environ: str) -> Any:
         """Settle in a child that has only `capabilities`, such as "chown,setuid" ("all" for all of them)."""
         names = {"BACKUPD_DATABASE": str(self.database), "BACKUPD_BACKUPS_DIR": str(self.backups), **environ}
         bounding = ",".join(["-all", *(f"+{name}" for name in capabilities.split(",") if name)])
