@@ -119,7 +119,7 @@ def _ranges(kind: str) -> list[tuple[int, int, int]]:
 
 
 def _is_real(path: "Path | str", uid: int) -> bool:
-    """Tell whether the user `uid` of this namespace is the owner; where it cannot be tested, no namespace is assumed."""
+    """Tell whether the user `uid` of this namespace is the owner; without a way to test it, assume no namespace."""
     tried = _opens_as_owner(path, uid)
     return _maps_all("uid") if tried is None else tried
 
