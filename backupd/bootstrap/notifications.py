@@ -16,7 +16,7 @@ from backupd.notifications.self_test import examine_channels
 from backupd.pings.monitors import DAILY, Monitor
 from backupd.schedule import Schedule
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.finding import Finding
+from backupd.tasks.doctor import Finding
 from backupd.tasks.freshness import read_health_facts
 
 

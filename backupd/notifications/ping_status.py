@@ -10,7 +10,7 @@ from backupd.health import Health
 from backupd.pings.monitors import DAILY, Monitor, Ping, Signal, monitor_for
 from backupd.pings.pinger import PingRecorder, deliver
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.finding import Finding
+from backupd.tasks.doctor import Finding
 
 _CHECK = "pings"
 _HINT = "check its URL under [pings], and the network between; then: backupd notify --test"

@@ -10,7 +10,7 @@ from backupd.notifications.collector import App, check_app
 from backupd.notifications.message import Channel, Message, compose_lines
 from backupd.notifications.outbox import REFUSED
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.finding import Finding
+from backupd.tasks.doctor import Finding
 
 _CHECK = "messages"
 _HINT = "see what the service needs at https://github.com/caronc/apprise/wiki, then: backupd notify --test"

@@ -34,7 +34,7 @@ from backupd.tasks.pruning_hold import (
     thaw,
 )
 from backupd.tasks.reporter import GenerationPublished, SourceUnchanged
-from backupd.tasks.restore.recovery import healed_before_backup
+from backupd.tasks.restore.recovery import recover_before_backup
 from backupd.tasks.run import BackupRun
 
 _MAX_ATTEMPT = 999
@@ -49,7 +49,7 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
         run.start()
         if request.timezone_warning:
             run.note(request.timezone_warning)
-        if trouble := healed_before_backup(request.path, context):
+        if trouble := recover_before_backup(request.path, context):
             run.warn(trouble)
         inventory = local_inventory(context)
         last = inventory.last_verified(request.source)

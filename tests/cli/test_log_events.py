@@ -25,7 +25,7 @@ from backupd.tasks.pin import unpin_generation
 from backupd.tasks.prune import prune, unfreeze
 from backupd.tasks.rebuild_catalog import rebuild_catalog
 from backupd.tasks.replicate import ReplicationRequest, replicate
-from backupd.tasks.restore.to_path import restore_to
+from backupd.tasks.restore.to_path import restore_to_path
 from backupd.tasks.retry import once
 from backupd.tasks.verify import verify
 from support.bank import make_bank
@@ -127,7 +127,7 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context
     rewritten(tmp_path / "nas", report.generation, lambda manifest: replace(manifest, store="f" * 16))
     adopting = replace(to_nas, adopt=True, force=True)
     replicate(adopting, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
-    restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
+    restore_to_path(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
     drilled(context)
     prune("tasks", Expiry(RetentionPolicy(daily=1)), context)
     rebuild_catalog(context)
