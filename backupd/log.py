@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 from backupd.formatting import printable
-from backupd.system.files import give_to_owner_of, set_mode
+from backupd.system.fs import inherit_owner, set_mode
 
 ECS_VERSION = "8.11.0"
 MASK = "[secret]"
@@ -146,7 +146,7 @@ class _OwnedFileHandler(WatchedFileHandler):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
             set_mode(descriptor, 0o640, path)  # whatever the umask says
             os.close(descriptor)
-            give_to_owner_of(path.parent, path)
+            inherit_owner(path.parent, path)
         stream = open(path, "a", encoding=self.encoding, opener=open_no_link)  # noqa: SIM115 - the handler closes it
         if _is_cut_off(path):
             with suppress(OSError):  # the disk is full still

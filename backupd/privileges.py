@@ -16,9 +16,9 @@ from backupd.errors import ConfigError
 from backupd.log import LOG_NAME
 from backupd.model import Manifest
 from backupd.sqlite.directory import give_directory, rights_to_give
-from backupd.stores.local import HIDDEN
+from backupd.stores.contract import HIDDEN
 from backupd.stores.ownership import transfer_ownership
-from backupd.system.owners import SAME_NAMESPACE, id_outside, known_owner
+from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner
 from backupd.tasks.restore import RestoreRequest
 
 PUID = "PUID"
@@ -160,7 +160,7 @@ def _owner(owners: Sequence[Owner], gid: int | None, group_of: Callable[[int], i
         if owner.uid is None:
             raise ConfigError(
                 f"{owner.path} belongs to a user that is not mapped in this user namespace, whom backupd cannot become",
-                f"{SAME_NAMESPACE}; with PUID=0 it stays root, which can back up while the app has its database open",
+                f"{NAMESPACE_HINT}; with PUID=0 it stays root, which can back up while the app has its database open",
             )
     if len({owner.uid for owner in owners}) > 1:
         whose = ", ".join(f"{owner.path} to {owner.uid}" for owner in owners)
@@ -231,7 +231,7 @@ def _hand_over(directory: Path, identity: Identity) -> None:
         raise ConfigError(
             f"cannot give {directory} to user {identity.uid} ({identity.reason}): {error.strerror}",
             "let the container have the capability CHOWN (cap_add), "
-            f"or run once on the host: chown -R {id_outside('uid', identity.uid)}:{id_outside('gid', identity.gid)} "
+            f"or run once on the host: chown -R {host_id('uid', identity.uid)}:{host_id('gid', identity.gid)} "
             "on what is mounted there",
         ) from error
 
@@ -239,11 +239,11 @@ def _hand_over(directory: Path, identity: Identity) -> None:
 def _require_mapped(identity: Identity) -> None:
     """Raise ConfigError for ids that this user namespace does not know: nothing could be given to them."""
     for kind, number in (("uid", identity.uid), ("gid", identity.gid)):
-        if id_outside(kind, number) is None:
+        if host_id(kind, number) is None:
             raise ConfigError(
                 f"cannot become user {identity.uid}:{identity.gid} ({identity.reason}): "
                 f"{kind} {number} is not mapped in this user namespace",
-                f"set PUID and PGID to ids of this container; or {SAME_NAMESPACE}",
+                f"set PUID and PGID to ids of this container; or {NAMESPACE_HINT}",
             )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backupd.stores.sftp.auth import Credentials
-from backupd.stores.sftp.connection import Patience, SftpConnection
+from backupd.stores.sftp.connection import SftpConnection, Timeouts
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
@@ -34,7 +34,7 @@ _READ_BACK = "read back"
 class _Trust(RemoteHash):
     """Believes that all has arrived, as `sftp put` does."""
 
-    def confirms(self, source: BinaryIO, path: str, size_bytes: int, link: SftpConnection) -> bool:  # noqa: ARG002 - whatever it is
+    def confirms(self, source: BinaryIO, path: str, size_bytes: int, connection: SftpConnection) -> bool:  # noqa: ARG002 - whatever it is
         """Say yes."""
         return True
 
@@ -45,9 +45,9 @@ def send(file: Path, target: Path, directory: Path, port: int, *, read_back: boo
     pins = PinnedKeys.read("there", server.host_key, None)
     credentials = Credentials(server.user, private_key=server.key.read_text())
     began = time.perf_counter()
-    with SftpConnection.to("127.0.0.1", port, pins, credentials, Patience()) as link:
+    with SftpConnection.open("127.0.0.1", port, pins, credentials, Timeouts()) as connection:
         store = SftpStore(
-            "there", str(target), lambda: "benchmark", link, VerifiedParts(None, None if read_back else _Trust())
+            "there", str(target), lambda: "benchmark", connection, VerifiedParts(None, None if read_back else _Trust())
         )
         store.prepare()
         store.publish(_GENERATION, file, b"{}")

@@ -13,21 +13,20 @@ from backupd.log import Event
 from backupd.model import LOCAL_STORE
 from backupd.notifications.ping_status import examine_pings
 from backupd.notifications.self_test import examine_messages
-from backupd.stores.contract import Archives, Replica
+from backupd.stores.contract import HIDDEN, Archives, Replica
 from backupd.stores.directory_replica import DirectoryReplica
-from backupd.stores.identities import OWN_IDENTITY
-from backupd.stores.local import HIDDEN
 from backupd.stores.sftp.auth import Credentials
-from backupd.stores.sftp.connection import Patience, SftpConnection, connection_errors
+from backupd.stores.sftp.connection import SftpConnection, Timeouts, connection_errors
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
 from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
+from backupd.stores.state import OWN_IDENTITY
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.drill.app_check import check_drill_setup
 from backupd.tasks.doctor import Finding
 from backupd.tasks.doctor.local import check_local
 from backupd.tasks.doctor.replica import check_replica
+from backupd.tasks.drill.app_check import check_drill_setup
 from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.options import Expiry
@@ -69,9 +68,9 @@ def connecting(config: Config, name: str, context: TaskContext, *, reading: bool
             _refuse_local_store(name, address.path, config.backups_dir)
         return lambda: _mirror(name, address, context)
     remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
-    proven = VerifiedParts(context.progress, remote_hash)
+    verified = VerifiedParts(context.progress, remote_hash)
     pins, credentials = pins_of(config, name), credentials_of(config, name, address)
-    return lambda: _over_sftp(name, address, pins, credentials, proven, context)
+    return lambda: _over_sftp(name, address, pins, credentials, verified, context)
 
 
 @contextmanager
@@ -170,11 +169,11 @@ def _over_sftp(
     address: SftpAddress,
     pins: PinnedKeys,
     credentials: Credentials,
-    proven: VerifiedParts,
+    verified: VerifiedParts,
     context: TaskContext,
 ) -> Iterator[Replica]:
     with (
         connection_errors(address.where),
-        SftpConnection.to(address.host, address.port, pins, credentials, Patience()) as link,
+        SftpConnection.open(address.host, address.port, pins, credentials, Timeouts()) as connection,
     ):
-        yield SftpStore(name, address.path, context.identity, link, proven)
+        yield SftpStore(name, address.path, context.identity, connection, verified)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
 
-from backupd.config import Config, Drill, config_digest, secrets_of
+from backupd.config import Config, DrillSection, config_digest, secrets_of
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
@@ -22,7 +22,7 @@ from backupd.pings.pinger import Pinger
 from backupd.schedule import Planned, Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.local import DirectoryStore
-from backupd.system.priority import Priority
+from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
 from backupd.tasks.options import AppProof, BackupRequest, DrillRequest, Expiry, Packing, ShrinkGuard
 from backupd.tasks.restore import RestoreRequest
@@ -120,7 +120,6 @@ def refuse_twins(config: Config) -> None:
 def backup_request(config: Config, name: str) -> BackupRequest:
     """Return what the configuration asks for when source `name` is backed up."""
     source = config.sources[name]
-    guard = config.shrink_guard
     return BackupRequest(
         source=name,
         path=Path(source.path),
@@ -137,7 +136,7 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         allow_links=source.hard_link == "allow",
         packing=Packing(config.pack.level, workers(config), priority(config)),
         expiry=expiry(config),
-        guard=ShrinkGuard(guard.enabled, guard.max_row_loss, guard.max_size_loss, guard.min_rows),
+        guard=ShrinkGuard(**dict(config.shrink_guard)),
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
         replicas=tuple(config.replicas),
@@ -161,7 +160,7 @@ def drill_store(config: Config) -> str:
 
 def drills(config: Config) -> bool:
     """Tell whether restores are rehearsed by schedule: where there is a replica, and where anything asks for it."""
-    return bool(config.replicas) or config.drill != Drill()
+    return bool(config.replicas) or config.drill != DrillSection()
 
 
 def drill_request(config: Config, source: str, store: str | None = None) -> DrillRequest:

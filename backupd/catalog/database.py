@@ -19,7 +19,7 @@ from typing import Final
 from urllib.parse import quote
 
 from backupd.errors import CatalogDamaged, CatalogDiskError, CatalogForeign, CatalogUnavailable
-from backupd.system.files import give_to_owner_of
+from backupd.system.fs import inherit_owner
 from backupd.system.os_errors import lacks_inodes
 
 APPLICATION_ID: Final = 0x626B7570  # "bkup"; set by migrations/0001_initial.sql
@@ -187,7 +187,7 @@ def create(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))
     require_regular_file(path)
     if path.stat().st_size == 0:
-        give_to_owner_of(path.parent, path)
+        inherit_owner(path.parent, path)
 
 
 def upgrade(path: Path) -> None:

@@ -38,7 +38,7 @@ from backupd.catalog.queries import generation_row
 from backupd.catalog.session import make_engine, sqlalchemy_errors
 from backupd.model import Manifest, utc_from_text
 from backupd.report import report_from_json
-from backupd.system.files import fsync_directory, fsync_file
+from backupd.system.fs import fsync_directory, fsync_file
 
 Row = dict[str, Any]
 _TABLES: Final = ("run", "copy", "check_result", "notice", "outbox", "ping")  # what no manifest contains

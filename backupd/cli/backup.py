@@ -38,7 +38,7 @@ _BY_HAND_STAYS = timedelta(days=30)
 def backup_command(
     config: Config, names: tuple[str, ...], label: str | None, *, pinned: bool | None, as_json: bool
 ) -> None:
-    """Run what the schedule runs.
+    """Run the code that the schedule runs.
 
     A generation that is taken by hand is pinned, in the store and at replicas; so is the one that an unchanged database
     equals. With --json one source is one object, several are a list.

@@ -16,13 +16,12 @@ from backupd.bootstrap.tasks import build_site, writable
 from backupd.cli import Command, config_option, long_help
 from backupd.cli.output import fail, print_error, print_warning
 from backupd.config import Config, load_config
-from backupd.errors import BackupdError, InputOutputError, UsageError
+from backupd.errors import UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import become_owner_of_backups, settle
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
-from backupd.system.os_errors import remedy, said
-from backupd.system.starting import is_refusal, refusal
+from backupd.system.os_errors import foreseen_error
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import Claims, claims_of
@@ -73,23 +72,19 @@ def with_config(body: Body) -> Body:
     def guarded(config_file: Path | None, **arguments: Any) -> None:  # noqa: ANN401 - whatever click passes on
         as_json = bool(arguments.get("as_json"))
         try:
-            try:
-                body(read_config(config_file), **arguments)
-            except BackupdError as error:
-                fail(error, as_json=as_json)
-        except RuntimeError as error:
-            if not is_refusal(error):
-                raise
-            fail(refusal(error), as_json=as_json)
+            body(read_config(config_file), **arguments)
         except BrokenPipeError:
             _discard_output()
             sys.exit(_CLOSED_PIPE)
-        except OSError as error:
-            if _is_of_output(error):
+        except Exception as error:
+            if isinstance(error, OSError) and _is_of_output(error):
                 _discard_output()
                 print_error(f"standard output cannot be written: {error.strerror}", _NO_OUTPUT)
                 sys.exit(1)
-            fail(InputOutputError(said(error), remedy(error)), as_json=as_json)
+            foreseen = foreseen_error(error)
+            if foreseen is None:
+                raise
+            fail(foreseen, as_json=as_json)
 
     return guarded
 

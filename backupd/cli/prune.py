@@ -29,7 +29,7 @@ from backupd.tasks.remove import Removal, remove_at_replica, remove_here
 @click.option("--unfreeze", "release", is_flag=True, help="Release the hold after a source shrank or was corrupt.")
 @source_option
 def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, release: bool, as_json: bool) -> None:
-    """Nothing is removed while pruning of its source is on hold; its last verified generation always stays."""
+    """Remove nothing while pruning of the source is on hold, and never its last verified generation."""
     if dry_run and release:
         raise refuse_together("--dry-run", "--unfreeze")
     wanted = sources(config, names)
@@ -89,7 +89,7 @@ def _print(plans: list[RetentionPlan], removed: str) -> None:
 @click.option("--force", is_flag=True, help="Also pinned and held ones, and the last verified one of its source.")
 @store_option("remove them from")
 def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: bool, as_json: bool) -> None:
-    """A pinned generation, and the last verified one of its source in that store, stay unless --force is given.
+    """Keep pinned generations, and the last verified one of each source in that store, unless --force is given.
 
     Copies in other stores stay: to remove a generation everywhere, remove it from the local store first, then from each
     replica.

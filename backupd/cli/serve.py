@@ -50,7 +50,7 @@ def serve_command(config_file: Path | None) -> None:
 
 @_command("health", "backupd health", {0: "it works", 1: "it does not work, or does not answer"})
 def health_command(config_file: Path | None) -> None:
-    """Serve as the container's HEALTHCHECK.
+    """Run it as the HEALTHCHECK of the container.
 
     Whether backups are recent enough is another question: backupd status.
     """

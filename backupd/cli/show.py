@@ -21,7 +21,7 @@ from backupd.tasks.reporter import describe
 @click.argument("wanted", metavar="[ID|latest]")
 @click.option("--source", metavar="NAME", help="Source of the latest one; needed where there are several.")
 def show_command(config: Config, wanted: str, source: str | None, *, as_json: bool) -> None:
-    """The generation is one of the local store."""
+    """Read the generation from the local store."""
     context = open_context(config, writing=False)
     if wanted == LATEST:
         inventory = local_inventory(context)

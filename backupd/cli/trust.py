@@ -9,14 +9,14 @@ import click
 
 from backupd.cli.common import command
 from backupd.cli.output import print_json, print_warning
-from backupd.config import Config, Replica, toml_key, toml_value
+from backupd.config import Config, ReplicaSection, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
 from backupd.privileges import settle
-from backupd.stores.sftp.connection import fetch_host_keys
-from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey, State, line_for
+from backupd.stores.sftp.handshake import fetch_host_keys
+from backupd.stores.sftp.host_keys import HostKeyState, PinnedKeys, PublicKey, line_for
 from backupd.stores.sftp.url import SftpAddress, parse_address
 
-_STATES: Final[dict[State, str]] = {
+_STATES: Final[dict[HostKeyState, str]] = {
     "equal": "is pinned",
     "changed": "DIFFERS from what is pinned",
     "revoked": "IS REVOKED",
@@ -33,7 +33,7 @@ _ENDINGS: Final = {"ssh-ed25519": "ed25519", "ssh-rsa": "rsa"}
 @click.argument("name", metavar="NAME")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(1, 600), default=30, show_default=True, help="Seconds.")
 def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool) -> None:
-    """Show how to compare the keys with those on the server, too.
+    """Say how to compare the keys with those on the server.
 
     Nothing is written: put the line into the configuration yourself.
     """
@@ -62,8 +62,8 @@ def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool)
         _print_next_steps(name, offered[0], verdict)
     if fetched.problem:
         print_warning(
-            f"keys of the types {', '.join(fetched.missing)} were not asked for: {fetched.problem.message}; the server may "
-            "limit connections (MaxStartups, fail2ban): try again in some minutes"
+            f"keys of the types {', '.join(fetched.missing)} were not asked for: {fetched.problem.message}; the server "
+            "may limit connections (MaxStartups, fail2ban): try again in some minutes"
         )
     sys.exit(1 if verdict in {"changed", "revoked"} else 3 if fetched.problem else 0)
 
@@ -78,7 +78,7 @@ def _address(config: Config, name: str) -> SftpAddress:
     return address
 
 
-def _pins(name: str, replica: Replica) -> PinnedKeys:
+def _pins(name: str, replica: ReplicaSection) -> PinnedKeys:
     """Return the pinned keys; none where they cannot be read, so that this command still shows what to pin."""
     try:
         return PinnedKeys.read(name, replica.host_key, replica.known_hosts)
@@ -87,7 +87,7 @@ def _pins(name: str, replica: Replica) -> PinnedKeys:
         return PinnedKeys(name)
 
 
-def _print_pinned(pinned: tuple[PublicKey, ...], verdict: State) -> None:
+def _print_pinned(pinned: tuple[PublicKey, ...], verdict: HostKeyState) -> None:
     if verdict == "equal" or not pinned:
         return
     click.echo("pinned:")
@@ -95,7 +95,7 @@ def _print_pinned(pinned: tuple[PublicKey, ...], verdict: State) -> None:
         click.echo(f"  {key}")
 
 
-def _print_next_steps(name: str, key: PublicKey, verdict: State) -> None:
+def _print_next_steps(name: str, key: PublicKey, verdict: HostKeyState) -> None:
     if verdict == "equal":
         click.echo("The pinned key matches: nothing to do.")
         return

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from backupd.config.sections import Drill, Source
+from backupd.config.sections import DrillSection, SourceSection
 from backupd.model import LOCAL_STORE
 from backupd.sqlite.database_files import files_of_database
 
 
 def refuse_misfit(
-    drill: Drill, sources: Mapping[str, Source], replicas: Iterable[str] | None, backups_dir: Path | None
+    drill: DrillSection, sources: Mapping[str, SourceSection], replicas: Iterable[str] | None, backups_dir: Path | None
 ) -> None:
     """Raise ValueError where `drill` speaks of what is not there, or would write where something is; None: unknown."""
     if replicas is not None and drill.from_ not in (None, LOCAL_STORE, *replicas):
@@ -23,7 +23,7 @@ def refuse_misfit(
         _refuse_place(drill.place_at, sources, backups_dir)
 
 
-def _refuse_place(place: Path, sources: Mapping[str, Source], backups_dir: Path | None) -> None:
+def _refuse_place(place: Path, sources: Mapping[str, SourceSection], backups_dir: Path | None) -> None:
     for name, source in sources.items():
         if files_of_database(place) & files_of_database(source.path):
             raise ValueError(f"place_at: {place} is the database of source {name}, or beside it where its WAL lies")

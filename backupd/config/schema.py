@@ -9,19 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from backupd.config import kinds
 from backupd.config.rehearsal import refuse_misfit
 from backupd.config.sections import (
-    App,
-    Drill,
-    Health,
-    Http,
-    Lock,
-    Notify,
-    Pack,
-    Replica,
-    Retention,
-    Schedule,
-    ShrinkGuard,
-    Source,
-    Space,
+    AppSection,
+    DrillSection,
+    HealthSection,
+    HttpSection,
+    LockSection,
+    NotifySection,
+    PackSection,
+    ReplicaSection,
+    RetentionSection,
+    ScheduleSection,
+    ShrinkGuardSection,
+    SourceSection,
+    SpaceSection,
 )
 from backupd.config.targets import refuse_shared_targets
 from backupd.model import RetentionPolicy
@@ -30,7 +30,7 @@ from backupd.sqlite.database_files import SIDE_SUFFIXES
 
 ENVIRONMENT = "environment"
 
-Sources = Annotated[kinds.Named[Source], Field(min_length=1)]
+Sources = Annotated[kinds.Named[SourceSection], Field(min_length=1)]
 
 
 class Config(BaseModel):
@@ -51,18 +51,18 @@ class Config(BaseModel):
         description="Directory that keeps the generations; default: backups/ beside the database.",
         examples=["/app/data/backups"],
     )
-    retention: Retention = Retention()
-    schedule: Schedule = Schedule()
-    space: Space = Space()
-    shrink_guard: ShrinkGuard = ShrinkGuard()
-    lock: Lock = Lock()
-    pack: Pack = Pack()
-    replicas: kinds.NamedReplicas[Replica] = {}
-    drill: Drill = Drill()
-    http: Http = Http()
-    health: Health = Health()
-    notify: Notify = Notify()
-    app: App = App()
+    retention: RetentionSection = RetentionSection()
+    schedule: ScheduleSection = ScheduleSection()
+    space: SpaceSection = SpaceSection()
+    shrink_guard: ShrinkGuardSection = ShrinkGuardSection()
+    lock: LockSection = LockSection()
+    pack: PackSection = PackSection()
+    replicas: kinds.NamedReplicas[ReplicaSection] = {}
+    drill: DrillSection = DrillSection()
+    http: HttpSection = HttpSection()
+    health: HealthSection = HealthSection()
+    notify: NotifySection = NotifySection()
+    app: AppSection = AppSection()
     pings: kinds.Named[kinds.PingUrl] = Field(
         {},
         description="URLs of outside monitors (healthchecks.io, Uptime Kuma) that hear when a run begins, succeeds and "
@@ -78,7 +78,7 @@ class Config(BaseModel):
 
     @field_validator("sources")
     @classmethod
-    def _are_different_databases(cls, sources: Mapping[str, Source]) -> Mapping[str, Source]:
+    def _are_different_databases(cls, sources: Mapping[str, SourceSection]) -> Mapping[str, SourceSection]:
         named: dict[Path, str] = {}
         for name, source in sources.items():
             other = named.setdefault(source.path, name)
@@ -98,13 +98,15 @@ class Config(BaseModel):
 
     @field_validator("replicas")
     @classmethod
-    def _are_different_directories(cls, replicas: Mapping[str, Replica], info: ValidationInfo) -> Mapping[str, Replica]:
+    def _are_different_directories(
+        cls, replicas: Mapping[str, ReplicaSection], info: ValidationInfo
+    ) -> Mapping[str, ReplicaSection]:
         refuse_shared_targets(replicas, info.data.get("backups_dir"))
         return replicas
 
     @field_validator("drill")
     @classmethod
-    def _fits_the_rest(cls, drill: Drill, info: ValidationInfo) -> Drill:
+    def _fits_the_rest(cls, drill: DrillSection, info: ValidationInfo) -> DrillSection:
         if "sources" in info.data:
             refuse_misfit(drill, info.data["sources"], info.data.get("replicas"), info.data.get("backups_dir"))
         return drill

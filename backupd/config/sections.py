@@ -18,7 +18,7 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class Source(Table):
+class SourceSection(Table):
     """One SQLite database of the app; its name becomes the first part of file names."""
 
     path: kinds.FilePath = Field(description="The live database file.", examples=["/app/data/tasks.db"])
@@ -59,7 +59,7 @@ class Source(Table):
     )
 
 
-class Retention(Table):
+class RetentionSection(Table):
     """Which generations stay; these are never all zero. What is pinned stays beside them.
 
     A span of time is a number and its unit: "90min", "48h", "7d", "2w".
@@ -89,7 +89,7 @@ class Retention(Table):
         return RetentionPolicy(**dict(self))
 
 
-class Schedule(Table):
+class ScheduleSection(Table):
     """When the daemon does what; a time that was missed is caught up.
 
     Each is a time of day ("04:00"), a weekday with one ("sun 05:00"), or a cron expression of five fields
@@ -116,7 +116,7 @@ class Schedule(Table):
     )
 
 
-class Health(Table):
+class HealthSection(Table):
     """How old the last proof of each kind may be before /health turns red.
 
     Unset: as long as lies between two times of its schedule, and a twelfth of that (two hours at least) more.
@@ -127,7 +127,7 @@ class Health(Table):
     drill_limit_s: kinds.Age | None = Field(None, description="Of a proven restore.", examples=[2901600])
 
 
-class Space(Table):
+class SpaceSection(Table):
     """Free space that backups leave to the app."""
 
     reserve: kinds.Bytes | None = Field(
@@ -137,7 +137,7 @@ class Space(Table):
     )
 
 
-class ShrinkGuard(Table):
+class ShrinkGuardSection(Table):
     """Nothing is pruned while a source has lost more than this since its last good generation."""
 
     enabled: bool = Field(default=True, description="Whether a new snapshot is compared with the last good generation.")
@@ -146,13 +146,13 @@ class ShrinkGuard(Table):
     min_rows: kinds.Count = Field(100, description="Tables that had fewer rows than this are not compared row by row.")
 
 
-class Lock(Table):
+class LockSection(Table):
     """The lock that keeps two runs from working on one store."""
 
     timeout_s: kinds.Seconds = Field(60, description="Seconds to wait for a run that holds it.")
 
 
-class Pack(Table):
+class PackSection(Table):
     """Compression of archives."""
 
     level: kinds.Level | None = Field(
@@ -169,7 +169,7 @@ class Pack(Table):
     workers: kinds.Workers | None = Field(None, description="Cores to use; unset: all.", examples=[2])
 
 
-class Replica(Table):
+class ReplicaSection(Table):
     """A store that copies are sent to, by its name."""
 
     url: kinds.Url = Field(
@@ -202,12 +202,12 @@ class Replica(Table):
         description='How a copy over SFTP is proven: "read-back" fetches it again; "remote-hash" has the server '
         "compute its SHA-256, where the account has a shell with sha256sum, and else fetches it too.",
     )
-    retention: Retention | None = Field(
+    retention: RetentionSection | None = Field(
         None, description="How many generations stay there; without this section as many as here."
     )
 
 
-class Drill(Table):
+class DrillSection(Table):
     """The rehearsal of a restore, by schedule as soon as there is a replica or a key here.
 
     Each source is restored in isolation, proven, and compared with its manifest. The keys from place_at on prove the
@@ -279,7 +279,7 @@ class Drill(Table):
         )
 
 
-class Http(Table):
+class HttpSection(Table):
     """The daemon's health endpoint, metrics and status page."""
 
     listen: kinds.ListenAddress = Field("127.0.0.1:8080", description="HOST:PORT to listen on.")
@@ -291,7 +291,7 @@ class Http(Table):
     )
 
 
-class Notify(Table):
+class NotifySection(Table):
     """Who hears of trouble and of its end, from the daemon."""
 
     urls: kinds.SecretUrls = Field(
@@ -308,7 +308,7 @@ class Notify(Table):
     )
 
 
-class App(Table):
+class AppSection(Table):
     """The app beside: a message tells whether each new version of it is well.
 
     Its version is taken from the first of these that is set and found: version, version_file, version_header,

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from backupd.config.sections import Replica
+from backupd.config.sections import ReplicaSection
 from backupd.errors import ConfigError
 from backupd.stores.sftp.url import Address, DirectoryAddress, parse_address
 
 
-def refuse_shared_targets(replicas: Mapping[str, Replica], backups_dir: Path | None) -> None:
+def refuse_shared_targets(replicas: Mapping[str, ReplicaSection], backups_dir: Path | None) -> None:
     """Raise ValueError where two replicas are one directory, or one is the directory of the backups.
 
     What only the file system or another host can tell is not seen here, and a URL that means nothing is passed over:

@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 
 from backupd.bootstrap.tasks import backup_request, build_site, expiry, late_log, priority
 from backupd.config import Config
@@ -18,9 +17,9 @@ from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
 from backupd.privileges import settle
 from backupd.report import AnyReport
-from backupd.system.priority import lower_priority
-from backupd.system.signals import unwind_no_more, unwind_on_signals
-from backupd.system.starting import starting
+from backupd.system.process import call_when_parent_ends
+from backupd.system.resources import lower_priority
+from backupd.system.signals import exit_on_signals, ignore_signals
 from backupd.tasks.context import TaskContext
 
 
@@ -28,8 +27,7 @@ def main(job: TaskRequest, config: Config) -> int:
     """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
     log = late_log(config, sys.stdout)
     try:
-        with starting():
-            threading.Thread(target=_end_with_daemon, daemon=True).start()
+        call_when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         settle(config, os.environ)  # a database that was not there when the daemon started may have an owner by now
         return _do(job, config, build_site(config, console=sys.stdout))
     except BackupdError as error:
@@ -105,14 +103,9 @@ def _rebuild(context: TaskContext) -> int:
     return 0
 
 
-def _end_with_daemon() -> None:
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    unwind_on_signals()
+    exit_on_signals()
     asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, through a pipe that nobody else holds
     code = main(TaskRequest(*sys.argv[1:]), asked)
-    unwind_no_more()
+    ignore_signals()
     sys.exit(code)

@@ -3,11 +3,10 @@
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -16,8 +15,8 @@ from backupd.config import Config
 from backupd.errors import ProcessRefused, TemporaryError
 from backupd.formatting import human_duration
 from backupd.log import Event, EventLog
-from backupd.system.os_errors import remedy, said
-from backupd.system.starting import starting
+from backupd.system.os_errors import os_error_hint, os_error_text
+from backupd.system.process import close_input, send, start_module
 
 _AWAY = ("replicate", "drill")
 
@@ -122,23 +121,25 @@ class TaskQueue:
     def _do(self, job: TaskRequest) -> int:
         """Have `job` done and return its exit code; what kept it from being done is one too, and is told."""
         try:
-            process = _begun(job, self._config)
+            process = start_module("backupd.daemon.task_process", job.task, job.source, stdout=None)
+            send(process, pickle.dumps(self._config))
         except ProcessRefused as error:
             self._tell(job, f"the {job} could not begin: {error.message}", error.hint)
             return error.exit_code
         except OSError as error:
-            self._tell(job, f"the {job} could not begin: {said(error)}", remedy(error))
+            self._tell(job, f"the {job} could not begin: {os_error_text(error)}", os_error_hint(error))
             return TemporaryError.exit_code
         with self._changed:
             self._process = process
             stopping = self._stopping
         if stopping:
             self._end(job, process, "the daemon stops")
-        with _held_open(process):
-            try:
-                process.wait(self._timeout_s)
-            except subprocess.TimeoutExpired:
-                self._end(job, process, f"it did not end within {human_duration(self._timeout_s)}")
+        try:
+            process.wait(self._timeout_s)
+        except subprocess.TimeoutExpired:
+            self._end(job, process, f"it did not end within {human_duration(self._timeout_s)}")
+        finally:
+            close_input(process)
         if process.returncode is None:
             return TemporaryError.exit_code  # not even SIGKILL ends it: it hangs in the kernel, and is left behind
         if process.returncode < 0 and not self._stopping:
@@ -207,26 +208,3 @@ _RUNS_REMEMBERED: Final = 20
 # What a worker does beside the tasks of a schedule.
 DOCTOR: Final = "doctor"
 REBUILD: Final = "rebuild"
-
-
-@contextmanager
-def _held_open(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Keep our end of the run's standard input while the block runs: when it closes, the run takes us for dead."""
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            if process.stdin is not None:
-                process.stdin.close()
-
-
-def _begun(job: TaskRequest, config: Config) -> "subprocess.Popen[bytes]":
-    """Begin a run, and tell it the configuration. Raises ProcessRefused, OSError."""
-    command = [sys.executable, "-P", "-m", "backupd.daemon.task_process", job.task, job.source]
-    with starting():
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own module
-    assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
-    with suppress(BrokenPipeError):  # it died at once: its exit code tells
-        process.stdin.write(pickle.dumps(config))
-        process.stdin.flush()
-    return process

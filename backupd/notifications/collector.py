@@ -13,7 +13,7 @@ from backupd.formatting import printable
 from backupd.health import Limit
 from backupd.notifications.deploy import AppVersion
 from backupd.notifications.problems import Observation
-from backupd.system.http import CallFailed, Reply, call
+from backupd.system.http import HttpResponse, RequestFailed, send_request
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
 
@@ -46,10 +46,10 @@ def check_app(app: App) -> AppVersion:
     """Ask the app whether it is well and which version it has."""
     reply = None
     try:
-        reply = call(app.health_url, timeout_s=_ANSWER_S, direct=True)
+        reply = send_request(app.health_url, timeout_s=_ANSWER_S, direct=True)
         key = urlsplit(app.health_url).query
         trouble = "" if reply.status == _OK else f"its health_url {reply.words(key)}"
-    except CallFailed as error:
+    except RequestFailed as error:
         trouble = f"its health_url: {error}"
     version = app.version or _from_file(app) or (_from_reply(app, reply) if reply else "")
     return AppVersion("app", printable(version.strip())[:_LONGEST_VERSION] or None, trouble)
@@ -62,7 +62,7 @@ def _from_file(app: App) -> str:
     return ""
 
 
-def _from_reply(app: App, reply: Reply) -> str:
+def _from_reply(app: App, reply: HttpResponse) -> str:
     if app.version_header is not None and app.version_header.lower() in reply.headers:
         return reply.headers[app.version_header.lower()]
     try:

@@ -13,7 +13,7 @@ from backupd.formatting import without_secrets
 from backupd.log import Event, EventLog
 from backupd.pings.monitors import Monitor, Ping, monitor_for, ping_request
 from backupd.report import AnyReport
-from backupd.system.http import CallFailed, call
+from backupd.system.http import RequestFailed, send_request
 
 # The end of a run waits for its start to be told, and then for two tries: 10 s where nobody answers anything.
 TIMEOUT_S: Final = 3.0
@@ -87,8 +87,8 @@ def deliver(address: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str:
         if attempt:
             time.sleep(_PAUSE_S)
         try:
-            reply = call(request.url, request.body, timeout_s=timeout_s)
-        except CallFailed as error:
+            reply = send_request(request.url, request.body, timeout_s=timeout_s)
+        except RequestFailed as error:
             why = without_secrets(str(error), address.url)
             continue
         if reply.ok:

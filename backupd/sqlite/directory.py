@@ -11,7 +11,7 @@ from typing import Self
 
 from backupd.model import SourceFacts
 from backupd.sqlite.swap_journal import intent_path, is_part
-from backupd.system.files import give, set_mode
+from backupd.system.fs import change_owner, set_mode
 from backupd.system.owners import known_owner, owner_text
 
 _LOST_AND_FOUND = "lost+found"
@@ -80,7 +80,7 @@ def give_directory(directory: Path, rights: Rights) -> bool:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         set_mode(descriptor, rights.mode, directory)
-        given = rights.uid is not None and give(descriptor, rights.uid, rights.gid, directory) is None
+        given = rights.uid is not None and change_owner(descriptor, rights.uid, rights.gid, directory) is None
         if not given:
             set_mode(descriptor, found.mode, directory)
     finally:

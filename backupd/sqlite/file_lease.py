@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from backupd.errors import TargetInUse, TargetRefused, WorkerFailed
-from backupd.system.starting import starting
+from backupd.system.process import process_start_errors
 
 STOPPED_FLAG = "--app-is-stopped"
 
@@ -29,7 +29,7 @@ class Lease:
         self.held = False
 
     def __enter__(self) -> Self:
-        with starting():
+        with process_start_errors():
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "backupd.sqlite.worker.file_lease"],
                 cwd="/",

@@ -21,7 +21,7 @@ from backupd.errors import BackupdError, GenerationMissing, TargetRefused
 from backupd.model import is_generation_id
 from backupd.sqlite.query import ask_copy
 from backupd.sqlite.swap_journal import KEPT, RECORD, SIDE_FILES, is_kept, kept_order, part_path, read_small
-from backupd.system.files import fsync_directory, replace_durably
+from backupd.system.fs import fsync_directory, replace_durably
 
 _ASK_TIMEOUT_S = 30.0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from backupd.model import Contents, Verdict
 from backupd.sqlite.worker_process import WorkerProcess
-from backupd.system.priority import NORMAL, Priority
+from backupd.system.resources import NORMAL, Priority
 
 
 @dataclass(frozen=True, slots=True)

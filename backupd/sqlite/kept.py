@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from backupd.sqlite.swap_journal import RECORD, SIDE_FILES, is_kept, kept_order
-from backupd.system.files import fsync_directory
+from backupd.system.fs import fsync_directory
 
 KEPT_FOR: Final = timedelta(days=30)  # what the next undo puts back stays for so long at least
 # In the order of their removal: a record without its database would stand in the way of an undo, and a database without

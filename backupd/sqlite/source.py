@@ -10,8 +10,8 @@ from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
 from backupd.sqlite.directory import Rights
 from backupd.sqlite.mounts import current_mounts, mount_of, mounted_apart, second_names
-from backupd.system.os_errors import dangling
-from backupd.system.owners import known_owner, where_owned
+from backupd.system.os_errors import dangling_link
+from backupd.system.owners import known_owner, ownership_hint
 
 SETTLED_NS = 2_000_000_000
 _EMPTY_BYTES = 1
@@ -142,7 +142,7 @@ def _stat(path: Path, named: Path) -> os.stat_result:
     try:
         state = path.stat()
     except FileNotFoundError as error:
-        if link := dangling(named):
+        if link := dangling_link(named):
             raise SourceMissing(
                 f"no database at {named}: {link}",
                 "mount what the link leads to at the same path here, or give the path of the database itself",
@@ -154,7 +154,7 @@ def _stat(path: Path, named: Path) -> os.stat_result:
     except PermissionError as error:
         raise SourceUnusable(
             f"uid {os.geteuid()} has no right to look at {path}",
-            where_owned(
+            ownership_hint(
                 path, "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH"
             ),
         ) from error

@@ -16,8 +16,8 @@ from backupd.errors import TargetInUse
 from backupd.sqlite.file_lease import Lease
 from backupd.sqlite.history import Entry, Record, free_name, record_path, write_record
 from backupd.sqlite.swap_journal import SIDE_FILES, Mark, Suffix, SwapJournal, declared, is_part, pending, withdraw
-from backupd.system.files import exchange, fsync_directory
-from backupd.system.signals import too_late_to_stop
+from backupd.system.fs import exchange_names, fsync_directory
+from backupd.system.signals import defer_signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def swap(
     Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError. SIGTERM comes too late.
     """
     intent = _plan(target, part, now, takes_back)
-    with too_late_to_stop(), declared(target, intent):
+    with defer_signals(), declared(target, intent):
         try:
             if record is not None:
                 with suppress(OSError):  # no inode is left: what is kept can be put back without it
@@ -157,7 +157,7 @@ def _exchange(target: Path, part: Path, kept: Path) -> None:
     """
     part.rename(kept)
     fsync_directory(target.parent)
-    if not exchange(kept, target):
+    if not exchange_names(kept, target):
         kept.rename(part)
         target.rename(kept)
         fsync_directory(target.parent)
@@ -202,7 +202,7 @@ def _give_its_name_back(target: Path, part: Path, kept: Path) -> None:
         if part.exists():
             kept.rename(target)
             return
-        if exchange(kept, target):  # and `kept` is the new one
+        if exchange_names(kept, target):  # and `kept` is the new one
             return
     target.rename(part)
 

@@ -13,7 +13,7 @@ from typing import Literal, Self
 from pydantic import TypeAdapter, ValidationError
 
 from backupd.errors import TargetRefused
-from backupd.system.files import fsync_directory, replace_durably
+from backupd.system.fs import fsync_directory, replace_durably
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 KEPT = ".pre-restore-"

@@ -18,8 +18,16 @@ from backupd.sqlite.mounts import current_mounts, filesystem_of, is_remote, moun
 from backupd.sqlite.source import Source
 from backupd.sqlite.swap_journal import KEPT, SIDE_FILES
 from backupd.sqlite.worker_process import WorkerProcess
-from backupd.system.files import fsync_directory, give, set_mode
-from backupd.system.owners import SAME_NAMESPACE, id_outside, known_owner, owner_of, owner_or, owner_text, where_owned
+from backupd.system.fs import change_owner, fsync_directory, set_mode
+from backupd.system.owners import (
+    NAMESPACE_HINT,
+    host_id,
+    known_owner,
+    owner_of,
+    owner_or_directory_owner,
+    owner_text,
+    ownership_hint,
+)
 
 ELSEWHERE = "restore elsewhere (--to PATH)"
 _NAME_MAX = 255  # limits.h
@@ -65,7 +73,7 @@ class Target:
             raise TargetRefused(
                 f"{real} belongs to a {old.unmapped} that is not mapped in this user namespace: "
                 "the restored file cannot be given to it",
-                f"{SAME_NAMESPACE}; or {ELSEWHERE}",
+                f"{NAMESPACE_HINT}; or {ELSEWHERE}",
             )
         return cls(real, old)
 
@@ -163,7 +171,7 @@ def _owner_to_be(target: Target, origin: SourceFacts) -> tuple[int | None, int |
     if target.old is not None:
         return target.old.uid, target.old.gid
     if os.geteuid() == 0:
-        return owner_or(origin.uid, origin.gid, target.path.parent)
+        return owner_or_directory_owner(origin.uid, origin.gid, target.path.parent)
     return None, None  # nobody but root may give a file away; a setgid directory has given the group
 
 
@@ -171,16 +179,16 @@ def _give(descriptor: int, uid: int, gid: int | None, path: Path) -> None:
     state = os.fstat(descriptor)
     if uid == state.st_uid and gid in (None, state.st_gid):
         return
-    refused = give(descriptor, uid, gid, path)
+    refused = change_owner(descriptor, uid, gid, path)
     if refused is None or _imposes_owner(state, path):
         return
     group = "" if gid is None else f", PGID={gid}"
-    mapped = id_outside("uid", uid) is not None and (gid is None or id_outside("gid", gid) is not None)
+    mapped = host_id("uid", uid) is not None and (gid is None or host_id("gid", gid) is not None)
     raise TargetRefused(
         f"the restored file cannot be given to {owner_text(uid, gid)}, who owned the old one: {refused.strerror}",
         f"run backupd as that user (PUID={uid}{group}), or as root with the capability CHOWN"
         if mapped
-        else f"{SAME_NAMESPACE}; or {ELSEWHERE}",
+        else f"{NAMESPACE_HINT}; or {ELSEWHERE}",
     )
 
 
@@ -243,5 +251,5 @@ def _refuse_directory(directory: Path) -> None:
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         raise TargetRefused(
             f"uid {os.geteuid()} may not write to {directory}",
-            where_owned(directory, f"run backupd as its owner (PUID={state.st_uid})") + f", or {ELSEWHERE}",
+            ownership_hint(directory, f"run backupd as its owner (PUID={state.st_uid})") + f", or {ELSEWHERE}",
         )

@@ -5,7 +5,6 @@ import math
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import IO, Any, Self
 
 from backupd import errors
 from backupd.errors import BackupdError, WorkerFailed, WorkerHung
-from backupd.system.starting import starting
+from backupd.system.process import close_input, pipe, send, start_module
 
 OnProgress = Callable[[int, int], None]
 OnEvent = Callable[[str, str], None]
@@ -38,18 +37,10 @@ class WorkerProcess:
 
     def __init__(self, verb: str, request: Mapping[str, object], directory: Path) -> None:
         self._last_words = open(os.memfd_create("last words"), "w+b")  # noqa: SIM115 - closed by __exit__
-        with starting():
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-P", "-m", f"backupd.sqlite.worker.{verb}"],  # -P: import nothing from `directory`
-                cwd=directory,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._last_words,
-                start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
-            )
-        with suppress(BrokenPipeError):  # it died at once: `result` tells how
-            self._stdin.write(json.dumps(dict(request)).encode() + b"\n")
-            self._stdin.flush()
+        module = f"backupd.sqlite.worker.{verb}"
+        self._process = start_module(module, directory=directory, stderr=self._last_words)
+        self._stdout = pipe(self._process.stdout)
+        send(self._process, json.dumps(dict(request)).encode() + b"\n")
 
     def __enter__(self) -> Self:
         return self
@@ -57,8 +48,7 @@ class WorkerProcess:
     def __exit__(self, *_error: object) -> None:
         with suppress(PermissionError):  # root without CAP_KILL and a child of another user: it ends with its stdin
             self._process.kill()
-        with suppress(BrokenPipeError):
-            self._stdin.close()
+        close_input(self._process)
         self._stdout.close()
         try:
             self._wait()
@@ -110,16 +100,6 @@ class WorkerProcess:
                 return
             *lines, rest = (rest + said).split(b"\n")
             yield from lines
-
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
-        return self._process.stdin
-
-    @property
-    def _stdout(self) -> IO[bytes]:
-        assert self._process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
-        return self._process.stdout
 
 
 def _error(said: Mapping[str, str]) -> BackupdError:

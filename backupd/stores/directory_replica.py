@@ -7,18 +7,25 @@ from pathlib import Path
 from typing import Final
 
 from backupd.errors import CopyCorrupt
-from backupd.stores.contract import ProbeResult, RecoveredItem, Transfer, find_manifest, require_unchanged_manifest
+from backupd.stores.contract import (
+    PROBE_DATA,
+    ProbeResult,
+    RecoveredItem,
+    Transfer,
+    find_manifest,
+    require_unchanged_manifest,
+)
 from backupd.stores.local import DirectoryStore
-from backupd.system.files import fsync_directory, note_readers, write_durably
+from backupd.system.fs import fsync_directory, note_extra_access, write_durably
 
 _CHUNK_BYTES: Final = 1 << 20
-_PROBE: Final = b"written, renamed and deleted by backupd doctor"
+_TEST_DISK: Final = "test that disk (smartctl)"
 
 
 class DirectoryReplica(DirectoryStore):
-    """Keeps copies of generations in a directory, each read back from its disk before it gets its name.
+    """Keeps copies of generations in a directory; each is read back from its disk before it gets its name.
 
-    `advance` hears how many bytes of the archive are copied, then how many are proven.
+    Calls `advance` with the number of bytes copied, then with the number of bytes verified.
     """
 
     def __init__(self, name: str, directory: Path, advance: Callable[[int], None] = lambda _bytes: None) -> None:
@@ -28,37 +35,37 @@ class DirectoryReplica(DirectoryStore):
         self.sent_bytes = 0
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
-        """Copy `archive`, prove the copy on its disk, and put it in place.
+        """Copy `archive`, verify the copy on its disk, and put it in place.
 
-        Raises CopyCorrupt, GenerationTaken when another sender has published that id meanwhile, OSError.
+        Raises CopyCorrupt, GenerationTaken when another sender has published that id, OSError.
         """
         before = find_manifest(self, generation_id)
         with self.staging() as staging:
             copy = staging / "archive.part"
             self._copy(archive, copy)
-            self._prove(archive, copy)
+            self._verify(archive, copy)
             require_unchanged_manifest(self, generation_id, before, manifest)
             super().publish(generation_id, copy, manifest)
         self.last_transfer = Transfer(archive.stat().st_size, 0)
 
-    def sweep(self, wanted: Collection[str]) -> Iterator[RecoveredItem]:  # noqa: ARG002 - as a replica is asked
-        """Do nothing: what a killed run left was swept by `recover`."""
+    def sweep(self, keep: Collection[str]) -> Iterator[RecoveredItem]:  # noqa: ARG002 - the interface of Replica
+        """Do nothing: `recover` sweeps what a killed run left."""
         return iter(())
 
-    def partial_bytes(self, generation_id: str) -> int:  # noqa: ARG002 - as a replica is asked
-        """Return 0: a copy that was broken off is made anew."""
+    def partial_bytes(self, generation_id: str) -> int:  # noqa: ARG002 - the interface of Replica
+        """Return 0: an interrupted copy starts over."""
         return 0
 
     def probe(self) -> ProbeResult:
-        """Write, read back, rename and delete a small file there. Raises BackupdError, OSError."""
+        """Write, read back, rename and delete a small file. Raises BackupdError, OSError."""
         self.prepare()
         with self.staging() as staging:
-            write_durably(staging / "probe", _PROBE)
+            write_durably(staging / "probe", PROBE_DATA)
             renamed = (staging / "probe").rename(staging / "renamed")
-            note_readers(renamed)
+            note_extra_access(renamed)
             fsync_directory(staging)
-            if renamed.read_bytes() != _PROBE:
-                raise CopyCorrupt(f"{self.directory} gives back other than was written", "test that disk (smartctl)")
+            if renamed.read_bytes() != PROBE_DATA:
+                raise CopyCorrupt(f"a file in {self.directory} reads back differently than written", _TEST_DISK)
             ahead_s = renamed.stat().st_mtime - time.time()
         return ProbeResult((), ahead_s, self.free_space())
 
@@ -71,13 +78,13 @@ class DirectoryReplica(DirectoryStore):
             target.flush()
             os.fsync(descriptor)
 
-    def _prove(self, archive: Path, copy: Path) -> None:
-        """Compare with what is on the disk, not in memory. Raises CopyCorrupt."""
-        done = 0
-        with archive.open("rb") as mine, copy.open("rb") as other:
-            os.posix_fadvise(other.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            while chunk := mine.read(_CHUNK_BYTES):
-                if other.read(len(chunk)) != chunk:
-                    raise CopyCorrupt(f"the copy in {self.directory} reads back wrong", "test that disk (smartctl)")
-                done += len(chunk)
-                self._advance(done)
+    def _verify(self, archive: Path, copy: Path) -> None:
+        """Compare with what is on the disk, not in the page cache. Raises CopyCorrupt."""
+        verified_bytes = 0
+        with archive.open("rb") as source, copy.open("rb") as target:
+            os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while chunk := source.read(_CHUNK_BYTES):
+                if target.read(len(chunk)) != chunk:
+                    raise CopyCorrupt(f"the copy in {self.directory} reads back differently than written", _TEST_DISK)
+                verified_bytes += len(chunk)
+                self._advance(verified_bytes)

@@ -1,10 +1,10 @@
 """A store in a local directory: the app's volume, a second disk, a mounted NAS.
 
-DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and proven before it bears this name
-          tasks-20261123-0400.manifest.json    put in place last: no manifest, no generation
+DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and verified before it gets this name
+          tasks-20261123-0400.manifest.json    published last: no manifest, no generation
           SHA256SUMS
           .backupd/staging/…                   work in progress, swept after a crash
-                   removing/….manifest.json    generations that are on their way out
+                   removing/….manifest.json    generations that are being removed
 """
 
 import errno
@@ -17,24 +17,31 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from backupd.errors import GenerationMissing, NoSpace, StoreUnusable
+from backupd.errors import NoSpace, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.contract import ListedGeneration, Listing, RecoveredItem
-from backupd.stores.staging import Staging, sweep
-from backupd.system.files import (
+from backupd.stores.contract import (
+    CHECKSUMS,
+    HIDDEN,
+    ListedGeneration,
+    Listing,
+    RecoveredItem,
+    checksums_text,
+    generation_missing,
+    require_generation_id,
+)
+from backupd.stores.staging import Staging, remove_tree
+from backupd.system.fs import (
     fsync_directory,
-    give_to_owner_of,
-    is_full,
-    note_readers,
-    overwrite,
+    inherit_owner,
+    is_disk_full,
+    note_extra_access,
+    overwrite_in_place,
     replace_durably,
     write_durably,
 )
-from backupd.system.os_errors import dangling, remedy, why_full
-from backupd.system.owners import where_owned
+from backupd.system.os_errors import dangling_link, explain_full, os_error_hint
+from backupd.system.owners import ownership_hint
 
-CHECKSUMS = "SHA256SUMS"
-HIDDEN = ".backupd"
 _NO_LINKS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -49,25 +56,25 @@ class DirectoryStore:
         self._staging = Staging(self.hidden / "staging")
 
     def prepare(self) -> None:
-        """Make the directories that are missing; only the last part of the path, so that a missing mount is noticed.
+        """Make missing directories: of the path, only its last part, so that a missing mount is noticed.
 
-        Raises StoreUnusable or NoSpace, with what to do.
+        Raises StoreUnusable, NoSpace.
         """
         self._make(self.directory, 0o750)
         for directory in (self.hidden, self._removing, self._staging.root):
-            if directory.is_symlink():  # what lies there is swept: it has to be ours
+            if directory.is_symlink():  # files outside the store would be swept
                 raise StoreUnusable(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
             self._make(directory, 0o700)
 
     def writable(self) -> bool:
-        """Tell whether the store is there and we may write to it; from a read-only mount one can still read."""
-        places = (self.directory, self.hidden) if self.hidden.exists() else (self.directory,)
-        return all(os.access(place, os.W_OK, effective_ids=True) for place in places)
+        """Tell whether the store exists and may be written to."""
+        directories = (self.directory, self.hidden) if self.hidden.exists() else (self.directory,)
+        return all(os.access(directory, os.W_OK, effective_ids=True) for directory in directories)
 
     def list(self) -> Listing:
         """Return all complete generations, in order of their ids."""
         sizes, manifests = self._files()
-        return tuple(ListedGeneration(key, sizes[key]) for key in sorted(sizes) if key in manifests)
+        return tuple(ListedGeneration(key, sizes[key]) for key in sorted(sizes.keys() & manifests))
 
     def unpaired_files(self) -> tuple[str, ...]:
         """Return the names of archives without a manifest and of manifests without an archive."""
@@ -77,29 +84,29 @@ class DirectoryStore:
         return tuple(sorted(alone))
 
     def lost(self) -> tuple[str, ...]:
-        """Return the ids of generations whose manifest is there and whose archive is gone, in order."""
+        """Return the ids of generations whose manifest exists and whose archive is lost, in order. Raises OSError."""
         archives: set[str] = set()
         manifests: set[str] = set()
         for key, entry in self._entries():
             (archives if entry.name.endswith(ARCHIVE_SUFFIX) else manifests).add(key)
         return tuple(sorted(key for key in manifests - archives if self._is_lost(key)))
 
-    def taken(self, generation_id: str) -> bool:
-        """Tell whether a file of that generation is there, complete or not."""
+    def has_files(self, generation_id: str) -> bool:
+        """Tell whether the archive or the manifest of a generation exists."""
         return any(os.path.lexists(path) for path in (self.archive_path(generation_id), self._manifest(generation_id)))
 
     def ids_in_use(self) -> frozenset[str]:
-        """Return the ids of which a file is there, complete or not, after one look at the directory. Raises OSError."""
+        """Return the ids that have an archive or a manifest, from one listing of the directory. Raises OSError."""
         suffixes = (ARCHIVE_SUFFIX, MANIFEST_SUFFIX)
         names = [path.name for path in self.directory.iterdir()]
         return frozenset(name.removesuffix(end) for name in names for end in suffixes if name.endswith(end))
 
     def archive_path(self, generation_id: str) -> Path:
-        """Return where the archive of that generation is or would be."""
+        """Return the path of the archive of a generation, which need not exist."""
         return self.directory / f"{generation_id}{ARCHIVE_SUFFIX}"
 
     def manifest(self, generation_id: str) -> bytes:
-        """Return the manifest's bytes, cut off just past MANIFEST_MAX_BYTES. Raises GenerationMissing."""
+        """Return the manifest's bytes, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
         descriptor, size_bytes = self._open(f"{self.directory}{os.sep}{generation_id}{MANIFEST_SUFFIX}", generation_id)
         try:
             return _read(descriptor, size_bytes, MANIFEST_MAX_BYTES + 1)
@@ -107,35 +114,35 @@ class DirectoryStore:
             os.close(descriptor)
 
     def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
-        """Yield for each of `ids` what returns its manifest, as `manifest` does."""
+        """Yield for each of `ids` a function that returns its manifest, as `manifest` does."""
         return (partial(self.manifest, generation_id) for generation_id in ids)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
-        """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
+        """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
         descriptor, _ = self._open(str(self.archive_path(generation_id)), generation_id)
         os.lseek(descriptor, begin, os.SEEK_SET)
         return open(descriptor, "rb")
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
-        """Move the proven `archive`, which lies in a staging directory of ours, and its manifest into place.
+        """Move the verified `archive`, a file in a staging directory of this store, and its manifest into place.
 
         The manifest is durable in staging before the archive gets its name, so that `recover` can finish a publication
         that was killed in between.
         """
         staged = archive.parent / f"{generation_id}{MANIFEST_SUFFIX}"
         write_durably(staged, manifest)
-        note_readers(staged)
+        note_extra_access(staged)
         fsync_directory(archive.parent)
         try:
             self._place(archive, self.archive_path(generation_id))
             self._place(staged, self._manifest(generation_id))
-        except BaseException:  # SIGTERM as well: staging, and with it the manifest, is about to go
+        except BaseException:  # SIGTERM as well: staging, and with it the manifest, is about to be removed
             if not self._manifest(generation_id).exists():
                 self.archive_path(generation_id).unlink(missing_ok=True)
             raise
 
     def remove(self, generation_id: str) -> None:
-        """Remove a generation: once its manifest is away it is absent, and `recover` finishes what is left to do."""
+        """Remove a generation: it is gone once its manifest is, and `recover` removes what is left of it."""
         if not is_generation_id(generation_id):
             return
         try:
@@ -152,75 +159,72 @@ class DirectoryStore:
         return frozenset(line.partition("  ")[2].removesuffix(ARCHIVE_SUFFIX) for line in lines)
 
     def write_checksums(self, digests: Mapping[str, str]) -> None:
-        """Let `SHA256SUMS` list just these archives; a file that says so already is left alone."""
-        text = "".join(f"{digests[key]}  {key}{ARCHIVE_SUFFIX}\n" for key in sorted(digests)).encode()
-        path, old = self.directory / CHECKSUMS, self._checksums()
+        """Write `SHA256SUMS` with these archives, unless it has exactly this content."""
+        text, old, path = checksums_text(digests), self._checksums(), self.directory / CHECKSUMS
         if old == text:
             return
         try:
             replace_durably(path, text, temporary=self.hidden / f"{CHECKSUMS}.new", mode=0o644)
         except OSError as error:
-            if not is_full(error) or old is None or len(old) < len(text):
+            if not is_disk_full(error) or old is None or len(old) < len(text):
                 raise
-            overwrite(path, text)  # a full disk must not keep anybody from pruning, which makes room
+            overwrite_in_place(path, text)  # a full disk must not prevent pruning, which frees space
 
     def free_space(self) -> int:
-        """Return the bytes free to us on the file system of the store."""
+        """Return the bytes free to this user on the file system of the store."""
         return shutil.disk_usage(self.directory).free
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Lend an empty directory on the store's file system, gone at the end whatever happens."""
+        """Yield an empty directory on the store's file system, removed at the end of the block."""
         with self._staging.directory() as path:
             yield path
 
     def recover(self) -> Iterator[RecoveredItem]:
-        """Finish what killed runs left, and yield what was done about each. Only with the store's lock held."""
+        """Finish what killed runs left unfinished, and yield each item. Needs the store's lock."""
         for key, _ in _manifests_in(self._removing):
             self._finish_removal(key)
             yield RecoveredItem("removal", key)
-        for dead in self._staging.abandoned():
-            for key, staged in _manifests_in(dead):
+        for abandoned in self._staging.abandoned():
+            for key, staged in _manifests_in(abandoned):
                 if self.archive_path(key).exists() and not self._manifest(key).exists():
                     self._place(staged, self._manifest(key))
                     yield RecoveredItem("publication", key)
-            yield RecoveredItem("staging", dead.name, sweep(dead))
+            yield RecoveredItem("staging", abandoned.name, remove_tree(abandoned))
         (self.hidden / f"{CHECKSUMS}.new").unlink(missing_ok=True)
 
     def _make(self, directory: Path, mode: int) -> None:
         try:
             if not directory.is_dir():
                 directory.mkdir(mode)
-                give_to_owner_of(directory.parent, directory)
+                inherit_owner(directory.parent, directory)
                 fsync_directory(directory.parent)
         except FileNotFoundError as error:
             raise StoreUnusable(
-                dangling(directory.parent) or f"there is no directory {directory.parent} to hold the backups",
-                "make it, or mount the volume that should be there",
+                dangling_link(directory.parent) or f"the directory {directory.parent} does not exist",
+                "make it, or mount the volume that belongs there",
             ) from error
         except FileExistsError as error:
             raise StoreUnusable(
-                dangling(directory) or f"{directory} is no directory: something else has its name",
-                "make what it leads to, or mount it at the same path here"
-                if directory.is_symlink()
-                else "look at it, and move it away",
+                dangling_link(directory) or f"{directory} exists and is not a directory",
+                "make the directory that it points to, or mount it" if directory.is_symlink() else "move it away",
             ) from error
         except OSError as error:
-            if is_full(error):
-                what, hint = why_full(error, directory.parent)
+            if is_disk_full(error):
+                what, hint = explain_full(error, directory.parent)
                 raise NoSpace(f"cannot make {directory}: {what}", f"{hint}, or move backups_dir") from error
             raise StoreUnusable(
-                f"cannot make {directory} for the backups: {error.strerror}",
-                where_owned(directory.parent, f"{remedy(error, directory.parent)}; or set backups_dir"),
+                f"cannot make the directory {directory}: {error.strerror}",
+                ownership_hint(directory.parent, f"{os_error_hint(error, directory.parent)}; or set backups_dir"),
             ) from error
 
     def _place(self, path: Path, target: Path) -> None:
-        give_to_owner_of(self.directory, path)
+        inherit_owner(self.directory, path)
         path.rename(target)
         fsync_directory(self.directory)
 
     def _finish_removal(self, generation_id: str) -> None:
-        if not self._manifest(generation_id).exists():  # else somebody has put the generation back meanwhile
+        if not self._manifest(generation_id).exists():  # else the generation was published again
             self.archive_path(generation_id).unlink(missing_ok=True)
             fsync_directory(self.directory)
         (self._removing / f"{generation_id}{MANIFEST_SUFFIX}").unlink()
@@ -229,7 +233,7 @@ class DirectoryStore:
         return self.directory / f"{generation_id}{MANIFEST_SUFFIX}"
 
     def _is_lost(self, generation_id: str) -> bool:
-        """Look once more: what is published or removed during a listing seems to be half there."""
+        """Check again: a generation that is published or removed during a listing looks incomplete."""
         manifest, archive = self._manifest(generation_id), self.archive_path(generation_id)
         gone = manifest.exists() and (archive.is_symlink() or not archive.is_file())
         return gone and manifest.exists()  # a removal takes the manifest first
@@ -245,12 +249,12 @@ class DirectoryStore:
             if not entry.name.endswith(ARCHIVE_SUFFIX):
                 manifests.add(key)
                 continue
-            with suppress(FileNotFoundError):  # pruned just now
+            with suppress(FileNotFoundError):  # pruned since
                 sizes[key] = entry.stat(follow_symlinks=False).st_size
         return sizes, manifests
 
     def _entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Yield the archives and manifests that are there, by the id in their name."""
+        """Yield the archives and manifests with the id in their name."""
         with suppress(FileNotFoundError), os.scandir(self.directory) as entries:
             for entry in entries:
                 archive = entry.name.endswith(ARCHIVE_SUFFIX)
@@ -259,9 +263,8 @@ class DirectoryStore:
                     yield key, entry
 
     def _open(self, path: str, generation_id: str) -> tuple[int, int]:
-        """Return descriptor and size of a regular file, no link. Raises GenerationMissing, OSError."""
-        if not is_generation_id(generation_id):
-            raise GenerationMissing(f"{generation_id[:120]!r} is no generation's id", "see backupd list")
+        """Return descriptor and size of a regular file; follows no link. Raises GenerationMissing, OSError."""
+        require_generation_id(generation_id)
         try:
             descriptor = os.open(path, _NO_LINKS)
             state = os.fstat(descriptor)
@@ -273,18 +276,18 @@ class DirectoryStore:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        raise GenerationMissing(f"no generation {generation_id} in store {self.name}", "see backupd list")
+        raise generation_missing(generation_id, self.name)
 
 
-def _read(descriptor: int, size_bytes: int, at_most: int) -> bytes:
-    """Return what is in a file of that size, cut off at `at_most` bytes: a small one at once, into no large buffer."""
-    raw = os.read(descriptor, min(size_bytes + 1, at_most))
-    while len(raw) not in (size_bytes, at_most) and (more := os.read(descriptor, at_most - len(raw))):
+def _read(descriptor: int, size_bytes: int, limit_bytes: int) -> bytes:
+    """Return the contents of a file, at most `limit_bytes`; a small one in one call, without a large buffer."""
+    raw = os.read(descriptor, min(size_bytes + 1, limit_bytes))
+    while len(raw) not in (size_bytes, limit_bytes) and (more := os.read(descriptor, limit_bytes - len(raw))):
         raw += more
     return raw
 
 
 def _manifests_in(directory: Path) -> list[tuple[str, Path]]:
-    """Return the manifests at any depth below `directory`, by id; links are neither followed nor returned."""
+    """Return the manifests at any depth below `directory` with their ids; links are neither followed nor returned."""
     found = ((path.name.removesuffix(MANIFEST_SUFFIX), path) for path in directory.rglob(f"*{MANIFEST_SUFFIX}"))
     return sorted((key, path) for key, path in found if is_generation_id(key) and not path.is_symlink())

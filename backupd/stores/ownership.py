@@ -1,7 +1,7 @@
-"""Give to its new user what root owns of a store in a directory: a fresh volume, or what a run as root left there.
+"""Change the owner of what root owns of a store: of a new volume, or of files from a run as root.
 
-The app may write to that directory. Hence no link is followed, on the way to it or inside, a file with a second name
-is left alone, and so is all that does not bear a name of ours.
+The app may write to that directory. So no link is followed, on the way to it or inside, and files with a second hard
+link or with a name that is not backupd's are left alone.
 """
 
 import os
@@ -11,17 +11,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.local import CHECKSUMS, HIDDEN
+from backupd.stores.contract import CHECKSUMS, HIDDEN
 
 _INSPECT = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> None:
-    """Give `directory`, and those entries of ours in it that root owns, to `uid`:`gid`. Needs CAP_CHOWN for that.
+    """Change the owner of `directory`, and of backupd's files in it that root owns, to `uid`:`gid`. Needs CAP_CHOWN.
 
-    Where it is missing it is made, if `uid` could not do so; its parent is never made. Where that, or looking inside,
-    is not possible, nothing happens: the store says so when it is used. Raises OSError where root may not chown.
+    Makes a missing directory that `uid` could not make, never its parent. Does nothing where it cannot be made or
+    opened: the store reports that when it is used. Raises OSError where root may not chown.
     """
     owner = (uid, gid)
     try:
@@ -29,30 +29,30 @@ def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> No
             if os.fstat(parent).st_uid != uid:
                 _make(directory.name, parent)
             with _opened(directory.name, parent, os.O_DIRECTORY) as descriptor:
-                for name in filter(_is_file_of_ours(log_name), _names(descriptor)):
-                    _give_file(name, descriptor, owner)
-                _give_tree(HIDDEN, descriptor, owner)
+                for name in filter(_is_own_file(log_name), _names(descriptor)):
+                    _chown_file(name, descriptor, owner)
+                _chown_tree(HIDDEN, descriptor, owner)
                 if not os.fstat(descriptor).st_mode & stat.S_IWOTH:
-                    _give_opened(descriptor, owner)
+                    _chown_opened(descriptor, owner)
     except _Unreachable:
         return
 
 
 class _Unreachable(Exception):
-    """Not there, not for us to see, or a link."""
+    """Missing, not accessible, or a link."""
 
 
-def _is_file_of_ours(log_name: str) -> Callable[[str], bool]:
-    def is_ours(name: str) -> bool:
+def _is_own_file(log_name: str) -> Callable[[str], bool]:
+    def is_own(name: str) -> bool:
         stems = (name.removesuffix(suffix) for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX) if name.endswith(suffix))
         return name == CHECKSUMS or name.startswith(log_name) or any(is_generation_id(stem) for stem in stems)
 
-    return is_ours
+    return is_own
 
 
 @contextmanager
 def _parent_of(directory: Path) -> Iterator[int]:
-    """Open the parent of the absolute path `directory`, part by part, so that no link leads elsewhere."""
+    """Open the parent of the absolute path `directory`, part by part, so that no link is followed."""
     descriptor = os.open("/", _PASS)
     try:
         for part in directory.parts[1:-1]:
@@ -88,23 +88,23 @@ def _make(name: str, parent: int) -> None:
         raise _Unreachable from error
 
 
-def _give_tree(name: str, parent: int, owner: tuple[int, int]) -> None:
-    """Give a directory and what is in it; itself last, since its new owner may shut us out."""
+def _chown_tree(name: str, parent: int, owner: tuple[int, int]) -> None:
+    """Change the owner of a directory and of its entries; of itself last, since its new owner may deny access."""
     with suppress(_Unreachable), _opened(name, parent, os.O_DIRECTORY) as descriptor:
         for below in _names(descriptor):
-            _give_file(below, descriptor, owner)
-            _give_tree(below, descriptor, owner)
-        _give_opened(descriptor, owner)
+            _chown_file(below, descriptor, owner)
+            _chown_tree(below, descriptor, owner)
+        _chown_opened(descriptor, owner)
 
 
-def _give_file(name: str, parent: int, owner: tuple[int, int]) -> None:
+def _chown_file(name: str, parent: int, owner: tuple[int, int]) -> None:
     with suppress(_Unreachable):
-        if _is_regular(name, parent):  # before it is opened, which would do something to a device or a pipe
+        if _is_regular(name, parent):  # before it is opened, which has effects on a device or a pipe
             with _opened(name, parent) as descriptor:
-                _give_opened(descriptor, owner)
+                _chown_opened(descriptor, owner)
 
 
-def _give_opened(descriptor: int, owner: tuple[int, int]) -> None:
+def _chown_opened(descriptor: int, owner: tuple[int, int]) -> None:
     found = os.fstat(descriptor)
     if found.st_uid == 0 and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
         os.fchown(descriptor, *owner)

@@ -1,4 +1,4 @@
-"""Working directories on the file system of a store: lent, cleaned up, and swept after a crash."""
+"""Working directories on the file system of a store, removed at the end and swept after a crash."""
 
 import fcntl
 import os
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backupd.system.files import give_to_owner_of
+from backupd.system.fs import inherit_owner
 
 _PREFIX = "run-"
 
 
 class Staging:
-    """Lends directories below `root`. A lock on each tells those at work from those that a killed process left."""
+    """Creates directories below `root`; a flock(2) on each tells those in use from those of dead processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @contextmanager
     def directory(self) -> Iterator[Path]:
-        """Lend a new directory (0700) until the end of the block."""
+        """Yield a new directory (0700), removed at the end of the block."""
         path, lock = self._make()
         try:
             yield path
@@ -30,7 +30,7 @@ class Staging:
             os.close(lock)
 
     def abandoned(self) -> Iterator[Path]:
-        """Yield the directories whose process is gone."""
+        """Yield the directories whose process is dead."""
         for path in sorted(self.root.glob(f"{_PREFIX}*")):
             lock = _try_lock(path)
             if lock is not None:
@@ -42,27 +42,27 @@ class Staging:
     def _make(self) -> tuple[Path, int]:
         while True:
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.root))
-            give_to_owner_of(self.root, path)
+            inherit_owner(self.root, path)
             lock = _try_lock(path)
             if lock is not None and path.is_dir():
                 return path, lock
-            if lock is not None:  # swept between mkdir and lock: another one
+            if lock is not None:  # swept between mkdir and flock
                 os.close(lock)
 
 
-def sweep(directory: Path) -> str:
-    """Remove what can be removed of `directory`, and say in words why the rest could not; nothing when all is gone."""
+def remove_tree(directory: Path) -> str:
+    """Remove as much as possible of `directory`; returns why the rest remains, empty when nothing does."""
     shutil.rmtree(directory, ignore_errors=True)
     try:
         if directory.exists():
-            shutil.rmtree(directory)  # once more, since the first error tells the reason
+            shutil.rmtree(directory)  # again, for the reason of the first error
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return ""
 
 
 def _remove(directory: Path) -> None:
-    """Remove `directory`, also when the SIGTERM that ends this process comes in the middle of it."""
+    """Remove `directory`, also when SIGTERM interrupts the removal."""
     try:
         shutil.rmtree(directory, ignore_errors=True)
     except BaseException:

@@ -18,12 +18,12 @@ _LONGEST_WORDS: Final = 200
 _HEADERS: Final = {"User-Agent": "backupd", "Accept": "*/*"}
 
 
-class CallFailed(Exception):
+class RequestFailed(Exception):
     """Nobody answered; the words are fit for a log, and name no URL."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpResponse:
     """What came back, whatever it says: names of `headers` in lower case, at most `LONGEST_BODY` bytes of the body."""
 
     status: int
@@ -41,32 +41,32 @@ class Reply:
         return f"answered {self.status}" + (f": {said}" if said and not said.startswith("<") else "")
 
 
-def call(url: str, body: bytes | None = None, *, timeout_s: float, direct: bool = False) -> Reply:
+def send_request(url: str, body: bytes | None = None, *, timeout_s: float, direct: bool = False) -> HttpResponse:
     """GET `url`, or POST `body` to it; a few redirections are followed as what was asked, never from https to http.
 
     With `direct` a redirection is the answer, and no proxy is asked: that is how an app nearby is looked at. Whatever
-    hangs (the resolver, a proxy, a server that drips) is left behind after `timeout_s`. Raises CallFailed.
+    hangs (the resolver, a proxy, a server that drips) is left behind after `timeout_s`. Raises RequestFailed.
     """
-    answer: Future[Reply] = Future()
+    answer: Future[HttpResponse] = Future()
     thread = threading.Thread(target=_answer, args=(url, body, timeout_s, direct, answer), name="call", daemon=True)
     try:
         thread.start()
     except RuntimeError as error:
-        raise CallFailed(str(error)) from None
+        raise RequestFailed(str(error)) from None
     try:
         return answer.result(timeout_s)
     except TimeoutError:
-        raise CallFailed(f"no answer within {timeout_s:g} s") from None
+        raise RequestFailed(f"no answer within {timeout_s:g} s") from None
 
 
-def _answer(url: str, body: bytes | None, timeout_s: float, direct: bool, answer: Future[Reply]) -> None:  # noqa: FBT001 - see `call`
+def _answer(url: str, body: bytes | None, timeout_s: float, direct: bool, answer: Future[HttpResponse]) -> None:  # noqa: FBT001 - see `call`
     try:
         answer.set_result(_call(url, body, timeout_s, _opener(direct=direct)))
     except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
-        answer.set_exception(error if isinstance(error, CallFailed) else CallFailed(_why(error)))
+        answer.set_exception(error if isinstance(error, RequestFailed) else RequestFailed(_why(error)))
 
 
-def _call(url: str, body: bytes | None, timeout_s: float, opener: urllib.request.OpenerDirector) -> Reply:
+def _call(url: str, body: bytes | None, timeout_s: float, opener: urllib.request.OpenerDirector) -> HttpResponse:
     headers = dict(_HEADERS)
     if body is not None:
         headers["Content-Type"] = "text/plain; charset=utf-8"
@@ -79,8 +79,8 @@ def _call(url: str, body: bytes | None, timeout_s: float, opener: urllib.request
             return _reply(error.code, error.headers, error)
 
 
-def _reply(status: int, headers: Message, stream: IO[bytes]) -> Reply:
-    return Reply(status, {name.lower(): value for name, value in headers.items()}, stream.read(LONGEST_BODY))
+def _reply(status: int, headers: Message, stream: IO[bytes]) -> HttpResponse:
+    return HttpResponse(status, {name.lower(): value for name, value in headers.items()}, stream.read(LONGEST_BODY))
 
 
 def _why(error: BaseException) -> str:
@@ -107,11 +107,11 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
         headers: Message,  # noqa: ARG002 - as above
         newurl: str,
     ) -> urllib.request.Request:
-        """Return the request anew. Raises CallFailed where it would leave TLS, or HTTP altogether."""
+        """Return the request anew. Raises RequestFailed where it would leave TLS, or HTTP altogether."""
         scheme = urlsplit(newurl).scheme
         if scheme != "https" and (scheme != "http" or req.type == "https"):
             fp.close()
-            raise CallFailed("it redirects to where nobody should follow, away from https")
+            raise RequestFailed("it redirects to where nobody should follow, away from https")
         return urllib.request.Request(newurl, req.data, dict(req.headers))  # noqa: S310 - looked at above
 
 

@@ -4,8 +4,10 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
-from backupd.system.files import is_full, place_of
-from backupd.system.owners import where_owned
+from backupd.errors import BackupdError, InputOutputError, NoSpace
+from backupd.system.fs import is_disk_full, visible_directory
+from backupd.system.owners import ownership_hint
+from backupd.system.process import start_refusal
 
 if TYPE_CHECKING:  # child processes import this
     from pathlib import Path
@@ -35,16 +37,32 @@ _REMEDIES: Final = (
 _ELSE: Final = "check the disk of {path} (dmesg)"
 
 
-def said(error: OSError) -> str:
+def foreseen_error(error: BaseException, place: "Path | str | None" = None, full_hint: str = "") -> BackupdError | None:
+    """Return `error` with what to do about it: a BackupdError, a failed system call, or a process that does not start.
+
+    None for a defect. `place` is a path in the file system that is concerned where the error names no file; `full_hint`
+    is what may be done beside making space where that is full.
+    """
+    if isinstance(error, BackupdError):
+        return error
+    if not isinstance(error, OSError):
+        return start_refusal(error)
+    if is_disk_full(error):
+        what, hint = explain_full(error, place or _file_of(error))
+        return NoSpace(what, hint + full_hint)
+    return InputOutputError(f"I/O error: {os_error_text(error)}", os_error_hint(error, place))
+
+
+def os_error_text(error: OSError) -> str:
     """Return what failed, and with which file, without the number of the error."""
-    if not isinstance(error.filename, str | bytes):
+    path = _file_of(error)
+    if path is None:
         return str(error.strerror or error)
-    path = os.fsdecode(error.filename)
-    link = dangling(path) if error.errno == errno.ENOENT else ""
+    link = dangling_link(path) if error.errno == errno.ENOENT else ""
     return f"{error.strerror}: {path}{f' ({link})' if link else ''}"
 
 
-def dangling(path: "Path | str") -> str:
+def dangling_link(path: "Path | str") -> str:
     """Say that `path`, or a directory on the way to it, is a symbolic link to nowhere; empty where none is."""
     place = os.fspath(path)
     while place and place != os.sep:
@@ -54,31 +72,34 @@ def dangling(path: "Path | str") -> str:
     return ""
 
 
-def remedy(error: OSError, place: "Path | str | None" = None) -> str:
+def os_error_hint(error: OSError, place: "Path | str | None" = None) -> str:
     """Return what to do about `error`, which came up at the file that it names, or else at `place`."""
-    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else place
-    if is_full(error):
-        return why_full(error, path)[1]
+    path = _file_of(error) or place
+    if is_disk_full(error):
+        return explain_full(error, path)[1]
     text = next((text for numbers, text in _REMEDIES if error.errno in numbers), _ELSE)
     hint = text.format(path=path or "the files", user=f"{os.geteuid()}:{os.getegid()}")
-    return where_owned(path, hint) if path and error.errno in _DENIED else hint
+    return ownership_hint(path, hint) if path and error.errno in _DENIED else hint
 
 
-def why_full(error: OSError, place: "Path | str | None") -> tuple[str, str]:
-    """Say what is used up where `is_full(error)`, and what to do; `place` is, or was to be, in that file system."""
+def explain_full(error: OSError, place: "Path | str | None") -> tuple[str, str]:
+    """Return what is used up where `is_disk_full(error)`, and what to do; `place` is a path in that file system."""
     directory = _directory(place)
-    where = f"the file system of {place_of(directory)}" if directory else "the file system"
+    where = f"the file system of {visible_directory(directory)}" if directory else "the file system"
     if error.errno == errno.EDQUOT:
         return f"the quota on {where} is used up", "raise the quota (repquota -s), or free space there"
     if directory and lacks_inodes(directory, _SWEPT_FILES):
-        return no_inodes(directory)
+        return explain_no_inodes(directory)
     return f"{where} is full", f"free space on {where}"
 
 
-def no_inodes(place: "Path | str") -> tuple[str, str]:
+def explain_no_inodes(place: "Path | str") -> tuple[str, str]:
     """Say that no file can be made in the file system of `place` though it has room, and what to do."""
-    where = f"the file system of {place_of(place)}"
-    return f"{where} has no free inodes, though it has free space", f"remove files there (df -i {place_of(place)})"
+    where = f"the file system of {visible_directory(place)}"
+    return (
+        f"{where} has no free inodes, though it has free space",
+        f"remove files there (df -i {visible_directory(place)})",
+    )
 
 
 def lacks_inodes(place: "Path | str", files: int) -> bool:
@@ -92,6 +113,10 @@ def lacks_inodes(place: "Path | str", files: int) -> bool:
         return False
     has_room = state.f_bavail * state.f_frsize >= _ROOM_BYTES
     return has_room and state.f_files > 0 and state.f_favail < files
+
+
+def _file_of(error: OSError) -> str | None:
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
 
 
 def _directory(place: "Path | str | None") -> str:

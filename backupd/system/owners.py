@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:  # child processes import this
     from pathlib import Path
 
-SAME_NAMESPACE: Final = (
+NAMESPACE_HINT: Final = (
     "run backupd in the user namespace of the app: with Docker by the same daemon, with the same userns-remap or with "
     "--userns=host for both; with Podman in the app's pod, or with --userns=keep-id for both; with LXC, map the id of "
     "the owner (lxc.idmap)"
@@ -44,7 +44,7 @@ def owner_of(descriptor: int) -> str:
     return owner_text(*known_owner(f"/proc/self/fd/{descriptor}", os.fstat(descriptor)))
 
 
-def owner_or(uid: int | None, gid: int | None, directory: "Path") -> tuple[int | None, int | None]:
+def owner_or_directory_owner(uid: int | None, gid: int | None, directory: "Path") -> tuple[int | None, int | None]:
     """Return `uid` and `gid`; where that user is not known, the owner of `directory` instead. Raises OSError."""
     return known_owner(directory, directory.stat()) if uid is None else (uid, gid)
 
@@ -64,7 +64,7 @@ def overflow_id(kind: str) -> int:
         return _OVERFLOW
 
 
-def id_outside(kind: str, number: int) -> int | None:
+def host_id(kind: str, number: int) -> int | None:
     """Return what the id `number` of this `kind`, uid or gid, is outside of this user namespace; None if unmapped."""
     for inside, outside, count in _ranges(kind):
         if inside <= number < inside + count:
@@ -72,7 +72,7 @@ def id_outside(kind: str, number: int) -> int | None:
     return None
 
 
-def where_owned(path: "Path | str", otherwise: str) -> str:
+def ownership_hint(path: "Path | str", otherwise: str) -> str:
     """Return the hint for what this process may not do at `path`: `otherwise`, unless its owner is not mapped here.
 
     A directory that hides the path speaks for it.
@@ -82,7 +82,7 @@ def where_owned(path: "Path | str", otherwise: str) -> str:
         place = os.path.dirname(place)
     with suppress(OSError):
         if known_owner(place, os.stat(place))[0] is None:
-            return f"{place} belongs to a user that is not mapped here: {SAME_NAMESPACE}"
+            return f"{place} belongs to a user that is not mapped here: {NAMESPACE_HINT}"
     return otherwise
 
 

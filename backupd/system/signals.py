@@ -1,4 +1,4 @@
-"""How a process of ours ends early: like any other exit, so that nothing half-made stays."""
+"""Signals that end a process early: through all cleanup, as any other exit."""
 
 import signal
 import sys
@@ -13,7 +13,7 @@ _AGAIN_S = 0.01
 _ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
-def unwind_on_signals() -> None:
+def exit_on_signals() -> None:
     """Let SIGTERM and a lost terminal raise SystemExit, and Ctrl-C KeyboardInterrupt, in the main thread, once."""
     for end in _ENDS:
         # nohup and a shell that works in the background ignore the other two for us
@@ -22,7 +22,7 @@ def unwind_on_signals() -> None:
     sys.unraisablehook = _raise_again
 
 
-def unwind_no_more() -> None:
+def ignore_signals() -> None:
     """Take no more notice of these signals: this process is ending by itself."""
     for end in _ENDS:
         signal.signal(end, lambda *_: None)  # unlike SIG_IGN it is not handed on to children
@@ -30,7 +30,7 @@ def unwind_no_more() -> None:
 
 
 @contextmanager
-def too_late_to_stop() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Let these signals wait for the end of the block, which is short, and whose effect nobody takes back.
 
     When it has succeeded they are not heeded any more, so that what was done is told; else the first ends this process.
@@ -48,12 +48,12 @@ def too_late_to_stop() -> Iterator[None]:
             signal.raise_signal(came[0])
         raise
     if held:
-        unwind_no_more()
+        ignore_signals()
 
 
 def _unwind(number: int, _frame: FrameType | None) -> None:
     """End this process by the first signal; the next ones must not break off the cleanup that it began."""
-    unwind_no_more()
+    ignore_signals()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(TERMINATED)

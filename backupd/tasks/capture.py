@@ -13,7 +13,7 @@ from backupd.model import Manifest
 from backupd.sqlite.integrity import Inspection, checking
 from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source, same_content
-from backupd.system.priority import lower_priority
+from backupd.system.resources import lower_priority
 from backupd.tasks.check_results import ArchiveCheck, digest_archive, record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import (

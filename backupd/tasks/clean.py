@@ -121,7 +121,7 @@ def _clean_replaced(
 def _clean_damaged(
     sources: Collection[str] | None, older_than: timedelta, context: TaskContext, *, dry_run: bool
 ) -> tuple[CleanDecision, ...]:
-    copies = {copy.place: copy for copy in context.quarantine.copies()}
+    copies = {copy.directory: copy for copy in context.quarantine.copies()}
     of_all = (_damaged(copy) for copy in copies.values())
     found = tuple(one for one in of_all if sources is None or one.source in sources)
     held = {one.source for one in found if context.holds.get(one.source) is not None}
@@ -156,7 +156,7 @@ def _decide_damaged(one: Leftover, held: Collection[str], older_than: timedelta,
 
 
 def _damaged(copy: QuarantinedCopy) -> Leftover:
-    return Leftover("damaged copy", copy.place.parent.name, copy.place, copy.since, copy.size_bytes)
+    return Leftover("damaged copy", copy.directory.parent.name, copy.directory, copy.since, copy.size_bytes)
 
 
 def _tell(leftover: Leftover, context: TaskContext) -> None:

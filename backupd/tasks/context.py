@@ -15,11 +15,9 @@ from backupd.log import Event, EventLog
 from backupd.model import NoProgress, Pin, Progress
 from backupd.report import AnyReport, RunReport
 from backupd.stores.contract import RecoveredItem
-from backupd.stores.identities import Identities
 from backupd.stores.local import DirectoryStore
 from backupd.stores.lock import LockHolder, store_lock
-from backupd.stores.pins import Pins
-from backupd.stores.state import DamageMarks, Holds, Quarantine
+from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
 from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.reporter import CATALOG_NAME, D, Reporter, TaskEvent
 from backupd.tasks.run import Run, recorded
@@ -88,7 +86,7 @@ class TaskContext:
 
     def identity(self) -> str:
         """Return the identity of the local store; a lost one is read from its newest manifests. Raises OSError."""
-        return self.identities.made(self._identity_in_manifests)
+        return self.identities.ensure(self._identity_in_manifests)
 
     @property
     def catalog_path(self) -> Path:
@@ -229,15 +227,15 @@ class TaskContext:
     def log_recovered(self, recovered: Iterable[RecoveredItem]) -> None:
         """Log what was done about what a killed run left, as it is done."""
         for found in recovered:
-            match found.what:
+            match found.kind:
                 case "removal":
                     what = f"finished the removal of {found.name} that a killed run had begun"
                     self.log.warning(Event.REMOVAL_RESUMED, what, generation=found.name)
                 case "publication":
                     what = f"finished the publication of {found.name} that a killed run had begun"
                     self.log.warning(Event.PUBLISH_RESUMED, what, generation=found.name)
-                case "staging" if found.trouble:
-                    what = f"could not sweep the work {found.name} of a killed run: {found.trouble}"
+                case "staging" if found.problem:
+                    what = f"could not sweep the work {found.name} of a killed run: {found.problem}"
                     self.log.warning(Event.STAGING_STUCK, what)
                 case _:
                     self.log.warning(Event.STAGING_SWEPT, f"swept the work {found.name} of a killed run")

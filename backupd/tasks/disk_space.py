@@ -8,7 +8,7 @@ from backupd.errors import NoSpace
 from backupd.formatting import human_bytes
 from backupd.model import Manifest
 from backupd.sqlite.source import Source
-from backupd.system.os_errors import lacks_inodes, no_inodes
+from backupd.system.os_errors import explain_no_inodes, lacks_inodes
 
 _MAX_DEFAULT_RESERVE = 1 << 30
 _DEFAULT_RESERVE = 0.05
@@ -37,7 +37,7 @@ def require_space(directory: Path, needed: int, reserve: int, what: str, files: 
     So it does where inodes for `files` new files are wanting.
     """
     if lacks_inodes(directory, files):
-        short, hint = no_inodes(directory)
+        short, hint = explain_no_inodes(directory)
         raise NoSpace(f"{what} cannot begin: {short}", hint)
     free = shutil.disk_usage(directory).free
     if free - needed >= reserve:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backupd.model import RetentionPolicy
 from backupd.sqlite.snapshot import SnapshotSettings
-from backupd.system.priority import NORMAL, Priority
+from backupd.system.resources import NORMAL, Priority
 
 
 @dataclass(frozen=True, slots=True)

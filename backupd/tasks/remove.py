@@ -128,13 +128,13 @@ def _still_in(
     generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext
 ) -> tuple[str, ...]:
     """Name the other stores with a copy: the local one after a look, replicas as far as the catalog knows."""
-    here = {context.store.name} if context.store.taken(generation_id) else set()
+    here = {context.store.name} if context.store.has_files(generation_id) else set()
     there = {*copies.get(generation_id, ())} - {context.store.name}
     return tuple(sorted((here | there) - {store}))
 
 
 def _unpin_last(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext) -> None:
     """Take the pin away with the last copy: it holds in each other store, and where the catalog knows of no copy."""
-    elsewhere = store != context.store.name and context.store.taken(generation_id)
+    elsewhere = store != context.store.name and context.store.has_files(generation_id)
     if set(copies.get(generation_id, ())) == {store} and not elsewhere:
         unpin_generation(generation_id, _REASON, context)

@@ -22,9 +22,9 @@ from backupd.formatting import human_bytes, printable
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
-from backupd.stores.contract import Replica, find_manifest, taken
-from backupd.system.files import is_full
-from backupd.system.os_errors import why_full
+from backupd.stores.contract import Replica, find_manifest, generation_taken
+from backupd.system.fs import is_disk_full
+from backupd.system.os_errors import explain_full
 from backupd.tasks.adopt import adopt, adopt_local
 from backupd.tasks.check_results import digest_archive, record_verification
 from backupd.tasks.context import TaskContext, local_inventory
@@ -280,8 +280,8 @@ def replica_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full(error):
-            what, hint = why_full(error, error.filename if isinstance(error.filename, str) else None)
+        if is_disk_full(error):
+            what, hint = explain_full(error, error.filename if isinstance(error.filename, str) else None)
             raise NoSpace(f"{name}: {what}", hint) from error
         path = f": {error.filename}" if isinstance(error.filename, str) else ""
         what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
@@ -292,7 +292,7 @@ def replica_errors(name: str) -> Iterator[None]:
 def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
     """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
     if there is not None and there.archive.sha256 != manifest.archive.sha256:
-        raise taken(manifest.id, name)
+        raise generation_taken(manifest.id, name)
 
 
 @contextmanager
@@ -332,6 +332,6 @@ def _record_sent(manifest: Manifest, replica: Replica, run: ReplicationRun) -> N
         resumed_bytes=details.resumed_bytes + transfer.resumed_bytes,
         verified_by=tuple(sorted({*details.verified_by, transfer.verified_by})),
     )
-    if transfer.doubt:
-        run.note(f"copies at {replica.name} were read back: {transfer.doubt}")
+    if transfer.fallback_reason:
+        run.note(f"copies at {replica.name} were read back: {transfer.fallback_reason}")
     run.emit(GenerationSent(manifest, replica.name, transfer))

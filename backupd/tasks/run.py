@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Generic, TypeAlias
 
-from backupd.errors import BackupdError, InputOutputError, NoSpace, Terminated, UnexpectedError
+from backupd.errors import BackupdError, Terminated, UnexpectedError
 from backupd.model import Outcome, Progress
 from backupd.report import BackupDetails, DrillDetails, ReplicationDetails, RestoreDetails, RunReport
-from backupd.system.files import is_full, noting_limits
-from backupd.system.os_errors import remedy, said, why_full
-from backupd.system.starting import is_refusal, refusal
+from backupd.system.fs import collect_limits
+from backupd.system.os_errors import foreseen_error
 from backupd.tasks.reporter import D, Noted, Reporter, StageEnded, TaskEvent, Warned, applied
 
 DEGRADED_EXIT: Final = 3
@@ -124,7 +123,7 @@ def recorded(run: Run[D], directory: Path) -> Iterator[Run[D]]:
     `directory` is that of the store, for hints about a full disk. What the file system could not do is noted.
     """
     try:
-        with _failures(run, directory), noting_limits() as limits:
+        with _failures(run, directory), collect_limits() as limits:
             try:
                 yield run
             finally:
@@ -138,21 +137,12 @@ def recorded(run: Run[D], directory: Path) -> Iterator[Run[D]]:
 def _failures(run: Run[D], directory: Path) -> Iterator[None]:
     try:
         yield
-    except BackupdError as error:
-        run.fail(error)
-    except OSError as error:
-        if is_full(error):
-            what, hint = why_full(error, directory)
-            run.fail(NoSpace(what, f"{hint}, or move backups_dir"))
-        else:
-            run.fail(InputOutputError(f"I/O error: {said(error)}", remedy(error, directory)))
     except (SystemExit, KeyboardInterrupt) as error:
         how = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "interrupted (Ctrl-C)"
         run.fail(Terminated(how, "run it again"))
         raise
     except BaseException as error:
-        if is_refusal(error):
-            run.fail(refusal(error))
-            return
-        run.fail(UnexpectedError.of(error, "run it again"))
-        raise
+        foreseen = foreseen_error(error, directory, ", or move backups_dir")
+        run.fail(foreseen or UnexpectedError.of(error, "run it again"))
+        if foreseen is None:
+            raise

@@ -67,7 +67,7 @@ def _prove(
     except (CopyCorrupt, ManifestInvalid) as error:
         return error.message
     except GenerationMissing:
-        if store is context.store and context.store.taken(generation):
+        if store is context.store and context.store.has_files(generation):
             return "its archive is gone"
         raise
     return "sound"

@@ -202,7 +202,7 @@ def test_a_command_that_is_ended_says_so_in_one_line(
         wait_until(lambda: log_lines(backups)[-1]["event.action"] == "lock.waiting", "it waits for the lock")
         process.send_signal(send)
         _, said = process.communicate(timeout=60)
-    assert (process.returncode, said.lstrip("\n")) == (128 + send, f"{word}: nothing half-made stays\n")
+    assert (process.returncode, said.lstrip("\n")) == (128 + send, f"{word}; partial work was removed\n")
 
 
 def test_a_database_without_tables_is_backed_up_with_a_note(typed: Keyboard, database: Path) -> None:

@@ -17,7 +17,7 @@ from keyboard import Keyboard
 from backupd.catalog import NotificationState, OutboxMessage, open_catalog
 from backupd.model import Hold
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.local import examine
+from backupd.tasks.doctor.local import check_local
 from backupd.tasks.options import BackupRequest
 from support.app import running_app
 from support.bank import make_bank
@@ -284,7 +284,7 @@ def test_the_advice_about_a_frozen_source_helps(typed: Keyboard, context: TaskCo
 
 def test_a_clock_that_lost_its_battery_is_found(order: BackupRequest, context: TaskContext) -> None:
     long_past = replace(context, clock=lambda: datetime(1970, 1, 1, 0, 3, tzinfo=UTC))
-    (clock,) = [finding for finding in examine((order,), long_past) if finding.check == "clock"]
+    (clock,) = [finding for finding in check_local((order,), long_past) if finding.check == "clock"]
     assert (clock.ok, clock.detail) == (False, "the clock says 1970-01-01 00:03:00 UTC, which is long past")
     assert "NTP" in clock.hint
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.system.files import fsync_directory, noting_limits
+from backupd.system.fs import collect_limits, fsync_directory
 from support.bank import is_balanced
 from support.command import Backupd
 from support.directories import sha256, through_fuse
@@ -49,7 +49,7 @@ def injected(calls: list[Call]) -> list[Call]:
 
 
 def test_directory_whose_file_system_knows_no_fsync_of_one_is_noted_once() -> None:
-    with noting_limits() as limits:
+    with collect_limits() as limits:
         for _ in range(2):
             fsync_directory(Path("/proc/self"))
         assert [*limits] == [f"the file system of /proc/self {SYNC}"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import NoSpace
-from backupd.system.os_errors import remedy, said, why_full
+from backupd.system.os_errors import explain_full, os_error_hint, os_error_text
 from backupd.tasks.disk_space import require_space
 from support.command import Backupd
 
@@ -39,7 +39,7 @@ def test_a_file_system_without_inodes_is_not_called_full(backupd: Backupd, few_i
     (few_inodes / "many").mkdir()
     with pytest.raises(OSError, match="No space left") as failed:
         use_up(few_inodes / "many")
-    assert why_full(failed.value, few_inodes / "x")[0].endswith("no free inodes, though it has free space")
+    assert explain_full(failed.value, few_inodes / "x")[0].endswith("no free inodes, though it has free space")
 
 
 @pytest.mark.root
@@ -61,12 +61,12 @@ def use_up(directory: Path) -> None:
 
 def test_a_quota_and_a_full_disk_are_told_apart(tmp_path: Path) -> None:
     quota, full = (OSError(number, os.strerror(number), str(tmp_path / "x")) for number in (errno.EDQUOT, errno.ENOSPC))
-    assert why_full(quota, tmp_path)[0] == f"the quota on the file system of {tmp_path} is used up"
-    assert remedy(quota).startswith("raise the quota")
-    assert why_full(full, tmp_path)[0] == f"the file system of {tmp_path} is full"
-    assert remedy(full) == f"free space on the file system of {tmp_path}"
-    assert "mount" in remedy(OSError(errno.EROFS, "Read-only file system", str(tmp_path)))
-    assert "dmesg" in remedy(OSError(errno.EIO, "Input/output error", str(tmp_path)))
+    assert explain_full(quota, tmp_path)[0] == f"the quota on the file system of {tmp_path} is used up"
+    assert os_error_hint(quota).startswith("raise the quota")
+    assert explain_full(full, tmp_path)[0] == f"the file system of {tmp_path} is full"
+    assert os_error_hint(full) == f"free space on the file system of {tmp_path}"
+    assert "mount" in os_error_hint(OSError(errno.EROFS, "Read-only file system", str(tmp_path)))
+    assert "dmesg" in os_error_hint(OSError(errno.EIO, "Input/output error", str(tmp_path)))
 
 
 def test_a_link_to_nowhere_is_named_with_what_it_leads_to(backupd: Backupd, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_link_to_nowhere_is_named_with_what_it_leads_to(backupd: Backupd, tmp_
         assert (backups.code, f"error: {link} is a symbolic link to /nowhere/data" in backups.err) == (1, True)
     with pytest.raises(FileNotFoundError) as missing:
         (link / "x").read_bytes()
-    assert said(missing.value).endswith(f"x ({link} is a symbolic link to /nowhere/data, which is not there)")
+    assert os_error_text(missing.value).endswith(f"x ({link} is a symbolic link to /nowhere/data, which is not there)")
 
 
 @pytest.mark.no_cover  # who has no rights here cannot write what coverage measures

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.system import starting
-from backupd.system.starting import refusal
+from backupd.system import process
 from support.command import Backupd
 from support.daemon import free_port
 
@@ -56,7 +55,13 @@ def test_a_limit_of_the_container_that_is_reached_is_told_with_its_figures(
 ) -> None:
     (tmp_path / "pids.current").write_text("63\n")
     (tmp_path / "pids.max").write_text("64\n")
-    monkeypatch.setattr(starting, "_CGROUPS", (str(tmp_path),))
-    assert refusal(RuntimeError("can't start new thread")).hint.endswith("64 is enough): 63 of 64 are in use")
+    monkeypatch.setattr(process, "_CGROUPS", (str(tmp_path),))
+    assert _hint_of(RuntimeError("can't start new thread")).endswith("64 is enough): 63 of 64 are in use")
     (tmp_path / "pids.max").write_text("max\n")
-    assert "in use" not in refusal(RuntimeError("can't start new thread")).hint
+    assert "in use" not in _hint_of(RuntimeError("can't start new thread"))
+
+
+def _hint_of(error: Exception) -> str:
+    refused = process.start_refusal(error)
+    assert refused is not None
+    return refused.hint

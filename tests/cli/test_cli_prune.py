@@ -13,7 +13,7 @@ from backupd.tasks.context import TaskContext
 from support.command import Backupd, log_lines
 from support.generations import backdated
 
-POLICY = {"BACKUPD_RETENTION__DAILY": "3", "BACKUPD_RETENTION__WEEKLY": "2"}
+POLICY = {f"BACKUPD_RETENTION__{rule}": count for rule, count in {"DAILY": "3", "WEEKLY": "2", "WITHIN": "0"}.items()}
 
 
 @pytest.fixture

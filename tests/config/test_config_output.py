@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from backupd.config import App, Config, load_config, masked, secrets_of, to_toml
+from backupd.config import AppSection, Config, load_config, masked, secrets_of, to_toml
 from backupd.errors import ConfigError
 
 DATABASE = {"BACKUPD_DATABASE": "/app/data/tasks.db"}
@@ -42,7 +42,7 @@ def test_each_secret_is_masked_wherever_the_configuration_is_shown() -> None:
         APP__HEALTH_URL="http://app/health?key=hunter2-query",
         **SECRETS,
     )
-    hidden = config.model_copy(update={"app": App()})  # its query is masked where it is shown to people
+    hidden = config.model_copy(update={"app": AppSection()})  # its query is masked where it is shown to people
     for text in (
         repr(hidden),
         str(hidden),

@@ -234,7 +234,7 @@ def test_what_is_wrong_at_start_is_told_and_does_not_end_it(backupd: Backupd, da
 
 def test_a_volume_that_is_late_does_not_end_it_either(backupd: Backupd, tmp_path: Path) -> None:
     with running_daemon(backupd, BACKUPD_BACKUPS_DIR=str(tmp_path / "not" / "mounted")) as daemon:
-        daemon.wait_for("there is no directory")
+        daemon.wait_for("does not exist")
         status, body = daemon.ask("/livez")
         assert (status, json.loads(body)["reasons"]) == (503, ["the catalog cannot be used"])
         assert "the directory of the backups cannot be read" in daemon.health()["reasons"]

@@ -17,7 +17,7 @@ def test_copies_appear_by_themselves_and_health_turns_green_only_then(backupd: B
     with running_daemon(backupd, BACKUPD_REPLICAS__NAS__URL=f"file:{nas}") as daemon:
         daemon.wait_until_alive()
         daemon.wait_for("backup of tasks: published")
-        daemon.wait_for("there is no directory")
+        daemon.wait_for("does not exist")
         assert daemon.ask("/health")[0] == 503
         assert daemon.health()["reasons"] == [
             "there is no off-site copy at nas yet",

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,11 @@ def test_every_command_works_in_its_turn(backupd: Backupd, database: Path, sshd:
 
     published = run("backupd backup && backupd replicate")
     (generation,) = set(re.findall(r"tasks-\d{8}-\d{4}", published))
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%F}"
     for kind, lines in blocks(ENGLISH):
         if kind == "run":
             named = lines.replace("/app/data", str(data)).replace("tasks-20261123-0400", generation)
+            named = named.replace("2026-12-31", tomorrow)  # the example is a day that has passed, some day
             run(named.replace("nas:/backups/my-app", f"nas:{there}"))
             assert is_balanced(database)
     assert is_balanced(data / "fetched" / "tasks.db")

@@ -18,7 +18,7 @@ from workspaces import (
 )
 
 from backupd.archive.manifest import decode_manifest
-from backupd.stores.pins import Pins
+from backupd.stores.state import Pins
 from support.faults import BackupdRunner, at_every_step
 from support.fork_server import CommandResult
 

@@ -141,7 +141,7 @@ def test_whoever_stops_a_restore_is_told_what_is_true(
         done = ended.code == 0
         assert done or ended.code == 128 + send
         assert ("backupd restore --undo" in ended.out) == done
-        assert ("nothing half-made stays" in ended.err) != done
+        assert ("partial work was removed" in ended.err) != done
         assert len(kept_databases(workspace.database)) == done
         assert transfers(workspace.database) == (3 if done else 4)
         assert not list(workspace.database.parent.glob(".*"))

@@ -103,7 +103,7 @@ def test_a_flipped_bit_is_corruption(tmp_path: Path, sound: Sound, place: str, a
 FLIP = """
 import sys
 from pathlib import Path
-from backupd.system.priority import NORMAL
+from backupd.system.resources import NORMAL
 from backupd.sqlite.worker import integrity_check
 path = Path(sys.argv[1])
 sound, number = path.read_bytes(), 0

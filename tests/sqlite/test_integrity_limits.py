@@ -226,7 +226,7 @@ def test_more_columns_than_this_library_allows_are_no_damage(tmp_path: Path) -> 
 
 SHORT = """
 import apsw, json, sys
-from backupd.system.priority import NORMAL
+from backupd.system.resources import NORMAL
 from backupd.sqlite.worker import integrity_check
 opened = integrity_check.open_immutable
 def short(path):

@@ -54,10 +54,10 @@ def test_halves_of_generations_are_strays_and_whole_ones_are_not(store: Director
 @pytest.mark.parametrize("suffix", [ARCHIVE_SUFFIX, MANIFEST_SUFFIX])
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("/nowhere")])
 def test_an_id_is_taken_by_anything_that_bears_its_name(store: DirectoryStore, make: object, suffix: str) -> None:
-    assert not store.taken(ID)
+    assert not store.has_files(ID)
     make(store.directory / f"{ID}{suffix}")  # type: ignore[operator]
-    assert store.taken(ID)
-    assert not store.taken(OTHER)
+    assert store.has_files(ID)
+    assert not store.has_files(OTHER)
     assert store.ids_in_use() == {ID}
 
 
@@ -94,7 +94,7 @@ def test_what_backupd_keeps_for_itself_is_for_its_owner_alone(store: DirectorySt
 
 
 def test_only_the_last_directory_of_the_path_is_made_so_that_a_missing_mount_is_noticed(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnusable, match=r"no directory .*/mnt to hold the backups") as refusal:
+    with pytest.raises(StoreUnusable, match=r"the directory .*/mnt does not exist") as refusal:
         DirectoryStore("local", tmp_path / "mnt" / "backups").prepare()
     assert "mount" in refusal.value.hint
     assert not (tmp_path / "mnt").exists()

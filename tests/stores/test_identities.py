@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
-from backupd.stores.identities import Identities
+from backupd.stores.state import Identities
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ONE, OTHER = "1" * 16, "2" * 16
@@ -22,21 +22,21 @@ def test_an_identity_is_made_once_and_stays(tmp_path: Path) -> None:
     identities = Identities(tmp_path)
 
     assert identities.own() is None
-    made = identities.made(found_nothing)
+    made = identities.ensure(found_nothing)
 
-    assert Identities(tmp_path).made(lambda: OTHER) == made == identities.own()
+    assert Identities(tmp_path).ensure(lambda: OTHER) == made == identities.own()
 
 
 def test_a_lost_or_damaged_identity_is_recovered(tmp_path: Path) -> None:
     (tmp_path / "identity").write_text("")
 
-    assert Identities(tmp_path).made(lambda: OTHER) == OTHER
+    assert Identities(tmp_path).ensure(lambda: OTHER) == OTHER
     assert Identities(tmp_path).own() == OTHER
 
 
 def test_of_many_that_make_an_identity_at_once_all_have_the_same(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = set(pool.map(lambda _: Identities(tmp_path).made(found_nothing), range(64)))
+        made = set(pool.map(lambda _: Identities(tmp_path).ensure(found_nothing), range(64)))
 
     assert made == {Identities(tmp_path).own()}
 
@@ -63,7 +63,7 @@ def _killed_after(steps: int, directory: Path) -> bool:
             next(left, None) is not None or os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    Identities(directory).made(lambda: ONE)
+    Identities(directory).ensure(lambda: ONE)
     Identities(directory).adopt({OTHER: NOON})
     os._exit(0)
 
@@ -76,7 +76,7 @@ def test_killed_at_any_operation_there_is_one_identity_and_nothing_adopted_by_ha
         own, adopted = Identities(directory).own(), Identities(directory).adopted()
         assert own in ({None, ONE} if killed else {ONE})
         assert set(adopted) in ([set(), {OTHER}] if killed else [{OTHER}])
-        assert Identities(directory).made(lambda own=own: own or ONE) == ONE
+        assert Identities(directory).ensure(lambda own=own: own or ONE) == ONE
         Identities(directory).adopt({OTHER: NOON})
         assert Identities(directory).adopted() == {OTHER: NOON}
         if not killed:

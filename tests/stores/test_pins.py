@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backupd.model import Pin
-from backupd.stores.pins import Pins
+from backupd.stores.state import Pins
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MONTH = timedelta(days=30)
@@ -70,7 +70,7 @@ def test_a_released_pin_is_gone_and_its_neighbour_is_not(pins: Pins) -> None:
 @pytest.mark.parametrize("generation", ["../lock", "", "tasks", f"{ID}/../x"])
 def test_no_other_name_than_a_generations_id_reaches_the_disk(pins: Pins, tmp_path: Path, generation: str) -> None:
     (tmp_path / "lock.json").touch()
-    with pytest.raises(ValueError, match="no generation's id"):
+    with pytest.raises(ValueError, match="not a generation id"):
         pins.set(replace(BY_HAND, generation=generation))
     assert not pins.release(generation)
     assert [file.name for file in tmp_path.iterdir()] == ["lock.json"]

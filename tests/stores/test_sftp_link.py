@@ -18,35 +18,41 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         yield server
 
 
-def widened(link: SftpConnection) -> int:
+def opened_channels(connection: SftpConnection) -> int:
     """Return how many channels there are of all that may be."""
-    link.widen(CHANNELS)
-    return len(link.channels(CHANNELS))
+    connection.open_channels(CHANNELS)
+    return len(connection.channels(CHANNELS))
 
 
 def test_slow_answers_of_a_busy_host_make_it_no_far_one(sshd: Sshd) -> None:
     def found_near() -> bool:
-        with running_proxy(sshd.port) as proxy, sftp_connection(sshd, proxy.port) as link:
+        with running_proxy(sshd.port) as proxy, sftp_connection(sshd, proxy.port) as connection:
             proxy.faults = NetworkFaults(rate=300)  # some 0.1 s for an answer
             soon = threading.Timer(0.04, lambda: setattr(proxy, "faults", NetworkFaults()))
             soon.start()
-            assert link.block_bytes
+            assert connection.block_bytes
             soon.join()
-            return (link.is_near, widened(link)) == (True, 1)
+            return (connection.has_low_latency, opened_channels(connection)) == (True, 1)
 
     assert any(found_near() for _ in range(20)), "also where the tests keep it so busy that it seldom answers soon"
 
 
 def test_over_a_long_line_there_are_as_many_channels_as_the_server_grants(sshd: Sshd, server: Sshd) -> None:
     for host, granted in ((sshd, CHANNELS), (server, 3)):
-        with running_proxy(host.port, NetworkFaults(delay_s=0.01)) as proxy, sftp_connection(host, proxy.port) as link:
-            assert (link.is_near, widened(link)) == (False, granted)
-            assert all(client.normalize(".") for client in link.clients)
+        with (
+            running_proxy(host.port, NetworkFaults(delay_s=0.01)) as proxy,
+            sftp_connection(host, proxy.port) as connection,
+        ):
+            assert (connection.has_low_latency, opened_channels(connection)) == (False, granted)
+            assert all(client.normalize(".") for client in connection.clients)
 
 
 def test_a_server_that_has_refused_a_channel_is_not_asked_for_more(server: Sshd) -> None:
-    with running_proxy(server.port, NetworkFaults(delay_s=0.01)) as proxy, sftp_connection(server, proxy.port) as link:
-        assert widened(link) == 3
-        link.widen(CHANNELS)
+    with (
+        running_proxy(server.port, NetworkFaults(delay_s=0.01)) as proxy,
+        sftp_connection(server, proxy.port) as connection,
+    ):
+        assert opened_channels(connection) == 3
+        connection.open_channels(CHANNELS)
         assert "sftp-channel" not in {thread.name for thread in threading.enumerate()}, "one would wait for an answer"
-        assert len(link.channels(CHANNELS)) == 3
+        assert len(connection.channels(CHANNELS)) == 3

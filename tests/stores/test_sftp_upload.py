@@ -26,12 +26,12 @@ def faulty(tmp_path: Path) -> Iterator[FaultySftpServer]:
 
 
 @pytest.fixture(params=[0.0, 0.02], ids=["near", "far"])
-def link(request: pytest.FixtureRequest, faulty: FaultySftpServer) -> Iterator[SftpConnection]:
+def connection(request: pytest.FixtureRequest, faulty: FaultySftpServer) -> Iterator[SftpConnection]:
     with (
         running_proxy(faulty.port, NetworkFaults(delay_s=request.param)) as proxy,
-        sftp_connection(faulty, proxy.port) as link,
+        sftp_connection(faulty, proxy.port) as connection,
     ):
-        yield link
+        yield connection
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def local(tmp_path: Path) -> Path:
 
 
 def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(faulty: FaultySftpServer, local: Path) -> None:
-    with sftp_connection(faulty, faulty.port) as link:
-        transfer = upload(local, PART, link, VerifiedParts())
+    with sftp_connection(faulty, faulty.port) as connection:
+        transfer = upload(local, PART, connection, VerifiedParts())
     assert (transfer.sent_bytes, transfer.verified_by) == (BYTES, "read-back")
     assert (faulty.files / "part").read_bytes() == local.read_bytes()
     assert faulty.writes == WRITES
@@ -61,26 +61,26 @@ def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(faulty: FaultySftp
     ids=["it gives no open file back", "it writes at the end", "it lets one write at a time", "it errs once"],
 )
 def test_what_goes_wrong_on_the_way_is_no_fault_of_the_copy(
-    faulty: FaultySftpServer, link: SftpConnection, local: Path, poor: SftpFaults
+    faulty: FaultySftpServer, connection: SftpConnection, local: Path, poor: SftpFaults
 ) -> None:
     faulty.set_faults(poor)
-    assert upload(local, PART, link, VerifiedParts()).verified_by == "read-back"
+    assert upload(local, PART, connection, VerifiedParts()).verified_by == "read-back"
     assert (faulty.files / "part").read_bytes() == local.read_bytes()
 
 
-def test_what_stays_wrong_is_a_fault(faulty: FaultySftpServer, link: SftpConnection, local: Path) -> None:
+def test_what_stays_wrong_is_a_fault(faulty: FaultySftpServer, connection: SftpConnection, local: Path) -> None:
     faulty.set_faults(SftpFaults(flip_at=3))
     with pytest.raises(CopyCorrupt, match="from byte 3 on"):
-        upload(local, PART, link, VerifiedParts())
+        upload(local, PART, connection, VerifiedParts())
 
 
 @pytest.mark.parametrize("first", [1, WRITES - 9, WRITES - 1, WRITES])
 def test_whichever_write_finds_no_room_that_is_what_is_told_and_the_room_is_given_back(
-    faulty: FaultySftpServer, link: SftpConnection, local: Path, first: int
+    faulty: FaultySftpServer, connection: SftpConnection, local: Path, first: int
 ) -> None:
     faulty.set_faults(SftpFaults(bad_write=first, bad_writes=WRITES))
     with pytest.raises(WriteRefused):
-        upload(local, PART, link, VerifiedParts())
+        upload(local, PART, connection, VerifiedParts())
     assert not (faulty.files / "part").exists()
     assert faulty.writes < first + 2 * CHANNELS * IN_FLIGHT_BYTES // SAFE_BLOCK_BYTES
 
@@ -88,7 +88,7 @@ def test_whichever_write_finds_no_room_that_is_what_is_told_and_the_room_is_give
 def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_proven(
     faulty: FaultySftpServer, local: Path
 ) -> None:
-    part, proven = faulty.files / "part", VerifiedParts()
+    part, verified = faulty.files / "part", VerifiedParts()
     part.write_bytes(local.read_bytes()[: BYTES // 2])
 
     def cut_off_after(sent_bytes: int) -> None:
@@ -96,9 +96,9 @@ def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_prov
             running_proxy(faulty.port, NetworkFaults(cut_up=sent_bytes)) as proxy,
             pytest.raises(ReplicaUnreachable),
             connection_errors("there"),
-            sftp_connection(faulty, proxy.port) as link,
+            sftp_connection(faulty, proxy.port) as connection,
         ):
-            upload(local, PART, link, proven)
+            upload(local, PART, connection, verified)
 
     cut_off_after(BYTES // 4)
     faulty.hang_up()
@@ -106,8 +106,8 @@ def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_prov
     faulty.set_faults(SftpFaults(lost_write=3))
     cut_off_after(BYTES * 3 // 4)
     faulty.hang_up()
-    with sftp_connection(faulty, faulty.port) as link:
-        upload(local, PART, link, proven)
+    with sftp_connection(faulty, faulty.port) as connection:
+        upload(local, PART, connection, verified)
     assert part.read_bytes() == local.read_bytes()
 
 
@@ -120,6 +120,6 @@ def test_a_part_longer_than_the_archive_loses_what_is_too_much(
 ) -> None:
     faulty.set_faults(SftpFaults(unsupported=unsupported))
     (faulty.files / "part").write_bytes(local.read_bytes()[:right_bytes] + bytes(BYTES - right_bytes + 5000))
-    with sftp_connection(faulty, faulty.port) as link:
-        upload(local, PART, link, VerifiedParts())
+    with sftp_connection(faulty, faulty.port) as connection:
+        upload(local, PART, connection, VerifiedParts())
     assert (faulty.files / "part").read_bytes() == local.read_bytes()

@@ -16,7 +16,7 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
 from backupd.report import ReplicationDetails, RunReport
 from backupd.stores.contract import Replica
 from backupd.stores.sftp.auth import Credentials
-from backupd.stores.sftp.connection import Patience, SftpConnection, connection_errors
+from backupd.stores.sftp.connection import SftpConnection, Timeouts, connection_errors
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
@@ -26,7 +26,7 @@ from backupd.tasks.replicate import Connect, ReplicationRequest, replicate
 from backupd.tasks.retry import Retry, T, once
 
 SENDER = "0123456789abcdef"
-SHORT_TIMEOUTS = Patience(connect_s=10, stall_s=5)
+SHORT_TIMEOUTS = Timeouts(connect_s=10, stall_s=5)
 REPLICATE_ALL = ReplicationRequest("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
 
 
@@ -43,12 +43,12 @@ class Target(Protocol):
 
 
 @contextmanager
-def sftp_connection(target: Target, port: int, patience: Patience = SHORT_TIMEOUTS) -> Iterator[SftpConnection]:
+def sftp_connection(target: Target, port: int, timeouts: Timeouts = SHORT_TIMEOUTS) -> Iterator[SftpConnection]:
     """Lend a connection to a running server, by way of `port`."""
     pins = PinnedKeys.read("there", target.host_key(), None)
     credentials = Credentials(target.user, private_key=target.key.read_text())
-    with SftpConnection.to("127.0.0.1", port, pins, credentials, patience) as link:
-        yield link
+    with SftpConnection.open("127.0.0.1", port, pins, credentials, timeouts) as connection:
+        yield connection
 
 
 @contextmanager
@@ -56,13 +56,13 @@ def connected(
     target: Target,
     path: Path | str,
     port: int | None = None,
-    proven: VerifiedParts | None = None,
-    patience: Patience = SHORT_TIMEOUTS,
+    verified: VerifiedParts | None = None,
+    timeouts: Timeouts = SHORT_TIMEOUTS,
     sender: Callable[[], str] = lambda: SENDER,
 ) -> Iterator[SftpStore]:
     """Lend the store in `path` of a running server, by way of `port` where that is another one."""
-    with connection_errors("the replica"), sftp_connection(target, port or target.port, patience) as link:
-        yield SftpStore("there", str(path), sender, link, proven)
+    with connection_errors("the replica"), sftp_connection(target, port or target.port, timeouts) as connection:
+        yield SftpStore("there", str(path), sender, connection, verified)
 
 
 def over_sftp(
@@ -70,14 +70,14 @@ def over_sftp(
     path: Path | str,
     context: TaskContext,
     port: int | None = None,
-    patience: Patience = SHORT_TIMEOUTS,
+    timeouts: Timeouts = SHORT_TIMEOUTS,
     remote_hash: RemoteHash | None = None,
 ) -> Connect:
     """Return what connects to the store in `path`, as replication is given it."""
-    proven = VerifiedParts(None, remote_hash)
+    verified = VerifiedParts(None, remote_hash)
 
     def connect() -> AbstractContextManager[Replica]:
-        return connected(target, path, port, proven, patience, context.identity)
+        return connected(target, path, port, verified, timeouts, context.identity)
 
     return connect
 

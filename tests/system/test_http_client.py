@@ -6,24 +6,24 @@ import time
 
 import pytest
 
-from backupd.system.http import LONGEST_BODY, CallFailed, call
+from backupd.system.http import LONGEST_BODY, RequestFailed, send_request
 from support.daemon import free_port
 from support.recording_server import HANG, HANG_UP, CannedResponse, ReceivedRequest, recording_server
 
 
 def test_what_was_posted_arrives_and_the_answer_comes_back_whatever_it_is() -> None:
     with recording_server(CannedResponse(503, b"busy\x1b[2J", {"X-App-Version": "1.2"})) as there:
-        reply = call(there.url("/secret"), b"words", timeout_s=30)
+        reply = send_request(there.url("/secret"), b"words", timeout_s=30)
         assert (there.requests[0].method, there.requests[0].body) == ("POST", b"words")
         assert (reply.status, reply.ok, reply.headers["x-app-version"]) == (503, False, "1.2")
         assert reply.words() == "answered 503: busy\\x1b[2J"
-        assert call(there.url(), timeout_s=30).status == 503
+        assert send_request(there.url(), timeout_s=30).status == 503
         assert there.requests[1].method == "GET"
 
 
 def test_a_flood_is_read_as_far_as_it_may_matter() -> None:
     with recording_server(CannedResponse(200, b"x" * (LONGEST_BODY * 3))) as there:
-        assert len(call(there.url(), timeout_s=30).body) == LONGEST_BODY
+        assert len(send_request(there.url(), timeout_s=30).body) == LONGEST_BODY
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -32,7 +32,7 @@ def test_a_redirection_is_followed_with_what_was_said(status: int) -> None:
         return CannedResponse(status, headers={"Location": "/there?x=1"}) if asked.path == "/here" else CannedResponse()
 
     with recording_server(answering) as there:
-        assert call(there.url("/here"), b"words", timeout_s=30).status == 200
+        assert send_request(there.url("/here"), b"words", timeout_s=30).status == 200
         assert [(one.method, one.target, one.body) for one in there.requests] == [
             ("POST", "/here", b"words"),
             ("POST", "/there?x=1", b"words"),
@@ -41,29 +41,29 @@ def test_a_redirection_is_followed_with_what_was_said(status: int) -> None:
 
 def test_a_look_at_an_app_takes_a_redirection_for_its_answer() -> None:
     with recording_server(CannedResponse(302, headers={"Location": "/login"})) as there:
-        assert call(there.url(), timeout_s=30, direct=True).status == 302
+        assert send_request(there.url(), timeout_s=30, direct=True).status == 302
         assert len(there.requests) == 1
 
 
 def test_a_redirection_out_of_http_is_not_followed() -> None:
     with recording_server(CannedResponse(302, headers={"Location": "ftp://127.0.0.1/x"})) as there:
-        with pytest.raises(CallFailed, match="redirects to where nobody should follow"):
-            call(there.url(), timeout_s=30)
+        with pytest.raises(RequestFailed, match="redirects to where nobody should follow"):
+            send_request(there.url(), timeout_s=30)
         there.answering = lambda _asked: CannedResponse(302, headers={"Location": "file:///etc/passwd"})
-        assert call(there.url(), timeout_s=30).status == 302
+        assert send_request(there.url(), timeout_s=30).status == 302
 
 
 def test_a_redirection_in_a_circle_ends() -> None:
     with recording_server(CannedResponse(302, headers={"Location": "/again"})) as there:
-        assert call(there.url("/again"), timeout_s=30).status == 302
+        assert send_request(there.url("/again"), timeout_s=30).status == 302
         assert len(there.requests) <= 5
 
 
 def test_who_hangs_is_left_behind_in_time() -> None:
     with recording_server(HANG) as there:
         began = time.monotonic()
-        with pytest.raises(CallFailed, match=r"no answer within 0\.3 s|timed out"):
-            call(there.url("/hunter2"), timeout_s=0.3)
+        with pytest.raises(RequestFailed, match=r"no answer within 0\.3 s|timed out"):
+            send_request(there.url("/hunter2"), timeout_s=0.3)
         assert time.monotonic() - began < 20
 
 
@@ -81,8 +81,8 @@ def test_who_drips_is_left_behind_in_time() -> None:
                     pass
 
         threading.Thread(target=drip, daemon=True).start()
-        with pytest.raises(CallFailed, match=r"no answer within 0\.5 s|no HTTP"):
-            call(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.5)
+        with pytest.raises(RequestFailed, match=r"no answer within 0\.5 s|no HTTP"):
+            send_request(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.5)
 
 
 def test_each_trouble_has_words_that_do_not_quote_the_url() -> None:
@@ -96,6 +96,6 @@ def test_each_trouble_has_words_that_do_not_quote_the_url() -> None:
             "gopher://hunter2/": "unknown url type|cannot be used",
         }
         for url, words in urls.items():
-            with pytest.raises(CallFailed, match=f"(?i){words}") as told:
-                call(url, timeout_s=10)
+            with pytest.raises(RequestFailed, match=f"(?i){words}") as told:
+                send_request(url, timeout_s=10)
             assert "hunter2" not in str(told.value), url

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from backupd.system.malloc import tune_malloc
+from backupd.system.resources import tune_malloc
 if KEEP: tune_malloc()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

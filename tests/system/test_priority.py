@@ -4,7 +4,7 @@ import os
 import subprocess
 import threading
 
-from backupd.system.priority import NORMAL, Priority, lower_priority
+from backupd.system.resources import NORMAL, Priority, lower_priority
 
 
 def seen_of_a_thread(priority: Priority) -> tuple[str, str, int]:

@@ -9,11 +9,11 @@ import pytest
 # The signal comes in a destructor, where Python drops whatever is raised.
 PROGRAM = """
 import signal, time
-from backupd.system.signals import unwind_on_signals
+from backupd.system.signals import exit_on_signals
 class Last:
     def __del__(self):
         signal.raise_signal(NUMBER)
-unwind_on_signals()
+exit_on_signals()
 last = Last()
 del last
 try:
@@ -36,7 +36,7 @@ def test_a_signal_that_comes_in_a_destructor_still_ends_the_process(number: sign
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGHUP, 0), (signal.SIGTERM, 143)])
 def test_a_signal_that_the_parent_ignores_stays_ignored_but_for_sigterm(number: signal.Signals, code: int) -> None:
     program = (
-        "import signal; from backupd.system.signals import unwind_on_signals; unwind_on_signals(); "
+        "import signal; from backupd.system.signals import exit_on_signals; exit_on_signals(); "
         f"signal.raise_signal({int(number)}); print('goes on')"
     )
     command = ["sh", "-c", "trap '' INT HUP TERM; exec \"$@\"", "sh", sys.executable, "-c", program]

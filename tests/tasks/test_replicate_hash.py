@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backupd.report import AnyReport
-from backupd.stores.sftp.connection import Patience
+from backupd.stores.sftp.connection import Timeouts
 from backupd.stores.sftp.upload import RemoteHash
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
@@ -39,8 +39,8 @@ def faulty(tmp_path: Path) -> Iterator[FaultySftpServer]:
 
 def hashed(target: Sshd | FaultySftpServer, path: Path | str, context: TaskContext, tries: int = 1) -> AnyReport:
     """Replicate with `verify = "remote-hash"`."""
-    patience = Patience(connect_s=5, stall_s=2)
-    connect = over_sftp(target, path, context, patience=patience, remote_hash=RemoteHash(least_s=1))
+    timeouts = Timeouts(connect_s=5, stall_s=2)
+    connect = over_sftp(target, path, context, timeouts=timeouts, remote_hash=RemoteHash(min_timeout_s=1))
     return replicate_to(connect, context, retrying(tries))
 
 
@@ -142,7 +142,7 @@ def test_a_write_that_was_lost_is_found_as_well(faulty: FaultySftpServer, contex
     faulty.set_faults(SftpFaults(shell=shell, lost_write=3))
     report = hashed(faulty, faulty.path, context)
     assert (report.outcome, complete_generations(faulty.files)) == ("failed", set())
-    assert "reads back other than it was written" in str(report.error)
+    assert "reads back differently than written" in str(report.error)
     faulty.set_faults(SftpFaults(shell=shell))
     report = hashed(faulty, faulty.path, context)
     assert (report.outcome, report.details.verified_by, report.details.resumed_bytes > 0) == (

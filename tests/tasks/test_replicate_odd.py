@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from backupd.stores.sftp.connection import Patience
+from backupd.stores.sftp.connection import Timeouts
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.replica import examine_replica
+from backupd.tasks.doctor.replica import check_replica
 from backupd.tasks.options import BackupRequest
 from support.faulty_sftp import (
     EXTENSIONS,
@@ -33,7 +33,7 @@ from support.replicas import (
 
 BYTES = 110_000  # four writes
 OTHER = "tasks-20200101-0400"
-IMPATIENT = Patience(connect_s=5, stall_s=1)
+TINY_TIMEOUTS = Timeouts(connect_s=5, stall_s=1)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_doctor_leaves_nothing_on_a_disk_that_is_full(
     faulty: FaultySftpServer, context: TaskContext, first: int
 ) -> None:
     faulty.set_faults(SftpFaults(bad_write=first, bad_writes=float("inf")))
-    (found,) = examine_replica(REPLICATE_ALL, over_sftp(faulty, faulty.path, context), context)
+    (found,) = check_replica(REPLICATE_ALL, over_sftp(faulty, faulty.path, context), context)
     assert (found.ok, "free space" in f"{found.detail} {found.hint}") == (False, True)
     assert not [path for path in faulty.files.rglob("*") if path.is_file()]
 
@@ -286,7 +286,7 @@ def test_a_server_that_falls_silent_is_given_up(
     faulty: FaultySftpServer, context: TaskContext, key: str, request_number: int
 ) -> None:
     faulty.set_faults(SftpFaults(stall_at=request_number))
-    report = replicate_to(over_sftp(faulty, faulty.path, context, patience=IMPATIENT), context)
+    report = replicate_to(over_sftp(faulty, faulty.path, context, timeouts=TINY_TIMEOUTS), context)
     assert report.exit_code == 75, report
     assert report.duration_s < 15
     only_complete_generations(faulty.files, context)
@@ -302,5 +302,5 @@ def test_a_file_without_an_end_ends(faulty: FaultySftpServer, context: TaskConte
 
 def test_a_line_slow_to_a_crawl_is_waited_for(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
     with running_proxy(faulty.port, NetworkFaults(rate=60_000)) as proxy:
-        report = replicate_to(over_sftp(faulty, faulty.path, context, proxy.port, IMPATIENT), context)
+        report = replicate_to(over_sftp(faulty, faulty.path, context, proxy.port, TINY_TIMEOUTS), context)
     assert (report.outcome, complete_generations(faulty.files)) == ("done", {key}), report

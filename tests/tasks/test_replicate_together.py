@@ -156,6 +156,6 @@ def test_who_comes_second_by_a_hair_overwrites_nothing(
 
     monkeypatch.setattr(sftp_store, "require_unchanged_manifest", look_and_be_late)
     report = replicate_to(over_sftp(sshd, files, second), second)
-    assert (report.outcome, "there holds another tasks-" in str(report.error)) == ("failed", True)
+    assert (report.outcome, "there has another generation tasks-" in str(report.error)) == ("failed", True)
     assert {path.read_bytes() for path in files.glob("*.gz")} == archives(first)
     assert len(complete_generations(files)) == 1

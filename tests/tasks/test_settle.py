@@ -129,7 +129,7 @@ def test_a_directory_of_backups_that_only_root_can_make_is_made_and_given_away(v
 def test_a_missing_mount_stays_missing(volume: Volume) -> None:
     nowhere = volume.backups / "not-mounted" / "backups"
     said = volume.settle("all", PUID="auto", BACKUPD_BACKUPS_DIR=str(nowhere))
-    assert "to hold the backups" in said["error"]
+    assert "not-mounted does not exist" in said["error"]
     assert not nowhere.parent.exists()
 
 

@@ -143,6 +143,7 @@ def test_a_schema_that_is_not_utf8_is_backed_up_all_the_same(tmp_path: Path, con
     assert report.outcome == "published", report.error
 
 
+@pytest.mark.real_clock
 def test_what_killed_restores_left_is_swept_after_a_day(
     two: tuple[str, str], context: TaskContext, tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ def test_it_evaluates_every_rule_of_ours_without_an_error(prometheus: Prometheus
     assert not any(rule.get("lastError") for rule in prometheus.rules())
 
 
+@pytest.mark.real_clock
 def test_it_alerts_of_the_daemon_that_refuses_its_token_and_of_no_other(prometheus: Prometheus) -> None:
     def alerts() -> set[tuple[str, str]]:
         found = [alert["labels"] for rule in prometheus.rules() for alert in rule["alerts"]]

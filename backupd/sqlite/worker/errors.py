@@ -13,7 +13,7 @@ from backupd.errors import (
     SourceUnreadable,
     SourceUnusable,
 )
-from backupd.system.os_errors import lacks_inodes, no_inodes
+from backupd.system.os_errors import explain_no_inodes, lacks_inodes
 
 _FULL = "the app's file system is full"
 _SHM_SIZE = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN}
@@ -69,7 +69,7 @@ def explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
     extended = extended_code(error)
     if extended in _SHM_SIZE:
         directory = os.path.dirname(path)
-        short, hint = no_inodes(directory) if lacks_inodes(directory, 1) else (_FULL, "free space there")
+        short, hint = explain_no_inodes(directory) if lacks_inodes(directory, 1) else (_FULL, "free space there")
         return NoSpace(
             f"no room for the shared memory file {path}-shm: {short}", f"{hint}: the app is about to fail as well"
         )

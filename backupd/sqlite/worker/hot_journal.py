@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from backupd.errors import NoSpace, SnapshotFailed, SourceBusy, SourceUnusable
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_living_journal, written_without_lock
 from backupd.sqlite.worker.super_journal import Record, explain_absence, is_there, read_record
-from backupd.system.files import is_full
+from backupd.system.fs import is_disk_full
 
 _CHUNK_BYTES = 1 << 20
 
@@ -59,7 +59,7 @@ def _opened(path: str) -> Iterator[tuple[int, Record | None]]:
     except FileNotFoundError as error:
         raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
     except OSError as error:
-        kind = NoSpace if is_full(error) else SnapshotFailed
+        kind = NoSpace if is_disk_full(error) else SnapshotFailed
         raise kind(f"{path} and its journal could not be copied: {error}", "check space and rights") from error
     finally:
         os.close(source)

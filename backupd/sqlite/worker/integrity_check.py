@@ -17,7 +17,7 @@ from backupd.sqlite.encryption import is_encrypted
 from backupd.sqlite.worker.contents import contents_of
 from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, IntegrityResult, check_integrity
 from backupd.sqlite.worker.protocol import Wire, serve
-from backupd.system.priority import Priority, lower_priority
+from backupd.system.resources import Priority, lower_priority
 
 _OPAQUE = {
     "level": "opaque",

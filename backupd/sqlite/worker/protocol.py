@@ -3,15 +3,12 @@
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from backupd.errors import BackupdError, InputOutputError, NoSpace
-from backupd.system.files import is_full
-from backupd.system.os_errors import remedy, said
-from backupd.system.starting import starting
+from backupd.system.os_errors import foreseen_error
+from backupd.system.process import call_when_parent_ends
 
 _PROGRESS_EVERY_S = 0.1
 _ORPHANED = 70
@@ -43,24 +40,13 @@ def serve(work: Callable[[dict[str, Any], Wire], dict[str, Any]]) -> None:
     """
     request = json.loads(sys.stdin.buffer.readline())
     try:
-        with starting():
-            threading.Thread(target=_die_with_parent, daemon=True).start()
+        call_when_parent_ends(lambda: os._exit(_ORPHANED))
         _send({"kind": "result", "result": work(request, Wire())})
-    except BackupdError as error:
-        _send_error(error)
-    except OSError as error:
-        kind = NoSpace if is_full(error) else InputOutputError
-        _send_error(kind(f"I/O error: {said(error)}", remedy(error)))
-
-
-def _die_with_parent() -> None:
-    os.read(0, 1)
-    os._exit(_ORPHANED)
-
-
-def _send_error(error: BackupdError) -> None:
-    name = type(error).__name__
-    _send({"kind": "error", "error": name, "message": error.message, "hint": error.hint})
+    except Exception as error:
+        foreseen = foreseen_error(error)
+        if foreseen is None:
+            raise
+        _send({"kind": "error", "error": type(foreseen).__name__, "message": foreseen.message, "hint": foreseen.hint})
 
 
 def _send(line: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from backupd.sqlite.worker.privileges import become_owner
 from backupd.sqlite.worker.protocol import Wire, serve
 from backupd.sqlite.worker.sealed import copy_sealed
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
-from backupd.system.files import is_full
-from backupd.system.owners import SAME_NAMESPACE
+from backupd.system.fs import is_disk_full
+from backupd.system.owners import NAMESPACE_HINT
 
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 
@@ -106,7 +106,7 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
         raise SourceUnusable(
             f"{path} is an idle WAL database of a {request['unmapped']} that is not mapped in this user namespace: "
             "opening it would leave -wal and -shm files that its app cannot write",
-            f"{SAME_NAMESPACE}; or back up while the app has it open",
+            f"{NAMESPACE_HINT}; or back up while the app has it open",
         )
     if not owner:
         raise SourceUnusable(
@@ -128,7 +128,7 @@ def header_of(request: dict[str, Any]) -> Header:
     except PermissionError as error:
         raise SourceUnusable(
             f"no right to read {path}",
-            SAME_NAMESPACE
+            NAMESPACE_HINT
             if request["unmapped"]
             else f"run backupd as the owner of the file (uid {request['uid']}){_OR_AS_ROOT}",
         ) from error
@@ -146,7 +146,7 @@ def copy_as_it_lies(copier: Copier, header: Header, staged: Staged | None) -> He
     except FileNotFoundError as error:
         raise SourceReplaced(f"{copier.path} went away while it was copied", "run the backup again") from error
     except OSError as error:
-        kind = NoSpace if is_full(error) else SnapshotFailed
+        kind = NoSpace if is_disk_full(error) else SnapshotFailed
         raise kind(f"{copier.path} could not be copied: {error}", "check space and rights") from error
     copier.writers_held_s = 0.0 if done.wal else done.held_s
     return header._replace(journal_mode="wal") if done.wal else header

@@ -1,23 +1,87 @@
-"""Logging in: by key, by password, else by the agent; and what to say when the server lets nobody in."""
+"""Log in by key, by password, or by the SSH agent, with errors that say why a server refuses."""
 
 import os
+import re
 import socket
 import time
+from base64 import b64decode
+from binascii import Error as Base64Error
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from io import StringIO
+from typing import Final
 
-from paramiko import AuthenticationException, BadAuthenticationType, PKey, SSHException, Transport
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
+from paramiko import (
+    AuthenticationException,
+    BadAuthenticationType,
+    ECDSAKey,
+    Ed25519Key,
+    PKey,
+    RSAKey,
+    SSHException,
+    Transport,
+)
 
 from backupd.errors import BackupdError, LoginFailed, ReplicaUnreachable
 from backupd.formatting import printable
 from backupd.stores.sftp.host_keys import fingerprint
 from backupd.stores.sftp.paramiko_internals import ConnectedAgent
-from backupd.stores.sftp.private_key import load_key
+
+_TRY_AGAIN: Final = "try again; if it keeps failing, see the server's log (`journalctl -u ssh`)"
+_MAX_QUESTION_CHARS: Final = 60
+_NEW_KEY: Final = "make a new one: ssh-keygen -t ed25519 -f backupd_key"
+_KEY_FORMAT: Final = "set private_key to the complete file, or to the one line that `base64 -w0 FILE` prints"
+_PUBLIC: Final = re.compile(r"(ssh-|ecdsa-|sk-)\S+ AAAA|-+ ?BEGIN (SSH2 )?(RSA )?PUBLIC KEY")
+_BEGIN: Final = re.compile(r"-----BEGIN (?:([A-Z0-9]+) )?(?:ENCRYPTED )?PRIVATE KEY-----")
+
+_LoadedKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
-class Agent(ConnectedAgent):
-    """A connection to the agent, or to none, which has no keys. Raises LoginFailed for one that does not answer."""
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The account, and what to log in with; without key and password it is the agent."""
+
+    username: str
+    password: str | None = field(default=None, repr=False)
+    private_key: str | None = field(default=None, repr=False)
+    passphrase: str | None = field(default=None, repr=False)
+
+
+def log_in(transport: Transport, credentials: Credentials) -> None:
+    """Log in over a connection whose host key was checked; each step waits up to `transport.auth_timeout` seconds.
+
+    Raises LoginFailed when the credentials are refused or unusable, ReplicaUnreachable when the connection is lost.
+    """
+    login = _Login(transport, credentials.username)
+    if credentials.private_key or credentials.password:
+        attempts = []
+        if credentials.private_key:
+            key = load_key(credentials.private_key, credentials.passphrase)
+            attempts.append(login.by_key(f"the key {_shown(key)}", key))
+        if credentials.password:
+            attempts.append(login.by_password(credentials.password))
+        login.try_all(attempts)
+        return
+    with closing(_Agent(transport.auth_timeout)) as agent:
+        keys = agent.get_keys()
+        if not keys:
+            hint = "set private_key or password in [replicas.NAME], or SSH_AUTH_SOCK to an agent that holds a key"
+            raise LoginFailed(f"no key and no password are configured to log in as {login.user}", hint)
+        login.try_all([login.by_key(f"the agent's key {_shown(key)}", key, from_agent=True) for key in keys])
+
+
+class _Agent(ConnectedAgent):
+    """The SSH agent; without one it has no keys. Raises LoginFailed when it does not answer."""
 
     def __init__(self, timeout_s: float) -> None:
         path = os.environ.get("SSH_AUTH_SOCK")
@@ -37,18 +101,14 @@ class Agent(ConnectedAgent):
         self._connection.close()
 
 
-_LONGEST_QUESTION = 60
+class _PasswordPrompt:
+    """Answers keyboard-interactive questions: the password once, to one hidden question, and nothing to any other.
 
-
-class Answers:
-    """Gives the password once, to one question whose answer is not shown, and nothing to any other question.
-
-    What else is asked is added to `asked`, fit for a message.
+    Other questions are added to `questions`, fit for a message.
     """
 
-    def __init__(self, password: str, asked: list[str]) -> None:
-        self._password = password
-        self._asked = asked
+    def __init__(self, password: str, questions: list[str]) -> None:
+        self._password, self._questions = password, questions
         self._answered: str | None = None
 
     def __call__(self, title: str, instructions: str, questions: Sequence[tuple[str, bool]]) -> list[str]:  # noqa: ARG002 - paramiko's signature
@@ -56,64 +116,23 @@ class Answers:
         if len(questions) == 1 and self._answered is None and not questions[0][1]:
             self._answered = questions[0][0]
             return [self._password]
-        others = (text for text, _ in questions if text != self._answered)  # asking once more means that it was wrong
-        self._asked.extend(printable(text.strip())[:_LONGEST_QUESTION] for text in others)
+        others = (text for text, _ in questions if text != self._answered)  # a repeated question: a wrong password
+        self._questions.extend(printable(text.strip())[:_MAX_QUESTION_CHARS] for text in others)
         return [""] * len(questions)
-
-
-__all__ = ["Credentials", "load_key", "log_in"]
-_TRY_AGAIN = "it is worth trying again; if it stays so, see the server's log (`journalctl -u ssh`)"
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Whom to log in as, and what proves it; without key and password the agent is asked."""
-
-    username: str
-    password: str | None = field(default=None, repr=False)
-    private_key: str | None = field(default=None, repr=False)
-    passphrase: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One thing to try: `run` returns the methods that must follow, none when that was all."""
+    """One credential to try: `run` returns the methods that the server requires in addition."""
 
-    what: str
+    name: str
     run: Callable[[], Sequence[str]]
     is_rsa: bool = False
     from_agent: bool = False
 
 
-def log_in(transport: Transport, credentials: Credentials) -> None:
-    """Log in over a connection whose host key was checked; gives up after `transport.auth_timeout` seconds of silence.
-
-    Raises LoginFailed where the credentials are refused or no good, and ReplicaUnreachable where the connection is.
-    """
-    login = _Login(transport, credentials.username)
-    if credentials.private_key or credentials.password:
-        login.try_all(_configured(login, credentials))
-        return
-    with closing(Agent(transport.auth_timeout)) as agent:
-        keys = agent.get_keys()
-        if not keys:
-            hint = "set private_key or password in [replicas.NAME], or SSH_AUTH_SOCK to an agent that holds a key"
-            raise LoginFailed(f"there is nothing to log in with as {login.user}", hint)
-        login.try_all([login.by_key(f"the agent's key {_shown(key)}", key, from_agent=True) for key in keys])
-
-
-def _configured(login: "_Login", credentials: Credentials) -> list[_Attempt]:
-    attempts = []
-    if credentials.private_key:
-        key = load_key(credentials.private_key, credentials.passphrase)
-        attempts.append(login.by_key(f"the key {_shown(key)}", key))
-    if credentials.password:
-        attempts.append(login.by_password(credentials.password))
-    return attempts
-
-
 class _Login:
-    """The attempts on one connection, and what the server said to them."""
+    """The attempts on one connection, and the server's responses."""
 
     def __init__(self, transport: Transport, user: str) -> None:
         self.user = printable(user)
@@ -121,17 +140,17 @@ class _Login:
         self._transport = transport
         self._tried: list[str] = []
         self._tried_rsa = False
-        self._passed: list[str] = []
+        self._accepted: list[str] = []
         self._allowed: Sequence[str] = ()
-        self._asked: list[str] = []
+        self._questions: list[str] = []
 
-    def by_key(self, what: str, key: PKey, *, from_agent: bool = False) -> _Attempt:
-        """Return the attempt to prove that we have `key`."""
+    def by_key(self, name: str, key: PKey, *, from_agent: bool = False) -> _Attempt:
+        """Return the attempt to log in with `key`."""
 
         def run() -> Sequence[str]:
             return self._transport.auth_publickey(self._user, key)
 
-        return _Attempt(what, run, is_rsa=key.get_name() == "ssh-rsa", from_agent=from_agent)
+        return _Attempt(name, run, is_rsa=key.get_name() == "ssh-rsa", from_agent=from_agent)
 
     def by_password(self, password: str) -> _Attempt:
         """Return the attempt with a password, also where the server asks for it in a dialogue (RFC 4256)."""
@@ -142,66 +161,67 @@ class _Login:
             except BadAuthenticationType as refused:
                 if "keyboard-interactive" not in refused.allowed_types:
                     raise
-                return self._transport.auth_interactive(self._user, Answers(password, self._asked))
+                return self._transport.auth_interactive(self._user, _PasswordPrompt(password, self._questions))
 
         return _Attempt("the password", run)
 
     def try_all(self, attempts: Sequence[_Attempt]) -> None:
-        """Try `attempts` in order, anew after one that the server wants another to follow (RFC 4252 section 5.1)."""
-        left = list(attempts)
-        while left:
-            attempt = left.pop(0)
+        """Try `attempts` in order; start over after one that is accepted as a first step (RFC 4252 section 5.1)."""
+        remaining = list(attempts)
+        while remaining:
+            attempt = remaining.pop(0)
             if self._is_step(attempt):
-                left = [other for other in attempts if other.what not in self._passed]
+                remaining = [other for other in attempts if other.name not in self._accepted]
             if self._transport.is_authenticated():
                 return
         if not self._allowed:
-            self._ask_what_is_allowed()
+            self._fetch_allowed()
         if not self._transport.is_authenticated():
             raise self._refusal()
 
     def _is_step(self, attempt: _Attempt) -> bool:
-        """Make `attempt`; tell whether the server took it, but wants more."""
-        begun = time.monotonic()
+        """Make `attempt`; tell whether the server accepted it and requires more."""
+        began = time.monotonic()
         refused_before = bool(self._tried)
-        self._tried.append(attempt.what)
+        self._tried.append(attempt.name)
         self._tried_rsa |= attempt.is_rsa
         try:
-            follows = attempt.run()
+            required = attempt.run()
         except BadAuthenticationType as refused:
             self._allowed = refused.allowed_types
             return False
         except (SSHException, EOFError, OSError) as error:
-            waited_s = time.monotonic() - begun
+            waited_s = time.monotonic() - began
             if self._transport.is_active() and waited_s < self._transport.auth_timeout:
                 return False
-            raise self._end(attempt, error, waited_s, refused_before=refused_before) from None
-        if follows:
-            self._passed.append(attempt.what)
-            self._allowed = follows
-        return bool(follows)
+            raise self._failure(attempt, error, waited_s, refused_before=refused_before) from None
+        if required:
+            self._accepted.append(attempt.name)
+            self._allowed = required
+        return bool(required)
 
-    def _end(self, attempt: _Attempt, error: Exception, waited_s: float, *, refused_before: bool) -> BackupdError:
+    def _failure(self, attempt: _Attempt, error: Exception, waited_s: float, *, refused_before: bool) -> BackupdError:
         """Return why no further attempt can be made on this connection."""
-        if attempt.is_rsa and self._signatures() and not any(n.startswith("rsa-sha2-") for n in self._signatures()):
-            hint = "use an ed25519 key (ssh-keygen -t ed25519), or let the server be updated"
-            return LoginFailed(f"the server takes RSA keys of {self.user} with SHA-1 alone, which can be forged", hint)
+        signatures = self._signatures()
+        if attempt.is_rsa and signatures and not any(name.startswith("rsa-sha2-") for name in signatures):
+            hint = "use an ed25519 key (ssh-keygen -t ed25519), or update the server"
+            return LoginFailed(f"the server accepts RSA keys of {self.user} only with SHA-1, which is unsafe", hint)
         if attempt.from_agent and not isinstance(error, AuthenticationException | OSError | EOFError):
-            return LoginFailed(f"the agent does not sign with {attempt.what}: {error}", "check `ssh-add -l`")
+            return LoginFailed(f"the agent does not sign with {attempt.name}: {error}", "check `ssh-add -l`")
         if self._transport.is_active():
             return ReplicaUnreachable(f"the server did not answer the login within {waited_s:.0f} s", _TRY_AGAIN)
-        if refused_before or self._passed:
+        if refused_before or self._accepted:
             return self._refusal("; then it closed the connection")
-        told = printable(str(error)) or type(error).__name__
-        return ReplicaUnreachable(f"the connection ended in the middle of the login of {self.user}: {told}", _TRY_AGAIN)
+        why = printable(str(error)) or type(error).__name__
+        return ReplicaUnreachable(f"the connection ended during the login of {self.user}: {why}", _TRY_AGAIN)
 
     def _signatures(self) -> Sequence[str]:
-        """Return the algorithms that the server says it takes (RFC 8308), none where it says nothing."""
+        """Return the signature algorithms that the server announces (RFC 8308), none where it announces nothing."""
         extensions: dict[str, bytes] = self._transport.server_extensions  # type: ignore[attr-defined] # not in the stubs
         algorithms = extensions.get("server-sig-algs", b"").decode(errors="replace")
         return algorithms.split(",") if algorithms else ()
 
-    def _ask_what_is_allowed(self) -> None:
+    def _fetch_allowed(self) -> None:
         with suppress(SSHException, EOFError, OSError):
             try:
                 self._transport.auth_none(self._user)
@@ -209,24 +229,87 @@ class _Login:
                 self._allowed = refused.allowed_types
 
     def _refusal(self, more: str = "") -> LoginFailed:
-        allowed = printable(", ".join(self._allowed)) or "it does not say what"
-        tried = ", ".join(f"{what} (taken)" if what in self._passed else what for what in self._tried)
-        asked = f"; it asks: {', '.join(self._asked)}" if self._asked else ""
-        message = f"the server does not let {self.user} in with {tried}; it allows {allowed}{asked}{more}"
+        allowed = printable(", ".join(self._allowed)) or "methods that it does not name"
+        tried = ", ".join(f"{name} (accepted)" if name in self._accepted else name for name in self._tried)
+        asked = f"; it asks: {', '.join(self._questions)}" if self._questions else ""
+        message = f"the server refuses the login of {self.user} with {tried}; it allows {allowed}{asked}{more}"
         return LoginFailed(message, self._hint())
 
     def _hint(self) -> str:
-        if self._asked:
-            return "nobody answers that at night: use a key, or exempt the account from it"
-        if self._passed:
-            return "the server wants more than one proof: set both private_key and password, or exempt the account"
+        if self._questions:
+            return "backupd cannot answer such questions: use a key, or exempt the account from them"
+        if self._accepted:
+            return "the server requires several methods: set both private_key and password, or exempt the account"
         if self._tried_rsa and not self._signatures():
-            return "a server as old as this one may know RSA keys with SHA-1 alone: try an ed25519 key"
+            return "an old server may know RSA keys only with SHA-1: try an ed25519 key"
         return (
             "check username; a password must be right and allowed, and a key's public line (`ssh-keygen -y -f KEY`) "
-            f"must stand in {self.user}'s ~/.ssh/authorized_keys there, which nobody else may write to"
+            f"must be in ~/.ssh/authorized_keys of {self.user} on the server, writable only by that account"
         )
 
 
 def _shown(key: PKey) -> str:
     return f"{key.get_name()} {fingerprint(key)}"
+
+
+def load_key(text: str, passphrase: str | None = None) -> PKey:
+    """Return the private key (ed25519, ecdsa, rsa) in `text`: OpenSSH or PEM, plain or as base64 in one line.
+
+    A passphrase that the key does not need is ignored. Raises LoginFailed, with neither of both in its message.
+    """
+    plain = _plain(text)
+    loaded = _decrypted(plain.encode(), passphrase.encode() if passphrase else None, _key_format(plain))
+    decrypted = loaded.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    kind = RSAKey if isinstance(loaded, rsa.RSAPrivateKey) else ECDSAKey
+    key_class: type[PKey] = Ed25519Key if isinstance(loaded, ed25519.Ed25519PrivateKey) else kind
+    return key_class.from_private_key(StringIO(decrypted))
+
+
+def _plain(text: str) -> str:
+    """Return the lines of a key file, decoded from base64 if necessary, with plain line ends."""
+    text = text.lstrip("\ufeff").strip()
+    if "-----BEGIN" not in text and not _PUBLIC.match(text) and not text.startswith("PuTTY"):
+        try:
+            text = b64decode("".join(text.split()), validate=True).decode()
+        except (Base64Error, UnicodeDecodeError, ValueError):
+            raise LoginFailed("the private key is neither the text of a key file nor its base64", _KEY_FORMAT) from None
+    return "\n".join(line.strip() for line in text.strip().splitlines()) + "\n"
+
+
+def _key_format(plain: str) -> str:
+    """Return the word in the first line that names the format. Raises LoginFailed when it is not a private key."""
+    if _PUBLIC.match(plain):
+        raise LoginFailed("private_key holds a public key", "use the file without .pub")
+    if plain.startswith("PuTTY"):
+        raise LoginFailed("the private key is in PuTTY's format", "puttygen KEY.ppk -O private-openssh -o KEY")
+    begin = _BEGIN.match(plain)
+    if begin is None:
+        raise LoginFailed("the private key does not begin with a line -----BEGIN … PRIVATE KEY-----", _KEY_FORMAT)
+    if plain.count("\n") == 1 or "\\n" in plain:
+        raise LoginFailed("the line ends of the private key are lost", "set it as `base64 -w0 FILE` prints it")
+    if "-----END" not in plain:
+        raise LoginFailed("the private key is truncated: its last line is missing", _KEY_FORMAT)
+    return begin[1] or ""
+
+
+def _decrypted(plain: bytes, passphrase: bytes | None, key_format: str) -> _LoadedKey:
+    load = load_ssh_private_key if key_format == "OPENSSH" else load_pem_private_key
+    try:
+        loaded = load(plain, passphrase)
+    except TypeError:  # of both loaders, for a passphrase that is missing or not needed
+        if passphrase is not None:
+            return _decrypted(plain, None, key_format)
+        hint = "set passphrase (BACKUPD_REPLICAS__NAME__PASSPHRASE), or use a key without one"
+        raise LoginFailed("the private key has a passphrase, and none is set", hint) from None
+    except UnsupportedAlgorithm:
+        raise LoginFailed("the private key is of an unsupported type", _NEW_KEY) from None
+    except ValueError:
+        if passphrase is not None:
+            hint = "try it where the key is: ssh-keygen -y -f FILE"
+            raise LoginFailed("the passphrase is wrong, or the private key is damaged", hint) from None
+        raise LoginFailed("the private key is damaged or truncated", _KEY_FORMAT) from None
+    if isinstance(loaded, dsa.DSAPrivateKey):
+        raise LoginFailed("the private key is a DSA key, which servers no longer accept", _NEW_KEY)
+    if not isinstance(loaded, _LoadedKey):
+        raise LoginFailed("the private key is of a type that SSH servers do not accept", _NEW_KEY)
+    return loaded

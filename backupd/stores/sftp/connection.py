@@ -1,4 +1,4 @@
-"""One SSH connection to a replica, and the SFTP channels in it; what is lost with it may be tried again."""
+"""One SSH connection to a replica and its SFTP channels; a lost connection raises ReplicaUnreachable."""
 
 import errno
 import logging
@@ -6,141 +6,123 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self
 
-from paramiko import Channel, PKey, SFTPClient, SSHException, Transport
+from paramiko import Channel, SFTPClient, SSHException, Transport
 from paramiko.sftp import SFTPError
-from paramiko.ssh_exception import IncompatiblePeer
 
-from backupd.errors import BackupdError, ReplicaFailed, ReplicaUnreachable, ServerIncompatible
-from backupd.formatting import printable
-from backupd.stores.sftp.algorithms import CIPHERS, nothing_in_common
+from backupd.errors import BackupdError, ReplicaFailed, ReplicaUnreachable
 from backupd.stores.sftp.auth import Credentials, log_in
-from backupd.stores.sftp.client import NamingClient
-from backupd.stores.sftp.host_keys import ALGORITHMS, PinnedKeys
-from backupd.stores.sftp.paramiko_internals import ObservedTransport
-from backupd.stores.sftp.protocol import PACKET_BYTES, WINDOW_BYTES, block_bytes
-from backupd.stores.sftp.url import host_and_port
-from backupd.system.malloc import tune_malloc
+from backupd.stores.sftp.handshake import shake_hands
+from backupd.stores.sftp.host_keys import PinnedKeys
+from backupd.stores.sftp.paramiko_internals import NamingClient, ObservedTransport
+from backupd.stores.sftp.protocol import PACKET_BYTES, WINDOW_BYTES, max_block_bytes
+from backupd.system.resources import tune_malloc
 
-EVERY_TYPE: Final = tuple(algorithm for algorithms in ALGORITHMS.values() for algorithm in algorithms)
-_NO_BANNER: Final = "Error reading SSH protocol banner"  # paramiko, of a silence and of a lost connection
-_TRY_AGAIN: Final = "check the host, its port and the network between; it is worth trying again"
-
-
-@dataclass(frozen=True, slots=True)
-class OfferedHostKeys:
-    """The host keys that a server has shown, the preferred types first; `missing` types could not be asked for.
-
-    `problem` says why they could not.
-    """
-
-    keys: tuple[PKey, ...]
-    missing: tuple[str, ...] = ()
-    problem: ReplicaUnreachable | None = None
-
-
-logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else tracebacks of its threads go to standard error
+CHANNELS: Final = 4  # each has its own window at the server: more is in flight on a line with high latency
+_LOW_LATENCY_S: Final = 0.01  # one channel's window of 2 MiB then carries 200 MB/s, and more channels are slower
+_HIGH_LATENCY_S: Final = 0.05  # no host is so busy that its fastest response takes that long
+_LATENCY_SAMPLES: Final = 5
 _NETWORK_ERRORS: Final = frozenset(
     (errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT, errno.EBADF)
 )
-_NEAR_S: Final = 0.01  # one channel's window of 2 MiB then carries 200 MB/s, and more channels only cost
-_FAR_S: Final = 0.05  # nor is any host so busy that its quickest answer takes that long
-_LOOKS: Final = 5
-CHANNELS: Final = 4  # each has a window of its own at the server: so much more is on the way over a long line
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its threads print tracebacks to standard error
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds: for a connection to stand, for any sign of life in the middle of a transfer."""
+class Timeouts:
+    """Seconds to wait: to connect and log in, and for the next bytes of a transfer."""
 
     connect_s: float = 20.0
     stall_s: float = 60.0
 
 
 class SftpConnection:
-    """A connection whose host key was pinned and whose login succeeded; closes at the end of its block.
+    """A connection whose host key was pinned and whose login succeeded.
 
-    Whatever the network does to it raises ReplicaUnreachable; what the server refuses is OSError.
+    A lost connection raises ReplicaUnreachable, an error of the server OSError.
     """
 
-    def __init__(self, transport: Transport, patience: Patience) -> None:
+    def __init__(self, transport: Transport, timeouts: Timeouts) -> None:
         self._transport = transport
-        self._patience = patience
-        self._watchdog = _Watchdog(transport, patience.stall_s)
+        self._timeouts = timeouts
+        self._watchdog = _Watchdog(transport, timeouts.stall_s)
         self.clients: tuple[SFTPClient, ...] = ()
-        self._quickest_s = float("inf")
-        self._has_all = False  # that the server grants: it is not asked again, for a refusal may take long
+        self._min_response_s = float("inf")
+        self._channel_refused = False  # no more are requested then: a refusal may take long
         self._opening: list[threading.Thread] = []
         self._lock = threading.Lock()
 
     @classmethod
     @contextmanager
-    def to(cls, host: str, port: int, pins: PinnedKeys, credentials: Credentials, patience: Patience) -> Iterator[Self]:
-        """Connect, check the host key before anything is told, log in, and open the first channel.
+    def open(
+        cls, host: str, port: int, pins: PinnedKeys, credentials: Credentials, timeouts: Timeouts
+    ) -> Iterator[Self]:
+        """Connect, check the host key before anything is sent, log in, and open the first channel; close at the end.
 
         Raises ReplicaUnreachable, HostKeyRefused, LoginFailed.
         """
         tune_malloc()
         with connection_errors(f"{host}:{port}"):
-            transport = ObservedTransport(_connect(host, port, patience))
-        link = cls(transport, patience)
+            transport = ObservedTransport(_connect(host, port, timeouts))
+        connection = cls(transport, timeouts)
         try:
             with connection_errors(f"{host}:{port}"):
-                _negotiate(transport, host, port, pins, patience)
+                _check_host_key(transport, host, port, pins, timeouts)
                 log_in(transport, credentials)
-                link.clients = (link._open(),)
-            yield link
+                connection.clients = (connection._open_client(),)
+            yield connection
         finally:
-            link.close()
+            connection.close()
 
     @property
     def client(self) -> SFTPClient:
-        """The channel for all that is small."""
+        """The first channel."""
         return self.clients[0]
 
     @property
-    def is_near(self) -> bool:
-        """Whether an answer comes soon; the quickest of several tells, since a host that is busy is not far."""
-        return self._quickest_s < _NEAR_S
+    def has_low_latency(self) -> bool:
+        """Whether a response takes little time: the fastest of several, since a busy host is not a distant one."""
+        return self._min_response_s < _LOW_LATENCY_S
 
     @cached_property
     def block_bytes(self) -> int:
-        """The largest block that the server reads and writes at once; asked again where a near host may be busy."""
-        for _ in range(_LOOKS):
+        """The largest block that the server reads and writes at once; measures the latency on the way."""
+        for _ in range(_LATENCY_SAMPLES):
             with self._timed():
-                found = block_bytes(self.client)
-            if not _NEAR_S <= self._quickest_s < _FAR_S:
+                found = max_block_bytes(self.client)
+            if not _LOW_LATENCY_S <= self._min_response_s < _HIGH_LATENCY_S:
                 break
         return found
 
-    def widen(self, wanted: int) -> None:
-        """Begin to open channels up to `wanted`, at most CHANNELS; where the host is near, one is enough.
+    def open_channels(self, wanted: int) -> None:
+        """Begin to open channels up to `wanted`, at most CHANNELS; with low latency, one is enough.
 
-        They are opened at the same time, and while other things are done: each takes several round trips.
+        They open in the background and at the same time: each takes several round trips.
         """
-        self.block_bytes  # noqa: B018 - its answer tells whether the host is near
-        wanted = 1 if self.is_near else min(wanted, CHANNELS)
-        for _ in range(0 if self._has_all else wanted - len(self.clients) - len(self._opening)):
-            thread = threading.Thread(target=self._add_channel, name="sftp-channel", daemon=True)
+        self.block_bytes  # noqa: B018 - it measures the latency
+        wanted = 1 if self.has_low_latency else min(wanted, CHANNELS)
+        for _ in range(0 if self._channel_refused else wanted - len(self.clients) - len(self._opening)):
+            thread = threading.Thread(target=self._add_client, name="sftp-channel", daemon=True)
             self._opening.append(thread)
             thread.start()
 
     def channels(self, wanted: int) -> tuple[SFTPClient, ...]:
-        """Return so many channels, or as many as `widen` could open."""
+        """Return `wanted` channels, or as many as `open_channels` could open."""
         while self._opening:
             self._opening.pop().join()
         return self.clients[:wanted]
 
     @contextmanager
-    def watched(self) -> Iterator["_Watchdog"]:
-        """Cut the connection when nothing moves in the block for longer than `stall_s`; `alive()` says that it does.
+    def watchdog(self) -> Iterator["_Watchdog"]:
+        """Close the connection when the block runs longer than `stall_s` without a call of `reset()`.
 
-        It is cut as well when this process is to end: what is on its way over a slow line would be waited for.
+        It is closed as well when this process is told to stop, which would wait for a slow transfer otherwise.
         """
         with self._watchdog.watching():
             try:
@@ -150,61 +132,61 @@ class SftpConnection:
                 raise
 
     def close(self) -> None:
-        """Close everything; a peer that does not answer is not waited for."""
+        """Close everything without waiting for the server."""
         self._watchdog.stop()
-        with suppress(Exception):  # what a broken connection says at its end helps nobody
+        with suppress(Exception):  # errors of a lost connection
             self._transport.close()
 
-    def session(self) -> Channel:
-        """Open one more channel, for anything. Raises SSHException."""
+    def open_session(self) -> Channel:
+        """Open one more channel, for any purpose. Raises SSHException."""
         with self._timed():
-            return self._transport.open_session(WINDOW_BYTES, PACKET_BYTES, timeout=self._patience.connect_s)
+            return self._transport.open_session(WINDOW_BYTES, PACKET_BYTES, timeout=self._timeouts.connect_s)
 
-    def _open(self) -> SFTPClient:
-        channel = self.session()
-        channel.settimeout(self._patience.stall_s)
-        with self.watched():  # paramiko waits for ever for a yes or a no
+    def _open_client(self) -> SFTPClient:
+        channel = self.open_session()
+        channel.settimeout(self._timeouts.stall_s)
+        with self.watchdog():  # paramiko waits without limit for the response
             channel.invoke_subsystem("sftp")
         with self._timed():
             return NamingClient(channel)
 
-    def _add_channel(self) -> None:
+    def _add_client(self) -> None:
         try:
-            client = self._open()
+            client = self._open_client()
         except (SSHException, EOFError, OSError, SFTPError):
-            self._has_all = True
+            self._channel_refused = True
         else:
             with self._lock:
                 self.clients = (*self.clients, client)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Note how long the one answer that the block waits for takes."""
+        """Measure the one response that the block waits for."""
         began = time.monotonic()
         yield
-        self._quickest_s = min(self._quickest_s, time.monotonic() - began)
+        self._min_response_s = min(self._min_response_s, time.monotonic() - began)
 
 
 class _Watchdog:
-    """Closes a transport whose peer stays silent: paramiko's own timeouts do not cover a write that stalls."""
+    """Closes a transport on which nothing moves: paramiko's own timeouts do not cover a write that stalls."""
 
     def __init__(self, transport: Transport, stall_s: float) -> None:
         self._transport, self._stall_s = transport, stall_s
-        self._moved_at = 0.0
-        self._watched = 0  # blocks that run
+        self._reset_at = 0.0
+        self._blocks = 0  # that run now
         self._thread: threading.Thread | None = None
         self._lock, self._stopped = threading.Lock(), threading.Event()
 
-    def alive(self) -> None:
-        """Say that something moved."""
-        self._moved_at = time.monotonic()
+    def reset(self) -> None:
+        """Note that something moved."""
+        self._reset_at = time.monotonic()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch while the block runs."""
         with self._lock:
-            self.alive()
-            self._watched += 1
+            self.reset()
+            self._blocks += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True)
                 self._thread.start()
@@ -212,22 +194,22 @@ class _Watchdog:
             yield
         finally:
             with self._lock:
-                self._watched -= 1
+                self._blocks -= 1
 
     def stop(self) -> None:
-        """Watch no more."""
+        """End the thread."""
         self._stopped.set()
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._stall_s / 4)):
-            if self._watched and time.monotonic() - self._moved_at > self._stall_s:
+            if self._blocks and time.monotonic() - self._reset_at > self._stall_s:
                 self._transport.close()
                 return
 
 
 @contextmanager
 def connection_errors(where: str) -> Iterator[None]:
-    """Turn what the network does to a connection into ReplicaUnreachable; what the server refuses stays OSError."""
+    """Turn errors of the network into ReplicaUnreachable; errors of the server stay OSError."""
     try:
         yield
     except BackupdError:
@@ -235,117 +217,34 @@ def connection_errors(where: str) -> Iterator[None]:
     except (SSHException, SFTPError, EOFError, ConnectionError, TimeoutError, socket.gaierror) as error:
         raise ReplicaUnreachable(
             f"the connection to {where} failed: {str(error) or type(error).__name__}",
-            "it is tried again; if it stays so: check the host, its port, and the network between",
+            "backupd tries again; if it keeps failing, check the host, its port, and the network between",
         ) from error
     except (UnicodeDecodeError, struct.error) as error:
-        what = f"{where} does not keep to the protocol: {type(error).__name__}"
-        raise ReplicaFailed(what, "look at what answers at that port") from error
+        what = f"{where} violates the protocol: {type(error).__name__}"
+        raise ReplicaFailed(what, "check which server answers at that port") from error
     except OSError as error:
         if str(error) == "Socket is closed" or error.errno in _NETWORK_ERRORS:
             raise ReplicaUnreachable(
-                f"the connection to {where} was lost: {error}", "it is tried again: check the network if it stays so"
+                f"the connection to {where} was lost: {error}",
+                "backupd tries again; if it keeps failing, check the network",
             ) from error
         raise
 
 
-def _connect(host: str, port: int, patience: Patience) -> socket.socket:
-    """Return a TCP connection that notices a dead peer: by TCP_USER_TIMEOUT (RFC 5482), and keepalives when silent."""
-    connection = socket.create_connection((host, port), timeout=patience.connect_s)
+def _connect(host: str, port: int, timeouts: Timeouts) -> socket.socket:
+    """Return a TCP connection that detects a dead peer: by TCP_USER_TIMEOUT (RFC 5482), and by keepalives when idle."""
+    connection = socket.create_connection((host, port), timeout=timeouts.connect_s)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience.stall_s * 1000))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeouts.stall_s * 1000))
     return connection
 
 
-def _negotiate(transport: ObservedTransport, host: str, port: int, pins: PinnedKeys, patience: Patience) -> None:
+def _check_host_key(transport: ObservedTransport, host: str, port: int, pins: PinnedKeys, timeouts: Timeouts) -> None:
     options = transport.get_security_options()
-    types = [kind for kind in pins.types(host, port) if kind in options.key_types]
-    options.key_types = (*types, *(kind for kind in options.key_types if kind not in types))
-    transport.auth_timeout = transport.channel_timeout = patience.connect_s
-    pins.check(host, port, shake_hands(transport, host, port, patience.connect_s))
-
-
-def shake_hands(transport: ObservedTransport, host: str, port: int, timeout_s: float) -> PKey:
-    """Negotiate within `timeout_s` seconds and return the key that the server shows, which nobody has checked yet.
-
-    Raises ReplicaUnreachable, and ServerIncompatible where nothing that is safe is common to both.
-    """
-    where = host_and_port(host, port)
-    transport.get_security_options().ciphers = CIPHERS
-    transport.banner_timeout = transport.handshake_timeout = timeout_s
-    give_up_at = time.monotonic() + timeout_s
-    try:
-        transport.start_client(timeout=timeout_s)
-        if transport.initial_kex_done:  # paramiko returns at the timeout as if all were well
-            return transport.get_remote_server_key()
-        told = ""
-    except IncompatiblePeer:
-        raise nothing_in_common(where, transport) from None
-    except (SSHException, EOFError, OSError) as error:
-        is_gone = isinstance(error, ConnectionError) or str(error).startswith(_NO_BANNER)
-        told = "" if is_gone else printable(str(error))
-    if time.monotonic() >= give_up_at:
-        raise ReplicaUnreachable(f"{where} did not negotiate within {timeout_s:g} s", _TRY_AGAIN)
-    if not told:
-        raise ReplicaUnreachable(f"{where} closed the connection before it showed a host key", _TRY_AGAIN)
-    raise ReplicaUnreachable(f"{where} answers, but not as an SSH server does: {told}", _TRY_AGAIN)
-
-
-def fetch_host_keys(host: str, port: int, timeout_s: float) -> OfferedHostKeys:
-    """Ask a server for every host key that it has, one connection for each, without logging in.
-
-    Nothing proves that the right server answers. What was received before a later connection failed is returned. Raises
-    ReplicaUnreachable when there is no key within `timeout_s` seconds (the name server's time not counted), and
-    ServerIncompatible.
-    """
-    deadline = time.monotonic() + timeout_s
-    found: list[PKey] = []
-    wanted: Sequence[str] = EVERY_TYPE
-    while wanted:
-        try:
-            key = _fetch(host, port, wanted, max(0.1, deadline - time.monotonic()))
-        except ServerIncompatible:
-            if found:  # none of the types that are left
-                break
-            raise
-        except ReplicaUnreachable as problem:  # it may refuse many connections at once (MaxStartups, fail2ban)
-            if found:
-                return OfferedHostKeys(tuple(found), _types(wanted), problem)
-            raise
-        left = tuple(algorithm for algorithm in wanted if algorithm not in ALGORITHMS.get(key.get_name(), ()))
-        if left == wanted:
-            where = host_and_port(host, port)
-            raise ReplicaUnreachable(f"{where} shows a host key of another type than the agreed one", _TRY_AGAIN)
-        found.append(key)
-        wanted = left
-    return OfferedHostKeys(tuple(found))
-
-
-def _types(algorithms: Sequence[str]) -> tuple[str, ...]:
-    """Return the types of keys that `algorithms` are of."""
-    return tuple(kind for kind, its in ALGORITHMS.items() if set(its).intersection(algorithms))
-
-
-def _fetch(host: str, port: int, wanted: Sequence[str], timeout_s: float) -> PKey:
-    deadline = time.monotonic() + timeout_s
-    with _connected(host, port, timeout_s) as transport:
-        transport.get_security_options().key_types = wanted
-        return shake_hands(transport, host, port, max(0.1, deadline - time.monotonic()))
-
-
-@contextmanager
-def _connected(host: str, port: int, timeout_s: float) -> Iterator[ObservedTransport]:
-    where = host_and_port(host, port)
-    try:
-        connection = socket.create_connection((host, port), timeout=timeout_s)
-    except OSError as error:
-        told = f"no connection within {timeout_s:g} s" if isinstance(error, TimeoutError) else error.strerror or error
-        raise ReplicaUnreachable(f"{where} cannot be reached: {told}", _TRY_AGAIN) from error
-    with connection:
-        transport = ObservedTransport(connection)
-        try:
-            yield transport
-        finally:
-            transport.close()
+    pinned = [algorithm for algorithm in pins.algorithms(host, port) if algorithm in options.key_types]
+    options.key_types = (*pinned, *(algorithm for algorithm in options.key_types if algorithm not in pinned))
+    transport.auth_timeout = transport.channel_timeout = timeouts.connect_s
+    pins.check(host, port, shake_hands(transport, host, port, timeouts.connect_s))

@@ -1,4 +1,4 @@
-"""Remote files and directories: read, list, make durable and replace, whatever the server lacks."""
+"""Remote files and directories: read, list, make durable and replace, with fallbacks for what a server lacks."""
 
 import io
 import stat
@@ -24,157 +24,175 @@ from backupd.stores.sftp.connection import SftpConnection, connection_errors
 from backupd.stores.sftp.paramiko_internals import read_attributes
 from backupd.stores.sftp.protocol import (
     SAFE_BLOCK_BYTES,
-    Reads,
+    PipelinedReader,
     RequestPipeline,
     WriteRefused,
-    attributes_of,
-    extended,
+    attributes_with,
+    extended_request,
     write_errors,
 )
 
-_PRIVATE_FILE: Final = 0o600
-_AT_ONCE: Final = 8  # handles that are open at the server, of which poor ones have few
+PRIVATE_MODE: Final = 0o600
+_MAX_OPEN_FILES: Final = 8  # at the server: some allow few handles
 
 
 class _SmallFile:
-    """A file that is read in steps; each is asked of many files before the first answer is waited for."""
+    """A file that is read in steps; each step is requested for many files before the first response is awaited."""
 
     def __init__(self, client: SFTPClient, path: str, limit_bytes: int) -> None:
         self._client, self._path, self._limit_bytes = client, path, limit_bytes
-        self._asking = RequestPipeline(client)
-        self._asked = self._asking.ask(CMD_LSTAT, path)
+        self._pipeline = RequestPipeline(client)
+        self._request = self._pipeline.send(CMD_LSTAT, path)
         self._error: OSError | None = None
 
     def open(self) -> None:
-        """Ask to open it, once it is known to be a file."""
+        """Request to open it, once it is known to be a regular file."""
         try:
-            found = self._asking.attributes(self._asked)
+            found = self._pipeline.wait_attributes(self._request)
             if not is_file(found):
                 raise FileNotFoundError(self._path)
         except OSError as error:
             self._error = error
         else:
             self._size_bytes = found.st_size
-            self._asked = self._asking.ask(CMD_OPEN, self._path, SFTP_FLAG_READ, attributes_of(None))
+            self._request = self._pipeline.send(CMD_OPEN, self._path, SFTP_FLAG_READ, attributes_with(None))
 
-    def ask(self) -> None:
-        """Ask for its beginning, once it is open."""
+    def request(self) -> None:
+        """Request its first block, once it is open."""
         if self._error is None:
             try:
-                self._handle = self._asking.handle(self._asked)
+                self._handle = self._pipeline.wait_handle(self._request)
             except OSError as error:
                 self._error = error
             else:
-                self._reads = Reads(self._client, self._handle, SAFE_BLOCK_BYTES)
-                self._reads.ask(min(self._limit_bytes, SAFE_BLOCK_BYTES))
+                self._reader = PipelinedReader(self._client, self._handle, SAFE_BLOCK_BYTES)
+                self._reader.request(min(self._limit_bytes, SAFE_BLOCK_BYTES))
 
     def read(self) -> bytes:
-        """Return its contents. Raises OSError."""
+        """Return its contents and close it. Raises OSError."""
         if self._error:
             raise self._error
         try:
-            return self._reads.beginning(self._limit_bytes, self._size_bytes)
+            return self._reader.read_prefix(self._limit_bytes, self._size_bytes)
         finally:
             with suppress(OSError, EOFError, SSHException):
-                self._asking.ask(CMD_CLOSE, self._handle)  # nobody waits for the answer
+                self._pipeline.send(CMD_CLOSE, self._handle)  # its response is not awaited
 
 
-_PRIVATE: Final = 0o600
+def read_small_files(client: SFTPClient, paths: Sequence[str], limit_bytes: int) -> Iterator[Callable[[], bytes]]:
+    """Yield for each of `paths` a function that reads it as `read_small_file` does; call it before the next."""
+    for first in range(0, len(paths), _MAX_OPEN_FILES):
+        files = [_SmallFile(client, path, limit_bytes) for path in paths[first : first + _MAX_OPEN_FILES]]
+        for file in files:
+            file.open()
+        for file in files:
+            file.request()
+        for file in files:
+            yield file.read
+
+
+def read_small_file(client: SFTPClient, path: str, limit_bytes: int) -> bytes:
+    """Return the contents of the file `path`, at most `limit_bytes`.
+
+    Raises FileNotFoundError also for a link and for what is not a regular file (opening a FIFO would block), OSError.
+    """
+    (read,) = read_small_files(client, (path,), limit_bytes)
+    return read()
 
 
 class RemoteFile(io.RawIOBase):
     """A remote file as a readable stream, from byte `begin` to its end; wrap it in io.BufferedReader."""
 
-    def __init__(self, file: SFTPFile, begin: int, size_bytes: int, link: SftpConnection) -> None:
+    def __init__(self, file: SFTPFile, begin: int, size_bytes: int, connection: SftpConnection) -> None:
         self._file = file
-        self._blocks = _watched_blocks(file, begin, size_bytes, link)
-        self._left = b""
+        self._blocks = _watched_blocks(file, begin, size_bytes, connection)
+        self._rest = b""
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has no name before Python 3.12
         """Fill `buffer` as far as the next block goes; 0 at the end. Raises ReplicaUnreachable, OSError."""
         with connection_errors("the replica"):
-            while not self._left:
+            while not self._rest:
                 block = next(self._blocks, None)
                 if block is None:
                     return 0
-                self._left = block
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
+                self._rest = block
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
         return count
 
     def close(self) -> None:
-        """Let go of the remote file."""
+        """Close the remote file, without errors of a lost connection."""
         if not self.closed:
-            with suppress(Exception):  # what a lost connection says at its end helps nobody
+            with suppress(Exception):
                 self._file.close()
         super().close()
 
 
-def _watched_blocks(file: SFTPFile, begin: int, end: int, link: SftpConnection) -> Iterator[bytes]:
-    reads = Reads(link.client, file.handle, link.block_bytes, begin).blocks(end)
+def _watched_blocks(file: SFTPFile, begin: int, end: int, connection: SftpConnection) -> Iterator[bytes]:
+    blocks = PipelinedReader(connection.client, file.handle, connection.block_bytes, begin).blocks(end)
     while True:
-        with link.watched():
-            block = next(reads, None)
+        with connection.watchdog():
+            block = next(blocks, None)
         if block is None:
             return
         yield block
 
 
 def is_file(attributes: SFTPAttributes) -> bool:
-    """Tell whether it is a regular file; a server that tells no kinds is asked for the contents anyway."""
+    """Tell whether it is a regular file; it is assumed to be one where the server sends no file type."""
     return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
 
 
-def entries(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
-    """Yield what is in the directory `path`, in any order, whatever bytes the names are made of. Raises OSError.
+def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
+    """Yield the entries of the directory `path`, in any order. Raises OSError.
 
     paramiko's own listings end at the first name that is not UTF-8.
     """
-    asking = RequestPipeline(client)
-    handle = asking.handle(asking.ask(CMD_OPENDIR, path))
+    pipeline = RequestPipeline(client)
+    handle = pipeline.wait_handle(pipeline.send(CMD_OPENDIR, path))
     while True:
         try:
-            _kind, answer = asking.hear(asking.ask(CMD_READDIR, handle))
+            _kind, response = pipeline.wait(pipeline.send(CMD_READDIR, handle))
         except EOFError:
             break
-        count = answer.get_int()
+        count = response.get_int()
         if not count:
-            raise OSError(f"the server lists {path} without end")
+            raise OSError(f"the server's listing of {path} has no end")
         for _ in range(count):
-            name, _long = answer.get_string(), answer.get_string()
-            yield read_attributes(answer, name.decode(errors="replace"))
+            name, _long_name = response.get_string(), response.get_string()
+            yield read_attributes(response, name.decode(errors="replace"))
     with suppress(OSError):
-        asking.hear(asking.ask(CMD_CLOSE, handle))
+        pipeline.wait(pipeline.send(CMD_CLOSE, handle))
 
 
-def made_durable(client: SFTPClient, handle: object) -> bool:
-    """Let the server flush an open file to its disk (PROTOCOL, fsync@openssh.com); False when it knows no such thing.
+def fsync(client: SFTPClient, handle: object) -> bool:
+    """Make the server flush an open file to its disk (PROTOCOL, fsync@openssh.com); False when it does not support it.
 
-    Raises OSError when it fails at it.
+    Raises OSError when that fails.
     """
-    return extended(client, "fsync@openssh.com", handle) is not None
+    return extended_request(client, "fsync@openssh.com", handle) is not None
 
 
-def flush(client: SFTPClient, handle: object) -> bool:
-    """Do the same after writes. Raises WriteRefused when it fails: room may be promised first and wanting then."""
+def fsync_writes(client: SFTPClient, handle: object) -> bool:
+    """Do `fsync` after writes. Raises WriteRefused when it fails: a full disk may become known only then."""
     with write_errors():
-        return made_durable(client, handle)
+        return fsync(client, handle)
 
 
 def replace(client: SFTPClient, old: str, new: str) -> None:
-    """Give `old` the name `new`, in one step where the server can; what bore it is gone. Raises OSError."""
+    """Rename `old` to `new`, replacing it; atomically where the server supports that. Raises OSError."""
     try:
         client.posix_rename(old, new)
     except FileNotFoundError:
         raise
     except OSError:
         try:
-            client.rename(old, new)  # as it should (draft §6.5), it does nothing where there is a `new`
+            client.rename(old, new)  # by draft §6.5 it fails where `new` exists
         except FileNotFoundError:
             raise
         except OSError:
@@ -183,10 +201,10 @@ def replace(client: SFTPClient, old: str, new: str) -> None:
             client.rename(old, new)
 
 
-def claim(client: SFTPClient, old: str, new: str) -> None:
-    """Give `old` the name `new`, which nothing bore a moment ago. Raises FileExistsError where something does, OSError.
+def rename_exclusively(client: SFTPClient, old: str, new: str) -> None:
+    """Rename `old` to `new`, which did not exist a moment ago. Raises FileExistsError when it does now, OSError.
 
-    OpenSSH sees to it that of two who ask at once one is refused; a server whose rename overwrites cannot.
+    OpenSSH refuses one of two senders at the same time; a server whose rename overwrites cannot.
     """
     try:
         client.rename(old, new)
@@ -195,85 +213,73 @@ def claim(client: SFTPClient, old: str, new: str) -> None:
     except OSError as error:
         with suppress(FileNotFoundError):
             client.lstat(new)
-            raise FileExistsError(f"{new} is there already") from error
+            raise FileExistsError(f"{new} exists already") from error
         replace(client, old, new)
 
 
-def space_left(client: SFTPClient, path: str) -> int | None:
-    """Return the bytes free to us at `path` (PROTOCOL, statvfs@openssh.com), None when the server cannot tell."""
+def free_bytes(client: SFTPClient, path: str) -> int | None:
+    """Return the bytes free to us at `path` (PROTOCOL, statvfs@openssh.com), None when the server does not say."""
     try:
-        answer = extended(client, "statvfs@openssh.com", path)
+        response = extended_request(client, "statvfs@openssh.com", path)
     except OSError:
         return None
-    if answer is None:
+    if response is None:
         return None
-    _block_size, fragment_bytes, _blocks, _free, available = (answer.get_int64() for _ in range(5))
+    _block_size, fragment_bytes, _blocks, _free, available = (response.get_int64() for _ in range(5))
     return int(fragment_bytes * available)
 
 
-def read_small(client: SFTPClient, path: str, limit_bytes: int) -> bytes:
-    """Return what the file `path` holds, at most `limit_bytes`.
+def write_small_file(client: SFTPClient, path: str, data: bytes, mode: int = PRIVATE_MODE) -> tuple[str, ...]:
+    """Write `data` as the file `path`, replacing it, durable where the server can, and read it back.
 
-    Raises FileNotFoundError also when it is a link or no file: to open a FIFO would take for ever. Raises OSError.
+    Returns the features that the server lacks. Raises CopyCorrupt, WriteRefused for lack of space, OSError.
     """
-    (read,) = read_many(client, (path,), limit_bytes)
-    return read()
-
-
-def read_many(client: SFTPClient, paths: Sequence[str], limit_bytes: int) -> Iterator[Callable[[], bytes]]:
-    """Yield for each of `paths` what returns its contents or raises, as `read_small` does; call it before the next."""
-    for at in range(0, len(paths), _AT_ONCE):
-        files = [_SmallFile(client, path, limit_bytes) for path in paths[at : at + _AT_ONCE]]
-        for file in files:
-            file.open()
-        for file in files:
-            file.ask()
-        for file in files:
-            yield file.read
-
-
-def put_small(client: SFTPClient, path: str, data: bytes, mode: int = _PRIVATE_FILE) -> tuple[str, ...]:
-    """Write `data` as the file `path`, durable where the server can, and read it back; returns what the server lacks.
-
-    What bore that name is gone. Raises CopyCorrupt, WriteRefused where there is no room, OSError.
-    """
-    lacks = []
-    with _new(client, path) as file:
-        asking = RequestPipeline(client)
-        private = asking.ask(CMD_FSETSTAT, file.handle, attributes_of(mode))
-        pieces = range(0, len(data), SAFE_BLOCK_BYTES)
-        written = [asking.ask(CMD_WRITE, file.handle, int64(at), data[at : at + SAFE_BLOCK_BYTES]) for at in pieces]
+    missing = []
+    with _created(client, path) as file:
+        pipeline = RequestPipeline(client)
+        set_mode = pipeline.send(CMD_FSETSTAT, file.handle, attributes_with(mode))
+        offsets = range(0, len(data), SAFE_BLOCK_BYTES)
+        writes = [
+            pipeline.send(CMD_WRITE, file.handle, int64(offset), data[offset : offset + SAFE_BLOCK_BYTES])
+            for offset in offsets
+        ]
         try:
-            asking.hear(private)
-        except OSError:  # some servers know no modes
-            lacks.append("file modes")
+            pipeline.wait(set_mode)
+        except OSError:  # some servers have no file modes
+            missing.append("file modes")
         with write_errors():
-            for number in written:
-                asking.hear(number)
-        if not flush(client, file.handle):
-            lacks.append("fsync")
-        there = b""
-        with suppress(OSError):  # such as a server that gives no file back while it is written to
-            there = Reads(client, file.handle, SAFE_BLOCK_BYTES).beginning(len(data) + 1)
-    if there != data and read_small(client, path, len(data) + 1) != data:
-        raise CopyCorrupt(f"{path} reads back other than it was written", "test the disk of that host")
-    return tuple(lacks)
+            for number in writes:
+                pipeline.wait(number)
+        if not fsync_writes(client, file.handle):
+            missing.append("fsync")
+        found = b""
+        with suppress(OSError):  # such as a server that does not read a file while it is open for writing
+            found = PipelinedReader(client, file.handle, SAFE_BLOCK_BYTES).read_prefix(len(data) + 1)
+    if found != data and read_small_file(client, path, len(data) + 1) != data:
+        raise CopyCorrupt(f"{path} reads back differently than written", "test the disk of that host")
+    return tuple(missing)
 
 
 @contextmanager
-def _new(client: SFTPClient, path: str) -> Iterator[SFTPFile]:
-    """Lend a file that was made just now, not what a link leads to; it goes when the server takes no more."""
+def _created(client: SFTPClient, path: str) -> Iterator[SFTPFile]:
+    """Yield a newly created file, never the target of a link; removes it when the server refuses a write."""
     try:
         file = client.open(path, "w+x")
     except OSError as error:
         try:
-            client.remove(path)  # most likely it is there
+            client.remove(path)  # most likely it exists
         except OSError:
             raise error from None
         file = client.open(path, "w+x")
+    with partial_removed_on_error(client, path), file:
+        yield file
+
+
+@contextmanager
+def partial_removed_on_error(client: SFTPClient, path: str) -> Iterator[None]:
+    """Remove `path` when the server refuses a write in the block, so that it does not fill the disk."""
     try:
-        with file:
-            yield file
+        yield
     except WriteRefused:
         with suppress(OSError, EOFError, SSHException):
             client.remove(path)

@@ -1,4 +1,4 @@
-"""Which host keys are pinned, and whether the one that a server shows is among them: nothing else is ever accepted."""
+"""Pinned host keys, and the check of a server's key against them: no other key is ever accepted."""
 
 import hmac
 import re
@@ -28,12 +28,12 @@ _ED25519_BYTES: Final = 32
 
 
 class NotAKey(ValueError):
-    """What is wrong with the text of a public key, in a few words."""
+    """The text is not a public key; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A type and the bytes of the key, which begin with the type once more."""
+    """A public key: its type, and its bytes (RFC 4253 §6.6), which repeat the type."""
 
     type: str
     blob: bytes
@@ -45,19 +45,19 @@ class PublicKey:
 
     @classmethod
     def parse(cls, kind: str, base64: str) -> Self:
-        """Return the key that both fields of a line stand for. Raises NotAKey."""
+        """Return the key in the two fields of a line. Raises NotAKey."""
         if kind not in ALGORITHMS:
-            raise NotAKey(f"keys of type {kind} are not supported; there are {', '.join(ALGORITHMS)}")
+            raise NotAKey(f"keys of type {kind} are not supported; supported are {', '.join(ALGORITHMS)}")
         try:
             blob = b64decode(base64, validate=True)
             fields = _fields(blob)
         except (Base64Error, struct.error):
-            raise NotAKey(f"the {kind} key is damaged or cut off") from None
+            raise NotAKey(f"the {kind} key is damaged or truncated") from None
         if fields[:1] != [kind.encode()]:
-            raise NotAKey(f"the key is not of the type {kind} that stands before it")
+            raise NotAKey(f"the key is not of the type {kind} in front of it")
         complete = len(fields) == (2 if kind == "ssh-ed25519" else 3)
         if not complete or (kind == "ssh-ed25519" and len(fields[1]) != _ED25519_BYTES):
-            raise NotAKey(f"the {kind} key is damaged or cut off")
+            raise NotAKey(f"the {kind} key is damaged or truncated")
         return cls(kind, blob)
 
     @property
@@ -80,16 +80,16 @@ _HASHED: Final = "|1|"
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
-    """One line: for which hosts (none named: for any) it pins, revokes or delegates to a key, and where it stands."""
+class HostKeyEntry:
+    """One line as in known_hosts: it pins or revokes a key, or delegates to it."""
 
-    hosts: str
+    hosts: str  # patterns or a hash; empty: any host
     marker: Marker
     key: PublicKey
-    origin: str
+    origin: str  # of the line, for messages
 
     def is_for(self, host: str, port: int) -> bool:
-        """Tell whether the line is for `host` at `port`, as OpenSSH does."""
+        """Tell whether the line is for `host` at `port`, by OpenSSH's rules."""
         name = lookup_name(host, port)
         if not self.hosts:
             return True
@@ -100,45 +100,38 @@ class Pin:
         return not refused and any(_matches(pattern, name) for pattern in patterns)
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """What a text pins, and what is wrong with the lines that are passed over."""
-
-    pins: tuple[Pin, ...]
-    skipped: tuple[str, ...]
-
-
-__all__ = ["PinnedKeys", "State", "fingerprint", "line_for"]
-State = Literal["equal", "changed", "revoked", "unpinned"]
+HostKeyState = Literal["equal", "changed", "revoked", "unpinned"]
 
 
 @dataclass(frozen=True, slots=True)
 class PinnedKeys:
-    """The host keys that the configuration pins for replica `name`; without any, no server is good enough."""
+    """The host keys that the configuration pins for replica `name`; without any, no server is accepted."""
 
     name: str
-    pins: tuple[Pin, ...] = ()
-    skipped: tuple[str, ...] = ()
+    entries: tuple[HostKeyEntry, ...] = ()
+    skipped: tuple[str, ...] = ()  # unreadable lines, as `ORIGIN: PROBLEM`
 
     @classmethod
     def read(cls, name: str, host_key: str | None, known_hosts: Path | None) -> Self:
-        """Return what `[replicas.NAME] host_key` and `known_hosts` pin. Raises ConfigError for what is unreadable."""
-        own = parse_host_key(host_key, f"replicas.{name}.host_key") if host_key else Lines((), ())
-        filed = parse_known_hosts(_text_of(known_hosts), str(known_hosts)) if known_hosts else Lines((), ())
-        return cls(name, own.pins + filed.pins, own.skipped + filed.skipped)
+        """Return the keys that `[replicas.NAME] host_key` and `known_hosts` pin. Raises ConfigError."""
+        entries = _parse_host_key(host_key, f"replicas.{name}.host_key") if host_key else ()
+        if known_hosts is None:
+            return cls(name, entries)
+        found, skipped = _parse_known_hosts(_text_of(known_hosts), str(known_hosts))
+        return cls(name, entries + found, skipped)
 
     def keys(self, host: str, port: int) -> tuple[PublicKey, ...]:
-        """Return the keys that are pinned for `host`, the preferred types first."""
-        keys = {pin.key for pin in self._for(host, port) if not pin.marker} - self._revoked(host, port)
+        """Return the keys pinned for `host`, the preferred types first."""
+        keys = {entry.key for entry in self._for(host, port) if not entry.marker} - self._revoked(host, port)
         return tuple(sorted(keys, key=lambda key: (list(ALGORITHMS).index(key.type), key.blob)))
 
-    def types(self, host: str, port: int) -> tuple[str, ...]:
-        """Return the algorithms of the pinned keys; asked for first, a server with several keys shows one of them."""
+    def algorithms(self, host: str, port: int) -> tuple[str, ...]:
+        """Return the algorithms of the pinned keys, to prefer in the negotiation: a server may have several keys."""
         kinds = dict.fromkeys(key.type for key in self.keys(host, port))
         return tuple(algorithm for kind in kinds for algorithm in ALGORITHMS[kind])
 
-    def state(self, host: str, port: int, key: PublicKey) -> State:
-        """Tell how `key` relates to what is pinned: "unpinned" where no other key of its type is."""
+    def state(self, host: str, port: int, key: PublicKey) -> HostKeyState:
+        """Compare `key` with the pinned keys: "unpinned" when no key of its type is pinned."""
         if key in self._revoked(host, port):
             return "revoked"
         pinned = self.keys(host, port)
@@ -146,60 +139,62 @@ class PinnedKeys:
             return "equal"
         return "changed" if key.type in {other.type for other in pinned} else "unpinned"
 
-    def verdict(self, host: str, port: int, offered: Sequence[PublicKey], unasked: Sequence[str] = ()) -> State:
-        """Tell the same of all keys that a server offers: "changed" also where it offers none of the pinned ones.
+    def verdict(
+        self, host: str, port: int, offered: Sequence[PublicKey], not_requested: Sequence[str] = ()
+    ) -> HostKeyState:
+        """Compare all keys that a server offers: "changed" also when it offers none of the pinned keys.
 
-        A pinned key of a type in `unasked` may be there: it changes nothing that it was not offered.
+        Pinned keys of the types `not_requested` are ignored: the server may have them.
         """
         states = [self.state(host, port, key) for key in offered]
         for state in ("revoked", "changed", "equal"):
             if state in states:
                 return state
-        return "changed" if any(key.type not in unasked for key in self.keys(host, port)) else "unpinned"
+        return "changed" if any(key.type not in not_requested for key in self.keys(host, port)) else "unpinned"
 
     def check(self, host: str, port: int, key: PKey) -> None:
-        """Accept a key that is pinned for `host`; raises HostKeyUnknown, HostKeyChanged, HostKeyRefused (revoked)."""
+        """Accept a key that is pinned for `host`. Raises HostKeyUnknown, HostKeyChanged, HostKeyRefused (revoked)."""
         offered = PublicKey.of(key)
         where = host_and_port(host, port)
         pinned = self.keys(host, port)
         state = self.state(host, port, offered)
         if state == "revoked":
-            raise HostKeyRefused(f"{where} shows a revoked host key, {offered}", self._hint_changed())
+            raise HostKeyRefused(f"{where} sent a revoked host key, {offered}", self._hint_changed())
         if not pinned:
-            raise HostKeyUnknown(f"{where} shows the host key {offered}; {self._why_none(host, port)}", self._hint())
+            raise HostKeyUnknown(f"{where} sent the host key {offered}; {self._why_none(host, port)}", self._hint())
         if state != "equal":
             known = ", ".join(map(str, pinned))
-            raise HostKeyChanged(f"{where} shows the host key {offered}; pinned is {known}", self._hint_changed())
+            raise HostKeyChanged(f"{where} sent the host key {offered}; pinned is {known}", self._hint_changed())
 
-    def _for(self, host: str, port: int) -> tuple[Pin, ...]:
-        """Return the lines for `host` at `port`; where there is none, like OpenSSH those for `host` alone."""
-        lines = [pin for pin in self.pins if pin.marker != "@revoked"]
-        found = tuple(pin for pin in lines if pin.is_for(host, port))
-        return found or tuple(pin for pin in lines if pin.is_for(host, SSH_PORT))
+    def _for(self, host: str, port: int) -> tuple[HostKeyEntry, ...]:
+        """Return the entries for `host` at `port`; where there are none, like OpenSSH those for `host` alone."""
+        entries = [entry for entry in self.entries if entry.marker != "@revoked"]
+        found = tuple(entry for entry in entries if entry.is_for(host, port))
+        return found or tuple(entry for entry in entries if entry.is_for(host, SSH_PORT))
 
     def _revoked(self, host: str, port: int) -> set[PublicKey]:
-        lines = [pin for pin in self.pins if pin.marker == "@revoked"]
-        return {pin.key for pin in lines if pin.is_for(host, port) or pin.is_for(host, SSH_PORT)}
+        entries = [entry for entry in self.entries if entry.marker == "@revoked"]
+        return {entry.key for entry in entries if entry.is_for(host, port) or entry.is_for(host, SSH_PORT)}
 
     def _why_none(self, host: str, port: int) -> str:
-        markers = {pin.marker for pin in self._for(host, port)}
+        markers = {entry.marker for entry in self._for(host, port)}
         if "@cert-authority" in markers:
-            return "pinned is a certificate authority (@cert-authority) alone, which backupd does not know how to ask"
+            return "only a certificate authority (@cert-authority) is pinned, which backupd does not support"
         if "" in markers:
-            return "every key that is pinned for it is revoked as well"
-        if self.pins:
-            return f"what is pinned is for other hosts, not for {lookup_name(host, port)}"
+            return "every pinned key is revoked as well"
+        if self.entries:
+            return f"the pinned keys are for other hosts, not for {lookup_name(host, port)}"
         if self.skipped:
-            return f"no line that could pin one is readable: {self.skipped[0]}"
-        return "none is pinned"
+            return f"no line that pins a key is readable: {self.skipped[0]}"
+        return "no key is pinned"
 
     def _hint(self) -> str:
-        return f"`backupd trust {self.name}` shows its keys, how to compare them, and the line for the configuration"
+        return f"`backupd trust {self.name}` shows its keys, how to compare them, and the line that pins one"
 
     def _hint_changed(self) -> str:
         return (
-            "nothing was told to it: somebody may stand in between. Ask whoever runs the server; if it really has "
-            f"a new key, `backupd trust {self.name}` shows how to compare it, and the line to pin it"
+            "nothing was sent: this may be a man-in-the-middle. Ask the server's administrator; if it has a new key, "
+            f"`backupd trust {self.name}` shows how to compare it, and the line that pins it"
         )
 
 
@@ -212,7 +207,7 @@ def _text_of(known_hosts: Path) -> str:
     try:
         return known_hosts.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
-        hint = "check known_hosts, the mount, and the rights"
+        hint = "check known_hosts, the mount, and the permissions"
         raise ConfigError(f"cannot read {known_hosts}: {error.strerror}", hint) from None
 
 
@@ -222,7 +217,7 @@ def fingerprint(key: PKey) -> str:
 
 
 def _fields(blob: bytes) -> list[bytes]:
-    """Return the strings that `blob` is made of, each after its length (RFC 4251 section 5)."""
+    """Return the strings in `blob`, each after its length (RFC 4251 section 5)."""
     fields = []
     while blob:
         (length,) = struct.unpack(">I", blob[:4])
@@ -234,63 +229,60 @@ def _fields(blob: bytes) -> list[bytes]:
 
 
 def lookup_name(host: str, port: int) -> str:
-    """Return how known_hosts calls a host: its name, for another port than 22 `[name]:port`."""
+    """Return the name of a host in known_hosts: `[name]:port` for another port than 22."""
     return host.lower() if port == SSH_PORT else f"[{host.lower()}]:{port}"
 
 
-def parse_known_hosts(text: str, origin: str) -> Lines:
-    """Return the pins of a known_hosts file; a line that cannot be read is passed over, as OpenSSH does.
+def _parse_known_hosts(text: str, origin: str) -> tuple[tuple[HostKeyEntry, ...], tuple[str, ...]]:
+    """Return the entries of a known_hosts file, and the unreadable lines, which are skipped as OpenSSH does.
 
-    A revocation that cannot be read raises ConfigError: without it a stolen key would count.
+    Raises ConfigError for an unreadable revocation: without it a stolen key would be accepted.
     """
-    pins: list[Pin] = []
+    entries: list[HostKeyEntry] = []
     skipped = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         where = f"{origin}:{number}"
         try:
-            pins.append(_pin(line.split(), where))
+            entries.append(_entry(line.split(), where))
         except NotAKey as problem:
             if line.split()[0] == "@revoked":
-                raise ConfigError(f"{where}: {problem}", "a revoked key must be readable: correct the line") from None
+                raise ConfigError(f"{where}: {problem}", "correct the line: a revoked key must be readable") from None
             skipped.append(f"{where}: {problem}")
-    return Lines(tuple(pins), tuple(skipped))
+    return tuple(entries), tuple(skipped)
 
 
-def parse_host_key(text: str, origin: str) -> Lines:
-    """Return the pins of lines as in known_hosts, which may begin with the type of the key.
-
-    Raises ConfigError for a line that is neither.
-    """
-    pins = []
+def _parse_host_key(text: str, origin: str) -> tuple[HostKeyEntry, ...]:
+    """Return the entries of lines as in known_hosts, with or without hosts. Raises ConfigError."""
+    entries = []
     for line in text.splitlines():
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         try:
-            pins.append(_pin(["", *words] if words[0] in ALGORITHMS else words, origin))
+            entries.append(_entry(["", *words] if words[0] in ALGORITHMS else words, origin))
         except NotAKey as problem:
-            hint = "one line as in known_hosts, or just 'ssh-ed25519 AAAA…': `backupd trust NAME` prints it"
+            hint = "write a line as in known_hosts, or just 'ssh-ed25519 AAAA…': `backupd trust NAME` prints it"
             raise ConfigError(f"{origin}: {problem}", hint) from None
-    return Lines(tuple(pins), ())
+    return tuple(entries)
 
 
-def _pin(words: list[str], origin: str) -> Pin:
+def _entry(words: list[str], origin: str) -> HostKeyEntry:
     marker: Marker = next((marker for marker in _MARKERS if words[0] == marker), "")
     fields = words[1:] if marker else words
     hosts, kind, base64 = [*fields, "", "", ""][:3]
     if hosts.startswith(("SHA256:", "MD5:")):
-        raise NotAKey("this is a fingerprint, and the key itself is needed")
+        raise NotAKey("this is a fingerprint: the key itself is needed")
     if hosts.startswith("@"):
-        raise NotAKey("there are no such marks but @revoked and @cert-authority")
+        raise NotAKey("unknown marker: only @revoked and @cert-authority are supported")
     if not base64:
-        raise NotAKey("this is no line with hosts, type and key")
-    return Pin(hosts, marker, PublicKey.parse(kind, base64), origin)
+        raise NotAKey("this is not a line with hosts, type and key")
+    return HostKeyEntry(hosts, marker, PublicKey.parse(kind, base64), origin)
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Match with `*` and `?` alone: brackets stand for themselves, as in `[host]:port`."""
+    """Match `*` and `?` only: brackets are literal, as in `[host]:port`."""
     parts = (".*" if char == "*" else "." if char == "?" else re.escape(char) for char in re.sub(r"\*+", "*", pattern))
     return re.fullmatch("".join(parts), name, re.DOTALL) is not None
 

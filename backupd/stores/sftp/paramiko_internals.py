@@ -1,23 +1,75 @@
-"""All that backupd uses of paramiko beside its public API, and why each; nothing else in backupd may.
+"""All that backupd uses of paramiko beside its public API, and why each; no other module of backupd may.
 
-paramiko is pinned below 6 for this; tests/stores/sftp/test_paramiko_internals.py holds the installed version to it.
+paramiko is pinned below 6 for this; tests/stores/sftp/test_paramiko_internals.py checks the installed version.
 
-- `SFTPClient._async_request`: many requests under way; the public calls wait for each response.
-- `SFTPClient._read_response`: the response to each write; the public file objects drop those that come late.
+- `SFTPClient._async_request`: many requests in flight; the public calls wait for each response.
+- `SFTPClient._read_response`: the response to each write; the public file objects drop late ones.
 - `SFTPClient._convert_status`: errors that name the request; a status (draft-ietf-secsh-filexfer-02 §7) names none.
-- `SFTPClient._read_packet`: the path of each open handle, for the same purpose.
-- `SFTPAttributes._from_msg`: attributes out of a response to a request that was sent here.
+- `SFTPClient._read_packet`: the path of each open handle, for these errors.
+- `SFTPAttributes._from_msg`: attributes from a response to a request that was sent here.
 - `Transport._parse_kex_init`, `_really_parse_kex_init`: what a server offers, also where no algorithm is common.
-- `AgentSSH._connect`: an SSH agent with a timeout; the public Agent waits without end.
+- `AgentSSH._connect`: an SSH agent with a timeout; the public Agent waits without limit.
 """
 
+import errno
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from paramiko import Message, SFTPAttributes, SFTPClient, Transport
+from paramiko import Channel, Message, SFTPAttributes, SFTPClient, Transport
 from paramiko.agent import AgentSSH
+from paramiko.sftp import (
+    CMD_CLOSE,
+    CMD_EXTENDED,
+    CMD_FSETSTAT,
+    CMD_FSTAT,
+    CMD_HANDLE,
+    CMD_LSTAT,
+    CMD_MKDIR,
+    CMD_OPEN,
+    CMD_OPENDIR,
+    CMD_READ,
+    CMD_READDIR,
+    CMD_REMOVE,
+    CMD_RENAME,
+    CMD_SETSTAT,
+    CMD_STAT,
+    CMD_WRITE,
+    SFTP_EOF,
+    SFTP_NO_SUCH_FILE,
+    SFTP_OK,
+    SFTP_OP_UNSUPPORTED,
+    SFTP_PERMISSION_DENIED,
+)
+
+from backupd.formatting import one_line, printable
+
+_OPERATIONS: Final = {
+    CMD_CLOSE: "close",
+    CMD_FSETSTAT: "set the mode of",
+    CMD_FSTAT: "stat",
+    CMD_LSTAT: "stat",
+    CMD_MKDIR: "make the directory",
+    CMD_OPEN: "open",
+    CMD_OPENDIR: "list",
+    CMD_READ: "read",
+    CMD_READDIR: "list",
+    CMD_REMOVE: "remove",
+    CMD_RENAME: "rename",
+    CMD_SETSTAT: "change",
+    CMD_STAT: "stat",
+    CMD_WRITE: "write",
+}
+_EXTENSIONS: Final = {
+    "posix-rename@openssh.com": "rename",
+    "fsync@openssh.com": "flush",
+    "statvfs@openssh.com": "find the free space of",
+}
+_HANDLE_COMMANDS: Final = frozenset((CMD_CLOSE, CMD_FSETSTAT, CMD_FSTAT, CMD_READ, CMD_READDIR, CMD_WRITE))
+_REMEMBERED: Final = 4096  # requests; far more than are ever in flight
+_MAX_ANSWER_CHARS: Final = 80
+_MAX_PATH_CHARS: Final = 160
 
 
 class ResponseReceiver(ABC):
@@ -39,13 +91,13 @@ def send_request(client: SFTPClient, receiver: ResponseReceiver, kind: int, *arg
 
 
 def receive_response(client: SFTPClient) -> None:
-    """Wait for the next response to any request, and give it to its receiver. Raises SSHException, OSError."""
+    """Wait for the next response to any request, and pass it to its receiver. Raises SSHException, OSError."""
     reader: Any = client
     reader._read_response()  # noqa: SLF001 - see the module
 
 
 def raise_for_status(client: SFTPClient, message: Message) -> None:
-    """Raise what the status `message` means: OSError, EOFError at the end of a file; nothing where it is good."""
+    """Raise the error in the status `message`, if any: OSError, EOFError at the end of a file."""
     converter: Any = client
     converter._convert_status(message)  # noqa: SLF001 - see the module
 
@@ -57,22 +109,25 @@ def read_attributes(message: Message, name: str | None = None) -> SFTPAttributes
     return found
 
 
-class ObservedClient(SFTPClient):
-    """An SFTP client that shows a subclass each request, each response and each status, of paramiko's own calls too."""
+class OperationUnsupported(OSError):
+    """The server does not support the operation."""
 
-    def on_request(self, number: int, kind: int, arguments: tuple[Any, ...]) -> None:
-        """Note a request that was sent."""
 
-    def on_response(self, kind: int, message: Message) -> None:
-        """Note a response; `message` begins with the number of its request, and is a copy."""
+class NamingClient(SFTPClient):
+    """An SFTP client whose OSErrors name operation and remote path: `cannot OPERATION PATH: ANSWER`.
 
-    def on_status(self, number: int, code: int, text: str) -> None:
-        """Raise what the status of request `number` means; nothing where it is good."""
+    Messages are one line, bounded and printable. Servers answer with little more than a status code.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._requests: dict[int, tuple[int, int, tuple[Any, ...]]] = {}  # the last ones, by number modulo _REMEMBERED
+        self._paths: dict[bytes, str] = {}  # of open handles
+        super().__init__(channel)
 
     def _async_request(self, fileobj: Any, t: int, *args: Any) -> int:  # noqa: ANN401 - paramiko's signature
         parent: Any = super()
         number: int = parent._async_request(fileobj, t, *args)  # noqa: SLF001 - see the module
-        self.on_request(number, t, args)
+        self._requests[number % _REMEMBERED] = number, t, args[:2]  # without the data of a write
         return number
 
     def _read_packet(self) -> tuple[int, bytes]:
@@ -80,17 +135,55 @@ class ObservedClient(SFTPClient):
         kind: int
         data: bytes
         kind, data = parent._read_packet()  # noqa: SLF001 - see the module
-        self.on_response(kind, Message(data))
+        if kind == CMD_HANDLE:
+            message = Message(data)
+            _operation, path = self._described(message.get_int())
+            self._paths[message.get_string()] = path
         return kind, data
 
     def _convert_status(self, msg: Message) -> None:
-        self.on_status(int.from_bytes(msg.asbytes()[:4], "big"), msg.get_int(), msg.get_text())
+        number, code, text = int.from_bytes(msg.asbytes()[:4], "big"), msg.get_int(), msg.get_text()
+        if code == SFTP_OK:
+            return
+        if code == SFTP_EOF:
+            raise EOFError(text)
+        operation, path = self._described(number)
+        what = f"cannot {operation} {path}: {one_line(text)[:_MAX_ANSWER_CHARS] or f'status {code}'}"
+        if code in (SFTP_NO_SUCH_FILE, SFTP_PERMISSION_DENIED):
+            raise OSError(errno.ENOENT if code == SFTP_NO_SUCH_FILE else errno.EACCES, what)
+        if code == SFTP_OP_UNSUPPORTED or "unsupported" in text.lower():
+            raise OperationUnsupported(what)
+        raise OSError(what)
+
+    def _described(self, number: int) -> tuple[str, str]:
+        """Return the operation that request `number` asked for, as a verb, and the path that it concerns."""
+        found, kind, arguments = self._requests.get(number % _REMEMBERED, (-1, 0, ()))
+        if found != number:
+            return "complete", "a request"
+        if kind == CMD_EXTENDED:
+            name = _text(arguments[0])
+            operation, arguments = _EXTENSIONS.get(name, f"request {name} for"), arguments[1:]
+            has_handle = name == "fsync@openssh.com"
+        else:
+            operation, has_handle = _OPERATIONS.get(kind, f"complete request {kind} for"), kind in _HANDLE_COMMANDS
+        if not arguments:
+            return operation, "the session"
+        return operation, self._paths.get(arguments[0], "an open file") if has_handle else _shown(arguments[0])
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _shown(path: bytes | str) -> str:
+    text, half = printable(_text(path)), _MAX_PATH_CHARS // 2
+    return text if len(text) <= _MAX_PATH_CHARS else f"{text[:half]}…{text[-half:]}"
 
 
 class ObservedTransport(Transport):
     """A transport that keeps in `offered` what the server offers, by paramiko's names of the fields of KEXINIT.
 
-    paramiko itself keeps it only where something is common to both.
+    paramiko itself keeps it only where an algorithm is common to both.
     """
 
     offered: Mapping[str, Sequence[str]]

@@ -1,4 +1,4 @@
-"""Send a file so that what arrived is known, byte for byte, and what arrived before is not sent again."""
+"""Send a file, verify what arrived byte for byte, and resume from what arrived earlier."""
 
 import hashlib
 import os
@@ -26,257 +26,246 @@ from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
 from backupd.stores.contract import Transfer, VerificationMethod
 from backupd.stores.sftp.connection import CHANNELS, SftpConnection
-from backupd.stores.sftp.files import flush, is_file, made_durable
+from backupd.stores.sftp.files import PRIVATE_MODE, fsync, fsync_writes, is_file, partial_removed_on_error
 from backupd.stores.sftp.protocol import (
     IN_FLIGHT_BYTES,
     WRITE_BLOCK_BYTES,
-    Reads,
+    PipelinedReader,
+    PipelinedWriter,
     RequestPipeline,
-    WriteRefused,
-    Writes,
-    attributes_of,
+    attributes_with,
 )
 
+Advance = Callable[[int], None]
+
 _UPDATE: Final = SFTP_FLAG_READ | SFTP_FLAG_WRITE
-_ANEW: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
-_PRIVATE: Final = 0o600
-_TROUBLE: Final = (OSError, EOFError, SSHException, SFTPError)
-
-
-class ReadBack:
-    """Compares an open remote file with `source`, from byte `begin` on, where both are known to be equal."""
-
-    def __init__(self, source: BinaryIO, client: SFTPClient, handle: object, begin: int, block_bytes: int) -> None:
-        self._source_fd, self._block_bytes, self._began = source.fileno(), block_bytes, begin
-        self._reads = Reads(client, handle, block_bytes, begin)
-        self.equal_bytes = begin  # up to where both are known to be equal
-        self._is_over = False  # as they differ from there on, or nothing is to be had
-
-    def follow(self, written_bytes: int, *, wait: bool) -> None:
-        """Compare what has come of the `written_bytes` there, and ask for the rest of them.
-
-        With `wait`, what is about to come is waited for: that pays where the host is near. A server that gives no file
-        back while it is written to is no longer asked.
-        """
-        whole_blocks = written_bytes - (written_bytes - self._began) % self._block_bytes
-        try:
-            while not self._is_over and self._reads.ask(whole_blocks) and self._comes(wait):
-                self._take()
-        except OSError:
-            self._is_over = True
-
-    def finish(self, end: int, advance: Callable[[int], None]) -> int:
-        """Return up to where, at most `end`, both are equal; `advance` hears of it on the way. Raises OSError."""
-        while not self._is_over and self._reads.ask(end):
-            self._take()
-            advance(self.equal_bytes)
-        return self.equal_bytes
-
-    def _comes(self, wait: bool) -> bool:  # noqa: FBT001 - `follow` has it by name
-        return self._reads.is_coming if wait else self._reads.is_there
-
-    def _take(self) -> None:
-        theirs, ended = self._reads.take()
-        mine = os.pread(self._source_fd, len(theirs), self.equal_bytes)
-        self._is_over = ended or mine != theirs
-        self.equal_bytes += len(mine) if mine == theirs else _common(mine, theirs)
-
-
-_ANSWER: Final = re.compile(rb"([0-9a-f]{64}) [ *]-\r?\n", re.ASCII)  # GNU, busybox and uutils alike
-_LONGEST_ANSWER_BYTES: Final = 256
-_SLOWEST_BYTES_S: Final = 8 << 20  # half of what the slowest NAS does
-_LOOK_S: Final = 1.0
+_CREATE: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
+_READ_BACK: Final[VerificationMethod] = "read-back"
+_HASH_OUTPUT: Final = re.compile(rb"([0-9a-f]{64}) [ *]-\r?\n", re.ASCII)  # of GNU, busybox and uutils alike
+_MAX_OUTPUT_BYTES: Final = 256
+_SLOWEST_HASH_BYTES_S: Final = 8 << 20  # half of what the slowest NAS does
+_POLL_S: Final = 1.0
 _PIECE_BYTES: Final = 1 << 20
 
 
 class RemoteHash:
-    """Asks the other host; one that did not answer as it should is not asked again for as long as this lives."""
+    """Compares by `sha256sum` on the remote host; a host that fails at it once is not asked again by this object."""
 
-    def __init__(self, least_s: float = 60.0) -> None:
-        """Wait `least_s` seconds for an answer, and longer for large files."""
-        self._least_s = least_s
-        self.trouble = ""  # why copies are read back instead
+    def __init__(self, min_timeout_s: float = 60.0) -> None:
+        """Wait `min_timeout_s` seconds for an answer, and longer for large files."""
+        self._min_timeout_s = min_timeout_s
+        self.unavailable_reason = ""
 
-    def confirms(self, source: BinaryIO, path: str, size_bytes: int, link: SftpConnection) -> bool:
-        """Tell whether the remote file `path` begins with the first `size_bytes` of `source`, by its host's word.
+    def confirms(self, source: BinaryIO, path: str, size_bytes: int, connection: SftpConnection) -> bool:
+        """Tell whether, by its host's word, the remote file `path` begins with the first `size_bytes` of `source`.
 
-        Raises nothing of the network: a connection that was lost is noticed by whoever uses it next.
+        Raises nothing for a lost connection: its next use does.
         """
-        if self.trouble:
+        if self.unavailable_reason:
             return False
-        answer = b""
+        output = b""
         with suppress(SSHException, EOFError, OSError):
             command = f"head -c {size_bytes} < {shlex.quote(path)} | sha256sum"
-            answer = _answer(link, command, self._least_s + size_bytes / _SLOWEST_BYTES_S)
-        found = _ANSWER.fullmatch(answer)
+            output = _output(connection, command, self._min_timeout_s + size_bytes / _SLOWEST_HASH_BYTES_S)
+        found = _HASH_OUTPUT.fullmatch(output)
         if found is None:
-            self.trouble = "there is no shell with head and sha256sum for us"
+            self.unavailable_reason = "the account has no shell with head and sha256sum"
         return found is not None and found[1].decode() == _digest(source, size_bytes)
 
 
-Advance = Callable[[int], None]
-
-
 class VerifiedParts:
-    """How much of each part is proven and on the disk there, for as long as this lives: longer than one link.
+    """How much of each remote part is verified and on its disk; outlives a connection, so that retries resume.
 
-    `progress` sees what is done: sending is a stage of whoever lets it be sent, reading back one of its own. A
-    `remote_hash` is asked first.
+    `progress` sees what is done: sending in the caller's stage, reading back in one of its own.
     """
 
     def __init__(self, progress: Progress | None = None, remote_hash: RemoteHash | None = None) -> None:
         self._bytes: dict[str, int] = {}
-        self.sent_bytes = 0  # over all links, also in vain
+        self.sent_bytes = 0  # over all connections, failed transfers included
         self.progress = progress or NoProgress()
         self._remote_hash = remote_hash
 
     @property
-    def doubt(self) -> str:
-        """Why copies are read back though another proof was asked for."""
-        return self._remote_hash.trouble if self._remote_hash else ""
+    def fallback_reason(self) -> str:
+        """Why copies are read back though a remote hash was requested; empty where they are not."""
+        return self._remote_hash.unavailable_reason if self._remote_hash else ""
 
     @property
     def reads_back(self) -> bool:
-        """Whether all is read back, since nothing else proves it."""
-        return self._remote_hash is None or bool(self._remote_hash.trouble)
+        """Whether copies are read back."""
+        return self._remote_hash is None or bool(self._remote_hash.unavailable_reason)
 
-    def by_hash(self, source: BinaryIO, remote: str, size_bytes: int, link: SftpConnection) -> bool:
-        """Tell whether the other host has confirmed that `remote` begins with so many bytes of `source`."""
-        return self._remote_hash is not None and self._remote_hash.confirms(source, remote, size_bytes, link)
+    def confirmed_by_hash(self, source: BinaryIO, remote: str, size_bytes: int, connection: SftpConnection) -> bool:
+        """Tell whether a remote hash confirms that `remote` begins with `size_bytes` of `source`."""
+        return self._remote_hash is not None and self._remote_hash.confirms(source, remote, size_bytes, connection)
 
-    def so_far(self, part: str, there_bytes: int) -> int:
-        """Return how many bytes of `part`, which has so many, need not be read back again."""
+    def verified_bytes(self, part: str, size_bytes: int) -> int:
+        """Return how many bytes of `part`, which now has `size_bytes`, need not be read back again."""
         known = self._bytes.get(part, 0)
-        return known if known <= there_bytes else 0
+        return known if known <= size_bytes else 0
 
-    def forget(self, part: str, right_bytes: int) -> None:
-        """Note that no more of `part` is right than that: what follows is about to be written."""
-        self._bytes[part] = min(self._bytes.get(part, 0), right_bytes)
+    def limit(self, part: str, equal_bytes: int) -> None:
+        """Record that `part` is written from `equal_bytes` on: nothing beyond is verified any more."""
+        self._bytes[part] = min(self._bytes.get(part, 0), equal_bytes)
 
-    def keep(self, part: str, proven_bytes: int) -> None:
-        """Note that so much of `part` is right and survives a power cut."""
-        self._bytes[part] = proven_bytes
-
-
-_READ_BACK: Final[VerificationMethod] = "read-back"
+    def record(self, part: str, equal_bytes: int) -> None:
+        """Record that `equal_bytes` of `part` are right and survive a power failure."""
+        self._bytes[part] = equal_bytes
 
 
-def upload(local: Path, part: str, link: SftpConnection, proven: VerifiedParts) -> Transfer:
-    """Make the remote file `part` equal to `local`, durable where the server can, and prove it.
+class ReadBack:
+    """Compares an open remote file with `source`, from byte `begin` on, up to where they are known to be equal."""
 
-    What an earlier try left there is kept as far as it proves right, but for what `proven` knows of an earlier link.
-    Raises CopyCorrupt when what comes back is not what was sent, ReplicaUnreachable, OSError.
+    def __init__(self, source: BinaryIO, client: SFTPClient, handle: object, begin: int, block_bytes: int) -> None:
+        self._source_fd, self._block_bytes, self._begin = source.fileno(), block_bytes, begin
+        self._reader = PipelinedReader(client, handle, block_bytes, begin)
+        self.equal_bytes = begin
+        self._ended = False  # at a difference, at the end of the remote file, or where it cannot be read
+
+    def follow(self, written_bytes: int, *, wait: bool) -> None:
+        """Compare the blocks that have arrived, and request all whole blocks up to `written_bytes`.
+
+        With `wait`, a block that begins to arrive is waited for, which is faster at low latency. Stops where the server
+        does not read a file that is open for writing.
+        """
+        whole_blocks = written_bytes - (written_bytes - self._begin) % self._block_bytes
+        try:
+            while not self._ended and self._reader.request(whole_blocks) and self._arrives(wait=wait):
+                self._compare_block()
+        except OSError:
+            self._ended = True
+
+    def finish(self, end: int, advance: Advance) -> int:
+        """Return up to where, at most `end`, both are equal; calls `advance` with each offset. Raises OSError."""
+        while not self._ended and self._reader.request(end):
+            self._compare_block()
+            advance(self.equal_bytes)
+        return self.equal_bytes
+
+    def _arrives(self, *, wait: bool) -> bool:
+        return self._reader.has_input if wait else self._reader.has_block
+
+    def _compare_block(self) -> None:
+        remote, at_end = self._reader.next_block()
+        local = os.pread(self._source_fd, len(remote), self.equal_bytes)
+        self._ended = at_end or local != remote
+        self.equal_bytes += len(local) if local == remote else _common_bytes(local, remote)
+
+
+def upload(local: Path, part: str, connection: SftpConnection, verified: VerifiedParts) -> Transfer:
+    """Make the remote file `part` equal to `local`, durable where the server can, and verify it.
+
+    Keeps the bytes of an earlier transfer that are right. Raises CopyCorrupt when the copy reads back differently,
+    ReplicaUnreachable, OSError.
     """
     size_bytes = local.stat().st_size
-    link.widen(_channels_for(size_bytes))
+    connection.open_channels(_channels_for(size_bytes))
     with local.open("rb", buffering=0) as source:
-        there = _found(link.client, part)
-        right, by = _kept(source, part, link, min(there, size_bytes), proven) if there else (0, _READ_BACK)
-        if there is not None and (there > right or not right):
-            right = _cut(link.client, part, right, size_bytes)
-        proven.forget(part, right)
-        if right < size_bytes or not there:
-            with partial_removed_on_error(link.client, part):
-                equal = _send(source, part, link, right, size_bytes, proven)
-            equal, by = compare(source, part, link, equal, size_bytes, proven)
+        found = _size(connection.client, part)
+        equal, method = (0, _READ_BACK)
+        if found:
+            equal, method = _compare_partial(source, part, connection, min(found, size_bytes), verified)
+        if found is not None and (found > equal or not equal):
+            equal = _truncate(connection.client, part, equal, size_bytes)
+        verified.limit(part, equal)
+        resumed = equal
+        if equal < size_bytes or not found:
+            with partial_removed_on_error(connection.client, part):
+                equal = _send(source, part, connection, equal, size_bytes, verified)
+            equal, method = compare(source, part, connection, equal, size_bytes, verified)
             if equal < size_bytes:
                 raise CopyCorrupt(
-                    f"{part} reads back other than it was written, from byte {equal} on",
-                    "test the disk and the memory of that host; it is sent again the next time",
+                    f"{part} reads back differently than written, from byte {equal} on",
+                    "test the disk and the memory of that host; the next replication sends it again",
                 )
-    return Transfer(size_bytes - right, right, by, proven.doubt)
+    return Transfer(size_bytes - resumed, resumed, method, verified.fallback_reason)
 
 
-def _kept(
-    source: BinaryIO, part: str, link: SftpConnection, there_bytes: int, proven: VerifiedParts
+def _compare_partial(
+    source: BinaryIO, part: str, connection: SftpConnection, found_bytes: int, verified: VerifiedParts
 ) -> tuple[int, VerificationMethod]:
-    """Return how much of what is there is right; it is noted only once a power cut there cannot take it away."""
-    known, by = proven.so_far(part, there_bytes), _READ_BACK
-    if there_bytes == os.fstat(source.fileno()).st_size:
-        right, by = compare(source, part, link, known, there_bytes, proven)
+    """Return up to where an earlier transfer's `part` equals `source`; records that only after an fsync."""
+    known, method = verified.verified_bytes(part, found_bytes), _READ_BACK
+    if found_bytes == os.fstat(source.fileno()).st_size:
+        equal, method = compare(source, part, connection, known, found_bytes, verified)
     else:
-        without_gaps = there_bytes - CHANNELS * IN_FLIGHT_BYTES  # what was under way may have arrived in any order
-        if known < without_gaps and proven.by_hash(source, part, without_gaps, link):
+        without_gaps = found_bytes - CHANNELS * IN_FLIGHT_BYTES  # writes in flight may have arrived in any order
+        if known < without_gaps and verified.confirmed_by_hash(source, part, without_gaps, connection):
             known = without_gaps
-        right = matching(source, part, link, known, there_bytes, proven.progress.advance)
-    with suppress(PermissionError), link.client.open(part, "r+") as file:
-        if made_durable(link.client, file.handle):
-            proven.keep(part, right)
-    return right, by
+        equal = _read_back(source, part, connection, known, found_bytes, verified.progress.advance)
+    with suppress(PermissionError), connection.client.open(part, "r+") as file:
+        if fsync(connection.client, file.handle):
+            verified.record(part, equal)
+    return equal, method
 
 
 def compare(
-    source: BinaryIO, remote: str, link: SftpConnection, begin: int, end: int, proven: VerifiedParts
+    source: BinaryIO, remote: str, connection: SftpConnection, begin: int, end: int, verified: VerifiedParts
 ) -> tuple[int, VerificationMethod]:
-    """Return up to where the remote file equals `source`, as it is known to do up to `begin`, and how that was found.
+    """Return up to where, at most `end`, the remote file equals `source`, and the method that verified it.
 
-    The host is asked where that is wished; what it does not confirm is read back. Raises ReplicaUnreachable, OSError.
+    Both are known to be equal up to `begin`. Reads back what no remote hash confirms. Raises ReplicaUnreachable,
+    OSError.
     """
-    if proven.by_hash(source, remote, end, link):
+    if verified.confirmed_by_hash(source, remote, end, connection):
         return end, "remote-hash"
-    return matching(source, remote, link, begin, end, proven.progress.advance), _READ_BACK
+    return _read_back(source, remote, connection, begin, end, verified.progress.advance), _READ_BACK
 
 
-def matching(source: BinaryIO, remote: str, link: SftpConnection, begin: int, end: int, advance: Advance) -> int:
-    """Return up to where, from `begin` to `end`, the remote file equals `source`; `advance` hears on the way."""
+def _read_back(
+    source: BinaryIO, remote: str, connection: SftpConnection, begin: int, end: int, advance: Advance
+) -> int:
     if begin == end:
         return end
-    with link.client.open(remote, "r") as file, link.watched() as watchdog:
-        back = ReadBack(source, link.client, file.handle, begin, link.block_bytes)
-        return back.finish(end, _heard(watchdog.alive, advance))
+    with connection.client.open(remote, "r") as file, connection.watchdog() as watchdog:
+        read_back = ReadBack(source, connection.client, file.handle, begin, connection.block_bytes)
+        return read_back.finish(end, _both(watchdog.reset, advance))
 
 
-def _send(source: BinaryIO, part: str, link: SftpConnection, begin: int, end: int, proven: VerifiedParts) -> int:
-    """Write from `begin` to `end` through as many channels as pay, and make it durable.
+def _send(
+    source: BinaryIO, part: str, connection: SftpConnection, begin: int, end: int, verified: VerifiedParts
+) -> int:
+    """Write from `begin` to `end` over as many channels as are faster, and fsync.
 
-    Returns up to where it was read back on the way: that may be nowhere, and proves no fault.
+    Returns up to where it was read back during the transfer: a lower value than `end` is no error.
     """
-    clients, size = link.channels(_channels_for(end - begin)), min(WRITE_BLOCK_BYTES, link.block_bytes)
-    with link.watched() as watchdog, opened_lanes(clients, part, watchdog.alive, new=begin == 0) as lanes:
-        back = ReadBack(source, lanes[0].client, lanes[0].handle, begin, link.block_bytes)
+    clients, size = connection.channels(_channels_for(end - begin)), min(WRITE_BLOCK_BYTES, connection.block_bytes)
+    progress = verified.progress
+    with connection.watchdog() as watchdog, _writers(clients, part, watchdog.reset, new=begin == 0) as writers:
+        client, handle = writers[0].client, writers[0].handle
+        read_back = ReadBack(source, client, handle, begin, connection.block_bytes)
         for number, offset in enumerate(range(begin, end, size)):
             block = os.pread(source.fileno(), min(size, end - offset), offset)
-            lanes[number % len(lanes)].write(offset, block)
-            proven.sent_bytes += len(block)
-            proven.progress.advance(offset)
-            if proven.reads_back:
-                back.follow(min(lane.written_up_to(offset) for lane in lanes), wait=link.is_near)
-        for lane in lanes:
-            lane.finish()
-        flush(lanes[0].client, lanes[0].handle)
-        proven.progress.stage("prove", end)
-        if proven.reads_back:
-            with suppress(OSError):  # such as a server that gives no file back while it is written to
-                back.finish(end, _heard(watchdog.alive, proven.progress.advance))
-        return back.equal_bytes
+            writers[number % len(writers)].write(offset, block)
+            verified.sent_bytes += len(block)
+            progress.advance(offset)
+            if verified.reads_back:
+                written_bytes = min(writer.written_up_to(offset) for writer in writers)
+                read_back.follow(written_bytes, wait=connection.has_low_latency)
+        for writer in writers:
+            writer.finish()
+        fsync_writes(client, handle)
+        progress.stage("prove", end)
+        if verified.reads_back:
+            with suppress(OSError):  # such as a server that does not read a file while it is open for writing
+                read_back.finish(end, _both(watchdog.reset, progress.advance))
+        return read_back.equal_bytes
 
 
 def _channels_for(size_bytes: int) -> int:
-    """Return how many channels so much can fill."""
     return 1 + size_bytes // IN_FLIGHT_BYTES
 
 
-def _heard(alive: Callable[[], None], advance: Advance) -> Advance:
-    def heard(at: int) -> None:
-        alive()
-        advance(at)
+def _both(reset: Callable[[], None], advance: Advance) -> Advance:
+    def reset_and_advance(offset: int) -> None:
+        reset()
+        advance(offset)
 
-    return heard
-
-
-@contextmanager
-def partial_removed_on_error(client: SFTPClient, part: str) -> Iterator[None]:
-    """Remove what was sent when the server takes no more: a part that fills a disk is in the way of everybody there."""
-    try:
-        yield
-    except WriteRefused:
-        with suppress(OSError, EOFError, SSHException):
-            client.remove(part)
-        raise
+    return reset_and_advance
 
 
-def _found(client: SFTPClient, part: str) -> int | None:
-    """Return the size of `part`, None when there is none; what is no file, but a link, goes. Raises OSError."""
+def _size(client: SFTPClient, part: str) -> int | None:
+    """Return the size of `part`, None when it is missing; removes what is not a regular file. Raises OSError."""
     try:
         found = client.lstat(part)
     except FileNotFoundError:
@@ -287,84 +276,82 @@ def _found(client: SFTPClient, part: str) -> int | None:
     return None
 
 
-def _cut(client: SFTPClient, part: str, right_bytes: int, size_bytes: int) -> int:
-    """Take away what is wrong from `right_bytes` on; returns how many bytes are left and right. Raises OSError.
+def _truncate(client: SFTPClient, part: str, equal_bytes: int, size_bytes: int) -> int:
+    """Remove what follows `equal_bytes`; returns how many equal bytes remain. Raises OSError.
 
-    A server that cannot cut has it written over, or anew where too much would be left.
+    Where the server cannot truncate, the rest is overwritten; `part` is removed if it is longer than `size_bytes`.
     """
-    if right_bytes:
+    if equal_bytes:
         with suppress(OSError):
-            client.truncate(part, right_bytes)
-        if (_found(client, part) or 0) <= size_bytes:
-            return right_bytes
+            client.truncate(part, equal_bytes)
+        if (_size(client, part) or 0) <= size_bytes:
+            return equal_bytes
     client.remove(part)
     return 0
 
 
 @contextmanager
-def opened_lanes(
-    clients: Sequence[SFTPClient], part: str, heard: Callable[[], None], *, new: bool
-) -> Iterator[tuple[Writes, ...]]:
-    """Lend what writes to `part` through each of `clients` that may.
+def _writers(
+    clients: Sequence[SFTPClient], part: str, on_response: Callable[[], None], *, new: bool
+) -> Iterator[tuple[PipelinedWriter, ...]]:
+    """Open `part` for writing on every channel that accepts it.
 
-    A `new` one must not exist; it is private before anything is in it. `heard` is called at each answer.
-    Raises OSError, SSHException.
+    A `new` one must not exist; it is made private before anything is written. Raises OSError, SSHException.
     """
     first, *others = map(RequestPipeline, clients)
-    opened = [
-        (clients[0], first, first.handle(first.ask(CMD_OPEN, part, _ANEW if new else _UPDATE, attributes_of(None))))
-    ]
+    flags = _CREATE if new else _UPDATE
+    opened = [(clients[0], first, first.wait_handle(first.send(CMD_OPEN, part, flags, attributes_with(None))))]
     try:
-        private = first.ask(CMD_FSETSTAT, opened[0][2], attributes_of(_PRIVATE))
-        asked = [asking.ask(CMD_OPEN, part, _UPDATE, attributes_of(None)) for asking in others]
-        with suppress(OSError):  # some servers know no modes; the directory is ours alone
-            first.hear(private)
-        for client, asking, number in zip(clients[1:], others, asked, strict=True):
-            with suppress(OSError):  # a server that lets one at a time write; one lane will do
-                opened.append((client, asking, asking.handle(number)))
-        yield tuple(Writes(client, handle, heard) for client, _asking, handle in opened)
+        set_mode = first.send(CMD_FSETSTAT, opened[0][2], attributes_with(PRIVATE_MODE))
+        requests = [pipeline.send(CMD_OPEN, part, _UPDATE, attributes_with(None)) for pipeline in others]
+        with suppress(OSError):  # some servers have no file modes; the directory is private
+            first.wait(set_mode)
+        for client, pipeline, number in zip(clients[1:], others, requests, strict=True):
+            with suppress(OSError):  # a server that allows one writer at a time: one channel is enough
+                opened.append((client, pipeline, pipeline.wait_handle(number)))
+        yield tuple(PipelinedWriter(client, handle, on_response) for client, _pipeline, handle in opened)
     except (KeyboardInterrupt, SystemExit):
-        opened.clear()  # who is told to stop waits for nobody
+        opened.clear()  # a process that is told to stop waits for no response
         raise
     finally:
-        _close([(asking, handle) for _client, asking, handle in opened])
+        _close([(pipeline, handle) for _client, pipeline, handle in opened])
 
 
 def _close(opened: Sequence[tuple[RequestPipeline, bytes]]) -> None:
-    """Close all, whatever the server says: the contents are proven anyway."""
-    closing = []
-    with suppress(*_TROUBLE):
-        closing = [(asking, asking.ask(CMD_CLOSE, handle)) for asking, handle in opened]
-    for asking, number in closing:
-        with suppress(*_TROUBLE):
-            asking.hear(number)
+    """Close all handles and ignore errors: the contents are verified anyway."""
+    requests = []
+    with suppress(OSError, EOFError, SSHException, SFTPError):
+        requests = [(pipeline, pipeline.send(CMD_CLOSE, handle)) for pipeline, handle in opened]
+    for pipeline, number in requests:
+        with suppress(OSError, EOFError, SSHException, SFTPError):
+            pipeline.wait(number)
 
 
-def _common(one: bytes, other: bytes) -> int:
-    """Return how many bytes both begin with."""
+def _common_bytes(one: bytes, other: bytes) -> int:
+    """Return the length of the common prefix."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _answer(link: SftpConnection, command: str, within_s: float) -> bytes:
-    """Return what `command` says, as far as it is needed. Raises OSError when it takes too long, SSHException."""
-    deadline = time.monotonic() + within_s
-    said = b""
-    with link.watched() as watchdog, link.session() as channel:
-        channel.exec_command(command)  # waits for ever for a yes or a no: hence the watchdog
-        channel.shutdown_write()  # an SFTP server that runs whatever is asked for ends by this
-        while len(said) <= _LONGEST_ANSWER_BYTES and (piece := _piece(channel)) != b"":
-            said += piece or b""
+def _output(connection: SftpConnection, command: str, timeout_s: float) -> bytes:
+    """Return the first bytes of the output of `command`. Raises TimeoutError, OSError, SSHException."""
+    deadline = time.monotonic() + timeout_s
+    output = b""
+    with connection.watchdog() as watchdog, connection.open_session() as channel:
+        channel.exec_command(command)  # waits without limit for a response: the watchdog ends it
+        channel.shutdown_write()  # ends an SFTP server that a host runs for whatever command
+        while len(output) <= _MAX_OUTPUT_BYTES and (piece := _piece(channel)) != b"":
+            output += piece or b""
             if time.monotonic() > deadline:
                 raise TimeoutError
-            watchdog.alive()  # a long digest is silent until its end
-    return said
+            watchdog.reset()  # a long computation is silent until its end
+    return output
 
 
 def _piece(channel: Channel) -> bytes | None:
-    """Return what was said meanwhile, None when nothing was, and nothing at the end."""
-    channel.settimeout(_LOOK_S)
+    """Return what arrives within _POLL_S: None when nothing did, nothing (b"") at the end."""
+    channel.settimeout(_POLL_S)
     with suppress(TimeoutError):
-        return channel.recv(_LONGEST_ANSWER_BYTES)
+        return channel.recv(_MAX_OUTPUT_BYTES)
     return None
 
 

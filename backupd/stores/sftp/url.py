@@ -1,4 +1,4 @@
-"""Where a replica is, as its URL says it."""
+"""The URL of a replica: a directory of this host, or of another one over SFTP."""
 
 import re
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from backupd.formatting import printable
 SSH_PORT: Final = 22
 HOME: Final = "."
 _FORMS: Final = "sftp://USER@HOST:PORT/PATH for another host, file:/PATH for a directory of this one"
-_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_.-]{1,253}", re.ASCII)  # a name or an IPv4 address, and never an option
+_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_.-]{1,253}", re.ASCII)  # a name or an IPv4 address, never an option
 _SCP: Final = re.compile(r"(?:[^@/:]+@)?[^@/:]+:(?!//)")
 
 
 @dataclass(frozen=True, slots=True)
 class SftpAddress:
-    """A directory of an account on another host; a relative `path` starts where a login ends up."""
+    """A directory of an account on another host; a relative `path` starts in the login directory."""
 
     host: str
     port: int
@@ -34,7 +34,7 @@ class SftpAddress:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryAddress:
-    """A directory that is mounted here."""
+    """A directory of this host."""
 
     path: Path
 
@@ -43,12 +43,12 @@ Address = SftpAddress | DirectoryAddress
 
 
 def host_and_port(host: str, port: int) -> str:
-    """Write both for people: `nas:22`, `[fd00::7]:2222`."""
+    """Return both for people: `nas:22`, `[fd00::7]:2222`."""
     return printable(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
 def parse_address(url: str) -> Address:
-    """Return what `url` (or a plain absolute path) means. Raises ConfigError, with no password in it."""
+    """Return the address in `url` (or a plain absolute path). Raises ConfigError, with no password in its message."""
     if not url.isprintable():  # urlsplit would drop some control characters, and so read another URL
         raise ConfigError("the URL of a replica holds control characters", f"write {_FORMS}")
     if url.startswith("/"):
@@ -70,7 +70,7 @@ def parse_address(url: str) -> Address:
         raise _refused(url, "is not for SFTP", f"write sftp:// for {parts.scheme}://")
     if _SCP.match(url):
         raise _refused(url, "is written as for scp", f"write {_FORMS}")
-    raise _refused(url, "is of no kind that backupd knows", f"write {_FORMS}")
+    raise _refused(url, "has an unsupported scheme", f"write {_FORMS}")
 
 
 def _sftp(url: str, parts: SplitResult, port: int | None) -> SftpAddress:
@@ -116,7 +116,7 @@ def _decoded(url: str, text: str) -> str:
 
 
 def _checked_path(path: str) -> str:
-    """Return `path` without a slash at its end."""
+    """Return `path` without a trailing slash."""
     if not path.isprintable():
         raise ConfigError(f"the path {printable(path)} holds control characters", "choose another directory")
     if ".." in path.split("/"):

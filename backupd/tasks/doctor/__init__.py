@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backupd.errors import BackupdError
-from backupd.system.files import noting_limits
-from backupd.system.os_errors import remedy, said
-from backupd.system.starting import is_refusal, refusal
+from backupd.system.fs import collect_limits
+from backupd.system.os_errors import foreseen_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +23,11 @@ def run_check(check: str, inspect: Callable[[], str]) -> Finding:
     Limits of the file system that do not matter are added to a good finding.
     """
     try:
-        with noting_limits() as limits:
+        with collect_limits() as limits:
             detail = inspect()
         return Finding(check, ok=True, detail="; ".join((detail, *limits)))
-    except BackupdError as error:
-        return Finding(check, ok=False, detail=error.message, hint=error.hint)
-    except RuntimeError as error:
-        if not is_refusal(error):
+    except Exception as error:
+        foreseen = foreseen_error(error)
+        if foreseen is None:
             raise
-        refused = refusal(error)
-        return Finding(check, ok=False, detail=refused.message, hint=refused.hint)
-    except OSError as error:
-        return Finding(check, ok=False, detail=said(error), hint=remedy(error))
+        return Finding(check, ok=False, detail=foreseen.message, hint=foreseen.hint)

@@ -17,9 +17,9 @@ from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 from backupd.sqlite.swap_journal import pending
-from backupd.system.files import fsync_directory, note_readers, write_durably
-from backupd.system.os_errors import dangling
-from backupd.system.owners import SAME_NAMESPACE
+from backupd.system.fs import fsync_directory, note_extra_access, write_durably
+from backupd.system.os_errors import dangling_link
+from backupd.system.owners import NAMESPACE_HINT
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.tasks.doctor import Finding, run_check
@@ -63,14 +63,14 @@ def _time_zone(request: BackupRequest) -> Finding:
 
 
 def _write_rename_delete(context: TaskContext) -> str:
-    if link := dangling(context.store.directory):
+    if link := dangling_link(context.store.directory):
         raise StoreUnusable(link, "mount what the link leads to, or correct backups_dir (BACKUPD_BACKUPS_DIR)")
     context.store.prepare()
     name = f"doctor-{secrets.token_hex(4)}"
     first, second = context.store.hidden / f"{name}.a", context.store.directory / f".{name}.b"
     try:
         write_durably(first, b"written, renamed and deleted by backupd doctor")
-        note_readers(first)
+        note_extra_access(first)
         first.rename(second)
         fsync_directory(context.store.directory)
     finally:
@@ -137,12 +137,12 @@ def _readable(request: BackupRequest) -> str:
         raise SourceUnusable(
             f"{source.path} is readable now, but its {source.unmapped} is not mapped in this user namespace: "
             "it cannot be restored in place, nor backed up as an idle WAL database",
-            SAME_NAMESPACE,
+            NAMESPACE_HINT,
         )
-    where = f"{source.path}: {human_bytes(source.size_bytes)}, on {seen['filesystem']}, uid {source.uid}"
+    where = f"{source.path}: {human_bytes(source.size_bytes)}, on {probed['filesystem']}, uid {source.uid}"
     if probed["encrypted"]:
         return f"{where}, encrypted: copied as it is; only the app can check its integrity"
-    return f"{where}, {seen['journal_mode']}, written by SQLite {seen['writer']}, readable with SQLite {copier}"
+    return f"{where}, {probed['journal_mode']}, written by SQLite {probed['writer']}, readable with SQLite {copier}"
 
 
 def _space(request: BackupRequest, context: TaskContext) -> str:
@@ -181,9 +181,7 @@ def _catalog(inventory: Inventory, context: TaskContext) -> str:
     with read_catalog(path) as catalog:
         catalog.runs(limit=1)
     if not os.access(path, os.W_OK, effective_ids=True):  # SQLite would open it read-only
-        raise CatalogUnavailable(
-            f"{path} is not writable: no run is recorded", "give it to backupd's user (chown)"
-        )
+        raise CatalogUnavailable(f"{path} is not writable: no run is recorded", "give it to backupd's user (chown)")
     return f"{path} is usable"
 
 
@@ -205,7 +203,7 @@ def _quarantine(context: TaskContext) -> Iterator[Finding]:
     for copy in context.quarantine.copies():
         age = human_age((now - copy.since).total_seconds())
         detail = f"{copy.name} is a damaged copy, {age} old, {human_bytes(copy.size_bytes)}"
-        hint = f"read findings.txt in {copy.place}; backupd clean removes it after {KEPT_FOR.days} days"
+        hint = f"read findings.txt in {copy.directory}; backupd clean removes it after {KEPT_FOR.days} days"
         yield Finding("quarantine", ok=False, detail=detail, hint=hint)
 
 

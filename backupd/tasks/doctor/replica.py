@@ -24,7 +24,8 @@ def check_replica(request: ReplicationRequest, connect: Connect, context: TaskCo
     def probe() -> str:
         with replica_errors(name), connect() as replica:
             probed.append(replica.probe())
-        lacks = f"; its server lacks {', '.join(probed[0].lacks)}, which is not required" if probed[0].lacks else ""
+        missing = probed[0].missing_features
+        lacks = f"; its server lacks {', '.join(missing)}, which are not required" if missing else ""
         return f"host key, login, write, read back, rename and delete work{lacks}"
 
     yield run_check(f"replica {name}", probe)

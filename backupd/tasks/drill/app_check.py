@@ -6,23 +6,22 @@ import secrets
 import select
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import Final, Self
 
-from backupd.errors import CheckFailed, DrillFailed
+from backupd.errors import CheckFailed, DrillFailed, ProcessRefused
 from backupd.formatting import printable
 from backupd.model import SourceFacts
 from backupd.sqlite.encryption import is_encrypted
 from backupd.sqlite.query import ask_copy
-from backupd.system.files import write_durably
-from backupd.system.http import CallFailed, call
-from backupd.system.starting import starting
+from backupd.system.fs import write_durably
+from backupd.system.http import RequestFailed, send_request
+from backupd.system.process import close_input, pipe, process_start_errors, start_module
 from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.drill.app_database import AppDatabase
 from backupd.tasks.options import AppProof, DrillRequest
@@ -97,7 +96,7 @@ def _require_migrated(app: AppProof, database: Path) -> None:
     found = ask_copy(database, app.query, app.timeout_s)
     if app.user_version is not None and found.user_version < app.user_version:
         raise DrillFailed(
-            f"PRAGMA user_version is {found.user_version}, expected {app.user_version} or later: migrations did not apply",
+            f"PRAGMA user_version is {found.user_version}, expected at least {app.user_version}",
             _SEE_THE_APP,
         )
     if app.query is not None and found.answer != app.answer:
@@ -110,10 +109,10 @@ def _require_migrated(app: AppProof, database: Path) -> None:
 def health_problem(url: str) -> str:
     """Request `url` once; return how it answered, empty for 200."""
     try:
-        reply = call(url, timeout_s=_ANSWER_S, direct=True)
-    except CallFailed as error:
+        response = send_request(url, timeout_s=_ANSWER_S, direct=True)
+    except RequestFailed as error:
         return f"no answer: {error}"
-    return "" if reply.status == http.client.OK else f"it {reply.words()}"
+    return "" if response.status == http.client.OK else f"it {response.words()}"
 
 
 def _require_healthy(url: str, timeout_s: float) -> None:
@@ -158,39 +157,32 @@ class Command:
         self._words = words
         self._output = b""
         self._reader = threading.Thread(target=self._read, name="command", daemon=True)
-        with starting():
-            self._process = subprocess.Popen(  # noqa: S603 - the operator configured it
-                [sys.executable, "-P", "-m", "backupd.system.process_group", *words],
-                env=dict(environ),
-                cwd=directory,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # this process handles the terminal's Ctrl-C
-            )
-            try:
+        self._process = start_module(
+            "backupd.system.process_group", *words, directory=directory, environ=environ, stderr=subprocess.PIPE
+        )
+        try:
+            with process_start_errors():
                 self._reader.start()
-            except RuntimeError:
-                self._process.communicate()  # it ends with its standard input
-                raise
+        except ProcessRefused:
+            self._process.communicate()  # it ends with its standard input
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with suppress(BrokenPipeError):
-            _pipe(self._process.stdin).close()
+        close_input(self._process)
         try:
             self._process.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._reader.join(_OUTPUT_S)  # a process that left the group may keep the pipe open
-        _pipe(self._process.stdout).close()
+        pipe(self._process.stdout).close()
 
     def require_success(self, timeout_s: float) -> None:
         """Wait for its end. Raises DrillFailed unless it exits with 0 within `timeout_s`."""
-        answer = _pipe(self._process.stdout)
+        answer = pipe(self._process.stdout)
         ready, _, _ = select.select([answer], [], [], timeout_s)
         if not ready:
             raise DrillFailed(
@@ -217,15 +209,10 @@ class Command:
         return printable(os.path.basename(self._words[0]))  # noqa: PTH119 - a word, not yet a path
 
     def _read(self) -> None:
-        stream = _pipe(self._process.stderr)
+        stream = pipe(self._process.stderr)
         with stream:
             while chunk := os.read(stream.fileno(), 1 << 16):
                 self._output = (self._output + chunk)[-_OUTPUT_BYTES:]
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None  # noqa: S101 - for the type checker: it is a pipe
-    return stream
 
 
 def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:

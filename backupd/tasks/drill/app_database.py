@@ -15,8 +15,8 @@ from backupd.errors import TargetRefused
 from backupd.model import SourceFacts
 from backupd.sqlite.database_files import same_place, side_files
 from backupd.sqlite.mounts import mounted_apart
-from backupd.system.files import fsync_directory, fsync_file, give, set_mode, write_durably
-from backupd.system.owners import owner_or
+from backupd.system.fs import change_owner, fsync_directory, fsync_file, set_mode, write_durably
+from backupd.system.owners import owner_or_directory_owner
 
 
 class AppDatabase:
@@ -115,7 +115,9 @@ class AppDatabase:
     def _refuse_unsafe(self) -> None:
         directory = self._path.parent
         if not directory.is_dir():
-            raise TargetRefused(f"the directory {directory} of place_at does not exist", "create it, or mount its volume")
+            raise TargetRefused(
+                f"the directory {directory} of place_at does not exist", "create it, or mount its volume"
+            )
         if self._path.is_symlink():
             raise TargetRefused(f"place_at {self._path} is a symbolic link", "give the path of the file itself")
         if (apart := mounted_apart(os.path.realpath(self._path))) is not None:
@@ -141,6 +143,6 @@ def _copy(restored: Path, part: Path, origin: SourceFacts) -> None:
     with restored.open("rb") as source, open(descriptor, "wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
         set_mode(descriptor, origin.mode & 0o777, part)
-        uid, gid = owner_or(origin.uid, origin.gid, part.parent)
+        uid, gid = owner_or_directory_owner(origin.uid, origin.gid, part.parent)
         if os.geteuid() == 0 and uid is not None:
-            give(descriptor, uid, gid, part)
+            change_owner(descriptor, uid, gid, part)

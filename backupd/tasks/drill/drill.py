@@ -157,8 +157,9 @@ def _newest(request: DrillRequest, inventory: Inventory, run: DrillRun, context:
         run.warn(f"newer copies at {request.store} are damaged or dated in the future: {', '.join(passed_over)}")
     if age_s > request.max_age_s:
         raise DrillFailed(
-            f"the newest verified copy of {request.source} at {request.store} ({manifest.id}) is {human_duration(age_s)} "
-            f"old, more than {human_duration(request.max_age_s)}: a restore would lose everything since then",
+            f"the newest verified copy of {request.source} at {request.store} ({manifest.id}) is "
+            f"{human_duration(age_s)} old, more than {human_duration(request.max_age_s)}: a restore "
+            "would lose everything since then",
             "see in backupd status why nothing newer is sent, then run backupd replicate",
         )
     return manifest

@@ -12,8 +12,8 @@ from backupd.model import Manifest
 from backupd.sqlite.integrity import Inspection, checking
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
-from backupd.system.files import is_full
-from backupd.system.os_errors import why_full
+from backupd.system.fs import is_disk_full
+from backupd.system.os_errors import explain_full
 from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, watching_space
@@ -105,8 +105,8 @@ def extract_verified(
         target.unlink(missing_ok=True)
         if isinstance(error, CopyCorrupt):
             raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
-        if isinstance(error, OSError) and is_full(error):
-            what, hint = why_full(error, target.parent)
+        if isinstance(error, OSError) and is_disk_full(error):
+            what, hint = explain_full(error, target.parent)
             raise NoSpace(what, f"{hint}, and try again") from error
         raise
 

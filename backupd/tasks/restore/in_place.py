@@ -23,7 +23,7 @@ from backupd.sqlite.swap import remove_part, side_files, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
 from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
 from backupd.stores.contract import Archives
-from backupd.system.files import noting_limits
+from backupd.system.fs import collect_limits
 from backupd.system.owners import owner_text
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
@@ -49,8 +49,8 @@ def restore_in_place(
     if request.dry_run:
         manifest, run = choose(), context.new_run("restore", request.source, RestoreDetails())
         with _offering_online(request, context):
-            result = _rehearse(manifest, request, run)
-        return run.report, result
+            rehearsed = _rehearse(manifest, request, run)
+        return run.report, rehearsed
     result = None
     with (
         context.run("restore", request.source, RestoreDetails()) as run,
@@ -104,7 +104,7 @@ def _rehearse(manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> R
     """Return the result that the restore would have; owner and mode are tried on an unnamed file."""
     target = _inspect(manifest, request)
     _warn_of_directory(target, manifest, request, run)
-    with noting_limits() as limits:
+    with collect_limits() as limits:
         owner, mode = target.rehearse(manifest.origin)
     return replace(planned_result(manifest, request, target), owner=owner, mode=mode, notes=tuple(limits))
 

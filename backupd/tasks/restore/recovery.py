@@ -1,4 +1,4 @@
-"""What a restore finds at its target: the leftovers of a killed restore, which it finishes or undoes, and a database."""
+"""What a restore finds at its target: a killed restore, which it finishes or undoes, and a database."""
 
 import os
 import stat
@@ -12,7 +12,7 @@ from backupd.sqlite.history import end_online, online_begun, took_effect
 from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.swap import heal
 from backupd.sqlite.swap_journal import pending
-from backupd.system.owners import where_owned
+from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 
 _EMPTY_BYTES: Final = 1  # SQLite also takes a file of one byte for a new database
@@ -33,7 +33,9 @@ def recover_restore(path: Path, context: TaskContext) -> None:
     except PermissionError as error:
         raise TargetRefused(
             f"uid {os.geteuid()} may not write to {target.parent}: {error.strerror}",
-            where_owned(target.parent, "run backupd as its owner (PUID), or as root with the capability DAC_OVERRIDE"),
+            ownership_hint(
+                target.parent, "run backupd as its owner (PUID), or as root with the capability DAC_OVERRIDE"
+            ),
         ) from error
     if recovered is not None:
         detail = f"; {recovered.detail}" if recovered.detail else ""

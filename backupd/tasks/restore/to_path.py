@@ -12,7 +12,7 @@ from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
 from backupd.sqlite.database_files import side_files
 from backupd.stores.contract import Archives
-from backupd.system.files import fsync_directory, give, noting_limits, set_mode
+from backupd.system.fs import change_owner, collect_limits, fsync_directory, set_mode
 from backupd.system.owners import owner_of
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
@@ -38,7 +38,7 @@ def restore_to_path(
     """
     target = target.absolute()
     refuse_unsafe(target)
-    with noting_limits() as limits:
+    with collect_limits() as limits:
         if dry_run:
             require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
             owner, mode = _rehearse(target, manifest.origin)
@@ -114,7 +114,11 @@ def _sweep_old_parts(target: Path) -> None:
 def _apply_ownership(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | None, int]:
     """Give the open file mode and owner of the source; return owner, None where it stays that of us, and mode."""
     mode = set_mode(descriptor, origin.mode & 0o777, target)
-    given = os.geteuid() == 0 and origin.uid is not None and give(descriptor, origin.uid, origin.gid, target) is None
+    given = (
+        os.geteuid() == 0
+        and origin.uid is not None
+        and change_owner(descriptor, origin.uid, origin.gid, target) is None
+    )
     imposed = os.fstat(descriptor).st_uid != os.geteuid()  # on FAT and SMB, by the mount
     return (owner_of(descriptor) if given or imposed else None), mode
 

@@ -13,7 +13,7 @@ from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import Entry, choose_undo, history, require_before
 from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.target import ELSEWHERE, Target
-from backupd.system.files import fsync_directory, noting_limits
+from backupd.system.fs import collect_limits, fsync_directory
 from backupd.system.owners import known_owner, owner_text
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore import RestoreRequest, RestoreResult, Undone
@@ -38,7 +38,7 @@ def plan_undo(request: RestoreRequest, context: TaskContext, *, redo: bool) -> R
 
 
 def is_in_use(request: RestoreRequest) -> bool:
-    """Return whether the database exists and is open. Raises TargetInUse where only side files are open, TargetRefused."""
+    """Whether the database exists and is open. Raises TargetRefused; TargetInUse where only side files are open."""
     with _without_elsewhere():
         target = Target.inspect(request.path)
         try:
@@ -55,7 +55,7 @@ def undo_in_place(
 ) -> tuple[RunReport[RestoreDetails], RestoreResult | None]:
     """Put the database that a restore kept back in place; the current one is kept."""
     if request.dry_run:
-        with _without_elsewhere(), noting_limits() as limits:
+        with _without_elsewhere(), collect_limits() as limits:
             planned, target, _ = _inspect(request, entry)
             fsync_directory(target.path.parent)
         report = context.new_run("restore", request.source, RestoreDetails()).report

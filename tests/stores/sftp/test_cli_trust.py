@@ -101,7 +101,7 @@ def test_a_pin_from_a_file_counts_and_one_that_is_unreadable_is_warned_of(
     assert (missing.code, found.code, wrong.code) == (0, 0, 0)
     assert f"cannot read {known_hosts}" in missing.err
     assert "there is nothing to do" in found.out
-    assert "this is a fingerprint, and the key itself is needed" in wrong.err
+    assert "this is a fingerprint: the key itself is needed" in wrong.err
     assert "host_key = " in wrong.out
 
 

@@ -43,10 +43,10 @@ def test_without_a_pin_no_key_is_good_enough(keys: Path) -> None:
         pinned().check("nas", 2222, key_of(keys / "ed25519"))
     assert refused.value.exit_code == 1
     assert refused.value.message == (
-        f"nas:2222 shows the host key ssh-ed25519 {fingerprint_of(keys / 'ed25519')}; none is pinned"
+        f"nas:2222 sent the host key ssh-ed25519 {fingerprint_of(keys / 'ed25519')}; no key is pinned"
     )
     assert "`backupd trust offsite`" in refused.value.hint
-    assert pinned().types("nas", 2222) == ()
+    assert pinned().algorithms("nas", 2222) == ()
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "ecdsa521"])
@@ -62,10 +62,10 @@ def test_a_changed_key_is_refused_with_both_fingerprints_and_what_to_do(keys: Pa
     with pytest.raises(HostKeyChanged) as refused:
         pinned(public(keys / "ed25519")).check("fd00::7", 2222, key_of(keys / "other"))
     assert refused.value.message == (
-        f"[fd00::7]:2222 shows the host key ssh-ed25519 {fingerprint_of(keys / 'other')}; "
+        f"[fd00::7]:2222 sent the host key ssh-ed25519 {fingerprint_of(keys / 'other')}; "
         f"pinned is ssh-ed25519 {fingerprint_of(keys / 'ed25519')}"
     )
-    assert "somebody may stand in between" in refused.value.hint
+    assert "this may be a man-in-the-middle" in refused.value.hint
     assert "`backupd trust offsite`" in refused.value.hint
 
 
@@ -78,11 +78,11 @@ def test_several_lines_pin_several_keys(keys: Path) -> None:
     pins = pinned("\n".join(public(keys / kind) for kind in ("rsa", "ecdsa", "ed25519", "other")))
     for kind in ("rsa", "ecdsa", "ed25519", "other"):
         pins.check("nas", 22, key_of(keys / kind))
-    assert pins.types("nas", 22) == ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256")
+    assert pins.algorithms("nas", 22) == ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256")
 
 
 def test_a_key_that_is_pinned_for_another_host_is_unknown(keys: Path) -> None:
-    with pytest.raises(HostKeyUnknown, match="what is pinned is for other hosts, not for nas"):
+    with pytest.raises(HostKeyUnknown, match="the pinned keys are for other hosts, not for nas"):
         pinned(f"nas.example.com {public(keys / 'ed25519')}").check("nas", 22, key_of(keys / "ed25519"))
 
 
@@ -106,7 +106,7 @@ def test_a_key_that_is_pinned_for_another_host_is_unknown(keys: Path) -> None:
 def test_a_line_is_for_the_hosts_that_openssh_finds_it_for(keys: Path, tmp_path: Path, hosts: str) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"{hosts} {public(keys / 'ed25519')}\n")
-    pin = pinned(known_hosts=known_hosts).pins[0]
+    pin = pinned(known_hosts=known_hosts).entries[0]
     for host in ("nas", "nas.example.com", "192.0.2.7", "fd00::7", "other"):
         for port in (22, 2222):
             name = host if port == 22 else f"[{host}]:{port}"
@@ -123,7 +123,7 @@ def test_hashed_names_are_those_that_openssh_has_hashed(keys: Path, tmp_path: Pa
     known_hosts.write_text("".join(f"{name} {public(keys / 'rsa')}\n" for name in ("nas", "[nas]:2222", "fd00::7")))
     subprocess.run(["ssh-keygen", "-H", "-f", known_hosts], check=True, capture_output=True)
     assert known_hosts.read_text().count("|1|") == 3
-    pins = pinned(known_hosts=known_hosts).pins
+    pins = pinned(known_hosts=known_hosts).entries
     wanted = [("nas", 22), ("nas", 2222), ("fd00::7", 22), ("other", 22)]
     assert [[pin.is_for(*where) for where in wanted] for pin in pins] == [
         [True, False, False, False],
@@ -157,22 +157,22 @@ def test_a_revoked_key_is_refused_wherever_else_it_is_pinned(keys: Path, tmp_pat
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"@revoked nas {public(keys / 'ed25519')}\n")
     pins = pinned(public(keys / "ed25519") + "\n" + public(keys / "rsa"), known_hosts)
-    with pytest.raises(HostKeyRefused, match="shows a revoked host key, ssh-ed25519 SHA256:"):
+    with pytest.raises(HostKeyRefused, match="sent a revoked host key, ssh-ed25519 SHA256:"):
         pins.check("nas", port, key_of(keys / "ed25519"))
     pins.check("nas", port, key_of(keys / "rsa"))
-    assert pins.types("nas", port) == ("rsa-sha2-512", "rsa-sha2-256")
+    assert pins.algorithms("nas", port) == ("rsa-sha2-512", "rsa-sha2-256")
 
 
 def test_a_host_whose_only_key_is_revoked_is_unknown(keys: Path) -> None:
     key = public(keys / "ed25519")
-    with pytest.raises(HostKeyUnknown, match="every key that is pinned for it is revoked as well"):
+    with pytest.raises(HostKeyUnknown, match="every pinned key is revoked as well"):
         pinned(f"nas {key}\n@revoked * {key}").check("nas", 22, key_of(keys / "rsa"))
 
 
 def test_a_certificate_authority_alone_pins_nothing_and_says_so(keys: Path) -> None:
     authority = f"@cert-authority *.example.com {public(keys / 'other')}\n"
     for key in ("other", "ed25519"):
-        with pytest.raises(HostKeyUnknown, match=r"a certificate authority .@cert-authority. alone"):
+        with pytest.raises(HostKeyUnknown, match=r"only a certificate authority .@cert-authority. is pinned"):
             pinned(authority).check("nas.example.com", 22, key_of(keys / key))
     pinned(f"{authority}nas.example.com {public(keys / 'rsa')}").check("nas.example.com", 22, key_of(keys / "rsa"))
 
@@ -180,15 +180,15 @@ def test_a_certificate_authority_alone_pins_nothing_and_says_so(keys: Path) -> N
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("SHA256:abcdef", "this is a fingerprint, and the key itself is needed"),
-        ("nas", "this is no line with hosts, type and key"),
-        ("ssh-ed25519", "this is no line with hosts, type and key"),
+        ("SHA256:abcdef", "this is a fingerprint: the key itself is needed"),
+        ("nas", "this is not a line with hosts, type and key"),
+        ("ssh-ed25519", "this is not a line with hosts, type and key"),
         ("nas ssh-dss AAAAB3NzaC1kc3MAAACB", "keys of type ssh-dss are not supported"),
         ("nas sk-ssh-ed25519@openssh.com AAAA", "keys of type sk-ssh-ed25519@openssh.com are not supported"),
-        ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==", "the ssh-ed25519 key is damaged or cut off"),
-        ("ssh-ed25519 %%%%", "the ssh-ed25519 key is damaged or cut off"),
-        ("ssh-ed25519 AA==", "the ssh-ed25519 key is damaged or cut off"),
-        ("@trusted nas ssh-ed25519 AAAA", "there are no such marks but @revoked and @cert-authority"),
+        ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==", "the ssh-ed25519 key is damaged or truncated"),
+        ("ssh-ed25519 %%%%", "the ssh-ed25519 key is damaged or truncated"),
+        ("ssh-ed25519 AA==", "the ssh-ed25519 key is damaged or truncated"),
+        ("@trusted nas ssh-ed25519 AAAA", "unknown marker: only @revoked and @cert-authority are supported"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "keys of type"),
     ],
 )
@@ -214,7 +214,7 @@ def test_unreadable_lines_of_a_file_are_passed_over_and_named_where_nothing_is_l
     known_hosts.write_text(f"# old\n\nnas 1024 35 1234\nnas {public(keys / 'ed25519')}\n")
     pinned(known_hosts=known_hosts).check("nas", 22, key_of(keys / "ed25519"))
     known_hosts.write_text("nas 1024 35 1234\n")
-    with pytest.raises(HostKeyUnknown, match=r"no line that could pin one is readable: .*known_hosts:1: "):
+    with pytest.raises(HostKeyUnknown, match=r"no line that pins a key is readable: .*known_hosts:1: "):
         pinned(known_hosts=known_hosts).check("nas", 22, key_of(keys / "ed25519"))
 
 

@@ -11,7 +11,7 @@ from paramiko import ECDSAKey, ServerInterface, Transport
 from trust_sshd import Starter, fingerprint_of, relayed
 
 from backupd.errors import ReplicaUnreachable, ServerIncompatible, ServerTooOld
-from backupd.stores.sftp.connection import EVERY_TYPE, fetch_host_keys, shake_hands
+from backupd.stores.sftp.handshake import EVERY_ALGORITHM, fetch_host_keys, shake_hands
 from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey, fingerprint
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from support.daemon import free_port
@@ -58,8 +58,8 @@ def test_a_server_with_several_keys_shows_the_one_that_is_pinned(sshd: Starter, 
         ObservedTransport(plain) as transport,
     ):
         pins = PinnedKeys.read("offsite", server.host_key(kind).with_suffix(".pub").read_text(), None)
-        first = pins.types(server.host, server.port)
-        transport.get_security_options().key_types = (*first, *(t for t in EVERY_TYPE if t not in first))
+        first = pins.algorithms(server.host, server.port)
+        transport.get_security_options().key_types = (*first, *(t for t in EVERY_ALGORITHM if t not in first))
         key = shake_hands(transport, server.host, server.port, 30)
         pins.check(server.host, server.port, key)
         assert PublicKey.of(key) == pins.keys(server.host, server.port)[0]
@@ -69,8 +69,7 @@ def test_a_server_that_only_signs_with_sha1_is_too_old(sshd: Starter) -> None:
     with sshd("HostKeyAlgorithms ssh-rsa") as server, pytest.raises(ServerTooOld) as refused:
         fetch_host_keys(server.host, server.port, 30)
     assert refused.value.message.startswith(
-        f"127.0.0.1:{server.port} has no host key algorithm that is still safe: "
-        "it offers ssh-rsa; backupd has ssh-ed25519, "
+        f"127.0.0.1:{server.port} offers no safe host key algorithm: it offers ssh-rsa; backupd supports ssh-ed25519, "
     )
     assert "ed25519" in refused.value.hint
 
@@ -86,7 +85,7 @@ def test_a_server_with_nothing_but_broken_algorithms_is_too_old(sshd: Starter, l
     with sshd(line) as server, pytest.raises(ServerTooOld) as refused:
         fetch_host_keys(server.host, server.port, 30)
     names = line.split()[1].replace(",", ", ")
-    assert f"has no {what} algorithm that is still safe: it offers {names}; backupd has " in refused.value.message
+    assert f"offers no safe {what} algorithm: it offers {names}; backupd supports " in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,10 @@ def test_a_server_with_algorithms_that_this_client_lacks_is_not_called_unsafe(
         fetch_host_keys(server.host, server.port, 30)
     names = line.split()[1].replace(",", ", ")
     assert not isinstance(refused.value, ServerTooOld)
-    assert f"has no {what} algorithm that backupd has: it offers {names}; backupd has " in refused.value.message
+    assert (
+        f"offers no {what} algorithm that backupd supports: it offers {names}; backupd supports "
+        in refused.value.message
+    )
     assert f"({line.partition(' ')[0]} in sshd_config)" in refused.value.hint
     assert len(refused.value.message) < 600
 
@@ -120,7 +122,10 @@ def test_a_server_whose_host_key_is_of_a_newer_type_is_not_called_unsafe() -> No
     with recording_server(talk) as port, pytest.raises(ServerIncompatible) as refused:
         fetch_host_keys("127.0.0.1", port, 30)
     assert not isinstance(refused.value, ServerTooOld)
-    assert "has no host key algorithm that backupd has: it offers sk-ssh-ed25519@openssh.com; " in refused.value.message
+    assert (
+        "offers no host key algorithm that backupd supports: it offers sk-ssh-ed25519@openssh.com; "
+        in refused.value.message
+    )
 
 
 def test_keys_that_have_arrived_stay_when_a_later_connection_fails(sshd: Starter) -> None:
@@ -147,7 +152,7 @@ def test_a_name_that_nobody_knows_is_unreachable() -> None:
 def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
     with (
         recording_server(lambda connection: connection.sendall(b"HTTP/1.1 400 \x1b[2JBad Request\r\n" * 200)) as port,
-        pytest.raises(ReplicaUnreachable, match="answers, but not as an SSH server does") as refused,
+        pytest.raises(ReplicaUnreachable, match="answers, but not as an SSH server") as refused,
     ):
         fetch_host_keys("127.0.0.1", port, 30)
     assert refused.value.message.isprintable()
@@ -156,7 +161,7 @@ def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
 def test_a_connection_that_is_closed_at_once_is_unreachable() -> None:
     with (
         recording_server(lambda _: None) as port,
-        pytest.raises(ReplicaUnreachable, match="closed the connection before it showed a host key"),
+        pytest.raises(ReplicaUnreachable, match="closed the connection before it sent a host key"),
     ):
         fetch_host_keys("127.0.0.1", port, 30)
 
@@ -172,7 +177,7 @@ def test_a_server_that_shows_a_key_of_another_type_than_agreed_is_not_asked_for_
 
     with (
         recording_server(talk, times=2) as port,
-        pytest.raises(ReplicaUnreachable, match="shows a host key of another type than the agreed one"),
+        pytest.raises(ReplicaUnreachable, match="sent a host key of another type than the agreed one"),
     ):
         fetch_host_keys("127.0.0.1", port, 30)
 

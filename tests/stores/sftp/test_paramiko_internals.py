@@ -19,8 +19,8 @@ from paramiko.sftp import CMD_ATTRS, CMD_LSTAT, CMD_STAT, CMD_STATUS, SFTP_NO_SU
 
 import backupd.stores.sftp
 from backupd.stores.sftp import paramiko_internals
-from backupd.stores.sftp.client import NamingClient
 from backupd.stores.sftp.paramiko_internals import (
+    NamingClient,
     ObservedTransport,
     ResponseReceiver,
     raise_for_status,
@@ -54,7 +54,7 @@ def test_a_private_function_of_paramiko_has_the_signature_that_is_used(
 def test_no_other_module_of_the_sftp_store_uses_private_names_of_another_object() -> None:
     rest = [file for file in Path(backupd.stores.sftp.__file__).parent.glob("*.py") if "internals" not in file.name]
     used = {f"{file.name}: {name}" for file in rest for name in private_names_of_others(ast.parse(file.read_text()))}
-    assert used == {"connection.py: link._open"}, "a Link, in its own class method"
+    assert used == {"connection.py: connection._open_client"}, "an SftpConnection, in its own class method"
     assert len(rest) > 5
 
 
@@ -139,7 +139,7 @@ def test_responses_reach_the_receiver_of_their_request_in_the_order_of_the_serve
         found = read_attributes(message, "a")
         assert (found.filename, found.st_size, found.st_mode) == ("a", 77, 0o100640)
         assert [number for number, _, _ in second.received] == numbers[1:]
-        with pytest.raises(FileNotFoundError, match="cannot look at /a: no"):
+        with pytest.raises(FileNotFoundError, match="cannot stat /a: no"):
             raise_for_status(client, second.received[0][2])
         raise_for_status(client, second.received[1][2])
 
@@ -150,7 +150,7 @@ def test_a_public_call_of_paramiko_passes_the_observed_methods_as_well() -> None
         return [status(seen[0][0], SFTP_NO_SUCH_FILE)]
 
     with server(refuse, requests=1) as client:
-        with pytest.raises(OSError, match="cannot look at /b: no") as refused:
+        with pytest.raises(OSError, match="cannot stat /b: no") as refused:
             client.stat("/b")
         assert refused.value.errno == errno.ENOENT
 

@@ -52,7 +52,7 @@ def test_a_missing_and_a_wrong_passphrase_are_told_apart(tmp_path: Path, kind: s
     text = made(tmp_path / "key", kind, form, SECRET).read_text()
     assert refusal(text).message == "the private key has a passphrase, and none is set"
     assert refusal(text, "").message == "the private key has a passphrase, and none is set"
-    assert refusal(text, "wrong").message == "the passphrase does not open the private key, or the key is damaged"
+    assert refusal(text, "wrong").message == "the passphrase is wrong, or the private key is damaged"
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
@@ -64,17 +64,17 @@ def test_a_needless_passphrase_does_no_harm(tmp_path: Path, kind: str, form: str
 @pytest.mark.parametrize(("kind", "form"), FORMS)
 def test_a_key_without_its_end_or_its_middle_is_damaged(tmp_path: Path, kind: str, form: str) -> None:
     lines = made(tmp_path / "key", kind, form).read_text().splitlines()
-    assert refusal("\n".join(lines[:-1])).message == "the private key is cut off: its last line is missing"
+    assert refusal("\n".join(lines[:-1])).message == "the private key is truncated: its last line is missing"
     without_middle = "\n".join([*lines[:2], *lines[3:]])
-    assert refusal(without_middle).message == "the private key is damaged or cut off"
-    assert refusal(f"{lines[0]}\n{lines[-1]}").message == "the private key is damaged or cut off"
+    assert refusal(without_middle).message == "the private key is damaged or truncated"
+    assert refusal(f"{lines[0]}\n{lines[-1]}").message == "the private key is damaged or truncated"
 
 
 def test_the_public_key_is_told_from_the_private_one(tmp_path: Path) -> None:
     for kind in ("ed25519", "ecdsa", "rsa"):
         line = public(made(tmp_path / kind, kind))
         for text in (line, base64.b64encode(line.encode()).decode()):
-            assert refusal(text).message == "this is the public key, and the private one is needed"
+            assert refusal(text).message == "private_key holds a public key"
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8])
@@ -85,7 +85,7 @@ def test_a_dsa_key_is_refused_by_its_name(form: PrivateFormat) -> None:
 
 def test_a_key_that_is_for_no_login_is_refused() -> None:
     pem = X25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    assert refusal(pem).message == "the private key is of a kind that SSH servers do not take"
+    assert refusal(pem).message == "the private key is of a type that SSH servers do not accept"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_key_whose_line_ends_a_form_swallowed_says_how_to_give_it(tmp_path: Pa
     text = made(tmp_path / "key").read_text()
     for flat in (text.replace("\n", " "), text.replace("\n", "\\n")):
         error = refusal(flat)
-        assert error.message == "the private key lost its line ends on the way"
+        assert error.message == "the line ends of the private key are lost"
         assert "base64 -w0" in error.hint
 
 

@@ -36,9 +36,9 @@ def test_an_address_is_what_its_url_says(url: str, address: object) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://nas/b", "is of no kind that backupd knows"),
-        ("nas", "is of no kind that backupd knows"),
-        ("~/backups", "is of no kind that backupd knows"),
+        ("ftp://nas/b", "has an unsupported scheme"),
+        ("nas", "has an unsupported scheme"),
+        ("~/backups", "has an unsupported scheme"),
         ("backup@nas:/backups", "is written as for scp"),
         ("nas:backups", "is written as for scp"),
         ("ssh://nas/b", "is not for SFTP"),

@@ -16,7 +16,7 @@ from trust_sshd import PASSWORD, Server, Starter, fingerprint_of, keygen
 
 from backupd.errors import LoginFailed, ReplicaUnreachable
 from backupd.stores.sftp.auth import Credentials, log_in
-from backupd.stores.sftp.connection import shake_hands
+from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from support.daemon import wait_until
@@ -113,7 +113,8 @@ def test_a_refused_key_is_named_with_the_user_and_what_the_server_allows(sshd: S
         server.authorize(keygen(tmp_path / "other"))
         failed = refused(server, credentials(server, key))
     assert failed.message == (
-        f"the server does not let {server.user} in with the key ssh-ed25519 {fingerprint_of(key)}; it allows publickey"
+        f"the server refuses the login of {server.user} with the key ssh-ed25519 {fingerprint_of(key)}; "
+        "it allows publickey"
     )
     assert "authorized_keys" in failed.hint
 
@@ -123,7 +124,7 @@ def test_a_user_who_does_not_exist_is_refused_like_any_other(sshd: Starter, tmp_
     with sshd() as server:
         server.authorize(key)
         failed = refused(server, Credentials("nobody-\x1b[2J", None, key.read_text()))
-    assert failed.message.startswith("the server does not let nobody-\\x1b[2J in with the key ssh-ed25519")
+    assert failed.message.startswith("the server refuses the login of nobody-\\x1b[2J with the key ssh-ed25519")
     assert "check username" in failed.hint
 
 
@@ -133,7 +134,7 @@ def test_a_password_lets_in_and_a_wrong_one_does_not(sshd: Starter) -> None:
         let_in(server, credentials(server, password=PASSWORD))
         failed = refused(server, credentials(server, password="wrong-password"))
     assert re.search(
-        r"does not let backupd-there in with the password; it allows publickey,\s?password", failed.message
+        r"refuses the login of backupd-there with the password; it allows publickey,\s?password", failed.message
     )
     assert "a password must be right" in failed.hint
 
@@ -142,7 +143,7 @@ def test_a_password_lets_in_and_a_wrong_one_does_not(sshd: Starter) -> None:
 def test_a_password_where_only_keys_are_allowed_says_so(sshd: Starter) -> None:
     with sshd("PasswordAuthentication no", "KbdInteractiveAuthentication no", passwords=True) as server:
         failed = refused(server, credentials(server, password=PASSWORD))
-    assert failed.message == "the server does not let backupd-there in with the password; it allows publickey"
+    assert failed.message == "the server refuses the login of backupd-there with the password; it allows publickey"
 
 
 @pytest.mark.root
@@ -174,7 +175,7 @@ def test_a_server_that_wants_more_than_the_key_says_so(sshd: Starter, tmp_path: 
     with sshd("AuthenticationMethods publickey,password", "PermitRootLogin yes") as server:
         server.authorize(key)
         failed = refused(server, credentials(server, key))
-    assert failed.message.endswith(f"the key ssh-ed25519 {fingerprint_of(key)} (taken); it allows password")
+    assert failed.message.endswith(f"the key ssh-ed25519 {fingerprint_of(key)} (accepted); it allows password")
     assert "set both private_key and password" in failed.hint
 
 
@@ -204,7 +205,7 @@ def test_more_keys_than_the_server_hears_are_a_refusal_not_a_network_fault(sshd:
 
 def test_without_an_agent_there_is_nothing_to_log_in_with(sshd: Starter, tmp_path: Path) -> None:
     with sshd() as server, pytest.MonkeyPatch.context() as patch:
-        message = f"there is nothing to log in with as {server.user}"
+        message = f"no key and no password are configured to log in as {server.user}"
         assert refused(server, credentials(server)).message == message
         patch.setenv("SSH_AUTH_SOCK", "")
         assert refused(server, credentials(server)).message == message
@@ -237,7 +238,7 @@ def test_a_server_that_closes_in_the_middle_is_worth_trying_again(sshd: Starter,
     with sshd() as server, connection(server) as transport:
         transport.sock.shutdown(socket.SHUT_RDWR)
         wait_until(lambda: not transport.is_active(), "the end of the connection")
-        with pytest.raises(ReplicaUnreachable, match="the connection ended in the middle of the login"):
+        with pytest.raises(ReplicaUnreachable, match="the connection ended during the login"):
             log_in(transport, credentials(server, key))
 
 
@@ -264,7 +265,7 @@ class _Peculiar(ServerInterface):
 
 @contextmanager
 def peculiar(host_key: Path, server: _Peculiar, *, tells: bool = True) -> Iterator[Transport]:
-    """Connect to a server that `tells` that it takes RSA keys with SHA-1 alone, or, as an older one, tells nothing."""
+    """Connect to a server that `tells` that it takes RSA keys only with SHA-1, or, as an older one, tells nothing."""
     ours, theirs = socket.socketpair()
     without = {"pubkeys": ["rsa-sha2-512", "rsa-sha2-256"]} if tells else {}
     with (
@@ -282,7 +283,7 @@ def test_an_rsa_key_where_only_sha1_is_known_says_that(tmp_path: Path, tells: bo
     key = keygen(tmp_path / "key", "rsa")
     with peculiar(key, _Peculiar(), tells=tells) as transport, pytest.raises(LoginFailed) as failed:
         log_in(transport, Credentials("me", None, key.read_text()))
-    assert "with SHA-1 alone" in failed.value.message + failed.value.hint
+    assert "only with SHA-1" in failed.value.message + failed.value.hint
     assert "ed25519 key" in failed.value.hint
 
 
@@ -292,7 +293,7 @@ def test_a_second_question_gets_no_password_and_is_told(tmp_path: Path) -> None:
         log_in(transport, Credentials("me", PASSWORD))
     assert server.answers == [PASSWORD, ""]
     assert failed.value.message == (
-        "the server does not let me in with the password; "
+        "the server refuses the login of me with the password; "
         "it allows keyboard-interactive; it asks: Verification code:\\x1b[2J"
     )
     assert "use a key" in failed.value.hint

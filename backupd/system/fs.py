@@ -28,7 +28,7 @@ _limits: ContextVar["dict[tuple[str, int], str] | None"] = ContextVar("limits", 
 
 
 @contextmanager
-def noting_limits() -> "Iterator[ValuesView[str]]":
+def collect_limits() -> "Iterator[ValuesView[str]]":
     """Collect what file systems cannot do, and was done without, in the block: a sentence for each, once."""
     limits: dict[tuple[str, int], str] = {}
     token = _limits.set(limits)
@@ -44,12 +44,12 @@ def _note(kind: str, device: int, limit: str) -> None:
         limits.setdefault((kind, device), limit)
 
 
-def place_of(directory: "Path | str") -> str:
+def visible_directory(directory: "Path | str") -> str:
     """Return `directory` as people know it, without the hidden directories of a store below it."""
     return f"{directory}{os.sep}".partition(f"{os.sep}.backupd{os.sep}")[0].rstrip(os.sep) or os.sep
 
 
-def is_full(error: OSError) -> bool:
+def is_disk_full(error: OSError) -> bool:
     """Tell whether `error` says that there is no room left: on the disk, or in a quota."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
@@ -62,7 +62,7 @@ def fsync_directory(directory: "Path") -> None:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        limit = f"the file system of {place_of(directory)} cannot fsync directories ({error.strerror})"
+        limit = f"the file system of {visible_directory(directory)} cannot fsync directories ({error.strerror})"
         _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: a power failure may take back the last renames there")
     finally:
         os.close(descriptor)
@@ -77,7 +77,7 @@ def fsync_file(path: "Path") -> None:
         os.close(descriptor)
 
 
-def exchange(one: "Path", other: "Path") -> bool:
+def exchange_names(one: "Path", other: "Path") -> bool:
     """Let two files exchange names in one step; False where that cannot be had (renameat2(2)). Raises OSError."""
     import ctypes  # hardly ever needed, and slow to load
 
@@ -109,7 +109,7 @@ def set_mode(descriptor: int, mode: int, path: "Path") -> int:
     return stat.S_IMODE(state.st_mode)
 
 
-def note_readers(path: "Path", mode: int = 0o600) -> None:
+def note_extra_access(path: "Path", mode: int = 0o600) -> None:
     """Note it where the file system gives more users access to our file at `path` than `mode` does. Raises OSError."""
     state = path.stat()
     if state.st_mode & ~mode & 0o066:
@@ -118,14 +118,14 @@ def note_readers(path: "Path", mode: int = 0o600) -> None:
 
 def _note_mode(state: os.stat_result, wanted: int, path: "Path") -> None:
     found = stat.S_IMODE(state.st_mode)
-    limit = f"the file system of {place_of(path.parent)} gives files mode {found:04o} instead of {wanted:04o}"
+    limit = f"the file system of {visible_directory(path.parent)} gives files mode {found:04o} instead of {wanted:04o}"
     if found & ~wanted & 0o066:
         _note("mode", state.st_dev, f"{limit}: other users may have access (see its ACLs and mount options)")
     elif wanted & ~found & 0o066:
         _note("mode", state.st_dev, f"{limit}: users other than the owner may lack access")
 
 
-def give(descriptor: int, uid: int, gid: int | None, path: "Path") -> OSError | None:
+def change_owner(descriptor: int, uid: int, gid: int | None, path: "Path") -> OSError | None:
     """Give our open file, which lies at `path`, to `uid`:`gid`; return why that was refused, if it was, which is noted.
 
     Without a `gid` it keeps its group. Raises OSError for what is no refusal.
@@ -135,7 +135,9 @@ def give(descriptor: int, uid: int, gid: int | None, path: "Path") -> OSError | 
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        limit = f"files in {place_of(path.parent)} cannot be given to {owner_text(uid, gid)} ({error.strerror})"
+        limit = (
+            f"files in {visible_directory(path.parent)} cannot be given to {owner_text(uid, gid)} ({error.strerror})"
+        )
         _note("owner", os.fstat(descriptor).st_dev, limit)
         return error
     return None
@@ -148,7 +150,7 @@ def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(descriptor)
-    give_to_owner_of(path.parent, path)
+    inherit_owner(path.parent, path)
 
 
 def replace_durably(path: "Path", data: bytes, *, temporary: "Path", mode: int = 0o600) -> None:
@@ -156,14 +158,14 @@ def replace_durably(path: "Path", data: bytes, *, temporary: "Path", mode: int =
     temporary.unlink(missing_ok=True)
     try:
         write_durably(temporary, data, mode=mode)
-        give_to_owner_of(path.parent, temporary)
+        inherit_owner(path.parent, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_directory(path.parent)
 
 
-def overwrite(path: "Path", data: bytes) -> None:
+def overwrite_in_place(path: "Path", data: bytes) -> None:
     """Put shorter `data` in place of what `path` holds, in two steps but with no need of more room. Raises OSError."""
     with path.open("r+b", buffering=0) as stream:
         stream.write(data)
@@ -171,7 +173,7 @@ def overwrite(path: "Path", data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def give_to_owner_of(directory: "Path", path: "Path") -> None:
+def inherit_owner(directory: "Path", path: "Path") -> None:
     """Give `path` the owner of `directory` when running as root, so that a later run as that user can go on.
 
     The file stays as it is where root may not chown (a container without CAP_CHOWN), and where that owner is not mapped

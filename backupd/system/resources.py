@@ -1,4 +1,4 @@
-"""Step aside for the app: work that can wait runs on cores, and reads from disks, that nobody else wants."""
+"""How this process uses the machine: the priority of its CPU time and disk reads, and its memory."""
 
 import os
 from contextlib import suppress
@@ -8,10 +8,14 @@ from typing import NamedTuple
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "armv7l": 314, "i686": 289, "ppc64le": 273, "s390x": 282}
 _THIS_THREAD = 1, 0
 _IDLE_CLASS = 3 << 13
+# mallopt(3), malloc.h of the GNU C library.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_LARGEST_BYTES = 32 << 20  # what the library allows
 
 
 class Priority(NamedTuple):  # no dataclass: to import those takes longer than most checks
-    """How far work steps aside: `idle_cpu` runs only on idle cores, `idle_io` reads only from an idle disk."""
+    """How much a task yields to the app: `idle_cpu` runs only on idle cores, `idle_io` reads only from an idle disk."""
 
     idle_cpu: bool = False
     nice: int = 0
@@ -35,12 +39,26 @@ def lower_priority(priority: Priority) -> None:
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     if priority.idle_io:
-        _wait_for_an_idle_disk()
+        _use_idle_disk_only()
 
 
-def _wait_for_an_idle_disk() -> None:
+def _use_idle_disk_only() -> None:
     import ctypes  # few need it, and a child process imports as little as it can
     import platform
 
     if platform.machine() in _IOPRIO_SET:
         ctypes.CDLL(None).syscall(_IOPRIO_SET[platform.machine()], *_THIS_THREAD, _IDLE_CLASS)
+
+
+def tune_malloc() -> None:
+    """Tune glibc's malloc: keep freed buffers for the next use instead of returning them to the kernel.
+
+    The process keeps as much memory as it had at most at one time. Another C library is left as it is.
+    """
+    import ctypes
+    import platform
+
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_BYTES)
+        library.mallopt(_M_TRIM_THRESHOLD, _LARGEST_BYTES)
