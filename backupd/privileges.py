@@ -15,7 +15,7 @@ from backupd.config import Config
 from backupd.errors import ConfigError
 from backupd.log import LOG_NAME
 from backupd.model import Manifest
-from backupd.sqlite.directory import give_directory, rights_to_give
+from backupd.sqlite.permissions import give_directory, rights_to_give
 from backupd.stores.contract import HIDDEN
 from backupd.stores.ownership import transfer_ownership
 from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner

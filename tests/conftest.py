@@ -12,7 +12,7 @@ pytest.register_assert_rewrite("support.faults")
 from backupd.log import open_log  # noqa: E402
 from backupd.stores.local import DirectoryStore  # noqa: E402
 from backupd.tasks.context import TaskContext  # noqa: E402
-from backupd.tasks.options import BackupRequest  # noqa: E402
+from backupd.tasks.requests import BackupRequest  # noqa: E402
 from support.bank import make_bank  # noqa: E402
 from support.command import Backupd  # noqa: E402
 from support.fork_server import COVERAGE_CONFIG, FORK_COVERAGE_CONFIG  # noqa: E402

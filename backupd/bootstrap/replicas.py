@@ -29,10 +29,9 @@ from backupd.tasks.doctor.replica import check_replica
 from backupd.tasks.drill.app_check import check_drill_setup
 from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import Expiry
-from backupd.tasks.replicate import Connect, ReplicationRequest, inventory_of, replica_errors
+from backupd.tasks.replica import Connect, Retry, inventory_of, once, replica_errors, until
+from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from backupd.tasks.restore.extract import ResumingArchives
-from backupd.tasks.retry import Retry, once, until
 
 
 def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -52,8 +51,8 @@ def replication_request(config: Config, name: str, *, adopt: bool = False, force
     """Return what the configuration asks for of replica `name`, and an operator with `adopt` and `force`."""
     replica = config.replicas[name]
     policy = (replica.retention or config.retention).policy()
-    expiry = Expiry(policy, ZoneInfo(config.schedule.timezone))
-    return ReplicationRequest(name, expiry, tuple(config.sources), replica.append_only, adopt, force)
+    retention = RetentionRule(policy, ZoneInfo(config.schedule.timezone))
+    return ReplicationRequest(name, retention, tuple(config.sources), replica.append_only, adopt, force)
 
 
 def connecting(config: Config, name: str, context: TaskContext, *, reading: bool = False) -> Connect:
@@ -116,7 +115,7 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     yield from check_local(tuple(backup_request(config, name) for name in config.sources), context)
     for name in config.replicas:
         yield from check_replica(replication_request(config, name), partial(_open, config, name, context), context)
-    if config.drill.proves_app:
+    if config.drill.checks_app:
         yield from check_drill_setup(drill_request(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:
         yield from examine_messages(next(iter(config.sources)), context)

@@ -24,7 +24,7 @@ from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import AppProof, BackupRequest, DrillRequest, Expiry, Packing, ShrinkGuard
+from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest, Packing, RetentionRule, ShrinkGuard
 from backupd.tasks.restore import RestoreRequest
 
 # In this order when several are due: what makes a new copy goes before what looks after old ones.
@@ -135,7 +135,7 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         allow_empty=source.allow_empty,
         allow_links=source.hard_link == "allow",
         packing=Packing(config.pack.level, workers(config), priority(config)),
-        expiry=expiry(config),
+        retention=retention_rule(config),
         guard=ShrinkGuard(**dict(config.shrink_guard)),
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
@@ -170,7 +170,7 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
     limits_s = [_limit_s(config, "backup", source)]
     if wanted != LOCAL_STORE:
         limits_s.append(_limit_s(config, "replicate", wanted))
-    asks = settings.proves_app and settings.source in (None, source)
+    asks = settings.checks_app and settings.source in (None, source)
     return DrillRequest(
         source=source,
         store=wanted,
@@ -190,9 +190,9 @@ def _chosen_store(config: Config) -> str:
     return f"restored from {first}, the first of {len(others) + 1} replicas: drill.from names another" if others else ""
 
 
-def _app_proof(config: Config) -> AppProof:
+def _app_proof(config: Config) -> AppCheck:
     settings = config.drill
-    return AppProof(
+    return AppCheck(
         timeout_s=settings.timeout_s,
         place_at=settings.place_at,
         command=tuple(shlex.split(settings.command or "")),
@@ -205,9 +205,9 @@ def _app_proof(config: Config) -> AppProof:
     )
 
 
-def expiry(config: Config) -> Expiry:
+def retention_rule(config: Config) -> RetentionRule:
     """Return the retention policy and the zone of its days."""
-    return Expiry(config.policy(), ZoneInfo(config.schedule.timezone))
+    return RetentionRule(config.retention.policy(), ZoneInfo(config.schedule.timezone))
 
 
 def priority(config: Config) -> Priority:

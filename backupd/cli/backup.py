@@ -15,7 +15,7 @@ from backupd.errors import UsageError
 from backupd.formatting import human_bytes, human_duration
 from backupd.report import BackupDetails, RunReport, report_facts
 from backupd.tasks.backup import backup
-from backupd.tasks.options import PinRequest
+from backupd.tasks.requests import PinRequest
 
 _SHOWN_STAGE_S = 0.05
 _BY_HAND_STAYS = timedelta(days=30)

@@ -16,15 +16,15 @@ from backupd.bootstrap.tasks import build_site, writable
 from backupd.cli import Command, config_option, long_help
 from backupd.cli.output import fail, print_error, print_warning
 from backupd.config import Config, load_config
-from backupd.errors import UsageError
+from backupd.errors import StoreUnusable, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import become_owner_of_backups, settle
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
-from backupd.system.os_errors import foreseen_error
+from backupd.system.os_errors import dangling_link, foreseen_error
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.provenance import Claims, claims_of
+from backupd.tasks.provenance import Provenance, provenance_of
 
 _WORST_FIRST: Final = (1, 78, 75, 3, 0)
 _CLOSED_PIPE: Final = 128 + signal.SIGPIPE
@@ -72,25 +72,28 @@ def with_config(body: Body) -> Body:
     def guarded(config_file: Path | None, **arguments: Any) -> None:  # noqa: ANN401 - whatever click passes on
         as_json = bool(arguments.get("as_json"))
         try:
-            body(read_config(config_file), **arguments)
+            try:
+                body(read_config(config_file), **arguments)
+            except Exception as error:
+                foreseen = None if _is_of_output(error) else foreseen_error(error)
+                if foreseen is None:
+                    raise
+                fail(foreseen, as_json=as_json)
         except BrokenPipeError:
             _discard_output()
             sys.exit(_CLOSED_PIPE)
-        except Exception as error:
-            if isinstance(error, OSError) and _is_of_output(error):
-                _discard_output()
-                print_error(f"standard output cannot be written: {error.strerror}", _NO_OUTPUT)
-                sys.exit(1)
-            foreseen = foreseen_error(error)
-            if foreseen is None:
-                raise
-            fail(foreseen, as_json=as_json)
+        except OSError as error:
+            _discard_output()
+            print_error(f"standard output cannot be written: {error.strerror}", _NO_OUTPUT)
+            sys.exit(1)
 
     return guarded
 
 
-def _is_of_output(error: OSError) -> bool:
-    """Whether printing raised `error`: it names no file then, as a failing disk may not either."""
+def _is_of_output(error: Exception) -> bool:
+    """Whether printing raised `error`: an OSError that names no file, as that of a failing disk may not either."""
+    if not isinstance(error, OSError):
+        return False
     *_, (frame, _) = walk_tb(error.__traceback__)
     return frame.f_globals["__name__"].partition(".")[0] in _PRINTERS
 
@@ -137,10 +140,12 @@ def open_context_for_restore(config: Config, progress: Progress, *, reading: boo
 def opened(name: str, config: Config, context: TaskContext) -> Iterator[tuple[Archives, Inventory]]:
     """Open the store of that name, the local one or a replica, with its inventory.
 
-    Raises UsageError when no store has that name, ReplicaUnreachable and other errors of the connection.
+    Raises UsageError when no store has that name, StoreUnusable, ReplicaUnreachable and other errors of the connection.
     """
     require_store(name, config)
     if name == LOCAL_STORE:
+        if link := dangling_link(context.store.directory):
+            raise StoreUnusable(link, "mount what the link leads to, or correct backups_dir (BACKUPD_BACKUPS_DIR)")
         yield context.store, local_inventory(context)
         return
     from backupd.bootstrap.replicas import opened_store  # imports paramiko, which local stores do not need
@@ -167,20 +172,20 @@ def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory
             raise UsageError(f"there is no source {name!r}", f"known sources: {', '.join(sorted(known))}")
 
 
-def read_claims(context: TaskContext) -> Claims:
+def read_claims(context: TaskContext) -> Provenance:
     """Return which generations count as this store's own.
 
     A local store that cannot be read does not prevent a restore: no generation counts as own, and all are usable.
     """
     try:
-        return claims_of(read_inventory(context), context)
+        return provenance_of(read_inventory(context), context)
     except OSError as error:
         directory = context.store.directory
         print_warning(f"{directory} cannot be read ({error.strerror}): it is unknown which copies are its own")
-        return Claims(None, {}, frozenset())
+        return Provenance(None, {}, frozenset())
 
 
-def warn_of_foreign(manifest: Manifest, replica: Inventory, claims: Claims, name: str) -> None:
+def warn_of_foreign(manifest: Manifest, replica: Inventory, claims: Provenance, name: str) -> None:
     """Warn where a generation at replica `name` is of another store, as after a disaster."""
     for group in claims.foreign(replica, manifest.source):
         if manifest.id in group.ids:

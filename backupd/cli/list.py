@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import click
 
-from backupd.bootstrap.tasks import expiry
+from backupd.bootstrap.tasks import retention_rule
 from backupd.cli.common import command, open_context, opened, read_claims, require_sources, source_option, store_option
 from backupd.cli.output import print_json, print_table, print_warning
 from backupd.cli.pin import pin_facts
@@ -14,9 +14,8 @@ from backupd.formatting import human_age, human_bytes
 from backupd.model import LOCAL_STORE, Generation, Pin
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import Expiry
-from backupd.tasks.pin import pins_in_force
-from backupd.tasks.prune import plan_for
+from backupd.tasks.prune import pins_in_force, plan_for
+from backupd.tasks.requests import RetentionRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +59,29 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     for group in foreign:
         if group.source in config.sources and (not names or group.source in names):
             print_warning(f"{store} holds copies of {group.source} by another store: {group.words(context.clock())}")
+    if damaged := [row.generation.id for row in rows if row.generation.damaged and row.generation.id not in others]:
+        at = "" if store == LOCAL_STORE else f" --store {store}"
+        print_warning(f"damaged generations are not counted; to delete them: backupd remove{at} {' '.join(damaged)}")
     for problem in inventory.troubles():
         print_warning(problem)
 
 
-def _expiry(store: str, config: Config) -> Expiry:
+def _expiry(store: str, config: Config) -> RetentionRule:
     """Return the retention policy of a store."""
     if store == LOCAL_STORE:
-        return expiry(config)
+        return retention_rule(config)
     from backupd.bootstrap.replicas import replication_request
 
-    return replication_request(config, store).expiry
+    return replication_request(config, store).retention
 
 
-def _reasons(expiry: Expiry, config: Config, inventory: Inventory, context: TaskContext) -> dict[str, tuple[str, ...]]:
+def _reasons(
+    retention: RetentionRule, config: Config, inventory: Inventory, context: TaskContext
+) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for source in {g.source for g in inventory.generations}:
         if source in config.sources:
-            found.update(plan_for(source, expiry, inventory, context).reasons())
+            found.update(plan_for(source, retention, inventory, context).reasons())
         else:
             found.update({g.id: ("source not configured",) for g in inventory.of(source)})
     return found

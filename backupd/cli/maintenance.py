@@ -11,10 +11,9 @@ from backupd.cli.output import print_json, print_table
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import SPAN_EXAMPLE, human_age, human_bytes, parse_span, printable, written_span
-from backupd.sqlite.kept import KEPT_FOR
+from backupd.sqlite.history import KEPT_FOR
 from backupd.tasks.clean import CleanDecision, clean
-from backupd.tasks.context import TaskContext
-from backupd.tasks.rebuild_catalog import rebuild_catalog
+from backupd.tasks.context import TaskContext, rebuild_catalog
 
 
 @command("clean", "backupd clean --older-than 7d --dry-run", {75: ""})

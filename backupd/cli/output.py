@@ -16,7 +16,7 @@ from backupd.errors import BackupdError
 from backupd.formatting import human_bytes, printable
 from backupd.model import NoProgress, Progress
 from backupd.report import AnyReport
-from backupd.sqlite.kept import KEPT_FOR
+from backupd.sqlite.history import KEPT_FOR
 from backupd.tasks.restore import RestoreResult
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
 from backupd.model import LOCAL_STORE, Pin
-from backupd.tasks.options import PinRequest
-from backupd.tasks.pin import pin_all, unpin_all
+from backupd.tasks.prune import pin_all, unpin_all
+from backupd.tasks.requests import PinRequest
 
 _MOST_CHARACTERS = 200
 

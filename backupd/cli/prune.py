@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from backupd.bootstrap.tasks import expiry, sources
+from backupd.bootstrap.tasks import retention_rule, sources
 from backupd.cli.common import (
     command,
     dry_run_option,
@@ -20,7 +20,7 @@ from backupd.config import Config
 from backupd.model import LOCAL_STORE, RetentionPlan
 from backupd.report import AnyReport
 from backupd.tasks.context import local_inventory
-from backupd.tasks.prune import plan_for, prune, unfreeze
+from backupd.tasks.prune import plan_for, prune, release_hold
 from backupd.tasks.remove import Removal, remove_at_replica, remove_here
 
 
@@ -36,13 +36,13 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
     context = open_context(config, writing=not dry_run)
     if release:
         for name in wanted:
-            was_held = unfreeze(name, context)
+            was_held = release_hold(name, context)
             click.echo(f"{name}: {'pruning goes on' if was_held else 'pruning was not on hold'}", err=True)
     if dry_run:
         inventory = local_inventory(context)
-        plans, reports = [plan_for(name, expiry(config), inventory, context) for name in wanted], []
+        plans, reports = [plan_for(name, retention_rule(config), inventory, context) for name in wanted], []
     else:
-        done = [prune(name, expiry(config), context) for name in wanted]
+        done = [prune(name, retention_rule(config), context) for name in wanted]
         plans = [plan for report, plan in done if report.outcome != "failed"]
         reports = [report for report, _ in done]
     failed = [report for report in reports if report.outcome == "failed"]

@@ -14,15 +14,9 @@ from backupd.formatting import counted, human_bytes, human_duration
 from backupd.model import Generation
 from backupd.report import ReplicationDetails, RunReport, report_facts
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.replicate import (
-    ReplicationPlan,
-    ReplicationRequest,
-    inventory_of,
-    plan_all,
-    refused_by,
-    replica_errors,
-    replicate,
-)
+from backupd.tasks.replica import inventory_of, replica_errors
+from backupd.tasks.replicate import ReplicationPlan, plan_all, refused_by, replicate
+from backupd.tasks.requests import ReplicationRequest
 
 
 @command("replicate", "backupd replicate --to offsite --dry-run", {0: "everything is sent", 3: "", 75: ""})

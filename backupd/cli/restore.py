@@ -28,14 +28,12 @@ from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, Usage
 from backupd.model import LOCAL_STORE, Manifest
 from backupd.privileges import give_directories, settle
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.file_lease import STOPPED_FLAG
 from backupd.sqlite.history import Entry
+from backupd.sqlite.target_locks import STOPPED_FLAG
 from backupd.stores.contract import Archives
-from backupd.tasks.adopt import adopt
 from backupd.tasks.context import TaskContext, read_inventory
-from backupd.tasks.inventory import LATEST, Choose, Inventory, choose_generation
-from backupd.tasks.origins import require_same_database
-from backupd.tasks.provenance import choose_usable, claims_of
+from backupd.tasks.inventory import LATEST, Choose, Inventory, choose_generation, require_same_database
+from backupd.tasks.provenance import adopt, choose_usable, provenance_of
 from backupd.tasks.restore import RestoreRequest, RestoreResult
 from backupd.tasks.restore.in_place import restore_in_place
 from backupd.tasks.restore.online import restore_online
@@ -157,12 +155,14 @@ def _choose(
     require_sources((source,) if source else (), config, inventory)
     source = source or (next(iter(config.sources)) if len(config.sources) == 1 else None)
     if chosen.store in (None, LOCAL_STORE):
+        if not inventory.generations:
+            raise _nothing_here(context.store.directory, source, config)
         manifest = choose_generation(inventory, chosen.id, source, chosen.at)
     else:
         name = str(chosen.store)
         if adopting:
             here = read_inventory(context)
-            foreign = claims_of(here, context).foreign(inventory, source)
+            foreign = provenance_of(here, context).foreign(inventory, source)
             claims = adopt(foreign, here, inventory, name, context, dry_run=dry_run)
         else:
             claims = read_claims(context)
@@ -171,6 +171,20 @@ def _choose(
     if chosen.id == LATEST and manifest.source in config.sources:
         require_same_database(manifest, inventory, config.sources[manifest.source].path)
     return manifest
+
+
+def _nothing_here(directory: Path, source: str | None, config: Config) -> GenerationMissing:
+    """Return the error for an empty local store; a backup helps only where a database exists."""
+    names = [source] if source is not None and source in config.sources else [*config.sources]
+    lost = [name for name in names if not Path(config.sources[name].path).exists()]
+    hints = [] if lost else ["run backupd backup first"]
+    hints += [f"restore from a replica: --from {name}" for name in config.replicas]
+    if lost and not config.replicas:
+        hints.append(
+            "mount the backups of the lost machine (backups_dir), or configure the replica that has copies under "
+            "[replicas.NAME] and add --from NAME"
+        )
+    return GenerationMissing(f"there is no generation in {directory}", "; or ".join(hints))
 
 
 def _choose_again(manifest: Manifest, chosen: Wanted, context: TaskContext, *, dry_run: bool) -> Choose:

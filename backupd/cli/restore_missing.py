@@ -26,8 +26,7 @@ from backupd.privileges import give_directories
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import LATEST, Inventory, choose_generation
-from backupd.tasks.origins import recorded_path, require_same_database
+from backupd.tasks.inventory import LATEST, Inventory, choose_generation, recorded_path, require_same_database
 from backupd.tasks.provenance import choose_usable, refusal
 from backupd.tasks.restore import RestoreRequest, RestoreResult
 from backupd.tasks.restore.in_place import restore_in_place

@@ -1,16 +1,19 @@
 """`backupd show`."""
 
+from dataclasses import fields
+
 import click
 
 from backupd.archive.manifest import decode_manifest
-from backupd.catalog import GenerationHistory
+from backupd.catalog import GenerationHistory, RunRecord
 from backupd.cli.common import command, open_context, require_sources
 from backupd.cli.output import print_json
 from backupd.cli.pin import pin_facts, pin_text
 from backupd.config import Config
 from backupd.formatting import counted, human_bytes, printable
 from backupd.model import Contents, Manifest
-from backupd.sqlite.shadows import shadows_of
+from backupd.report import report_facts
+from backupd.sqlite.shadow_tables import shadows_of
 from backupd.system.owners import owner_text
 from backupd.tasks.context import local_inventory
 from backupd.tasks.inventory import LATEST, choose_generation
@@ -32,12 +35,18 @@ def show_command(config: Config, wanted: str, source: str | None, *, as_json: bo
     history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), GenerationHistory((), ()))
     pin = context.pins.get(manifest.id)
     if as_json:
-        print_json({"manifest": manifest, "history": history, **pin_facts(pin)})
+        runs = [_run_facts(run) for run in history.runs]
+        print_json({"manifest": manifest, "history": {"runs": runs, "checks": history.checks}, **pin_facts(pin)})
         return
     _print(manifest)
     if pin is not None:
         click.echo(f"{'kept':<15} {pin_text(pin)}")
     _print_history(history)
+
+
+def _run_facts(run: RunRecord) -> dict[str, object]:
+    facts = {field.name: getattr(run, field.name) for field in fields(run)}
+    return {**facts, "report": report_facts(run.report) if run.report else None}
 
 
 def _print(manifest: Manifest) -> None:

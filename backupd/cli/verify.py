@@ -23,7 +23,7 @@ from backupd.model import LOCAL_STORE
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import LATEST, Inventory, choose_generation
 from backupd.tasks.provenance import refusal
-from backupd.tasks.verify import CheckResult, verify
+from backupd.tasks.verify import VerificationResult, verify
 
 
 @command("verify", "backupd verify --all", {0: "all are verified", 1: "at least one is damaged", 75: ""})
@@ -108,7 +108,7 @@ def _resolved(wanted: str, names: tuple[str, ...], inventory: Inventory) -> list
     return [choose_generation(inventory, LATEST, name, None).id for name in names or (None,)]
 
 
-def _print(result: CheckResult, *, quiet: bool) -> None:
+def _print(result: VerificationResult, *, quiet: bool) -> None:
     if result.warning:
         print_warning(result.warning)
     if quiet:

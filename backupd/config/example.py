@@ -8,17 +8,16 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from backupd.config.keys import fields_of, is_named, table_of
 from backupd.config.render import toml_value
-from backupd.config.schema import Config
+from backupd.config.schema import Config, fields_of, is_named, table_of
 
 _INTRODUCTION = """\
-# backupd reads this file from /etc/backupd/config.toml, or from where --config or BACKUPD_CONFIG says.
+# backupd reads this file from /etc/backupd/config.toml, or from the path in --config or BACKUPD_CONFIG.
 # Keys behind a # show their default, or an example where there is none.
 #
-# Every key can be set in the environment as well, which goes before this file:
+# Every key can also be set in the environment, which overrides this file:
 # BACKUPD_RETENTION__DAILY=14, BACKUPD_SOURCES__TASKS__METHOD=vacuum. An empty value counts as unset.
-# A secret is better kept in a file of its own: BACKUPD_HTTP__TOKEN_FILE=/run/secrets/token.
+# Keep secrets in files of their own: BACKUPD_HTTP__TOKEN_FILE=/run/secrets/token.
 #
 # Relative paths start at the directory of this file.
 
@@ -29,12 +28,12 @@ _LIVE = "sources.tasks"
 
 
 def example_toml() -> str:
-    """Return the example: each key with its description, and one source that is meant to be edited."""
+    """Return the example: each key with its description, and one source to edit."""
     return _INTRODUCTION + "\n".join(_table(Config, "")) + "\n"
 
 
 def _table(table: type[BaseModel], above: str) -> Iterator[str]:
-    """List the lines of a section: its values, then the sections below it, as TOML wants it."""
+    """List the lines of a section: its values, then the sections below it, as TOML requires."""
     fields = fields_of(table).items()
     for name, field in fields:
         if not _is_section(field):

@@ -1,26 +1,26 @@
-"""The configuration file: which one it is, and what it says."""
+"""The configuration file: where it is, its tables, and the line of each key."""
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from backupd.config.environment import CONFIG
-from backupd.config.keys import ANY, KeyPath, all_keys
-from backupd.config.lines import syntax_error
-from backupd.config.pathtext import absolute
-from backupd.config.values import Unusable, plain_value
+from backupd.config.environment import CONFIG, config_file_of
+from backupd.config.kinds import absolute_path
+from backupd.config.schema import ANY, KeyPath, all_keys
 from backupd.errors import ConfigError
 
 SYSTEM_FILE = Path("/etc/backupd/config.toml")
 LOCAL_FILE = "backupd.toml"
+_PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A configuration file as read: text, and tables with every path made absolute; or why it is not TOML."""
+    """A configuration file as read: text, and tables with every path made absolute; or why it is not valid TOML."""
 
     file: Path | None
     text: str = field(default="", repr=False)
@@ -36,13 +36,13 @@ class Document:
 def find_file(
     config_file: Path | None, environ: Mapping[str, str], directory: Path, system_file: Path = SYSTEM_FILE
 ) -> Path | None:
-    """Return the file to read, `None` for the environment alone.
+    """Return the file to read, `None` where only the environment is set.
 
-    Raises ConfigError where the file that was asked for is missing.
+    Raises ConfigError where `config_file`, or the file that BACKUPD_CONFIG names, does not exist.
     """
     if config_file is not None:
         return _required(directory / config_file, "--config")
-    if named := _named_in(environ):
+    if named := config_file_of(environ):
         return _required(directory / named, CONFIG)
     return next((file for file in (system_file, directory / LOCAL_FILE) if _exists(file)), None)
 
@@ -66,14 +66,38 @@ def read_file(file: Path | None) -> Document:
     except tomllib.TOMLDecodeError as error:
         line, message = syntax_error(error, text)
         return Document(absolute, problem=f"{absolute}:{line}: is not valid TOML: {message}")
-    return Document(absolute, text, _with_absolute_paths(table, absolute.parent))
-
-
-def _with_absolute_paths(table: dict[str, Any], directory: Path) -> dict[str, Any]:
     for key in all_keys():
         if key.is_file:
-            _make_absolute(table, key.path, directory)
-    return table
+            _make_absolute(table, key.path, absolute.parent)
+    return Document(absolute, text, table)
+
+
+def lines_of(text: str) -> dict[KeyPath, int]:
+    """Map the path of each table and key in `text`, valid TOML, to the number of its first line, from 1.
+
+    `tomllib` does not report lines. Items of arrays have no path of their own.
+    """
+    found: dict[KeyPath, int] = {}
+    header: KeyPath = ()
+    for number, statement in _statements(text):
+        paths = list(_paths(tomllib.loads(statement)))
+        if statement.lstrip().startswith("["):
+            header = paths[-1]
+        else:
+            paths = [header + path for path in paths]
+        for path in paths:
+            found.setdefault(path, number)
+    return found
+
+
+def syntax_error(error: tomllib.TOMLDecodeError, text: str) -> tuple[int, str]:
+    """Return the number of the line, from 1, where `text` is not valid TOML, and the message without its place."""
+    message = str(error)
+    place = _PLACE.search(message)
+    if place is None:
+        return 1, message
+    line = place[1] or text.rstrip().count("\n") + 1
+    return int(line), message[: place.start()]
 
 
 def _make_absolute(table: object, path: KeyPath, directory: Path) -> None:
@@ -83,19 +107,12 @@ def _make_absolute(table: object, path: KeyPath, directory: Path) -> None:
         if len(path) > 1:
             _make_absolute(table[name], path[1:], directory)
         elif isinstance(table[name], str) and table[name]:
-            table[name] = absolute(table[name], directory)
-
-
-def _named_in(environ: Mapping[str, str]) -> str:
-    try:
-        return plain_value(environ.get(CONFIG, ""), is_secret=False)
-    except Unusable as problem:
-        raise ConfigError(f"environment {CONFIG}: {problem}") from None
+            table[name] = absolute_path(table[name], directory)
 
 
 def _required(file: Path, named_by: str) -> Path:
     if not _exists(file):
-        raise ConfigError(f"there is no configuration file {file}", hint=f"check {named_by}")
+        raise ConfigError(f"configuration file {file} does not exist", hint=f"check {named_by}")
     return file
 
 
@@ -104,6 +121,33 @@ def _exists(file: Path) -> bool:
         file.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:  # there, but not for us: reading it will say so, where passing over it would hide it
+    except OSError:  # exists, but is not accessible: reading it raises the error that skipping it would hide
         return True
     return True
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Cut valid TOML into headers and assignments: the shortest runs of lines that are valid TOML by themselves."""
+    pending, start = "", 1
+    for number, line in enumerate(text.split("\n"), start=1):
+        start = start if pending else number
+        pending += f"{line}\n"
+        if _is_complete(pending):
+            yield start, pending
+            pending = ""
+
+
+def _is_complete(statement: str) -> bool:
+    try:
+        tomllib.loads(statement)
+    except tomllib.TOMLDecodeError:  # in the middle of an array or of a multi-line string
+        return False
+    return True
+
+
+def _paths(table: Mapping[str, object], above: KeyPath = ()) -> Iterator[KeyPath]:
+    """List the paths in `table`, each before those below it."""
+    for name, value in table.items():
+        yield (*above, name)
+        if isinstance(value, Mapping):
+            yield from _paths(value, (*above, name))

@@ -1,18 +1,18 @@
-"""The kinds of values that keys can hold; each says in plain words what it expects."""
+"""The kinds of values that keys hold; each says in plain words what it expects."""
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
 from datetime import UTC, timedelta
 from pathlib import Path
-from typing import Annotated, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Final, TypeVar
+from urllib.parse import unquote, urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
-from backupd.config.pathtext import why_no_path
-from backupd.config.zone import is_time_zone
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.model import LOCAL_STORE, is_source_name
 from backupd.pings.monitors import Monitor
@@ -21,14 +21,35 @@ from backupd.schedule import Schedule
 MASK = "[secret]"
 WEEK_S = 7 * 24 * 3600
 YEAR_S = 366 * 24 * 3600
-# URLs may hold commas ("mailtos://…?to=a@b.c,d@b.c"): one stands between two only where another scheme follows.
+# URLs may contain commas ("mailtos://…?to=a@b.c,d@b.c"): one stands between two only where another scheme follows.
 _BETWEEN_URLS = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# SQLAlchemy and Django (sqlite:///x, sqlite+aiosqlite://), Rails (sqlite3:x), JDBC (jdbc:sqlite:x), Prisma (file:./x),
+# SQLite's own file:/x?mode=ro; .NET (Data Source=x;…).
+_DATABASE_URL: Final = re.compile(
+    r"(?:(?:jdbc:)?sqlite3?(?:\+\w+)?:|file:|(?:data ?source|filename)\s*=)(?P<rest>.*)", re.IGNORECASE | re.DOTALL
+)
+_URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://).*", re.IGNORECASE | re.DOTALL)
+_WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/].*|\\\\.*", re.DOTALL)
 _Value = TypeVar("_Value")
 
 
+def absolute_path(text: str, directory: Path) -> str:
+    """Return `text` as an absolute path, relative to `directory`; a text that is not a path is returned unchanged."""
+    return text if _path_problem(text) else os.path.abspath(directory / text)  # noqa: PTH100 - resolve() follows links
+
+
+def is_time_zone(name: str) -> bool:
+    """Return whether `name` is an IANA time zone."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # OSError: the name of a directory, such as "Europe"
+        return False
+    return True
+
+
 def _number(value: object) -> object:
-    if isinstance(value, bool):  # pydantic would take `daily = true` for 1, and six generations would go
+    if isinstance(value, bool):  # pydantic reads `daily = true` as 1, which would prune six generations
         raise ValueError("must be a number, not true or false")  # noqa: TRY004 - pydantic reports ValueError only
     return value
 
@@ -40,27 +61,52 @@ def _path_text(value: object) -> object:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("must be UTF-8 text: manifests and catalog could not hold it") from None
-    if why := why_no_path(text):
-        raise ValueError(why)
+        raise ValueError("must be UTF-8 text: manifests and the catalog cannot store other bytes") from None
+    if problem := _path_problem(text):
+        raise ValueError(problem)
     return value
+
+
+def _path_problem(text: str) -> str:
+    """Return why `text` is not a path and what to write instead, empty where it may be one."""
+    normal = os.path.normpath(text)  # "/app/x /" is read as "/app/x "
+    if normal != normal.strip():
+        return "must not begin or end with whitespace"
+    if found := _DATABASE_URL.fullmatch(text):
+        return f"must be a path alone: write {_path_in(found['rest'])}"
+    if found := _URL.fullmatch(text):
+        return f"must be a path of this machine, not a URL ({found['scheme']})"
+    if _WINDOWS.fullmatch(text):
+        return "is a Windows path: write the path of the file on this machine, such as /app/data/tasks.db"
+    if text.startswith(("~", "$")) or "${" in text:
+        return "begins with '~' or contains a variable, which only a shell expands: write the full path"
+    return ""
+
+
+def _path_in(rest: str) -> str:
+    """Return the path that the rest of a URL or of a connection string most likely means."""
+    without_host = re.sub(r"^//(?:localhost(?=/))?", "", rest)
+    path = unquote(re.split("[?;]", without_host)[0]).strip()
+    if path.startswith("/") and path.strip("/"):
+        return f"/{path.lstrip('/')}"
+    return f"the full path of {Path(path).name or 'the file'}, such as /app/data/tasks.db"
 
 
 def _plain_name(name: str) -> str:
     if not is_source_name(name):
-        raise ValueError("a name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit")
+        raise ValueError("a name has letters, digits, '.', '_' and '-' only, and begins with a letter or digit")
     return name
 
 
 def _replica_name(name: str) -> str:
     if name == LOCAL_STORE:
-        raise ValueError(f"'{LOCAL_STORE}' means the directory of backups itself: choose another name")
+        raise ValueError(f"'{LOCAL_STORE}' is reserved for backups_dir: choose another name")
     return name
 
 
 def _distinct(tables: Mapping[str, _Value]) -> Mapping[str, _Value]:
     if len({name.lower() for name in tables}) < len(tables):
-        raise ValueError("two names differ only in upper and lower case: the environment cannot tell them apart")
+        raise ValueError("two names differ only in case, which the environment cannot express: rename one")
     return tables
 
 
@@ -77,9 +123,9 @@ def _when(text: str) -> str:
 
 def _span(value: object) -> object:
     try:
-        span = parse_span(str(value))  # a 0 may stand without quotes; a number without a unit is refused
+        span = parse_span(str(value))  # 0 is accepted without quotes; a number without a unit is refused
     except ValueError:
-        raise ValueError(f"must be a span of time such as {SPAN_EXAMPLE}, or 0, not {value!r}") from None
+        raise ValueError(f"must be a duration such as {SPAN_EXAMPLE}, or 0, not {value!r}") from None
     if span.total_seconds() > 100 * YEAR_S:
         raise ValueError(f"must be at most 100 years, not {value!r}")
     return span
@@ -95,13 +141,13 @@ def _listen_address(text: str) -> str:
 
 def _url_without_password(url: str) -> str:
     if url != url.strip():
-        raise ValueError("must not begin or end with blanks")
+        raise ValueError("must not begin or end with whitespace")
     try:
         password = urlsplit(url).password
-    except ValueError:  # its message may hold the URL, and the URL a password
+    except ValueError:  # its message may contain the URL, and the URL a password
         raise ValueError("must be a URL") from None
     if password is not None:
-        raise ValueError("must not hold a password, which logs and pages would show; a replica has a key for it")
+        raise ValueError("must not contain a password, because logs and pages show URLs: set `password` of the replica")
     return url
 
 
@@ -113,7 +159,7 @@ def _http(url: str) -> str:
 
 
 def _without_query(url: str) -> str:
-    query = urlsplit(url).query  # where a key would be
+    query = urlsplit(url).query  # it may contain a key
     return url.replace(f"?{query}", f"?{MASK}", 1) if query else url
 
 
@@ -139,7 +185,7 @@ def _split_urls(value: object) -> object:
         return [url for url in _BETWEEN_URLS.split(value.strip(", \t\r\n")) if url]
     try:
         return json.loads(value)
-    except ValueError:  # its message would hold the URLs
+    except ValueError:  # its message would contain the URLs
         raise ValueError("must be a JSON list of strings, or URLs with commas or spaces between them") from None
 
 
@@ -148,10 +194,10 @@ def _have_schemes(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         url = secret.get_secret_value()
         scheme = _SCHEME.match(url)
         if scheme is None:
-            raise ValueError(f"URL {number} of {len(urls)} has no scheme: each begins as in ntfy:// or mailtos://")
+            raise ValueError(f"URL {number} of {len(urls)} has no scheme such as ntfy:// or mailtos://")
         if re.search(r"\s", url.strip()):
             raise ValueError(
-                f"URL {number} of {len(urls)} ({scheme[0]}…) holds a blank that no other URL follows: write it as %20"
+                f"URL {number} of {len(urls)} ({scheme[0]}…) contains whitespace inside a URL: write it as %20"
             )
     return urls
 

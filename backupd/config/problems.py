@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: where it stands, in words for people, and never with a secret in it."""
+"""Messages about an invalid configuration: where the value was set, what is expected, and never a secret."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from backupd.config.keys import ANY, KeyPath, all_keys, key_at
+from backupd.config.schema import ANY, KeyPath, all_keys, key_at
 
 Locate = Callable[[KeyPath], str]
 
@@ -16,7 +16,7 @@ _WHOLE = "must be a whole number"
 _SIZE = "must be a size such as '512MiB'"
 _SWITCH = "must be true or false"
 
-# These may quote the value that is wrong, unless its key holds a secret.
+# These messages quote the wrong value, unless its key is a secret.
 _VALUE_EXPECTED: Mapping[str, str] = {
     "bool_parsing": _SWITCH,
     "bool_type": _SWITCH,
@@ -33,7 +33,7 @@ _VALUE_EXPECTED: Mapping[str, str] = {
     "less_than_equal": "must be at most {le:g}",
     "literal_error": "must be {expected}",
 }
-# These may not: a value in the wrong place may be a secret in the wrong place.
+# These do not: a value in the wrong place may be a secret in the wrong place.
 _SHAPE_EXPECTED: Mapping[str, str] = {
     "dict_type": "must be a section",
     "missing": "is required",
@@ -55,29 +55,29 @@ _SPECIAL: Mapping[tuple[KeyPath, str], str] = {
 
 
 def explain(error: ValidationError, locate: Locate) -> Iterator[str]:
-    """Give one line for each thing that `error` found; `locate` puts into words where a path was set."""
+    """Yield one line for each problem in `error`; `locate` returns where a path was set."""
     details = error.errors(include_url=False)
     in_sources = any(detail["loc"][:1] == ("sources",) for detail in details)
     for detail in details:
         path = tuple(str(part) for part in detail["loc"] if part != "[key]")
         if path == ("backups_dir",) and detail["type"] == "missing" and in_sources:
-            continue  # it would have come from the source that is wrong itself
-        yield f"{locate(path)}: {_words(path, detail)}"
+            continue  # its default comes from the source that is invalid
+        yield f"{locate(path)}: {_message(path, detail)}"
 
 
 def dotted(path: KeyPath) -> str:
-    """Write `path` as TOML would, on one line."""
+    """Return `path` as TOML writes it, on one line."""
     return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else repr(part) for part in path)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Return the candidate that looks most like `name`; there must be one."""
+    """Return the most similar of `candidates`, which are not empty."""
     from difflib import get_close_matches
 
     return get_close_matches(name, list(candidates), n=1, cutoff=0.0)[0]
 
 
-def _words(path: KeyPath, detail: ErrorDetails) -> str:
+def _message(path: KeyPath, detail: ErrorDetails) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if (path, kind) in _SPECIAL:
         return _SPECIAL[path, kind]
@@ -86,11 +86,11 @@ def _words(path: KeyPath, detail: ErrorDetails) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind in _VALUE_EXPECTED:
-        return _VALUE_EXPECTED[kind].format_map(context) + _instead(path, detail["input"])
+        return _VALUE_EXPECTED[kind].format_map(context) + _actual_value(path, detail["input"])
     return _SHAPE_EXPECTED.get(kind, "cannot be used")
 
 
-def _instead(path: KeyPath, value: Any) -> str:  # noqa: ANN401 - the value may be anything, that is what is wrong
+def _actual_value(path: KeyPath, value: Any) -> str:  # noqa: ANN401 - an invalid value is of any type
     key = key_at(path)
     if key is None or key.is_secret or not isinstance(value, str | int | float):
         return ""

@@ -1,13 +1,21 @@
-"""A configuration as people and programs may see it: with every secret masked."""
+"""A configuration as JSON, as TOML, each with secrets masked, and as a digest."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
 
 from pydantic import BaseModel, SecretStr
 
+from backupd import __version__
 from backupd.config.schema import Config
+
+_WITHOUT_EFFECT_ON_RUNS: Final = {"schedule", "http", "health", "notify", "app", "pings"}
+# Enough to notice a change, and too little to confirm a guess at a secret: one guess of 65,536 matches by chance.
+_DIGEST_BYTES: Final = 2
 
 
 def masked(config: Config) -> dict[str, Any]:
@@ -16,8 +24,8 @@ def masked(config: Config) -> dict[str, Any]:
 
 
 def secrets_of(config: Config) -> tuple[str, ...]:
-    """Return every secret in clear, for the mask of the log."""
-    return tuple(secrets_in(config))
+    """Return every secret in clear text, for the mask of the log."""
+    return tuple(_secrets_in(config))
 
 
 def to_toml(config: Config) -> str:
@@ -26,16 +34,36 @@ def to_toml(config: Config) -> str:
 
 
 def toml_value(value: object) -> str:
-    """Write a text, number, switch or list of these as TOML does."""
+    """Return a text, number, boolean or list of these as TOML."""
     if isinstance(value, str):
-        # JSON escapes as TOML does, but for the DEL character, which TOML allows in no string.
+        # JSON escapes as TOML does, except for the DEL character, which TOML forbids in strings.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     return json.dumps(value)
 
 
 def toml_key(name: str) -> str:
-    """Write one part of a key, in quotes where it needs them."""
+    """Return one part of a key, in quotes where TOML requires them."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else toml_value(name)
+
+
+def config_digest(config: Config) -> str:
+    """Return a digest of everything that decides whether a run succeeds: four hex digits, keyed by `backups_dir`.
+
+    A run that failed under another digest is retried at once. Beside the configuration of runs, the digest covers what
+    an operator repairs elsewhere: `known_hosts` files, the database files (mounted, restored, another owner), the user
+    and the version. Secrets cannot be derived from it.
+    """
+    facts = {
+        "config": config.model_dump(exclude=_WITHOUT_EFFECT_ON_RUNS),
+        "secrets": list(_secrets_in(config.replicas)),
+        "known_hosts": [_read(replica.known_hosts) for replica in config.replicas.values() if replica.known_hosts],
+        "databases": [_file_facts(Path(source.path)) for source in config.sources.values()],
+        "user": (os.geteuid(), os.getegid()),
+        "version": __version__,
+    }
+    text = json.dumps(facts, sort_keys=True, default=str).encode()
+    key = blake2b(os.fsencode(config.backups_dir)).digest()
+    return blake2b(text, digest_size=_DIGEST_BYTES, key=key).hexdigest()
 
 
 def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
@@ -49,16 +77,32 @@ def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[st
             yield from _table_lines(value, (*path, name))
 
 
-def secrets_in(value: object) -> Iterator[str]:
-    """Yield every secret in clear that `value`, a part of the configuration, holds."""
+def _secrets_in(value: object) -> Iterator[str]:
+    """Yield every secret in clear text in `value`, a part of the configuration."""
     if isinstance(value, SecretStr):
         yield value.get_secret_value()
     elif isinstance(value, BaseModel):
         for _, below in value:
-            yield from secrets_in(below)
+            yield from _secrets_in(below)
     elif isinstance(value, Mapping):
         for below in value.values():
-            yield from secrets_in(below)
+            yield from _secrets_in(below)
     elif isinstance(value, tuple):
         for below in value:
-            yield from secrets_in(below)
+            yield from _secrets_in(below)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return str(error)
+
+
+def _file_facts(path: Path) -> tuple[int, ...]:
+    """Return identity, owner, mode and whether it has bytes; empty where the file is missing or not accessible."""
+    try:
+        state = path.stat()
+    except OSError:
+        return ()
+    return (state.st_dev, state.st_ino, state.st_uid, state.st_gid, state.st_mode, int(state.st_size > 0))

@@ -1,36 +1,28 @@
-"""The one schema of the configuration: validation, environment names and the example come from it."""
+"""The schema of the configuration and the flat list of its keys: validation, environment names and the example."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
-from backupd.config import kinds
-from backupd.config.rehearsal import refuse_misfit
-from backupd.config.sections import (
-    AppSection,
-    DrillSection,
-    HealthSection,
-    HttpSection,
-    LockSection,
-    NotifySection,
-    PackSection,
-    ReplicaSection,
-    RetentionSection,
-    ScheduleSection,
-    ShrinkGuardSection,
-    SourceSection,
-    SpaceSection,
-)
-from backupd.config.targets import refuse_shared_targets
-from backupd.model import RetentionPolicy
+from backupd.config import kinds, sections
+from backupd.errors import ConfigError
+from backupd.model import LOCAL_STORE
 from backupd.pings.monitors import require_ping_names
-from backupd.sqlite.database_files import SIDE_SUFFIXES
+from backupd.sqlite.database_files import SIDE_SUFFIXES, files_of_database
+from backupd.stores.sftp.url import Address, DirectoryAddress, parse_address
 
+ANY = "*"
 ENVIRONMENT = "environment"
 
-Sources = Annotated[kinds.Named[SourceSection], Field(min_length=1)]
+KeyPath = tuple[str, ...]
+Sources = Annotated[kinds.Named[sections.SourceSection], Field(min_length=1)]
 
 
 class Config(BaseModel):
@@ -43,7 +35,7 @@ class Config(BaseModel):
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
-        validate_default=True,  # a default, too, must fit the other sections
+        validate_default=True,  # a default must fit the other sections too
     )
 
     sources: Sources
@@ -51,34 +43,36 @@ class Config(BaseModel):
         description="Directory that keeps the generations; default: backups/ beside the database.",
         examples=["/app/data/backups"],
     )
-    retention: RetentionSection = RetentionSection()
-    schedule: ScheduleSection = ScheduleSection()
-    space: SpaceSection = SpaceSection()
-    shrink_guard: ShrinkGuardSection = ShrinkGuardSection()
-    lock: LockSection = LockSection()
-    pack: PackSection = PackSection()
-    replicas: kinds.NamedReplicas[ReplicaSection] = {}
-    drill: DrillSection = DrillSection()
-    http: HttpSection = HttpSection()
-    health: HealthSection = HealthSection()
-    notify: NotifySection = NotifySection()
-    app: AppSection = AppSection()
+    retention: sections.RetentionSection = sections.RetentionSection()
+    schedule: sections.ScheduleSection = sections.ScheduleSection()
+    space: sections.SpaceSection = sections.SpaceSection()
+    shrink_guard: sections.ShrinkGuardSection = sections.ShrinkGuardSection()
+    lock: sections.LockSection = sections.LockSection()
+    pack: sections.PackSection = sections.PackSection()
+    replicas: kinds.NamedReplicas[sections.ReplicaSection] = {}
+    drill: sections.DrillSection = sections.DrillSection()
+    http: sections.HttpSection = sections.HttpSection()
+    health: sections.HealthSection = sections.HealthSection()
+    notify: sections.NotifySection = sections.NotifySection()
+    app: sections.AppSection = sections.AppSection()
     pings: kinds.Named[kinds.PingUrl] = Field(
         {},
-        description="URLs of outside monitors (healthchecks.io, Uptime Kuma) that hear when a run begins, succeeds and "
-        "fails: by task (backup, replicate, drill, prune, scrub), or by task and what it is of (backup-tasks). daily "
-        "hears once a day, only while all proofs are within their limits. A kind before the URL, uptime-kuma: or "
-        "healthchecks:, helps where its shape does not tell.",
+        description="URLs of outside monitors (healthchecks.io, Uptime Kuma), called when a run begins, succeeds and "
+        "fails; by task (backup, replicate, drill, prune, scrub), or by task and its source or replica (backup-tasks). "
+        "daily is called once a day, only while everything is up to date. Where the URL alone does not show the kind "
+        "of monitor, write uptime-kuma: or healthchecks: before it.",
         examples=["https://hc-ping.com/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"],
     )
 
     _origin: str = PrivateAttr(ENVIRONMENT)
-    _zone_doubt: str = PrivateAttr("")
+    _timezone_warning: str = PrivateAttr("")
     _note: str = PrivateAttr("")
 
     @field_validator("sources")
     @classmethod
-    def _are_different_databases(cls, sources: Mapping[str, SourceSection]) -> Mapping[str, SourceSection]:
+    def _are_different_databases(
+        cls, sources: Mapping[str, sections.SourceSection]
+    ) -> Mapping[str, sections.SourceSection]:
         named: dict[Path, str] = {}
         for name, source in sources.items():
             other = named.setdefault(source.path, name)
@@ -91,24 +85,24 @@ class Config(BaseModel):
     def _is_no_database(cls, directory: Path, info: ValidationInfo) -> Path:
         for name, source in info.data.get("sources", {}).items():
             if source.path == directory:
-                raise ValueError(f"is the database of source {name}: backups need a directory of their own")
+                raise ValueError(f"is the database of source {name}: set a separate directory")
             if str(directory) in (f"{source.path}{suffix}" for suffix in SIDE_SUFFIXES):
-                raise ValueError(f"is where SQLite puts a side file of source {name}: give backups another name")
+                raise ValueError(f"is the path of a side file of source {name}: set a separate directory")
         return directory
 
     @field_validator("replicas")
     @classmethod
     def _are_different_directories(
-        cls, replicas: Mapping[str, ReplicaSection], info: ValidationInfo
-    ) -> Mapping[str, ReplicaSection]:
-        refuse_shared_targets(replicas, info.data.get("backups_dir"))
+        cls, replicas: Mapping[str, sections.ReplicaSection], info: ValidationInfo
+    ) -> Mapping[str, sections.ReplicaSection]:
+        _refuse_shared_directories(replicas, info.data.get("backups_dir"))
         return replicas
 
     @field_validator("drill")
     @classmethod
-    def _fits_the_rest(cls, drill: DrillSection, info: ValidationInfo) -> DrillSection:
+    def _fits_the_rest(cls, drill: sections.DrillSection, info: ValidationInfo) -> sections.DrillSection:
         if "sources" in info.data:
-            refuse_misfit(drill, info.data["sources"], info.data.get("replicas"), info.data.get("backups_dir"))
+            _refuse_unfit_drill(drill, info.data["sources"], info.data.get("replicas"), info.data.get("backups_dir"))
         return drill
 
     @field_validator("pings")
@@ -120,14 +114,14 @@ class Config(BaseModel):
 
     @classmethod
     def of(cls, table: Mapping[str, Any], origin: str, timezone_warning: str = "", note: str = "") -> Self:
-        """Validate `table`, nested as a TOML file is; `timezone_warning` is a warning where it sets no time zone.
+        """Validate `table`, nested as a TOML file is; `timezone_warning` applies where it sets no time zone.
 
         Raises pydantic's ValidationError.
         """
         config = cls(**table)
         config._origin, config._note = origin, note
         if "timezone" not in config.schedule.model_fields_set:
-            config._zone_doubt = timezone_warning
+            config._timezone_warning = timezone_warning
         return config
 
     @property
@@ -137,14 +131,115 @@ class Config(BaseModel):
 
     @property
     def timezone_warning(self) -> str:
-        """Why the time zone is UTC though TZ asks for another, empty where it does not."""
-        return self._zone_doubt
+        """Why the time zone is UTC although TZ is set, empty where TZ is unset or understood."""
+        return self._timezone_warning
 
     @property
     def note(self) -> str:
-        """What of the environment was ignored, and why; empty where nothing was."""
+        """Which variables of the environment were ignored, and why; empty for none."""
         return self._note
 
-    def policy(self) -> RetentionPolicy:
-        """Return how many generations stay in the directory of backups."""
-        return self.retention.policy()
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: its path from the root, with `*` for a name that the operator chooses, and what it contains."""
+
+    path: KeyPath
+    is_secret: bool
+    is_file: bool
+
+    def matches(self, path: KeyPath) -> bool:
+        """Return whether `path` is this key, with any chosen names in it."""
+        return len(path) == len(self.path) and self.is_under(path)
+
+    def is_under(self, path: KeyPath) -> bool:
+        """Return whether this key is `path`, or below it."""
+        return len(path) <= len(self.path) and all(
+            part and own in (ANY, part) for part, own in zip(path, self.path, strict=False)
+        )
+
+
+@cache
+def all_keys() -> tuple[Key, ...]:
+    """Return every key of the schema, in its order."""
+    return tuple(_keys(Config, ()))
+
+
+def key_at(path: KeyPath) -> Key | None:
+    """Return the key at `path`, `None` where the schema has none."""
+    return next((key for key in all_keys() if key.matches(path)), None)
+
+
+def fields_of(table: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of `table` by the names that an operator writes."""
+    return {field.alias or name: field for name, field in table.model_fields.items()}
+
+
+def table_of(annotation: object) -> type[BaseModel] | None:
+    """Return the section that a field of this annotation contains, `None` where it contains a value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((table for part in get_args(annotation) if (table := table_of(part))), None)
+
+
+def is_named(annotation: object) -> bool:
+    """Return whether the field maps names that the operator chooses."""
+    return get_origin(annotation) is Mapping
+
+
+def _keys(table: type[BaseModel], above: KeyPath) -> Iterator[Key]:
+    for name, field in fields_of(table).items():
+        path = (*above, name, ANY) if is_named(field.annotation) else (*above, name)
+        below = table_of(field.annotation)
+        if below is not None:
+            yield from _keys(below, path)
+        else:
+            yield Key(path, _mentions(field.annotation, SecretStr), _mentions(field.annotation, Path))
+
+
+def _mentions(annotation: Any, kind: type) -> bool:  # noqa: ANN401 - annotations are of any type
+    return annotation is kind or any(_mentions(part, kind) for part in get_args(annotation))
+
+
+def _refuse_shared_directories(replicas: Mapping[str, sections.ReplicaSection], backups_dir: Path | None) -> None:
+    """Raise ValueError where two replicas are one directory, or one is `backups_dir`, by their URLs alone.
+
+    Invalid URLs are skipped: opening the replica reports them.
+    """
+    named: dict[Address, str] = {}
+    for name, replica in replicas.items():
+        with suppress(ConfigError):
+            address = _normal(parse_address(replica.url))
+            other = named.setdefault(address, name)
+            if other != name:
+                raise ValueError(f"{other} and {name} have the same directory {replica.url}: give each its own")
+            if backups_dir is not None and address == _normal(DirectoryAddress(backups_dir)):
+                raise ValueError(f"{name} is backups_dir itself: set another directory, on another disk")
+
+
+def _normal(address: Address) -> Address:
+    return DirectoryAddress(Path(os.path.normpath(address.path))) if isinstance(address, DirectoryAddress) else address
+
+
+def _refuse_unfit_drill(
+    drill: sections.DrillSection,
+    sources: Mapping[str, sections.SourceSection],
+    replicas: Iterable[str] | None,
+    backups_dir: Path | None,
+) -> None:
+    """Raise ValueError where `drill` names an unknown source or store, or would overwrite files; None: not known."""
+    if replicas is not None and drill.from_ not in (None, LOCAL_STORE, *replicas):
+        known = ", ".join((LOCAL_STORE, *replicas))
+        raise ValueError(f"from: unknown store {drill.from_!r}; known stores: {known}")
+    if drill.source is not None and drill.source not in sources:
+        raise ValueError(f"source: unknown source {drill.source!r}; known sources: {', '.join(sources)}")
+    if drill.checks_app and drill.source is None and len(sources) > 1:
+        raise ValueError(f"source: is required, because there are several sources: {', '.join(sources)}")
+    place = drill.place_at
+    if place is None:
+        return
+    for name, source in sources.items():
+        if files_of_database(place) & files_of_database(source.path):
+            raise ValueError(f"place_at: {place} is the database of source {name} or one of its side files")
+    if backups_dir is not None and backups_dir in place.parents:
+        raise ValueError(f"place_at: {place} is inside backups_dir: set a path outside it")

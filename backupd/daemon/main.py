@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from backupd import __version__
 from backupd.bootstrap.notifications import notification_options
-from backupd.bootstrap.tasks import expiry, limits, monitors, planned_tasks, watching_site
+from backupd.bootstrap.tasks import limits, monitors, planned_tasks, retention_rule, watching_site
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
@@ -26,7 +26,7 @@ from backupd.status.model import History, Status
 from backupd.status.text import status_lines
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
-from backupd.tasks.options import Expiry
+from backupd.tasks.requests import RetentionRule
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
@@ -66,7 +66,7 @@ class DaemonStatus:
         daemon: Daemon,
         planned: tuple[Planned, ...],
         limits: tuple[Limit, ...],
-        expiry: Expiry,
+        retention: RetentionRule,
         context: TaskContext,
         monitors: Mapping[str, Monitor],
     ) -> None:
@@ -74,7 +74,7 @@ class DaemonStatus:
             daemon,
             planned,
             limits,
-            expiry,
+            retention,
             context,
         )
         self._monitors = monitors
@@ -115,7 +115,7 @@ def serve(config: Config) -> NoReturn:
     woken = threading.Event()
     lanes = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     daemon = Daemon(planned, lanes, context, OwnerHandover(config, context.log).due, on_end=woken.set)
-    overview = DaemonStatus(daemon, planned, limits(config), expiry(config), context, monitors(config))
+    overview = DaemonStatus(daemon, planned, limits(config), retention_rule(config), context, monitors(config))
     server = _server(config, overview, context)
     teller = _teller(config, daemon, overview, context, woken)
     for end in (signal.SIGTERM, signal.SIGINT):

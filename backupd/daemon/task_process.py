@@ -10,7 +10,7 @@ import pickle
 import signal
 import sys
 
-from backupd.bootstrap.tasks import backup_request, build_site, expiry, late_log, priority
+from backupd.bootstrap.tasks import backup_request, build_site, late_log, priority, retention_rule
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
@@ -78,7 +78,7 @@ def _run(task: str, source: str, config: Config, context: TaskContext) -> AnyRep
     if task == "prune":
         from backupd.tasks.prune import prune
 
-        return prune(source, expiry(config), context)[0]
+        return prune(source, retention_rule(config), context)[0]
     from backupd.tasks.verify import scrub
 
     return scrub(source, context)
@@ -97,7 +97,7 @@ def _doctor(config: Config, context: TaskContext) -> int:
 
 
 def _rebuild(context: TaskContext) -> int:
-    from backupd.tasks.rebuild_catalog import rebuild_catalog
+    from backupd.tasks.context import rebuild_catalog
 
     rebuild_catalog(context)
     return 0

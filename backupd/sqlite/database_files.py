@@ -1,6 +1,11 @@
 """The names of the files that make up a database."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
+
+from backupd.system.mounts import Mount, current_mounts, mount_of
 
 # https://sqlite.org/tempfiles.html: what lies there under these names SQLite takes for a part of the database.
 SIDE_SUFFIXES = ("-wal", "-shm", "-journal")
@@ -23,3 +28,70 @@ def same_place(one: Path, other: Path) -> bool:
         return False
     names = (frozenset(path.name for path in files_of_database(each)) for each in (one, other))
     return bool(next(names) & next(names))
+
+
+class Apart(NamedTuple):
+    """Why a database lies apart from its side files, and what to do about it."""
+
+    message: str
+    hint: str
+
+
+def mounted_apart(path: str, mounts: Iterable[Mount] | None = None) -> Apart | None:
+    """Say why the database at `path` (absolute, links resolved) lies apart from its side files; None where it does not.
+
+    The database, or one of its side files, is a mount point: its app may have the others beside another name.
+    """
+    seen = current_mounts() if mounts is None else tuple(mounts)
+    if not seen:
+        return _on_another_device(path)
+    for name in (path, *(f"{path}{suffix}" for suffix in SIDE_SUFFIXES)):
+        mount = mount_of(name, seen)
+        if mount is not None and mount.point == name and name != "/":
+            return _apart(path, mount)
+    return None
+
+
+def second_names(path: str, mounts: Iterable[Mount] | None = None) -> tuple[str, ...]:
+    """Return the other paths at which the file at `path` (absolute, links resolved) is mounted by itself."""
+    seen = current_mounts() if mounts is None else tuple(mounts)
+    own = mount_of(path, seen)
+    if own is None:
+        return ()
+    inside = f"{own.root.rstrip('/')}/{os.path.relpath(path, own.point)}"
+    return tuple(m.point for m in seen if (m.device, m.root) == (own.device, inside) and m.point != path)
+
+
+def mount_the_directory(directory: str, host: str = "DIRECTORY", name: str = "") -> str:
+    """Return the advice that brings a database, of another `name` there, and its side files together at `directory`."""
+    line = f"-v {host}:{directory}" + (f", where the database is {directory}/{name}" if name else "")
+    return (
+        f"mount the directory of the database, not the file, for the app and for backupd: {line} (Kubernetes: without "
+        "subPath; see docs/sources.md)"
+    )
+
+
+def _apart(path: str, mount: Mount) -> Apart:
+    directory, name = os.path.split(path)
+    _host, there = os.path.split(mount.root)
+    new = "/data" if directory == "/" else directory
+    is_other = mount.point == path and (new, there) != (directory, name)
+    return Apart(
+        f"{mount.point} is mounted without its directory: the app may keep -wal and -journal beside another name, "
+        "where they are not seen",
+        mount_the_directory(new, mount.host_directory, there if is_other else ""),
+    )
+
+
+def _on_another_device(path: str) -> Apart | None:
+    """Compare devices: all that is known without /proc, where a mount of the same file system is not seen."""
+    try:
+        apart = os.stat(path).st_dev != os.stat(os.path.dirname(path)).st_dev  # noqa: PTH116, PTH120 - a child's too
+    except OSError:
+        return None
+    if not apart:
+        return None
+    return Apart(
+        f"{path} is on another device than its directory: it seems to be mounted without it (/proc is missing)",
+        mount_the_directory(os.path.dirname(path)),  # noqa: PTH120 - the same
+    )

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from backupd.errors import SnapshotFailed, WorkerHung
 from backupd.model import SnapshotFacts
-from backupd.sqlite.checksums import path_has_checksums, set_checksums
-from backupd.sqlite.header import EMPTY, SIZE, parse_header
+from backupd.sqlite.file_format import EMPTY, SIZE, parse_header, path_has_checksums, set_checksums
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess
 

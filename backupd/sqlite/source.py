@@ -8,8 +8,9 @@ from pathlib import Path
 
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
-from backupd.sqlite.directory import Rights
-from backupd.sqlite.mounts import current_mounts, mount_of, mounted_apart, second_names
+from backupd.sqlite.database_files import mounted_apart, second_names
+from backupd.sqlite.permissions import Rights
+from backupd.system.mounts import current_mounts, mount_of
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import known_owner, ownership_hint
 
@@ -149,7 +150,8 @@ def _stat(path: Path, named: Path) -> os.stat_result:
             ) from error
         raise SourceMissing(
             f"no database at {path}",
-            "check the path and that the right volume is mounted: a wrong one is an empty directory",
+            "check the path and that the right volume is mounted: a wrong one is an empty directory; "
+            "if the database is lost: backupd restore",
         ) from error
     except PermissionError as error:
         raise SourceUnusable(

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from backupd.errors import TargetInUse
-from backupd.sqlite.file_lease import Lease
 from backupd.sqlite.history import Entry, Record, free_name, record_path, write_record
 from backupd.sqlite.swap_journal import SIDE_FILES, Mark, Suffix, SwapJournal, declared, is_part, pending, withdraw
+from backupd.sqlite.target_locks import Lease
 from backupd.system.fs import exchange_names, fsync_directory
 from backupd.system.signals import defer_signals
 

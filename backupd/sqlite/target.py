@@ -10,15 +10,14 @@ from typing import Literal
 
 from backupd.errors import SourceMissing, TargetRefused
 from backupd.model import SourceFacts
-from backupd.sqlite.checksums import path_has_checksums, set_checksums
-from backupd.sqlite.encryption import looks_encrypted
-from backupd.sqlite.file_lease import Lease
-from backupd.sqlite.header import SIZE, parse_header
-from backupd.sqlite.mounts import current_mounts, filesystem_of, is_remote, mounted_apart, second_names
+from backupd.sqlite.database_files import mounted_apart, second_names
+from backupd.sqlite.file_format import SIZE, looks_encrypted, parse_header, path_has_checksums, set_checksums
 from backupd.sqlite.source import Source
 from backupd.sqlite.swap_journal import KEPT, SIDE_FILES
+from backupd.sqlite.target_locks import Lease
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.fs import change_owner, fsync_directory, set_mode
+from backupd.system.mounts import current_mounts, filesystem_of, is_remote
 from backupd.system.owners import (
     NAMESPACE_HINT,
     host_id,

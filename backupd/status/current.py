@@ -21,13 +21,13 @@ from backupd.status.model import History, MessageFigures, NextRun, SourceFigures
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import present_inventory, read_health_facts
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import Expiry
+from backupd.tasks.requests import RetentionRule
 
 
 def read_history(
     planned: tuple[Planned, ...],
     limits: tuple[Limit, ...],
-    expiry: Expiry,
+    retention: RetentionRule,
     context: TaskContext,
     started_at: datetime,
     monitors: Mapping[str, Monitor],
@@ -35,7 +35,7 @@ def read_history(
     """Look at everything, and at how it came to be; each manifest is read once. Changes nothing, and raises nothing."""
     inventory = _inventory(context)
     status = _status_of(inventory, planned, limits, context, started_at, monitors)
-    return survey_of(status, inventory, planned, expiry, context)
+    return survey_of(status, inventory, planned, retention, context)
 
 
 def read_status(

@@ -28,9 +28,8 @@ from backupd.status.model import (
 )
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import Expiry
-from backupd.tasks.pin import pins_in_force
-from backupd.tasks.prune import plan_for
+from backupd.tasks.prune import pins_in_force, plan_for
+from backupd.tasks.requests import RetentionRule
 
 MOST_MARKS: Final = 10_000  # a year of hourly backups
 MOST_GENERATIONS: Final = 100
@@ -51,7 +50,11 @@ class _Remembered:
 
 
 def survey_of(
-    status: Status, inventory: Inventory | None, planned: tuple[Planned, ...], expiry: Expiry, context: TaskContext
+    status: Status,
+    inventory: Inventory | None,
+    planned: tuple[Planned, ...],
+    retention: RetentionRule,
+    context: TaskContext,
 ) -> History:
     """Look at all that `status` does not tell; `inventory` is None where the store could not be read.
 
@@ -69,8 +72,8 @@ def survey_of(
         unread.append("log")
     return History(
         status=status,
-        timezone=str(expiry.timezone),
-        histories=_histories(held, remembered, planned, expiry, context),
+        timezone=str(retention.timezone),
+        histories=_histories(held, remembered, planned, retention, context),
         drills=remembered.drills,
         replicas=_replicas(planned, remembered),
         disk=_disk(held, context) if inventory else None,
@@ -112,12 +115,16 @@ def _drill(run: RunRecord) -> DrillFigures:
 
 
 def _histories(
-    inventory: Inventory, remembered: _Remembered, planned: Iterable[Planned], expiry: Expiry, context: TaskContext
+    inventory: Inventory,
+    remembered: _Remembered,
+    planned: Iterable[Planned],
+    retention: RetentionRule,
+    context: TaskContext,
 ) -> tuple[SourceHistory, ...]:
     schedules = {one.source: one.schedule for one in planned if one.task == "backup"}
     foreign = sorted({generation.source for generation in inventory.generations} - schedules.keys())
     sources = (*schedules, *foreign[:MOST_FOREIGN_SOURCES])
-    return tuple(_history(name, schedules.get(name), inventory, remembered, expiry, context) for name in sources)
+    return tuple(_history(name, schedules.get(name), inventory, remembered, retention, context) for name in sources)
 
 
 def _history(
@@ -125,7 +132,7 @@ def _history(
     schedule: Schedule | None,
     inventory: Inventory,
     remembered: _Remembered,
-    expiry: Expiry,
+    retention: RetentionRule,
     context: TaskContext,
 ) -> SourceHistory:
     generations = inventory.of(source)
@@ -133,7 +140,7 @@ def _history(
     taken_at = tuple(generation.taken_at for generation in generations if inventory.counts(generation))
     records = SourceRecords(known.marks, taken_at, known.begin_at)
     reasons = (
-        _reasons(source, inventory, expiry, context) if schedule else {g.id: (NOT_CONFIGURED,) for g in generations}
+        _reasons(source, inventory, retention, context) if schedule else {g.id: (NOT_CONFIGURED,) for g in generations}
     )
     shown, pins = generations[:MOST_GENERATIONS], _pins(inventory, context)
     return SourceHistory(
@@ -146,9 +153,11 @@ def _history(
     )
 
 
-def _reasons(source: str, inventory: Inventory, expiry: Expiry, context: TaskContext) -> Mapping[str, tuple[str, ...]]:
+def _reasons(
+    source: str, inventory: Inventory, retention: RetentionRule, context: TaskContext
+) -> Mapping[str, tuple[str, ...]]:
     try:
-        return plan_for(source, expiry, inventory, context).reasons()
+        return plan_for(source, retention, inventory, context).reasons()
     except OSError:
         return {generation.id: (HOLDS_UNREADABLE,) for generation in inventory.of(source)}
 

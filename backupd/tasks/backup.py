@@ -15,15 +15,11 @@ from backupd.errors import NamesExhausted
 from backupd.formatting import human_bytes
 from backupd.model import Contents, Manifest, generation_id
 from backupd.report import BackupDetails, RunReport
-from backupd.sqlite.mounts import is_remote
+from backupd.system.mounts import is_remote
 from backupd.tasks.capture import ARCHIVE_PART, Capture, capture_snapshot
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import BackupRequest, Expiry
-from backupd.tasks.origins import sharing
-from backupd.tasks.pin import pin_if_possible
-from backupd.tasks.prune import expire, removed_by
+from backupd.tasks.inventory import Inventory, sharing
+from backupd.tasks.prune import expire, pin_if_possible, removed_by
 from backupd.tasks.pruning_hold import (
     admit_doubt,
     emptied,
@@ -34,8 +30,10 @@ from backupd.tasks.pruning_hold import (
     thaw,
 )
 from backupd.tasks.reporter import GenerationPublished, SourceUnchanged
+from backupd.tasks.requests import BackupRequest, RetentionRule
 from backupd.tasks.restore.recovery import recover_before_backup
 from backupd.tasks.run import BackupRun
+from backupd.tasks.verify import record_verification
 
 _MAX_ATTEMPT = 999
 _LARGE_WAL_BYTES = 256 << 20
@@ -62,8 +60,8 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
             _settle(request, proof, contents, inventory, run, context)
         if request.pin is not None and run.report.generation is not None:
             pin_if_possible(run.report.generation, request.pin, run, context)
-        if request.expiry is not None:
-            _expire(request.source, request.expiry, run, context)
+        if request.retention is not None:
+            _expire(request.source, request.retention, run, context)
         if request.replicas:
             _warn_of_replicas(request, run, context)
     return run.report
@@ -104,10 +102,10 @@ def _settle(
         thaw(request.source, context)
 
 
-def _expire(source: str, expiry: Expiry, run: BackupRun, context: TaskContext) -> None:
+def _expire(source: str, retention: RetentionRule, run: BackupRun, context: TaskContext) -> None:
     """Prune; a generation that is published stays so, whatever happens to older ones."""
     try:
-        plan = expire(source, expiry, run, context)
+        plan = expire(source, retention, run, context)
     except OSError as error:
         run.warn(f"old generations could not be pruned: {error}")
     else:

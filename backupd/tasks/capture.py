@@ -10,11 +10,10 @@ from backupd.archive.archive import Packed, digest_of, pack
 from backupd.errors import GenerationMissing, SnapshotFailed, SourceCorrupt, SourceReplaced, SourceUnlocked
 from backupd.log import Event
 from backupd.model import Manifest
-from backupd.sqlite.integrity import Inspection, checking
+from backupd.sqlite.inspection import Inspection, checking
 from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source, same_content
 from backupd.system.resources import lower_priority
-from backupd.tasks.check_results import ArchiveCheck, digest_archive, record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import (
     FILES_OF_A_BACKUP,
@@ -24,9 +23,10 @@ from backupd.tasks.disk_space import (
     same_file_system,
     watching_space,
 )
-from backupd.tasks.options import BackupRequest
 from backupd.tasks.reporter import SnapshotRetried
+from backupd.tasks.requests import BackupRequest
 from backupd.tasks.run import BackupRun
+from backupd.tasks.verify import ArchiveCheck, digest_archive, record_verification
 
 ARCHIVE_PART = "archive.part"
 
@@ -201,7 +201,7 @@ def _check_and_pack(
                 level=request.packing.level,
                 workers=request.packing.workers,
                 advance=watching_space(context.store.directory, reserve, context.progress.advance),
-                begin=lambda: lower_priority(request.packing.priority),
+                initializer=lambda: lower_priority(request.packing.priority),
             )
         with run.stage("wait for check"):
             result = inspection()

@@ -12,9 +12,8 @@ from typing import Literal
 from backupd.errors import GenerationMissing
 from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
-from backupd.sqlite.history import choose_undo, history
-from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files, remove_kept
-from backupd.sqlite.restore_lock import restore_lock
+from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, history, kept_files, remove_kept
+from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.state import QuarantinedCopy
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.recovery import recover_restore

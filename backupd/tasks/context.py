@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from backupd.catalog import CatalogUnavailable, read_catalog, read_copies
+from backupd.catalog.rebuild import rebuild
 from backupd.errors import NoSpace
 from backupd.log import Event, EventLog
 from backupd.model import NoProgress, Pin, Progress
@@ -266,3 +267,15 @@ def local_inventory(context: TaskContext) -> Inventory:
 def read_inventory(context: TaskContext) -> Inventory:
     """Do the same for a run that warns of what is refused itself: nothing is logged."""
     return take_inventory(context.store, context.clock(), context.marks.ids(), context.store.lost())
+
+
+def rebuild_catalog(context: TaskContext) -> int:
+    """Replace the catalog by one made from the manifests of the local store; returns how many generations it has."""
+    with context.exclusive_lock("rebuild"):
+        context.recover()
+        inventory = take_inventory(context.store, context.clock())
+        count = rebuild(context.catalog_path, [(m, context.store.name) for m in inventory.manifests.values()])
+    for generation, why in inventory.refused.items():
+        context.log.warning(Event.MANIFEST_REFUSED, why, generation=generation, hint=inventory.way_out(generation))
+    context.log.info(Event.CATALOG_REBUILT, f"catalog rebuilt from {count} manifests", generations=count)
+    return count

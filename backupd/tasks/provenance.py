@@ -6,21 +6,25 @@ of a retention policy, and is proven or restored only where this store has nothi
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Final
 
-from backupd.errors import ForeignCopies, GenerationMissing
+from backupd.errors import AdoptionRefused, ForeignCopies, GenerationMissing
 from backupd.formatting import counted, human_duration
+from backupd.log import Event
 from backupd.model import Manifest
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import LATEST, Inventory, choose_generation
+from backupd.tasks.prune import pin_generation
+from backupd.tasks.requests import PinRequest
 
 _WITH_ADOPT = "the same command with --adopt"
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class ForeignGenerations:
     """The generations of `source` that the store of the identity `store` has made, newest first; at least one."""
 
     source: str
@@ -41,7 +45,7 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class Provenance:
     """Whose generations count as this store's own, and of which `sources` it has made some.
 
     What an adopted store made counts up to a time: a store that made more afterwards was not lost.
@@ -56,14 +60,14 @@ class Claims:
         until = self.adopted.get(manifest.store)
         return manifest.store == self.own or (until is not None and manifest.taken_at <= until)
 
-    def foreign(self, there: Inventory, source: str | None = None) -> tuple[Foreign, ...]:
+    def foreign(self, there: Inventory, source: str | None = None) -> tuple[ForeignGenerations, ...]:
         """Return what does not count as own, of one source or all; the store with the newest first."""
         found = defaultdict[tuple[str, str], list[Manifest]](list)
         for generation in there.generations:
             manifest = there.manifests.get(generation.id)
             if manifest and source in (None, manifest.source) and not self.counts(manifest):
                 found[manifest.source, manifest.store].append(manifest)
-        return tuple(Foreign(*key, tuple(manifests)) for key, manifests in found.items())
+        return tuple(ForeignGenerations(*key, tuple(manifests)) for key, manifests in found.items())
 
     def usable(self, there: Inventory) -> Inventory:
         """Leave out what is foreign, but for the sources of which this store has made nothing: after a disaster."""
@@ -71,7 +75,7 @@ class Claims:
         return there.without(key for group in found if group.source in self.sources for key in group.ids)
 
 
-def claims_of(here: Inventory, context: TaskContext) -> Claims:
+def provenance_of(here: Inventory, context: TaskContext) -> Provenance:
     """Return whose generations count as own, given what is `here`: whatever lies in the local store does as well.
 
     Changes nothing. Raises OSError.
@@ -81,7 +85,7 @@ def claims_of(here: Inventory, context: TaskContext) -> Claims:
     for manifest in here.manifests.values():
         if manifest.store != own:
             adopted[manifest.store] = max(manifest.taken_at, adopted.get(manifest.store, manifest.taken_at))
-    return Claims(own, adopted, frozenset(generation.source for generation in here.generations))
+    return Provenance(own, adopted, frozenset(generation.source for generation in here.generations))
 
 
 def newest_first(inventory: Inventory) -> list[Manifest]:
@@ -91,7 +95,7 @@ def newest_first(inventory: Inventory) -> list[Manifest]:
 
 
 def refusal(
-    foreign: Sequence[Foreign], name: str, consequence: str, now: datetime, adopting: str = ""
+    foreign: Sequence[ForeignGenerations], name: str, consequence: str, now: datetime, adopting: str = ""
 ) -> ForeignCopies:
     """Return the error that says whose copies replica `name` holds, that `consequence`, and the ways out.
 
@@ -107,7 +111,7 @@ def refusal(
 
 
 def choose_usable(
-    there: Inventory, claims: Claims, wanted: str, source: str | None, at: datetime | None, name: str
+    there: Inventory, claims: Provenance, wanted: str, source: str | None, at: datetime | None, name: str
 ) -> Manifest:
     """Choose a generation of replica `name` as `choose_generation` does, but none that this store may not restore.
 
@@ -131,8 +135,90 @@ def choose_usable(
     return manifest
 
 
-def is_succession(foreign: Sequence[Foreign]) -> bool:
+def is_succession(foreign: Sequence[ForeignGenerations]) -> bool:
     """Tell whether stores followed each other, as on machines that were lost: one database path, one after another."""
     paths = {manifest.origin.path for group in foreign for manifest in group.manifests}
     spans = sorted((group.manifests[0].taken_at, group.manifests[-1].taken_at) for group in foreign)
     return len(paths) <= 1 and all(newest < oldest for (newest, _), (_, oldest) in pairwise(spans))
+
+
+_ADOPTED: Final = PinRequest("adopted from a lost machine", timedelta(days=30))
+
+
+def adopt(
+    foreign: Sequence[ForeignGenerations],
+    here: Inventory,
+    there: Inventory,
+    name: str,
+    context: TaskContext,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Provenance:
+    """Adopt the stores that made the `foreign` generations at replica `name`; returns what counts as own then.
+
+    Refused where one of them still lives: it made a generation after this store had made one of the same source,
+    which a lost machine cannot; and where several of one source were at work in the same days. `force` adopts them all
+    the same. Raises AdoptionRefused, LockHeld, StoreUnusable, OSError.
+    """
+    now, claims = context.clock(), provenance_of(here, context)
+    if not force:
+        _refuse_doubtful(foreign, here, there, name, claims)
+    until = {group.store: now for group in foreign}
+    for group in foreign:  # the clock of a machine that was lost may have run ahead
+        until[group.store] = max(until[group.store], group.manifests[0].taken_at)
+    if foreign and not dry_run:
+        _pin(foreign, context)
+        context.identities.adopt(until)
+        for group in foreign:
+            what = f"adopted at {name}: {group.words(now)}"
+            context.log.warning(Event.STORE_ADOPTED, what, store=name, source=group.source, identity=group.store)
+    return replace(claims, adopted={**claims.adopted, **until})
+
+
+def _pin(foreign: Sequence[ForeignGenerations], context: TaskContext) -> None:
+    """Keep what is adopted for a month: what of it the lost machine had pinned is not known. Raises LockHeld, OSError.
+
+    Before it counts as own, since from then on the retention policy decides about it.
+    """
+    with context.exclusive_lock("adopt"):
+        context.recover()
+        for generation_id in sorted(key for group in foreign for key in group.ids):
+            pin_generation(generation_id, _ADOPTED, context)
+
+
+def adopt_local(here: Inventory, context: TaskContext) -> None:
+    """Adopt the stores of generations that an operator has put into the local store, as far as those reach."""
+    adopted = provenance_of(here, context).adopted
+    if adopted.items() - context.identities.adopted().items():
+        context.identities.adopt(adopted)
+
+
+def _refuse_doubtful(
+    foreign: Sequence[ForeignGenerations], here: Inventory, there: Inventory, name: str, claims: Provenance
+) -> None:
+    hint = (
+        f"give each app a directory of its own in the url of {name}; if these are machines of this app, and lost for "
+        f"certain: backupd replicate --to {name} --adopt --force"
+    )
+    for group in foreign:
+        if _lives(group, here, there, claims):
+            raise AdoptionRefused(
+                f"{name} holds {group.words(there.now)}; this store had made copies of {group.source} before that: "
+                "the other store seems to be at work, and was not adopted",
+                hint,
+            )
+        rivals = [other for other in foreign if other.source == group.source]
+        if not is_succession(rivals):
+            whose = "; ".join(other.words(there.now) for other in rivals)
+            raise AdoptionRefused(f"several stores have sent copies of {group.source} to {name}: {whose}", hint)
+
+
+def _lives(group: ForeignGenerations, here: Inventory, there: Inventory, claims: Provenance) -> bool:
+    made = [
+        m.taken_at
+        for side in (here, there)
+        for m in side.manifests.values()
+        if m.source == group.source and m.store == claims.own
+    ]
+    return bool(made) and group.manifests[0].taken_at > min(made)

@@ -9,11 +9,11 @@ from backupd.errors import BackupdError, CopyCorrupt, SourceCorrupt, SourceEncry
 from backupd.formatting import human_bytes
 from backupd.log import Event
 from backupd.model import Contents, Hold, Manifest
-from backupd.sqlite.shadows import shadows_of
+from backupd.sqlite.shadow_tables import shadows_of
 from backupd.tasks.capture import Capture
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import BackupRequest, ShrinkGuard
+from backupd.tasks.requests import BackupRequest, ShrinkGuard
 from backupd.tasks.run import BackupRun
 
 _NAMED = 5

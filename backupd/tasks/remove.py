@@ -7,10 +7,10 @@ from backupd.errors import GenerationMissing, RemovalRefused
 from backupd.model import Generation, Hold, Pin
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.pin import pins_in_force, unpin_generation
-from backupd.tasks.provenance import claims_of
-from backupd.tasks.prune import remove_generation
-from backupd.tasks.replicate import Connect, ReplicationRequest, inventory_of, remove_there, replica_errors
+from backupd.tasks.provenance import provenance_of
+from backupd.tasks.prune import pins_in_force, remove_generation, unpin_generation
+from backupd.tasks.replica import Connect, inventory_of, remove_there, replica_errors
+from backupd.tasks.requests import ReplicationRequest
 
 _REASON = "removed by an operator"
 
@@ -69,7 +69,7 @@ def remove_at_replica(
 
 def _foreign(ids: Collection[str], there: Inventory, name: str, context: TaskContext) -> frozenset[str]:
     """Return what other stores have sent to a replica. Raises RemovalRefused when one of `ids` is theirs."""
-    groups = claims_of(read_inventory(context), context).foreign(there)
+    groups = provenance_of(read_inventory(context), context).foreign(there)
     for group in groups:
         if theirs := sorted(group.ids & {*ids}):
             raise RemovalRefused(

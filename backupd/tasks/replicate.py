@@ -3,11 +3,10 @@
 The plan is made from the replica's own listing, never by mirroring: losing the local disk must not empty it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import (
@@ -16,48 +15,20 @@ from backupd.errors import (
     ManifestInvalid,
     NoSpace,
     NothingToSend,
-    ReplicaFailed,
 )
-from backupd.formatting import human_bytes, printable
+from backupd.formatting import human_bytes
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
-from backupd.stores.contract import Replica, find_manifest, generation_taken
-from backupd.system.fs import is_disk_full
-from backupd.system.os_errors import explain_full
-from backupd.tasks.adopt import adopt, adopt_local
-from backupd.tasks.check_results import digest_archive, record_verification
+from backupd.stores.contract import Replica, find_manifest
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.inventory import Inventory, take_inventory
-from backupd.tasks.options import Expiry
-from backupd.tasks.origins import histories
-from backupd.tasks.provenance import Foreign, claims_of, refusal
-from backupd.tasks.reporter import GenerationRemoved, GenerationSent, RemovalBegins
-from backupd.tasks.retry import Retry
+from backupd.tasks.inventory import Inventory, histories
+from backupd.tasks.provenance import ForeignGenerations, adopt, adopt_local, provenance_of, refusal
+from backupd.tasks.replica import Connect, Retry, inventory_of, remove_there, replica_errors, require_ours
+from backupd.tasks.reporter import GenerationSent
+from backupd.tasks.requests import ReplicationRequest
 from backupd.tasks.run import ReplicationRun
-
-_DENIED = (
-    "let the account there read and write the directory of the replica (owner and mode), or correct the path in url"
-)
-_LONGEST = 400
-_MOST_SENDERS: Final = 8  # that publish in the same moments, one after the other
-Connect = Callable[[], AbstractContextManager[Replica]]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicationRequest:
-    """One replica and what may stay there; an `append_only` one is never told to remove anything.
-
-    Of `sources`, and of what else is in the local store: what others have sent there is none of ours. With `adopt` the
-    stores of lost machines are adopted first, with `force` also one that seems to be at work; the next run prunes.
-    """
-
-    name: str
-    expiry: Expiry
-    sources: tuple[str, ...] = ()
-    append_only: bool = False
-    adopt: bool = False
-    force: bool = False
+from backupd.tasks.verify import digest_archive, record_verification
 
 
 def send(manifest: Manifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> None:
@@ -96,7 +67,7 @@ class ReplicationPlan:
     send: tuple[Kept, ...]
     keep: tuple[Kept, ...]
     remove: tuple[Removed, ...]
-    foreign: tuple[Foreign, ...] = ()
+    foreign: tuple[ForeignGenerations, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -111,7 +82,7 @@ def plan_replication(
     now: datetime,
     hold: Hold | None = None,
     pins: Mapping[str, Pin] = NO_PINS,
-    foreign: tuple[Foreign, ...] = (),
+    foreign: tuple[ForeignGenerations, ...] = (),
 ) -> ReplicationPlan:
     """Decide for one source what a replica gets and lets go, given what is here and what is there.
 
@@ -128,7 +99,9 @@ def plan_replication(
     verified = (generation for generation in local if generation.verified)
     lacking = {generation.id: generation for generation in verified if generation.id not in good_there}
     present = {generation.id: generation for generation in there if generation.id not in lacking}
-    plan = plan_retention((present | lacking).values(), request.expiry.policy, now, request.expiry.timezone, hold, pins)
+    plan = plan_retention(
+        (present | lacking).values(), request.retention.policy, now, request.retention.timezone, hold, pins
+    )
     send = tuple(kept for kept in plan.keep if kept.generation.id in lacking)
     keep = tuple(kept for kept in plan.keep if kept.generation.id in present)
     remove = tuple(removed for removed in plan.remove if removed.generation.id in present)
@@ -139,7 +112,7 @@ def plan_all(
     request: ReplicationRequest, here: Inventory, there: Inventory, context: TaskContext
 ) -> tuple[ReplicationPlan, ...]:
     """Return the plan for each source of ours, the configured ones and those in the local store."""
-    claims, now, pins = claims_of(here, context), context.clock(), context.pins.all()
+    claims, now, pins = provenance_of(here, context), context.clock(), context.pins.all()
 
     def plan(source: str) -> ReplicationPlan:
         hold, foreign = context.holds.get(source), claims.foreign(there, source)
@@ -221,17 +194,6 @@ def _expire(
         )
 
 
-def remove_there(
-    going: Mapping[str, str], request: ReplicationRequest, replica: Replica, there: Inventory, context: TaskContext
-) -> None:
-    """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
-    _write_checksums(request, replica, there, going, context)
-    for key, reason in going.items():
-        context.emit(RemovalBegins(key, request.name))
-        replica.remove(key)
-        context.emit(GenerationRemoved(key, request.name, reason))
-
-
 def _sources(request: ReplicationRequest, here: Inventory) -> list[str]:
     return sorted({*request.sources, *(generation.source for generation in here.generations)})
 
@@ -240,7 +202,7 @@ def _adopted(
     request: ReplicationRequest, here: Inventory, there: Inventory, run: ReplicationRun, context: TaskContext
 ) -> bool:
     """Adopt the stores whose copies of our sources are there; tells whether there were any. Raises AdoptionRefused."""
-    claims = claims_of(here, context)
+    claims = provenance_of(here, context)
     foreign = [group for source in _sources(request, here) for group in claims.foreign(there, source)]
     adopt(foreign, here, there, request.name, context, force=request.force)
     for group in foreign:
@@ -255,44 +217,6 @@ def refused_by(plans: Sequence[ReplicationPlan], name: str, context: TaskContext
     foreign = [group for plan in plans for group in plan.foreign]
     nothing = "sent or removed" if all(plan.refused for plan in plans if plan.foreign) else "removed"
     return refusal(foreign, name, f"nothing of that source was {nothing}", context.clock())
-
-
-def _write_checksums(
-    request: ReplicationRequest, replica: Replica, there: Inventory, going: Collection[str], context: TaskContext
-) -> None:
-    """Let SHA256SUMS list what stays; anew when another sender has published meanwhile: who writes last lists all."""
-    for _ in range(_MOST_SENDERS):
-        replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
-        if {stored.id for stored in replica.list()} <= {generation.id for generation in there.generations}:
-            return
-        there = inventory_of(request.name, replica, context)
-
-
-def inventory_of(name: str, replica: Replica, context: TaskContext) -> Inventory:
-    """Read all manifests of a replica, knowing what checks have found of its copies. Raises OSError."""
-    damaged = context.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
-    return take_inventory(replica, context.clock(), damaged)
-
-
-@contextmanager
-def replica_errors(name: str) -> Iterator[None]:
-    """Say of which replica the errors of the block are. Raises NoSpace, ReplicaFailed."""
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            what, hint = explain_full(error, error.filename if isinstance(error.filename, str) else None)
-            raise NoSpace(f"{name}: {what}", hint) from error
-        path = f": {error.filename}" if isinstance(error.filename, str) else ""
-        what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_LONGEST]}"
-        hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
-        raise ReplicaFailed(what, f"{hint}; backupd doctor tries them") from error
-
-
-def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
-    """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
-    if there is not None and there.archive.sha256 != manifest.archive.sha256:
-        raise generation_taken(manifest.id, name)
 
 
 @contextmanager

@@ -1,25 +1,85 @@
-"""Prove generations again: digests, unpacking, integrity."""
+"""Verify generations: archive digest, unpacking, integrity; results are kept as marks and in the catalog."""
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from errno import EIO
 
+from backupd.archive.archive import digest_of
 from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid
 from backupd.log import Event
-from backupd.model import Generation, Manifest
+from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunReport, VerifyDetails
-from backupd.stores.contract import Archives
-from backupd.tasks.check_results import digest_archive, record_verification
+from backupd.stores.contract import Archives, Store
 from backupd.tasks.context import TaskContext, local_inventory, workplace
 from backupd.tasks.disk_space import reserve_bytes
 from backupd.tasks.inventory import Inventory, choose_generation
+from backupd.tasks.reporter import CopyVerified
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.run import Run
 
 
 @dataclass(frozen=True, slots=True)
-class CheckResult:
+class ArchiveCheck:
+    """What a look at an archive found: one that is not sound is `damaged`, or could not be read just now."""
+
+    sound: bool
+    damaged: bool
+    detail: str
+
+
+def digest_archive(manifest: Manifest, store: Store) -> ArchiveCheck:
+    """Digest the archive of a generation as it lies on the disk, not in memory. Raises GenerationMissing.
+
+    What the disk cannot read back (EIO) is damage; what is merely out of reach is not, and must not be taken for it.
+    """
+    try:
+        with store.open(manifest.id) as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if digest_of(stream) == manifest.archive.sha256:
+                return ArchiveCheck(sound=True, damaged=False, detail="its digest is right")
+    except OSError as error:
+        return ArchiveCheck(
+            sound=False, damaged=error.errno == EIO, detail=f"its archive cannot be read: {error.strerror}"
+        )
+    what = "its archive is damaged: the SHA-256 is not the one in its manifest"
+    return ArchiveCheck(sound=False, damaged=True, detail=what)
+
+
+def record_verification(
+    generation: str,
+    context: TaskContext,
+    *,
+    sound: bool,
+    detail: str,
+    duration_s: float = 0.0,
+    store: str = LOCAL_STORE,
+) -> str:
+    """Remember that the copy of `generation` in `store` is damaged or sound; returns in words why it could not be.
+
+    In the local store it is marked; of a replica the catalog knows, and the next replication sends a good copy.
+    """
+    context.emit(CopyVerified(generation, store, sound, detail, duration_s))
+    return _mark(generation, context, sound=sound, detail=detail) if store == LOCAL_STORE else ""
+
+
+def _mark(generation: str, context: TaskContext, *, sound: bool, detail: str) -> str:
+    trouble = ""
+    try:
+        if sound:
+            context.marks.clear(generation)
+        else:
+            context.marks.add(generation, detail)
+    except OSError as error:
+        mark = "sound, and still does not count" if sound else "damaged, and still counts"
+        trouble = f"{generation} could not be marked as {mark}: {error.strerror}"
+    return trouble
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationResult:
     """What a check of one generation in one store said; `warning` when it could not be marked there."""
 
     id: str
@@ -38,7 +98,7 @@ def verify(
     *,
     reserve: int | None = 0,
     store: Archives | None = None,
-) -> CheckResult:
+) -> VerificationResult:
     """Prove one generation of `store` (None: the local one); damage is an answer, and is marked where that can be.
 
     It is unpacked in a `workplace`, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). Raises
@@ -47,7 +107,7 @@ def verify(
     began = time.monotonic()
     store = store or context.store
     detail = _prove(generation, inventory, workers, context, reserve, store)
-    result = CheckResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
+    result = VerificationResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
     if result.sound:
         context.log.info(Event.GENERATION_VERIFIED, f"{generation} is sound", generation=generation, store=store.name)
     warning = record_verification(

@@ -7,7 +7,7 @@ from keyboard import Keyboard, Pair
 
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.bank import spend
 from support.command import Backupd
 from support.directories import sha256

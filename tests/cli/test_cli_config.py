@@ -66,7 +66,7 @@ def test_what_show_prints_is_a_configuration(typed: Keyboard, tmp_path: Path) ->
 def test_a_time_zone_in_tz_that_is_none_warns_and_degrades_nothing(typed: Keyboard) -> None:
     answer = typed("config", "check", TZ="CET-1CEST,M3.5.0,M10.5.0/3")
     assert answer.code == 0
-    assert "warning: TZ='CET-1CEST,M3.5.0,M10.5.0/3' is no IANA time zone" in answer.err
+    assert "warning: TZ='CET-1CEST,M3.5.0,M10.5.0/3' is not an IANA time zone" in answer.err
     assert typed("config", "check", TZ="UTC0", BACKUPD_SCHEDULE__TIMEZONE="Europe/Berlin").err == ""
     report = typed("backup", "--json", TZ="UTC0")
     assert (report.code, [note[:8] for note in report.json["notes"]]) == (0, ["TZ='UTC0"])

@@ -7,8 +7,8 @@ from keyboard import Keyboard
 
 from backupd.model import ARCHIVE_SUFFIX, Hold
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import PinRequest
-from backupd.tasks.pin import pin_generation
+from backupd.tasks.prune import pin_generation
+from backupd.tasks.requests import PinRequest
 from support.command import log_lines
 from support.generations import backdated, flip_byte
 from support.replicas import assert_checksums

@@ -19,14 +19,12 @@ from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.lock import store_lock
 from backupd.tasks.backup import backup
 from backupd.tasks.clean import clean
-from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.options import BackupRequest, Expiry, PinRequest
-from backupd.tasks.pin import unpin_generation
-from backupd.tasks.prune import prune, unfreeze
-from backupd.tasks.rebuild_catalog import rebuild_catalog
-from backupd.tasks.replicate import ReplicationRequest, replicate
+from backupd.tasks.context import TaskContext, local_inventory, rebuild_catalog
+from backupd.tasks.prune import prune, release_hold, unpin_generation
+from backupd.tasks.replica import once
+from backupd.tasks.replicate import replicate
+from backupd.tasks.requests import BackupRequest, PinRequest, ReplicationRequest, RetentionRule
 from backupd.tasks.restore.to_path import restore_to_path
-from backupd.tasks.retry import once
 from backupd.tasks.verify import verify
 from support.bank import make_bank
 from support.command import log_lines
@@ -122,14 +120,14 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context
     inventory = local_inventory(context)
     for key in (report.generation, damaged):
         verify(key, inventory, 1, context)
-    to_nas = ReplicationRequest("nas", Expiry(RetentionPolicy(daily=1)), ("tasks",))
+    to_nas = ReplicationRequest("nas", RetentionRule(RetentionPolicy(daily=1)), ("tasks",))
     replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     rewritten(tmp_path / "nas", report.generation, lambda manifest: replace(manifest, store="f" * 16))
     adopting = replace(to_nas, adopt=True, force=True)
     replicate(adopting, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     restore_to_path(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
     drilled(context)
-    prune("tasks", Expiry(RetentionPolicy(daily=1)), context)
+    prune("tasks", RetentionRule(RetentionPolicy(daily=1)), context)
     rebuild_catalog(context)
     (tmp_path / "copy").write_bytes(b"damaged")
     context.quarantine.add("tasks", "tasks-20261101-040000", tmp_path / "copy", ())
@@ -137,7 +135,7 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context
     order.path.unlink()
     make_bank(order.path, rows=10)
     backup(order, context)
-    unfreeze("tasks", context)
+    release_hold("tasks", context)
     context.catalog_path.write_bytes(b"no database" * 1000)
     order.path.write_bytes(b"no database")
     backup(order, context)
@@ -252,7 +250,7 @@ def test_a_backup_that_finds_the_store_in_use_says_so(order: BackupRequest, cont
     assert report.exit_code == 75
     (waiting,) = of(log_lines(context.store.directory), Event.LOCK_WAITING)
     assert undocumented(waiting) == set()
-    assert re.search(r"failed: .* is in use by a prune that began [\d.]+ s ago", last_line(context)["message"])
+    assert re.search(r"failed: .* is in use by a prune started [\d.]+ s ago", last_line(context)["message"])
 
 
 def test_a_prune_says_that_it_is_done(order: BackupRequest, context: TaskContext) -> None:
@@ -260,7 +258,7 @@ def test_a_prune_says_that_it_is_done(order: BackupRequest, context: TaskContext
     assert report.generation is not None
     gone = backdated(context.store.directory, report.generation, days=40)
     (context.store.directory / "backup.log").unlink()
-    pruned, _ = prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), context)
+    pruned, _ = prune("tasks", RetentionRule(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), context)
     assert pruned.outcome == last_line(context)["backupd.outcome"] == "done"
     runs = context.ask_catalog(lambda catalog: catalog.runs(limit=2), [])
     assert [(run.task, run.outcome) for run in runs] == [("prune", "done"), ("backup", "published")]

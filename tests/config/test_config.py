@@ -40,7 +40,7 @@ def test_one_database_needs_no_file_and_no_other_name() -> None:
     config = load(DATABASE="/app/data/tasks.db")
     assert {name: source.path for name, source in config.sources.items()} == {"tasks": Path("/app/data/tasks.db")}
     assert config.backups_dir == Path("/app/data/backups")
-    assert config.policy() == RetentionPolicy(last=0, daily=7, weekly=4, monthly=0, yearly=0)
+    assert config.retention.policy() == RetentionPolicy(last=0, daily=7, weekly=4, monthly=0, yearly=0)
     assert config.origin == "environment"
 
 
@@ -58,7 +58,7 @@ def test_the_stem_of_the_file_names_the_source(file: str, source: str) -> None:
 
 
 def test_a_file_whose_name_makes_no_source_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"environment BACKUPD_DATABASE: its file name makes no name"):
+    with pytest.raises(ConfigError, match=r"environment BACKUPD_DATABASE: its file name gives no valid source name"):
         load(DATABASE="/data/データ.db")
 
 
@@ -142,7 +142,7 @@ def test_relative_paths_of_a_file_start_at_its_directory(write: Write, tmp_path:
 def test_the_environment_goes_before_the_file_and_the_file_before_the_defaults(write: Write) -> None:
     file = write(f"{SOURCE}[retention]\ndaily = 10\nweekly = 20\n")
     config = load_config(file, {"BACKUPD_RETENTION__DAILY": "30"})
-    assert config.policy() == RetentionPolicy(last=0, daily=30, weekly=20, monthly=0, yearly=0)
+    assert config.retention.policy() == RetentionPolicy(last=0, daily=30, weekly=20, monthly=0, yearly=0)
 
 
 def test_tables_are_merged_key_by_key_and_any_other_value_replaces_what_is_below() -> None:
@@ -163,9 +163,9 @@ SPANS = {'"48h"': 48, '"7d"': 168, '"2 w"': 336, '"90min"': 1.5, "0": 0, '"0"': 
 @pytest.mark.parametrize(("written", "hours"), SPANS.items())
 def test_a_window_is_a_span_and_is_shown_as_it_can_be_written(write: Write, written: str, hours: float) -> None:
     config = load_config(write(f"{SOURCE}[retention]\nwithin = {written}\nhourly = 24\n"), {})
-    assert config.policy() == RetentionPolicy(within=timedelta(hours=hours), hourly=24)
+    assert config.retention.policy() == RetentionPolicy(within=timedelta(hours=hours), hourly=24)
     shown = load_config(write(to_toml(config)), {})
-    assert shown.policy() == config.policy()
+    assert shown.retention.policy() == config.retention.policy()
 
 
 def test_an_empty_value_counts_as_unset(write: Write) -> None:
@@ -217,4 +217,4 @@ def test_a_link_to_the_file_of_a_time_zone_means_that_zone(tmp_path: Path) -> No
 def test_a_tz_that_names_no_zone_means_utc_and_is_named(zone: str) -> None:
     config = load_config(None, {**DATABASE, "TZ": zone}, NOWHERE)
     assert config.schedule.timezone == "UTC"
-    assert f"TZ={zone!r} is no IANA time zone" in config.timezone_warning
+    assert f"TZ={zone!r} is not an IANA time zone" in config.timezone_warning

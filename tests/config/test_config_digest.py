@@ -25,7 +25,7 @@ def environ(database: Path, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Digests so long that no two are the same by chance."""
-    monkeypatch.setattr("backupd.config.digest._DIGEST_BYTES", 32)
+    monkeypatch.setattr("backupd.config.render._DIGEST_BYTES", 32)
 
 
 def digest(environ: dict[str, str], **changes: str) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from backupd.config import load_config
 from backupd.config.example import example_toml
-from backupd.config.keys import ANY, all_keys
-from backupd.config.lines import lines_of
+from backupd.config.file import lines_of
+from backupd.config.schema import ANY, all_keys
 
 ROOT = Path(__file__).parents[2]
 CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup"}

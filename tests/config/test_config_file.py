@@ -14,10 +14,10 @@ SOURCE = '[sources.tasks]\npath = "/app/data/tasks.db"\n'
 
 def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
-    with pytest.raises(ConfigError, match=f"there is no configuration file {missing}") as caught:
+    with pytest.raises(ConfigError, match=f"configuration file {missing} does not exist") as caught:
         load_config(missing, DATABASE)
     assert caught.value.hint == "check --config"
-    with pytest.raises(ConfigError, match=f"there is no configuration file {missing}") as caught:
+    with pytest.raises(ConfigError, match=f"configuration file {missing} does not exist") as caught:
         load_config(None, {"BACKUPD_CONFIG": "missing.toml"}, tmp_path)
     assert caught.value.hint == "check BACKUPD_CONFIG"
 

@@ -2,7 +2,7 @@
 
 import tomllib
 
-from backupd.config.lines import lines_of, syntax_error
+from backupd.config.file import lines_of, syntax_error
 
 
 def test_an_error_without_a_place_is_put_on_the_first_line() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from backupd.config import load_config
 from backupd.config.environment import PREFIX
-from backupd.config.keys import ANY, all_keys, key_at
+from backupd.config.schema import ANY, all_keys, key_at
 from backupd.errors import ConfigError
 
 NOWHERE = Path("/no/such/directory")
@@ -81,8 +81,7 @@ def test_any_value_of_a_known_name_is_either_taken_or_refused_with_that_name(nam
 
 def test_two_names_for_one_key_are_refused() -> None:
     assert complaint({"BACKUPD_DATABASE": "/a.db", "BACKUPD_SOURCES__A__PATH": "/b.db"}) == (
-        "environment BACKUPD_SOURCES__A__PATH: means the same as BACKUPD_DATABASE, which is set as well: "
-        "keep one of them"
+        "environment BACKUPD_SOURCES__A__PATH: sets the same key as BACKUPD_DATABASE: keep one of them"
     )
 
 

@@ -58,15 +58,15 @@ def test_all_problems_are_told_at_once_each_on_its_line_and_where_it_stands(tmp_
         ),
         (
             SOURCE + '[replicas.a]\nurl = "sftp://nas/b/"\n[replicas.b]\nurl = "sftp://nas:22/b"',
-            "3: replicas: a and b are the same directory sftp://nas:22/b: give each one of its own",
+            "3: replicas: a and b have the same directory sftp://nas:22/b: give each its own",
         ),
         (
             SOURCE + '[replicas.a]\nurl = "file:/app/data/backups/"',
-            "3: replicas: a is backups_dir itself: a copy there would be none",
+            "3: replicas: a is backups_dir itself: set another directory, on another disk",
         ),
         (
             'backups_dir = "/app/data/tasks.db-wal"\n' + SOURCE,
-            "1: backups_dir: is where SQLite puts a side file of source tasks",
+            "1: backups_dir: is the path of a side file of source tasks",
         ),
         (SOURCE + "allow_empty = 7", "3: sources.tasks.allow_empty: must be true or false, not 7"),
         (SOURCE + "timeout_s = 0", "3: sources.tasks.timeout_s: must be more than 0, not 0"),
@@ -79,10 +79,10 @@ def test_all_problems_are_told_at_once_each_on_its_line_and_where_it_stands(tmp_
         (SOURCE + "[retention]\ndaily = [7]", "4: retention.daily: must be a whole number"),
         (SOURCE + "[retention]\ndaily = 1.5", "4: retention.daily: must be a whole number, not 1.5"),
         (SOURCE + "[retention]\nwithin = 0\ndaily = 0\nweekly = 0", "3: retention: an empty policy is refused"),
-        (SOURCE + "[retention]\nwithin = 48", '4: retention.within: must be a span of time such as "48h" or "7d"'),
-        (SOURCE + '[retention]\nwithin = "2 days"', "4: retention.within: must be a span of time"),
-        (SOURCE + '[retention]\nwithin = "-1h"', "4: retention.within: must be a span of time"),
-        (SOURCE + "[retention]\nwithin = false", "4: retention.within: must be a span of time"),
+        (SOURCE + "[retention]\nwithin = 48", '4: retention.within: must be a duration such as "48h" or "7d"'),
+        (SOURCE + '[retention]\nwithin = "2 days"', "4: retention.within: must be a duration"),
+        (SOURCE + '[retention]\nwithin = "-1h"', "4: retention.within: must be a duration"),
+        (SOURCE + "[retention]\nwithin = false", "4: retention.within: must be a duration"),
         (SOURCE + '[retention]\nwithin = "6000w"', "4: retention.within: must be at most 100 years"),
         (
             SOURCE + '[replicas.x]\nurl = "/mnt/x"\n[replicas.x.retention]\nwithin = "x"',
@@ -110,13 +110,13 @@ def test_all_problems_are_told_at_once_each_on_its_line_and_where_it_stands(tmp_
         (SOURCE + "[notify]\nurls = 5", "4: notify.urls: must be a list of texts"),
         (
             SOURCE + '[replicas.local]\nurl = "/mnt"',
-            "3: replicas.local: 'local' means the directory of backups",
+            "3: replicas.local: 'local' is reserved for backups_dir",
         ),
         (SOURCE + "[replicas.x]\nappend_only = true", "3: replicas.x.url: is required"),
-        (SOURCE + '[sources."a/b"]\npath = "/x"', "3: sources.'a/b': a name is made of letters"),
+        (SOURCE + '[sources."a/b"]\npath = "/x"', "3: sources.'a/b': a name has letters"),
         (
             SOURCE + '[sources.TASKS]\npath = "/x"',
-            "1: sources: two names differ only in upper and lower case",
+            "1: sources: two names differ only in case",
         ),
         ('backups_dir = ""\n' + SOURCE, "1: backups_dir: must be a path"),
         ('[sources.a]\npath = "/a\\u0000b"', "2: sources.a.path: must be a path"),
@@ -140,8 +140,8 @@ def test_counts_that_are_all_zero_by_the_environment_name_it() -> None:
 def test_a_path_that_is_no_text_is_refused() -> None:
     message = refusal(DATABASE=os.fsdecode(b"/data/\xff/a.db"))
     assert message == (
-        "environment BACKUPD_DATABASE: must be UTF-8 text: manifests and catalog could not hold it\n"
-        "environment: backups_dir: must be UTF-8 text: manifests and catalog could not hold it"
+        "environment BACKUPD_DATABASE: must be UTF-8 text: manifests and the catalog cannot store other bytes\n"
+        "environment: backups_dir: must be UTF-8 text: manifests and the catalog cannot store other bytes"
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backupd.config import Config, load_config, secrets_of
-from backupd.config.keys import all_keys
+from backupd.config.schema import all_keys
 from backupd.errors import ConfigError
 
 NOWHERE = Path("/no/such/directory")
@@ -35,9 +35,7 @@ def refusal(**names: str) -> str:
 @pytest.mark.parametrize("name", ["BACKUPD_CONFIG", "BACKUPD_DATABASE", *EVERY_NAME])
 def test_quotes_around_a_value_are_refused_by_name_without_the_value(name: str) -> None:
     told = refusal(**{name.removeprefix("BACKUPD_"): '"hunter2"'})
-    assert told.startswith(
-        f"environment {name}: has quotes around its value, which `docker --env-file` does not remove"
-    )
+    assert told.startswith(f"environment {name}: has quotes around its value, which `docker --env-file` keeps")
     assert "hunter2" not in told
 
 
@@ -82,7 +80,7 @@ def test_blanks_and_line_ends_around_a_value_do_not_count(end: str, tmp_path: Pa
 def test_blanks_around_a_password_are_told_since_they_may_count(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hunter2 \r\n")
     for told in (refusal(HTTP__TOKEN="hunter2 "), refusal(HTTP__TOKEN_FILE=f"{tmp_path}/secret")):
-        assert "has blanks at the beginning or end of its value" in told
+        assert "has whitespace at the beginning or end of its value" in told
         assert "hunter2" not in told
     file = tmp_path / "backupd.toml"
     file.write_text("[http]\ntoken = 'hunter2 '\n")
@@ -96,8 +94,8 @@ def test_blanks_around_a_path_or_url_of_a_file_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(file, {})
     assert caught.value.message.split("\n") == [
-        f"{file}:1: sources.tasks.path: must not begin or end with blanks or a line end",
-        f"{file}:2: replicas.x.url: must not begin or end with blanks",
+        f"{file}:1: sources.tasks.path: must not begin or end with whitespace",
+        f"{file}:2: replicas.x.url: must not begin or end with whitespace",
     ]
 
 
@@ -122,7 +120,7 @@ def test_notification_urls_are_cut_only_where_another_one_begins(value: str, url
     ("value", "told"),
     [
         ("hunter2,ntfy://a", "URL 1 of 2 has no scheme"),
-        ("ntfy://hunter2 hunter3 ntfy://b", "URL 1 of 2 (ntfy://…) holds a blank that no other URL follows"),
+        ("ntfy://hunter2 hunter3 ntfy://b", "URL 1 of 2 (ntfy://…) contains whitespace inside a URL"),
         ('["ntfy://a", "hunter2"]', "URL 2 of 2 has no scheme"),
     ],
 )
@@ -147,12 +145,12 @@ def test_a_piece_that_is_no_url_is_told_by_its_number_and_not_shown(value: str, 
         ("file:///app/data/my%20tasks.db", "must be a path alone: write /app/data/my tasks.db"),
         ("file://localhost/app/data/tasks.db", "must be a path alone: write /app/data/tasks.db"),
         ("Data Source=/app/data/tasks.db;Cache=Shared", "must be a path alone: write /app/data/tasks.db"),
-        ("file:./dev.db", "must be a path alone: write the whole path of dev.db, such as "),
-        ("postgres://app@db/app", "must be a path: a URL with postgres:// names no SQLite file"),
-        ("sqlite://tasks.db", "must be a path alone: write the whole path of tasks.db, such as "),
-        (r"C:\data\tasks.db", "is a path of Windows: write the path that the file has here"),
-        ("~/data/tasks.db", "begins with '~' or holds a variable, which only a shell replaces"),
-        ("${DATA}/tasks.db", "begins with '~' or holds a variable, which only a shell replaces"),
+        ("file:./dev.db", "must be a path alone: write the full path of dev.db, such as "),
+        ("postgres://app@db/app", "must be a path of this machine, not a URL (postgres://)"),
+        ("sqlite://tasks.db", "must be a path alone: write the full path of tasks.db, such as "),
+        (r"C:\data\tasks.db", "is a Windows path: write the path of the file on this machine"),
+        ("~/data/tasks.db", "begins with '~' or contains a variable, which only a shell expands"),
+        ("${DATA}/tasks.db", "begins with '~' or contains a variable, which only a shell expands"),
     ],
 )
 def test_what_names_a_database_elsewhere_is_refused_with_the_path_to_write(

@@ -22,9 +22,8 @@ from backupd.report import RunDetails, RunReport
 from backupd.schedule import Schedule
 from backupd.status.current import read_status
 from backupd.tasks.backup import backup
-from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
-from backupd.tasks.rebuild_catalog import rebuild_catalog
+from backupd.tasks.context import TaskContext, rebuild_catalog
+from backupd.tasks.requests import BackupRequest
 from support.command import log_lines
 from support.daemon import wait_until
 from support.recording_server import CannedResponse, ReceivedRequest, RecordingServer, recording_server

@@ -226,7 +226,7 @@ def test_days_are_those_of_the_time_zone_in_tz(lab: ContainerLab, volume: str) -
     said(sidecar, "days are counted in America/New_York")
     answer = lab.backupd(volume, "config", "check", options=HARDENED, TZ="Mars/Olympus_Mons")
     assert answer.code == 0
-    assert "TZ='Mars/Olympus_Mons' is no IANA time zone" in answer.err
+    assert "TZ='Mars/Olympus_Mons' is not an IANA time zone" in answer.err
 
 
 @pytest.mark.parametrize(

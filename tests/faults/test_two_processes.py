@@ -18,8 +18,8 @@ from backupd.model import RetentionPolicy
 from backupd.stores.lock import store_lock
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest, Expiry
 from backupd.tasks.prune import prune
+from backupd.tasks.requests import BackupRequest, RetentionRule
 from support.command import Backupd, log_lines
 from support.faults import BackupdRunner
 
@@ -72,7 +72,7 @@ def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_whi
         assert runner.run(["prune"], {**large.environ, "BACKUPD_RETENTION__LAST": "1"}).code == 0
         assert [*large.generations()] == [newest]
     assert run.returncode == 0
-    assert (large.root / "err").read_text() == f"warning: {gone} was pruned meanwhile: skipped\n"
+    assert (large.root / "err").read_text() == f"warning: {gone} was pruned since the listing: skipped\n"
     assert [line["backupd.generation"] for line in log_lines(large.backups) if line["event.action"] == VERIFIED] == [
         newest
     ]
@@ -84,14 +84,16 @@ def test_two_in_one_minute_are_told_apart_and_a_name_that_pruning_freed_is_not_g
     workspace = template.copy_to(tmp_path / "workspace")
     noon = datetime.now(UTC).replace(microsecond=0)
     context = TaskContext(workspace.store, null_log(), clock=lambda: noon)
-    order = BackupRequest("tasks", workspace.database, expiry=Expiry(RetentionPolicy(last=9)), reserve_bytes=0)
+    order = BackupRequest(
+        "tasks", workspace.database, retention=RetentionRule(RetentionPolicy(last=9)), reserve_bytes=0
+    )
     made = []
     for _ in range(2):
         write(workspace.database)
         made.append(backup(order, context).generation)
     first = f"tasks-{noon:%Y%m%d-%H%M}"
     assert made == [first, f"{first}-2"]
-    prune("tasks", Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), context)
+    prune("tasks", RetentionRule(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)), context)
     assert [*workspace.generations()] == [f"{first}-2"]
     write(workspace.database)
     assert backup(order, context).generation == f"{first}-3"

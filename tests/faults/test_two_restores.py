@@ -13,8 +13,8 @@ from subprocess import PIPE
 from workspaces import Workspace, events
 
 from backupd.log import Event
-from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.swap_journal import Mark, SwapJournal, declared, intent_path, part_path
+from backupd.sqlite.target_locks import restore_lock
 from support.bank import is_balanced, transfers
 from support.command import Backupd
 from support.directories import kept_databases

@@ -26,7 +26,7 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, RetentionPo
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest, Expiry
+from backupd.tasks.requests import BackupRequest, RetentionRule
 from support.bank import is_balanced, make_bank
 from support.command import Backupd, log_lines
 from support.faults import BackupdRunner, Call, processes_below, stopped
@@ -150,7 +150,7 @@ def make_workspace(root: Path) -> Workspace:
             app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
             taken_at = datetime.now(UTC) - timedelta(days=days)
             context = TaskContext(workspace.store, log, clock=lambda taken_at=taken_at: taken_at)
-            order = BackupRequest("tasks", live, expiry=Expiry(RetentionPolicy(last=3)), reserve_bytes=0)
+            order = BackupRequest("tasks", live, retention=RetentionRule(RetentionPolicy(last=3)), reserve_bytes=0)
             assert backup(order, context).outcome == "published"
         app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
         for suffix in ("", "-wal"):  # as a killed app leaves them

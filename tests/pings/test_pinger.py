@@ -15,7 +15,7 @@ from backupd.pings.pinger import Pinger
 from backupd.report import RunDetails
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.command import Backupd, log_lines
 from support.daemon import free_port
 from support.recording_server import HANG, HANG_UP, CannedResponse, ReceivedRequest, RecordingServer, recording_server

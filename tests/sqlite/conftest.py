@@ -16,7 +16,7 @@ from backupd.sqlite.source import Source
 from backupd.sqlite.worker_process import OnEvent, OnProgress
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.backup_runs import APP, BackUp, BackupResult
 from support.bank import make_bank
 from support.snapshots import SHORT_WAITS, Take

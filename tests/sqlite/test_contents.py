@@ -68,9 +68,10 @@ def test_without_its_module_a_virtual_table_is_known_by_its_shadow_tables(tmp_pa
 
 SHORT_WAITS = """
 import sys
-from backupd.sqlite.worker import contents, integrity_check
-contents._COUNT_S = 0.05
-print(contents.contents_of(integrity_check.open_immutable(sys.argv[1]), {}, indexes_compared=True)["tables"]["f"])
+from backupd.sqlite.worker import integrity_check
+integrity_check._COUNT_S = 0.05
+connection = integrity_check.open_immutable(sys.argv[1])
+print(integrity_check.contents_of(connection, {}, indexes_compared=True)["tables"]["f"])
 """
 
 

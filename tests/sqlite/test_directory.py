@@ -5,12 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from catalog_values import manifest
 
-from backupd.sqlite.directory import Rights, rights_to_give
+from backupd.model import FileState, Signature, SourceFacts
+from backupd.sqlite.permissions import Rights, rights_to_give
 from backupd.sqlite.source import Source
 
-ORIGIN = replace(manifest().origin, uid=1000, gid=1000, directory_uid=1000, directory_gid=2000, directory_mode=0o750)
+ORIGIN = SourceFacts(
+    path="/app/data/app.db",
+    uid=1000,
+    gid=1000,
+    mode=0o640,
+    signature=Signature(FileState(1, 2, 8192, 0, 0), None, 0),
+    directory_uid=1000,
+    directory_gid=2000,
+    directory_mode=0o750,
+)
 WANTED = Rights(1000, 2000, 0o750)
 
 

@@ -11,8 +11,8 @@ from backupd.sqlite.snapshot import take_snapshot
 from backupd.sqlite.source import Source
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
-from backupd.tasks.prune import unfreeze
+from backupd.tasks.prune import release_hold
+from backupd.tasks.requests import BackupRequest
 from support.app import running_app
 from support.backup_runs import BackUp
 from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
@@ -95,7 +95,7 @@ def test_a_database_that_was_readable_and_is_encrypted_now_pushes_nothing_out_un
     hold = context.holds.get("tasks")
     assert hold is not None
     assert (hold.kind, hold.reference, hold.unreadable) == ("corrupt", good.generation, True)
-    assert unfreeze("tasks", context)
+    assert release_hold("tasks", context)
     accepted = backup(order, context)
     assert (accepted.outcome, accepted.details.verification) == ("degraded", "opaque")
     assert not context.holds.accepted("tasks")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.sqlite.mounts import filesystem_of, is_remote, mounted_apart, mounts_in, second_names
+from backupd.sqlite.database_files import mounted_apart, second_names
+from backupd.system.mounts import filesystem_of, is_remote, mounts_in
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime - overlay overlay rw,lowerdir=/a:/b
 23 22 0:20 / /proc rw,nosuid - proc proc rw

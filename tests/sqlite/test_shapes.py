@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.sqlite.integrity import checking
+from backupd.sqlite.inspection import checking
 from backupd.sqlite.snapshot import SnapshotSettings, take_snapshot
 from backupd.sqlite.source import Source
 from support.directories import rows, small_disk

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import TargetRefused
-from backupd.sqlite.worker.super_journal import read_record, settle_record
+from backupd.sqlite.worker.hot_journal import read_record, settle_record
 from backupd.sqlite.worker_process import WorkerProcess
 from support.attached_databases import balances, die_in_a_commit, make_accounts
 from support.backup_runs import BackUp

@@ -11,10 +11,10 @@ import pytest
 
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.sqlite import swap as swap_module
-from backupd.sqlite.file_lease import Lease
 from backupd.sqlite.swap import heal, swap
 from backupd.sqlite.swap_journal import intent_path
 from backupd.sqlite.target import Target
+from backupd.sqlite.target_locks import Lease
 from support.app import running_app
 from support.bank import make_bank
 from support.directories import kept_databases

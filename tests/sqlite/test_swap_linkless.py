@@ -11,8 +11,8 @@ import pytest
 
 from backupd.errors import TargetInUse
 from backupd.sqlite import swap as swap_module
-from backupd.sqlite.file_lease import Lease
 from backupd.sqlite.swap import heal, swap
+from backupd.sqlite.target_locks import Lease
 from support.directories import kept_databases
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -22,7 +22,7 @@ from backupd.status.log_tail import last_lines
 from backupd.status.model import History, LogLine
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest, Expiry
+from backupd.tasks.requests import BackupRequest, RetentionRule
 from backupd.web.api import status_answer
 from backupd.web.page import page_answer
 from backupd.web.translations import LANGUAGES
@@ -32,7 +32,7 @@ ZONE = ZoneInfo("America/Santiago")
 NIGHTLY = Schedule.parse("04:00", ZONE)
 PLANNED = (Planned("backup", "tasks", NIGHTLY), Planned("replicate", "offsite", NIGHTLY))
 LIMITS = (Limit("backup", "tasks", 93_600), Limit("replicate", "offsite", 655_200))
-EXPIRY = Expiry(RetentionPolicy(daily=2), ZONE)
+EXPIRY = RetentionRule(RetentionPolicy(daily=2), ZONE)
 
 
 def survey(context: TaskContext) -> History:

@@ -19,9 +19,9 @@ from backupd.schedule import Planned
 from backupd.status.current import read_history
 from backupd.status.text import status_lines
 from backupd.tasks.backup import backup
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest, Expiry, ShrinkGuard
+from backupd.tasks.requests import BackupRequest, RetentionRule, ShrinkGuard
+from backupd.tasks.verify import record_verification
 from backupd.web import responses
 from backupd.web.api import status_facts
 from backupd.web.localizer import Localizer
@@ -34,7 +34,7 @@ from support.page_states import NIGHTLY, ZONE
 DAY_S = 86_400.0
 LIMITS = (Limit("backup", "tasks", DAY_S), Limit("replicate", "offsite", 8 * DAY_S))
 PLANNED = (Planned("backup", "tasks", NIGHTLY), Planned("replicate", "offsite", NIGHTLY))
-EXPIRY = Expiry(RetentionPolicy(), ZONE)
+EXPIRY = RetentionRule(RetentionPolicy(), ZONE)
 GUARD = ShrinkGuard(enabled=True, max_row_loss=0.5, max_size_loss=0.9, min_rows=10)
 OURS = frozenset({"tasks", "offsite"})
 

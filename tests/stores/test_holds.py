@@ -12,8 +12,8 @@ import pytest
 from backupd.model import Hold, RetentionPolicy
 from backupd.stores.state import Holds, Quarantine
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import Expiry
 from backupd.tasks.prune import prune
+from backupd.tasks.requests import RetentionRule
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HOLD = Hold("tasks", "shrink", NOON, "task went from 900 to 3 rows", "tasks-20261122-0400")
@@ -144,7 +144,7 @@ def test_prune_removes_nothing_under_a_hold_that_cannot_be_read(context: TaskCon
     place = context.store.hidden / "holds"
     place.mkdir()
     (place / "tasks.json").write_bytes(b"garbage")
-    report, _ = prune("tasks", Expiry(RetentionPolicy(daily=1)), context)
+    report, _ = prune("tasks", RetentionRule(RetentionPolicy(daily=1)), context)
     assert (report.outcome, report.details.removed) == ("done", ())
     assert (place / "tasks.json").exists()
 

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from backupd.sqlite.kept import kept_files
+from backupd.sqlite.history import kept_files
 from support.daemon import wait_until
 
 

@@ -14,8 +14,8 @@ from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.sqlite.database_files import side_files
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.options import AppProof, DrillRequest
-from backupd.tasks.retry import once
+from backupd.tasks.replica import once
+from backupd.tasks.requests import AppCheck, DrillRequest
 from support.daemon import free_port
 
 DAY_S = 86400.0
@@ -33,8 +33,8 @@ done
 
 
 def drilled(context: TaskContext, *, max_age_s: float = DAY_S, **asked: Any) -> RunReport[DrillDetails]:
-    """Drill the bank from the local store; keyword arguments are those of `AppProof`."""
-    app = AppProof(**{"timeout_s": 60.0, **asked}) if asked else None
+    """Drill the bank from the local store; keyword arguments are those of `AppCheck`."""
+    app = AppCheck(**{"timeout_s": 60.0, **asked}) if asked else None
     order = DrillRequest("tasks", "local", max_age_s, workers=1, reserve_bytes=0, app=app)
     return drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
 

@@ -21,13 +21,13 @@ from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import Expiry
-from backupd.tasks.replicate import Connect, ReplicationRequest, replicate
-from backupd.tasks.retry import Retry, T, once
+from backupd.tasks.replica import Connect, Retry, T, once
+from backupd.tasks.replicate import replicate
+from backupd.tasks.requests import ReplicationRequest, RetentionRule
 
 SENDER = "0123456789abcdef"
 SHORT_TIMEOUTS = Timeouts(connect_s=10, stall_s=5)
-REPLICATE_ALL = ReplicationRequest("there", Expiry(RetentionPolicy(daily=30)), ("tasks",))
+REPLICATE_ALL = ReplicationRequest("there", RetentionRule(RetentionPolicy(daily=30)), ("tasks",))
 
 
 class Target(Protocol):

@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 
 from backupd.model import Contents, Verdict
-from backupd.sqlite.integrity import Inspection, checking
+from backupd.sqlite.inspection import Inspection, checking
 from support.app import running_app
 
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) "

@@ -8,7 +8,7 @@ import pytest
 
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.bank import is_balanced, running_bank
 
 pytestmark = pytest.mark.no_cover

@@ -14,7 +14,7 @@ from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.disk_space import reserve_bytes
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.bank import make_bank
 
 MIB = 1 << 20

@@ -9,7 +9,7 @@ import pytest
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.local import check_local
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.command import Backupd
 
 UID = 1234

@@ -19,8 +19,8 @@ from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.drill.drill import differences, drill
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import take_inventory
-from backupd.tasks.options import BackupRequest, DrillRequest
-from backupd.tasks.retry import once
+from backupd.tasks.replica import once
+from backupd.tasks.requests import BackupRequest, DrillRequest
 from support.drills import DAY_S, drilled, facts
 from support.generations import backdated, flip_byte, manifest_of, rewritten
 from support.replicas import complete_generations, retrying
@@ -112,14 +112,14 @@ def test_what_is_newer_and_damaged_is_passed_over_with_a_warning(newest: str, co
     drilled(context)
     report = drilled(context)
     assert (report.outcome, report.exit_code, report.generation) == ("degraded", 3, older)
-    assert report.warnings == (f"newer at local, but damaged or dated in the future: {newest}",)
+    assert report.warnings == (f"newer copies at local are damaged or dated in the future: {newest}",)
 
 
 def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, context: TaskContext) -> None:
     later = replace(context, clock=lambda: datetime.now(UTC) + timedelta(days=2))
     report = drilled(later)
     assert (report.exit_code, set(report.stages)) == (1, {"connect"})
-    assert f"the newest sound copy of tasks at local ({newest}) is 48 h old, more than 24 h" in str(report.error)
+    assert f"the newest verified copy of tasks at local ({newest}) is 48 h old, more than 24 h" in str(report.error)
     assert facts(report).age_s == pytest.approx(2 * DAY_S, abs=600)
 
 
@@ -135,7 +135,7 @@ def test_a_copy_of_what_has_not_changed_since_is_as_young_as_the_last_look(
 def test_nothing_there_is_a_failure_that_says_what_to_do(context: TaskContext) -> None:
     report = drilled(context)
     assert report.exit_code == 1
-    assert "there is no sound copy of tasks at local" in str(report.error)
+    assert "local has no verified copy of tasks" in str(report.error)
     assert "backupd replicate" in str(report.hint)
 
 
@@ -263,17 +263,17 @@ def test_a_copy_may_be_as_old_as_the_schedules_let_it_become_unless_told_otherwi
 @pytest.mark.parametrize(
     ("asked", "complaint"),
     [
-        ({"FROM": "nowhere"}, "there is no store 'nowhere'; there are: local, nas"),
-        ({"SOURCE": "nothing"}, "there is no source 'nothing'; there are: notes, tasks"),
-        ({"COMMAND": "true"}, "whose app is it, of notes, tasks?"),
+        ({"FROM": "nowhere"}, "unknown store 'nowhere'; known stores: local, nas"),
+        ({"SOURCE": "nothing"}, "unknown source 'nothing'; known sources: notes, tasks"),
+        ({"COMMAND": "true"}, "is required, because there are several sources: notes, tasks"),
         ({"COMMAND": "sh -c 'a"}, "must be a command line: No closing quotation"),
         ({"HEALTH_URL": "file:///etc/passwd", "COMMAND": "true"}, "must be a URL that begins with http"),
-        ({"HEALTH_URL": "http://me:secret@app/", "COMMAND": "true"}, "must not hold a password"),
+        ({"HEALTH_URL": "http://me:secret@app/", "COMMAND": "true"}, "must not contain a password"),
         ({"HEALTH_URL": "http://app/", "SOURCE": "tasks"}, "health_url needs place_at or command"),
-        ({"QUERY": "SELECT 1", "SOURCE": "tasks"}, "query and answer go together"),
+        ({"QUERY": "SELECT 1", "SOURCE": "tasks"}, "query and answer belong together"),
         ({"PLACE_AT": "/app/data/tasks.db", "SOURCE": "tasks"}, "is the database of source tasks"),
         ({"PLACE_AT": "/app/data/x/../notes.db-wal", "SOURCE": "tasks"}, "is the database of source notes"),
-        ({"PLACE_AT": "/app/data/backups/x/tasks.db", "SOURCE": "tasks"}, "is in the directory of the backups"),
+        ({"PLACE_AT": "/app/data/backups/x/tasks.db", "SOURCE": "tasks"}, "is inside backups_dir"),
     ],
     ids=str,
 )

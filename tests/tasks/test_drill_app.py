@@ -18,8 +18,8 @@ from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.drill.app_check import RESTORED, check_drill_setup, environment_for, health_problem
 from backupd.tasks.drill.app_database import AppDatabase
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.options import AppProof, BackupRequest, DrillRequest
-from backupd.tasks.retry import once
+from backupd.tasks.replica import once
+from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest
 from support.daemon import free_port, wait_until
 from support.directories import mounted
 from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell
@@ -135,9 +135,12 @@ def test_of_a_command_that_says_much_the_end_is_kept(drills: TaskContext) -> Non
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"user_version": 2}, "PRAGMA user_version is 1, not 2"),
-        ({"query": "SELECT count(*) FROM tasks", "answer": "2"}, "gave '1', not '2'"),
-        ({"query": "SELECT title FROM tasks WHERE id = 9", "answer": "nine"}, "gave None, not 'nine'"),
+        ({"user_version": 2}, "PRAGMA user_version is 1, expected at least 2"),
+        ({"query": "SELECT count(*) FROM tasks", "answer": "2"}, "drill.query returned '1', expected '2'"),
+        (
+            {"query": "SELECT title FROM tasks WHERE id = 9", "answer": "nine"},
+            "returned None, expected 'nine'",
+        ),
         ({"query": "SELECT * FROM missing", "answer": "1"}, "no such table: missing"),
         ({"query": "DELETE FROM tasks", "answer": "1"}, "attempt to write a readonly database"),
     ],
@@ -193,9 +196,9 @@ def test_an_app_that_is_well_before_it_has_the_copy_proves_nothing(
     with second_instance(live) as url:
         wait_until(lambda: not health_problem(url), "the live app")
         report = drilled(drills, place_at=place, health_url=url, timeout_s=1.0)
-        (finding,) = check_drill_setup(DrillRequest("tasks", "local", 1, app=AppProof(1, health_url=url)))
+        (finding,) = check_drill_setup(DrillRequest("tasks", "local", 1, app=AppCheck(1, health_url=url)))
     assert "answers 200 though the restored copy is not in place yet" in str(report.error)
-    assert (finding.ok, "answers 200 already" in finding.detail) == (False, True)
+    assert (finding.ok, "already answers 200" in finding.detail) == (False, True)
 
 
 SERVE = """
@@ -217,7 +220,7 @@ def test_an_app_that_is_started_by_the_command_lives_until_the_end_and_no_longer
     start = (*shell('"$0" -c "$1" "$2" > /dev/null 2>&1 &'), sys.executable, SERVE, str(port))
     report = drilled(drills, command=start, health_url=f"{url}/health")
     assert report.outcome == "done", report.error
-    assert "nobody answered" in health_problem(f"{url}/health")
+    assert "no answer: " in health_problem(f"{url}/health")
     moved = drilled(drills, command=start, health_url=f"{url}/login", timeout_s=2.0)
     assert "it answered 302" in str(moved.error)
 
@@ -245,7 +248,7 @@ def test_a_place_on_another_file_system_needs_room_of_its_own(drills: TaskContex
         place = Path(name) / "tasks.db"
         report = drilled(drills, place_at=place, command=("test", "-f", str(place)))
         assert (report.outcome, list(Path(name).iterdir())) == ("done", []), report.error
-        app = AppProof(1, place_at=place)
+        app = AppCheck(1, place_at=place)
         greedy = DrillRequest("tasks", "local", DAY_S, reserve_bytes=1 << 60, app=app)
         inventory = local_inventory(drills)
         refused = drill(greedy, lambda: nullcontext((drills.store, inventory)), once, drills)
@@ -293,7 +296,7 @@ def test_a_place_that_is_not_free_is_refused_and_untouched(
     assert (report.outcome, report.exit_code, report.stages) == ("failed", 1, {})
     after = sorted((path, path.lstat().st_ino) for path in tmp_path.rglob("*") if ".backupd" not in path.parts)
     assert after == before
-    (finding,) = check_drill_setup(DrillRequest("tasks", "local", 1, app=AppProof(1, **asked)))
+    (finding,) = check_drill_setup(DrillRequest("tasks", "local", 1, app=AppCheck(1, **asked)))
     assert not finding.ok
     place.rmdir() if what == "directory" else place.unlink(missing_ok=True)
 
@@ -301,7 +304,7 @@ def test_a_place_that_is_not_free_is_refused_and_untouched(
 def test_what_takes_the_place_of_the_copy_in_the_middle_stays_and_is_told(drills: TaskContext, place: Path) -> None:
     report = drilled(drills, place_at=place, command=(*shell('echo mine > "$0.new"; mv "$0.new" "$0"'), str(place)))
     assert (report.outcome, report.exit_code) == ("degraded", 3)
-    assert "another file than the drill had put there" in report.warnings[0]
+    assert "is not the file that the drill put there" in report.warnings[0]
     assert place.read_text() == "mine\n"
     assert drilled(drills, place_at=place).exit_code == 1
     place.unlink()
@@ -330,7 +333,7 @@ def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupReq
     held, origin = AppDatabase(place, ()), Source.inspect(order.path).facts
     held.prepare()
     place.write_bytes(b"just appeared")
-    with pytest.raises(TargetRefused, match="appeared in the meantime"), held.holding(order.path, origin):
+    with pytest.raises(TargetRefused, match="was created by another process"), held.holding(order.path, origin):
         raise AssertionError("it was placed")
     assert place.read_bytes() == b"just appeared"
     place.unlink()
@@ -341,12 +344,13 @@ def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupReq
 
 def test_the_doctor_tries_place_command_and_url(place: Path) -> None:
     def look(**asked: object) -> list[bool]:
-        app = AppProof(timeout_s=1, **asked)  # type: ignore[arg-type] - the test says what
-        return [finding.ok for finding in check_drill_setup(DrillRequest("tasks", "local", 1, app=app))]
+        app = AppCheck(timeout_s=1, **asked)  # type: ignore[arg-type] - the test says what
+        return [finding.ok for finding in check_drill_setup(DrillRequest("tasks", "local", 1, app=app, path=place))]
 
     well = {"place_at": place, "command": ("sh",), "health_url": "http://127.0.0.1:1/health"}
     assert look(**well) == [True, True, True]
     assert look(command=("/no/such/program",)) == [False]
+    assert look(query="SELECT 1", answer="1") == [True]
     assert list(check_drill_setup(DrillRequest("tasks", "local", 1))) == []
 
 
@@ -356,7 +360,7 @@ def test_a_place_that_is_mounted_without_its_directory_is_refused_by_doctor_and_
 ) -> None:
     (tmp_path / "instance.db").touch()
     with mounted(tmp_path / "instance.db", place):
-        order = DrillRequest("tasks", "local", DAY_S, app=AppProof(5, place_at=place))
+        order = DrillRequest("tasks", "local", DAY_S, app=AppCheck(5, place_at=place))
         (found,) = check_drill_setup(order)
         report = drilled(drills, place_at=place)
         assert not found.ok

@@ -7,10 +7,10 @@ from backupd.bootstrap.tasks import limits, planned_tasks
 from backupd.config import load_config
 from backupd.health import Health, Limit
 from backupd.tasks.backup import backup
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
+from backupd.tasks.verify import record_verification
 from support.generations import backdated
 
 DAY_S = 86400.0

@@ -12,16 +12,15 @@ from backupd.archive.manifest import decode_manifest
 from backupd.model import Pin, RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, read_inventory
-from backupd.tasks.options import BackupRequest, Expiry, PinRequest
-from backupd.tasks.pin import pin_generation
-from backupd.tasks.prune import plan_for, prune
+from backupd.tasks.prune import pin_generation, plan_for, prune
 from backupd.tasks.remove import remove_here
+from backupd.tasks.requests import BackupRequest, PinRequest, RetentionRule
 from support.bank import spend
 from support.generations import backdated
 
 DAY = timedelta(days=1)
 BY_HAND = PinRequest("made by hand", 30 * DAY)
-ONE = Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0))
+ONE = RetentionRule(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0))
 
 
 def published(order: BackupRequest, context: TaskContext) -> str:
@@ -62,7 +61,7 @@ def test_a_pin_that_a_clock_ahead_seems_to_end_holds_again_when_the_clock_is_rig
     now = context.clock()
     ahead = replace(context, clock=lambda: now + 730 * DAY)
     both = replace(ONE, policy=replace(ONE.policy, last=2))
-    assert backup(replace(order, expiry=both), ahead).outcome == "published"
+    assert backup(replace(order, retention=both), ahead).outcome == "published"
     plan = plan_for("tasks", ONE, read_inventory(context), context)
     assert any(reason.startswith("pinned until") for reason in plan.reasons()[pinned])
 
@@ -78,7 +77,7 @@ def test_what_is_found_where_the_hidden_directory_was_lost_is_pinned_for_a_month
     shutil.rmtree(context.store.hidden)
     if first == "backup":
         spend(order.path, 5)
-        published(replace(order, expiry=ONE), context)
+        published(replace(order, retention=ONE), context)
     elif first == "replicate":
         with context.task_lock("replicate-nas"):
             pass
@@ -105,7 +104,7 @@ def test_a_backup_whose_pin_cannot_be_written_is_published_degraded_and_prunes_n
     first = published(order, context)
     spoil(context.store.hidden / "pins")
     spend(order.path, 5)
-    report = backup(replace(order, expiry=ONE, pin=BY_HAND), context)
+    report = backup(replace(order, retention=ONE, pin=BY_HAND), context)
     assert (report.outcome, report.exit_code) == ("degraded", 3)
     assert any(f"{report.generation} could not be pinned" in warning for warning in report.warnings)
     assert {first, report.generation} == ids(context)

@@ -15,13 +15,13 @@ from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor.local import check_local
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.options import BackupRequest, DrillRequest, Expiry
 from backupd.tasks.prune import prune
-from backupd.tasks.replicate import ReplicationRequest, replicate
-from backupd.tasks.retry import once
+from backupd.tasks.replica import once
+from backupd.tasks.replicate import replicate
+from backupd.tasks.requests import BackupRequest, DrillRequest, ReplicationRequest, RetentionRule
 from support.bank import make_bank, spend
 
-TWO = Expiry(RetentionPolicy(last=2, daily=0, weekly=0, within=timedelta(0)))
+TWO = RetentionRule(RetentionPolicy(last=2, daily=0, weekly=0, within=timedelta(0)))
 
 
 @dataclass
@@ -37,7 +37,7 @@ def takes(context: TaskContext, tmp_path: Path) -> Callable[..., AnyReport]:
     """Takes the next night's backup, of one database or another, under the same name."""
     clock = Clock()
 
-    def take(name: str, expiry: Expiry | None = None) -> AnyReport:
+    def take(name: str, retention: RetentionRule | None = None) -> AnyReport:
         clock.now += timedelta(days=1)
         path = tmp_path / name / "db.sqlite3"
         if path.exists():
@@ -46,7 +46,7 @@ def takes(context: TaskContext, tmp_path: Path) -> Callable[..., AnyReport]:
             path.parent.mkdir()
             make_bank(path, rows=100 + ord(name))
         nightly = replace(context, clock=clock)
-        return backup(BackupRequest("db", path, reserve_bytes=0, expiry=expiry), nightly)
+        return backup(BackupRequest("db", path, reserve_bytes=0, retention=retention), nightly)
 
     return take
 

@@ -10,11 +10,11 @@ import pytest
 from backupd.model import RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.options import BackupRequest, Expiry, ShrinkGuard
-from backupd.tasks.prune import prune, unfreeze
+from backupd.tasks.prune import prune, release_hold
+from backupd.tasks.requests import BackupRequest, RetentionRule, ShrinkGuard
 from support.command import log_lines
 
-ONE = Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0))
+ONE = RetentionRule(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0))
 
 
 def change(database: Path, *statements: str) -> None:
@@ -55,7 +55,7 @@ def ids(context: TaskContext) -> list[str]:
 
 @pytest.fixture
 def one_kept(order: BackupRequest) -> BackupRequest:
-    return replace(order, expiry=ONE)
+    return replace(order, retention=ONE)
 
 
 def test_a_corrupt_copy_is_put_aside_fails_the_run_and_freezes_rotation(
@@ -92,9 +92,9 @@ def test_while_frozen_nothing_is_pruned_until_a_sound_backup_was_made(
     one_kept: BackupRequest, context: TaskContext
 ) -> None:
     sound = one_kept.path.read_bytes()
-    first = backup(replace(one_kept, expiry=Expiry()), context)
+    first = backup(replace(one_kept, retention=RetentionRule()), context)
     touch(one_kept.path)
-    second = backup(replace(one_kept, expiry=Expiry(RetentionPolicy(last=5))), context)
+    second = backup(replace(one_kept, retention=RetentionRule(RetentionPolicy(last=5))), context)
     damage(one_kept.path)
     backup(one_kept, context)
     assert prune("tasks", ONE, context)[0].details.removed == ()
@@ -182,8 +182,8 @@ def test_a_loss_stays_an_alarm_on_the_days_after_until_an_operator_accepts_it(
     next_day = backup(one_kept, context)
     assert next_day.outcome == "degraded"
     assert before.generation in ids(context)
-    assert unfreeze("tasks", context)
-    assert not unfreeze("tasks", context)
+    assert release_hold("tasks", context)
+    assert not release_hold("tasks", context)
     touch(one_kept.path)
     accepted = backup(one_kept, context)
     assert accepted.outcome == "published"

@@ -22,8 +22,8 @@ from backupd.stores.sftp.protocol import IN_FLIGHT_BYTES
 from backupd.stores.sftp.upload import RemoteHash
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest, Expiry
-from backupd.tasks.replicate import Connect
+from backupd.tasks.replica import Connect
+from backupd.tasks.requests import BackupRequest, RetentionRule
 from support.daemon import wait_until
 from support.generations import backdated, flip_byte
 from support.network_faults import DOWN, NetworkFaults, running_proxy
@@ -131,12 +131,13 @@ def test_retention_there_is_its_own_and_append_only_removes_nothing(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
     replicate_to(connect, context)
-    one = Expiry(RetentionPolicy(within=timedelta(), daily=1, weekly=0))
+    one = RetentionRule(RetentionPolicy(within=timedelta(), daily=1, weekly=0))
     assert (
-        replicate_to(connect, context, order=replace(REPLICATE_ALL, expiry=one, append_only=True)).details.removed == ()
+        replicate_to(connect, context, order=replace(REPLICATE_ALL, retention=one, append_only=True)).details.removed
+        == ()
     )
     assert complete_generations(files) == set(taken)
-    report = replicate_to(connect, context, order=replace(REPLICATE_ALL, expiry=one))
+    report = replicate_to(connect, context, order=replace(REPLICATE_ALL, retention=one))
     assert (set(report.details.removed), report.details.kept) == (set(taken[1:]), 1)
     assert complete_generations(files) == {taken[0]}
     assert_checksums(files)
@@ -168,7 +169,7 @@ def test_another_senders_sources_are_not_pruned(
     connect: Connect, context: TaskContext, files: Path, taken: list[str], tmp_path: Path, database: Path
 ) -> None:
     replicate_to(connect, context)
-    strict = replace(REPLICATE_ALL, sources=("notes",), expiry=Expiry(RetentionPolicy(daily=1)))
+    strict = replace(REPLICATE_ALL, sources=("notes",), retention=RetentionRule(RetentionPolicy(daily=1)))
     with other_site(tmp_path, database, "notes") as other:
         assert replicate_to(connect, other, order=strict).details.removed == ()
         assert complete_generations(files) == {*taken, other.store.list()[0].id}

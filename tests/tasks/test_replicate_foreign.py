@@ -15,18 +15,16 @@ from backupd.stores.contract import Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
-from backupd.tasks.context import TaskContext
+from backupd.tasks.context import TaskContext, rebuild_catalog
 from backupd.tasks.doctor.replica import check_replica
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.options import BackupRequest, DrillRequest, Expiry
-from backupd.tasks.rebuild_catalog import rebuild_catalog
-from backupd.tasks.replicate import Connect, inventory_of
-from backupd.tasks.retry import once
+from backupd.tasks.replica import Connect, inventory_of, once
+from backupd.tasks.requests import BackupRequest, DrillRequest, RetentionRule
 from support.bank import make_bank
 from support.replicas import REPLICATE_ALL, assert_checksums, complete_generations, over_sftp, replicate_to
 
 MONDAY = datetime(2026, 11, 23, 4, tzinfo=UTC)
-LAST = replace(REPLICATE_ALL, expiry=Expiry(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)))
+LAST = replace(REPLICATE_ALL, retention=RetentionRule(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0)))
 
 
 @dataclass
@@ -43,7 +41,9 @@ class Machine:
     def backs_up(self, *sources: str, days: float = 0) -> list[str]:
         """Let `days` pass, and take a generation of each source; returns their ids."""
         self.now += timedelta(days=days)
-        orders = [BackupRequest(source, self.home / f"{source}.db", reserve_bytes=0, expiry=None) for source in sources]
+        orders = [
+            BackupRequest(source, self.home / f"{source}.db", reserve_bytes=0, retention=None) for source in sources
+        ]
         reports = [backup(order, self.context) for order in orders]
         assert {report.outcome for report in reports} <= {"published", "unchanged"}, reports
         return [str(report.generation) for report in reports]

@@ -13,7 +13,7 @@ from backupd.stores.sftp.connection import Timeouts
 from backupd.stores.sftp.upload import RemoteHash
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.faulty_sftp import FaultySftpServer, SftpFaults, running_faulty_sftp
 from support.replicas import complete_generations, incompressible_database, over_sftp, replicate_to, retrying
 from support.sshd import Sshd, running_sshd

@@ -7,7 +7,7 @@ import pytest
 
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.command import Backupd
 from support.faulty_sftp import SftpFaults, running_faulty_sftp
 from support.replicas import over_sftp, replicate_to

@@ -10,7 +10,7 @@ from backupd.stores.sftp.connection import Timeouts
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.replica import check_replica
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.faulty_sftp import (
     EXTENSIONS,
     HOSTILE_NAMES,

@@ -7,7 +7,7 @@ from paramiko import Packetizer
 
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.network_faults import NetworkFaults, running_proxy
 from support.replicas import complete_generations, incompressible_database, over_sftp, replicate_to
 from support.sshd import running_sshd

@@ -18,8 +18,8 @@ from backupd.stores.local import DirectoryStore
 from backupd.stores.sftp import store as sftp_store
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.options import BackupRequest
-from backupd.tasks.replicate import Connect
+from backupd.tasks.replica import Connect
+from backupd.tasks.requests import BackupRequest
 from support.replicas import (
     REPLICATE_ALL,
     assert_checksums,

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.model import Generation, Hold, RetentionPolicy, generation_id
-from backupd.tasks.options import Expiry
-from backupd.tasks.provenance import Foreign
-from backupd.tasks.replicate import ReplicationPlan, ReplicationRequest, plan_replication
+from backupd.tasks.provenance import ForeignGenerations
+from backupd.tasks.replicate import ReplicationPlan, plan_replication
+from backupd.tasks.requests import ReplicationRequest, RetentionRule
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-WEEK = ReplicationRequest("nas", Expiry(RetentionPolicy(within=timedelta(), daily=3, weekly=0)))
+WEEK = ReplicationRequest("nas", RetentionRule(RetentionPolicy(within=timedelta(), daily=3, weekly=0)))
 
 
 def taken(days_ago: int, *, damaged: bool = False) -> Generation:
@@ -77,7 +77,7 @@ def test_damage_there_without_a_good_one_here_stays_and_takes_no_place() -> None
 
 
 def test_an_append_only_replica_is_never_told_to_remove() -> None:
-    order = ReplicationRequest("nas", WEEK.expiry, append_only=True)
+    order = ReplicationRequest("nas", WEEK.retention, append_only=True)
     decided = plan([taken(0)], [taken(days) for days in range(1, 9)], order)
     assert (sent(decided), removed(decided)) == (ids([taken(0)]), [])
 
@@ -98,7 +98,7 @@ def test_whatever_is_where_the_newest_good_one_is_there_afterwards(
 ) -> None:
     mine = [taken(days) for days in here]
     theirs = [taken(days, damaged=days in damaged) for days in there]
-    order = ReplicationRequest("nas", WEEK.expiry, append_only=append_only)
+    order = ReplicationRequest("nas", WEEK.retention, append_only=append_only)
     decided = plan(mine, theirs, order)
     after = ({g.id for g in theirs if g.verified} | set(sent(decided))) - set(removed(decided))
     good = sorted({g.id for g in mine} | {g.id for g in theirs if g.verified}, reverse=True)
@@ -110,10 +110,10 @@ def test_whatever_is_where_the_newest_good_one_is_there_afterwards(
     assert sent(again) == []
 
 
-def made_elsewhere(generations: list[Generation]) -> tuple[Foreign, ...]:
+def made_elsewhere(generations: list[Generation]) -> tuple[ForeignGenerations, ...]:
     """Return generations as those that another store has made."""
     manifests = tuple(manifest(generation.id) for generation in generations)
-    return (Foreign("app", manifests[0].store, manifests),)
+    return (ForeignGenerations("app", manifests[0].store, manifests),)
 
 
 def test_a_replica_of_another_store_gets_nothing_and_lets_nothing_go() -> None:

@@ -15,7 +15,7 @@ from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import choose_generation
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from backupd.tasks.restore import RestoreRequest
 from backupd.tasks.restore.in_place import restore_in_place
 

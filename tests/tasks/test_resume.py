@@ -7,7 +7,7 @@ import pytest
 from backupd.errors import ReplicaUnreachable
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from backupd.tasks.restore.extract import ResumingArchives, extract_verified
 from support.generations import manifest_of
 from support.network_faults import DOWN, NetworkFaults, running_proxy

@@ -12,7 +12,7 @@ from backupd.model import Generation
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from backupd.tasks.verify import choose_for_scrub, scrub
 from support.command import log_lines
 from support.generations import backdated, flip_byte

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.model import Contents
-from backupd.tasks.options import ShrinkGuard
 from backupd.tasks.pruning_hold import losses
+from backupd.tasks.requests import ShrinkGuard
 
 Tables = dict[str, int | None]
 SIZE = manifest().snapshot.size_bytes

@@ -13,8 +13,8 @@ from backupd.model import RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import choose_generation
-from backupd.tasks.options import BackupRequest, Expiry
 from backupd.tasks.prune import prune
+from backupd.tasks.requests import BackupRequest, RetentionRule
 from backupd.tasks.restore.to_path import restore_to_path
 from backupd.tasks.verify import verify
 from support.command import log_lines
@@ -39,7 +39,7 @@ def spoil(context: TaskContext, generation: str | None) -> None:
 @pytest.fixture
 def two(order: BackupRequest, context: TaskContext) -> tuple[str, str]:
     """Two generations of one day, the older first."""
-    keep = replace(order, expiry=Expiry(RetentionPolicy(last=9)))
+    keep = replace(order, retention=RetentionRule(RetentionPolicy(last=9)))
     first = backup(keep, context)
     touch(order.path)
     second = backup(keep, context)
@@ -54,7 +54,7 @@ def test_a_damaged_generation_does_not_count_again_when_the_catalog_is_lost(
     assert not verify(damaged, local_inventory(context), 1, context).sound
     for path in context.store.hidden.glob("catalog*"):
         path.unlink()
-    _, plan = prune("tasks", Expiry(RetentionPolicy(daily=1)), context)
+    _, plan = prune("tasks", RetentionRule(RetentionPolicy(daily=1)), context)
     assert {kept.generation.id for kept in plan.keep} == {sound, damaged}
     assert plan.remove == ()
 

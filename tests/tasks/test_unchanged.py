@@ -8,7 +8,7 @@ from backupd.model import FileState, Signature
 from backupd.sqlite.source import SETTLED_NS, same_content
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.options import BackupRequest
+from backupd.tasks.requests import BackupRequest
 from support.bank import running_bank
 
 

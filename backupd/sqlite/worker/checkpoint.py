@@ -13,13 +13,12 @@ from urllib.parse import quote
 import apsw
 
 from backupd.errors import BackupdError, NoSpace, RestoreFailed, SourceBusy, TargetInUse, TargetRefused
-from backupd.sqlite.encryption import is_encrypted
-from backupd.sqlite.header import Header, read_header
-from backupd.sqlite.worker.errors import extended_code
+from backupd.sqlite.file_format import Header, is_encrypted, read_header
+from backupd.sqlite.worker.connection import extended_code
+from backupd.sqlite.worker.hot_journal import explain_absence, read_record, settle_record
 from backupd.sqlite.worker.locks import hold_shared_lock
-from backupd.sqlite.worker.privileges import become_owner
 from backupd.sqlite.worker.protocol import Wire, serve
-from backupd.sqlite.worker.super_journal import explain_absence, read_record, settle_record
+from backupd.system.owners import become_owner
 
 # A disk that cannot read it, or write to it, is what a restore is for: what lies there is kept as it lies.
 _DAMAGED = (apsw.SQLITE_NOTADB, apsw.SQLITE_CORRUPT, apsw.SQLITE_IOERR)

@@ -14,7 +14,7 @@ import sys
 from errno import EACCES, EAGAIN, EINVAL, ENOLCK, EPERM
 from typing import Any
 
-from backupd.sqlite.worker.privileges import become_owner
+from backupd.system.owners import become_owner
 
 # No right to (neither owner nor CAP_LEASE), or a file system without leases: nobody can tell who uses the file.
 _UNKNOWN = (EACCES, EPERM, EINVAL, ENOLCK)

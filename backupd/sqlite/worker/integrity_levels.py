@@ -11,8 +11,7 @@ from typing import Literal
 
 import apsw
 
-from backupd.sqlite.worker.pages import walk
-from backupd.sqlite.worker.schema import objection_in, objections
+from backupd.sqlite.worker.foreign_schema import objection_in, objections, walk
 
 MAX_MESSAGES = 100
 _MAX_LENGTH = 1000

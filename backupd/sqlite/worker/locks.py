@@ -15,7 +15,7 @@ from errno import EAGAIN
 from typing import NamedTuple
 
 from backupd.errors import SourceBusy, SourceUnlocked, SourceUnusable
-from backupd.sqlite.mounts import mount_the_directory
+from backupd.sqlite.database_files import mount_the_directory
 
 PENDING = 0x40000000
 SHARED_FIRST, SHARED_SIZE = PENDING + 2, 510

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from backupd.errors import BackupdError, NoSpace, SnapshotFailed, WorkerFailed
-from backupd.sqlite.worker.errors import extended_code
+from backupd.sqlite.worker.connection import extended_code
 from backupd.sqlite.worker.integrity_check import open_immutable
 from backupd.sqlite.worker.protocol import Wire, serve
 

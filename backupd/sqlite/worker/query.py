@@ -9,10 +9,9 @@ from typing import Any
 import apsw
 
 from backupd.errors import DrillFailed
-from backupd.sqlite.encryption import is_encrypted
-from backupd.sqlite.worker.privileges import become_owner
+from backupd.sqlite.file_format import is_encrypted
 from backupd.sqlite.worker.protocol import Wire, serve
-from backupd.system.owners import known_owner
+from backupd.system.owners import become_owner, known_owner
 
 _BUSY_MS = 5000
 

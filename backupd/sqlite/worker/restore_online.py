@@ -13,14 +13,14 @@ from urllib.parse import quote
 import apsw
 
 from backupd.errors import BackupdError, NoSpace, RestoreFailed, SourceBusy, SourceUnusable, TargetInUse, TargetRefused
-from backupd.sqlite.header import read_header
-from backupd.sqlite.worker.errors import extended_code
+from backupd.sqlite.file_format import read_header
+from backupd.sqlite.worker.connection import extended_code
+from backupd.sqlite.worker.hot_journal import explain_absence, settle_record
 from backupd.sqlite.worker.integrity_check import open_immutable
 from backupd.sqlite.worker.integrity_levels import check_integrity
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_foreign_locks
-from backupd.sqlite.worker.privileges import become_owner
 from backupd.sqlite.worker.protocol import Wire, serve
-from backupd.sqlite.worker.super_journal import explain_absence, settle_record
+from backupd.system.owners import become_owner
 
 _PAGES_A_STEP = 1000
 _POLL_S = 0.002

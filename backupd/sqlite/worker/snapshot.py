@@ -10,20 +10,34 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from backupd.errors import NoSpace, SnapshotFailed, SourceReplaced, SourceUnusable
-from backupd.sqlite.checksums import set_checksums
-from backupd.sqlite.header import EMPTY, Header
-from backupd.sqlite.mounts import filesystem_of, is_remote
-from backupd.sqlite.worker.errors import explain
+from backupd.errors import (
+    NoSpace,
+    SnapshotFailed,
+    SourceCorrupt,
+    SourceForeign,
+    SourceReplaced,
+    SourceUnreadable,
+    SourceUnusable,
+)
+from backupd.sqlite.file_format import (
+    EMPTY,
+    NEWEST_READ_VERSION,
+    SIZE,
+    Header,
+    encrypted_header,
+    has_checksums,
+    parse_header,
+    set_checksums,
+)
+from backupd.sqlite.worker.connection import explain
+from backupd.sqlite.worker.encrypted import copy_sealed
 from backupd.sqlite.worker.hot_journal import copy_with_journal, examine_journal
-from backupd.sqlite.worker.kind import read_any_header
 from backupd.sqlite.worker.locks import refuse_foreign_locks
-from backupd.sqlite.worker.privileges import become_owner
 from backupd.sqlite.worker.protocol import Wire, serve
-from backupd.sqlite.worker.sealed import copy_sealed
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
 from backupd.system.fs import is_disk_full
-from backupd.system.owners import NAMESPACE_HINT
+from backupd.system.mounts import filesystem_of, is_remote
+from backupd.system.owners import NAMESPACE_HINT, become_owner
 
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 
@@ -134,6 +148,37 @@ def header_of(request: dict[str, Any]) -> Header:
         ) from error
     except FileNotFoundError as error:
         raise SourceReplaced(f"{path} went away just now", "run the backup again") from error
+
+
+def read_any_header(path: str) -> Header:
+    """Return the header of a plain or an encrypted database; refuse all other files.
+
+    Raises OSError, SourceForeign, SourceCorrupt, SourceUnreadable.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        header = encrypted_header(descriptor) or parse_header(os.pread(descriptor, SIZE, 0))
+        if header is not None and not header.encrypted:
+            header = header._replace(checksums=has_checksums(descriptor))
+    finally:
+        os.close(descriptor)
+    if header is None:
+        raise SourceUnreadable(
+            f"{path} is not a SQLite database, and does not look like an encrypted one",
+            "check the path; if it was a database before, its beginning is damaged",
+        )
+    if not header.sane:
+        raise SourceCorrupt(
+            f"{path} is damaged: its header holds what no SQLite writes",
+            "restore the last good generation (backupd list), or try sqlite3 .recover",
+        )
+    if header.read_version > NEWEST_READ_VERSION:
+        raise SourceForeign(
+            f"{path} is not readable by SQLite {apsw.sqlite_lib_version()}: version {header.read_version} of the file "
+            "format was made by another engine, or by a branch of SQLite",
+            "let its engine write it in a journal mode of SQLite (WAL or DELETE), or back it up with its own tools",
+        )
+    return header
 
 
 def copy_as_it_lies(copier: Copier, header: Header, staged: Staged | None) -> Header:

@@ -12,8 +12,7 @@ from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable, Stor
 from backupd.formatting import human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
-from backupd.sqlite.history import online_begun
-from backupd.sqlite.kept import KEPT_FOR, KeptDatabase, kept_files
+from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, online_begun
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 from backupd.sqlite.swap_journal import pending
@@ -23,9 +22,8 @@ from backupd.system.owners import NAMESPACE_HINT
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.tasks.doctor import Finding, run_check
-from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import BackupRequest
-from backupd.tasks.origins import sharing
+from backupd.tasks.inventory import Inventory, sharing
+from backupd.tasks.requests import BackupRequest
 
 # 3.53.3 can delete a hot journal without replaying it (docs/adr/0002-one-sqlite-library.md).
 OLDEST_SQLITE = (3, 53, 4)
@@ -58,7 +56,7 @@ def _clock(context: TaskContext) -> str:
 def _time_zone(request: BackupRequest) -> Finding:
     if request.timezone_warning:
         return Finding("time zone", ok=False, detail=request.timezone_warning, hint="or set schedule.timezone")
-    zone = request.expiry.timezone if request.expiry else UTC
+    zone = request.retention.timezone if request.retention else UTC
     return Finding("time zone", ok=True, detail=f"days are counted in {zone}")
 
 

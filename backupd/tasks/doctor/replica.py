@@ -9,8 +9,9 @@ from backupd.stores.contract import ProbeResult
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.inventory import take_inventory
-from backupd.tasks.provenance import claims_of, refusal
-from backupd.tasks.replicate import Connect, ReplicationRequest, replica_errors
+from backupd.tasks.provenance import provenance_of, refusal
+from backupd.tasks.replica import Connect, replica_errors
+from backupd.tasks.requests import ReplicationRequest
 
 # Names of generations contain the time: a host that is minutes off would confuse its administrator.
 _CLOCK_S: Final = 120.0
@@ -45,7 +46,7 @@ def _copies(request: ReplicationRequest, connect: Connect, context: TaskContext)
     local = read_inventory(context)
     with replica_errors(request.name), connect() as replica:
         remote = take_inventory(replica, context.clock())
-    claims, sources = claims_of(local, context), {*request.sources, *(g.source for g in local.generations)}
+    claims, sources = provenance_of(local, context), {*request.sources, *(g.source for g in local.generations)}
     foreign = [group for source in sorted(sources) for group in claims.foreign(remote, source)]
     if foreign:
         raise refusal(foreign, request.name, "they are neither added to nor removed", context.clock())

@@ -17,14 +17,14 @@ from typing import Final, Self
 from backupd.errors import CheckFailed, DrillFailed, ProcessRefused
 from backupd.formatting import printable
 from backupd.model import SourceFacts
-from backupd.sqlite.encryption import is_encrypted
-from backupd.sqlite.query import ask_copy
+from backupd.sqlite.file_format import is_encrypted
+from backupd.sqlite.inspection import ask_copy
 from backupd.system.fs import write_durably
 from backupd.system.http import RequestFailed, send_request
 from backupd.system.process import close_input, pipe, process_start_errors, start_module
 from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.drill.app_database import AppDatabase
-from backupd.tasks.options import AppProof, DrillRequest
+from backupd.tasks.requests import AppCheck, DrillRequest
 from backupd.tasks.run import DrillRun
 
 RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
@@ -37,12 +37,12 @@ _EXIT_S: Final = 2.0
 _OUTPUT_S: Final = 1.0
 
 
-def app_database(app: AppProof, run: DrillRun) -> AppDatabase | None:
+def app_database(app: AppCheck, run: DrillRun) -> AppDatabase | None:
     """Return the database of the second instance of the app, None where no path is configured for it."""
     return AppDatabase(app.place_at, app.databases, run.warn) if app.place_at else None
 
 
-def check_app(app: AppProof, restored: Path, origin: SourceFacts, run: DrillRun) -> None:
+def check_app(app: AppCheck, restored: Path, origin: SourceFacts, run: DrillRun) -> None:
     """Run the checks of `app`, in the order of its fields, on `restored` or on the copy of it that is placed.
 
     Each is a stage of `run`, and is in its report once it has passed. Raises DrillFailed, TargetRefused, OSError; in
@@ -92,7 +92,7 @@ def _reported(words: tuple[str, ...], environ: dict[str, str], directory: Path, 
         run.details = replace(run.details, drill=replace(run.details.drill, output=command.output()))
 
 
-def _require_migrated(app: AppProof, database: Path) -> None:
+def _require_migrated(app: AppCheck, database: Path) -> None:
     found = ask_copy(database, app.query, app.timeout_s)
     if app.user_version is not None and found.user_version < app.user_version:
         raise DrillFailed(
@@ -233,7 +233,7 @@ def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
         yield run_check("drill query", lambda: _check_query(path))
 
 
-def _check_place(place_at: Path, app: AppProof) -> str:
+def _check_place(place_at: Path, app: AppCheck) -> str:
     AppDatabase(place_at, app.databases).require_free()
     probe = place_at.with_name(f".{place_at.name}.{secrets.token_hex(4)}")
     try:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from backupd.errors import TargetRefused
 from backupd.model import SourceFacts
-from backupd.sqlite.database_files import same_place, side_files
-from backupd.sqlite.mounts import mounted_apart
+from backupd.sqlite.database_files import mounted_apart, same_place, side_files
 from backupd.system.fs import change_owner, fsync_directory, fsync_file, set_mode, write_durably
 from backupd.system.owners import owner_or_directory_owner
 

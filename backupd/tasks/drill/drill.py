@@ -15,19 +15,17 @@ from backupd.model import LOCAL_STORE, Contents, Manifest
 from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext, read_inventory, workplace
 from backupd.tasks.disk_space import require_space, reserve_bytes, same_file_system
 from backupd.tasks.drill.app_check import add_proven, app_database, check_app
 from backupd.tasks.freshness import last_verified_at
-from backupd.tasks.inventory import Inventory
-from backupd.tasks.options import DrillRequest
-from backupd.tasks.origins import require_same_database
-from backupd.tasks.provenance import Foreign, claims_of, refusal
-from backupd.tasks.replicate import replica_errors
+from backupd.tasks.inventory import Inventory, require_same_database
+from backupd.tasks.provenance import ForeignGenerations, provenance_of, refusal
+from backupd.tasks.replica import Retry, replica_errors
+from backupd.tasks.requests import DrillRequest
 from backupd.tasks.restore.extract import extract_verified, fetch
-from backupd.tasks.retry import Retry
 from backupd.tasks.run import DrillRun, Stopwatch
+from backupd.tasks.verify import record_verification
 
 OpenStore = Callable[[], AbstractContextManager[tuple[Archives, Inventory]]]
 
@@ -135,9 +133,9 @@ def _newest(request: DrillRequest, inventory: Inventory, run: DrillRun, context:
 
     Raises GenerationMissing, ForeignCopies, OtherDatabase; DrillFailed when it is too old.
     """
-    foreign: tuple[Foreign, ...] = ()
+    foreign: tuple[ForeignGenerations, ...] = ()
     if request.store != LOCAL_STORE:
-        foreign = claims_of(read_inventory(context), context).foreign(inventory, request.source)
+        foreign = provenance_of(read_inventory(context), context).foreign(inventory, request.source)
         inventory = inventory.without(key for group in foreign for key in group.ids)
     manifest, as_of = inventory.last_verified(request.source), last_verified_at(request.source, inventory, context)
     if foreign and manifest is None:

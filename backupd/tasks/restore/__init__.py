@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Self
 
 from backupd.model import Verification
-from backupd.sqlite.directory import Rights
 from backupd.sqlite.history import Entry, Kind
+from backupd.sqlite.permissions import Rights
 
 RESTORED_FROM = "it was restored from"
 

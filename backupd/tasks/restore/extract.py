@@ -9,16 +9,15 @@ from typing import Any, BinaryIO
 from backupd.archive.archive import unpack
 from backupd.errors import CopyCorrupt, NoSpace, ReplicaUnreachable
 from backupd.model import Manifest
-from backupd.sqlite.integrity import Inspection, checking
+from backupd.sqlite.inspection import Inspection, checking
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
 from backupd.system.fs import is_disk_full
 from backupd.system.os_errors import explain_full
-from backupd.tasks.check_results import record_verification
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, watching_space
-from backupd.tasks.replicate import replica_errors
-from backupd.tasks.retry import Retry
+from backupd.tasks.replica import Retry, replica_errors
+from backupd.tasks.verify import record_verification
 
 _CHUNK_BYTES = 1 << 20
 _HINT = "use another generation, or this one from another store (backupd list)"

@@ -15,21 +15,20 @@ from backupd.errors import OR_ONLINE, STOP_THE_APP, GenerationMissing, LockHeld,
 from backupd.log import Event
 from backupd.model import Manifest
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.directory import Rights, warning_of
-from backupd.sqlite.history import Record, choose_undo, history, recorded_names
-from backupd.sqlite.kept import kept_files
-from backupd.sqlite.restore_lock import restore_lock
+from backupd.sqlite.history import Record, choose_undo, history, kept_files, recorded_names
+from backupd.sqlite.permissions import Rights, warning_of
 from backupd.sqlite.swap import remove_part, side_files, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
 from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
+from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits
 from backupd.system.owners import owner_text
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
 from backupd.tasks.inventory import Choose
-from backupd.tasks.options import PinRequest
-from backupd.tasks.pin import pin_if_possible
+from backupd.tasks.prune import pin_if_possible
+from backupd.tasks.requests import PinRequest
 from backupd.tasks.restore import RESTORED_FROM, RestoreRequest, RestoreResult, Undone
 from backupd.tasks.restore.extract import extract_verified, marking_damage
 from backupd.tasks.restore.recovery import database_exists, recover_restore

@@ -14,20 +14,18 @@ from pathlib import Path
 from backupd.errors import BackupdError, RestoreFailed, TargetRefused
 from backupd.model import Manifest
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.checksums import path_has_checksums
-from backupd.sqlite.encryption import is_encrypted
-from backupd.sqlite.header import read_header
+from backupd.sqlite.file_format import is_encrypted, path_has_checksums, read_header
 from backupd.sqlite.history import Record, begin_online, end_online, took_effect
-from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.target import Target, set_journal_mode
+from backupd.sqlite.target_locks import restore_lock
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.stores.contract import Archives
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, reserve_bytes
 from backupd.tasks.inventory import Choose
-from backupd.tasks.options import BackupRequest, PinRequest
-from backupd.tasks.pin import pin_if_possible
+from backupd.tasks.prune import pin_if_possible
+from backupd.tasks.requests import BackupRequest, PinRequest
 from backupd.tasks.restore import RESTORED_FROM, RestoreRequest, RestoreResult
 from backupd.tasks.restore.extract import extract_verified, marking_damage
 from backupd.tasks.restore.in_place import log_restored, planned_result, require_newest
@@ -108,7 +106,7 @@ def _back_up(safety: BackupRequest, manifest: Manifest, context: TaskContext) ->
     """Back the database up and return the id of the generation. Raises RestoreFailed."""
     pin = PinRequest(f"it is the state before the online restore of {manifest.id}")
     # Without pruning: it might remove the generation that is restored.
-    report = backup(replace(safety, expiry=None, pin=pin), context)
+    report = backup(replace(safety, retention=None, pin=pin), context)
     if report.outcome == "failed" or report.generation is None:
         raise RestoreFailed(
             f"the safety backup failed, and nothing was restored: {report.error}",

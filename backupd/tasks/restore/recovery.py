@@ -9,9 +9,9 @@ from backupd.errors import TargetRefused
 from backupd.log import Event
 from backupd.sqlite.database_files import side_files
 from backupd.sqlite.history import end_online, online_begun, took_effect
-from backupd.sqlite.restore_lock import restore_lock
 from backupd.sqlite.swap import heal
 from backupd.sqlite.swap_journal import pending
+from backupd.sqlite.target_locks import restore_lock
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 

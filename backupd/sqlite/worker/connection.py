@@ -1,6 +1,8 @@
-"""SQLite's error codes in words that say what to do next (https://sqlite.org/rescode.html)."""
+"""Connections."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import apsw
 
@@ -14,6 +16,16 @@ from backupd.errors import (
     SourceUnusable,
 )
 from backupd.system.os_errors import explain_no_inodes, lacks_inodes
+
+
+def texts(
+    connection: apsw.Connection, query: str, values: tuple[str, ...] = (), errors: str = "backslashreplace"
+) -> Iterator[list[Any]]:
+    """Yield the rows of `query` with blobs decoded as the texts that they are. Raises apsw.Error."""
+    encoding = str(connection.execute("PRAGMA encoding").get)
+    for row in connection.execute(query, values):
+        yield [value.decode(encoding, errors) if isinstance(value, bytes) else value for value in row]
+
 
 _FULL = "the app's file system is full"
 _SHM_SIZE = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN}

@@ -1,9 +1,9 @@
-"""Names that are nobody's setting: those by which Kubernetes and Docker tell a container of its neighbours.
+"""Environment variables that Kubernetes and Docker set in a container to describe other containers.
 
-A Kubernetes Service called `backupd` or `backupd-…` puts BACKUPD_PORT and others into every pod of its namespace
+A Kubernetes Service called `backupd` or `backupd-…` sets BACKUPD_PORT and others in every pod of its namespace
 (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables); `docker run --link X:backupd`
-does so in one container (https://docs.docker.com/engine/network/links/). Name and value are both looked at, so that
-BACKUPD_PORT=8080, which a person writes, stays an error.
+sets them in one container (https://docs.docker.com/engine/network/links/). Name and value must both match, so that
+BACKUPD_PORT=8080, which an operator writes, stays an error.
 """
 
 import re
@@ -26,8 +26,8 @@ _ADDRESS: Final = re.compile(r"(?:tcp|udp|sctp)://(?P<host>[0-9.]+|\[[0-9A-Fa-f:
 _ALIAS: Final = re.compile(r"/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", re.ASCII)
 
 
-def is_link(name: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether the variable `name` has both the name and the value of a link to another container."""
+def is_service_link(name: str, environ: Mapping[str, str]) -> bool:
+    """Return whether the variable `name` has both the name and the value of a link to another container."""
     value = environ[name].strip()
     if found := _PORT_PART.fullmatch(name):
         return _is_port_part(found, value, environ)
@@ -39,18 +39,18 @@ def is_link(name: str, environ: Mapping[str, str]) -> bool:
         return _is_address(value)
     if _LINK_NAME.fullmatch(name):
         return _ALIAS.fullmatch(value) is not None
-    found = _LINK_ENV.fullmatch(name)  # the value may be anything: it is the neighbour's
+    found = _LINK_ENV.fullmatch(name)  # any value: it is a variable of the other container
     return found is not None and _ALIAS.fullmatch(environ.get(f"{found['owner']}_NAME", "").strip()) is not None
 
 
-def links_note(names: Sequence[str]) -> str:
-    """Say in one line that the variables `names` were ignored, and what leaves them out; empty for none."""
+def service_links_note(names: Sequence[str]) -> str:
+    """Return one line: the variables `names` were ignored, and how to remove them; empty for no names."""
     if not names:
         return ""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
         f"ignored {names[0]}{more}: set by Kubernetes or Docker for a service called backupd, not by you "
-        "(enableServiceLinks: false in the pod's spec leaves them out)"
+        "(enableServiceLinks: false in the pod spec removes them)"
     )
 
 

@@ -1,11 +1,13 @@
-"""Prove a copy sound, in a child process: it may be damaged in ways that no process should have to survive."""
+"""Inspect a copy."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backupd.errors import DrillFailed, WorkerHung
 from backupd.model import Contents, Verdict
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.resources import NORMAL, Priority
@@ -37,3 +39,23 @@ def _inspection(answer: dict[str, Any]) -> Inspection:
     lists = {key: tuple(said[key]) for key in ("checks", "damage", "notes")}
     contents = Contents(**answer["contents"]) if answer["contents"] else None
     return Inspection(Verdict(**{**said, **lists}), contents)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """`PRAGMA user_version`, and the first value that a query gave, as text; None for no row or no query."""
+
+    user_version: int
+    answer: str | None
+
+
+def ask_copy(path: Path, query: str | None, timeout_s: float) -> Answered:
+    """Ask the database at `path`, read-only. Raises DrillFailed, also after `timeout_s`."""
+    try:
+        with WorkerProcess("query", {"path": path.name, "query": query}, path.parent) as child:
+            return Answered(**child.result(give_up=time.monotonic() + timeout_s))
+    except WorkerHung as late:
+        raise DrillFailed(
+            f"the query on the restored copy took longer than {timeout_s:.0f} s",
+            "ask for something simpler (drill.query), or raise drill.timeout_s",
+        ) from late

@@ -1,0 +1,206 @@
+"""What the bytes of a database file say, read without SQLite."""
+
+import math
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+SIZE = 100
+NEWEST_READ_VERSION = 2
+_PAGE_SIZES = frozenset(512 << power for power in range(7))
+_PAYLOAD_FRACTIONS = b"\x40\x20\x20"
+MAGIC = b"SQLite format 3\x00"
+
+
+class Header(NamedTuple):  # no dataclass: child processes import this
+    """What the header says; `writer` is the SQLite that last wrote it, as `3.40.1`, or `unknown`.
+
+    `checksums` (cksumvfs keeps one in each page) and `encrypted` (nothing else is known) are not in these bytes. No
+    SQLite reads a file whose header is not `sane`, and none a `read_version` above `NEWEST_READ_VERSION`.
+    """
+
+    page_size: int
+    journal_mode: Literal["wal", "rollback"]
+    user_version: int
+    application_id: int
+    writer_number: int
+    read_version: int = 1
+    sane: bool = True
+    encrypted: bool = False
+    checksums: bool = False
+
+    @property
+    def writer(self) -> str:
+        """The version number at offset 96 for people."""
+        number = self.writer_number
+        return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number else "unknown"
+
+
+EMPTY = Header(page_size=4096, journal_mode="rollback", user_version=0, application_id=0, writer_number=0)
+
+
+def parse_header(raw: bytes) -> Header | None:
+    """Return the header in `raw`, or None when it is not that of a plain SQLite 3 database."""
+    if len(raw) < SIZE or not raw.startswith(MAGIC):
+        return None
+    page_size = int.from_bytes(raw[16:18], "big")
+    return Header(
+        page_size=65536 if page_size == 1 else page_size,
+        journal_mode="wal" if raw[18] == 2 else "rollback",  # noqa: PLR2004 - file format version 2 is WAL
+        user_version=int.from_bytes(raw[60:64], "big", signed=True),
+        application_id=int.from_bytes(raw[68:72], "big", signed=True),
+        writer_number=int.from_bytes(raw[96:100], "big"),
+        read_version=raw[19],
+        sane=(page_size == 1 or page_size in _PAGE_SIZES) and raw[21:24] == _PAYLOAD_FRACTIONS,
+    )
+
+
+def read_header(path: str) -> Header | None:
+    """Read the header of the file at `path`. Raises OSError.
+
+    Never while this process has the database open: closing the descriptor would drop its locks.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return parse_header(os.pread(descriptor, SIZE, 0))
+    finally:
+        os.close(descriptor)
+
+
+_SMALLEST_PAGE, _USUAL_PAGE = 512, 4096
+# A plain header is followed by zeros here (https://sqlite.org/fileformat2.html#the_database_header, offset 72).
+_RESERVED = slice(72, 92)
+_SAMPLES, _SAMPLE_BYTES = 32, 4096
+# Of random bytes the chi-square statistic over 256 values is 255 on average, with a deviation of sqrt(2 * 255): beyond
+# nine of them no random bytes are met, while text, numbers and zeros begin at many times that.
+_VALUES, _MOST_DEVIATIONS = 256, 9
+_OTHER_FILES = (
+    b"\x1f\x8b",
+    b"PK\x03\x04",
+    b"\xfd7zXZ",
+    b"\x28\xb5\x2f\xfd",
+    b"BZh",
+    b"7z\xbc\xaf",
+    b"LUKS",
+    b"Salted__",
+)
+
+
+def looks_encrypted(descriptor: int) -> bool:
+    """Tell whether the open file looks like an encrypted database, by reading 128 KiB of it at most. Raises OSError.
+
+    Never while this process has the file open in SQLite: closing the descriptor would drop its locks.
+    """
+    size_bytes = os.fstat(descriptor).st_size
+    first = os.pread(descriptor, _SMALLEST_PAGE, 0)
+    if size_bytes < _SMALLEST_PAGE or size_bytes % _SMALLEST_PAGE or first.startswith(_OTHER_FILES):
+        return False
+    if first.startswith(MAGIC) and not any(first[_RESERVED]):
+        return False
+    return all(_is_random(sample) for sample in _samples(descriptor, size_bytes))
+
+
+def is_encrypted(path: str) -> bool:
+    """Tell the same of the file at `path`. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return looks_encrypted(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def encrypted_header(descriptor: int) -> Header | None:
+    """Return what can be known of the open file if it looks like an encrypted database, else None. Raises OSError.
+
+    Page size and journal mode are those of its header where it is plain, else a size that fits and `rollback`.
+    """
+    if not looks_encrypted(descriptor):
+        return None
+    size_bytes = os.fstat(descriptor).st_size
+    plain = parse_header(MAGIC + os.pread(descriptor, SIZE, 0)[len(MAGIC) :])
+    if plain is not None and plain.sane and size_bytes % plain.page_size == 0:
+        return EMPTY._replace(page_size=plain.page_size, journal_mode=plain.journal_mode, encrypted=True)
+    return EMPTY._replace(page_size=min(_USUAL_PAGE, size_bytes & -size_bytes), encrypted=True)
+
+
+def _samples(descriptor: int, size_bytes: int) -> Iterator[bytes]:
+    """Yield pieces from all over the file; SQLite does not write what is in free pages, which may be zeros."""
+    yield os.pread(descriptor, _SAMPLE_BYTES - SIZE, SIZE)
+    blocks = size_bytes // _SAMPLE_BYTES
+    for number in range(1, _SAMPLES):
+        sample = os.pread(descriptor, _SAMPLE_BYTES, blocks * number // _SAMPLES * _SAMPLE_BYTES)
+        if number * blocks >= _SAMPLES and any(sample):
+            yield sample
+
+
+def _is_random(sample: bytes) -> bool:
+    counts = [0] * _VALUES
+    for value in sample:
+        counts[value] += 1
+    expected = len(sample) / _VALUES
+    chi_square = sum((count - expected) ** 2 for count in counts) / expected
+    freedom = _VALUES - 1
+    return chi_square < freedom + _MOST_DEVIATIONS * math.sqrt(2 * freedom)
+
+
+_RESERVED_BYTES = 8
+_RESERVED_AT = 20
+_FIRST = 1
+
+
+def has_checksums(descriptor: int) -> bool:
+    """Tell whether the open database has a checksum in each page: whether that of its first page is right.
+
+    Raises OSError. Never while this process has it open in SQLite: closing the descriptor would drop its locks.
+    """
+    page_size = _page_size(descriptor)
+    return page_size > 0 and _is_right(_page(descriptor, _FIRST, page_size))
+
+
+def wrong_pages(descriptor: int) -> Iterator[int]:
+    """Yield the numbers of the pages whose checksum is wrong; at about 60 MB/s. Raises OSError."""
+    page_size = _page_size(descriptor)
+    for number in range(1, os.fstat(descriptor).st_size // page_size + 1 if page_size else 1):
+        if not _is_right(_page(descriptor, number, page_size)):
+            yield number
+
+
+def set_checksums(descriptor: int, *, first_only: bool) -> None:
+    """Set the checksums of the pages of our own copy, in which SQLite has written without them. Raises OSError."""
+    page_size = _page_size(descriptor)
+    pages = 1 if first_only else os.fstat(descriptor).st_size // page_size
+    for number in range(1, pages + 1):
+        checksum = _checksum(_page(descriptor, number, page_size)[:-_RESERVED_BYTES])
+        os.pwrite(descriptor, checksum, number * page_size - _RESERVED_BYTES)
+
+
+def path_has_checksums(path: Path) -> bool:
+    """Tell `has_checksums` of the file at `path`. Raises OSError."""
+    with path.open("rb") as stream:
+        return has_checksums(stream.fileno())
+
+
+def _page_size(descriptor: int) -> int:
+    """Return the size of a page, 0 where there is no room for checksums."""
+    raw = os.pread(descriptor, SIZE, 0)
+    header = parse_header(raw)
+    return header.page_size if header and header.sane and raw[_RESERVED_AT] == _RESERVED_BYTES else 0
+
+
+def _page(descriptor: int, number: int, page_size: int) -> bytes:
+    return os.pread(descriptor, page_size, (number - 1) * page_size)
+
+
+def _is_right(page: bytes) -> bool:
+    return _checksum(page[:-_RESERVED_BYTES]) == page[-_RESERVED_BYTES:]
+
+
+def _checksum(data: bytes) -> bytes:
+    """Return cksmCompute() of https://sqlite.org/src/file/ext/misc/cksumvfs.c."""
+    first = second = 0
+    for one, two in struct.iter_unpack("<II", data):
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + two + first) & 0xFFFFFFFF
+    return struct.pack("<II", first, second)

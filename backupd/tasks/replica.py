@@ -1,0 +1,114 @@
+"""A replica as tasks use it: connected, again where a connection is lost, with its inventory and its errors."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, Protocol, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from backupd.errors import (
+    NoSpace,
+    ReplicaFailed,
+    ReplicaUnreachable,
+)
+from backupd.formatting import printable
+from backupd.model import Manifest
+from backupd.stores.contract import Replica, generation_taken
+from backupd.system.fs import is_disk_full
+from backupd.system.os_errors import explain_full
+from backupd.tasks.context import TaskContext
+from backupd.tasks.inventory import Inventory, take_inventory
+from backupd.tasks.reporter import GenerationRemoved, RemovalBegins
+from backupd.tasks.requests import ReplicationRequest
+
+T = TypeVar("T")
+Connect = Callable[[], AbstractContextManager[Replica]]
+
+_FIRST_WAIT_S: Final = 2.0
+_MAX_WAIT_S: Final = 120.0
+_DENIED = (
+    "let the account there read and write the directory of the replica (owner and mode), or correct the path in url"
+)
+_MAX_MESSAGE: Final = 400  # characters
+_MAX_SENDERS: Final = 8  # that publish in the same moments, one after the other
+
+
+class Retry(Protocol):
+    """Calls a function until it returns, and returns its value."""
+
+    def __call__(self, do: Callable[[], T], /) -> T:
+        """Return what `do` returns, as soon as it does. Raises its last error."""
+
+
+def once(do: Callable[[], T], /) -> T:
+    """Call `do` once."""
+    return do()
+
+
+def until(deadline_s: float, on_retry: Callable[[str, float], None]) -> Retry:
+    """Return what does a thing, and does it again after ReplicaUnreachable, waiting longer each time, with jitter.
+
+    `on_retry` hears why, and for how many seconds it waits. After `deadline_s` the last error is raised. SIGTERM, which
+    raises in the main thread, ends a wait at once.
+    """
+
+    def tell(state: RetryCallState) -> None:
+        if state.outcome is not None and state.next_action is not None:
+            on_retry(str(state.outcome.exception()), state.next_action.sleep)
+
+    return Retrying(
+        retry=retry_if_exception_type(ReplicaUnreachable),
+        wait=wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_MAX_WAIT_S),
+        stop=stop_after_delay(deadline_s),
+        before_sleep=tell,
+        reraise=True,
+    )
+
+
+@contextmanager
+def replica_errors(name: str) -> Iterator[None]:
+    """Say of which replica the errors of the block are. Raises NoSpace, ReplicaFailed."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            what, hint = explain_full(error, error.filename if isinstance(error.filename, str) else None)
+            raise NoSpace(f"{name}: {what}", hint) from error
+        path = f": {error.filename}" if isinstance(error.filename, str) else ""
+        what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_MAX_MESSAGE]}"
+        hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
+        raise ReplicaFailed(what, f"{hint}; backupd doctor tries them") from error
+
+
+def inventory_of(name: str, replica: Replica, context: TaskContext) -> Inventory:
+    """Read all manifests of a replica, knowing what checks have found of its copies. Raises OSError."""
+    damaged = context.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
+    return take_inventory(replica, context.clock(), damaged)
+
+
+def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
+    """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
+    if there is not None and there.archive.sha256 != manifest.archive.sha256:
+        raise generation_taken(manifest.id, name)
+
+
+def remove_there(
+    going: Mapping[str, str], request: ReplicationRequest, replica: Replica, there: Inventory, context: TaskContext
+) -> None:
+    """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
+    _write_checksums(request, replica, there, going, context)
+    for key, reason in going.items():
+        context.emit(RemovalBegins(key, request.name))
+        replica.remove(key)
+        context.emit(GenerationRemoved(key, request.name, reason))
+
+
+def _write_checksums(
+    request: ReplicationRequest, replica: Replica, there: Inventory, going: Collection[str], context: TaskContext
+) -> None:
+    """Let SHA256SUMS list what stays; anew when another sender has published meanwhile: who writes last lists all."""
+    for _ in range(_MAX_SENDERS):
+        replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
+        if {stored.id for stored in replica.list()} <= {generation.id for generation in there.generations}:
+            return
+        there = inventory_of(request.name, replica, context)

@@ -1,0 +1,104 @@
+"""What a task is asked to do: frozen values, which `backupd.bootstrap.tasks` makes from the configuration."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, timedelta, tzinfo
+from pathlib import Path
+
+from backupd.model import RetentionPolicy
+from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.system.resources import NORMAL, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkGuard:
+    """Which losses since the last generation hold the pruning; losses are fractions of what was there."""
+
+    enabled: bool = True
+    max_row_loss: float = 0.5  # of each table
+    max_size_loss: float = 0.5  # of the database
+    min_rows: int = 100  # tables that had fewer rows are not compared
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How to compress."""
+
+    level: int | None = None  # of libdeflate; None: chosen by a sample
+    workers: int = 2  # threads
+    priority: Priority = NORMAL
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionRule:
+    """Which generations stay: the policy, and the time zone whose days and weeks it counts."""
+
+    policy: RetentionPolicy = field(default_factory=RetentionPolicy)
+    timezone: tzinfo = UTC
+
+
+@dataclass(frozen=True, slots=True)
+class PinRequest:
+    """Pin a generation, so that it is not pruned."""
+
+    reason: str
+    duration: timedelta | None = None  # None: until an operator releases it
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRequest:
+    """Back up one source."""
+
+    source: str
+    path: Path
+    settings: SnapshotSettings = field(default_factory=SnapshotSettings)
+    allow_empty: bool = False  # publish a database that has lost all its tables
+    allow_links: bool = False  # accept a database with several hard links
+    packing: Packing = field(default_factory=Packing)
+    retention: RetentionRule | None = field(default_factory=RetentionRule)  # None: prune nothing
+    guard: ShrinkGuard = field(default_factory=ShrinkGuard)
+    reserve_bytes: int | None = None  # that stay free; None: 5 % of the file system, at most 1 GiB
+    timezone_warning: str = ""  # why days are not counted in the configured zone
+    replicas: tuple[str, ...] = ()  # names; the last replication to each is mentioned if it failed
+    pin: PinRequest | None = None  # for the generation that holds the copy, a new or an unchanged one
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationRequest:
+    """Send to one replica what its retention rule keeps, and prune there."""
+
+    name: str
+    retention: RetentionRule
+    sources: tuple[str, ...] = ()  # configured ones; those in the local store are sent as well, others are left alone
+    append_only: bool = False  # remove nothing at the replica
+    adopt: bool = False  # first adopt the stores of lost machines; the next run prunes
+    force: bool = False  # adopt also a store that seems to be in use
+
+
+@dataclass(frozen=True, slots=True)
+class AppCheck:
+    """How to check that the app works on a restored copy; what is None or empty is not checked."""
+
+    timeout_s: float
+    place_at: Path | None = None  # where the app expects its database; never one of `databases`
+    command: tuple[str, ...] = ()
+    health_url: str | None = None
+    user_version: int | None = None
+    query: str | None = None
+    answer: str | None = None  # that the query must return
+    databases: tuple[Path, ...] = ()  # of all sources
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)  # removed from the environment of the command
+
+
+@dataclass(frozen=True, slots=True)
+class DrillRequest:
+    """Restore the newest copy of one source from one store, and check it."""
+
+    source: str
+    store: str
+    max_age_s: float  # that the data of the copy may have
+    workers: int = 2
+    reserve_bytes: int | None = None  # as in BackupRequest
+    app: AppCheck | None = None
+    note: str = ""  # how the store was chosen
+    path: Path | None = None  # of the database of the source
