@@ -59,7 +59,7 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     for group in foreign:
         if group.source in config.sources and (not names or group.source in names):
             print_warning(f"{store} holds copies of {group.source} by another store: {group.words(context.clock())}")
-    if damaged := [row.generation.id for row in rows if row.generation.damaged and row.generation.id not in others]:
+    if damaged := [row.generation.id for row in rows if row.generation.damaged and row.generation.id not in {*others, *inventory.refused}]:
         at = "" if store == LOCAL_STORE else f" --store {store}"
         print_warning(f"damaged generations are not counted; to delete them: backupd remove{at} {' '.join(damaged)}")
     for problem in inventory.troubles():

@@ -135,7 +135,7 @@ def test_a_journal_without_a_database_is_kept_and_reported(typed: Keyboard, data
     assert answer.code == 0, answer
     (kept,) = database.parent.glob("tasks.db.pre-restore-*-journal")
     assert kept.read_bytes() == b"a journal that may hold data"
-    assert f"note     tasks.db was missing, and its -journal existed: kept as {kept}" in answer.out
+    assert f"note     tasks.db was missing, and tasks.db-journal existed: kept as {kept}" in answer.out
 
 
 def test_the_doctor_names_old_databases_until_they_are_removed(typed: Keyboard, newer: str) -> None:

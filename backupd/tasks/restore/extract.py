@@ -1,8 +1,8 @@
 """Fetch, unpack and verify a generation: every verification, restore and drill reads archives with this module."""
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +17,6 @@ from backupd.system.os_errors import explain_full
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space, watching_space
 from backupd.tasks.replica import Retry, replica_errors
-from backupd.tasks.verify import record_verification
 
 _CHUNK_BYTES = 1 << 20
 _HINT = "use another generation, or this one from another store (backupd list)"
@@ -133,16 +132,6 @@ def _check(manifest: Manifest, target: Path) -> Inspection:
     if inspection.verdict.level == "opaque" != manifest.verdict.level:
         raise CopyCorrupt("it cannot be read, but could be when its manifest was written", _HINT)
     return inspection
-
-
-@contextmanager
-def marking_damage(manifest: Manifest, store: Archives, context: TaskContext) -> Iterator[None]:
-    """Record the copy of a generation in `store` as damaged where the block raises CopyCorrupt."""
-    try:
-        yield
-    except CopyCorrupt as error:
-        record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
-        raise
 
 
 def fetch(manifest: Manifest, store: Archives, directory: Path, reserve: int, context: TaskContext) -> DirectoryStore:

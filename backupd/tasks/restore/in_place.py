@@ -15,9 +15,10 @@ from backupd.errors import OR_ONLINE, STOP_THE_APP, GenerationMissing, LockHeld,
 from backupd.log import Event
 from backupd.model import Manifest
 from backupd.report import RestoreDetails, RunReport
+from backupd.sqlite.database_files import side_files
 from backupd.sqlite.history import Record, choose_undo, history, kept_files, recorded_names
 from backupd.sqlite.permissions import Rights, warning_of
-from backupd.sqlite.swap import remove_part, side_files, swap, sweep_parts
+from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
 from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
 from backupd.sqlite.target_locks import restore_lock
@@ -30,9 +31,10 @@ from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import PinRequest
 from backupd.tasks.restore import RESTORED_FROM, RestoreRequest, RestoreResult, Undone
-from backupd.tasks.restore.extract import extract_verified, marking_damage
+from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.recovery import database_exists, recover_restore
 from backupd.tasks.run import RestoreRun
+from backupd.tasks.verify import marking_damage
 
 
 def restore_in_place(
@@ -168,13 +170,12 @@ def put_in_place(
     if request.if_missing and database_exists(target.path, empty_is_data=request.empty_is_data):
         raise TargetInUse(f"another process created {target.path}: it stays", "run it again")
     settled = target.settle()
-    orphans = side_files(target.path) if target.old is None else ()
+    orphans = [] if target.old else [path for path in side_files(target.path) if _may_hold_data(path)]
     with target.lease(stopped=request.stopped) as lease:
         kept = swap(target.path, part, lease, context.clock(), _record(result, target, request), request.takes_back)
-    if orphans:
-        name = kept_files(target.path)[-1].path
-        files = ", ".join(f"{name}{suffix}" for suffix in orphans)
-        run.note(f"{target.path.name} was missing, and its {', '.join(orphans)} existed: kept as {files}")
+    for orphan in orphans:
+        name = kept_files(target.path)[-1].path.name + orphan.name.removeprefix(target.path.name)
+        run.note(f"{target.path.name} was missing, and {orphan.name} existed: kept as {orphan.with_name(name)}")
     if kept is None:
         return result
     old = settled or Settled("")
@@ -185,6 +186,10 @@ def put_in_place(
         old_undecided=old.undecided,
         undo=request.undo_command,
     )
+
+
+def _may_hold_data(side_file: Path) -> bool:
+    return not side_file.name.endswith("-shm") and side_file.exists() and side_file.stat().st_size > 0
 
 
 def _record(result: RestoreResult, target: Target, request: RestoreRequest) -> Record | None:

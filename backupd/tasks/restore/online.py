@@ -27,9 +27,10 @@ from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import BackupRequest, PinRequest
 from backupd.tasks.restore import RESTORED_FROM, RestoreRequest, RestoreResult
-from backupd.tasks.restore.extract import extract_verified, marking_damage
+from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.in_place import log_restored, planned_result, require_newest
 from backupd.tasks.restore.recovery import recover_restore
+from backupd.tasks.verify import marking_damage
 
 _COPY = "restored.sqlite3"
 

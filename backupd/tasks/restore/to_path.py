@@ -17,7 +17,8 @@ from backupd.system.owners import owner_of
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
 from backupd.tasks.restore import RestoreResult
-from backupd.tasks.restore.extract import extract_verified, marking_damage
+from backupd.tasks.restore.extract import extract_verified
+from backupd.tasks.verify import marking_damage
 
 _ABANDONED_S = 86400
 
