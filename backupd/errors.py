@@ -73,6 +73,7 @@ ErrorKind = Literal[
     "no-copy",
     "unproven",
     "config",
+    "timeout",
     "interrupted",
     "other",
 ]

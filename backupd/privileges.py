@@ -15,7 +15,7 @@ from backupd.config import Config
 from backupd.errors import ConfigError
 from backupd.log import LOG_NAME
 from backupd.model import Manifest
-from backupd.sqlite.permissions import give_directory, rights_to_give
+from backupd.sqlite.permissions import apply_permissions, plan_permissions
 from backupd.stores.contract import HIDDEN
 from backupd.stores.ownership import transfer_ownership
 from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner
@@ -280,11 +280,11 @@ def _give_directory(request: RestoreRequest, manifest: Manifest, config: Config)
     if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
         return request  # without that capability root could not write to the directory of another user
     database = Path(os.path.realpath(request.path))
-    rights = rights_to_give(database, manifest.origin, config.backups_dir)
+    rights = plan_permissions(database, manifest.origin, config.backups_dir)
     if rights is not None and rights.uid is not None and not request.dry_run:
         if follows_owner(os.environ):  # before the directory becomes inaccessible
             gid = rights.uid if rights.gid is None else rights.gid
             hand_over_backups(config, Identity(rights.uid, gid, f"the owner of {database.parent}"))
-        if not give_directory(database.parent, rights):
+        if not apply_permissions(database.parent, rights):
             return request
     return replace(request, directory=rights)

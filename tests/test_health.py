@@ -132,7 +132,7 @@ def test_held_source_is_unhealthy_at_once_and_names_the_restore(hold: Hold, head
     ("kind", "headline"),
     [
         ("missing", "the database of tasks is missing: no backup can be made"),
-        ("unusable", "the database of tasks is there but cannot be backed up as it is"),
+        ("unusable", "the database of tasks cannot be backed up in its current state"),
         ("corrupt", "the database of tasks is damaged: nothing is pruned"),
     ],
 )

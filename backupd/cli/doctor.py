@@ -11,7 +11,7 @@ from backupd.cli.common import command, open_context
 from backupd.cli.output import print_json
 from backupd.config import Config
 from backupd.formatting import printable
-from backupd.notifications.self_test import examine_app
+from backupd.notifications.delivery import examine_app
 from backupd.tasks.doctor import Finding
 
 

@@ -14,7 +14,7 @@ from backupd.formatting import human_age, human_bytes
 from backupd.model import LOCAL_STORE, Generation, Pin
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.prune import pins_in_force, plan_for
+from backupd.tasks.prune import pins_in_force, plan_pruning
 from backupd.tasks.requests import RetentionRule
 
 
@@ -59,10 +59,11 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     for group in foreign:
         if group.source in config.sources and (not names or group.source in names):
             print_warning(f"{store} holds copies of {group.source} by another store: {group.words(context.clock())}")
-    if damaged := [row.generation.id for row in rows if row.generation.damaged and row.generation.id not in {*others, *inventory.refused}]:
+    elsewhere = {*others, *inventory.refused}
+    if damaged := [row.generation.id for row in rows if row.generation.damaged and row.generation.id not in elsewhere]:
         at = "" if store == LOCAL_STORE else f" --store {store}"
         print_warning(f"damaged generations are not counted; to delete them: backupd remove{at} {' '.join(damaged)}")
-    for problem in inventory.troubles():
+    for problem in inventory.problems():
         print_warning(problem)
 
 
@@ -81,7 +82,7 @@ def _reasons(
     found: dict[str, tuple[str, ...]] = {}
     for source in {g.source for g in inventory.generations}:
         if source in config.sources:
-            found.update(plan_for(source, retention, inventory, context).reasons())
+            found.update(plan_pruning(source, retention, inventory, context).reasons())
         else:
             found.update({g.id: ("source not configured",) for g in inventory.of(source)})
     return found

@@ -20,8 +20,8 @@ from backupd.config import Config
 from backupd.model import LOCAL_STORE, RetentionPlan
 from backupd.report import AnyReport
 from backupd.tasks.context import local_inventory
-from backupd.tasks.prune import plan_for, prune, release_hold
-from backupd.tasks.remove import Removal, remove_at_replica, remove_here
+from backupd.tasks.prune import plan_pruning, prune, release_hold
+from backupd.tasks.remove import Removal, remove_at_replica, remove_local
 
 
 @command("prune", "backupd prune --dry-run", {3: "", 75: ""})
@@ -40,7 +40,7 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
             click.echo(f"{name}: {'pruning goes on' if was_held else 'pruning was not on hold'}", err=True)
     if dry_run:
         inventory = local_inventory(context)
-        plans, reports = [plan_for(name, retention_rule(config), inventory, context) for name in wanted], []
+        plans, reports = [plan_pruning(name, retention_rule(config), inventory, context) for name in wanted], []
     else:
         done = [prune(name, retention_rule(config), context) for name in wanted]
         plans = [plan for report, plan in done if report.outcome != "failed"]
@@ -97,7 +97,7 @@ def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: b
     require_store(store, config)
     context = open_context(config)
     if store == LOCAL_STORE:
-        done = remove_here(ids, context, force=force)
+        done = remove_local(ids, context, force=force)
     else:
         from backupd.bootstrap.replicas import connecting, replication_request  # imports paramiko
 

@@ -28,7 +28,7 @@ from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, Usage
 from backupd.model import LOCAL_STORE, Manifest
 from backupd.privileges import give_directories, settle
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.history import Entry
+from backupd.sqlite.history import RecordedRestore
 from backupd.sqlite.target_locks import STOPPED_FLAG
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext, read_inventory
@@ -227,7 +227,7 @@ def _undo(
         return _restore(lambda: manifest, request, archives, config, context, online=online)
 
 
-def _print_undo(entry: Entry, config: Config, *, online: bool, dry_run: bool) -> None:
+def _print_undo(entry: RecordedRestore, config: Config, *, online: bool, dry_run: bool) -> None:
     record = entry.record
     way = "online" if record.before == "generation" else "in place"
     of = f" of {record.generation}" if record.generation else ""

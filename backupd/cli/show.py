@@ -12,12 +12,11 @@ from backupd.cli.pin import pin_facts, pin_text
 from backupd.config import Config
 from backupd.formatting import counted, human_bytes, printable
 from backupd.model import Contents, Manifest
-from backupd.report import report_facts
-from backupd.sqlite.shadow_tables import shadows_of
+from backupd.report import describe, report_facts
+from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.owners import owner_text
 from backupd.tasks.context import local_inventory
 from backupd.tasks.inventory import LATEST, choose_generation
-from backupd.tasks.reporter import describe
 
 
 @command("show", "backupd show tasks-20261123-0400")
@@ -75,7 +74,7 @@ def _print(manifest: Manifest) -> None:
 
 def _tables(contents: Contents) -> str:
     """Return the number of tables and rows; rows of a shadow table count in its virtual table."""
-    shadows = {name for table, module in contents.virtual.items() for name in shadows_of(table, module)}
+    shadows = {name for table, module in contents.virtual.items() for name in shadow_tables_of(table, module)}
     rows = sum(rows or 0 for table, rows in contents.tables.items() if table not in shadows)
     return f"{len(contents.tables)} with {counted(rows, 'row')}"
 

@@ -18,7 +18,7 @@ from backupd.system.process import process_start_errors
 STOPPED_FLAG = "--app-is-stopped"
 
 
-class Lease:
+class FileLease:
     """The write lease on the files of a database that are there (`paths`), held by a child that is their owner.
 
     Where the kernel cannot tell who uses them (no right to ask, a file system without leases, `remote`: one that others
@@ -58,9 +58,9 @@ class Lease:
             pipe.close()
         self._process.wait()
 
-    def asked_for(self, path: Path) -> bool:
+    def open_requested(self, path: Path) -> bool:
         """Tell whether somebody waits to open `path` since the lease was taken."""
-        return self.held and str(path) in self._ask("?")["asked_for"]
+        return self.held and str(path) in self._ask("?")["open_requested"]
 
     def _ask(self, question: str) -> dict[str, Any]:
         stdin, stdout = self._pipes()

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from backupd.catalog import CatalogUnavailable, PingRecord, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
+from backupd.notifications.delivery import configured_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
-from backupd.notifications.ping_status import configured_pings
-from backupd.pings.monitors import Monitor
+from backupd.pings import Monitor
 from backupd.report import drill_of
 from backupd.schedule import Planned
 from backupd.status.due import next_run

@@ -28,7 +28,7 @@ from backupd.status.model import (
 )
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.prune import pins_in_force, plan_for
+from backupd.tasks.prune import pins_in_force, plan_pruning
 from backupd.tasks.requests import RetentionRule
 
 MOST_MARKS: Final = 10_000  # a year of hourly backups
@@ -157,7 +157,7 @@ def _reasons(
     source: str, inventory: Inventory, retention: RetentionRule, context: TaskContext
 ) -> Mapping[str, tuple[str, ...]]:
     try:
-        return plan_for(source, retention, inventory, context).reasons()
+        return plan_pruning(source, retention, inventory, context).reasons()
     except OSError:
         return {generation.id: (HOLDS_UNREADABLE,) for generation in inventory.of(source)}
 

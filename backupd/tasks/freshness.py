@@ -15,7 +15,7 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, take_inventory
 
 _OTHER_TASKS: Final[tuple[Task, ...]] = ("drill", "prune", "scrub")
-_KILLED: Final = "find out who killed it (too little memory, a power cut)"
+_KILLED: Final = "find out what killed it (too little memory, a power cut)"
 
 
 def read_health_facts(limits: Iterable[Limit], context: TaskContext, inventory: Inventory | None = None) -> HealthFacts:

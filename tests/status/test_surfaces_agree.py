@@ -12,7 +12,7 @@ from backupd.errors import ErrorKind
 from backupd.health import Health, Limit
 from backupd.model import RetentionPolicy, Task
 from backupd.notifications.collector import observe
-from backupd.notifications.problems import facts_of
+from backupd.notifications.planner import facts_of
 from backupd.problems import ProblemSeverity
 from backupd.report import RunDetails, RunReport
 from backupd.schedule import Planned
@@ -170,6 +170,6 @@ def test_every_surface_tells_the_same_problems_and_none_more(
 
     look = observe(LIMITS, OURS, context)
     assert Health.of(look.health, context.clock()).healthy is not unhealthy, "the daily ping goes by this"
-    severities = {trouble.headline: trouble.severity for trouble in facts_of(look, context.clock()).troubles}
+    severities = {alert.headline: alert.severity for alert in facts_of(look, context.clock()).alerts}
     assert set(severities) == {headline for headline in headlines if expected != {"failed": "warning"}}
     assert all((severity == "failure") == unhealthy for severity in severities.values())

@@ -164,7 +164,7 @@ def _status(facts: HealthFacts) -> Status:
             TaskFigures("backup", "tasks", _LAST, runs, 2.2, stages),
             TaskFigures("backup", "notes", _LAST, {"published": 4}, 0.3, stages),
             TaskFigures("replicate", "offsite", NOW - 3 * DAY, {"done": 41}, 12.4, {"send": 11.9}),
-            TaskFigures("prune", "tasks", _LAST, {"done": 320}, 0.1, {"expire": 0.1}),
+            TaskFigures("prune", "tasks", _LAST, {"done": 320}, 0.1, {"prune": 0.1}),
         ),
         sources=(
             SourceFigures("tasks", 10, 10, 118 * MIB, 41 * MIB, _LAST, frozen=False),

@@ -12,17 +12,17 @@ from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable, Stor
 from backupd.formatting import human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
-from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, online_begun
+from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
-from backupd.sqlite.swap_journal import pending
+from backupd.sqlite.swap_journal import pending_swap
 from backupd.system.fs import fsync_directory, note_extra_access, write_durably
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import NAMESPACE_HINT
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.tasks.doctor import Finding, run_check
-from backupd.tasks.inventory import Inventory, sharing
+from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest
 
 # 3.53.3 can delete a hot journal without replaying it (docs/adr/0002-one-sqlite-library.md).
@@ -81,7 +81,7 @@ def _check_source(request: BackupRequest, context: TaskContext, *, store_ready: 
     yield run_check(f"source {request.source}", lambda: _readable(request))
     yield from _restores(request.path, context)
     if store_ready:
-        if conflict := sharing(read_inventory(context), request.source, request.path):
+        if conflict := shared_source_warning(read_inventory(context), request.source, request.path):
             hint = "backupd show ID says which database a generation is of"
             yield Finding(f"backups of {request.source}", ok=False, detail=conflict, hint=hint)
         yield run_check(f"space for {request.source}", lambda: _space(request, context))
@@ -91,7 +91,7 @@ def _restores(path: Path, context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for a killed restore, and one for each old database that a restore kept."""
     target = Path(os.path.realpath(path))
     try:
-        if pending(target) is not None or online_begun(target) is not None:
+        if pending_swap(target) is not None or pending_online_restore(target) is not None:
             what = f"a restore of {target} was killed, or is running"
             yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
         for kept in kept_files(target):
@@ -212,7 +212,7 @@ def _generations(inventory: Inventory, context: TaskContext) -> Iterator[Finding
         hint = "set the clock; generations that are dated in the future never count"
         yield Finding("generations", ok=False, detail=f"{', '.join(ahead)} are dated in the future", hint=hint)
     if inventory.refused:
-        hint = "; ".join(map(inventory.way_out, inventory.refused))
+        hint = "; ".join(map(inventory.how_to_repair, inventory.refused))
         yield Finding("generations", ok=False, detail="; ".join(inventory.refused.values()), hint=hint)
     if damaged:
         hint = f"they never count; when they are no longer needed: backupd remove {' '.join(damaged)}"

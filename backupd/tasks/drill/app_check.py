@@ -18,7 +18,7 @@ from backupd.errors import CheckFailed, DrillFailed, ProcessRefused
 from backupd.formatting import printable
 from backupd.model import SourceFacts
 from backupd.sqlite.file_format import is_encrypted
-from backupd.sqlite.inspection import ask_copy
+from backupd.sqlite.inspection import query_copy
 from backupd.system.fs import write_durably
 from backupd.system.http import RequestFailed, send_request
 from backupd.system.process import close_input, pipe, process_start_errors, start_module
@@ -93,7 +93,7 @@ def _reported(words: tuple[str, ...], environ: dict[str, str], directory: Path, 
 
 
 def _require_migrated(app: AppCheck, database: Path) -> None:
-    found = ask_copy(database, app.query, app.timeout_s)
+    found = query_copy(database, app.query, app.timeout_s)
     if app.user_version is not None and found.user_version < app.user_version:
         raise DrillFailed(
             f"PRAGMA user_version is {found.user_version}, expected at least {app.user_version}",

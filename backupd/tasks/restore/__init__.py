@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Self
 
 from backupd.model import Verification
-from backupd.sqlite.history import Entry, Kind
-from backupd.sqlite.permissions import Rights
+from backupd.sqlite.history import Kind, RecordedRestore
+from backupd.sqlite.permissions import Permissions
 
 RESTORED_FROM = "it was restored from"
 
@@ -21,10 +21,10 @@ class RestoreRequest:
     workers: int  # threads that unpack
     stopped: bool = False  # the operator confirms that the app is stopped
     dry_run: bool = False
-    directory: Rights | None = None  # what the empty directory of the database is given, or in a dry run would be
+    directory: Permissions | None = None  # what the empty directory of the database is given, or in a dry run would be
     if_missing: bool = False  # an existing database stays, and a restore that is running there is waited for
     empty_is_data: bool = False  # an empty file is a database
-    takes_back: Entry | None = None  # the restore that this one undoes
+    takes_back: RecordedRestore | None = None  # the restore that this one undoes
 
     @property
     def kind(self) -> Kind:
@@ -53,7 +53,7 @@ class Undone:
     puts_back: str  # the path of the database that it kept, or the generation that was backed up before it
 
     @classmethod
-    def of(cls, entry: Entry) -> Self:
+    def of(cls, entry: RecordedRestore) -> Self:
         """Return the facts of `entry`."""
         record = entry.record
         return cls(record.kind, record.generation, entry.restored_at, record.safety or str(entry.path))

@@ -16,11 +16,11 @@ from backupd.log import Event
 from backupd.model import Manifest
 from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.database_files import side_files
-from backupd.sqlite.history import Record, choose_undo, history, kept_files, recorded_names
-from backupd.sqlite.permissions import Rights, warning_of
+from backupd.sqlite.history import RestoreRecord, choose_undo, kept_files, recorded_names, restore_history
+from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
-from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
+from backupd.sqlite.target import CheckpointResult, Target, apply_ownership, set_journal_mode
 from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits
@@ -77,7 +77,7 @@ def require_newest(request: RestoreRequest) -> None:
     entry = request.takes_back
     if entry is None:
         return
-    entries = history(Path(os.path.realpath(request.path)))
+    entries = restore_history(Path(os.path.realpath(request.path)))
     with suppress(GenerationMissing):
         if entry in (choose_undo(entries, redo=redo) for redo in (False, True)):
             return
@@ -106,7 +106,7 @@ def _rehearse(manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> R
     target = _inspect(manifest, request)
     _warn_of_directory(target, manifest, request, run)
     with collect_limits() as limits:
-        owner, mode = target.rehearse(manifest.origin)
+        owner, mode = target.try_ownership(manifest.origin)
     return replace(planned_result(manifest, request, target), owner=owner, mode=mode, notes=tuple(limits))
 
 
@@ -117,7 +117,7 @@ def _inspect(manifest: Manifest, request: RestoreRequest) -> Target:
         pass
     needed = manifest.snapshot.size_bytes + target.bytes_in_use
     require_space(target.path.parent, needed, 0, f"restoring {manifest.id}")
-    target.rehearse(manifest.origin)
+    target.try_ownership(manifest.origin)
     return target
 
 
@@ -152,8 +152,8 @@ def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreReque
     """Warn where the app could not write beside its database, which did not exist before."""
     if target.old is not None or os.geteuid() != 0:  # a user other than root owns the new file, and may write there
         return
-    rights = request.directory or Rights.of(target.path.parent)
-    if warning := warning_of(target.path.parent, rights, manifest.origin):
+    rights = request.directory or Permissions.of(target.path.parent)
+    if warning := permission_warning(target.path.parent, rights, manifest.origin):
         run.warn(warning)
 
 
@@ -169,7 +169,7 @@ def put_in_place(
     target = Target.inspect(target.path)  # again: an app that has started since may have created a database
     if request.if_missing and database_exists(target.path, empty_is_data=request.empty_is_data):
         raise TargetInUse(f"another process created {target.path}: it stays", "run it again")
-    settled = target.settle()
+    settled = target.checkpoint()
     orphans = [] if target.old else [path for path in side_files(target.path) if _may_hold_data(path)]
     with target.lease(stopped=request.stopped) as lease:
         kept = swap(target.path, part, lease, context.clock(), _record(result, target, request), request.takes_back)
@@ -178,12 +178,12 @@ def put_in_place(
         run.note(f"{target.path.name} was missing, and {orphan.name} existed: kept as {orphan.with_name(name)}")
     if kept is None:
         return result
-    old = settled or Settled("")
+    old = settled or CheckpointResult("")
     return replace(
         result,
         kept=str(kept),
         old_damage=old.damage,
-        old_undecided=old.undecided,
+        old_undecided=old.journal_problem,
         undo=request.undo_command,
     )
 
@@ -192,12 +192,12 @@ def _may_hold_data(side_file: Path) -> bool:
     return not side_file.name.endswith("-shm") and side_file.exists() and side_file.stat().st_size > 0
 
 
-def _record(result: RestoreResult, target: Target, request: RestoreRequest) -> Record | None:
+def _record(result: RestoreResult, target: Target, request: RestoreRequest) -> RestoreRecord | None:
     """Return the record of the restore for an undo; None where neither a database nor an earlier restore was there."""
     if target.old is not None:
-        return Record(request.kind, request.subject(result.generation), "file")
+        return RestoreRecord(request.kind, request.subject(result.generation), "file")
     if request.takes_back is None and recorded_names(target.path):
-        return Record("restore", result.generation, "nothing")
+        return RestoreRecord("restore", result.generation, "nothing")
     return None
 
 

@@ -8,9 +8,9 @@ from typing import Final
 from backupd.errors import TargetRefused
 from backupd.log import Event
 from backupd.sqlite.database_files import side_files
-from backupd.sqlite.history import end_online, online_begun, took_effect
-from backupd.sqlite.swap import heal
-from backupd.sqlite.swap_journal import pending
+from backupd.sqlite.history import finish_online_restore, pending_online_restore, took_effect
+from backupd.sqlite.swap import recover_swap
+from backupd.sqlite.swap_journal import pending_swap
 from backupd.sqlite.target_locks import restore_lock
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
@@ -25,11 +25,11 @@ def recover_restore(path: Path, context: TaskContext) -> None:
     """
     target = _real(path)
     try:
-        recovered = heal(target)
-        begun = online_begun(target)
+        recovered = recover_swap(target)
+        begun = pending_online_restore(target)
         took = begun is not None and took_effect(target, begun)
         if begun is not None:
-            end_online(target, begun, done=took)
+            finish_online_restore(target, begun, done=took)
     except PermissionError as error:
         raise TargetRefused(
             f"uid {os.geteuid()} may not write to {target.parent}: {error.strerror}",
@@ -53,7 +53,7 @@ def recover_before_backup(path: Path, context: TaskContext) -> str:
     Raises LockHeld while another restore puts a database in place.
     """
     try:
-        if pending(_real(path)) is not None or online_begun(_real(path)) is not None:
+        if pending_swap(_real(path)) is not None or pending_online_restore(_real(path)) is not None:
             with restore_lock(path):
                 recover_restore(path, context)
     except TargetRefused as error:
@@ -72,7 +72,7 @@ def database_exists(path: Path, *, empty_is_data: bool) -> bool:
     TargetRefused where side files without a database may hold data, or `path` is not a regular file; OSError.
     """
     target = _real(path)
-    if pending(target) is not None:
+    if pending_swap(target) is not None:
         return False
     try:
         state = target.stat()

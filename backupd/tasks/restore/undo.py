@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.history import Entry, choose_undo, history, require_before
+from backupd.sqlite.history import RecordedRestore, choose_undo, require_undoable, restore_history
 from backupd.sqlite.target import ELSEWHERE, Target
 from backupd.sqlite.target_locks import restore_lock
 from backupd.system.fs import collect_limits, fsync_directory
@@ -32,8 +32,8 @@ def plan_undo(request: RestoreRequest, context: TaskContext, *, redo: bool) -> R
             with restore_lock(request.path):
                 recover_restore(request.path, context)
         target = Target.inspect(request.path)
-        entry = choose_undo(history(target.path), redo=redo)
-        require_before(entry)
+        entry = choose_undo(restore_history(target.path), redo=redo)
+        require_undoable(entry)
     return replace(request, takes_back=entry)
 
 
@@ -51,7 +51,7 @@ def is_in_use(request: RestoreRequest) -> bool:
 
 
 def undo_in_place(
-    request: RestoreRequest, entry: Entry, context: TaskContext
+    request: RestoreRequest, entry: RecordedRestore, context: TaskContext
 ) -> tuple[RunReport[RestoreDetails], RestoreResult | None]:
     """Put the database that a restore kept back in place; the current one is kept."""
     if request.dry_run:
@@ -75,20 +75,20 @@ def undo_in_place(
     return run.report, result and replace(result, notes=run.report.notes)
 
 
-def _put_back(request: RestoreRequest, entry: Entry, run: RestoreRun, context: TaskContext) -> RestoreResult:
+def _put_back(request: RestoreRequest, entry: RecordedRestore, run: RestoreRun, context: TaskContext) -> RestoreResult:
     result, target, kept = _inspect(request, entry)
-    settled = kept.settle()  # so that one rename puts all of it back, and no process reads it during that
-    if settled and settled.undecided:
+    settled = kept.checkpoint()  # so that one rename puts all of it back, and no process reads it during that
+    if settled and settled.journal_problem:
         run.warn(
             "put back with its journal, which the app rolls back or deletes when it starts; that is correct if the app "
-            f"has not run since the restore: {settled.undecided}"
+            f"has not run since the restore: {settled.journal_problem}"
         )
     result = put_in_place(result, target, kept.path, request, run, context)
     log_restored(f"put {kept.path.name} back in place of {target.path}", result, context)
     return result
 
 
-def _inspect(request: RestoreRequest, entry: Entry) -> tuple[RestoreResult, Target, Target]:
+def _inspect(request: RestoreRequest, entry: RecordedRestore) -> tuple[RestoreResult, Target, Target]:
     """Return the planned result, the target, and the database that was kept; neither may be in use."""
     target, kept = Target.inspect(request.path), Target.kept(entry.path)
     for database in (target, kept):
