@@ -17,7 +17,7 @@ from backupd.config import Config
 from backupd.errors import LogMissing, UsageError
 from backupd.formatting import parse_span
 from backupd.log import LOG_NAME
-from backupd.log_reader import LEVELS, MOST_BYTES, LogLine, lines_ever, lines_now, read_line, wait_unless_deaf
+from backupd.log_reader import LEVELS, LogLine, follow_lines, read_lines, wait_for_more
 from backupd.system.signals import INTERRUPTED
 
 _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red"}
@@ -69,7 +69,7 @@ class _Filter:
 
     def select(self, batch: Iterable[bytes]) -> list[LogLine]:
         """Return the lines of `batch` that are wanted."""
-        return [line for line in map(read_line, batch) if self._wants(line)]
+        return [line for line in map(LogLine.parse, batch) if self._wants(line)]
 
     def is_cut_short(self) -> bool:
         """Whether the log begins later than the time asked for."""
@@ -84,8 +84,8 @@ class _Filter:
 
 def _batches(path: Path, *, follow: bool) -> Iterator[list[bytes]]:
     if not follow:
-        return lines_now(path, MOST_BYTES)
-    return lines_ever(path, MOST_BYTES, wait=partial(wait_unless_deaf, sys.stdout.fileno()))
+        return read_lines(path)
+    return follow_lines(path, wait=partial(wait_for_more, sys.stdout.fileno()))
 
 
 def _chosen(batches: Iterator[list[bytes]], wanted: _Filter, most: int | None) -> Iterator[list[LogLine]]:
