@@ -1,7 +1,7 @@
-"""A problem as a value, with its English: what is wrong and the next step.
+"""A problem as a value, with its English: what is wrong, the next step, and the sentence for its end.
 
-Headlines and next steps may be read by strangers: they name sources, replicas and generations, never a path or a host.
-`detail` and `hint` are the words of a run, which may name both: for the operator alone.
+Headlines, next steps and ends may be read by strangers: they name sources, replicas and generations, never a path or a
+host. `detail` and `hint` are the words of a run, which may name both: they are for the operator alone.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,11 @@ from typing import Final, Literal
 
 from backupd.errors import ErrorKind
 from backupd.formatting import human_duration
-from backupd.model import Task
+from backupd.model import ARCHIVE_SUFFIX, LOCAL_STORE, Task
 
+# `store` and `catalog` concern everything; `missing` to `shrunk` the source `subject`; `never`, `future` and `late` the
+# latest success of `task` for `subject`; `failed` the last `runs` runs of `task` for `subject`, the last by `cause`;
+# `generation`, `manifest` and `archive` the generation `reference` of `subject`.
 ProblemKind = Literal[
     "store",
     "catalog",
@@ -26,29 +29,32 @@ ProblemKind = Literal[
     "late",
     "failed",
     "generation",
+    "manifest",
+    "archive",
 ]
 ProblemSeverity = Literal["unhealthy", "warning"]
 
-_BY_CAUSE: Final[tuple[ProblemKind, ...]] = ("catalog", "unusable", "failed")
+_KINDS_WITH_HINT: Final[tuple[ProblemKind, ...]] = ("catalog", "unusable", "failed")
 _RUNBOOK: Final = "docs/runbook.md"
+_DOCTOR: Final = "backupd doctor finds the cause"
 
-_PROOF: Final[Mapping[str, str]] = {
+_SUCCESS: Final[Mapping[str, str]] = {
     "backup": "verified backup of {}",
     "replicate": "off-site copy at {}",
     "drill": "proven restore from {}",
 }
 _RENEW: Final[Mapping[str, str]] = {
-    "backup": "backupd backup --source {} makes one now; backupd doctor finds what is in the way",
-    "replicate": "backupd replicate --to {} sends now; backupd doctor tries login and rights there",
-    "drill": "backupd drill --from {} proves one now, and says what is wrong",
+    "backup": f"run backupd backup --source {{}} now; if it fails, {_DOCTOR}",
+    "replicate": "run backupd replicate --to {} now; backupd doctor checks login and permissions there",
+    "drill": "run backupd drill --from {} now: it reports what is wrong",
 }
 _RUN: Final[Mapping[str, str]] = {"replicate": "replication to {}"}
 _RETRY: Final[Mapping[str, str]] = {
-    "backup": "backupd backup --source {} tries again now, and says what is wrong",
-    "replicate": "backupd replicate --to {} tries again now; backupd doctor tries login, host key and rights there",
-    "drill": "backupd drill --source {} tries again now, and says what is wrong",
-    "prune": "backupd prune --source {} tries again now, and says what is wrong",
-    "scrub": "backupd verify --all checks every generation now",
+    "backup": "run backupd backup --source {} to try again now and see the error",
+    "replicate": "run backupd replicate --to {} to try again now; backupd doctor checks login and host key",
+    "drill": "run backupd drill --source {} to try again now and see the error",
+    "prune": "run backupd prune --source {} to try again now and see the error",
+    "scrub": "run backupd verify --all to check every generation now",
 }
 CAUSES: Final[Mapping[ErrorKind, str]] = {
     "missing": "the database is missing",
@@ -61,53 +67,112 @@ CAUSES: Final[Mapping[ErrorKind, str]] = {
     "no-copy": "there is no verified copy",
     "unproven": "the restored copy did not pass",
     "config": "the configuration cannot be used",
+    "timeout": "it exceeded its time limit",
     "interrupted": "it was killed",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong: `str` is its headline, `next_step` what to do.
+class _Texts:
+    """Templates for one kind of problem; `Problem` fills them in."""
 
-    `store` and `catalog` are of the whole site; `missing` to `shrunk` of the source `subject`; `never`, `future` and
-    `late` of the proof of `task` and `subject`; `failed` of the runs of `task` of `subject`, of which the last `runs`
-    failed, the last one by `cause` (a drill from `store`); `generation` of the generation `reference` of `subject`.
-    `since` is aware, None where it is not known; `restore` is the command that restores `subject`, empty where there
-    is no copy. `age_s` and `limit_s` (seconds) come with `late`.
-    """
+    headline: str
+    next_step: str
+    resolved: str
+
+
+_BACK: Final = "there is a recent {success} again"
+_ACCEPTED: Final = "or was accepted as it is: pruning continues"
+_UNFREEZE: Final = "backupd prune --unfreeze --source {subject}"
+_TEXTS: Final[Mapping[ProblemKind, _Texts]] = {
+    "store": _Texts(
+        "the directory of the backups cannot be read",
+        f"check that the volume is mounted and readable; {_DOCTOR}",
+        "the directory of the backups can be read again",
+    ),
+    "catalog": _Texts(
+        "the catalog cannot be used: the result of recent runs is unknown; backups continue without it",
+        f"{_DOCTOR}; backupd catalog rebuild makes a new catalog",
+        "the catalog works again",
+    ),
+    "missing": _Texts(
+        "the database of {subject} is missing: no backup can be made",
+        "check that its volume is mounted; {restore_if_lost}",
+        "the database of {subject} is no longer missing",
+    ),
+    "unusable": _Texts(
+        "the database of {subject} cannot be backed up in its current state",
+        f"{_DOCTOR}; {{restore_if_lost}}",
+        "the database of {subject} can be backed up again",
+    ),
+    "damaged": _Texts(
+        "the database of {subject} is damaged: nothing is pruned",
+        "repair it, or {restore}",
+        f"the database of {{subject}} is intact again, {_ACCEPTED}",
+    ),
+    "unreadable": _Texts(
+        "the database of {subject} can no longer be read: nothing is pruned",
+        f"if this is intended: {_UNFREEZE}; {{restore_if_not}}",
+        f"the database of {{subject}} can be read again, {_ACCEPTED}",
+    ),
+    "shrunk": _Texts(
+        "the database of {subject} has shrunk: nothing is pruned until an operator accepts it",
+        f"if the loss is intended: {_UNFREEZE}; {{restore_if_not}}",
+        f"the database of {{subject}} has grown back, {_ACCEPTED}",
+    ),
+    "never": _Texts("there is no {success} yet", "{renew}", _BACK),
+    "future": _Texts(
+        "the last {success} is dated in the future: check the clock",
+        "correct the clock (NTP); the next success after that counts again",
+        _BACK,
+    ),
+    "late": _Texts("the last {success} is {age} old, more than {limit}", "{renew}", _BACK),
+    "failed": _Texts("the {run} failed{count}{cause}", "{retry}", "the {run} succeeds again"),
+    "generation": _Texts(
+        "generation {reference} is damaged and no longer counts",
+        "check the disk (smartctl, dmesg), then run backupd verify --all; restore from another generation or store",
+        "generation {reference} was removed, or a check found it intact",
+    ),
+    "manifest": _Texts(
+        "generation {reference} does not count: its manifest cannot be used",
+        "{refused_step}",
+        "generation {reference} was removed, or counts again",
+    ),
+    "archive": _Texts(
+        "generation {reference} does not count: its archive is gone",
+        "{refused_step}",
+        "generation {reference} was removed, or counts again",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: `str` is its headline, `next_step` what to do, `resolved` the sentence for its end."""
 
     kind: ProblemKind
     severity: ProblemSeverity
     task: Task | None = None
     subject: str = ""
+    """The source, replica or store; empty where it concerns everything."""
     since: datetime | None = None
+    """Aware; None where it is not known."""
     cause: ErrorKind | None = None
     runs: int = 0
+    """How many runs in a row failed."""
     age_s: float = 0.0
     limit_s: float = 0.0
     store: str = ""
+    """The store that a failed drill restored from."""
     reference: str = ""
     restore: str = ""
+    """The command that restores `subject`; empty where there is no copy."""
     detail: str = ""
     hint: str = ""
 
     def __str__(self) -> str:
-        """Say what is wrong, in one sentence."""
-        what = _PROOF.get(str(self.task), f"{self.task} of {{}}").format(self.subject)
-        return {
-            "store": "the directory of the backups cannot be read",
-            "catalog": "the catalog cannot be used: how the last runs ended is not known; backups go on without it",
-            "missing": f"the database of {self.subject} is missing: no backup can be made",
-            "unusable": f"the database of {self.subject} is there but cannot be backed up as it is",
-            "damaged": f"the database of {self.subject} is damaged: nothing is pruned",
-            "unreadable": f"the database of {self.subject} can no longer be read: nothing is pruned",
-            "shrunk": f"the database of {self.subject} has shrunk: nothing is pruned until an operator accepts it",
-            "never": f"there is no {what} yet",
-            "future": f"the last {what} is dated in the future: check the clock",
-            "late": f"the last {what} is {human_duration(self.age_s)} old, more than {human_duration(self.limit_s)}",
-            "failed": self._failure(),
-            "generation": f"generation {self.reference} is damaged and no longer counts",
-        }[self.kind]
+        """Return what is wrong, in one sentence."""
+        return self._filled(_TEXTS[self.kind].headline)
 
     @property
     def unhealthy(self) -> bool:
@@ -116,47 +181,60 @@ class Problem:
 
     @property
     def run(self) -> str:
-        """What kind of run it is about: `backup of tasks`, `replication to offsite`, `drill of tasks from offsite`."""
+        """The run it concerns: `backup of tasks`, `replication to offsite`, `drill of tasks from offsite`."""
         run = _RUN.get(str(self.task), f"{self.task} of {{}}").format(self.subject)
         return f"{run} from {self.store}" if self.store else run
 
     @property
-    def proof(self) -> str:
-        """What kind of proof it is about: `verified backup of tasks`, `off-site copy at offsite`."""
-        return _PROOF.get(str(self.task), f"{self.task} of {{}}").format(self.subject)
+    def success(self) -> str:
+        """The success it concerns: `verified backup of tasks`, `off-site copy at offsite`."""
+        return _SUCCESS.get(str(self.task), f"{self.task} of {{}}").format(self.subject)
 
     @property
     def next_step(self) -> str:
-        """Say what to do next."""
-        return {
-            "store": "is the volume mounted, and may backupd read it? backupd doctor says more",
-            "catalog": "backupd doctor says what is wrong with the catalog; backupd catalog rebuild makes a new one",
-            "missing": f"is its volume mounted? {self._restoring('if it is lost, ')}",
-            "unusable": f"backupd doctor says what is in the way; {self._restoring('if it is lost, ')}",
-            "damaged": f"repair it, or {self._restoring()}",
-            "unreadable": f"if that was meant: backupd prune --unfreeze --source {self.subject}; "
-            f"{self._restoring('if not, ')}",
-            "shrunk": f"if the loss was meant: backupd prune --unfreeze --source {self.subject}; "
-            f"{self._restoring('if not, ')}",
-            "never": _RENEW.get(str(self.task), "backupd doctor says what is wrong").format(self.subject),
-            "future": "set the clock (NTP); the next success after that counts again",
-            "late": _RENEW.get(str(self.task), "backupd doctor says what is wrong").format(self.subject),
-            "failed": _RETRY.get(str(self.task), "backupd doctor says what is wrong").format(self.subject),
-            "generation": "test the disk (smartctl, dmesg); backupd verify --all; restore from another generation or "
-            "store",
-        }[self.kind]
+        """Return what to do next."""
+        return self._filled(_TEXTS[self.kind].next_step)
 
     @property
     def advice(self) -> str:
-        """Say what to do next, to the operator alone: where that depends on the cause, in the words of the run."""
-        return self.hint if self.hint and self.kind in _BY_CAUSE else self.next_step
+        """Return what to do next, for the operator alone: in the words of the run where it depends on the cause."""
+        return self.hint if self.hint and self.kind in _KINDS_WITH_HINT else self.next_step
 
-    def _failure(self) -> str:
-        cause = f": {CAUSES[self.cause]}" if self.cause and self.cause in CAUSES else ""
-        how = "failed" if self.runs == 1 else f"failed {self.runs} times in a row"
-        return f"the {self.run} {how}{cause}"
+    @property
+    def resolved(self) -> str:
+        """Return the sentence that reports its end."""
+        return self._filled(_TEXTS[self.kind].resolved)
 
-    def _restoring(self, when: str = "") -> str:
+    def _filled(self, template: str) -> str:
+        task = str(self.task)
+        return template.format(
+            subject=self.subject,
+            reference=self.reference,
+            run=self.run,
+            success=self.success,
+            age=human_duration(self.age_s),
+            limit=human_duration(self.limit_s),
+            count="" if self.runs == 1 else f" {self.runs} times in a row",
+            cause=f": {CAUSES[self.cause]}" if self.cause and self.cause in CAUSES else "",
+            renew=_RENEW.get(task, _DOCTOR).format(self.subject),
+            retry=_RETRY.get(task, _DOCTOR).format(self.subject),
+            restore=self._restore_step(""),
+            restore_if_lost=self._restore_step("if the database is lost, "),
+            restore_if_not=self._restore_step("if not, "),
+            refused_step=refused_step(self.reference, archive_lost=self.kind == "archive"),
+        )
+
+    def _restore_step(self, when: str) -> str:
         if not self.restore:
             return "there is no verified copy to restore from"
         return f"{when}stop the app and restore it: {self.restore} ({_RUNBOOK})"
+
+
+def refused_step(generation_id: str, store: str = LOCAL_STORE, *, archive_lost: bool) -> str:
+    """Return what to do about a generation whose manifest cannot be used, or whose archive is gone."""
+    archive, remove = f"{generation_id}{ARCHIVE_SUFFIX}", f"backupd remove {generation_id}"
+    if store != LOCAL_STORE:
+        remove += f" --store {store}"
+    if archive_lost:
+        return f"put {archive} back, or run {remove}"
+    return f"if gunzip -t {archive} finds it intact, copy it elsewhere; then run {remove}"

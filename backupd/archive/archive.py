@@ -1,6 +1,6 @@
-"""Pack a snapshot into an archive and back, on all cores, in constant memory, with the digests of both sides.
+"""Pack a snapshot into an archive and unpack it, on all cores, in constant memory, with the digests of both.
 
-libdeflate compresses and unpacks without the interpreter lock, so threads are enough.
+libdeflate works without the interpreter lock, so threads are enough.
 """
 
 import errno
@@ -26,7 +26,7 @@ _WRITE_OUT_MEMBERS = 8
 T = TypeVar("T")
 U = TypeVar("U")
 Advance = Callable[[int], None]
-Begin = Callable[[], None]
+Initializer = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +38,27 @@ class Packed:
 
 
 def pack(
-    snapshot: Path, archive: Path, *, level: int | None, workers: int, advance: Advance, begin: Begin = lambda: None
+    snapshot: Path,
+    archive: Path,
+    *,
+    level: int | None,
+    workers: int,
+    advance: Advance,
+    initializer: Initializer = lambda: None,
 ) -> Packed:
-    """Write `snapshot` as the new file `archive` (0600), make it durable, and prove what is on the disk.
+    """Write `snapshot` as the new file `archive` (0600), make it durable, and verify it on the disk.
 
-    Each piece is unpacked again and compared as it is packed; the file is read back past the page cache where the
-    kernel lets us, and digested. `level` is libdeflate's, 1 to 12, chosen by a sample where it is None; each of the
-    `workers` threads calls `begin` first. Raises CopyCorrupt, OSError.
+    Each piece is unpacked and compared as it is packed; then the file is read back, past the page cache where the
+    kernel supports that, and digested. `level` is libdeflate's, 1 to 12; where it is None, a sample decides. Each of
+    the `workers` threads calls `initializer` first. Raises CopyCorrupt, OSError.
     """
     plain, packed, members = hashlib.sha256(), hashlib.sha256(), 0
     if level is None:
-        level = choose_level(snapshot, lambda work, items: _in_order(work, items, workers, begin))
+        level = choose_level(snapshot, lambda work, items: _in_order(work, items, workers, initializer))
     descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb", buffering=0) as target, snapshot.open("rb", buffering=0) as source:
         pieces = _digesting(_pieces(source), plain, advance)
-        for member in _in_order(partial(pack_member, level=level), pieces, workers, begin):
+        for member in _in_order(partial(pack_member, level=level), pieces, workers, initializer):
             packed.update(member)
             _write_all(target, member)
             members += 1
@@ -60,17 +66,17 @@ def pack(
                 _write_out(target)
         os.fsync(target.fileno())
         size_bytes = target.tell()
-    _prove(archive, packed.hexdigest())
+    _verify(archive, packed.hexdigest())
     return Packed(ArchiveFacts(packed.hexdigest(), size_bytes, MEMBER_BYTES, members), plain.hexdigest())
 
 
 def unpack(
     archive: BinaryIO, target: Path, facts: ArchiveFacts, *, limit_bytes: int, workers: int, advance: Advance
 ) -> str:
-    """Unpack the open `archive` into the new file `target` (0600), durably; return the SHA-256 of what came out.
+    """Unpack the open `archive` into the new file `target` (0600), durably; return the SHA-256 of its contents.
 
-    Raises CopyCorrupt as soon as the archive proves to be longer than `facts` say or to hold more than `limit_bytes`,
-    at the end when it is not the one that they describe: then `target` may be there in part. Raises OSError.
+    Raises CopyCorrupt as soon as the archive is longer than `facts` say or holds more than `limit_bytes`, and at the
+    end when its digest differs; then `target` may be incomplete. Raises OSError.
     """
     digest, packed, size_bytes = hashlib.sha256(), hashlib.sha256(), 0
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -79,34 +85,34 @@ def unpack(
         for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, workers):
             size_bytes += len(piece)
             if size_bytes > limit_bytes:
-                raise CopyCorrupt("the archive holds more than its manifest says", "do not trust this copy")
+                raise CopyCorrupt("the archive holds more than its manifest says", "use another generation or store")
             digest.update(piece)
             _write_all(stream, piece)
             advance(size_bytes)
         os.fsync(stream.fileno())
     if packed.hexdigest() != facts.sha256:
-        raise CopyCorrupt("the archive's SHA-256 is not the one in its manifest", "try another generation or store")
+        raise CopyCorrupt("the archive's SHA-256 is not the one in its manifest", "use another generation or store")
     return digest.hexdigest()
 
 
 def digest_of(stream: BinaryIO) -> str:
-    """Return the SHA-256 of what is left in `stream`."""
+    """Return the SHA-256 of the rest of `stream`."""
     digest = hashlib.sha256()
     while chunk := stream.read(_READ_BYTES):
         digest.update(chunk)
     return digest.hexdigest()
 
 
-def _prove(archive: Path, sha256: str) -> None:
+def _verify(archive: Path, sha256: str) -> None:
     """Read the durable file back from the disk. Raises CopyCorrupt."""
     with archive.open("rb", buffering=0) as stream:
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if digest_of(stream) != sha256:
-            raise CopyCorrupt(f"{archive.name} reads back other than it was written", "test the disk (smartctl)")
+            raise CopyCorrupt(f"{archive.name} reads back differently than written", "test the disk (smartctl)")
 
 
 def _pieces(source: BinaryIO) -> Iterator[bytes]:
-    """Yield the snapshot in pieces; one empty piece for an empty file, since no members at all are no gzip file."""
+    """Yield the snapshot in pieces; one empty piece for an empty file, since a gzip file has at least one member."""
     piece = source.read(MEMBER_BYTES)
     yield piece
     while piece := source.read(MEMBER_BYTES):
@@ -118,12 +124,12 @@ def _members(archive: BinaryIO, facts: ArchiveFacts) -> Iterator[bytes]:
     while member := _next_member(archive, facts.member_bytes):
         left_bytes -= len(member)
         if left_bytes < 0:
-            raise CopyCorrupt("the archive is longer than its manifest says", "do not trust this copy")
+            raise CopyCorrupt("the archive is longer than its manifest says", "use another generation or store")
         yield member
 
 
 def _next_member(archive: BinaryIO, member_bytes: int) -> bytes:
-    """Read a member; what the disk cannot give back is as lost as what comes back wrong."""
+    """Read a member; an I/O error of the disk is damage to the archive."""
     try:
         return read_member(archive, member_bytes)
     except OSError as error:
@@ -141,9 +147,11 @@ def _digesting(chunks: Iterable[bytes], digest: "hashlib._Hash", advance: Advanc
         advance(done)
 
 
-def _in_order(work: Callable[[T], U], items: Iterable[T], workers: int, begin: Begin = lambda: None) -> Iterator[U]:
+def _in_order(
+    work: Callable[[T], U], items: Iterable[T], workers: int, initializer: Initializer = lambda: None
+) -> Iterator[U]:
     """Yield `work(item)` in the order of `items`; at most two items for each of the `workers` are in memory."""
-    with _pool(workers, begin) as pool:
+    with _pool(workers, initializer) as pool:
         waiting: deque[Future[U]] = deque()
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -154,8 +162,8 @@ def _in_order(work: Callable[[T], U], items: Iterable[T], workers: int, begin: B
 
 
 @contextmanager
-def _pool(workers: int, begin: Begin) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="members", initializer=begin)
+def _pool(workers: int, initializer: Initializer) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="members", initializer=initializer)
     try:
         yield pool
     finally:
@@ -163,10 +171,9 @@ def _pool(workers: int, begin: Begin) -> Iterator[ThreadPoolExecutor]:
 
 
 def _write_out(target: BinaryIO) -> None:
-    """Let the kernel begin to write what is dirty, now and not in one burst at fsync, behind which the app would wait.
+    """Start writing dirty pages now, not in one burst at fsync that would delay the app.
 
-    Linux starts writing on POSIX_FADV_DONTNEED (mm/fadvise.c), and forgets the pages that are clean: what is read back
-    later comes from the disk.
+    Linux starts writing on POSIX_FADV_DONTNEED (mm/fadvise.c), and drops clean pages: later reads come from the disk.
     """
     os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

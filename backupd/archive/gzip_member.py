@@ -1,7 +1,7 @@
-"""One gzip member: a piece of a snapshot, compressed by itself.
+"""A gzip member: one piece of a snapshot, compressed separately.
 
-Any gunzip reads a file of many members as one stream (RFC 1952 §2.2). Each of ours carries its own length in an extra
-field (§2.3.1.1), as BGZF and pgzip do, so that members can be found, and unpacked on all cores.
+Any gunzip reads a file of many members as one stream (RFC 1952 §2.2). Each member has its own length in an extra field
+(§2.3.1.1), as with BGZF and pgzip, so that members can be found and unpacked on all cores.
 
     1f 8b 08 04 | mtime 0 (4) | xfl 0 | os 255 | xlen 8 | 'B' 'd' | 4 0 | length (4) | deflate … | crc32 (4) | isize (4)
 """
@@ -28,7 +28,7 @@ _MAGIC, _FIELD = b"\x1f\x8b\x08\x04", b"Bd"
 
 
 def pack_member(piece: bytes, level: int) -> bytes:
-    """Return `piece` as one gzip member, which has been unpacked again and compared. Raises CopyCorrupt."""
+    """Return `piece` as one gzip member, verified by unpacking it. Raises CopyCorrupt."""
     body = deflate.deflate_compress(piece, level)
     if deflate.deflate_decompress(body, max(len(piece), 1)) != piece:
         raise CopyCorrupt("a compressed piece did not unpack to itself", "test this machine's memory (memtest)")
@@ -38,24 +38,24 @@ def pack_member(piece: bytes, level: int) -> bytes:
 
 
 def read_member(stream: BinaryIO, member_bytes: int) -> bytes:
-    """Read the next member from `stream`, b"" at its end; `member_bytes` bounds the piece that it may hold.
+    """Read the next member from `stream`, b"" at its end; `member_bytes` is the largest piece that it may hold.
 
-    Raises CopyCorrupt for whatever is not a member of ours, before more than that is read.
+    Raises CopyCorrupt for anything that is not such a member, before more than that is read.
     """
     header = stream.read(HEADER_BYTES)
     if not header:
         return b""
     length = _length(header)
     if not HEADER_BYTES + TRAILER_BYTES < length <= 2 * member_bytes + 1024:
-        raise CopyCorrupt("the archive is damaged: a member tells a length that cannot be", "try another generation")
+        raise CopyCorrupt("the archive is damaged: a member has an impossible length", "try another generation")
     rest = stream.read(length - HEADER_BYTES)
     if len(rest) != length - HEADER_BYTES:
-        raise CopyCorrupt("the archive is cut off in the middle of a member", "try another generation")
+        raise CopyCorrupt("the archive is truncated in the middle of a member", "try another generation")
     return header + rest
 
 
 def unpack_member(member: bytes, member_bytes: int) -> bytes:
-    """Return the piece in `member`. Raises CopyCorrupt; never unpacks more than `member_bytes`."""
+    """Return the piece in `member`, at most `member_bytes`. Raises CopyCorrupt."""
     crc32, size = _TRAILER.unpack_from(member, len(member) - TRAILER_BYTES)
     try:
         piece = bytes(deflate.deflate_decompress(member[HEADER_BYTES:-TRAILER_BYTES], max(min(size, member_bytes), 1)))
@@ -71,11 +71,11 @@ def _length(header: bytes) -> int:
         magic, _mtime, _xfl, _os, xlen, field, size, length = _HEADER.unpack(header)
         if (magic, xlen, field, size) == (_MAGIC, 8, _FIELD, 4):
             return int(length)
-    raise CopyCorrupt("this is no archive of backupd's, or a damaged one", "gunzip restores any sound gzip file")
+    raise CopyCorrupt("this is not an archive of backupd, or it is damaged", "gunzip unpacks any undamaged gzip file")
 
 
 def choose_level(snapshot: Path, on_all_cores: Map) -> int:
-    """Return the fastest level whose archive is at most 1.25 % larger than the hardest's; the same for the same bytes.
+    """Return the fastest level whose archive is at most 1.25 % larger than that of the slowest; deterministic.
 
     `on_all_cores` maps a function over the sample, as `map` does. Raises OSError.
     """
@@ -90,7 +90,7 @@ def _sizes(piece: bytes) -> list[int]:
 
 
 def _sample(snapshot: Path) -> Iterator[bytes]:
-    """Yield pieces spread evenly over the snapshot; all of it when it is small."""
+    """Yield pieces spread evenly over the snapshot; all of a small one."""
     step = max(_PIECE_BYTES, snapshot.stat().st_size // _PIECES)
     with snapshot.open("rb", buffering=0) as source:
         for number in range(_PIECES):

@@ -1,7 +1,7 @@
-"""Read and write manifests: the truth about a generation, and, when it comes from another host, a stranger's word.
+"""Read and write manifests, which describe generations; those from another host are untrusted.
 
-A manifest is indented JSON whose last field is the SHA-256 of all the lines before it, so that no byte of it can
-change unnoticed; `head -n -2 FILE | sha256sum` tells the same digest.
+A manifest is indented JSON whose last field is the SHA-256 of all lines before it, so that any changed byte is
+detected; `head -n -2 FILE | sha256sum` prints this digest.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ _SEAL_BYTES = len('  "manifest_sha256": ""\n}\n') + 64
 _THREE_DIGESTS = re.compile(r"[0-9a-f]{192}", re.ASCII)  # each is 64 long by its annotation
 _STORE = re.compile(STORE_IDENTITY, re.ASCII)
 _ATTEMPT = re.compile(r"(-\d{1,3})?", re.ASCII)
-_MAX_OWNER = 2**32 - 2  # chown(2) takes the next number for "leave it"
-_YEARS = range(1970, 9999)  # any time zone can tell these
-_HINT = "leave this generation alone and use another; gunzip and integrity_check can still judge its archive"
+_MAX_OWNER = 2**32 - 2  # for chown(2) the next number means "do not change"
+_YEARS = range(1970, 9999)  # that any time zone can represent
+_HINT = "use another generation; gunzip and PRAGMA integrity_check can still check the archive of this one"
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Return `manifest` as the bytes of its file, sealed with their own digest."""
+    """Return the bytes of the file, with their digest."""
     text = _adapter().dump_json(_in_utf8(manifest), indent=2)
     body = text.removesuffix(b"\n}") + b",\n"
     return body + f'  "manifest_sha256": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
@@ -37,7 +37,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def decode_manifest(raw: bytes, found_as: str) -> Manifest:
     """Return the manifest in `raw`, which was found under the id `found_as`.
 
-    Raises ManifestInvalid for anything but an undamaged manifest of that very generation.
+    Raises ManifestInvalid unless it is an undamaged manifest of that generation.
     """
     if len(raw) > MANIFEST_MAX_BYTES:
         raise _invalid(found_as, f"it is larger than {MANIFEST_MAX_BYTES >> 20} MiB")
@@ -61,41 +61,41 @@ def _adapter() -> TypeAdapter[Any]:
 
 
 def _in_utf8(manifest: Manifest) -> Manifest:
-    """Escape what is not UTF-8 in the path of the source: file names may be any bytes, JSON may not."""
+    """Escape bytes of the source's path that are not UTF-8, which JSON cannot represent."""
     path = manifest.origin.path.encode(errors="backslashreplace").decode()
     return replace(manifest, origin=replace(manifest.origin, path=path))
 
 
 def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
-    """Yield what is wrong with how the fields fit together, and with what no annotation can say."""
+    """Yield the contradictions between fields, and the faults that no annotation covers."""
     snapshot, origin = manifest.snapshot, manifest.origin
     if manifest.id != found_as:
-        yield "it speaks of another generation"
+        yield "it describes another generation"
     if not (is_generation_id(manifest.id) and is_source_name(manifest.source) and _STORE.fullmatch(manifest.store)):
-        yield "its names are none of ours"
+        yield "its id, source or store is not a valid name"
     if manifest.taken_at.tzinfo is None:
-        yield "its time has no zone"
+        yield "its time has no time zone"
     if not _is_named_for_its_time(manifest):
-        yield "its id is not one of its source and time"
+        yield "its id does not match its source and time"
     yield from _faults_of_contents(manifest)
     if snapshot.page_size & (snapshot.page_size - 1):
-        yield "its page size is no power of two"
+        yield "its page size is not a power of two"
     if snapshot.page_count * snapshot.page_size != snapshot.size_bytes:
         yield "its snapshot is not a whole number of pages"
     ids = (origin.uid, origin.gid, origin.directory_uid, origin.directory_gid)
     if max(number or 0 for number in ids) > _MAX_OWNER:
-        yield "its owner is none that there can be"
+        yield "uid or gid out of range"
     if not math.isfinite(manifest.verdict.duration_s):
-        yield "its check took for ever"
+        yield "check duration is not finite"
 
 
 def _faults_of_contents(manifest: Manifest) -> Iterator[str]:
     snapshot, contents = manifest.snapshot, manifest.contents
     if (contents is None) != (manifest.verdict.level == "opaque"):
-        yield "its contents do not go with its level"
+        yield "its contents do not match its verification level"
     schema_sha256 = contents.schema_sha256 if contents else snapshot.sha256
     if not _THREE_DIGESTS.fullmatch(snapshot.sha256 + manifest.archive.sha256 + schema_sha256):
-        yield "a digest is no SHA-256"
+        yield "a digest is not a SHA-256"
 
 
 def _is_named_for_its_time(manifest: Manifest) -> bool:

@@ -8,12 +8,10 @@ from backupd.bootstrap.tasks import limits, monitors
 from backupd.config import Config
 from backupd.health import Health
 from backupd.model import LOCAL_STORE
-from backupd.notifications.collector import App
+from backupd.notifications.collector import App, NotificationOptions
+from backupd.notifications.delivery import try_channels, try_pings
 from backupd.notifications.message import Channel, parse_channels
-from backupd.notifications.options import NotificationOptions
-from backupd.notifications.ping_status import try_pings
-from backupd.notifications.self_test import examine_channels
-from backupd.pings.monitors import DAILY, Monitor
+from backupd.pings import DAILY, Monitor
 from backupd.schedule import Schedule
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.finding import Finding
@@ -51,7 +49,7 @@ def message_name(config: Config) -> str:
 def try_all(config: Config, context: TaskContext) -> Iterator[Finding]:
     """Send a test to each channel and each monitor, and yield a finding for each."""
     if config.notify.urls:
-        yield from examine_channels(channels(config), message_name(config), context.clock())
+        yield from try_channels(channels(config), message_name(config), context.clock())
     if config.pings:
         yield from try_pings(monitors(config), Health.of(read_health_facts(limits(config), context), context.clock()))
 

@@ -11,8 +11,7 @@ from backupd.config import Config
 from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
-from backupd.notifications.ping_status import examine_pings
-from backupd.notifications.self_test import examine_messages
+from backupd.notifications.delivery import examine_messages, examine_pings
 from backupd.stores.contract import HIDDEN, Archives, Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.sftp.auth import Credentials
@@ -29,7 +28,7 @@ from backupd.tasks.doctor.local import examine
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.replica import Connect, Retry, inventory_of, once, replica_errors, until
+from backupd.tasks.replica import Connect, Retry, once, replica_errors, replica_inventory, until
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from backupd.tasks.restore.extract import ResumingArchives
 
@@ -85,7 +84,7 @@ def opened_store(config: Config, name: str, context: TaskContext) -> Iterator[tu
     with ExitStack() as stack:
         with replica_errors(name):
             replica = stack.enter_context(connect())
-            inventory = inventory_of(name, replica, context)
+            inventory = replica_inventory(name, replica, context)
         yield ResumingArchives(replica, connect, retrying(config, name, context)), inventory
 
 

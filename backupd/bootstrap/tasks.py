@@ -16,9 +16,7 @@ from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
-from backupd.notifications.ping_status import ping_recorder
-from backupd.pings.monitors import Monitor
-from backupd.pings.pinger import Pinger
+from backupd.pings import Monitor, Pinger
 from backupd.schedule import Planned, Schedule
 from backupd.sqlite.snapshot import SnapshotSettings
 from backupd.stores.local import DirectoryStore
@@ -76,12 +74,12 @@ def monitors(config: Config) -> Mapping[str, Monitor]:
 
 
 def _watched(context: TaskContext, config: Config) -> TaskContext:
-    """Return `site` with what tells outside monitors of its runs; trouble with them goes to its log and catalog."""
-    return (
-        replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
-        if config.pings
-        else context
-    )
+    """Return `context` with a pinger for its runs, which logs and records the result of each ping."""
+    if not config.pings:
+        return context
+    from backupd.notifications.delivery import ping_recorder  # slow to import
+
+    return replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
 
 
 def writable(config: Config) -> bool:

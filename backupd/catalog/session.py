@@ -16,8 +16,8 @@ from backupd.catalog.database import (
     REBUILD,
     WORKING,
     catalog_errors,
+    catalog_lock,
     connect,
-    directory_lock,
 )
 from backupd.errors import CatalogUnavailable
 
@@ -75,7 +75,7 @@ class UnitOfWork:
         with (
             catalog_errors(self._path),
             sqlalchemy_errors(),
-            directory_lock(self._path.parent, exclusive=False),
+            catalog_lock(self._path.parent, exclusive=False),
             Session(self._engine.execution_options(**options)) as session,
             session.begin(),
         ):

@@ -10,7 +10,7 @@ from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_twins
 from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
 from backupd.formatting import printable
-from backupd.notifications.self_test import examine_app
+from backupd.notifications.delivery import examine_app
 from backupd.tasks.doctor.finding import Finding
 
 

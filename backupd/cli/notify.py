@@ -58,12 +58,12 @@ def _show(config: Config, context: TaskContext, *, as_json: bool) -> None:
     book = context.ask_catalog(
         lambda catalog: catalog.read_notification_state(next(iter(config.sources))), NotificationState()
     )
-    taken, refused = book.notices.get(ACCEPTED), book.notices.get(REFUSED)
+    accepted, refused = book.notices.get(ACCEPTED), book.notices.get(REFUSED)
     pings = read_pings(monitors(config), context)
     facts = {
         "channels": [channel.masked for channel in channels(config)],
         "waiting": [{"title": one.title, "made_at": one.made_at, "attempts": one.attempts} for one in book.outbox],
-        "accepted_at": taken.notified_at if taken else None,
+        "accepted_at": accepted.notified_at if accepted else None,
         "refused_at": refused.notified_at if refused else None,
         "refused": refused.value if refused else None,
         "pings": pings,
@@ -72,7 +72,9 @@ def _show(config: Config, context: TaskContext, *, as_json: bool) -> None:
         print_json(facts)
         return
     click.echo(f"channels  {', '.join(channel.masked for channel in channels(config)) or 'none'}")
-    click.echo(f"taken     {taken.notified_at:%F %T} UTC" if taken and taken.notified_at else "taken     never")
+    click.echo(
+        f"accepted  {accepted.notified_at:%F %T} UTC" if accepted and accepted.notified_at else "accepted  never"
+    )
     if refused and refused.notified_at:
         click.echo(printable(f"refused   {refused.notified_at:%F %T} UTC: {refused.value}"))
     for one in book.outbox:

@@ -19,7 +19,7 @@ from backupd.privileges import (
     may_override_rights,
     settle,
 )
-from backupd.sqlite.permissions import give_directory, rights_to_give
+from backupd.sqlite.permissions import apply_permissions, plan_permissions
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.in_place import RestoreRequest
 
@@ -67,11 +67,11 @@ def _with_directory(request: RestoreRequest, manifest: Manifest, config: Config)
     if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
         return request  # root that stays root could not write to a directory of another user
     database = Path(os.path.realpath(request.path))
-    rights = rights_to_give(database, manifest.origin, config.backups_dir)
+    rights = plan_permissions(database, manifest.origin, config.backups_dir)
     if rights is not None and rights.uid is not None and not request.dry_run:
         if follows_owner(os.environ):  # before its directory shuts us out
             gid = rights.uid if rights.gid is None else rights.gid
             hand_over_backups(config, Identity(rights.uid, gid, f"the owner of {database.parent}"))
-        if not give_directory(database.parent, rights):
+        if not apply_permissions(database.parent, rights):
             return request
     return replace(request, directory=rights)

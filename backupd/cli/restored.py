@@ -12,7 +12,7 @@ from backupd.cli.common import error_facts, print_json, print_trouble
 from backupd.config import Config
 from backupd.formatting import human_bytes, printable
 from backupd.report import AnyReport
-from backupd.sqlite.history import KEPT_FOR, Entry
+from backupd.sqlite.history import KEPT_FOR, RecordedRestore
 from backupd.tasks.restore.in_place import InPlaceResult
 from backupd.tasks.restore.to_path import Restored
 
@@ -27,7 +27,7 @@ def print_outcome(report: AnyReport, done: InPlaceResult | None, config: Config,
     sys.exit(report.exit_code)
 
 
-def print_undo(entry: Entry, config: Config, *, online: bool, dry_run: bool) -> None:
+def print_undo(entry: RecordedRestore, config: Config, *, online: bool, dry_run: bool) -> None:
     """Print which restore is taken back, before it is."""
     record, zone = entry.record, ZoneInfo(config.schedule.timezone)
     way = "online" if record.before == "generation" else "in place"

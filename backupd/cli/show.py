@@ -1,11 +1,12 @@
 """`backupd show`."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from backupd.archive.manifest import decode_manifest
-from backupd.catalog import GenerationHistory
+from backupd.catalog import GenerationHistory, RunRecord
 from backupd.cli.common import (
     config_option,
     json_option,
@@ -18,11 +19,11 @@ from backupd.cli.common import (
 from backupd.cli.pin import pin_facts, pin_words
 from backupd.formatting import counted, human_bytes, printable
 from backupd.model import Manifest
-from backupd.sqlite.shadow_tables import shadows_of
+from backupd.report import describe, report_facts
+from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.owners import owner_text
 from backupd.tasks.context import local_inventory
 from backupd.tasks.inventory import LATEST, choose_generation
-from backupd.tasks.reporter import describe
 
 
 @click.command("show", epilog="Example: backupd show tasks-20261123-0400")
@@ -44,12 +45,18 @@ def command(wanted: str, source: str | None, config_file: Path | None, *, as_jso
     history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), GenerationHistory((), ()))
     pin = context.pins.get(manifest.id)
     if as_json:
-        print_json({"manifest": manifest, "history": history, **pin_facts(pin)})
+        runs = [_run_facts(run) for run in history.runs]
+        print_json({"manifest": manifest, "history": {"runs": runs, "checks": history.checks}, **pin_facts(pin)})
         return
     _print(manifest)
     if pin is not None:
         click.echo(f"{'kept':<15} {pin_words(pin)}")
     _print_history(history)
+
+
+def _run_facts(run: RunRecord) -> dict[str, object]:
+    facts = {field.name: getattr(run, field.name) for field in fields(run)}
+    return {**facts, "report": report_facts(run.report) if run.report else None}
 
 
 def _print(manifest: Manifest) -> None:
@@ -87,7 +94,7 @@ def total_rows(manifest: Manifest) -> int:
     contents = manifest.contents
     if contents is None:
         return 0
-    shadows = {name for table, module in contents.virtual.items() for name in shadows_of(table, module)}
+    shadows = {name for table, module in contents.virtual.items() for name in shadow_tables_of(table, module)}
     return sum(rows or 0 for table, rows in contents.tables.items() if table not in shadows)
 
 

@@ -15,10 +15,10 @@ from backupd.status.text import status_lines
 _COLOURS = (
     (re.compile(r"^healthy$"), "green"),
     (
-        re.compile(r"^NOT HEALTHY$|^  reason:|TOO OLD|CHECK THE CLOCK|DOES NOT WORK|FROZEN|(?<=: )(never|failed)\b"),
+        re.compile(r"^NOT HEALTHY$|^  reason:|TOO OLD|CHECK THE CLOCK|DOES NOT WORK|ON HOLD|(?<=: )(never|failed)\b"),
         "red",
     ),
-    (re.compile(r"^  warning:|(?<=: )degraded\b|NOT TAKEN"), "yellow"),
+    (re.compile(r"^  warning:|(?<=: )degraded\b|NOT DELIVERED|FAILED"), "yellow"),
     (re.compile(r"^  what to do:"), None),
 )
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSeri
 
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.model import LOCAL_STORE, is_source_name
-from backupd.pings.monitors import Monitor
+from backupd.pings import Monitor
 from backupd.schedule import Schedule
 
 MASK = "[secret]"

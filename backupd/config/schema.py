@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from backupd.config import kinds, sections
 from backupd.errors import ConfigError
 from backupd.model import LOCAL_STORE
-from backupd.pings.monitors import require_ping_names
+from backupd.pings import require_ping_names
 from backupd.sqlite.database_files import SIDE_SUFFIXES, files_of_database
 from backupd.stores.sftp.url import Address, DirectoryAddress, parse_address
 

@@ -18,10 +18,11 @@ from backupd.daemon.task_queue import TaskQueue, TaskQueues
 from backupd.errors import ConfigError
 from backupd.health import Health, Limit
 from backupd.log import Event, EventLog
-from backupd.pings.monitors import Monitor
+from backupd.pings import Monitor
 from backupd.privileges import become_owner_of_backups, become_root_again, hand_over_backups, identity_for, settle
 from backupd.schedule import Planned
-from backupd.status.current import read_history, read_status
+from backupd.status.current import read_status
+from backupd.status.history import read_history
 from backupd.status.model import History, Status
 from backupd.status.text import status_lines
 from backupd.tasks.context import TaskContext
@@ -144,10 +145,10 @@ def _teller(
     return Notifier(
         request,
         context,
-        mine=lambda: daemon.looks_after(request.scope),
-        alive=daemon.alive,
+        is_owner=lambda: daemon.looks_after(request.scope),
+        errors=daemon.alive,
         digest=lambda: status_lines(overview.status()),
-        woken=woken,
+        wake=woken,
     )
 
 

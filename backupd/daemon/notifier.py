@@ -1,136 +1,158 @@
-"""Tells people: looks once a minute, decides, keeps what it is about to say, and sends it.
+"""Notifies people: once a minute it observes, decides, saves the messages, and sends them; once a day it pings.
 
-A thread of its own: neither the scheduler nor a run waits for a service that hangs.
+It has a thread of its own: neither the scheduler nor a run waits for a service that hangs.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
+from uuid import uuid4
 
 from backupd import __version__
-from backupd.catalog import NotificationState
+from backupd.catalog import NoticeRecord, NotificationState
 from backupd.health import Health
 from backupd.log import Event
-from backupd.notifications.apprise_sender import Sender
-from backupd.notifications.collector import check_app, observe
-from backupd.notifications.daily_ping import DailyPing
+from backupd.notifications.apprise import Sender
+from backupd.notifications.collector import NotificationOptions, check_app, observe
+from backupd.notifications.delivery import ping_recorder
 from backupd.notifications.deploy import AppVersion, is_pending, plan_deploy
 from backupd.notifications.message import Message, compose, compose_lines
-from backupd.notifications.options import NotificationOptions
 from backupd.notifications.outbox import Outbox, outbox_message, send_due
-from backupd.notifications.ping_status import ping_recorder
-from backupd.notifications.planner import Notice, plan_digest, plan_notices
-from backupd.notifications.problems import Observation, facts_of
-from backupd.pings.pinger import Pinger
+from backupd.notifications.planner import Observation, facts_of, not_in_future, plan_digest, plan_notices
+from backupd.pings import DAILY, Monitor, Ping, Pinger
+from backupd.schedule import Schedule, TaskHistory, plan_next_run
 from backupd.tasks.context import TaskContext
 
-LOOK_EVERY_S: Final = 60.0
-# While a deploy waits for its verdict, and until it is known whether another daemon still looks after the source.
-_SOON_S: Final = 5.0
-_OWN_TIMEOUT: Final = timedelta(minutes=5)
+INTERVAL_S: Final = 60.0
+# While a deploy has no verdict, and while another daemon may hold the claim on the source.
+_SHORT_INTERVAL_S: Final = 5.0
+_OWN_DEPLOY_TIMEOUT: Final = timedelta(minutes=5)
+_DAILY_KEY: Final = "daily ping"
+_MAX_FAILURES: Final = 10
 
 
 class Notifier:
-    """Tells what `order` asks for, for as long as `mine` says that this daemon is the one that does.
+    """Reports what `options` ask for, while `is_owner` says that this daemon is responsible for the sources.
 
-    `alive` says why the daemon does not work, `digest` tells how everything stands, in lines; `woken` makes it look at
-    once.
+    `errors` returns why the daemon does not work, `digest` the lines of the whole status; setting `wake` makes it run
+    at once.
     """
 
     def __init__(
         self,
-        request: NotificationOptions,
+        options: NotificationOptions,
         context: TaskContext,
-        mine: Callable[[], bool],
-        alive: Callable[[], tuple[str, ...]],
+        is_owner: Callable[[], bool],
+        errors: Callable[[], tuple[str, ...]],
         digest: Callable[[], tuple[str, ...]],
-        woken: threading.Event,
+        wake: threading.Event,
         sender: Sender | None = None,
     ) -> None:
-        self._request, self._context, self._mine, self._alive, self._digest = request, context, mine, alive, digest
-        self._woken, self._sender = woken, sender or Sender()
-        self._notebook = Outbox(request.scope, context)
+        self._options, self._context, self._is_owner = options, context, is_owner
+        self._errors, self._digest, self._wake, self._sender = errors, digest, wake, sender or Sender()
+        self._outbox = Outbox(options.scope, context)
         self._daily: DailyPing | None = None
-        if request.daily is not None and request.daily_schedule is not None:
-            self._daily = DailyPing(
-                request.daily, request.daily_schedule, Pinger({}, context.log, ping_recorder(context))
-            )
+        if options.daily is not None and options.daily_schedule is not None:
+            pinger = Pinger({}, context.log, ping_recorder(context))
+            self._daily = DailyPing(options.daily, options.daily_schedule, pinger)
         self._stopping = False
         self._last_error = ""
-        self._thread = threading.Thread(target=self._run, name="teller", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
 
     def start(self) -> None:
-        """Begin, where there is anybody to tell."""
-        if self._request.anything:
+        """Start the thread, where there is a channel or a daily monitor."""
+        if self._options.enabled:
             self._thread.start()
 
     def stop(self) -> None:
-        """Send nothing more; what was being sent is sent again at the next start."""
+        """Send nothing more; a message whose sending is cut short is sent again at the next start."""
         self._stopping = True
         self._sender.stop()
-        self._woken.set()
+        self._wake.set()
 
-    def turn(self) -> float:
-        """Look, decide, keep, and send what is due; returns after how many seconds to look again."""
-        if not self._mine():
-            self._notebook.forget()
-            return _SOON_S
-        if not self._notebook.open() or self._notebook.book is None:
-            return LOOK_EVERY_S
-        look = observe(self._request.limits, self._request.subjects, self._context)
-        if self._request.channels:
-            self._notebook.keep(self._decided(self._notebook.book, look))
-            send_due(self._notebook.book, self._request.channels, self._sender, self._context, self._notebook.keep)
-        book = self._notebook.book
+    def run_once(self) -> float:
+        """Observe, decide, save, and send what is due; return after how many seconds to do so again."""
+        if not self._is_owner():
+            self._outbox.unload()
+            return _SHORT_INTERVAL_S
+        state = self._outbox.load()
+        if state is None:
+            return INTERVAL_S
+        observation = observe(self._options.limits, self._options.subjects, self._context)
+        if self._options.channels:
+            state = self._with_new_messages(state, observation)
+            self._outbox.save(state)
+            send_due(state, self._options.channels, self._sender, self._context, self._outbox.save)
+            state = self._outbox.state or state
         if self._daily is not None:
-            told = self._daily.ping(Health.of(look.health, self._context.clock()), book.notices)
-            self._notebook.keep(NotificationState(told, book.outbox))
-        return _SOON_S if any(is_pending(name, book.notices) for name in ("backupd", "app")) else LOOK_EVERY_S
+            record = self._daily.ping(Health.of(observation.health, self._context.clock()), state.notices)
+            self._outbox.save(NotificationState(record, state.outbox))
+        pending = any(is_pending(name, state.notices) for name in ("backupd", "app"))
+        return _SHORT_INTERVAL_S if pending else INTERVAL_S
 
     def _run(self) -> None:
         while not self._stopping:
-            self._woken.clear()
-            self._woken.wait(self._safe_turn())
+            self._wake.clear()
+            self._wake.wait(self._run_safely())
 
-    def _safe_turn(self) -> float:
+    def _run_safely(self) -> float:
         try:
-            return self.turn()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next minute has to come
-            self._say_broken(error)
-            return LOOK_EVERY_S
+            return self.run_once()
+        except Exception as error:  # noqa: BLE001 - the thread must survive any defect
+            self._log_defect(f"notifications failed: {type(error).__name__}: {error}")
+            return INTERVAL_S
 
-    def _say_broken(self, error: Exception) -> None:
-        what = f"could not find out what to tell: {type(error).__name__}: {error}"
+    def _log_defect(self, what: str) -> None:
         if what != self._last_error and not self._stopping:
             self._context.log.error(Event.TELLING_FAILED, what, hint="report this with backup.log")
         self._last_error = what
 
-    def _decided(self, book: NotificationState, look: Observation) -> NotificationState:
-        """Return `book` with what is to be said now, on its way."""
-        request, now = self._request, self._context.clock()
-        plan = plan_notices(facts_of(look, now), book.notices, now)
+    def _with_new_messages(self, state: NotificationState, observation: Observation) -> NotificationState:
+        """Return `state` with the messages that are to be sent now in its outbox."""
+        options, now = self._options, self._context.clock()
+        plan = plan_notices(facts_of(observation, now), state.notices, now)
         messages = list[Message]()
-        if plan.items:
-            messages.append(compose(plan.items, request.name, request.zone, now))
-        told = plan.told
-        for seen, timeout in self._versions():
-            verdict = plan_deploy(seen, told, timeout, now)
-            told = verdict.told
-            messages += [self._composed(item) for item in verdict.items]
-        if request.digest is not None:
-            due, told = plan_digest(request.digest, told, now)
+        if plan.notices:
+            messages.append(compose(plan.notices, options.name, options.zone, now))
+        record = plan.record
+        for app, timeout in self._versions():
+            plan = plan_deploy(app, record, timeout, now)
+            record = plan.record
+            messages += [compose((notice,), options.name, options.zone, now) for notice in plan.notices]
+        if options.digest is not None:
+            due, record = plan_digest(options.digest, record, now)
             if due:
-                messages.append(compose_lines(self._digest(), "how it stands", request.name, now))
-        return NotificationState(
-            told, (*book.outbox, *(outbox_message(message, request.channels, now) for message in messages))
-        )
-
-    def _composed(self, item: Notice) -> Message:
-        return compose((item,), self._request.name, self._request.zone, self._context.clock())
+                messages.append(compose_lines(self._digest(), "status", options.name, now))
+        new = (outbox_message(message, options.channels, now) for message in messages)
+        return NotificationState(record, (*state.outbox, *new))
 
     def _versions(self) -> list[tuple[AppVersion, timedelta]]:
-        versions = [(AppVersion("backupd", __version__, "; ".join(self._alive())), _OWN_TIMEOUT)]
-        if self._request.app is not None:
-            versions.append((check_app(self._request.app), self._request.app.timeout))
+        versions = [(AppVersion("backupd", __version__, "; ".join(self._errors())), _OWN_DEPLOY_TIMEOUT)]
+        if self._options.app is not None:
+            versions.append((check_app(self._options.app), self._options.app.timeout))
         return versions
+
+
+class DailyPing:
+    """Pings `monitor` by `schedule` while everything is healthy, later the same day where it is healthy only then."""
+
+    def __init__(self, monitor: Monitor, schedule: Schedule, pinger: Pinger) -> None:
+        self._monitor, self._schedule, self._pinger = monitor, schedule, pinger
+        self._failed = TaskHistory()
+
+    def ping(self, health: Health, record: Mapping[str, NoticeRecord]) -> Mapping[str, NoticeRecord]:
+        """Ping if it is due and everything is healthy, again after a failure; return the new record."""
+        now = health.checked_at
+        last = not_in_future(record[_DAILY_KEY], now) if _DAILY_KEY in record else NoticeRecord("", now)
+        history = replace(self._failed, succeeded_at=last.notified_at)
+        if not health.healthy or plan_next_run(self._schedule, history, now).at > now:
+            return record
+        checked = ", ".join(f"{one.task} {one.subject}" for one in health.freshness)
+        ping = Ping("success", str(uuid4()), f"everything is within its limits: {checked}")
+        if not self._pinger.send(self._monitor, ping, DAILY):
+            self._failed = TaskHistory(None, (*self._failed.failed_at, now)[-_MAX_FAILURES:])
+            return record
+        self._failed = TaskHistory()
+        return {**record, _DAILY_KEY: replace(last, notified_at=now)}

@@ -1,1 +1,1 @@
-"""Messages: what is said to people, when, and how it gets to them (docs/messages.md)."""
+"""Notifications: which messages are sent, when, and how they are delivered (docs/messages.md)."""

@@ -1,4 +1,4 @@
-"""Whether a new version is well: pure, one verdict for each deploy."""
+"""Whether a new version of the app works: pure, one verdict for each deploy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,114 +8,105 @@ from backupd.catalog import NoticeRecord
 from backupd.formatting import human_duration
 from backupd.notifications.planner import Notice, Plan, not_in_future
 
-# An app that comes and goes is told as fallen silent no more often than this; what is silent then is told then.
-APART = timedelta(hours=1)
-_OVER = "over"
-# Seen for less long, a version may be one of two that answer in turn while one replaces the other.
-SETTLE = timedelta(seconds=10)
+# Outages of an app that fails again and again are reported no more often than this.
+OUTAGE_INTERVAL = timedelta(hours=1)
+# A version that was seen for less time may be one of two that answer in turn while one replaces the other.
+SETTLE_TIME = timedelta(seconds=10)
+_ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
 class AppVersion:
-    """What was just seen of `name`: its version (None: it does not tell), and whether it is well, else why not."""
+    """What an app or backupd itself just reported."""
 
     name: str
     version: str | None
-    trouble: str = ""
+    """None where it reports none."""
+    error: str = ""
+    """Why it is not healthy; empty when it is."""
 
 
-def plan_deploy(seen: AppVersion, told: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
-    """Decide whether there is a verdict on the version that was seen; see `is_pending` for one that is still open.
+def plan_deploy(app: AppVersion, record: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
+    """Decide whether there is a verdict on the version that `app` reports; `is_pending` tells of one still to come.
 
-    A new version is well when it is so once it has settled, and unhealthy when it is not so within `timeout`. What is
-    not well and tells no version for as long is told as well; whatever version comes after that is a new one.
+    A new version is OK when it is healthy after `SETTLE_TIME`, and unhealthy when it is not within `timeout`. An app
+    that for `timeout` neither is healthy nor reports a version is unhealthy too; the next version it reports is new.
     """
-    plan = _plan_version(seen, told, timeout, now)
-    book, silent_key = dict(plan.told), f"silent {seen.name}"
-    kept = book.pop(silent_key, None)
-    if seen.version is not None or not seen.trouble:
-        ended = silence_ended(kept, now)
-        return Plan(plan.items, {**book, silent_key: ended} if ended else book)
-    silence = book[silent_key] = silence_now(kept, now)
-    items, settled = plan.items, book.get(f"deploy {seen.name}")
-    waits = is_pending(seen.name, book) or (settled is not None and not settled.value)  # for a version that is well
-    if not items and not waits:
-        item = silence_verdict(_named(seen.name, settled), seen.trouble, silence, timeout, now)
-        if item is None:
-            return Plan((), book)
-        items, book[f"deploy {seen.name}"] = (item,), NoticeRecord("", silence.since, now)
-    if items:
-        book[silent_key] = replace(silence, notified_at=now)
-    return Plan(items, book)
+    plan = _plan_version(app, record, timeout, now)
+    new, outage_key, deploy_key = dict(plan.record), f"outage {app.name}", f"deploy {app.name}"
+    known = new.pop(outage_key, None)
+    if app.version is not None or not app.error:
+        recent = known and known.notified_at and now - known.notified_at < OUTAGE_INTERVAL
+        return Plan(plan.notices, {**new, outage_key: replace(known, value=_ENDED)} if known and recent else new)
+    outage = new[outage_key] = _continued(known, now)
+    notices, verdict = plan.notices, new.get(deploy_key)
+    awaited = is_pending(app.name, new) or (verdict is not None and not verdict.value)  # a healthy version is due
+    if not notices and not awaited and _is_due(outage, timeout, now):
+        notices, new[deploy_key] = (_outage_notice(app, verdict, outage, now),), NoticeRecord("", outage.since, now)
+    if notices:
+        new[outage_key] = replace(outage, notified_at=now)
+    return Plan(notices, new)
 
 
-def is_pending(name: str, told: Mapping[str, NoticeRecord]) -> bool:
-    """Tell whether a version of `name` was seen that there is no verdict on yet."""
-    return f"deploying {name}" in told
+def is_pending(name: str, record: Mapping[str, NoticeRecord]) -> bool:
+    """Return whether a version of `name` was seen that has no verdict yet."""
+    return f"deploying {name}" in record
 
 
-def _plan_version(seen: AppVersion, told: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
-    settled_key, pending_key = f"deploy {seen.name}", f"deploying {seen.name}"
-    book = dict(told)
-    settled = book.get(settled_key)
-    pending = not_in_future(book[pending_key], now) if pending_key in book else None
-    version = seen.version or (pending.value if pending else None)
-    if version is None or (settled and settled.value == version):
-        book.pop(pending_key, None)
-        return Plan((), book)
+def _plan_version(app: AppVersion, record: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
+    verdict_key, pending_key = f"deploy {app.name}", f"deploying {app.name}"
+    new = dict(record)
+    verdict = new.get(verdict_key)
+    pending = not_in_future(new[pending_key], now) if pending_key in new else None
+    version = app.version or (pending.value if pending else None)
+    if version is None or (verdict and verdict.value == version):
+        new.pop(pending_key, None)
+        return Plan((), new)
     if pending is None or pending.value != version:
         pending = NoticeRecord(version, now)
-    book[pending_key] = pending
-    item = _verdict(seen, pending, settled, timeout, now)
-    if item is None:
-        return Plan((), book)
-    del book[pending_key]
-    book[settled_key] = NoticeRecord(version, pending.since, now)
-    return Plan((item,), book)
+    new[pending_key] = pending
+    notice = _verdict(app, pending, verdict, timeout, now)
+    if notice is None:
+        return Plan((), new)
+    del new[pending_key]
+    new[verdict_key] = NoticeRecord(version, pending.since, now)
+    return Plan((notice,), new)
 
 
 def _verdict(
-    seen: AppVersion, pending: NoticeRecord, settled: NoticeRecord | None, timeout: timedelta, now: datetime
+    app: AppVersion, pending: NoticeRecord, last: NoticeRecord | None, timeout: timedelta, now: datetime
 ) -> Notice | None:
     age = now - pending.since
-    what = _named(f"{seen.name} {pending.value}", settled)
-    if not seen.trouble and age >= SETTLE:
-        return Notice(
-            "success", f"deploy OK: {what}", f"well {human_duration(age.total_seconds())} after it was first seen"
-        )
-    if seen.trouble and age >= timeout:
-        detail = f"not well within {human_duration(age.total_seconds())}: {seen.trouble}"
-        next_step = "look at its log; deploy the version before it again where that was well"
+    took, what = human_duration(age.total_seconds()), _with_previous(f"{app.name} {pending.value}", last)
+    if not app.error and age >= SETTLE_TIME:
+        return Notice("success", f"deploy OK: {what}", f"healthy {took} after it was first seen")
+    if app.error and age >= timeout:
+        detail = f"not healthy within {took}: {app.error}"
+        next_step = "look at its log; deploy the previous version again if that was healthy"
         return Notice("failure", f"deploy unhealthy: {what}", detail, pending.since, next_step)
     return None
 
 
-def _named(what: str, settled: NoticeRecord | None) -> str:
-    return f"{what} (before: {settled.value})" if settled and settled.value else what
+def _with_previous(what: str, verdict: NoticeRecord | None) -> str:
+    return f"{what} (before: {verdict.value})" if verdict and verdict.value else what
 
 
-def silence_ended(kept: NoticeRecord | None, now: datetime) -> NoticeRecord | None:
-    """Return what is still to be remembered of a silence that is over: that it was told a short while ago."""
-    recent = kept and kept.notified_at and now - kept.notified_at < APART
-    return replace(kept, value=_OVER) if kept and recent else None
+def _continued(known: NoticeRecord | None, now: datetime) -> NoticeRecord:
+    """Return the outage that goes on: `known`, or a new one where that has ended."""
+    if known is None or known.value == _ENDED:
+        return NoticeRecord("", now, known.notified_at if known else None)
+    return not_in_future(known, now)
 
 
-def silence_now(kept: NoticeRecord | None, now: datetime) -> NoticeRecord:
-    """Return the silence that goes on: `kept`, or where that one is over one that begins `now`."""
-    if kept is None or kept.value == _OVER:
-        return NoticeRecord("", now, kept.notified_at if kept else None)
-    return not_in_future(kept, now)
+def _is_due(outage: NoticeRecord, timeout: timedelta, now: datetime) -> bool:
+    """Return whether `outage` has lasted for `timeout` and is not reported yet."""
+    last = outage.notified_at
+    reported = last is not None and (last >= outage.since or now - last < OUTAGE_INTERVAL)
+    return not reported and now - outage.since >= timeout
 
 
-def silence_verdict(what: str, trouble: str, silence: NoticeRecord, timeout: timedelta, now: datetime) -> Notice | None:
-    """Return what is to be said of `what` once it has been silent for `timeout`; each silence is told once."""
-    notified_at = silence.notified_at
-    if notified_at is not None and (notified_at >= silence.since or now - notified_at < APART):
-        return None
-    lasted = now - silence.since
-    if lasted < timeout:
-        return None
-    detail = f"for {human_duration(lasted.total_seconds())}: {trouble}"
-    next_step = "look at its log: if a deploy has not come up, deploy the version before it again"
-    headline = f"deploy unhealthy: {what} tells neither that it is well nor its version"
-    return Notice("failure", headline, detail, silence.since, next_step)
+def _outage_notice(app: AppVersion, verdict: NoticeRecord | None, outage: NoticeRecord, now: datetime) -> Notice:
+    detail = f"for {human_duration((now - outage.since).total_seconds())}: {app.error}"
+    next_step = "look at its log; if a deploy has failed, deploy the previous version again"
+    headline = f"deploy unhealthy: {_with_previous(app.name, verdict)} does not answer its health check"
+    return Notice("failure", headline, detail, outage.since, next_step)

@@ -1,4 +1,4 @@
-"""Messages in words: what, since when, and the next step; short enough for any service."""
+"""The text of messages: what, since when, and the next step; short enough for any service."""
 
 import re
 from collections import Counter
@@ -7,27 +7,32 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from hashlib import sha256
 
-from backupd.formatting import human_duration, printable
+from backupd.formatting import counted, human_duration, printable
 from backupd.model import Severity
 from backupd.notifications.planner import Notice
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}(?=://)", re.ASCII)
+_WORST_FIRST: tuple[Severity, ...] = ("failure", "warning", "success", "info")
+_LABELS = {"resolved": "Resolved: ", "still": "Still: "}
+# Telegram takes 4,096 characters in all, Discord 2,000 (Apprise cuts what is longer in two).
+_MAX_LINE = 400
+_MAX_BODY = 3_500
+_MAX_NAME = 80  # the title needs room for the headline
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One Apprise URL; `key` stands for it where it has to be remembered which channels have taken a message.
-
-    `place` is its number among all, where the service alone does not tell which one it is.
-    """
+    """One Apprise URL."""
 
     key: str
+    """Represents the URL, which is a secret, in the catalog."""
     url: str = field(repr=False)
-    place: int | None = field(default=None, compare=False)
+    number: int | None = field(default=None, compare=False)
+    """Its position among all channels, where several look the same when masked."""
 
     @classmethod
     def of(cls, url: str) -> "Channel":
-        """Return the channel behind `url`."""
+        """Return the channel of `url`."""
         return cls(sha256(url.encode(errors="replace")).hexdigest()[:16], url)
 
     @property
@@ -35,20 +40,20 @@ class Channel:
         """The service alone, such as `tgram://[secret]`: with some services host or path is the secret."""
         scheme = _SCHEME.match(self.url)
         shown = f"{scheme[0].lower()}://[secret]" if scheme else "[secret]"
-        return f"{shown} (URL {self.place})" if self.place else shown
+        return f"{shown} (URL {self.number})" if self.number else shown
 
 
-_MOODS: tuple[Severity, ...] = ("failure", "warning", "success", "info")  # the worst first
-# Telegram takes 4,096 characters in all, Discord 2,000 (Apprise cuts what is longer in two).
-_LONGEST_LINE = 400
-_LONGEST_BODY = 3_500
-_LONGEST_NAME = 80  # what is wrong has to be in the title as well
-_LABELS = {"over": "Over: ", "still": "Still: "}
+def parse_channels(urls: Iterable[str]) -> tuple[Channel, ...]:
+    """Return the channel of each URL, without duplicates; those that look the same when masked are numbered."""
+    channels = tuple({channel.key: channel for channel in map(Channel.of, urls)}.values())
+    count = Counter(channel.masked for channel in channels)
+    numbered = enumerate(channels, start=1)
+    return tuple(replace(one, number=number if count[one.masked] > 1 else None) for number, one in numbered)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to everybody; `reference` is the same for the same message, however often it arrives."""
+    """A message to every channel; one that is sent twice has the same `reference` both times."""
 
     severity: Severity
     title: str
@@ -56,75 +61,62 @@ class Message:
     reference: str
 
 
-def compose(items: tuple[Notice, ...], name: str, zone: tzinfo, now: datetime) -> Message:
-    """Put `items`, at least one, into one message from the backupd called `name`; times are told in `zone`."""
-    severity = min((item.severity for item in items), key=_MOODS.index)
-    return _message(
-        severity, _title(name, _headline(items)), _fitting([_paragraph(item, zone, now) for item in items]), now
-    )
+def compose(notices: tuple[Notice, ...], name: str, zone: tzinfo, now: datetime) -> Message:
+    """Put `notices`, at least one, into one message from the backupd called `name`; times are shown in `zone`."""
+    severity = min((notice.severity for notice in notices), key=_WORST_FIRST.index)
+    return _message(severity, _headline(notices), _body([_paragraph(one, zone, now) for one in notices]), name, now)
 
 
-def compose_lines(
-    lines: Iterable[str], headline: str, name: str, now: datetime, severity: Severity = "info"
-) -> Message:
+def compose_lines(lines: Iterable[str], headline: str, name: str, now: datetime) -> Message:
     """Put `lines` into one message."""
-    body = "\n".join(printable(line)[:_LONGEST_LINE] for line in lines)
-    return _message(severity, _title(name, headline), body, now)
+    return _message("info", headline, "\n".join(printable(line)[:_MAX_LINE] for line in lines), name, now)
 
 
-def _title(name: str, headline: str) -> str:
-    short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-    return printable(f"backupd {short}: {headline}"[:_LONGEST_LINE])
-
-
-def _message(severity: Severity, title: str, body: str, now: datetime) -> Message:
+def _message(severity: Severity, headline: str, body: str, name: str, now: datetime) -> Message:
+    short = name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…"
+    title = printable(f"backupd {short}: {headline}"[:_MAX_LINE])
     reference = sha256(f"{now.isoformat()}\n{title}\n{body}".encode(errors="replace")).hexdigest()[:8]
     return Message(severity, title, f"{body}\n\nref {reference}", reference)
 
 
-def _fitting(paragraphs: list[str]) -> str:
-    """Return as many as there is room for, and say how many are left out."""
+def _headline(notices: tuple[Notice, ...]) -> str:
+    if len(notices) == 1:
+        return f"{_LABELS.get(notices[0].label, '').lower()}{notices[0].headline}"
+    problems = sum(notice.severity in ("failure", "warning") for notice in notices)
+    resolved = sum(notice.label == "resolved" for notice in notices)
+    succeeded = len(notices) - problems - resolved
+    parts = (
+        (problems, counted(problems, "problem")),
+        (resolved, f"{resolved} resolved"),
+        (succeeded, f"{succeeded} succeeded"),
+    )
+    return ", ".join(words for number, words in parts if number)
+
+
+def _body(paragraphs: list[str]) -> str:
+    """Return as many paragraphs as fit, and the number of those that do not."""
     size, shown = 0, list[str]()
     for paragraph in paragraphs:
         size += len(paragraph)
-        if size > _LONGEST_BODY:
-            return "\n\n".join(
-                [*shown, f"… and {len(paragraphs) - len(shown)} more: see backupd status, and backup.log"]
-            )
+        if size > _MAX_BODY:
+            left = len(paragraphs) - len(shown)
+            return "\n\n".join([*shown, f"… and {left} more: see backupd status, and backup.log"])
         shown.append(paragraph)
     return "\n\n".join(shown)
 
 
-def _headline(items: tuple[Notice, ...]) -> str:
-    if len(items) == 1:
-        return f"{_LABELS.get(items[0].label, '').lower()}{items[0].headline}"
-    troubles = sum(item.severity in ("failure", "warning") for item in items)
-    others = len(items) - troubles
-    parts = [f"{troubles} {'trouble' if troubles == 1 else 'troubles'}"] if troubles else []
-    parts += [f"{others} good {'word' if others == 1 else 'words'}"] if others else []
-    return ", ".join(parts)
+def _paragraph(notice: Notice, zone: tzinfo, now: datetime) -> str:
+    return "\n".join(printable(line)[:_MAX_LINE] for line in _lines(notice, zone, now))
 
 
-def _paragraph(item: Notice, zone: tzinfo, now: datetime) -> str:
-    return "\n".join(printable(line)[:_LONGEST_LINE] for line in _lines(item, zone, now))
-
-
-def _lines(item: Notice, zone: tzinfo, now: datetime) -> Iterator[str]:
-    first = f"{_LABELS.get(item.label, '')}{item.headline}"
+def _lines(notice: Notice, zone: tzinfo, now: datetime) -> Iterator[str]:
+    first = f"{_LABELS.get(notice.label, '')}{notice.headline}"
     yield first[:1].upper() + first[1:]
-    if item.detail:
-        yield f"what: {item.detail}"
-    if item.since is not None:
-        local, lasted = item.since.astimezone(zone), human_duration(max(0.0, (now - item.since).total_seconds()))
-        word = "began" if item.label == "over" else "since"
-        yield f"{word}: {local:%a %F %H:%M} {local:%Z} ({lasted}{' ago' if item.label == 'over' else ''})"
-    if item.next_step:
-        yield f"next: {item.next_step}"
-
-
-def parse_channels(urls: Iterable[str]) -> tuple[Channel, ...]:
-    """Return each channel once; those that look the same have a number."""
-    channels = tuple({channel.key: channel for channel in map(Channel.of, urls)}.values())
-    looks = Counter(channel.masked for channel in channels)
-    numbered = enumerate(channels, start=1)
-    return tuple(replace(one, place=place if looks[one.masked] > 1 else None) for place, one in numbered)
+    if notice.detail:
+        yield f"what: {notice.detail}"
+    if notice.since is not None:
+        local, lasted = notice.since.astimezone(zone), human_duration(max(0.0, (now - notice.since).total_seconds()))
+        word, ago = ("began", " ago") if notice.label == "resolved" else ("since", "")
+        yield f"{word}: {local:%a %F %H:%M} {local:%Z} ({lasted}{ago})"
+    if notice.next_step:
+        yield f"next: {notice.next_step}"

@@ -1,28 +1,89 @@
-"""What is said now, given what was said before: pure.
+"""Decides what is reported now, given what was reported before: pure.
 
-A trouble is told once it has lasted for as long as it has to, again each day for as long as it lasts, and its end once.
-One that comes back within a day of being told is not told before that day is over.
+A problem is reported once it has lasted for its delay, again each day while it lasts, and its end once. One that
+returns within a day of its last report is reported when that day is over.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from backupd.catalog import NoticeRecord
+from backupd.catalog import NoticeRecord, RunRecord
+from backupd.formatting import human_duration
+from backupd.health import HealthFacts, find_problems
 from backupd.model import CLOCK_TOLERANCE, Severity
-from backupd.notifications.problems import Facts, Occurrence, Trouble, kind_of, subject_of
+from backupd.problems import Problem
+from backupd.report import drill_of
 from backupd.schedule import Schedule
 
-AGAIN_AFTER = timedelta(days=1)
-_TROUBLE = "trouble "
-_REST = "rest "
-_NEWS = "news "
+REPEAT_AFTER = timedelta(days=1)
+# As long as the alert BackupdProofMissing waits: on the first day there is neither copy nor drill.
+FIRST_DAY = timedelta(hours=6)
+# A lock, or a rebuild of the catalog, is likely to be over by then.
+TRANSIENT = timedelta(minutes=15)
+_MAX_OCCURRENCE_AGE = timedelta(days=1)
+_NO_SUBJECT = "-"
+# Prefixes of keys: a problem that lasts, one that ended less than a day after its report, an occurrence; the digest.
+_PROBLEM = "problem "
+_RECENT = "recent "
+_OCCURRENCE = "occurrence "
 _DIGEST = "digest"
 
 
 @dataclass(frozen=True, slots=True)
+class Alert:
+    """A problem that is to be reported once it has lasted for `delay`."""
+
+    key: str
+    """Kind, subject, and more: the same for the same problem, however it is worded."""
+    headline: str
+    detail: str
+    next_step: str
+    resolved: str
+    """The sentence that reports its end."""
+    since: datetime | None = None
+    """None: since it was first observed."""
+    delay: timedelta = timedelta()
+    severity: Severity = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """Something that happened once; `mark` distinguishes it from earlier ones with the same `key`."""
+
+    key: str
+    mark: str
+    headline: str
+    detail: str
+    severity: Severity = "success"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was read at one moment."""
+
+    health: HealthFacts
+    subjects: frozenset[str]
+    """The sources and stores that this daemon is responsible for."""
+    drills: tuple[RunRecord, ...] = ()
+    """The last finished drill of each source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that notices depend on, beside the clock and the record."""
+
+    alerts: tuple[Alert, ...] = ()
+    occurrences: tuple[Occurrence, ...] = ()
+    unknown: frozenset[str] = frozenset()
+    """Kinds of problems that could not be looked for: their alerts are not resolved by being absent."""
+    subjects: frozenset[str] = frozenset()
+    """Alerts of other subjects end without a report."""
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing to say: a headline, what is known of it, since when, what to do next."""
+    """One paragraph of a message."""
 
     severity: Severity
     headline: str
@@ -30,87 +91,125 @@ class Notice:
     since: datetime | None = None
     next_step: str = ""
     label: str = ""
+    """`resolved`, `still`, or empty for what is new."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to say now, and all that was said by then, to be kept before it is sent."""
+    """What to report now, and the record of all that was reported by then, which is saved before anything is sent."""
 
-    items: tuple[Notice, ...]
-    told: Mapping[str, NoticeRecord]
+    notices: tuple[Notice, ...]
+    record: Mapping[str, NoticeRecord]
 
 
-def plan_notices(facts: Facts, told: Mapping[str, NoticeRecord], now: datetime) -> Plan:
-    """Decide what of `facts` is said at `now` (aware). `told` may hold other keys, which stay."""
-    book = {key: not_in_future(one, now) for key, one in told.items() if not _rested(key, one, now)}
-    items = [*_ended(facts, book, now), *_troubles(facts, book, now), *_news(facts.news, book, now)]
-    return Plan(tuple(items), book)
+def facts_of(observation: Observation, now: datetime) -> Facts:
+    """Return what there is to report; what could not be read is neither a problem nor healthy.
+
+    A failure that may be transient is reported once it makes `/health` red, and not while it is a warning.
+    """
+    unknown = set[str]()
+    if observation.health.store_unreadable:
+        unknown |= {"late", "damaged", "unreadable", "shrunk", "generation", "manifest", "archive"}
+    if observation.health.catalog_error is not None:
+        unknown |= {"late", "failed", "missing", "unusable", "damaged"}
+    problems = (one for one in find_problems(observation.health, now) if one.unhealthy or one.kind != "failed")
+    drills = (run for run in observation.drills if run.source in observation.subjects)
+    return Facts(tuple(map(_alert, problems)), tuple(_passed(drills, now)), frozenset(unknown), observation.subjects)
+
+
+def plan_notices(facts: Facts, record: Mapping[str, NoticeRecord], now: datetime) -> Plan:
+    """Decide what of `facts` is reported at `now` (aware). Keys of `record` that are not the planner's stay."""
+    new = {key: not_in_future(one, now) for key, one in record.items() if not _is_outdated(key, one, now)}
+    notices = [*_resolved(facts, new, now), *_due(facts, new, now), *_happened(facts.occurrences, new, now)]
+    return Plan(tuple(notices), new)
 
 
 def plan_digest(
-    schedule: Schedule, told: Mapping[str, NoticeRecord], now: datetime
+    schedule: Schedule, record: Mapping[str, NoticeRecord], now: datetime
 ) -> tuple[bool, Mapping[str, NoticeRecord]]:
-    """Tell whether the digest is due, and what is to be kept then; the first one comes at the first due time."""
-    last = not_in_future(told.get(_DIGEST, NoticeRecord("", now, now)), now)
+    """Return whether the digest is due, and the new record; the first digest is sent at the first scheduled time."""
+    last = not_in_future(record.get(_DIGEST, NoticeRecord("", now, now)), now)
     due = schedule.following(last.notified_at or now) <= now
-    return due, {**told, _DIGEST: replace(last, notified_at=now) if due else last}
+    return due, {**record, _DIGEST: replace(last, notified_at=now) if due else last}
 
 
-def not_in_future(told: NoticeRecord, now: datetime) -> NoticeRecord:
-    """Return `told` without what a clock that ran ahead dated: that was never said, or began just now."""
+def not_in_future(one: NoticeRecord, now: datetime) -> NoticeRecord:
+    """Return `one` without times in the future, which a clock running ahead has set."""
     until = now + CLOCK_TOLERANCE
-    since = min(told.since, now) if told.since > until else told.since
-    return replace(
-        told, since=since, notified_at=None if told.notified_at and told.notified_at > until else told.notified_at
-    )
+    since = now if one.since > until else one.since
+    return replace(one, since=since, notified_at=one.notified_at if (one.notified_at or now) <= until else None)
 
 
-def _rested(key: str, told: NoticeRecord, now: datetime) -> bool:
-    """Tell whether a trouble that ended was told so long ago that it may be told anew."""
-    return key.startswith(_REST) and (told.notified_at is None or now - told.notified_at >= AGAIN_AFTER)
+def _alert(problem: Problem) -> Alert:
+    kind, subject, delay, next_step = str(problem.kind), problem.subject, timedelta(), problem.advice
+    match kind:
+        case "store" | "catalog":
+            key, delay = f"{kind} {_NO_SUBJECT}", TRANSIENT
+        case "never" | "future" | "late":  # one problem, whatever its form
+            key, delay = f"late {subject} {problem.task}", FIRST_DAY if kind == "never" else timedelta()
+        case "failed":
+            key, next_step = f"{kind} {subject} {problem.task}", f"{next_step}; backupd retries automatically"
+        case "damaged" | "unreadable" | "shrunk" if problem.since:
+            key = f"{kind} {subject} {problem.since.isoformat()}"  # each hold is another problem
+        case _:
+            key = f"{kind} {subject} {problem.reference}".rstrip()
+    severity: Severity = "failure" if problem.unhealthy else "warning"
+    return Alert(key, str(problem), problem.detail, next_step, problem.resolved, problem.since, delay, severity)
 
 
-def _ended(facts: Facts, book: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
-    there = {_TROUBLE + trouble.key for trouble in facts.troubles}
-    for key in sorted(key for key in book if key.startswith(_TROUBLE) and key not in there):
-        name = key.removeprefix(_TROUBLE)
-        subject = subject_of(name)
-        if kind_of(name) in facts.blind:
+def _passed(drills: Iterable[RunRecord], now: datetime) -> Iterator[Occurrence]:
+    for run in drills:
+        if run.outcome == "failed" or run.finished_at is None or now - run.finished_at > _MAX_OCCURRENCE_AGE:
             continue
-        was = book.pop(key)
-        if was.notified_at is None or (subject is not None and subject not in facts.subjects):
+        took = f" in {human_duration(run.duration_s)}" if run.duration_s is not None else ""
+        generation = f": {run.generation} was restored" if run.generation else ""
+        warnings = "; ".join(run.report.warnings) if run.report else ""
+        drill = drill_of(run.report)
+        store = f" from {drill.store}" if drill else ""
+        headline = f"the drill of {run.source}{store} passed{took}{generation}"
+        yield Occurrence(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)
+
+
+def _is_outdated(key: str, one: NoticeRecord, now: datetime) -> bool:
+    """Return whether `one` is a problem that ended, and whose last report is a day ago: a new one is reported."""
+    return key.startswith(_RECENT) and (one.notified_at is None or now - one.notified_at >= REPEAT_AFTER)
+
+
+def _resolved(facts: Facts, record: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
+    present = {_PROBLEM + alert.key for alert in facts.alerts}
+    for key in sorted(key for key in record if key.startswith(_PROBLEM) and key not in present):
+        name = key.removeprefix(_PROBLEM)
+        kind, subject = name.split(" ")[:2]
+        if kind in facts.unknown:
             continue
-        if now - was.notified_at < AGAIN_AFTER:
-            book[_REST + name] = was
-        yield Notice("success", was.value, since=was.since, label="over")
+        was = record.pop(key)
+        if was.notified_at is None or subject not in (_NO_SUBJECT, *facts.subjects):
+            continue
+        if now - was.notified_at < REPEAT_AFTER:
+            record[_RECENT + name] = was
+        yield Notice("success", was.value, since=was.since, label="resolved")
 
 
-def _troubles(facts: Facts, book: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
-    for trouble in facts.troubles:
-        key = _TROUBLE + trouble.key
-        known = book.get(key)
-        since = trouble.since or (known.since if known else now)
-        said_at = known.notified_at if known else None
-        book[key] = NoticeRecord(trouble.over, since, said_at)
-        if _is_due(trouble, since, said_at, book.get(_REST + trouble.key), now):
-            book[key] = NoticeRecord(trouble.over, since, now)
-            book.pop(_REST + trouble.key, None)
-            yield Notice(
-                trouble.severity, trouble.headline, trouble.detail, since, trouble.next_step, "still" if said_at else ""
-            )
+def _due(facts: Facts, record: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
+    for alert in facts.alerts:
+        key, recent_key = _PROBLEM + alert.key, _RECENT + alert.key
+        known = record.get(key)
+        since = alert.since or (known.since if known else now)
+        notified_at = known.notified_at if known else None
+        if notified_at is not None:
+            due = now - notified_at >= REPEAT_AFTER
+        else:
+            due = recent_key not in record and now - since >= alert.delay
+        record[key] = NoticeRecord(alert.resolved, since, now if due else notified_at)
+        if due:
+            record.pop(recent_key, None)
+            label = "still" if notified_at else ""
+            yield Notice(alert.severity, alert.headline, alert.detail, since, alert.next_step, label)
 
 
-def _is_due(
-    trouble: Trouble, since: datetime, said_at: datetime | None, rest: NoticeRecord | None, now: datetime
-) -> bool:
-    if said_at is not None:
-        return now - said_at >= AGAIN_AFTER
-    return rest is None and now - since >= trouble.patience
-
-
-def _news(news: tuple[Occurrence, ...], book: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
-    for one in news:
-        known = book.get(_NEWS + one.key)
+def _happened(occurrences: tuple[Occurrence, ...], record: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
+    for one in occurrences:
+        known = record.get(_OCCURRENCE + one.key)
         if known is None or known.value != one.mark:
-            book[_NEWS + one.key] = NoticeRecord(one.mark, now, now)
+            record[_OCCURRENCE + one.key] = NoticeRecord(one.mark, now, now)
             yield Notice(one.severity, one.headline, one.detail)

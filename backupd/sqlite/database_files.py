@@ -30,14 +30,14 @@ def same_place(one: Path, other: Path) -> bool:
     return bool(next(names) & next(names))
 
 
-class Apart(NamedTuple):
+class MountProblem(NamedTuple):
     """Why a database lies apart from its side files, and what to do about it."""
 
     message: str
     hint: str
 
 
-def mounted_apart(path: str, mounts: Iterable[Mount] | None = None) -> Apart | None:
+def mount_problem(path: str, mounts: Iterable[Mount] | None = None) -> MountProblem | None:
     """Say why the database at `path` (absolute, links resolved) lies apart from its side files; None where it does not.
 
     The database, or one of its side files, is a mount point: its app may have the others beside another name.
@@ -52,7 +52,7 @@ def mounted_apart(path: str, mounts: Iterable[Mount] | None = None) -> Apart | N
     return None
 
 
-def second_names(path: str, mounts: Iterable[Mount] | None = None) -> tuple[str, ...]:
+def other_mount_points(path: str, mounts: Iterable[Mount] | None = None) -> tuple[str, ...]:
     """Return the other paths at which the file at `path` (absolute, links resolved) is mounted by itself."""
     seen = current_mounts() if mounts is None else tuple(mounts)
     own = mount_of(path, seen)
@@ -62,7 +62,7 @@ def second_names(path: str, mounts: Iterable[Mount] | None = None) -> tuple[str,
     return tuple(m.point for m in seen if (m.device, m.root) == (own.device, inside) and m.point != path)
 
 
-def mount_the_directory(directory: str, host: str = "DIRECTORY", name: str = "") -> str:
+def mount_directory_hint(directory: str, host: str = "DIRECTORY", name: str = "") -> str:
     """Return the advice that brings a database, of another `name` there, and its side files together at `directory`."""
     line = f"-v {host}:{directory}" + (f", where the database is {directory}/{name}" if name else "")
     return (
@@ -71,19 +71,19 @@ def mount_the_directory(directory: str, host: str = "DIRECTORY", name: str = "")
     )
 
 
-def _apart(path: str, mount: Mount) -> Apart:
+def _apart(path: str, mount: Mount) -> MountProblem:
     directory, name = os.path.split(path)
     _host, there = os.path.split(mount.root)
     new = "/data" if directory == "/" else directory
     is_other = mount.point == path and (new, there) != (directory, name)
-    return Apart(
+    return MountProblem(
         f"{mount.point} is mounted without its directory: the app may keep -wal and -journal beside another name, "
         "where they are not seen",
-        mount_the_directory(new, mount.host_directory, there if is_other else ""),
+        mount_directory_hint(new, mount.host_directory, there if is_other else ""),
     )
 
 
-def _on_another_device(path: str) -> Apart | None:
+def _on_another_device(path: str) -> MountProblem | None:
     """Compare devices: all that is known without /proc, where a mount of the same file system is not seen."""
     try:
         apart = os.stat(path).st_dev != os.stat(os.path.dirname(path)).st_dev  # noqa: PTH116, PTH120 - a child's too
@@ -91,7 +91,7 @@ def _on_another_device(path: str) -> Apart | None:
         return None
     if not apart:
         return None
-    return Apart(
+    return MountProblem(
         f"{path} is on another device than its directory: it seems to be mounted without it (/proc is missing)",
-        mount_the_directory(os.path.dirname(path)),  # noqa: PTH120 - the same
+        mount_directory_hint(os.path.dirname(path)),  # noqa: PTH120 - the same
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-SIZE = 100
+HEADER_BYTES = 100
 NEWEST_READ_VERSION = 2
 _PAGE_SIZES = frozenset(512 << power for power in range(7))
 _PAYLOAD_FRACTIONS = b"\x40\x20\x20"
@@ -18,7 +18,7 @@ class Header(NamedTuple):  # no dataclass: child processes import this
     """What the header says; `writer` is the SQLite that last wrote it, as `3.40.1`, or `unknown`.
 
     `checksums` (cksumvfs keeps one in each page) and `encrypted` (nothing else is known) are not in these bytes. No
-    SQLite reads a file whose header is not `sane`, and none a `read_version` above `NEWEST_READ_VERSION`.
+    SQLite reads a file whose header is not `valid`, and none a `read_version` above `NEWEST_READ_VERSION`.
     """
 
     page_size: int
@@ -27,7 +27,7 @@ class Header(NamedTuple):  # no dataclass: child processes import this
     application_id: int
     writer_number: int
     read_version: int = 1
-    sane: bool = True
+    valid: bool = True
     encrypted: bool = False
     checksums: bool = False
 
@@ -38,12 +38,12 @@ class Header(NamedTuple):  # no dataclass: child processes import this
         return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number else "unknown"
 
 
-EMPTY = Header(page_size=4096, journal_mode="rollback", user_version=0, application_id=0, writer_number=0)
+EMPTY_HEADER = Header(page_size=4096, journal_mode="rollback", user_version=0, application_id=0, writer_number=0)
 
 
 def parse_header(raw: bytes) -> Header | None:
     """Return the header in `raw`, or None when it is not that of a plain SQLite 3 database."""
-    if len(raw) < SIZE or not raw.startswith(MAGIC):
+    if len(raw) < HEADER_BYTES or not raw.startswith(MAGIC):
         return None
     page_size = int.from_bytes(raw[16:18], "big")
     return Header(
@@ -53,7 +53,7 @@ def parse_header(raw: bytes) -> Header | None:
         application_id=int.from_bytes(raw[68:72], "big", signed=True),
         writer_number=int.from_bytes(raw[96:100], "big"),
         read_version=raw[19],
-        sane=(page_size == 1 or page_size in _PAGE_SIZES) and raw[21:24] == _PAYLOAD_FRACTIONS,
+        valid=(page_size == 1 or page_size in _PAGE_SIZES) and raw[21:24] == _PAYLOAD_FRACTIONS,
     )
 
 
@@ -64,7 +64,7 @@ def read_header(path: str) -> Header | None:
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return parse_header(os.pread(descriptor, SIZE, 0))
+        return parse_header(os.pread(descriptor, HEADER_BYTES, 0))
     finally:
         os.close(descriptor)
 
@@ -119,15 +119,15 @@ def encrypted_header(descriptor: int) -> Header | None:
     if not looks_encrypted(descriptor):
         return None
     size_bytes = os.fstat(descriptor).st_size
-    plain = parse_header(MAGIC + os.pread(descriptor, SIZE, 0)[len(MAGIC) :])
-    if plain is not None and plain.sane and size_bytes % plain.page_size == 0:
-        return EMPTY._replace(page_size=plain.page_size, journal_mode=plain.journal_mode, encrypted=True)
-    return EMPTY._replace(page_size=min(_USUAL_PAGE, size_bytes & -size_bytes), encrypted=True)
+    plain = parse_header(MAGIC + os.pread(descriptor, HEADER_BYTES, 0)[len(MAGIC) :])
+    if plain is not None and plain.valid and size_bytes % plain.page_size == 0:
+        return EMPTY_HEADER._replace(page_size=plain.page_size, journal_mode=plain.journal_mode, encrypted=True)
+    return EMPTY_HEADER._replace(page_size=min(_USUAL_PAGE, size_bytes & -size_bytes), encrypted=True)
 
 
 def _samples(descriptor: int, size_bytes: int) -> Iterator[bytes]:
     """Yield pieces from all over the file; SQLite does not write what is in free pages, which may be zeros."""
-    yield os.pread(descriptor, _SAMPLE_BYTES - SIZE, SIZE)
+    yield os.pread(descriptor, _SAMPLE_BYTES - HEADER_BYTES, HEADER_BYTES)
     blocks = size_bytes // _SAMPLE_BYTES
     for number in range(1, _SAMPLES):
         sample = os.pread(descriptor, _SAMPLE_BYTES, blocks * number // _SAMPLES * _SAMPLE_BYTES)
@@ -176,7 +176,7 @@ def set_checksums(descriptor: int, *, first_only: bool) -> None:
         os.pwrite(descriptor, checksum, number * page_size - _RESERVED_BYTES)
 
 
-def path_has_checksums(path: Path) -> bool:
+def file_has_checksums(path: Path) -> bool:
     """Tell `has_checksums` of the file at `path`. Raises OSError."""
     with path.open("rb") as stream:
         return has_checksums(stream.fileno())
@@ -184,9 +184,9 @@ def path_has_checksums(path: Path) -> bool:
 
 def _page_size(descriptor: int) -> int:
     """Return the size of a page, 0 where there is no room for checksums."""
-    raw = os.pread(descriptor, SIZE, 0)
+    raw = os.pread(descriptor, HEADER_BYTES, 0)
     header = parse_header(raw)
-    return header.page_size if header and header.sane and raw[_RESERVED_AT] == _RESERVED_BYTES else 0
+    return header.page_size if header and header.valid and raw[_RESERVED_AT] == _RESERVED_BYTES else 0
 
 
 def _page(descriptor: int, number: int, page_size: int) -> bytes:

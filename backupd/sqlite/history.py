@@ -14,14 +14,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from backupd.errors import BackupdError, GenerationMissing, TargetRefused
 from backupd.model import is_generation_id
-from backupd.sqlite.inspection import ask_copy
-from backupd.sqlite.swap_journal import KEPT, RECORD, SIDE_FILES, is_kept, kept_order, part_path, read_small
+from backupd.sqlite.database_files import SIDE_SUFFIXES
+from backupd.sqlite.inspection import query_copy
+from backupd.sqlite.swap_journal import KEPT, RECORD, is_kept, kept_order, part_path, read_small
 from backupd.system.fs import fsync_directory, replace_durably
 
 KEPT_FOR: Final = timedelta(days=30)  # what the next undo puts back stays for so long at least
 # In the order of their removal: a record without its database would stand in the way of an undo, and a database without
 # its WAL must never be put back.
-_SUFFIXES: Final = (RECORD, "", *SIDE_FILES)
+_SUFFIXES: Final = (RECORD, "", *SIDE_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ Kind = Literal["restore", "undo", "redo"]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RestoreRecord:
     """One restore: `generation` is what it put in place, or, when it took another one back, what that had put there.
 
     `before` says what holds the state from before it: the kept file, the generation `safety`, or nothing, since there
@@ -95,11 +96,11 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RecordedRestore:
     """A restore that can be taken back, or cannot any more; `path` is where the old database is (or would be) kept."""
 
     path: Path
-    record: Record
+    record: RestoreRecord
 
     @property
     def restored_at(self) -> datetime:
@@ -114,7 +115,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class OnlineRestore:
     """An online restore that is at work: its record to be, under the name `kept`, and what it takes back, by its name.
 
     `schema_version` is that of the database before, which an online restore raises: so it tells whether a killed one
@@ -122,15 +123,15 @@ class Begun:
     """
 
     kept: str
-    record: Record
+    record: RestoreRecord
     takes_back: str | None
     schema_version: int | None
 
 
-_RECORD, _BEGUN = TypeAdapter(Record), TypeAdapter(Begun)
+_RECORD, _BEGUN = TypeAdapter(RestoreRecord), TypeAdapter(OnlineRestore)
 
 
-def history(target: Path) -> tuple[Entry, ...]:
+def restore_history(target: Path) -> tuple[RecordedRestore, ...]:
     """Return the restores to `target`, oldest first. Raises OSError; TargetRefused for a record that is damaged."""
     return tuple(_entry(target.with_name(name)) for name in recorded_names(target))
 
@@ -141,7 +142,7 @@ def recorded_names(target: Path) -> list[str]:
     return sorted((n for n in names if is_kept(n, target.name)), key=lambda name: kept_order(name, target.name))
 
 
-def choose_undo(entries: Sequence[Entry], *, redo: bool) -> Entry:
+def choose_undo(entries: Sequence[RecordedRestore], *, redo: bool) -> RecordedRestore:
     """Return what the next undo takes back: the newest restore that stands; with none left, the last undo.
 
     With `redo`: the last undo, unless something was restored since. Raises GenerationMissing.
@@ -161,7 +162,7 @@ def choose_undo(entries: Sequence[Entry], *, redo: bool) -> Entry:
     return (standing or undone)[-1]
 
 
-def require_before(entry: Entry) -> None:
+def require_undoable(entry: RecordedRestore) -> None:
     """Refuse to go behind a restore whose state from before is gone, or was none. Raises TargetRefused."""
     what = f"the {entry.record.kind} at {entry.restored_at:%F %T} UTC"
     if entry.record.before == "nothing":
@@ -181,13 +182,13 @@ def record_path(kept: Path) -> Path:
     return kept.with_name(f"{kept.name}{RECORD}")
 
 
-def write_record(kept: Path, record: Record, target: Path) -> None:
+def write_record(kept: Path, record: RestoreRecord, target: Path) -> None:
     """Record a restore to `target`, durably. Raises OSError."""
     data = json.dumps(asdict(record)).encode() + b"\n"
     replace_durably(record_path(kept), data, temporary=part_path(target))
 
 
-def free_name(target: Path, now: datetime) -> str:
+def new_kept_name(target: Path, now: datetime) -> str:
     """Name what a restore to `target` keeps by the time, after all that is there; a number tells two of one time apart.
 
     A clock that was set back names it by the time of the last one, else `--undo` would not find it to be the last.
@@ -198,19 +199,21 @@ def free_name(target: Path, now: datetime) -> str:
     while True:
         number += 1
         name = f"{target.name}{KEPT}{stamp}" + (f"-{number}" if number > 1 else "")
-        if not any(os.path.lexists(target.with_name(f"{name}{suffix}")) for suffix in ("", RECORD, *SIDE_FILES)):
+        if not any(os.path.lexists(target.with_name(f"{name}{suffix}")) for suffix in ("", RECORD, *SIDE_SUFFIXES)):
             return name
 
 
-def begin_online(target: Path, record: Record, takes_back: Entry | None, now: datetime) -> Begun:
+def begin_online_restore(
+    target: Path, record: RestoreRecord, takes_back: RecordedRestore | None, now: datetime
+) -> OnlineRestore:
     """Record that an online restore is about to be done, durably. Raises OSError, TargetRefused."""
     name = takes_back.path.name if takes_back else None
-    begun = Begun(free_name(target, now), record, name, _schema_version(target))
+    begun = OnlineRestore(new_kept_name(target, now), record, name, _schema_version(target))
     replace_durably(_begun_path(target), json.dumps(asdict(begun)).encode() + b"\n", temporary=part_path(target))
     return begun
 
 
-def end_online(target: Path, begun: Begun, *, done: bool) -> None:
+def finish_online_restore(target: Path, begun: OnlineRestore, *, done: bool) -> None:
     """Record, durably, that an online restore is done, or forget it where it was not. Raises OSError."""
     if done:
         write_record(target.with_name(begun.kept), begun.record, target)
@@ -221,7 +224,7 @@ def end_online(target: Path, begun: Begun, *, done: bool) -> None:
     fsync_directory(target.parent)
 
 
-def online_begun(target: Path) -> Begun | None:
+def pending_online_restore(target: Path) -> OnlineRestore | None:
     """Return the online restore to `target` that is at work, or was killed. Raises TargetRefused, PermissionError."""
     path = _begun_path(target)
     try:
@@ -238,7 +241,7 @@ def online_begun(target: Path) -> Begun | None:
     return begun
 
 
-def took_effect(target: Path, begun: Begun) -> bool:
+def took_effect(target: Path, begun: OnlineRestore) -> bool:
     """Tell whether a killed online restore did what it was for; so is assumed where nothing can be asked.
 
     SQLite's backup API raises the schema version of what it overwrites by one, in the same transaction.
@@ -249,27 +252,27 @@ def took_effect(target: Path, begun: Begun) -> bool:
 
 def _schema_version(target: Path) -> int | None:
     try:
-        return int(ask_copy(target, "PRAGMA schema_version", _ASK_TIMEOUT_S).answer or "")
+        return int(query_copy(target, "PRAGMA schema_version", _ASK_TIMEOUT_S).answer or "")
     except (BackupdError, ValueError):
         return None
 
 
-def _entry(kept: Path) -> Entry:
+def _entry(kept: Path) -> RecordedRestore:
     path = record_path(kept)
     try:
         record = _RECORD.validate_json(read_small(path))
     except FileNotFoundError:
-        return Entry(kept, Record("restore", None, "file"))
+        return RecordedRestore(kept, RestoreRecord("restore", None, "file"))
     except PermissionError:
         raise
     except (ValidationError, OSError):
         record = None
     if record is None or not _is_ours(record):
         raise _damaged(path, f"remove it; {kept}, if it is there, is what lay there before that restore")
-    return Entry(kept, record)
+    return RecordedRestore(kept, record)
 
 
-def _is_ours(record: Record) -> bool:
+def _is_ours(record: RestoreRecord) -> bool:
     """Who may write to the app's directory might have written it: it names generations alone."""
     ids = (record.generation, record.safety)
     return all(each is None or is_generation_id(each) for each in ids) and (

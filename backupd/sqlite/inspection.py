@@ -42,18 +42,18 @@ def _inspection(answer: dict[str, Any]) -> Inspection:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class QueryResult:
     """`PRAGMA user_version`, and the first value that a query gave, as text; None for no row or no query."""
 
     user_version: int
     answer: str | None
 
 
-def ask_copy(path: Path, query: str | None, timeout_s: float) -> Answered:
+def query_copy(path: Path, query: str | None, timeout_s: float) -> QueryResult:
     """Ask the database at `path`, read-only. Raises DrillFailed, also after `timeout_s`."""
     try:
         with WorkerProcess("query", {"path": path.name, "query": query}, path.parent) as child:
-            return Answered(**child.result(give_up=time.monotonic() + timeout_s))
+            return QueryResult(**child.result(give_up=time.monotonic() + timeout_s))
     except WorkerHung as late:
         raise DrillFailed(
             f"the query on the restored copy took longer than {timeout_s:.0f} s",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from backupd.model import SourceFacts
-from backupd.sqlite.swap_journal import intent_path, is_part
+from backupd.sqlite.swap_journal import is_part, swap_journal_path
 from backupd.system.fs import change_owner, set_mode
 from backupd.system.owners import known_owner, owner_text
 
@@ -19,7 +19,7 @@ _OWNER_MAY, _GROUP_MAY, _OTHERS_MAY = 0o300, 0o030, 0o003
 
 
 @dataclass(frozen=True, slots=True)
-class Rights:
+class Permissions:
     """Owner, group and mode (permission bits) of a directory; ids are None where a user namespace does not map them."""
 
     uid: int | None
@@ -45,7 +45,7 @@ class Rights:
     def __str__(self) -> str:
         return f"{owner_text(self.uid, self.gid)}, mode {self.mode:04o}"
 
-    def allow(self, uid: int, gid: int | None) -> bool:
+    def allows(self, uid: int, gid: int | None) -> bool:
         """Tell whether a process of `uid`:`gid`, with no other group, may make files in a directory of these rights."""
         if uid == 0:
             return True
@@ -53,30 +53,30 @@ class Rights:
         return self.mode & needed == needed
 
 
-def rights_to_give(database: Path, origin: SourceFacts, backups: Path) -> Rights | None:
+def plan_permissions(database: Path, origin: SourceFacts, backups: Path) -> Permissions | None:
     """Return what the directory of a `database` that is not there yet is to get, None where it is left alone.
 
     Only a directory of root's is given away, and only one that holds nothing but what is ours: the directory of the
     `backups`, what a killed restore left. Raises OSError.
     """
-    directory, wanted = database.parent, Rights.recorded(origin)
+    directory, wanted = database.parent, Permissions.recorded(origin)
     if not directory.is_dir():
         return None
-    found = Rights.of(directory)
-    ours = {_LOST_AND_FOUND, intent_path(database).name, *([backups.name] if backups.parent == directory else [])}
+    found = Permissions.of(directory)
+    ours = {_LOST_AND_FOUND, swap_journal_path(database).name, *([backups.name] if backups.parent == directory else [])}
     if found.uid != 0 or wanted.uid is None or wanted == found:
         return None
     empty = all(path.name in ours or is_part(path.name, database.name) for path in directory.iterdir())
     return wanted if empty else None
 
 
-def give_directory(directory: Path, rights: Rights) -> bool:
+def apply_permissions(directory: Path, rights: Permissions) -> bool:
     """Give `directory`, which is root's, `rights`; False where this process may not. Raises OSError.
 
     The owner comes last: killed before that, it is given again. Root without DAC_OVERRIDE cannot write there any more,
     and has to become that owner.
     """
-    found = Rights.of(directory)
+    found = Permissions.of(directory)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         set_mode(descriptor, rights.mode, directory)
@@ -88,10 +88,10 @@ def give_directory(directory: Path, rights: Rights) -> bool:
     return given
 
 
-def warning_of(directory: Path, rights: Rights, origin: SourceFacts) -> str:
+def permission_warning(directory: Path, rights: Permissions, origin: SourceFacts) -> str:
     """Say what is wrong where the owner of the database cannot write to its `directory`; nothing where it can."""
     uid, gid = origin.uid, origin.gid
-    if uid is None or rights.allow(uid, gid):
+    if uid is None or rights.allows(uid, gid):
         return ""
     return (
         f"uid {uid} cannot write to {directory}: its app would find the database read-only; "

@@ -10,7 +10,7 @@ _FTS = MappingProxyType({"content": True, "docsize": True, "segments": False, "s
 _RTREE = MappingProxyType({"rowid": True, "node": False, "parent": False})
 # By module, the suffixes of its shadow tables, and whether they have one row for each row of the virtual table. The
 # others hold the index: their rows become fewer when it is optimized, and nothing is lost.
-SHADOWS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
+SHADOW_TABLES: Mapping[str, Mapping[str, bool]] = MappingProxyType(
     {
         "fts3": _FTS,
         "fts4": _FTS,
@@ -22,6 +22,6 @@ SHADOWS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
 )
 
 
-def shadows_of(table: str, module: str) -> dict[str, bool]:
+def shadow_tables_of(table: str, module: str) -> dict[str, bool]:
     """Return the names that the shadow tables of a virtual table have, and which of them have a row for each row."""
-    return {f"{table}_{suffix}": by_row for suffix, by_row in SHADOWS.get(module, {}).items()}
+    return {f"{table}_{suffix}": by_row for suffix, by_row in SHADOW_TABLES.get(module, {}).items()}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from backupd.errors import SnapshotFailed, WorkerHung
 from backupd.model import SnapshotFacts
-from backupd.sqlite.file_format import EMPTY, SIZE, parse_header, path_has_checksums, set_checksums
+from backupd.sqlite.file_format import EMPTY_HEADER, HEADER_BYTES, file_has_checksums, parse_header, set_checksums
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess
 
@@ -116,7 +116,7 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     staging = snapshot.path.parent
     _own("compact", staging, path=snapshot.path.name, target=_COMPACTED)
     path = staging / _COMPACTED
-    if path_has_checksums(snapshot.path):
+    if file_has_checksums(snapshot.path):
         with path.open("r+b") as stream:
             set_checksums(stream.fileno(), first_only=False)
     snapshot.path.unlink()
@@ -151,9 +151,9 @@ def _late(source: Source, settings: SnapshotSettings, hung: WorkerHung) -> Snaps
 def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:
     size_bytes = path.stat().st_size
     with path.open("rb") as stream:
-        header = parse_header(stream.read(SIZE)) or EMPTY
+        header = parse_header(stream.read(HEADER_BYTES)) or EMPTY_HEADER
     if answer["encrypted"]:
-        header = EMPTY._replace(page_size=answer["page_size"])
+        header = EMPTY_HEADER._replace(page_size=answer["page_size"])
     if size_bytes % header.page_size:
         raise SnapshotFailed(f"the copy has {size_bytes} bytes, not whole pages of {header.page_size}", "try again")
     return Snapshot(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
-from backupd.sqlite.database_files import mounted_apart, second_names
-from backupd.sqlite.permissions import Rights
+from backupd.sqlite.database_files import mount_problem, other_mount_points
+from backupd.sqlite.permissions import Permissions
 from backupd.system.mounts import current_mounts, mount_of
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import known_owner, ownership_hint
 
-SETTLED_NS = 2_000_000_000
+TIMESTAMP_GRAIN_NS = 2_000_000_000
 _EMPTY_BYTES = 1
 
 
@@ -33,7 +33,7 @@ class Source:
     wal_bytes: int
     signature: Signature
     links: int
-    directory: Rights
+    directory: Permissions
 
     @property
     def empty(self) -> bool:
@@ -85,7 +85,7 @@ class Source:
             wal_bytes,
             signature,
             state.st_nlink,
-            Rights.of(real.parent),
+            Permissions.of(real.parent),
         )
         source._refuse_place(allow_links=allow_links)
         source._refuse(allow_empty=allow_empty, allow_links=allow_links)
@@ -93,9 +93,9 @@ class Source:
 
     def _refuse_place(self, *, allow_links: bool) -> None:
         mounts = current_mounts()
-        if (apart := mounted_apart(str(self.path), mounts)) is not None:
+        if (apart := mount_problem(str(self.path), mounts)) is not None:
             raise SourceUnusable(apart.message, apart.hint)
-        others = second_names(str(self.path), mounts)
+        others = other_mount_points(str(self.path), mounts)
         if others and not allow_links:
             raise SourceUnusable(
                 f"{self.path} is also mounted as {', '.join(others)}, without its directory: the WAL of an app that "
@@ -134,7 +134,7 @@ def same_content(earlier: Signature, now: Signature) -> bool:
     or became empty counts as changed.
     """
     times = [t for f in (earlier.database, earlier.wal) if f for t in (f.mtime_ns, f.ctime_ns)]
-    settled = earlier.captured_at_ns - max(times) > SETTLED_NS
+    settled = earlier.captured_at_ns - max(times) > TIMESTAMP_GRAIN_NS
     return settled and earlier.database == now.database and earlier.wal == now.wal
 
 

@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Literal, cast
 
 from backupd.errors import TargetInUse
-from backupd.sqlite.history import Entry, Record, free_name, record_path, write_record
-from backupd.sqlite.swap_journal import SIDE_FILES, Mark, Suffix, SwapJournal, declared, is_part, pending, withdraw
-from backupd.sqlite.target_locks import Lease
+from backupd.sqlite.database_files import SIDE_SUFFIXES
+from backupd.sqlite.history import RecordedRestore, RestoreRecord, new_kept_name, record_path, write_record
+from backupd.sqlite.swap_journal import (
+    FileMark,
+    Suffix,
+    SwapJournal,
+    is_part,
+    journal_written,
+    pending_swap,
+    remove_journal,
+)
+from backupd.sqlite.target_locks import FileLease
 from backupd.system.fs import exchange_names, fsync_directory
 from backupd.system.signals import defer_signals
 
@@ -31,10 +40,10 @@ class Recovery:
 def swap(
     target: Path,
     part: Path,
-    lease: Lease,
+    lease: FileLease,
     now: datetime,
-    record: Record | None = None,
-    takes_back: Entry | None = None,
+    record: RestoreRecord | None = None,
+    takes_back: RecordedRestore | None = None,
 ) -> Path | None:
     """Let `part`, a durable file in the same directory, become `target`; returns where the old database is kept.
 
@@ -43,54 +52,54 @@ def swap(
 
     Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError. SIGTERM comes too late.
     """
-    intent = _plan(target, part, now, takes_back)
-    with defer_signals(), declared(target, intent):
+    journal = _plan(target, part, now, takes_back)
+    with defer_signals(), journal_written(target, journal):
         try:
             if record is not None:
                 with suppress(OSError):  # no inode is left: what is kept can be put back without it
-                    write_record(target.with_name(intent.kept), record, target)
-            _rename(target, part, lease, intent)
+                    write_record(target.with_name(journal.kept), record, target)
+            _rename(target, part, lease, journal)
         except BaseException:  # somebody opened it, a disk that fails: better at once than by the next run
-            _undo(target, intent)
-            withdraw(target)
+            _undo(target, journal)
+            remove_journal(target)
             raise
-        _bring(target, intent)
-        _forget_undone(target, intent)
-    return target.with_name(intent.kept) if intent.old is not None else None
+        _bring(target, journal)
+        _forget_undone(target, journal)
+    return target.with_name(journal.kept) if journal.old is not None else None
 
 
-def heal(target: Path) -> Recovery | None:
+def recover_swap(target: Path) -> Recovery | None:
     """Finish or undo what a killed restore began; None when there is nothing to do. Raises TargetRefused, OSError."""
-    intent = pending(target)
-    if intent is None:
+    journal = pending_swap(target)
+    if journal is None:
         return None
-    now, kept = Mark.of(target), target.with_name(intent.kept)
-    if now is not None and now.inode == intent.new.inode:
-        healed = Recovery("finished", f"the old database is {kept}" if intent.old else "")
-        if now == intent.new:
-            _bring(target, intent)
-        _forget_undone(target, intent)
-    elif now is None or (intent.old is not None and now.inode == intent.old.inode):
-        _undo(target, intent)
+    now, kept = FileMark.of(target), target.with_name(journal.kept)
+    if now is not None and now.inode == journal.new.inode:
+        healed = Recovery("finished", f"the old database is {kept}" if journal.old else "")
+        if now == journal.new:
+            _bring(target, journal)
+        _forget_undone(target, journal)
+    elif now is None or (journal.old is not None and now.inode == journal.old.inode):
+        _undo(target, journal)
         healed = Recovery("undone", f"{target} is what it was")
     else:
         healed = Recovery("left", f"{target} was replaced by something else meanwhile; an old one may be {kept}")
-    if is_part(intent.part, target.name):
-        remove_part(target.with_name(intent.part))
-    withdraw(target)
+    if is_part(journal.part, target.name):
+        remove_part(target.with_name(journal.part))
+    remove_journal(target)
     return healed
 
 
 def sweep_parts(target: Path) -> None:
     """Remove what killed restores left of files that were to become `target`, side files too. Raises OSError."""
     for path in target.parent.iterdir():
-        if any(is_part(path.name.removesuffix(suffix), target.name) for suffix in ("", *SIDE_FILES)):
+        if any(is_part(path.name.removesuffix(suffix), target.name) for suffix in ("", *SIDE_SUFFIXES)):
             _remove(path)
 
 
 def remove_part(path: Path) -> None:
     """Remove a file that is to become no database any more, with its side files. Raises OSError."""
-    for suffix in ("", *SIDE_FILES):
+    for suffix in ("", *SIDE_SUFFIXES):
         _remove(Path(f"{path}{suffix}"))
 
 
@@ -102,41 +111,41 @@ def _remove(path: Path) -> None:
 
 def side_files(path: Path) -> tuple[Suffix, ...]:
     """Return the suffixes of the side files that lie beside `path`."""
-    return tuple(cast("Suffix", suffix) for suffix in SIDE_FILES if os.path.lexists(f"{path}{suffix}"))
+    return tuple(cast("Suffix", suffix) for suffix in SIDE_SUFFIXES if os.path.lexists(f"{path}{suffix}"))
 
 
-def _rename(target: Path, part: Path, lease: Lease, intent: SwapJournal) -> None:
+def _rename(target: Path, part: Path, lease: FileLease, journal: SwapJournal) -> None:
     """Set the old one aside and rename. Raises TargetInUse when somebody asked for the old one meanwhile."""
-    _set_aside(target, intent)
-    kept = target.with_name(intent.kept)
-    named_twice = intent.old is None or _linked(target, kept)
+    _set_aside(target, journal)
+    kept = target.with_name(journal.kept)
+    named_twice = journal.old is None or _linked(target, kept)
     put = partial(part.rename, target) if named_twice else partial(_exchange, target, part, kept)
-    if not lease.asked_for(target):
+    if not lease.open_requested(target):
         put()
-    if lease.asked_for(target):
+    if lease.open_requested(target):
         raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
 
 
-def _plan(target: Path, part: Path, now: datetime, takes_back: Entry | None) -> SwapJournal:
-    new = Mark.of(part)
+def _plan(target: Path, part: Path, now: datetime, takes_back: RecordedRestore | None) -> SwapJournal:
+    new = FileMark.of(part)
     assert new is not None  # noqa: S101 - the caller has just made it
     return SwapJournal(
         target=target.name,
         part=part.name,
         new=new,
-        kept=free_name(target, now),
-        old=Mark.of(target),
+        kept=new_kept_name(target, now),
+        old=FileMark.of(target),
         aside=side_files(target),
         bring=side_files(part),
         takes_back=takes_back.path.name if takes_back else None,
     )
 
 
-def _set_aside(target: Path, intent: SwapJournal) -> None:
+def _set_aside(target: Path, journal: SwapJournal) -> None:
     """Let the side files follow the old database, so that they are never found beside the new one."""
-    for suffix in intent.aside:
+    for suffix in journal.aside:
         with suppress(FileNotFoundError):
-            _beside(target, suffix).rename(target.with_name(f"{intent.kept}{suffix}"))
+            _beside(target, suffix).rename(target.with_name(f"{journal.kept}{suffix}"))
     fsync_directory(target.parent)
 
 
@@ -164,34 +173,36 @@ def _exchange(target: Path, part: Path, kept: Path) -> None:
         part.rename(target)
 
 
-def _bring(target: Path, intent: SwapJournal) -> None:
-    for suffix in intent.bring:
+def _bring(target: Path, journal: SwapJournal) -> None:
+    for suffix in journal.bring:
         with suppress(FileNotFoundError):
-            target.with_name(f"{intent.part}{suffix}").rename(_beside(target, suffix))
+            target.with_name(f"{journal.part}{suffix}").rename(_beside(target, suffix))
 
 
-def _forget_undone(target: Path, intent: SwapJournal) -> None:
-    if intent.takes_back is not None:
-        record_path(target.with_name(intent.takes_back)).unlink(missing_ok=True)
+def _forget_undone(target: Path, journal: SwapJournal) -> None:
+    if journal.takes_back is not None:
+        record_path(target.with_name(journal.takes_back)).unlink(missing_ok=True)
 
 
-def _undo(target: Path, intent: SwapJournal) -> None:
+def _undo(target: Path, journal: SwapJournal) -> None:
     """Bring everything back to where it was; whatever was done of it before may be done again."""
-    record_path(target.with_name(intent.kept)).unlink(missing_ok=True)
-    kept, part, mark = target.with_name(intent.kept), target.with_name(intent.part), Mark.of(target)
-    if mark is not None and mark.inode == intent.new.inode:
+    record_path(target.with_name(journal.kept)).unlink(missing_ok=True)
+    kept, part, mark = target.with_name(journal.kept), target.with_name(journal.part), FileMark.of(target)
+    if mark is not None and mark.inode == journal.new.inode:
         _give_its_name_back(target, part, kept)
-        mark = Mark.of(target)
-    held = Mark.of(kept)
-    if held is not None and held.inode == intent.new.inode:  # it was about to exchange names with the old one
+        mark = FileMark.of(target)
+    held = FileMark.of(kept)
+    if held is not None and held.inode == journal.new.inode:  # it was about to exchange names with the old one
         kept.rename(part)
     if mark is None:
         with suppress(FileNotFoundError):
             kept.rename(target)
-    elif Mark.of(kept) == mark:  # the second name of what lies there
+    elif FileMark.of(kept) == mark:  # the second name of what lies there
         kept.unlink()
-    if Mark.of(target) == intent.old:  # nobody has written to it since: what is in its side files still belongs to it
-        _put_back(target, intent)
+    if (
+        FileMark.of(target) == journal.old
+    ):  # nobody has written to it since: what is in its side files still belongs to it
+        _put_back(target, journal)
 
 
 def _give_its_name_back(target: Path, part: Path, kept: Path) -> None:
@@ -207,9 +218,9 @@ def _give_its_name_back(target: Path, part: Path, kept: Path) -> None:
     target.rename(part)
 
 
-def _put_back(target: Path, intent: SwapJournal) -> None:
-    for suffix in intent.aside:
-        aside = target.with_name(f"{intent.kept}{suffix}")
+def _put_back(target: Path, journal: SwapJournal) -> None:
+    for suffix in journal.aside:
+        aside = target.with_name(f"{journal.kept}{suffix}")
         if aside.exists() and not os.path.lexists(_beside(target, suffix)):
             aside.rename(_beside(target, suffix))
 

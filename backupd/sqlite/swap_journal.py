@@ -15,7 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 from backupd.errors import TargetRefused
 from backupd.system.fs import fsync_directory, replace_durably
 
-SIDE_FILES = ("-wal", "-shm", "-journal")
 KEPT = ".pre-restore-"
 RECORD = ".json"
 _KEPT_NAME = re.compile(r"\d{8}T\d{6}Z(-\d+)?")
@@ -26,7 +25,7 @@ Suffix = Literal["-wal", "-shm", "-journal"]
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class FileMark:
     """How a file is known again, and whether somebody wrote to it since."""
 
     inode: int
@@ -53,9 +52,9 @@ class SwapJournal:
 
     target: str
     part: str
-    new: Mark
+    new: FileMark
     kept: str
-    old: Mark | None
+    old: FileMark | None
     aside: tuple[Suffix, ...]
     bring: tuple[Suffix, ...]
     takes_back: str | None = None
@@ -64,44 +63,44 @@ class SwapJournal:
 _INTENT = TypeAdapter(SwapJournal)
 
 
-def intent_path(target: Path) -> Path:
+def swap_journal_path(target: Path) -> Path:
     """Return where the intent of a restore to `target` lies while it is at work."""
     return target.with_name(f".{target.name}.restore")
 
 
 @contextmanager
-def declared(target: Path, intent: SwapJournal) -> Iterator[None]:
-    """Keep `intent` on the disk during the block; it stays there when the block is broken off. Raises OSError."""
-    data = json.dumps(asdict(intent)).encode()
-    replace_durably(intent_path(target), data, temporary=part_path(target))
+def journal_written(target: Path, journal: SwapJournal) -> Iterator[None]:
+    """Keep `journal` on the disk during the block; it stays there when the block is broken off. Raises OSError."""
+    data = json.dumps(asdict(journal)).encode()
+    replace_durably(swap_journal_path(target), data, temporary=part_path(target))
     yield
-    withdraw(target)
+    remove_journal(target)
 
 
-def withdraw(target: Path) -> None:
+def remove_journal(target: Path) -> None:
     """Remove the intent, durably: what it was about is over. Raises OSError."""
     fsync_directory(target.parent)
-    intent_path(target).unlink(missing_ok=True)
+    swap_journal_path(target).unlink(missing_ok=True)
     fsync_directory(target.parent)
 
 
-def pending(target: Path) -> SwapJournal | None:
+def pending_swap(target: Path) -> SwapJournal | None:
     """Return what a killed restore to `target` was about; TargetRefused when that is unknown, PermissionError."""
-    path = intent_path(target)
+    path = swap_journal_path(target)
     try:
-        intent = _INTENT.validate_json(read_small(path))
+        journal = _INTENT.validate_json(read_small(path))
     except FileNotFoundError:
         return None
     except PermissionError:  # of the directory: it says nothing about the file
         raise
     except (ValidationError, OSError):  # OSError: a link, a directory
-        intent = None
-    if intent is None or not _is_ours(intent, target):
+        journal = None
+    if journal is None or not _is_ours(journal, target):
         raise TargetRefused(
             f"{path} is damaged: nobody can tell how far a killed restore came",
             f"look at {target} and the files named {target.name}{KEPT}…, put right what is wrong, and remove it",
         )
-    return intent
+    return journal
 
 
 def read_small(path: Path) -> bytes:
@@ -131,8 +130,8 @@ def is_part(name: str, target: str) -> bool:
     return name.startswith(f".{target}.") and _PART_NAME.fullmatch(name.removeprefix(f".{target}.")) is not None
 
 
-def _is_ours(intent: SwapJournal, target: Path) -> bool:
+def _is_ours(journal: SwapJournal, target: Path) -> bool:
     """Whoever may write to the app's directory might have written it: it may name nothing but what we name so."""
-    known_part = is_part(intent.part, target.name) or is_kept(intent.part, target.name)
-    known_undo = intent.takes_back is None or is_kept(intent.takes_back, target.name)
-    return intent.target == target.name and known_part and known_undo and is_kept(intent.kept, target.name)
+    known_part = is_part(journal.part, target.name) or is_kept(journal.part, target.name)
+    known_undo = journal.takes_back is None or is_kept(journal.takes_back, target.name)
+    return journal.target == target.name and known_part and known_undo and is_kept(journal.kept, target.name)

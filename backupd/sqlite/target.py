@@ -10,11 +10,11 @@ from typing import Literal
 
 from backupd.errors import SourceMissing, TargetRefused
 from backupd.model import SourceFacts
-from backupd.sqlite.database_files import mounted_apart, second_names
-from backupd.sqlite.file_format import SIZE, looks_encrypted, parse_header, path_has_checksums, set_checksums
+from backupd.sqlite.database_files import SIDE_SUFFIXES, mount_problem, other_mount_points
+from backupd.sqlite.file_format import HEADER_BYTES, file_has_checksums, looks_encrypted, parse_header, set_checksums
 from backupd.sqlite.source import Source
-from backupd.sqlite.swap_journal import KEPT, SIDE_FILES
-from backupd.sqlite.target_locks import Lease
+from backupd.sqlite.swap_journal import KEPT
+from backupd.sqlite.target_locks import FileLease
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.fs import change_owner, fsync_directory, set_mode
 from backupd.system.mounts import current_mounts, filesystem_of, is_remote
@@ -35,14 +35,14 @@ JournalMode = Literal["wal", "rollback"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class CheckpointResult:
     """The old database at rest, and in words how it is damaged, if it is.
 
-    `undecided` says why its journal is still with it: nothing here tells what has to be done with it.
+    `journal_problem` says why its journal is still with it: nothing here tells what has to be done with it.
     """
 
     damage: str
-    undecided: str = ""
+    journal_problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,33 +88,33 @@ class Target:
         """The size of the WAL, which may have to be taken into the old database before it is kept."""
         return self.old.wal_bytes if self.old else 0
 
-    def lease(self, *, stopped: bool) -> Lease:
+    def lease(self, *, stopped: bool) -> FileLease:
         """Return the lease on every file of the old database; its side files alone tell of one whose file is gone."""
         owner = self.old or self._side_owner()
         uid, gid = (owner.uid, owner.gid) if isinstance(owner, Source) else owner
         names = ("", "-wal", "-shm")
         kind = filesystem_of(str(self.path))
         remote = f"it is on {kind}" if is_remote(kind) else ""
-        return Lease([Path(f"{self.path}{name}") for name in names], uid, gid, remote=remote, stopped=stopped)
+        return FileLease([Path(f"{self.path}{name}") for name in names], uid, gid, remote=remote, stopped=stopped)
 
-    def rehearse(self, origin: SourceFacts) -> tuple[str, str]:
+    def try_ownership(self, origin: SourceFacts) -> tuple[str, str]:
         """Try with a file of no name what `dress` does, and return what it returns. Raises TargetRefused, OSError."""
         with tempfile.TemporaryFile(dir=self.path.parent) as trial:
             said = _dress(trial.fileno(), self, origin)
         fsync_directory(self.path.parent)
         return said
 
-    def settle(self) -> Settled | None:
+    def checkpoint(self) -> CheckpointResult | None:
         """Bring the old database to rest; None when there is none. Raises TargetInUse, TargetRefused, NoSpace."""
         if self.old is None:
             return None
         name = self.path.name.partition(KEPT)[0]  # by which its app knows it
         request = {"path": str(self.path), "name": name, "uid": self.old.uid, "gid": self.old.gid}
         with WorkerProcess("checkpoint", request, Path("/")) as child:
-            return Settled(**child.result())
+            return CheckpointResult(**child.result())
 
     def _side_owner(self) -> tuple[int | None, int | None]:
-        for suffix in SIDE_FILES:
+        for suffix in SIDE_SUFFIXES:
             try:
                 path = Path(f"{self.path}{suffix}")
                 return known_owner(path, path.lstat())
@@ -126,10 +126,10 @@ class Target:
 def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
     """Let our own database file at `path` have the journal mode that its app uses; tells whether it had another."""
     with path.open("rb") as stream:
-        header = None if looks_encrypted(stream.fileno()) else parse_header(stream.read(SIZE))
+        header = None if looks_encrypted(stream.fileno()) else parse_header(stream.read(HEADER_BYTES))
     if header is None or header.journal_mode == wanted:  # an empty database has none yet, an encrypted one is its app's
         return False
-    checksums = path_has_checksums(path)
+    checksums = file_has_checksums(path)
     with WorkerProcess("maintenance", {"verb": "journal", "path": path.name, "mode": wanted}, path.parent) as child:
         child.result()
     if checksums:
@@ -229,9 +229,9 @@ def _refuse_name(path: Path) -> None:
 def _refuse_mount(path: Path) -> None:
     """Refuse a file that cannot be replaced, or would be under one name alone: it is mounted without its directory."""
     mounts = current_mounts()
-    if (apart := mounted_apart(str(path), mounts)) is not None:
+    if (apart := mount_problem(str(path), mounts)) is not None:
         raise TargetRefused(apart.message, apart.hint)
-    if others := second_names(str(path), mounts):
+    if others := other_mount_points(str(path), mounts):
         raise TargetRefused(
             f"{path} is also mounted as {', '.join(others)}: an app that opens it there would not see the restored one",
             "remove that mount first",

@@ -1,4 +1,4 @@
-"""What the daemon tells of itself, in lines for people: the status page shows them, and so does the command line."""
+"""The status in lines of text, for `backupd status` and the digest."""
 
 from collections.abc import Iterator
 
@@ -7,25 +7,22 @@ from backupd.formatting import human_age, human_bytes, human_duration, printable
 from backupd.health import Freshness, Health, within_limit
 from backupd.status.model import NextRun, SourceFigures, Status, TaskFigures
 
-_PROOF = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
-_NO_CATALOG = "backupd doctor tells what is wrong with the catalog; backupd catalog rebuild makes it anew"
+_SUCCESS = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
+_NO_CATALOG = "backupd doctor finds the cause; backupd catalog rebuild makes a new catalog"
 
 
 def status_lines(status: Status) -> tuple[str, ...]:
-    """Tell whether all is well, why not and what to do, each proof with its age and limit, and what there is.
-
-    Nothing escapes.
-    """
+    """Return health, problems with next steps, ages and their limits, runs and generations, as printable lines."""
     lines = (
         *_verdict(status.health),
         *_steps(status),
-        *_proofs(status.health),
+        *_freshness(status.health),
         *_drills(status),
         *_last_runs(status),
         *_next_runs(status),
         *_failures(status),
         *_sources(status),
-        *_unheard(status),
+        *_undelivered(status),
         *_rest(status),
     )
     return tuple(printable(line) for line in lines)
@@ -38,33 +35,33 @@ def _verdict(health: Health) -> Iterator[str]:
 
 
 def _steps(status: Status) -> Iterator[str]:
-    """Say what to do next about each problem, and about a catalog that is gone."""
+    """Yield the next step of each problem, and of a catalog that does not work."""
     problems = status.health.problems
     for step in dict.fromkeys(problem.advice for problem in problems):
         yield f"  what to do: {step}"
-    told = any(problem.kind in ("catalog", "store") for problem in problems)
-    if not status.migrations_ok and not _is_new(status) and not told:
+    known = any(problem.kind in ("catalog", "store") for problem in problems)
+    if not status.migrations_ok and not _is_new(status) and not known:
         yield f"  what to do: {_NO_CATALOG}"
 
 
-def _proofs(health: Health) -> Iterator[str]:
-    for standing in health.freshness:
-        what = _PROOF.get(standing.task, standing.task)
-        yield f"{what:<16} {standing.subject}: {_age(standing, health)}"
+def _freshness(health: Health) -> Iterator[str]:
+    for one in health.freshness:
+        what = _SUCCESS.get(one.task, one.task)
+        yield f"{what:<16} {one.subject}: {_age(one, health)}"
 
 
-def _age(standing: Freshness, health: Health) -> str:
-    allowed = f"at most {human_duration(standing.limit_s)} allowed"
-    if standing.last_at is None:
+def _age(one: Freshness, health: Health) -> str:
+    allowed = f"at most {human_duration(one.limit_s)} allowed"
+    if one.last_at is None:
         return f"never, {allowed}"
-    age_s = (health.checked_at - standing.last_at).total_seconds()
+    age_s = (health.checked_at - one.last_at).total_seconds()
     old = human_age(age_s) if age_s < 0 else f"{human_age(age_s)} ago"
-    late = "" if within_limit(standing, health.checked_at) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
+    late = "" if within_limit(one, health.checked_at) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
     return f"{old}, {allowed}{late}"
 
 
 def _drills(status: Status) -> Iterator[str]:
-    """Tell what a disaster would cost, as the last drills measured it: data (RPO) and time (RTO)."""
+    """Yield what a disaster would cost, as the last drills measured it: lost data (RPO) and time (RTO)."""
     for task in status.tasks:
         drill = task.drill
         if drill is not None and drill.age_s is not None and drill.recovery_s is not None:
@@ -75,7 +72,7 @@ def _drills(status: Status) -> Iterator[str]:
 
 
 def _last_runs(status: Status) -> Iterator[str]:
-    """Tell in one line for each subject when which task last succeeded."""
+    """Yield a line for each subject: when each task last succeeded."""
     for subject in dict.fromkeys(task.source for task in status.tasks):
         tasks = [task for task in status.tasks if task.source == subject]
         yield f"{'last runs':<16} {subject}: {', '.join(_last_run(task, status) for task in tasks)}"
@@ -89,7 +86,7 @@ def _last_run(task: TaskFigures, status: Status) -> str:
 
 
 def _next_runs(status: Status) -> Iterator[str]:
-    """Tell in one line for each subject when the daemon runs which task next, and whether it is a retry."""
+    """Yield a line for each subject: when the daemon runs each task next, and whether it is a retry."""
     for subject in dict.fromkeys(run.source for run in status.next_runs):
         runs = [run for run in status.next_runs if run.source == subject]
         yield f"{'next runs':<16} {subject}: {', '.join(_next_run(run, status) for run in runs)}"
@@ -126,16 +123,16 @@ def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
     if source.snapshot_bytes is not None and source.archive_bytes is not None:
         yield f"{human_bytes(source.snapshot_bytes)} as {human_bytes(source.archive_bytes)}"
     if source.frozen:
-        yield "FROZEN: nothing is pruned"
+        yield "ON HOLD: nothing is pruned"
 
 
-def _unheard(status: Status) -> Iterator[str]:
-    """Tell what does not get through: nobody else would."""
+def _undelivered(status: Status) -> Iterator[str]:
+    """Yield messages and pings that are not delivered: no message can report that."""
     if status.messages.waiting:
-        yield f"{'messages':<16} {status.messages.waiting} NOT TAKEN yet | what to do: backupd notify"
+        yield f"{'messages':<16} {status.messages.waiting} NOT DELIVERED yet | what to do: backupd notify"
     for ping in status.pings:
         if ping.failing:
-            yield f"{'pings':<16} {ping}: the last one NOT TAKEN: {ping.reason} | what to do: backupd notify --test"
+            yield f"{'pings':<16} {ping}: the last one FAILED: {ping.reason} | what to do: backupd notify --test"
 
 
 def _rest(status: Status) -> Iterator[str]:
@@ -146,6 +143,6 @@ def _rest(status: Status) -> Iterator[str]:
 
 
 def _is_new(status: Status) -> bool:
-    """Tell whether nothing was ever made: the first run makes the catalog, too."""
-    known = any(standing.last_at for standing in status.health.freshness)
+    """Return whether there was no run yet: the first one makes the catalog."""
+    known = any(one.last_at for one in status.health.freshness)
     return bool(status.sources) and not known and not any(source.generations for source in status.sources)

@@ -12,7 +12,7 @@ from typing import Literal
 from backupd.errors import GenerationMissing
 from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
-from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, history, kept_files, remove_kept
+from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_files, remove_kept, restore_history
 from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.state import QuarantinedCopy
 from backupd.tasks.context import TaskContext
@@ -139,7 +139,7 @@ def _replaced(kept: KeptDatabase, source: str) -> Leftover:
 
 def _next_undone(target: Path) -> frozenset[Path]:
     """Return what the next undo and the next redo would put back. Raises TargetRefused, OSError."""
-    entries, found = history(target), set()
+    entries, found = restore_history(target), set()
     for redo in (False, True):
         with suppress(GenerationMissing):
             found.add(choose_undo(entries, redo=redo).path)

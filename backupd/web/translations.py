@@ -158,8 +158,8 @@ _PROBLEMS: Final = {
         "Falta la base {subject}: no se puede hacer ninguna copia.",
     ),
     "problem.unusable": Phrase(
-        "The database of {subject} exists but cannot be backed up.",
-        "La base {subject} existe, pero no se puede copiar.",
+        "The database of {subject} cannot be backed up in its current state.",
+        "La base {subject} no se puede copiar en su estado actual.",
     ),
     "problem.failed": Phrase(
         "The {task} of {subject} has failed for {age} (failed runs: {runs}).",
@@ -167,6 +167,14 @@ _PROBLEMS: Final = {
     ),
     "problem.generation": Phrase(
         "Generation {reference} is damaged and no longer counts.", "La copia {reference} está dañada y ya no cuenta."
+    ),
+    "problem.manifest": Phrase(
+        "Generation {reference} does not count: its manifest cannot be used.",
+        "La copia {reference} no cuenta: su manifiesto no se puede usar.",
+    ),
+    "problem.archive": Phrase(
+        "Generation {reference} does not count: its archive is gone.",
+        "La copia {reference} no cuenta: falta su archivo.",
     ),
     "problem.catalog": Phrase(
         "The catalog cannot be used: the results of the last runs are not known.",
@@ -219,6 +227,14 @@ _PROBLEMS: Final = {
     "advice.generation": Phrase(
         "Check the disk (`dmesg`); `backupd verify --all` verifies every generation.",
         "Revise el disco (`dmesg`); `backupd verify --all` verifica todas las copias.",
+    ),
+    "advice.manifest": Phrase(
+        "If `gunzip -t` finds its archive intact, copy it elsewhere; then run `backupd remove {reference}`.",
+        "Si `gunzip -t` encuentra su archivo intacto, cópielo a otro lugar; después: `backupd remove {reference}`.",
+    ),
+    "advice.archive": Phrase(
+        "Put the archive back, or run `backupd remove {reference}`.",
+        "Devuelva el archivo a su sitio, o ejecute `backupd remove {reference}`.",
     ),
     "advice.store": Phrase(
         "Check mount, owner and permissions of `backups_dir`; run `backupd doctor`.",

@@ -1,4 +1,4 @@
-"""Draws logo.png: `python deploy/caprover/logo.py`. Three disks, the lowest of them sound and green."""
+"""Draws logo.png: `python deploy/caprover/logo.py`. Three disks, the lowest of them green."""
 
 import struct
 import zlib
@@ -6,9 +6,9 @@ from pathlib import Path
 
 SIZE = 128
 FINE = 4  # sub-pixels each way, for smooth edges
-NIGHT, SLATE, SOUND = (24, 32, 44), (148, 163, 184), (52, 190, 120)
+NIGHT, SLATE, GREEN = (24, 32, 44), (148, 163, 184), (52, 190, 120)
 CENTRE, WIDTH, HEIGHT, THICKNESS = 64, 38, 10, 8
-DISKS = ((37, SLATE), (61, SLATE), (85, SOUND))  # the middle of each upper side
+DISKS = ((37, SLATE), (61, SLATE), (85, GREEN))  # the middle of each upper side
 STRAIGHT, ROUND = 40, 24  # half of an edge of the tile, and the radius of its corners
 
 

@@ -1,7 +1,7 @@
-"""A small app with its data in SQLite: what backupd is deployed beside, here and in the end-to-end tests.
+"""A small app with its data in SQLite: the example for deploying backupd, also in the end-to-end tests.
 
 GET /health answers 200 while the database can be read; POST /tasks adds a task. Each task comes with an entry of +1 and
-one of -1 in the ledger, in one transaction: a sound copy sums to nothing. WRITE_EVERY_MS lets it add tasks by itself.
+one of -1 in the ledger, in one transaction: the sum is zero. WRITE_EVERY_MS makes it add tasks.
 """
 
 import json

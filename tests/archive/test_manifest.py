@@ -39,30 +39,30 @@ def test_a_generation_is_named_for_its_minute_in_utc(taken_at: datetime) -> None
     assert generation_id("tasks", taken_at) == f"tasks-{taken_at.astimezone(UTC):%Y%m%d-%H%M}"
 
 
-def test_each_flipped_bit_of_each_byte_is_caught() -> None:
+def test_each_flipped_bit_of_a_manifest_is_detected() -> None:
     for position, byte in enumerate(RAW):
         for bit in range(8):
             damaged = RAW[:position] + bytes([byte ^ 1 << bit]) + RAW[position + 1 :]
             assert is_refused(damaged), (position, bit)
 
 
-def test_each_lost_byte_is_caught() -> None:
+def test_each_missing_byte_of_a_manifest_is_detected() -> None:
     for position in range(len(RAW)):
         assert is_refused(RAW[:position] + RAW[position + 1 :]), position
 
 
-def test_a_cut_at_every_length_is_caught() -> None:
+def test_truncation_at_every_length_is_detected() -> None:
     for length in range(len(RAW)):
         assert is_refused(RAW[:length]), length
 
 
 @pytest.mark.parametrize("garbage", [b"\n", b" ", b"\0", b"{}", RAW])
-def test_anything_before_or_after_is_caught(garbage: bytes) -> None:
+def test_additional_bytes_before_or_after_a_manifest_are_detected(garbage: bytes) -> None:
     assert is_refused(RAW + garbage)
     assert is_refused(garbage + RAW)
 
 
-def test_the_seal_can_be_checked_with_head_and_sha256sum(tmp_path: Path) -> None:
+def test_the_digest_can_be_checked_with_head_and_sha256sum(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_bytes(RAW)
     done = subprocess.run(f"head -n -2 {path} | sha256sum", shell=True, capture_output=True, text=True, check=True)

@@ -144,7 +144,7 @@ def decoded(raw: bytes) -> Manifest | None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=300))
-def test_no_bytes_at_all_raise_anything_else(noise: bytes) -> None:
+def test_any_bytes_raise_only_manifest_invalid(noise: bytes) -> None:
     assert decoded(noise) is None
     assert decoded(sealed_text(noise)) is None
 
@@ -158,7 +158,7 @@ JSON = st.recursive(
 
 @settings(max_examples=400, deadline=None)
 @given(path=st.sampled_from(sorted(paths(FIELDS), key=str)), value=JSON)
-def test_no_json_that_is_rightly_sealed_raises_anything_else(path: Path, value: object) -> None:
+def test_json_with_a_right_digest_raises_only_manifest_invalid(path: Path, value: object) -> None:
     fields: Any = copy.deepcopy(FIELDS)
     at = fields
     for key in path[:-1]:

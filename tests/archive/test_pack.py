@@ -88,7 +88,7 @@ def test_every_gzip_reads_an_archive(tmp_path: Path, tool: str, size: int) -> No
     assert done.stderr == b""
 
 
-def test_pack_tells_the_digests_and_sizes_that_are_on_the_disk(tmp_path: Path) -> None:
+def test_pack_returns_the_digests_and_sizes_on_the_disk(tmp_path: Path) -> None:
     data = content(2 * MEMBER_BYTES + 5, 8, compressible=True)
     archive, result = packed(tmp_path, data)
     assert result.snapshot_sha256 == hashlib.sha256(data).hexdigest()
@@ -129,7 +129,7 @@ def test_progress_ends_at_the_size_and_never_goes_back(tmp_path: Path) -> None:
     assert told[-1] == len(data)
 
 
-def test_archives_and_unpacked_files_are_the_owners_alone(tmp_path: Path) -> None:
+def test_archives_and_unpacked_files_have_mode_0600(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
         archive, result = packed(tmp_path, b"private")
@@ -139,7 +139,7 @@ def test_archives_and_unpacked_files_are_the_owners_alone(tmp_path: Path) -> Non
     assert [oct(p.stat().st_mode & 0o777) for p in (archive, tmp_path / "again")] == ["0o600", "0o600"]
 
 
-def test_nothing_that_exists_is_overwritten(tmp_path: Path) -> None:
+def test_pack_and_unpack_refuse_an_existing_target(tmp_path: Path) -> None:
     archive, result = packed(tmp_path, b"first")
     before = archive.read_bytes()
     with pytest.raises(FileExistsError):

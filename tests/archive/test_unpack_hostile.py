@@ -59,25 +59,25 @@ def is_refused(archive: bytes, targets: Iterator[Path], facts: ArchiveFacts = FA
     return False
 
 
-def test_the_archive_that_all_of_this_damages_is_sound(targets: Iterator[Path]) -> None:
+def test_the_archive_before_it_is_damaged_unpacks(targets: Iterator[Path]) -> None:
     target = next(targets)
     assert unpacked(ARCHIVE, target) == hashlib.sha256(SNAPSHOT).hexdigest()
     assert target.read_bytes() == SNAPSHOT
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
-def test_every_single_flipped_byte_is_caught(targets: Iterator[Path], mask: int) -> None:
+def test_every_flipped_byte_of_an_archive_is_detected(targets: Iterator[Path], mask: int) -> None:
     for position, byte in enumerate(ARCHIVE):
         damaged = ARCHIVE[:position] + bytes([byte ^ mask]) + ARCHIVE[position + 1 :]
         assert is_refused(damaged, targets), position
 
 
-def test_a_cut_at_every_length_is_caught(targets: Iterator[Path]) -> None:
+def test_truncation_at_every_length_is_detected(targets: Iterator[Path]) -> None:
     for length in range(len(ARCHIVE)):
         assert is_refused(ARCHIVE[:length], targets), length
 
 
-def test_members_in_any_other_order_or_number_are_caught(targets: Iterator[Path]) -> None:
+def test_members_in_another_order_or_number_are_detected(targets: Iterator[Path]) -> None:
     others = [list(order) for order in itertools.permutations(MEMBERS) if list(order) != MEMBERS]
     others += [MEMBERS[:-1], MEMBERS[1:], [*MEMBERS, MEMBERS[0]], [MEMBERS[0], *MEMBERS], []]
     for members in others:
@@ -87,7 +87,7 @@ def test_members_in_any_other_order_or_number_are_caught(targets: Iterator[Path]
 @pytest.mark.parametrize(
     "garbage", [b"\0", b"\n", b"\0" * 1024, b"junk" * 100, gzip.compress(b"", mtime=0), MEMBERS[0]]
 )
-def test_anything_after_the_end_is_caught(targets: Iterator[Path], garbage: bytes) -> None:
+def test_additional_bytes_after_an_archive_are_detected(targets: Iterator[Path], garbage: bytes) -> None:
     assert is_refused(ARCHIVE + garbage, targets)
 
 
@@ -101,10 +101,10 @@ def with_length(member: bytes, length: int) -> bytes:
 @pytest.mark.parametrize(
     "length", [0, 1, HEADER_BYTES, HEADER_BYTES + TRAILER_BYTES, 2**31 - 1, 2**31, 2**32 - 1, 2 * MEMBER_BYTES + 1025]
 )
-def test_a_member_whose_length_lies_is_refused_before_it_is_read(targets: Iterator[Path], length: int) -> None:
+def test_a_member_with_an_impossible_length_is_refused_before_it_is_read(targets: Iterator[Path], length: int) -> None:
     lying = with_length(MEMBERS[0], length) + b"x" * 10_000
     stream = io.BytesIO(lying)
-    with pytest.raises(CopyCorrupt, match="length that cannot be"):
+    with pytest.raises(CopyCorrupt, match="an impossible length"):
         unpacked(stream, next(targets), described(lying))
     assert stream.tell() == HEADER_BYTES
 
@@ -137,7 +137,7 @@ def test_a_member_that_unpacks_to_more_than_a_member_may_hold_is_refused(targets
     assert peak_bytes < 1 << 20
 
 
-def test_an_archive_with_more_inside_than_its_manifest_says_is_left_as_soon_as_that_shows(
+def test_unpacking_stops_when_an_archive_holds_more_than_its_manifest_says(
     targets: Iterator[Path],
 ) -> None:
     member = pack_member(bytes(MEMBER_BYTES), 6)
@@ -149,7 +149,7 @@ def test_an_archive_with_more_inside_than_its_manifest_says_is_left_as_soon_as_t
     assert stream.tell() <= (6 + 2 * WORKERS) * len(member)
 
 
-def test_an_archive_of_endless_empty_members_is_left_as_soon_as_it_is_too_long(targets: Iterator[Path]) -> None:
+def test_unpacking_stops_when_an_archive_is_longer_than_its_manifest_says(targets: Iterator[Path]) -> None:
     empty = pack_member(b"", 6)
     stream = io.BytesIO(empty * 10_000)
     with pytest.raises(CopyCorrupt, match="longer than its manifest says"):
@@ -157,7 +157,7 @@ def test_an_archive_of_endless_empty_members_is_left_as_soon_as_it_is_too_long(t
     assert stream.tell() == 4 * len(empty)
 
 
-def test_a_wrong_checksum_is_refused_even_where_the_digest_is_that_of_the_manifest(targets: Iterator[Path]) -> None:
+def test_a_wrong_crc32_is_refused_even_with_the_right_digest(targets: Iterator[Path]) -> None:
     body, size = MEMBERS[0][:-8], MEMBERS[0][-4:]
     lying = body + zlib.crc32(b"other").to_bytes(4, "little") + size
     with pytest.raises(CopyCorrupt, match="checksum"):
@@ -174,8 +174,8 @@ def test_a_wrong_checksum_is_refused_even_where_the_digest_is_that_of_the_manife
         b"\0",
     ],
 )
-def test_what_some_other_program_made_is_called_by_its_name(targets: Iterator[Path], foreign: bytes) -> None:
-    with pytest.raises(CopyCorrupt, match="no archive of backupd's") as refusal:
+def test_a_file_of_another_program_is_not_an_archive_of_backupd(targets: Iterator[Path], foreign: bytes) -> None:
+    with pytest.raises(CopyCorrupt, match="not an archive of backupd") as refusal:
         unpacked(foreign, next(targets), described(foreign))
     assert "gunzip" in refusal.value.hint
 
@@ -193,7 +193,7 @@ MEMBER_OR_NOISE = st.one_of(st.sampled_from(MEMBERS), st.binary(max_size=60))
 
 @settings(max_examples=150, deadline=None)
 @given(parts=st.lists(MEMBER_OR_NOISE, max_size=6))
-def test_no_made_up_archive_raises_anything_but_copy_corrupt(parts: Sequence[bytes]) -> None:
+def test_any_bytes_raise_only_copy_corrupt(parts: Sequence[bytes]) -> None:
     archive = b"".join(parts)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
         target = Path(place) / "target"

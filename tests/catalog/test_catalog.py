@@ -48,7 +48,7 @@ def check(catalog: Catalog, store: str, minute: int, *, sound: bool) -> None:
     catalog.record_check(APP, store, at(minute), sound, "ok" if sound else "archive is short", 0.25)
 
 
-def test_whoever_asks_for_no_model_knows_the_tables_by_name() -> None:
+def test_the_names_of_the_tables_are_those_of_the_models() -> None:
     assert Base.metadata.tables.keys() == TABLES
 
 
@@ -67,7 +67,7 @@ def test_a_run_comes_back_as_it_was_reported(catalog: Catalog) -> None:
     assert (run.generation, run.exit_code, run.duration_s, run.error) == (APP, 0, 1.5, None)
 
 
-def test_times_come_back_aware_in_utc_whatever_zone_they_were_told_in(catalog: Catalog) -> None:
+def test_times_of_any_zone_come_back_aware_in_utc(catalog: Catalog) -> None:
     catalog.start_run("backup", "app", datetime(2026, 11, 1, 13, tzinfo=timezone(timedelta(hours=1))))
     (run,) = catalog.runs()
     assert run.started_at == NOON
@@ -101,7 +101,7 @@ def test_an_interrupted_run_is_marked_failed_but_never_after_it_finished(catalog
     assert catalog.interrupted_runs() == []
 
 
-def test_a_run_wrongly_taken_for_interrupted_has_the_last_word(catalog: Catalog) -> None:
+def test_a_run_marked_interrupted_that_finishes_is_recorded_as_finished(catalog: Catalog) -> None:
     run_id = catalog.start_run("backup", "app", NOON)
     catalog.mark_interrupted(run_id, at(1))
     catalog.finish_run(run_id, report(), at(2))
@@ -127,7 +127,7 @@ def test_runs_are_listed_newest_first_by_source_and_task_and_no_more_than_asked_
     assert all(newer.started_at > older.started_at for newer, older in pairwise(catalog.runs()))
 
 
-def test_the_history_of_a_generation_tells_who_made_removed_and_checked_it(catalog: Catalog) -> None:
+def test_the_history_of_a_generation_has_its_runs_and_checks(catalog: Catalog) -> None:
     catalog.add_generation(manifest(), "local")
     catalog.record_run(report(), NOON)
     catalog.record_run(report(details=BackupDetails(generation=OLDER), started_at=at(1)), at(1))
@@ -150,14 +150,14 @@ def test_a_generation_is_known_with_every_store_that_has_a_copy(catalog: Catalog
     assert catalog.copies() == {OLDER: ("local",), APP: ("local", "nas")}
 
 
-def test_what_a_manifest_says_replaces_what_an_older_one_said(catalog: Catalog, path: Path) -> None:
+def test_a_manifest_replaces_the_row_of_an_older_one(catalog: Catalog, path: Path) -> None:
     catalog.add_generation(manifest(), "local")
     catalog.add_generation(manifest(sha256="f" * 64), "local")
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT snapshot_sha256 FROM generation").fetchall() == [("f" * 64,)]
 
 
-def test_the_last_copy_takes_its_generation_and_its_checks_along(catalog: Catalog, path: Path) -> None:
+def test_removing_the_last_copy_removes_the_generation_and_its_checks(catalog: Catalog, path: Path) -> None:
     for store in ("local", "nas"):
         catalog.add_generation(manifest(), store)
         check(catalog, store, 0, sound=True)
@@ -174,7 +174,7 @@ def test_the_last_copy_takes_its_generation_and_its_checks_along(catalog: Catalo
         assert connection.execute("SELECT count(*) FROM generation").fetchone() == (0,)
 
 
-def test_a_copy_is_damaged_until_a_check_or_a_new_copy_says_otherwise(catalog: Catalog) -> None:
+def test_a_copy_is_damaged_until_a_check_passes_or_a_new_copy_is_added(catalog: Catalog) -> None:
     for store in ("local", "nas"):
         catalog.add_generation(manifest(), store)
     check(catalog, "nas", 1, sound=False)
@@ -196,7 +196,7 @@ def test_a_mark_keeps_the_time_when_it_was_first_made(catalog: Catalog, path: Pa
         assert connection.execute("SELECT since FROM copy").fetchone() == (at(1).isoformat("T", "microseconds"),)
 
 
-def test_damage_to_a_generation_that_a_fresh_catalog_does_not_know_is_remembered(catalog: Catalog) -> None:
+def test_damage_of_a_generation_unknown_to_a_new_catalog_is_recorded(catalog: Catalog) -> None:
     check(catalog, "nas", 0, sound=False)
     assert catalog.damaged("nas") == {APP}
     assert catalog.copies() == {APP: ("nas",)}
@@ -218,7 +218,7 @@ def test_a_report_of_another_version_is_read_as_far_as_it_is_understood(catalog:
     assert run.report == report()
 
 
-def test_a_report_that_holds_what_no_report_can_hold_is_refused_at_once(catalog: Catalog) -> None:
+def test_a_report_with_a_value_of_another_type_is_refused(catalog: Catalog) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         catalog.record_run(report(notes=(object(),)), NOON)
     assert catalog.runs() == []
@@ -233,7 +233,7 @@ def test_every_field_of_a_report_survives(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("name", ["a?mode=memory", "b#c", "d%20e", os.fsdecode(b"caf\xe9"), "f 'g' \"h\""])
-def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+def test_the_catalog_works_with_any_file_name(tmp_path: Path, name: str) -> None:
     with open_catalog(tmp_path / name) as catalog:
         catalog.record_run(report(), NOON)
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
@@ -283,7 +283,7 @@ def test_reading_where_there_is_no_catalog_makes_none(path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", ["a catalog", "another file", "nothing"])
-def test_a_link_in_place_of_the_catalog_leads_nowhere(path: Path, tmp_path: Path, there: str) -> None:
+def test_a_link_in_place_of_the_catalog_is_refused(path: Path, tmp_path: Path, there: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     real = tmp_path / "elsewhere" / "real"
     if there == "a catalog":
@@ -309,7 +309,7 @@ def test_a_catalog_that_became_a_link_while_it_was_in_use_is_not_followed(path: 
             catalog.record_run(report(), NOON)
 
 
-def test_a_pipe_in_place_of_the_catalog_holds_nobody_up(path: Path) -> None:
+def test_a_pipe_in_place_of_the_catalog_is_refused_without_blocking(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(CatalogForeign, match="not a regular file"):
         open_catalog(path)

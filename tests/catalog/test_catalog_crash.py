@@ -38,7 +38,7 @@ def test_killed_at_any_step_a_rebuild_leaves_the_old_or_the_new_catalog_with_all
     assert seen == {(), ((APP, ("local",)),)}
 
 
-def test_killed_at_any_step_a_rebuild_of_a_damaged_catalog_leaves_nothing_that_misleads(tmp_path: Path) -> None:
+def test_killed_at_any_step_a_rebuild_of_a_damaged_catalog_leaves_no_stale_wal(tmp_path: Path) -> None:
     (tmp_path / "sound").mkdir()
     with open_catalog(tmp_path / "sound" / "catalog.sqlite3") as catalog:
         fill(catalog)

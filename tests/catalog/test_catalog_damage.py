@@ -23,8 +23,8 @@ from backupd.catalog.rebuild import rebuild
 HOLD_THE_DIRECTORY = """
 import sys
 from pathlib import Path
-from backupd.catalog.database import directory_lock
-with directory_lock(Path(sys.argv[1]), exclusive=True):
+from backupd.catalog.database import catalog_lock
+with catalog_lock(Path(sys.argv[1]), exclusive=True):
     print("ready", flush=True)
     sys.stdin.readline()
 """
@@ -89,9 +89,7 @@ def test_the_schema_comparison_sees_a_difference(path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", range(LATEST))
-def test_every_earlier_version_is_migrated_to_the_very_schema_that_the_models_declare(
-    tmp_path: Path, version: int
-) -> None:
+def test_every_earlier_version_is_migrated_to_the_schema_of_the_models(tmp_path: Path, version: int) -> None:
     old = tmp_path / "old"
     old.touch()
     with closing(connect(old, *MIGRATING)) as connection:
@@ -117,7 +115,7 @@ def test_the_steps_are_numbered_without_a_gap() -> None:
     assert all(name.endswith(".sql") for name in names)
 
 
-def test_a_process_that_waited_for_another_ones_migration_finds_it_done(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_a_migration_of_another_skips_it(tmp_path: Path) -> None:
     path = tmp_path / "new"
     path.touch()
     waiting = threading.Event()
@@ -142,9 +140,7 @@ def test_a_process_that_waited_for_another_ones_migration_finds_it_done(tmp_path
         assert user_version(connection) >= 1
 
 
-def test_a_migration_that_would_leave_rows_referring_to_nothing_is_undone(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_migration_that_breaks_foreign_keys_is_rolled_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = (APP, "nowhere", NOON.isoformat(), 1, "ok", 0.1)
     with closing(connect(path, *MIGRATING)) as connection:
         connection.execute("INSERT INTO check_result VALUES (1, ?, ?, ?, ?, ?, ?)", values)
@@ -268,7 +264,7 @@ def test_a_file_that_may_only_be_read_is_an_error_that_names_the_rights(path: Pa
     assert "owner, mode and mount" in told
 
 
-def test_a_backupd_that_another_version_overtook_stops_writing(path: Path) -> None:
+def test_a_catalog_migrated_by_another_version_while_open_is_not_written(path: Path) -> None:
     with open_catalog(path) as catalog:
         newer(path)
         with pytest.raises(CatalogUnavailable, match="while it was in use") as caught:

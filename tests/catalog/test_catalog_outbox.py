@@ -13,7 +13,7 @@ from backupd.catalog.catalog import Catalog
 from backupd.catalog.database import LATEST, migrate, user_version
 from backupd.catalog.rebuild import rebuild
 
-BOOK = NotificationState(
+STATE = NotificationState(
     {
         "trouble failed app backup": NoticeRecord("it is over", at(1), at(2)),
         "news drill": NoticeRecord("", at(1), None),
@@ -30,35 +30,35 @@ def catalog(tmp_path: Path) -> Catalog:
     return open_catalog(tmp_path / "catalog.sqlite3")
 
 
-def kept(book: NotificationState) -> NotificationState:
-    """Return `book` as text that is no UTF-8 comes back."""
-    text = book.outbox[0].body.encode("utf-8", "backslashreplace").decode()
+def kept(state: NotificationState) -> NotificationState:
+    """Return `state` as text that is no UTF-8 comes back."""
+    text = state.outbox[0].body.encode("utf-8", "backslashreplace").decode()
     first = OutboxMessage(
-        *(text if name == "body" else getattr(book.outbox[0], name) for name in OutboxMessage.__slots__)
+        *(text if name == "body" else getattr(state.outbox[0], name) for name in OutboxMessage.__slots__)
     )
-    return NotificationState(book.notices, (first, *book.outbox[1:]))
+    return NotificationState(state.notices, (first, *state.outbox[1:]))
 
 
-def test_each_scope_keeps_its_own_book_and_the_newest_only(catalog: Catalog) -> None:
+def test_each_scope_keeps_its_own_notification_state(catalog: Catalog) -> None:
     assert catalog.read_notification_state("app") == NotificationState()
-    catalog.write_notification_state("app", BOOK)
+    catalog.write_notification_state("app", STATE)
     catalog.write_notification_state("other", NotificationState({"x": NoticeRecord("", at(1))}))
-    assert catalog.read_notification_state("app") == kept(BOOK)
+    assert catalog.read_notification_state("app") == kept(STATE)
     catalog.write_notification_state("app", NotificationState())
     assert catalog.read_notification_state("app") == NotificationState()
     assert catalog.read_notification_state("other") == NotificationState({"x": NoticeRecord("", at(1))})
 
 
-def test_a_rebuild_keeps_what_was_said(catalog: Catalog, tmp_path: Path) -> None:
-    catalog.write_notification_state("app", BOOK)
+def test_a_rebuild_keeps_the_notification_state(catalog: Catalog, tmp_path: Path) -> None:
+    catalog.write_notification_state("app", STATE)
     catalog.record_ping("backup", "app", at(1))
     catalog.record_ping("backup", "app", at(2), "it answered 404")
     rebuild(tmp_path / "catalog.sqlite3", [])
-    assert catalog.read_notification_state("app") == kept(BOOK)
+    assert catalog.read_notification_state("app") == kept(STATE)
     assert catalog.pings() == (PingRecord("backup", "app", 1, 1, at(1), at(2), "it answered 404"),)
 
 
-def test_a_catalog_of_the_version_before_is_taken_along(tmp_path: Path) -> None:
+def test_a_rebuild_keeps_a_catalog_of_the_previous_version(tmp_path: Path) -> None:
     path = tmp_path / "catalog.sqlite3"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         migrate(connection, 1)
@@ -71,7 +71,7 @@ def test_a_catalog_of_the_version_before_is_taken_along(tmp_path: Path) -> None:
         assert user_version(connection) == LATEST
 
 
-def test_the_last_run_of_each_task_is_told_with_the_beginning_of_its_failures(catalog: Catalog) -> None:
+def test_the_last_run_of_each_task_has_the_beginning_of_its_failures(catalog: Catalog) -> None:
     catalog.record_run(report(outcome="failed", started_at=at(1), exit_code=1), at(2))
     catalog.record_run(report(started_at=at(3)), at(4))
     for hour in (5, 7):

@@ -37,7 +37,7 @@ def test_a_rebuilt_catalog_knows_every_generation_and_every_copy_once(tmp_path: 
         assert catalog.damaged("local") == frozenset()
 
 
-def test_a_rebuild_forgets_what_no_manifest_tells_of_but_keeps_every_run_and_its_id(path: Path) -> None:
+def test_a_rebuild_drops_generations_without_a_manifest_and_keeps_every_run_and_its_id(path: Path) -> None:
     with open_catalog(path) as catalog:
         before = catalog.runs()
         unfinished = catalog.interrupted_runs()[0].id
@@ -63,7 +63,7 @@ def test_a_rebuild_keeps_checks_and_marks_of_damage_of_copies_that_are_still_the
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage " * 1000])
-def test_a_rebuild_over_a_useless_file_keeps_it_aside_unless_it_is_empty(path: Path, content: bytes) -> None:
+def test_a_rebuild_sets_an_unusable_file_aside_unless_it_is_empty(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert rebuild(path, FOUND) == 2
     assert names(path) == ({"", ".damaged-1"} if content else {""})
@@ -73,7 +73,7 @@ def test_a_rebuild_over_a_useless_file_keeps_it_aside_unless_it_is_empty(path: P
     assert names(path) == ({"", ".damaged-1", ".damaged-2"} if content else {""})
 
 
-def test_without_hard_links_the_useless_file_is_kept_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_the_unusable_file_is_kept_by_renaming(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError
 
@@ -107,7 +107,7 @@ def test_a_catalog_that_lost_a_part_gives_the_runs_that_are_left(path: Path, los
         assert len(catalog.runs()) == 3
 
 
-def test_a_run_that_cannot_be_read_is_left_behind(path: Path) -> None:
+def test_a_rebuild_skips_an_unreadable_run(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE run SET started_at = 'yesterday' WHERE id = 2")
     rebuild(path, FOUND)
@@ -184,7 +184,7 @@ def test_what_only_the_wal_holds_is_kept_too(path: Path, tmp_path: Path) -> None
         assert len(catalog.runs()) == 4
 
 
-def test_a_stale_wal_would_be_replayed_into_a_new_file_so_a_rebuild_takes_it_away(path: Path, tmp_path: Path) -> None:
+def test_a_rebuild_removes_a_stale_wal_that_sqlite_would_replay(path: Path, tmp_path: Path) -> None:
     crashed = leave_wal(path, tmp_path / "crashed")
     stale = crashed.with_name(crashed.name + "-wal")
     crashed.unlink()

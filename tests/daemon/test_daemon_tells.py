@@ -37,7 +37,7 @@ def test_it_tells_of_a_failure_of_its_end_and_of_its_own_deploy_and_pings(
             assert daemon.stop() < 8
         assert set(titles(people.requests)) == {
             f"backupd tasks: {MISSING}",
-            "backupd tasks: over: the database of tasks is no longer missing",
+            "backupd tasks: resolved: the database of tasks is no longer missing",
             f"backupd tasks: deploy OK: backupd {__version__}",
         }
         assert len(people.requests) == 3
@@ -59,7 +59,7 @@ def test_a_channel_that_hangs_holds_up_neither_backups_nor_the_end(backupd: Back
             wait_until(lambda: len(daemon.children()) == 1, "the end of all runs")
             (sender,) = (Path(f"/proc/{child}") for child in daemon.children())
             command = (sender / "cmdline").read_bytes()
-            assert b"backupd.notifications.apprise_worker" in command
+            assert b"backupd.notifications.apprise" in command
             assert b"hunter2" not in command
             assert daemon.stop() < 8
             wait_until(lambda: not sender.exists(), "the end of what was sending")

@@ -13,7 +13,7 @@ from subprocess import PIPE
 from workspaces import Workspace, events
 
 from backupd.log import Event
-from backupd.sqlite.swap_journal import Mark, SwapJournal, declared, intent_path, part_path
+from backupd.sqlite.swap_journal import FileMark, SwapJournal, journal_written, part_path, swap_journal_path
 from backupd.sqlite.target_locks import restore_lock
 from support.bank import is_balanced, transfers
 from support.command import Backupd
@@ -58,14 +58,14 @@ def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(
     database = workspace.database
     part, kept = part_path(database), f"{database.name}.pre-restore-20261125T120000Z"
     shutil.copy(database, part)
-    known = Mark.of(part)
+    known = FileMark.of(part)
     assert known is not None
-    swap = declared(database, SwapJournal(database.name, part.name, known, kept, Mark.of(database), (), ()))
+    swap = journal_written(database, SwapJournal(database.name, part.name, known, kept, FileMark.of(database), (), ()))
     with restore_lock(database):
         swap.__enter__()  # and never left: it is killed
         os.link(database, database.with_name(kept))
         assert runner.run(["backup"], workspace.environ).code == BUSY
-        assert (intent_path(database).exists(), part.exists()) == (True, True)
+        assert (swap_journal_path(database).exists(), part.exists()) == (True, True)
     assert runner.run(["backup"], workspace.environ).code == 0
     assert Event.RESTORE_HEALED in events(workspace)
     assert (transfers(database), kept_databases(database), parts(workspace)) == (OLD, (), [])

@@ -16,7 +16,7 @@ from backupd.catalog import NoticeRecord, NotificationState, OutboxMessage, open
 from backupd.cli import cli
 from backupd.config import load_config
 from backupd.formatting import without_secrets
-from backupd.notifications.apprise_sender import Sender
+from backupd.notifications.apprise import Sender
 from backupd.notifications.message import Channel, Message, parse_channels
 from support.command import Backupd
 from support.daemon import children_of, free_port, wait_until
@@ -65,11 +65,11 @@ def test_what_hangs_for_good_is_ended_in_time_and_leaves_no_process() -> None:
     assert babbler.send(MESSAGE, [channel]) == {channel: "the sending process ended with code 0"}
     missing = Sender(["/no/such/program"])
     assert missing.send(MESSAGE, [channel]) == {
-        channel: "the sending process could not be begun: No such file or directory"
+        channel: "the sending process could not be started: No such file or directory"
     }
 
 
-def test_stopped_from_another_thread_it_ends_at_once_and_for_good() -> None:
+def test_sender_stopped_from_another_thread_ends_at_once_and_stays_stopped() -> None:
     sender = Sender([sys.executable, "-c", "import time; time.sleep(600)"])
     thread = threading.Thread(target=sender.send, args=(MESSAGE, [Channel.of("json://x")]))
     thread.start()
@@ -79,14 +79,14 @@ def test_stopped_from_another_thread_it_ends_at_once_and_for_good() -> None:
     thread.join(30)
     assert not thread.is_alive()
     assert time.monotonic() - began < 30
-    assert set(sender.send(MESSAGE, [Channel.of("json://x")]).values()) == {"the daemon stops"}
+    assert set(sender.send(MESSAGE, [Channel.of("json://x")]).values()) == {"the daemon is stopping"}
 
 
-def test_no_secret_is_in_the_list_of_processes_and_nothing_is_written_beside_the_answer() -> None:
+def test_child_shows_no_secret_in_the_process_list_and_writes_only_the_answer() -> None:
     with recording_server(HANG) as there:
-        order = {"mood": "info", "title": "t", "body": "b", "urls": [json_url(there.port)]}
+        order = {"severity": "info", "title": "t", "body": "b", "urls": [json_url(there.port)]}
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "backupd.notifications.apprise_worker"],
+            [sys.executable, "-P", "-m", "backupd.notifications.apprise"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -116,12 +116,12 @@ def test_no_secret_is_in_the_list_of_processes_and_nothing_is_written_beside_the
         ("", "[secret]"),
     ],
 )
-def test_of_a_url_only_its_service_is_shown(url: str, shown: str) -> None:
+def test_masked_url_shows_only_its_service(url: str, shown: str) -> None:
     assert Channel.of(url).masked == shown
     assert url == "" or url not in repr(Channel.of(url))
 
 
-def test_every_part_of_a_url_is_masked_in_what_apprise_says_as_it_is_and_unquoted() -> None:
+def test_every_part_of_a_url_is_masked_quoted_and_unquoted() -> None:
     url = "mailtos://me%40home:p%40ss+word@smtp.example.com:465/?to=you@example.com"
     text = "cannot log in to smtp.example.com as me@home with p@ss word, p%40ss+word\nfor you@example.com"
     masked = without_secrets(text, url)
@@ -130,7 +130,7 @@ def test_every_part_of_a_url_is_masked_in_what_apprise_says_as_it_is_and_unquote
     assert without_secrets(quoted, f"{url}&token=töken") == "no /api/[secret], [secret] nor [secret]"
 
 
-def test_the_same_channel_twice_is_one() -> None:
+def test_duplicate_channel_is_one_channel() -> None:
     channels = parse_channels(["json://a", "ntfy://b", "json://a", "json://c"])
     assert [channel.masked for channel in channels] == [
         "json://[secret] (URL 1)",
@@ -139,14 +139,16 @@ def test_the_same_channel_twice_is_one() -> None:
     ]
 
 
-def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: Backupd) -> None:
+def test_notify_and_doctor_report_for_each_url_whether_it_accepts_a_message(backupd: Backupd) -> None:
     assert backupd("notify", "--test").code == 2
     with recording_server(lambda asked: CannedResponse(200 if asked.path == "/well" else 500)) as there:
         urls = f"{json_url(there.port, 'well')},{json_url(there.port, 'ill')}"
         answer = backupd("notify", "--test", BACKUPD_NOTIFY__URLS=urls)
         assert answer.code == 1
-        assert answer.out.splitlines()[0] == "json://[secret] (URL 1) took a test message"
-        assert answer.out.splitlines()[1].startswith("json://[secret] (URL 2) did not take it: Failed to send JSON")
+        assert answer.out.splitlines()[0] == "json://[secret] (URL 1) accepted a test message"
+        assert answer.out.splitlines()[1].startswith(
+            "json://[secret] (URL 2) refused the test message: Failed to send JSON"
+        )
         assert "hunter2" not in answer.out + answer.err
         assert {asked.json["title"] for asked in there.requests} == {"backupd tasks: test message"}
         found = backupd("doctor", "--notify", "--json", BACKUPD_NOTIFY__URLS=json_url(there.port, "well"))
@@ -154,11 +156,11 @@ def test_notify_and_doctor_say_for_each_url_whether_it_takes_a_message(backupd: 
         assert [one["ok"] for one in found.json if one["check"] == "messages"] == [True]
 
 
-def test_notify_shows_how_messages_fare(backups: Path) -> None:
+def test_notify_shows_delivery(backups: Path) -> None:
     backups.mkdir()
     (backups / ".backupd").mkdir()
     outbox_message = OutboxMessage("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
-    told = {"refused": NoticeRecord("json://[secret]: error=500", NOW, NOW), "taken": NoticeRecord("", NOW, NOW)}
+    told = {"refused": NoticeRecord("json://[secret]: error=500", NOW, NOW), "accepted": NoticeRecord("", NOW, NOW)}
     with open_catalog(backups / ".backupd" / "catalog.sqlite3") as catalog:
         catalog.write_notification_state("tasks", NotificationState(told, (outbox_message,)))
     environ = {
@@ -168,7 +170,7 @@ def test_notify_shows_how_messages_fare(backups: Path) -> None:
     }
     assert CliRunner(env=environ).invoke(cli, ["notify"]).output.splitlines() == [
         "channels  json://[secret]",
-        "taken     2026-11-25 12:00:00 UTC",
+        "accepted  2026-11-25 12:00:00 UTC",
         "refused   2026-11-25 12:00:00 UTC: json://[secret]: error=500",
         "waiting   since 2026-11-25 12:00:00 UTC, tried 3 times: bad news",
     ]
@@ -176,7 +178,7 @@ def test_notify_shows_how_messages_fare(backups: Path) -> None:
     assert (facts["channels"], facts["waiting"][0]["attempts"]) == (["json://[secret]"], 3)
 
 
-def test_the_configuration_says_what_is_told_to_whom() -> None:
+def test_configuration_becomes_notification_options() -> None:
     environ = {
         "BACKUPD_DATABASE": "/app/data/tasks.db",
         "BACKUPD_NOTIFY__URLS": "json://a,json://b",

@@ -1,4 +1,4 @@
-"""The app beside is looked at, and its version is found where it is told."""
+"""The app is asked for its health, and its version is found wherever it is configured."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from support.recording_server import CannedResponse, recording_server
 
 
 @pytest.mark.parametrize(
-    ("said", "version", "trouble"),
+    ("said", "version", "error"),
     [
         (CannedResponse(body=b'{"version": "1.4.2"}'), "1.4.2", ""),
         (CannedResponse(body=b'{"version": 7}'), "7", ""),
@@ -28,18 +28,18 @@ from support.recording_server import CannedResponse, recording_server
         (CannedResponse(body=json.dumps({"version": "1\x1b[2J" + "x" * 500}).encode()), "1\\x1b[2J" + "x" * 92, ""),
     ],
 )
-def test_health_and_version_are_those_of_the_answer(said: CannedResponse, version: str | None, trouble: str) -> None:
+def test_health_and_version_come_from_the_reply(said: CannedResponse, version: str | None, error: str) -> None:
     with recording_server(said) as there:
-        assert check_app(App(there.url("/health"))) == AppVersion("app", version, trouble)
+        assert check_app(App(there.url("/health"))) == AppVersion("app", version, error)
 
 
-def test_a_key_in_the_address_is_not_quoted() -> None:
+def test_key_in_the_url_is_not_quoted() -> None:
     with recording_server(lambda asked: CannedResponse(403, f"no {asked.target} for you".encode())) as there:
-        seen = check_app(App(there.url("/health?key=hunter2")))
-        assert seen.trouble == "its health_url answered 403: no /health?key=[secret] for you"
+        found = check_app(App(there.url("/health?key=hunter2")))
+        assert found.error == "its health_url answered 403: no /health?key=[secret] for you"
 
 
-def test_what_is_set_goes_before_a_file_before_a_header_before_a_field(tmp_path: Path) -> None:
+def test_version_comes_from_setting_then_file_then_header_then_field(tmp_path: Path) -> None:
     file = tmp_path / "VERSION"
     file.write_text("from file\nmore\n")
     said = CannedResponse(body=b'{"version": "from field"}', headers={"X-App-Version": "from header"})
@@ -51,18 +51,18 @@ def test_what_is_set_goes_before_a_file_before_a_header_before_a_field(tmp_path:
         assert check_app(App(url, None, None, "X-Other")).version == "from field"
 
 
-def test_an_app_that_is_down_has_the_version_that_does_not_need_it(tmp_path: Path) -> None:
+def test_app_that_is_down_has_the_version_from_its_file(tmp_path: Path) -> None:
     file = tmp_path / "VERSION"
     file.write_text("2.0\n")
-    seen = check_app(App(f"http://127.0.0.1:{free_port()}/", version_file=file))
-    assert seen == AppVersion("app", "2.0", "its health_url: Connection refused")
+    found = check_app(App(f"http://127.0.0.1:{free_port()}/", version_file=file))
+    assert found == AppVersion("app", "2.0", "its health_url: Connection refused")
 
 
-def test_a_doctor_finds_an_app_whose_deploys_could_not_be_told(backupd: Backupd) -> None:
+def test_doctor_finds_an_app_whose_deploys_go_unnoticed(backupd: Backupd) -> None:
     with recording_server(CannedResponse(body=b'{"version": "1.4.2"}')) as there:
         url = {"BACKUPD_APP__HEALTH_URL": there.url("/health")}
-        assert "ok     app: it is well, version 1.4.2" in backupd("doctor", **url).out
+        assert "ok     app: it is healthy, version 1.4.2" in backupd("doctor", **url).out
         found = backupd("doctor", **url, BACKUPD_APP__VERSION_FIELD="build")
-        assert (found.code, "app: it is well, and tells no version" in found.out) == (1, True)
+        assert (found.code, "app: it is healthy but reports no version" in found.out) == (1, True)
         there.answering = lambda _asked: CannedResponse(404, b"not here")
         assert "wrong  app: its health_url answered 404: not here" in backupd("doctor", **url).out

@@ -16,8 +16,7 @@ from backupd.errors import ErrorKind
 from backupd.health import REPEATED_FOR, Failure, Freshness, HealthFacts, find_problems
 from backupd.model import Hold, Outcome, Task
 from backupd.notifications.message import Message, compose, compose_lines
-from backupd.notifications.planner import Notice, plan_notices
-from backupd.notifications.problems import FIRST_DAY, Observation, facts_of
+from backupd.notifications.planner import FIRST_DAY, Notice, Observation, facts_of, plan_notices
 from backupd.report import DrillDetails, DrillReport, RunReport
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "messages"
@@ -55,7 +54,7 @@ STANDINGS = (
     Freshness("replicate", "offsite", NOW - 9 * 24 * HOUR, 655_200),
     Freshness("drill", "offsite", NOW + HOUR, 2_901_600),
 )
-LOOKS = {
+OBSERVATIONS = {
     "well": WELL,
     "missing": replace(WELL, health=failing("missing", runs=1)),
     "refused": replace(WELL, health=failing("unusable", error="/app/data/tasks.db is a directory", runs=1)),
@@ -78,14 +77,13 @@ LOOKS = {
 }
 
 
-def said(look: Observation, now: datetime = NOW, told: dict[str, NoticeRecord] | None = None) -> Message | None:
-    """Return what is said of `look` by a daemon that has seen it for a day already, so that nothing waits any more."""
-    seen = (
-        dict(plan_notices(facts_of(look, now - 24 * HOUR), told or {}, now - 24 * HOUR).told) if told is None else told
-    )
-    unsaid = {key: replace(one, notified_at=None) for key, one in seen.items() if not key.startswith("news")}
-    plan = plan_notices(facts_of(look, now), unsaid, now)
-    return compose(plan.items, "tasks", BERLIN, now) if plan.items else None
+def message_for(look: Observation, record: dict[str, NoticeRecord] | None = None) -> Message | None:
+    """Return the message about `look` when it has lasted for a day, so that no delay holds it back."""
+    yesterday = NOW - 24 * HOUR
+    known = dict(plan_notices(facts_of(look, yesterday), {}, yesterday).record) if record is None else record
+    unsaid = {key: replace(one, notified_at=None) for key, one in known.items() if not key.startswith("occurrence")}
+    plan = plan_notices(facts_of(look, NOW), unsaid, NOW)
+    return compose(plan.notices, "tasks", BERLIN, NOW) if plan.notices else None
 
 
 def text_of(message: Message | None) -> str:
@@ -94,70 +92,70 @@ def text_of(message: Message | None) -> str:
 
 def texts() -> dict[str, str]:
     """Return every golden text by the name of its file."""
-    first = plan_notices(facts_of(LOOKS["failed"], NOW), {}, NOW)
+    first = plan_notices(facts_of(OBSERVATIONS["failed"], NOW), {}, NOW)
     later = NOW + 24 * HOUR
-    still = plan_notices(facts_of(LOOKS["failed"], later), first.told, later)
-    over = plan_notices(facts_of(WELL, later + HOUR), still.told, later + HOUR)
-    return {name: text_of(said(look)) for name, look in LOOKS.items()} | {
-        "still": text_of(compose(still.items, "tasks", BERLIN, later)),
-        "over": text_of(compose(over.items, "tasks", BERLIN, later + HOUR)),
+    still = plan_notices(facts_of(OBSERVATIONS["failed"], later), first.record, later)
+    over = plan_notices(facts_of(WELL, later + HOUR), still.record, later + HOUR)
+    return {name: text_of(message_for(look)) for name, look in OBSERVATIONS.items()} | {
+        "still": text_of(compose(still.notices, "tasks", BERLIN, later)),
+        "resolved": text_of(compose(over.notices, "tasks", BERLIN, later + HOUR)),
     }
 
 
-def test_each_kind_of_trouble_what_lasts_and_what_is_over_reads_as_it_should() -> None:
+def test_message_of_each_kind_matches_its_golden_text() -> None:
     assert texts() == {path.stem: path.read_text() for path in GOLDEN.iterdir()}
 
 
-def test_on_the_first_day_and_for_what_may_pass_nobody_is_woken() -> None:
+def test_first_day_and_transient_failures_are_not_reported_at_once() -> None:
     never = replace(WELL, health=HealthFacts((Freshness("backup", "tasks", None, 93_600),)))
     plan = plan_notices(facts_of(never, NOW), {}, NOW)
-    assert plan.items == ()
-    (late,) = plan_notices(facts_of(never, NOW + FIRST_DAY), plan.told, NOW + FIRST_DAY).items
+    assert plan.notices == ()
+    (late,) = plan_notices(facts_of(never, NOW + FIRST_DAY), plan.record, NOW + FIRST_DAY).notices
     assert late.headline == "there is no verified backup of tasks yet"
     busy = Failure("backup", "tasks", "busy", NOW, 2)
     plan = plan_notices(facts_of(replace(WELL, health=replace(WELL.health, failures=(busy,))), NOW), {}, NOW)
-    assert plan.items == ()
+    assert plan.notices == ()
     again, later = replace(busy, runs=3), NOW + REPEATED_FOR
     look = replace(WELL, health=replace(WELL.health, failures=(again,)))
-    plan = plan_notices(facts_of(look, later), plan.told, later)
-    assert [item.headline for item in plan.items] == [
+    plan = plan_notices(facts_of(look, later), plan.record, later)
+    assert [notice.headline for notice in plan.notices] == [
         "the backup of tasks failed 3 times in a row: something else was using it"
     ]
 
 
-def test_a_drill_that_is_old_news_is_not_told_when_the_book_is_lost() -> None:
+def test_old_drill_is_not_reported_when_the_record_is_lost() -> None:
     old = replace(drill(), finished_at=NOW - 48 * HOUR)
-    assert said(replace(WELL, drills=(old,))) is None
+    assert message_for(replace(WELL, drills=(old,))) is None
 
 
-def test_drills_of_what_others_look_after_are_their_affair() -> None:
-    assert said(replace(WELL, drills=(drill("theirs"),))) is None
+def test_drill_of_another_daemons_source_is_not_reported() -> None:
+    assert message_for(replace(WELL, drills=(drill("theirs"),))) is None
 
 
-def test_what_is_unhealthy_is_told_as_a_failure_and_a_warning_as_a_warning() -> None:
-    for look in LOOKS.values():
+def test_unhealthy_problem_is_reported_as_failure_and_warning_as_warning() -> None:
+    for look in OBSERVATIONS.values():
         severities = {str(problem): problem.severity for problem in find_problems(look.health, NOW)}
-        moods = {trouble.headline: trouble.severity for trouble in facts_of(look, NOW).troubles}
-        assert moods == {
+        reported = {alert.headline: alert.severity for alert in facts_of(look, NOW).alerts}
+        assert reported == {
             headline: "failure" if severity == "unhealthy" else "warning" for headline, severity in severities.items()
         }
 
 
-def test_whatever_is_quoted_a_message_is_short_and_has_no_control_characters() -> None:
+def test_hostile_text_gives_a_short_message_without_control_characters() -> None:
     hostile = Notice("failure", "x\x1b[2J\nfake" + "y" * 10_000, "z" * 10_000, NOW, "\x00")
     message = compose((hostile,) * 50, "a\nb" + "n" * 1000, UTC, NOW)
     assert len(message.body) < 4_000
     assert len(message.title) < 500
     assert message.body.replace("\n", "").isprintable()
     assert message.title.isprintable()
-    assert message.title.endswith("n…: 50 troubles")
+    assert message.title.endswith("n…: 50 problems")
     assert "and 4" in message.body
-    lines = compose_lines(["healthy", "x" * 1000], "how it stands", "tasks", NOW)
-    assert lines.title == "backupd tasks: how it stands"
+    lines = compose_lines(["healthy", "x" * 1000], "status", "tasks", NOW)
+    assert lines.title == "backupd tasks: status"
     assert len(lines.body) < 500
 
 
-def test_the_same_message_has_the_same_reference_and_another_has_another() -> None:
+def test_same_message_has_the_same_reference_and_another_a_different_one() -> None:
     one, same = (compose((Notice("info", "x"),), "tasks", UTC, NOW) for _ in range(2))
     assert one == same
     assert one.reference in one.body

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.pings.monitors import (
-    LONGEST_BODY,
-    LONGEST_MESSAGE,
+from backupd.pings import (
+    MAX_BODY,
+    MAX_MESSAGE,
     Monitor,
     Ping,
     PingRequest,
@@ -58,7 +58,7 @@ def test_healthchecks_gets_the_summary_and_the_last_lines_and_no_more_than_it_ke
     request = request_for(HC, Ping("failure", RUN, "backup of tasks: failed: no database", lines, 1))
     assert request is not None
     assert request.body is not None
-    assert len(request.body) == LONGEST_BODY
+    assert len(request.body) == MAX_BODY
     assert request.body.startswith(b"backup of tasks: failed: no database")
     assert request.body.endswith(lines[-1].encode())
 
@@ -80,9 +80,9 @@ def test_whatever_a_run_says_the_request_is_one_that_can_be_sent(
         assert request is not None
         assert request.url.isascii()
         assert request.url.isprintable()
-        assert len(request.body or b"") <= LONGEST_BODY
+        assert len(request.body or b"") <= MAX_BODY
         query = dict(parse_qsl(urlsplit(request.url).query, keep_blank_values=True))
-        assert len(query.get("msg", "")) <= LONGEST_MESSAGE
+        assert len(query.get("msg", "")) <= MAX_MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -123,5 +123,5 @@ def test_a_run_pings_who_is_named_for_it_else_who_is_named_for_its_task() -> Non
 def test_a_name_that_no_run_would_ever_ping_is_refused_with_what_there_is() -> None:
     require_ping_names(["backup", "daily", "drill-My.App", "replicate_nas", "scrub"], ["My.App"], ["nas"])
     for wrong in ("backp", "backup-nas", "replicate-My.App", "daily-nas"):
-        with pytest.raises(ValueError, match=f"'{wrong}' is nothing that runs: use backup, replicate"):
+        with pytest.raises(ValueError, match=f"'{wrong}' is not a task: use backup, replicate"):
             require_ping_names([wrong], ["My.App"], ["nas"])

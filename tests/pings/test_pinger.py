@@ -10,8 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from backupd.pings.monitors import LONGEST_MESSAGE, Monitor
-from backupd.pings.pinger import Pinger
+from backupd.pings import MAX_MESSAGE, Monitor, Pinger
 from backupd.report import RunDetails
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
@@ -43,7 +42,7 @@ def uptime_kuma(asked: ReceivedRequest) -> CannedResponse:
         return CannedResponse(404, b'{"ok":false,"msg":"Monitor not found or not active."}', JSON)
     query = asked.query  # each parameter once, or `dict` would hide one: Kuma takes two of a kind for a list
     strange = set(query) - {"status", "msg", "ping"} or asked.target.count("&") + 1 != len(query)
-    if strange or query.get("status") not in ("up", "down") or not 0 < len(query.get("msg", "")) <= LONGEST_MESSAGE:
+    if strange or query.get("status") not in ("up", "down") or not 0 < len(query.get("msg", "")) <= MAX_MESSAGE:
         return CannedResponse(400, b'{"ok":false,"msg":"nothing that it documents"}', JSON)
     if asked.method != "GET" or asked.body:
         return CannedResponse(404, b"Cannot POST")  # before version 2 it knew GET alone
@@ -98,7 +97,7 @@ def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupReques
     assert (up["status"], up["msg"]) == ("up", "backup of tasks: published")
     assert float(up["ping"]) > 0
     assert (down["status"], down["msg"][:40]) == ("down", "backup of tasks: failed: no database at ")
-    assert (len(down["msg"]), "no & such=db? #%+é" in down["msg"]) == (LONGEST_MESSAGE, True), "cut, and quoted"
+    assert (len(down["msg"]), "no & such=db? #%+é" in down["msg"]) == (MAX_MESSAGE, True), "cut, and quoted"
     assert failed_pings(context) == []
 
 
@@ -135,7 +134,9 @@ def test_a_monitor_that_fails_costs_the_run_seconds_and_the_log_a_line(
     assert report.outcome == "published"
     assert over_s < 15, "two tries of 1 s each, of the start and of the end, and a busy machine"
     first, second = failed_pings(context)
-    pattern = rf"^the healthchecks monitor of the backup of tasks did not take the (start|success): (it )?({why})"
+    pattern = (
+        rf"^the healthchecks monitor for the backup of tasks did not accept the (start|success) ping: (it )?({why})"
+    )
     assert re.search(pattern, first), first
     assert re.search(pattern, second), second
     assert "1111" not in (context.store.directory / "backup.log").read_text()
@@ -162,7 +163,7 @@ def test_a_backup_by_hand_pings_as_well(backupd: Backupd, backups: Path, databas
     assert "t0ken" not in (backups / "backup.log").read_text() + answer.err + answer.out
 
 
-def test_pings_are_counted_and_a_doctor_finds_a_monitor_that_takes_none_and_tries_each(backupd: Backupd) -> None:
+def test_pings_are_counted_and_doctor_finds_a_failing_monitor_and_tests_each(backupd: Backupd) -> None:
     with recording_server(healthchecks) as hc, recording_server(uptime_kuma) as kuma:
         pings = {
             "BACKUPD_PINGS__BACKUP": hc.url(PING),
@@ -186,15 +187,15 @@ def test_pings_are_counted_and_a_doctor_finds_a_monitor_that_takes_none_and_trie
         ), failed_pings
         found = backupd("doctor", **pings)
         assert found.code == 1
-        assert "pings: the last ping of backup of tasks was not taken, at " in found.out
+        assert "pings: the last ping of backup of tasks failed at " in found.out
         status = backupd("status", "--json", BACKUPD_PINGS__PRUNE=kuma.url(PUSH)).json
-        assert [one["task"] for one in status["pings"]] == ["prune"], "who is not configured any more is not told"
+        assert [one["task"] for one in status["pings"]] == ["prune"], "only configured monitors are shown"
         tried = backupd("notify", "--test", **pings)
         assert tried.code == 1
         assert tried.out.splitlines() == [
-            "backup (healthchecks) did not take a test: it answered 404: no /[secret]/[secret]",
-            "daily (uptime-kuma) took a test: up",
-            "prune (uptime-kuma) took a test: up",
+            "backup (healthchecks) refused a test: it answered 404: no /[secret]/[secret]",
+            "daily (uptime-kuma) accepted a test: up",
+            "prune (uptime-kuma) accepted a test: up",
         ]
-        assert hc.requests[0].path == hc.requests[-1].path == f"{PING}/log", "which says nothing of how anything went"
+        assert hc.requests[0].path == hc.requests[-1].path == f"{PING}/log", "no change of the state"
         assert "t0ken" not in failed_pings[-2] + found.out + tried.out + tried.err

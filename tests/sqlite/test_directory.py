@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backupd.model import FileState, Signature, SourceFacts
-from backupd.sqlite.permissions import Rights, rights_to_give
+from backupd.sqlite.permissions import Permissions, plan_permissions
 from backupd.sqlite.source import Source
 
 ORIGIN = SourceFacts(
@@ -20,7 +20,7 @@ ORIGIN = SourceFacts(
     directory_gid=2000,
     directory_mode=0o750,
 )
-WANTED = Rights(1000, 2000, 0o750)
+WANTED = Permissions(1000, 2000, 0o750)
 
 
 @pytest.mark.parametrize(
@@ -29,25 +29,25 @@ WANTED = Rights(1000, 2000, 0o750)
 def test_a_recorded_mode_is_applied_without_setuid_and_never_for_all_without_the_sticky_bit(
     recorded: int, applied: int
 ) -> None:
-    assert Rights.recorded(replace(ORIGIN, directory_mode=recorded)).mode == applied
+    assert Permissions.recorded(replace(ORIGIN, directory_mode=recorded)).mode == applied
 
 
 @pytest.mark.parametrize(
     ("rights", "uid", "gid", "may"),
     [
-        (Rights(1000, 2000, 0o750), 1000, 1, True),
-        (Rights(1000, 2000, 0o550), 1000, 2000, False),
-        (Rights(0, 2000, 0o770), 1000, 2000, True),
-        (Rights(0, 2000, 0o705), 1000, 2000, False),
-        (Rights(0, 0, 0o1777), 1000, 2000, True),
-        (Rights(0, 0, 0o755), 1000, 2000, False),
-        (Rights(0, 0, 0o755), 0, 0, True),
+        (Permissions(1000, 2000, 0o750), 1000, 1, True),
+        (Permissions(1000, 2000, 0o550), 1000, 2000, False),
+        (Permissions(0, 2000, 0o770), 1000, 2000, True),
+        (Permissions(0, 2000, 0o705), 1000, 2000, False),
+        (Permissions(0, 0, 0o1777), 1000, 2000, True),
+        (Permissions(0, 0, 0o755), 1000, 2000, False),
+        (Permissions(0, 0, 0o755), 0, 0, True),
     ],
 )
 def test_who_may_write_to_a_directory_is_told_as_the_kernel_decides(
-    rights: Rights, uid: int, gid: int, may: bool
+    rights: Permissions, uid: int, gid: int, may: bool
 ) -> None:
-    assert rights.allow(uid, gid) == may
+    assert rights.allows(uid, gid) == may
 
 
 @pytest.mark.root
@@ -57,14 +57,14 @@ def test_only_a_directory_of_root_that_holds_nothing_of_the_app_is_given(tmp_pat
     database, backups = data / "tasks.db", data / "backups"
     backups.mkdir()
     (data / ".tasks.db.0123abcd.part").touch()
-    assert rights_to_give(database, ORIGIN, backups) == WANTED
-    assert rights_to_give(database, ORIGIN, tmp_path / "backups") is None, "this directory of that name is the app's"
+    assert plan_permissions(database, ORIGIN, backups) == WANTED
+    assert plan_permissions(database, ORIGIN, tmp_path / "backups") is None, "this directory of that name is the app's"
     (data / "uploads").touch()
-    assert rights_to_give(database, ORIGIN, backups) is None
+    assert plan_permissions(database, ORIGIN, backups) is None
     (data / "uploads").unlink()
     os.chown(data, 1001, 1001)
-    assert rights_to_give(database, ORIGIN, backups) is None
-    assert rights_to_give(tmp_path / "nowhere" / "tasks.db", ORIGIN, backups) is None
+    assert plan_permissions(database, ORIGIN, backups) is None
+    assert plan_permissions(tmp_path / "nowhere" / "tasks.db", ORIGIN, backups) is None
 
 
 @pytest.mark.root

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.sqlite.database_files import mounted_apart, second_names
+from backupd.sqlite.database_files import mount_problem, other_mount_points
 from backupd.system.mounts import filesystem_of, is_remote, mounts_in
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime - overlay overlay rw,lowerdir=/a:/b
@@ -121,7 +121,7 @@ CONTAINER = r"""600 500 0:60 / / rw - overlay overlay rw,lowerdir=/a:/b
 def test_a_database_or_side_file_that_is_a_mount_point_lies_apart_and_the_hint_mounts_its_directory(
     path: str, line: str
 ) -> None:
-    apart = mounted_apart(path, mounts_in(CONTAINER))
+    apart = mount_problem(path, mounts_in(CONTAINER))
     assert apart is not None
     assert "is mounted without its directory" in apart.message
     assert line in apart.hint
@@ -132,7 +132,7 @@ def test_a_database_or_side_file_that_is_a_mount_point_lies_apart_and_the_hint_m
     ["/volume/tasks.db", "/volume/below/tasks.db", "/mac/tasks.db", "/covered/tasks.db", "/other.db", "/app/tasks.db"],
 )
 def test_a_database_whose_directory_is_mounted_lies_with_its_side_files(path: str) -> None:
-    assert mounted_apart(path, mounts_in(CONTAINER)) is None
+    assert mount_problem(path, mounts_in(CONTAINER)) is None
 
 
 def test_a_mount_that_a_later_one_covers_is_not_the_one() -> None:
@@ -148,13 +148,13 @@ def test_a_share_of_docker_desktop_is_remote_whatever_its_kernel_calls_it() -> N
 
 def test_the_other_place_where_the_file_alone_is_mounted_is_a_second_name() -> None:
     mounts = mounts_in(CONTAINER)
-    assert second_names("/volume/tasks.db", mounts) == ("/elsewhere/tasks.db",)
-    assert second_names("/mac/tasks.db", mounts) == ("/single/tasks.db",)
-    assert second_names("/volume/below/tasks.db", mounts) == second_names("/tasks.db", ()) == ()
+    assert other_mount_points("/volume/tasks.db", mounts) == ("/elsewhere/tasks.db",)
+    assert other_mount_points("/mac/tasks.db", mounts) == ("/single/tasks.db",)
+    assert other_mount_points("/volume/below/tasks.db", mounts) == other_mount_points("/tasks.db", ()) == ()
 
 
 def test_without_mountinfo_another_device_than_that_of_the_directory_tells(tmp_path: Path) -> None:
-    assert mounted_apart("/proc", ()) is not None
-    assert mounted_apart(str(tmp_path / "missing.db"), ()) is None
+    assert mount_problem("/proc", ()) is not None
+    assert mount_problem(str(tmp_path / "missing.db"), ()) is None
     (tmp_path / "tasks.db").touch()
-    assert mounted_apart(str(tmp_path / "tasks.db"), ()) is None
+    assert mount_problem(str(tmp_path / "tasks.db"), ()) is None

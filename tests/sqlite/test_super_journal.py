@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import TargetRefused
-from backupd.sqlite.worker.hot_journal import read_record, settle_record
+from backupd.sqlite.worker.hot_journal import detach_super_journal, read_super_journal
 from backupd.sqlite.worker_process import WorkerProcess
 from support.attached_databases import balances, die_in_a_commit, make_accounts
 from support.backup_runs import BackUp
@@ -62,15 +62,15 @@ def volume(pair: Pair, tmp_path: Path) -> Iterator[Path]:
 def test_a_journal_tells_of_its_super_journal_until_it_is_over(pair: Pair) -> None:
     for database in (pair.main, pair.attached):
         journal = Path(f"{database}-journal")
-        record = read_record(str(journal))
+        record = read_super_journal(str(journal))
         assert record is not None
         assert (record.name, record.begin) == (str(pair.super_journal), journal.stat().st_size - 20 - len(record.name))
         whole = journal.read_bytes()
         for other in (b"\0" + whole[1:], whole[:-1] + b"x", whole[:-9] + b"x" + whole[-8:], b"x", b""):
             journal.write_bytes(other)
-            assert read_record(str(journal)) is None
+            assert read_super_journal(str(journal)) is None
         journal.unlink()
-        assert read_record(str(journal)) is None
+        assert read_super_journal(str(journal)) is None
 
 
 @attached_one
@@ -157,6 +157,6 @@ def test_nothing_is_written_into_it_while_it_cannot_be_judged(pair: Pair, tmp_pa
 
 @attached_one
 def test_killed_once_the_record_is_cut_off_a_restore_leaves_what_the_app_takes_back(pair: Pair) -> None:
-    assert settle_record(str(pair.attached), str(pair.attached)) is None
-    assert read_record(f"{pair.attached}-journal") is None
+    assert detach_super_journal(str(pair.attached), str(pair.attached)) is None
+    assert read_super_journal(f"{pair.attached}-journal") is None
     assert pair.is_as_before_when_the_app_starts()

@@ -11,10 +11,10 @@ import pytest
 
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.sqlite import swap as swap_module
-from backupd.sqlite.swap import heal, swap
-from backupd.sqlite.swap_journal import intent_path
+from backupd.sqlite.swap import recover_swap, swap
+from backupd.sqlite.swap_journal import swap_journal_path
 from backupd.sqlite.target import Target
-from backupd.sqlite.target_locks import Lease
+from backupd.sqlite.target_locks import FileLease
 from support.app import running_app
 from support.bank import make_bank
 from support.directories import kept_databases
@@ -36,14 +36,14 @@ def paths(place: Path) -> tuple[Path, Path]:
     return place / "tasks.db", place / ".tasks.db.00000000.part"
 
 
-def lease(target: Path) -> Lease:
-    return Lease([target], os.geteuid(), os.getegid(), remote="", stopped=False)
+def lease(target: Path) -> FileLease:
+    return FileLease([target], os.geteuid(), os.getegid(), remote="", stopped=False)
 
 
-class Killed(Lease):
+class Killed(FileLease):
     """The process is killed when it is about to rename."""
 
-    def asked_for(self, path: Path) -> bool:
+    def open_requested(self, path: Path) -> bool:
         os._exit(len(path.name))
 
 
@@ -61,9 +61,9 @@ class Opener:
     def __init__(self, path: Path) -> None:
         self._process = subprocess.Popen([sys.executable, "-c", OPENS, path], stdout=subprocess.PIPE, text=True)
 
-    def waits_for(self, held: Lease, path: Path) -> None:
+    def waits_for(self, held: FileLease, path: Path) -> None:
         """Wait until the kernel keeps it waiting."""
-        wait_until(lambda: held.asked_for(path))
+        wait_until(lambda: held.open_requested(path))
 
     def read(self) -> str:
         return self._process.communicate(timeout=60)[0].strip()
@@ -87,24 +87,24 @@ def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(place: Path, mon
     Path(f"{target}-wal").write_text("of the old")
     openers: list[Opener] = []
 
-    class Late(Lease):
+    class Late(FileLease):
         """Somebody opens the file after the last look, and before the rename."""
 
-        def asked_for(self, path: Path) -> bool:
-            answer = super().asked_for(path)
+        def open_requested(self, path: Path) -> bool:
+            answer = super().open_requested(path)
             if not openers:
                 openers.append(Opener(path))
-                wait_until(lambda: super(Late, self).asked_for(path))
+                wait_until(lambda: super(Late, self).open_requested(path))
             return answer
 
-    monkeypatch.setattr(swap_module, "Lease", Late)
+    monkeypatch.setattr(swap_module, "FileLease", Late)
     with Late([target], os.geteuid(), os.getegid(), remote="", stopped=False) as held, pytest.raises(TargetInUse):
         swap(target, part, held, NOW)
     assert openers[0].read() == "old"
     assert target.read_text() == "old"
     assert Path(f"{target}-wal").read_text() == "of the old"
     assert kept_databases(target) == ()
-    assert not intent_path(target).exists()
+    assert not swap_journal_path(target).exists()
 
 
 def test_who_opens_it_after_the_rename_gets_the_new_one(place: Path) -> None:
@@ -138,11 +138,11 @@ def test_a_database_that_somebody_else_replaced_meanwhile_is_left_alone(place: P
     other = place / "other"
     other.write_text("of somebody else")
     other.rename(target)
-    healed = heal(target)
+    healed = recover_swap(target)
     assert healed is not None
     assert healed.what == "left"
     assert target.read_text() == "of somebody else"
-    assert heal(target) is None
+    assert recover_swap(target) is None
 
 
 def test_side_files_of_a_database_that_was_written_meanwhile_are_not_put_back(place: Path) -> None:
@@ -150,7 +150,7 @@ def test_side_files_of_a_database_that_was_written_meanwhile_are_not_put_back(pl
     Path(f"{target}-journal").write_text("hot")
     killed_before_the_rename(target, part)
     target.write_text("its app has gone on")
-    assert heal(target) is not None
+    assert recover_swap(target) is not None
     assert not Path(f"{target}-journal").exists()
     assert target.read_text() == "its app has gone on"
 
@@ -168,9 +168,9 @@ def test_an_app_at_work_is_seen_when_the_old_one_is_brought_to_rest(bank: Path, 
         app.sql(statement)
         app.sql("SELECT count(*) FROM ledger")
         with pytest.raises(TargetInUse):
-            Target.inspect(bank).settle()
+            Target.inspect(bank).checkpoint()
         app.sql("SELECT count(*) FROM ledger")
-    settled = Target.inspect(bank).settle()
+    settled = Target.inspect(bank).checkpoint()
     assert settled is not None
     assert settled.damage == ""
 
@@ -225,10 +225,10 @@ def test_a_disk_that_fails_in_the_middle_leaves_the_old_one_at_once(
     target, part = paths(place)
     Path(f"{target}-journal").write_text("hot")
 
-    class Failing(Lease):
+    class Failing(FileLease):
         """From the moment on when the old one has its second name, renaming into place fails."""
 
-        def asked_for(self, path: Path) -> bool:
+        def open_requested(self, path: Path) -> bool:
             raise OSError(errno.EIO, broken, path)
 
     failing = Failing([target], os.geteuid(), os.getegid(), remote="", stopped=False)
@@ -238,7 +238,7 @@ def test_a_disk_that_fails_in_the_middle_leaves_the_old_one_at_once(
         swap(target, part, held, NOW)
     assert (target.read_text(), part.read_text()) == ("old", "new")
     assert Path(f"{target}-journal").read_text() == "hot"
-    assert not intent_path(target).exists()
+    assert not swap_journal_path(target).exists()
     assert kept_databases(target) == ()
 
 
@@ -260,10 +260,10 @@ def test_who_asks_while_a_swap_is_taken_back_never_finds_nothing(place: Path, mo
         seen.append(target.exists())
         return done
 
-    class Late(Lease):
+    class Late(FileLease):
         """Somebody opens the file once the new one is in place."""
 
-        def asked_for(self, path: Path) -> bool:
+        def open_requested(self, path: Path) -> bool:
             return path.read_text() == "new"
 
     monkeypatch.setattr(Path, "rename", watched)
@@ -278,7 +278,7 @@ def test_who_asks_while_a_swap_is_taken_back_never_finds_nothing(place: Path, mo
 @pytest.mark.parametrize("kind", ["link", "directory", "pipe", "garbage"])
 def test_an_intent_that_is_none_is_refused_in_words(place: Path, kind: str) -> None:
     target, _ = paths(place)
-    intent = intent_path(target)
+    intent = swap_journal_path(target)
     {
         "link": lambda: intent.symlink_to("/etc/passwd"),
         "directory": intent.mkdir,
@@ -286,7 +286,7 @@ def test_an_intent_that_is_none_is_refused_in_words(place: Path, kind: str) -> N
         "garbage": lambda: intent.write_bytes(b"\xff{"),
     }[kind]()
     with pytest.raises(TargetRefused, match="nobody can tell how far"):
-        heal(target)
+        recover_swap(target)
 
 
 @pytest.mark.parametrize("name", [b"app\xff.db", b"a" * 240 + b".db"])

@@ -11,8 +11,8 @@ import pytest
 
 from backupd.errors import TargetInUse
 from backupd.sqlite import swap as swap_module
-from backupd.sqlite.swap import heal, swap
-from backupd.sqlite.target_locks import Lease
+from backupd.sqlite.swap import recover_swap, swap
+from backupd.sqlite.target_locks import FileLease
 from support.directories import kept_databases
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -46,8 +46,8 @@ def contents(place: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in place.iterdir()}
 
 
-def lease(target: Path) -> Lease:
-    return Lease([target], os.geteuid(), os.getegid(), remote="", stopped=False)
+def lease(target: Path) -> FileLease:
+    return FileLease([target], os.geteuid(), os.getegid(), remote="", stopped=False)
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[], None]) -> None:
@@ -62,7 +62,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[], None]) -> None:
 
         return watched
 
-    for where, name in ((Path, "rename"), (swap_module, "exchange")):
+    for where, name in ((Path, "rename"), (swap_module, "exchange_names")):
         monkeypatch.setattr(where, name, seen(getattr(where, name)))
 
 
@@ -73,7 +73,7 @@ def test_the_new_one_takes_the_place_of_the_old_one_which_is_kept(
     target, part = paths(place)
     seen = list[bool]()
     if not exchanging:
-        monkeypatch.setattr(swap_module, "exchange", unknown)
+        monkeypatch.setattr(swap_module, "exchange_names", unknown)
     watched(monkeypatch, lambda: seen.append(target.exists()))
     with lease(target) as held:
         assert swap(target, part, held, NOW) == place / KEPT
@@ -87,13 +87,13 @@ def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
 ) -> None:
     target, part = paths(place)
     if not exchanging:
-        monkeypatch.setattr(swap_module, "exchange", unknown)
+        monkeypatch.setattr(swap_module, "exchange_names", unknown)
     for at in count():
         target.write_text("old")
         part.write_text("new")
         code = killed(target, part, monkeypatch, at)
         assert target.exists() or not exchanging
-        healed = heal(target)
+        healed = recover_swap(target)
         assert contents(place) in ({"tasks.db": "old"}, {"tasks.db": "new", KEPT: "old"})
         for kept in kept_databases(target):
             kept.unlink()
@@ -121,13 +121,13 @@ def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(
     target, part = paths(place)
     seen = list[bool]()
     if not exchanging:
-        monkeypatch.setattr(swap_module, "exchange", unknown)
+        monkeypatch.setattr(swap_module, "exchange_names", unknown)
     watched(monkeypatch, lambda: seen.append(target.exists()))
 
-    class Late(Lease):
+    class Late(FileLease):
         """Somebody opens the file once the new one is in place."""
 
-        def asked_for(self, path: Path) -> bool:
+        def open_requested(self, path: Path) -> bool:
             return path.read_text() == "new"
 
     held = Late([], os.geteuid(), os.getegid(), remote="", stopped=True)

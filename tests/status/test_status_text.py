@@ -17,7 +17,7 @@ NEXT = (
 RESTORE = "stop the app and restore it: backupd restore latest --source tasks (docs/runbook.md)"
 
 
-def test_well_and_ill_differ_in_what_is_said() -> None:
+def test_healthy_and_unhealthy_status_as_text() -> None:
     assert status_lines(replace(status_of(WELL), next_runs=NEXT)) == (
         "healthy",
         "verified backup  tasks: 3 h ago, at most 26 h allowed",
@@ -29,9 +29,9 @@ def test_well_and_ill_differ_in_what_is_said() -> None:
         "next runs        tasks: backup Thu 2026-11-26 04:00 CET (in 15 h), drill now (when the daemon runs)",
         "next runs        offsite: replicate Wed 2026-11-25 12:04 UTC (in 4 min, the last 3 tries failed)",
         "generations      tasks: 12, 11 of them verified, the newest 3 h old, 3.0 MiB as 1.0 MiB",
-        "generations      notes: 0, 0 of them verified, FROZEN: nothing is pruned",
-        "messages         2 NOT TAKEN yet | what to do: backupd notify",
-        "pings            daily: the last one NOT TAKEN: it answered 404 | what to do: backupd notify --test",
+        "generations      notes: 0, 0 of them verified, ON HOLD: nothing is pruned",
+        "messages         2 NOT DELIVERED yet | what to do: backupd notify",
+        "pings            daily: the last one FAILED: it answered 404 | what to do: backupd notify --test",
         "free space       local: 5.0 GiB",
         "backupd          0.1.0, SQLite 3.54.1, catalog works",
     )
@@ -41,9 +41,9 @@ def test_well_and_ill_differ_in_what_is_said() -> None:
         "  reason: the last verified backup of tasks is 30 h old, more than 26 h",
         "  reason: there is no proven restore from offsite yet",
         "  warning: the replication to offsite failed: the replica cannot be reached",
-        f"  what to do: if the loss was meant: backupd prune --unfreeze --source tasks; if not, {RESTORE}",
-        "  what to do: backupd backup --source tasks makes one now; backupd doctor finds what is in the way",
-        "  what to do: backupd drill --from offsite proves one now, and says what is wrong",
+        f"  what to do: if the loss is intended: backupd prune --unfreeze --source tasks; if not, {RESTORE}",
+        "  what to do: run backupd backup --source tasks now; if it fails, backupd doctor finds the cause",
+        "  what to do: run backupd drill --from offsite now: it reports what is wrong",
         "  what to do: check the route",
         "verified backup  tasks: 30 h ago, at most 26 h allowed, TOO OLD",
         "off-site copy    offsite: 48 h ago, at most 8 d allowed",
@@ -51,23 +51,25 @@ def test_well_and_ill_differ_in_what_is_said() -> None:
     )
 
 
-def test_a_clock_a_failure_a_warning_and_a_broken_catalog_have_their_next_steps() -> None:
+def test_clock_failure_warning_and_broken_catalog_have_next_steps() -> None:
     ahead = Health.of(HealthFacts((replace(BACKUP, last_at=NOW + timedelta(days=1)),)), NOW)
     backup = TaskFigures("backup", "tasks", NOW, {}, failed_at=NOW, error="it \x1b[2J broke", hint="mend it")
     prune = TaskFigures("prune", "tasks", NOW, {}, warnings=("one", "two"))
     lines = status_lines(replace(status_of(ahead), tasks=(backup, prune), migrations_ok=False))
-    assert "  what to do: set the clock (NTP); the next success after that counts again" in lines
-    assert "  what to do: backupd doctor tells what is wrong with the catalog; " in "\n".join(lines)
+    assert "  what to do: correct the clock (NTP); the next success after that counts again" in lines
+    assert "  what to do: backupd doctor finds the cause; backupd catalog rebuild makes a new catalog" in "\n".join(
+        lines
+    )
     assert "last backup      tasks: failed 0 s ago: it \\x1b[2J broke | what to do: mend it" in lines
     assert "last prune       tasks: degraded: one; two" in lines
     assert lines[-1].endswith("catalog DOES NOT WORK")
 
 
-def test_before_the_first_run_nobody_is_sent_after_a_catalog_that_is_not_made_yet() -> None:
+def test_before_the_first_run_the_missing_catalog_is_no_problem() -> None:
     never = Health.of(HealthFacts((replace(BACKUP, last_at=None),)), NOW)
     nothing = replace(status_of(WELL).sources[1], frozen=False)
     lines = status_lines(replace(status_of(never), tasks=(), sources=(nothing,), migrations_ok=False))
     assert lines[-1].endswith("catalog not made yet")
     assert [line for line in lines if line.startswith("  what to do")] == [
-        "  what to do: backupd backup --source tasks makes one now; backupd doctor finds what is in the way"
+        "  what to do: run backupd backup --source tasks now; if it fails, backupd doctor finds the cause"
     ]

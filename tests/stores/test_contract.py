@@ -31,7 +31,7 @@ def directory_store(files: Path, _request: pytest.FixtureRequest) -> Iterator[St
 
 
 @contextmanager
-def mirror_store(files: Path, _request: pytest.FixtureRequest) -> Iterator[Store]:
+def directory_replica(files: Path, _request: pytest.FixtureRequest) -> Iterator[Store]:
     store = DirectoryReplica("here", files)
     store.prepare()
     yield store
@@ -47,7 +47,7 @@ def sftp_store(files: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
 # Each kind is made for a directory of this machine, so that tests can see, and plant, what is in it.
 KINDS: dict[str, Callable[[Path, pytest.FixtureRequest], AbstractContextManager[Store]]] = {
     "directory": directory_store,
-    "mirror": mirror_store,
+    "mirror": directory_replica,
     "sftp": sftp_store,
 }
 
@@ -97,13 +97,13 @@ def test_a_new_store_is_empty(fixture: StoreFixture) -> None:
     assert fixture.names() == set()
 
 
-def test_generations_are_listed_by_id_whatever_the_order_they_came_in(fixture: StoreFixture) -> None:
+def test_generations_published_in_any_order_are_listed_by_id(fixture: StoreFixture) -> None:
     for key in reversed(IDS):
         fixture.publish(key)
     assert fixture.store.list() == tuple(ListedGeneration(key, len(fixture.archives[key])) for key in IDS)
 
 
-def test_what_was_published_is_read_back_byte_for_byte(fixture: StoreFixture) -> None:
+def test_published_files_are_read_back_byte_for_byte(fixture: StoreFixture) -> None:
     manifest = bytes(range(256)) * 10
     archive = fixture.publish(ID, manifest)
     assert fixture.store.manifest(ID) == manifest
@@ -112,7 +112,7 @@ def test_what_was_published_is_read_back_byte_for_byte(fixture: StoreFixture) ->
         assert stream.read() == archive[10:]
 
 
-def test_only_archive_and_manifest_appear_and_for_their_owner_alone(fixture: StoreFixture) -> None:
+def test_published_files_are_archive_and_manifest_with_mode_0600(fixture: StoreFixture) -> None:
     umask = os.umask(0)
     try:
         fixture.publish(ID)
@@ -122,13 +122,13 @@ def test_only_archive_and_manifest_appear_and_for_their_owner_alone(fixture: Sto
     assert [oct(path.stat().st_mode) for path in fixture.paths(ID)] == ["0o100600", "0o100600"]
 
 
-def test_a_manifest_too_large_is_cut_off_just_past_the_limit(fixture: StoreFixture) -> None:
+def test_a_manifest_above_the_limit_is_read_up_to_one_byte_more(fixture: StoreFixture) -> None:
     fixture.publish(ID)
     fixture.paths(ID)[1].write_bytes(b"x" * (MANIFEST_MAX_BYTES + 1000))
     assert len(fixture.store.manifest(ID)) == MANIFEST_MAX_BYTES + 1
 
 
-def test_many_manifests_are_each_its_own_whatever_is_wrong_with_others(fixture: StoreFixture) -> None:
+def test_manifests_read_together_are_independent_of_missing_and_invalid_ones(fixture: StoreFixture) -> None:
     ids = [f"tasks-2026{month:02}{day:02}-0400" for month in (1, 2) for day in range(1, 29)]
     wanted: dict[str, bytes | None] = {key: key.encode() * (number * 50) for number, key in enumerate(ids)}
     for key, manifest in wanted.items():
@@ -149,7 +149,7 @@ def test_many_manifests_are_each_its_own_whatever_is_wrong_with_others(fixture: 
             assert read() == wanted[key]
 
 
-def test_what_is_not_there_is_said_to_be_missing(fixture: StoreFixture) -> None:
+def test_a_missing_generation_raises_generation_missing(fixture: StoreFixture) -> None:
     fixture.publish(ID)
     for key in (IDS[1], f"{ID}-2"):
         with pytest.raises(GenerationMissing, match=key):
@@ -162,7 +162,7 @@ def test_what_is_not_there_is_said_to_be_missing(fixture: StoreFixture) -> None:
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["archive alone", "manifest alone"])
-def test_half_a_generation_is_none(fixture: StoreFixture, part: int) -> None:
+def test_an_archive_or_a_manifest_alone_is_not_listed(fixture: StoreFixture, part: int) -> None:
     fixture.publish(ID)
     fixture.paths(ID)[part].unlink()
     assert fixture.store.list() == ()
@@ -187,7 +187,7 @@ ODD_NAMES = [
 ]
 
 
-def test_names_that_are_none_of_ours_are_ignored(fixture: StoreFixture) -> None:
+def test_files_with_other_names_are_ignored(fixture: StoreFixture) -> None:
     for name in ODD_NAMES:
         for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX):  # both halves, so that only the name can keep it out
             (fixture.files / name.replace(ARCHIVE_SUFFIX, suffix)).write_bytes(b"foreign")
@@ -213,7 +213,7 @@ PLANTS = {"link": plant_link, "dead link": plant_dead_link, "directory": Path.mk
 
 @pytest.mark.parametrize("part", [0, 1], ids=["archive", "manifest"])
 @pytest.mark.parametrize("plant", PLANTS)
-def test_what_is_no_plain_file_makes_no_generation(fixture: StoreFixture, plant: str, part: int) -> None:
+def test_special_files_are_not_listed_as_generations(fixture: StoreFixture, plant: str, part: int) -> None:
     fixture.publish(ID)
     fixture.paths(ID)[part].unlink()
     PLANTS[plant](fixture.paths(ID)[part])
@@ -230,7 +230,7 @@ def test_what_is_no_plain_file_makes_no_generation(fixture: StoreFixture, plant:
         "FIFO",
     ],
 )
-def test_what_is_no_plain_file_is_never_read(fixture: StoreFixture, plant: str) -> None:
+def test_special_files_are_never_read(fixture: StoreFixture, plant: str) -> None:
     for path in fixture.paths(ID):
         PLANTS[plant](path)
     with pytest.raises(GenerationMissing):
@@ -252,7 +252,7 @@ def test_a_removed_generation_is_gone_and_the_others_stay(fixture: StoreFixture)
         fixture.store.open(IDS[1])
 
 
-def test_removing_what_is_not_there_changes_nothing(fixture: StoreFixture) -> None:
+def test_removing_a_missing_generation_changes_nothing(fixture: StoreFixture) -> None:
     fixture.publish(IDS[1])
     before = fixture.names()
     fixture.store.remove(ID)
@@ -296,7 +296,7 @@ def test_an_id_that_is_a_path_is_refused(fixture: StoreFixture, hostile: str) ->
     HOSTILE_IDS,
     ids=repr,
 )
-def test_an_id_that_is_a_path_removes_nothing_anywhere(fixture: StoreFixture, hostile: str) -> None:
+def test_removing_an_id_that_is_a_path_removes_nothing(fixture: StoreFixture, hostile: str) -> None:
     above, inside = fixture.files.parent, fixture.files / "inside"
     inside.mkdir()
     for directory in (above, fixture.files, inside):
@@ -353,7 +353,7 @@ def test_new_checksums_replace_the_old_ones(fixture: StoreFixture) -> None:
     assert (fixture.files / "SHA256SUMS").read_bytes() == b""
 
 
-def test_a_link_in_the_place_of_the_checksums_is_replaced_and_not_followed(fixture: StoreFixture) -> None:
+def test_a_link_named_sha256sums_is_replaced_and_not_followed(fixture: StoreFixture) -> None:
     fixture.publish(ID)
     outside = fixture.files.parent / "outside"
     outside.write_bytes(b"mine")
@@ -386,6 +386,6 @@ def test_foreign_files_are_never_touched(fixture: StoreFixture) -> None:
     assert (fixture.files / "deeper" / f"{ID}{ARCHIVE_SUFFIX}").read_bytes() == b"moved away by hand"
 
 
-def test_free_space_is_what_the_file_system_says_or_unknown(fixture: StoreFixture) -> None:
+def test_free_space_is_that_of_the_file_system_or_unknown(fixture: StoreFixture) -> None:
     free = fixture.store.free_space()
     assert free is None or abs(free - shutil.disk_usage(fixture.files).free) < 1 << 30

@@ -41,7 +41,7 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_halves_of_generations_are_strays_and_whole_ones_are_not(store: DirectoryStore) -> None:
+def test_unpaired_files_are_archives_or_manifests_alone(store: DirectoryStore) -> None:
     for key in (ID, OTHER, f"{ID}-2"):
         publish(store, key)
     assert store.unpaired_files() == ()
@@ -53,7 +53,9 @@ def test_halves_of_generations_are_strays_and_whole_ones_are_not(store: Director
 
 @pytest.mark.parametrize("suffix", [ARCHIVE_SUFFIX, MANIFEST_SUFFIX])
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("/nowhere")])
-def test_an_id_is_taken_by_anything_that_bears_its_name(store: DirectoryStore, make: object, suffix: str) -> None:
+def test_a_generation_has_files_when_its_archive_or_manifest_exists(
+    store: DirectoryStore, make: object, suffix: str
+) -> None:
     assert not store.has_files(ID)
     make(store.directory / f"{ID}{suffix}")  # type: ignore[operator]
     assert store.has_files(ID)
@@ -61,7 +63,7 @@ def test_an_id_is_taken_by_anything_that_bears_its_name(store: DirectoryStore, m
     assert store.ids_in_use() == {ID}
 
 
-def test_a_directory_under_the_name_of_a_generation_costs_no_descriptor(store: DirectoryStore) -> None:
+def test_a_directory_named_as_an_archive_leaks_no_descriptor(store: DirectoryStore) -> None:
     (store.directory / f"{ID}{ARCHIVE_SUFFIX}").mkdir()
     before = open_descriptors()
     for _ in range(5):
@@ -70,7 +72,7 @@ def test_a_directory_under_the_name_of_a_generation_costs_no_descriptor(store: D
     assert open_descriptors() == before
 
 
-def test_staging_is_private_and_gone_whatever_happened_in_it(store: DirectoryStore) -> None:
+def test_staging_is_private_and_removed_after_an_error(store: DirectoryStore) -> None:
     with suppress(RuntimeError), store.staging() as place:
         (place / "deep" / "er").mkdir(parents=True)
         (place / "deep" / "er" / "file").touch()
@@ -88,19 +90,19 @@ def test_two_runs_never_share_a_staging_directory(store: DirectoryStore) -> None
         assert two.is_dir()
 
 
-def test_what_backupd_keeps_for_itself_is_for_its_owner_alone(store: DirectoryStore) -> None:
+def test_the_hidden_directory_has_mode_0700(store: DirectoryStore) -> None:
     modes = {oct(stat.S_IMODE(path.stat().st_mode)) for path in everything(store.hidden) if path.is_dir()}
     assert modes == {"0o700"}
 
 
-def test_only_the_last_directory_of_the_path_is_made_so_that_a_missing_mount_is_noticed(tmp_path: Path) -> None:
+def test_a_missing_mount_is_an_error_since_only_the_last_directory_is_made(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match=r"the directory .*/mnt does not exist") as refusal:
         DirectoryStore("local", tmp_path / "mnt" / "backups").prepare()
     assert "mount" in refusal.value.hint
     assert not (tmp_path / "mnt").exists()
 
 
-def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:
+def test_a_file_at_the_path_of_the_store_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "backups").touch()
     with pytest.raises(StoreUnusable, match=str(tmp_path / "backups")):
         DirectoryStore("local", tmp_path / "backups").prepare()
@@ -111,7 +113,7 @@ def test_a_directory_that_does_not_exist_lists_nothing_and_is_not_made(tmp_path:
     assert not (tmp_path / "backups").exists()
 
 
-def test_checksums_that_are_right_already_are_left_alone(store: DirectoryStore) -> None:
+def test_unchanged_checksums_are_not_written(store: DirectoryStore) -> None:
     store.write_checksums({ID: "a" * 64})
     before = (store.directory / "SHA256SUMS").stat()
     store.write_checksums({ID: "a" * 64})
@@ -119,7 +121,7 @@ def test_checksums_that_are_right_already_are_left_alone(store: DirectoryStore) 
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_anyone_may_check_the_checksums(store: DirectoryStore) -> None:
+def test_checksums_are_readable_by_everyone(store: DirectoryStore) -> None:
     store.write_checksums({ID: "a" * 64})
     assert stat.S_IMODE((store.directory / "SHA256SUMS").stat().st_mode) == 0o644
 

@@ -35,13 +35,13 @@ def path(tmp_path: Path) -> Path:
 # --- Holds ---
 
 
-def test_a_hold_says_again_what_it_was_told(holds: Holds) -> None:
+def test_a_hold_is_returned_as_it_was_set(holds: Holds) -> None:
     assert holds.get("tasks") is None
     assert holds.set(HOLD) == HOLD
     assert holds.get("tasks") == HOLD
 
 
-def test_a_hold_concerns_its_source_alone(holds: Holds) -> None:
+def test_a_hold_concerns_only_its_source(holds: Holds) -> None:
     holds.set(HOLD)
     assert holds.get("task") is None
     assert holds.get("tasks2") is None
@@ -49,7 +49,7 @@ def test_a_hold_concerns_its_source_alone(holds: Holds) -> None:
     assert holds.get("tasks") == HOLD
 
 
-def test_a_hold_is_over_when_it_is_released_and_only_then(holds: Holds) -> None:
+def test_a_hold_lasts_until_it_is_released(holds: Holds) -> None:
     assert not holds.release("tasks")
     holds.set(HOLD)
     assert holds.release("tasks")
@@ -86,7 +86,7 @@ def test_an_older_hold_without_a_reference_gets_one(holds: Holds) -> None:
         b"[" * 100_000,
     ],
 )
-def test_a_hold_that_cannot_be_read_still_holds(holds: Holds, path: Path, damaged: bytes) -> None:
+def test_an_unreadable_hold_still_holds(holds: Holds, path: Path, damaged: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(damaged)
     os.utime(path, (NOON.timestamp(), NOON.timestamp()))
@@ -96,12 +96,12 @@ def test_a_hold_that_cannot_be_read_still_holds(holds: Holds, path: Path, damage
     assert str(path) in hold.reason
 
 
-def test_a_hold_that_is_no_file_still_holds(holds: Holds, path: Path) -> None:
+def test_a_directory_named_as_a_hold_still_holds(holds: Holds, path: Path) -> None:
     path.mkdir(parents=True)
     assert holds.get("tasks") is not None
 
 
-def test_a_hold_under_the_name_of_another_source_holds_that_one(holds: Holds, path: Path) -> None:
+def test_a_hold_belongs_to_the_source_in_its_file_name(holds: Holds, path: Path) -> None:
     holds.set(replace(HOLD, source="other"))
     (path.parent / "other.json").rename(path)
     hold = holds.get("tasks")
@@ -109,7 +109,7 @@ def test_a_hold_under_the_name_of_another_source_holds_that_one(holds: Holds, pa
     assert hold.source == "tasks"
 
 
-def test_a_hold_that_cannot_be_read_is_replaced_and_keeps_its_beginning(holds: Holds, path: Path) -> None:
+def test_an_unreadable_hold_is_replaced_and_keeps_its_beginning(holds: Holds, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"garbage")
     os.utime(path, (NOON.timestamp(), NOON.timestamp()))
@@ -117,14 +117,14 @@ def test_a_hold_that_cannot_be_read_is_replaced_and_keeps_its_beginning(holds: H
     assert holds.get("tasks") == HOLD
 
 
-def test_a_hold_that_cannot_be_read_can_be_released(holds: Holds, path: Path) -> None:
+def test_an_unreadable_hold_can_be_released(holds: Holds, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"garbage")
     assert holds.release("tasks")
     assert holds.get("tasks") is None
 
 
-def test_nothing_half_written_is_left_beside_a_hold(holds: Holds, path: Path) -> None:
+def test_no_temporary_file_is_left_beside_a_hold(holds: Holds, path: Path) -> None:
     for _ in range(3):
         holds.set(HOLD)
     assert [p.name for p in path.parent.iterdir()] == ["tasks.json"]
@@ -140,7 +140,7 @@ def test_a_hold_that_root_makes_belongs_to_the_owner_of_the_store(tmp_path: Path
         assert (path.stat().st_uid, path.stat().st_gid) == OWNER
 
 
-def test_prune_removes_nothing_under_a_hold_that_cannot_be_read(context: TaskContext) -> None:
+def test_prune_removes_nothing_under_an_unreadable_hold(context: TaskContext) -> None:
     place = context.store.hidden / "holds"
     place.mkdir()
     (place / "tasks.json").write_bytes(b"garbage")
@@ -163,7 +163,7 @@ def kept(tmp_path: Path, source: str = "tasks") -> list[str]:
     return sorted(path.name for path in (tmp_path / "quarantine" / source).iterdir())
 
 
-def test_a_damaged_copy_is_kept_with_what_was_found(tmp_path: Path) -> None:
+def test_a_damaged_copy_is_quarantined_with_its_findings(tmp_path: Path) -> None:
     place = quarantine(tmp_path, "tasks-20261121-040000")
     assert place.read_text() == "tasks-20261121-040000"
     assert (place.parent / "findings.txt").read_text() == "tasks-20261121-040000 is malformed\non page 7\n"
@@ -184,7 +184,7 @@ def test_each_source_has_a_quarantine_of_its_own(tmp_path: Path) -> None:
     assert kept(tmp_path, "other") == ["other-20261101-040000"]
 
 
-def test_what_an_operator_put_there_stays(tmp_path: Path) -> None:
+def test_other_files_in_quarantine_are_kept(tmp_path: Path) -> None:
     quarantine(tmp_path, "tasks-20261110-040000")
     (tmp_path / "quarantine" / "tasks" / "notes.txt").write_text("mine")
     for day in range(11, 14):
@@ -199,7 +199,7 @@ def test_a_second_copy_of_the_same_second_replaces_the_first(tmp_path: Path) -> 
     assert kept(tmp_path) == ["tasks-20261110-040000"]
 
 
-def test_the_quarantine_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_quarantine_has_private_modes(tmp_path: Path) -> None:
     place = quarantine(tmp_path, "tasks-20261110-040000").parent
     assert [oct(stat.S_IMODE(path.stat().st_mode)) for path in (place, place.parent, place / "findings.txt")] == [
         "0o700",

@@ -34,7 +34,7 @@ def test_a_lost_or_damaged_identity_is_recovered(tmp_path: Path) -> None:
     assert Identities(tmp_path).own() == OTHER
 
 
-def test_of_many_that_make_an_identity_at_once_all_have_the_same(tmp_path: Path) -> None:
+def test_concurrent_processes_get_one_identity(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = set(pool.map(lambda _: Identities(tmp_path).ensure(found_nothing), range(64)))
 
@@ -68,7 +68,7 @@ def _killed_after(steps: int, directory: Path) -> bool:
     os._exit(0)
 
 
-def test_killed_at_any_operation_there_is_one_identity_and_nothing_adopted_by_halves(tmp_path: Path) -> None:
+def test_a_kill_at_any_operation_leaves_one_identity_and_complete_adoptions(tmp_path: Path) -> None:
     for steps in count():
         directory = tmp_path / str(steps)
         directory.mkdir()

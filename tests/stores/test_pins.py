@@ -40,7 +40,7 @@ def test_pins_are_returned_as_they_were_set_each_by_its_generation(pins: Pins) -
     assert pins.get("tasks-20261123-0401") is None
 
 
-def test_a_pin_holds_until_its_time_and_without_one_for_ever() -> None:
+def test_a_pin_holds_until_its_time_and_indefinitely_without_one() -> None:
     assert BY_HAND.holds(NOON + MONTH - timedelta(microseconds=1))
     assert not BY_HAND.holds(NOON + MONTH)
     assert RESTORED.holds(NOON + 10_000 * MONTH)
@@ -54,7 +54,7 @@ def test_a_second_pin_never_shortens_the_first_and_keeps_beginning_and_label(pin
     assert pins.all() == {ID: replace(RESTORED, since=NOON, label="v3")}
 
 
-def test_a_pin_whose_time_is_over_leaves_nothing_to_the_next(pins: Pins) -> None:
+def test_an_expired_pin_does_not_affect_the_next(pins: Pins) -> None:
     pins.set(replace(BY_HAND, label="old"))
     later = replace(BY_HAND, since=NOON + 2 * MONTH, until=NOON + 3 * MONTH)
     assert pins.set(later) == later
@@ -68,7 +68,7 @@ def test_a_released_pin_is_gone_and_its_neighbour_is_not(pins: Pins) -> None:
 
 
 @pytest.mark.parametrize("generation", ["../lock", "", "tasks", f"{ID}/../x"])
-def test_no_other_name_than_a_generations_id_reaches_the_disk(pins: Pins, tmp_path: Path, generation: str) -> None:
+def test_a_pin_with_an_invalid_id_is_not_written(pins: Pins, tmp_path: Path, generation: str) -> None:
     (tmp_path / "lock.json").touch()
     with pytest.raises(ValueError, match="not a generation id"):
         pins.set(replace(BY_HAND, generation=generation))
@@ -92,7 +92,7 @@ def test_no_other_name_than_a_generations_id_reaches_the_disk(pins: Pins, tmp_pa
         b"[" * 100_000,
     ],
 )
-def test_a_pin_that_cannot_be_read_pins_until_it_is_released(pins: Pins, path: Path, damaged: bytes) -> None:
+def test_an_unreadable_pin_pins_until_it_is_released(pins: Pins, path: Path, damaged: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(damaged)
     os.utime(path, (NOON.timestamp(), NOON.timestamp()))
@@ -104,7 +104,7 @@ def test_a_pin_that_cannot_be_read_pins_until_it_is_released(pins: Pins, path: P
     assert pins.all() == {}
 
 
-def test_nothing_half_written_is_left_beside_a_pin_and_only_its_owner_reads_it(pins: Pins, path: Path) -> None:
+def test_a_pin_has_mode_0600_and_leaves_no_temporary_file(pins: Pins, path: Path) -> None:
     path.parent.mkdir()
     for killed in (path, path.with_name("tasks-20261101-0400.json")):
         killed.with_suffix(".new").write_text("half of a pin")

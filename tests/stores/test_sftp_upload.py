@@ -41,7 +41,7 @@ def local(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(faulty: FaultySftpServer, local: Path) -> None:
+def test_sent_blocks_are_read_back_during_the_transfer(faulty: FaultySftpServer, local: Path) -> None:
     with sftp_connection(faulty, faulty.port) as connection:
         transfer = upload(local, PART, connection, VerifiedParts())
     assert (transfer.sent_bytes, transfer.verified_by) == (BYTES, "read-back")
@@ -60,7 +60,7 @@ def test_what_is_sent_comes_back_while_the_rest_is_on_its_way(faulty: FaultySftp
     ],
     ids=["it gives no open file back", "it writes at the end", "it lets one write at a time", "it errs once"],
 )
-def test_what_goes_wrong_on_the_way_is_no_fault_of_the_copy(
+def test_an_error_while_reading_back_during_the_transfer_is_not_an_error_of_the_copy(
     faulty: FaultySftpServer, connection: SftpConnection, local: Path, poor: SftpFaults
 ) -> None:
     faulty.set_faults(poor)
@@ -68,14 +68,16 @@ def test_what_goes_wrong_on_the_way_is_no_fault_of_the_copy(
     assert (faulty.files / "part").read_bytes() == local.read_bytes()
 
 
-def test_what_stays_wrong_is_a_fault(faulty: FaultySftpServer, connection: SftpConnection, local: Path) -> None:
+def test_a_wrong_byte_in_the_complete_copy_is_an_error(
+    faulty: FaultySftpServer, connection: SftpConnection, local: Path
+) -> None:
     faulty.set_faults(SftpFaults(flip_at=3))
     with pytest.raises(CopyCorrupt, match="from byte 3 on"):
         upload(local, PART, connection, VerifiedParts())
 
 
 @pytest.mark.parametrize("first", [1, WRITES - 9, WRITES - 1, WRITES])
-def test_whichever_write_finds_no_room_that_is_what_is_told_and_the_room_is_given_back(
+def test_a_write_refused_at_any_position_is_reported_and_the_part_is_removed(
     faulty: FaultySftpServer, connection: SftpConnection, local: Path, first: int
 ) -> None:
     faulty.set_faults(SftpFaults(bad_write=first, bad_writes=WRITES))
@@ -85,9 +87,7 @@ def test_whichever_write_finds_no_room_that_is_what_is_told_and_the_room_is_give
     assert faulty.writes < first + 2 * CHANNELS * IN_FLIGHT_BYTES // SAFE_BLOCK_BYTES
 
 
-def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_proven(
-    faulty: FaultySftpServer, local: Path
-) -> None:
+def test_a_part_removed_between_two_connections_is_verified_again(faulty: FaultySftpServer, local: Path) -> None:
     part, verified = faulty.files / "part", VerifiedParts()
     part.write_bytes(local.read_bytes()[: BYTES // 2])
 
@@ -115,7 +115,7 @@ def test_a_part_that_was_taken_away_between_two_links_is_not_believed_to_be_prov
     "unsupported", [frozenset[str](), frozenset({"setstat", "fsetstat"})], ids=["cuts", "cannot cut"]
 )
 @pytest.mark.parametrize("right_bytes", [0, BYTES // 2, BYTES])
-def test_a_part_longer_than_the_archive_loses_what_is_too_much(
+def test_a_part_longer_than_the_archive_is_truncated(
     faulty: FaultySftpServer, local: Path, right_bytes: int, unsupported: frozenset[str]
 ) -> None:
     faulty.set_faults(SftpFaults(unsupported=unsupported))

@@ -54,7 +54,7 @@ _AUDITED = frozenset(
     }
 )
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
-_OTHER_PROCESSES = ("backupd.daemon", "backupd.sqlite.worker", "backupd.notifications.apprise_worker")
+_OTHER_PROCESSES = ("backupd.daemon", "backupd.sqlite.worker", "backupd.notifications.apprise")
 COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
 FORK_COVERAGE_CONFIG = "COVERAGE_OF_FORKS"  # likewise, for the fork server and its forks, but not for their children
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT

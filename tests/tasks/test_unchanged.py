@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from backupd.model import FileState, Signature
-from backupd.sqlite.source import SETTLED_NS, same_content
+from backupd.sqlite.source import TIMESTAMP_GRAIN_NS, same_content
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.requests import BackupRequest
@@ -14,7 +14,7 @@ from support.bank import running_bank
 
 def wait_until_settled(path: Path) -> None:
     """Wait until the last change of `path` is more than 2 s old: nothing but time can make it so."""
-    while time.time_ns() - path.stat().st_ctime_ns <= SETTLED_NS:
+    while time.time_ns() - path.stat().st_ctime_ns <= TIMESTAMP_GRAIN_NS:
         time.sleep(0.05)
 
 

@@ -78,7 +78,7 @@ def configure(home: Path, guarded: Daemon, unguarded: Daemon) -> Path:
         "interval: 1m": "interval: 200ms",
         "/etc/prometheus/backupd.token": str(home / "backupd.token"),
         '"backupd:8080"': f'"127.0.0.1:{guarded.port}"',
-        "# Where alerts go": OTHERS % (f"127.0.0.1:{unguarded.port}", f"127.0.0.1:{guarded.port}") + "#",
+        "# Where to send alerts": OTHERS % (f"127.0.0.1:{unguarded.port}", f"127.0.0.1:{guarded.port}") + "#",
     }
     for old, new in changes.items():
         assert old in sample

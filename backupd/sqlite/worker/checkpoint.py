@@ -14,17 +14,17 @@ import apsw
 
 from backupd.errors import BackupdError, NoSpace, RestoreFailed, SourceBusy, TargetInUse, TargetRefused
 from backupd.sqlite.file_format import Header, is_encrypted, read_header
-from backupd.sqlite.worker.connection import extended_code
-from backupd.sqlite.worker.hot_journal import explain_absence, read_record, settle_record
+from backupd.sqlite.worker.connection import result_code
+from backupd.sqlite.worker.hot_journal import detach_super_journal, read_super_journal, undecided_message
 from backupd.sqlite.worker.locks import hold_shared_lock
-from backupd.sqlite.worker.protocol import Wire, serve
+from backupd.sqlite.worker.protocol import ParentPipe, serve
 from backupd.system.owners import become_owner
 
 # A disk that cannot read it, or write to it, is what a restore is for: what lies there is kept as it lies.
 _DAMAGED = (apsw.SQLITE_NOTADB, apsw.SQLITE_CORRUPT, apsw.SQLITE_IOERR)
 
 
-def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
+def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
     """Settle the database at `path`, and tell its damage in words (or nothing), or why its journal is undecided.
 
     `name` is what its app calls the file. An encrypted one is left as it is, with its side files, which belong to it
@@ -32,19 +32,19 @@ def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     """
     path: str = request["path"]
     become_owner(request["uid"], request["gid"])
-    damage, undecided = "it is no database: nothing in it can be read", ""
+    damage, journal_problem = "it is no database: nothing in it can be read", ""
     try:
         header = header_of(path)
         if is_encrypted(path):
             damage = ""
         elif header is not None:  # else SQLite would take a WAL that lies there for one of nobody, and remove it
-            undecided = judge_journal(path, request["name"])
-            damage = "" if undecided else settle_or_tell(path)
+            journal_problem = judge_journal(path, request["name"])
+            damage = "" if journal_problem else settle_or_tell(path)
     except OSError as error:
         if error.errno != EIO:
             raise
         damage = "the disk cannot read it"
-    return {"damage": damage, "undecided": undecided}
+    return {"damage": damage, "journal_problem": journal_problem}
 
 
 def header_of(path: str) -> Header | None:
@@ -63,14 +63,14 @@ def judge_journal(path: str, name: str) -> str:
 
     The lock lasts until SQLite has taken its own: the descriptor is never closed. Raises TargetInUse, OSError.
     """
-    if read_record(f"{path}-journal") is None:
+    if read_super_journal(f"{path}-journal") is None:
         return ""
     try:
         hold_shared_lock(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
     except SourceBusy as error:
         raise TargetInUse(f"{path} is in use: another process holds a lock on it") from error
-    record = settle_record(path, os.path.join(os.path.dirname(path), name))
-    return "" if record is None else explain_absence(record, path)
+    record = detach_super_journal(path, os.path.join(os.path.dirname(path), name))
+    return "" if record is None else undecided_message(record, path)
 
 
 def settle_or_tell(path: str) -> str:
@@ -78,7 +78,7 @@ def settle_or_tell(path: str) -> str:
     try:
         settle(path)
     except apsw.Error as error:
-        if extended_code(error) & 0xFF not in _DAMAGED:
+        if result_code(error) & 0xFF not in _DAMAGED:
             raise _explain(error, path) from error
         return str(error)
     return ""
@@ -100,7 +100,7 @@ def settle(path: str) -> None:
 
 
 def _explain(error: apsw.Error, path: str) -> BackupdError:
-    code = extended_code(error)
+    code = result_code(error)
     match code & 0xFF:
         case apsw.SQLITE_BUSY | apsw.SQLITE_LOCKED:
             return TargetInUse(f"{path} is in use: another process holds a lock on it")

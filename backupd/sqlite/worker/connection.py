@@ -18,7 +18,7 @@ from backupd.errors import (
 from backupd.system.os_errors import explain_no_inodes, lacks_inodes
 
 
-def texts(
+def text_rows(
     connection: apsw.Connection, query: str, values: tuple[str, ...] = (), errors: str = "backslashreplace"
 ) -> Iterator[list[Any]]:
     """Yield the rows of `query` with blobs decoded as the texts that they are. Raises apsw.Error."""
@@ -71,14 +71,14 @@ _KNOWN: dict[int, tuple[type[BackupdError], str, str]] = {
 }
 
 
-def extended_code(error: apsw.Error) -> int:
+def result_code(error: apsw.Error) -> int:
     """Return the extended result code of `error`, 0 for one of apsw's own (its stubs do not tell of it)."""
     return int(getattr(error, "extendedresult", 0))
 
 
-def explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
+def source_error(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
     """Turn what SQLite said about the source at `path` into an error for people."""
-    extended = extended_code(error)
+    extended = result_code(error)
     if extended in _SHM_SIZE:
         directory = os.path.dirname(path)
         short, hint = explain_no_inodes(directory) if lacks_inodes(directory, 1) else (_FULL, "free space there")

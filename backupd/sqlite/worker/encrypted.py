@@ -92,17 +92,17 @@ _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 
 Advance = Callable[[int, int], None]
 # Waits a little for a lock, given the number of tries: False when there is no time left.
-Patience = Callable[[int], bool]
+WaitForLock = Callable[[int], bool]
 
 
-class Sealed(NamedTuple):
+class EncryptedCopy(NamedTuple):
     """What the copy of an encrypted database took: for how long its writers were held, and whether it has a WAL."""
 
     held_s: float
     wal: bool
 
 
-def copy_sealed(path: str, target: int, advance: Advance, patience: Patience) -> Sealed:
+def copy_encrypted(path: str, target: int, advance: Advance, patience: WaitForLock) -> EncryptedCopy:
     """Copy the encrypted database at `path` with what is committed in its WAL to the descriptor `target`.
 
     Raises SourceBusy, SourceEncrypted where only its app can recover it, SourceUnlocked, NoSpace. The caller has no
@@ -118,7 +118,7 @@ def copy_sealed(path: str, target: int, advance: Advance, patience: Patience) ->
             attempt += 1
 
 
-def _copy(path: str, target: int, advance: Advance) -> Sealed:
+def _copy(path: str, target: int, advance: Advance) -> EncryptedCopy:
     with _held(path) as source:
         began = time.monotonic()
         _refuse_hot_journal(path)
@@ -137,7 +137,7 @@ def _copy(path: str, target: int, advance: Advance) -> Sealed:
             raise written_without_lock(path)
         if not index and os.path.exists(f"{path}-shm"):
             raise SourceBusy(f"{path} was opened by its app while it was copied", "run the backup again")
-        return Sealed(time.monotonic() - began, pages is not None)
+        return EncryptedCopy(time.monotonic() - began, pages is not None)
 
 
 def _add_committed(wal: int, pages: WalPages, target: int) -> None:

@@ -33,7 +33,7 @@ def main() -> None:
         answer = _take(request["paths"], descriptors)
     _say(answer)
     for _ in sys.stdin:
-        _say({"asked_for": [path for path, descriptor in descriptors.items() if _asked_for(descriptor)]})
+        _say({"open_requested": [path for path, descriptor in descriptors.items() if _asked_for(descriptor)]})
 
 
 def _take(paths: list[str], descriptors: dict[str, int]) -> dict[str, Any]:

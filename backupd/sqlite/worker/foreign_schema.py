@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 import apsw
 
-from backupd.sqlite.file_format import SIZE, parse_header
-from backupd.sqlite.worker.connection import texts
+from backupd.sqlite.file_format import HEADER_BYTES, parse_header
+from backupd.sqlite.worker.connection import text_rows
 
 Cause = Literal["limits", "function", "newer", "other engine", "damage"]
 
@@ -29,7 +29,7 @@ _BEFORE_BYTES, _AFTER_BYTES = 256, 64
 _MOST_BYTES = 256 << 20  # parsed in about two seconds
 
 
-class Objection(NamedTuple):
+class SchemaError(NamedTuple):
     """What SQLite says about the object `name` of a schema, and why that is."""
 
     name: str
@@ -43,7 +43,7 @@ class Objection(NamedTuple):
         return f"{self.name} is not readable by SQLite {apsw.sqlite_lib_version()}, {why}: {self.said}"
 
 
-def objection_in(connection: apsw.Connection, said: str, writer: str) -> Objection | None:
+def schema_error_in(connection: apsw.Connection, said: str, writer: str) -> SchemaError | None:
     """Return the objection in what SQLite `said` of a schema that `writer` wrote; None where there is none in it.
 
     `connection` passes over what it cannot parse (`writable_schema`).
@@ -53,17 +53,17 @@ def objection_in(connection: apsw.Connection, said: str, writer: str) -> Objecti
         return None
     name, why = message[1], message[2] or ""
     kind, sql = next(((kind, sql) for kind, of, sql in _objects(connection) if of == name), ("", None))
-    return Objection(name, why, _cause(connection if kind != "table" else _nowhere(), sql, why, writer))
+    return SchemaError(name, why, _cause(connection if kind != "table" else _nowhere(), sql, why, writer))
 
 
-def objections(connection: apsw.Connection, writer: str) -> Iterator[Objection]:
+def schema_errors(connection: apsw.Connection, writer: str) -> Iterator[SchemaError]:
     """Yield what SQLite objects to, object by object: of one that it passes over it says nothing."""
     nowhere = _nowhere()
     for kind, name, sql in _objects(connection):
         where = nowhere if kind == "table" else connection  # others are of tables, which have to be there
         said = "it is not UTF-8" if sql is None else _parse(where, sql)[0]
         if said:
-            yield Objection(name, said, _cause(where, sql, said, writer))
+            yield SchemaError(name, said, _cause(where, sql, said, writer))
 
 
 def _nowhere() -> apsw.Connection:
@@ -74,7 +74,7 @@ def _objects(connection: apsw.Connection) -> Iterator[tuple[str, str, str | None
     """Yield type, name and SQL (None where it is no text) of each object."""
     columns = "CAST(type AS BLOB), CAST(name AS BLOB), CAST(sql AS BLOB)"
     query = f"SELECT {columns} FROM sqlite_schema WHERE sql NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"  # noqa: S608
-    for kind, name, sql in texts(connection, query, errors="surrogateescape"):
+    for kind, name, sql in text_rows(connection, query, errors="surrogateescape"):
         broken = sql.encode(errors="replace").decode() != sql
         yield kind, name.encode(errors="backslashreplace").decode(), None if broken else sql
 
@@ -140,7 +140,7 @@ _PTRMAP_ENTRY_BYTES = 5
 _EVERY_PAGE = "SELECT CAST(name AS BLOB), pagetype, pageno, ncell FROM dbstat"
 
 
-class Walked(NamedTuple):
+class PageOwners(NamedTuple):
     """What is wrong with the pages, and how many rows each b-tree holds, by the name of its table or index."""
 
     damage: list[str]
@@ -152,7 +152,7 @@ class _File:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        raw = os.pread(descriptor, SIZE, 0)
+        raw = os.pread(descriptor, HEADER_BYTES, 0)
         header = parse_header(raw)
         self.page_size = header.page_size if header else 1
         self.count = os.fstat(descriptor).st_size // self.page_size
@@ -164,7 +164,7 @@ class _File:
         return os.pread(self._descriptor, self.page_size, (number - 1) * self.page_size)
 
 
-def walk(connection: apsw.Connection, path: str) -> Walked:
+def follow_pages(connection: apsw.Connection, path: str) -> PageOwners:
     """Follow every b-tree, the freelist and the pointer map of the copy at `path`, which `connection` has open.
 
     Raises apsw.Error where a b-tree cannot be followed, OSError.
@@ -185,7 +185,7 @@ def walk(connection: apsw.Connection, path: str) -> Walked:
         damage += [f"page {number} belongs to nothing" for number in range(1, file.count + 1) if not owners[number]]
     finally:
         os.close(descriptor)
-    return Walked(damage, trees.rows)
+    return PageOwners(damage, trees.rows)
 
 
 class _Trees:
@@ -197,10 +197,10 @@ class _Trees:
         self.pages: list[int] = []
         in_leaves = {
             name: file.page(root)[0] in _TABLE_PAGES
-            for name, root in texts(connection, "SELECT CAST(name AS BLOB), rootpage FROM sqlite_schema")
+            for name, root in text_rows(connection, "SELECT CAST(name AS BLOB), rootpage FROM sqlite_schema")
             if isinstance(root, int) and 1 <= root <= file.count
         }
-        for name, kind, number, cells in texts(connection, _EVERY_PAGE):
+        for name, kind, number, cells in text_rows(connection, _EVERY_PAGE):
             self.pages.append(number)
             if kind == "corrupted":
                 self.damage.append(f"page {number} of {name} is no page of a b-tree")

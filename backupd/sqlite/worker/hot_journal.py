@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from backupd.errors import NoSpace, SnapshotFailed, SourceBusy, SourceUnusable
-from backupd.sqlite.worker.locks import hold_shared_lock, refuse_living_journal, written_without_lock
+from backupd.sqlite.worker.locks import hold_shared_lock, refuse_journal_in_use, written_without_lock
 from backupd.system.fs import is_disk_full
 
 _MAGIC = bytes.fromhex("d9d505f920a163d7")
@@ -23,7 +23,7 @@ class Record(NamedTuple):
     begin: int
 
 
-def read_record(journal: str) -> Record | None:
+def read_super_journal(journal: str) -> Record | None:
     """Return the super-journal that the hot journal at path `journal` names; None for one of a single database.
 
     None also for a journal that is not there, and for one that is over: its first byte is zero. Raises OSError.
@@ -38,7 +38,7 @@ def read_record(journal: str) -> Record | None:
         os.close(descriptor)
 
 
-def cut_record(journal: str, record: Record) -> None:
+def cut_super_journal(journal: str, record: Record) -> None:
     """Cut the record off, durably: SQLite plays the journal back as that of a single database. Raises OSError."""
     descriptor = os.open(journal, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -48,7 +48,7 @@ def cut_record(journal: str, record: Record) -> None:
         os.close(descriptor)
 
 
-def is_there(record: Record, database: str) -> bool:
+def super_journal_exists(record: Record, database: str) -> bool:
     """Tell whether the super-journal that a journal of `database` names is there: then nothing of it was committed.
 
     It is looked for at its own path, and by its name beside the database, whose directory may be mounted elsewhere. It
@@ -59,20 +59,20 @@ def is_there(record: Record, database: str) -> bool:
     return any(_lists(path, database) for path in (record.name, os.path.join(beside, name)))
 
 
-def settle_record(path: str, database: str) -> Record | None:
+def detach_super_journal(path: str, database: str) -> Record | None:
     """Make the journal of the database at `path`, which its app calls `database`, one that SQLite may play back.
 
     Returns the record of one that nothing can be said of; None where there is none, or it was cut off. Call it with a
     lock that keeps the app from its journal (`locks.hold_shared_lock`). Raises OSError.
     """
-    record = read_record(f"{path}-journal")
-    if record is None or not is_there(record, database):
+    record = read_super_journal(f"{path}-journal")
+    if record is None or not super_journal_exists(record, database):
         return record
-    cut_record(f"{path}-journal", record)
+    cut_super_journal(f"{path}-journal", record)
     return None
 
 
-def explain_absence(record: Record, path: str) -> str:
+def undecided_message(record: Record, path: str) -> str:
     """Say why the journal of the database at `path` cannot be judged."""
     return (
         f"{path}-journal belongs to a transaction over several databases whose super-journal {record.name} is not seen "
@@ -113,7 +113,7 @@ def _lists(path: str, database: str) -> bool:
 _CHUNK_BYTES = 1 << 20
 
 
-def examine_journal(path: str) -> None:
+def require_usable_journal(path: str) -> None:
     """Refuse a hot journal whose app is at work without locks, or of which nothing can be said.
 
     The caller has no connection to `path` open. Raises SourceUnlocked, SourceUnusable, and as `copy_with_journal` does.
@@ -150,7 +150,7 @@ def _opened(path: str) -> Iterator[tuple[int, Record | None]]:
     source = os.open(path, os.O_RDONLY)
     try:
         hold_shared_lock(source, path)
-        refuse_living_journal(source, path)
+        refuse_journal_in_use(source, path)
         yield source, _judged(path)
     except FileNotFoundError as error:
         raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
@@ -162,10 +162,10 @@ def _opened(path: str) -> Iterator[tuple[int, Record | None]]:
 
 
 def _judged(path: str) -> Record | None:
-    record = read_record(f"{path}-journal")
-    if record is not None and not is_there(record, path):
+    record = read_super_journal(f"{path}-journal")
+    if record is not None and not super_journal_exists(record, path):
         raise SourceUnusable(
-            explain_absence(record, path),
+            undecided_message(record, path),
             "start the app, which finishes that transaction or takes it back; or mount the directory of the "
             f"super-journal here at the same path ({os.path.dirname(record.name)})",
         )

@@ -13,10 +13,10 @@ from urllib.parse import quote
 import apsw
 
 from backupd.sqlite.file_format import has_checksums, is_encrypted, wrong_pages
-from backupd.sqlite.shadow_tables import SHADOWS
-from backupd.sqlite.worker.connection import texts
+from backupd.sqlite.shadow_tables import SHADOW_TABLES
+from backupd.sqlite.worker.connection import text_rows
 from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, IntegrityResult, check_integrity
-from backupd.sqlite.worker.protocol import Wire, serve
+from backupd.sqlite.worker.protocol import ParentPipe, serve
 from backupd.system.resources import Priority, lower_priority
 
 _OPAQUE = {
@@ -38,7 +38,7 @@ def open_immutable(path: str) -> apsw.Connection:
     return connection
 
 
-def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
+def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
     """Check the copy; the answer holds the fields of `model.Verdict` and, where it could be read, of `Contents`."""
     lower_priority(Priority(**request["priority"]))
     began = time.monotonic()
@@ -66,16 +66,16 @@ def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
     return {"verdict": verdict, "contents": contents}
 
 
-def verify_checksums(path: str, ladder: IntegrityResult) -> None:
+def verify_checksums(path: str, result: IntegrityResult) -> None:
     """Verify the checksum of each page, where the app keeps them; a wrong one is damage."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if not has_checksums(descriptor):
             return
-        ladder.checks.append("page checksums")
+        result.checks.append("page checksums")
         for page in islice(wrong_pages(descriptor), MAX_MESSAGES):
-            ladder.damage.append(f"page {page} does not match its checksum")
-            ladder.level = "corrupt"
+            result.damage.append(f"page {page} does not match its checksum")
+            result.level = "corrupt"
     finally:
         os.close(descriptor)
 
@@ -121,7 +121,7 @@ def contents_of(connection: apsw.Connection, cells: dict[str, int], *, indexes_c
 
 def _tables(connection: apsw.Connection) -> list[list[str]]:
     return list(
-        texts(
+        text_rows(
             connection,
             "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema WHERE type = 'table' AND sql NOT NULL "
             "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
@@ -131,7 +131,7 @@ def _tables(connection: apsw.Connection) -> list[list[str]]:
 
 def _rows(connection: apsw.Connection, table: str, module: str | None, how: str) -> int | None:
     """Count rows; None where that takes functions of the app, or where a virtual table stores none of its own."""
-    if module is not None and module not in SHADOWS:
+    if module is not None and module not in SHADOW_TABLES:
         return None
     name, give_up = table.replace('"', '""'), time.monotonic() + _COUNT_S
     if module is not None:
@@ -152,7 +152,7 @@ def _columns(connection: apsw.Connection, table: str) -> str:
     names: list[list[str]] = []
     with suppress(apsw.Error):
         names = list(
-            texts(connection, "SELECT CAST(name AS BLOB) FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,))
+            text_rows(connection, "SELECT CAST(name AS BLOB) FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,))
         )
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:_DIGITS] if names else ""
 
@@ -160,7 +160,7 @@ def _columns(connection: apsw.Connection, table: str) -> str:
 def schema_digest(connection: apsw.Connection) -> str:
     """Return the SHA-256 of the schema: a JSON line of type, name, table and SQL for each object, in sorted order."""
     digest = hashlib.sha256()
-    for row in texts(
+    for row in text_rows(
         connection,
         "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema "
         "ORDER BY type, name, tbl_name, sql",

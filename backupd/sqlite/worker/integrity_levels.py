@@ -11,7 +11,7 @@ from typing import Literal
 
 import apsw
 
-from backupd.sqlite.worker.foreign_schema import objection_in, objections, walk
+from backupd.sqlite.worker.foreign_schema import follow_pages, schema_error_in, schema_errors
 
 MAX_MESSAGES = 100
 _MAX_LENGTH = 1000
@@ -56,7 +56,7 @@ def check_integrity(connect: Callable[[str], apsw.Connection], path: str, writer
 
     Damage never raises: it is the answer.
     """
-    ladder = IntegrityResult(path, writer)
+    result = IntegrityResult(path, writer)
     why = ""
     for rung in (
         _integrity,
@@ -66,71 +66,71 @@ def check_integrity(connect: Callable[[str], apsw.Connection], path: str, writer
     ):
         connection = connect(path)
         try:
-            rung(connection, ladder)
+            rung(connection, result)
         except (apsw.SQLError, apsw.TooBigError, apsw.CorruptError, apsw.NotADBError) as error:
             why = str(error)
             if isinstance(error, apsw.SQLError | apsw.TooBigError) or _is_foreign_schema(connect(path), writer, why):
-                _keep(ladder.notes, f"{ladder.checks[-1]} cannot run here: {why}")
+                _append(result.notes, f"{result.checks[-1]} cannot run here: {why}")
                 continue
-            _keep(ladder.damage, why)
+            _append(result.damage, why)
         finally:
             connection.close()
         break
     else:
-        _keep(ladder.damage, f"no check can run: {why}")  # what nobody could prove sound is not
-    if ladder.damage:
-        ladder.level = "corrupt"
-    return ladder
+        _append(result.damage, f"no check can run: {why}")  # what nobody could prove sound is not
+    if result.damage:
+        result.level = "corrupt"
+    return result
 
 
-def _integrity(connection: apsw.Connection, ladder: IntegrityResult) -> None:
-    ladder.checks.append("integrity_check")
-    _sort(connection, ladder, "integrity_check", structure_only=False)
+def _integrity(connection: apsw.Connection, result: IntegrityResult) -> None:
+    result.checks.append("integrity_check")
+    _collect(connection, result, "integrity_check", structure_only=False)
 
 
-def _integrity_without_modules(connection: apsw.Connection, ladder: IntegrityResult) -> None:
-    ladder.checks.append("integrity_check without virtual tables")
+def _integrity_without_modules(connection: apsw.Connection, result: IntegrityResult) -> None:
+    result.checks.append("integrity_check without virtual tables")
     connection.drop_modules([])
-    _sort(connection, ladder, "integrity_check", structure_only=False)
+    _collect(connection, result, "integrity_check", structure_only=False)
 
 
-def _structure_with_stand_ins(connection: apsw.Connection, ladder: IntegrityResult) -> None:
-    ladder.checks.append("quick_check with stand-ins")
-    ladder.level = "structural"
-    ladder.prepare = _with_collations
-    _structure(_with_collations(connection), ladder)
+def _structure_with_stand_ins(connection: apsw.Connection, result: IntegrityResult) -> None:
+    result.checks.append("quick_check with stand-ins")
+    result.level = "structural"
+    result.prepare = _with_collations
+    _structure(_with_collations(connection), result)
 
 
-def _structure_of_foreign_schema(connection: apsw.Connection, ladder: IntegrityResult) -> None:
+def _structure_of_foreign_schema(connection: apsw.Connection, result: IntegrityResult) -> None:
     """Check all tables but those whose SQL this library cannot parse, and follow the pages of these too."""
-    ladder.checks += ["quick_check of what can be parsed", "all pages followed"]
-    ladder.level = "structural"
-    ladder.prepare = _with_foreign_schema
+    result.checks += ["quick_check of what can be parsed", "all pages followed"]
+    result.level = "structural"
+    result.prepare = _with_foreign_schema
     try:
-        _structure(_with_foreign_schema(connection), ladder)
+        _structure(_with_foreign_schema(connection), result)
     except apsw.TooBigError as error:  # values that are longer than this library allows
-        _keep(ladder.notes, f"quick_check cannot run here: {error}")
-    # Pages of tables that were passed over look unused, and are not: `walk` knows.
-    ladder.damage[:] = [message for message in ladder.damage if not re.match(_UNUSED_PAGE, message)]
-    walked = walk(connection, ladder.path)
+        _append(result.notes, f"quick_check cannot run here: {error}")
+    # Pages of tables that were passed over look unused, and are not: `follow_pages` knows.
+    result.damage[:] = [message for message in result.damage if not re.match(_UNUSED_PAGE, message)]
+    walked = follow_pages(connection, result.path)
     for message in walked.damage:
-        _keep(ladder.damage, message)
-    ladder.rows = walked.rows
+        _append(result.damage, message)
+    result.rows = walked.rows
     found: list[str] = []
-    for objection in objections(connection, ladder.writer):
-        _keep(ladder.damage if objection.cause == "damage" else found, str(objection))
+    for objection in schema_errors(connection, result.writer):
+        _append(result.damage if objection.cause == "damage" else found, str(objection))
         if objection.cause == "other engine":
-            ladder.doubt = ladder.doubt or str(objection)[:_MAX_LENGTH]
-    ladder.notes[:] = [*found, *ladder.notes][:MAX_MESSAGES]  # first what explains the others
+            result.doubt = result.doubt or str(objection)[:_MAX_LENGTH]
+    result.notes[:] = [*found, *result.notes][:MAX_MESSAGES]  # first what explains the others
 
 
-def _structure(connection: apsw.Connection, ladder: IntegrityResult) -> None:
+def _structure(connection: apsw.Connection, result: IntegrityResult) -> None:
     """Check the b-trees; a function that only the app has, or that refuses what is stored, gets a stand-in."""
-    connection.drop_modules(["dbstat"])  # which `walk` needs
+    connection.drop_modules(["dbstat"])  # which `follow_pages` needs
     standing_in: set[str] = set()
     while True:
         try:
-            return _sort(connection, ladder, "quick_check", structure_only=True)
+            return _collect(connection, result, "quick_check", structure_only=True)
         except apsw.SQLError as error:
             wanted = _functions_behind(error, connection) - standing_in
             if not wanted:
@@ -159,22 +159,22 @@ def _with_foreign_schema(connection: apsw.Connection) -> apsw.Connection:
 
 def _is_foreign_schema(connection: apsw.Connection, writer: str, why: str) -> bool:
     """Tell a schema that another SQLite or another engine wrote from a damaged one."""
-    objection = objection_in(_with_foreign_schema(connection), why, writer)
+    objection = schema_error_in(_with_foreign_schema(connection), why, writer)
     connection.close()
     return objection is not None and objection.cause != "damage"
 
 
-def _sort(connection: apsw.Connection, ladder: IntegrityResult, check: str, *, structure_only: bool) -> None:
+def _collect(connection: apsw.Connection, result: IntegrityResult, check: str, *, structure_only: bool) -> None:
     for (text,) in connection.execute(f"PRAGMA {check}({_NO_LIMIT})"):
         # what is found in b-trees comes in one text, a line each; in all else a line may end within a name
         for message in text.split("\n")[1:] if text.startswith("***") else [text]:
             if message in {"", "ok"}:
                 continue
             if not _is_harmless(connection, message, structure_only=structure_only):
-                _keep(ladder.damage, message)
+                _append(result.damage, message)
             elif not structure_only:  # else it is said of what a stand-in made up
-                _keep(ladder.notes, message)
-        if len(ladder.damage) >= MAX_MESSAGES:
+                _append(result.notes, message)
+        if len(result.damage) >= MAX_MESSAGES:
             return
 
 
@@ -203,7 +203,7 @@ def _is_derived(connection: apsw.Connection, index: str) -> bool:
     )
 
 
-def _keep(messages: list[str], message: str) -> None:
+def _append(messages: list[str], message: str) -> None:
     message = message[:_MAX_LENGTH]
     if len(messages) < MAX_MESSAGES and message not in messages:
         messages.append(message)

@@ -15,7 +15,7 @@ from errno import EAGAIN
 from typing import NamedTuple
 
 from backupd.errors import SourceBusy, SourceUnlocked, SourceUnusable
-from backupd.sqlite.database_files import mount_the_directory
+from backupd.sqlite.database_files import mount_directory_hint
 
 PENDING = 0x40000000
 SHARED_FIRST, SHARED_SIZE = PENDING + 2, 510
@@ -30,7 +30,7 @@ _USE_UNIX = (
 )
 
 
-class _Why(NamedTuple):
+class _Refusal(NamedTuple):
     kind: type[SourceUnusable]
     message: str
     hint: str
@@ -76,7 +76,7 @@ def refuse_lock_directory(path: str) -> None:
         raise why.kind(why.message, why.hint)
 
 
-def refuse_living_journal(database: int, path: str) -> None:
+def refuse_journal_in_use(database: int, path: str) -> None:
     """Refuse a journal that another process has open without the lock that goes with it: its app is not dead.
 
     `database` is a descriptor of the database on which this process holds SQLite's shared lock, so that no app that
@@ -122,7 +122,7 @@ def is_open(path: str) -> bool:
     return False
 
 
-def _foreign(path: str, journal_mode: str) -> _Why | None:
+def _foreign(path: str, journal_mode: str) -> _Refusal | None:
     held = _lock_on_file(path, PENDING, _ALL_BYTES)
     if held == fcntl.F_UNLCK and _is_directory(f"{path}.lock"):
         return _lock_directory(path)
@@ -132,16 +132,16 @@ def _foreign(path: str, journal_mode: str) -> _Why | None:
         and held == fcntl.F_RDLCK
         and _lock_on_file(f"{path}-shm", _SHM_IN_USE, 1) == fcntl.F_UNLCK
     ):
-        return _Why(
+        return _Refusal(
             SourceUnusable,
             f"a process has {path} open in WAL mode, and its WAL is not here: it opened the file by another name",
-            f"{mount_the_directory(os.path.dirname(path))}; a hard link is another name as well",
+            f"{mount_directory_hint(os.path.dirname(path))}; a hard link is another name as well",
         )
     return None
 
 
-def _lock_directory(path: str) -> _Why:
-    return _Why(
+def _lock_directory(path: str) -> _Refusal:
+    return _Refusal(
         SourceUnlocked,
         f"{path} is locked by the directory {path}.lock (SQLite's VFS unix-dotfile), which keeps no other program from "
         "reading half a transaction",

@@ -8,12 +8,12 @@ from typing import Any
 import apsw
 
 from backupd.errors import BackupdError, NoSpace, SnapshotFailed, WorkerFailed
-from backupd.sqlite.worker.connection import extended_code
+from backupd.sqlite.worker.connection import result_code
 from backupd.sqlite.worker.integrity_check import open_immutable
-from backupd.sqlite.worker.protocol import Wire, serve
+from backupd.sqlite.worker.protocol import ParentPipe, serve
 
 
-def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
+def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
     """Do `request["verb"]` to the copy at `request["path"]`."""
     try:
         {"recover": recover, "compact": compact, "journal": set_journal_mode}[request["verb"]](request)
@@ -52,7 +52,7 @@ def _explain(error: apsw.Error, verb: str) -> BackupdError:
             f"VACUUM needs to read the whole schema, with the functions and collations of the app: {error}",
             'use method = "backup"',
         )
-    return WorkerFailed(f"could not {verb} the copy: {error} (SQLite code {extended_code(error)})", "see the log")
+    return WorkerFailed(f"could not {verb} the copy: {error} (SQLite code {result_code(error)})", "see the log")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ _PROGRESS_EVERY_S = 0.1
 _ORPHANED = 70
 
 
-class Wire:
+class ParentPipe:
     """Tells the parent how the work goes on."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Wire:
         _send({"kind": "event", "event": name, "message": message})
 
 
-def serve(work: Callable[[dict[str, Any], Wire], dict[str, Any]]) -> None:
+def serve(work: Callable[[dict[str, Any], ParentPipe], dict[str, Any]]) -> None:
     """Do the one piece of `work` that stdin asks for, and answer with its result or with a foreseen error.
 
     The parent keeps stdin open for as long as it lives: when it closes, nobody waits for the answer any more,
@@ -41,7 +41,7 @@ def serve(work: Callable[[dict[str, Any], Wire], dict[str, Any]]) -> None:
     request = json.loads(sys.stdin.buffer.readline())
     try:
         call_when_parent_ends(lambda: os._exit(_ORPHANED))
-        _send({"kind": "result", "result": work(request, Wire())})
+        _send({"kind": "result", "result": work(request, ParentPipe())})
     except Exception as error:
         foreseen = foreseen_error(error)
         if foreseen is None:

@@ -10,13 +10,13 @@ import apsw
 
 from backupd.errors import DrillFailed
 from backupd.sqlite.file_format import is_encrypted
-from backupd.sqlite.worker.protocol import Wire, serve
+from backupd.sqlite.worker.protocol import ParentPipe, serve
 from backupd.system.owners import become_owner, known_owner
 
 _BUSY_MS = 5000
 
 
-def work(request: dict[str, Any], _wire: Wire) -> dict[str, Any]:
+def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
     """Return `user_version` and, as text, the first value of the first row of `request["query"]`, if there is one."""
     path: str = request["path"]
     become_owner(*known_owner(path, os.stat(path)))

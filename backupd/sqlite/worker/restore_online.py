@@ -14,26 +14,26 @@ import apsw
 
 from backupd.errors import BackupdError, NoSpace, RestoreFailed, SourceBusy, SourceUnusable, TargetInUse, TargetRefused
 from backupd.sqlite.file_format import read_header
-from backupd.sqlite.worker.connection import extended_code
-from backupd.sqlite.worker.hot_journal import explain_absence, settle_record
+from backupd.sqlite.worker.connection import result_code
+from backupd.sqlite.worker.hot_journal import detach_super_journal, undecided_message
 from backupd.sqlite.worker.integrity_check import open_immutable
 from backupd.sqlite.worker.integrity_levels import check_integrity
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_foreign_locks
-from backupd.sqlite.worker.protocol import Wire, serve
+from backupd.sqlite.worker.protocol import ParentPipe, serve
 from backupd.system.owners import become_owner
 
 _PAGES_A_STEP = 1000
 _POLL_S = 0.002
 
 
-def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
+def work(request: dict[str, Any], parent: ParentPipe) -> dict[str, Any]:
     """Overwrite the database at `path` by the copy `snapshot` and check it. Raises TargetInUse, NoSpace and others."""
     path: str = request["path"]
     copy = open_immutable(request["snapshot"])
     become_owner(request["uid"], request["gid"])
     refuse_journal_and_locks(path, request["busy_timeout_s"])
     try:
-        overwrite(path, copy, request["busy_timeout_s"], wire)
+        overwrite(path, copy, request["busy_timeout_s"], parent)
         damage = check(path)
     except apsw.Error as error:
         raise _explain(error, path, request["busy_timeout_s"]) from error
@@ -53,10 +53,10 @@ def refuse_journal_and_locks(path: str, busy_timeout_s: float) -> None:
     except SourceUnusable as error:
         raise TargetRefused(error.message, error.hint) from error
     _hold_shared_lock(path, busy_timeout_s)
-    record = settle_record(path, path)
+    record = detach_super_journal(path, path)
     if record is not None:
         raise TargetRefused(
-            explain_absence(record, path),
+            undecided_message(record, path),
             "start the app, which finishes that transaction or takes it back; or stop the app, and restore without "
             "--online, which keeps that journal",
         )
@@ -73,14 +73,14 @@ def _hold_shared_lock(path: str, busy_timeout_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def overwrite(path: str, copy: apsw.Connection, busy_timeout_s: float, wire: Wire) -> None:
+def overwrite(path: str, copy: apsw.Connection, busy_timeout_s: float, parent: ParentPipe) -> None:
     """Copy every page in one transaction, which begins as soon as nobody else writes. Raises apsw.Error."""
     target = _open(path, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s)
     try:
         _refuse_other_form(path, target, copy)
         page_size = int(_ask(copy, "page_size"))
         with target.backup("main", copy, "main") as backup:
-            _step(backup, page_size, time.monotonic() + busy_timeout_s, wire)
+            _step(backup, page_size, time.monotonic() + busy_timeout_s, parent)
     finally:
         target.close()
 
@@ -102,7 +102,7 @@ def _refuse_other_form(path: str, target: apsw.Connection, copy: apsw.Connection
         raise TargetRefused(f"{path} {differing}", "stop the app, and restore without --online")
 
 
-def _step(backup: apsw.Backup, page_size: int, give_up: float, wire: Wire) -> None:
+def _step(backup: apsw.Backup, page_size: int, give_up: float, parent: ParentPipe) -> None:
     while True:
         try:
             if backup.step(_PAGES_A_STEP):
@@ -112,15 +112,15 @@ def _step(backup: apsw.Backup, page_size: int, give_up: float, wire: Wire) -> No
                 raise
             continue
         done = backup.page_count - backup.remaining
-        wire.progress(done * page_size, backup.page_count * page_size)
+        parent.progress(done * page_size, backup.page_count * page_size)
 
 
 def check(path: str) -> str:
     """Return the first sign of damage, nothing when there is none. Raises apsw.Error."""
-    ladder = check_integrity(
+    result = check_integrity(
         lambda where: _open(where, apsw.SQLITE_OPEN_READONLY, 10.0), path, apsw.sqlite_lib_version()
     )
-    return ladder.damage[0] if ladder.damage else ""
+    return result.damage[0] if result.damage else ""
 
 
 def _open(path: str, flags: int, busy_timeout_s: float) -> apsw.Connection:
@@ -138,7 +138,7 @@ def _locked(path: str, waited_s: float) -> TargetInUse:
 
 
 def _explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
-    code = extended_code(error)
+    code = result_code(error)
     match code & 0xFF:
         case apsw.SQLITE_BUSY | apsw.SQLITE_LOCKED:
             return _locked(path, waited_s)

@@ -20,20 +20,20 @@ from backupd.errors import (
     SourceUnusable,
 )
 from backupd.sqlite.file_format import (
-    EMPTY,
+    EMPTY_HEADER,
+    HEADER_BYTES,
     NEWEST_READ_VERSION,
-    SIZE,
     Header,
     encrypted_header,
     has_checksums,
     parse_header,
     set_checksums,
 )
-from backupd.sqlite.worker.connection import explain
-from backupd.sqlite.worker.encrypted import copy_sealed
-from backupd.sqlite.worker.hot_journal import copy_with_journal, examine_journal
+from backupd.sqlite.worker.connection import source_error
+from backupd.sqlite.worker.encrypted import copy_encrypted
+from backupd.sqlite.worker.hot_journal import copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
-from backupd.sqlite.worker.protocol import Wire, serve
+from backupd.sqlite.worker.protocol import ParentPipe, serve
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
 from backupd.system.fs import is_disk_full
 from backupd.system.mounts import filesystem_of, is_remote
@@ -42,19 +42,19 @@ from backupd.system.owners import NAMESPACE_HINT, become_owner
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 
 
-def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
+def work(request: dict[str, Any], parent: ParentPipe) -> dict[str, Any]:
     """Copy the source, or only open and pin it for a probe; the answer says what the caller cannot see itself."""
     path: str = request["path"]
-    staged = None if request["probe"] else Staged.open(request)
+    staged = None if request["probe"] else StagedFiles.open(request)
     owner = become_owner(request["uid"], request["gid"])
     before = identity(path)
     header = check_source(request, owner=owner)
-    copier = Copier(request, wire, header, staged.target if staged else None)
+    copier = Copier(request, parent, header, staged.target if staged else None)
     hot = False
     if header.encrypted:
-        header = copy_as_it_lies(copier, header, staged)
+        header = copy_encrypted_source(copier, header, staged)
     else:
-        hot = copy_or_wait(copier)
+        hot = copy_plain_source(copier)
         if staged is not None:
             staged.target.close()
             if hot:
@@ -75,7 +75,7 @@ def work(request: dict[str, Any], wire: Wire) -> dict[str, Any]:
     }
 
 
-class Staged(NamedTuple):
+class StagedFiles(NamedTuple):
     """The copy that is to be made: open as a database, and as two descriptors for a copy with its hot journal."""
 
     target: apsw.Connection
@@ -83,7 +83,7 @@ class Staged(NamedTuple):
     journal: int
 
     @classmethod
-    def open(cls, request: dict[str, Any]) -> "Staged":
+    def open(cls, request: dict[str, Any]) -> "StagedFiles":
         """Make both files and open them while we still may.
 
         SQLite's journal for the copy is in memory, where it stays empty, since there is nothing to go back to but an
@@ -138,7 +138,7 @@ def header_of(request: dict[str, Any]) -> Header:
     """
     path: str = request["path"]
     try:
-        return EMPTY if request["empty"] else read_any_header(path)
+        return EMPTY_HEADER if request["empty"] else read_source_header(path)
     except PermissionError as error:
         raise SourceUnusable(
             f"no right to read {path}",
@@ -150,14 +150,14 @@ def header_of(request: dict[str, Any]) -> Header:
         raise SourceReplaced(f"{path} went away just now", "run the backup again") from error
 
 
-def read_any_header(path: str) -> Header:
+def read_source_header(path: str) -> Header:
     """Return the header of a plain or an encrypted database; refuse all other files.
 
     Raises OSError, SourceForeign, SourceCorrupt, SourceUnreadable.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        header = encrypted_header(descriptor) or parse_header(os.pread(descriptor, SIZE, 0))
+        header = encrypted_header(descriptor) or parse_header(os.pread(descriptor, HEADER_BYTES, 0))
         if header is not None and not header.encrypted:
             header = header._replace(checksums=has_checksums(descriptor))
     finally:
@@ -167,7 +167,7 @@ def read_any_header(path: str) -> Header:
             f"{path} is not a SQLite database, and does not look like an encrypted one",
             "check the path; if it was a database before, its beginning is damaged",
         )
-    if not header.sane:
+    if not header.valid:
         raise SourceCorrupt(
             f"{path} is damaged: its header holds what no SQLite writes",
             "restore the last good generation (backupd list), or try sqlite3 .recover",
@@ -181,13 +181,13 @@ def read_any_header(path: str) -> Header:
     return header
 
 
-def copy_as_it_lies(copier: Copier, header: Header, staged: Staged | None) -> Header:
+def copy_encrypted_source(copier: Copier, header: Header, staged: StagedFiles | None) -> Header:
     """Copy an encrypted database byte for byte, and return its header with the journal mode that was seen."""
     if staged is None:
         return header
     staged.target.close()
     try:
-        done = copy_sealed(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
+        done = copy_encrypted(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
     except FileNotFoundError as error:
         raise SourceReplaced(f"{copier.path} went away while it was copied", "run the backup again") from error
     except OSError as error:
@@ -197,8 +197,8 @@ def copy_as_it_lies(copier: Copier, header: Header, staged: Staged | None) -> He
     return header._replace(journal_mode="wal") if done.wal else header
 
 
-def copy_or_wait(copier: Copier) -> bool:
-    """Copy; True when a hot journal has to be copied as it lies there. Raises the errors of `explain`."""
+def copy_plain_source(copier: Copier) -> bool:
+    """Copy; True when a hot journal has to be copied as it lies there. Raises the errors of `source_error`."""
     began = time.monotonic()
     try:
         try:
@@ -206,16 +206,16 @@ def copy_or_wait(copier: Copier) -> bool:
         except HotJournal:
             if copier.wait_for_rollback():
                 return False
-            examine_journal(copier.path)
-            return give_in(copier)
+            require_usable_journal(copier.path)
+            return require_hot_journal_copy(copier)
     except apsw.Error as error:
-        raise explain(error, copier.path, time.monotonic() - began) from error
+        raise source_error(error, copier.path, time.monotonic() - began) from error
     except FileNotFoundError as error:
         raise SourceReplaced(f"{copier.path} went away while it was copied", "run the backup again") from error
     return False
 
 
-def give_in(copier: Copier) -> bool:
+def require_hot_journal_copy(copier: Copier) -> bool:
     """Nobody rolls the journal back: True if we may copy both files. Raises SourceUnusable if not."""
     if copier.request["hot_journal"] == "copy":
         return True

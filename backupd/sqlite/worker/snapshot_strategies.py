@@ -16,9 +16,9 @@ import apsw
 
 from backupd.errors import NoSpace, SnapshotFailed, SourceCorrupt
 from backupd.sqlite.file_format import Header
-from backupd.sqlite.worker.connection import extended_code
+from backupd.sqlite.worker.connection import result_code
 from backupd.sqlite.worker.locks import refuse_lock_directory, written_without_lock
-from backupd.sqlite.worker.protocol import Wire
+from backupd.sqlite.worker.protocol import ParentPipe
 from backupd.system.mounts import filesystem_of, is_remote
 
 PAGES_A_STEP = 1000
@@ -58,8 +58,10 @@ class Deadline:
 class Copier:
     """One copy of one source."""
 
-    def __init__(self, request: dict[str, Any], wire: Wire, header: Header, target: apsw.Connection | None) -> None:
-        self.request, self.wire, self.header, self.target = request, wire, header, target
+    def __init__(
+        self, request: dict[str, Any], parent: ParentPipe, header: Header, target: apsw.Connection | None
+    ) -> None:
+        self.request, self.parent, self.header, self.target = request, parent, header, target
         self.path: str = request["path"]
         self.deadline = Deadline(request["give_up"], request["busy_timeout_s"])
         self.inode = os.stat(self.path).st_ino
@@ -95,7 +97,7 @@ class Copier:
             else:
                 self.copy_rollback(source)
         except apsw.ReadOnlyError as error:
-            if extended_code(error) == apsw.SQLITE_READONLY_ROLLBACK:
+            if result_code(error) == apsw.SQLITE_READONLY_ROLLBACK:
                 raise HotJournal from error
             raise
         finally:
@@ -125,7 +127,7 @@ class Copier:
         too often, pinned if that holds the writers for no longer than the budget; else in a quiet moment; and at last
         pinned all the same.
         """
-        self.look(source)
+        self.verify_readable(source)
         if os.stat(self.path).st_size > UNPINNED_STEP_BYTES and self.try_unpinned(source, UNPINNED_ATTEMPTS):
             return
         estimate_s = os.stat(self.path).st_size / self.bytes_a_second
@@ -141,10 +143,10 @@ class Copier:
             self.steps(source, UNPINNED_STEP_BYTES // self.header.page_size, restarts_allowed=attempts - 1)
         except _Restarted:
             return False
-        self.look(source)
+        self.verify_readable(source)
         return True
 
-    def look(self, source: apsw.Connection) -> None:
+    def verify_readable(self, source: apsw.Connection) -> None:
         """Hold the source for a moment, to see that it can be read and is all there."""
         self.pin(source)
         self.require_not_truncated(source)
@@ -163,38 +165,38 @@ class Copier:
         """
         assert self.target is not None  # noqa: S101 - for the type checker: only a probe has no target
         began, before, copied = time.monotonic(), 1 << 62, 0
-        at_first = at_step = self.written()
+        at_first = at_step = self.change_marks()
         with self.target.backup("main", source, "main") as backup:
             while not backup.step(pages):
                 if backup.remaining >= before:
                     at_first = at_step
                     restarts_allowed -= 1
                     if restarts_allowed < 0:
-                        self.measure(copied, began)
+                        self.measure_speed(copied, began)
                         raise _Restarted
                 before = backup.remaining
                 copied += pages
                 done = backup.page_count - backup.remaining
                 self.advance(done * self.header.page_size, backup.page_count * self.header.page_size)
-                at_step = self.written()
-        if self.written() not in (at_first, ()):
-            self.measure(copied, began)
+                at_step = self.change_marks()
+        if self.change_marks() not in (at_first, ()):
+            self.measure_speed(copied, began)
             raise _Restarted
 
-    def written(self) -> tuple[int, ...]:
+    def change_marks(self) -> tuple[int, ...]:
         """Return what each write changes; nothing where that tells nothing, or the file was replaced by another one."""
         state = os.stat(self.path)
         is_known = self.is_quiet_when_locked and state.st_ino == self.inode
         return (state.st_size, state.st_mtime_ns) if is_known else ()
 
-    def measure(self, pages: int, began: float) -> None:
+    def measure_speed(self, pages: int, began: float) -> None:
         """Learn the speed of the copy, to tell how long a pinned one would hold the writers."""
         elapsed = max(time.monotonic() - began, 0.001)
         self.bytes_a_second = max(pages * self.header.page_size / elapsed, 1e6)
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
         """Tell the parent how far we are, and `check`."""
-        self.wire.progress(done_bytes, total_bytes)
+        self.parent.progress(done_bytes, total_bytes)
         self.check()
 
     def check(self) -> None:
@@ -217,7 +219,7 @@ class Copier:
 
     def wait_for_quiet(self, quiet_s: float) -> None:
         """Wait until the database was left alone for `quiet_s`, at most for `quiet_wait_s`, and `check`."""
-        self.wire.event("snapshot.waiting", f"{self.path}: writers are busy, waiting for {quiet_s:.1f} s of quiet")
+        self.parent.event("snapshot.waiting", f"{self.path}: writers are busy, waiting for {quiet_s:.1f} s of quiet")
         give_up = min(time.monotonic() + self.request["quiet_wait_s"], self.deadline.overall)
         state, since = os.stat(self.path).st_mtime_ns, time.monotonic()
         while time.monotonic() < give_up and time.monotonic() - since < quiet_s:
@@ -230,7 +232,7 @@ class Copier:
     def wait_for_rollback(self) -> bool:
         """Give a restarting app time to roll its journal back and copy then; False when nobody does."""
         give_up = min(time.monotonic() + self.request["hot_journal_wait_s"], self.deadline.overall)
-        self.wire.event("snapshot.waiting", f"{self.path} has a hot journal: waiting for its app to roll it back")
+        self.parent.event("snapshot.waiting", f"{self.path} has a hot journal: waiting for its app to roll it back")
         while time.monotonic() < give_up:
             time.sleep(HOT_JOURNAL_RETRY_S)
             try:

@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from backupd.errors import DrillFailed
 from backupd.formatting import printable
 from backupd.model import Contents, SourceFacts
-from backupd.sqlite.inspection import ask_copy
+from backupd.sqlite.inspection import query_copy
 from backupd.tasks.drill.app_database import Place
 from backupd.tasks.drill.command import Command, environment_for
 from backupd.tasks.requests import AppCheck
@@ -93,7 +93,7 @@ def _told(words: tuple[str, ...], environ: dict[str, str], directory: Path, run:
 
 
 def _require_migrated(app: AppCheck, database: Path) -> None:
-    found = ask_copy(database, app.query, app.timeout_s)
+    found = query_copy(database, app.query, app.timeout_s)
     if app.user_version is not None and found.user_version < app.user_version:
         raise DrillFailed(
             f"the migrations did not apply: PRAGMA user_version is {found.user_version}, not {app.user_version}",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backupd.errors import TargetRefused
 from backupd.model import SourceFacts
-from backupd.sqlite.database_files import mounted_apart, same_place, side_files
+from backupd.sqlite.database_files import mount_problem, same_place, side_files
 from backupd.system.fs import change_owner, fsync_directory, fsync_file, set_mode, write_durably
 from backupd.system.owners import owner_or_directory_owner
 
@@ -118,7 +118,7 @@ class Place:
             raise TargetRefused(f"there is no directory {directory} for place_at", "make it, or mount its volume")
         if self._path.is_symlink():
             raise TargetRefused(f"place_at {self._path} is a link", "name the file itself")
-        if (apart := mounted_apart(os.path.realpath(self._path))) is not None:
+        if (apart := mount_problem(os.path.realpath(self._path))) is not None:
             raise TargetRefused(f"place_at: {apart.message}", apart.hint)
         for database in self._databases:
             if same_place(self._path, database) or same_place(self._path, Path(os.path.realpath(database))):

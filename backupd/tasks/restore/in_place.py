@@ -17,11 +17,11 @@ from backupd.errors import OR_ONLINE, STOP_THE_APP, CopyCorrupt, GenerationMissi
 from backupd.log import Event
 from backupd.model import Manifest, Verification
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.history import Entry, Kind, Record, choose_undo, history, recorded_names
-from backupd.sqlite.permissions import Rights, warning_of
+from backupd.sqlite.history import Kind, RecordedRestore, RestoreRecord, choose_undo, recorded_names, restore_history
+from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
-from backupd.sqlite.target import Settled, Target, apply_ownership, set_journal_mode
+from backupd.sqlite.target import CheckpointResult, Target, apply_ownership, set_journal_mode
 from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits
@@ -53,7 +53,7 @@ class TakenBack:
     puts_back: str
 
     @classmethod
-    def of(cls, entry: Entry) -> Self:
+    def of(cls, entry: RecordedRestore) -> Self:
         """Return what is told of `entry`."""
         record = entry.record
         return cls(record.kind, record.generation, entry.restored_at, record.safety or str(entry.path))
@@ -102,10 +102,10 @@ class RestoreRequest:
     workers: int
     stopped: bool = False
     dry_run: bool = False
-    directory: Rights | None = None
+    directory: Permissions | None = None
     if_missing: bool = False
     empty_is_data: bool = False
-    takes_back: Entry | None = None
+    takes_back: RecordedRestore | None = None
 
 
 def replace_database(
@@ -147,7 +147,7 @@ def require_newest(request: RestoreRequest) -> None:
     entry = request.takes_back
     if entry is None:
         return
-    entries = history(Path(os.path.realpath(request.path)))
+    entries = restore_history(Path(os.path.realpath(request.path)))
     with suppress(GenerationMissing):
         if entry in (choose_undo(entries, redo=redo) for redo in (False, True)):
             return
@@ -173,7 +173,7 @@ def _rehearsed(manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> 
     target = _target(manifest, request)
     _warn_of_directory(target, manifest, request, run)
     with collect_limits() as limits:
-        owner, mode = target.rehearse(manifest.origin)
+        owner, mode = target.try_ownership(manifest.origin)
     return replace(planned(manifest, request, target), owner=owner, mode=mode, notes=tuple(limits))
 
 
@@ -184,7 +184,7 @@ def _target(manifest: Manifest, request: RestoreRequest) -> Target:
         pass
     needed = manifest.snapshot.size_bytes + target.bytes_in_use
     require_space(target.path.parent, needed, 0, f"restoring {manifest.id}")
-    target.rehearse(manifest.origin)
+    target.try_ownership(manifest.origin)
     return target
 
 
@@ -221,8 +221,8 @@ def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreReque
     """Warn where the app could not write beside a database that was not there before."""
     if target.old is not None or os.geteuid() != 0:  # not root: the new database is ours, and we may write there
         return
-    rights = request.directory or Rights.of(target.path.parent)
-    if warning := warning_of(target.path.parent, rights, manifest.origin):
+    rights = request.directory or Permissions.of(target.path.parent)
+    if warning := permission_warning(target.path.parent, rights, manifest.origin):
         run.warn(warning)
 
 
@@ -233,23 +233,23 @@ def put_in_place(
     target = Target.inspect(target.path)  # anew: an app that started meanwhile may have made one
     if request.if_missing and database_is_there(target.path, empty_is_data=request.empty_is_data):
         raise TargetInUse(f"a database has appeared at {target.path}: it stays", "run it again")
-    settled = target.settle()
+    settled = target.checkpoint()
     with target.lease(stopped=request.stopped) as lease:
         record = _record(done, target, request)
         kept = swap(target.path, part, lease, context.clock(), record, request.takes_back)
     if kept is None:
         return done
-    old = settled or Settled("")
+    old = settled or CheckpointResult("")
     undo = way_back(request)
-    return replace(done, kept=str(kept), old_damage=old.damage, old_undecided=old.undecided, undo=undo)
+    return replace(done, kept=str(kept), old_damage=old.damage, old_undecided=old.journal_problem, undo=undo)
 
 
-def _record(done: InPlaceResult, target: Target, request: RestoreRequest) -> Record | None:
+def _record(done: InPlaceResult, target: Target, request: RestoreRequest) -> RestoreRecord | None:
     """Return what is recorded of a restore in place; nothing where there was nothing before, not even a restore."""
     if target.old is not None:
-        return Record(kind_of(request), generation_of(request, done.generation), "file")
+        return RestoreRecord(kind_of(request), generation_of(request, done.generation), "file")
     if request.takes_back is None and recorded_names(target.path):
-        return Record("restore", done.generation, "nothing")
+        return RestoreRecord("restore", done.generation, "nothing")
     return None
 
 
@@ -293,10 +293,10 @@ def planned(manifest: Manifest, request: RestoreRequest, target: Target, undo: s
 def tell_restored(what: str, done: InPlaceResult, context: TaskContext) -> None:
     """Log a restore, with what is needed to take it back."""
     kept = f"; the old database is {done.kept}" if done.kept else ""
-    undecided = f", kept with its journal: {done.old_undecided}" if done.old_undecided else ""
+    journal_problem = f", kept with its journal: {done.old_undecided}" if done.old_undecided else ""
     context.log.info(
         Event.GENERATION_RESTORED,
-        f"{what}{kept}{undecided}",
+        f"{what}{kept}{journal_problem}",
         generation=done.generation,
         target=done.target,
         snapshot_sha256=done.snapshot_sha256,

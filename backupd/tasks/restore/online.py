@@ -14,8 +14,8 @@ from pathlib import Path
 from backupd.errors import BackupdError, CopyCorrupt, RestoreFailed, TargetRefused
 from backupd.model import Manifest
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.file_format import is_encrypted, path_has_checksums, read_header
-from backupd.sqlite.history import Record, begin_online, end_online, took_effect
+from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header
+from backupd.sqlite.history import RestoreRecord, begin_online_restore, finish_online_restore, took_effect
 from backupd.sqlite.target import Target, set_journal_mode
 from backupd.sqlite.target_locks import restore_lock
 from backupd.sqlite.worker_process import WorkerProcess
@@ -76,7 +76,7 @@ def overwrite_database(
                 heal_restore(request.path, context)
                 require_newest(request)
                 target = _target(request, safety, manifest)
-                record = Record(kind_of(request), generation_of(request, manifest.id), "generation", before)
+                record = RestoreRecord(kind_of(request), generation_of(request, manifest.id), "generation", before)
                 with run.stage("overwrite"), _recording(record, request, target.path, context):
                     _overwrite(copy, target, safety.settings.busy_timeout_s, context)
         except BackupdError as error:
@@ -91,15 +91,15 @@ def overwrite_database(
 
 
 @contextmanager
-def _recording(record: Record, request: RestoreRequest, target: Path, context: TaskContext) -> Iterator[None]:
+def _recording(record: RestoreRecord, request: RestoreRequest, target: Path, context: TaskContext) -> Iterator[None]:
     """Record the block as an online restore for a later undo, and as none where it is broken off without effect."""
-    begun = begin_online(target, record, request.takes_back, context.clock())
+    begun = begin_online_restore(target, record, request.takes_back, context.clock())
     try:
         yield
     except BaseException:
-        end_online(target, begun, done=took_effect(target, begun))
+        finish_online_restore(target, begun, done=took_effect(target, begun))
         raise
-    end_online(target, begun, done=True)
+    finish_online_restore(target, begun, done=True)
 
 
 def _require_store(context: TaskContext) -> None:
@@ -134,7 +134,7 @@ def _target(request: RestoreRequest, safety: BackupRequest, manifest: Manifest) 
             f"{manifest.id} or {target.path} is encrypted: SQLite cannot write one into the other without the key",
             "stop the app, and restore without --online",
         )
-    if path_has_checksums(target.path):
+    if file_has_checksums(target.path):
         raise TargetRefused(
             f"the app of {target.path} keeps a checksum in each page (cksumvfs), which SQLite would write without it",
             "stop the app, and restore without --online",

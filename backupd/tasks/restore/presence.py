@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backupd.errors import TargetRefused
 from backupd.sqlite.database_files import side_files
-from backupd.sqlite.swap_journal import pending
+from backupd.sqlite.swap_journal import pending_swap
 
 _EMPTY_BYTES = 1  # SQLite takes a file of one byte for a new database, too
 
@@ -18,7 +18,7 @@ def database_is_there(path: Path, *, empty_is_data: bool) -> bool:
     a database could hold data, or something else bears its name; OSError.
     """
     real = Path(os.path.realpath(path))
-    if pending(real) is not None:
+    if pending_swap(real) is not None:
         return False
     try:
         state = real.stat()

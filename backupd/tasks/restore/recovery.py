@@ -8,9 +8,16 @@ from pathlib import Path
 from backupd.errors import TargetRefused
 from backupd.formatting import human_age, human_bytes
 from backupd.log import Event
-from backupd.sqlite.history import KEPT_FOR, KeptDatabase, end_online, kept_files, online_begun, took_effect
-from backupd.sqlite.swap import heal
-from backupd.sqlite.swap_journal import pending
+from backupd.sqlite.history import (
+    KEPT_FOR,
+    KeptDatabase,
+    finish_online_restore,
+    kept_files,
+    pending_online_restore,
+    took_effect,
+)
+from backupd.sqlite.swap import recover_swap
+from backupd.sqlite.swap_journal import pending_swap
 from backupd.sqlite.target_locks import restore_lock
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
@@ -24,11 +31,11 @@ def heal_restore(path: Path, context: TaskContext) -> None:
     """
     target = _real(path)
     try:
-        healed = heal(target)
-        begun = online_begun(target)
+        healed = recover_swap(target)
+        begun = pending_online_restore(target)
         took = begun is not None and took_effect(target, begun)
         if begun is not None:
-            end_online(target, begun, done=took)
+            finish_online_restore(target, begun, done=took)
     except PermissionError as error:
         raise TargetRefused(
             f"uid {os.geteuid()} has no right to work in {target.parent}: {error.strerror}",
@@ -51,7 +58,7 @@ def healed_before_backup(path: Path, context: TaskContext) -> str:
     Raises LockHeld in the moment in which another backupd puts a database in place.
     """
     try:
-        if pending(_real(path)) is not None or online_begun(_real(path)) is not None:
+        if pending_swap(_real(path)) is not None or pending_online_restore(_real(path)) is not None:
             with restore_lock(path):
                 heal_restore(path, context)
     except TargetRefused as error:
@@ -67,7 +74,7 @@ def examine_restores(path: Path, context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for a restore that was killed, and one for each old database that a restore kept."""
     target = _real(path)
     try:
-        if pending(target) is not None or online_begun(target) is not None:
+        if pending_swap(target) is not None or pending_online_restore(target) is not None:
             what = f"a restore of {target} was killed, or is at work"
             yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
         kept = (one for one in kept_files(target) if one.holds_data)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.history import Entry, choose_undo, history, require_before
+from backupd.sqlite.history import RecordedRestore, choose_undo, require_undoable, restore_history
 from backupd.sqlite.target import ELSEWHERE, Target
 from backupd.sqlite.target_locks import restore_lock
 from backupd.system.fs import collect_limits, fsync_directory
@@ -37,8 +37,8 @@ def plan_undo(request: RestoreRequest, context: TaskContext, *, redo: bool) -> R
             with restore_lock(request.path):
                 heal_restore(request.path, context)
         target = Target.inspect(request.path)
-        entry = choose_undo(history(target.path), redo=redo)
-        require_before(entry)
+        entry = choose_undo(restore_history(target.path), redo=redo)
+        require_undoable(entry)
     return replace(request, takes_back=entry)
 
 
@@ -56,7 +56,7 @@ def app_runs(request: RestoreRequest) -> bool:
 
 
 def put_kept_back(
-    request: RestoreRequest, entry: Entry, context: TaskContext
+    request: RestoreRequest, entry: RecordedRestore, context: TaskContext
 ) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
     """Put the database that a restore kept back in place; what is there now is kept in its turn."""
     if request.dry_run:
@@ -78,16 +78,16 @@ def put_kept_back(
         heal_restore(request.path, context)
         require_newest(request)
         done, target, kept = _putting_back(request, entry)
-        settled = kept.settle()  # so that all of it comes back in one rename, and not while a process reads it
-        if settled and settled.undecided:
+        settled = kept.checkpoint()  # so that all of it comes back in one rename, and not while a process reads it
+        if settled and settled.journal_problem:
             way = "put back with its journal, which the app judges when it starts, rightly if it has not run since then"
-            run.warn(f"{way}: {settled.undecided}")
+            run.warn(f"{way}: {settled.journal_problem}")
         done = put_in_place(done, target, kept.path, request, context)
         tell_restored(f"put {kept.path.name} back in place of {target.path}", done, context)
     return run.report, done and replace(done, notes=run.report.notes)
 
 
-def _putting_back(request: RestoreRequest, entry: Entry) -> tuple[InPlaceResult, Target, Target]:
+def _putting_back(request: RestoreRequest, entry: RecordedRestore) -> tuple[InPlaceResult, Target, Target]:
     """Return what taking a restore in place back comes to, where, and the database that it kept."""
     target, kept = Target.inspect(request.path), Target.kept(entry.path)
     for each in (target, kept):

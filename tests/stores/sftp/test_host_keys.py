@@ -38,7 +38,7 @@ def test_a_fingerprint_is_that_of_ssh_keygen(keys: Path, kind: str) -> None:
     assert PublicKey.parse(*public(keys / kind).split()).fingerprint == fingerprint_of(keys / kind)
 
 
-def test_without_a_pin_no_key_is_good_enough(keys: Path) -> None:
+def test_without_pinned_keys_every_key_is_refused(keys: Path) -> None:
     with pytest.raises(HostKeyUnknown) as refused:
         pinned().check("nas", 2222, key_of(keys / "ed25519"))
     assert refused.value.exit_code == 1
@@ -103,7 +103,7 @@ def test_a_key_that_is_pinned_for_another_host_is_unknown(keys: Path) -> None:
         *("192.0.2.*", "fd00::7", "[fd00::7]:2222", "[[]nas", "n[ab]s", "n.s"),
     ],
 )
-def test_a_line_is_for_the_hosts_that_openssh_finds_it_for(keys: Path, tmp_path: Path, hosts: str) -> None:
+def test_a_line_matches_the_hosts_that_openssh_matches(keys: Path, tmp_path: Path, hosts: str) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"{hosts} {public(keys / 'ed25519')}\n")
     pin = pinned(known_hosts=known_hosts).entries[0]
@@ -118,7 +118,7 @@ def found_by_openssh(name: str, known_hosts: Path) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_hashed_names_are_those_that_openssh_has_hashed(keys: Path, tmp_path: Path) -> None:
+def test_hashed_names_match_as_openssh_hashes_them(keys: Path, tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text("".join(f"{name} {public(keys / 'rsa')}\n" for name in ("nas", "[nas]:2222", "fd00::7")))
     subprocess.run(["ssh-keygen", "-H", "-f", known_hosts], check=True, capture_output=True)
@@ -133,7 +133,7 @@ def test_hashed_names_are_those_that_openssh_has_hashed(keys: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("hashed", ["|1|", "|1|x", "|1|x|y|z", "|1|%|%", "|2|AAAA|AAAA"])
-def test_a_damaged_hash_is_for_no_host(keys: Path, hashed: str) -> None:
+def test_a_damaged_hash_matches_no_host(keys: Path, hashed: str) -> None:
     with pytest.raises(HostKeyUnknown):
         pinned(f"{hashed} {public(keys / 'rsa')}").check("nas", 22, key_of(keys / "rsa"))
 
@@ -153,7 +153,7 @@ def test_a_name_with_a_port_does_not_count_for_another_port(keys: Path) -> None:
 
 
 @pytest.mark.parametrize("port", [22, 2222])
-def test_a_revoked_key_is_refused_wherever_else_it_is_pinned(keys: Path, tmp_path: Path, port: int) -> None:
+def test_a_revoked_key_is_refused_even_if_pinned(keys: Path, tmp_path: Path, port: int) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"@revoked nas {public(keys / 'ed25519')}\n")
     pins = pinned(public(keys / "ed25519") + "\n" + public(keys / "rsa"), known_hosts)
@@ -192,7 +192,7 @@ def test_a_certificate_authority_alone_pins_nothing_and_says_so(keys: Path) -> N
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "keys of type"),
     ],
 )
-def test_a_host_key_that_pins_nothing_is_an_error_that_says_what_is_wanted(line: str, problem: str) -> None:
+def test_an_invalid_host_key_is_an_error_that_shows_the_right_form(line: str, problem: str) -> None:
     with pytest.raises(ConfigError) as refused:
         pinned(line)
     assert refused.value.message.startswith(f"replicas.offsite.host_key: {problem}")
@@ -200,7 +200,7 @@ def test_a_host_key_that_pins_nothing_is_an_error_that_says_what_is_wanted(line:
     assert refused.value.exit_code == 78
 
 
-def test_a_key_under_another_type_and_a_key_cut_off_anywhere_are_refused(keys: Path) -> None:
+def test_a_key_of_another_type_or_truncated_anywhere_is_refused(keys: Path) -> None:
     kind, base64 = public(keys / "ecdsa").split()
     with pytest.raises(ConfigError, match="not of the type ssh-rsa"):
         pinned(f"ssh-rsa {base64}")
@@ -209,7 +209,7 @@ def test_a_key_under_another_type_and_a_key_cut_off_anywhere_are_refused(keys: P
             pinned(f"{kind} {base64[:length]}")
 
 
-def test_unreadable_lines_of_a_file_are_passed_over_and_named_where_nothing_is_left(keys: Path, tmp_path: Path) -> None:
+def test_unreadable_lines_of_a_file_are_skipped_and_named_when_no_key_is_left(keys: Path, tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"# old\n\nnas 1024 35 1234\nnas {public(keys / 'ed25519')}\n")
     pinned(known_hosts=known_hosts).check("nas", 22, key_of(keys / "ed25519"))
@@ -218,7 +218,7 @@ def test_unreadable_lines_of_a_file_are_passed_over_and_named_where_nothing_is_l
         pinned(known_hosts=known_hosts).check("nas", 22, key_of(keys / "ed25519"))
 
 
-def test_a_revocation_that_cannot_be_read_stops_everything(tmp_path: Path) -> None:
+def test_an_unreadable_revocation_is_an_error(tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text("@revoked nas ssh-ed25519 AAAA\n")
     with pytest.raises(ConfigError, match=r"known_hosts:1: the ssh-ed25519 key is"):
@@ -230,7 +230,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         pinned(known_hosts=tmp_path / "nowhere")
 
 
-def test_the_line_for_known_hosts_is_found_again_by_us_and_by_openssh(keys: Path, tmp_path: Path) -> None:
+def test_the_line_for_known_hosts_matches_for_backupd_and_for_openssh(keys: Path, tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     for host, port, name in (("NAS", 22, "nas"), ("nas", 2222, "[nas]:2222"), ("fd00::7", 2222, "[fd00::7]:2222")):
         line = line_for(host, port, key_of(keys / "rsa"))
@@ -240,7 +240,7 @@ def test_the_line_for_known_hosts_is_found_again_by_us_and_by_openssh(keys: Path
         assert found_by_openssh(name, known_hosts)
 
 
-def test_the_verdict_on_all_keys_of_a_server_is_that_on_the_worst(keys: Path) -> None:
+def test_the_verdict_on_several_keys_is_the_worst_of_their_states(keys: Path) -> None:
     ed25519, ecdsa, rsa, other = (
         PublicKey.parse(*public(keys / kind).split()) for kind in ("ed25519", "ecdsa", "rsa", "other")
     )

@@ -51,7 +51,7 @@ def test_a_server_with_one_key_has_one(sshd: Starter) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_with_several_keys_shows_the_one_that_is_pinned(sshd: Starter, kind: str) -> None:
+def test_a_server_with_several_keys_sends_the_pinned_one(sshd: Starter, kind: str) -> None:
     with (
         sshd() as server,
         socket.create_connection((server.host, server.port)) as plain,
@@ -128,7 +128,7 @@ def test_a_server_whose_host_key_is_of_a_newer_type_is_not_called_unsafe() -> No
     )
 
 
-def test_keys_that_have_arrived_stay_when_a_later_connection_fails(sshd: Starter) -> None:
+def test_received_keys_are_returned_when_a_later_connection_fails(sshd: Starter) -> None:
     with sshd() as server, relayed(server.port, times=2) as port:
         found = fetch_host_keys(server.host, port, 30)
         assert [key.get_name() for key in found.keys] == ["ssh-ed25519", "ecdsa-sha2-nistp256"]
@@ -136,7 +136,7 @@ def test_keys_that_have_arrived_stay_when_a_later_connection_fails(sshd: Starter
         assert f"127.0.0.1:{port} " in str(found.problem)
 
 
-def test_nobody_at_the_port_is_unreachable() -> None:
+def test_a_closed_port_is_unreachable() -> None:
     port = free_port()
     with pytest.raises(ReplicaUnreachable, match=rf"127.0.0.1:{port} cannot be reached: Connection refused") as refused:
         fetch_host_keys("127.0.0.1", port, 30)
@@ -144,12 +144,12 @@ def test_nobody_at_the_port_is_unreachable() -> None:
     assert refused.value.hint
 
 
-def test_a_name_that_nobody_knows_is_unreachable() -> None:
+def test_an_unknown_host_name_is_unreachable() -> None:
     with pytest.raises(ReplicaUnreachable, match=r"nowhere.invalid:22 cannot be reached: "):
         fetch_host_keys("nowhere.invalid", 22, 30)
 
 
-def test_a_port_that_somebody_else_answers_is_no_ssh_server() -> None:
+def test_an_http_server_at_the_port_is_not_an_ssh_server() -> None:
     with (
         recording_server(lambda connection: connection.sendall(b"HTTP/1.1 400 \x1b[2JBad Request\r\n" * 200)) as port,
         pytest.raises(ReplicaUnreachable, match="answers, but not as an SSH server") as refused,
@@ -166,7 +166,7 @@ def test_a_connection_that_is_closed_at_once_is_unreachable() -> None:
         fetch_host_keys("127.0.0.1", port, 30)
 
 
-def test_a_server_that_shows_a_key_of_another_type_than_agreed_is_not_asked_for_ever() -> None:
+def test_a_server_that_sends_a_key_of_another_type_than_agreed_is_an_error() -> None:
     def talk(connection: socket.socket) -> None:
         with Transport(connection) as server:
             server.server_key_dict["ecdsa-sha2-nistp256"] = ECDSAKey.generate(bits=521)
@@ -183,7 +183,7 @@ def test_a_server_that_shows_a_key_of_another_type_than_agreed_is_not_asked_for_
 
 
 @pytest.mark.parametrize("said", [b"", b"SSH-2.0-slow\r\n"])
-def test_a_server_that_stays_silent_is_given_up_in_time(said: bytes) -> None:
+def test_a_silent_server_is_an_error_after_the_timeout(said: bytes) -> None:
     def talk(connection: socket.socket) -> None:
         connection.sendall(said)
         while connection.recv(65536):  # until the other side gives up

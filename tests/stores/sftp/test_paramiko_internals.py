@@ -155,7 +155,7 @@ def test_a_public_call_of_paramiko_passes_the_observed_methods_as_well() -> None
         assert refused.value.errno == errno.ENOENT
 
 
-def test_the_offer_of_a_server_is_read_also_where_nothing_is_common(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_offer_of_a_server_is_read_even_without_a_common_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
     offer = Message()
     offer.add_bytes(bytes(16))
     for field in range(10):

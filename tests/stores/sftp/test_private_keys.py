@@ -48,7 +48,7 @@ def test_a_key_loads_from_each_format_as_text_and_as_base64(
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
-def test_a_missing_and_a_wrong_passphrase_are_told_apart(tmp_path: Path, kind: str, form: str) -> None:
+def test_a_missing_and_a_wrong_passphrase_have_different_errors(tmp_path: Path, kind: str, form: str) -> None:
     text = made(tmp_path / "key", kind, form, SECRET).read_text()
     assert refusal(text).message == "the private key has a passphrase, and none is set"
     assert refusal(text, "").message == "the private key has a passphrase, and none is set"
@@ -56,7 +56,7 @@ def test_a_missing_and_a_wrong_passphrase_are_told_apart(tmp_path: Path, kind: s
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
-def test_a_needless_passphrase_does_no_harm(tmp_path: Path, kind: str, form: str) -> None:
+def test_an_unnecessary_passphrase_is_ignored(tmp_path: Path, kind: str, form: str) -> None:
     path = made(tmp_path / "key", kind, form)
     assert fingerprint(load_key(path.read_text(), SECRET)) == fingerprint_of(path)
 
@@ -70,7 +70,7 @@ def test_a_key_without_its_end_or_its_middle_is_damaged(tmp_path: Path, kind: st
     assert refusal(f"{lines[0]}\n{lines[-1]}").message == "the private key is damaged or truncated"
 
 
-def test_the_public_key_is_told_from_the_private_one(tmp_path: Path) -> None:
+def test_a_public_key_is_refused_as_such(tmp_path: Path) -> None:
     for kind in ("ed25519", "ecdsa", "rsa"):
         line = public(made(tmp_path / kind, kind))
         for text in (line, base64.b64encode(line.encode()).decode()):
@@ -83,7 +83,7 @@ def test_a_dsa_key_is_refused_by_its_name(form: PrivateFormat) -> None:
     assert refusal(pem).message == "the private key is a DSA key, which servers no longer accept"
 
 
-def test_a_key_that_is_for_no_login_is_refused() -> None:
+def test_a_key_of_a_type_without_logins_is_refused() -> None:
     pem = X25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     assert refusal(pem).message == "the private key is of a type that SSH servers do not accept"
 
@@ -102,11 +102,11 @@ def test_a_key_that_is_for_no_login_is_refused() -> None:
         ),
     ],
 )
-def test_what_is_no_key_at_all_is_refused(text: str, message: str) -> None:
+def test_a_text_that_is_not_a_key_is_refused(text: str, message: str) -> None:
     assert refusal(text).message.startswith(message)
 
 
-def test_a_key_whose_line_ends_a_form_swallowed_says_how_to_give_it(tmp_path: Path) -> None:
+def test_a_key_with_lost_line_ends_is_refused_with_the_right_form(tmp_path: Path) -> None:
     text = made(tmp_path / "key").read_text()
     for flat in (text.replace("\n", " "), text.replace("\n", "\\n")):
         error = refusal(flat)

@@ -29,7 +29,7 @@ from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
         ("/mnt/nas#1", DirectoryAddress(Path("/mnt/nas#1"))),
     ],
 )
-def test_an_address_is_what_its_url_says(url: str, address: object) -> None:
+def test_a_url_is_parsed_to_its_address(url: str, address: object) -> None:
     assert parse_address(url) == address
 
 
@@ -71,7 +71,7 @@ def test_an_address_is_what_its_url_says(url: str, address: object) -> None:
         ("/mnt/../b", "has '..' in it"),
     ],
 )
-def test_anything_else_is_refused_with_a_reason_and_a_way_out(url: str, message: str) -> None:
+def test_an_invalid_url_is_refused_with_reason_and_hint(url: str, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_address(url)
     assert message in refused.value.message

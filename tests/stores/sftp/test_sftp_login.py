@@ -44,7 +44,7 @@ def credentials(server: Server, key: Path | None = None, password: str | None = 
     return Credentials(server.user, password, key.read_text() if key else None)
 
 
-def let_in(server: Server, who: Credentials) -> None:
+def assert_logs_in(server: Server, who: Credentials) -> None:
     """Log in, and use it."""
     with connection(server) as transport:
         log_in(transport, who)
@@ -92,18 +92,18 @@ def agent_with(directory: Path, *keys: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
-def test_a_key_lets_in(sshd: Starter, tmp_path: Path, kind: str) -> None:
+def test_a_key_logs_in(sshd: Starter, tmp_path: Path, kind: str) -> None:
     key = keygen(tmp_path / "key", kind)
     with sshd() as server:
         server.authorize(key)
-        let_in(server, credentials(server, key))
+        assert_logs_in(server, credentials(server, key))
 
 
-def test_a_key_with_a_passphrase_lets_in(sshd: Starter, tmp_path: Path) -> None:
+def test_a_key_with_a_passphrase_logs_in(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key", passphrase="open sesame")
     with sshd() as server:
         server.authorize(key)
-        let_in(server, Credentials(server.user, None, key.read_text(), "open sesame"))
+        assert_logs_in(server, Credentials(server.user, None, key.read_text(), "open sesame"))
         assert "has a passphrase" in refused(server, credentials(server, key)).message
 
 
@@ -129,9 +129,9 @@ def test_a_user_who_does_not_exist_is_refused_like_any_other(sshd: Starter, tmp_
 
 
 @pytest.mark.root
-def test_a_password_lets_in_and_a_wrong_one_does_not(sshd: Starter) -> None:
+def test_a_password_logs_in_and_a_wrong_one_is_refused(sshd: Starter) -> None:
     with sshd(passwords=True) as server:
-        let_in(server, credentials(server, password=PASSWORD))
+        assert_logs_in(server, credentials(server, password=PASSWORD))
         failed = refused(server, credentials(server, password="wrong-password"))
     assert re.search(
         r"refuses the login of backupd-there with the password; it allows publickey,\s?password", failed.message
@@ -147,9 +147,9 @@ def test_a_password_where_only_keys_are_allowed_says_so(sshd: Starter) -> None:
 
 
 @pytest.mark.root
-def test_a_password_that_is_asked_for_in_a_dialogue_lets_in(sshd: Starter) -> None:
+def test_a_password_in_a_dialogue_logs_in(sshd: Starter) -> None:
     with sshd("UsePAM yes", "PasswordAuthentication no", "KbdInteractiveAuthentication yes", passwords=True) as server:
-        let_in(server, credentials(server, password=PASSWORD))
+        assert_logs_in(server, credentials(server, password=PASSWORD))
         failed = refused(server, credentials(server, password="wrong-password"))
     assert "with the password; it allows publickey, keyboard-interactive" in failed.message
     assert "it asks" not in failed.message
@@ -158,7 +158,7 @@ def test_a_password_that_is_asked_for_in_a_dialogue_lets_in(sshd: Starter) -> No
 @pytest.mark.root
 def test_the_password_is_tried_after_a_key_that_is_refused(sshd: Starter, tmp_path: Path) -> None:
     with sshd(passwords=True) as server:
-        let_in(server, credentials(server, keygen(tmp_path / "key"), PASSWORD))
+        assert_logs_in(server, credentials(server, keygen(tmp_path / "key"), PASSWORD))
 
 
 @pytest.mark.root
@@ -167,7 +167,7 @@ def test_a_server_that_wants_key_and_password_gets_both(sshd: Starter, tmp_path:
     key = keygen(tmp_path / "key")
     with sshd(f"AuthenticationMethods {methods}", passwords=True) as server:
         server.authorize(key)
-        let_in(server, credentials(server, key, PASSWORD))
+        assert_logs_in(server, credentials(server, key, PASSWORD))
 
 
 def test_a_server_that_wants_more_than_the_key_says_so(sshd: Starter, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_without_key_and_password_the_agent_is_asked(sshd: Starter, tmp_path: Pa
     key = keygen(tmp_path / "key", kind)
     with sshd() as server, agent_with(tmp_path, keygen(tmp_path / "other"), key):
         server.authorize(key)
-        let_in(server, credentials(server))
+        assert_logs_in(server, credentials(server))
 
 
 def test_the_keys_of_an_agent_that_are_refused_are_all_named(sshd: Starter, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_the_keys_of_an_agent_that_are_refused_are_all_named(sshd: Starter, tmp_
     assert all(f"the agent's key ssh-ed25519 {fingerprint_of(key)}" in failed.message for key in keys)
 
 
-def test_more_keys_than_the_server_hears_are_a_refusal_not_a_network_fault(sshd: Starter, tmp_path: Path) -> None:
+def test_more_keys_than_the_server_allows_are_a_refusal_not_a_network_error(sshd: Starter, tmp_path: Path) -> None:
     keys = [keygen(tmp_path / name) for name in ("one", "two", "three")]
     with sshd("MaxAuthTries 2") as server, agent_with(tmp_path, *keys):
         server.authorize(keys[2])
@@ -203,7 +203,7 @@ def test_more_keys_than_the_server_hears_are_a_refusal_not_a_network_fault(sshd:
     assert failed.message.endswith("; then it closed the connection")
 
 
-def test_without_an_agent_there_is_nothing_to_log_in_with(sshd: Starter, tmp_path: Path) -> None:
+def test_without_agent_key_and_password_the_login_fails(sshd: Starter, tmp_path: Path) -> None:
     with sshd() as server, pytest.MonkeyPatch.context() as patch:
         message = f"no key and no password are configured to log in as {server.user}"
         assert refused(server, credentials(server)).message == message
@@ -215,7 +215,7 @@ def test_without_an_agent_there_is_nothing_to_log_in_with(sshd: Starter, tmp_pat
             assert refused(server, credentials(server)).message == message
 
 
-def test_an_agent_that_does_not_answer_is_not_waited_for(sshd: Starter, tmp_path: Path) -> None:
+def test_a_silent_agent_is_an_error_after_the_timeout(sshd: Starter, tmp_path: Path) -> None:
     with sshd() as server, agent_with(tmp_path, keygen(tmp_path / "key")) as pid, connection(server) as transport:
         transport.auth_timeout = 0.5
         os.kill(pid, signal.SIGSTOP)
@@ -223,7 +223,7 @@ def test_an_agent_that_does_not_answer_is_not_waited_for(sshd: Starter, tmp_path
             log_in(transport, credentials(server))
 
 
-def test_an_agent_that_does_not_sign_is_told_from_a_refusal(sshd: Starter, tmp_path: Path) -> None:
+def test_an_agent_that_does_not_sign_is_not_a_refusal_of_the_server(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
     with sshd() as server, agent_with(tmp_path), connection(server) as transport:
         server.authorize(key)
@@ -233,7 +233,7 @@ def test_an_agent_that_does_not_sign_is_told_from_a_refusal(sshd: Starter, tmp_p
             log_in(transport, credentials(server))
 
 
-def test_a_server_that_closes_in_the_middle_is_worth_trying_again(sshd: Starter, tmp_path: Path) -> None:
+def test_a_connection_closed_during_the_login_is_unreachable(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
     with sshd() as server, connection(server) as transport:
         transport.sock.shutdown(socket.SHUT_RDWR)
@@ -287,7 +287,7 @@ def test_an_rsa_key_where_only_sha1_is_known_says_that(tmp_path: Path, tells: bo
     assert "ed25519 key" in failed.value.hint
 
 
-def test_a_second_question_gets_no_password_and_is_told(tmp_path: Path) -> None:
+def test_a_second_question_gets_no_password_and_is_in_the_error(tmp_path: Path) -> None:
     server = _Peculiar("Password: ", "Verification code:\x1b[2J")
     with peculiar(keygen(tmp_path / "key", "rsa"), server) as transport, pytest.raises(LoginFailed) as failed:
         log_in(transport, Credentials("me", PASSWORD))
@@ -299,7 +299,7 @@ def test_a_second_question_gets_no_password_and_is_told(tmp_path: Path) -> None:
     assert "use a key" in failed.value.hint
 
 
-def test_a_password_that_is_asked_for_again_was_wrong(tmp_path: Path) -> None:
+def test_a_password_that_is_asked_for_again_is_wrong(tmp_path: Path) -> None:
     server = _Peculiar("Password: ", "Password: ")
     with peculiar(keygen(tmp_path / "key", "rsa"), server) as transport, pytest.raises(LoginFailed) as failed:
         log_in(transport, Credentials("me", "wrong-password"))

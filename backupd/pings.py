@@ -1,0 +1,226 @@
+"""Pings: each run reports its start and end to an outside monitor, which raises an alarm when they stop."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+from urllib.parse import urlencode, urlsplit, urlunsplit
+from uuid import uuid4
+
+from backupd.errors import Terminated
+from backupd.formatting import without_secrets
+from backupd.log import Event, EventLog
+from backupd.report import AnyReport
+
+Signal = Literal["start", "success", "failure", "log"]  # "log" does not change the state of the monitor
+MonitorKind = Literal["healthchecks", "uptime-kuma"]
+# Receives the result of each ping: task, subject (empty for the daily one), and the error, empty when accepted.
+PingRecorder = Callable[[str, str, str], None]
+
+DAILY: Final = "daily"
+TASKS: Final = ("backup", "replicate", "drill", "prune", "scrub")
+MAX_BODY: Final = 10_000  # what a self-hosted healthchecks keeps (PING_BODY_LIMIT)
+MAX_MESSAGE: Final = 200
+_MAX_EXIT: Final = 255
+_MAX_PING_MS: Final = 86_400_000  # Uptime Kuma 2 refuses more
+_KUMA_PATH: Final = "/api/push/"
+# The end of a run waits for its start ping, and then for two attempts: 10 s when the monitor does not answer.
+TIMEOUT_S: Final = 3.0
+_PAUSE_S: Final = 0.5
+_ATTEMPTS: Final = 2
+_TOO_MANY_REQUESTS: Final = 429
+_SERVER_ERROR: Final = 500
+_HINT: Final = "check its URL under [pings], and the network; the run itself is not affected"
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A signal about one run."""
+
+    signal: Signal
+    run_id: str
+    """A UUID that pairs start and end."""
+    summary: str = ""
+    lines: tuple[str, ...] = ()
+    """The lines that the run logged."""
+    exit_code: int = 0
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PingRequest:
+    """A URL to GET, or to POST `body` to."""
+
+    url: str = field(repr=False)
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """An outside monitor: the protocol it speaks, and its URL, which is a secret."""
+
+    kind: MonitorKind
+    url: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "Monitor":
+        """Read a URL, with a prefix `healthchecks:` or `uptime-kuma:` where its path does not show the kind.
+
+        Raises ValueError, which does not quote the URL.
+        """
+        kinds: tuple[MonitorKind, ...] = get_args(MonitorKind)
+        named = next((kind for kind in kinds if text.startswith(f"{kind}:")), None)
+        url = text.removeprefix(f"{named}:")
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or not url.isprintable() or " " in url:
+            raise ValueError("must be a URL that begins with https:// or http://")
+        return cls(named or ("uptime-kuma" if _KUMA_PATH in parts.path else "healthchecks"), url)
+
+
+def require_ping_names(names: Iterable[str], sources: Iterable[str], replicas: Iterable[str]) -> None:
+    """Raise ValueError for a name that matches no task."""
+    subjects_of = {task: tuple(replicas if task == "replicate" else sources) for task in TASKS}
+    known = {_normalized(f"{task}-{subject}") for task, subjects in subjects_of.items() for subject in subjects}
+    known |= {*TASKS, DAILY}
+    for name in names:
+        if _normalized(name) not in known:
+            raise ValueError(
+                f"{name!r} is not a task: use {', '.join(TASKS)} or {DAILY}, or a task with its source or replica, "
+                "such as backup-tasks"
+            )
+
+
+def monitor_for(task: str, subject: str, monitors: Mapping[str, Monitor]) -> Monitor | None:
+    """Return the monitor that is configured for `task` of `subject`, else the one for `task`."""
+    by_name = {_normalized(name): monitor for name, monitor in monitors.items()}
+    return by_name.get(_normalized(f"{task}-{subject}")) or by_name.get(_normalized(task))
+
+
+def _normalized(name: str) -> str:
+    """Return `name` as an environment variable spells it: in lower case, without "-" and "."."""
+    return re.sub("[-.]", "_", name.lower())
+
+
+def ping_request(monitor: Monitor, ping: Ping) -> PingRequest | None:
+    """Return the request that sends `ping`; None where the protocol cannot express it.
+
+    Uptime Kuma knows only up and down: "up" at a start would vouch for a run that may never end.
+    """
+    if monitor.kind == "healthchecks":
+        return _healthchecks_request(monitor.url, ping)
+    return None if ping.signal in ("start", "log") else _uptime_kuma_request(monitor.url, ping)
+
+
+def _healthchecks_request(url: str, ping: Ping) -> PingRequest:
+    """See https://healthchecks.io/docs/http_api/; the body is the summary and as many of the last lines as fit."""
+    parts = urlsplit(url)
+    query = "&".join(filter(None, (parts.query, urlencode({"rid": ping.run_id}))))
+    suffix = "" if ping.signal == "success" else f"/{ping.signal}"
+    if ping.signal == "failure":
+        suffix = f"/{ping.exit_code}" if 0 < ping.exit_code <= _MAX_EXIT else "/fail"
+    summary = ping.summary.encode(errors="replace")[: MAX_BODY // 2]
+    lines = "".join(f"\n{line}" for line in ping.lines).encode(errors="replace")
+    body = summary + lines[max(0, len(lines) - (MAX_BODY - len(summary))) :]
+    return PingRequest(urlunsplit((parts.scheme, parts.netloc, f"{parts.path.rstrip('/')}{suffix}", query, "")), body)
+
+
+def _uptime_kuma_request(url: str, ping: Ping) -> PingRequest:
+    """Put everything into the query; one that was pasted along with the URL (status=up&msg=OK&ping=) is dropped."""
+    parts = urlsplit(url)
+    values = {"status": "up" if ping.signal == "success" else "down", "msg": ping.summary[:MAX_MESSAGE] or "OK"}
+    took_ms = None if ping.duration_s is None else round(ping.duration_s * 1000)
+    if took_ms is not None and 0 <= took_ms <= _MAX_PING_MS:
+        values["ping"] = str(took_ms)
+    query = urlencode(values, errors="replace")
+    return PingRequest(urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), query, "")))
+
+
+def discard_result(_task: str, _subject: str, _error: str) -> None:
+    """Record nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinger:
+    """Pings `monitors` (by task, or by task and subject); failures are logged and recorded, and never raised."""
+
+    monitors: Mapping[str, Monitor]
+    log: EventLog
+    record: PingRecorder = discard_result
+    timeout_s: float = TIMEOUT_S
+
+    @contextmanager
+    def watch(self, task: str, subject: str) -> Iterator[Callable[[AnyReport], None]]:
+        """Ping the start of a run, and yield the function that pings its end with its report.
+
+        A run that was told to stop pings no end: it did not fail, and runs again.
+        """
+        monitor = monitor_for(task, subject, self.monitors)
+        if monitor is None:
+            yield lambda _report: None
+            return
+        run_id, first_line = str(uuid4()), self.log.count
+        started = Ping("start", run_id, f"{task} of {subject} started")
+        start = threading.Thread(target=self.send, args=(monitor, started, task, subject), daemon=True)
+        with suppress(RuntimeError):  # the system allows no further thread: only the end is pinged
+            start.start()
+
+        def end(report: AnyReport) -> None:
+            if report.exit_code == Terminated.exit_code:
+                return
+            if start.ident is not None:
+                start.join(self.timeout_s)  # a start that arrives after the end would begin another run
+            self.send(monitor, _end_ping(report, run_id, self.log.lines_after(first_line)), task, subject)
+
+        yield end
+
+    def send(self, monitor: Monitor, ping: Ping, task: str, subject: str = "") -> bool:
+        """Send `ping` as `send_ping` does; log and record the result, and return whether it was accepted."""
+        if ping_request(monitor, ping) is None:
+            return True
+        error = send_ping(monitor, ping, self.timeout_s)
+        self.record(task, subject, error)
+        if error:
+            what = f"the {task} of {subject}" if subject else f"the {task} ping"
+            message = f"the {monitor.kind} monitor for {what} did not accept the {ping.signal} ping: {error}"
+            self.log.warning(Event.PING_FAILED, message, hint=_HINT)
+        return not error
+
+
+def send_ping(monitor: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str:
+    """Send `ping`, a second time where that may help; return the error, empty when it was accepted."""
+    from backupd.system.http import RequestFailed, send_request  # slow to import, and few commands ping
+
+    request = ping_request(monitor, ping)
+    if request is None:
+        return ""
+    error = ""
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE_S)
+        try:
+            reply = send_request(request.url, request.body, timeout_s=timeout_s)
+        except RequestFailed as failed:
+            error = without_secrets(str(failed), monitor.url)
+            continue
+        if reply.ok:
+            return ""
+        error = f"it {reply.words(monitor.url)}"  # an error page may quote the URL
+        if reply.status < _SERVER_ERROR and reply.status != _TOO_MANY_REQUESTS:
+            break
+    return error
+
+
+def _end_ping(report: AnyReport, run_id: str, lines: tuple[str, ...]) -> Ping:
+    """Return the ping of the end of a run; warnings do not make it a failure."""
+    name, failed = f"{report.task} of {report.subject}", report.outcome == "failed"
+    summary = (
+        f"{name}: failed: {report.error}" if failed else "; ".join((f"{name}: {report.outcome}", *report.warnings))
+    )
+    return Ping("failure" if failed else "success", run_id, summary, lines, report.exit_code, report.duration_s)
