@@ -40,11 +40,11 @@ def recover_restore(path: Path, context: TaskContext) -> None:
     if recovered is not None:
         detail = f"; {recovered.detail}" if recovered.detail else ""
         what = f"a restore of {target} was killed: {recovered.what}{detail}"
-        context.log.warning(Event.RESTORE_HEALED, what, target=str(target))
+        context.log.warning(Event.RESTORE_RECOVERED, what, target=str(target))
     if begun is not None:
         effect = "it had taken effect" if took else "it had changed nothing"
         what = f"an online restore of {begun.record.generation} to {target} was killed: {effect}"
-        context.log.warning(Event.RESTORE_HEALED, what, target=str(target))
+        context.log.warning(Event.RESTORE_RECOVERED, what, target=str(target))
 
 
 def recover_before_backup(path: Path, context: TaskContext) -> str:
