@@ -270,7 +270,7 @@ def tell_whose(manifest: Manifest, there: Inventory, claims: Provenance, name: s
     for group in claims.foreign(there, manifest.source):
         if manifest.id in group.ids:
             way_on = f"this store goes on with them after: backupd replicate --to {name} --adopt"
-            print_warning(f"{name} holds {group.words(there.now)}: {way_on}")
+            print_warning(f"{name} holds {group.describe(there.now)}: {way_on}")
 
 
 def expiry_of(name: str, config: Config) -> RetentionRule:

@@ -58,7 +58,7 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
     for group in foreign:
         if group.source in config.sources and (not names or group.source in names):
             print_warning(
-                f"{store} holds copies of {group.source} that another store has made: {group.words(context.clock())}"
+                f"{store} holds copies of {group.source} that another store has made: {group.describe(context.clock())}"
             )
     for trouble in inventory.problems():
         print_warning(trouble)

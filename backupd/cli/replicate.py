@@ -33,7 +33,7 @@ from backupd.tasks.requests import ReplicationRequest
 @click.option("--to", "names", multiple=True, metavar="NAME", help="To this replica only (may be repeated).")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent and removed, and why; change nothing.")
 @click.option("--adopt", is_flag=True, help="Go on with what a lost machine has sent there.")
-@click.option("--force", is_flag=True, help="With --adopt: also where that machine seems to be at work.")
+@click.option("--force", is_flag=True, help="With --adopt: also where that machine seems to be in use.")
 @config_option
 @json_option
 @readable_errors
