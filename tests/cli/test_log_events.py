@@ -187,7 +187,7 @@ def test_a_corrupt_source_is_told_as_the_page_says(order: BackupRequest, context
     backup(order, context)
     lines = log_lines(context.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()
-    for event in (Event.SNAPSHOT_RETRIED, Event.SNAPSHOT_QUARANTINED, Event.ROTATION_FROZEN):
+    for event in (Event.SNAPSHOT_RETRIED, Event.SNAPSHOT_QUARANTINED, Event.PRUNING_HELD):
         assert len(of(lines, event)) == 1
 
 
