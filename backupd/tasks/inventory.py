@@ -9,7 +9,8 @@ from pathlib import Path
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import GenerationMissing, ManifestInvalid, OtherDatabase, UsageError
-from backupd.model import ARCHIVE_SUFFIX, CLOCK_TOLERANCE, LOCAL_STORE, MANIFEST_SUFFIX, Generation, Manifest
+from backupd.model import CLOCK_TOLERANCE, LOCAL_STORE, Generation, Manifest
+from backupd.problems import refused_step
 from backupd.stores.contract import Store
 
 LATEST = "latest"
@@ -41,11 +42,8 @@ class Inventory:
         return f"run backupd replicate --to {self.store} first; {found}"
 
     def how_to_repair(self, generation_id: str) -> str:
-        """Return what an operator does about a refused generation."""
-        if generation_id in self.lost:
-            return f"put the archive back, or delete {generation_id}{MANIFEST_SUFFIX}"
-        archive, manifest = f"{generation_id}{ARCHIVE_SUFFIX}", f"{generation_id}{MANIFEST_SUFFIX}"
-        return f"check it with gunzip -t {archive}, then move it and {manifest} out of the directory"
+        """Return what to do about a refused generation."""
+        return refused_step(generation_id, self.store, archive_lost=generation_id in self.lost)
 
     def problems(self) -> tuple[str, ...]:
         """Return why each refused generation is refused, and what to do."""

@@ -17,7 +17,7 @@ from backupd.status.model import (
     DrillFigures,
     GenerationFigures,
     History,
-    LogLine,
+    LogEntry,
     NextRun,
     Point,
     ReplicaFigures,
@@ -97,7 +97,7 @@ def failing() -> History:
     retry = NextRun("backup", "tasks", NOW + timedelta(minutes=42), "the last 20 tries failed", retry=True)
     status = replace(_status(facts), tasks=(replace(failed, hint=_HINT),), next_runs=(retry,))
     history = _history("tasks", 330, failed_on=_FAILED_ON | {0, 1})
-    error = LogLine(NOW - timedelta(minutes=18), "ERROR", f"backup of tasks: failed: {_ERROR}")
+    error = LogEntry(NOW - timedelta(minutes=18), "ERROR", f"backup of tasks: failed: {_ERROR}")
     return replace(
         healthy(),
         status=replace(status, sources=status.sources[:1]),
@@ -131,7 +131,7 @@ def first_day() -> History:
         sqlite_version="3.54.1",
         next_runs=tuple(NextRun(*one, NOW, "there was none yet", overdue=True) for one in _FIRST),
     )
-    started = LogLine(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 looks after tasks as user 1000:1000")
+    started = LogEntry(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 looks after tasks as user 1000:1000")
     return History(
         status=status,
         timezone=str(ZONE),
@@ -260,9 +260,9 @@ def _drills() -> tuple[DrillFigures, ...]:
     )
 
 
-def _log() -> tuple[LogLine, ...]:
+def _log() -> tuple[LogEntry, ...]:
     return tuple(
-        LogLine(_LAST + timedelta(seconds=second), level, message)
+        LogEntry(_LAST + timedelta(seconds=second), level, message)
         for second, level, message in (
             (0, "INFO", "backup of tasks is due: by schedule"),
             (1, "INFO", "backup of tasks begins"),
