@@ -15,7 +15,7 @@ from backupd.log import Event
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_files, remove_kept, restore_history
 from backupd.sqlite.target_locks import restore_lock
 from backupd.tasks.context import TaskContext
-from backupd.tasks.restore.recovery import heal_restore
+from backupd.tasks.restore.recovery import recover_restore
 
 Kind = Literal["replaced database", "record of a restore", "damaged copy"]
 
@@ -110,7 +110,7 @@ def _clean_replaced(
         return ()
     with nullcontext() if dry_run else restore_lock(path):
         if not dry_run:
-            heal_restore(path, context)
+            recover_restore(path, context)
         kept = kept_files(target)
         found = tuple(_replaced(one, source) for one in kept)
         decisions = decide_replaced(found, _next_undone(target), older_than, context.clock())

@@ -72,7 +72,7 @@ def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_whi
         assert runner.run(["prune"], {**large.environ, "BACKUPD_RETENTION__LAST": "1"}).code == 0
         assert [*large.generations()] == [newest]
     assert run.returncode == 0
-    assert (large.root / "err").read_text() == f"warning: {gone} was pruned meanwhile: skipped\n"
+    assert (large.root / "err").read_text() == f"warning: {gone} was pruned since the listing: skipped\n"
     assert [line["backupd.generation"] for line in log_lines(large.backups) if line["event.action"] == VERIFIED] == [
         newest
     ]
