@@ -165,6 +165,13 @@ class _OwnedFileHandler(WatchedFileHandler):
         """Say nothing: a full disk must not turn a backup into a traceback; the run's report still goes out."""
 
 
+class _ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Shows events on a console, which may be a pipe whose reader is gone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Print no traceback: the event is in the file."""
+
+
 class _PlainLine(logging.Formatter):
     """What `docker logs` shows: the time in UTC, the level, the very sentence of the JSON line, and what to do."""
 
@@ -232,7 +239,7 @@ def open_log(path: Path, secrets: Iterable[str] = (), *, console: TextIO | None 
     logger = logging.Logger("backupd", logging.INFO)  # noqa: LOG001 - one of our own: no global state, no parents
     logger.addHandler(handler)
     if console is not None:
-        lines = logging.StreamHandler(console)
+        lines = _ConsoleHandler(console)
         lines.setFormatter(_PlainLine())
         logger.addHandler(lines)
     return EventLog(logger, secrets)

@@ -21,7 +21,8 @@ from backupd.log import Event, EventLog
 from backupd.pings import Monitor
 from backupd.privileges import become_owner_of_backups, become_root_again, hand_over_backups, identity_for, settle
 from backupd.schedule import Planned
-from backupd.status.current import read_history, read_status
+from backupd.status.current import read_status
+from backupd.status.history import read_history
 from backupd.status.model import History, Status
 from backupd.status.text import status_lines
 from backupd.tasks.context import TaskContext

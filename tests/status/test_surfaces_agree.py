@@ -16,7 +16,7 @@ from backupd.notifications.planner import facts_of
 from backupd.problems import ProblemSeverity
 from backupd.report import RunDetails, RunReport
 from backupd.schedule import Planned
-from backupd.status.current import read_history
+from backupd.status.history import read_history
 from backupd.status.text import status_lines
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
@@ -105,6 +105,21 @@ def rotten(context: TaskContext, order: BackupRequest) -> None:
     record_verification(older, context, sound=False, detail="rot")
 
 
+def manifest_damaged(context: TaskContext, order: BackupRequest) -> None:
+    key = older_generation(context, order)
+    (context.store.directory / f"{key}.manifest.json").write_text("not JSON")
+
+
+def archive_deleted(context: TaskContext, order: BackupRequest) -> None:
+    context.store.archive_path(older_generation(context, order)).unlink()
+
+
+def older_generation(context: TaskContext, order: BackupRequest) -> str:
+    newest = backup(order, context).generation
+    assert newest is not None
+    return backdated(context.store.directory, newest, days=2)
+
+
 def catalog_damaged(context: TaskContext, _order: BackupRequest) -> None:
     context.catalog_path.write_bytes(b"rubbish" * 1000)
 
@@ -126,6 +141,8 @@ def store_gone(context: TaskContext, _order: BackupRequest) -> None:
         (replica_refused_once, {"failed": "warning"}),
         (replica_refused_again_and_again, {"failed": "unhealthy"}),
         (rotten, {"generation": "warning"}),
+        (manifest_damaged, {"manifest": "warning"}),
+        (archive_deleted, {"archive": "warning"}),
         (catalog_damaged, {"catalog": "unhealthy"}),
         (store_gone, {"store": "unhealthy"}),
     ],

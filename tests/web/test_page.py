@@ -18,7 +18,7 @@ from backupd.errors import ErrorKind
 from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import Hold, Task
 from backupd.status.calendar import Day
-from backupd.status.model import History, LogLine, MessageFigures
+from backupd.status.model import History, LogEntry, MessageFigures
 from backupd.web.api import status_facts
 from backupd.web.localizer import Localizer
 from backupd.web.page import page_answer
@@ -213,7 +213,7 @@ def test_what_strangers_wrote_is_shown_and_never_obeyed(site: WebSite, text: str
     "time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59+00:00"]
 )
 def test_a_time_that_no_calendar_has_breaks_no_page(time: str) -> None:
-    survey = replace(healthy(), log=(LogLine(datetime.fromisoformat(time), "INFO", "made up"),))
+    survey = replace(healthy(), log=(LogEntry(datetime.fromisoformat(time), "INFO", "made up"),))
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
         assert b"made up" in page_answer(replace(survey, timezone=zone), "en").body
 
@@ -234,7 +234,7 @@ def hostile(text: str) -> History:
     history = replace(
         base.histories[0], generations=base.histories[0].generations[:3], days=base.histories[0].days[:30]
     )
-    survey = replace(base, histories=(history,), log=(LogLine(None, "", ""),))
+    survey = replace(base, histories=(history,), log=(LogEntry(None, "", ""),))
     spoilt_survey: History = spoilt(survey)
     return spoilt_survey
 
