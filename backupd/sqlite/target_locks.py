@@ -1,19 +1,16 @@
 """Locks."""
 
-import fcntl
 import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from backupd.errors import LockHeld, TargetInUse, TargetRefused, WorkerFailed
-from backupd.system.process import process_start_errors
+from backupd.system.file_lock import directory_lock
+from backupd.system.process import close_input, pipe, send, start_module
 
 STOPPED_FLAG = "--app-is-stopped"
 
@@ -33,14 +30,7 @@ class FileLease:
         self.held = False
 
     def __enter__(self) -> Self:
-        with process_start_errors():
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "backupd.sqlite.worker.file_lease"],
-                cwd="/",
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
-            )
+        self._process = start_module("backupd.sqlite.worker.file_lease", directory="/")
         try:
             answer = self._ask(json.dumps(self._request))
             self.held = answer["state"] == "held"
@@ -53,9 +43,8 @@ class FileLease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None  # noqa: S101 - for the type checker: they are pipes
-            pipe.close()
+        close_input(self._process)
+        pipe(self._process.stdout).close()
         self._process.wait()
 
     def open_requested(self, path: Path) -> bool:
@@ -63,19 +52,12 @@ class FileLease:
         return self.held and str(path) in self._ask("?")["open_requested"]
 
     def _ask(self, question: str) -> dict[str, Any]:
-        stdin, stdout = self._pipes()
+        send(self._process, question.encode() + b"\n")
         try:
-            stdin.write(question.encode() + b"\n")
-            stdin.flush()
-            answer: dict[str, Any] = json.loads(stdout.readline())
-        except (BrokenPipeError, ValueError) as error:
+            answer: dict[str, Any] = json.loads(pipe(self._process.stdout).readline())
+        except ValueError as error:
             raise WorkerFailed("the process that watches the database died", "run it again; see dmesg") from error
         return answer
-
-    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        assert self._process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
-        assert self._process.stdout is not None  # noqa: S101 - the same
-        return self._process.stdin, self._process.stdout
 
     def _judge(self, answer: dict[str, Any]) -> None:
         if answer["state"] == "used":
@@ -88,9 +70,6 @@ class FileLease:
             )
 
 
-_POLL_S = 0.1
-
-
 @contextmanager
 def restore_lock(database: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Let nobody else put a database in place, or heal that, in the directory of what `database` leads to.
@@ -99,34 +78,13 @@ def restore_lock(database: Path, wait_s: float = 0.0) -> Iterator[None]:
     such directory, NFS), nobody is kept apart. Raises LockHeld when another one still has it after `wait_s`.
     """
     directory = Path(os.path.realpath(database)).parent
-    descriptor = _opened(directory)
-    try:
-        if descriptor is not None:
-            _lock(descriptor, directory, time.monotonic() + wait_s)
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _opened(directory: Path) -> int | None:
-    try:
-        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # what is wrong with it is told by who looks at the place
-        return None
-
-
-def _lock(descriptor: int, directory: Path, give_up: float) -> None:
-    while True:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < give_up:
-                time.sleep(_POLL_S)
-                continue
+            held = stack.enter_context(directory_lock(directory, timeout_s=wait_s))
+        except OSError:
+            held = True  # there is no such lock; whoever reads the directory reports what is wrong with it
+        if not held:
             raise LockHeld(
                 f"another backupd is restoring in {directory}", "wait for it to end, and look at what it did"
-            ) from None
-        except OSError:  # a file system without such locks
-            return
-        return
+            )
+        yield

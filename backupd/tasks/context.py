@@ -17,8 +17,8 @@ from backupd.model import NoProgress, Pin, Progress
 from backupd.report import AnyReport, RunReport
 from backupd.stores.contract import RecoveredItem
 from backupd.stores.local import DirectoryStore
-from backupd.stores.lock import LockHolder, store_lock
 from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
+from backupd.system.file_lock import LockHolder, file_lock
 from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.reporter import CATALOG_NAME, D, Reporter, TaskEvent
 from backupd.tasks.run import Run, recorded
@@ -156,7 +156,7 @@ class TaskContext:
             with self.exclusive_lock(task):
                 self.recover()  # pins what is here
         path = self.store.hidden / f"{task}.lock"
-        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting):
+        with file_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting):
             yield
 
     @contextmanager
@@ -164,7 +164,7 @@ class TaskContext:
         """Hold the lock of the store. Raises LockHeld, StoreUnusable."""
         self.store.prepare()
         path = self.store.hidden / "lock"
-        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting) as dead:
+        with file_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting) as dead:
             if dead is not None:
                 what = f"a {dead.task} (process {dead.pid} on {dead.host}) died holding the lock: taken over"
                 self.log.warning(Event.LOCK_TAKEN_OVER, what)

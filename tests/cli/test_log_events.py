@@ -16,7 +16,7 @@ from backupd.log import Event, open_log
 from backupd.model import RetentionPolicy
 from backupd.report import BackupDetails, DrillDetails, DrillReport, ReplicationDetails, RunReport, report_facts
 from backupd.stores.directory_replica import DirectoryReplica
-from backupd.stores.lock import store_lock
+from backupd.system.file_lock import file_lock
 from backupd.tasks.backup import backup
 from backupd.tasks.clean import clean
 from backupd.tasks.context import TaskContext, local_inventory, rebuild_catalog
@@ -245,7 +245,7 @@ def test_a_failed_backup_says_why_and_what_to_do(order: BackupRequest, context: 
 
 def test_a_backup_that_finds_the_store_in_use_says_so(order: BackupRequest, context: TaskContext) -> None:
     hurried = replace(context, lock_timeout_s=0.2)
-    with store_lock(context.store.hidden / "lock", "prune", timeout_s=0, on_wait=lambda _holder: None):
+    with file_lock(context.store.hidden / "lock", "prune"):
         report = backup(order, hurried)
     assert report.exit_code == 75
     (waiting,) = of(log_lines(context.store.directory), Event.LOCK_WAITING)
