@@ -67,7 +67,7 @@ def test_backup_recovers_swap_of_another_backupd_only_after_its_death(
         assert runner.run(["backup"], workspace.environ).code == BUSY
         assert (swap_journal_path(database).exists(), part.exists()) == (True, True)
     assert runner.run(["backup"], workspace.environ).code == 0
-    assert Event.RESTORE_HEALED in events(workspace)
+    assert Event.RESTORE_RECOVERED in events(workspace)
     assert (transfers(database), kept_databases(database), parts(workspace)) == (OLD, (), [])
 
 
