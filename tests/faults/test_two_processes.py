@@ -70,7 +70,7 @@ def test_verify_all_during_prune_continues_and_names_removed_generations(
         assert runner.run(["prune"], {**large.environ, "BACKUPD_RETENTION__LAST": "1"}).code == 0
         assert [*large.generations()] == [newest]
     assert run.returncode == 0
-    assert (large.root / "err").read_text() == f"warning: {gone} was pruned meanwhile: skipped\n"
+    assert (large.root / "err").read_text() == f"warning: {gone} was pruned since the listing: skipped\n"
     assert [line["backupd.generation"] for line in log_lines(large.backups) if line["event.action"] == VERIFIED] == [
         newest
     ]
