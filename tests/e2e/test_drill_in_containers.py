@@ -74,7 +74,7 @@ def failure(answer: CommandResult) -> str:
     return str(report["error"])
 
 
-def test_the_daemon_drills_the_replica_and_starts_the_app_on_the_copy_and_tells_when_it_would_not_work(
+def test_daemon_drills_replica_with_app_and_reports_failure(
     drilled: Drilled,
 ) -> None:
     sidecar = drilled.sidecar
