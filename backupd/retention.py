@@ -1,12 +1,11 @@
-"""What stays and what goes, each with its reasons: a pure decision about the generations of one source.
+"""Which generations of one source are kept and which are removed, each with its reasons: a pure decision.
 
-Counts work on what exists, never on calendar windows (as restic's `forget` does): `daily=7` means the
-7 newest days that have a verified generation, so the first backup after a month off pushes out one day,
-not all of them. For the same reason the time of the newest verified generation decides what lies in the
-window of `within` and which pins are over, not the clock: while backups fail, nothing ends.
-The window keeps every state that was backed up in it, so also the newest generation before it: the one that
-the database still was when it began. Else the first backup after a month off, or of a database that had not
-changed for a month, would push out the one copy that is known to be good.
+Rules count the generations that exist, not calendar windows (as restic's `forget` does): `daily=7` means the 7 newest
+days that have a verified generation, so that the first backup after a month without any removes one day, not all of
+them. For the same reason the window of `within` and the end of pins are measured from the newest verified generation,
+not from the clock: while backups fail, nothing expires.
+The window also keeps the newest generation before it: it is the state of the database when the window began. Otherwise
+the first backup after a month, or of a database that had not changed for a month, would remove the one verified copy.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,12 +30,12 @@ def _week(day: date) -> str:
 
 
 def _hour(time: datetime) -> str:
-    """Return the hour by the clock; where a clock that was set back shows it again, with the offset from UTC."""
+    """Return the local hour; in the second pass of a repeated hour, with the offset from UTC."""
     hour = f"{time.date().isoformat()} {time.hour:02}:00"
     return f"{hour} {time:%z}" if time.fold else hour
 
 
-# How each rule names the period of a local time; without strftime, which takes several times as long.
+# The period of a local time under each rule; without strftime, which is several times slower.
 _PERIODS: Mapping[str, Callable[[datetime], str]] = {
     "hourly": _hour,
     "daily": lambda time: time.date().isoformat(),
@@ -47,7 +46,7 @@ _PERIODS: Mapping[str, Callable[[datetime], str]] = {
 
 
 class _Slot(NamedTuple):
-    """A place that a rule gives to one period; under `last` each generation is a period of its own."""
+    """One period of a rule, which keeps one generation; under `last` each generation is a period of its own."""
 
     rule: str
     period: str
@@ -64,14 +63,14 @@ def plan_retention(
     hold: Hold | None = None,
     pins: Mapping[str, Pin] = NO_PINS,
 ) -> RetentionPlan:
-    """Decide which `generations` of one source stay under `policy`; newest first, whatever the order given.
+    """Decide which `generations` of one source, in any order, `policy` keeps; the plan has the newest first.
 
-    Only verified generations that are not dated after `now` (aware; CLOCK_TOLERANCE is forgiven) take slots
-    or lie in the window, and only they are ever removed; the newest of them stays under any policy. Hours,
-    days, ISO weeks, months and years are those of `timezone`. Under a `hold` everything stays, and what has
-    one of the `pins` (by id, of any source) for as long as that holds; neither changes what else stays.
-    Raises PolicyEmpty when `policy` keeps nothing or has a value below 0; ValueError when generations or
-    `hold` are of several sources, or two generations share an id.
+    Only verified generations that are not dated after `now` (aware; plus CLOCK_TOLERANCE) take slots or lie in the
+    window, and only they are ever removed; the newest of them is kept under any policy. Hours, days, ISO weeks, months
+    and years are those of `timezone`. A `hold` keeps every generation, and each of the `pins` (by id, of any source)
+    its own until it ends; neither changes what the policy keeps.
+    Raises PolicyEmpty when `policy` keeps nothing or has a value below 0; ValueError when generations or `hold` are of
+    several sources, or two generations share an id.
     """
     counts = _counts(policy)
     ordered = sorted(generations, key=lambda generation: (generation.taken_at, generation.id), reverse=True)
@@ -107,17 +106,17 @@ def _counts(policy: RetentionPolicy) -> dict[str, int]:
 
 
 def _require_one_source(generations: Sequence[Generation], hold: Hold | None) -> None:
-    """Refuse what would let one source push out, or freeze, the copies of another. Raises ValueError."""
+    """Require one source, so that none removes or holds the copies of another. Raises ValueError."""
     sources = {generation.source for generation in generations} | ({hold.source} if hold else set())
     if len(sources) > 1:
         raise ValueError(f"retention is planned for one source at a time, not for {', '.join(sorted(sources))}")
-    # A removal is carried out by id: of two with one id, the second would take the first along.
+    # Generations are removed by id: with two of one id, both would be removed.
     if len({generation.id for generation in generations}) < len(generations):
         raise ValueError("two generations share an id")
 
 
 def _in_future(generation: Generation, now: datetime) -> bool:
-    """Tell whether a clock that ran ahead dated `generation`."""
+    """Tell whether `generation` is dated in the future, by a clock that was ahead."""
     return generation.taken_at - now > CLOCK_TOLERANCE
 
 
@@ -128,7 +127,7 @@ def _claims(generation: Generation, rules: Iterable[str], timezone: tzinfo) -> l
 
 
 def _holders(claims: Mapping[str, Sequence[_Slot]], counts: Mapping[str, int]) -> dict[_Slot, str]:
-    """Give each slot to the first to claim it, while its rule has any left; `claims` is newest first."""
+    """Return the first generation that claims each slot while its rule has slots; `claims` is newest first."""
     left = dict(counts)
     holders: dict[_Slot, str] = {}
     for generation_id, slots in claims.items():
@@ -142,7 +141,7 @@ def _holders(claims: Mapping[str, Sequence[_Slot]], counts: Mapping[str, int]) -
 def _reasons_by_policy(
     ordered: Sequence[Generation], counted: Sequence[Generation], holders: Mapping[_Slot, str], within: timedelta
 ) -> dict[str, list[str]]:
-    """Return by id the slots that each generation takes, whether it lies in the window, and which is the last."""
+    """Return by id why the policy keeps each generation: its slots, the window, and being the last verified one."""
     reasons: dict[str, list[str]] = {generation.id: [] for generation in ordered}
     for slot, generation_id in holders.items():
         reasons[generation_id].append(str(slot))
@@ -158,7 +157,7 @@ def _reasons_by_policy(
 
 
 def _pinned(pin: Pin | None, at: datetime, timezone: tzinfo) -> Iterator[str]:
-    """Yield why a generation with this `pin` stays, unless the pin was over at `at`."""
+    """Yield why a generation with this `pin` is kept, unless the pin had ended at `at`."""
     if pin is not None and pin.holds(at):
         until = f"{pin.until.astimezone(timezone).date().isoformat()}" if pin.until else "released"
         label = f" ({pin.label})" if pin.label else ""
@@ -166,7 +165,7 @@ def _pinned(pin: Pin | None, at: datetime, timezone: tzinfo) -> Iterator[str]:
 
 
 def _reasons_beside_policy(generation: Generation, now: datetime, hold: Hold | None) -> Iterator[str]:
-    """Yield why `generation` stays, whatever the counts are."""
+    """Yield why `generation` is kept regardless of the policy."""
     if not generation.verified:
         yield DAMAGED
     if _in_future(generation, now):
@@ -176,7 +175,7 @@ def _reasons_beside_policy(generation: Generation, now: datetime, hold: Hold | N
 
 
 def _why_removed(claimed: Iterable[_Slot], holders: Mapping[_Slot, str], older: str) -> str:
-    """Say who took the finest slot that was claimed in vain, or that there was none left for one so old."""
+    """Return why a generation is removed: a newer one has its finest slot, or it is too old for any."""
     for slot in claimed:
         if slot in holders:
             return f"a newer one of {slot.period} stays"
@@ -184,7 +183,7 @@ def _why_removed(claimed: Iterable[_Slot], holders: Mapping[_Slot, str], older: 
 
 
 def _older_than(counts: Mapping[str, int], within: timedelta) -> str:
-    """Say what is older than all that the rules keep."""
+    """Return the reason for generations older than all that the rules keep."""
     window = f"window of {written_span(within)}" if within else ""
     if not counts:
         return f"older than the {window}"

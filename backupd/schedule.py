@@ -1,7 +1,7 @@
-"""When a task is due: pure, and right across changes of the clocks.
+"""When a task is due: pure decisions, correct across changes of the clocks.
 
-cronsim (https://github.com/cuu508/cronsim) reckons as Debian's cron does: a time that the clocks skip comes right after
-the gap, a time that they repeat comes once. Only what comes in every hour goes on by the hour, whatever the clocks say.
+cronsim (https://github.com/cuu508/cronsim) follows Debian's cron: a time that the clocks skip is due right after the
+gap, a time that they repeat is due once. Only a schedule for every hour stays hourly across a change.
 """
 
 import re
@@ -19,14 +19,14 @@ from backupd.model import CLOCK_TOLERANCE, Task
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Instants at which a task is due, by a cron expression of five fields in a time zone; made by `parse`."""
+    """The instants at which a task is due: a cron expression of five fields in a time zone; made by `parse`."""
 
     expression: str
     timezone: tzinfo
 
     @classmethod
     def parse(cls, text: str, timezone: tzinfo) -> "Schedule":
-        """Read a time of day, a weekday with one, or a cron expression. Raises ValueError in words for people."""
+        """Read a time of day, a weekday and a time, or a cron expression. Raises ValueError with a readable message."""
         time = _TIME.fullmatch(text.strip())
         expression = f"{int(time[3])} {int(time[2])} * * {time[1] or '*'}" if time else text.strip()
         if len(expression.split()) != _FIELDS:
@@ -37,13 +37,13 @@ class Schedule:
         except CronSimError as error:
             raise ValueError(f"{_EXPECTED}, not {text!r}: {error}") from None
         except StopIteration:
-            raise ValueError(f"{text!r} never comes") from None
+            raise ValueError(f"{text!r} never occurs") from None
         _refuse_days_that_months_lack(cron)
         return cls(_spell_out_hours(expression, cron), timezone)
 
     def latest(self, now: datetime) -> datetime:
         """Return the latest due instant at or before `now` (aware); both in UTC."""
-        # Backwards cronsim takes the second pass of a repeated hour for the first: what is due is what comes forwards.
+        # Backwards, cronsim takes the second pass of a repeated hour for the first: iterate forwards to be exact.
         backwards = CronSim(self.expression, now.astimezone(self.timezone), reverse=True)
         latest = next(backwards).astimezone(UTC)
         for instant in takewhile(lambda instant: instant <= now, self._after(latest)):
@@ -57,8 +57,8 @@ class Schedule:
     def longest_gap(self, now: datetime) -> timedelta:
         """Return the longest time between two due instants, from the one before `now` to two years later.
 
-        Goes from one to the next for the first 1,440, which is all that a day can hold, and then from day to day: of
-        what is due oftener than twice a day it may miss the gap that a change of the clocks stretches.
+        Compares the first 1,440, the most that a day can have, one by one, and then one a day: for schedules of more
+        than two times a day it may miss the gap that a change of the clocks lengthens.
         """
         at, until, longest = self.latest(now), now + _LOOK_AHEAD, timedelta()
         for instant in islice(self._after(at), _MINUTES_OF_A_DAY):
@@ -74,17 +74,14 @@ class Schedule:
         return longest
 
     def _after(self, now: datetime) -> Iterator[datetime]:
-        """Yield the due instants after `now` in UTC: in the second pass of a repeated hour, not those of the first."""
+        """Yield the due instants after `now` in UTC; the second pass of a repeated hour does not repeat the first."""
         instants = (instant.astimezone(UTC) for instant in CronSim(self.expression, now.astimezone(self.timezone)))
         return dropwhile(lambda instant: instant <= now, instants)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One task of one source (for a drill from `store`), or of one replica, and when it is due.
-
-    A backup is of the file `database`.
-    """
+    """A task of one source or replica, with its schedule; a drill is from `store`, a backup of the file `database`."""
 
     task: Task
     source: str
@@ -109,18 +106,18 @@ _LOOK_AHEAD = timedelta(days=2 * 366)
 _FIRST_RETRY = timedelta(minutes=2)
 _SLOWEST_RETRY = timedelta(hours=1)
 _BY_SCHEDULE = "by schedule"
-_MISSING = "its database is missing: a backup that fails says so at once"
-_RECONFIGURED = "the configuration or the database file has changed since the last try failed"
+_MISSING = "its database is missing: the backup fails at once, which turns the health red"
+_RECONFIGURED = "the configuration or the database file has changed since the last run failed"
 
 
 @dataclass(frozen=True, slots=True)
 class TaskHistory:
-    """What became of a task so far (aware times): when its last successful run began, and when runs failed.
+    """The runs of a task so far (aware times).
 
-    The last one that is not dated in the future: behind one that a clock ran ahead for, the catalog has to be asked for
-    the one before, or the task would run each minute until that time has come. `failed_at` is of runs under the
-    configuration of now; `reconfigured` tells that all that failed since the last success failed under another.
-    `missing` tells that the database to be backed up is not there now.
+    `succeeded_at`: when the last successful run began that is not dated in the future; without that condition the task
+    would run each minute until the date of a run under a wrong clock. `failed_at`: when runs under the present
+    configuration failed. `reconfigured`: all failures since the last success were under another configuration.
+    `missing`: the database to be backed up does not exist now.
     """
 
     succeeded_at: datetime | None = None
@@ -131,7 +128,7 @@ class TaskHistory:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """When a task has to run next, and why; in the past when it is overdue. `retry`: the last run has failed."""
+    """When a task has to run next, and why; in the past if it is overdue. `retry`: the last run failed."""
 
     at: datetime
     reason: str
@@ -139,12 +136,11 @@ class Due:
 
 
 def plan_next_run(schedule: Schedule, history: TaskHistory, now: datetime) -> Due:
-    """Decide when a task has to run next: at once where the latest due time has seen no success.
+    """Decide when a task has to run next: at once if no run has succeeded since the latest due time.
 
-    Runs since then that failed are tried again after 2 minutes, 4, 8 and so on, up to an hour; so is one that failed
-    after the success of its time, by hand for example. A change of the configuration since is a reason to try at once,
-    and so is a database that has gone: the failure is what turns the health red.
-    What is dated in the future, by a clock that ran ahead, counts for nothing.
+    Failed runs since then are retried after 2 minutes, 4, 8 and so on, up to an hour; so is one that failed after the
+    success of its time, by hand for example. A changed configuration is a reason to retry at once, and so is a missing
+    database: its failure turns the health red. Runs dated in the future, under a wrong clock, do not count.
     """
     not_in_future = now + CLOCK_TOLERANCE
     succeeded_at = history.succeeded_at if history.succeeded_at and history.succeeded_at <= not_in_future else None
@@ -167,7 +163,7 @@ def _wait(failures: int) -> timedelta:
 
 
 def _tries(failures: int) -> str:
-    return "the last try failed" if failures == 1 else f"the last {failures} tries failed"
+    return "the last run failed" if failures == 1 else f"the last {failures} runs failed"
 
 
 def _no_success(history: TaskHistory) -> str:
@@ -175,16 +171,16 @@ def _no_success(history: TaskHistory) -> str:
 
 
 def _refuse_days_that_months_lack(cron: CronSim) -> None:
-    """Refuse a schedule that leaves out months: `0 6 31 * *` would drill seven times a year."""
+    """Reject a schedule that skips months: `0 6 31 * *` would drill seven times a year."""
     first = min(cron.days)
     if cron.day_and and any(first > monthrange(_COMMON_YEAR, month)[1] for month in cron.months):
         raise ValueError(f"not every month has a day {first}: write L for the last one")
 
 
 def _spell_out_hours(expression: str, cron: CronSim) -> str:
-    """Return the expression so that a star in its time of day means what it says, and no more.
+    """Return the expression without a star in its time of day, unless it is for every hour.
 
-    cronsim takes a star in minute or hour for "by the hour, whatever the clocks say". So `0 */6 * * *` would lose the
+    cronsim treats a star in minute or hour as "hourly across a change of the clocks": `0 */6 * * *` would lose the
     00:00 that Santiago skips in spring, and the 06:00 after each change by half an hour on Lord Howe Island.
     """
     minute, hour, *days = expression.split()

@@ -47,13 +47,13 @@ def runs(daemon: SimulatedDaemon, ticks: Iterable[datetime], *, ends: str = "wel
         pytest.param(
             TaskHistory(YESTERDAY, (DUE + MINUTE,)),
             DUE + MINUTE,
-            Due(DUE + 3 * MINUTE, "the last try failed", retry=True),
+            Due(DUE + 3 * MINUTE, "the last run failed", retry=True),
             id="failed once",
         ),
         pytest.param(
             TaskHistory(None, (DUE + 9 * MINUTE, DUE + MINUTE, DUE + 4 * MINUTE)),
             DUE + 10 * MINUTE,
-            Due(DUE + 17 * MINUTE, "the last 3 tries failed", retry=True),
+            Due(DUE + 17 * MINUTE, "the last 3 runs failed", retry=True),
             id="failed three times, in any order",
         ),
         pytest.param(
@@ -65,37 +65,37 @@ def runs(daemon: SimulatedDaemon, ticks: Iterable[datetime], *, ends: str = "wel
         pytest.param(
             TaskHistory(YESTERDAY, (TOMORROW - MINUTE,)),
             TOMORROW - MINUTE,
-            Due(TOMORROW, "the last try failed", retry=True),
+            Due(TOMORROW, "the last run failed", retry=True),
             id="no wait beyond the next due time",
         ),
         pytest.param(
             TaskHistory(DUE, (DUE + 9 * HOUR,)),
             DUE + 9 * HOUR,
-            Due(DUE + 9 * HOUR + 2 * MINUTE, "the last try failed", retry=True),
+            Due(DUE + 9 * HOUR + 2 * MINUTE, "the last run failed", retry=True),
             id="failed by hand after the success of its time",
         ),
         pytest.param(
             TaskHistory(YESTERDAY, reconfigured=True),
             DUE + 9 * HOUR,
-            Due(DUE, "the configuration or the database file has changed since the last try failed", retry=True),
+            Due(DUE, "the configuration or the database file has changed since the last run failed", retry=True),
             id="failed under another configuration",
         ),
         pytest.param(
             TaskHistory(DUE, reconfigured=True),
             DUE + 9 * HOUR,
-            Due(DUE, "the configuration or the database file has changed since the last try failed", retry=True),
+            Due(DUE, "the configuration or the database file has changed since the last run failed", retry=True),
             id="failed after its success under another configuration",
         ),
         pytest.param(
             TaskHistory(DUE, missing=True),
             DUE + 9 * HOUR,
-            Due(DUE, "its database is missing: a backup that fails says so at once"),
+            Due(DUE, "its database is missing: the backup fails at once, which turns the health red"),
             id="backed up, and missing since",
         ),
         pytest.param(
             TaskHistory(DUE, (DUE + 9 * HOUR,), missing=True),
             DUE + 9 * HOUR,
-            Due(DUE + 9 * HOUR + 2 * MINUTE, "the last try failed", retry=True),
+            Due(DUE + 9 * HOUR + 2 * MINUTE, "the last run failed", retry=True),
             id="missing, and already said so",
         ),
         pytest.param(

@@ -114,7 +114,7 @@ def test_failures_and_drills_are_told_with_reasons_and_times(context: TaskContex
         ("replicate", "no route to host", "check the network", "warning")
     ]
     (retry,) = [run for run in found.status.next_runs if run.task == "replicate"]
-    assert (retry.retry, retry.reason) == (True, "the last try failed")
+    assert (retry.retry, retry.reason) == (True, "the last run failed")
     assert timedelta(minutes=1) < retry.at - found.status.taken_at < timedelta(minutes=3)
     assert [(one.subject, one.store) for one in found.drills] == [("tasks", "offsite"), ("tasks", None)]
     assert [(drill.outcome, drill.duration_s, drill.stages, drill.error) for drill in found.drills] == [

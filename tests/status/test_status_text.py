@@ -11,7 +11,7 @@ from support.web_site import BACKUP, ILL, NOW, WELL, status_of
 
 NEXT = (
     NextRun("backup", "tasks", datetime(2026, 11, 26, 4, tzinfo=ZoneInfo("Europe/Berlin"))),
-    NextRun("replicate", "offsite", NOW + timedelta(minutes=4), "the last 3 tries failed", retry=True),
+    NextRun("replicate", "offsite", NOW + timedelta(minutes=4), "the last 3 runs failed", retry=True),
     NextRun("drill", "tasks", NOW, "there was none yet", overdue=True),
 )
 RESTORE = "stop the app and restore it: backupd restore latest --source tasks (docs/runbook.md)"
@@ -27,7 +27,7 @@ def test_healthy_and_unhealthy_status_as_text() -> None:
         "last runs        tasks: backup 3 h ago (1.5 s), drill never",
         "last runs        notes: drill 12 d ago (9.5 s)",
         "next runs        tasks: backup Thu 2026-11-26 04:00 CET (in 15 h), drill now (when the daemon runs)",
-        "next runs        offsite: replicate Wed 2026-11-25 12:04 UTC (in 4 min, the last 3 tries failed)",
+        "next runs        offsite: replicate Wed 2026-11-25 12:04 UTC (in 4 min, the last 3 runs failed)",
         "generations      tasks: 12, 11 of them verified, the newest 3 h old, 3.0 MiB as 1.0 MiB",
         "generations      notes: 0, 0 of them verified, ON HOLD: nothing is pruned",
         "messages         2 NOT DELIVERED yet | what to do: backupd notify",

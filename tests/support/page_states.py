@@ -75,7 +75,7 @@ def degraded() -> History:
     )
     runs = {"done": 40, "failed": 1}
     failed = TaskFigures("replicate", "offsite", NOW - 3 * DAY, runs, failed_at=failed_at, error=error, hint=hint)
-    retry = NextRun("replicate", "offsite", NOW + timedelta(minutes=1), "the last try failed", retry=True)
+    retry = NextRun("replicate", "offsite", NOW + timedelta(minutes=1), "the last run failed", retry=True)
     status = replace(survey.status, health=Health.of(facts, NOW))
     tasks, next_runs = (*status.tasks[:2], failed, *status.tasks[3:]), status.next_runs
     return replace(survey, status=replace(status, tasks=tasks, next_runs=(*next_runs[:2], retry, next_runs[3])))
@@ -94,7 +94,7 @@ def failing() -> History:
     failed = TaskFigures(
         "backup", "tasks", nights, {"published": 329, "failed": 20}, failed_at=NOW - timedelta(minutes=18), error=_ERROR
     )
-    retry = NextRun("backup", "tasks", NOW + timedelta(minutes=42), "the last 20 tries failed", retry=True)
+    retry = NextRun("backup", "tasks", NOW + timedelta(minutes=42), "the last 20 runs failed", retry=True)
     status = replace(_status(facts), tasks=(replace(failed, hint=_HINT),), next_runs=(retry,))
     history = _history("tasks", 330, failed_on=_FAILED_ON | {0, 1})
     error = LogEntry(NOW - timedelta(minutes=18), "ERROR", f"backup of tasks: failed: {_ERROR}")
