@@ -212,7 +212,7 @@ def test_a_wrong_volume_is_a_failed_run_that_says_so_and_no_end_of_the_daemon(la
     empty, backups = lab.volume(), lab.volume()
     sidecar = lab.sidecar(empty, backups=backups, options=(*HARDENED, *SHORT_TIMEOUTS))
     said(sidecar, f"backup of tasks: failed: no database at {DATA}/tasks.db")
-    assert "a wrong one is an empty directory" in sidecar.logs()
+    assert "an unmounted one is an empty directory" in sidecar.logs()
     assert json.loads(sidecar.get(HEALTH)[1])["reasons"] == [
         "the database of tasks is missing: no backup can be made",
         NOTHING_YET,
