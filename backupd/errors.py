@@ -16,6 +16,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     │  ├─ ProcessRefused     75  other         the system starts no further process or thread
     │  └─ ReplicaUnreachable 75  unreachable   the network or the replica's host does not answer
     ├─ Terminated           143  interrupted   SIGTERM or Ctrl-C ended the run
+    ├─ TimeLimitExceeded      1  timeout       the run took longer than schedule.run_timeout_s
     ├─ SourceMissing          1  missing       there is no database at the configured path
     ├─ SourceUnusable         1  unusable      the database is there and cannot be backed up
     │  ├─ SourceUnlocked      1  unusable      the app writes it without the locks that make a copy consistent
@@ -175,6 +176,12 @@ class Terminated(BackupdError):
 
     exit_code = 143
     kind = "interrupted"
+
+
+class TimeLimitExceeded(BackupdError):
+    """The run took longer than schedule.run_timeout_s."""
+
+    kind = "timeout"
 
 
 class SourceMissing(BackupdError):

@@ -68,6 +68,16 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedGeneration:
+    """A generation that does not count because its manifest cannot be used, or because its archive is gone."""
+
+    id: str
+    source: str
+    reason: str
+    archive_lost: bool
+
+
+@dataclass(frozen=True, slots=True)
 class HealthFacts:
     """All that health depends on beside the clock.
 
@@ -79,6 +89,7 @@ class HealthFacts:
     holds: tuple[Hold, ...] = ()
     failures: tuple[Failure, ...] = ()
     damaged: tuple[tuple[str, str], ...] = ()
+    refused: tuple[RefusedGeneration, ...] = ()
     store_unreadable: bool = False
     catalog_error: BackupdError | None = None
 
@@ -120,6 +131,7 @@ def find_problems(facts: HealthFacts, now: datetime) -> tuple[Problem, ...]:
         *_failing(facts, now),
         *_proofs(facts, now),
         *(Problem("generation", "warning", None, source, reference=one) for one, source in facts.damaged),
+        *(_refused(one) for one in facts.refused),
     )
     return tuple(sorted(problems, key=lambda problem: not problem.unhealthy))  # sorting keeps the order of the rest
 
@@ -136,6 +148,11 @@ def health_limit(schedule: Schedule, now: datetime) -> timedelta:
 def within_limit(standing: Freshness, now: datetime) -> bool:
     """Tell whether the proof is young enough; one dated in the future proves nothing."""
     return not _lateness(standing, now)
+
+
+def _refused(one: RefusedGeneration) -> Problem:
+    kind: ProblemKind = "archive" if one.archive_lost else "manifest"
+    return Problem(kind, "warning", None, one.source, reference=one.id, detail=one.reason)
 
 
 def _unknown(facts: HealthFacts) -> Iterator[Problem]:

@@ -34,14 +34,14 @@ class Event(StrEnum):
     RUN_INTERRUPTED = "run.interrupted"
     RUN_DUE = "run.due"
     RUN_STOPPED = "run.stopped"
-    RUN_BROKEN = "run.broken"
+    RUN_FAILED = "run.failed"
     REPLICA_RETRIED = "replica.retried"
     LOCK_WAITING = "lock.waiting"
     LOCK_TAKEN_OVER = "lock.taken_over"
     STAGING_SWEPT = "staging.swept"
     STAGING_STUCK = "staging.stuck"
-    PUBLISH_RESUMED = "publish.resumed"
-    REMOVAL_RESUMED = "removal.resumed"
+    PUBLISH_RECOVERED = "publish.recovered"
+    REMOVAL_RECOVERED = "removal.recovered"
     SNAPSHOT_WAITING = "snapshot.waiting"
     SNAPSHOT_RETRIED = "snapshot.retried"
     SNAPSHOT_UNCHANGED = "snapshot.unchanged"
@@ -55,12 +55,12 @@ class Event(StrEnum):
     GENERATION_RESTORED = "generation.restored"
     GENERATION_PINNED = "generation.pinned"
     GENERATION_UNPINNED = "generation.unpinned"
-    RESTORE_HEALED = "restore.healed"
+    RESTORE_RECOVERED = "restore.recovered"
     LEFTOVER_REMOVED = "leftover.removed"
     STORE_ADOPTED = "store.adopted"
     MANIFEST_REFUSED = "manifest.refused"
-    ROTATION_FROZEN = "rotation.frozen"
-    ROTATION_RELEASED = "rotation.released"
+    PRUNING_HELD = "pruning.held"
+    PRUNING_RELEASED = "pruning.released"
     CATALOG_UNAVAILABLE = "catalog.unavailable"
     CATALOG_REBUILT = "catalog.rebuilt"
     DAEMON_STARTED = "daemon.started"
@@ -74,7 +74,7 @@ class Event(StrEnum):
     MESSAGE_SENT = "message.sent"
     MESSAGE_FAILED = "message.failed"
     MESSAGE_DROPPED = "message.dropped"
-    TELLING_FAILED = "telling.failed"
+    NOTIFICATION_FAILED = "notification.failed"
 
 
 class EventLog:
@@ -165,6 +165,13 @@ class _OwnedFileHandler(WatchedFileHandler):
         """Say nothing: a full disk must not turn a backup into a traceback; the run's report still goes out."""
 
 
+class _ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Shows events on a console, which may be a pipe whose reader is gone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Print no traceback: the event is in the file."""
+
+
 class _PlainLine(logging.Formatter):
     """What `docker logs` shows: the time in UTC, the level, the very sentence of the JSON line, and what to do."""
 
@@ -232,7 +239,7 @@ def open_log(path: Path, secrets: Iterable[str] = (), *, console: TextIO | None 
     logger = logging.Logger("backupd", logging.INFO)  # noqa: LOG001 - one of our own: no global state, no parents
     logger.addHandler(handler)
     if console is not None:
-        lines = logging.StreamHandler(console)
+        lines = _ConsoleHandler(console)
         lines.setFormatter(_PlainLine())
         logger.addHandler(lines)
     return EventLog(logger, secrets)

@@ -1,4 +1,4 @@
-"""One line of `backup.log` as a person reads it, whatever stands there: others may write to that file too."""
+"""Reads `backup.log`, whatever is in it: other programs may write to that file too."""
 
 import json
 import logging
@@ -14,16 +14,132 @@ from typing import Any, Final, Self
 from backupd.formatting import printable
 from backupd.log import open_no_link
 
+LEVELS: Final = ("info", "warning", "error")
+# A longer line was not written by backupd, and is cut; even a run that removes ten thousand generations logs less.
+MAX_LINE_BYTES: Final = 1 << 20
 _CHUNK_BYTES: Final = 1 << 16
+_TAIL_BYTES: Final = 128 << 10
 _POLL_S: Final = 0.25
+_MAX_SHOWN: Final = 4000
+_NUMBERS: Final = logging.getLevelNamesMapping()
+_UNREADABLE: Final = logging.WARNING  # cut off, or written by another program: an operator should see it
+_NO_TIME: Final = "????-??-?? ??:??:??Z"
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line."""
+
+    raw: str
+    """Its text, without the end of the line."""
+    at: datetime | None
+    """Its time in UTC; None where it has none."""
+    severity: int
+    """A number of `logging`."""
+    facts: Mapping[str, Any] | None
+    """Its fields; None when it is not a JSON object."""
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "LogLine":
+        """Read any bytes as a line."""
+        text = raw.decode(errors="replace").rstrip("\r\n")
+        try:
+            facts = json.loads(text)
+        except (ValueError, RecursionError):  # not JSON, cut off, a number of thousands of digits, nested too deeply
+            facts = None
+        if not isinstance(facts, dict):
+            return cls(text, None, _UNREADABLE, None)
+        return cls(text, _time(facts.get("@timestamp")), _severity(facts.get("log.level")), facts)
+
+    @property
+    def level(self) -> str:
+        """The level as the line has it; empty where it has none."""
+        return str((self.facts or {}).get("log.level", ""))
+
+    @property
+    def message(self) -> str:
+        """The message; the whole text where the line has none."""
+        return str((self.facts or {}).get("message", self.raw))
+
+    def is_at_least(self, level: str) -> bool:
+        """Return whether the line is as severe as `level`, one of LEVELS; an unreadable line counts as a warning."""
+        return self.severity >= _NUMBERS[level.upper()]
+
+    def as_json(self) -> str:
+        """Return the JSON object as it is in the file, with control characters escaped."""
+        return self.raw if self.raw.isprintable() else json.dumps(self.facts)
+
+    def as_text(self) -> str:
+        """Return time in UTC, level, message and what to do, in one line without control characters."""
+        hint = (self.facts or {}).get("backupd.hint")
+        step = f" | what to do: {hint}" if isinstance(hint, str) and hint else ""
+        time = _NO_TIME if self.at is None else f"{self.at:%F %TZ}"
+        return f"{time} {_shown(self.level or '?'):<7} {_shown(self.message + step)}"
+
+
+def read_lines(path: Path) -> Iterator[list[bytes]]:
+    """Yield the lines of the file in batches, the last one also when it is cut off.
+
+    A line beyond `MAX_LINE_BYTES` is cut. Raises OSError, also for a link or a pipe.
+    """
+    with _LogFile(path) as file:
+        yield from file.new_lines()
+        yield file.unfinished_line()
+
+
+def follow_lines(path: Path, *, wait: Callable[[], bool]) -> Iterator[list[bytes]]:
+    """Yield the lines of the file as `read_lines` does, and then what is appended, as `tail -F` does.
+
+    An empty batch comes when all is read, before each call of `wait`; this ends when `wait` returns False. A file that
+    is replaced (logrotate's `create`) is read to its end first, one that is truncated (`copytruncate`) from its
+    beginning; a missing one is waited for. Raises OSError.
+    """
+    waiting = True
+    while waiting:
+        try:
+            file = _LogFile(path)
+        except FileNotFoundError:
+            yield []
+            waiting = wait()
+            continue
+        with file:
+            while waiting and file.is_current():
+                yield from file.new_lines()
+                yield []
+                waiting = wait()
+            waiting = waiting and wait()  # a process that has it open may write a last line after it was renamed
+            yield from file.new_lines()
+            yield file.unfinished_line()
+
+
+def last_lines(path: Path, count: int) -> tuple[LogLine, ...]:
+    """Return the last `count` lines, oldest first, as far as the last 128 KiB hold them; none without a file.
+
+    Raises OSError.
+    """
+    try:
+        file = _LogFile(path)
+    except FileNotFoundError:
+        return ()
+    with file:
+        skipped = file.skip_to_tail()
+        lines = [line for batch in file.new_lines() for line in batch] + file.unfinished_line()
+    whole = lines[1:] if skipped else lines
+    return tuple(LogLine.parse(line) for line in [line for line in whole if line.strip()][-count:])
+
+
+def wait_for_more(output: int) -> bool:
+    """Wait a moment; return False once nothing reads the descriptor `output`, such as `head` after its lines."""
+    poller = select.poll()
+    poller.register(output, 0)
+    return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(_POLL_S * 1000))
 
 
 @dataclass
-class _Opened:
-    """One file, open, read up to `offset`; `part` is the beginning of a line whose end has not come yet."""
+class _LogFile:
+    """An open file, read up to `offset`; `part` is the beginning of a line whose end is not written yet."""
 
     path: Path
-    most_bytes: int
     offset: int = 0
     part: bytes = b""
     descriptor: int = field(init=False)
@@ -38,89 +154,38 @@ class _Opened:
         os.close(self.descriptor)
 
     def is_current(self) -> bool:
-        """Tell whether the path still means this file; one that was cut back is begun anew."""
-        mine = os.fstat(self.descriptor)
-        if mine.st_size < self.offset:
+        """Return whether the path still names this file; a truncated one is read again from its beginning."""
+        opened = os.fstat(self.descriptor)
+        if opened.st_size < self.offset:
             self.offset, self.part = 0, b""
         with suppress(FileNotFoundError):
-            there = self.path.lstat()
-            return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+            named = self.path.lstat()
+            return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
         return False
 
-    def lines(self) -> Iterator[list[bytes]]:
-        """Yield the whole lines that have come."""
+    def skip_to_tail(self) -> bool:
+        """Go to the last `_TAIL_BYTES`; return whether anything was skipped."""
+        self.offset = max(0, os.fstat(self.descriptor).st_size - _TAIL_BYTES)
+        return self.offset > 0
+
+    def new_lines(self) -> Iterator[list[bytes]]:
+        """Yield the complete lines that were appended."""
         while chunk := os.pread(self.descriptor, _CHUNK_BYTES, self.offset):
             self.offset += len(chunk)
-            *whole, end = chunk.split(b"\n")
-            if whole:
-                whole[0] = self._grown(whole[0])
+            *lines, end = chunk.split(b"\n")
+            if lines:
+                lines[0] = self._completed(lines[0])
                 self.part = b""
-                yield whole
-            self.part = self._grown(end)
+                yield lines
+            self.part = self._completed(end)
 
-    def rest(self) -> list[bytes]:
+    def unfinished_line(self) -> list[bytes]:
         """Return the line that has no end, if there is one."""
-        rest, self.part = self.part, b""
-        return [rest] if rest else []
+        part, self.part = self.part, b""
+        return [part] if part else []
 
-    def _grown(self, more: bytes) -> bytes:
-        return self.part + more[: self.most_bytes - len(self.part)]
-
-
-LEVELS: Final = ("info", "warning", "error")
-# What is longer was not written by us, and is cut; even a run that removes ten thousand generations stays below.
-MOST_BYTES: Final = 1 << 20
-_MOST_SHOWN: Final = 4000
-_NUMBERS: Final = logging.getLevelNamesMapping()
-_UNREADABLE: Final = logging.WARNING  # cut off or made up: somebody should look at it
-_NO_TIME: Final = "????-??-?? ??:??:??Z"
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """A line with its time (aware; None where it tells none) and severity, a number of `logging`.
-
-    `facts` is what it holds, None when it is no JSON object; `raw` is its text without the end of the line.
-    """
-
-    raw: str
-    at: datetime | None
-    severity: int
-    facts: Mapping[str, Any] | None
-
-    def is_at_least(self, level: str) -> bool:
-        """Tell whether the line is as grave as `level`, one of LEVELS; what cannot be read is a warning."""
-        return self.severity >= _NUMBERS[level.upper()]
-
-    def as_json(self) -> str:
-        """Return the JSON object as it stands in the file; one that could steer a terminal is escaped."""
-        return self.raw if self.raw.isprintable() else json.dumps(self.facts)
-
-    def as_text(self) -> str:
-        """Return time in UTC, level, message and what to do, on one line that no terminal takes for commands."""
-        if self.facts is None:
-            return f"{_NO_TIME} {'?':<7} {_shown(self.raw)}"
-        hint = self.facts.get("backupd.hint")
-        step = f" | what to do: {hint}" if isinstance(hint, str) and hint else ""
-        time = _NO_TIME if self.at is None else f"{self.at:%F %TZ}"
-        return f"{time} {_shown(self.level):<7} {_shown(str(self.facts.get('message', self.raw)) + step)}"
-
-    @property
-    def level(self) -> str:
-        """The level as the line tells it."""
-        return str((self.facts or {}).get("log.level", "?"))
-
-
-def read_line(raw: bytes) -> LogLine:
-    """Read a line, which may be anything at all."""
-    text = raw.decode(errors="replace").rstrip("\r\n")
-    try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError):  # not JSON, cut off, a number of thousands of digits, nested without end
-        facts = None
-    if not isinstance(facts, dict):
-        return LogLine(text, None, _UNREADABLE, None)
-    return LogLine(text, _time(facts.get("@timestamp")), _severity(facts.get("log.level")), facts)
+    def _completed(self, more: bytes) -> bytes:
+        return self.part + more[: MAX_LINE_BYTES - len(self.part)]
 
 
 def _time(value: object) -> datetime | None:
@@ -136,49 +201,7 @@ def _severity(value: object) -> int:
 
 
 def _shown(text: str) -> str:
-    """Return `text` for a terminal; of one that is very long the beginning."""
-    if len(text) <= _MOST_SHOWN:
+    """Return `text` for a terminal; of a very long one the beginning."""
+    if len(text) <= _MAX_SHOWN:
         return printable(text)
-    return f"{printable(text[:_MOST_SHOWN])}… ({len(text)} characters)"
-
-
-def lines_now(path: Path, most_bytes: int) -> Iterator[list[bytes]]:
-    """Yield what the file holds, many lines at a time, the last one also when it is cut off.
-
-    Of a line beyond `most_bytes` the beginning is yielded. Raises OSError, also for a link or a pipe.
-    """
-    with _Opened(path, most_bytes) as opened:
-        yield from opened.lines()
-        yield opened.rest()
-
-
-def lines_ever(path: Path, most_bytes: int, *, wait: Callable[[], bool]) -> Iterator[list[bytes]]:
-    """Yield what the file holds as above, and then what is appended, as `tail -F` does; empty lists meanwhile.
-
-    A file that is taken away and made anew (logrotate's `create`) is read to its end first, one that is cut back
-    (`copytruncate`) from its beginning; one that is not there is waited for. Ends when `wait` says so by False. Raises
-    OSError.
-    """
-    waiting = True
-    while waiting:
-        try:
-            opened = _Opened(path, most_bytes)
-        except FileNotFoundError:
-            yield []
-            waiting = wait()
-            continue
-        with opened:
-            while waiting and opened.is_current():
-                yield from opened.lines()
-                yield []
-                waiting = wait()
-            waiting = waiting and wait()  # whoever has it open still may write a last line after it was renamed
-            yield from opened.lines()
-            yield opened.rest()
-
-
-def wait_unless_deaf(descriptor: int) -> bool:
-    """Wait a moment; False as soon as nobody reads `descriptor` any more, such as `head` that has seen enough."""
-    poller = select.poll()
-    poller.register(descriptor, 0)
-    return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(_POLL_S * 1000))
+    return f"{printable(text[:_MAX_SHOWN])}… ({len(text)} characters)"

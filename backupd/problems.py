@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from backupd.errors import ErrorKind
 from backupd.formatting import human_duration
-from backupd.model import ARCHIVE_SUFFIX, Task
+from backupd.model import ARCHIVE_SUFFIX, LOCAL_STORE, Task
 
 # `store` and `catalog` concern everything; `missing` to `shrunk` the source `subject`; `never`, `future` and `late` the
 # latest success of `task` for `subject`; `failed` the last `runs` runs of `task` for `subject`, the last by `cause`;
@@ -230,9 +230,11 @@ class Problem:
         return f"{when}stop the app and restore it: {self.restore} ({_RUNBOOK})"
 
 
-def refused_step(generation_id: str, *, archive_lost: bool) -> str:
+def refused_step(generation_id: str, store: str = LOCAL_STORE, *, archive_lost: bool) -> str:
     """Return what to do about a generation whose manifest cannot be used, or whose archive is gone."""
     archive, remove = f"{generation_id}{ARCHIVE_SUFFIX}", f"backupd remove {generation_id}"
+    if store != LOCAL_STORE:
+        remove += f" --store {store}"
     if archive_lost:
         return f"put {archive} back, or run {remove}"
     return f"if gunzip -t {archive} finds it intact, copy it elsewhere; then run {remove}"

@@ -1,12 +1,13 @@
 """The report of a run: a head that all tasks share, the details of its task, and both as one flat JSON object."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
 from backupd.errors import ErrorKind
+from backupd.formatting import counted, human_bytes, human_duration
 from backupd.model import Outcome, Verification, utc_from_text
 
 
@@ -126,6 +127,38 @@ _DETAILS: Final[Mapping[str, type[RunDetails]]] = {
 def drill_of(report: AnyReport | None) -> DrillReport | None:
     """Return what a drill measured; None for any other task."""
     return report.details.drill if report is not None and isinstance(report.details, DrillDetails) else None
+
+
+def describe(report: AnyReport) -> str:
+    """Return the one line that `backup.log` ends a run with."""
+    details = report.details
+    head = f"{report.task} {'to' if report.task == 'replicate' else 'of'} {report.subject}"
+    if report.outcome == "failed":
+        return f"{head}: failed: {report.error}"
+    parts = [f"{head}: {report.outcome}" + (f" {report.generation}" if report.generation else "")]
+    if isinstance(details, BackupDetails | DrillDetails):
+        if details.snapshot_bytes is not None and details.archive_bytes is not None:
+            parts.append(f"{human_bytes(details.snapshot_bytes)} as {human_bytes(details.archive_bytes)}")
+        if details.verification:
+            parts.append(f"verified {details.verification}")
+    if isinstance(details, ReplicationDetails):
+        sizes = f"{human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} spared"
+        proven = f", proven by {' and '.join(details.verified_by)}" if details.verified_by else ""
+        parts.append(f"{counted(len(details.sent), 'generation')}, {sizes}{proven}")
+    if isinstance(details, DrillDetails):
+        parts += _drilled(details.drill)
+    parts.append(human_duration(report.duration_s))
+    if isinstance(details, PruneDetails) and (details.kept or details.removed):
+        parts.append(f"{details.kept} kept, {len(details.removed)} removed")
+    return ", ".join(parts) + "".join(f"; {warning}" for warning in report.warnings)
+
+
+def _drilled(drill: DrillReport) -> Iterator[str]:
+    yield f"from {drill.store}"
+    if drill.age_s is not None:
+        yield f"{human_duration(drill.age_s)} old"
+    if drill.recovery_s is not None:
+        yield f"recovered in {human_duration(drill.recovery_s)}"
 
 
 def report_facts(report: AnyReport) -> dict[str, object]:

@@ -21,6 +21,7 @@ from backupd.health import (
     Freshness,
     Health,
     HealthFacts,
+    RefusedGeneration,
     health_limit,
     within_limit,
 )
@@ -205,6 +206,24 @@ def test_damaged_generation_is_a_warning() -> None:
     assert "tasks-20261101-0300 is damaged" in health.warnings[0]
 
 
+def test_refused_generation_is_a_warning_with_its_next_step() -> None:
+    first, second = "tasks-20261101-0300", "tasks-20261102-0300"
+    refused = (
+        RefusedGeneration(first, "tasks", "/data/x.manifest.json is not JSON", archive_lost=False),
+        RefusedGeneration(second, "tasks", "its archive is gone", archive_lost=True),
+    )
+    health = Health.of(HealthFacts((WELL,), refused=refused), NOW)
+    assert health.healthy
+    assert health.warnings == (
+        f"generation {first} does not count: its manifest cannot be used",
+        f"generation {second} does not count: its archive is gone",
+    )
+    assert [problem.next_step for problem in health.problems] == [
+        f"if gunzip -t {first}.sqlite3.gz finds it intact, copy it elsewhere; then run backupd remove {first}",
+        f"put {second}.sqlite3.gz back, or run backupd remove {second}",
+    ]
+
+
 def test_what_could_not_be_looked_at_is_unhealthy_and_claims_nothing_else() -> None:
     never = replace(WELL, last_at=None)
     store = Health.of(HealthFacts((never,), store_unreadable=True), NOW)
@@ -249,7 +268,7 @@ def test_nothing_that_strangers_may_read_holds_a_path_and_only_warnings_are_heal
     unreadable: bool,
     catalog_error: CatalogUnavailable | None,
 ) -> None:
-    facts = HealthFacts(tuple(freshness), tuple(holds), tuple(failures), (), unreadable, catalog_error)
+    facts = HealthFacts(tuple(freshness), tuple(holds), tuple(failures), (), (), unreadable, catalog_error)
     health = Health.of(facts, NOW)
     said = [*health.reasons, *health.warnings, *(problem.next_step for problem in health.problems)]
     assert not any("/" in sentence.replace("docs/runbook.md", "") or "\n" in sentence for sentence in said)

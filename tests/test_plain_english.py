@@ -15,7 +15,7 @@ ALLOWED = Path(__file__).with_name("plain_english_allowed.txt")
 # Phrase (a regular expression) and what to write instead.
 PHRASES = {
     r"anew": "again, or: new",
-    r"nobody|somebody|whoever|whomever": "name the subject: no process, another user, the operator",
+    r"(?<!`)nobody(?!`)|somebody|whoever|whomever": "name the subject: no process, another user, the operator",
     r"half-made": "partial",
     r"for ever": "indefinitely",
     r"told of": "notified of",

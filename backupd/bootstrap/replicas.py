@@ -28,7 +28,7 @@ from backupd.tasks.doctor.local import examine
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.replica import Connect, Retry, inventory_of, once, replica_errors, until
+from backupd.tasks.replica import Connect, Retry, once, replica_errors, replica_inventory, until
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from backupd.tasks.restore.extract import ResumingArchives
 
@@ -84,7 +84,7 @@ def opened_store(config: Config, name: str, context: TaskContext) -> Iterator[tu
     with ExitStack() as stack:
         with replica_errors(name):
             replica = stack.enter_context(connect())
-            inventory = inventory_of(name, replica, context)
+            inventory = replica_inventory(name, replica, context)
         yield ResumingArchives(replica, connect, retrying(config, name, context)), inventory
 
 

@@ -6,11 +6,9 @@ and the kernel releases it when the process ends.
 """
 
 import errno
-import fcntl
 import os
 import sqlite3
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.resources import files
@@ -19,6 +17,7 @@ from typing import Final
 from urllib.parse import quote
 
 from backupd.errors import CatalogDamaged, CatalogDiskError, CatalogForeign, CatalogUnavailable
+from backupd.system.file_lock import directory_lock
 from backupd.system.fs import inherit_owner
 from backupd.system.os_errors import lacks_inodes
 
@@ -29,7 +28,6 @@ MIGRATING: Final = ("synchronous=FULL", "foreign_keys=OFF")
 WORKING: Final = ("synchronous=FULL", "foreign_keys=ON")
 # The tables of `models`, by name: checking for them needs no SQLAlchemy.
 TABLES: Final = frozenset({"run", "generation", "copy", "check_result", "notice", "outbox", "ping"})
-_POLL_S: Final = 0.01
 
 # Schema changes in order; `PRAGMA user_version` is the number of those that a file has.
 _MIGRATIONS: Final = tuple(
@@ -92,26 +90,12 @@ def primary_code(error: BaseException) -> int:
 
 
 @contextmanager
-def directory_lock(directory: Path, *, exclusive: bool) -> Iterator[None]:
+def catalog_lock(directory: Path, *, exclusive: bool) -> Iterator[None]:
     """Hold the lock on `directory`. Raises TimeoutError after `LOCK_TIMEOUT_S` seconds, else OSError."""
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        while not _try_lock(descriptor, exclusive=exclusive):
-            if time.monotonic() > deadline:
-                raise TimeoutError(errno.ETIMEDOUT, f"locked for more than {LOCK_TIMEOUT_S:g} s")
-            time.sleep(_POLL_S)
+    with directory_lock(directory, shared=not exclusive, timeout_s=LOCK_TIMEOUT_S) as held:
+        if not held:
+            raise TimeoutError(errno.ETIMEDOUT, f"locked for more than {LOCK_TIMEOUT_S:g} s")
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int, *, exclusive: bool) -> bool:
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
@@ -136,17 +120,17 @@ def prepare(path: Path) -> None:
 
     Raises CatalogUnavailable for a newer, an incomplete or a foreign database, sqlite3.Error or OSError.
     """
-    with directory_lock(path.parent, exclusive=False):
+    with catalog_lock(path.parent, exclusive=False):
         if os.path.lexists(path) and _is_ready(path):
             return
-    with directory_lock(path.parent, exclusive=True):
+    with catalog_lock(path.parent, exclusive=True):
         create(path)
         upgrade(path)
 
 
 def require_ready(path: Path) -> None:
     """Check that the catalog can be read without a migration. Raises CatalogUnavailable, sqlite3.Error or OSError."""
-    with directory_lock(path.parent, exclusive=False):
+    with catalog_lock(path.parent, exclusive=False):
         if not os.path.lexists(path):
             raise CatalogUnavailable(f"there is no catalog {path}", hint=f"the next backup creates one, or {REBUILD}")
         if not _is_ready(path):
@@ -164,7 +148,7 @@ def read_copies(path: Path) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     with catalog_errors(path):
         require_ready(path)
-        with directory_lock(path.parent, exclusive=False), closing(connect(path, "query_only=ON")) as connection:
+        with catalog_lock(path.parent, exclusive=False), closing(connect(path, "query_only=ON")) as connection:
             for generation, store in connection.execute(query):
                 found[generation] = (*found.get(generation, ()), store)
     return found

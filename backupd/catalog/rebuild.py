@@ -23,9 +23,9 @@ from backupd.catalog.database import (
     MIGRATING,
     WORKING,
     catalog_errors,
+    catalog_lock,
     connect,
     create,
-    directory_lock,
     is_locked,
     migrate,
     require_own_database,
@@ -88,7 +88,7 @@ def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
     for manifest, store in manifests:
         generations[manifest.id] = generation_row(manifest)
         copies.add((manifest.id, store))
-    with catalog_errors(path), sqlalchemy_errors(), directory_lock(path.parent, exclusive=True):
+    with catalog_errors(path), sqlalchemy_errors(), catalog_lock(path.parent, exclusive=True):
         _replace(path, generations.values(), copies)
     return len(generations)
 

@@ -27,7 +27,7 @@ from backupd.formatting import human_age, human_bytes
 from backupd.model import LOCAL_STORE, Generation, Pin
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.prune import pins_in_force, plan_for
+from backupd.tasks.prune import pins_in_force, plan_pruning
 from backupd.tasks.requests import RetentionRule
 
 
@@ -60,7 +60,7 @@ def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_
             print_warning(
                 f"{store} holds copies of {group.source} that another store has made: {group.words(context.clock())}"
             )
-    for trouble in inventory.troubles():
+    for trouble in inventory.problems():
         print_warning(trouble)
 
 
@@ -70,7 +70,7 @@ def _reasons(
     found: dict[str, tuple[str, ...]] = {}
     for source in {g.source for g in inventory.generations}:
         if source in config.sources:
-            found.update(plan_for(source, retention, inventory, context).reasons())
+            found.update(plan_pruning(source, retention, inventory, context).reasons())
         else:
             found.update({g.id: ("source not configured",) for g in inventory.of(source)})
     return found

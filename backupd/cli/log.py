@@ -16,7 +16,7 @@ from backupd.cli.common import config_option, json_option, open_context, read_co
 from backupd.errors import LogMissing, UsageError
 from backupd.formatting import parse_span
 from backupd.log import LOG_NAME
-from backupd.log_reader import LEVELS, MOST_BYTES, LogLine, lines_ever, lines_now, read_line, wait_unless_deaf
+from backupd.log_reader import LEVELS, LogLine, follow_lines, read_lines, wait_for_more
 from backupd.system.signals import INTERRUPTED
 
 _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red"}
@@ -68,7 +68,7 @@ class _Wanted:
 
     def of(self, batch: Iterable[bytes]) -> list[LogLine]:
         """Return what is wanted of `batch`."""
-        return [line for line in map(read_line, batch) if self._wants(line)]
+        return [line for line in map(LogLine.parse, batch) if self._wants(line)]
 
     def is_cut_short(self) -> bool:
         """Tell whether the log begins later than what was asked for."""
@@ -83,8 +83,8 @@ class _Wanted:
 
 def _batches(path: Path, *, follow: bool) -> Iterator[list[bytes]]:
     if not follow:
-        return lines_now(path, MOST_BYTES)
-    return lines_ever(path, MOST_BYTES, wait=partial(wait_unless_deaf, sys.stdout.fileno()))
+        return read_lines(path)
+    return follow_lines(path, wait=partial(wait_for_more, sys.stdout.fileno()))
 
 
 def _chosen(batches: Iterator[list[bytes]], wanted: _Wanted, most: int | None) -> Iterator[list[LogLine]]:

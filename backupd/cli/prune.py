@@ -49,7 +49,7 @@ def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, 
             click.echo(f"{name}: {'pruning goes on' if released else 'was not frozen'}", err=True)
     if dry_run:
         inventory = local_inventory(context)
-        plans, reports = [prune.plan_for(name, retention_rule(config), inventory, context) for name in wanted], []
+        plans, reports = [prune.plan_pruning(name, retention_rule(config), inventory, context) for name in wanted], []
     else:
         done = [prune.prune(name, retention_rule(config), context) for name in wanted]
         plans = [plan for report, plan in done if report.outcome != "failed"]

@@ -15,7 +15,7 @@ from backupd.cli.common import (
     require_store,
 )
 from backupd.model import LOCAL_STORE
-from backupd.tasks.remove import Removal, remove_at_replica, remove_here
+from backupd.tasks.remove import Removal, remove_at_replica, remove_local
 
 
 @click.command("remove", epilog="Example: backupd remove tasks-20261123-0400")
@@ -35,7 +35,7 @@ def command(config_file: Path | None, ids: tuple[str, ...], store: str, *, force
     require_store(store, config)
     context = open_context(config)
     if store == LOCAL_STORE:
-        done = remove_here(ids, context, force=force)
+        done = remove_local(ids, context, force=force)
     else:
         from backupd.bootstrap.replicas import connecting, replication_request  # brings paramiko
 

@@ -24,8 +24,8 @@ from backupd.formatting import counted, human_bytes, human_duration, printable
 from backupd.model import Generation
 from backupd.report import ReplicationDetails, RunReport, report_facts
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.replica import inventory_of, replica_errors
-from backupd.tasks.replicate import ReplicationPlan, plan_all, refused_by, replicate
+from backupd.tasks.replica import replica_errors, replica_inventory
+from backupd.tasks.replicate import ReplicationPlan, foreign_copies_error, plan_all, replicate
 from backupd.tasks.requests import ReplicationRequest
 
 
@@ -66,7 +66,7 @@ def command(
         foreign = {name: [plan for plan in of_sources if plan.foreign] for name, of_sources in plans.items()}
         for name, refused in foreign.items():
             if refused:
-                raise refused_by(refused, name, context)
+                raise foreign_copies_error(refused, name, context)
         return
     if as_json:
         print_json([report_facts(report) for report in reports])
@@ -84,7 +84,7 @@ def _replicate(config: Config, request: ReplicationRequest, context: TaskContext
 def _plans(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
     here = local_inventory(context)
     with replica_errors(name), connecting(config, name, context)() as replica:
-        return plan_all(replication_request(config, name), here, inventory_of(name, replica, context), context)
+        return plan_all(replication_request(config, name), here, replica_inventory(name, replica, context), context)
 
 
 def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:

@@ -19,12 +19,11 @@ from backupd.cli.common import (
 from backupd.cli.pin import pin_facts, pin_words
 from backupd.formatting import counted, human_bytes, printable
 from backupd.model import Manifest
-from backupd.report import report_facts
+from backupd.report import describe, report_facts
 from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.owners import owner_text
 from backupd.tasks.context import local_inventory
 from backupd.tasks.inventory import LATEST, choose_generation
-from backupd.tasks.reporter import describe
 
 
 @click.command("show", epilog="Example: backupd show tasks-20261123-0400")

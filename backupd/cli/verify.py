@@ -104,12 +104,12 @@ def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, 
     ids = tuple(key for name in ids for key in _meant(name, names, inventory))
     unknown = [name for name in ids if all(name != g.id for g in inventory.generations)]
     if unknown:
-        raise GenerationMissing(f"there is no generation {', '.join(unknown)}", f"see {inventory.listed_by}")
+        raise GenerationMissing(f"there is no generation {', '.join(unknown)}", f"see {inventory.list_command}")
     if ids:
         return list(dict.fromkeys(ids))
     found = [g for g in inventory.generations if not names or g.source in names]
     if not found:
-        raise GenerationMissing(f"there is no generation in store {inventory.store}", inventory.way_to_fill)
+        raise GenerationMissing(f"there is no generation in store {inventory.store}", inventory.how_to_fill)
     if everything:
         return [g.id for g in found]
     newest = {g.source: g.id for g in reversed(found)}

@@ -20,7 +20,7 @@ from backupd.errors import BackupdError
 from backupd.log import Event
 from backupd.model import CLOCK_TOLERANCE, Task
 from backupd.schedule import Due, Planned, TaskHistory
-from backupd.status.due import due
+from backupd.status.current import due_run
 from backupd.tasks.context import TaskContext
 
 # What is about to be made ought to travel, and what is about to travel to be drilled.
@@ -130,7 +130,7 @@ class Daemon:
 
     def _due(self, planned: Planned, catalog: Catalog | None) -> Due:
         now = self._context.clock()
-        return due(planned, catalog, self._configuration, now, lambda: self._remembered(planned))
+        return due_run(planned, catalog, self._configuration, now, lambda: self._remembered(planned))
 
     def _configuration(self) -> str:
         """Return the digest of the configuration of now; runs that failed before it changed count no more."""

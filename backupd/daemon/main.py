@@ -21,7 +21,8 @@ from backupd.log import Event, EventLog
 from backupd.pings import Monitor
 from backupd.privileges import become_owner_of_backups, become_root_again, hand_over_backups, identity_for, settle
 from backupd.schedule import Planned
-from backupd.status.current import read_history, read_status
+from backupd.status.current import read_status
+from backupd.status.history import read_history
 from backupd.status.model import History, Status
 from backupd.status.text import status_lines
 from backupd.tasks.context import TaskContext
@@ -48,7 +49,7 @@ class OwnerHandover:
             hand_over_backups(self._config, identity)
         except ConfigError as error:
             if error.message != self._told:
-                self._log.error(Event.RUN_BROKEN, error.message, hint=error.hint)
+                self._log.error(Event.RUN_FAILED, error.message, hint=error.hint)
             self._told = error.message
             become_owner_of_backups(self._config, os.environ)
             return False

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from backupd.errors import LockHeld
-from backupd.stores.lock import store_lock
+from backupd.system.file_lock import file_lock
 
 
 class SourceClaims:
@@ -44,7 +44,7 @@ class SourceClaims:
     def _claim(self, subject: str, path: Path) -> None:
         stack = ExitStack()
         try:
-            stack.enter_context(store_lock(path, "daemon", timeout_s=0, on_wait=lambda _holder: None))
+            stack.enter_context(file_lock(path, "daemon"))
             self._held[subject] = stack, path.stat().st_ino
         except LockHeld:
             stack.close()

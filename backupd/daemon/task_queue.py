@@ -137,7 +137,7 @@ class TaskQueue:
         try:
             process.wait(self._timeout_s)
         except subprocess.TimeoutExpired:
-            self._end(job, process, f"it did not end within {human_duration(self._timeout_s)}")
+            self._end(job, process, f"it did not end within {human_duration(self._timeout_s)}", signal.SIGALRM)
         finally:
             close_input(process)
         if process.returncode is None:
@@ -147,10 +147,12 @@ class TaskQueue:
             self._tell(job, f"the {job} was killed by {name}", "see dmesg: too little memory is likely")
         return process.returncode
 
-    def _end(self, job: TaskRequest, process: subprocess.Popen[bytes], why: str) -> None:
+    def _end(
+        self, job: TaskRequest, process: subprocess.Popen[bytes], why: str, by: signal.Signals = signal.SIGTERM
+    ) -> None:
         """Let a run clean up, and kill it when it takes too long."""
         self._log.warning(Event.RUN_STOPPED, f"stopping the {job}: {why}", task=job.task, source=job.source or None)
-        process.terminate()
+        process.send_signal(by)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_GRACE_S)
         process.kill()
@@ -158,7 +160,7 @@ class TaskQueue:
             process.wait(1)
 
     def _tell(self, job: TaskRequest, what: str, hint: str) -> None:
-        self._log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=hint)
+        self._log.error(Event.RUN_FAILED, what, task=job.task, source=job.source or None, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,18 @@
 """What keeps others from a database while it is replaced: a file lease for its app, a lock for other restores."""
 
-import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from backupd.errors import LockHeld, TargetInUse, TargetRefused, WorkerFailed
 from backupd.sqlite.worker.protocol import LeaseRequest, LeaseState
-from backupd.system.process import pipe, start_module
+from backupd.system.file_lock import directory_lock
+from backupd.system.process import close_input, pipe, send, start_module
 
 STOPPED_FLAG = "--app-is-stopped"
-_POLL_S = 0.1
 
 
 class FileLease:
@@ -42,8 +40,8 @@ class FileLease:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            pipe(stream).close()
+        close_input(self._process)
+        pipe(self._process.stdout).close()
         self._process.wait()
 
     def open_requested(self, path: Path) -> bool:
@@ -51,12 +49,10 @@ class FileLease:
         return self.held and str(path) in self._ask("?")["open_requested"]
 
     def _ask(self, question: str) -> Any:  # noqa: ANN401 - JSON
-        stdin = pipe(self._process.stdin)
+        send(self._process, question.encode() + b"\n")
         try:
-            stdin.write(question.encode() + b"\n")
-            stdin.flush()
             return json.loads(pipe(self._process.stdout).readline())
-        except (BrokenPipeError, ValueError) as error:
+        except ValueError as error:
             raise WorkerFailed(
                 "the process that watches the database died", "run the command again; dmesg may say why"
             ) from error
@@ -76,34 +72,17 @@ class FileLease:
 def restore_lock(database: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Lock the directory of `database` (links resolved) against other restores and their recovery.
 
-    flock(2) on the directory itself leaves no file behind, and ends with its process. A directory that does not exist,
-    or is on a file system without flock (NFS), is not locked. Raises LockHeld when another process still has the lock
-    after `wait_s`.
+    A directory that does not exist, or is on a file system without flock (NFS), is not locked. Raises LockHeld when
+    another process still has the lock after `wait_s`.
     """
     directory = Path(os.path.realpath(database)).parent
-    descriptor = None
-    with suppress(OSError):  # inspecting the target explains what is wrong with its directory
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if descriptor is not None:
-            _lock(descriptor, directory, time.monotonic() + wait_s)
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int, directory: Path, deadline: float) -> None:
-    while True:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(_POLL_S)
-                continue
+            held = stack.enter_context(directory_lock(directory, timeout_s=wait_s))
+        except OSError:  # inspecting the target explains what is wrong with its directory
+            held = True
+        if not held:
             raise LockHeld(
                 f"another backupd is restoring in {directory}", "wait for it to end, then see what it restored"
-            ) from None
-        except OSError:  # a file system without flock
-            return
-        return
+            )
+        yield

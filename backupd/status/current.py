@@ -1,41 +1,25 @@
-"""The answers of the daemon: one look at site, catalog and clock, as values."""
+"""The current status: what store, catalog and clock show at this moment, and when each task runs next."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
 
-from backupd.catalog import CatalogUnavailable, PingRecord, read_catalog
+from backupd.catalog import CatalogUnavailable, NotificationState, PingRecord, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
 from backupd.notifications.delivery import configured_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.pings import Monitor
 from backupd.report import drill_of
-from backupd.schedule import Planned
-from backupd.status.due import next_run
-from backupd.status.history import survey_of
-from backupd.status.model import History, MessageFigures, NextRun, SourceFigures, Status, TaskFigures
+from backupd.schedule import Due, Planned, TaskHistory, plan_next_run
+from backupd.status.model import MessageFigures, NextRun, SourceFigures, Status, TaskFigures
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import present_inventory, read_health_facts
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.requests import RetentionRule
-
-
-def read_history(
-    planned: tuple[Planned, ...],
-    limits: tuple[Limit, ...],
-    retention: RetentionRule,
-    context: TaskContext,
-    started_at: datetime,
-    monitors: Mapping[str, Monitor],
-) -> History:
-    """Look at everything, and at how it came to be; each manifest is read once. Changes nothing, and raises nothing."""
-    inventory = _inventory(context)
-    status = _status_of(inventory, planned, limits, context, started_at, monitors)
-    return survey_of(status, inventory, planned, retention, context)
 
 
 def read_status(
@@ -45,31 +29,19 @@ def read_status(
     started_at: datetime,
     monitors: Mapping[str, Monitor],
 ) -> Status:
-    """Look at everything; `limits` says how old proofs may be. Changes nothing, and raises nothing.
-
-    Of a store that cannot be read nothing is told but that.
-    """
-    return _status_of(_inventory(context), planned, limits, context, started_at, monitors)
+    """Read the status of a daemon that began at `started_at`; changes nothing, and raises nothing."""
+    return status_of(readable_inventory(context), planned, limits, context, started_at, monitors)
 
 
-def read_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> tuple[PingRecord, ...]:
-    """Return how `monitors` take pings; nothing where the catalog does not answer."""
-    try:
-        with read_catalog(context.catalog_path) as catalog:
-            return configured_pings(catalog.pings(), monitors)
-    except CatalogUnavailable:
-        return ()
-
-
-def _inventory(context: TaskContext) -> Inventory | None:
-    """Return what the local store holds, None where it cannot be read."""
+def readable_inventory(context: TaskContext) -> Inventory | None:
+    """Return what the local store holds; None when it cannot be read."""
     try:
         return present_inventory(context)
     except OSError:
         return None
 
 
-def _status_of(
+def status_of(
     inventory: Inventory | None,
     planned: tuple[Planned, ...],
     limits: tuple[Limit, ...],
@@ -77,6 +49,7 @@ def _status_of(
     started_at: datetime,
     monitors: Mapping[str, Monitor],
 ) -> Status:
+    """Read the status as `read_status` does, with the `inventory` that was read already; None: it cannot be read."""
     now = context.clock()
     tasks, next_runs, migrations_ok = _tasks(planned, context, now)
     facts, free, sources = read_health_facts(limits, context, inventory), dict[str, int](), tuple[SourceFigures, ...]()
@@ -92,26 +65,74 @@ def _status_of(
         tasks=tasks,
         sources=sources,
         free_bytes=free,
-        sqlite_version=version("apsw").rpartition(".")[0],  # apsw counts on behind SQLite's own version
+        sqlite_version=version("apsw").rpartition(".")[0],  # apsw appends a number of its own to SQLite's version
         messages=_messages(limits, context),
         pings=read_pings(monitors, context),
         next_runs=next_runs,
     )
 
 
+def read_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> tuple[PingRecord, ...]:
+    """Return the record of each of `monitors`; none when the catalog cannot be read."""
+    return configured_pings(context.ask_catalog(lambda catalog: catalog.pings(), ()), monitors)
+
+
+def due_run(
+    planned: Planned,
+    catalog: Catalog | None,
+    configuration: Callable[[], str],
+    now: datetime,
+    remembered: Callable[[], TaskHistory] = TaskHistory,
+) -> Due:
+    """Return when `planned` runs next, by the history in the catalog and, called after that, `remembered`.
+
+    `configuration` returns the digest of the current configuration. Raises CatalogUnavailable.
+    """
+    known = TaskHistory()
+    if catalog is not None:
+        known = catalog.task_history(planned.task, planned.source, now, planned.store, configuration)
+    history = replace(_joined(known, remembered()), missing=_is_missing(planned.database))
+    return plan_next_run(planned.schedule, history, now)
+
+
+def _next_run(planned: Planned, catalog: Catalog | None, configuration: Callable[[], str], now: datetime) -> NextRun:
+    due = due_run(planned, catalog, configuration, now)
+    at = max(due.at, now).astimezone(planned.schedule.timezone)
+    return NextRun(planned.task, planned.source, at, due.reason, retry=due.retry, overdue=due.at <= now)
+
+
+def _is_missing(database: Path | None) -> bool:
+    """Return whether the database does not exist; one that cannot be looked up just now is not known to be missing."""
+    try:
+        if database is not None:
+            database.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _joined(known: TaskHistory, remembered: TaskHistory) -> TaskHistory:
+    """Join the history in the catalog with the daemon's memory: on a full disk the catalog records nothing."""
+    succeeded = [at for at in (known.succeeded_at, remembered.succeeded_at) if at is not None]
+    failed_at = max(known.failed_at, remembered.failed_at, key=len)
+    return TaskHistory(max(succeeded, default=None), failed_at, known.reconfigured)
+
+
 def _tasks(
     planned: tuple[Planned, ...], context: TaskContext, now: datetime
 ) -> tuple[tuple[TaskFigures, ...], tuple[NextRun, ...], bool]:
-    """Return what became of each task, when each runs next, and whether the catalog answers."""
+    """Return the figures of each task, when each runs next, and whether the catalog can be read."""
     try:
         with read_catalog(context.catalog_path) as catalog:
             counts = catalog.run_counts()
             tasks = tuple(_task(one, catalog, counts, now) for one in planned)
-            return tasks, tuple(next_run(one, catalog, context.configuration, now) for one in planned), True
+            return tasks, tuple(_next_run(one, catalog, context.configuration, now) for one in planned), True
     except CatalogUnavailable:
-        nothing = tuple(TaskFigures(one.task, one.source, None, {}) for one in planned)
-        new = () if os.path.lexists(context.catalog_path) else planned  # there was no run yet
-        return nothing, tuple(next_run(one, None, context.configuration, now) for one in new), False
+        unknown = tuple(TaskFigures(one.task, one.source, None, {}) for one in planned)
+        unstarted = () if os.path.lexists(context.catalog_path) else planned  # there was no run yet
+        return unknown, tuple(_next_run(one, None, context.configuration, now) for one in unstarted), False
 
 
 def _task(
@@ -138,17 +159,13 @@ def _task(
 
 
 def _messages(limits: tuple[Limit, ...], context: TaskContext) -> MessageFigures:
-    """Tell what is known of messages from the daemon that looks after these sources."""
+    """Return the figures of the daemon that is responsible for these sources."""
     scope = next((limit.subject for limit in limits if limit.task == "backup"), "")
-    try:
-        with read_catalog(context.catalog_path) as catalog:
-            book = catalog.read_notification_state(scope)
-    except CatalogUnavailable:
-        return MessageFigures()
-    accepted_at, refused_at = (
-        book.notices[key].notified_at if key in book.notices else None for key in (ACCEPTED, REFUSED)
+    state = context.ask_catalog(lambda catalog: catalog.read_notification_state(scope), NotificationState())
+    accepted, refused = state.notices.get(ACCEPTED), state.notices.get(REFUSED)
+    return MessageFigures(
+        len(state.outbox), accepted.notified_at if accepted else None, refused.notified_at if refused else None
     )
-    return MessageFigures(len(book.outbox), accepted_at, refused_at)
 
 
 def _source(source: str, inventory: Inventory, context: TaskContext) -> SourceFigures:

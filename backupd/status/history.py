@@ -1,4 +1,4 @@
-"""One thorough look at a site: the year behind, what is kept and where, drills, disk and log; each part is bounded."""
+"""The history: a year of days, the generations and their copies, drills, disk and log; each part is bounded."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -8,27 +8,29 @@ from typing import Final
 
 from backupd.catalog import CatalogUnavailable, RunRecord, RunSummary, read_catalog
 from backupd.catalog.catalog import Catalog
+from backupd.health import Limit
 from backupd.log import LOG_NAME
+from backupd.log_reader import last_lines
 from backupd.model import CLOCK_TOLERANCE, Generation, Pin
+from backupd.pings import Monitor
 from backupd.report import drill_of
 from backupd.schedule import Planned, Schedule
 from backupd.status.calendar import SourceRecords, first_day, judge_days, runs_by_day
-from backupd.status.log_tail import last_lines
+from backupd.status.current import readable_inventory, status_of
 from backupd.status.model import (
     DiskUse,
     DrillFigures,
     GenerationFigures,
     History,
-    LogLine,
+    LogEntry,
     Point,
     ReplicaFigures,
     SourceHistory,
-    Status,
     Unread,
 )
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.prune import pins_in_force, plan_for
+from backupd.tasks.prune import pins_in_force, plan_pruning
 from backupd.tasks.requests import RetentionRule
 
 MOST_MARKS: Final = 10_000  # a year of hourly backups
@@ -36,58 +38,60 @@ MOST_GENERATIONS: Final = 100
 MOST_FOREIGN_SOURCES: Final = 10
 MOST_DRILLS: Final = 5
 MOST_LINES: Final = 20
+_MAX_LEVEL: Final = 20
+_MAX_MESSAGE: Final = 2000
 NOT_CONFIGURED: Final = "source not configured"
 HOLDS_UNREADABLE: Final = "not known: whether pruning is on hold cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
-    """What the catalog knows; nothing where it cannot be used."""
+class _Known:
+    """What the catalog has; empty when it cannot be read."""
 
     records: Mapping[str, SourceRecords]
     drills: tuple[DrillFigures, ...] = ()
     copies: Mapping[str, tuple[str, ...]] | None = None
 
 
-def survey_of(
-    status: Status,
-    inventory: Inventory | None,
+def read_history(
     planned: tuple[Planned, ...],
+    limits: tuple[Limit, ...],
     retention: RetentionRule,
     context: TaskContext,
+    started_at: datetime,
+    monitors: Mapping[str, Monitor],
 ) -> History:
-    """Look at all that `status` does not tell; `inventory` is None where the store could not be read.
-
-    Changes nothing, and raises nothing: what could not be read is named.
-    """
+    """Read the status and its history; each manifest is read once. Changes nothing, and raises nothing."""
+    inventory = readable_inventory(context)
+    status = status_of(inventory, planned, limits, context, started_at, monitors)
     unread: list[Unread] = [] if inventory else ["store"]
     held = inventory or Inventory((), {}, {}, status.taken_at)
-    remembered = _remembered(planned, status.taken_at, context)
-    if remembered is None:
+    known = _known(planned, status.taken_at, context)
+    if known is None:
         if held.generations or not inventory:  # before the first run there is no catalog
             unread.append("catalog")
-        remembered = _Remembered({})
+        known = _Known({})
     log = _log(context)
     if log is None:
         unread.append("log")
     return History(
         status=status,
         timezone=str(retention.timezone),
-        histories=_histories(held, remembered, planned, retention, context),
-        drills=remembered.drills,
-        replicas=_replicas(planned, remembered),
+        histories=_histories(held, known, planned, retention, context),
+        drills=known.drills,
+        replicas=_replicas(planned, known),
         disk=_disk(held, context) if inventory else None,
         log=log or (),
         unread=tuple(unread),
     )
 
 
-def _remembered(planned: Iterable[Planned], now: datetime, context: TaskContext) -> _Remembered | None:
+def _known(planned: Iterable[Planned], now: datetime, context: TaskContext) -> _Known | None:
     try:
         with read_catalog(context.catalog_path) as catalog:
             records = {one.source: _records(one, catalog, now) for one in planned if one.task == "backup"}
             drills = tuple(_drill(run) for run in catalog.runs(task="drill", limit=MOST_DRILLS))
-            return _Remembered(records, drills, catalog.copies())
+            return _Known(records, drills, catalog.copies())
     except CatalogUnavailable:
         return None
 
@@ -102,21 +106,16 @@ def _records(planned: Planned, catalog: Catalog, now: datetime) -> SourceRecords
 
 
 def _drill(run: RunRecord) -> DrillFigures:
-    told: object = run.report.stages if run.report else {}
-    stages = (
-        {name: float(took) for name, took in told.items() if isinstance(took, int | float)}
-        if isinstance(told, dict)
-        else {}
-    )
+    stages = run.report.stages if run.report else {}
+    numbers = {name: float(took) for name, took in stages.items() if isinstance(took, int | float)}
     drill = drill_of(run.report)
-    return DrillFigures(
-        run.source, drill.store if drill else None, run.started_at, run.outcome, run.duration_s, stages, run.error or ""
-    )
+    store = drill.store if drill else None
+    return DrillFigures(run.source, store, run.started_at, run.outcome, run.duration_s, numbers, run.error or "")
 
 
 def _histories(
     inventory: Inventory,
-    remembered: _Remembered,
+    known: _Known,
     planned: Iterable[Planned],
     retention: RetentionRule,
     context: TaskContext,
@@ -124,21 +123,21 @@ def _histories(
     schedules = {one.source: one.schedule for one in planned if one.task == "backup"}
     foreign = sorted({generation.source for generation in inventory.generations} - schedules.keys())
     sources = (*schedules, *foreign[:MOST_FOREIGN_SOURCES])
-    return tuple(_history(name, schedules.get(name), inventory, remembered, retention, context) for name in sources)
+    return tuple(_history(name, schedules.get(name), inventory, known, retention, context) for name in sources)
 
 
 def _history(
     source: str,
     schedule: Schedule | None,
     inventory: Inventory,
-    remembered: _Remembered,
+    known: _Known,
     retention: RetentionRule,
     context: TaskContext,
 ) -> SourceHistory:
     generations = inventory.of(source)
-    known = remembered.records.get(source, SourceRecords())
+    earlier = known.records.get(source, SourceRecords())
     taken_at = tuple(generation.taken_at for generation in generations if inventory.counts(generation))
-    records = SourceRecords(known.marks, taken_at, known.begin_at)
+    records = SourceRecords(earlier.marks, taken_at, earlier.begin_at)
     reasons = (
         _reasons(source, inventory, retention, context) if schedule else {g.id: (NOT_CONFIGURED,) for g in generations}
     )
@@ -146,8 +145,8 @@ def _history(
     return SourceHistory(
         source=source,
         days=judge_days(records, schedule, inventory.now) if schedule else (),
-        points=_points(known.marks, schedule) if schedule else (),
-        generations=tuple(_generation(one, reasons, remembered, pins.get(one.id), context) for one in shown),
+        points=_points(earlier.marks, schedule) if schedule else (),
+        generations=tuple(_generation(one, reasons, known, pins.get(one.id), context) for one in shown),
         generation_count=len(generations),
         stored_bytes=sum(generation.archive_bytes for generation in generations),
     )
@@ -157,7 +156,7 @@ def _reasons(
     source: str, inventory: Inventory, retention: RetentionRule, context: TaskContext
 ) -> Mapping[str, tuple[str, ...]]:
     try:
-        return plan_for(source, retention, inventory, context).reasons()
+        return plan_pruning(source, retention, inventory, context).reasons()
     except OSError:
         return {generation.id: (HOLDS_UNREADABLE,) for generation in inventory.of(source)}
 
@@ -178,12 +177,12 @@ def _points(marks: Iterable[RunSummary], schedule: Schedule) -> tuple[Point, ...
 def _generation(
     generation: Generation,
     reasons: Mapping[str, tuple[str, ...]],
-    remembered: _Remembered,
+    known: _Known,
     pin: Pin | None,
     context: TaskContext,
 ) -> GenerationFigures:
     local = context.store.name
-    copies = (remembered.copies or {}).get(generation.id, ())
+    copies = (known.copies or {}).get(generation.id, ())
     return GenerationFigures(
         id=generation.id,
         taken_at=generation.taken_at,
@@ -198,10 +197,10 @@ def _generation(
     )
 
 
-def _replicas(planned: Iterable[Planned], remembered: _Remembered) -> tuple[ReplicaFigures, ...]:
-    if remembered.copies is None:
+def _replicas(planned: Iterable[Planned], known: _Known) -> tuple[ReplicaFigures, ...]:
+    if known.copies is None:
         return ()
-    held = [store for stores in remembered.copies.values() for store in stores]
+    held = [store for stores in known.copies.values() for store in stores]
     return tuple(ReplicaFigures(one.source, held.count(one.source)) for one in planned if one.task == "replicate")
 
 
@@ -213,8 +212,9 @@ def _disk(inventory: Inventory, context: TaskContext) -> DiskUse | None:
     return DiskUse(sum(g.archive_bytes for g in inventory.generations), usage.free, usage.total)
 
 
-def _log(context: TaskContext) -> tuple[LogLine, ...] | None:
+def _log(context: TaskContext) -> tuple[LogEntry, ...] | None:
     try:
-        return last_lines(context.store.directory / LOG_NAME, MOST_LINES)
+        lines = last_lines(context.store.directory / LOG_NAME, MOST_LINES)
     except OSError:
         return None
+    return tuple(LogEntry(line.at, line.level[:_MAX_LEVEL], line.message[:_MAX_MESSAGE]) for line in lines)

@@ -95,7 +95,7 @@ class DiskUse:
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
+class LogEntry:
     """One line of `backup.log`; without time and level where it is none of ours."""
 
     at: datetime | None
@@ -199,7 +199,7 @@ class History:
     drills: tuple[DrillFigures, ...]
     replicas: tuple[ReplicaFigures, ...]
     disk: DiskUse | None
-    log: tuple[LogLine, ...]
+    log: tuple[LogEntry, ...]
     unread: tuple[Unread, ...] = ()
 
     @property

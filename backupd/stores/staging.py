@@ -1,13 +1,12 @@
 """Working directories on the file system of a store, removed at the end and swept after a crash."""
 
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from backupd.system.file_lock import directory_lock
 from backupd.system.fs import inherit_owner
 
 _PREFIX = "run-"
@@ -22,32 +21,28 @@ class Staging:
     @contextmanager
     def directory(self) -> Iterator[Path]:
         """Yield a new directory (0700), removed at the end of the block."""
-        path, lock = self._make()
-        try:
-            yield path
-        finally:
-            _remove(path)
-            os.close(lock)
+        with ExitStack() as stack:
+            path = self._make(stack)
+            try:
+                yield path
+            finally:
+                _remove(path)
 
     def abandoned(self) -> Iterator[Path]:
         """Yield the directories whose process is dead."""
         for path in sorted(self.root.glob(f"{_PREFIX}*")):
-            lock = _try_lock(path)
-            if lock is not None:
-                try:
+            with suppress(OSError), directory_lock(path) as held:
+                if held:
                     yield path
-                finally:
-                    os.close(lock)
 
-    def _make(self) -> tuple[Path, int]:
+    def _make(self, stack: ExitStack) -> Path:
         while True:
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.root))
             inherit_owner(self.root, path)
-            lock = _try_lock(path)
-            if lock is not None and path.is_dir():
-                return path, lock
-            if lock is not None:  # swept between mkdir and flock
-                os.close(lock)
+            with suppress(OSError):
+                if stack.enter_context(directory_lock(path)) and path.is_dir():
+                    return path
+            stack.close()  # swept between mkdir and flock
 
 
 def remove_tree(directory: Path) -> str:
@@ -68,16 +63,3 @@ def _remove(directory: Path) -> None:
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-
-
-def _try_lock(path: Path) -> int | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor

@@ -11,20 +11,20 @@ It is in files, not in the catalog: a lost catalog must not end a hold or a pin.
         /adopted                  lost stores whose generations count as own, a line each: identity, and until when
 """
 
-import fcntl
 import json
-import os
+import math
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from backupd.model import STORE_IDENTITY, Hold, Pin, is_generation_id
+from backupd.system.file_lock import file_lock
 from backupd.system.fs import fsync_directory, inherit_owner, replace_durably, write_durably
 
 OWN_IDENTITY: Final = "identity"
@@ -267,6 +267,7 @@ class Identities:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._own, self._adopted = directory / OWN_IDENTITY, directory / "adopted"
+        self._lock = directory / "identity.lock"
 
     def own(self) -> str | None:
         """Return the identity of this store, None where it has none yet or its file is damaged. Raises OSError."""
@@ -280,7 +281,7 @@ class Identities:
         """
         if own := self.own():
             return own
-        with self._locked():
+        with file_lock(self._lock, "identity", timeout_s=math.inf):
             if own := self.own():
                 return own
             identity = recover() or secrets.token_hex(8)
@@ -303,7 +304,7 @@ class Identities:
 
     def adopt(self, until: Mapping[str, datetime]) -> None:
         """Count the generations that these stores made up to a time (aware) as own, durably. Raises OSError."""
-        with self._locked():
+        with file_lock(self._lock, "identity", timeout_s=math.inf):
             known = dict(self.adopted())
             for identity, time in until.items():
                 known[identity] = max(time, known.get(identity, time))
@@ -318,14 +319,3 @@ class Identities:
     def _write(self, path: Path, lines: Iterable[str]) -> None:
         text = "".join(f"{line}\n" for line in lines)
         replace_durably(path, text.encode(), temporary=path.with_suffix(".new"))
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = self._directory / "identity.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            inherit_owner(path.parent, path)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)

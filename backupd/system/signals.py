@@ -10,11 +10,18 @@ from types import FrameType
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 _AGAIN_S = 0.01
-_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM)
+
+
+class TimeLimitReached(SystemExit):
+    """Raised by SIGALRM, which the daemon sends to a run that takes too long."""
 
 
 def exit_on_signals() -> None:
-    """Let SIGTERM and a lost terminal raise SystemExit, and Ctrl-C KeyboardInterrupt, in the main thread, once."""
+    """Let signals end the main thread, once, by an exception.
+
+    SIGTERM and a lost terminal raise SystemExit, Ctrl-C KeyboardInterrupt, and SIGALRM TimeLimitReached.
+    """
     for end in _ENDS:
         # nohup and a shell that works in the background ignore the other two for us
         if end == signal.SIGTERM or signal.getsignal(end) is not signal.SIG_IGN:
@@ -56,6 +63,8 @@ def _unwind(number: int, _frame: FrameType | None) -> None:
     ignore_signals()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
+    if number == signal.SIGALRM:
+        raise TimeLimitReached(1)
     sys.exit(TERMINATED)
 
 
@@ -64,6 +73,12 @@ def _raise_again(dropped: "sys.UnraisableHookArgs") -> None:
     if not isinstance(dropped.exc_value, (SystemExit, KeyboardInterrupt)):
         sys.__unraisablehook__(dropped)
     elif threading.current_thread() is threading.main_thread():
-        number = signal.SIGINT if isinstance(dropped.exc_value, KeyboardInterrupt) else signal.SIGTERM
+        number = _number_of(dropped.exc_value)
         signal.signal(signal.SIGALRM, lambda _alarm, frame: _unwind(number, frame))
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+
+def _number_of(error: BaseException) -> signal.Signals:
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    return signal.SIGALRM if isinstance(error, TimeLimitReached) else signal.SIGTERM

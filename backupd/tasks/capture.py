@@ -1,4 +1,4 @@
-"""Make a copy and prove it: snapshot, then integrity check, compression and digests at the same time."""
+"""Capture a source: copy it, then check, compress and digest the copy at the same time."""
 
 import shutil
 import time
@@ -7,7 +7,14 @@ from datetime import datetime
 from pathlib import Path
 
 from backupd.archive.archive import Packed, digest_of, pack
-from backupd.errors import GenerationMissing, SnapshotFailed, SourceCorrupt, SourceReplaced, SourceUnlocked
+from backupd.errors import (
+    GenerationMissing,
+    SnapshotFailed,
+    SourceCorrupt,
+    SourceReplaced,
+    SourceUnlocked,
+    SourceUnreadable,
+)
 from backupd.log import Event
 from backupd.model import Manifest
 from backupd.sqlite.inspection import Inspection, checking
@@ -33,44 +40,52 @@ ARCHIVE_PART = "archive.part"
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A copy in staging, begun at `taken_at`, and what its check said.
-
-    `packed` is `None` where packing was pointless: the copy is corrupt, or it is the last generation over again.
-    """
+    """A copy in staging and the result of its check."""
 
     source: Source
-    taken_at: datetime
+    taken_at: datetime  # when the copy began
     snapshot: Snapshot
     inspection: Inspection
-    packed: Packed | None = None
-    unchanged: bool = False
+    packed: Packed | None = None  # the archive; None where the copy is corrupt or unchanged
+    unchanged: bool = False  # the copy equals the last generation, digest for digest
 
-    @property
-    def corrupt(self) -> bool:
-        """Whether the check found damage."""
-        return self.inspection.verdict.level == "corrupt"
+
+@dataclass(frozen=True, slots=True)
+class UnusableSource:
+    """A source that is too damaged to be copied, or that cannot be read."""
+
+    error: SourceCorrupt | SourceUnreadable
 
 
 def capture_snapshot(
     request: BackupRequest, last: Manifest | None, staging: Path, run: BackupRun, context: TaskContext
-) -> Capture:
-    """Copy and check the source, once more when the file was replaced or changed under the first copy.
+) -> Capture | UnusableSource:
+    """Copy and check the source, a second time when the first copy is corrupt or its file was replaced or changed.
 
-    All copying ends within `timeout_s` from now: what the first copy said is the answer where there is no time for
-    another. A second corrupt copy is the answer; all other trouble is raised.
+    All copying ends within `timeout_s` from now: where there is no time for a second copy, the first one is the result.
+    Raises SourceMissing, SourceBusy, SnapshotFailed, NoSpace and others that are not about the content of the source.
     """
+    try:
+        return _capture_twice_at_most(request, last, staging / "copy", run, context)
+    except (SourceCorrupt, SourceUnreadable) as error:
+        return UnusableSource(error)
+
+
+def _capture_twice_at_most(
+    request: BackupRequest, last: Manifest | None, directory: Path, run: BackupRun, context: TaskContext
+) -> Capture:
     give_up = time.monotonic() + request.settings.timeout_s
     try:
-        proof = _attempt(request, last, _emptied(staging / "copy"), give_up, run, context)
-        if not proof.corrupt or not _is_time_for_another(give_up, run):
-            return proof
+        capture = _attempt(request, last, _emptied(directory), give_up, run, context)
+        if capture.inspection.verdict.level != "corrupt" or not _is_time_for_another(give_up, run):
+            return capture
         why = "the copy is corrupt"
     except (SourceReplaced, SourceCorrupt, SourceUnlocked) as error:
         if not _is_time_for_another(give_up, run):
             raise
         why = error.message
     run.emit(SnapshotRetried(request.source, f"{why}: copying {request.path} once more"))
-    return _attempt(request, last, _emptied(staging / "copy"), give_up, run, context)
+    return _attempt(request, last, _emptied(directory), give_up, run, context)
 
 
 def _is_time_for_another(give_up: float, run: BackupRun) -> bool:
@@ -104,7 +119,7 @@ def _attempt(
     ):
         with run.stage("digest"):
             equal = _digest(snapshot) == last.snapshot.sha256
-        if equal and archive_is_sound(last, run, context):
+        if equal and _archive_is_sound(last, run, context):
             return Capture(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
     if request.settings.method == "vacuum":
         inspection = _check(request, snapshot, run)
@@ -116,12 +131,12 @@ def _attempt(
             snapshot = compact_snapshot(snapshot)
     inspection, packed = _check_and_pack(request, snapshot, reserve, run, context)
     unchanged = (
-        last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and archive_is_sound(last, run, context)
+        last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and _archive_is_sound(last, run, context)
     )
     return Capture(source, taken_at, snapshot, inspection, packed, unchanged)
 
 
-def archive_is_sound(manifest: Manifest, run: BackupRun, context: TaskContext) -> bool:
+def _archive_is_sound(manifest: Manifest, run: BackupRun, context: TaskContext) -> bool:
     """Digest the archive of a generation of the local store; a damaged one is marked, and degrades the run."""
     try:
         found = digest_archive(manifest, context.store)

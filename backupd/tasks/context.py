@@ -17,8 +17,8 @@ from backupd.model import NoProgress, Pin, Progress
 from backupd.report import AnyReport, RunReport
 from backupd.stores.contract import RecoveredItem
 from backupd.stores.local import DirectoryStore
-from backupd.stores.lock import LockHolder, store_lock
 from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
+from backupd.system.file_lock import LockHolder, file_lock
 from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.reporter import CATALOG_NAME, D, Reporter, TaskEvent
 from backupd.tasks.run import Run, recorded
@@ -46,19 +46,16 @@ def unwatched(_task: str, _subject: str) -> Iterator[Callable[[AnyReport], None]
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What a job needs beside its own order; built by `bootstrap` alone. `warnings` degrade every run here.
-
-    `configuration` returns the digest of the configuration of now, which the catalog keeps with each run.
-    """
+    """What a task needs beside its request; built by `bootstrap` alone."""
 
     store: DirectoryStore
     log: EventLog
     lock_timeout_s: float = 60.0
     progress: Progress = field(default_factory=NoProgress)
     clock: Callable[[], datetime] = utc_now
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # each degrades every run
     watch: Watch = unwatched
-    configuration: Callable[[], str] = str
+    configuration: Callable[[], str] = str  # returns the digest of the configuration, which the catalog keeps by run
 
     @property
     def holds(self) -> Holds:
@@ -95,9 +92,9 @@ class TaskContext:
         return self.store.hidden / CATALOG_NAME
 
     def ask_catalog(self, question: Callable[["Catalog"], T], otherwise: T) -> T:
-        """Return the catalog's answer to a question that only reads, or `otherwise` when there is no usable catalog.
+        """Return what `question` reads from the catalog, or `otherwise` where there is none.
 
-        None is made; one that is there and cannot be used is said in the log.
+        One that cannot be used is logged.
         """
 
         def ask() -> T:
@@ -111,7 +108,7 @@ class TaskContext:
         return self._asked(lambda: read_copies(self.catalog_path), dict[str, tuple[str, ...]]())
 
     def _asked(self, ask: Callable[[], T], otherwise: T) -> T:
-        if not os.path.lexists(self.catalog_path):  # a link that leads nowhere is trouble too
+        if not os.path.lexists(self.catalog_path):  # a dangling link is a problem too
             return otherwise
         try:
             return ask()
@@ -159,7 +156,7 @@ class TaskContext:
             with self.exclusive_lock(task):
                 self.recover()  # pins what is here
         path = self.store.hidden / f"{task}.lock"
-        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting):
+        with file_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting):
             yield
 
     @contextmanager
@@ -167,7 +164,7 @@ class TaskContext:
         """Hold the lock of the store. Raises LockHeld, StoreUnusable."""
         self.store.prepare()
         path = self.store.hidden / "lock"
-        with store_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting) as dead:
+        with file_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting) as dead:
             if dead is not None:
                 what = f"a {dead.task} (process {dead.pid} on {dead.host}) died holding the lock: taken over"
                 self.log.warning(Event.LOCK_TAKEN_OVER, what)
@@ -226,28 +223,28 @@ class TaskContext:
         return next((manifest.store for manifest in known if manifest is not None), None)
 
     def log_recovered(self, recovered: Iterable[RecoveredItem]) -> None:
-        """Log what was done about what a killed run left, as it is done."""
+        """Log what was recovered or swept after a killed run, one item as soon as it is done."""
         for found in recovered:
             match found.kind:
                 case "removal":
                     what = f"finished the removal of {found.name} that a killed run had begun"
-                    self.log.warning(Event.REMOVAL_RESUMED, what, generation=found.name)
+                    self.log.warning(Event.REMOVAL_RECOVERED, what, generation=found.name)
                 case "publication":
                     what = f"finished the publication of {found.name} that a killed run had begun"
-                    self.log.warning(Event.PUBLISH_RESUMED, what, generation=found.name)
+                    self.log.warning(Event.PUBLISH_RECOVERED, what, generation=found.name)
                 case "staging" if found.problem:
-                    what = f"could not sweep the work {found.name} of a killed run: {found.problem}"
+                    what = f"could not remove the unfinished work {found.name} of a killed run: {found.problem}"
                     self.log.warning(Event.STAGING_STUCK, what)
                 case _:
-                    self.log.warning(Event.STAGING_SWEPT, f"swept the work {found.name} of a killed run")
+                    self.log.warning(Event.STAGING_SWEPT, f"removed the unfinished work {found.name} of a killed run")
 
 
 @contextmanager
-def workplace(context: TaskContext) -> Iterator[Path]:
-    """Lend an empty directory, gone at the end: of the store, or of the system where the store is read-only."""
+def work_directory(context: TaskContext) -> Iterator[Path]:
+    """Yield an empty directory for the block: in the store, or in TMPDIR where the store is read-only."""
     if context.store.writable():
-        with context.store.staging() as place:
-            yield place
+        with context.store.staging() as directory:
+            yield directory
         return
     with tempfile.TemporaryDirectory(prefix="backupd-") as name:
         try:
@@ -257,15 +254,21 @@ def workplace(context: TaskContext) -> Iterator[Path]:
 
 
 def local_inventory(context: TaskContext) -> Inventory:
-    """Read the local store, knowing what checks have found; each that is refused or lost is logged."""
+    """Read the local store as `read_inventory` does, and log each generation that is refused or lost."""
     inventory = read_inventory(context)
-    for generation, why in inventory.refused.items():
-        context.log.warning(Event.MANIFEST_REFUSED, why, generation=generation, hint=inventory.way_out(generation))
+    _log_refused(inventory, context)
     return inventory
 
 
+def _log_refused(inventory: Inventory, context: TaskContext) -> None:
+    for generation, why in inventory.refused.items():
+        context.log.warning(
+            Event.MANIFEST_REFUSED, why, generation=generation, hint=inventory.how_to_repair(generation)
+        )
+
+
 def read_inventory(context: TaskContext) -> Inventory:
-    """Do the same for a run that warns of what is refused itself: nothing is logged."""
+    """Read the local store; what checks found damaged is marked so."""
     return take_inventory(context.store, context.clock(), context.marks.ids(), context.store.lost())
 
 
@@ -275,7 +278,6 @@ def rebuild_catalog(context: TaskContext) -> int:
         context.recover()
         inventory = take_inventory(context.store, context.clock())
         count = rebuild(context.catalog_path, [(m, context.store.name) for m in inventory.manifests.values()])
-    for generation, why in inventory.refused.items():
-        context.log.warning(Event.MANIFEST_REFUSED, why, generation=generation, hint=inventory.way_out(generation))
+    _log_refused(inventory, context)
     context.log.info(Event.CATALOG_REBUILT, f"catalog rebuilt from {count} manifests", generations=count)
     return count

@@ -8,7 +8,7 @@ from typing import Final
 
 from backupd.catalog import CatalogUnavailable, LastRun, RunRecord, read_catalog
 from backupd.errors import ErrorKind
-from backupd.health import SOURCE_ERRORS, Failure, Freshness, HealthFacts, Limit
+from backupd.health import SOURCE_ERRORS, Failure, Freshness, HealthFacts, Limit, RefusedGeneration
 from backupd.model import Task
 from backupd.report import drill_of
 from backupd.tasks.context import TaskContext
@@ -47,9 +47,17 @@ def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: Task
         for limit in limits
     ]
     holds = (context.holds.get(source) for source in sources)
-    damaged = ((one.id, one.source) for one in inventory.generations if not one.verified and one.source in sources)
+    unverified = sorted((one.id, one.source) for one in inventory.generations if not one.verified)
+    ours = [(key, source) for key, source in unverified if source in sources]
     return HealthFacts(
-        tuple(freshness), tuple(hold for hold in holds if hold is not None), damaged=tuple(sorted(damaged))
+        tuple(freshness),
+        tuple(hold for hold in holds if hold is not None),
+        damaged=tuple((key, source) for key, source in ours if key not in inventory.refused),
+        refused=tuple(
+            RefusedGeneration(key, source, inventory.refused[key], archive_lost=key in inventory.lost)
+            for key, source in ours
+            if key in inventory.refused
+        ),
     )
 
 

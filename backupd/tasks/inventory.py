@@ -9,7 +9,8 @@ from pathlib import Path
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import GenerationMissing, ManifestInvalid, OtherDatabase, UsageError
-from backupd.model import ARCHIVE_SUFFIX, CLOCK_TOLERANCE, LOCAL_STORE, MANIFEST_SUFFIX, Generation, Manifest
+from backupd.model import CLOCK_TOLERANCE, LOCAL_STORE, Generation, Manifest
+from backupd.problems import refused_step
 from backupd.stores.contract import Store
 
 LATEST = "latest"
@@ -32,28 +33,25 @@ class Inventory:
     store: str = LOCAL_STORE
 
     @property
-    def listed_by(self) -> str:
+    def list_command(self) -> str:
         """The command that lists this store."""
         return "backupd list" if self.store == LOCAL_STORE else f"backupd list --store {self.store}"
 
     @property
-    def way_to_fill(self) -> str:
+    def how_to_fill(self) -> str:
         """What to do about a store that holds nothing."""
         if self.store == LOCAL_STORE:
             return "run backupd backup first"
         found = "if copies were sent there, check its url and mount (backupd doctor)"
         return f"run backupd replicate --to {self.store} first; {found}"
 
-    def way_out(self, generation_id: str) -> str:
-        """Say what an operator does about a refused generation, which is trouble until it is done."""
-        if generation_id in self.lost:
-            return f"put the archive back, or delete {generation_id}{MANIFEST_SUFFIX}"
-        archive, manifest = f"{generation_id}{ARCHIVE_SUFFIX}", f"{generation_id}{MANIFEST_SUFFIX}"
-        return f"see whether gunzip -t {archive} finds it sound, then move it and {manifest} out of the directory"
+    def how_to_repair(self, generation_id: str) -> str:
+        """Return what to do about a refused generation."""
+        return refused_step(generation_id, self.store, archive_lost=generation_id in self.lost)
 
-    def troubles(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[str, ...]:
         """Return of each refused generation why it is, and what to do."""
-        return tuple(f"{why} ({self.way_out(key)})" for key, why in self.refused.items())
+        return tuple(f"{why} ({self.how_to_repair(key)})" for key, why in self.refused.items())
 
     def digests(self) -> dict[str, str]:
         """Return what `SHA256SUMS` is to say: the archives' digests by id, those of sound manifests."""
@@ -159,10 +157,10 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
     """
     if at is None and wanted != LATEST:
         if wanted in inventory.refused:
-            hint = f"choose another generation ({inventory.listed_by}); {inventory.way_out(wanted)}"
+            hint = f"choose another generation ({inventory.list_command}); {inventory.how_to_repair(wanted)}"
             raise ManifestInvalid(inventory.refused[wanted], hint)
         if wanted not in inventory.manifests:
-            raise GenerationMissing(f"there is no generation {wanted}", f"see {inventory.listed_by}")
+            raise GenerationMissing(f"there is no generation {wanted}", f"see {inventory.list_command}")
         return inventory.manifests[wanted]
     names = {g.source for g in inventory.generations if inventory.counts(g)}
     if source is None and len(names) > 1:
@@ -182,20 +180,20 @@ def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) ->
         return GenerationMissing(f"there is no sound generation of {source}, but of {others}", "name one with --source")
     if at is None or not sound:
         if not inventory.generations:
-            return GenerationMissing(f"there is no generation in store {inventory.store}", inventory.way_to_fill)
-        return GenerationMissing("there is no sound generation that fits", f"see {inventory.listed_by}")
+            return GenerationMissing(f"there is no generation in store {inventory.store}", inventory.how_to_fill)
+        return GenerationMissing("there is no sound generation that fits", f"see {inventory.list_command}")
     time, oldest = at.astimezone(UTC), sound[-1]
     return GenerationMissing(
         f"there is no sound generation at or before {time:%F %T} UTC; "
         f"the oldest is {oldest.id}, taken at {oldest.taken_at:%F %T} UTC",
-        f"see {inventory.listed_by}; a time without a zone is one of schedule.timezone",
+        f"see {inventory.list_command}; a time without a zone is one of schedule.timezone",
     )
 
 
 _WAY_OUT = "give each app a backups_dir of its own, or its source another name"
 
 
-def histories(generations: Iterable[Generation], manifests: Iterable[Manifest]) -> list[list[Generation]]:
+def by_database(generations: Iterable[Generation], manifests: Iterable[Manifest]) -> list[list[Generation]]:
     """Part the `generations` of one source by database where several were backed up in turn, as `manifests` tell.
 
     All of them are in the result, in the order given; those without a manifest are with the first.
@@ -211,7 +209,7 @@ def histories(generations: Iterable[Generation], manifests: Iterable[Manifest]) 
     return list(parted.values())
 
 
-def sharing(inventory: Inventory, source: str, path: Path) -> str:
+def shared_source_warning(inventory: Inventory, source: str, path: Path) -> str:
     """Say in words that another database is backed up in turn with that at `path`, and was the last; else nothing."""
     own, manifests = recorded_path(path), inventory.manifests_of(source)
     newest = manifests[0].origin.path if manifests else own

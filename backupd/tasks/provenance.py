@@ -60,32 +60,32 @@ class Provenance:
         until = self.adopted.get(manifest.store)
         return manifest.store == self.own or (until is not None and manifest.taken_at <= until)
 
-    def foreign(self, there: Inventory, source: str | None = None) -> tuple[ForeignGenerations, ...]:
+    def foreign(self, remote: Inventory, source: str | None = None) -> tuple[ForeignGenerations, ...]:
         """Return what does not count as own, of one source or all; the store with the newest first."""
         found = defaultdict[tuple[str, str], list[Manifest]](list)
-        for generation in there.generations:
-            manifest = there.manifests.get(generation.id)
+        for generation in remote.generations:
+            manifest = remote.manifests.get(generation.id)
             if manifest and source in (None, manifest.source) and not self.counts(manifest):
                 found[manifest.source, manifest.store].append(manifest)
         return tuple(ForeignGenerations(*key, tuple(manifests)) for key, manifests in found.items())
 
-    def usable(self, there: Inventory) -> Inventory:
+    def usable(self, remote: Inventory) -> Inventory:
         """Leave out what is foreign, but for the sources of which this store has made nothing: after a disaster."""
-        found = self.foreign(there)
-        return there.without(key for group in found if group.source in self.sources for key in group.ids)
+        found = self.foreign(remote)
+        return remote.without(key for group in found if group.source in self.sources for key in group.ids)
 
 
-def provenance_of(here: Inventory, context: TaskContext) -> Provenance:
+def provenance_of(local: Inventory, context: TaskContext) -> Provenance:
     """Return whose generations count as own, given what is `here`: whatever lies in the local store does as well.
 
     Changes nothing. Raises OSError.
     """
     adopted = dict(context.identities.adopted())
-    own = context.identities.own() or next((m.store for m in newest_first(here)), None)
-    for manifest in here.manifests.values():
+    own = context.identities.own() or next((m.store for m in newest_first(local)), None)
+    for manifest in local.manifests.values():
         if manifest.store != own:
             adopted[manifest.store] = max(manifest.taken_at, adopted.get(manifest.store, manifest.taken_at))
-    return Provenance(own, adopted, frozenset(generation.source for generation in here.generations))
+    return Provenance(own, adopted, frozenset(generation.source for generation in local.generations))
 
 
 def newest_first(inventory: Inventory) -> list[Manifest]:
@@ -111,27 +111,27 @@ def refusal(
 
 
 def choose_usable(
-    there: Inventory, claims: Provenance, wanted: str, source: str | None, at: datetime | None, name: str
+    remote: Inventory, provenance: Provenance, wanted: str, source: str | None, at: datetime | None, name: str
 ) -> Manifest:
     """Choose a generation of replica `name` as `choose_generation` does, but none that this store may not restore.
 
     Raises ForeignCopies as well.
     """
-    usable = claims.usable(there)
-    hidden = [group for group in claims.foreign(there, source) if not group.ids <= usable.manifests.keys()]
+    usable = provenance.usable(remote)
+    hidden = [group for group in provenance.foreign(remote, source) if not group.ids <= usable.manifests.keys()]
     by_id = at is None and wanted != LATEST
     consequence = "they are not used in place of this store's own"
     if by_id and (meant := [group for group in hidden if wanted in group.ids]):
-        raise refusal(meant, name, consequence, there.now, _WITH_ADOPT)
+        raise refusal(meant, name, consequence, remote.now, _WITH_ADOPT)
     try:
         manifest = choose_generation(usable, wanted, source, at)
     except GenerationMissing:
         if hidden and not by_id:
-            raise refusal(hidden, name, consequence, there.now, _WITH_ADOPT) from None
+            raise refusal(hidden, name, consequence, remote.now, _WITH_ADOPT) from None
         raise
-    rivals = claims.foreign(usable, manifest.source)
+    rivals = provenance.foreign(usable, manifest.source)
     if not by_id and not is_succession(rivals):
-        raise refusal(rivals, name, "say which you mean by its id (backupd list)", there.now)
+        raise refusal(rivals, name, "say which you mean by its id (backupd list)", remote.now)
     return manifest
 
 
@@ -147,8 +147,8 @@ _ADOPTED: Final = PinRequest("adopted from a lost machine", timedelta(days=30))
 
 def adopt(
     foreign: Sequence[ForeignGenerations],
-    here: Inventory,
-    there: Inventory,
+    local: Inventory,
+    remote: Inventory,
     name: str,
     context: TaskContext,
     *,
@@ -161,9 +161,9 @@ def adopt(
     which a lost machine cannot; and where several of one source were at work in the same days. `force` adopts them all
     the same. Raises AdoptionRefused, LockHeld, StoreUnusable, OSError.
     """
-    now, claims = context.clock(), provenance_of(here, context)
+    now, provenance = context.clock(), provenance_of(local, context)
     if not force:
-        _refuse_doubtful(foreign, here, there, name, claims)
+        _refuse_doubtful(foreign, local, remote, name, provenance)
     until = {group.store: now for group in foreign}
     for group in foreign:  # the clock of a machine that was lost may have run ahead
         until[group.store] = max(until[group.store], group.manifests[0].taken_at)
@@ -173,7 +173,7 @@ def adopt(
         for group in foreign:
             what = f"adopted at {name}: {group.words(now)}"
             context.log.warning(Event.STORE_ADOPTED, what, store=name, source=group.source, identity=group.store)
-    return replace(claims, adopted={**claims.adopted, **until})
+    return replace(provenance, adopted={**provenance.adopted, **until})
 
 
 def _pin(foreign: Sequence[ForeignGenerations], context: TaskContext) -> None:
@@ -187,38 +187,38 @@ def _pin(foreign: Sequence[ForeignGenerations], context: TaskContext) -> None:
             pin_generation(generation_id, _ADOPTED, context)
 
 
-def adopt_local(here: Inventory, context: TaskContext) -> None:
+def adopt_local(local: Inventory, context: TaskContext) -> None:
     """Adopt the stores of generations that an operator has put into the local store, as far as those reach."""
-    adopted = provenance_of(here, context).adopted
+    adopted = provenance_of(local, context).adopted
     if adopted.items() - context.identities.adopted().items():
         context.identities.adopt(adopted)
 
 
 def _refuse_doubtful(
-    foreign: Sequence[ForeignGenerations], here: Inventory, there: Inventory, name: str, claims: Provenance
+    foreign: Sequence[ForeignGenerations], local: Inventory, remote: Inventory, name: str, provenance: Provenance
 ) -> None:
     hint = (
         f"give each app a directory of its own in the url of {name}; if these are machines of this app, and lost for "
         f"certain: backupd replicate --to {name} --adopt --force"
     )
     for group in foreign:
-        if _lives(group, here, there, claims):
+        if _lives(group, local, remote, provenance):
             raise AdoptionRefused(
-                f"{name} holds {group.words(there.now)}; this store had made copies of {group.source} before that: "
+                f"{name} holds {group.words(remote.now)}; this store had made copies of {group.source} before that: "
                 "the other store seems to be at work, and was not adopted",
                 hint,
             )
         rivals = [other for other in foreign if other.source == group.source]
         if not is_succession(rivals):
-            whose = "; ".join(other.words(there.now) for other in rivals)
+            whose = "; ".join(other.words(remote.now) for other in rivals)
             raise AdoptionRefused(f"several stores have sent copies of {group.source} to {name}: {whose}", hint)
 
 
-def _lives(group: ForeignGenerations, here: Inventory, there: Inventory, claims: Provenance) -> bool:
+def _lives(group: ForeignGenerations, local: Inventory, remote: Inventory, provenance: Provenance) -> bool:
     made = [
         m.taken_at
-        for side in (here, there)
+        for side in (local, remote)
         for m in side.manifests.values()
-        if m.source == group.source and m.store == claims.own
+        if m.source == group.source and m.store == provenance.own
     ]
     return bool(made) and group.manifests[0].taken_at > min(made)

@@ -1,4 +1,4 @@
-"""What stays and what goes: the retention policy, applied by plan and act, and the pins that exempt generations."""
+"""Prune the local store by the retention policy, and pin the generations that pruning must not touch."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ from backupd.model import RetentionPlan, source_of
 from backupd.report import PruneDetails, RunReport
 from backupd.retention import plan_retention
 from backupd.tasks.context import TaskContext, read_inventory
-from backupd.tasks.inventory import Inventory, histories
+from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.reporter import D, GenerationRemoved, PruningReleased, RemovalBegins
 from backupd.tasks.requests import RetentionRule
 from backupd.tasks.run import Run
@@ -22,32 +22,32 @@ from backupd.tasks.reporter import GenerationPinned, GenerationUnpinned
 from backupd.tasks.requests import PinRequest
 
 
-def plan_for(source: str, retention: RetentionRule, inventory: Inventory, context: TaskContext) -> RetentionPlan:
-    """Return what would stay and go now, and why."""
+def plan_pruning(source: str, retention: RetentionRule, inventory: Inventory, context: TaskContext) -> RetentionPlan:
+    """Return which generations of a source stay and which go, each with its reasons."""
     hold, pins, now = context.holds.get(source), context.pins.all(), context.clock()
     plans = [
         plan_retention(generations, retention.policy, now, retention.timezone, hold, pins)
-        for generations in histories(inventory.of(source), inventory.manifests_of(source))
+        for generations in by_database(inventory.of(source), inventory.manifests_of(source))
     ]
     return RetentionPlan(
         tuple(kept for plan in plans for kept in plan.keep), tuple(removed for plan in plans for removed in plan.remove)
     )
 
 
-def expire(source: str, retention: RetentionRule, run: Run[D], context: TaskContext) -> RetentionPlan:
-    """Remove what the policy lets go; `SHA256SUMS` is right at every instant. Only with the store locked."""
+def apply_retention(source: str, retention: RetentionRule, run: Run[D], context: TaskContext) -> RetentionPlan:
+    """Remove what the policy does not keep. `SHA256SUMS` is right at every instant. Only under the exclusive lock."""
     inventory = read_inventory(context)
     _reconcile(inventory, context)
-    for trouble in inventory.troubles():
-        run.warn(trouble)
-    plan = plan_for(source, retention, inventory, context)
-    going = {removed.generation.id for removed in plan.remove}
-    with run.stage("expire"):
-        staying = {key: digest for key, digest in inventory.digests().items() if key not in going}
+    for problem in inventory.problems():
+        run.warn(problem)
+    plan = plan_pruning(source, retention, inventory, context)
+    removed_ids = {removed.generation.id for removed in plan.remove}
+    with run.stage("prune"):
+        staying = {key: digest for key, digest in inventory.digests().items() if key not in removed_ids}
         context.store.write_checksums(staying)
         for removed in plan.remove:
             remove_generation(removed.generation.id, removed.reason, context)
-    _sweep_pins(source, inventory, going, context)
+    _sweep_pins(source, inventory, removed_ids, context)
     return plan
 
 
@@ -57,12 +57,12 @@ def removed_by(plan: RetentionPlan) -> tuple[str, ...]:
 
 
 def _reconcile(inventory: Inventory, context: TaskContext) -> None:
-    """Let the catalog know just what is in the store: a kill, or a catalog on a full disk, has set them apart."""
-    name, there = context.store.name, {g.id for g in inventory.generations if g.id not in inventory.lost}
+    """Make the catalog list what is in the store: a kill or a full disk may have kept it from following."""
+    name, present = context.store.name, {g.id for g in inventory.generations if g.id not in inventory.lost}
 
     def reconcile(catalog: "Catalog") -> None:
         known = {key for key, stores in catalog.copies().items() if name in stores}
-        for key in known - there:
+        for key in known - present:
             catalog.remove_copy(key, name)
         for key in inventory.manifests.keys() - known:
             catalog.add_generation(inventory.manifests[key], name)
@@ -71,23 +71,23 @@ def _reconcile(inventory: Inventory, context: TaskContext) -> None:
 
 
 def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], context: TaskContext) -> None:
-    """Remove the pins of `source` whose time is over and whose generations are gone, here and at every replica.
+    """Remove the pins of `source` that have ended and whose generations are gone from every store.
 
-    The clock is that of retention, the newest generation. A pin stays beside its generation: a clock that ran ahead
-    only seemed to end it.
+    They end by the time of the newest generation, as retention counts, since the clock may run ahead. A pin stays for
+    as long as its generation does.
     """
     newest = inventory.last_verified(source)
     if newest is None:
         return
-    there = {generation.id for generation in inventory.generations if generation.id not in removed}
+    present = {generation.id for generation in inventory.generations if generation.id not in removed}
     for pin in context.pins.all().values():
         over = source_of(pin.generation) == source and not pin.holds(newest.taken_at)
-        if over and pin.generation not in there and not context.copies().get(pin.generation):
+        if over and pin.generation not in present and not context.copies().get(pin.generation):
             unpin_generation(pin.generation, "its time is over", context)
 
 
 def remove_generation(generation: str, reason: str, context: TaskContext) -> None:
-    """Remove one generation of the local store and what is known of its copy here. Only with the store locked."""
+    """Remove one generation of the local store, and its marks. Only under the exclusive lock. Raises OSError."""
     context.emit(RemovalBegins(generation, context.store.name))
     context.store.remove(generation)
     context.marks.clear(generation)
@@ -95,18 +95,18 @@ def remove_generation(generation: str, reason: str, context: TaskContext) -> Non
 
 
 def prune(source: str, retention: RetentionRule, context: TaskContext) -> tuple[RunReport[PruneDetails], RetentionPlan]:
-    """Apply the policy to one source now, as a run of its own; returns what was decided too (nothing if it failed)."""
+    """Prune one source now, as a run of its own; returns its plan too, an empty one if it failed."""
     plan = RetentionPlan((), ())
     with context.run("prune", source, PruneDetails()) as run, context.exclusive_lock("prune"):
         context.recover()
         run.start()
-        plan = expire(source, retention, run, context)
+        plan = apply_retention(source, retention, run, context)
         run.details = PruneDetails(kept=len(plan.keep), removed=removed_by(plan))
     return run.report, plan
 
 
 def release_hold(source: str, context: TaskContext) -> bool:
-    """End the hold on `source` by an operator's word; False when nothing held it.
+    """End the hold on `source` because an operator says so; returns whether there was one.
 
     A source that can no longer be read is accepted as it is: its next copy is published.
     """
@@ -122,7 +122,7 @@ def release_hold(source: str, context: TaskContext) -> bool:
 
 
 def pin_generation(generation_id: str, request: PinRequest, context: TaskContext) -> Pin:
-    """Pin one generation from now on, and log it. Only with the store locked. Raises OSError."""
+    """Pin one generation from now on. Only under the exclusive lock. Raises OSError."""
     now = context.clock()
     until = None if request.duration is None else now + request.duration
     pin = context.pins.set(Pin(generation_id, now, until, request.reason, request.label))
@@ -131,9 +131,9 @@ def pin_generation(generation_id: str, request: PinRequest, context: TaskContext
 
 
 def pin_if_possible(generation_id: str, request: PinRequest, run: Run[D], context: TaskContext) -> None:
-    """Pin a generation in the course of a run, which goes on, degraded, where the pin cannot be written.
+    """Pin a generation during a run, which only degrades where the pin cannot be written.
 
-    Only with the store locked; to a store on a read-only mount nothing is written, and the report notes it.
+    Only under the exclusive lock. A store on a read-only mount is left as it is, and the report notes that.
     """
     unpinned = f"{generation_id} could not be pinned, and the retention policy alone decides how long it stays"
     if not context.store.writable():
@@ -146,10 +146,7 @@ def pin_if_possible(generation_id: str, request: PinRequest, run: Run[D], contex
 
 
 def unpin_generation(generation_id: str, reason: str, context: TaskContext) -> bool:
-    """Release the pin of one generation, and log why; False when it was not pinned.
-
-    Only with the store locked. Raises OSError.
-    """
+    """Release one pin; returns whether there was one. Only under the exclusive lock. Raises OSError."""
     released = context.pins.release(generation_id)
     if released:
         context.emit(GenerationUnpinned(generation_id, reason))
@@ -159,7 +156,7 @@ def unpin_generation(generation_id: str, reason: str, context: TaskContext) -> b
 def pin_all(
     ids: Collection[str], request: PinRequest, elsewhere: Collection[str], context: TaskContext
 ) -> tuple[Pin, ...]:
-    """Pin generations of the local store, and those that are known to be `elsewhere`: all of them, or none.
+    """Pin generations of the local store or known to be `elsewhere`: all of them, or none.
 
     Raises GenerationMissing, LockHeld, OSError.
     """
@@ -183,7 +180,7 @@ def unpin_all(ids: Collection[str], context: TaskContext) -> frozenset[str]:
 
 
 def pins_in_force(inventory: Inventory, context: TaskContext) -> Mapping[str, Pin]:
-    """Return the pins that hold on generations of `inventory`, by id, as retention sees it. Raises OSError."""
+    """Return the pins that hold, by generation id, at the time that retention counts from. Raises OSError."""
     pins = context.pins.all()
     reached = {generation.source: inventory.now for generation in inventory.generations}
     for source in reached:

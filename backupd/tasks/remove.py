@@ -9,7 +9,7 @@ from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import provenance_of
 from backupd.tasks.prune import pins_in_force, remove_generation, unpin_generation
-from backupd.tasks.replica import Connect, inventory_of, remove_there, replica_errors
+from backupd.tasks.replica import Connect, remove_copies, replica_errors, replica_inventory
 from backupd.tasks.requests import ReplicationRequest
 
 _REASON = "removed by an operator"
@@ -24,7 +24,7 @@ class Removal:
     still_in: tuple[str, ...]
 
 
-def remove_here(ids: Collection[str], context: TaskContext, *, force: bool) -> tuple[Removal, ...]:
+def remove_local(ids: Collection[str], context: TaskContext, *, force: bool) -> tuple[Removal, ...]:
     """Remove `ids` from the local store: `SHA256SUMS` and the catalog first, then manifest and archive of each.
 
     All are removed, or none. Raises GenerationMissing, RemovalRefused, LockHeld, OSError.
@@ -32,13 +32,13 @@ def remove_here(ids: Collection[str], context: TaskContext, *, force: bool) -> t
     with context.exclusive_lock("remove"):
         context.recover()
         inventory = read_inventory(context)
-        going = _chosen(ids, inventory, context.store.name, context, force=force)
+        chosen = _chosen(ids, inventory, context.store.name, context, force=force)
         copies = context.copies()
-        context.store.write_checksums({key: digest for key, digest in inventory.digests().items() if key not in going})
-        for key in going:
+        context.store.write_checksums({key: digest for key, digest in inventory.digests().items() if key not in chosen})
+        for key in chosen:
             _unpin_last(key, context.store.name, copies, context)
             remove_generation(key, _REASON, context)
-    return _removals(going, context.store.name, context)
+    return _removals(chosen, context.store.name, context)
 
 
 def remove_at_replica(
@@ -54,22 +54,22 @@ def remove_at_replica(
         )
     with context.task_lock(f"replicate-{request.name}"), replica_errors(request.name), connect() as replica:
         replica.prepare()
-        there = inventory_of(request.name, replica, context)
-        own = there.without(_foreign(ids, there, request.name, context))
-        going = _chosen(ids, own, request.name, context, force=force)
+        remote = replica_inventory(request.name, replica, context)
+        own = remote.without(_foreign(ids, remote, request.name, context))
+        chosen = _chosen(ids, own, request.name, context, force=force)
         context.log_recovered(replica.recover())
         with context.exclusive_lock("remove"):
             context.recover()
             copies = context.copies()
-            for key in going:
+            for key in chosen:
                 _unpin_last(key, request.name, copies, context)
-        remove_there(dict.fromkeys(going, _REASON), request, replica, there, context)
-    return _removals(going, request.name, context)
+        remove_copies(dict.fromkeys(chosen, _REASON), request, replica, remote, context)
+    return _removals(chosen, request.name, context)
 
 
-def _foreign(ids: Collection[str], there: Inventory, name: str, context: TaskContext) -> frozenset[str]:
+def _foreign(ids: Collection[str], remote: Inventory, name: str, context: TaskContext) -> frozenset[str]:
     """Return what other stores have sent to a replica. Raises RemovalRefused when one of `ids` is theirs."""
-    groups = provenance_of(read_inventory(context), context).foreign(there)
+    groups = provenance_of(read_inventory(context), context).foreign(remote)
     for group in groups:
         if theirs := sorted(group.ids & {*ids}):
             raise RemovalRefused(
@@ -80,10 +80,10 @@ def _foreign(ids: Collection[str], there: Inventory, name: str, context: TaskCon
 
 
 def require_removable(
-    going: Mapping[str, Generation], inventory: Inventory, pins: Mapping[str, Pin], holds: Mapping[str, Hold]
+    chosen: Mapping[str, Generation], inventory: Inventory, pins: Mapping[str, Pin], holds: Mapping[str, Hold]
 ) -> None:
     """Raise RemovalRefused for what is pinned, on hold, or the last verified generation of its source in a store."""
-    for key, generation in going.items():
+    for key, generation in chosen.items():
         if key in pins:
             raise RemovalRefused(
                 f"{key} is pinned: {pins[key].reason}", f"backupd unpin {key} releases it; or add --force"
@@ -93,9 +93,9 @@ def require_removable(
                 f"nothing of {generation.source} is removed while it is frozen: {hold.reason}",
                 "backupd prune --unfreeze ends that; or add --force",
             )
-    for source in sorted({generation.source for generation in going.values()}):
+    for source in sorted({generation.source for generation in chosen.values()}):
         verified = {generation.id for generation in inventory.of(source) if inventory.counts(generation)}
-        if verified and verified <= going.keys():
+        if verified and verified <= chosen.keys():
             raise RemovalRefused(
                 f"no verified generation of {source} would be left in this store",
                 "take a backup first (backupd backup); or add --force",
@@ -106,22 +106,22 @@ def _chosen(
     ids: Collection[str], inventory: Inventory, store: str, context: TaskContext, *, force: bool
 ) -> Mapping[str, Generation]:
     """Return the generations of these `ids` by id. Raises GenerationMissing, RemovalRefused unless `force`."""
-    there = {generation.id: generation for generation in inventory.generations}
-    missing = [key for key in ids if key not in there]
+    remote = {generation.id: generation for generation in inventory.generations}
+    missing = [key for key in ids if key not in remote]
     if missing:
         what = f"there is no generation {', '.join(missing)[:300]!r} in store {store}"
         raise GenerationMissing(what, f"see backupd list --store {store}")
-    going = {key: there[key] for key in ids}
+    chosen = {key: remote[key] for key in ids}
     if not force:
-        sources = {generation.source for generation in going.values()}
+        sources = {generation.source for generation in chosen.values()}
         holds = {source: hold for source in sources if (hold := context.holds.get(source))}
-        require_removable(going, inventory, pins_in_force(inventory, context), holds)
-    return going
+        require_removable(chosen, inventory, pins_in_force(inventory, context), holds)
+    return chosen
 
 
-def _removals(going: Collection[str], store: str, context: TaskContext) -> tuple[Removal, ...]:
+def _removals(chosen: Collection[str], store: str, context: TaskContext) -> tuple[Removal, ...]:
     copies = context.copies()
-    return tuple(Removal(key, store, _still_in(key, store, copies, context)) for key in going)
+    return tuple(Removal(key, store, _still_in(key, store, copies, context)) for key in chosen)
 
 
 def _still_in(
@@ -129,8 +129,8 @@ def _still_in(
 ) -> tuple[str, ...]:
     """Name the other stores with a copy: the local one after a look, replicas as far as the catalog knows."""
     here = {context.store.name} if context.store.has_files(generation_id) else set()
-    there = {*copies.get(generation_id, ())} - {context.store.name}
-    return tuple(sorted((here | there) - {store}))
+    remote = {*copies.get(generation_id, ())} - {context.store.name}
+    return tuple(sorted((here | remote) - {store}))
 
 
 def _unpin_last(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext) -> None:

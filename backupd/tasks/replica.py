@@ -34,7 +34,7 @@ _MAX_SENDERS: Final = 8  # that publish in the same moments, one after the other
 
 
 class Retry(Protocol):
-    """Calls a function until it returns, and returns its value."""
+    """Calls a function, again where that may help, and returns its value."""
 
     def __call__(self, do: Callable[[], T], /) -> T:
         """Return what `do` returns, as soon as it does. Raises its last error."""
@@ -46,13 +46,13 @@ def once(do: Callable[[], T], /) -> T:
 
 
 def until(deadline_s: float, on_retry: Callable[[str, float], None]) -> Retry:
-    """Return what does a thing, and does it again after ReplicaUnreachable, waiting longer each time, with jitter.
+    """Return a Retry that calls again after ReplicaUnreachable, and waits longer each time, with jitter.
 
-    `on_retry` hears why, and for how many seconds it waits. After `deadline_s` the last error is raised. SIGTERM, which
+    `on_retry` gets the reason and the seconds of each wait. After `deadline_s` the last error is raised. SIGTERM, which
     raises in the main thread, ends a wait at once.
     """
 
-    def tell(state: RetryCallState) -> None:
+    def before_sleep(state: RetryCallState) -> None:
         if state.outcome is not None and state.next_action is not None:
             on_retry(str(state.outcome.exception()), state.next_action.sleep)
 
@@ -60,14 +60,14 @@ def until(deadline_s: float, on_retry: Callable[[str, float], None]) -> Retry:
         retry=retry_if_exception_type(ReplicaUnreachable),
         wait=wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_MAX_WAIT_S),
         stop=stop_after_delay(deadline_s),
-        before_sleep=tell,
+        before_sleep=before_sleep,
         reraise=True,
     )
 
 
 @contextmanager
 def replica_errors(name: str) -> Iterator[None]:
-    """Say of which replica the errors of the block are. Raises NoSpace, ReplicaFailed."""
+    """Name the replica in the errors of the block. Raises NoSpace, ReplicaFailed."""
     try:
         yield
     except OSError as error:
@@ -80,35 +80,41 @@ def replica_errors(name: str) -> Iterator[None]:
         raise ReplicaFailed(what, f"{hint}; backupd doctor tries them") from error
 
 
-def inventory_of(name: str, replica: Replica, context: TaskContext) -> Inventory:
-    """Read all manifests of a replica, knowing what checks have found of its copies. Raises OSError."""
+def replica_inventory(name: str, replica: Replica, context: TaskContext) -> Inventory:
+    """Read all manifests of a replica; copies that a check found damaged are marked so. Raises OSError."""
     damaged = context.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
     return take_inventory(replica, context.clock(), damaged)
 
 
-def require_ours(manifest: Manifest, there: Manifest | None, name: str) -> None:
-    """Raise GenerationTaken when the replica has another generation under that id: it is no copy of ours."""
-    if there is not None and there.archive.sha256 != manifest.archive.sha256:
+def require_same_archive(manifest: Manifest, remote: Manifest | None, name: str) -> None:
+    """Raise GenerationTaken where the replica has another generation of that id."""
+    if remote is not None and remote.archive.sha256 != manifest.archive.sha256:
         raise generation_taken(manifest.id, name)
 
 
-def remove_there(
-    going: Mapping[str, str], request: ReplicationRequest, replica: Replica, there: Inventory, context: TaskContext
+def remove_copies(
+    removals: Mapping[str, str], request: ReplicationRequest, replica: Replica, remote: Inventory, context: TaskContext
 ) -> None:
     """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
-    _write_checksums(request, replica, there, going, context)
-    for key, reason in going.items():
-        context.emit(RemovalBegins(key, request.name))
-        replica.remove(key)
-        context.emit(GenerationRemoved(key, request.name, reason))
+    _write_checksums(request, replica, remote, removals, context)
+    for generation_id, reason in removals.items():
+        context.emit(RemovalBegins(generation_id, request.name))
+        replica.remove(generation_id)
+        context.emit(GenerationRemoved(generation_id, request.name, reason))
 
 
 def _write_checksums(
-    request: ReplicationRequest, replica: Replica, there: Inventory, going: Collection[str], context: TaskContext
+    request: ReplicationRequest, replica: Replica, remote: Inventory, removals: Collection[str], context: TaskContext
 ) -> None:
-    """Let SHA256SUMS list what stays; anew when another sender has published meanwhile: who writes last lists all."""
+    """Write SHA256SUMS of what stays, again where another sender published in between: the last to write lists all."""
     for _ in range(_MAX_SENDERS):
-        replica.write_checksums({key: digest for key, digest in there.digests().items() if key not in going})
-        if {stored.id for stored in replica.list()} <= {generation.id for generation in there.generations}:
+        replica.write_checksums(
+            {
+                generation_id: digest
+                for generation_id, digest in remote.digests().items()
+                if generation_id not in removals
+            }
+        )
+        if {stored.id for stored in replica.list()} <= {generation.id for generation in remote.generations}:
             return
-        there = inventory_of(request.name, replica, context)
+        remote = replica_inventory(request.name, replica, context)

@@ -1,6 +1,6 @@
-"""Send what a replica lacks, newest first, and let go there what its own policy lets go: plan, then act.
+"""Replicate: send the generations that a replica lacks, newest first, and prune there by the replica's own policy.
 
-The plan is made from the replica's own listing, never by mirroring: losing the local disk must not empty it.
+The plan is made from the replica's own listing, not by mirroring: the loss of the local disk must not empty a replica.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
 from backupd.stores.contract import Replica, find_manifest
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.inventory import Inventory, histories
+from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.provenance import ForeignGenerations, adopt, adopt_local, provenance_of, refusal
-from backupd.tasks.replica import Connect, Retry, inventory_of, remove_there, replica_errors, require_ours
+from backupd.tasks.replica import Connect, Retry, remove_copies, replica_errors, replica_inventory, require_same_archive
 from backupd.tasks.reporter import GenerationSent
 from backupd.tasks.requests import ReplicationRequest
 from backupd.tasks.run import ReplicationRun
@@ -32,73 +32,71 @@ from backupd.tasks.verify import digest_archive, record_verification
 
 
 def send(manifest: Manifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> None:
-    """Send it and tell, unless it was pruned here meanwhile, or turns out to be damaged here.
+    """Send one generation, unless it has been pruned since the plan was made, or its local archive is damaged.
 
     Raises GenerationTaken, NoSpace, CopyCorrupt, ReplicaUnreachable, OSError.
     """
-    key = manifest.id
+    generation_id = manifest.id
     try:
         with run.stage("read"):
             found = digest_archive(manifest, context.store)
-        encoded = context.store.manifest(key)
+        encoded = context.store.manifest(generation_id)
     except GenerationMissing:
-        run.note(f"{key} was pruned meanwhile, and not sent")
+        run.note(f"{generation_id} was pruned during the run, and not sent")
         return
     if found.damaged:
-        record_verification(key, context, sound=False, detail=found.detail)
+        record_verification(generation_id, context, sound=False, detail=found.detail)
     if not found.sound:
-        run.warn(f"{key} was not sent: {found.detail}")
+        run.warn(f"{generation_id} was not sent: {found.detail}")
         return
-    require_ours(manifest, _manifest_at(replica, key), replica.name)
+    require_same_archive(manifest, _manifest_at(replica, generation_id), replica.name)
     _require_room(manifest, replica)
-    context.progress.stage(f"send {key}", manifest.archive.size_bytes)
+    context.progress.stage(f"send {generation_id}", manifest.archive.size_bytes)
     with run.stage("send"), _counted(replica, run):
-        replica.publish(key, context.store.archive_path(key), encoded)
+        replica.publish(generation_id, context.store.archive_path(generation_id), encoded)
     _record_sent(manifest, replica, run)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicationPlan:
-    """What would travel, newest first, and what would go there; nothing has been done yet.
-
-    Where another store has sent generations of the source as well, they are `foreign`, and nothing goes.
-    """
+    """What to do for one source at a replica, each newest first."""
 
     send: tuple[Kept, ...]
     keep: tuple[Kept, ...]
     remove: tuple[Removed, ...]
-    foreign: tuple[ForeignGenerations, ...] = ()
+    foreign: tuple[ForeignGenerations, ...] = ()  # made by other stores; where there are any, nothing is removed
 
     @property
     def refused(self) -> bool:
-        """Whether the replica belongs to another store: all that counts there of the source is foreign."""
+        """Whether all generations of the source at the replica that count are foreign: nothing is sent either."""
         return bool(self.foreign) and not any(kept.generation.verified for kept in (*self.keep, *self.send))
 
 
 def plan_replication(
     local: Iterable[Generation],
-    there: Iterable[Generation],
+    remote: Iterable[Generation],
     request: ReplicationRequest,
     now: datetime,
     hold: Hold | None = None,
     pins: Mapping[str, Pin] = NO_PINS,
     foreign: tuple[ForeignGenerations, ...] = (),
 ) -> ReplicationPlan:
-    """Decide for one source what a replica gets and lets go, given what is here and what is there.
+    """Decide for one source what to send to a replica and what to remove there, from both listings.
 
-    Sent is what its policy or one of the `pins` would keep, is verified here, and is not there in good order. Nothing
-    goes under a `hold`, nor from an append-only replica, nor where other stores have sent `foreign` generations: those
-    take no place, and where nothing else counts there, nothing is sent. Raises PolicyEmpty.
+    A generation is sent that the replica's policy or one of the `pins` would keep, that is verified locally, and that
+    the replica lacks or has damaged. Nothing is removed under a `hold`, from an append-only replica, or beside
+    `foreign` generations: those fill no place of the policy, and where no others count, nothing is sent. Raises
+    PolicyEmpty.
     """
-    taken = frozenset(key for group in foreign for key in group.ids)
+    taken = frozenset(generation_id for group in foreign for generation_id in group.ids)
     local = [generation for generation in local if generation.id not in taken]
-    there = [generation for generation in there if generation.id not in taken]
-    if foreign and not any(generation.verified for generation in there):
+    remote = [generation for generation in remote if generation.id not in taken]
+    if foreign and not any(generation.verified for generation in remote):
         local = []
-    good_there = {generation.id for generation in there if generation.verified}
+    good_there = {generation.id for generation in remote if generation.verified}
     verified = (generation for generation in local if generation.verified)
     lacking = {generation.id: generation for generation in verified if generation.id not in good_there}
-    present = {generation.id: generation for generation in there if generation.id not in lacking}
+    present = {generation.id: generation for generation in remote if generation.id not in lacking}
     plan = plan_retention(
         (present | lacking).values(), request.retention.policy, now, request.retention.timezone, hold, pins
     )
@@ -109,22 +107,22 @@ def plan_replication(
 
 
 def plan_all(
-    request: ReplicationRequest, here: Inventory, there: Inventory, context: TaskContext
+    request: ReplicationRequest, local: Inventory, remote: Inventory, context: TaskContext
 ) -> tuple[ReplicationPlan, ...]:
-    """Return the plan for each source of ours, the configured ones and those in the local store."""
-    claims, now, pins = provenance_of(here, context), context.clock(), context.pins.all()
+    """Return the plan for each source that is configured or in the local store."""
+    provenance, now, pins = provenance_of(local, context), context.clock(), context.pins.all()
 
     def plan(source: str) -> ReplicationPlan:
-        hold, foreign = context.holds.get(source), claims.foreign(there, source)
-        others = {key for group in foreign for key in group.ids}
-        sides = [side.without(others) if others and side is there else side for side in (here, there)]
+        hold, foreign = context.holds.get(source), provenance.foreign(remote, source)
+        others = {generation_id for group in foreign for generation_id in group.ids}
+        sides = [side.without(others) if others and side is remote else side for side in (local, remote)]
         known = {g.id: g for side in sides for g in side.of(source)}
         manifests = {m.id: m for side in sides for m in side.manifests_of(source)}
         plans = []
-        for history in histories(known.values(), manifests.values()):
+        for history in by_database(known.values(), manifests.values()):
             ids = {generation.id for generation in history}
-            local, remote = ([g for g in side.of(source) if g.id in ids] for side in sides)
-            plans.append(plan_replication(local, remote, request, now, hold, pins, foreign))
+            local_part, remote_part = ([g for g in side.of(source) if g.id in ids] for side in sides)
+            plans.append(plan_replication(local_part, remote_part, request, now, hold, pins, foreign))
         return ReplicationPlan(
             tuple(kept for each in plans for kept in each.send),
             tuple(kept for each in plans for kept in each.keep),
@@ -132,15 +130,15 @@ def plan_all(
             foreign,
         )
 
-    return tuple(map(plan, _sources(request, here)))
+    return tuple(map(plan, _sources(request, local)))
 
 
 def replicate(
     request: ReplicationRequest, connect: Connect, retry: Retry, context: TaskContext
 ) -> RunReport[ReplicationDetails]:
-    """Send now. Foreseen trouble does not raise: it is in the report; what was sent by then stays sent.
+    """Send and prune now. What fails is in the report; what was sent before stays sent.
 
-    A connection that is lost is made anew, as `retry` says, and what was proven there is not sent again.
+    A lost connection is made again as `retry` says, and what was verified at the replica is not sent again.
     """
     details = ReplicationDetails()
     with context.run("replicate", request.name, details) as run, context.task_lock(f"replicate-{request.name}"):
@@ -150,61 +148,63 @@ def replicate(
 
 
 def _session(request: ReplicationRequest, connect: Connect, run: ReplicationRun, context: TaskContext) -> None:
-    """Do what is left to do, over one connection."""
+    """Do what is left to do over one connection."""
     with replica_errors(request.name), connect() as replica:
         replica.prepare()
-        here, there = local_inventory(context), inventory_of(request.name, replica, context)
-        adopt_local(here, context)
-        if request.adopt and _adopted(request, here, there, run, context):
-            request = replace(request, append_only=True)  # whoever erred can still see it before anything goes
-        plans = plan_all(request, here, there, context)
+        local, remote = local_inventory(context), replica_inventory(request.name, replica, context)
+        adopt_local(local, context)
+        if request.adopt and _adopted(request, local, remote, run, context):
+            request = replace(request, append_only=True)  # nothing is removed before a mistake can be seen
+        plans = plan_all(request, local, remote, context)
         if plans and all(plan.refused for plan in plans):
-            raise refused_by(plans, request.name, context)
+            raise foreign_copies_error(plans, request.name, context)
         if recovered := tuple(replica.recover()):
             context.log_recovered(recovered)
-            there = inventory_of(request.name, replica, context)
-            plans = plan_all(request, here, there, context)
+            remote = replica_inventory(request.name, replica, context)
+            plans = plan_all(request, local, remote, context)
         lacking = [kept.generation for plan in plans for kept in plan.send]
         context.log_recovered(replica.sweep({generation.id for generation in lacking}))
         for generation in sorted(lacking, key=lambda g: (g.taken_at, g.id), reverse=True):
-            send(here.manifests[generation.id], replica, run, context)
-        foreign = {key for plan in plans for group in plan.foreign for key in group.ids}
-        for manifest in here.manifests.values():
+            send(local.manifests[generation.id], replica, run, context)
+        foreign = {generation_id for plan in plans for group in plan.foreign for generation_id in group.ids}
+        for manifest in local.manifests.values():
             if manifest.id not in foreign:
-                require_ours(manifest, there.manifests.get(manifest.id), request.name)
-        _expire(request, here, replica, run, context)
+                require_same_archive(manifest, remote.manifests.get(manifest.id), request.name)
+        _prune(request, local, replica, run, context)
 
 
-def _expire(
-    request: ReplicationRequest, here: Inventory, replica: Replica, run: ReplicationRun, context: TaskContext
+def _prune(
+    request: ReplicationRequest, local: Inventory, replica: Replica, run: ReplicationRun, context: TaskContext
 ) -> None:
-    """Remove what the policy lets go, planned anew from what is really there now."""
-    there = inventory_of(request.name, replica, context)
-    plans = plan_all(request, here, there, context)
-    going = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
-    remove_there(going, request, replica, there, context)
-    run.details = replace(run.details, kept=sum(len(plan.keep) for plan in plans), removed=tuple(going))
+    """Remove what the policy does not keep, by a plan made from what the replica holds now."""
+    remote = replica_inventory(request.name, replica, context)
+    plans = plan_all(request, local, remote, context)
+    removals = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
+    remove_copies(removals, request, replica, remote, context)
+    run.details = replace(run.details, kept=sum(len(plan.keep) for plan in plans), removed=tuple(removals))
     if any(plan.foreign for plan in plans):
-        raise refused_by(plans, request.name, context)
-    bare = [source for source in request.sources if not any(generation.verified for generation in there.of(source))]
-    if bare:  # no success: the task stays due, and health red
+        raise foreign_copies_error(plans, request.name, context)
+    without_copy = [
+        source for source in request.sources if not any(generation.verified for generation in remote.of(source))
+    ]
+    if without_copy:  # no success: the task stays due, and health red
         raise NothingToSend(
-            f"there is no verified generation of {', '.join(bare)} at {request.name}, and none here to send",
+            f"there is no verified generation of {', '.join(without_copy)} at {request.name}, and none here to send",
             "take a backup first (backupd backup)",
         )
 
 
-def _sources(request: ReplicationRequest, here: Inventory) -> list[str]:
-    return sorted({*request.sources, *(generation.source for generation in here.generations)})
+def _sources(request: ReplicationRequest, local: Inventory) -> list[str]:
+    return sorted({*request.sources, *(generation.source for generation in local.generations)})
 
 
 def _adopted(
-    request: ReplicationRequest, here: Inventory, there: Inventory, run: ReplicationRun, context: TaskContext
+    request: ReplicationRequest, local: Inventory, remote: Inventory, run: ReplicationRun, context: TaskContext
 ) -> bool:
-    """Adopt the stores whose copies of our sources are there; tells whether there were any. Raises AdoptionRefused."""
-    claims = provenance_of(here, context)
-    foreign = [group for source in _sources(request, here) for group in claims.foreign(there, source)]
-    adopt(foreign, here, there, request.name, context, force=request.force)
+    """Adopt the stores that sent copies of our sources; returns whether there were any. Raises AdoptionRefused."""
+    provenance = provenance_of(local, context)
+    foreign = [group for source in _sources(request, local) for group in provenance.foreign(remote, source)]
+    adopt(foreign, local, remote, request.name, context, force=request.force)
     for group in foreign:
         run.note(f"adopted at {request.name}: {group.words(context.clock())}")
     if not foreign and not run.report.notes:
@@ -212,8 +212,8 @@ def _adopted(
     return bool(foreign)
 
 
-def refused_by(plans: Sequence[ReplicationPlan], name: str, context: TaskContext) -> ForeignCopies:
-    """Return why the run fails: beside copies of another store nothing is removed, and where all are, nothing sent."""
+def foreign_copies_error(plans: Sequence[ReplicationPlan], name: str, context: TaskContext) -> ForeignCopies:
+    """Return the error for foreign copies: nothing is removed, and where all copies are foreign, nothing is sent."""
     foreign = [group for plan in plans for group in plan.foreign]
     nothing = "sent or removed" if all(plan.refused for plan in plans if plan.foreign) else "removed"
     return refusal(foreign, name, f"nothing of that source was {nothing}", context.clock())
@@ -221,7 +221,7 @@ def refused_by(plans: Sequence[ReplicationPlan], name: str, context: TaskContext
 
 @contextmanager
 def _counted(replica: Replica, run: ReplicationRun) -> Iterator[None]:
-    """Add what travels in the block to the report, also when it was in vain."""
+    """Add the bytes that the block sends to the report, also when it fails."""
     before = replica.sent_bytes
     try:
         yield

@@ -1,25 +1,20 @@
 """What happens during a task, as frozen events, and the one place that writes them to backup.log and to the catalog."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from backupd.catalog import CatalogUnavailable, open_catalog
-from backupd.formatting import counted, human_bytes, human_duration
 from backupd.log import Event, EventLog
 from backupd.model import LOCAL_STORE, Hold, Manifest, Pin
 from backupd.report import (
     AnyReport,
-    BackupDetails,
-    DrillDetails,
-    DrillReport,
-    PruneDetails,
-    ReplicationDetails,
     RunDetails,
     RunReport,
+    describe,
     report_facts,
 )
 from backupd.stores.contract import Transfer
@@ -32,8 +27,14 @@ CATALOG_NAME = "catalog.sqlite3"
 D = TypeVar("D", bound=RunDetails)
 
 
+class TaskEvent:
+    """Something that has happened in a task."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class StageEnded:
+class StageEnded(TaskEvent):
     """A stage of the run took `duration_s` seconds."""
 
     name: str
@@ -41,21 +42,21 @@ class StageEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class Warned:
+class Warned(TaskEvent):
     """Something degrades the run."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class Noted(TaskEvent):
     """Something is worth reading, and is not a fault."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotRetried:
+class SnapshotRetried(TaskEvent):
     """The source is copied a second time."""
 
     source: str
@@ -63,16 +64,15 @@ class SnapshotRetried:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotQuarantined:
+class SnapshotQuarantined(TaskEvent):
     """A copy that may not be published is kept in the quarantine of the store."""
 
-    source: str
     why: str
     directory: Path
 
 
 @dataclass(frozen=True, slots=True)
-class SourceShrunk:
+class SourceShrunk(TaskEvent):
     """The source lost more than its shrink guard allows."""
 
     source: str
@@ -80,21 +80,21 @@ class SourceShrunk:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceUnchanged:
+class SourceUnchanged(TaskEvent):
     """The source holds, digest for digest, what this generation holds."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class PruningHeld:
+class PruningHeld(TaskEvent):
     """Nothing of the source is pruned from now on."""
 
     hold: Hold
 
 
 @dataclass(frozen=True, slots=True)
-class PruningReleased:
+class PruningReleased(TaskEvent):
     """The source is pruned again, after a good backup or because an operator said so."""
 
     source: str
@@ -102,14 +102,14 @@ class PruningReleased:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationPublished:
+class GenerationPublished(TaskEvent):
     """A generation is in the local store."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationSent:
+class GenerationSent(TaskEvent):
     """A generation is at a replica, and was verified there."""
 
     manifest: Manifest
@@ -118,7 +118,7 @@ class GenerationSent:
 
 
 @dataclass(frozen=True, slots=True)
-class CopyVerified:
+class CopyVerified(TaskEvent):
     """A check of the copy in one store ended; `detail` says what it found."""
 
     generation: str
@@ -129,7 +129,7 @@ class CopyVerified:
 
 
 @dataclass(frozen=True, slots=True)
-class RemovalBegins:
+class RemovalBegins(TaskEvent):
     """A store is about to remove its copy.
 
     The catalog forgets the copy first: after a kill in between it lacks a copy until the next run removes that, and
@@ -141,7 +141,7 @@ class RemovalBegins:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationRemoved:
+class GenerationRemoved(TaskEvent):
     """A store has removed its copy."""
 
     generation: str
@@ -150,38 +150,18 @@ class GenerationRemoved:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationPinned:
+class GenerationPinned(TaskEvent):
     """A generation is not pruned while its pin holds."""
 
     pin: Pin
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationUnpinned:
+class GenerationUnpinned(TaskEvent):
     """The retention policy alone decides about the generation again."""
 
     generation: str
     reason: str
-
-
-TaskEvent: TypeAlias = (
-    StageEnded
-    | Warned
-    | Noted
-    | SnapshotRetried
-    | SnapshotQuarantined
-    | SourceShrunk
-    | SourceUnchanged
-    | PruningHeld
-    | PruningReleased
-    | GenerationPublished
-    | GenerationSent
-    | CopyVerified
-    | RemovalBegins
-    | GenerationRemoved
-    | GenerationPinned
-    | GenerationUnpinned
-)
 
 
 def applied(report: RunReport[D], event: TaskEvent) -> RunReport[D]:
@@ -281,7 +261,7 @@ class Reporter:
         match event:
             case SnapshotRetried(source, why):
                 log.warning(Event.SNAPSHOT_RETRIED, why, source=source)
-            case SnapshotQuarantined(_, why, directory):
+            case SnapshotQuarantined(why, directory):
                 log.error(Event.SNAPSHOT_QUARANTINED, why, quarantine=str(directory))
             case SourceShrunk(source, why):
                 log.warning(Event.SOURCE_SHRUNK, why, source=source)
@@ -289,12 +269,12 @@ class Reporter:
                 what = f"{manifest.source} is what {manifest.id} holds: verified unchanged"
                 log.info(Event.SNAPSHOT_UNCHANGED, what, generation=manifest.id)
             case PruningHeld(hold):
-                what = f"pruning of {hold.source} is frozen: {hold.reason}"
-                log.warning(Event.ROTATION_FROZEN, what, source=hold.source)
+                what = f"pruning of {hold.source} is on hold: {hold.reason}"
+                log.warning(Event.PRUNING_HELD, what, source=hold.source)
             case PruningReleased(source, by_operator=True):
-                log.warning(Event.ROTATION_RELEASED, f"pruning of {source} released by an operator", source=source)
+                log.warning(Event.PRUNING_RELEASED, f"an operator released the pruning of {source}", source=source)
             case PruningReleased(source):
-                log.info(Event.ROTATION_RELEASED, f"{source} is sound again: pruning goes on", source=source)
+                log.info(Event.PRUNING_RELEASED, f"{source} is good again: it is pruned again", source=source)
             case GenerationPublished(manifest):
                 log.info(
                     Event.GENERATION_PUBLISHED,
@@ -335,35 +315,3 @@ class Reporter:
             case GenerationUnpinned(generation, reason):
                 what = f"{generation} is no longer pinned: {reason}"
                 log.info(Event.GENERATION_UNPINNED, what, generation=generation, reason=reason)
-
-
-def describe(report: AnyReport) -> str:
-    """Return the one line that `backup.log` ends a run with."""
-    details = report.details
-    head = f"{report.task} {'to' if report.task == 'replicate' else 'of'} {report.subject}"
-    if report.outcome == "failed":
-        return f"{head}: failed: {report.error}"
-    parts = [f"{head}: {report.outcome}" + (f" {report.generation}" if report.generation else "")]
-    if isinstance(details, BackupDetails | DrillDetails):
-        if details.snapshot_bytes is not None and details.archive_bytes is not None:
-            parts.append(f"{human_bytes(details.snapshot_bytes)} as {human_bytes(details.archive_bytes)}")
-        if details.verification:
-            parts.append(f"verified {details.verification}")
-    if isinstance(details, ReplicationDetails):
-        sizes = f"{human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} spared"
-        proven = f", proven by {' and '.join(details.verified_by)}" if details.verified_by else ""
-        parts.append(f"{counted(len(details.sent), 'generation')}, {sizes}{proven}")
-    if isinstance(details, DrillDetails):
-        parts += _drilled(details.drill)
-    parts.append(human_duration(report.duration_s))
-    if isinstance(details, PruneDetails) and (details.kept or details.removed):
-        parts.append(f"{details.kept} kept, {len(details.removed)} removed")
-    return ", ".join(parts) + "".join(f"; {warning}" for warning in report.warnings)
-
-
-def _drilled(drill: DrillReport) -> Iterator[str]:
-    yield f"from {drill.store}"
-    if drill.age_s is not None:
-        yield f"{human_duration(drill.age_s)} old"
-    if drill.recovery_s is not None:
-        yield f"recovered in {human_duration(drill.recovery_s)}"

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Generic, TypeAlias
 
-from backupd.errors import BackupdError, Terminated, UnexpectedError
+from backupd.errors import BackupdError, Terminated, TimeLimitExceeded, UnexpectedError
 from backupd.model import Outcome, Progress
 from backupd.report import BackupDetails, DrillDetails, ReplicationDetails, RestoreDetails, RunReport
 from backupd.system.fs import collect_limits
 from backupd.system.os_errors import foreseen_error
+from backupd.system.signals import TimeLimitReached
 from backupd.tasks.reporter import D, Noted, Reporter, StageEnded, TaskEvent, Warned, applied
 
 DEGRADED_EXIT: Final = 3
+
+_TIME_LIMIT_HINT: Final = "see the events before it in backup.log; a hung disk or mount is likely"
 
 
 class Run(Generic[D]):
@@ -138,8 +141,11 @@ def _failures(run: Run[D], directory: Path) -> Iterator[None]:
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as error:
-        how = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "interrupted (Ctrl-C)"
-        run.fail(Terminated(how, "run it again"))
+        if isinstance(error, TimeLimitReached):
+            run.fail(TimeLimitExceeded("the run exceeded schedule.run_timeout_s", _TIME_LIMIT_HINT))
+        else:
+            how = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "interrupted (Ctrl-C)"
+            run.fail(Terminated(how, "run it again"))
         raise
     except BaseException as error:
         foreseen = foreseen_error(error, directory, ", or move backups_dir")

@@ -13,7 +13,7 @@ from backupd.log import Event
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunReport, VerifyDetails
 from backupd.stores.contract import Archives, Store
-from backupd.tasks.context import TaskContext, local_inventory, workplace
+from backupd.tasks.context import TaskContext, local_inventory, work_directory
 from backupd.tasks.disk_space import reserve_bytes
 from backupd.tasks.inventory import Inventory, choose_generation
 from backupd.tasks.reporter import CopyVerified
@@ -23,17 +23,17 @@ from backupd.tasks.run import Run
 
 @dataclass(frozen=True, slots=True)
 class ArchiveCheck:
-    """What a look at an archive found: one that is not sound is `damaged`, or could not be read just now."""
+    """The result of reading an archive back."""
 
-    sound: bool
-    damaged: bool
+    sound: bool  # its digest is that of the manifest
+    damaged: bool  # it is not; an archive that could not be read for now is neither
     detail: str
 
 
 def digest_archive(manifest: Manifest, store: Store) -> ArchiveCheck:
-    """Digest the archive of a generation as it lies on the disk, not in memory. Raises GenerationMissing.
+    """Digest the archive of a generation as the disk has it, not the page cache. Raises GenerationMissing.
 
-    What the disk cannot read back (EIO) is damage; what is merely out of reach is not, and must not be taken for it.
+    An archive that the disk cannot read back (EIO) is damaged; one that is out of reach for another reason is not.
     """
     try:
         with store.open(manifest.id) as stream:
@@ -57,16 +57,15 @@ def record_verification(
     duration_s: float = 0.0,
     store: str = LOCAL_STORE,
 ) -> str:
-    """Remember that the copy of `generation` in `store` is damaged or sound; returns in words why it could not be.
+    """Record whether the copy of `generation` in `store` is damaged; returns why it could not be marked, else nothing.
 
-    In the local store it is marked; of a replica the catalog knows, and the next replication sends a good copy.
+    In the local store it is marked; a damaged copy at a replica is replaced by the next replication.
     """
     context.emit(CopyVerified(generation, store, sound, detail, duration_s))
     return _mark(generation, context, sound=sound, detail=detail) if store == LOCAL_STORE else ""
 
 
 def _mark(generation: str, context: TaskContext, *, sound: bool, detail: str) -> str:
-    trouble = ""
     try:
         if sound:
             context.marks.clear(generation)
@@ -74,20 +73,20 @@ def _mark(generation: str, context: TaskContext, *, sound: bool, detail: str) ->
             context.marks.add(generation, detail)
     except OSError as error:
         mark = "sound, and still does not count" if sound else "damaged, and still counts"
-        trouble = f"{generation} could not be marked as {mark}: {error.strerror}"
-    return trouble
+        return f"{generation} could not be marked as {mark}: {error.strerror}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationResult:
-    """What a check of one generation in one store said; `warning` when it could not be marked there."""
+    """The result of verifying one generation in one store."""
 
     id: str
     store: str
     sound: bool
     detail: str
     duration_s: float
-    warning: str = ""
+    warning: str = ""  # why it could not be marked
 
 
 def verify(
@@ -99,14 +98,14 @@ def verify(
     reserve: int | None = 0,
     store: Archives | None = None,
 ) -> VerificationResult:
-    """Prove one generation of `store` (None: the local one); damage is an answer, and is marked where that can be.
+    """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
 
-    It is unpacked in a `workplace`, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). Raises
-    NoSpace, and GenerationMissing when there is none of that id (any more), which is no damage.
+    It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). Raises
+    NoSpace; GenerationMissing where `store` has no such generation, which is not damage.
     """
     began = time.monotonic()
     store = store or context.store
-    detail = _prove(generation, inventory, workers, context, reserve, store)
+    detail = _verify_copy(generation, inventory, workers, context, reserve, store)
     result = VerificationResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
     if result.sound:
         context.log.info(Event.GENERATION_VERIFIED, f"{generation} is sound", generation=generation, store=store.name)
@@ -116,14 +115,14 @@ def verify(
     return replace(result, warning=warning)
 
 
-def _prove(
+def _verify_copy(
     generation: str, inventory: Inventory, workers: int, context: TaskContext, reserve: int | None, store: Archives
 ) -> str:
     try:
         manifest = choose_generation(inventory, generation, None, None)
-        with workplace(context) as place:
-            kept_free = reserve_bytes(place, reserve)
-            extract_verified(manifest, store, place / "snapshot.sqlite3", workers, context, kept_free)
+        with work_directory(context) as directory:
+            kept_free = reserve_bytes(directory, reserve)
+            extract_verified(manifest, store, directory / "snapshot.sqlite3", workers, context, kept_free)
     except (CopyCorrupt, ManifestInvalid) as error:
         return error.message
     except GenerationMissing:
@@ -133,13 +132,10 @@ def _prove(
     return "sound"
 
 
-def choose_for_scrub(generations: Iterable[Generation], checked: Mapping[str, datetime]) -> Generation | None:
-    """Return the generation that was left unchecked for longest; one never checked was last checked when made.
-
-    Those that are known to be damaged are passed over.
-    """
-    sound = (generation for generation in generations if generation.verified)
-    return min(sound, key=lambda g: (checked.get(g.id, g.taken_at), g.id), default=None)
+def choose_generation_to_scrub(generations: Iterable[Generation], checked: Mapping[str, datetime]) -> Generation | None:
+    """Return the undamaged generation whose last check is the oldest; the first check is when it was made."""
+    undamaged = (generation for generation in generations if generation.verified)
+    return min(undamaged, key=lambda g: (checked.get(g.id, g.taken_at), g.id), default=None)
 
 
 def scrub(source: str, context: TaskContext) -> RunReport[VerifyDetails]:
@@ -152,10 +148,10 @@ def scrub(source: str, context: TaskContext) -> RunReport[VerifyDetails]:
         checked = context.ask_catalog(lambda catalog: catalog.last_checks(context.store.name), dict[str, datetime]())
         inventory = local_inventory(context)
         left = list(inventory.of(source))
-        while (chosen := choose_for_scrub(left, checked)) is not None:
+        while (chosen := choose_generation_to_scrub(left, checked)) is not None:
             try:
-                _examine(inventory.manifests[chosen.id], run, context)
-            except GenerationMissing:  # pruned since: another one
+                _verify_archive(inventory.manifests[chosen.id], run, context)
+            except GenerationMissing:  # pruned since: choose another one
                 left.remove(chosen)
             else:
                 return run.report
@@ -163,7 +159,7 @@ def scrub(source: str, context: TaskContext) -> RunReport[VerifyDetails]:
     return run.report
 
 
-def _examine(manifest: Manifest, run: Run[VerifyDetails], context: TaskContext) -> None:
+def _verify_archive(manifest: Manifest, run: Run[VerifyDetails], context: TaskContext) -> None:
     with run.stage("digest"):
         found = digest_archive(manifest, context.store)
     run.details = VerifyDetails(generation=manifest.id)

@@ -23,8 +23,8 @@ from backupd.catalog.rebuild import rebuild
 HOLD_THE_DIRECTORY = """
 import sys
 from pathlib import Path
-from backupd.catalog.database import directory_lock
-with directory_lock(Path(sys.argv[1]), exclusive=True):
+from backupd.catalog.database import catalog_lock
+with catalog_lock(Path(sys.argv[1]), exclusive=True):
     print("ready", flush=True)
     sys.stdin.readline()
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard, Pair, into_closed_pipe, with_closed
 
-from backupd.stores.lock import store_lock
+from backupd.system.file_lock import file_lock
 from support.command import Backupd, log_lines
 from support.daemon import wait_until
 
@@ -86,10 +86,10 @@ def test_people_are_told_of_a_failure_on_standard_error(typed: Keyboard, databas
 
 def test_a_store_in_use_is_worth_another_try(backupd: Backupd, backups: Path) -> None:
     (backups / ".backupd").mkdir(parents=True)
-    with store_lock(backups / ".backupd" / "lock", "prune", timeout_s=0, on_wait=lambda _holder: None):
+    with file_lock(backups / ".backupd" / "lock", "prune"):
         answer = backupd("backup", "--json", BACKUPD_LOCK__TIMEOUT_S="0")
     assert (answer.code, answer.json["outcome"], answer.json["exit_code"]) == (75, "failed", 75)
-    assert re.search(rf"a prune that began \d+ s ago \(process {os.getpid()} on ", answer.json["error"])
+    assert re.search(rf"a prune started [\d.]+ s ago \(process {os.getpid()} on ", answer.json["error"])
 
 
 def break_catalog(backups: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_command_that_is_ended_says_so_in_one_line(
 ) -> None:
     assert generation
     command = [sys.executable, "-m", "backupd", "backup"]
-    with store_lock(backups / ".backupd" / "lock", "prune", timeout_s=0, on_wait=lambda _holder: None):
+    with file_lock(backups / ".backupd" / "lock", "prune"):
         process = subprocess.Popen(command, env=backupd.environment(), stderr=subprocess.PIPE, text=True)
         wait_until(lambda: log_lines(backups)[-1]["event.action"] == "lock.waiting", "it waits for the lock")
         process.send_signal(send)

@@ -11,7 +11,7 @@ from keyboard import Keyboard
 
 from backupd.model import Hold
 from backupd.sqlite.history import KEPT_FOR
-from backupd.stores.lock import store_lock
+from backupd.system.file_lock import file_lock
 from backupd.tasks.clean import Leftover, clean, decide_damaged, decide_replaced
 from backupd.tasks.context import TaskContext
 from support.command import log_lines
@@ -149,7 +149,7 @@ def test_damaged_copies_go_once_they_are_old_and_nothing_is_on_hold(
 def test_while_another_run_works_on_the_store_nothing_is_removed(
     typed: Keyboard, context: TaskContext, kept: list[Path]
 ) -> None:
-    with store_lock(context.store.hidden / "lock", "backup", timeout_s=1, on_wait=lambda _holder: None):
+    with file_lock(context.store.hidden / "lock", "backup", timeout_s=1):
         answer = typed("clean", "--older-than", "0", BACKUPD_LOCK__TIMEOUT_S="0")
     assert answer.code == 75
     assert all(path.exists() for path in kept)

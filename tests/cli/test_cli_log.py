@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from keyboard import Keyboard, into_closed_pipe, on_terminal
 
 from backupd.log import Event, EventLog, open_log
-from backupd.log_reader import MOST_BYTES, read_line
+from backupd.log_reader import MAX_LINE_BYTES, LogLine
 from support.command import Backupd
 
 NOW = datetime.now(UTC)
@@ -136,14 +136,16 @@ def test_a_log_that_is_no_file_of_its_own_is_not_read(
 
 @pytest.mark.cover_processes
 def test_a_terminal_has_colours_and_no_line_can_harm_it(backupd: Backupd, typed: Keyboard, path: Path) -> None:
-    path.write_bytes(b"".join(LINES) + EVIL + line("\x1b[2J\u009b", "\x1b[m") + b"x" * (3 * MOST_BYTES) + b"\nno end")
+    path.write_bytes(
+        b"".join(LINES) + EVIL + line("\x1b[2J\u009b", "\x1b[m") + b"x" * (3 * MAX_LINE_BYTES) + b"\nno end"
+    )
     code, said = on_terminal(backupd, "log")
     assert code == 0
     assert re.sub(r"\x1b\[(0|3[13])m", "", said).replace("\r\n", "").isprintable()
     assert [text[:5] for text in said.splitlines()[1:3]] == ["\x1b[31m", "\x1b[33m"]
     assert "\x1b" not in typed("log").out
     assert said.count("????-??-?? ??:??:??Z ?") == 8
-    assert f"({MOST_BYTES} characters)" in said
+    assert f"({MAX_LINE_BYTES} characters)" in said
     assert said.endswith("no end\r\n")
     assert len(said) < 20_000
 
@@ -151,7 +153,7 @@ def test_a_terminal_has_colours_and_no_line_can_harm_it(backupd: Backupd, typed:
 @settings(max_examples=50)
 @given(st.one_of(st.binary(), st.text().map(lambda text: json.dumps({"message": text, "log.level": text}).encode())))
 def test_any_line_becomes_one_printable_line(raw: bytes) -> None:
-    read = read_line(raw)
+    read = LogLine.parse(raw)
     assert read.as_text().isprintable()
     if read.facts is not None:
         assert json.loads(read.as_json()) == read.facts
@@ -167,7 +169,7 @@ def test_any_line_becomes_one_printable_line(raw: bytes) -> None:
     ],
 )
 def test_fields_of_the_wrong_kind_are_told_as_they_are(facts: dict[str, Any]) -> None:
-    read = read_line(json.dumps(facts).encode())
+    read = LogLine.parse(json.dumps(facts).encode())
     assert read.at is None
     assert read.is_at_least("warning")
     assert read.as_text().startswith("????-??-?? ??:??:??Z ")

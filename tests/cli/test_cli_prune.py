@@ -8,7 +8,7 @@ import pytest
 from keyboard import Keyboard
 
 from backupd.model import Hold
-from backupd.stores.lock import store_lock
+from backupd.system.file_lock import file_lock
 from backupd.tasks.context import TaskContext
 from support.command import Backupd, log_lines
 from support.generations import backdated
@@ -96,7 +96,7 @@ def test_a_dry_run_never_unfreezes(typed: Keyboard, context: TaskContext, genera
 
 
 def test_a_prune_that_cannot_begin_does_not_say_removed(typed: Keyboard, backups: Path, generations: list[str]) -> None:
-    with store_lock(backups / ".backupd" / "lock", "backup", timeout_s=0, on_wait=lambda _holder: None):
+    with file_lock(backups / ".backupd" / "lock", "backup"):
         answer = typed("prune", BACKUPD_LOCK__TIMEOUT_S="0", **POLICY)
         facts = typed("prune", "--json", BACKUPD_LOCK__TIMEOUT_S="0", **POLICY)
     assert (answer.code, answer.out) == (75, "")

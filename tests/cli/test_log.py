@@ -260,3 +260,18 @@ def test_a_log_that_cannot_be_opened_says_so_to_whoever_opens_it(tmp_path: Path)
 def test_the_log_that_keeps_nothing_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     null_log().error(EVENT, "unheard")
     assert capfd.readouterr() == ("", "")
+
+
+def test_console_whose_reader_is_gone_costs_lines_and_no_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    console = os.fdopen(writer, "w", buffering=1)
+    log = open_log(tmp_path / "backup.log", console=console)
+    log.info(Event.RUN_STARTED, "started")
+    assert capfd.readouterr().err == ""
+    assert [line["message"] for line in log_lines(tmp_path)] == ["started"]
+    log.close()
+    with pytest.raises(BrokenPipeError):
+        console.close()

@@ -49,7 +49,7 @@ def test_with_nothing_but_a_database_it_takes_its_first_backup_at_once(
         shown = json.loads(daemon.ask("/api/status")[1])
         assert (shown["state"], shown["sources"][0]["generation_count"]) == ("healthy", 1)
         assert not shown["sources"][0]["generations"][0]["pinned"], "only what is taken by hand is pinned"
-        assert "All proofs are within their limits" in daemon.ask("/")[1]
+        assert "Everything is up to date" in daemon.ask("/")[1]
         assert daemon.stop() < 8
     assert daemon.process.returncode == 0
     assert len(archives(backups)) == 1

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from backupd.bootstrap.tasks import backup_request, build_site
+from backupd.catalog import read_catalog
 from backupd.config import Config, load_config
 from backupd.daemon.source_claims import SourceClaims
 from backupd.daemon.task_queue import DOCTOR, TaskQueue, TaskRequest
 from backupd.log import open_log
+from backupd.tasks.backup import backup
 from support.command import log_lines
 from support.daemon import wait_until
 
@@ -59,6 +62,27 @@ def test_failures_are_remembered_until_a_success(worker: TaskQueue, database: Pa
     assert len(worker.ended(BACKUP)) == 1
 
 
+def test_run_that_exceeds_its_time_limit_is_recorded_as_failed(config: Config) -> None:
+    schedule = config.schedule.model_copy(update={"run_timeout_s": 5})
+    lock = config.lock.model_copy(update={"timeout_s": 600})
+    context = build_site(config)
+    assert backup(backup_request(config, "tasks"), context).outcome == "published"
+    limited = config.model_copy(update={"schedule": schedule, "lock": lock})
+    queue = TaskQueue(limited, context.log, context.clock)
+    with context.exclusive_lock("test"):
+        queue.start()
+        queue.submit(BACKUP)
+        wait_until(lambda: queue.ended(BACKUP), "the end of the run")
+    queue.stop()
+    context.log.close()
+    assert [run.exit_code for run in queue.ended(BACKUP)] == [1]
+    with read_catalog(context.catalog_path) as catalog:
+        (last,) = catalog.last_runs(context.clock())
+    assert (last.failures, last.run.outcome) == (1, "failed")
+    assert last.run.report is not None
+    assert last.run.report.error_kind == "timeout"
+
+
 def test_when_no_process_is_to_be_had_it_says_so_and_goes_on(worker: TaskQueue, backups: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     open_now = len(list(Path("/proc/self/fd").iterdir()))
@@ -71,7 +95,7 @@ def test_when_no_process_is_to_be_had_it_says_so_and_goes_on(worker: TaskQueue, 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [run.exit_code for run in worker.ended(BACKUP)] == [75]
     assert worker.alive()
-    assert log_lines(backups)[-1]["event.action"] == "run.broken"
+    assert log_lines(backups)[-1]["event.action"] == "run.failed"
     worker.submit(BACKUP)
     wait_until(lambda: worker.ended(BACKUP)[-1].succeeded, "a success")
 

@@ -15,7 +15,7 @@ from workspaces import RECOVERY_EVENTS, Workspace, assert_listed, assert_tidy, e
 
 from backupd.log import Event, null_log
 from backupd.model import RetentionPolicy
-from backupd.stores.lock import store_lock
+from backupd.system.file_lock import file_lock
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.prune import prune
@@ -104,10 +104,10 @@ def test_who_may_not_wait_for_the_lock_is_told_who_holds_it_and_to_come_back(
     arguments: list[str], workspace: Workspace, runner: BackupdRunner
 ) -> None:
     before = workspace.generations()
-    with store_lock(workspace.hidden / "lock", "backup", timeout_s=0, on_wait=lambda _holder: None):
+    with file_lock(workspace.hidden / "lock", "backup"):
         ended = runner.run(arguments, {**workspace.environ, **NO_PATIENCE})
     assert ended.code == BUSY, ended
-    assert re.search(rf"in use by a backup that began \d+ s ago \(process {os.getpid()}", ended.err)
+    assert re.search(rf"in use by a backup started [\d.]+ s ago \(process {os.getpid()}", ended.err)
     assert "what to do: wait" in ended.err
     assert workspace.generations() == before
     assert runner.run(arguments, {**workspace.environ, **NO_PATIENCE}).code == 0
@@ -165,7 +165,7 @@ def test_who_meets_garbage_in_a_lock_that_is_held_is_told_that_somebody_holds_it
     workspace: Workspace, runner: BackupdRunner
 ) -> None:
     path = workspace.hidden / "lock"
-    with store_lock(path, "backup", timeout_s=0, on_wait=lambda _holder: None):
+    with file_lock(path, "backup"):
         path.write_bytes(GARBAGE["deep-json"])
         ended = runner.run(["backup"], {**workspace.environ, **NO_PATIENCE})
     assert ended.code == BUSY

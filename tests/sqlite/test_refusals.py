@@ -46,7 +46,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "directory": (lambda path: path.mkdir(), "is a directory", "the database file itself"),
     "FIFO": (os.mkfifo, "is not a regular file", "the database file itself"),
     "socket": (a_socket, "is not a regular file", "the database file itself"),
-    "device": (lambda path: path.symlink_to("/dev/zero"), "/dev/zero is not a regular file", "the database file itself"),
+    "device": (
+        lambda path: path.symlink_to("/dev/zero"),
+        "/dev/zero is not a regular file",
+        "the database file itself",
+    ),
     "dead link": (lambda path: path.symlink_to("gone.db"), "no database at", "mount the target of the link"),
     "link to itself": (lambda path: path.symlink_to(path), "cannot be inspected: Too many levels", "check the path"),
     "hard link": (a_second_name, "has 2 hard links", 'hard_link = "allow"'),

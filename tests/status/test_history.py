@@ -13,19 +13,19 @@ import pytest
 
 from backupd.catalog import open_catalog
 from backupd.health import Limit
+from backupd.log_reader import last_lines
 from backupd.model import RetentionPolicy
 from backupd.report import DrillDetails, DrillReport, RunDetails, RunReport
 from backupd.schedule import Planned, Schedule
 from backupd.status import history as status_history
-from backupd.status.current import read_history
-from backupd.status.log_tail import last_lines
-from backupd.status.model import History, LogLine
+from backupd.status.history import read_history
+from backupd.status.model import History
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import BackupRequest, RetentionRule
-from backupd.web.api import status_answer
-from backupd.web.page import page_answer
-from backupd.web.translations import LANGUAGES
+from backupd.web.localizer import LANGUAGES
+from backupd.web.page import page_response
+from backupd.web.responses import status_response
 from support.generations import backdated, manifest_of
 
 ZONE = ZoneInfo("America/Santiago")
@@ -39,8 +39,8 @@ def survey(context: TaskContext) -> History:
     """Take the survey, and make sure that it can be shown."""
     found = read_history(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
     for language in LANGUAGES:
-        assert page_answer(found, language).status == 200
-    assert status_answer(found).status == 200
+        assert page_response(found, language).status == 200
+    assert status_response(found).status == 200
     return found
 
 
@@ -217,9 +217,10 @@ def test_the_log_is_read_from_its_end_whatever_is_in_it(tmp_path: Path) -> None:
     log.write_bytes(b"x" * 300_000 + b"\n" + b"\xff\xfe\n" + b"[1]\n" + b"[" * 5000 + b"\n\n" + naive + good + b'{"cut')
     lines = last_lines(log, 4)
     at = datetime(2026, 11, 25, 4, tzinfo=UTC)
-    assert lines[1:] == (LogLine(None, "INFO", "naive"), LogLine(at, "INFO", "well"), LogLine(None, "", '{"cut'))
-    assert lines[0].message == "[" * 2000
-    assert [line.message for line in last_lines(log, 6)][:2] == [r"\xff\xfe", "[1]"]
+    expected = [(at, "INFO", "naive"), (at, "INFO", "well"), (None, "", '{"cut')]
+    assert [(line.at, line.level, line.message) for line in lines[1:]] == expected
+    assert lines[0].message == "[" * 5000
+    assert [line.message for line in last_lines(log, 6)][:2] == ["\ufffd" * 2, "[1]"]
     assert last_lines(tmp_path / "none yet", 3) == ()
 
 

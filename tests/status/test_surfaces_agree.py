@@ -16,17 +16,17 @@ from backupd.notifications.planner import facts_of
 from backupd.problems import ProblemSeverity
 from backupd.report import RunDetails, RunReport
 from backupd.schedule import Planned
-from backupd.status.current import read_history
+from backupd.status.history import read_history
 from backupd.status.text import status_lines
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import BackupRequest, RetentionRule, ShrinkGuard
 from backupd.tasks.verify import record_verification
 from backupd.web import responses
-from backupd.web.api import status_facts
 from backupd.web.localizer import Localizer
-from backupd.web.metrics import metrics_answer
-from backupd.web.summary_cards import mood_of, to_dos
+from backupd.web.metrics import metrics_response
+from backupd.web.page_view import severity_of, to_dos
+from backupd.web.responses import status_facts
 from support.bank import make_bank
 from support.generations import backdated
 from support.page_states import NIGHTLY, ZONE
@@ -105,6 +105,21 @@ def rotten(context: TaskContext, order: BackupRequest) -> None:
     record_verification(older, context, sound=False, detail="rot")
 
 
+def manifest_damaged(context: TaskContext, order: BackupRequest) -> None:
+    key = older_generation(context, order)
+    (context.store.directory / f"{key}.manifest.json").write_text("not JSON")
+
+
+def archive_deleted(context: TaskContext, order: BackupRequest) -> None:
+    context.store.archive_path(older_generation(context, order)).unlink()
+
+
+def older_generation(context: TaskContext, order: BackupRequest) -> str:
+    newest = backup(order, context).generation
+    assert newest is not None
+    return backdated(context.store.directory, newest, days=2)
+
+
 def catalog_damaged(context: TaskContext, _order: BackupRequest) -> None:
     context.catalog_path.write_bytes(b"rubbish" * 1000)
 
@@ -126,6 +141,8 @@ def store_gone(context: TaskContext, _order: BackupRequest) -> None:
         (replica_refused_once, {"failed": "warning"}),
         (replica_refused_again_and_again, {"failed": "unhealthy"}),
         (rotten, {"generation": "warning"}),
+        (manifest_damaged, {"manifest": "warning"}),
+        (archive_deleted, {"archive": "warning"}),
         (catalog_damaged, {"catalog": "unhealthy"}),
         (store_gone, {"store": "unhealthy"}),
     ],
@@ -150,17 +167,19 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     assert {line.partition(": ")[2] for line in lines if line.startswith(("  reason: ", "  warning: "))} == headlines
     assert len([line for line in lines if line.startswith("  what to do: ")]) == len(headlines)
 
-    answer = responses.health(health)
+    answer = responses.health_response(health)
     assert answer.status == (503 if unhealthy else 200)
     assert b"/secret" not in answer.body
     assert str(order.path).encode() not in answer.body
 
     facts = status_facts(survey)
     assert (facts["healthy"], {one["headline"] for one in facts["problems"]}) == (not unhealthy, headlines)
-    assert mood_of(survey) == ("bad" if unhealthy else "warn" if expected or survey.stage == "degraded" else "good")
+    assert severity_of(survey) == (
+        "failure" if unhealthy else "warning" if expected or survey.stage == "degraded" else "success"
+    )
     assert len(to_dos(survey, Localizer("en", ZONE))) >= len(headlines)
 
-    told = metrics_answer(survey.status).body.decode()
+    told = metrics_response(survey.status).body.decode()
     assert f"\nbackupd_healthy {float(not unhealthy)}\n" in told
     assert told.count("\nbackupd_problem{") == len(expected)
     for kind, severity in expected.items():

@@ -17,7 +17,7 @@ from backupd.status.model import (
     DrillFigures,
     GenerationFigures,
     History,
-    LogLine,
+    LogEntry,
     NextRun,
     Point,
     ReplicaFigures,
@@ -97,7 +97,7 @@ def failing() -> History:
     retry = NextRun("backup", "tasks", NOW + timedelta(minutes=42), "the last 20 tries failed", retry=True)
     status = replace(_status(facts), tasks=(replace(failed, hint=_HINT),), next_runs=(retry,))
     history = _history("tasks", 330, failed_on=_FAILED_ON | {0, 1})
-    error = LogLine(NOW - timedelta(minutes=18), "ERROR", f"backup of tasks: failed: {_ERROR}")
+    error = LogEntry(NOW - timedelta(minutes=18), "ERROR", f"backup of tasks: failed: {_ERROR}")
     return replace(
         healthy(),
         status=replace(status, sources=status.sources[:1]),
@@ -131,7 +131,7 @@ def first_day() -> History:
         sqlite_version="3.54.1",
         next_runs=tuple(NextRun(*one, NOW, "there was none yet", overdue=True) for one in _FIRST),
     )
-    started = LogLine(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 looks after tasks as user 1000:1000")
+    started = LogEntry(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 looks after tasks as user 1000:1000")
     return History(
         status=status,
         timezone=str(ZONE),
@@ -164,7 +164,7 @@ def _status(facts: HealthFacts) -> Status:
             TaskFigures("backup", "tasks", _LAST, runs, 2.2, stages),
             TaskFigures("backup", "notes", _LAST, {"published": 4}, 0.3, stages),
             TaskFigures("replicate", "offsite", NOW - 3 * DAY, {"done": 41}, 12.4, {"send": 11.9}),
-            TaskFigures("prune", "tasks", _LAST, {"done": 320}, 0.1, {"expire": 0.1}),
+            TaskFigures("prune", "tasks", _LAST, {"done": 320}, 0.1, {"prune": 0.1}),
         ),
         sources=(
             SourceFigures("tasks", 10, 10, 118 * MIB, 41 * MIB, _LAST, frozen=False),
@@ -260,9 +260,9 @@ def _drills() -> tuple[DrillFigures, ...]:
     )
 
 
-def _log() -> tuple[LogLine, ...]:
+def _log() -> tuple[LogEntry, ...]:
     return tuple(
-        LogLine(_LAST + timedelta(seconds=second), level, message)
+        LogEntry(_LAST + timedelta(seconds=second), level, message)
         for second, level, message in (
             (0, "INFO", "backup of tasks is due: by schedule"),
             (1, "INFO", "backup of tasks begins"),

@@ -12,8 +12,8 @@ from backupd.archive.manifest import decode_manifest
 from backupd.model import Pin, RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, read_inventory
-from backupd.tasks.prune import pin_generation, plan_for, prune
-from backupd.tasks.remove import remove_here
+from backupd.tasks.prune import pin_generation, plan_pruning, prune
+from backupd.tasks.remove import remove_local
 from backupd.tasks.requests import BackupRequest, PinRequest, RetentionRule
 from support.bank import spend
 from support.generations import backdated
@@ -62,7 +62,7 @@ def test_a_pin_that_a_clock_ahead_seems_to_end_holds_again_when_the_clock_is_rig
     ahead = replace(context, clock=lambda: now + 730 * DAY)
     both = replace(ONE, policy=replace(ONE.policy, last=2))
     assert backup(replace(order, retention=both), ahead).outcome == "published"
-    plan = plan_for("tasks", ONE, read_inventory(context), context)
+    plan = plan_pruning("tasks", ONE, read_inventory(context), context)
     assert any(reason.startswith("pinned until") for reason in plan.reasons()[pinned])
 
 
@@ -121,6 +121,6 @@ def test_a_name_that_a_removal_has_freed_is_not_given_again_while_a_replica_may_
     assert second == f"{first}-2"
     manifest = decode_manifest(context.store.manifest(second), second)
     context.write_catalog(lambda catalog: catalog.add_generation(manifest, "nas"))
-    remove_here([second], context, force=False)
+    remove_local([second], context, force=False)
     spend(order.path, 5)
     assert published(order, at_noon) == f"{first}-3"

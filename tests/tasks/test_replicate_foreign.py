@@ -18,7 +18,7 @@ from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, rebuild_catalog
 from backupd.tasks.doctor.replica import examine_replica
 from backupd.tasks.drill.drill import drill
-from backupd.tasks.replica import Connect, inventory_of, once
+from backupd.tasks.replica import Connect, once, replica_inventory
 from backupd.tasks.requests import BackupRequest, DrillRequest, RetentionRule
 from support.bank import make_bank
 from support.replicas import REPLICATE_ALL, assert_checksums, complete_generations, over_sftp, replicate_to
@@ -113,7 +113,7 @@ def test_a_second_store_is_refused_before_it_sends_or_removes_anything(
     assert (found.check, found.ok, "another store" in found.detail) == ("copies at there", False, True)
     assert list(examine_replica(LAST, connect(first), first.context))[-1].detail == "1 generation of this store"
     with connect(second)() as there:
-        inventory = inventory_of("there", there, second.context)
+        inventory = replica_inventory("there", there, second.context)
         drilled = drill(
             DrillRequest("tasks", "there", 1e6, 1, 0), lambda: nullcontext((there, inventory)), once, second.context
         )
@@ -156,7 +156,7 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
             )
     assert_checksums(files)
     with connect(first)() as there:
-        inventory = inventory_of("there", there, first.context)
+        inventory = replica_inventory("there", there, first.context)
         order = DrillRequest("tasks", "there", 1e8, 1, 0)
         drilled = drill(order, lambda: nullcontext((there, inventory)), once, first.context)
     newest = next(

@@ -13,7 +13,7 @@ from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.requests import BackupRequest
-from backupd.tasks.verify import choose_for_scrub, scrub
+from backupd.tasks.verify import choose_generation_to_scrub, scrub
 from support.command import log_lines
 from support.generations import backdated, flip_byte
 
@@ -27,14 +27,14 @@ def generation(days_old: int, *, damaged: bool = False) -> Generation:
 
 def test_what_was_never_checked_is_as_old_as_the_day_it_was_made() -> None:
     old, new = generation(9), generation(1)
-    assert choose_for_scrub([new, old], {}) == old
-    assert choose_for_scrub([new, old], {old.id: NOON}) == new
-    assert choose_for_scrub([new, old], {old.id: NOON, new.id: NOON - timedelta(hours=1)}) == new
+    assert choose_generation_to_scrub([new, old], {}) == old
+    assert choose_generation_to_scrub([new, old], {old.id: NOON}) == new
+    assert choose_generation_to_scrub([new, old], {old.id: NOON, new.id: NOON - timedelta(hours=1)}) == new
 
 
 def test_damage_that_is_known_is_not_looked_for_again() -> None:
-    assert choose_for_scrub([generation(9, damaged=True), generation(1)], {}) == generation(1)
-    assert choose_for_scrub([generation(9, damaged=True)], {}) is None
+    assert choose_generation_to_scrub([generation(9, damaged=True), generation(1)], {}) == generation(1)
+    assert choose_generation_to_scrub([generation(9, damaged=True)], {}) is None
 
 
 def test_a_store_without_generations_is_scrubbed_in_no_time(context: TaskContext) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.model import Contents
-from backupd.tasks.pruning_hold import losses
+from backupd.tasks.publication import losses
 from backupd.tasks.requests import ShrinkGuard
 
 Tables = dict[str, int | None]

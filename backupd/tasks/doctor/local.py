@@ -20,7 +20,7 @@ from backupd.system.owners import NAMESPACE_HINT
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.tasks.doctor.finding import Finding, finding
-from backupd.tasks.inventory import Inventory, sharing
+from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest
 from backupd.tasks.restore.recovery import examine_restores
 
@@ -77,7 +77,7 @@ def _write_rename_delete(context: TaskContext) -> str:
 def _examine_source(request: BackupRequest, context: TaskContext, *, store_ready: bool) -> Iterator[Finding]:
     yield finding(f"source {request.source}", lambda: _readable(request))
     yield from examine_restores(request.path, context)
-    if store_ready and (doubt := sharing(read_inventory(context), request.source, request.path)):
+    if store_ready and (doubt := shared_source_warning(read_inventory(context), request.source, request.path)):
         yield Finding(
             f"backups of {request.source}", ok=False, detail=doubt, hint="see whose they are: backupd show ID"
         )
@@ -187,7 +187,7 @@ def _generations(inventory: Inventory, context: TaskContext) -> Iterator[Finding
         hint = "set the clock; generations that lie in the future never count"
         yield Finding("generations", ok=False, detail=f"{', '.join(ahead)} lie in the future", hint=hint)
     if inventory.refused:
-        hint = "; ".join(map(inventory.way_out, inventory.refused))
+        hint = "; ".join(map(inventory.how_to_repair, inventory.refused))
         yield Finding("generations", ok=False, detail="; ".join(inventory.refused.values()), hint=hint)
     if damaged:
         hint = "they never count; delete archive and manifest once nothing more is to be learnt from them"

@@ -15,7 +15,7 @@ from backupd.model import LOCAL_STORE, Manifest
 from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
-from backupd.tasks.context import TaskContext, read_inventory, workplace
+from backupd.tasks.context import TaskContext, read_inventory, work_directory
 from backupd.tasks.disk_space import require_space, reserve_bytes, same_file_system
 from backupd.tasks.drill.app_check import differences, note_proven, place_of, prove_app
 from backupd.tasks.freshness import last_verified_at
@@ -46,7 +46,7 @@ def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: T
         place = place_of(request.app, run) if request.app else None
         if place:
             place.prepare()
-        with workplace(context) as directory:
+        with work_directory(context) as directory:
             _rehearse(request, open_store, retry, directory, run, context)
     return run.report
 

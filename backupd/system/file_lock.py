@@ -18,7 +18,7 @@ from backupd.errors import LockHeld
 from backupd.formatting import human_duration
 from backupd.system.fs import inherit_owner
 
-_POLL_S = 0.1
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,12 @@ class LockHolder:
 
 
 @contextmanager
-def store_lock(
-    path: Path, task: str, *, timeout_s: float, on_wait: Callable[[LockHolder | None], None]
+def file_lock(
+    path: Path,
+    task: str,
+    *,
+    timeout_s: float = 0.0,
+    on_wait: Callable[[LockHolder | None], object] = lambda _holder: None,
 ) -> Iterator[LockHolder | None]:
     """Hold the lock file `path`; yields the process that died while it held the lock, or None.
 
@@ -42,7 +46,8 @@ def store_lock(
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "r+b", buffering=0) as stream:
         inherit_owner(path.parent, path)
-        _acquire(descriptor, path, timeout_s, on_wait)
+        if not _acquire(descriptor, timeout_s=timeout_s, on_wait=lambda: on_wait(_read(descriptor))):
+            raise LockHeld(f"{path.parent.parent} is in use by {_described(_read(descriptor))}", "wait until it ends")
         dead = _read(descriptor)
         try:
             _write(descriptor, LockHolder(task, os.getpid(), socket.gethostname(), time.time()))
@@ -52,24 +57,33 @@ def store_lock(
                 stream.truncate(0)
 
 
-def _acquire(descriptor: int, path: Path, timeout_s: float, on_wait: Callable[[LockHolder | None], None]) -> None:
-    give_up = time.monotonic() + timeout_s
-    waiting = False
+@contextmanager
+def directory_lock(directory: Path, *, shared: bool = False, timeout_s: float = 0.0) -> Iterator[bool]:
+    """Lock `directory` itself, which leaves no file behind; yields whether that succeeded within `timeout_s` seconds.
+
+    Raises OSError where there is no such directory, or its file system has no locks.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield _acquire(descriptor, shared=shared, timeout_s=timeout_s)
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(
+    descriptor: int, *, shared: bool = False, timeout_s: float, on_wait: Callable[[], object] = lambda: None
+) -> bool:
+    give_up, waits = time.monotonic() + timeout_s, False
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _read(descriptor)
-            if time.monotonic() >= give_up:
-                raise LockHeld(
-                    f"{path.parent.parent} is in use by {_described(holder)}", "wait until it ends"
-                ) from None
-            if not waiting:
-                on_wait(holder)
-                waiting = True
-            time.sleep(_POLL_S)
-        else:
-            return
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() >= give_up:
+            return False
+        if not waits:
+            waits = True
+            on_wait()
+        time.sleep(_POLL_S)
 
 
 def _described(holder: LockHolder | None) -> str:
