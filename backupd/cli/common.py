@@ -190,4 +190,4 @@ def warn_of_foreign(manifest: Manifest, replica: Inventory, claims: Provenance, 
     for group in claims.foreign(replica, manifest.source):
         if manifest.id in group.ids:
             way_on = f"to adopt them into this store: backupd replicate --to {name} --adopt"
-            print_warning(f"{name} holds {group.words(replica.now)}; {way_on}")
+            print_warning(f"{name} holds {group.describe(replica.now)}; {way_on}")
