@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.bootstrap.tasks import build_site, retention_rule, writable
+from backupd.bootstrap.tasks import build_context, retention_rule, writable
 from backupd.config import Config, load_config
 from backupd.errors import BackupdError, UsageError
 from backupd.formatting import printable
@@ -152,7 +152,7 @@ def open_context(config: Config, progress: Progress | None = None, *, writing: b
     """
     settle(config, os.environ)  # first: what may be written depends on who writes
     become_owner_of_backups(config, os.environ)
-    context = build_site(config, progress, writing=writable(config) if writing is None else writing)
+    context = build_context(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(context.log.close)
     return context
 
@@ -210,15 +210,15 @@ def _is_date(text: str) -> bool:
 def opened(name: str, config: Config, context: TaskContext) -> Iterator[tuple[Archives, Inventory]]:
     """Lend the store of that name, the local one or a replica, with all that is in it.
 
-    Raises UsageError when there is none of that name, ReplicaUnreachable and what else connecting raises.
+    Raises UsageError when there is none of that name, ReplicaUnreachable and what else opening the replica raises.
     """
     require_store(name, config)
     if name == LOCAL_STORE:
         yield context.store, local_inventory(context)
         return
-    from backupd.bootstrap.replicas import opened_store  # brings paramiko, which nobody needs to look at local copies
+    from backupd.bootstrap.replicas import open_store  # brings paramiko, which nobody needs to look at local copies
 
-    with opened_store(config, name, context) as found:
+    with open_store(config, name, context) as found:
         yield found
 
 
@@ -287,4 +287,4 @@ def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory
     known = {*config.sources, *(generation.source for generation in inventory.generations)}
     for name in names:
         if name not in known:
-            raise UsageError(f"there is no source {name!r}", f"there are: {', '.join(sorted(known))}")
+            raise UsageError(f"unknown source {name!r}", f"known sources: {', '.join(sorted(known))}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from backupd.bootstrap.tasks import refuse_twins
+from backupd.bootstrap.tasks import refuse_shared_databases
 from backupd.cli.common import config_option, json_option, print_json, read_config, readable_errors
 from backupd.config import Config, masked, to_toml
 
@@ -35,7 +35,7 @@ def show(config_file: Path | None, *, as_json: bool) -> None:
 def check(config_file: Path | None, *, as_json: bool) -> None:
     """Check the configuration; exits 78 and names file, line and key where it cannot be used."""
     config = read_config(config_file)
-    refuse_twins(config)
+    refuse_shared_databases(config)
     warnings = [config.timezone_warning] if config.timezone_warning else []
     if as_json:
         notes = [config.note] if config.note else []

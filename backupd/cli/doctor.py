@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from backupd.bootstrap.notifications import app_of, try_all
+from backupd.bootstrap.notifications import app_to_check, try_notifications
 from backupd.bootstrap.replicas import diagnose
-from backupd.bootstrap.tasks import refuse_twins
+from backupd.bootstrap.tasks import refuse_shared_databases
 from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
 from backupd.formatting import printable
 from backupd.notifications.delivery import examine_app
@@ -27,13 +27,13 @@ def command(config_file: Path | None, *, notify: bool, as_json: bool) -> None:
     """
     config = read_config(config_file)
     context = open_context(config, writing=False)
-    refuse_twins(config)  # as the owner of the databases, who alone may see where links in a private directory lead
+    refuse_shared_databases(config)  # as their owner, because links in private directories are readable to it only
     findings = [*diagnose(config, context)]
-    app = app_of(config)
+    app = app_to_check(config)
     if app is not None:
         findings += examine_app(app)
     if notify:
-        findings += try_all(config, context)
+        findings += try_notifications(config, context)
     if as_json:
         print_json(findings)
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from backupd.bootstrap.replicas import opening, retrying
+from backupd.bootstrap.replicas import replica_retry, store_opener
 from backupd.bootstrap.tasks import drill_request, sources
 from backupd.cli.common import (
     config_option,
@@ -55,7 +55,9 @@ def command(config_file: Path | None, store: str | None, names: tuple[str, ...],
 
 def _drill(config: Config, source: str, store: str | None, context: TaskContext) -> RunReport[DrillDetails]:
     request = drill_request(config, source, store)
-    return drill(request, opening(config, request.store, context), retrying(config, request.store, context), context)
+    return drill(
+        request, store_opener(config, request.store, context), replica_retry(config, request.store, context), context
+    )
 
 
 def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from backupd.bootstrap.notifications import channels, try_all
+from backupd.bootstrap.notifications import channels, try_notifications
 from backupd.bootstrap.tasks import monitors
 from backupd.catalog import NotificationState, PingRecord
 from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
@@ -36,7 +36,7 @@ def command(config_file: Path | None, *, test: bool, as_json: bool) -> None:
             "set urls under [notify] (BACKUPD_NOTIFY__URLS), or [pings]: docs/messages.md, docs/monitoring.md",
         )
     context = open_context(config, writing=False)
-    findings = list(try_all(config, context)) if test else None
+    findings = list(try_notifications(config, context)) if test else None
     if findings is None:
         _show(config, context, as_json=as_json)
     else:

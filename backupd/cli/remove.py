@@ -37,10 +37,10 @@ def command(config_file: Path | None, ids: tuple[str, ...], store: str, *, force
     if store == LOCAL_STORE:
         done = remove_local(ids, context, force=force)
     else:
-        from backupd.bootstrap.replicas import connecting, replication_request  # brings paramiko
+        from backupd.bootstrap.replicas import replica_connector, replication_request  # brings paramiko
 
         done = remove_at_replica(
-            ids, replication_request(config, store), connecting(config, store, context), context, force=force
+            ids, replication_request(config, store), replica_connector(config, store, context), context, force=force
         )
     if as_json:
         print_json([_facts(removal) for removal in done])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from backupd.bootstrap.replicas import connecting, replication_request, require_replicas, retrying
+from backupd.bootstrap.replicas import replica_connector, replica_names, replica_retry, replication_request
 from backupd.cli.common import (
     config_option,
     json_option,
@@ -53,7 +53,7 @@ def command(
             "--adopt and --dry-run do not go together", "backupd list --store NAME shows whose copies are there"
         )
     config = read_config(config_file)
-    wanted = require_replicas(config, names)
+    wanted = replica_names(config, names)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress, writing=not dry_run)
         if dry_run:
@@ -77,13 +77,13 @@ def command(
 
 def _replicate(config: Config, request: ReplicationRequest, context: TaskContext) -> RunReport[ReplicationDetails]:
     return replicate(
-        request, connecting(config, request.name, context), retrying(config, request.name, context), context
+        request, replica_connector(config, request.name, context), replica_retry(config, request.name, context), context
     )
 
 
 def _plans(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
     here = local_inventory(context)
-    with replica_errors(name), connecting(config, name, context)() as replica:
+    with replica_errors(name), replica_connector(config, name, context)() as replica:
         return plan_all(replication_request(config, name), here, replica_inventory(name, replica, context), context)
 
 

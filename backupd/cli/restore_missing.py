@@ -51,7 +51,7 @@ def restore_missing(
     """Restore the databases of `orders` that are missing; yield what became of each.
 
     The stores are asked one after the other, and only while a source is missing. Raises GenerationMissing where no
-    store has a copy of one, unless `allow_none`, and where that may be a mistake; what connecting raises.
+    store has a copy of one, unless `allow_none`, and where that may be a mistake; what opening the replica raises.
     """
     names = (wanted.store,) if wanted.store else (LOCAL_STORE, *config.replicas)
     for name in names:

@@ -46,7 +46,7 @@ def remove_at_replica(
 ) -> tuple[Removal, ...]:
     """Do the same at a replica. An append-only one refuses, whatever is forced.
 
-    Raises GenerationMissing, RemovalRefused, LockHeld, and what connecting raises.
+    Raises GenerationMissing, RemovalRefused, LockHeld, and what opening the replica raises.
     """
     if request.append_only:
         raise RemovalRefused(
