@@ -3,9 +3,8 @@
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Final
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,8 +19,6 @@ from backupd.catalog.database import (
     connect,
 )
 from backupd.errors import CatalogUnavailable
-
-_WRITING: Final = {"backupd_begin": "BEGIN IMMEDIATE"}  # waits for another writer now instead of failing later
 
 # Without it the pool prints a traceback to standard error when a SIGTERM arrives while a connection is being closed.
 logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
@@ -58,20 +55,16 @@ class UnitOfWork:
         """Release the engine, which holds no connection."""
         self._engine.dispose()
 
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
+    def reading(self) -> AbstractContextManager[Session]:
         """Yield a session that sees one state of the catalog. Raises CatalogUnavailable."""
-        with self._unit({}) as session:
-            yield session
+        return self._unit()
 
-    @contextmanager
-    def writing(self) -> Iterator[Session]:
+    def writing(self) -> AbstractContextManager[Session]:
         """Yield the only session that writes; commits all or nothing. Raises CatalogUnavailable."""
-        with self._unit(_WRITING) as session:
-            yield session
+        return self._unit(backupd_begin="BEGIN IMMEDIATE")  # waits for another writer now instead of failing later
 
     @contextmanager
-    def _unit(self, options: dict[str, str]) -> Iterator[Session]:
+    def _unit(self, **options: str) -> Iterator[Session]:
         with (
             catalog_errors(self._path),
             sqlalchemy_errors(),

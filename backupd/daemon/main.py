@@ -49,7 +49,7 @@ class OwnerHandover:
             hand_over_backups(self._config, identity)
         except ConfigError as error:
             if error.message != self._told:
-                self._log.error(Event.RUN_BROKEN, error.message, hint=error.hint)
+                self._log.error(Event.RUN_FAILED, error.message, hint=error.hint)
             self._told = error.message
             become_owner_of_backups(self._config, os.environ)
             return False

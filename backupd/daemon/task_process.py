@@ -44,7 +44,7 @@ def main(job: TaskRequest, config: Config) -> int:
 
 def _tell(job: TaskRequest, error: BackupdError, log: EventLog) -> None:
     what = f"the {job} could not be done: {error.message}"
-    log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=error.hint)
+    log.error(Event.RUN_FAILED, what, task=job.task, source=job.source or None, hint=error.hint)
 
 
 def _do(job: TaskRequest, config: Config, context: TaskContext) -> int:

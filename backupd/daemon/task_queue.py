@@ -160,7 +160,7 @@ class TaskQueue:
             process.wait(1)
 
     def _tell(self, job: TaskRequest, what: str, hint: str) -> None:
-        self._log.error(Event.RUN_BROKEN, what, task=job.task, source=job.source or None, hint=hint)
+        self._log.error(Event.RUN_FAILED, what, task=job.task, source=job.source or None, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> No
                 _make(directory.name, parent)
             with _opened(directory.name, parent, os.O_DIRECTORY) as descriptor:
                 for name in filter(_is_own_file(log_name), _names(descriptor)):
-                    _chown_file(name, descriptor, owner)
-                _chown_tree(HIDDEN, descriptor, owner)
+                    _chown(name, descriptor, owner, recurse=False)
+                _chown(HIDDEN, descriptor, owner)
                 if not os.fstat(descriptor).st_mode & stat.S_IWOTH:
                     _chown_opened(descriptor, owner)
     except _Unreachable:
@@ -88,19 +88,15 @@ def _make(name: str, parent: int) -> None:
         raise _Unreachable from error
 
 
-def _chown_tree(name: str, parent: int, owner: tuple[int, int]) -> None:
-    """Change the owner of a directory and of its entries; of itself last, since its new owner may deny access."""
-    with suppress(_Unreachable), _opened(name, parent, os.O_DIRECTORY) as descriptor:
-        for below in _names(descriptor):
-            _chown_file(below, descriptor, owner)
-            _chown_tree(below, descriptor, owner)
-        _chown_opened(descriptor, owner)
-
-
-def _chown_file(name: str, parent: int, owner: tuple[int, int]) -> None:
+def _chown(name: str, parent: int, owner: tuple[int, int], *, recurse: bool = True) -> None:
+    """Change the owner of a regular file, or of a directory and all in it; of itself last: its owner may deny it."""
     with suppress(_Unreachable):
-        if _is_regular(name, parent):  # before it is opened, which has effects on a device or a pipe
-            with _opened(name, parent) as descriptor:
+        mode = _mode(name, parent)  # before it is opened, which has effects on a device or a pipe
+        is_directory = stat.S_ISDIR(mode) and recurse
+        if stat.S_ISREG(mode) or is_directory:
+            with _opened(name, parent, os.O_DIRECTORY if is_directory else 0) as descriptor:
+                for below in _names(descriptor) if is_directory else ():
+                    _chown(below, descriptor, owner)
                 _chown_opened(descriptor, owner)
 
 
@@ -110,9 +106,9 @@ def _chown_opened(descriptor: int, owner: tuple[int, int]) -> None:
         os.fchown(descriptor, *owner)
 
 
-def _is_regular(name: str, parent: int) -> bool:
+def _mode(name: str, parent: int) -> int:
     try:
-        return stat.S_ISREG(os.lstat(name, dir_fd=parent).st_mode)
+        return os.lstat(name, dir_fd=parent).st_mode
     except OSError as error:
         raise _Unreachable from error
 

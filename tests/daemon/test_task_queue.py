@@ -95,7 +95,7 @@ def test_when_no_process_is_to_be_had_it_says_so_and_goes_on(worker: TaskQueue, 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [run.exit_code for run in worker.ended(BACKUP)] == [75]
     assert worker.alive()
-    assert log_lines(backups)[-1]["event.action"] == "run.broken"
+    assert log_lines(backups)[-1]["event.action"] == "run.failed"
     worker.submit(BACKUP)
     wait_until(lambda: worker.ended(BACKUP)[-1].succeeded, "a success")
 

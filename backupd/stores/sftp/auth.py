@@ -34,7 +34,7 @@ from paramiko import (
 
 from backupd.errors import BackupdError, LoginFailed, ReplicaUnreachable
 from backupd.formatting import printable
-from backupd.stores.sftp.host_keys import fingerprint
+from backupd.stores.sftp.host_keys import PublicKey
 from backupd.stores.sftp.paramiko_internals import ConnectedAgent
 
 _TRY_AGAIN: Final = "try again; if it keeps failing, see the server's log (`journalctl -u ssh`)"
@@ -67,7 +67,7 @@ def log_in(transport: Transport, credentials: Credentials) -> None:
         attempts = []
         if credentials.private_key:
             key = load_key(credentials.private_key, credentials.passphrase)
-            attempts.append(login.by_key(f"the key {_shown(key)}", key))
+            attempts.append(login.by_key(f"the key {PublicKey.of(key)}", key))
         if credentials.password:
             attempts.append(login.by_password(credentials.password))
         login.try_all(attempts)
@@ -77,7 +77,7 @@ def log_in(transport: Transport, credentials: Credentials) -> None:
         if not keys:
             hint = "set private_key or password in [replicas.NAME], or SSH_AUTH_SOCK to an agent that holds a key"
             raise LoginFailed(f"no key and no password are configured to log in as {login.user}", hint)
-        login.try_all([login.by_key(f"the agent's key {_shown(key)}", key, from_agent=True) for key in keys])
+        login.try_all([login.by_key(f"the agent's key {PublicKey.of(key)}", key, from_agent=True) for key in keys])
 
 
 class _Agent(ConnectedAgent):
@@ -246,10 +246,6 @@ class _Login:
             "check username; a password must be right and allowed, and a key's public line (`ssh-keygen -y -f KEY`) "
             f"must be in ~/.ssh/authorized_keys of {self.user} on the server, writable only by that account"
         )
-
-
-def _shown(key: PKey) -> str:
-    return f"{key.get_name()} {fingerprint(key)}"
 
 
 def load_key(text: str, passphrase: str | None = None) -> PKey:

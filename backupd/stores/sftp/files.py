@@ -173,15 +173,9 @@ def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
 def fsync(client: SFTPClient, handle: object) -> bool:
     """Make the server flush an open file to its disk (PROTOCOL, fsync@openssh.com); False when it does not support it.
 
-    Raises OSError when that fails.
+    Raises OSError when that fails, with which a server may report a full disk.
     """
     return extended_request(client, "fsync@openssh.com", handle) is not None
-
-
-def fsync_writes(client: SFTPClient, handle: object) -> bool:
-    """Do `fsync` after writes. Raises WriteRefused when it fails: a full disk may become known only then."""
-    with write_errors():
-        return fsync(client, handle)
 
 
 def replace(client: SFTPClient, old: str, new: str) -> None:
@@ -250,8 +244,8 @@ def write_small_file(client: SFTPClient, path: str, data: bytes, mode: int = PRI
         with write_errors():
             for number in writes:
                 pipeline.wait(number)
-        if not fsync_writes(client, file.handle):
-            missing.append("fsync")
+            if not fsync(client, file.handle):
+                missing.append("fsync")
         found = b""
         with suppress(OSError):  # such as a server that does not read a file while it is open for writing
             found = PipelinedReader(client, file.handle, SAFE_BLOCK_BYTES).read_prefix(len(data) + 1)

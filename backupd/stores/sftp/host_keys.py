@@ -211,11 +211,6 @@ def _text_of(known_hosts: Path) -> str:
         raise ConfigError(f"cannot read {known_hosts}: {error.strerror}", hint) from None
 
 
-def fingerprint(key: PKey) -> str:
-    """Return `SHA256:…` of `key`, as `ssh-keygen -lf` shows it."""
-    return PublicKey.of(key).fingerprint
-
-
 def _fields(blob: bytes) -> list[bytes]:
     """Return the strings in `blob`, each after its length (RFC 4251 section 5)."""
     fields = []

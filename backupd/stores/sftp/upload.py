@@ -26,7 +26,7 @@ from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
 from backupd.stores.contract import Transfer, VerificationMethod
 from backupd.stores.sftp.connection import CHANNELS, SftpConnection
-from backupd.stores.sftp.files import PRIVATE_MODE, fsync, fsync_writes, is_file, partial_removed_on_error
+from backupd.stores.sftp.files import PRIVATE_MODE, fsync, is_file, partial_removed_on_error
 from backupd.stores.sftp.protocol import (
     IN_FLIGHT_BYTES,
     WRITE_BLOCK_BYTES,
@@ -34,6 +34,7 @@ from backupd.stores.sftp.protocol import (
     PipelinedWriter,
     RequestPipeline,
     attributes_with,
+    write_errors,
 )
 
 Advance = Callable[[int], None]
@@ -83,21 +84,17 @@ class VerifiedParts:
         self._bytes: dict[str, int] = {}
         self.sent_bytes = 0  # over all connections, failed transfers included
         self.progress = progress or NoProgress()
-        self._remote_hash = remote_hash
+        self.remote_hash = remote_hash
 
     @property
     def fallback_reason(self) -> str:
         """Why copies are read back though a remote hash was requested; empty where they are not."""
-        return self._remote_hash.unavailable_reason if self._remote_hash else ""
+        return self.remote_hash.unavailable_reason if self.remote_hash else ""
 
     @property
     def reads_back(self) -> bool:
         """Whether copies are read back."""
-        return self._remote_hash is None or bool(self._remote_hash.unavailable_reason)
-
-    def confirmed_by_hash(self, source: BinaryIO, remote: str, size_bytes: int, connection: SftpConnection) -> bool:
-        """Tell whether a remote hash confirms that `remote` begins with `size_bytes` of `source`."""
-        return self._remote_hash is not None and self._remote_hash.confirms(source, remote, size_bytes, connection)
+        return self.remote_hash is None or bool(self.fallback_reason)
 
     def verified_bytes(self, part: str, size_bytes: int) -> int:
         """Return how many bytes of `part`, which now has `size_bytes`, need not be read back again."""
@@ -185,12 +182,12 @@ def _compare_partial(
     source: BinaryIO, part: str, connection: SftpConnection, found_bytes: int, verified: VerifiedParts
 ) -> tuple[int, VerificationMethod]:
     """Return up to where an earlier transfer's `part` equals `source`; records that only after an fsync."""
-    known, method = verified.verified_bytes(part, found_bytes), _READ_BACK
+    known, method, remote_hash = verified.verified_bytes(part, found_bytes), _READ_BACK, verified.remote_hash
     if found_bytes == os.fstat(source.fileno()).st_size:
         equal, method = compare(source, part, connection, known, found_bytes, verified)
     else:
         without_gaps = found_bytes - CHANNELS * IN_FLIGHT_BYTES  # writes in flight may have arrived in any order
-        if known < without_gaps and verified.confirmed_by_hash(source, part, without_gaps, connection):
+        if known < without_gaps and remote_hash and remote_hash.confirms(source, part, without_gaps, connection):
             known = without_gaps
         equal = _read_back(source, part, connection, known, found_bytes, verified.progress.advance)
     with suppress(PermissionError), connection.client.open(part, "r+") as file:
@@ -207,7 +204,7 @@ def compare(
     Both are known to be equal up to `begin`. Reads back what no remote hash confirms. Raises ReplicaUnreachable,
     OSError.
     """
-    if verified.confirmed_by_hash(source, remote, end, connection):
+    if verified.remote_hash and verified.remote_hash.confirms(source, remote, end, connection):
         return end, "remote-hash"
     return _read_back(source, remote, connection, begin, end, verified.progress.advance), _READ_BACK
 
@@ -244,7 +241,8 @@ def _send(
                 read_back.follow(written_bytes, wait=connection.has_low_latency)
         for writer in writers:
             writer.finish()
-        fsync_writes(client, handle)
+        with write_errors():
+            fsync(client, handle)
         progress.stage("prove", end)
         if verified.reads_back:
             with suppress(OSError):  # such as a server that does not read a file while it is open for writing

@@ -12,7 +12,7 @@ from trust_sshd import Starter, fingerprint_of, relayed
 
 from backupd.errors import ReplicaUnreachable, ServerIncompatible, ServerTooOld
 from backupd.stores.sftp.handshake import EVERY_ALGORITHM, fetch_host_keys, shake_hands
-from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey, fingerprint
+from backupd.stores.sftp.host_keys import PinnedKeys, PublicKey
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from support.daemon import free_port
 
@@ -41,13 +41,13 @@ def test_every_key_of_a_server_is_fetched_once_the_best_first(sshd: Starter) -> 
     with sshd() as server:
         keys = fetch_host_keys(server.host, server.port, 30).keys
         wanted = [fingerprint_of(server.host_key(kind)) for kind in KINDS]
-    assert [fingerprint(key) for key in keys] == wanted
+    assert [PublicKey.of(key).fingerprint for key in keys] == wanted
 
 
 def test_a_server_with_one_key_has_one(sshd: Starter) -> None:
     with sshd(kinds=("rsa",)) as server:
         (key,) = fetch_host_keys(server.host, server.port, 30).keys
-        assert fingerprint(key) == fingerprint_of(server.host_key("rsa"))
+        assert PublicKey.of(key).fingerprint == fingerprint_of(server.host_key("rsa"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ from trust_sshd import fingerprint_of, keygen, public
 
 from backupd.errors import LoginFailed
 from backupd.stores.sftp.auth import Credentials, load_key
-from backupd.stores.sftp.host_keys import fingerprint
+from backupd.stores.sftp.host_keys import PublicKey
 
 SECRET = "open sesame"
 FORMS = [("ed25519", "RFC4716")] + [(kind, form) for kind in ("ecdsa", "rsa") for form in ("RFC4716", "PEM", "PKCS8")]
@@ -44,7 +44,7 @@ def test_a_key_loads_from_each_format_as_text_and_as_base64(
     lines = base64.encodebytes(text.encode()).decode()
     forms = [text, text.replace("\n", "\r\n"), "\ufeff" + text.strip(), f"\n  {text}"]
     for given in [*forms, lines, lines.replace("\n", ""), base64.b64encode(forms[1].encode()).decode()]:
-        assert fingerprint(load_key(given, passphrase or None)) == fingerprint_of(path)
+        assert PublicKey.of(load_key(given, passphrase or None)).fingerprint == fingerprint_of(path)
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
@@ -58,7 +58,7 @@ def test_a_missing_and_a_wrong_passphrase_have_different_errors(tmp_path: Path, 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
 def test_an_unnecessary_passphrase_is_ignored(tmp_path: Path, kind: str, form: str) -> None:
     path = made(tmp_path / "key", kind, form)
-    assert fingerprint(load_key(path.read_text(), SECRET)) == fingerprint_of(path)
+    assert PublicKey.of(load_key(path.read_text(), SECRET)).fingerprint == fingerprint_of(path)
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
