@@ -160,8 +160,8 @@ def _initial_steps(survey: History) -> tuple[str, ...]:
 
 def _problems_to_show(survey: History) -> Iterable[Problem]:
     """Return the problems, except those that the unreadable parts or the missing first copy already imply."""
-    told = {"store", "catalog"} & set(survey.unread)
-    problems = [problem for problem in survey.status.health.problems if problem.kind not in told]
+    implied = {"store", "catalog"} & set(survey.unread)
+    problems = [problem for problem in survey.status.health.problems if problem.kind not in implied]
     if survey.stage == "first-day":
         return (problem for problem in problems if problem.kind != "never")
     if survey.stage == "empty":
