@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from backupd import __version__
+from backupd.formatting import human_bytes, human_duration
 from backupd.model import Severity
 from backupd.status.model import DiskUse, History
 from backupd.web import drawings
@@ -124,7 +125,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
-    helpers: dict[str, Any] = {"day_words": day_words, "drawings": drawings}
+    helpers: dict[str, Any] = {
+        "day_words": day_words,
+        "drawings": drawings,
+        "human_bytes": human_bytes,
+        "human_duration": human_duration,
+    }
     environment.globals.update(helpers, style=Markup(_STYLE))  # noqa: S704 - a file of this package
     return environment
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from backupd.formatting import human_bytes, human_duration
 from backupd.health import Freshness, within_limit
 from backupd.model import Severity
 from backupd.problems import Problem
@@ -96,8 +97,9 @@ def cards(survey: History, localizer: Localizer) -> tuple[Card, ...]:
 def to_dos(survey: History, localizer: Localizer) -> tuple[ToDo, ...]:
     """Return the problems and their next steps, the most severe first; empty where there are none."""
     found = [ToDo("", localizer.translate(key)) for key in _initial_steps(survey)]
-    unread = (f"unread.{name}" for name in survey.unread)
-    found += [ToDo(localizer.translate(key), localizer.translate(f"advice.{key}")) for key in unread]
+    found += [
+        ToDo(localizer.translate(f"unread.{part}"), localizer.translate(f"advice.{part}")) for part in survey.unread
+    ]
     found += [_to_do(problem, survey.status.taken_at, localizer) for problem in _problems_to_show(survey)]
     found += _undelivered(survey.status, localizer)
     if survey.stage == "degraded" and not found:
@@ -126,7 +128,7 @@ def source_view(history: SourceHistory, localizer: Localizer) -> SourceView:
         further=history.generations[MOST_ROWS:],
         more=history.generation_count - len(history.generations),
         total=localizer.translate(
-            "generations.count", count=history.generation_count, size=localizer.size(history.stored_bytes)
+            "generations.count", count=history.generation_count, size=human_bytes(history.stored_bytes)
         ),
     )
 
@@ -190,7 +192,7 @@ def _card(freshness: Freshness, survey: History, localizer: Localizer) -> Card:
         word=localizer.translate(_word(freshness, well=well, age_s=age_s)),
         age=_age(freshness, age_s, localizer),
         at=freshness.last_at,
-        limit=localizer.translate("limit", limit=localizer.span(freshness.limit_s)),
+        limit=localizer.translate("limit", limit=human_duration(freshness.limit_s)),
         share=min(1.0, max(0.0, age_s / freshness.limit_s)) if freshness.last_at and freshness.limit_s else 0.0,
         next_at=_next_at(due, localizer) if due else "",
     )
@@ -218,7 +220,7 @@ def _word(freshness: Freshness, *, well: bool, age_s: float) -> str:
 def _age(freshness: Freshness, age_s: float, localizer: Localizer) -> str:
     if freshness.last_at is None:
         return localizer.translate("age.never")
-    return localizer.translate("age.ago" if age_s >= 0 else "age.ahead", age=localizer.span(abs(age_s)))
+    return localizer.translate("age.ago" if age_s >= 0 else "age.ahead", age=human_duration(abs(age_s)))
 
 
 def _to_do(problem: Problem, now: datetime, localizer: Localizer) -> ToDo:
@@ -230,8 +232,8 @@ def _to_do(problem: Problem, now: datetime, localizer: Localizer) -> ToDo:
         "task": localizer.task(problem.task or ""),
         "runs": problem.runs,
         "reference": problem.reference,
-        "age": localizer.span(problem.age_s or max(0.0, lasted_s)),
-        "limit": localizer.span(problem.limit_s),
+        "age": human_duration(problem.age_s or max(0.0, lasted_s)),
+        "limit": human_duration(problem.limit_s),
     }
     steps = [localizer.translate(advice, **values)] if advice else []
     if problem.restore:
@@ -264,7 +266,7 @@ def _sizes(history: SourceHistory, localizer: Localizer) -> DrawnChart | None:
     if chart is None:
         return None
     first, last = snapshots[0][0].isoformat(), snapshots[-1][0].isoformat()
-    sizes = {"snapshot": localizer.size(snapshots[-1][1]), "archive": localizer.size(archives[-1][1])}
+    sizes = {"snapshot": human_bytes(snapshots[-1][1]), "archive": human_bytes(archives[-1][1])}
     return DrawnChart(
         chart, localizer.translate("chart.size-summary", source=history.source, first=first, last=last, **sizes)
     )
@@ -275,7 +277,7 @@ def _durations(history: SourceHistory, localizer: Localizer) -> DrawnChart | Non
     chart = duration_chart(series)
     if chart is None:
         return None
-    first, last, took = series[0][0].isoformat(), series[-1][0].isoformat(), localizer.span(series[-1][1])
+    first, last, took = series[0][0].isoformat(), series[-1][0].isoformat(), human_duration(series[-1][1])
     words = localizer.translate("chart.duration-summary", source=history.source, first=first, last=last, duration=took)
     return DrawnChart(chart, words)
 
