@@ -16,7 +16,7 @@ from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_fil
 from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.state import QuarantinedCopy
 from backupd.tasks.context import TaskContext
-from backupd.tasks.restore.recovery import heal_restore
+from backupd.tasks.restore.recovery import recover_restore
 
 Kind = Literal["replaced database", "record of a restore", "damaged copy"]
 
@@ -106,7 +106,7 @@ def _clean_replaced(
         return ()
     with nullcontext() if dry_run else restore_lock(path):
         if not dry_run:
-            heal_restore(path, context)
+            recover_restore(path, context)
         kept = kept_files(target)
         found = tuple(_replaced(one, source) for one in kept)
         decisions = decide_replaced(found, _next_undone(target), older_than, context.clock())

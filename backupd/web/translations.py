@@ -318,8 +318,8 @@ _GENERATIONS: Final = {
     "pinned": Phrase("pinned", "fijada"),
     "pinned.until": Phrase("pinned until {at}", "fijada hasta el {at}"),
     "last-verified": Phrase("last verified", "última verificada"),
-    "damaged: not counted; remove by hand": Phrase(
-        "damaged: does not count; remove it manually", "dañada: no cuenta; elimínela a mano"
+    "damaged: not counted; backupd remove deletes it": Phrase(
+        "damaged: does not count; backupd remove deletes it", "dañada: no cuenta; elimínela con backupd remove"
     ),
     "dated in the future": Phrase("dated in the future", "con fecha futura"),
     "frozen: corrupt": Phrase(
