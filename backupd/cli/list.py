@@ -58,7 +58,7 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     _print(rows, context, store)
     for group in foreign:
         if group.source in config.sources and (not names or group.source in names):
-            print_warning(f"{store} holds copies of {group.source} by another store: {group.words(context.clock())}")
+            print_warning(f"{store} holds copies of {group.source} by another store: {group.describe(context.clock())}")
     elsewhere = {*others, *inventory.refused}
     if damaged := [row.generation.id for row in rows if row.generation.damaged and row.generation.id not in elsewhere]:
         at = "" if store == LOCAL_STORE else f" --store {store}"

@@ -205,7 +205,7 @@ def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_ma
     assert replicate_to(connect(first), first.context).outcome == "done"
     second.now += timedelta(days=2)
     report = replicate_to(connect(second), second.context, order=replace(REPLICATE_ALL, adopt=True))
-    assert (report.outcome, "seems to be at work" in str(report.error)) == ("failed", True)
+    assert (report.outcome, "seems to be in use" in str(report.error)) == ("failed", True)
     assert "--force" in str(report.hint)
     assert second.context.identities.adopted() == {}
     assert (
