@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from backupd import __version__
 from backupd.bootstrap.notifications import notification_options
-from backupd.bootstrap.tasks import limits, monitors, planned_tasks, retention_rule, watching_site
+from backupd.bootstrap.tasks import daemon_context, limits, monitors, planned_tasks, retention_rule
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
@@ -117,7 +117,7 @@ def serve(config: Config) -> NoReturn:
     exit_within(_END_S)
     identity = drop_privileges(config, os.environ)
     become_owner_of_backups(config, os.environ)
-    context = watching_site(config, sys.stdout)
+    context = daemon_context(config, sys.stdout)
     planned = planned_tasks(config)
     woken = threading.Event()
     lanes = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
