@@ -24,7 +24,7 @@ def retried(run: str, said: str) -> bool:
     return re.search(words, said, re.MULTILINE) is not None
 
 
-def test_a_deleted_database_is_unhealthy_within_a_minute_and_well_once_it_is_restored(
+def test_deleted_database_is_unhealthy_within_a_minute_and_healthy_once_restored(
     backupd: Backupd, database: Path
 ) -> None:
     with running_daemon(backupd) as daemon:
@@ -50,7 +50,7 @@ def test_a_deleted_database_is_unhealthy_within_a_minute_and_well_once_it_is_res
     assert backupd("status").code == 0
 
 
-def test_a_failed_replication_is_tried_again_at_once_with_another_host_key_and_not_with_the_same(
+def test_failed_replication_is_retried_at_once_with_another_host_key_only(
     backupd: Backupd, sshd: Sshd, tmp_path: Path
 ) -> None:
     there = tmp_path / "there"
