@@ -94,7 +94,7 @@ class OwnerHandover:
             hand_over_backups(self._config, identity)
         except ConfigError as error:
             if error.message != self._last_error:
-                self._log.error(Event.RUN_BROKEN, error.message, hint=error.hint)
+                self._log.error(Event.RUN_FAILED, error.message, hint=error.hint)
             self._last_error = error.message
             become_owner_of_backups(self._config, os.environ)
             return False

@@ -106,7 +106,7 @@ class Notifier:
 
     def _log_defect(self, what: str) -> None:
         if what != self._last_error and not self._stopping:
-            self._context.log.error(Event.TELLING_FAILED, what, hint="report this with backup.log")
+            self._context.log.error(Event.NOTIFICATION_FAILED, what, hint="report this with backup.log")
         self._last_error = what
 
     def _with_new_messages(self, state: NotificationState, observation: Observation) -> NotificationState:

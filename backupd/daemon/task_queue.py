@@ -167,7 +167,7 @@ class TaskQueue:
             process.wait(1)
 
     def _log_error(self, request: TaskRequest, what: str, hint: str) -> None:
-        self._log.error(Event.RUN_BROKEN, what, task=request.task, source=request.source or None, hint=hint)
+        self._log.error(Event.RUN_FAILED, what, task=request.task, source=request.source or None, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,10 +228,10 @@ class TaskContext:
             match found.kind:
                 case "removal":
                     what = f"finished the removal of {found.name} that a killed run had begun"
-                    self.log.warning(Event.REMOVAL_RESUMED, what, generation=found.name)
+                    self.log.warning(Event.REMOVAL_RECOVERED, what, generation=found.name)
                 case "publication":
                     what = f"finished the publication of {found.name} that a killed run had begun"
-                    self.log.warning(Event.PUBLISH_RESUMED, what, generation=found.name)
+                    self.log.warning(Event.PUBLISH_RECOVERED, what, generation=found.name)
                 case "staging" if found.problem:
                     what = f"could not remove the unfinished work {found.name} of a killed run: {found.problem}"
                     self.log.warning(Event.STAGING_STUCK, what)

@@ -270,11 +270,11 @@ class Reporter:
                 log.info(Event.SNAPSHOT_UNCHANGED, what, generation=manifest.id)
             case PruningHeld(hold):
                 what = f"pruning of {hold.source} is on hold: {hold.reason}"
-                log.warning(Event.ROTATION_FROZEN, what, source=hold.source)
+                log.warning(Event.PRUNING_HELD, what, source=hold.source)
             case PruningReleased(source, by_operator=True):
-                log.warning(Event.ROTATION_RELEASED, f"an operator released the pruning of {source}", source=source)
+                log.warning(Event.PRUNING_RELEASED, f"an operator released the pruning of {source}", source=source)
             case PruningReleased(source):
-                log.info(Event.ROTATION_RELEASED, f"{source} is good again: it is pruned again", source=source)
+                log.info(Event.PRUNING_RELEASED, f"{source} is good again: it is pruned again", source=source)
             case GenerationPublished(manifest):
                 log.info(
                     Event.GENERATION_PUBLISHED,

@@ -64,7 +64,7 @@ OF_A_REPORT = {
 OF_THE_DAEMON = {
     Event.RUN_DUE,
     Event.RUN_STOPPED,
-    Event.RUN_BROKEN,
+    Event.RUN_FAILED,
     Event.DAEMON_STARTED,
     Event.DAEMON_STANDBY,
     Event.DAEMON_STOPPED,
@@ -76,7 +76,7 @@ OF_THE_DAEMON = {
     Event.MESSAGE_SENT,
     Event.MESSAGE_FAILED,
     Event.MESSAGE_DROPPED,
-    Event.TELLING_FAILED,
+    Event.NOTIFICATION_FAILED,
 }
 ENVELOPE = {"@timestamp", "log.level", "message", "event.action", "service.name", "log.logger", "ecs.version"}
 
@@ -147,9 +147,9 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context
         Event.LOCK_TAKEN_OVER,
         Event.STAGING_SWEPT,
         Event.STAGING_STUCK,
-        Event.PUBLISH_RESUMED,
-        Event.REMOVAL_RESUMED,
-        Event.RESTORE_HEALED,
+        Event.PUBLISH_RECOVERED,
+        Event.REMOVAL_RECOVERED,
+        Event.RESTORE_RECOVERED,
         Event.REPLICA_RETRIED,
         Event.SNAPSHOT_WAITING,
         Event.SNAPSHOT_RETRIED,
@@ -173,7 +173,7 @@ def test_a_killed_run_is_told_as_the_page_says(order: BackupRequest, context: Ta
     backup(order, context)
     lines = log_lines(context.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()
-    for event, generation in {Event.REMOVAL_RESUMED: going, Event.PUBLISH_RESUMED: coming}.items():
+    for event, generation in {Event.REMOVAL_RECOVERED: going, Event.PUBLISH_RECOVERED: coming}.items():
         assert [line["backupd.generation"] for line in of(lines, event)] == [generation]
     for event in (Event.LOCK_TAKEN_OVER, Event.STAGING_SWEPT, Event.RUN_INTERRUPTED):
         assert len(of(lines, event)) == 1
@@ -187,7 +187,7 @@ def test_a_corrupt_source_is_told_as_the_page_says(order: BackupRequest, context
     backup(order, context)
     lines = log_lines(context.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()
-    for event in (Event.SNAPSHOT_RETRIED, Event.SNAPSHOT_QUARANTINED, Event.ROTATION_FROZEN):
+    for event in (Event.SNAPSHOT_RETRIED, Event.SNAPSHOT_QUARANTINED, Event.PRUNING_HELD):
         assert len(of(lines, event)) == 1
 
 

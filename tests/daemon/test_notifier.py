@@ -373,10 +373,10 @@ def test_defect_is_logged_once_and_the_next_minute_comes(harness: NotifierHarnes
     notifier = Notifier(order, harness.context, broken, lambda: (), lambda: (), wake)
     notifier.start()
     for _ in range(3):
-        wait_until(lambda: not wake.is_set() and events(harness.context, "telling.failed"), "a turn")
+        wait_until(lambda: not wake.is_set() and events(harness.context, "notification.failed"), "a turn")
         wake.set()
     notifier.stop()
-    assert events(harness.context, "telling.failed") == ["notifications failed: ZeroDivisionError: "]
+    assert events(harness.context, "notification.failed") == ["notifications failed: ZeroDivisionError: "]
 
 
 def test_without_channels_there_is_no_thread(harness: NotifierHarness) -> None:

@@ -95,7 +95,7 @@ def test_queue_without_a_free_process_logs_and_goes_on(queue: TaskQueue, backups
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [run.exit_code for run in queue.results(BACKUP)] == [75]
     assert queue.alive()
-    assert log_lines(backups)[-1]["event.action"] == "run.broken"
+    assert log_lines(backups)[-1]["event.action"] == "run.failed"
     queue.submit(BACKUP)
     wait_until(lambda: queue.results(BACKUP)[-1].succeeded, "a success")
 

@@ -77,7 +77,7 @@ def assert_old_or_new(workspace: Workspace, runner: BackupdRunner, before: Initi
     intent, known = workspace.database.with_name(".tasks.db.restore"), len(events(workspace))
     there = intent.exists()
     assert runner.run(["backup"], {**workspace.environ, **SHORT_WAITS}).code in {0, 3}
-    assert (Event.RESTORE_HEALED in events(workspace)[known:]) == there
+    assert (Event.RESTORE_RECOVERED in events(workspace)[known:]) == there
     assert rows(workspace.database, workspace.root / "scratch") == now
     assert not intent.exists()
 

@@ -171,7 +171,7 @@ def test_a_linked_manifest_in_the_work_of_a_dead_run_publishes_nothing(
     dead.mkdir()
     (dead / f"tasks-20200101-0000{MANIFEST_SUFFIX}").symlink_to(outside / "file.txt")
     assert runner.run(["backup"], workspace.environ).code == 0
-    assert Event.PUBLISH_RESUMED not in events(workspace)
+    assert Event.PUBLISH_RECOVERED not in events(workspace)
     assert workspace.store.unpaired_files() == (stray,)
     assert (workspace.backups / stray).read_bytes() == b"of somebody's"
 

@@ -57,7 +57,7 @@ def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
             assert len(told) <= 1
         else:
             assert_swept(workspace)
-            assert leftovers(workspace) <= {Event.REMOVAL_RESUMED}  # what was on its way out goes with the next run
+            assert leftovers(workspace) <= {Event.REMOVAL_RECOVERED}  # what was on its way out goes with the next run
             begun = any(_LOCKS in step for step in until)
             assert [line["backupd.outcome"] for line in told] == ["failed"] * begun
         shutil.rmtree(workspace.root)

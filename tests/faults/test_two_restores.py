@@ -67,7 +67,7 @@ def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(
         assert runner.run(["backup"], workspace.environ).code == BUSY
         assert (swap_journal_path(database).exists(), part.exists()) == (True, True)
     assert runner.run(["backup"], workspace.environ).code == 0
-    assert Event.RESTORE_HEALED in events(workspace)
+    assert Event.RESTORE_RECOVERED in events(workspace)
     assert (transfers(database), kept_databases(database), parts(workspace)) == (OLD, (), [])
 
 

@@ -35,8 +35,8 @@ RECOVERY_EVENTS = frozenset(
     {
         Event.LOCK_TAKEN_OVER,
         Event.STAGING_SWEPT,
-        Event.PUBLISH_RESUMED,
-        Event.REMOVAL_RESUMED,
+        Event.PUBLISH_RECOVERED,
+        Event.REMOVAL_RECOVERED,
         Event.RUN_INTERRUPTED,
     }
 )
@@ -271,8 +271,8 @@ def leftovers(workspace: Workspace, task: str = "backup") -> set[Event]:
     found = {
         Event.LOCK_TAKEN_OVER: lock.exists() and lock.read_bytes() != b"",
         Event.STAGING_SWEPT: staging.exists() and any(staging.iterdir()),
-        Event.PUBLISH_RESUMED: any(_staged_manifest(workspace, key_of(stray)) for stray in unpaired_files),
-        Event.REMOVAL_RESUMED: any((workspace.hidden / "removing").glob("*")),
+        Event.PUBLISH_RECOVERED: any(_staged_manifest(workspace, key_of(stray)) for stray in unpaired_files),
+        Event.REMOVAL_RECOVERED: any((workspace.hidden / "removing").glob("*")),
         Event.RUN_INTERRUPTED: _query(workspace, "SELECT 1 FROM run WHERE finished_at IS NULL AND task = ?", task)
         != [],
     }

@@ -45,11 +45,11 @@ def heal_restore(path: Path, context: TaskContext) -> None:
         ) from error
     if healed is not None:
         what = f"a restore of {target} was killed: {healed.what}" + (f"; {healed.detail}" if healed.detail else "")
-        context.log.warning(Event.RESTORE_HEALED, what, target=str(target))
+        context.log.warning(Event.RESTORE_RECOVERED, what, target=str(target))
     if begun is not None:
         effect = "it had taken effect" if took else "it had changed nothing"
         what = f"an online restore of {begun.record.generation} to {target} was killed: {effect}"
-        context.log.warning(Event.RESTORE_HEALED, what, target=str(target))
+        context.log.warning(Event.RESTORE_RECOVERED, what, target=str(target))
 
 
 def healed_before_backup(path: Path, context: TaskContext) -> str:
