@@ -80,11 +80,11 @@ def test_working_scheduler_is_not_replaced(scheduler: Scheduler) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_scheduler_whose_thread_died_is_replaced(scheduler: Scheduler, ticks: Ticks) -> None:
-    scheduler = scheduler._scheduler
-    scheduler.modify_job("tick", next_run_time=datetime.now(UTC) + timedelta(seconds=0.2))
-    scheduler._jobstores["default"].update_job = broken  # what "database is locked" does to a store on disk
-    wait_until(lambda: not scheduler._thread.is_alive(), "the death of the thread")
-    assert scheduler.running, "APScheduler notices by itself: this test and `mend` have had their day"
+    inner = scheduler._scheduler
+    inner.modify_job("tick", next_run_time=datetime.now(UTC) + timedelta(seconds=0.2))
+    inner._jobstores["default"].update_job = broken  # what "database is locked" does to a store on disk
+    wait_until(lambda: not inner._thread.is_alive(), "the death of the thread")
+    assert inner.running, "APScheduler notices by itself: `replace_if_stalled` is no longer needed"
     wait_until_stalled(scheduler)
     fired = ticks.count
     assert scheduler.replace_if_stalled()
