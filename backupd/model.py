@@ -1,4 +1,4 @@
-"""Frozen values that every room shares.
+"""Frozen values that all rooms share.
 
 Annotations carry the bounds that a manifest from another host must keep; `archive.manifest` enforces them.
 """
@@ -15,7 +15,7 @@ ARCHIVE_SUFFIX = ".sqlite3.gz"
 MANIFEST_SUFFIX = ".manifest.json"
 LOCAL_STORE = "local"
 MANIFEST_MAX_BYTES = 8 << 20
-# What is dated further ahead than this was dated by a clock that ran ahead.
+# A generation that is dated further ahead was dated by a clock that ran ahead.
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
 STORE_IDENTITY = "[0-9a-f]{16}"
@@ -42,10 +42,10 @@ def is_generation_id(text: str) -> bool:
 
 
 def source_of(generation_id: str) -> str:
-    """Return the source that a generation's id begins with. Raises ValueError when `generation_id` is none."""
+    """Return the source in a generation's id. Raises ValueError when `generation_id` is not such an id."""
     found = _GENERATION_ID.fullmatch(generation_id)
     if found is None:
-        raise ValueError(f"{generation_id[:120]!r} is no generation's id")
+        raise ValueError(f"{generation_id[:120]!r} is not the id of a generation")
     return found[1]
 
 
@@ -57,7 +57,7 @@ def is_source_name(text: str) -> bool:
 def generation_id(source: str, taken_at: datetime, attempt: int = 1) -> str:
     """Name the generation of `source` taken at `taken_at` (aware); `attempt` ≥ 2 tells two in one minute apart."""
     suffix = "" if attempt == 1 else f"-{attempt}"
-    t = taken_at.astimezone(UTC)  # told without strftime, which takes several times as long: lists are long
+    t = taken_at.astimezone(UTC)  # strftime takes several times as long, and lists are long
     return f"{source}-{t.year:04}{t.month:02}{t.day:02}-{t.hour:02}{t.minute:02}{suffix}"
 
 
@@ -71,7 +71,7 @@ def utc_from_text(text: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What `os.stat` tells of one file; two equal states more than 2 s apart mean that nobody wrote to it."""
+    """What `os.stat` returns for one file; two equal states more than 2 s apart mean that it was not written to."""
 
     device: int
     inode: Count
@@ -82,19 +82,18 @@ class FileState:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The state of a database and its WAL (`None`: no WAL, or an empty one) just before a copy was begun."""
+    """The state of a database and its WAL just before a copy began."""
 
     database: FileState
-    wal: FileState | None
+    wal: FileState | None  # None: no WAL, or an empty one
     captured_at_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """Where a snapshot came from and whose file it was, so that a restore can give it back as it was.
+    """Path, owner and mode of a database and of its directory, so that a restore can set them again.
 
-    `directory_…` are owner and mode of the directory of the database, in which its app makes the side files. An id is
-    None where the user namespace of that backup did not map it.
+    An id is None where the user namespace of that backup did not map it.
     """
 
     path: Text
@@ -109,9 +108,9 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFacts:
-    """An uncompressed copy: identity, shape, and the two SQLite libraries that wrote the source and the copy.
+    """An uncompressed copy, and the two SQLite libraries that wrote the source and the copy.
 
-    Of an encrypted database (`method` is `file`: copied byte for byte) the page size is one that fits.
+    For an encrypted database, which is copied byte for byte (`file`), the page size is one that fits.
     """
 
     sha256: Sha256
@@ -128,7 +127,7 @@ class SnapshotFacts:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFacts:
-    """The gzip file of a snapshot: identity, and the size of the pieces that its members hold."""
+    """The gzip file of a snapshot; each of its members holds `member_bytes` of it."""
 
     sha256: Sha256
     size_bytes: Count
@@ -138,46 +137,35 @@ class ArchiveFacts:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in a snapshot: rows by table (`None` where they could not be counted) and the schema's digest.
+    """What is in a snapshot, by table: ordinary, virtual and shadow tables."""
 
-    `tables` has tables of every kind: ordinary, virtual and shadow. `columns` has a digest of the names of the columns
-    by table, and `virtual` the module, in small letters, by virtual table.
-    """
-
-    tables: Annotated[dict[Text, Count | None], MaxLen(100_000)]
+    tables: Annotated[dict[Text, Count | None], MaxLen(100_000)]  # rows; None where they could not be counted
     schema_sha256: Sha256
-    columns: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)
-    virtual: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)
+    columns: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)  # digests of column names
+    virtual: Annotated[dict[Text, Text], MaxLen(100_000)] = field(default_factory=dict)  # modules in lower case
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the checks of a snapshot said.
-
-    `checks` names what was run; `damage` holds messages that mean corruption, `notes` those that do not. `doubt` says
-    why the copy may be damaged although nothing was found: it is believed unless the copy before it had no such doubt.
-    """
+    """The result of the checks of a snapshot."""
 
     level: Verification
-    checks: Annotated[tuple[Text, ...], MaxLen(20)]
-    damage: Annotated[tuple[Text, ...], MaxLen(200)] = ()
-    notes: Annotated[tuple[Text, ...], MaxLen(200)] = ()
+    checks: Annotated[tuple[Text, ...], MaxLen(20)]  # that were run
+    damage: Annotated[tuple[Text, ...], MaxLen(200)] = ()  # messages that mean corruption
+    notes: Annotated[tuple[Text, ...], MaxLen(200)] = ()  # messages that do not
     foreign_key_violations: Count = 0
     duration_s: Seconds = 0.0
-    doubt: Text = ""
+    doubt: Text = ""  # why the copy may be damaged although no damage was found
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that a stranger needs to trust and to restore one archive; the truth about a generation.
-
-    `store` is the identity of the store that made it: 16 hex digits.
-    """
+    """All that is needed to verify and to restore one archive; the truth about a generation."""
 
     format: Literal[1]
     id: Name
     source: Name
-    store: Annotated[str, Len(16, 16)]
+    store: Annotated[str, Len(16, 16)]  # identity of the store that made it, in hex digits
     taken_at: datetime
     backupd_version: Name
     origin: SourceFacts
@@ -189,19 +177,19 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One generation as retention and listings see it; `damaged` is a later check's word against the manifest's."""
+    """One generation as retention and listings see it."""
 
     id: str
     source: str
     taken_at: datetime
     archive_bytes: int
     snapshot_bytes: int
-    verification: Verification
-    damaged: bool = False
+    verification: Verification  # when it was made
+    damaged: bool = False  # a later check found damage
 
     @property
     def verified(self) -> bool:
-        """Whether this copy counts: proven when it was made, and not found damaged since."""
+        """Whether this copy counts: it was verified when it was made, and no later check found damage."""
         return self.verification != "corrupt" and not self.damaged
 
 
@@ -251,18 +239,14 @@ class RetentionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Why nothing of a source may be pruned: `corrupt` ends with a sound backup, both end with an operator's word.
-
-    `reference` is the last good generation; a shrunken source is compared with it until it is accepted. `unreadable`
-    means that no damage was found, and that the source could be read before and cannot any more.
-    """
+    """Why nothing of a source is pruned, until a good backup or an operator releases it."""
 
     source: Name
     kind: Literal["corrupt", "shrink"]
     since: datetime
     reason: Text
-    reference: Name | None
-    unreadable: bool = False
+    reference: Name | None  # the last good generation; a shrunken source is compared with it until it is accepted
+    unreadable: bool = False  # no damage was found, but the source could be read before and cannot be read now
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,17 +265,17 @@ class Pin:
 
 
 class Progress(Protocol):
-    """Told about the long stages of a job; what it does with that is its own affair."""
+    """Receives the progress of the long stages of a task."""
 
     def stage(self, name: str, total_bytes: int) -> None:
-        """Hear that a stage begins that will handle about `total_bytes`."""
+        """Begin a stage that will process about `total_bytes`."""
 
     def advance(self, done_bytes: int) -> None:
-        """Hear that the stage that began last has handled `done_bytes` in all."""
+        """Report that the current stage has processed `done_bytes` in all."""
 
 
 class NoProgress:
-    """Tells nobody."""
+    """Shows no progress."""
 
     def stage(self, name: str, total_bytes: int) -> None:
         """Do nothing."""

@@ -8,15 +8,18 @@ import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backupd.config import Config
 from backupd.errors import ConfigError
 from backupd.log import LOG_NAME
+from backupd.model import Manifest
+from backupd.sqlite.permissions import apply_permissions, plan_permissions
 from backupd.stores.contract import HIDDEN
 from backupd.stores.ownership import transfer_ownership
 from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner
+from backupd.tasks.restore import RestoreRequest
 
 PUID = "PUID"
 PGID = "PGID"
@@ -257,3 +260,31 @@ def _become(identity: Identity) -> None:
         ) from error
     if identity.uid != 0:
         os.environ["HOME"] = "/"  # what libraries look for in /root is not for us to see
+
+
+def give_directories(found: Iterable[tuple[RestoreRequest, Manifest]], config: Config) -> list[RestoreRequest]:
+    """Give empty directories that databases are restored to, to the owners of these; then become the owner if possible.
+
+    All of them come first, since only root may do it; the store may be unreadable afterwards. A dry run changes nothing
+    and only says what would be given. Raises ConfigError.
+    """
+    become_root_again()  # opening the store may have changed the user
+    requests = [_give_directory(request, manifest, config) for request, manifest in found]
+    if not any(request.dry_run for request in requests):
+        settle(config, os.environ)  # also where another restore has just given the directory away
+        become_owner_of_backups(config, os.environ)
+    return requests
+
+
+def _give_directory(request: RestoreRequest, manifest: Manifest, config: Config) -> RestoreRequest:
+    if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
+        return request  # without that capability root could not write to the directory of another user
+    database = Path(os.path.realpath(request.path))
+    rights = plan_permissions(database, manifest.origin, config.backups_dir)
+    if rights is not None and rights.uid is not None and not request.dry_run:
+        if follows_owner(os.environ):  # before the directory becomes inaccessible
+            gid = rights.uid if rights.gid is None else rights.gid
+            hand_over_backups(config, Identity(rights.uid, gid, f"the owner of {database.parent}"))
+        if not apply_permissions(database.parent, rights):
+            return request
+    return replace(request, directory=rights)

@@ -18,7 +18,7 @@ from backupd.errors import PolicyEmpty
 from backupd.formatting import printable, written_span
 from backupd.model import CLOCK_TOLERANCE, Generation, Hold, Kept, Pin, Removed, RetentionPlan, RetentionPolicy
 
-DAMAGED = "damaged: not counted; remove by hand"
+DAMAGED = "damaged: not counted; backupd remove deletes it"
 FUTURE = "dated in the future"
 LAST_VERIFIED = "last-verified"
 NO_PINS: Final[Mapping[str, Pin]] = {}

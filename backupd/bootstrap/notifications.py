@@ -14,7 +14,7 @@ from backupd.notifications.message import Channel, parse_channels
 from backupd.pings import DAILY, Monitor
 from backupd.schedule import Schedule
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.finding import Finding
+from backupd.tasks.doctor import Finding
 from backupd.tasks.freshness import read_health_facts
 
 

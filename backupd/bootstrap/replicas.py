@@ -22,10 +22,10 @@ from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
 from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
 from backupd.stores.state import OWN_IDENTITY
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.doctor.drill import examine_drill
-from backupd.tasks.doctor.finding import Finding
-from backupd.tasks.doctor.local import examine
-from backupd.tasks.doctor.replica import examine_replica
+from backupd.tasks.doctor import Finding
+from backupd.tasks.doctor.local import check_local
+from backupd.tasks.doctor.replica import check_replica
+from backupd.tasks.drill.app_check import check_drill_setup
 from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.replica import Connect, Retry, once, replica_errors, replica_inventory, until
@@ -111,11 +111,11 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     """Yield what a doctor finds in the whole set-up, here and at each replica."""
     note = f"; {config.note}" if config.note else ""
     yield Finding("configuration", ok=True, detail=f"from {config.origin}{note}")
-    yield from examine(tuple(backup_request(config, name) for name in config.sources), context)
+    yield from check_local(tuple(backup_request(config, name) for name in config.sources), context)
     for name in config.replicas:
-        yield from examine_replica(replication_request(config, name), partial(_open, config, name, context), context)
+        yield from check_replica(replication_request(config, name), partial(_open, config, name, context), context)
     if config.drill.checks_app:
-        yield from examine_drill(drill_request(config, config.drill.source or next(iter(config.sources))))
+        yield from check_drill_setup(drill_request(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:
         yield from examine_messages(next(iter(config.sources)), context)
     if config.pings:

@@ -23,6 +23,7 @@ from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest, Packing, RetentionRule, ShrinkGuard
+from backupd.tasks.restore import RestoreRequest
 
 # In this order when several are due: what makes a new copy goes before what looks after old ones.
 _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
@@ -96,6 +97,14 @@ def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) or tuple(config.sources)
 
 
+def one_source(name: str | None, config: Config) -> str:
+    """Return the source that is meant: `name`, else the only one. Raises UsageError."""
+    names = sources(config, (name,) if name else ())
+    if len(names) > 1:
+        raise UsageError(f"which source: {', '.join(names)}?", "name it with --source")
+    return names[0]
+
+
 def refuse_twins(config: Config) -> None:
     """Raise ConfigError where two sources are one database by way of links, which only the file system can tell."""
     named: dict[str, str] = {}
@@ -130,6 +139,16 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         timezone_warning=config.timezone_warning,
         replicas=tuple(config.replicas),
     )
+
+
+def restore_request(config: Config, source: str, *, stopped: bool, dry_run: bool) -> RestoreRequest:
+    """Return the request to replace the database of `source`. Raises UsageError where it is not configured."""
+    if source not in config.sources:
+        raise UsageError(
+            f"the configuration ({config.origin}) has no source {source!r}; it has: {', '.join(config.sources)}",
+            "add it to [sources], or restore to a new file (--to PATH)",
+        )
+    return RestoreRequest(source, config.sources[source].path, workers(config), stopped, dry_run)
 
 
 def drill_store(config: Config) -> str:

@@ -1,61 +1,110 @@
-"""What an operator types: one command a file, over the same jobs that the schedule runs."""
+"""The command line: each command runs the code that the schedule runs."""
 
 import gc
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import ClassVar
+from inspect import getdoc
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import click
 
 from backupd import __version__
+from backupd.errors import EXIT_CODES, ConfigError, UsageError
+
+
+class Entry(NamedTuple):
+    """A command: the module below `backupd.cli` that defines it as NAME_command, and its short help."""
+
+    module: str
+    summary: str
+
+
+# The only short help of each command, also the beginning of its long help. It stands here because importing all
+# commands takes ten times as long as `backupd --help` may (docs/adr/0013-libraries.md).
+COMMANDS: Final[Mapping[str, Entry]] = {
+    "serve": Entry("serve", "Run the daemon."),
+    "backup": Entry("backup", "Take one verified backup of every source now."),
+    "list": Entry("list", "List generations, newest first."),
+    "show": Entry("show", "Show one generation: its manifest, runs and checks."),
+    "verify": Entry("verify", "Verify generations again."),
+    "prune": Entry("prune", "Apply the retention policy, with the reason of each decision."),
+    "pin": Entry("pin", "Keep generations until they are unpinned, in the store and at replicas."),
+    "unpin": Entry("pin", "Release pinned generations."),
+    "remove": Entry("prune", "Remove generations from one store now, whatever the retention policy keeps."),
+    "clean": Entry("maintenance", "Remove old databases that restores replaced, and copies in quarantine."),
+    "replicate": Entry("replicate", "Send the generations that a replica lacks, newest first."),
+    "drill": Entry("drill", "Run a restore drill."),
+    "restore": Entry("restore", "Restore an app's database: in place, online, or as a new file."),
+    "doctor": Entry("doctor", "Check configuration, permissions, disk space and replicas."),
+    "trust": Entry("trust", "Show the host keys of a replica, and the line that pins one."),
+    "status": Entry("status", "Show whether everything is up to date, and what to do if not."),
+    "log": Entry("log", "Show backup.log in readable form."),
+    "notify": Entry("notify", "Show notification delivery; --test sends a test notification."),
+    "health": Entry("serve", "Ask the running daemon whether it works (GET /livez)."),
+    "config": Entry("config", "Show or check the configuration."),
+    "catalog": Entry("maintenance", "Rebuild the catalog, the index of runs and generations."),
+}
+
+
+def long_help(name: str, body: Callable[..., None]) -> str:
+    """Return the help of a command: its short help, then the docstring of the function that runs it."""
+    return f"{COMMANDS[name].summary}\n\n{getdoc(body)}"
+
+
+def config_option() -> click.Option:
+    """Return `--config FILE`."""
+    sought = "$BACKUPD_CONFIG, /etc/backupd/config.toml, ./backupd.toml, else the environment alone"
+    return click.Option(
+        ["--config", "config_file"], type=click.Path(path_type=Path), help=f"Configuration file (default: {sought})."
+    )
+
+
+class Command(click.Command):
+    """A command whose help lists its exit codes; `exits` says what some of them mean here, empty for the usual.
+
+    Any command may exit with 0, 1, 2 and 78, and others are in `exits`.
+    """
+
+    def __init__(self, *arguments: Any, exits: Mapping[int, str], **settings: Any) -> None:  # noqa: ANN401 - click's
+        super().__init__(*arguments, **settings)
+        codes = {0, 1, UsageError.exit_code, ConfigError.exit_code, *exits}
+        self.exits = {code: exits.get(code) or EXIT_CODES[code] for code in sorted(codes)}
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the exit codes, and then the example."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in self.exits.items()])
+        super().format_epilog(ctx, formatter)
 
 
 class _Lazy(click.Group):
-    """Imports a command only when it is called: `backupd --help` answers at once."""
-
-    # Module, and the first sentence of the command's docstring as far as a colon or semicolon: a test compares both. To
-    # import all commands for it would take 0.7 s (docs/adr/0013-libraries.md).
-    commands_help: ClassVar[dict[str, tuple[str, str]]] = {
-        "serve": ("serve", "Run the daemon."),
-        "backup": ("backup", "Take one verified backup of every source now."),
-        "list": ("list", "List generations, newest first."),
-        "show": ("show", "Show one generation's manifest, and the runs and checks that concern it."),
-        "verify": ("verify", "Prove generations again."),
-        "prune": ("prune", "Apply the retention policy, each generation with its reason."),
-        "pin": ("pin", "Keep generations, here and at replicas, until they are released."),
-        "unpin": ("unpin", "Release pinned generations."),
-        "remove": ("remove", "Remove generations from one store now, whatever the retention policy says."),
-        "clean": ("clean", "Remove old databases that restores have replaced, and damaged copies in quarantine."),
-        "replicate": ("replicate", "Send the generations that a replica lacks, newest first."),
-        "drill": ("drill", "Rehearse a restore."),
-        "restore": ("restore", "Put a generation in place of its app's database."),
-        "doctor": ("doctor", "Prove the whole set-up before the first night."),
-        "trust": ("trust", "Show the host keys of replica NAME, how to compare them, and the line that pins one."),
-        "status": ("status", "Tell whether all is well, why not and what to do."),
-        "log": ("log", "Show backup.log readably."),
-        "notify": ("notify", "Tell how messages and pings fare."),
-        "health": ("health", "Ask the running daemon whether it works (/livez)."),
-        "config": ("config", "Show or check the configuration."),
-        "catalog": ("catalog", "Work on the catalog, the index of runs and generations."),
-    }
+    """Imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the commands in the order in which an operator meets them."""
-        return list(self.commands_help)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         """Import the command and return it."""
-        if cmd_name not in self.commands_help:
+        if cmd_name not in COMMANDS:
             return None
-        module, _ = self.commands_help[cmd_name]
-        command: click.Command = import_module(f"backupd.cli.{module}").command
-        gc.freeze()  # what was imported stays until the end: no collection need look at it
+        module = import_module(f"backupd.cli.{COMMANDS[cmd_name].module}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        gc.freeze()  # imported modules stay until the end: no collection need visit them
         gc.enable()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in self.commands_help.items()])
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write all exit codes, and then the example."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+        super().format_epilog(ctx, formatter)
 
 
 @click.command(
@@ -65,9 +114,4 @@ class _Lazy(click.Group):
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Back up SQLite apps, and prove that the backups restore.
-
-    \b
-    Exit codes: 0 well, 1 failed, 2 usage, 3 published but degraded,
-    75 busy (try again later), 78 configuration.
-    """  # noqa: D301 - \b keeps click from rewrapping
+    """Back up SQLite apps, and verify that the backups restore."""

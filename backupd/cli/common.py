@@ -1,137 +1,105 @@
-"""What all commands share: `--config`, `--json`, and errors that people can act on."""
+"""What all commands share: their options, errors that people can act on, and the stores that they open."""
 
 import functools
-import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from datetime import UTC, date, datetime
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, NoReturn
-from zoneinfo import ZoneInfo
+from typing import Any, Final
 
 import click
 
-from backupd.bootstrap.tasks import build_site, retention_rule, writable
+from backupd.bootstrap.tasks import build_site, writable
+from backupd.cli import Command, config_option, long_help
+from backupd.cli.output import fail, print_error, print_warning
 from backupd.config import Config, load_config
-from backupd.errors import BackupdError, UsageError
-from backupd.formatting import printable
+from backupd.errors import StoreUnusable, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import become_owner_of_backups, settle
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
-from backupd.system.os_errors import foreseen_error
+from backupd.system.os_errors import dangling_link, foreseen_error
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.provenance import Provenance, adopt, provenance_of
-from backupd.tasks.requests import RetentionRule
+from backupd.tasks.provenance import Provenance, provenance_of
 
-_SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
-_WORST_FIRST = (1, 78, 75, 3, 0)
-_NOBODY_READS = 128 + signal.SIGPIPE
-_PRINTERS = ("click", "rich")
-_NO_OUTPUT = "send it elsewhere; what the command did is done, and in backup.log"
+_WORST_FIRST: Final = (1, 78, 75, 3, 0)
+_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
+_PRINTERS: Final = ("click", "rich")
+_NO_OUTPUT: Final = "send the output elsewhere; the command has done its work, and backup.log has the result"
 
+Body = Callable[..., None]
 
-def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--config FILE`."""
-    return click.option(
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path),
-        help="Configuration file (default: $BACKUPD_CONFIG, /etc/backupd/config.toml, ./backupd.toml, "
-        "else the environment alone).",
-    )(command)
+source_option = click.option("--source", "names", multiple=True, metavar="NAME", help="Only this source (repeatable).")
+label_option = click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Show each decision with its reason; change nothing.")
 
 
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print facts as JSON, for machines.")(command)
+def store_option(verb: str = "look at") -> Callable[[Body], Body]:
+    """Return `--store NAME`, the local one unless another is named."""
+    return click.option("--store", metavar="NAME", default=LOCAL_STORE, show_default=True, help=f"Store to {verb}.")
 
 
-def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--source NAME`, which may be repeated."""
-    return click.option("--source", "names", multiple=True, metavar="NAME", help="This source only (may be repeated).")(
-        command
-    )
+def command(
+    name: str, example: str, exits: Mapping[int, str] | None = None, *, group: click.Group | None = None
+) -> Callable[[Body], Command]:
+    """Make a function a command, of `group` where there is one; it gets the effective `config`, and `as_json`.
+
+    Its docstring is the long help, after the short help of a command that is in no group. Errors that are foreseen
+    end it with a message and their exit code.
+    """
+
+    def decorate(body: Body) -> Command:
+        text = body.__doc__ if group else long_help(name, body)
+        make = click.command(name, cls=Command, exits=exits or {}, help=text, epilog=f"Example: {example}")
+        made: Command = make(with_config(body))
+        as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines.")
+        made.params += [config_option(), as_json]
+        if group:
+            group.add_command(made)
+        return made
+
+    return decorate
 
 
-def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--store NAME`."""
-    return click.option("--store", "store", metavar="NAME", default="local", help="Store to look at (local).")(command)
+def with_config(body: Body) -> Body:
+    """Return `body` with the configuration of `config_file` as its first argument, and with readable errors."""
 
-
-def readable_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Let `command` end with a clear message and its exit code where it meets foreseen trouble."""
-
-    @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - whatever click passes on
-        as_json = bool(kwargs.get("as_json"))
+    @functools.wraps(body)
+    def guarded(config_file: Path | None, **arguments: Any) -> None:  # noqa: ANN401 - whatever click passes on
+        as_json = bool(arguments.get("as_json"))
         try:
-            command(*args, **kwargs)
+            try:
+                body(read_config(config_file), **arguments)
+            except Exception as error:
+                foreseen = None if _is_of_output(error) else foreseen_error(error)
+                if foreseen is None:
+                    raise
+                fail(foreseen, as_json=as_json)
         except BrokenPipeError:
             _discard_output()
-            sys.exit(_NOBODY_READS)
-        except Exception as error:
-            if isinstance(error, OSError) and _is_of_output(error):
-                _discard_output()
-                print_error(f"standard output cannot be written: {error.strerror}", _NO_OUTPUT)
-                sys.exit(1)
-            foreseen = foreseen_error(error)
-            if foreseen is None:
-                raise
-            fail(foreseen, as_json=as_json)
+            sys.exit(_CLOSED_PIPE)
+        except OSError as error:
+            _discard_output()
+            print_error(f"standard output cannot be written: {error.strerror}", _NO_OUTPUT)
+            sys.exit(1)
 
     return guarded
 
 
-def _is_of_output(error: OSError) -> bool:
-    """Tell whether `error` came up while something was printed: it names no file then, and a disk may say the same."""
+def _is_of_output(error: Exception) -> bool:
+    """Whether printing raised `error`: an OSError that names no file, as that of a failing disk may not either."""
+    if not isinstance(error, OSError):
+        return False
     *_, (frame, _) = walk_tb(error.__traceback__)
     return frame.f_globals["__name__"].partition(".")[0] in _PRINTERS
 
 
 def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
-
-
-def fail(error: BackupdError, *, as_json: bool) -> NoReturn:
-    """Print `error`, and exit with its code."""
-    if as_json:
-        print_json(error_facts(error.message, error.hint, error.exit_code))
-    print_error(error.message, error.hint)
-    sys.exit(error.exit_code)
-
-
-def error_facts(message: str, hint: str, exit_code: int) -> dict[str, object]:
-    """Return what `--json` prints of an error."""
-    return {"outcome": "failed", "error": message, "hint": hint, "exit_code": exit_code}
-
-
-def print_error(message: str, hint: str | None) -> None:
-    """Print what is wrong and what to do next to standard error."""
-    lines = "\n".join(printable(line) for line in message.splitlines())
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {lines}", err=True)
-    if hint:
-        click.echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
-
-
-def print_warning(warning: str) -> None:
-    """Print what somebody should look at to standard error."""
-    click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {printable(warning)}", err=True)
-
-
-def print_trouble(report: AnyReport) -> None:
-    """Print the warnings of a run, and why it failed, to standard error."""
-    for warning in report.warnings:
-        print_warning(warning)
-    if report.outcome == "failed":
-        print_error(f"{report.task} of {report.subject}: {report.error}", report.hint)
 
 
 def worst_exit(reports: Iterable[AnyReport]) -> int:
@@ -144,147 +112,82 @@ def read_config(config_file: Path | None) -> Config:
     return load_config(config_file, os.environ)
 
 
-def open_context(config: Config, progress: Progress | None = None, *, writing: bool | None = True) -> TaskContext:
-    """Become whom PUID asks for, and return the local store as `build_site` makes it.
+def refuse_together(first: str, second: str) -> UsageError:
+    """Return the error for two options that contradict each other."""
+    return UsageError(f"{first} and {second} do not go together", "give one of the two")
 
-    With `writing` of None it is written to where that is possible: a read-only mount will do as well. Its log is
-    closed when the command ends. Raises ConfigError.
+
+def open_context(config: Config, progress: Progress | None = None, *, writing: bool | None = True) -> TaskContext:
+    """Drop to the user that PUID names or the backups belong to, and return the context of tasks.
+
+    With `writing` of None the store is written where that is possible: a read-only mount is enough. The log is closed
+    when the command ends. Raises ConfigError.
     """
-    settle(config, os.environ)  # first: what may be written depends on who writes
+    settle(config, os.environ)  # first: what is writable depends on the user
     become_owner_of_backups(config, os.environ)
     context = build_site(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(context.log.close)
     return context
 
 
-def print_json(facts: object) -> None:
-    """Print `facts` as indented JSON; times are ISO 8601."""
-    click.echo(json.dumps(facts, indent=2, default=_plain))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")
-
-
-def read_time(text: str | None, config: Config) -> datetime | None:
-    """Return the last instant that a time means, in UTC: a date means its whole day, one without seconds its minute.
-
-    One without a zone is meant in `schedule.timezone`. Raises UsageError.
-    """
-    if text is None:
-        return None
-    try:
-        time = _last_instant(text)
-        if time.tzinfo:
-            return time.astimezone(UTC)
-        local = time.replace(tzinfo=ZoneInfo(config.schedule.timezone))
-        return max(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))  # a clock set back shows it twice
-    except (ValueError, OverflowError):  # the year 1 and the year 9999 may lie outside the calendar in UTC
-        raise UsageError(f"{text!r} is no time", 'write it like "2026-11-20 14:00" (or with a zone, +01:00)') from None
-
-
-def _last_instant(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    if _is_date(text):
-        return time.replace(hour=23, minute=59, second=59, microsecond=999_999)
-    if _SECONDS.search(text):
-        return time
-    return time.replace(second=59, microsecond=999_999)  # a backup of 04:00 was taken some seconds later
-
-
-def _is_date(text: str) -> bool:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
+def open_context_for_restore(config: Config, progress: Progress, *, reading: bool) -> TaskContext:
+    """Return the context; the store is created where it is missing, unless `reading`. It may be read-only."""
+    settle(config, os.environ)  # first: a private directory hides even whether there is a store in it
+    return open_context(config, progress, writing=None if reading or config.backups_dir.exists() else True)
 
 
 @contextmanager
 def opened(name: str, config: Config, context: TaskContext) -> Iterator[tuple[Archives, Inventory]]:
-    """Lend the store of that name, the local one or a replica, with all that is in it.
+    """Open the store of that name, the local one or a replica, with its inventory.
 
-    Raises UsageError when there is none of that name, ReplicaUnreachable and what else connecting raises.
+    Raises UsageError when no store has that name, StoreUnusable, ReplicaUnreachable and other errors of the connection.
     """
     require_store(name, config)
     if name == LOCAL_STORE:
+        if link := dangling_link(context.store.directory):
+            raise StoreUnusable(link, "mount what the link leads to, or correct backups_dir (BACKUPD_BACKUPS_DIR)")
         yield context.store, local_inventory(context)
         return
-    from backupd.bootstrap.replicas import opened_store  # brings paramiko, which nobody needs to look at local copies
+    from backupd.bootstrap.replicas import opened_store  # imports paramiko, which local stores do not need
 
     with opened_store(config, name, context) as found:
         yield found
 
 
 def require_store(name: str, config: Config) -> None:
-    """Raise UsageError when there is no store of that name."""
+    """Raise UsageError when no store has that name."""
     if name not in (LOCAL_STORE, *config.replicas):
         known = ", ".join((LOCAL_STORE, *config.replicas))
         hint = f"the configuration ({config.origin}) has: {known}"
         if "/" in name:
-            hint += "; a directory is read as a replica: BACKUPD_REPLICAS__OLD__URL=file:/PATH, and the store is old"
+            hint += "; to read a directory, configure a replica: BACKUPD_REPLICAS__OLD__URL=file:/PATH, and name it old"
         raise UsageError(f"there is no store {name!r}", hint)
 
 
-def default_source(source: str | None, config: Config) -> str | None:
-    """Return the source that is meant: the one that is named, else the only one that is configured."""
-    return source or (next(iter(config.sources)) if len(config.sources) == 1 else None)
-
-
-def claims_at(
-    name: str,
-    there: Inventory,
-    source: str | None,
-    context: TaskContext,
-    *,
-    adopting: bool = False,
-    dry_run: bool = False,
-) -> Provenance:
-    """Return whose generations at replica `name` count as this store's own, once it was `adopting` those of others.
-
-    A local store that cannot be read keeps nobody from a restore: nothing counts as own then, and all is usable.
-    """
-    try:
-        here = read_inventory(context)
-        claims = provenance_of(here, context)
-    except OSError as error:
-        if adopting:
-            raise
-        print_warning(
-            f"{context.store.directory} cannot be read ({error.strerror}): which copies are its own is not known"
-        )
-        return Provenance(None, {}, frozenset())
-    if not adopting:
-        return claims
-    return adopt(claims.foreign(there, source), here, there, name, context, dry_run=dry_run)
-
-
-def tell_whose(manifest: Manifest, there: Inventory, claims: Provenance, name: str) -> None:
-    """Print of which store a generation at replica `name` is, where that is another one: after a disaster."""
-    for group in claims.foreign(there, manifest.source):
-        if manifest.id in group.ids:
-            way_on = f"this store goes on with them after: backupd replicate --to {name} --adopt"
-            print_warning(f"{name} holds {group.words(there.now)}: {way_on}")
-
-
-def expiry_of(name: str, config: Config) -> RetentionRule:
-    """Return what may stay in the store of that name."""
-    if name == LOCAL_STORE:
-        return retention_rule(config)
-    from backupd.bootstrap.replicas import replication_request
-
-    return replication_request(config, name).retention
-
-
 def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory) -> None:
-    """Accept sources that are configured or have left generations behind; raises UsageError for any other."""
+    """Raise UsageError for a source that is neither configured nor has generations."""
     known = {*config.sources, *(generation.source for generation in inventory.generations)}
     for name in names:
         if name not in known:
-            raise UsageError(f"there is no source {name!r}", f"there are: {', '.join(sorted(known))}")
+            raise UsageError(f"there is no source {name!r}", f"known sources: {', '.join(sorted(known))}")
+
+
+def read_claims(context: TaskContext) -> Provenance:
+    """Return which generations count as this store's own.
+
+    A local store that cannot be read does not prevent a restore: no generation counts as own, and all are usable.
+    """
+    try:
+        return provenance_of(read_inventory(context), context)
+    except OSError as error:
+        directory = context.store.directory
+        print_warning(f"{directory} cannot be read ({error.strerror}): it is unknown which copies are its own")
+        return Provenance(None, {}, frozenset())
+
+
+def warn_of_foreign(manifest: Manifest, replica: Inventory, claims: Provenance, name: str) -> None:
+    """Warn where a generation at replica `name` is of another store, as after a disaster."""
+    for group in claims.foreign(replica, manifest.source):
+        if manifest.id in group.ids:
+            way_on = f"to adopt them into this store: backupd replicate --to {name} --adopt"
+            print_warning(f"{name} holds {group.describe(replica.now)}; {way_on}")

@@ -1,26 +1,21 @@
 """`backupd config`."""
 
-from pathlib import Path
-
 import click
 
 from backupd.bootstrap.tasks import refuse_twins
-from backupd.cli.common import config_option, json_option, print_json, read_config, readable_errors
+from backupd.cli import COMMANDS
+from backupd.cli.common import command
+from backupd.cli.output import print_json, print_warning
 from backupd.config import Config, masked, to_toml
 
+config_command = click.Group(
+    "config", help=COMMANDS["config"].summary, epilog="Example: backupd config check --config /etc/backupd/config.toml"
+)
 
-@click.group("config", epilog="Example: backupd config check --config /etc/backupd/config.toml")
-def command() -> None:
-    """Show or check the configuration."""
 
-
-@command.command("show", epilog="Example: backupd config show --json")
-@config_option
-@json_option
-@readable_errors
-def show(config_file: Path | None, *, as_json: bool) -> None:
+@command("show", "backupd config show --json", group=config_command)
+def show(config: Config, *, as_json: bool) -> None:
     """Show the effective configuration, secrets masked."""
-    config = read_config(config_file)
     if as_json:
         print_json(masked(config))
     else:
@@ -28,13 +23,9 @@ def show(config_file: Path | None, *, as_json: bool) -> None:
     _print_note(config)
 
 
-@command.command("check", epilog="Example: backupd config check")
-@config_option
-@json_option
-@readable_errors
-def check(config_file: Path | None, *, as_json: bool) -> None:
-    """Check the configuration; exits 78 and names file, line and key where it cannot be used."""
-    config = read_config(config_file)
+@command("check", "backupd config check", group=config_command)
+def check(config: Config, *, as_json: bool) -> None:
+    """Check the configuration; an error names file, line and key."""
     refuse_twins(config)
     warnings = [config.timezone_warning] if config.timezone_warning else []
     if as_json:
@@ -43,11 +34,11 @@ def check(config_file: Path | None, *, as_json: bool) -> None:
         return
     click.echo(f"{config.origin}: valid, sources: {', '.join(config.sources)}")
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        print_warning(warning)
     _print_note(config)
 
 
 def _print_note(config: Config) -> None:
-    """Print what of the environment was ignored, to standard error: what `show` prints is a configuration."""
+    """Print which environment variables were ignored, to standard error: `show` prints a configuration."""
     if config.note:
         click.echo(f"note: {config.note}", err=True)

@@ -1,33 +1,31 @@
 """`backupd doctor`."""
 
 import sys
-from pathlib import Path
 
 import click
 
 from backupd.bootstrap.notifications import app_of, try_all
 from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_twins
-from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
+from backupd.cli.common import command, open_context
+from backupd.cli.output import print_json
+from backupd.config import Config
 from backupd.formatting import printable
 from backupd.notifications.delivery import examine_app
-from backupd.tasks.doctor.finding import Finding
+from backupd.tasks.doctor import Finding
 
 
-@click.command("doctor", epilog="Example: backupd doctor --json")
-@click.option("--notify", is_flag=True, help="Also try every URL under [notify] and [pings].")
-@config_option
-@json_option
-@readable_errors
-def command(config_file: Path | None, *, notify: bool, as_json: bool) -> None:
-    """Prove the whole set-up before the first night; exits 1 on any trouble.
+@command("doctor", "backupd doctor --json", {0: "no problems", 1: "at least one problem"})
+@click.option("--notify", is_flag=True, help="Also test every URL under [notify] and [pings].")
+def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
+    """Run it before the first night, and when something does not work.
 
-    Paths, rights, space, clock, SQLite; of each replica host key, login, writing, room and clock; messages that
-    wait, and pings that were not taken; of the app beside its health and version.
+    Checks paths, permissions, free space, clock, time zone and SQLite; host key, login, writing, free space and clock
+    of each replica; what a restore drill needs; notifications that wait, pings that were not accepted; health and
+    version of the app.
     """
-    config = read_config(config_file)
     context = open_context(config, writing=False)
-    refuse_twins(config)  # as the owner of the databases, who alone may see where links in a private directory lead
+    refuse_twins(config)  # as the owner of the databases, who can follow links in a private directory
     findings = [*diagnose(config, context)]
     app = app_of(config)
     if app is not None:

@@ -1,26 +1,13 @@
 """`backupd list`."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
 import click
 
-from backupd.cli.common import (
-    claims_at,
-    config_option,
-    expiry_of,
-    json_option,
-    open_context,
-    opened,
-    print_json,
-    print_warning,
-    read_config,
-    readable_errors,
-    require_sources,
-    source_option,
-    store_option,
-)
-from backupd.cli.output import print_table
+from backupd.bootstrap.tasks import retention_rule
+from backupd.cli.common import command, open_context, opened, read_claims, require_sources, source_option, store_option
+from backupd.cli.output import print_json, print_table, print_warning
 from backupd.cli.pin import pin_facts
 from backupd.config import Config
 from backupd.formatting import human_age, human_bytes
@@ -31,37 +18,62 @@ from backupd.tasks.prune import pins_in_force, plan_pruning
 from backupd.tasks.requests import RetentionRule
 
 
-@click.command("list", epilog="Example: backupd list --source tasks --json")
-@config_option
-@store_option
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is shown of a generation: why it is kept, where copies are, and which other store made it, if one did."""
+
+    generation: Generation
+    kept_for: tuple[str, ...]
+    pin: Pin | None
+    stores: tuple[str, ...]
+    other_store: str | None
+
+    @property
+    def verification(self) -> str:
+        return "corrupt" if self.generation.damaged else self.generation.verification
+
+
+@command("list", "backupd list --source tasks --json", {75: ""})
+@store_option()
 @source_option
-@json_option
-@readable_errors
-def command(config_file: Path | None, store: str, names: tuple[str, ...], *, as_json: bool) -> None:
-    """List generations, newest first: age, size, verification, why each is kept, and where copies are."""
-    config = read_config(config_file)
+def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json: bool) -> None:
+    """Show age, size, verification, why each generation is kept, and which stores have a copy."""
     context = open_context(config, writing=False)
     with opened(store, config, context) as (_, inventory):
         require_sources(names, config, inventory)
-    foreign = () if store == LOCAL_STORE else claims_at(store, inventory, None, context).foreign(inventory)
-    own = inventory.without(key for group in foreign for key in group.ids)
-    reasons = _reasons(expiry_of(store, config), config, own, context)
-    reasons |= {key: (f"of another store ({group.store})",) for group in foreign for key in group.ids}
-    copies, pins = context.copies(), pins_in_force(own, context)
-    shown = [g for g in inventory.generations if not names or g.source in names]
+    foreign = () if store == LOCAL_STORE else read_claims(context).foreign(inventory)
     others = {key: group.store for group in foreign for key in group.ids}
-    copies = {key: stores for key, stores in copies.items() if key not in others}
+    own = inventory.without(others)
+    reasons = _reasons(_expiry(store, config), config, own, context)
+    reasons |= {key: (f"of another store ({other})",) for key, other in others.items()}
+    copies, pins = context.copies(), pins_in_force(own, context)
+    rows = [
+        _Row(g, reasons.get(g.id, ()), pins.get(g.id), _stores(g, store, copies, others), others.get(g.id))
+        for g in inventory.generations
+        if not names or g.source in names
+    ]
     if as_json:
-        print_json([_facts(g, reasons, pins.get(g.id), _stores(g, copies, store), others.get(g.id)) for g in shown])
+        print_json([_facts(row) for row in rows])
         return
-    _print(shown, reasons, copies, context, store)
+    _print(rows, context, store)
     for group in foreign:
         if group.source in config.sources and (not names or group.source in names):
-            print_warning(
-                f"{store} holds copies of {group.source} that another store has made: {group.words(context.clock())}"
-            )
-    for trouble in inventory.problems():
-        print_warning(trouble)
+            print_warning(f"{store} holds copies of {group.source} by another store: {group.describe(context.clock())}")
+    elsewhere = {*others, *inventory.refused}
+    if damaged := [row.generation.id for row in rows if row.generation.damaged and row.generation.id not in elsewhere]:
+        at = "" if store == LOCAL_STORE else f" --store {store}"
+        print_warning(f"damaged generations are not counted; to delete them: backupd remove{at} {' '.join(damaged)}")
+    for problem in inventory.problems():
+        print_warning(problem)
+
+
+def _expiry(store: str, config: Config) -> RetentionRule:
+    """Return the retention policy of a store."""
+    if store == LOCAL_STORE:
+        return retention_rule(config)
+    from backupd.bootstrap.replicas import replication_request
+
+    return replication_request(config, store).retention
 
 
 def _reasons(
@@ -76,60 +88,46 @@ def _reasons(
     return found
 
 
-def _stores(generation: Generation, copies: Mapping[str, tuple[str, ...]], store: str) -> list[str]:
-    """Name the store that was listed, and others that have a copy as far as the catalog knows."""
-    return [store, *(name for name in copies.get(generation.id, ()) if name != store)]
+def _stores(
+    generation: Generation, store: str, copies: Mapping[str, tuple[str, ...]], others: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the store that is listed, and those that have a copy according to the catalog, which knows own ones."""
+    known = () if generation.id in others else copies.get(generation.id, ())
+    return (store, *(name for name in known if name != store))
 
 
-def _verification(generation: Generation) -> str:
-    return "corrupt" if generation.damaged else generation.verification
-
-
-def _facts(
-    generation: Generation,
-    reasons: dict[str, tuple[str, ...]],
-    pin: Pin | None,
-    stores: list[str],
-    other_store: str | None,
-) -> dict[str, object]:
+def _facts(row: _Row) -> dict[str, object]:
+    generation = row.generation
     return {
         "id": generation.id,
         "source": generation.source,
         "taken_at": generation.taken_at,
         "archive_bytes": generation.archive_bytes,
         "snapshot_bytes": generation.snapshot_bytes,
-        "verification": _verification(generation),
-        "kept_for": list(reasons.get(generation.id, ())),
-        **pin_facts(pin),
-        "stores": stores,
-        "other_store": other_store,
+        "verification": row.verification,
+        "kept_for": list(row.kept_for),
+        **pin_facts(row.pin),
+        "stores": list(row.stores),
+        "other_store": row.other_store,
     }
 
 
-def _print(
-    shown: list[Generation],
-    reasons: dict[str, tuple[str, ...]],
-    copies: Mapping[str, tuple[str, ...]],
-    context: TaskContext,
-    store: str,
-) -> None:
-    if not shown:
+def _print(rows: list[_Row], context: TaskContext, store: str) -> None:
+    if not rows:
         click.echo(f"no generations in {context.store.directory if store == LOCAL_STORE else store}")
         return
     now = context.clock()
-    rows = [
+    lines = [
         (
-            g.id,
-            human_age((now - g.taken_at).total_seconds()),
-            human_bytes(g.archive_bytes),
-            _verification(g),
-            ", ".join(reasons.get(g.id, ())) or "goes with the next prune",
-            ", ".join(_stores(g, copies, store)),
+            row.generation.id,
+            human_age((now - row.generation.taken_at).total_seconds()),
+            human_bytes(row.generation.archive_bytes),
+            row.verification,
+            ", ".join(row.kept_for) or "removed by the next prune",
+            ", ".join(row.stores),
         )
-        for g in shown
+        for row in rows
     ]
     print_table(
-        ("generation", "age", "size", "verified", "kept for", "stores"),
-        rows,
-        right=frozenset({"age", "size"}),
+        ("generation", "age", "size", "verified", "kept for", "stores"), lines, right=frozenset({"age", "size"})
     )

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.cli.common import config_option, json_option, open_context, read_config, readable_errors
+from backupd.cli.common import command, open_context
+from backupd.config import Config
 from backupd.errors import LogMissing, UsageError
 from backupd.formatting import parse_span
 from backupd.log import LOG_NAME
@@ -23,55 +24,55 @@ _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red"}
 _TAIL: Final = 10  # as tail(1) shows before it follows
 
 
-@click.command("log", epilog="Example: backupd log --since 2d --level warning")
-@click.option("--follow", "-f", is_flag=True, help=f"Show the last {_TAIL} lines, and then each that comes.")
-@click.option("--since", metavar="TIME", help='From then on: "2h", "3d", "2026-11-20", "2026-11-20 14:00".')
+@command("log", "backupd log --since 2d --level warning", {130: "Ctrl-C ended --follow"})
+@click.option("--follow", "-f", is_flag=True, help=f"Show the last {_TAIL} lines, then each new one.")
+@click.option("--since", metavar="TIME", help='Since then: "2h", "3d", "2026-11-20", "2026-11-20 14:00".')
 @click.option(
-    "--level", type=click.Choice(LEVELS, case_sensitive=False), default="info", help="This grave or graver (info)."
+    "--level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="Lowest level to show.",
 )
 @click.option("--lines", "-n", "most", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
-@config_option
-@json_option
-@readable_errors
-def command(
-    config_file: Path | None, since: str | None, level: str, most: int | None, *, follow: bool, as_json: bool
+def log_command(
+    config: Config, since: str | None, level: str, most: int | None, *, follow: bool, as_json: bool
 ) -> None:
-    """Show backup.log readably: time in UTC, level, what happened, and what to do.
+    """Show time in UTC, level, what happened, and what to do.
 
-    What cannot be read, such as a line that was cut off, is shown with a question mark; --json prints the lines as they
-    stand in the file, without those. --follow goes on when logrotate takes the file away, until Ctrl-C.
+    A line that cannot be parsed is shown with a question mark. --json prints the lines of the file unchanged, without
+    those. --follow goes on when logrotate renames the file, until Ctrl-C.
     """
-    config = read_config(config_file)
     earliest = None if since is None else _time(since, datetime.now(UTC), ZoneInfo(config.schedule.timezone))
     path = open_context(config, writing=False).store.directory / LOG_NAME
-    wanted = _Wanted(earliest, level)
+    wanted = _Filter(earliest, level)
     if follow and since is None and most is None:
         most = _TAIL
     try:
         for lines in _chosen(_batches(path, follow=follow), wanted, most):
             _print(lines, as_json=as_json)
     except FileNotFoundError as error:
-        raise LogMissing(f"there is no {path}", "the first run makes it; --follow waits for it") from error
+        raise LogMissing(f"there is no {path}", "the first run creates it; --follow waits for it") from error
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if wanted.is_cut_short() and (older := sorted(path.parent.glob(f"{LOG_NAME}[-.]*"))):
         click.echo(f"older lines are in {', '.join(file.name for file in older)}", err=True)
 
 
-class _Wanted:
-    """Chooses lines by time and severity; a line without a time was written right after the one before it."""
+class _Filter:
+    """Selects lines by time and level; a line without a time has that of the line before it."""
 
     def __init__(self, since: datetime | None, level: str) -> None:
         self._since, self._level = since, level
         self._first: datetime | None = None
         self._last: datetime | None = None
 
-    def of(self, batch: Iterable[bytes]) -> list[LogLine]:
-        """Return what is wanted of `batch`."""
+    def select(self, batch: Iterable[bytes]) -> list[LogLine]:
+        """Return the lines of `batch` that are wanted."""
         return [line for line in map(LogLine.parse, batch) if self._wants(line)]
 
     def is_cut_short(self) -> bool:
-        """Tell whether the log begins later than what was asked for."""
+        """Whether the log begins later than the time asked for."""
         return self._since is not None and self._first is not None and self._first > self._since
 
     def _wants(self, line: LogLine) -> bool:
@@ -87,17 +88,17 @@ def _batches(path: Path, *, follow: bool) -> Iterator[list[bytes]]:
     return follow_lines(path, wait=partial(wait_for_more, sys.stdout.fileno()))
 
 
-def _chosen(batches: Iterator[list[bytes]], wanted: _Wanted, most: int | None) -> Iterator[list[LogLine]]:
-    """Yield the lines that are wanted; of those that are there now (until an empty batch) the last `most`."""
+def _chosen(batches: Iterator[list[bytes]], wanted: _Filter, most: int | None) -> Iterator[list[LogLine]]:
+    """Yield the wanted lines; of those in the file now (until an empty batch) only the last `most`."""
     if most is not None:
         last: deque[LogLine] = deque(maxlen=most)
         for batch in batches:
             if not batch:
                 break
-            last.extend(wanted.of(batch))
+            last.extend(wanted.select(batch))
         yield list(last)
     for batch in batches:
-        yield wanted.of(batch)
+        yield wanted.select(batch)
 
 
 def _print(lines: list[LogLine], *, as_json: bool) -> None:
@@ -112,10 +113,7 @@ def _coloured(line: LogLine) -> str:
 
 
 def _time(text: str, now: datetime, zone: ZoneInfo) -> datetime:
-    """Return the instant that a span before `now`, a date or a time means; without a zone it is one of `zone`.
-
-    Raises UsageError.
-    """
+    """Parse a span before `now`, a date or a time; without a zone it is in `zone`. Raises UsageError."""
     try:
         with suppress(ValueError):
             return now - parse_span(text)
@@ -123,4 +121,4 @@ def _time(text: str, now: datetime, zone: ZoneInfo) -> datetime:
         return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError):
         hint = 'write it like "2h", "3d" (s, min, h, d, w), "2026-11-20" or "2026-11-20 14:00"'
-        raise UsageError(f"{text!r} is no time", hint) from None
+        raise UsageError(f"{text!r} is not a time", hint) from None

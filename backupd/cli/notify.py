@@ -1,50 +1,45 @@
 """`backupd notify`."""
 
 import sys
-from pathlib import Path
 
 import click
 
 from backupd.bootstrap.notifications import channels, try_all
 from backupd.bootstrap.tasks import monitors
 from backupd.catalog import NotificationState, PingRecord
-from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
+from backupd.cli.common import command, open_context
+from backupd.cli.output import print_json
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.status.current import read_pings
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.finding import Finding
+from backupd.tasks.doctor import Finding
 
 
-@click.command("notify", epilog="Example: backupd notify --test")
-@click.option("--test", is_flag=True, help="Try every URL under [notify] and [pings], now.")
-@config_option
-@json_option
-@readable_errors
-def command(config_file: Path | None, *, test: bool, as_json: bool) -> None:
-    """Tell how messages and pings fare; with --test, send one to every URL and say which services take it.
+@command("notify", "backupd notify --test", {0: "success; with --test: all accepted it", 1: "with --test: one did not"})
+@click.option("--test", is_flag=True, help="Send to every URL under [notify] and [pings] now.")
+def notify_command(config: Config, *, test: bool, as_json: bool) -> None:
+    """Show when a channel last accepted a notification, which ones wait, and how many pings failed.
 
-    Of a test, the monitor of a healthchecks keeps a line in its log; Uptime Kuma hears up or down, whichever is true.
-    Exits 0 when all take it, 1 when one does not.
+    A test leaves a line in the log of a healthchecks monitor; Uptime Kuma gets the current state, up or down.
     """
-    config = read_config(config_file)
     if not channels(config) and not config.pings:
         raise UsageError(
-            "there is nobody to notify",
+            "no channel and no monitor is configured",
             "set urls under [notify] (BACKUPD_NOTIFY__URLS), or [pings]: docs/messages.md, docs/monitoring.md",
         )
     context = open_context(config, writing=False)
-    findings = list(try_all(config, context)) if test else None
-    if findings is None:
-        _show(config, context, as_json=as_json)
-    else:
-        _tell(findings, as_json=as_json)
-        sys.exit(0 if all(finding.ok for finding in findings) else 1)
+    if not test:
+        _print_delivery(config, context, as_json=as_json)
+        return
+    findings = list(try_all(config, context))
+    _print_test(findings, as_json=as_json)
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-def _tell(findings: list[Finding], *, as_json: bool) -> None:
+def _print_test(findings: list[Finding], *, as_json: bool) -> None:
     if as_json:
         print_json(findings)
         return
@@ -54,34 +49,37 @@ def _tell(findings: list[Finding], *, as_json: bool) -> None:
             click.echo(f"  {click.style('what to do', bold=True)}: {finding.hint}", err=True)
 
 
-def _show(config: Config, context: TaskContext, *, as_json: bool) -> None:
-    book = context.ask_catalog(
-        lambda catalog: catalog.read_notification_state(next(iter(config.sources))), NotificationState()
-    )
-    accepted, refused = book.notices.get(ACCEPTED), book.notices.get(REFUSED)
+def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> None:
+    scope = next(iter(config.sources))
+    state = context.ask_catalog(lambda catalog: catalog.read_notification_state(scope), NotificationState())
+    accepted, refused = state.notices.get(ACCEPTED), state.notices.get(REFUSED)
     pings = read_pings(monitors(config), context)
-    facts = {
-        "channels": [channel.masked for channel in channels(config)],
-        "waiting": [{"title": one.title, "made_at": one.made_at, "attempts": one.attempts} for one in book.outbox],
-        "accepted_at": accepted.notified_at if accepted else None,
-        "refused_at": refused.notified_at if refused else None,
-        "refused": refused.value if refused else None,
-        "pings": pings,
-    }
+    names = [channel.masked for channel in channels(config)]
     if as_json:
-        print_json(facts)
+        print_json(
+            {
+                "channels": names,
+                "waiting": [{"title": m.title, "made_at": m.made_at, "attempts": m.attempts} for m in state.outbox],
+                "taken_at": accepted.notified_at if accepted else None,
+                "refused_at": refused.notified_at if refused else None,
+                "refused": refused.value if refused else None,
+                "pings": pings,
+            }
+        )
         return
-    click.echo(f"channels  {', '.join(channel.masked for channel in channels(config)) or 'none'}")
+    click.echo(f"channels  {', '.join(names) or 'none'}")
     click.echo(
         f"accepted  {accepted.notified_at:%F %T} UTC" if accepted and accepted.notified_at else "accepted  never"
     )
     if refused and refused.notified_at:
         click.echo(printable(f"refused   {refused.notified_at:%F %T} UTC: {refused.value}"))
-    for one in book.outbox:
-        click.echo(printable(f"waiting   since {one.made_at:%F %T} UTC, tried {one.attempts} times: {one.title}"))
+    for message in state.outbox:
+        click.echo(
+            printable(f"waiting   since {message.made_at:%F %T} UTC, {message.attempts} attempts: {message.title}")
+        )
     for ping in pings:
-        click.echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{_last_refusal(ping)}"))
+        click.echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{_last_failure(ping)}"))
 
 
-def _last_refusal(ping: PingRecord) -> str:
+def _last_failure(ping: PingRecord) -> str:
     return f"; last failure {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""

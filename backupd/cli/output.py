@@ -1,39 +1,144 @@
-"""Progress bars with rate and time left, on a terminal; silence in a pipe."""
+"""What commands print: JSON, tables, progress bars on a terminal, warnings and errors."""
 
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn
+from zoneinfo import ZoneInfo
 
 import click
 
+from backupd.errors import BackupdError
+from backupd.formatting import human_bytes, printable
 from backupd.model import NoProgress, Progress
+from backupd.report import AnyReport
+from backupd.sqlite.history import KEPT_FOR
+from backupd.tasks.restore import RestoreResult
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
 
-class TerminalProgress:
-    """Shows each stage of a job as a bar."""
+def print_json(facts: object) -> None:
+    """Print `facts` as indented JSON; times are ISO 8601."""
+    click.echo(json.dumps(facts, indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """Print what is wrong and what to do next to standard error."""
+    lines = "\n".join(printable(line) for line in message.splitlines())
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {lines}", err=True)
+    if hint:
+        click.echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
+
+
+def print_warning(warning: str) -> None:
+    """Print a warning to standard error."""
+    click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {printable(warning)}", err=True)
+
+
+def print_problems(report: AnyReport) -> None:
+    """Print the warnings of a run, and why it failed, to standard error."""
+    for warning in report.warnings:
+        print_warning(warning)
+    if report.outcome == "failed":
+        print_error(f"{report.task} of {report.subject}: {report.error}", report.hint)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Print notes below the facts that they are about."""
+    for note in notes:
+        click.echo(f"  note     {printable(note)}")
+
+
+def fail(error: BackupdError, *, as_json: bool) -> NoReturn:
+    """Print `error`, and exit with its code."""
+    if as_json:
+        print_json(error_facts(error.message, error.hint, error.exit_code))
+    print_error(error.message, error.hint)
+    sys.exit(error.exit_code)
+
+
+def error_facts(message: str | None, hint: str | None, exit_code: int) -> dict[str, object]:
+    """Return what `--json` prints of an error."""
+    return {"outcome": "failed", "error": message or "", "hint": hint or "", "exit_code": exit_code}
+
+
+def failure_facts(report: AnyReport) -> dict[str, object]:
+    """Return what `--json` prints of a run that failed, beside its subject."""
+    return error_facts(report.error, report.hint, report.exit_code)
+
+
+def stages_text(stages: Mapping[str, float], at_least_s: float = 0.0) -> str:
+    """Return the stages of a run that took `at_least_s` seconds, with their seconds."""
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items() if seconds >= at_least_s)
+
+
+def time_text(at: datetime, zone: str) -> str:
+    """Return a time in UTC, and in `zone` where that differs."""
+    local = at.astimezone(ZoneInfo(zone))
+    return f"{at:%F %T} UTC" + ("" if local.utcoffset() == timedelta() else f" ({local:%F %T} {zone})")
+
+
+def print_restored(result: RestoreResult, zone: str, *, as_json: bool) -> None:
+    """Print what a restore did, or would do."""
+    if as_json:
+        print_json(result)
+        return
+    verb = "would restore" if result.dry_run else "restored"
+    what = result.generation or "the old database"
+    click.echo(f"{verb} {what} to {result.target} ({human_bytes(result.snapshot_bytes)})")
+    if result.taken_at is not None:
+        click.echo(f"  taken    {time_text(result.taken_at, zone)}")
+        checked = "integrity checked" if result.level != "opaque" else "only digest and size could be checked"
+        click.echo(f"  sha256   {result.snapshot_sha256}" + ("" if result.dry_run else f", {checked}"))
+    click.echo(f"  mode     {result.mode}" + (f", owner {result.owner}" if result.owner else ", owner is you"))
+    print_notes(result.notes)
+    if result.directory:
+        click.echo(f"  directory {Path(result.target).parent}, which was empty: owner {result.directory}")
+    if result.old_damage:
+        click.echo(f"  damaged  the old database: {result.old_damage}")
+    if result.old_undecided:
+        click.echo(f"  journal  {result.old_undecided}")
+        click.echo(f"           kept as {result.kept}-journal: to get both back, undo before the app starts again")
+    if result.kept:
+        click.echo(f"  kept     {result.kept}: backupd clean removes it after {KEPT_FOR.days} days")
+    if result.undo:
+        click.echo(f"  undo     {result.undo}")
+
+
+class _TerminalProgress:
+    """Shows each stage of a task as a bar with its rate and the time left."""
 
     def __init__(self, bars: "Bars") -> None:
         self._bars = bars
         self._task: TaskID | None = None
 
     def stage(self, name: str, total_bytes: int) -> None:
-        """Complete the bar of the stage before, and begin one for `name`."""
-        self._complete()
+        """Complete the bar of the previous stage, and begin one for `name`."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=self._bars.tasks[self._task].total)
         self._task = self._bars.add_task(name, total=max(total_bytes, 1))
 
     def advance(self, done_bytes: int) -> None:
         """Move the bar."""
         if self._task is not None:
             self._bars.update(self._task, completed=done_bytes)
-
-    def _complete(self) -> None:
-        if self._task is not None:
-            self._bars.update(self._task, completed=self._bars.tasks[self._task].total)
 
 
 @contextmanager
@@ -54,11 +159,11 @@ def shown_progress(*, quiet: bool = False) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield TerminalProgress(bars)
+        yield _TerminalProgress(bars)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[str] = frozenset()) -> None:
-    """Print `rows`; the columns named in `right` hold numbers, and the first one what can be copied: it stays whole."""
+    """Print `rows`; the columns named in `right` hold numbers, and the first one is never wrapped: people copy it."""
     if sys.stdout.isatty():
         _print_rich(headings, rows, right)
     else:
@@ -89,4 +194,4 @@ def _print_plain(headings: Sequence[str], rows: Sequence[Sequence[str]], right: 
             for heading, cell, width in zip(headings, line, widths, strict=True)
         ]
         aligned.append("  ".join(cells).rstrip())
-    click.echo("\n".join(aligned))  # at once, since each call flushes
+    click.echo("\n".join(aligned))  # in one call, since each flushes

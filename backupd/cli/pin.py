@@ -1,43 +1,29 @@
-"""`backupd pin`, and how pins are shown."""
-
-from pathlib import Path
+"""`backupd pin` and `backupd unpin`, and how pins are shown."""
 
 import click
 
-from backupd.cli.common import (
-    config_option,
-    json_option,
-    open_context,
-    opened,
-    print_json,
-    read_config,
-    readable_errors,
-    require_store,
-    store_option,
-)
+from backupd.cli.common import command, label_option, open_context, opened, require_store, store_option
+from backupd.cli.output import print_json
+from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
 from backupd.model import LOCAL_STORE, Pin
-from backupd.tasks.prune import pin_all
+from backupd.tasks.prune import pin_all, unpin_all
 from backupd.tasks.requests import PinRequest
 
 _MOST_CHARACTERS = 200
 
 
-@click.command("pin", epilog='Example: backupd pin tasks-20261123-0400 --label "before the migration to v2"')
+@command("pin", 'backupd pin tasks-20261123-0400 --label "before the migration to v2"', {75: ""})
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
-@store_option
-@config_option
-@json_option
-@readable_errors
-def command(config_file: Path | None, ids: tuple[str, ...], label: str | None, store: str, *, as_json: bool) -> None:
-    """Keep generations, here and at replicas, until they are released: no retention policy removes them.
+@label_option
+@store_option()
+def pin_command(config: Config, ids: tuple[str, ...], label: str | None, store: str, *, as_json: bool) -> None:
+    """No retention policy removes a pinned generation.
 
-    A generation that only a replica holds can be pinned as well: --store NAME looks for it there.
+    --store NAME also finds generations that only that replica has.
     """
     request = PinRequest("by an operator", label=read_label(label))
-    config = read_config(config_file)
     require_store(store, config)
     context = open_context(config)
     elsewhere = set(context.copies())
@@ -46,14 +32,26 @@ def command(config_file: Path | None, ids: tuple[str, ...], label: str | None, s
             elsewhere |= {generation.id for generation in inventory.generations}
     pins = pin_all(ids, request, elsewhere, context)
     if as_json:
-        print_json([{"id": one.generation, **pin_facts(one)} for one in pins])
+        print_json([{"id": pin.generation, **pin_facts(pin)} for pin in pins])
         return
-    for one in pins:
-        click.echo(f"{one.generation}: {pin_words(one)}")
+    for pin in pins:
+        click.echo(f"{pin.generation}: {pin_text(pin)}")
+
+
+@command("unpin", "backupd unpin tasks-20261123-0400", {75: ""})
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+def unpin_command(config: Config, ids: tuple[str, ...], *, as_json: bool) -> None:
+    """From then on the retention policy decides about them."""
+    released = unpin_all(ids, open_context(config))
+    if as_json:
+        print_json([{"id": key, "released": key in released} for key in ids])
+        return
+    for key in ids:
+        click.echo(f"{printable(key)}: {'released' if key in released else 'was not pinned'}")
 
 
 def read_label(text: str | None) -> str:
-    """Return the label that an operator gave, empty for none. Raises UsageError for one that cannot be shown."""
+    """Return a label without outer spaces, empty for none. Raises UsageError for one that a list cannot show."""
     label = (text or "").strip()
     if printable(label) != label or len(label) > _MOST_CHARACTERS:
         raise UsageError(
@@ -63,7 +61,7 @@ def read_label(text: str | None) -> str:
 
 
 def pin_facts(pin: Pin | None) -> dict[str, object]:
-    """Return what `--json` prints of the pin on a generation, None where there is none."""
+    """Return what `--json` prints of the pin of a generation, None where it is not pinned."""
     return {
         "pinned": pin is not None,
         "pinned_until": pin.until if pin else None,
@@ -72,7 +70,7 @@ def pin_facts(pin: Pin | None) -> dict[str, object]:
     }
 
 
-def pin_words(pin: Pin) -> str:
-    """Tell how long a generation is pinned, and why."""
+def pin_text(pin: Pin) -> str:
+    """Return how long a generation is pinned, and why."""
     until = f"{pin.until:%F %T} UTC" if pin.until else "released"
     return printable(f"pinned until {until}: {pin.reason}{f' ({pin.label})' if pin.label else ''}")

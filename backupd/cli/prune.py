@@ -1,97 +1,118 @@
-"""`backupd prune`."""
+"""`backupd prune` and `backupd remove`: generations are removed by the retention policy, or by their ids."""
 
 import sys
-from pathlib import Path
 
 import click
 
 from backupd.bootstrap.tasks import retention_rule, sources
 from backupd.cli.common import (
-    config_option,
-    error_facts,
-    json_option,
+    command,
+    dry_run_option,
     open_context,
-    print_json,
-    print_trouble,
-    read_config,
-    readable_errors,
+    refuse_together,
+    require_store,
     source_option,
+    store_option,
     worst_exit,
 )
-from backupd.cli.output import print_table
-from backupd.errors import UsageError
-from backupd.model import RetentionPlan
+from backupd.cli.output import failure_facts, print_json, print_problems, print_table, print_warning
+from backupd.config import Config
+from backupd.model import LOCAL_STORE, RetentionPlan
 from backupd.report import AnyReport
-from backupd.tasks import prune
 from backupd.tasks.context import local_inventory
+from backupd.tasks.prune import plan_pruning, prune, release_hold
+from backupd.tasks.remove import Removal, remove_at_replica, remove_local
 
 
-@click.command("prune", epilog="Example: backupd prune --dry-run")
-@click.option("--dry-run", is_flag=True, help="Show each decision with its reason; remove nothing.")
-@click.option("--unfreeze", is_flag=True, help="Accept a source that shrank or was corrupt: pruning goes on.")
-@config_option
+@command("prune", "backupd prune --dry-run", {3: "", 75: ""})
+@dry_run_option
+@click.option("--unfreeze", "release", is_flag=True, help="Release the hold after a source shrank or was corrupt.")
 @source_option
-@json_option
-@readable_errors
-def command(config_file: Path | None, names: tuple[str, ...], *, dry_run: bool, unfreeze: bool, as_json: bool) -> None:
-    """Apply the retention policy, each generation with its reason.
-
-    Nothing goes while a source is frozen, and never its last verified generation.
-    """
-    if dry_run and unfreeze:
-        raise UsageError("--dry-run and --unfreeze do not go together", "give one of the two")
-    config = read_config(config_file)
+def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, release: bool, as_json: bool) -> None:
+    """Remove nothing while pruning of the source is on hold, and never its last verified generation."""
+    if dry_run and release:
+        raise refuse_together("--dry-run", "--unfreeze")
     wanted = sources(config, names)
     context = open_context(config, writing=not dry_run)
-    if unfreeze:
+    if release:
         for name in wanted:
-            released = prune.release_hold(name, context)
-            click.echo(f"{name}: {'pruning goes on' if released else 'was not frozen'}", err=True)
+            was_held = release_hold(name, context)
+            click.echo(f"{name}: {'pruning goes on' if was_held else 'pruning was not on hold'}", err=True)
     if dry_run:
         inventory = local_inventory(context)
-        plans, reports = [prune.plan_pruning(name, retention_rule(config), inventory, context) for name in wanted], []
+        plans, reports = [plan_pruning(name, retention_rule(config), inventory, context) for name in wanted], []
     else:
-        done = [prune.prune(name, retention_rule(config), context) for name in wanted]
+        done = [prune(name, retention_rule(config), context) for name in wanted]
         plans = [plan for report, plan in done if report.outcome != "failed"]
         reports = [report for report, _ in done]
     failed = [report for report in reports if report.outcome == "failed"]
     if as_json:
-        facts = [fact for plan in plans for fact in _facts(plan)]
+        facts = [fact for plan in plans for fact in _decisions(plan)]
         print_json([*facts, *map(_failure, failed)] if plans else _failure(failed[0]))
     elif plans:
-        _print(plans, word="would go" if dry_run else "removed")
+        _print(plans, removed="would be removed" if dry_run else "removed")
     for report in reports:
-        print_trouble(report)
+        print_problems(report)
     sys.exit(worst_exit(reports))
 
 
 def _failure(report: AnyReport) -> dict[str, object]:
-    """Tell a run that removed nothing, with its source, as any command tells an error."""
-    return {"source": report.subject, **error_facts(report.error or "", report.hint or "", report.exit_code)}
+    return {"source": report.subject, **failure_facts(report)}
 
 
-def _facts(plan: RetentionPlan) -> list[dict[str, object]]:
-    kept: list[dict[str, object]] = [
-        {"id": k.generation.id, "source": k.generation.source, "action": "keep", "reasons": list(k.reasons)}
-        for k in plan.keep
+def _decisions(plan: RetentionPlan) -> list[dict[str, object]]:
+    kept = [(k.generation, "keep", list(k.reasons)) for k in plan.keep]
+    removed = [(r.generation, "remove", [r.reason]) for r in plan.remove]
+    return [
+        {"id": generation.id, "source": generation.source, "action": action, "reasons": reasons}
+        for generation, action, reasons in (*kept, *removed)
     ]
-    removed: list[dict[str, object]] = [
-        {"id": r.generation.id, "source": r.generation.source, "action": "remove", "reasons": [r.reason]}
-        for r in plan.remove
-    ]
-    return kept + removed
 
 
-def _print(plans: list[RetentionPlan], word: str) -> None:
+def _print(plans: list[RetentionPlan], removed: str) -> None:
     rows = [
         row
         for plan in plans
         for row in (
             *((k.generation.id, "stays", ", ".join(k.reasons)) for k in plan.keep),
-            *((r.generation.id, word, r.reason) for r in plan.remove),
+            *((r.generation.id, removed, r.reason) for r in plan.remove),
         )
     ]
     if rows:
         print_table(("generation", "decision", "reason"), rows)
     else:
         click.echo("no generations")
+
+
+@command("remove", "backupd remove tasks-20261123-0400", {75: ""})
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Also pinned and held ones, and the last verified one of its source.")
+@store_option("remove them from")
+def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: bool, as_json: bool) -> None:
+    """Keep pinned generations, and the last verified one of each source in that store, unless --force is given.
+
+    Copies in other stores stay: to remove a generation everywhere, remove it from the local store first, then from each
+    replica.
+    """
+    require_store(store, config)
+    context = open_context(config)
+    if store == LOCAL_STORE:
+        done = remove_local(ids, context, force=force)
+    else:
+        from backupd.bootstrap.replicas import connecting, replication_request  # imports paramiko
+
+        request, connect = replication_request(config, store), connecting(config, store, context)
+        done = remove_at_replica(ids, request, connect, context, force=force)
+    if as_json:
+        print_json([{"id": one.generation, "store": one.store, "still_in": list(one.still_in)} for one in done])
+        return
+    for removal in done:
+        click.echo(f"{removal.generation}: removed from {removal.store}")
+        if removal.still_in:
+            print_warning(_still_in(removal))
+
+
+def _still_in(removal: Removal) -> str:
+    sent_again = removal.store != LOCAL_STORE and LOCAL_STORE in removal.still_in
+    consequence = "; the next replication may send it again" if sent_again else ""
+    return f"{removal.generation} is still in {', '.join(removal.still_in)}{consequence}"

@@ -1,68 +1,79 @@
 """`backupd restore`."""
 
 import os
-from datetime import datetime
+import re
+import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import NoReturn
+from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.bootstrap.tasks import backup_request, sources, workers
+from backupd.bootstrap.tasks import backup_request, one_source, restore_request, sources, workers
 from backupd.cli.common import (
-    claims_at,
-    config_option,
-    default_source,
-    json_option,
+    command,
+    dry_run_option,
+    open_context_for_restore,
     opened,
-    read_config,
-    read_time,
-    readable_errors,
+    read_claims,
+    refuse_together,
     require_sources,
-    tell_whose,
+    warn_of_foreign,
 )
-from backupd.cli.output import shown_progress
-from backupd.cli.places import only_source, replacement, restore_site, with_directories
+from backupd.cli.output import failure_facts, print_json, print_problems, print_restored, shown_progress, time_text
 from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes, restore_missing
-from backupd.cli.restored import print_done, print_outcome, print_undo
 from backupd.config import Config
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
 from backupd.model import LOCAL_STORE, Manifest
-from backupd.privileges import settle
+from backupd.privileges import give_directories, settle
 from backupd.report import RestoreDetails, RunReport
+from backupd.sqlite.history import RecordedRestore
 from backupd.sqlite.target_locks import STOPPED_FLAG
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext, read_inventory
-from backupd.tasks.inventory import LATEST, Choose, choose_generation, require_same_database
-from backupd.tasks.provenance import choose_usable
-from backupd.tasks.restore.in_place import InPlaceResult, RestoreRequest, replace_database
-from backupd.tasks.restore.online import overwrite_database
-from backupd.tasks.restore.to_path import restore_to
-from backupd.tasks.restore.undo import app_runs, plan_undo, put_kept_back
+from backupd.tasks.inventory import LATEST, Choose, Inventory, choose_generation, require_same_database
+from backupd.tasks.provenance import adopt, choose_usable, provenance_of
+from backupd.tasks.restore import RestoreRequest, RestoreResult
+from backupd.tasks.restore.in_place import restore_in_place
+from backupd.tasks.restore.online import restore_online
+from backupd.tasks.restore.to_path import restore_to_path
+from backupd.tasks.restore.undo import is_in_use, plan_undo, undo_in_place
+
+_SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
+
+Restored = tuple[RunReport[RestoreDetails], RestoreResult | None]
 
 
-@click.command("restore", epilog="Example: backupd restore latest --from offsite")
-@click.argument("wanted", metavar="[ID|latest]", default="latest")
+@command(
+    "restore",
+    "backupd restore latest --from offsite",
+    {
+        0: "restored; or with --if-missing nothing to restore",
+        3: "restored, with warnings",
+        75: "the database is in use, or another run holds the lock: stop the app, or try again later",
+    },
+)
+@click.argument("wanted", metavar="[ID|latest]", default=LATEST)
 @click.option("--at", metavar="TIME", help='The newest at or before this time, "2026-11-20 14:00" or "2026-11-20".')
-@click.option("--source", "source", metavar="NAME", help="Of this source; needed where there are several.")
-@click.option("--from", "store", metavar="STORE", help="From this store (local).")
-@click.option("--to", "target", metavar="PATH", help="Make this new file, and leave the database alone.")
+@click.option("--source", metavar="NAME", help="Of this source; needed where there are several.")
+@click.option("--from", "store", metavar="STORE", help="From this store (default: local).")
+@click.option("--to", "target", metavar="PATH", help="Restore to this new file; the database stays as it is.")
 @click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
-@click.option("--adopt", is_flag=True, help="With --from: go on for the lost machine that sent the copies there.")
-@click.option("--undo", is_flag=True, help="Take the last restore back; again, the one before it.")
+@click.option("--adopt", is_flag=True, help="With --from: adopt the copies that a lost machine sent there.")
+@click.option("--undo", is_flag=True, help="Take the last restore back; repeat it for the one before.")
 @click.option("--redo", is_flag=True, help="Take the last undo back.")
-@click.option("--if-missing", is_flag=True, help="Only where there is no database: before each start of the app.")
-@click.option("--allow-none", is_flag=True, help="With --if-missing: no copy is no error (the very first start).")
-@click.option(STOPPED_FLAG, "stopped", is_flag=True, help="Your word that the app is stopped, where nobody can tell.")
-@click.option("--dry-run", is_flag=True, help="Tell what would happen; change nothing.")
-@config_option
-@json_option
-@readable_errors
-def command(
+@click.option("--if-missing", is_flag=True, help="Only where no database exists: before each start of the app.")
+@click.option("--allow-none", is_flag=True, help="With --if-missing: succeed without a copy (very first start).")
+@click.option(STOPPED_FLAG, "stopped", is_flag=True, help="Confirm that the app is stopped where backupd cannot tell.")
+@dry_run_option
+def restore_command(
+    config: Config,
     wanted: str,
     at: str | None,
     source: str | None,
     store: str | None,
     target: str | None,
-    config_file: Path | None,
     *,
     adopt: bool,
     online: bool,
@@ -74,63 +85,54 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Put a generation in place of its app's database: proven first, swapped last, the old one kept.
+    """Without --online and --to, the generation takes the place of the database, which is kept beside it for --undo.
 
-    Stop the app first: while anybody has the database open, nothing is done. Exits 75 then, 1 when it failed.
+    Stop the app first: a database that is in use is not replaced. The generation is verified before anything changes.
     """
     back = undo or redo
     _refuse_contradictions(wanted, at, target, online=online, back=back, if_missing=if_missing, allow_none=allow_none)
     if undo and redo:
-        raise UsageError("--undo and --redo do not go together", "give one of the two")
+        raise refuse_together("--undo", "--redo")
     if adopt and (store in (None, LOCAL_STORE) or if_missing or back):
         raise UsageError("--adopt goes with --from a replica", "leave it out")
-    config = read_config(config_file)
+    chosen = Wanted(wanted, _parse_time(at, ZoneInfo(config.schedule.timezone)) if at else None, store)
     with shown_progress(quiet=as_json) as progress:
         if if_missing:
             settle(config, os.environ)  # first: a private directory hides whether there is a database in it
-            names = (only_source(source, config),) if wanted != LATEST else sources(config, (source,) if source else ())
+            one = source is not None or wanted != LATEST
+            names = (one_source(source, config),) if one else sources(config, ())
             requests = tuple(missing_request(name, config, stopped=stopped, dry_run=dry_run) for name in names)
-            asked = Wanted(wanted, read_time(at, config), store)
-            outcomes = restore_missing(requests, asked, config, progress, allow_none=allow_none)
+            outcomes = restore_missing(requests, chosen, config, progress, allow_none=allow_none)
             print_outcomes(outcomes, config, as_json=as_json)
         if back:
-            request = replacement(only_source(source, config), config, stopped=stopped, dry_run=dry_run)
-            context = restore_site(config, progress, reading=dry_run)
+            request = restore_request(config, one_source(source, config), stopped=stopped, dry_run=dry_run)
+            context = open_context_for_restore(config, progress, reading=dry_run)
             request = plan_undo(request, context, redo=redo)
-            report, done = _taken_back(request, store or LOCAL_STORE, config, context, online=online, quiet=as_json)
+            restored = _undo(request, store or LOCAL_STORE, config, context, online=online, quiet=as_json)
         else:
-            store, time = store or LOCAL_STORE, read_time(at, config)
-            context = restore_site(config, progress, reading=dry_run or target is not None)
-            with opened(store, config, context) as (place, inventory):
-                require_sources((source,) if source else (), config, inventory)
-                meant = default_source(source, config)
-                if store == LOCAL_STORE:
-                    manifest = choose_generation(inventory, wanted, meant, time)
-                else:
-                    claims = claims_at(store, inventory, meant, context, adopting=adopt, dry_run=dry_run)
-                    manifest = choose_usable(inventory, claims, wanted, meant, time, store)
-                    tell_whose(manifest, inventory, claims, store)
-                if wanted == LATEST and manifest.source in config.sources:
-                    require_same_database(manifest, inventory, config.sources[manifest.source].path)
+            context = open_context_for_restore(config, progress, reading=dry_run or target is not None)
+            with opened(store or LOCAL_STORE, config, context) as (archives, inventory):
+                manifest = _choose(chosen, source, inventory, config, context, adopting=adopt, dry_run=dry_run)
                 if target is not None:
-                    new = restore_to(manifest, Path(target), workers(config), context, store=place, dry_run=dry_run)
-                    print_done(new, config, as_json=as_json)
+                    new = restore_to_path(
+                        manifest, Path(target), workers(config), context, store=archives, dry_run=dry_run
+                    )
+                    print_restored(new, config.schedule.timezone, as_json=as_json)
                     return
-                request = replacement(manifest.source, config, stopped=stopped, dry_run=dry_run)
-                (request,) = with_directories([(request, manifest)], config)
-                known = store != LOCAL_STORE or dry_run
-                choose = (lambda: manifest) if known else _choosing(manifest, wanted, time, context)
-                report, done = _in_place(choose, request, place, config, context, online=online)
-    print_outcome(report, done, config, as_json=as_json)
+                request = restore_request(config, manifest.source, stopped=stopped, dry_run=dry_run)
+                (request,) = give_directories([(request, manifest)], config)
+                choose = _choose_again(manifest, chosen, context, dry_run=dry_run)
+                restored = _restore(choose, request, archives, config, context, online=online)
+    _print_outcome(restored, config, as_json=as_json)
 
 
 def _refuse_contradictions(
     wanted: str, at: str | None, target: str | None, *, online: bool, back: bool, if_missing: bool, allow_none: bool
 ) -> None:
     if target is not None and target.endswith("/"):
-        raise UsageError(f"{target} is the name of a directory", "give the name of a file in it")
+        raise UsageError(f"{target} is the name of a directory", "give the path of a new file in it")
     if at is not None and wanted != LATEST:
-        raise UsageError("an ID and --at do not go together", "give one of the two")
+        raise refuse_together("an ID", "--at")
     if sum((online and not back, back, if_missing, target is not None)) > 1:
         raise UsageError("--online, --undo, --redo, --if-missing and --to do not go together", "give one of them")
     if back and (at is not None or wanted != LATEST):
@@ -139,39 +141,143 @@ def _refuse_contradictions(
         raise UsageError("--allow-none goes with --if-missing alone", "leave it out, or add --if-missing")
 
 
-def _taken_back(
+def _choose(
+    chosen: Wanted,
+    source: str | None,
+    inventory: Inventory,
+    config: Config,
+    context: TaskContext,
+    *,
+    adopting: bool,
+    dry_run: bool,
+) -> Manifest:
+    """Choose a generation of the store that is open. Raises GenerationMissing, ForeignCopies, OtherDatabase."""
+    require_sources((source,) if source else (), config, inventory)
+    source = source or (next(iter(config.sources)) if len(config.sources) == 1 else None)
+    if chosen.store in (None, LOCAL_STORE):
+        if not inventory.generations:
+            raise _nothing_here(context.store.directory, source, config)
+        manifest = choose_generation(inventory, chosen.id, source, chosen.at)
+    else:
+        name = str(chosen.store)
+        if adopting:
+            here = read_inventory(context)
+            foreign = provenance_of(here, context).foreign(inventory, source)
+            claims = adopt(foreign, here, inventory, name, context, dry_run=dry_run)
+        else:
+            claims = read_claims(context)
+        manifest = choose_usable(inventory, claims, chosen.id, source, chosen.at, name)
+        warn_of_foreign(manifest, inventory, claims, name)
+    if chosen.id == LATEST and manifest.source in config.sources:
+        require_same_database(manifest, inventory, config.sources[manifest.source].path)
+    return manifest
+
+
+def _nothing_here(directory: Path, source: str | None, config: Config) -> GenerationMissing:
+    """Return the error for an empty local store; a backup helps only where a database exists."""
+    names = [source] if source is not None and source in config.sources else [*config.sources]
+    lost = [name for name in names if not Path(config.sources[name].path).exists()]
+    hints = [] if lost else ["run backupd backup first"]
+    hints += [f"restore from a replica: --from {name}" for name in config.replicas]
+    if lost and not config.replicas:
+        hints.append(
+            "mount the backups of the lost machine (backups_dir), or configure the replica that has copies under "
+            "[replicas.NAME] and add --from NAME"
+        )
+    return GenerationMissing(f"there is no generation in {directory}", "; or ".join(hints))
+
+
+def _choose_again(manifest: Manifest, chosen: Wanted, context: TaskContext, *, dry_run: bool) -> Choose:
+    """Return what chooses under the lock: again as `manifest` was chosen, but for a replica, which has no lock."""
+    if dry_run or chosen.store not in (None, LOCAL_STORE):
+        return lambda: manifest
+    return lambda: choose_generation(read_inventory(context), chosen.id, manifest.source, chosen.at)
+
+
+def _restore(
+    choose: Choose, request: RestoreRequest, store: Archives, config: Config, context: TaskContext, *, online: bool
+) -> Restored:
+    if online:
+        return restore_online(choose, request, store, backup_request(config, request.source), context)
+    return restore_in_place(choose, request, store, context)
+
+
+def _undo(
     request: RestoreRequest, store: str, config: Config, context: TaskContext, *, online: bool, quiet: bool
-) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
-    """Take back what `order` says, once that was printed: by the file that was kept, else by the generation."""
+) -> Restored:
+    """Take the planned restore back, and print first which one: with the file that was kept, or the generation."""
     entry = request.takes_back
     assert entry is not None  # noqa: S101 - `plan_undo` has found it
     safety = entry.record.safety
     if online and safety is None:
         hint = f"without --online: {STOP_THE_APP}"
         raise TargetRefused(f"the restore at {entry.restored_at:%F %T} UTC kept the old database as a file", hint)
-    online = safety is not None and (online or app_runs(request))
+    online = safety is not None and (online or is_in_use(request))
     if not quiet:
-        print_undo(entry, config, online=online, dry_run=request.dry_run)
+        _print_undo(entry, config, online=online, dry_run=request.dry_run)
     if safety is None:
-        return put_kept_back(request, entry, context)
-    with opened(store, config, context) as (place, inventory):
+        return undo_in_place(request, entry, context)
+    with opened(store, config, context) as (archives, inventory):
         manifest = inventory.manifests.get(safety)
         if manifest is None:
             raise GenerationMissing(
-                f"store {store} has no generation {safety}, the state before the restore that is to be taken back",
-                "if another store has it (backupd list): --from STORE",
+                f"store {store} has no generation {safety}, the state before the restore that is taken back",
+                "if another store has it (backupd list --store NAME): --from NAME",
             )
-        return _in_place(lambda: manifest, request, place, config, context, online=online)
+        return _restore(lambda: manifest, request, archives, config, context, online=online)
 
 
-def _choosing(known: Manifest, wanted: str, at: datetime | None, context: TaskContext) -> Choose:
-    """Return what chooses again as `known` was chosen, of the same source."""
-    return lambda: choose_generation(read_inventory(context), wanted, known.source, at)
+def _print_undo(entry: RecordedRestore, config: Config, *, online: bool, dry_run: bool) -> None:
+    record = entry.record
+    way = "online" if record.before == "generation" else "in place"
+    of = f" of {record.generation}" if record.generation else ""
+    what = f"restore {way}{of}" if record.kind == "restore" else f"{record.kind} {way} of the restore{of}"
+    how = "online" if online else "in place"
+    puts = f"restoring {record.safety} {how}" if record.safety else f"putting {entry.path} back"
+    verb, at = "would take" if dry_run else "taking", time_text(entry.restored_at, config.schedule.timezone)
+    click.echo(f"{verb} back the {what} at {at}: {puts}")
 
 
-def _in_place(
-    choose: Choose, request: RestoreRequest, place: Archives, config: Config, context: TaskContext, *, online: bool
-) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
-    if online:
-        return overwrite_database(choose, request, place, backup_request(config, request.source), context)
-    return replace_database(choose, request, place, context)
+def _print_outcome(restored: Restored, config: Config, *, as_json: bool) -> NoReturn:
+    """Print what a restore did, or why it failed, and exit with its code."""
+    report, result = restored
+    if result is not None:
+        print_restored(result, config.schedule.timezone, as_json=as_json)
+    elif as_json:
+        print_json(failure_facts(report))
+    print_problems(report)
+    sys.exit(report.exit_code)
+
+
+def _parse_time(text: str, zone: ZoneInfo) -> datetime:
+    """Return the last instant of a time, in UTC: a date means its whole day, a time without seconds its minute.
+
+    A time without a zone is in `zone`. Raises UsageError.
+    """
+    try:
+        time = _last_instant(text)
+        if time.tzinfo:
+            return time.astimezone(UTC)
+        local = time.replace(tzinfo=zone)
+        return max(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))  # a clock set back shows it twice
+    except (ValueError, OverflowError):  # the years 1 and 9999 may lie outside the calendar in UTC
+        raise UsageError(
+            f"{text!r} is not a time", 'write it like "2026-11-20 14:00" (or with a zone, +01:00)'
+        ) from None
+
+
+def _last_instant(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if _is_date(text):
+        return time.replace(hour=23, minute=59, second=59, microsecond=999_999)
+    if _SECONDS.search(text):
+        return time
+    return time.replace(second=59, microsecond=999_999)  # a backup of 04:00 is taken some seconds later
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

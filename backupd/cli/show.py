@@ -1,24 +1,17 @@
 """`backupd show`."""
 
 from dataclasses import fields
-from pathlib import Path
 
 import click
 
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import GenerationHistory, RunRecord
-from backupd.cli.common import (
-    config_option,
-    json_option,
-    open_context,
-    print_json,
-    read_config,
-    readable_errors,
-    require_sources,
-)
-from backupd.cli.pin import pin_facts, pin_words
+from backupd.cli.common import command, open_context, require_sources
+from backupd.cli.output import print_json
+from backupd.cli.pin import pin_facts, pin_text
+from backupd.config import Config
 from backupd.formatting import counted, human_bytes, printable
-from backupd.model import Manifest
+from backupd.model import Contents, Manifest
 from backupd.report import describe, report_facts
 from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.owners import owner_text
@@ -26,15 +19,11 @@ from backupd.tasks.context import local_inventory
 from backupd.tasks.inventory import LATEST, choose_generation
 
 
-@click.command("show", epilog="Example: backupd show tasks-20261123-0400")
+@command("show", "backupd show tasks-20261123-0400")
 @click.argument("wanted", metavar="[ID|latest]")
-@click.option("--source", "source", metavar="NAME", help="The latest of this source; needed where there are several.")
-@config_option
-@json_option
-@readable_errors
-def command(wanted: str, source: str | None, config_file: Path | None, *, as_json: bool) -> None:
-    """Show one generation's manifest, and the runs and checks that concern it."""
-    config = read_config(config_file)
+@click.option("--source", metavar="NAME", help="Source of the latest one; needed where there are several.")
+def show_command(config: Config, wanted: str, source: str | None, *, as_json: bool) -> None:
+    """Read the generation from the local store."""
     context = open_context(config, writing=False)
     if wanted == LATEST:
         inventory = local_inventory(context)
@@ -50,7 +39,7 @@ def command(wanted: str, source: str | None, config_file: Path | None, *, as_jso
         return
     _print(manifest)
     if pin is not None:
-        click.echo(f"{'kept':<15} {pin_words(pin)}")
+        click.echo(f"{'kept':<15} {pin_text(pin)}")
     _print_history(history)
 
 
@@ -73,7 +62,7 @@ def _print(manifest: Manifest) -> None:
         "archive": f"{human_bytes(archive.size_bytes)}, {counted(archive.members, 'member')}",
         "archive sha256": archive.sha256,
         "verified": f"{verdict.level} ({', '.join(verdict.checks)})",
-        "tables": _tables(manifest),
+        "tables": _tables(manifest.contents) if manifest.contents else "unknown",
         "sqlite": f"written by {snapshot.sqlite_writer}, copied by {snapshot.sqlite_copier}",
         "backupd": manifest.backupd_version,
     }
@@ -83,24 +72,16 @@ def _print(manifest: Manifest) -> None:
         click.echo(f"{'note':<15} {printable(note)}")
 
 
-def _tables(manifest: Manifest) -> str:
-    if manifest.contents is None:
-        return "unknown"
-    return f"{len(manifest.contents.tables)} with {counted(total_rows(manifest), 'row')}"
-
-
-def total_rows(manifest: Manifest) -> int:
-    """Return the rows of all tables that could be counted; those of shadow tables are in their virtual table."""
-    contents = manifest.contents
-    if contents is None:
-        return 0
+def _tables(contents: Contents) -> str:
+    """Return the number of tables and rows; rows of a shadow table count in its virtual table."""
     shadows = {name for table, module in contents.virtual.items() for name in shadow_tables_of(table, module)}
-    return sum(rows or 0 for table, rows in contents.tables.items() if table not in shadows)
+    rows = sum(rows or 0 for table, rows in contents.tables.items() if table not in shadows)
+    return f"{len(contents.tables)} with {counted(rows, 'row')}"
 
 
 def _print_history(history: GenerationHistory) -> None:
     for run in history.runs:
-        text = describe(run.report) if run.report else f"{run.task} of {run.source}: {run.outcome or 'at work'}"
+        text = describe(run.report) if run.report else f"{run.task} of {run.source}: {run.outcome or 'running'}"
         click.echo(f"{run.started_at:%F %T}  {printable(text)}")
     for check in history.checks:
         click.echo(f"{check.checked_at:%F %T}  check in {check.store}: {printable(check.detail)}")

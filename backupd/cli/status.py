@@ -3,12 +3,13 @@
 import re
 import sys
 from functools import partial
-from pathlib import Path
 
 import click
 
 from backupd.bootstrap.tasks import limits, monitors, planned_tasks
-from backupd.cli.common import config_option, json_option, open_context, print_json, read_config, readable_errors
+from backupd.cli.common import command, open_context
+from backupd.cli.output import print_json
+from backupd.config import Config
 from backupd.status.current import read_status
 from backupd.status.text import status_lines
 
@@ -23,16 +24,12 @@ _COLOURS = (
 )
 
 
-@click.command("status", epilog="Example: backupd status --json")
-@config_option
-@json_option
-@readable_errors
-def command(config_file: Path | None, *, as_json: bool) -> None:
-    """Tell whether all is well, why not and what to do; how old the last proofs are, the last runs, what there is.
+@command("status", "backupd status --json", {0: "healthy", 1: "not healthy"})
+def status_command(config: Config, *, as_json: bool) -> None:
+    """Show the age of the last backup, copy and drill, the last runs, and what is in the store.
 
-    Needs no running daemon. Exits 0 when healthy, 1 when not.
+    The daemon need not run.
     """
-    config = read_config(config_file)
     context = open_context(config, writing=False)
     status = read_status(planned_tasks(config), limits(config), context, context.clock(), monitors(config))
     if as_json:
@@ -43,11 +40,11 @@ def command(config_file: Path | None, *, as_json: bool) -> None:
 
 
 def _coloured(line: str) -> str:
-    """Dress a line for a terminal; click takes the colours off where there is none."""
+    """Colour the words of a line; click removes the colours where there is no terminal."""
     for words, colour in _COLOURS:
-        line = words.sub(partial(_dressed, colour), line)
+        line = words.sub(partial(_style, colour), line)
     return line
 
 
-def _dressed(colour: str | None, found: re.Match[str]) -> str:
+def _style(colour: str | None, found: re.Match[str]) -> str:
     return click.style(found[0], fg=colour, bold=True)

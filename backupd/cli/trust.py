@@ -3,12 +3,12 @@
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Final
 
 import click
 
-from backupd.cli.common import config_option, json_option, print_json, print_warning, read_config, readable_errors
+from backupd.cli.common import command
+from backupd.cli.output import print_json, print_warning
 from backupd.config import Config, ReplicaSection, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
 from backupd.privileges import settle
@@ -25,21 +25,20 @@ _STATES: Final[dict[HostKeyState, str]] = {
 _ENDINGS: Final = {"ssh-ed25519": "ed25519", "ssh-rsa": "rsa"}
 
 
-@click.command("trust", epilog="Example: backupd trust offsite")
+@command(
+    "trust",
+    "backupd trust offsite",
+    {1: "failed, or the server shows another key than the pinned one", 3: "some key types were not asked for", 75: ""},
+)
 @click.argument("name", metavar="NAME")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(1, 600), default=30, show_default=True, help="Seconds.")
-@config_option
-@json_option
-@readable_errors
-def command(name: str, timeout_s: float, config_file: Path | None, *, as_json: bool) -> None:
-    """Show the host keys of replica NAME, how to compare them, and the line that pins one.
+def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool) -> None:
+    """Say how to compare the keys with those on the server.
 
-    Nothing is written: the line is yours to put into the configuration. Exits 1 when the server
-    shows another key than the pinned one, 3 when it could not be asked for all of its keys.
+    Nothing is written: put the line into the configuration yourself.
     """
-    config = read_config(config_file)
     address = _address(config, name)
-    settle(config, os.environ)  # what a stranger sends is not read as root, and known_hosts as the daemon will read it
+    settle(config, os.environ)  # a server's answer is not parsed as root, and known_hosts is read as the daemon does
     pins = _pins(name, config.replicas[name])
     fetched = fetch_host_keys(address.host, address.port, timeout_s)
     offered = [PublicKey.of(key) for key in fetched.keys]
@@ -54,17 +53,17 @@ def command(name: str, timeout_s: float, config_file: Path | None, *, as_json: b
         pinned = [{"type": k.type, "fingerprint": k.fingerprint} for k in pins.keys(address.host, address.port)]
         facts = {"replica": name, "host": address.host, "port": address.port, "verdict": verdict}
         missing = {"missing": fetched.missing, "problem": fetched.problem.message if fetched.problem else None}
-        print_json({**facts, "keys": keys, "pinned": pinned, **missing, **_to_put(name, offered[0])})
+        print_json({**facts, "keys": keys, "pinned": pinned, **missing, **_pinning_lines(name, offered[0])})
     else:
-        click.echo(f"{name} is {address.where}, which shows:")
+        click.echo(f"{name} is {address.where}; its host keys:")
         for key, state in zip(offered, states, strict=True):
             click.echo(f"  {key}  {_STATES[state]}")
         _print_pinned(pins.keys(address.host, address.port), verdict)
-        _print_what_to_do(name, offered[0], verdict)
+        _print_next_steps(name, offered[0], verdict)
     if fetched.problem:
         print_warning(
-            f"it was not asked for keys of the types {', '.join(fetched.missing)}: {fetched.problem.message}; a server "
-            "may refuse many connections at once (MaxStartups, fail2ban): try again in some minutes"
+            f"keys of the types {', '.join(fetched.missing)} were not asked for: {fetched.problem.message}; the server "
+            "may limit connections (MaxStartups, fail2ban): try again in some minutes"
         )
     sys.exit(1 if verdict in {"changed", "revoked"} else 3 if fetched.problem else 0)
 
@@ -75,12 +74,12 @@ def _address(config: Config, name: str) -> SftpAddress:
         raise UsageError(f"there is no replica {name!r}", f"the configuration ({config.origin}) has: {known}")
     address = parse_address(config.replicas[name].url)
     if not isinstance(address, SftpAddress):
-        raise UsageError(f"the replica {name!r} is a directory: it has no host key", "nothing needs to be pinned")
+        raise UsageError(f"the replica {name!r} is a directory and has no host key", "no key needs to be pinned")
     return address
 
 
 def _pins(name: str, replica: ReplicaSection) -> PinnedKeys:
-    """Return what is pinned; where that cannot be read, nothing is, and this command shows what to pin instead."""
+    """Return the pinned keys; none where they cannot be read, so that this command still shows what to pin."""
     try:
         return PinnedKeys.read(name, replica.host_key, replica.known_hosts)
     except ConfigError as error:
@@ -91,28 +90,28 @@ def _pins(name: str, replica: ReplicaSection) -> PinnedKeys:
 def _print_pinned(pinned: tuple[PublicKey, ...], verdict: HostKeyState) -> None:
     if verdict == "equal" or not pinned:
         return
-    click.echo("pinned is:")
+    click.echo("pinned:")
     for key in pinned:
         click.echo(f"  {key}")
 
 
-def _print_what_to_do(name: str, key: PublicKey, verdict: HostKeyState) -> None:
+def _print_next_steps(name: str, key: PublicKey, verdict: HostKeyState) -> None:
     if verdict == "equal":
-        click.echo("It is the pinned server: there is nothing to do.")
+        click.echo("The pinned key matches: nothing to do.")
         return
     if verdict != "unpinned":
-        click.echo("\nSomebody may stand in between: first ask whoever runs the server whether it has a new key.")
+        click.echo("\nThis may be a man-in-the-middle: ask the administrator of the server whether its key changed.")
     ending = _ENDINGS.get(key.type, "ecdsa")
     click.echo("\nCompare on the server itself, at its console or over a connection that you trust:")
     click.echo(f"  ssh-keygen -lf /etc/ssh/ssh_host_{ending}_key.pub")
-    lines = _to_put(name, key)
-    click.echo(f"\nOnly if that shows {key.fingerprint}, put this below [replicas.{toml_key(name)}]:")
+    lines = _pinning_lines(name, key)
+    click.echo(f"\nOnly if that shows {key.fingerprint}, add this below [replicas.{toml_key(name)}]:")
     click.echo(f"  {lines['toml']}")
-    click.echo("or this into the environment:")
+    click.echo("or set in the environment:")
     click.echo(f"  {lines['environment']}")
 
 
-def _to_put(name: str, key: PublicKey) -> dict[str, str]:
+def _pinning_lines(name: str, key: PublicKey) -> dict[str, str]:
     """Return the lines that pin `key`, for the file and for the environment."""
     variable = re.sub(r"[^A-Z0-9]", "_", name.upper())
     return {

@@ -1,27 +1,23 @@
 """`backupd verify`."""
 
 import sys
-from pathlib import Path
 
 import click
 
 from backupd.bootstrap.tasks import workers
 from backupd.cli.common import (
-    claims_at,
-    config_option,
-    json_option,
+    command,
     open_context,
     opened,
-    print_json,
-    print_warning,
-    read_config,
-    readable_errors,
+    read_claims,
+    refuse_together,
     require_sources,
     source_option,
     store_option,
 )
-from backupd.cli.output import shown_progress
-from backupd.errors import GenerationMissing, UsageError
+from backupd.cli.output import print_json, print_warning, shown_progress
+from backupd.config import Config
+from backupd.errors import GenerationMissing
 from backupd.formatting import human_duration, printable
 from backupd.model import LOCAL_STORE
 from backupd.tasks.context import TaskContext
@@ -30,46 +26,37 @@ from backupd.tasks.provenance import refusal
 from backupd.tasks.verify import VerificationResult, verify
 
 
-@click.command("verify", epilog="Example: backupd verify --all")
+@command("verify", "backupd verify --all", {0: "all are verified", 1: "at least one is damaged", 75: ""})
 @click.argument("ids", nargs=-1, metavar="[ID|latest]...")
 @click.option("--all", "everything", is_flag=True, help="Every generation in the store.")
-@config_option
-@store_option
+@store_option()
 @source_option
-@json_option
-@readable_errors
-def command(
-    ids: tuple[str, ...],
-    config_file: Path | None,
-    store: str,
-    names: tuple[str, ...],
-    *,
-    everything: bool,
-    as_json: bool,
+def verify_command(
+    config: Config, ids: tuple[str, ...], store: str, names: tuple[str, ...], *, everything: bool, as_json: bool
 ) -> None:
-    """Prove generations again: digests, unpacking and integrity; without an ID the newest of each source.
+    """Check digests, unpacking and integrity; without an ID of the newest generation of each source.
 
-    `latest` is the newest that counts, as `backupd restore latest` takes it; of each --source where several are named.
-
-    Exits 0 when all are sound, 1 when one is not. A damaged one is marked, and no longer counts for retention. On a
-    read-only store archives are unpacked in the system's temporary directory (TMPDIR), and nothing is marked or logged.
+    `latest` is the generation that backupd restore latest takes; with several --source, that of each. A damaged
+    generation is marked, and no longer counts for retention. Where the store is read-only, archives are unpacked in
+    the temporary directory (TMPDIR), and nothing is marked or logged.
     """
-    config = read_config(config_file)
+    if ids and everything:
+        raise refuse_together("--all", "an ID")
     results = []
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress, writing=None)
-        with opened(store, config, context) as (place, found):
-            require_sources(names, config, found)
-            inventory = _usable(ids, names or tuple(config.sources), found, store, context)
-            for generation in _wanted(ids, names, inventory, everything=everything):
+        with opened(store, config, context) as (archives, inventory):
+            require_sources(names, config, inventory)
+            usable = _usable(ids, names or tuple(config.sources), inventory, store, context)
+            for generation in _chosen(ids, names, usable, everything=everything):
                 try:
                     result = verify(
-                        generation, inventory, workers(config), context, reserve=config.space.reserve, store=place
+                        generation, usable, workers(config), context, reserve=config.space.reserve, store=archives
                     )
                 except GenerationMissing:
                     if ids:
                         raise
-                    print_warning(f"{generation} was pruned meanwhile: skipped")
+                    print_warning(f"{generation} was pruned since the listing: skipped")
                     continue
                 results.append(result)
                 _print(result, quiet=as_json)
@@ -79,30 +66,28 @@ def command(
 
 
 def _usable(
-    ids: tuple[str, ...], names: tuple[str, ...], there: Inventory, store: str, context: TaskContext
+    ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, store: str, context: TaskContext
 ) -> Inventory:
-    """Leave out what another store has made at a replica: of other sources, and of these but after a disaster.
+    """Leave out copies at a replica that another store made: of other sources, and of `names` unless all are.
 
-    What is asked for by its id stays, and is refused where it may not be used. Raises ForeignCopies.
+    A generation of `ids` stays, or is refused where it may not be used. Raises ForeignCopies.
     """
     if store == LOCAL_STORE:
-        return there
-    claims = claims_at(store, there, None, context)
-    foreign, usable = claims.foreign(there), claims.usable(there)
+        return inventory
+    claims = read_claims(context)
+    foreign, usable = claims.foreign(inventory), claims.usable(inventory)
     others = {key for group in foreign if group.source not in names for key in group.ids} - set(ids)
     hidden = [group for group in foreign if not group.ids <= usable.manifests.keys()]
     usable = usable.without(others)
     meant = [group for group in hidden if group.ids & set(ids) or (group.source in names and not usable.generations)]
     if meant:
-        raise refusal(meant, store, "they are not verified as copies of this one", there.now)
+        raise refusal(meant, store, "they are not verified as copies of this one", inventory.now)
     return usable
 
 
-def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, *, everything: bool) -> list[str]:
-    if ids and everything:
-        raise UsageError("--all and an ID do not go together", "give one of the two")
-    ids = tuple(key for name in ids for key in _meant(name, names, inventory))
-    unknown = [name for name in ids if all(name != g.id for g in inventory.generations)]
+def _chosen(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, *, everything: bool) -> list[str]:
+    ids = tuple(key for wanted in ids for key in _resolved(wanted, names, inventory))
+    unknown = [key for key in ids if all(key != g.id for g in inventory.generations)]
     if unknown:
         raise GenerationMissing(f"there is no generation {', '.join(unknown)}", f"see {inventory.list_command}")
     if ids:
@@ -116,7 +101,8 @@ def _wanted(ids: tuple[str, ...], names: tuple[str, ...], inventory: Inventory, 
     return sorted(newest.values())
 
 
-def _meant(wanted: str, names: tuple[str, ...], inventory: Inventory) -> list[str]:
+def _resolved(wanted: str, names: tuple[str, ...], inventory: Inventory) -> list[str]:
+    """Return the ids that an argument means."""
     if wanted != LATEST:
         return [wanted]
     return [choose_generation(inventory, LATEST, name, None).id for name in names or (None,)]
@@ -127,6 +113,6 @@ def _print(result: VerificationResult, *, quiet: bool) -> None:
         print_warning(result.warning)
     if quiet:
         return
-    word = click.style("sound", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)
+    word = click.style("verified", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)
     detail = "" if result.sound else f": {printable(result.detail)}"
     click.echo(f"{result.id}: {word} ({human_duration(result.duration_s)}){detail}")

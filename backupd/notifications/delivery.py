@@ -15,7 +15,7 @@ from backupd.notifications.message import Channel, compose_lines
 from backupd.notifications.outbox import REFUSED
 from backupd.pings import DAILY, Monitor, Ping, PingRecorder, Signal, monitor_for, send_ping
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.finding import Finding
+from backupd.tasks.doctor import Finding
 
 _MESSAGES = "messages"
 _PINGS = "pings"

@@ -150,7 +150,8 @@ def _stat(path: Path, named: Path) -> os.stat_result:
             ) from error
         raise SourceMissing(
             f"no database at {path}",
-            "check the path and that the right volume is mounted: a wrong one is an empty directory",
+            "check the path and that the right volume is mounted: a wrong one is an empty directory; "
+            "if the database is lost: backupd restore",
         ) from error
     except PermissionError as error:
         raise SourceUnusable(

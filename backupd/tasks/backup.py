@@ -18,7 +18,7 @@ from backupd.tasks.inventory import shared_source_warning
 from backupd.tasks.prune import apply_retention, pin_if_possible, removed_by
 from backupd.tasks.publication import apply_publication, decide_publication, source_state
 from backupd.tasks.requests import BackupRequest
-from backupd.tasks.restore.recovery import healed_before_backup
+from backupd.tasks.restore.recovery import recover_before_backup
 from backupd.tasks.run import BackupRun
 
 _LARGE_WAL_BYTES: Final = 256 << 20
@@ -51,7 +51,7 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
 
 def _recover_restore(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:
     """Finish or undo what a killed restore left at the source; a backup goes on where that is not possible."""
-    if problem := healed_before_backup(request.path, context):
+    if problem := recover_before_backup(request.path, context):
         run.warn(problem)
 
 

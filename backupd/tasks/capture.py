@@ -77,19 +77,19 @@ def _capture_twice_at_most(
     give_up = time.monotonic() + request.settings.timeout_s
     try:
         capture = _attempt(request, last, _emptied(directory), give_up, run, context)
-        if capture.inspection.verdict.level != "corrupt" or not _is_time_for_another(give_up, run):
+        if capture.inspection.verdict.level != "corrupt" or not _has_time_for_another(give_up, run):
             return capture
         why = "the copy is corrupt"
     except (SourceReplaced, SourceCorrupt, SourceUnlocked) as error:
-        if not _is_time_for_another(give_up, run):
+        if not _has_time_for_another(give_up, run):
             raise
         why = error.message
     run.emit(SnapshotRetried(request.source, f"{why}: copying {request.path} once more"))
     return _attempt(request, last, _emptied(directory), give_up, run, context)
 
 
-def _is_time_for_another(give_up: float, run: BackupRun) -> bool:
-    """Tell whether a copy that takes as long as the first one would be done by `give_up`."""
+def _has_time_for_another(give_up: float, run: BackupRun) -> bool:
+    """Tell whether a copy that takes as long as the first one would end before `give_up`."""
     return time.monotonic() + run.report.stages.get("copy", 0.0) < give_up
 
 
@@ -137,7 +137,7 @@ def _attempt(
 
 
 def _archive_is_sound(manifest: Manifest, run: BackupRun, context: TaskContext) -> bool:
-    """Digest the archive of a generation of the local store; a damaged one is marked, and degrades the run."""
+    """Digest the archive of a local generation; one that cannot be read or is damaged degrades the run."""
     try:
         found = digest_archive(manifest, context.store)
     except GenerationMissing:
@@ -192,7 +192,7 @@ def _copy(
 def app_reserve_bytes(directory: Path, request: BackupRequest) -> int:
     """Return what must stay free on an app's disk that holds no backups, where only the pinned WAL can grow.
 
-    Half of what is free at most: a disk that was low before is no reason to go without a backup.
+    Half of the free space at most: a disk that was low before must not prevent a backup.
     """
     return min(reserve_bytes(directory, request.reserve_bytes), shutil.disk_usage(directory).free // 2)
 

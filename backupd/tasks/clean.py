@@ -1,4 +1,4 @@
-"""Remove what is kept for inspection or for an undo, once it is old: replaced databases and damaged copies."""
+"""Remove old leftovers: databases that restores replaced, and damaged copies."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -14,24 +14,20 @@ from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_files, remove_kept, restore_history
 from backupd.sqlite.target_locks import restore_lock
-from backupd.stores.state import QuarantinedCopy
 from backupd.tasks.context import TaskContext
-from backupd.tasks.restore.recovery import heal_restore
+from backupd.tasks.restore.recovery import recover_restore
 
 Kind = Literal["replaced database", "record of a restore", "damaged copy"]
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """One thing that may go, since `since` (aware, UTC): a database that a restore replaced, or a damaged copy.
+    """A file or directory that is kept for an undo or for inspection."""
 
-    An online restore has replaced no file: its record alone is there.
-    """
-
-    kind: Kind
+    kind: Kind  # an online restore replaces no file: only its record is left
     source: str
     path: Path
-    since: datetime
+    since: datetime  # aware, UTC
     size_bytes: int
 
 
@@ -49,8 +45,8 @@ def decide_replaced(
 ) -> tuple[CleanDecision, ...]:
     """Decide about the databases that restores to one database have replaced, oldest first.
 
-    Those in `next_undone` are what the next `restore --undo` or `--redo` puts back: they stay for KEPT_FOR at least.
-    None goes before an older one has gone, since undos go back from the newest to the oldest without a gap.
+    Those in `next_undone`, which the next `restore --undo` or `--redo` puts back, stay for KEPT_FOR at least. One stays
+    for as long as an older one does, since undos go back from the newest to the oldest without a gap.
     """
     decisions: list[CleanDecision] = []
     for one in kept:
@@ -71,7 +67,15 @@ def decide_damaged(
     copies: tuple[Leftover, ...], held: Collection[str], older_than: timedelta, now: datetime
 ) -> tuple[CleanDecision, ...]:
     """Decide about damaged copies; those of a source in `held`, whose pruning is on hold, stay as evidence."""
-    return tuple(_decide_damaged(one, held, older_than, now) for one in copies)
+
+    def decide(one: Leftover) -> CleanDecision:
+        if one.source in held:
+            return CleanDecision(one, removed=False, reason=f"pruning of {one.source} is on hold")
+        if now - one.since < older_than:
+            return CleanDecision(one, removed=False, reason=f"younger than {_span(older_than)}")
+        return CleanDecision(one, removed=True, reason=f"older than {_span(older_than)}")
+
+    return tuple(map(decide, copies))
 
 
 def clean(
@@ -82,11 +86,11 @@ def clean(
     everything: bool = True,
     dry_run: bool = False,
 ) -> tuple[CleanDecision, ...]:
-    """Remove what is old of the sources in `databases`, by name and path; with `dry_run` nothing is changed.
+    """Remove old leftovers of the sources in `databases` (path by name); with `dry_run` nothing is changed.
 
-    With `everything` also damaged copies of sources that are configured no more.
-    Holds the lock of the store, and that of each database as a restore does: what a killed restore left is put right
-    first. Raises LockHeld, TargetRefused, OSError.
+    With `everything` damaged copies of sources that are no longer configured go too. Holds the lock of the store, and
+    the restore lock of each database, where a killed restore is recovered first. Raises LockHeld, TargetRefused,
+    OSError.
     """
     with nullcontext() if dry_run else context.exclusive_lock("clean"):
         if not dry_run:
@@ -106,14 +110,14 @@ def _clean_replaced(
         return ()
     with nullcontext() if dry_run else restore_lock(path):
         if not dry_run:
-            heal_restore(path, context)
+            recover_restore(path, context)
         kept = kept_files(target)
         found = tuple(_replaced(one, source) for one in kept)
         decisions = decide_replaced(found, _next_undone(target), older_than, context.clock())
         for decision, one in zip(decisions, kept, strict=True):
             if decision.removed and not dry_run:
                 remove_kept(one)
-                _tell(decision.leftover, context)
+                _log_removed(decision.leftover, context)
     return decisions
 
 
@@ -121,14 +125,17 @@ def _clean_damaged(
     sources: Collection[str] | None, older_than: timedelta, context: TaskContext, *, dry_run: bool
 ) -> tuple[CleanDecision, ...]:
     copies = {copy.directory: copy for copy in context.quarantine.copies()}
-    of_all = (_damaged(copy) for copy in copies.values())
+    of_all = (
+        Leftover("damaged copy", copy.directory.parent.name, copy.directory, copy.since, copy.size_bytes)
+        for copy in copies.values()
+    )
     found = tuple(one for one in of_all if sources is None or one.source in sources)
     held = {one.source for one in found if context.holds.get(one.source) is not None}
     decisions = decide_damaged(found, held, older_than, context.clock())
     for decision in decisions:
         if decision.removed and not dry_run:
             context.quarantine.remove(copies[decision.leftover.path])
-            _tell(decision.leftover, context)
+            _log_removed(decision.leftover, context)
     return decisions
 
 
@@ -138,7 +145,7 @@ def _replaced(kept: KeptDatabase, source: str) -> Leftover:
 
 
 def _next_undone(target: Path) -> frozenset[Path]:
-    """Return what the next undo and the next redo would put back. Raises TargetRefused, OSError."""
+    """Return the paths that the next undo and the next redo would put back. Raises TargetRefused, OSError."""
     entries, found = restore_history(target), set()
     for redo in (False, True):
         with suppress(GenerationMissing):
@@ -146,19 +153,7 @@ def _next_undone(target: Path) -> frozenset[Path]:
     return frozenset(found)
 
 
-def _decide_damaged(one: Leftover, held: Collection[str], older_than: timedelta, now: datetime) -> CleanDecision:
-    if one.source in held:
-        return CleanDecision(one, removed=False, reason=f"pruning of {one.source} is on hold")
-    if now - one.since < older_than:
-        return CleanDecision(one, removed=False, reason=f"younger than {_span(older_than)}")
-    return CleanDecision(one, removed=True, reason=f"older than {_span(older_than)}")
-
-
-def _damaged(copy: QuarantinedCopy) -> Leftover:
-    return Leftover("damaged copy", copy.directory.parent.name, copy.directory, copy.since, copy.size_bytes)
-
-
-def _tell(leftover: Leftover, context: TaskContext) -> None:
+def _log_removed(leftover: Leftover, context: TaskContext) -> None:
     what = f"removed the {leftover.kind} {leftover.path} ({human_bytes(leftover.size_bytes)})"
     context.log.info(Event.LEFTOVER_REMOVED, what, source=leftover.source, path=str(leftover.path))
 

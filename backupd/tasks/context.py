@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from backupd.catalog import CatalogUnavailable, read_catalog, read_copies
-from backupd.catalog.rebuild import rebuild
 from backupd.errors import NoSpace
 from backupd.log import Event, EventLog
 from backupd.model import NoProgress, Pin, Progress
@@ -274,6 +273,8 @@ def read_inventory(context: TaskContext) -> Inventory:
 
 def rebuild_catalog(context: TaskContext) -> int:
     """Replace the catalog by one made from the manifests of the local store; returns how many generations it has."""
+    from backupd.catalog.rebuild import rebuild  # imports SQLAlchemy, which most commands do not need
+
     with context.exclusive_lock("rebuild"):
         context.recover()
         inventory = take_inventory(context.store, context.clock())

@@ -1,4 +1,4 @@
-"""Free space: asked before the work, watched during it, so that the app never runs out because of a backup."""
+"""Free space: checked before a task and watched during it, so that no app runs out of space because of a backup."""
 
 import shutil
 from collections.abc import Callable
@@ -32,10 +32,7 @@ def bytes_needed(source: Source, last: Manifest | None, copies: int) -> int:
 
 
 def require_space(directory: Path, needed: int, reserve: int, what: str, files: int = 1) -> None:
-    """Refuse to begin `what` when it would leave less than `reserve` free at `directory`. Raises NoSpace.
-
-    So it does where inodes for `files` new files are wanting.
-    """
+    """Raise NoSpace where `what` would leave less than `reserve` free, or lacks inodes for `files` new files."""
     if lacks_inodes(directory, files):
         short, hint = explain_no_inodes(directory)
         raise NoSpace(f"{what} cannot begin: {short}", hint)
@@ -51,12 +48,12 @@ def require_space(directory: Path, needed: int, reserve: int, what: str, files: 
 
 
 def watching_space(directory: Path, reserve: int, advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Return `advance` with an eye on the disk: raises NoSpace as soon as less than `reserve` is free."""
+    """Return an `advance` that raises NoSpace as soon as less than `reserve` is free."""
 
     def watched(done_bytes: int) -> None:
         if shutil.disk_usage(directory).free < reserve:
             raise NoSpace(
-                f"less than {human_bytes(reserve)} were left at {directory} in the middle of the work",
+                f"less than {human_bytes(reserve)} were left free at {directory} during the task",
                 "free space, or move backups_dir to a larger disk",
             )
         advance(done_bytes)

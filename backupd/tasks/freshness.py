@@ -1,4 +1,4 @@
-"""What is known of a site: how old the last proofs are, which sources are held, and which runs fail."""
+"""The facts of health: when backups, copies and drills last succeeded, which sources are on hold, which runs fail."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -19,10 +19,10 @@ _KILLED: Final = "find out what killed it (too little memory, a power cut)"
 
 
 def read_health_facts(limits: Iterable[Limit], context: TaskContext, inventory: Inventory | None = None) -> HealthFacts:
-    """Read how old each proof is that has a limit, and the rest of the facts; `inventory` is read where not given.
+    """Read the facts of health of the tasks that have limits; `inventory` is read where it is not given.
 
-    Changes nothing, and raises nothing: what could not be found out is named. Of a source or replica that `limits` do
-    not name nothing is said: it is not configured any more, or another daemon's.
+    Changes nothing and raises nothing: what cannot be read is named in the facts. Sources and replicas that `limits` do
+    not name are left out: they are no longer configured, or belong to another daemon.
     """
     limits = tuple(limits)
     try:
@@ -34,13 +34,13 @@ def read_health_facts(limits: Iterable[Limit], context: TaskContext, inventory: 
 
 
 def present_inventory(context: TaskContext) -> Inventory:
-    """Return what the local store holds; one that is not there is no empty one. Raises OSError."""
+    """Return what the local store holds. Raises OSError, also where its directory is missing."""
     with os.scandir(context.store.directory):
         return take_inventory(context.store, context.clock(), context.marks.ids(), context.store.lost())
 
 
 def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: TaskContext) -> HealthFacts:
-    """Return what store and catalog tell of proofs, holds and damage. Raises OSError."""
+    """Return what store and catalog know of successes, holds and damage. Raises OSError."""
     sources = _sources(limits)
     freshness = [
         Freshness(limit.task, limit.subject, _last_at(limit, sources, inventory, context), limit.limit_s)
@@ -62,7 +62,7 @@ def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: Task
 
 
 def _with_runs(facts: HealthFacts, limits: tuple[Limit, ...], context: TaskContext) -> HealthFacts:
-    """Add to `facts` the runs that fail, or why they could not be read; without a catalog there was no run yet."""
+    """Add the runs that fail, or why they cannot be read, to `facts`; without a catalog there was no run yet."""
     if not os.path.lexists(context.catalog_path):
         return facts
     try:
@@ -76,7 +76,7 @@ def _with_runs(facts: HealthFacts, limits: tuple[Limit, ...], context: TaskConte
 
 
 def _scheduled(limits: tuple[Limit, ...]) -> Iterator[tuple[Task, str]]:
-    """Yield the tasks that are done by schedule, each with its subject: drills are limited by store, run by source."""
+    """Yield the scheduled tasks with their subjects; a drill is limited by store and runs by source."""
     sources, drills = _sources(limits), any(limit.task == "drill" for limit in limits)
     for source in sources:
         yield "backup", source
@@ -88,7 +88,7 @@ def _scheduled(limits: tuple[Limit, ...]) -> Iterator[tuple[Task, str]]:
 def _failure(task: Task, last: LastRun | None) -> Failure | None:
     if last is None or last.failing_since is None:
         return None
-    # What a run found wrong with the source stays so until one succeeds: a later one may not have got as far.
+    # An error of the source counts until a run succeeds: a later run may fail before it reaches the source.
     run = next((one for one in last.failed if task == "backup" and _kind(one) in SOURCE_ERRORS), last.run)
     hint = _KILLED if run.report is None else run.report.hint or ""
     drill = drill_of(run.report)
@@ -105,7 +105,7 @@ def _sources(limits: Iterable[Limit]) -> list[str]:
 
 
 def _last_at(limit: Limit, sources: Iterable[str], inventory: Inventory, context: TaskContext) -> datetime | None:
-    """Return when there was the last proof."""
+    """Return when the task last succeeded for its subject."""
     if limit.task == "backup":
         return last_verified_at(limit.subject, inventory, context)
     if limit.task == "drill":
@@ -114,45 +114,38 @@ def _last_at(limit: Limit, sources: Iterable[str], inventory: Inventory, context
 
 
 def _last_drill(store: str, sources: Iterable[str], now: datetime, context: TaskContext) -> datetime | None:
-    """Return since when every source has been restored from `store`; None where one never was."""
-    try:
-        with read_catalog(context.catalog_path) as catalog:
-            runs = [catalog.last_success("drill", source, now, store) for source in sources]
-    except CatalogUnavailable:
-        return None
-    proofs = [run.started_at for run in runs if run is not None]
-    return min(proofs, default=None) if len(proofs) == len(runs) else None
+    """Return the oldest of the last drills of the sources from `store`; None where one had none."""
+    runs = [_last_success("drill", source, now, context, store) for source in sources]
+    times = [run.started_at for run in runs if run is not None]
+    return min(times, default=None) if len(times) == len(runs) else None
 
 
 def _last_copy(replica: str, inventory: Inventory, context: TaskContext) -> datetime | None:
-    """Return as of when a replica holds every source: when all that was wanted was there, and no later than its proof.
-
-    None where it was never so.
-    """
-    try:
-        with read_catalog(context.catalog_path) as catalog:
-            run = catalog.last_success("replicate", replica, inventory.now)
-    except CatalogUnavailable:
-        return None
+    """Return as of when a replica holds every source: its last success, but not later than the last verified backup."""
+    run = _last_success("replicate", replica, inventory.now, context)
     if run is None:
         return None
-    proofs = (last_verified_at(source, inventory, context) for source in {g.source for g in inventory.generations})
-    return min((run.started_at, *(proof for proof in proofs if proof is not None)))
+    times = (last_verified_at(source, inventory, context) for source in {g.source for g in inventory.generations})
+    return min((run.started_at, *(time for time in times if time is not None)))
 
 
 def last_verified_at(source: str, inventory: Inventory, context: TaskContext) -> datetime | None:
-    """Return when `source` was last known to be held, digest for digest, by a generation that still counts.
+    """Return when a generation that still counts was last known to equal `source`, digest for digest.
 
-    That is when the newest such generation was taken, or when a later run found that nothing had changed since.
+    That is when the newest one was taken, or when a later run found `source` unchanged since.
     """
     newest = inventory.last_verified(source)
     if newest is None:
         return None
-    try:
-        with read_catalog(context.catalog_path) as catalog:
-            run = catalog.last_success("backup", source, inventory.now)
-    except CatalogUnavailable:
-        return newest.taken_at
+    run = _last_success("backup", source, inventory.now, context)
     if run is None or run.generation != newest.id:
         return newest.taken_at
     return max(newest.taken_at, run.started_at)
+
+
+def _last_success(task: Task, subject: str, now: datetime, context: TaskContext, store: str = "") -> RunRecord | None:
+    try:
+        with read_catalog(context.catalog_path) as catalog:
+            return catalog.last_success(task, subject, now, store)
+    except CatalogUnavailable:
+        return None

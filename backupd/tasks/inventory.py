@@ -19,17 +19,13 @@ Choose = Callable[[], Manifest]
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All generations of a store, newest first; `manifests` has the sound ones, `refused` says why others are not.
+    """All generations of a store."""
 
-    `lost` are those of the refused whose archive is gone.
-    What is dated after `now` was taken by a clock that ran ahead, and is never the newest of anything.
-    """
-
-    generations: tuple[Generation, ...]
-    manifests: Mapping[str, Manifest]
-    refused: Mapping[str, str]
-    now: datetime
-    lost: frozenset[str] = frozenset()
+    generations: tuple[Generation, ...]  # newest first
+    manifests: Mapping[str, Manifest]  # by id, those that could be read
+    refused: Mapping[str, str]  # by id, why the others could not
+    now: datetime  # a generation that is dated later was taken by a clock that ran ahead, and never counts as newest
+    lost: frozenset[str] = frozenset()  # ids of refused ones whose archive is gone
     store: str = LOCAL_STORE
 
     @property
@@ -50,11 +46,11 @@ class Inventory:
         return refused_step(generation_id, self.store, archive_lost=generation_id in self.lost)
 
     def problems(self) -> tuple[str, ...]:
-        """Return of each refused generation why it is, and what to do."""
+        """Return why each refused generation is refused, and what to do."""
         return tuple(f"{why} ({self.how_to_repair(key)})" for key, why in self.refused.items())
 
     def digests(self) -> dict[str, str]:
-        """Return what `SHA256SUMS` is to say: the archives' digests by id, those of sound manifests."""
+        """Return the digests of archives by id, as `SHA256SUMS` lists them."""
         return {key: manifest.archive.sha256 for key, manifest in self.manifests.items()}
 
     def of(self, source: str) -> tuple[Generation, ...]:
@@ -62,7 +58,7 @@ class Inventory:
         return tuple(g for g in self.generations if g.source == source)
 
     def manifests_of(self, source: str) -> list[Manifest]:
-        """Return the sound manifests of one source, newest first."""
+        """Return the readable manifests of one source, newest first."""
         return [self.manifests[g.id] for g in self.of(source) if g.id in self.manifests]
 
     def last_verified(self, source: str) -> Manifest | None:
@@ -86,7 +82,7 @@ class Inventory:
 def take_inventory(
     store: Store, now: datetime, damaged: frozenset[str] = frozenset(), lost: Iterable[str] = ()
 ) -> Inventory:
-    """Read every manifest in `store`; `damaged` are the ids that a check has found wanting, `lost` lack an archive."""
+    """Read every manifest in `store`; `damaged` and `lost` (without an archive) are ids."""
     generations: list[Generation] = []
     manifests: dict[str, Manifest] = {}
     refused: dict[str, str] = {}
@@ -173,7 +169,7 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
 
 
 def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) -> GenerationMissing:
-    """Tell how a time was understood, since it may have been meant in another zone."""
+    """Return the error, which shows the time in UTC, since it may have been meant in another zone."""
     sound = [g for g in inventory.generations if inventory.counts(g) and source in (None, g.source)]
     others = ", ".join(sorted({g.source for g in inventory.generations if inventory.counts(g)}))
     if not sound and others and source is not None:
@@ -194,7 +190,7 @@ _WAY_OUT = "give each app a backups_dir of its own, or its source another name"
 
 
 def by_database(generations: Iterable[Generation], manifests: Iterable[Manifest]) -> list[list[Generation]]:
-    """Part the `generations` of one source by database where several were backed up in turn, as `manifests` tell.
+    """Split the `generations` of one source by database where `manifests` show that several were backed up in turn.
 
     All of them are in the result, in the order given; those without a manifest are with the first.
     """
@@ -210,7 +206,7 @@ def by_database(generations: Iterable[Generation], manifests: Iterable[Manifest]
 
 
 def shared_source_warning(inventory: Inventory, source: str, path: Path) -> str:
-    """Say in words that another database is backed up in turn with that at `path`, and was the last; else nothing."""
+    """Return a warning where another database is backed up in turn with that at `path`, and was the last."""
     own, manifests = recorded_path(path), inventory.manifests_of(source)
     newest = manifests[0].origin.path if manifests else own
     if newest == own or not _taken_in_turn(manifests, own):
@@ -219,7 +215,7 @@ def shared_source_warning(inventory: Inventory, source: str, path: Path) -> str:
 
 
 def require_same_database(manifest: Manifest, inventory: Inventory, path: Path) -> None:
-    """Refuse a generation of another database than that at `path`, where both are backed up in turn.
+    """Refuse a generation of another database than the one at `path`, where both are backed up in turn.
 
     Raises OtherDatabase.
     """
@@ -244,5 +240,5 @@ def _in_turn(paths: Sequence[str]) -> bool:
 
 
 def _taken_in_turn(newest_first: Sequence[Manifest], now: str) -> bool:
-    """Tell the same of the databases of all manifests, and the one that would come next."""
+    """Tell whether a path comes back in the manifests and `now`, the path that comes next."""
     return _in_turn([*(manifest.origin.path for manifest in reversed(newest_first)), now])

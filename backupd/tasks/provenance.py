@@ -1,7 +1,7 @@
 """Whose generations a replica holds: those of this store, and those that another store may still need.
 
 Every manifest names the store that made it. What another store made is neither pruned nor overwritten, fills no place
-of a retention policy, and is proven or restored only where this store has nothing of that source itself.
+of a retention policy, and is drilled or restored only where this store has made nothing of that source.
 """
 
 from collections import defaultdict
@@ -25,19 +25,19 @@ _WITH_ADOPT = "the same command with --adopt"
 
 @dataclass(frozen=True, slots=True)
 class ForeignGenerations:
-    """The generations of `source` that the store of the identity `store` has made, newest first; at least one."""
+    """The generations of one source that another store has made."""
 
     source: str
-    store: str
-    manifests: tuple[Manifest, ...]
+    store: str  # the identity of that store
+    manifests: tuple[Manifest, ...]  # newest first; at least one
 
     @property
     def ids(self) -> frozenset[str]:
         """Their ids."""
         return frozenset(manifest.id for manifest in self.manifests)
 
-    def words(self, now: datetime) -> str:
-        """Tell of which store and database they are, and how old the newest is at `now`."""
+    def describe(self, now: datetime) -> str:
+        """Return in words which store and database they are of, and how old the newest is at `now`."""
         newest = self.manifests[0]
         age = human_duration(max(0.0, (now - newest.taken_at).total_seconds()))
         what = counted(len(self.manifests), "generation")
@@ -46,14 +46,11 @@ class ForeignGenerations:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Whose generations count as this store's own, and of which `sources` it has made some.
+    """Which stores' generations count as this store's own."""
 
-    What an adopted store made counts up to a time: a store that made more afterwards was not lost.
-    """
-
-    own: str | None
-    adopted: Mapping[str, datetime]
-    sources: frozenset[str]
+    own: str | None  # the identity of this store
+    adopted: Mapping[str, datetime]  # until when the generations of other stores count, by identity
+    sources: frozenset[str]  # that this store has generations of
 
     def counts(self, manifest: Manifest) -> bool:
         """Tell whether a generation counts as own."""
@@ -61,7 +58,7 @@ class Provenance:
         return manifest.store == self.own or (until is not None and manifest.taken_at <= until)
 
     def foreign(self, remote: Inventory, source: str | None = None) -> tuple[ForeignGenerations, ...]:
-        """Return what does not count as own, of one source or all; the store with the newest first."""
+        """Return what does not count as own, of one source or all; the store with the newest generation first."""
         found = defaultdict[tuple[str, str], list[Manifest]](list)
         for generation in remote.generations:
             manifest = remote.manifests.get(generation.id)
@@ -70,16 +67,13 @@ class Provenance:
         return tuple(ForeignGenerations(*key, tuple(manifests)) for key, manifests in found.items())
 
     def usable(self, remote: Inventory) -> Inventory:
-        """Leave out what is foreign, but for the sources of which this store has made nothing: after a disaster."""
+        """Return `remote` without foreign generations, except of sources that this store lost or never had."""
         found = self.foreign(remote)
         return remote.without(key for group in found if group.source in self.sources for key in group.ids)
 
 
 def provenance_of(local: Inventory, context: TaskContext) -> Provenance:
-    """Return whose generations count as own, given what is `here`: whatever lies in the local store does as well.
-
-    Changes nothing. Raises OSError.
-    """
+    """Return whose generations count as own; those in the local store all do. Changes nothing. Raises OSError."""
     adopted = dict(context.identities.adopted())
     own = context.identities.own() or next((m.store for m in newest_first(local)), None)
     for manifest in local.manifests.values():
@@ -89,7 +83,7 @@ def provenance_of(local: Inventory, context: TaskContext) -> Provenance:
 
 
 def newest_first(inventory: Inventory) -> list[Manifest]:
-    """Return the sound manifests of an inventory in its order."""
+    """Return the readable manifests of an inventory, newest first."""
     found = (inventory.manifests.get(generation.id) for generation in inventory.generations)
     return [manifest for manifest in found if manifest is not None]
 
@@ -97,12 +91,12 @@ def newest_first(inventory: Inventory) -> list[Manifest]:
 def refusal(
     foreign: Sequence[ForeignGenerations], name: str, consequence: str, now: datetime, adopting: str = ""
 ) -> ForeignCopies:
-    """Return the error that says whose copies replica `name` holds, that `consequence`, and the ways out.
+    """Return the error for foreign copies at replica `name`: whose they are, the `consequence`, and what to do.
 
-    `adopting` is how this command adopts them, where it can itself.
+    `adopting` is the command line that adopts them, if it is not that of a replication.
     """
     source = ", ".join(sorted({group.source for group in foreign}))
-    whose = "; ".join(group.words(now) for group in foreign)
+    whose = "; ".join(group.describe(now) for group in foreign)
     return ForeignCopies(
         f"{name} holds copies of {source} that another store has made ({whose}): {consequence}",
         f"give this app a directory of its own in the url of {name}, or its source another name; "
@@ -113,10 +107,7 @@ def refusal(
 def choose_usable(
     remote: Inventory, provenance: Provenance, wanted: str, source: str | None, at: datetime | None, name: str
 ) -> Manifest:
-    """Choose a generation of replica `name` as `choose_generation` does, but none that this store may not restore.
-
-    Raises ForeignCopies as well.
-    """
+    """Choose a generation of replica `name` as `choose_generation` does. Raises ForeignCopies for a foreign one."""
     usable = provenance.usable(remote)
     hidden = [group for group in provenance.foreign(remote, source) if not group.ids <= usable.manifests.keys()]
     by_id = at is None and wanted != LATEST
@@ -136,7 +127,7 @@ def choose_usable(
 
 
 def is_succession(foreign: Sequence[ForeignGenerations]) -> bool:
-    """Tell whether stores followed each other, as on machines that were lost: one database path, one after another."""
+    """Tell whether stores followed each other, as on machines that were lost: of one path, one after another."""
     paths = {manifest.origin.path for group in foreign for manifest in group.manifests}
     spans = sorted((group.manifests[0].taken_at, group.manifests[-1].taken_at) for group in foreign)
     return len(paths) <= 1 and all(newest < oldest for (newest, _), (_, oldest) in pairwise(spans))
@@ -155,15 +146,15 @@ def adopt(
     force: bool = False,
     dry_run: bool = False,
 ) -> Provenance:
-    """Adopt the stores that made the `foreign` generations at replica `name`; returns what counts as own then.
+    """Adopt the stores that made the `foreign` generations at replica `name`; returns the provenance from then on.
 
-    Refused where one of them still lives: it made a generation after this store had made one of the same source,
-    which a lost machine cannot; and where several of one source were at work in the same days. `force` adopts them all
-    the same. Raises AdoptionRefused, LockHeld, StoreUnusable, OSError.
+    Refused for a store that is still in use, since it made a generation after this store had made one of that source,
+    and for several stores of one source that overlap in time; `force` adopts them too. Raises AdoptionRefused,
+    LockHeld, StoreUnusable, OSError.
     """
     now, provenance = context.clock(), provenance_of(local, context)
     if not force:
-        _refuse_doubtful(foreign, local, remote, name, provenance)
+        _require_adoptable(foreign, local, remote, name, provenance)
     until = {group.store: now for group in foreign}
     for group in foreign:  # the clock of a machine that was lost may have run ahead
         until[group.store] = max(until[group.store], group.manifests[0].taken_at)
@@ -171,15 +162,15 @@ def adopt(
         _pin(foreign, context)
         context.identities.adopt(until)
         for group in foreign:
-            what = f"adopted at {name}: {group.words(now)}"
+            what = f"adopted at {name}: {group.describe(now)}"
             context.log.warning(Event.STORE_ADOPTED, what, store=name, source=group.source, identity=group.store)
     return replace(provenance, adopted={**provenance.adopted, **until})
 
 
 def _pin(foreign: Sequence[ForeignGenerations], context: TaskContext) -> None:
-    """Keep what is adopted for a month: what of it the lost machine had pinned is not known. Raises LockHeld, OSError.
+    """Pin what is adopted for a month, since the pins of the lost machine are not known. Raises LockHeld, OSError.
 
-    Before it counts as own, since from then on the retention policy decides about it.
+    Call it before the generations count as own: from then on the retention policy decides about them.
     """
     with context.exclusive_lock("adopt"):
         context.recover()
@@ -188,33 +179,33 @@ def _pin(foreign: Sequence[ForeignGenerations], context: TaskContext) -> None:
 
 
 def adopt_local(local: Inventory, context: TaskContext) -> None:
-    """Adopt the stores of generations that an operator has put into the local store, as far as those reach."""
+    """Adopt the stores of generations that an operator has put into the local store, up to the newest of each."""
     adopted = provenance_of(local, context).adopted
     if adopted.items() - context.identities.adopted().items():
         context.identities.adopt(adopted)
 
 
-def _refuse_doubtful(
+def _require_adoptable(
     foreign: Sequence[ForeignGenerations], local: Inventory, remote: Inventory, name: str, provenance: Provenance
 ) -> None:
     hint = (
-        f"give each app a directory of its own in the url of {name}; if these are machines of this app, and lost for "
-        f"certain: backupd replicate --to {name} --adopt --force"
+        f"give each app a directory of its own in the url of {name}; if these are machines of this app, and certainly "
+        f"lost: backupd replicate --to {name} --adopt --force"
     )
     for group in foreign:
-        if _lives(group, local, remote, provenance):
+        if _is_in_use(group, local, remote, provenance):
             raise AdoptionRefused(
-                f"{name} holds {group.words(remote.now)}; this store had made copies of {group.source} before that: "
-                "the other store seems to be at work, and was not adopted",
+                f"{name} holds {group.describe(remote.now)}; this store had made copies of {group.source} before that: "
+                "the other store seems to be in use, and was not adopted",
                 hint,
             )
         rivals = [other for other in foreign if other.source == group.source]
         if not is_succession(rivals):
-            whose = "; ".join(other.words(remote.now) for other in rivals)
+            whose = "; ".join(other.describe(remote.now) for other in rivals)
             raise AdoptionRefused(f"several stores have sent copies of {group.source} to {name}: {whose}", hint)
 
 
-def _lives(group: ForeignGenerations, local: Inventory, remote: Inventory, provenance: Provenance) -> bool:
+def _is_in_use(group: ForeignGenerations, local: Inventory, remote: Inventory, provenance: Provenance) -> bool:
     made = [
         m.taken_at
         for side in (local, remote)

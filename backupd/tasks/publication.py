@@ -22,7 +22,6 @@ from backupd.tasks.reporter import (
     PruningHeld,
     PruningReleased,
     SnapshotQuarantined,
-    SourceShrunk,
     SourceUnchanged,
 )
 from backupd.tasks.requests import BackupRequest, ShrinkGuard
@@ -182,7 +181,9 @@ def apply_publication(
         run.warn(warning)
     for note in decision.notes:
         run.note(note)
-    _hold_pruning(decision.hold, run, context)
+    if decision.hold is not None:
+        context.holds.set(decision.hold)
+        run.emit(PruningHeld(decision.hold))
     if isinstance(capture, Capture):
         if decision.action == "quarantine":
             _put_in_quarantine(capture, decision.damage, request, state, run, context)
@@ -194,15 +195,6 @@ def apply_publication(
         raise decision.error
     if decision.release and context.holds.release(request.source):
         run.emit(PruningReleased(request.source))
-
-
-def _hold_pruning(hold: Hold | None, run: BackupRun, context: TaskContext) -> None:
-    if hold is None:
-        return
-    if hold.kind == "shrink":
-        run.emit(SourceShrunk(hold.source, hold.reason))
-    context.holds.set(hold)
-    run.emit(PruningHeld(hold))
 
 
 def _put_in_quarantine(

@@ -1,4 +1,4 @@
-"""Remove single generations by an operator's word, from the local store or from a replica."""
+"""Remove single generations for an operator, from the local store or from a replica."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ _REASON = "removed by an operator"
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A generation that was removed from `store`; `still_in` names others with a copy, as far as the catalog knows."""
+    """A generation that was removed from one store."""
 
     generation: str
     store: str
-    still_in: tuple[str, ...]
+    still_in: tuple[str, ...]  # other stores with a copy, as far as the catalog knows
 
 
 def remove_local(ids: Collection[str], context: TaskContext, *, force: bool) -> tuple[Removal, ...]:
@@ -44,7 +44,7 @@ def remove_local(ids: Collection[str], context: TaskContext, *, force: bool) -> 
 def remove_at_replica(
     ids: Collection[str], request: ReplicationRequest, connect: Connect, context: TaskContext, *, force: bool
 ) -> tuple[Removal, ...]:
-    """Do the same at a replica. An append-only one refuses, whatever is forced.
+    """Remove `ids` from a replica. An append-only one refuses, also with `force`.
 
     Raises GenerationMissing, RemovalRefused, LockHeld, and what connecting raises.
     """
@@ -73,7 +73,7 @@ def _foreign(ids: Collection[str], remote: Inventory, name: str, context: TaskCo
     for group in groups:
         if theirs := sorted(group.ids & {*ids}):
             raise RemovalRefused(
-                f"{theirs[0]} at {name} is of another store: {group.words(context.clock())}",
+                f"{theirs[0]} at {name} is of another store: {group.describe(context.clock())}",
                 f"if that machine is lost, adopt its copies first: backupd replicate --to {name} --adopt",
             )
     return frozenset(key for group in groups for key in group.ids)
@@ -90,7 +90,7 @@ def require_removable(
             )
         if hold := holds.get(generation.source):
             raise RemovalRefused(
-                f"nothing of {generation.source} is removed while it is frozen: {hold.reason}",
+                f"nothing of {generation.source} is removed while its pruning is on hold: {hold.reason}",
                 "backupd prune --unfreeze ends that; or add --force",
             )
     for source in sorted({generation.source for generation in chosen.values()}):
@@ -106,12 +106,12 @@ def _chosen(
     ids: Collection[str], inventory: Inventory, store: str, context: TaskContext, *, force: bool
 ) -> Mapping[str, Generation]:
     """Return the generations of these `ids` by id. Raises GenerationMissing, RemovalRefused unless `force`."""
-    remote = {generation.id: generation for generation in inventory.generations}
-    missing = [key for key in ids if key not in remote]
+    present = {generation.id: generation for generation in inventory.generations}
+    missing = [key for key in ids if key not in present]
     if missing:
         what = f"there is no generation {', '.join(missing)[:300]!r} in store {store}"
         raise GenerationMissing(what, f"see backupd list --store {store}")
-    chosen = {key: remote[key] for key in ids}
+    chosen = {key: present[key] for key in ids}
     if not force:
         sources = {generation.source for generation in chosen.values()}
         holds = {source: hold for source in sources if (hold := context.holds.get(source))}
@@ -127,14 +127,14 @@ def _removals(chosen: Collection[str], store: str, context: TaskContext) -> tupl
 def _still_in(
     generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext
 ) -> tuple[str, ...]:
-    """Name the other stores with a copy: the local one after a look, replicas as far as the catalog knows."""
-    here = {context.store.name} if context.store.has_files(generation_id) else set()
+    """Return the other stores with a copy: the local one if it has files, replicas as far as the catalog knows."""
+    local = {context.store.name} if context.store.has_files(generation_id) else set()
     remote = {*copies.get(generation_id, ())} - {context.store.name}
-    return tuple(sorted((here | remote) - {store}))
+    return tuple(sorted((local | remote) - {store}))
 
 
 def _unpin_last(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext) -> None:
-    """Take the pin away with the last copy: it holds in each other store, and where the catalog knows of no copy."""
+    """Release the pin with the last copy; where the catalog knows of no copy it stays."""
     elsewhere = store != context.store.name and context.store.has_files(generation_id)
     if set(copies.get(generation_id, ())) == {store} and not elsewhere:
         unpin_generation(generation_id, _REASON, context)

@@ -206,7 +206,7 @@ def _adopted(
     foreign = [group for source in _sources(request, local) for group in provenance.foreign(remote, source)]
     adopt(foreign, local, remote, request.name, context, force=request.force)
     for group in foreign:
-        run.note(f"adopted at {request.name}: {group.words(context.clock())}")
+        run.note(f"adopted at {request.name}: {group.describe(context.clock())}")
     if not foreign and not run.report.notes:
         run.note(f"{request.name} holds nothing that another store has made: there was nothing to adopt")
     return bool(foreign)

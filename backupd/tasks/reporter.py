@@ -72,14 +72,6 @@ class SnapshotQuarantined(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class SourceShrunk(TaskEvent):
-    """The source lost more than its shrink guard allows."""
-
-    source: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class SourceUnchanged(TaskEvent):
     """The source holds, digest for digest, what this generation holds."""
 
@@ -263,12 +255,12 @@ class Reporter:
                 log.warning(Event.SNAPSHOT_RETRIED, why, source=source)
             case SnapshotQuarantined(why, directory):
                 log.error(Event.SNAPSHOT_QUARANTINED, why, quarantine=str(directory))
-            case SourceShrunk(source, why):
-                log.warning(Event.SOURCE_SHRUNK, why, source=source)
             case SourceUnchanged(manifest):
                 what = f"{manifest.source} is what {manifest.id} holds: verified unchanged"
                 log.info(Event.SNAPSHOT_UNCHANGED, what, generation=manifest.id)
             case PruningHeld(hold):
+                if hold.kind == "shrink":
+                    log.warning(Event.SOURCE_SHRUNK, hold.reason, source=hold.source)
                 what = f"pruning of {hold.source} is on hold: {hold.reason}"
                 log.warning(Event.PRUNING_HELD, what, source=hold.source)
             case PruningReleased(source, by_operator=True):

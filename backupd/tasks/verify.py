@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from errno import EIO
@@ -63,6 +64,16 @@ def record_verification(
     """
     context.emit(CopyVerified(generation, store, sound, detail, duration_s))
     return _mark(generation, context, sound=sound, detail=detail) if store == LOCAL_STORE else ""
+
+
+@contextmanager
+def marking_damage(manifest: Manifest, store: Archives, context: TaskContext) -> Iterator[None]:
+    """Record the copy of a generation in `store` as damaged where the block raises CopyCorrupt."""
+    try:
+        yield
+    except CopyCorrupt as error:
+        record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
+        raise
 
 
 def _mark(generation: str, context: TaskContext, *, sound: bool, detail: str) -> str:

@@ -1,36 +1,37 @@
-"""Who may see figures and names: pure decisions from what a request says of itself."""
+"""Who may read metrics, the page and /api/status: pure decisions from the address and headers of a request."""
 
 import binascii
 import hmac
 from base64 import b64decode
 from collections.abc import Iterable
+from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from backupd.web.responses import Answer, text
+from backupd.web.responses import WebResponse, text_response
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 _CHALLENGE = 'Basic realm="backupd", charset="UTF-8", Bearer realm="backupd"'
-_HOW_TO_SET = (
-    "To read it from elsewhere, set a token: BACKUPD_HTTP__TOKEN (or BACKUPD_HTTP__TOKEN_FILE, or token under [http]),",
-    "and send it as a bearer token or as the password of any user. docs/monitoring.md shows how.",
+_SET_A_TOKEN = (
+    "To read it from another host, set a token (BACKUPD_HTTP__TOKEN, BACKUPD_HTTP__TOKEN_FILE, or token under [http]),",
+    "and send it as a bearer token or as the password of any user; see docs/monitoring.md.",
 )
 _PROXIED = (b"forwarded", b"via", b"x-real-ip")
 
 
-def refusal(client: str | None, headers: Headers, token: str | None) -> Answer | None:
-    """Return why the request may not see what it asks for, `None` if it may.
+def refusal(client: str | None, headers: Headers, token: str | None) -> WebResponse | None:
+    """Return the response that refuses the request, `None` where it is allowed.
 
-    With a token it must bring it. Without one it must come from this host and through no proxy (whose clients are
-    strangers), and must name this host as well: else any web page could have a browser here read it (DNS rebinding).
+    Where a token is set, the request must contain it. Otherwise it must come from this host, not through a proxy (which
+    forwards requests of others), and name this host: else any web page could make a browser read it (DNS rebinding).
     """
     fields = list(headers)
     if token:
-        return None if _brings(token, _values(fields, b"authorization")) else _unauthorized()
+        return None if _has_token(token, _values(fields, b"authorization")) else _unauthorized()
     if not is_loopback(client):
-        return _forbidden("you are not there")
+        return _forbidden("your request came from another host")
     if any(name in _PROXIED or name.startswith(b"x-forwarded-") for name, _ in fields):
         return _forbidden("your request came through a proxy")
     if not _names_loopback(_values(fields, b"host")):
@@ -39,7 +40,7 @@ def refusal(client: str | None, headers: Headers, token: str | None) -> Answer |
 
 
 def is_loopback(address: str | None) -> bool:
-    """Tell whether `address` is of this host: 127.0.0.0/8, also as IPv6 writes it, or ::1."""
+    """Return whether `address` is of this host: 127.0.0.0/8, also mapped to IPv6, or ::1."""
     try:
         found = ip_address(address or "")
     except ValueError:
@@ -48,16 +49,16 @@ def is_loopback(address: str | None) -> bool:
     return (mapped or found).is_loopback
 
 
-def _brings(token: str, credentials: list[bytes]) -> bool:
+def _has_token(token: str, credentials: list[bytes]) -> bool:
     if len(credentials) != 1:
         return False
     scheme, _, rest = credentials[0].partition(b" ")
-    given = {b"bearer": _as_it_is, b"basic": _password}.get(scheme.lower(), _nothing)(rest.strip())
+    given = rest.strip()
+    if scheme.lower() == b"basic":
+        given = _password(given)
+    elif scheme.lower() != b"bearer":
+        return False
     return hmac.compare_digest(given, token.encode("utf-8", "surrogateescape"))
-
-
-def _as_it_is(credentials: bytes) -> bytes:
-    return credentials
 
 
 def _password(credentials: bytes) -> bytes:
@@ -65,10 +66,6 @@ def _password(credentials: bytes) -> bytes:
         return b64decode(credentials, validate=True).partition(b":")[2]
     except binascii.Error:
         return b""
-
-
-def _nothing(_: bytes) -> bytes:
-    return b""
 
 
 def _names_loopback(hosts: list[bytes]) -> bool:
@@ -85,12 +82,12 @@ def _values(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
     return [value for name, value in headers if name == wanted]
 
 
-def _unauthorized() -> Answer:
-    answer = text(
-        HTTPStatus.UNAUTHORIZED, "This needs the token of backupd: as a bearer token, or as any user's password."
+def _unauthorized() -> WebResponse:
+    response = text_response(
+        HTTPStatus.UNAUTHORIZED, "This requires the token of backupd, as a bearer token or as the password of any user."
     )
-    return Answer(answer.status, answer.media_type, answer.body, {"WWW-Authenticate": _CHALLENGE})
+    return replace(response, headers={"WWW-Authenticate": _CHALLENGE})
 
 
-def _forbidden(why: str) -> Answer:
-    return text(HTTPStatus.FORBIDDEN, f"This answers on loopback only, and {why}.", *_HOW_TO_SET)
+def _forbidden(why: str) -> WebResponse:
+    return text_response(HTTPStatus.FORBIDDEN, f"Only requests on loopback are allowed, and {why}.", *_SET_A_TOKEN)

@@ -1,4 +1,4 @@
-"""One answer for all who ask within two seconds, worked out in a thread: hammering is cheap, hanging blocks nobody."""
+"""A response that all clients share for two seconds and a thread computes, so that a hanging disk blocks no client."""
 
 import asyncio
 import time
@@ -8,73 +8,73 @@ from threading import Thread
 from traceback import extract_tb
 
 from backupd.formatting import printable
-from backupd.web.responses import Answer, internal_error
+from backupd.web.responses import WebResponse, internal_error_response
 
 
-class SharedAnswer:
-    """Works out one kind of answer: never twice at a time, and for `fresh_s` after it was worked out not again.
+class CachedResponse:
+    """Computes one kind of response, once at a time, and again only when the last one is `cache_s` old.
 
-    `work` may read files for as long as it likes: whoever has waited for `patience_s` gets `late`, and the one thread
-    of this kind of answer, a daemon thread, keeps no process from ending. What `work` raises becomes status 500, and is
-    told to `on_error`, once as long as it stays the same.
+    A client that has waited for `timeout_s` gets `on_timeout`; `compute` goes on in its daemon thread, which does not
+    keep the process from ending. An exception of `compute` becomes status 500 and one call of `on_error`; the same
+    exception is not reported again until `compute` has succeeded.
     """
 
     def __init__(
         self,
-        work: Callable[[], Answer],
-        late: Answer,
+        compute: Callable[[], WebResponse],
+        on_timeout: WebResponse,
         on_error: Callable[[str], None],
         *,
-        fresh_s: float,
-        patience_s: float,
+        cache_s: float,
+        timeout_s: float,
     ) -> None:
-        self._work = work
-        self._late = late
+        self._compute = compute
+        self._on_timeout = on_timeout
         self._on_error = on_error
-        self._fresh_s = fresh_s
-        self._patience_s = patience_s
-        self._answer: Future[Answer] | None = None
-        self._answered_at = 0.0
+        self._fresh_s = cache_s
+        self._patience_s = timeout_s
+        self._response: Future[WebResponse] | None = None
+        self._computed_at = 0.0
         self._last_error = ""
 
-    async def get(self) -> Answer:
-        """Return the answer; only ever called on the event loop, which is why no lock is needed."""
-        if self._answer is None or (self._answer.done() and time.monotonic() - self._answered_at >= self._fresh_s):
-            self._answer = self._begin()
+    async def get(self) -> WebResponse:
+        """Return the response. Called on the event loop only, so it needs no lock."""
+        if self._response is None or (self._response.done() and time.monotonic() - self._computed_at >= self._fresh_s):
+            self._response = self._begin()
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._answer), self._patience_s)
+            return await asyncio.wait_for(asyncio.wrap_future(self._response), self._patience_s)
         except TimeoutError:
-            return self._late
+            return self._on_timeout
 
-    def _begin(self) -> Future[Answer]:
-        answer: Future[Answer] = Future()
-        answer.set_running_or_notify_cancel()  # so that nobody who goes away can cancel it for the others
-        Thread(target=self._run, args=(answer,), name="backupd-http-answer", daemon=True).start()
-        return answer
+    def _begin(self) -> Future[WebResponse]:
+        response: Future[WebResponse] = Future()
+        response.set_running_or_notify_cancel()  # a client that disconnects cannot cancel it for the others
+        Thread(target=self._run, args=(response,), name="backupd-http-answer", daemon=True).start()
+        return response
 
-    def _run(self, answer: Future[Answer]) -> None:
-        result = internal_error()
+    def _run(self, response: Future[WebResponse]) -> None:
+        result = internal_error_response()
         try:
-            result = self._worked_out()
-        finally:  # whatever happens, nobody waits in vain
-            self._answered_at = time.monotonic()
-            answer.set_result(result)
+            result = self._computed()
+        finally:  # each waiting client gets a response
+            self._computed_at = time.monotonic()
+            response.set_result(result)
 
-    def _worked_out(self) -> Answer:
+    def _computed(self) -> WebResponse:
         try:
-            answer = self._work()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a 500 and a line in the log
+            response = self._compute()
+        except Exception as error:  # noqa: BLE001 - any error becomes a 500 and a line in the log
             message = describe_error(error)
             if message != self._last_error:
                 self._last_error = message
                 self._on_error(message)
-            return internal_error()
+            return internal_error_response()
         self._last_error = ""
-        return answer
+        return response
 
 
 def describe_error(error: BaseException) -> str:
-    """Tell in one line what was raised, and where."""
+    """Return in one line the type and message of `error`, and where it was raised."""
     frames = extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return printable(f"{type(error).__name__}: {error}{where}")

@@ -1,13 +1,16 @@
-"""How values read on the page: phrases of one language, ISO times of one zone, sizes, spans, and words of strangers."""
+"""Values as text on the page, in one language and time zone; and the choice of the language."""
 
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from typing import Final
+from typing import Final, Literal
 
 from backupd.formatting import human_bytes, human_duration, printable
-from backupd.web.translations import TRANSLATIONS, Language, say
+from backupd.web.translations import TRANSLATIONS
 
+Language = Literal["en", "es"]
+LANGUAGES: Final[tuple[Language, ...]] = ("en", "es")
 _MOST_CHARACTERS: Final = 600
+_MOST_HEADER_CHARACTERS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +20,21 @@ class Localizer:
     language: Language
     zone: tzinfo
 
-    def say(self, key: str, **values: object) -> str:
-        """Return a phrase with its placeholders filled; values that are texts of others are made fit to be shown."""
-        fit = {name: self.quote(value) if isinstance(value, str) else value for name, value in values.items()}
-        return say(self.language, key, **fit)
+    def translate(self, key: str, **values: object) -> str:
+        """Return the text `key` with its placeholders filled; values that are strings are quoted.
+
+        Raises KeyError where the text, or a placeholder, is missing.
+        """
+        safe = {name: self.quote(value) if isinstance(value, str) else value for name, value in values.items()}
+        text: str = getattr(TRANSLATIONS[key], self.language)
+        return text.format(**safe)
 
     def known(self, text: str) -> str:
-        """Return the phrase for an English sentence of ours, the sentence itself where there is none."""
-        return self.say(text) if text in TRANSLATIONS else self.quote(text)
+        """Return the translation of an English sentence of backupd, the sentence itself where there is none."""
+        return self.translate(text) if text in TRANSLATIONS else self.quote(text)
 
     def quote(self, text: str, most: int = _MOST_CHARACTERS) -> str:
-        """Return what others wrote without anything that steers, cut off where it is very long."""
+        """Return text from outside without control characters, cut off after `most` characters."""
         shown = printable(text[: most + 1])
         return shown if len(shown) <= most else f"{shown[:most]}…"
 
@@ -44,26 +51,48 @@ class Localizer:
         return human_bytes(size_bytes)
 
     def span(self, seconds: float) -> str:
-        """Return an age."""
-        return human_duration(seconds)
-
-    def took(self, seconds: float) -> str:
-        """Return how long something took."""
+        """Return an age or a duration."""
         return human_duration(seconds)
 
     def task(self, task: str) -> str:
-        """Return what a task is called."""
-        return self.say(f"task.{task}") if f"task.{task}" in TRANSLATIONS else self.quote(task)
+        """Return the name of a task."""
+        return self.translate(f"task.{task}") if f"task.{task}" in TRANSLATIONS else self.quote(task)
 
     def reason(self, reason: str) -> str:
         """Return why retention keeps a generation: `daily 2026-11-25` as `day 2026-11-25`."""
         rule, _, period = reason.partition(" ")
         if reason not in TRANSLATIONS and f"rule.{rule}" in TRANSLATIONS:
-            return f"{self.say(f'rule.{rule}')} {self.quote(period)}".strip()
+            return f"{self.translate(f'rule.{rule}')} {self.quote(period)}".strip()
         return self.known(reason)
 
     def _local(self, moment: datetime) -> datetime:
         try:
             return moment.astimezone(self.zone)
-        except OverflowError:  # the last hours of the year 9999: nobody's time, but anybody may write it into the log
+        except OverflowError:  # the last hours of the year 9999, which only a forged log line contains
             return moment
+
+
+def choose_language(accept_language: str) -> Language:
+    """Return the language that an Accept-Language header (RFC 9110 §12.5.4) prefers; English by default."""
+    best: Language = LANGUAGES[0]
+    best_quality = 0.0
+    for part in accept_language[:_MOST_HEADER_CHARACTERS].split(","):
+        tag, _, parameters = part.partition(";")
+        found = quality(parameters)
+        wanted = tag.strip().lower().partition("-")[0]
+        for language in LANGUAGES:
+            if found > best_quality and wanted in (language, "*"):
+                best, best_quality = language, found
+    return best
+
+
+def quality(parameters: str) -> float:
+    """Return the quality value in `parameters` (RFC 9110 §12.4.2), 0 to 1; 0 where it is invalid."""
+    name, _, value = parameters.strip().partition("=")
+    if not name.strip():
+        return 1.0
+    try:
+        found = float(value)
+    except ValueError:
+        return 0.0
+    return found if name.strip().lower() == "q" and 0 <= found <= 1 else 0.0

@@ -1,13 +1,13 @@
-"""`/metrics`: the status as Prometheus text, built anew for each scrape; docs/monitoring.md explains every metric.
+"""`/metrics`: the status as Prometheus text, computed for each scrape; docs/monitoring.md explains every metric.
 
-Names and units as in prometheus.io/docs/practices/naming: times, not ages, so that what nobody renews grows old.
+Names and units as in prometheus.io/docs/practices/naming: times, not ages, so that a time that is not renewed ages.
 """
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import get_args
+from typing import Final, TypeVar, get_args
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -20,216 +20,173 @@ from backupd.formatting import printable
 from backupd.health import Health
 from backupd.model import Outcome
 from backupd.status.model import MessageFigures, SourceFigures, Status, TaskFigures
-from backupd.web.responses import Answer
+from backupd.web.responses import WebResponse
 
-_Samples = Iterable[tuple[tuple[str, ...], float | None]]
+_Labels = tuple[str, ...]
+_Figures = TypeVar("_Figures")
+_HELP: Final[Mapping[str, str]] = {
+    "app_started_at": "Start of the daemon, in milliseconds since the epoch.",
+    "migrations_ok": "1 while the catalog is readable and has the newest schema, else 0.",
+    "backupd_build_info": "Always 1; the labels are the versions of backupd, Python and SQLite.",
+    "backupd_free_bytes": "Free space of the file system of the store.",
+    "backupd_healthy": "1 while /health returns 200, else 0.",
+    "backupd_warnings": "Number of warnings in /health.",
+    "backupd_problem": "1 for each problem in /health, unhealthy or a warning; absent once it is resolved.",
+    "backupd_proof_timestamp_seconds": "Time of the latest verified backup, off-site copy or restore drill; absent "
+    "before the first.",
+    "backupd_proof_limit_seconds": "Maximum age of that time; beyond it /health returns 503.",
+    "backupd_last_success_timestamp_seconds": "Start of the last successful run of the task; absent before the first.",
+    "backupd_runs": "Runs of the task by outcome, counted in the catalog.",
+    "backupd_run_duration_seconds": "Duration of the last successful run of the task.",
+    "backupd_stage_duration_seconds": "Duration of each stage of the last successful run of the task.",
+    "backupd_drill_recovery_seconds": "Duration of the last successful drill, from reading the store to the end.",
+    "backupd_drill_data_age_seconds": "Age of the data that the last successful drill restored, at its start.",
+    "backupd_drill_generation_timestamp_seconds": "Time of the generation that the last successful drill restored.",
+    "backupd_snapshot_size_bytes": "Size of the newest verified generation as a database.",
+    "backupd_archive_size_bytes": "Size of the newest verified generation as stored.",
+    "backupd_generation_timestamp_seconds": "Time of the newest verified generation; earlier than the last "
+    "backup where the database has not changed since.",
+    "backupd_generations": "Number of generations in the local store, verified or damaged.",
+    "backupd_rotation_frozen": "1 while pruning of the source is on hold, because it is damaged or has shrunk.",
+    "backupd_messages_waiting": "Messages that wait for delivery to a channel.",
+    "backupd_message_last_success_timestamp_seconds": "Last delivery to a channel; absent before the first.",
+    "backupd_message_last_failure_timestamp_seconds": "Last failed delivery to a channel; absent before the first.",
+    "backupd_pings": "Pings of monitors by outcome, accepted or failed.",
+    "backupd_ping_last_success_timestamp_seconds": "Last ping that the monitor accepted; absent before the first.",
+    "backupd_ping_last_failure_timestamp_seconds": "Last ping that failed; absent before the first.",
+}
 
 
-def metrics_answer(status: Status) -> Answer:
-    """Answer with all figures of `status`, and those of this process."""
+def metrics_response(status: Status) -> WebResponse:
+    """Return all figures of `status`, and those of this process."""
     registry = CollectorRegistry()
-    registry.register(_Figures(status))
+    registry.register(_StatusCollector(status))
     ProcessCollector(registry=registry)
-    return Answer(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
+    return WebResponse(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
 
 
-class _Figures(Collector):
+class _StatusCollector(Collector):
     def __init__(self, status: Status) -> None:
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        yield from _of_the_daemon(self._status)
-        yield from _of_health(self._status.health)
-        yield from _of_tasks(self._status.tasks)
-        yield from _of_drills(self._status.tasks)
-        yield from _of_sources(self._status.sources)
-        yield from _of_messages(self._status.messages)
-        yield from _of_pings(self._status.pings)
+        yield from _daemon_metrics(self._status)
+        yield from _health_metrics(self._status.health)
+        yield from _task_metrics(self._status.tasks)
+        yield from _drill_metrics(self._status.tasks)
+        yield from _source_metrics(self._status.sources)
+        yield from _message_metrics(self._status.messages)
+        yield from _ping_metrics(self._status.pings)
 
 
-def _of_the_daemon(status: Status) -> Iterator[Metric]:
-    started_ms = round(status.started_at.timestamp() * 1000)
-    yield _gauge("app_started_at", "When the daemon started, in milliseconds since the epoch.", (), [((), started_ms)])
-    works = [((), float(status.migrations_ok))]
-    yield _gauge("migrations_ok", "1 while the catalog has its newest schema and answers, else 0.", (), works)
+def _daemon_metrics(status: Status) -> Iterator[Metric]:
+    yield _gauge("app_started_at", (), [((), round(status.started_at.timestamp() * 1000))])
+    yield _gauge("migrations_ok", (), [((), float(status.migrations_ok))])
     versions = (__version__, platform.python_version(), status.sqlite_version)
-    yield _gauge(
-        "backupd_build_info",
-        "Always 1; the labels tell the versions of backupd, Python and SQLite.",
-        ("version", "python", "sqlite"),
-        [(versions, 1)],
-    )
-    free = [((store,), size) for store, size in status.free_bytes.items()]
-    yield _gauge("backupd_free_bytes", "Free space where the store keeps its generations.", ("store",), free)
+    yield _gauge("backupd_build_info", ("version", "python", "sqlite"), [(versions, 1)])
+    yield _gauge("backupd_free_bytes", ("store",), [((store,), size) for store, size in status.free_bytes.items()])
 
 
-def _of_health(health: Health) -> Iterator[Metric]:
-    yield _gauge("backupd_healthy", "1 while /health answers 200, else 0.", (), [((), float(health.healthy))])
-    yield _gauge("backupd_warnings", "How many warnings /health tells.", (), [((), len(health.warnings))])
-    yield _gauge(
-        "backupd_problem",
-        "1 for each problem that /health tells, unhealthy or a warning; absent once it is over.",
-        ("kind", "unhealthy", "task", "subject"),
-        {(one.kind, str(one.unhealthy).lower(), one.task or "", one.subject): 1.0 for one in health.problems}.items(),
-    )
-    labels = ("task", "subject")
-    proofs = [((standing.task, standing.subject), standing) for standing in health.freshness]
-    yield _gauge(
-        "backupd_proof_timestamp_seconds",
-        "When the last verified backup, off-site copy or proven restore was made; absent while there was none.",
-        labels,
-        [(values, _seconds(standing.last_at)) for values, standing in proofs],
-    )
-    yield _gauge(
-        "backupd_proof_limit_seconds",
-        "How old that proof may become before /health turns red.",
-        labels,
-        [(values, standing.limit_s) for values, standing in proofs],
+def _health_metrics(health: Health) -> Iterator[Metric]:
+    yield _gauge("backupd_healthy", (), [((), float(health.healthy))])
+    yield _gauge("backupd_warnings", (), [((), len(health.warnings))])
+    problems = {(one.kind, str(one.unhealthy).lower(), one.task or "", one.subject): 1.0 for one in health.problems}
+    yield _gauge("backupd_problem", ("kind", "unhealthy", "task", "subject"), problems.items())
+    rows = [((freshness.task, freshness.subject), freshness) for freshness in health.freshness]
+    yield from _gauges(
+        ("task", "subject"),
+        rows,
+        backupd_proof_timestamp_seconds=lambda freshness: _seconds(freshness.last_at),
+        backupd_proof_limit_seconds=lambda freshness: freshness.limit_s,
     )
 
 
-def _of_tasks(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
+def _task_metrics(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
     labels = ("task", "source")
-    figures = [((task.task, task.source), task) for task in tasks]
-    yield _gauge(
-        "backupd_last_success_timestamp_seconds",
-        "When the last successful run of the task began; absent while there was none.",
+    rows = [((task.task, task.source), task) for task in tasks]
+    outcomes = dict.fromkeys(get_args(Outcome), 0)
+    yield _counter("backupd_runs", labels, [(values, {**outcomes, **task.runs}) for values, task in rows])
+    yield from _gauges(
         labels,
-        [(values, _seconds(task.last_success_at)) for values, task in figures],
+        rows,
+        backupd_last_success_timestamp_seconds=lambda task: _seconds(task.last_success_at),
+        backupd_run_duration_seconds=lambda task: task.duration_s,
     )
-    runs = CounterMetricFamily(
-        "backupd_runs", "Runs of the task by outcome, as the catalog counts them.", labels=(*labels, "outcome")
-    )
-    for values, task in figures:
-        for outcome, count in {**dict.fromkeys(get_args(Outcome), 0), **task.runs}.items():
-            runs.add_metric([printable(value) for value in (*values, outcome)], count)
-    yield runs
-    yield _gauge(
-        "backupd_run_duration_seconds",
-        "How long the last successful run of the task took.",
-        labels,
-        [(values, task.duration_s) for values, task in figures],
-    )
-    yield _gauge(
-        "backupd_stage_duration_seconds",
-        "How long each stage of the last successful run of the task took.",
-        (*labels, "stage"),
-        [((*values, stage), took_s) for values, task in figures for stage, took_s in (task.stages or {}).items()],
+    stages = [((*values, stage), took_s) for values, task in rows for stage, took_s in (task.stages or {}).items()]
+    yield _gauge("backupd_stage_duration_seconds", (*labels, "stage"), stages)
+
+
+def _drill_metrics(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
+    yield from _gauges(
+        ("source", "store"),
+        [((task.source, task.drill.store), task.drill) for task in tasks if task.drill],
+        backupd_drill_recovery_seconds=lambda drill: drill.recovery_s,
+        backupd_drill_data_age_seconds=lambda drill: drill.age_s,
+        backupd_drill_generation_timestamp_seconds=lambda drill: _seconds(drill.taken_at),
     )
 
 
-def _of_drills(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
-    labels = ("source", "store")
-    drills = [((task.source, task.drill.store), task.drill) for task in tasks if task.drill]
-    yield _gauge(
-        "backupd_drill_recovery_seconds",
-        "How long the last successful drill took from the first look at the store to the last proof.",
-        labels,
-        [(values, drill.recovery_s) for values, drill in drills],
-    )
-    yield _gauge(
-        "backupd_drill_data_age_seconds",
-        "How old the data was that the last successful drill restored, when it began.",
-        labels,
-        [(values, drill.age_s) for values, drill in drills],
-    )
-    yield _gauge(
-        "backupd_drill_generation_timestamp_seconds",
-        "When the generation was taken that the last successful drill restored.",
-        labels,
-        [(values, _seconds(drill.taken_at)) for values, drill in drills],
-    )
-
-
-def _of_sources(sources: tuple[SourceFigures, ...]) -> Iterator[Metric]:
-    figures = [((source.source,), source) for source in sources]
-    yield _gauge(
-        "backupd_snapshot_size_bytes",
-        "Size of the newest verified generation as a database.",
+def _source_metrics(sources: tuple[SourceFigures, ...]) -> Iterator[Metric]:
+    rows = [((source.source,), source) for source in sources]
+    yield from _gauges(
         ("source",),
-        [(values, source.snapshot_bytes) for values, source in figures],
+        rows,
+        backupd_snapshot_size_bytes=lambda source: source.snapshot_bytes,
+        backupd_archive_size_bytes=lambda source: source.archive_bytes,
+        backupd_generation_timestamp_seconds=lambda source: _seconds(source.newest_at),
+        backupd_rotation_frozen=lambda source: float(source.frozen),
     )
-    yield _gauge(
-        "backupd_archive_size_bytes",
-        "Size of the newest verified generation as it is stored.",
-        ("source",),
-        [(values, source.archive_bytes) for values, source in figures],
-    )
-    yield _gauge(
-        "backupd_generation_timestamp_seconds",
-        "When the newest verified generation was taken; older than the last backup where nothing has changed since.",
-        ("source",),
-        [(values, _seconds(source.newest_at)) for values, source in figures],
-    )
-    yield _gauge(
-        "backupd_generations",
-        "Generations in the local store: verified ones, and those found damaged.",
-        ("source", "state"),
-        [((*values, state), count) for values, source in figures for state, count in _by_state(source)],
-    )
-    yield _gauge(
-        "backupd_rotation_frozen",
-        "1 while nothing of the source is pruned, because it is damaged or has shrunk.",
-        ("source",),
-        [(values, float(source.frozen)) for values, source in figures],
-    )
+    counts = [((*values, "verified"), source.verified) for values, source in rows]
+    counts += [((*values, "damaged"), source.generations - source.verified) for values, source in rows]
+    yield _gauge("backupd_generations", ("source", "state"), counts)
 
 
-def _of_messages(messages: MessageFigures) -> Iterator[Metric]:
-    yield _gauge(
-        "backupd_messages_waiting",
-        "Messages that a channel has not taken yet; they are tried again.",
+def _message_metrics(messages: MessageFigures) -> Iterator[Metric]:
+    yield from _gauges(
         (),
-        [((), messages.waiting)],
-    )
-    yield _gauge(
-        "backupd_message_last_success_timestamp_seconds",
-        "When a channel last took a message; absent while there was none.",
-        (),
-        [((), _seconds(messages.accepted_at))],
-    )
-    yield _gauge(
-        "backupd_message_last_failure_timestamp_seconds",
-        "When a channel last did not take a message; absent while that never happened.",
-        (),
-        [((), _seconds(messages.refused_at))],
+        [((), messages)],
+        backupd_messages_waiting=lambda messages: messages.waiting,
+        backupd_message_last_success_timestamp_seconds=lambda messages: _seconds(messages.accepted_at),
+        backupd_message_last_failure_timestamp_seconds=lambda messages: _seconds(messages.refused_at),
     )
 
 
-def _of_pings(pings: tuple[PingRecord, ...]) -> Iterator[Metric]:
+def _ping_metrics(pings: tuple[PingRecord, ...]) -> Iterator[Metric]:
     labels = ("task", "source")
-    figures = [((ping.task, ping.source), ping) for ping in pings]
-    counts = CounterMetricFamily(
-        "backupd_pings", "Pings that a monitor took, and those that it did not.", labels=(*labels, "outcome")
-    )
-    for values, ping in figures:
-        for outcome, count in (("accepted", ping.accepted), ("failed", ping.failed)):
-            counts.add_metric([printable(value) for value in (*values, outcome)], count)
-    yield counts
-    yield _gauge(
-        "backupd_ping_last_success_timestamp_seconds",
-        "When a monitor last took a ping; absent while there was none.",
+    rows = [((ping.task, ping.source), ping) for ping in pings]
+    counts = [(values, {"accepted": ping.accepted, "failed": ping.failed}) for values, ping in rows]
+    yield _counter("backupd_pings", labels, counts)
+    yield from _gauges(
         labels,
-        [(values, _seconds(ping.accepted_at)) for values, ping in figures],
-    )
-    yield _gauge(
-        "backupd_ping_last_failure_timestamp_seconds",
-        "When a monitor last did not take a ping; absent while that never happened.",
-        labels,
-        [(values, _seconds(ping.failed_at)) for values, ping in figures],
+        rows,
+        backupd_ping_last_success_timestamp_seconds=lambda ping: _seconds(ping.accepted_at),
+        backupd_ping_last_failure_timestamp_seconds=lambda ping: _seconds(ping.failed_at),
     )
 
 
-def _by_state(source: SourceFigures) -> tuple[tuple[str, int], ...]:
-    return (("verified", source.verified), ("damaged", source.generations - source.verified))
+def _gauges(
+    labels: _Labels, rows: Iterable[tuple[_Labels, _Figures]], **metrics: Callable[[_Figures], float | None]
+) -> Iterator[Metric]:
+    """Yield a gauge for each name in `metrics`; `rows` are label values and figures."""
+    for name, value in metrics.items():
+        yield _gauge(name, labels, [(values, value(figures)) for values, figures in rows])
 
 
-def _gauge(name: str, explanation: str, labels: tuple[str, ...], samples: _Samples) -> Metric:
-    """Return a family without the samples that have no value; label values are made printable, then escaped."""
-    family = GaugeMetricFamily(name, explanation, labels=labels)
+def _gauge(name: str, labels: _Labels, samples: Iterable[tuple[_Labels, float | None]]) -> Metric:
+    """Return a gauge of the samples that have a value; label values are made printable, then escaped."""
+    family = GaugeMetricFamily(name, _HELP[name], labels=labels)
     for values, value in samples:
         if value is not None:
             family.add_metric([printable(text) for text in values], value)
+    return family
+
+
+def _counter(name: str, labels: _Labels, rows: Iterable[tuple[_Labels, Mapping[str, int]]]) -> Metric:
+    """Return a counter with the further label `outcome`; `rows` are label values and counts by outcome."""
+    family = CounterMetricFamily(name, _HELP[name], labels=(*labels, "outcome"))
+    for values, counts in rows:
+        for outcome, count in counts.items():
+            family.add_metric([printable(value) for value in (*values, outcome)], count)
     return family
 
 

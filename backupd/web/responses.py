@@ -1,20 +1,28 @@
-"""The answers themselves: pure functions from what the service says to status code and bytes."""
+"""The HTTP responses as values: text, and the JSON of /livez, /health and /api/status.
+
+docs/status.schema.json explains each field of /api/status.
+"""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
 from http import HTTPStatus
+from typing import Any, Final
 
+from backupd import __version__
 from backupd.health import Freshness, Health, within_limit
 from backupd.problems import Problem
+from backupd.status.model import History, SourceFigures, SourceHistory, TaskFigures
 
-_TEXT = "text/plain; charset=utf-8"
+_TEXT: Final = "text/plain; charset=utf-8"
+_JSON: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One response, whoever asked."""
+class WebResponse:
+    """One response, the same for every client."""
 
     status: HTTPStatus
     media_type: str
@@ -22,31 +30,31 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def text(status: HTTPStatus, *lines: str) -> Answer:
-    """Answer with lines for people."""
-    return Answer(status, _TEXT, "".join(f"{line}\n" for line in lines).encode())
+def text_response(status: HTTPStatus, *lines: str) -> WebResponse:
+    """Return lines of plain text."""
+    return WebResponse(status, _TEXT, "".join(f"{line}\n" for line in lines).encode())
 
 
-def livez(reasons: tuple[str, ...]) -> Answer:
-    """Answer 200 while `reasons`, which say why the daemon does not work, are empty."""
-    return _json(_red_if(bool(reasons)), {"alive": not reasons, "reasons": reasons})
+def livez_response(reasons: tuple[str, ...]) -> WebResponse:
+    """Return 200 while `reasons`, why the daemon does not work, are empty, else 503."""
+    return _json(_status(healthy=not reasons), {"alive": not reasons, "reasons": reasons})
 
 
-def health(judged: Health) -> Answer:
-    """Answer 200 while all is well; each age is in seconds, at the time of the judgement."""
+def health_response(health: Health) -> WebResponse:
+    """Return 200 while everything is healthy, else 503; ages are in seconds at the time of the check."""
     facts = {
-        "healthy": judged.healthy,
-        "checked_at": _iso(judged.checked_at),
-        "reasons": judged.reasons,
-        "warnings": judged.warnings,
-        "problems": [problem_facts(problem) for problem in judged.problems],
-        "freshness": [standing_facts(standing, judged.checked_at) for standing in judged.freshness],
+        "healthy": health.healthy,
+        "checked_at": _iso(health.checked_at),
+        "reasons": health.reasons,
+        "warnings": health.warnings,
+        "problems": [problem_facts(problem) for problem in health.problems],
+        "freshness": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
     }
-    return _json(_red_if(not judged.healthy), facts)
+    return _json(_status(healthy=health.healthy), facts)
 
 
 def problem_facts(problem: Problem) -> dict[str, object]:
-    """Return one problem as JSON tells it to everyone: without the words of a run, which may name paths."""
+    """Return one problem for everyone: without the error text of a run, which may name paths."""
     return {
         "kind": problem.kind,
         "severity": problem.severity,
@@ -59,35 +67,100 @@ def problem_facts(problem: Problem) -> dict[str, object]:
     }
 
 
-def standing_facts(standing: Freshness, now: datetime) -> dict[str, object]:
-    """Return how old one kind of proof is, as JSON tells it."""
-    last_at = standing.last_at
+def freshness_facts(freshness: Freshness, now: datetime) -> dict[str, object]:
+    """Return the age of the latest backup, off-site copy or drill, and its limit."""
+    last_at = freshness.last_at
     return {
-        "task": standing.task,
-        "subject": standing.subject,
+        "task": freshness.task,
+        "subject": freshness.subject,
         "last_at": None if last_at is None else _iso(last_at),
         "age_s": None if last_at is None else round((now - last_at).total_seconds(), 3),
-        "limit_s": standing.limit_s,
-        "within_limit": within_limit(standing, now),
+        "limit_s": freshness.limit_s,
+        "within_limit": within_limit(freshness, now),
     }
 
 
-def late(key: str, patience_s: float) -> Answer:
-    """Answer that the service has said nothing for `patience_s`; `key` is what is false then."""
-    return _json(HTTPStatus.SERVICE_UNAVAILABLE, {key: False, "reasons": [f"no answer within {patience_s:g} s"]})
+def timeout_response(key: str, timeout_s: float) -> WebResponse:
+    """Return 503, because no status was available within `timeout_s`; `key` is the field that is false."""
+    return _json(HTTPStatus.SERVICE_UNAVAILABLE, {key: False, "reasons": [f"no answer within {timeout_s:g} s"]})
 
 
-def internal_error() -> Answer:
-    """Answer that something unforeseen went wrong, and not what: strangers read this."""
-    return _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error: backupd's log says more"})
+def internal_error_response() -> WebResponse:
+    """Return 500 without details, because anyone may read it; the log has them."""
+    return _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error; see the log of backupd"})
 
 
-def _red_if(red: bool) -> HTTPStatus:  # noqa: FBT001 - the name of the function says what it means
-    return HTTPStatus.SERVICE_UNAVAILABLE if red else HTTPStatus.OK
+def status_response(survey: History) -> WebResponse:
+    """Return everything in `survey` as JSON."""
+    text = json.dumps(_plain(status_facts(survey)), indent=1, allow_nan=False)
+    return WebResponse(HTTPStatus.OK, _JSON, text.encode() + b"\n")
 
 
-def _json(status: HTTPStatus, facts: Mapping[str, object]) -> Answer:
-    return Answer(status, "application/json", json.dumps(facts, indent=2).encode() + b"\n")
+def status_facts(survey: History) -> dict[str, Any]:
+    """Return the fields of /api/status; times are aware, days are of the configured time zone."""
+    status, health = survey.status, survey.status.health
+    figures = {source.source: source for source in status.sources}
+    return {
+        "version": __version__,
+        "sqlite_version": status.sqlite_version,
+        "taken_at": status.taken_at,
+        "started_at": status.started_at,
+        "timezone": survey.timezone,
+        "state": survey.stage,
+        "healthy": health.healthy,
+        "reasons": health.reasons,
+        "warnings": health.warnings,
+        "problems": [
+            problem_facts(problem) | {"detail": problem.detail, "hint": problem.hint} for problem in health.problems
+        ],
+        "unread": survey.unread,
+        "proofs": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
+        "tasks": [_task(task) for task in status.tasks],
+        "next_runs": [asdict(run) for run in status.next_runs],
+        "sources": [_source(history, figures.get(history.source)) for history in survey.histories],
+        "drills": [asdict(drill) for drill in survey.drills],
+        "replicas": [asdict(replica) for replica in survey.replicas],
+        "disk": asdict(survey.disk) if survey.disk else None,
+        "messages": asdict(status.messages),
+        "pings": [asdict(ping) for ping in status.pings],
+        "log": [asdict(line) for line in survey.log],
+    }
+
+
+def _task(task: TaskFigures) -> dict[str, Any]:
+    return {**asdict(task), "stages": task.stages or {}}
+
+
+def _source(history: SourceHistory, figures: SourceFigures | None) -> dict[str, Any]:
+    return {
+        "source": history.source,
+        "configured": bool(history.days),
+        "frozen": figures.frozen if figures else None,
+        "generation_count": history.generation_count,
+        "verified_count": figures.verified if figures else None,
+        "stored_bytes": history.stored_bytes,
+        "generations": [asdict(generation) for generation in history.generations],
+        "days": [asdict(day) for day in history.days if day.state != "none"],
+        "points": [asdict(point) for point in history.points],
+    }
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - values of any type become values of JSON
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.isoformat() if isinstance(value, date) else value  # a datetime is a date
+
+
+def _status(*, healthy: bool) -> HTTPStatus:
+    return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _json(status: HTTPStatus, facts: Mapping[str, object]) -> WebResponse:
+    return WebResponse(status, _JSON, json.dumps(facts, indent=2).encode() + b"\n")
 
 
 def _iso(at: datetime) -> str:

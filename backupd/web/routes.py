@@ -1,7 +1,4 @@
-"""What is served, and to whom: `/livez` and `/health` to everyone, all else to whoever `access` lets in.
-
-All else is `/metrics`, the status page `/` and the same as JSON, `/api/status`.
-"""
+"""The routes: `/livez` and `/health` for everyone; `/metrics`, the page `/` and `/api/status` where `access` allows."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -20,20 +17,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backupd.status.model import StatusService
 from backupd.web import responses
 from backupd.web.access import refusal
-from backupd.web.api import status_answer
-from backupd.web.cached_response import SharedAnswer, describe_error
-from backupd.web.metrics import metrics_answer
-from backupd.web.page import ERROR_PAGES, error_page, late_page, page_answer
-from backupd.web.responses import Answer
-from backupd.web.translations import LANGUAGES, Language, choose_language, quality
+from backupd.web.cached_response import CachedResponse, describe_error
+from backupd.web.localizer import LANGUAGES, Language, choose_language, quality
+from backupd.web.metrics import metrics_response
+from backupd.web.page import ERROR_PAGES, error_page, page_response, timeout_page
+from backupd.web.responses import WebResponse, text_response, timeout_response
 
-# Made beforehand: what keeps the status page from being made must not keep these.
+# Rendered at import: an error in the status page must not prevent them.
 _PAGES: Final = {(status, language): error_page(status, language) for status in ERROR_PAGES for language in LANGUAGES}
-FRESH_S = 2.0
-PATIENCE_S = 5.0
+CACHE_S = 2.0
+TIMEOUT_S = 5.0
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Connection": "close",  # one request a connection: nobody can hold one for longer than an answer takes
+    "Connection": "close",  # one request a connection: no client holds one for longer than a response takes
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -46,32 +42,29 @@ def make_app(
     token: str | None,
     on_error: Callable[[str], None],
     *,
-    fresh_s: float = FRESH_S,
-    patience_s: float = PATIENCE_S,
+    cache_s: float = CACHE_S,
+    timeout_s: float = TIMEOUT_S,
 ) -> ASGIApp:
-    """Return the app that answers for `service`.
+    """Return the app that serves the status of `service`.
 
-    The service is asked in threads, at most once at a time for each kind of answer, and again only when the last one
-    is `fresh_s` old; whoever has waited for `patience_s` is told so with 503. `on_error` hears of internal errors, one
-    line each, from any thread.
+    Each kind of response is computed in a thread, once at a time, and again only when the last one is `cache_s` old; a
+    client that has waited for `timeout_s` gets 503. `on_error` is called with one line for each internal error, in any
+    thread.
     """
 
-    def shared(work: Callable[[], Answer], late: Answer) -> SharedAnswer:
-        return SharedAnswer(work, late, on_error, fresh_s=fresh_s, patience_s=patience_s)
+    def cached(compute: Callable[[], WebResponse], on_timeout: WebResponse) -> CachedResponse:
+        return CachedResponse(compute, on_timeout, on_error, cache_s=cache_s, timeout_s=timeout_s)
 
-    def page(language: Language) -> SharedAnswer:
-        return shared(lambda: page_answer(service.history(), language), late_page(patience_s, language))
+    def page(language: Language) -> CachedResponse:
+        return cached(lambda: page_response(service.history(), language), timeout_page(timeout_s, language))
 
-    def late(key: str) -> Answer:
-        return responses.late(key, patience_s)
-
-    livez = shared(lambda: responses.livez(service.alive()), late("alive"))
-    health = shared(lambda: responses.health(service.health()), late("healthy"))
-    metrics = shared(lambda: metrics_answer(service.status()), late("answered"))
-    status = shared(lambda: status_answer(service.history()), late("answered"))
+    livez = cached(lambda: responses.livez_response(service.alive()), timeout_response("alive", timeout_s))
+    health = cached(lambda: responses.health_response(service.health()), timeout_response("healthy", timeout_s))
+    metrics = cached(lambda: metrics_response(service.status()), timeout_response("answered", timeout_s))
+    status = cached(lambda: responses.status_response(service.history()), timeout_response("answered", timeout_s))
     pages = {language: page(language) for language in LANGUAGES}
 
-    def route(path: str, choose: Callable[[Request], SharedAnswer], *, guarded: bool) -> Route:
+    def route(path: str, choose: Callable[[Request], CachedResponse], *, guarded: bool) -> Route:
         return Route(path, _endpoint(choose, token, on_error, guarded=guarded), methods=["GET"])
 
     app = Starlette(
@@ -82,7 +75,7 @@ def make_app(
             route("/api/status", lambda _: status, guarded=True),
             route("/", lambda request: pages[_language(request)], guarded=True),
         ],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        exception_handlers={HTTPException: _routing_error, Exception: _send_error},
     )
     app.router.redirect_slashes = False
     return _with_headers(app)
@@ -93,39 +86,39 @@ def _language(request: Request) -> Language:
 
 
 def _endpoint(
-    choose: Callable[[Request], SharedAnswer], token: str | None, on_error: Callable[[str], None], *, guarded: bool
+    choose: Callable[[Request], CachedResponse], token: str | None, on_error: Callable[[str], None], *, guarded: bool
 ) -> _Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
             client = request.client.host if request.client else None
             refused = refusal(client, request.headers.raw, token) if guarded else None
             return _response(refused or await choose(request).get(), request)
-        except Exception as error:  # noqa: BLE001 - the log says what it was; the client must not see it
+        except Exception as error:  # noqa: BLE001 - the log has the details; the client must not see them
             on_error(describe_error(error))
-            return _response(responses.internal_error(), request)
+            return _response(responses.internal_error_response(), request)
 
     return endpoint
 
 
-def _response(answer: Answer, request: Request) -> Response:
-    """Return `answer`, to a browser as a page where it is an error in plain text, or any error in place of the page."""
-    if answer.media_type != "application/json" or request.url.path == "/":
-        answer = readable(answer, request.headers.get("accept", ""), _language(request))
-    headers = {"Content-Type": answer.media_type, **answer.headers}
-    return Response(answer.body, status_code=answer.status, headers=headers)
+def _response(response: WebResponse, request: Request) -> Response:
+    """Return `response`; a browser gets a page instead of an error in plain text, and instead of any error of `/`."""
+    if response.media_type != "application/json" or request.url.path == "/":
+        response = as_page(response, request.headers.get("accept", ""), _language(request))
+    headers = {"Content-Type": response.media_type, **response.headers}
+    return Response(response.body, status_code=response.status, headers=headers)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    """Answer 404 and 405, which routing raises."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - tells mypy what the table of handlers says
+async def _routing_error(request: Request, error: Exception) -> Response:
+    """Return the 404 and 405 that routing raises."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - for mypy: the table of handlers registers it for this type
     status = HTTPStatus(error.status_code)
-    answer = responses.text(status, status.phrase)
-    return _response(Answer(status, answer.media_type, answer.body, error.headers or {}), request)
+    response = text_response(status, status.phrase)
+    return _response(WebResponse(status, response.media_type, response.body, error.headers or {}), request)
 
 
-async def _failed(request: Request, _: Exception) -> Response:
-    """Answer what nobody will read: all that can still fail is sending, to a client that has gone."""
-    return _response(responses.internal_error(), request)
+async def _send_error(request: Request, _: Exception) -> Response:
+    """Return 500; only sending can still fail, to a client that has disconnected."""
+    return _response(responses.internal_error_response(), request)
 
 
 def _with_headers(app: ASGIApp) -> ASGIApp:
@@ -143,16 +136,16 @@ def _with_headers(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
-def readable(answer: Answer, accept: str, language: Language) -> Answer:
-    """Return `answer`, or in its place the page that says the same, where `accept` (RFC 9110 §12.5.1) asks for HTML."""
-    page = _PAGES.get((answer.status, language))
+def as_page(response: WebResponse, accept: str, language: Language) -> WebResponse:
+    """Return `response`, or the page for its status where `accept` (RFC 9110 §12.5.1) asks for HTML."""
+    page = _PAGES.get((response.status, language))
     if page is None or not _wants_html(accept):
-        return answer
-    return replace(page, headers={**answer.headers, **page.headers})
+        return response
+    return replace(page, headers={**response.headers, **page.headers})
 
 
 def _wants_html(accept: str) -> bool:
-    """Tell whether HTML is asked for by name, as browsers do; `*/*` is what everybody else says."""
+    """Return whether `accept` names HTML, as browsers do; other clients send `*/*`."""
     for part in accept.split(","):
         media_type, _, parameters = part.partition(";")
         if media_type.strip().lower() == "text/html":

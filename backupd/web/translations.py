@@ -1,165 +1,160 @@
-"""All that the page says, in each of its languages; what stands between backticks is shown as code.
+"""The texts of the page in each language; the parts between backticks are shown as code.
 
-Words of the log (errors, hints, log lines) are no phrases: they are quoted as they were written, to be searched for.
+Errors, hints and log lines are not translated: the page quotes them in the words of the log, which can be searched.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from backupd.status.history import HOLDS_UNREADABLE, NOT_CONFIGURED
 
-Language = Literal["en", "es"]
-LANGUAGES: Final[tuple[Language, ...]] = ("en", "es")
-_MOST_CHARACTERS: Final = 1000
-
 
 class Phrase(NamedTuple):
-    """One thing to say; its placeholders have the same names in each language."""
+    """One text; its placeholders have the same names in each language."""
 
     en: str
     es: str
 
 
-def say(language: Language, key: str, **values: object) -> str:
-    """Return the phrase `key` with its placeholders filled. Raises KeyError when there is no such phrase."""
-    phrase: str = getattr(TRANSLATIONS[key], language)
-    return phrase.format(**values)
-
-
 _PAGE: Final = {
     "as-of": Phrase("as of {at} ({zone})", "a las {at} ({zone})"),
-    "sign.good": Phrase("good", "bien"),
-    "sign.bad": Phrase("bad", "mal"),
-    "sign.warn": Phrase("warning", "aviso"),
+    "sign.success": Phrase("good", "bien"),
+    "sign.failure": Phrase("bad", "mal"),
+    "sign.warning": Phrase("warning", "aviso"),
     "to-do": Phrase("What to do", "Qué hacer"),
     "nothing-to-do": Phrase("Nothing to do.", "No hay nada que hacer."),
-    "to-do.says": Phrase("Its advice: {hint}", "Su consejo: {hint}"),
+    "to-do.says": Phrase("Hint: {hint}", "Sugerencia: {hint}"),
     "more": Phrase("{count} more: `backupd list`", "{count} más: `backupd list`"),
-    "all-as-json": Phrase("The same as JSON", "Lo mismo en JSON"),
+    "all-as-json": Phrase("This page as JSON", "Esta página en JSON"),
     "read-only": Phrase(
-        "This page changes nothing; what is done is done by command.",
-        "Esta página no cambia nada; todo se hace por línea de comandos.",
+        "Read-only: use the command line to make changes.",
+        "Solo lectura: los cambios se hacen desde la línea de comandos.",
     ),
-    "late.title": Phrase("No answer from the disk", "El disco no responde"),
-    "late.text": Phrase(
-        "The disk with the backups has not answered for {patience} s. Ask again in a minute; if that does not help, "
-        "look at the disk or the mount (`dmesg`, `df`), and at `/livez`.",
-        "El disco de las copias no responde desde hace {patience} s. Vuelva a preguntar en un minuto; si no ayuda, "
-        "revise el disco o el montaje (`dmesg`, `df`) y `/livez`.",
+    "timeout.title": Phrase("The disk does not respond", "El disco no responde"),
+    "timeout.text": Phrase(
+        "The disk with the backups has not responded for {seconds} s. Reload the page in a minute; if it still "
+        "fails, check the disk and the mount (`dmesg`, `df`), and `/livez`.",
+        "El disco de las copias no responde desde hace {seconds} s. Recargue la página en un minuto; si sigue "
+        "igual, revise el disco y el montaje (`dmesg`, `df`), y `/livez`.",
     ),
 }
 _ERRORS: Final = {
-    "error.401.title": Phrase("Only with the token", "Solo con el token"),
+    "error.401.title": Phrase("Token required", "Se requiere el token"),
     "error.401.text": Phrase(
-        "This needs the token of backupd. Load the page again, and give the token as the password of any user.",
-        "Esto requiere el token de backupd. Vuelva a cargar la página e introdúzcalo como contraseña de un usuario.",
+        "This page requires the token of backupd. Reload it, and enter the token as the password of any user.",
+        "Esta página requiere el token de backupd. Recárguela e introduzca el token como contraseña, con "
+        "cualquier usuario.",
     ),
-    "error.403.title": Phrase("Only from its own host", "Solo desde su propio servidor"),
+    "error.403.title": Phrase("Available on its own host only", "Disponible solo desde su propio servidor"),
     "error.403.text": Phrase(
-        "No token is set, so backupd answers on loopback only. Your request came from elsewhere or through a proxy, or "
-        "names another host. Set `BACKUPD_HTTP__TOKEN` and restart backupd, or use an SSH tunnel to `127.0.0.1`.",
-        "No hay token, así que backupd solo responde en la interfaz local. Su petición llegó de fuera o por un proxy, "
-        "o nombra otro servidor. Defina `BACKUPD_HTTP__TOKEN` y reinicie backupd, o use un túnel SSH a `127.0.0.1`.",
+        "No token is set, so backupd accepts requests on loopback only. Your request came from another host, "
+        "through a proxy, or names another host. Set `BACKUPD_HTTP__TOKEN` and restart backupd, or use an SSH "
+        "tunnel to `127.0.0.1`.",
+        "No hay ningún token configurado, así que backupd solo acepta peticiones locales. La suya llegó desde "
+        "otro servidor, a través de un proxy, o nombra otro servidor. Defina `BACKUPD_HTTP__TOKEN` y reinicie "
+        "backupd, o use un túnel SSH a `127.0.0.1`.",
     ),
-    "error.404.title": Phrase("There is nothing here", "Aquí no hay nada"),
+    "error.404.title": Phrase("Page not found", "Página no encontrada"),
     "error.404.text": Phrase("The status page is at `/`.", "La página de estado está en `/`."),
-    "error.500.title": Phrase("This page could not be made", "No se pudo generar esta página"),
+    "error.500.title": Phrase("Internal error", "Error interno"),
     "error.500.text": Phrase(
-        "That is a defect of backupd; `backupd log --level error` says more. `backupd status` tells how it stands.",
-        "Es un defecto de backupd; `backupd log --level error` dice más. `backupd status` muestra el estado.",
+        "This is a defect of backupd: `backupd log --level error` shows it. `backupd status` shows the status.",
+        "Es un defecto de backupd: `backupd log --level error` lo muestra. `backupd status` muestra el estado.",
     ),
 }
 _STAGES: Final = {
-    "stage.healthy": Phrase("All proofs are within their limits", "Todas las pruebas están dentro de su límite"),
-    "stage.degraded": Phrase("Within the limits, with warnings", "Dentro de los límites, con avisos"),
-    "stage.failing": Phrase("Not healthy", "Con fallos"),
-    "stage.empty": Phrase("There is nothing to restore from", "No hay nada que restaurar"),
+    "stage.healthy": Phrase("Everything is up to date", "Todo está al día"),
+    "stage.degraded": Phrase("Up to date, with warnings", "Al día, con avisos"),
+    "stage.failing": Phrase("Not healthy", "Hay fallos"),
+    "stage.empty": Phrase("No copy is left to restore", "No queda ninguna copia para restaurar"),
     "stage.first-day": Phrase("No backup yet", "Aún no hay copias"),
     "next.first-day": Phrase(
-        "The first backup begins by itself within a minute or two. If none appears, ask `backupd doctor`.",
-        "La primera copia empieza sola en uno o dos minutos. Si no aparece, pregunte a `backupd doctor`.",
+        "The first backup starts automatically within two minutes. If it does not, run `backupd doctor`.",
+        "La primera copia empieza automáticamente en menos de dos minutos. Si no, ejecute `backupd doctor`.",
     ),
     "next.empty": Phrase(
-        "No verified copy is left, though backups have run. `backupd backup` makes one now, and says what is wrong.",
-        "No queda ninguna copia verificada, aunque hubo ejecuciones. `backupd backup` hace una ahora y dice qué falla.",
+        "Backups have run, but no verified copy is left. `backupd backup` makes one now, or shows why it fails.",
+        "Se han hecho copias, pero no queda ninguna verificada. `backupd backup` hace una ahora o muestra por qué"
+        " falla.",
     ),
     "next.empty.replica": Phrase(
-        "`backupd list --store NAME` shows what a replica holds; `backupd restore latest --from NAME` restores it.",
-        "`backupd list --store NAME` muestra lo que guarda una réplica; `backupd restore latest --from NAME` restaura "
-        "desde ella.",
+        "`backupd list --store NAME` shows the copies at a replica; `backupd restore latest --from NAME` restores"
+        " from it.",
+        "`backupd list --store NAME` muestra las copias de una réplica; `backupd restore latest --from NAME` "
+        "restaura desde ella.",
     ),
     "next.degraded-day": Phrase(
-        "The last day of {source} was not wholly good: `backup.log` lists the warnings of its runs.",
-        "El último día de {source} no fue del todo bueno: `backup.log` contiene los avisos.",
+        "Not all backups of {source} succeeded on its last day: see the warnings in `backup.log`.",
+        "No todas las copias de {source} del último día salieron bien: vea los avisos en `backup.log`.",
     ),
 }
 _PROOFS: Final = {
-    "proofs": Phrase("How old the last proofs are", "Antigüedad de las últimas pruebas"),
-    "proof.backup": Phrase("Verified", "Verificada"),
-    "proof.replicate": Phrase("Off-site", "Fuera del servidor"),
-    "proof.drill": Phrase("Drilled", "Restauración ensayada"),
+    "proofs": Phrase("Latest backup, off-site copy and drill", "Última copia, última copia externa y último ensayo"),
+    "proof.backup": Phrase("Verified backup", "Copia verificada"),
+    "proof.replicate": Phrase("Off-site copy", "Copia externa"),
+    "proof.drill": Phrase("Restore drill", "Ensayo de restauración"),
     "age.never": Phrase("never", "nunca"),
     "age.ago": Phrase("{age} ago", "hace {age}"),
     "age.ahead": Phrase("in {age}", "en {age}"),
     "limit": Phrase("at most {limit}", "máximo {limit}"),
-    "within": Phrase("within limit", "dentro del límite"),
-    "beyond": Phrase("too old", "vencida"),
+    "within": Phrase("within limit", "dentro del plazo"),
+    "beyond": Phrase("too old", "fuera de plazo"),
     "none": Phrase("missing", "falta"),
     "clock": Phrase("check the clock", "revise el reloj"),
     "not-set-up": Phrase("not set up", "sin configurar"),
-    "last-run": Phrase("last", "última"),
-    "next-run": Phrase("next {at}", "próxima {at}"),
-    "next-run.retry": Phrase("tried again {at}", "nuevo intento {at}"),
-    "next-run.now": Phrase("due now", "pendiente ahora"),
+    "last-run": Phrase("last", "última vez"),
+    "next-run": Phrase("next {at}", "próxima vez {at}"),
+    "next-run.retry": Phrase("retry {at}", "nuevo intento {at}"),
+    "next-run.now": Phrase("due now", "pendiente"),
     "unset.backup": Phrase("No source is configured.", "No hay ninguna base configurada."),
     "unset.replicate": Phrase(
-        "A fire would take all copies. Set `[replicas.offsite] url`, then `backupd trust offsite`.",
-        "Un incendio se llevaría todas las copias. Defina `[replicas.offsite] url`; después `backupd trust offsite`.",
+        "A fire would destroy all copies. Set `[replicas.offsite] url`, then run `backupd trust offsite`.",
+        "Un incendio destruiría todas las copias. Defina `[replicas.offsite] url` y ejecute `backupd trust offsite`.",
     ),
     "unset.drill": Phrase(
-        "Nothing proves yet that the copies restore. Set `[drill]`, or run `backupd drill`.",
-        "Nada demuestra aún que las copias se restauran. Defina `[drill]` o ejecute `backupd drill`.",
+        "No drill has verified that the copies can be restored. Set `[drill]`, or run `backupd drill`.",
+        "Ningún ensayo ha comprobado que las copias se pueden restaurar. Defina `[drill]` o ejecute `backupd drill`.",
     ),
 }
 _PROBLEMS: Final = {
     "problem.never.backup": Phrase(
-        "There is no verified backup of {subject} yet.", "Aún no hay copia verificada de {subject}."
+        "There is no verified backup of {subject} yet.", "Aún no hay ninguna copia verificada de {subject}."
     ),
     "problem.never.replicate": Phrase(
-        "There is no off-site copy at {subject} yet.", "Aún no hay copia externa en {subject}."
+        "There is no off-site copy at {subject} yet.", "Aún no hay ninguna copia externa en {subject}."
     ),
     "problem.never.drill": Phrase(
-        "There is no proven restore from {subject} yet.", "Aún no se ensayó una restauración desde {subject}."
+        "There is no restore drill from {subject} yet.", "Aún no hay ningún ensayo de restauración desde {subject}."
     ),
     "problem.late.backup": Phrase(
-        "The last verified backup of {subject} is {age} old, more than {limit}.",
-        "La última copia verificada de {subject} tiene {age}, más de {limit}.",
+        "The latest verified backup of {subject} is {age} old; the limit is {limit}.",
+        "La última copia verificada de {subject} es de hace {age}; el plazo es de {limit}.",
     ),
     "problem.late.replicate": Phrase(
-        "The last off-site copy at {subject} is {age} old, more than {limit}.",
-        "La última copia externa en {subject} tiene {age}, más de {limit}.",
+        "The latest off-site copy at {subject} is {age} old; the limit is {limit}.",
+        "La última copia externa en {subject} es de hace {age}; el plazo es de {limit}.",
     ),
     "problem.late.drill": Phrase(
-        "The last proven restore from {subject} is {age} old, more than {limit}.",
-        "La última restauración ensayada desde {subject} tiene {age}, más de {limit}.",
+        "The latest restore drill from {subject} was {age} ago; the limit is {limit}.",
+        "El último ensayo de restauración desde {subject} es de hace {age}; el plazo es de {limit}.",
     ),
     "problem.future": Phrase(
-        "The last proof of {subject} is dated in the future.", "La última prueba de {subject} tiene fecha futura."
+        "The latest success of {subject} is dated in the future.", "El último éxito de {subject} tiene fecha futura."
     ),
     "problem.damaged": Phrase(
-        "The database of {subject} is damaged: nothing is pruned.",
+        "The database of {subject} is damaged; pruning is on hold.",
         "La base {subject} está dañada: no se elimina ninguna copia.",
     ),
     "problem.shrunk": Phrase(
-        "The database of {subject} has shrunk: nothing is pruned until you accept it.",
+        "The database of {subject} has shrunk; pruning is on hold until an operator accepts it.",
         "La base {subject} se ha reducido: no se elimina ninguna copia hasta que usted lo acepte.",
     ),
     "problem.unreadable": Phrase(
-        "The database of {subject} can no longer be read: nothing is pruned.",
+        "The database of {subject} can no longer be read; pruning is on hold.",
         "La base {subject} ya no se puede leer: no se elimina ninguna copia.",
     ),
     "problem.missing": Phrase(
-        "The database of {subject} is missing: no backup can be made.",
+        "The database of {subject} is missing: it cannot be backed up.",
         "Falta la base {subject}: no se puede hacer ninguna copia.",
     ),
     "problem.unusable": Phrase(
@@ -167,7 +162,7 @@ _PROBLEMS: Final = {
         "La base {subject} no se puede copiar en su estado actual.",
     ),
     "problem.failed": Phrase(
-        "The {task} of {subject} has failed for {age} (runs that failed: {runs}).",
+        "The {task} of {subject} has failed for {age} (failed runs: {runs}).",
         "Falla {task} de {subject} desde hace {age} (ejecuciones fallidas: {runs}).",
     ),
     "problem.generation": Phrase(
@@ -182,58 +177,56 @@ _PROBLEMS: Final = {
         "La copia {reference} no cuenta: falta su archivo.",
     ),
     "problem.catalog": Phrase(
-        "The catalog cannot be used: how the last runs ended is not known.",
+        "The catalog cannot be used: the results of the last runs are not known.",
         "No se puede usar el catálogo: no se sabe cómo terminaron las últimas ejecuciones.",
     ),
     "problem.store": Phrase(
         "The directory of the backups cannot be read.", "No se puede leer el directorio de las copias."
     ),
-    "unheard.messages": Phrase(
-        "Messages that no channel has taken yet: {count}.", "Mensajes que ningún canal aceptó aún: {count}."
-    ),
-    "unheard.ping": Phrase(
-        "A monitor did not take the last ping: {ping}.", "Un monitor no aceptó el último aviso: {ping}."
-    ),
+    "unheard.messages": Phrase("Messages that wait for delivery: {count}.", "Mensajes pendientes de entrega: {count}."),
+    "unheard.ping": Phrase("The last ping of a monitor failed: {ping}.", "Falló el último ping a un monitor: {ping}."),
     "advice.unheard": Phrase(
-        "`backupd notify` says why; `backupd notify --test` tries it again.",
-        "`backupd notify` dice por qué; `backupd notify --test` lo intenta de nuevo.",
+        "`backupd notify` shows the error; `backupd notify --test` tries again.",
+        "`backupd notify` muestra el error; `backupd notify --test` lo intenta de nuevo.",
     ),
     "advice.backup": Phrase(
-        "`backupd backup` makes one now, and says what is wrong.", "`backupd backup` hace una ahora y dice qué falla."
+        "`backupd backup` makes one now, or shows why it fails.",
+        "`backupd backup` hace una ahora o muestra por qué falla.",
     ),
     "advice.replicate": Phrase(
-        "`backupd doctor` tries login, host key and rights there; `backupd replicate` sends now.",
-        "`backupd doctor` prueba acceso, clave y permisos allí; `backupd replicate` envía ahora.",
+        "`backupd doctor` checks login, host key and permissions at the replica; `backupd replicate` sends now.",
+        "`backupd doctor` comprueba el acceso, la clave del servidor y los permisos de la réplica; `backupd "
+        "replicate` envía ahora.",
     ),
     "advice.drill": Phrase(
-        "`backupd drill` rehearses a restore now, and says what is wrong.",
-        "`backupd drill` ensaya una restauración ahora y dice qué falla.",
+        "`backupd drill` runs one now, or shows why it fails.",
+        "`backupd drill` hace un ensayo ahora o muestra por qué falla.",
     ),
     "advice.future": Phrase(
-        "Check the clock of this host (NTP); the next success after that ends it.",
-        "Revise el reloj de este servidor (NTP); el siguiente éxito lo resuelve.",
+        "Check the clock of this host (NTP); the next success resolves this.",
+        "Revise el reloj de este servidor (NTP); el próximo éxito lo resuelve.",
     ),
     "advice.damaged": Phrase(
-        "The app's own database is damaged: restore a good generation (`backupd list`), or repair it.",
-        "La base de la aplicación está dañada: restaure una copia buena (`backupd list`) o repárela.",
+        "The live database of the app is damaged: restore a verified generation (`backupd list`), or repair it.",
+        "La base de datos en uso está dañada: restaure una copia verificada (`backupd list`) o repárela.",
     ),
     "advice.shrunk": Phrase(
-        "If the loss was meant: `backupd prune --unfreeze`. Else restore the last good generation.",
-        "Si la pérdida es intencional: `backupd prune --unfreeze`. Si no, restaure la última copia buena.",
+        "If the loss is intended: `backupd prune --unfreeze`. Otherwise restore the latest generation before it.",
+        "Si la pérdida es intencionada: `backupd prune --unfreeze`. Si no, restaure la última copia anterior.",
     ),
     "advice.unreadable": Phrase(
-        "If that was meant: `backupd prune --unfreeze`. Else restore the last good generation.",
-        "Si es intencional: `backupd prune --unfreeze`. Si no, restaure la última copia buena.",
+        "If this is intended: `backupd prune --unfreeze`. Otherwise restore the latest verified generation.",
+        "Si es intencionado: `backupd prune --unfreeze`. Si no, restaure la última copia verificada.",
     ),
-    "advice.missing": Phrase("Is its volume mounted?", "¿Está montado su volumen?"),
-    "advice.unusable": Phrase("`backupd doctor` says what is in the way.", "`backupd doctor` dice qué lo impide."),
+    "advice.missing": Phrase("Check that its volume is mounted.", "Compruebe que su volumen está montado."),
+    "advice.unusable": Phrase("`backupd doctor` shows the cause.", "`backupd doctor` muestra la causa."),
     "advice.restore": Phrase(
         "To restore it, stop the app: `{command}` (docs/runbook.md).",
         "Para restaurarla, pare la aplicación: `{command}` (docs/runbook.es.md).",
     ),
     "advice.generation": Phrase(
-        "Look at the disk (`dmesg`); `backupd verify --all` reads every copy again.",
-        "Revise el disco (`dmesg`); `backupd verify --all` vuelve a leer todas las copias.",
+        "Check the disk (`dmesg`); `backupd verify --all` verifies every generation.",
+        "Revise el disco (`dmesg`); `backupd verify --all` verifica todas las copias.",
     ),
     "advice.manifest": Phrase(
         "If `gunzip -t` finds its archive intact, copy it elsewhere; then run `backupd remove {reference}`.",
@@ -244,84 +237,86 @@ _PROBLEMS: Final = {
         "Devuelva el archivo a su sitio, o ejecute `backupd remove {reference}`.",
     ),
     "advice.store": Phrase(
-        "Check mount, owner and rights of `backups_dir`; `backupd doctor` says more.",
-        "Revise montaje, dueño y permisos de `backups_dir`; `backupd doctor` dice más.",
+        "Check mount, owner and permissions of `backups_dir`; run `backupd doctor`.",
+        "Revise el montaje, el propietario y los permisos de `backups_dir`; ejecute `backupd doctor`.",
     ),
     "unread.store": Phrase(
-        "The directory of the backups cannot be read: what it holds is not shown.",
-        "No se puede leer el directorio de las copias: no se muestra su contenido.",
+        "The directory of the backups cannot be read: its generations are not shown.",
+        "No se puede leer el directorio de las copias: no se muestran.",
     ),
     "unread.catalog": Phrase(
-        "The catalog cannot be used: past runs, drills and copies elsewhere are not shown. Backups go on.",
-        "No se puede usar el catálogo: no se muestran ejecuciones, ensayos ni copias externas. Las copias continúan.",
+        "The catalog cannot be used: past runs, drills and copies at replicas are not shown. Backups continue.",
+        "No se puede usar el catálogo: no se muestran las ejecuciones, los ensayos ni las copias externas. Se "
+        "siguen haciendo copias.",
     ),
     "unread.log": Phrase("`backup.log` cannot be read.", "No se puede leer `backup.log`."),
     "advice.unread.store": Phrase(
-        "Check mount, owner and rights of `backups_dir`.", "Revise montaje, dueño y permisos de `backups_dir`."
+        "Check mount, owner and permissions of `backups_dir`.",
+        "Revise el montaje, el propietario y los permisos de `backups_dir`.",
     ),
     "advice.catalog": Phrase(
-        "`backupd catalog rebuild` makes a new one from the manifests.",
-        "`backupd catalog rebuild` hace uno nuevo a partir de los manifiestos.",
+        "`backupd catalog rebuild` builds a new one from the manifests.",
+        "`backupd catalog rebuild` crea uno nuevo a partir de los manifiestos.",
     ),
     "advice.unread.catalog": Phrase(
-        "`backupd catalog rebuild` makes it anew from the manifests.",
-        "`backupd catalog rebuild` lo rehace a partir de los manifiestos.",
+        "`backupd catalog rebuild` builds a new one from the manifests.",
+        "`backupd catalog rebuild` crea uno nuevo a partir de los manifiestos.",
     ),
-    "advice.unread.log": Phrase("Check its owner and rights.", "Revise su dueño y sus permisos."),
+    "advice.unread.log": Phrase("Check its owner and permissions.", "Revise su propietario y sus permisos."),
     "advice.prune": Phrase("`backupd prune` tries again now.", "`backupd prune` lo intenta de nuevo ahora."),
     "advice.scrub": Phrase(
-        "`backupd verify --all` reads every copy again.", "`backupd verify --all` vuelve a leer todas las copias."
+        "`backupd verify --all` verifies every generation.", "`backupd verify --all` verifica todas las copias."
     ),
 }
 _HISTORY: Final = {
     "source": Phrase("Source", "Base"),
     "calendar": Phrase("The last 12 months", "Los últimos 12 meses"),
     "calendar.summary": Phrase(
-        "Calendar of {source} from {first} to {last}: {verified} days verified, {degraded} degraded, {failed} failed, "
-        "{missed} missed.",
-        "Calendario de {source} del {first} al {last}: {verified} días verificados, {degraded} con avisos, {failed} "
-        "fallidos, {missed} omitidos.",
+        "Calendar of {source} from {first} to {last}: {verified} days verified, {degraded} degraded, {failed} "
+        "failed, {missed} missed.",
+        "Calendario de {source} del {first} al {last}: {verified} días verificados, {degraded} con avisos, "
+        "{failed} con fallos, {missed} sin copia.",
     ),
     "day.verified": Phrase("verified", "verificado"),
     "day.degraded": Phrase("degraded", "con avisos"),
-    "day.failed": Phrase("failed", "fallido"),
-    "day.missed": Phrase("missed", "omitido"),
+    "day.failed": Phrase("failed", "con fallos"),
+    "day.missed": Phrase("missed", "sin copia"),
     "day.none": Phrase("nothing due", "nada previsto"),
     "day.runs": Phrase("{failed} of {runs} runs failed", "fallaron {failed} de {runs} ejecuciones"),
-    "days.other": Phrase("Days that were not verified: {count}", "Días no verificados: {count}"),
+    "days.other": Phrase("Days not verified: {count}", "Días no verificados: {count}"),
     "days.more": Phrase("and {count} earlier ones", "y {count} anteriores"),
     "weekday.0": Phrase("Mon", "lun"),
     "weekday.2": Phrase("Wed", "mié"),
     "weekday.4": Phrase("Fri", "vie"),
     "size": Phrase("Size", "Tamaño"),
-    "duration": Phrase("Duration of a backup", "Duración de la copia"),
+    "duration": Phrase("Duration of a backup", "Duración de las copias"),
     "chart.database": Phrase("database", "base de datos"),
-    "chart.archive": Phrase("archive", "archivo"),
+    "chart.archive": Phrase("archive", "copia comprimida"),
     "chart.size-summary": Phrase(
-        "Size of {source} from {first} to {last}: the database last {snapshot}, its archive {archive}.",
-        "Tamaño de {source} del {first} al {last}: la base al final {snapshot}, su archivo {archive}.",
+        "Size of {source} from {first} to {last}: latest database {snapshot}, latest archive {archive}.",
+        "Tamaño de {source} del {first} al {last}: última base {snapshot}, última copia comprimida {archive}.",
     ),
     "chart.duration-summary": Phrase(
-        "Duration of the backups of {source} from {first} to {last}: last {duration}.",
+        "Duration of the backups of {source} from {first} to {last}: latest {duration}.",
         "Duración de las copias de {source} del {first} al {last}: la última {duration}.",
     ),
-    "chart.none": Phrase("Nothing to draw yet.", "Aún no hay nada que dibujar."),
+    "chart.none": Phrase("No data yet.", "Aún no hay datos."),
 }
 _GENERATIONS: Final = {
     "generations": Phrase("Generations", "Copias guardadas"),
     "generations.none": Phrase("None yet.", "Ninguna aún."),
-    "generations.count": Phrase("{count} in all, {size}", "{count} en total, {size}"),
+    "generations.count": Phrase("{count} in total, {size}", "{count} en total, {size}"),
     "generation": Phrase("generation", "copia"),
-    "kept-for": Phrase("kept for", "se conserva por"),
-    "copies": Phrase("copies at", "lugares"),
+    "kept-for": Phrase("kept for", "motivo"),
+    "copies": Phrase("copies at", "ubicación"),
     "size-column": Phrase("size", "tamaño"),
-    "goes": Phrase("goes with the next prune", "se elimina en la próxima purga"),
+    "goes": Phrase("removed by the next prune", "se elimina en la próxima purga"),
     "verification.full": Phrase("verified", "verificada"),
-    "verification.structural": Phrase("verified by structure", "verificada en su estructura"),
-    "verification.opaque": Phrase("encrypted, digest verified", "cifrada, resumen verificado"),
+    "verification.structural": Phrase("structure verified", "estructura verificada"),
+    "verification.opaque": Phrase("encrypted, digest verified", "cifrada, suma verificada"),
     "verification.corrupt": Phrase("damaged", "dañada"),
     "rule.last": Phrase("newest", "más reciente"),
-    "rule.within": Phrase("within", "dentro de"),
+    "rule.within": Phrase("within", "últimas"),
     "rule.window-start": Phrase("state at the start of the last", "estado al inicio de las últimas"),
     "rule.hourly": Phrase("hour", "hora"),
     "rule.daily": Phrase("day", "día"),
@@ -331,50 +326,48 @@ _GENERATIONS: Final = {
     "pinned": Phrase("pinned", "fijada"),
     "pinned.until": Phrase("pinned until {at}", "fijada hasta el {at}"),
     "last-verified": Phrase("last verified", "última verificada"),
-    "damaged: not counted; remove by hand": Phrase(
-        "damaged: does not count; remove it by hand", "dañada: no cuenta; elimínela a mano"
+    "damaged: not counted; backupd remove deletes it": Phrase(
+        "damaged: does not count; backupd remove deletes it", "dañada: no cuenta; elimínela con backupd remove"
     ),
     "dated in the future": Phrase("dated in the future", "con fecha futura"),
     "frozen: corrupt": Phrase(
-        "frozen: the source is damaged or unreadable", "retenida: la base está dañada o es ilegible"
+        "held: the source is damaged or unreadable", "retenida: la base está dañada o es ilegible"
     ),
-    "frozen: shrink": Phrase("frozen: the source has shrunk", "retenida: la base se ha reducido"),
+    "frozen: shrink": Phrase("held: the source has shrunk", "retenida: la base se ha reducido"),
     NOT_CONFIGURED: Phrase("source not configured", "base no configurada"),
     HOLDS_UNREADABLE: Phrase("not known: the holds cannot be read", "desconocido: no se pueden leer las retenciones"),
 }
 _REST: Final = {
     "drill": Phrase("Last restore drill", "Último ensayo de restauración"),
     "drill.none": Phrase(
-        "No restore was rehearsed yet. `backupd drill` rehearses one now.",
-        "Aún no se ha ensayado ninguna restauración. `backupd drill` ensaya una ahora.",
+        "No restore drill has run yet. `backupd drill` runs one now.",
+        "Aún no se ha hecho ningún ensayo de restauración. `backupd drill` hace uno ahora.",
     ),
-    "drill.recovered": Phrase("recovered in {duration}", "recuperada en {duration}"),
-    "drill.failed": Phrase("failed after {duration}", "falló a los {duration}"),
+    "drill.recovered": Phrase("restored in {duration}", "restaurada en {duration}"),
+    "drill.failed": Phrase("failed after {duration}", "falló tras {duration}"),
     "drill.unfinished": Phrase("not finished", "sin terminar"),
     "drill.from": Phrase("{subject} from {store}, {at}", "{subject} desde {store}, {at}"),
     "drill.of": Phrase("{subject}, {at}", "{subject}, {at}"),
-    "drill.before": Phrase("Before that", "Anteriores"),
+    "drill.before": Phrase("Earlier drills", "Ensayos anteriores"),
     "replicas": Phrase("Replicas", "Réplicas"),
     "replica.holds": Phrase("{count} generations, last sent {at}", "{count} copias, último envío {at}"),
     "disk": Phrase("Disk", "Disco"),
     "disk.summary": Phrase(
-        "Of {total}: {stored} backups, {other} others, {free} free.",
-        "De {total}: {stored} copias, {other} otros, {free} libres.",
+        "{total} in total: {stored} backups, {other} other files, {free} free.",
+        "{total} en total: {stored} de copias, {other} de otros archivos, {free} libres.",
     ),
     "disk.stored": Phrase("backups {size}", "copias {size}"),
-    "disk.other": Phrase("others {size}", "otros {size}"),
-    "disk.free": Phrase("free {size}", "libre {size}"),
-    "disk.unknown": Phrase("Not known.", "Desconocido."),
+    "disk.other": Phrase("other files {size}", "otros archivos {size}"),
+    "disk.free": Phrase("free {size}", "libres {size}"),
+    "disk.unknown": Phrase("Not known.", "No se conoce."),
     "log": Phrase("Last log lines", "Últimas líneas del registro"),
     "log.none": Phrase("None yet.", "Ninguna aún."),
-    "sources.more": Phrase(
-        "Further sources, in /api/status only: {names}", "Otras bases, solo en /api/status: {names}"
-    ),
+    "sources.more": Phrase("More sources, in /api/status only: {names}", "Más bases, solo en /api/status: {names}"),
     "task.backup": Phrase("backup", "la copia"),
-    "task.replicate": Phrase("replication", "el envío"),
+    "task.replicate": Phrase("replication", "la replicación"),
     "task.drill": Phrase("restore drill", "el ensayo"),
     "task.prune": Phrase("prune", "la purga"),
-    "task.scrub": Phrase("scrub", "la revisión"),
+    "task.scrub": Phrase("scrub", "la verificación"),
 }
 TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     **_PAGE,
@@ -386,29 +379,3 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     **_GENERATIONS,
     **_REST,
 }
-
-
-def choose_language(accept_language: str) -> Language:
-    """Return the language of ours that an Accept-Language header (RFC 9110 §12.5.4) likes best; English by default."""
-    best: Language = LANGUAGES[0]
-    best_quality = 0.0
-    for part in accept_language[:_MOST_CHARACTERS].split(","):
-        tag, _, parameters = part.partition(";")
-        likes = quality(parameters)
-        wanted = tag.strip().lower().partition("-")[0]
-        for language in LANGUAGES:
-            if likes > best_quality and wanted in (language, "*"):
-                best, best_quality = language, likes
-    return best
-
-
-def quality(parameters: str) -> float:
-    """Return how much something is wanted, 0 to 1, by what stands behind it (RFC 9110 §12.4.2); 0 for nonsense."""
-    name, _, value = parameters.strip().partition("=")
-    if not name.strip():
-        return 1.0
-    try:
-        found = float(value)
-    except ValueError:
-        return 0.0
-    return found if name.strip().lower() == "q" and 0 <= found <= 1 else 0.0

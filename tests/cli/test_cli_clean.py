@@ -158,7 +158,7 @@ def test_while_another_run_works_on_the_store_nothing_is_removed(
 def test_doctor_notes_what_was_kept_with_the_command_that_removes_it(typed: Keyboard, kept: list[Path]) -> None:
     found = [finding for finding in typed("doctor", "--json").json if finding["check"] == "restore"]
     assert [finding["ok"] for finding in found] == [True] * len(kept)
-    assert found[0]["detail"].startswith(f"{kept[0].name} is what a restore replaced, ")
+    assert found[0]["detail"].startswith(f"{kept[0].name} is what a restore replaced ")
     assert found[0]["hint"] == "backupd clean removes it once it is 30 days old"
 
 

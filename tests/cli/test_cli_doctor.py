@@ -17,7 +17,7 @@ from keyboard import Keyboard
 from backupd.catalog import NotificationState, OutboxMessage, open_catalog
 from backupd.model import Hold
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.local import examine
+from backupd.tasks.doctor.local import check_local
 from backupd.tasks.requests import BackupRequest
 from support.app import running_app
 from support.bank import make_bank
@@ -100,6 +100,12 @@ def no_mount(patient: Patient) -> dict[str, str]:
     return {"BACKUPD_BACKUPS_DIR": str(patient.backups.parent / "mnt" / "backups")}
 
 
+def a_dangling_link(patient: Patient) -> dict[str, str]:
+    link = patient.backups.parent / "link"
+    link.symlink_to("/nowhere/backups")
+    return {"BACKUPD_BACKUPS_DIR": str(link)}
+
+
 def a_file_for_a_directory(patient: Patient) -> dict[str, str]:
     return {"BACKUPD_BACKUPS_DIR": str(patient.database.parent / "notes.txt")}
 
@@ -162,7 +168,7 @@ def a_generation_of_tomorrow(patient: Patient) -> None:
     backdated(patient.backups, patient.generation, days=-1)
 
 
-def a_message_that_nobody_takes(patient: Patient) -> dict[str, str]:
+def an_undelivered_message(patient: Patient) -> dict[str, str]:
     at = datetime(2026, 11, 20, tzinfo=UTC)
     waiting = OutboxMessage("ref", at, "failure", "title", "body", frozenset({"key"}), 1, at)
     with open_catalog(patient.backups / ".backupd" / "catalog.sqlite3") as catalog:
@@ -175,30 +181,36 @@ TROUBLES: list[tuple[Spoil, str, str, str]] = [
     (a_directory_for_a_database, "source tasks", "is a directory", "path of the database file"),
     (no_sqlite, "source tasks", "is not a SQLite database", "check the path"),
     (an_empty_database, "source tasks", r"is empty \(0 bytes\)", "restore the database"),
-    (no_mount, "backups directory", r"no directory .*/mnt", "mount the volume"),
+    (no_mount, "backups directory", r"the directory .*/mnt does not exist", "mount the volume"),
+    (
+        a_dangling_link,
+        "backups directory",
+        r"link is a symbolic link to /nowhere/backups",
+        "mount what the link leads to",
+    ),
     (a_file_for_a_directory, "backups directory", r"notes\.txt", "."),
     (no_room, "space for tasks", r"a backup of tasks needs .* are free", "free space"),
     (
         a_hot_journal,
         "source tasks",
-        r"tasks\.db-journal is hot: its app died",
+        r"tasks\.db-journal is hot: the app died",
         r"start the app.* 60 s .*degraded",
     ),
     (a_damaged_catalog, "catalog", r"cannot use the catalog .*: file is not a database", "backupd catalog rebuild"),
     (no_catalog, "catalog", r"there is no catalog .*catalog\.sqlite3", "backupd catalog rebuild"),
-    (an_unfinished_catalog, "catalog", "unfinished", "the next backup mends it"),
+    (an_unfinished_catalog, "catalog", "unfinished", "the next backup migrates it"),
     (
         a_quarantined_copy,
         "quarantine",
-        r"^retired-20261101-040000 is a damaged copy, 12 d old, of 3\.0 MiB$",
-        r"findings\.txt in .*/quarantine/retired/retired-20261101-040000; backupd clean removes it once it is 30 days",
+        r"^retired-20261101-040000 is a damaged copy, 12 d old, 3\.0 MiB$",
+        r"findings\.txt in .*/quarantine/retired/retired-20261101-040000; backupd clean removes it after 30 days",
     ),
     (a_stray_archive, "stray files", r"tasks-20260101-0400\.sqlite3\.gz", "delete them"),
-    (a_hold, "rotation", "frozen since 2026-11-20: 900 rows are 3", "backupd prune --unfreeze --source tasks"),
+    (a_hold, "pruning", "on hold since 2026-11-20: 900 rows are 3", "backupd prune --unfreeze --source tasks"),
     (a_refused_manifest, "generations", "its own digest", "gunzip -t"),
-    (a_damaged_archive, "generations", r"tasks-\d+-\d+ failed a check", "delete archive and manifest"),
-    (a_generation_of_tomorrow, "generations", "lie in the future", "set the clock"),
-    (a_message_that_nobody_takes, "messages", "1 message could not be sent yet, since 2026-11-20", "notify --test"),
+    (a_damaged_archive, "generations", r"tasks-\d+-\d+ failed a check", "backupd remove tasks-"),
+    (a_generation_of_tomorrow, "generations", "are dated in the future", "set the clock"),
+    (an_undelivered_message, "messages", "1 message could not be sent yet, since 2026-11-20", "notify --test"),
 ]
 
 
@@ -277,15 +289,15 @@ def test_a_command_that_only_reads_makes_no_catalog_and_finishes_none(
 def test_the_advice_about_a_frozen_source_helps(typed: Keyboard, context: TaskContext, generation: str) -> None:
     assert generation
     context.holds.set(Hold("tasks", "corrupt", context.clock(), "malformed", None))
-    advice = wrong(typed("doctor", "--json"))["rotation"]["hint"].partition("backupd ")[2].split()
+    advice = wrong(typed("doctor", "--json"))["pruning"]["hint"].partition("backupd ")[2].split()
     assert typed(*advice).code == 0
     assert typed("doctor").code == 0
 
 
 def test_a_clock_that_lost_its_battery_is_found(order: BackupRequest, context: TaskContext) -> None:
     long_past = replace(context, clock=lambda: datetime(1970, 1, 1, 0, 3, tzinfo=UTC))
-    (clock,) = [finding for finding in examine((order,), long_past) if finding.check == "clock"]
-    assert (clock.ok, clock.detail) == (False, "the clock says 1970-01-01 00:03:00 UTC, which is long past")
+    (clock,) = [finding for finding in check_local((order,), long_past) if finding.check == "clock"]
+    assert (clock.ok, clock.detail) == (False, "the system clock is wrong: it reads 1970-01-01 00:03:00 UTC")
     assert "NTP" in clock.hint
 
 

@@ -70,7 +70,7 @@ def test_a_byte_that_was_flipped_at_the_replica_fails_the_drill(
 def test_a_copy_that_is_too_old_fails_the_drill(typed: Keyboard, offsite: dict[str, str]) -> None:
     answer = typed("drill", BACKUPD_DRILL__MAX_AGE_S="0.001", **offsite)
     assert answer.code == 1
-    assert "a restore would lose all since then" in answer.err
+    assert "a restore would lose everything since then" in answer.err
     assert "backupd replicate" in answer.err
 
 

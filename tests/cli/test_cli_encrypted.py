@@ -18,6 +18,9 @@ def test_an_encrypted_database_is_listed_verified_drilled_and_restored_for_what_
     with encrypted(database, cipher, "wal"):
         pass
     assert "encrypted: copied as it is" in backupd("doctor").out
+    queried = backupd("doctor", "--json", BACKUPD_DRILL__USER_VERSION="1").json
+    (finding,) = [one for one in queried if one["check"] == "drill query"]
+    assert (finding["ok"], "drill.user_version cannot read a copy of it" in finding["detail"]) == (False, True)
     assert backupd("backup").code == 3
     assert backupd("backup").code == 0
     (listed,) = backupd("list", "--json").json
@@ -32,7 +35,7 @@ def test_an_encrypted_database_is_listed_verified_drilled_and_restored_for_what_
     assert "only its app can be asked" in asked.err
     restored = backupd("restore", "--to", tmp_path / "copy.db")
     assert (restored.code, "integrity checked" in restored.out) == (0, False)
-    assert "only the digest and the size could be checked" in restored.out
+    assert "only digest and size could be checked" in restored.out
     assert read(tmp_path / "copy.db", "SELECT count(*) FROM long", cipher) == [[2000]]
 
 

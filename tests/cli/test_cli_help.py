@@ -3,12 +3,14 @@
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from backupd.cli import _Lazy, cli
+from backupd.cli import COMMANDS, Command, cli
+from backupd.errors import EXIT_CODES
 from support.command import Backupd
 
 Walked = tuple[tuple[str, ...], click.Command]
@@ -44,13 +46,48 @@ def test_the_commands_are_those_that_operators_rely_on() -> None:
     } <= {words(path) for path, _ in LEAVES}
 
 
-def test_the_list_of_commands_says_what_each_command_says_of_itself() -> None:
-    assert isinstance(cli, _Lazy)
-    listed = {name: text for name, (_, text) in cli.commands_help.items()}
-    own = {
-        path[0]: " ".join((command.help or "").partition("\n\n")[0].split()) for path, command in ALL if len(path) == 1
-    }
-    assert listed == {name: re.split("[:;]", text)[0].rstrip(".") + "." for name, text in own.items()}
+def test_the_list_of_commands_is_the_beginning_of_the_help_of_each() -> None:
+    top = {path[0]: command for path, command in ALL if len(path) == 1}
+    assert list(top) == list(COMMANDS)
+    for name, command in top.items():
+        summary, _, details = (command.help or "").partition("\n\n")
+        assert summary == COMMANDS[name].summary
+        assert details or isinstance(command, click.Group), f"{name} has no more to say than its summary"
+
+
+EXITS = {
+    **{key: {0, 1, 2, 3, 75, 78} for key in ("backup", "prune", "replicate", "drill", "restore", "trust")},
+    **{key: {0, 1, 2, 75, 78} for key in ("list", "verify", "pin", "unpin", "remove", "clean", "catalog rebuild")},
+    **{key: {0, 1, 2, 78} for key in ("serve", "show", "doctor", "status", "notify", "health")},
+    **{key: {0, 1, 2, 78} for key in ("config show", "config check")},
+    "log": {0, 1, 2, 78, 130},
+}
+
+
+@pytest.mark.parametrize(("path", "command"), LEAVES, ids=[words(path) for path, _ in LEAVES])
+def test_help_of_each_command_lists_its_exit_codes_with_their_meaning(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    assert isinstance(command, Command)
+    assert set(command.exits) == EXITS[words(path)]
+    listed = CliRunner().invoke(cli, [*path, "--help"]).output.partition("Exit codes:\n")[2].partition("Example:")[0]
+    shown = dict(re.findall(r"^  (\d+) +(\S.*)$", listed, re.MULTILINE))
+    assert shown.keys() == {str(code) for code in command.exits}
+    assert all(command.exits[int(code)].startswith(meaning) for code, meaning in shown.items())
+    assert command.exits[2] == EXIT_CODES[2]
+    assert command.exits[78] == EXIT_CODES[78]
+
+
+@pytest.mark.parametrize(("path", "command"), LEAVES, ids=[words(path) for path, _ in LEAVES])
+def test_a_command_with_an_unusable_configuration_exits_with_the_code_that_its_help_lists(
+    path: tuple[str, ...], command: click.Command, tmp_path: Path
+) -> None:
+    config = tmp_path / "backupd.toml"
+    config.write_text("nonsense = 1\n")
+    required = ["ID"] * sum(isinstance(one, click.Argument) and one.required for one in command.params)
+    answer = CliRunner().invoke(cli, [*path, *required, "--config", str(config)])
+    assert answer.exit_code == 78
+    assert "nonsense" in answer.stderr
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[words(path) for path, _ in ALL])
@@ -100,7 +137,7 @@ def test_the_summary_lists_every_command_and_the_exit_codes(backupd: Backupd) ->
     for path, _ in ALL:
         if len(path) == 1:
             assert re.search(rf"^  {path[0]}  +\S", answer.out, re.MULTILINE), path
-    assert all(f"{code} " in answer.out for code in (0, 1, 2, 3, 75, 78))
+    assert all(f"{code} " in answer.out for code in EXIT_CODES)
 
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["backup", "--frobnicate"], ["show"], ["config", "frobnicate"]])

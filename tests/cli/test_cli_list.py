@@ -69,7 +69,7 @@ def test_people_in_a_pipe_get_aligned_lines(typed: Keyboard, backups: Path, gene
     assert re.split(r"\s{2,}", heading) == ["generation", "age", "size", "verified", "kept for", "stores"]
     assert [line.split()[0] for line in lines[:2]] == [generation, older]
     assert re.match(rf"{older}  +3 d  +[\d.]+ KiB  full  +last, window-start 48h  +local$", lines[1])
-    assert "goes with the next prune" in lines[2]
+    assert "removed by the next prune" in lines[2]
     assert {line.index("full") for line in lines} == {heading.index("verified")}
 
 
@@ -131,13 +131,40 @@ def test_a_manifest_that_is_refused_is_listed_as_corrupt_with_a_warning(
     assert f"warning: the manifest of '{bad}' is not valid" in answer.err
 
 
+def test_damaged_generations_are_listed_with_the_command_that_deletes_them(
+    typed: Keyboard, context: TaskContext, generation: str
+) -> None:
+    context.marks.add(generation, "its archive is damaged")
+    answer = typed("list")
+    assert re.search(rf"^{generation} .* corrupt +damaged: not counted", answer.out, re.MULTILINE)
+    command = answer.err.partition("to delete them: backupd ")[2].split()
+    assert command == ["remove", generation]
+    assert typed(*command).code == 0
+    assert typed("list").out.startswith("no generations in ")
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "restore"])
+def test_a_backups_directory_that_is_a_dangling_link_is_no_empty_store(
+    typed: Keyboard, tmp_path: Path, command: str
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/nowhere/backups")
+    answer = typed(command, BACKUPD_BACKUPS_DIR=str(link))
+    assert answer.code == 1
+    assert f"error: {link} is a symbolic link to /nowhere/backups" in answer.err
+    assert "no generations" not in answer.out
+
+
 def test_an_archive_of_another_size_than_its_manifest_says_is_corrupt(
     typed: Keyboard, backups: Path, generation: str
 ) -> None:
     with (backups / f"{generation}.sqlite3.gz").open("ab") as stream:
         stream.write(b"\0")
     (facts,) = typed("list", "--json").json
-    assert (facts["verification"], facts["kept_for"]) == ("corrupt", ["damaged: not counted; remove by hand"])
+    assert (facts["verification"], facts["kept_for"]) == (
+        "corrupt",
+        ["damaged: not counted; backupd remove deletes it"],
+    )
 
 
 @pytest.mark.cover_processes

@@ -117,7 +117,7 @@ def test_without_a_log_it_says_who_makes_one(typed: Keyboard, backups: Path) -> 
     answer = typed("log")
     assert answer.code == 1
     assert answer.err.startswith(f"error: there is no {backups / 'backup.log'}")
-    assert "the first run makes it" in answer.err
+    assert "the first run creates it" in answer.err
 
 
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("/etc/passwd"), lambda path: path.mkdir()])

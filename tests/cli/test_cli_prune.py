@@ -59,7 +59,7 @@ def test_people_read_each_decision_with_its_reason(typed: Keyboard, backups: Pat
     assert re.match(rf"{generations[0]}  +stays +daily .*, last-verified$", rehearsal[1])
     words = [re.split(r"\s{2,}", line)[1] for line in rehearsal[1:]]
     assert [re.split(r"\s{2,}", line)[1] for line in done[1:]] == [
-        word.replace("would go", "removed") for word in words
+        word.replace("would be removed", "removed") for word in words
     ]
     assert words.count("stays") == len(present(backups))
 
@@ -83,7 +83,7 @@ def test_a_frozen_source_loses_nothing_until_an_operator_says_so(
     answer = typed("prune", "--unfreeze", **POLICY)
     assert (answer.code, answer.err) == (0, "tasks: pruning goes on\n")
     assert len(present(backups)) < len(generations)
-    assert typed("prune", "--unfreeze", **POLICY).err == "tasks: was not frozen\n"
+    assert typed("prune", "--unfreeze", **POLICY).err == "tasks: pruning was not on hold\n"
 
 
 def test_a_dry_run_never_unfreezes(typed: Keyboard, context: TaskContext, generation: str) -> None:

@@ -53,7 +53,7 @@ def test_what_is_pinned_on_hold_or_the_last_verified_one_goes_by_force_alone(
     context.pins.release(older)
     context.holds.set(Hold("tasks", "shrink", context.clock(), "it shrank", None))
     answer = typed("remove", older)
-    assert (answer.code, "frozen: it shrank" in answer.err) == (1, True)
+    assert (answer.code, "on hold: it shrank" in answer.err) == (1, True)
     assert present(backups) == both
     assert typed("remove", *both, "--force").code == 0
     assert present(backups) == set()

@@ -127,6 +127,17 @@ def test_a_database_that_is_gone_comes_back_and_what_its_dead_app_left_is_set_as
     assert not {name for name in beside(database) if name.startswith("tasks.db-")}
 
 
+def test_a_journal_without_a_database_is_kept_and_reported(typed: Keyboard, database: Path, generation: str) -> None:
+    assert generation
+    database.unlink()
+    Path(f"{database}-journal").write_bytes(b"a journal that may hold data")
+    answer = typed("restore")
+    assert answer.code == 0, answer
+    (kept,) = database.parent.glob("tasks.db.pre-restore-*-journal")
+    assert kept.read_bytes() == b"a journal that may hold data"
+    assert f"note     tasks.db was missing, and tasks.db-journal existed: kept as {kept}" in answer.out
+
+
 def test_the_doctor_names_old_databases_until_they_are_removed(typed: Keyboard, newer: str) -> None:
     assert newer
     kept = Path(typed("restore", "--json").json["kept"])

@@ -84,7 +84,7 @@ def test_from_a_store_that_can_only_be_read_it_works_and_says_what_is_written_no
         for dry_run in ([], ["--dry-run"]):
             refused = typed("restore", "--online", *dry_run, **store)
             assert (refused.code, sha256(database)) == (1, newer)
-            assert "no place for the safety backup" in refused.err
+            assert "the safety backup cannot be stored" in refused.err
     assert log_lines(backups) == known
     spend(database)
     assert typed("restore").code == 0

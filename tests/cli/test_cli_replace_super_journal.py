@@ -54,7 +54,7 @@ def test_one_whose_super_journal_is_not_seen_is_kept_with_its_journal_and_undo_b
     with hidden(half.main.parent):
         said = half("restore")
         assert said.code == 0, said
-        assert "undo before the app is started again" in said.out
+        assert "undo before the app starts again" in said.out
         journal = next(name for name in beside(half.attached) if name.endswith("-journal"))
         assert (half.attached.parent / journal).read_bytes() == before["tasks.db-journal"]
         assert "kept with its journal" in log_lines(backups)[-2]["message"]

@@ -193,7 +193,7 @@ def test_what_is_there_is_never_replaced(
     answer = typed("restore", generation, "--to", target, "--json", *dry_run)
     assert (answer.code, answer.json["error"]) == (
         1,
-        f"{target} is a directory" if target.is_dir() else f"{target} exists already",
+        f"{target} is a directory" if target.is_dir() else f"{target} already exists",
     )
     assert (target.lstat().st_ino, target.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert names(target.parent) == {"tasks.db"}
@@ -201,7 +201,7 @@ def test_what_is_there_is_never_replaced(
 
 def test_the_name_of_a_directory_does_not_become_that_of_a_file(typed: Keyboard, generation: str, target: Path) -> None:
     answer = typed("restore", generation, "--to", f"{target}/", "--json")
-    assert (answer.code, answer.json["hint"]) == (2, "give the name of a file in it")
+    assert (answer.code, answer.json["hint"]) == (2, "give the path of a new file in it")
     assert names(target.parent) == set()
 
 
@@ -233,7 +233,7 @@ def test_a_side_file_that_would_be_replayed_into_it_is_refused(
 
 def test_a_directory_that_is_missing_is_named(typed: Keyboard, generation: str, target: Path) -> None:
     answer = typed("restore", generation, "--to", target / "deeper" / "x.db", "--json")
-    assert (answer.code, answer.json["error"]) == (1, f"there is no directory {target / 'deeper'}")
+    assert (answer.code, answer.json["error"]) == (1, f"the directory {target / 'deeper'} does not exist")
 
 
 def test_a_damaged_archive_leaves_nothing_behind(typed: Keyboard, backups: Path, generation: str, target: Path) -> None:
@@ -252,6 +252,19 @@ def test_an_unknown_generation_is_said_to_be_unknown(typed: Keyboard, generation
 def test_an_empty_store_has_nothing_to_restore_and_is_not_made(typed: Keyboard, backups: Path, target: Path) -> None:
     assert typed("restore", "--to", target).code == 1
     assert not backups.exists()
+
+
+def test_an_empty_store_names_the_way_that_helps(typed: Keyboard, database: Path, target: Path, tmp_path: Path) -> None:
+    replica = {"BACKUPD_REPLICAS__NAS__URL": str(tmp_path / "nas")}
+    here = typed("restore", "--to", target, "--json").json["hint"]
+    assert here == "run backupd backup first"
+    assert typed("restore", "--json", **replica).json["hint"] == f"{here}; or restore from a replica: --from nas"
+    database.unlink()
+    assert typed("restore", "--json", **replica).json["hint"] == "restore from a replica: --from nas"
+    lost = typed("restore", "--json").json["hint"]
+    assert ("backupd backup" in lost, "--from NAME" in lost, "backups_dir" in lost) == (False, True, True)
+    failed = typed("backup", "--json").json
+    assert (failed["outcome"], "if the database is lost: backupd restore" in failed["hint"]) == ("failed", True)
 
 
 @pytest.mark.root

@@ -33,7 +33,7 @@ def test_a_database_that_is_there_stays_and_no_store_is_asked(typed: Keyboard, d
     unreachable = {"BACKUPD_REPLICAS__OFFSITE__URL": "file:/nowhere/at/all"}
     answer = typed(*AT_START, "--from", "offsite", **unreachable)
     assert (answer.code, sha256(database), beside(database)) == (0, before, set())
-    assert f"there is a database at {database}: nothing to restore" in answer.out
+    assert f"{database} exists: nothing to restore" in answer.out
     assert not backups.exists()
 
 

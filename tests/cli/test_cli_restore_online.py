@@ -98,7 +98,7 @@ def test_an_app_that_never_lets_go_makes_it_give_up_with_everything_as_it_was(
         answer = typed(*LIVE, BACKUPD_SOURCES__TASKS__BUSY_TIMEOUT_S="0.2")
         assert answer.code == 75
         assert "stayed locked" in answer.json["error"]
-        assert f"name {generation} then" in answer.json["hint"]
+        assert f"then name {generation}: the latest is now the safety backup" in answer.json["hint"]
         app.sql("COMMIT")
         assert app.sql("SELECT count(*) FROM ledger") == [[2]]
 

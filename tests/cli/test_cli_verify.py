@@ -49,7 +49,7 @@ def test_sound_generations_are_proven_again(backupd: Backupd, backups: Path, gen
 
 def test_without_an_id_the_newest_is_proven(typed: Keyboard, generation: str, older: str) -> None:
     answer = typed("verify")
-    assert (answer.code, answer.out.startswith(f"{generation}: sound (")) == (0, True)
+    assert (answer.code, answer.out.startswith(f"{generation}: verified (")) == (0, True)
     assert older not in answer.out
 
 
@@ -84,9 +84,9 @@ def test_a_flipped_byte_in_an_archive_is_found_remembered_and_not_counted(
     answer = backupd("verify", generation, older)
     assert answer.code == 1
     assert answer.out.splitlines()[0].startswith(f"{generation}: DAMAGED (")
-    assert answer.out.splitlines()[1].startswith(f"{older}: sound (")
+    assert answer.out.splitlines()[1].startswith(f"{older}: verified (")
     found = listed(typed)
-    assert found[generation] == ("corrupt", ["damaged: not counted; remove by hand"])
+    assert found[generation] == ("corrupt", ["damaged: not counted; backupd remove deletes it"])
     assert found[older][0] == "full"
     assert "last-verified" in found[older][1]
     assert "generation.damaged" in events(backups)
@@ -115,7 +115,7 @@ def test_a_flipped_byte_in_a_manifest_is_found_and_not_counted(
     assert answer.code == 1
     assert {check["id"]: check["sound"] for check in answer.json} == {generation: False, older: True}
     assert "do not match its own digest" in answer.json[0]["detail"]
-    assert listed(typed)[generation] == ("corrupt", ["damaged: not counted; remove by hand"])
+    assert listed(typed)[generation] == ("corrupt", ["damaged: not counted; backupd remove deletes it"])
     refused = typed("restore", generation, "--to", tmp_path / "bad.db", "--json")
     assert (refused.code, "its own digest" in refused.json["error"]) == (1, True)
     assert typed("restore", older, "--to", tmp_path / "good.db").code == 0
@@ -129,7 +129,7 @@ def test_a_lost_archive_is_damage_that_every_command_names(
     assert answer.code == 1
     assert re.search(rf"^{older}: DAMAGED .*its archive is gone$", answer.out, re.MULTILINE)
     assert typed("verify", older).code == 1
-    assert listed(typed)[older] == ("corrupt", ["damaged: not counted; remove by hand"])
+    assert listed(typed)[older] == ("corrupt", ["damaged: not counted; backupd remove deletes it"])
     told = f"{older}: its archive is gone (put the archive back, or delete {older}.manifest.json)"
     assert typed("list").err == f"warning: {told}\n"
     assert typed("restore", older, "--to", backups / "x.db", "--json").json["error"] == f"{older}: its archive is gone"

@@ -24,7 +24,7 @@ from backupd.tasks.prune import prune, release_hold, unpin_generation
 from backupd.tasks.replica import once
 from backupd.tasks.replicate import replicate
 from backupd.tasks.requests import BackupRequest, PinRequest, ReplicationRequest, RetentionRule
-from backupd.tasks.restore.to_path import restore_to
+from backupd.tasks.restore.to_path import restore_to_path
 from backupd.tasks.verify import verify
 from support.bank import make_bank
 from support.command import log_lines
@@ -125,7 +125,7 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context
     rewritten(tmp_path / "nas", report.generation, lambda manifest: replace(manifest, store="f" * 16))
     adopting = replace(to_nas, adopt=True, force=True)
     replicate(adopting, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
-    restore_to(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
+    restore_to_path(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
     drilled(context)
     prune("tasks", RetentionRule(RetentionPolicy(daily=1)), context)
     rebuild_catalog(context)

@@ -20,7 +20,7 @@ OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9o
 def retried(run: str, said: str) -> bool:
     """Tell whether a status says that a run, `TASK of SUBJECT`, is tried again in a while."""
     task, _, subject = run.split()
-    words = rf"^next runs +{subject}: .*{task} [^,]*\(in \d+ (s|min), the last try failed\)"
+    words = rf"^next runs +{subject}: .*{task} [^,]*\(in [\d.]+ (s|min), the last try failed\)"
     return re.search(words, said, re.MULTILINE) is not None
 
 
@@ -41,7 +41,7 @@ def test_deleted_database_is_unhealthy_within_a_minute_and_healthy_once_restored
         assert (status.code, daemon.ask("/livez")[0]) == (1, 200)
         assert "  reason: the database of tasks is missing: no backup can be made" in status.out
         assert re.search(
-            r"^next runs +tasks: backup .* \(in \d+ (s|min), the last try failed\)", status.out, re.MULTILINE
+            r"^next runs +tasks: backup .* \(in [\d.]+ (s|min), the last try failed\)", status.out, re.MULTILINE
         )
     assert backupd("restore").code == 0
     with running_daemon(backupd) as daemon:
@@ -64,7 +64,7 @@ def test_failed_replication_is_retried_at_once_with_another_host_key_only(
         status = backupd("status", **offsite)
         assert "  warning: the replication to offsite failed: the replica refused" in status.out
         assert re.search(
-            r"^next runs +offsite: replicate .* \(in \d+ (s|min), the last try failed\)", status.out, re.MULTILINE
+            r"^next runs +offsite: replicate .* \(in [\d.]+ (s|min), the last try failed\)", status.out, re.MULTILINE
         )
     pinned = offsite | {"BACKUPD_REPLICAS__OFFSITE__HOST_KEY": sshd.host_key()}
     assert f"offsite: replicate now (when the daemon runs; {RECONFIGURED})" in backupd("status", **pinned).out

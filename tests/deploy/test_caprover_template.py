@@ -67,7 +67,7 @@ def config_of(template: Any) -> Config:
 # --- CapRover's own rules ---
 
 
-def test_the_validator_finds_what_it_looks_for(template: Any) -> None:
+def test_validator_finds_its_errors(template: Any) -> None:
     app = template["caproverOneClickApp"]
     assert template["captainVersion"] == 4
     assert set(template) == {"captainVersion", "services", "caproverOneClickApp"}
@@ -79,14 +79,14 @@ def test_the_validator_finds_what_it_looks_for(template: Any) -> None:
     assert app["documentation"]
 
 
-def test_there_is_a_logo_of_modest_size() -> None:
+def test_logo_is_small() -> None:
     png = (HERE / "logo.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     assert (png[12:16], png[16:24]) == (b"IHDR", bytes([0, 0, 0, 128]) * 2)
     assert len(png) < 20_000
 
 
-def test_nothing_is_asked_for_that_caprover_ignores(template: Any) -> None:
+def test_template_has_no_setting_that_caprover_ignores(template: Any) -> None:
     service = service_of(template, "$$cap_appname")
     read = {"image", "environment", "ports", "volumes", "depends_on", "hostname", "command", "cap_add"}
     assert set(service) - {"caproverExtra"} <= read
@@ -95,13 +95,13 @@ def test_nothing_is_asked_for_that_caprover_ignores(template: Any) -> None:
     assert f"EXPOSE {service['caproverExtra']['containerHttpPort']}\n" in dockerfile
 
 
-def test_the_environment_is_a_map_of_texts(template: Any) -> None:
+def test_environment_maps_names_to_strings(template: Any) -> None:
     environment = service_of(template, "$$cap_appname")["environment"]
     assert isinstance(environment, dict)
     assert all(isinstance(value, str) for value in environment.values())
 
 
-def test_volumes_are_a_path_or_a_label_and_a_path_with_no_option_that_would_be_dropped(template: Any) -> None:
+def test_volumes_have_no_option_that_caprover_drops(template: Any) -> None:
     volumes = service_of(deployed(template, FILLED))["volumes"]
     assert [volume.split(":") for volume in volumes] == [
         ["/var/lib/docker/volumes/captain--my-app-data/_data", "/app/data"],
@@ -112,13 +112,13 @@ def test_volumes_are_a_path_or_a_label_and_a_path_with_no_option_that_would_be_d
     assert "--" not in label
 
 
-def test_the_version_that_is_offered_is_this_one_and_never_latest(variables: dict[str, dict[str, str]]) -> None:
+def test_default_version_is_current_and_not_latest(variables: dict[str, dict[str, str]]) -> None:
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None
     assert variables["$$cap_app_version"]["defaultValue"] == version[1]
 
 
-def test_it_is_formatted_as_the_other_templates_are() -> None:
+def test_template_is_formatted_like_other_templates() -> None:
     text = FILE.read_text()
     indents = {len(line) - len(line.lstrip(" -")) for line in text.split("    instructions:")[0].splitlines()}
     assert indents <= {0, 4, 8, 10, 12, 14}  # four spaces; a list item is two wider
@@ -130,14 +130,14 @@ def test_it_is_formatted_as_the_other_templates_are() -> None:
 # --- Its traps ---
 
 
-def test_no_id_is_the_beginning_of_a_later_one(template: Any) -> None:
+def test_no_variable_is_prefix_of_later_one(template: Any) -> None:
     ids = ids_in_order(template)
     assert len(set(ids)) == len(ids)
     clashes = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :] if b.startswith(a)]
     assert clashes == []
 
 
-def test_every_variable_is_used_and_every_name_is_a_variable(template: Any) -> None:
+def test_every_variable_is_used_and_defined(template: Any) -> None:
     used = set(re.findall(r"\$\$cap_[a-z_]+[a-z]", json.dumps([template["services"]])))
     in_the_end = set(re.findall(r"\$\$cap_[a-z_]+[a-z]", template["caproverOneClickApp"]["instructions"]["end"]))
     ids = ids_in_order(template)
@@ -145,20 +145,18 @@ def test_every_variable_is_used_and_every_name_is_a_variable(template: Any) -> N
     assert in_the_end <= set(ids)
 
 
-def test_the_first_instructions_name_no_variable_since_nothing_is_replaced_in_them(template: Any) -> None:
+def test_first_instructions_have_no_variables(template: Any) -> None:
     assert "$$cap" not in template["caproverOneClickApp"]["instructions"]["start"]
 
 
-def test_each_field_says_what_it_is_and_what_it_accepts(variables: dict[str, dict[str, str]]) -> None:
+def test_each_field_has_description_and_pattern(variables: dict[str, dict[str, str]]) -> None:
     for variable in variables.values():
         assert set(variable) <= {"id", "label", "defaultValue", "description", "validRegex"}
         assert all(isinstance(value, str) and value for value in variable.values()), variable["id"]
         assert {"label", "description", "validRegex"} <= set(variable)
 
 
-def test_the_form_accepts_defaults_and_blanks_where_a_field_may_stay_blank(
-    template: Any, variables: dict[str, dict[str, str]]
-) -> None:
+def test_form_accepts_defaults_and_optional_blanks(template: Any, variables: dict[str, dict[str, str]]) -> None:
     typed = {**defaults(template), **REQUIRED}
     for name, variable in variables.items():
         assert form_accepts(variable, "") == (name in OPTIONAL), name
@@ -169,23 +167,19 @@ def test_the_form_accepts_defaults_and_blanks_where_a_field_may_stay_blank(
 
 
 @pytest.mark.parametrize("value", ['a"b', "a\\b", "a b", "a:b\n", "$$cap_token"])
-def test_the_form_refuses_what_would_break_the_text_it_is_put_into(
-    variables: dict[str, dict[str, str]], value: str
-) -> None:
+def test_form_refuses_values_that_break_template(variables: dict[str, dict[str, str]], value: str) -> None:
     assert [name for name, variable in variables.items() if form_accepts(variable, value)] == []
 
 
 @pytest.mark.parametrize("value", ["my-volume", "relative/path", "/a:/b", "/a b"])
-def test_the_volume_is_a_path_on_the_host_where_a_mistake_fails_loudly(
-    variables: dict[str, dict[str, str]], value: str
-) -> None:
+def test_volume_is_host_path(variables: dict[str, dict[str, str]], value: str) -> None:
     assert not form_accepts(variables["$$cap_source_path"], value)
 
 
 # --- What comes out ---
 
 
-def test_with_the_defaults_the_configuration_is_valid(template: Any) -> None:
+def test_configuration_with_defaults_is_valid(template: Any) -> None:
     made = deployed(template, {**defaults(template), **REQUIRED})
     assert service_of(made)["image"] == f"registry.example.com:5000/backupd:{defaults(template)['$$cap_app_version']}"
     config = config_of(made)
@@ -196,7 +190,7 @@ def test_with_the_defaults_the_configuration_is_valid(template: Any) -> None:
     assert config.http.listen == "0.0.0.0:8080"
 
 
-def test_with_every_optional_field_blank_the_configuration_is_valid(template: Any) -> None:
+def test_configuration_with_blank_optional_fields_is_valid(template: Any) -> None:
     made = deployed(template, {**defaults(template), **REQUIRED, **dict.fromkeys(OPTIONAL, "")})
     config = config_of(made)
     assert config.schedule.timezone == "UTC"
@@ -204,7 +198,7 @@ def test_with_every_optional_field_blank_the_configuration_is_valid(template: An
     assert running_as(made) == (1234, 5678)
 
 
-def test_with_every_field_filled_in_the_configuration_is_valid(template: Any) -> None:
+def test_configuration_with_all_fields_is_valid(template: Any) -> None:
     made = deployed(template, FILLED)
     config = config_of(made)
     assert config.sources["gitea"].path == Path("/app/data/gitea/gitea.db")
@@ -216,7 +210,7 @@ def test_with_every_field_filled_in_the_configuration_is_valid(template: Any) ->
     assert running_as(made) == (1000, 100)
 
 
-def test_by_default_it_runs_as_the_owner_of_the_database(template: Any) -> None:
+def test_template_runs_as_owner_of_database(template: Any) -> None:
     assert running_as(deployed(template, {**defaults(template), **REQUIRED})) == (1234, 5678)
 
 
@@ -228,7 +222,7 @@ def running_as(template: Any) -> tuple[int, int]:
     return identity.uid, identity.gid
 
 
-def test_the_instructions_come_out_with_the_names_of_the_deployed_app(template: Any) -> None:
+def test_instructions_have_names_of_deployed_app(template: Any) -> None:
     end = deployed(template, FILLED)["caproverOneClickApp"]["instructions"]["end"]
     assert "https://my-backup.example.com/health" in end
     assert "$$" not in end
@@ -237,20 +231,20 @@ def test_the_instructions_come_out_with_the_names_of_the_deployed_app(template: 
 # --- What stands beside the template ---
 
 
-def test_the_captain_definition_builds_the_dockerfile() -> None:
+def test_captain_definition_builds_dockerfile() -> None:
     definition = json.loads((ROOT / "captain-definition").read_text())
     assert definition == {"schemaVersion": 2, "dockerfilePath": "./Dockerfile"}
     assert (ROOT / definition["dockerfilePath"]).is_file()
 
 
-def test_the_dockerfile_can_be_built_by_the_classic_builder_that_caprover_uses() -> None:
+def test_dockerfile_works_with_classic_builder() -> None:
     text = (ROOT / "Dockerfile").read_text()
     instructions = [line for line in text.splitlines() if not line.lstrip().startswith("# ")]
     assert not re.search(r"--mount=|--chmod=|--link|<<", "\n".join(instructions))
     assert not text.lower().startswith("# syntax")
 
 
-def test_the_override_names_the_mounts_of_the_template_and_the_fewest_rights(template: Any) -> None:
+def test_override_has_mounts_of_template_and_fewest_capabilities(template: Any) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
     override = yaml.safe_load(blocks[0])["TaskTemplate"]
     container = override["ContainerSpec"]

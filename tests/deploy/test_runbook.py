@@ -25,20 +25,20 @@ def blocks(text: str) -> list[tuple[str, str]]:
     return _BLOCK.findall(text)
 
 
-def test_both_languages_have_the_same_commands_and_sections() -> None:
+def test_runbooks_have_same_commands_and_sections() -> None:
     assert blocks(ENGLISH) == blocks(SPANISH)
     numbers = [re.findall(r"^## (\d+)\.", text, re.MULTILINE) for text in (ENGLISH, SPANISH)]
     assert numbers[0] == numbers[1] == [str(number) for number in range(1, 10)]
 
 
-def test_each_alert_is_explained_in_both() -> None:
+def test_each_alert_is_in_both_runbooks() -> None:
     alerts = re.findall(r"alert: (\w+)", (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
     assert alerts
     for text in (ENGLISH, SPANISH):
         assert {alert for alert in alerts if f"`{alert}`" not in text} == set()
 
 
-def test_what_needs_containers_is_what_the_other_pages_say() -> None:
+def test_container_commands_match_other_pages() -> None:
     said = "".join(lines for kind, lines in blocks(ENGLISH) if kind == "docker")
     assert said.splitlines() == [
         "docker stop app",
@@ -58,7 +58,7 @@ def tools(directory: Path, config: Path) -> None:
         (directory / name).chmod(0o755)
 
 
-def test_every_command_works_in_its_turn(backupd: Backupd, database: Path, sshd: Sshd, tmp_path: Path) -> None:
+def test_every_runbook_command_succeeds_in_order(backupd: Backupd, database: Path, sshd: Sshd, tmp_path: Path) -> None:
     data, there = database.parent, tmp_path / "there"
     known = tmp_path / "known_hosts"
     known.write_text(f"[127.0.0.1]:{sshd.port} {sshd.host_key()}\n")

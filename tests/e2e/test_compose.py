@@ -54,7 +54,7 @@ def project(images: tuple[str, str], tmp_path: Path) -> Iterator[Project]:
         made("down", "--volumes", "--timeout", "1")
 
 
-def test_the_file_gives_no_more_rights_than_were_found_to_be_needed() -> None:
+def test_compose_file_gives_only_needed_capabilities() -> None:
     service = yaml.safe_load(FILE.read_text())["services"]["backupd"]
     options = {
         *("--read-only" for _ in range(service["read_only"])),
@@ -68,7 +68,7 @@ def test_the_file_gives_no_more_rights_than_were_found_to_be_needed() -> None:
     assert options == set(HARDENED)
 
 
-def test_the_sample_is_backed_up_while_it_writes(project: Project) -> None:
+def test_compose_sample_is_backed_up_while_it_writes(project: Project) -> None:
     up = project("up", "--detach")
     assert up.code == 0, up.err
     beside = ("exec", "-T", "backupd", "backupd")

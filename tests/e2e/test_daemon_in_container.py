@@ -87,9 +87,7 @@ def tasks_of(app: Container) -> int:
     return int(json.loads(app.get(APP_HEALTH)[1])["tasks"])
 
 
-def test_the_first_backup_appears_by_itself_beside_an_app_that_writes_and_harms_nothing(
-    lab: ContainerLab, tmp_path: Path
-) -> None:
+def test_first_backup_beside_writing_app_is_automatic_and_harmless(lab: ContainerLab, tmp_path: Path) -> None:
     volume = lab.volume()
     app = lab.app(volume, WRITE_EVERY_MS="5")
     before = lab.files(volume)
@@ -109,7 +107,7 @@ def test_the_first_backup_appears_by_itself_beside_an_app_that_writes_and_harms_
     wait_until(lambda: tasks_of(again) > tasks, "the app writes again")
 
 
-def test_the_daemon_is_root_no_more_and_small(lab: ContainerLab, volume: str) -> None:
+def test_daemon_is_not_root_and_small(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED)
     said(sidecar, "scrub of tasks: done")
     status = status_of_daemon(sidecar)
@@ -119,7 +117,7 @@ def test_the_daemon_is_root_no_more_and_small(lab: ContainerLab, volume: str) ->
     assert int(status["VmRSS"].split()[0]) <= 96 << 10
 
 
-def test_the_healthcheck_fails_while_the_daemon_is_stuck_and_recovers(lab: ContainerLab, volume: str) -> None:
+def test_healthcheck_fails_while_daemon_is_stuck_and_recovers(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=(*HARDENED, *SHORT_TIMEOUTS, "--health-timeout=2s"))
     wait_until(lambda: sidecar.health() == "healthy", "healthy", 60)
     assert status_of_daemon(sidecar, "SIGSTOP")
@@ -128,7 +126,7 @@ def test_the_healthcheck_fails_while_the_daemon_is_stuck_and_recovers(lab: Conta
     wait_until(lambda: sidecar.health() == "healthy", "healthy again", 60)
 
 
-def test_the_healthcheck_fails_while_the_catalog_is_out_of_reach_and_recovers(lab: ContainerLab, volume: str) -> None:
+def test_healthcheck_fails_while_catalog_is_unreachable_and_recovers(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=(*HARDENED, *SHORT_TIMEOUTS, "--health-timeout=20s"))
     said(sidecar, "scrub of tasks: done")
     holder = lab.start(
@@ -144,7 +142,7 @@ def test_the_healthcheck_fails_while_the_catalog_is_out_of_reach_and_recovers(la
     wait_until(lambda: sidecar.health() == "healthy", "healthy again", 90)
 
 
-def test_docker_stop_in_the_middle_of_a_large_backup_leaves_nothing_and_loses_nothing(
+def test_docker_stop_during_large_backup_leaves_no_partial_files_and_loses_nothing(
     lab: ContainerLab, volume: str
 ) -> None:
     sidecar = lab.sidecar(grown(lab, volume), options=HARDENED)
@@ -157,9 +155,7 @@ def test_docker_stop_in_the_middle_of_a_large_backup_leaves_nothing_and_loses_no
     healthy(sidecar, 120)
 
 
-def test_docker_kill_in_the_middle_of_a_large_backup_is_healed_at_the_next_start(
-    lab: ContainerLab, volume: str
-) -> None:
+def test_docker_kill_during_large_backup_is_recovered_at_next_start(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(grown(lab, volume), options=HARDENED)
     at_work(sidecar)
     sidecar.kill()
@@ -171,7 +167,7 @@ def test_docker_kill_in_the_middle_of_a_large_backup_is_healed_at_the_next_start
     assert [name for name in unfinished(lab, volume) if "staging" in name] == []
 
 
-def test_of_two_sidecars_on_one_volume_one_stands_by_and_takes_over(lab: ContainerLab, volume: str) -> None:
+def test_second_sidecar_on_one_volume_is_on_standby_and_takes_over(lab: ContainerLab, volume: str) -> None:
     first = lab.sidecar(volume, options=HARDENED)
     said(first, "scrub of tasks: done")
     second = lab.sidecar(volume, options=HARDENED)
@@ -183,7 +179,7 @@ def test_of_two_sidecars_on_one_volume_one_stands_by_and_takes_over(lab: Contain
     assert len(archives(second)) == 1
 
 
-def test_a_full_volume_fails_the_backup_and_leaves_nothing_there(lab: ContainerLab, volume: str) -> None:
+def test_backup_to_full_volume_fails_and_leaves_no_partial_files(lab: ContainerLab, volume: str) -> None:
     small = f"--mount=type=tmpfs,destination={BACKUPS},tmpfs-size={16 << 20},tmpfs-mode=1777"
     sidecar = lab.sidecar(grown(lab, volume, 20), options=(*HARDENED, small), BACKUPD_BACKUPS_DIR=BACKUPS)
     said(sidecar, "backup of tasks: failed")
@@ -195,9 +191,7 @@ def test_a_full_volume_fails_the_backup_and_leaves_nothing_there(lab: ContainerL
     assert sidecar.get(LIVEZ)[0] == 200
 
 
-def test_a_database_that_an_empty_file_replaced_fails_and_the_old_generation_stays(
-    lab: ContainerLab, volume: str
-) -> None:
+def test_backup_of_emptied_database_fails_and_keeps_old_generation(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED)
     said(sidecar, "scrub of tasks: done")
     kept = archives(sidecar)
@@ -208,7 +202,7 @@ def test_a_database_that_an_empty_file_replaced_fails_and_the_old_generation_sta
     assert archives(sidecar) == kept
 
 
-def test_a_wrong_volume_is_a_failed_run_that_says_so_and_no_end_of_the_daemon(lab: ContainerLab) -> None:
+def test_wrong_volume_fails_runs_and_daemon_continues(lab: ContainerLab) -> None:
     empty, backups = lab.volume(), lab.volume()
     sidecar = lab.sidecar(empty, backups=backups, options=(*HARDENED, *SHORT_TIMEOUTS))
     said(sidecar, f"backup of tasks: failed: no database at {DATA}/tasks.db")
@@ -221,7 +215,7 @@ def test_a_wrong_volume_is_a_failed_run_that_says_so_and_no_end_of_the_daemon(la
     wait_until(lambda: sidecar.health() == "healthy", "the daemon itself is well", 60)
 
 
-def test_days_are_those_of_the_time_zone_in_tz(lab: ContainerLab, volume: str) -> None:
+def test_days_follow_time_zone_in_tz(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED, TZ="America/New_York")
     said(sidecar, "days are counted in America/New_York")
     answer = lab.backupd(volume, "config", "check", options=HARDENED, TZ="Mars/Olympus_Mons")
@@ -239,7 +233,7 @@ def test_days_are_those_of_the_time_zone_in_tz(lab: ContainerLab, volume: str) -
     ],
     ids=["schedule", "unknown-name", "nothing", "user"],
 )
-def test_a_wrong_configuration_stops_the_start_with_what_to_change(
+def test_invalid_configuration_stops_start_with_hint(
     lab: ContainerLab, volume: str, name: str, value: str, words: str
 ) -> None:
     answer = lab.backupd(volume, "serve", options=HARDENED, **{name: value})

@@ -74,7 +74,7 @@ def failure(answer: CommandResult) -> str:
     return str(report["error"])
 
 
-def test_the_daemon_drills_the_replica_and_starts_the_app_on_the_copy_and_tells_when_it_would_not_work(
+def test_daemon_drills_replica_with_app_and_reports_failure(
     drilled: Drilled,
 ) -> None:
     sidecar = drilled.sidecar
@@ -85,7 +85,7 @@ def test_the_daemon_drills_the_replica_and_starts_the_app_on_the_copy_and_tells_
     assert figures["drill"]["proven"] == ["digests", "integrity_check", "contents", "health", "migrations"]
     assert {"connect", "fetch", "unpack", "check", "place", "health", "migrations"} <= set(figures["stages"])
     wait_until(lambda: not drilled.left(), "a free place")
-    assert "a restore would lose all since then" in failure(drilled.drill(MAX_AGE_S="0.001"))
+    assert "a restore would lose everything since then" in failure(drilled.drill(MAX_AGE_S="0.001"))
     again = drilled.drill()
     assert again.code == 0, again.err
     drilled.lab.shell(drilled.volume, f'python -c "{UNBALANCE}" && chown 1000:1000 tasks.db*')

@@ -20,12 +20,12 @@ def facts(image: str) -> Any:
     return docker("image", "inspect", image).json[0]
 
 
-def test_it_is_small(facts: Any) -> None:
+def test_image_is_small(facts: Any) -> None:
     base = docker("image", "inspect", BASE).json[0]
     assert 0 < facts["Size"] - base["Size"] <= LARGEST_MIB * 2**20
 
 
-def test_it_says_which_version_it_is(lab: ContainerLab, facts: Any) -> None:
+def test_image_has_version_label(lab: ContainerLab, facts: Any) -> None:
     assert lab.run(lab.image, "--version").out == f"backupd {PROJECT['version']}\n"
     labels = facts["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == PROJECT["version"]
@@ -34,14 +34,14 @@ def test_it_says_which_version_it_is(lab: ContainerLab, facts: Any) -> None:
     assert labels["org.opencontainers.image.base.name"] == f"docker.io/library/{BASE}"
 
 
-def test_its_revision_is_the_commit_that_it_was_built_from(facts: Any) -> None:
+def test_image_revision_is_commit_of_build(facts: Any) -> None:
     labels = facts["Config"]["Labels"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert labels["org.opencontainers.image.revision"] == (head.stdout.strip() or "unknown")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT.*|unknown", labels["org.opencontainers.image.created"])
 
 
-def test_docker_asks_it_for_its_health_and_can_hear_a_no(facts: Any) -> None:
+def test_image_healthcheck_can_fail(facts: Any) -> None:
     assert facts["Config"]["Healthcheck"] == {
         "Test": ["CMD", "backupd", "health"],
         "Interval": 30 * 10**9,
@@ -51,7 +51,7 @@ def test_docker_asks_it_for_its_health_and_can_hear_a_no(facts: Any) -> None:
     }
 
 
-def test_its_first_process_reaps_and_forwards_and_then_comes_the_daemon(facts: Any) -> None:
+def test_image_starts_tini_and_daemon(facts: Any) -> None:
     config = facts["Config"]
     assert config["Entrypoint"] == ["/usr/bin/tini", "--", "backupd"]
     assert config["Cmd"] == ["serve"]
@@ -59,7 +59,7 @@ def test_its_first_process_reaps_and_forwards_and_then_comes_the_daemon(facts: A
     assert config.get("Volumes") is None, "a volume that nobody named is one that nobody finds"
 
 
-def test_it_holds_no_compiler_no_installer_and_no_caches(lab: ContainerLab) -> None:
+def test_image_has_no_compiler_installer_or_caches(lab: ContainerLab) -> None:
     look = (
         "for name in gcc cc g++ make pip pip3 uv apt-key; do ! command -v $name; done;"
         "! python -c 'import pip' 2>/dev/null;"
@@ -69,7 +69,7 @@ def test_it_holds_no_compiler_no_installer_and_no_caches(lab: ContainerLab) -> N
     assert answer.out == ""
 
 
-def test_every_package_in_it_has_its_reason_in_the_documentation(lab: ContainerLab) -> None:
+def test_every_package_in_image_is_documented(lab: ContainerLab) -> None:
     documented = re.findall(r"^\| ([A-Za-z].*?) \|", DOCUMENTATION.split("## What is in it")[1], re.MULTILINE)
     named = {name for cell in documented for name in cell.split(", ")} - {"package"}
     program = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
@@ -77,13 +77,13 @@ def test_every_package_in_it_has_its_reason_in_the_documentation(lab: ContainerL
     assert named == set(installed)
 
 
-def test_it_adds_one_debian_package_to_its_base(lab: ContainerLab) -> None:
+def test_image_adds_one_debian_package(lab: ContainerLab) -> None:
     query = ("-W", "-f", "${Package}\\n")
     lists = [lab.run(image, *query, options=("--entrypoint=dpkg-query",)).out.split() for image in (BASE, lab.image)]
     assert set(lists[1]) - set(lists[0]) == {"tini"}
 
 
-def test_nothing_of_the_machine_that_built_it_is_in_it(facts: Any, image: str) -> None:
+def test_image_has_no_trace_of_build_machine(facts: Any, image: str) -> None:
     history = docker("history", "--no-trunc", "--format={{.CreatedBy}}", image).out.splitlines()
     base = docker("history", "--no-trunc", "--format={{.CreatedBy}}", BASE).out.splitlines()
     ours = "\n".join([*history[: len(history) - len(base)], *facts["Config"]["Env"]]).lower()
@@ -92,7 +92,7 @@ def test_nothing_of_the_machine_that_built_it_is_in_it(facts: Any, image: str) -
         assert word not in ours, word
 
 
-def test_every_module_it_needs_is_compiled_already(lab: ContainerLab) -> None:
+def test_every_needed_module_in_image_is_compiled(lab: ContainerLab) -> None:
     program = (
         "import sys, importlib, pkgutil, backupd\n"
         "for m in pkgutil.walk_packages(backupd.__path__, 'backupd.'):\n"

@@ -29,7 +29,7 @@ def published(names: str) -> list[str]:
     return [name for name in names.split() if name.startswith(("tasks-", "SHA256SUMS"))]
 
 
-def test_a_host_that_goes_down_in_the_middle_shows_nothing_half_and_gets_only_the_rest_once_it_is_back(
+def test_sftp_host_down_during_upload_has_no_partial_generation_and_resumes(
     lab: ContainerLab, host: SftpHost, network: str
 ) -> None:
     volume = lab.volume()

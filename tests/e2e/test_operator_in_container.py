@@ -13,7 +13,7 @@ def healthy(sidecar: Container) -> None:
     wait_until(lambda: sidecar.get("http://127.0.0.1:8080/health")[0] == 200, "the first backup is there", 60)
 
 
-def test_backup_restore_and_status_by_docker_exec(lab: ContainerLab, volume: str) -> None:
+def test_backup_restore_and_status_by_docker_exec_succeed(lab: ContainerLab, volume: str) -> None:
     backups = lab.volume()
     sidecar = lab.sidecar(volume, backups=backups, options=HARDENED)
     healthy(sidecar)
@@ -26,7 +26,7 @@ def test_backup_restore_and_status_by_docker_exec(lab: ContainerLab, volume: str
     assert {rights.split()[0] for name, rights in lab.files(backups).items() if name != "."} == {APP}
 
 
-def test_the_daemon_becomes_the_owner_of_a_database_that_comes_late(lab: ContainerLab) -> None:
+def test_daemon_becomes_owner_of_database_that_is_created_later(lab: ContainerLab) -> None:
     volume, backups = lab.volume(), lab.volume()
     sidecar = lab.sidecar(volume, backups=backups, options=(*HARDENED, "--cap-add=CHOWN"))
     wait_until(lambda: "no database" in sidecar.logs(), "the log names the trouble", 60)

@@ -24,7 +24,7 @@ def tasks(app: Container) -> int:
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_an_app_that_idles_in_another_container_is_seen_and_once_it_is_stopped_the_restore_works(
+def test_restore_with_idle_app_in_another_container_is_refused_until_app_stops(
     lab: ContainerLab, volume: str, mode: str
 ) -> None:
     lab.shell(volume, "chmod 750 .")  # the app's alone: backupd has to become its owner before it looks
@@ -61,7 +61,7 @@ def oldest(sidecar: Container) -> str:
     return generation
 
 
-def test_a_volume_that_is_lost_with_its_backups_and_catalog_comes_back_from_the_sftp_host(
+def test_lost_volume_with_backups_and_catalog_is_restored_from_sftp_host(
     lab: ContainerLab, volume: str, host: SftpHost, network: str
 ) -> None:
     options = (*HARDENED, f"--network={network}")
@@ -80,7 +80,7 @@ def test_a_volume_that_is_lost_with_its_backups_and_catalog_comes_back_from_the_
     assert rights["."] == lab.files(volume)["."], "owner and mode of the directory"
 
 
-def test_an_init_container_restores_a_volume_that_is_lost_and_leaves_one_that_is_there_alone(
+def test_init_container_restores_lost_volume_and_keeps_existing_one(
     lab: ContainerLab, volume: str, host: SftpHost, network: str
 ) -> None:
     options = (*HARDENED, f"--network={network}")

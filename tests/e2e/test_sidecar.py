@@ -49,7 +49,7 @@ def owners(rights: dict[str, str], *names: str) -> set[str]:
         pytest.param((f"--user={APP}",), False, id="as the user, beside the database"),
     ],
 )
-def test_a_backup_belongs_to_the_owner_of_the_database(
+def test_backup_belongs_to_owner_of_database(
     lab: ContainerLab, volume: str, options: tuple[str, ...], own_volume: bool
 ) -> None:
     backups = lab.volume() if own_volume else None
@@ -67,7 +67,7 @@ def test_a_backup_belongs_to_the_owner_of_the_database(
     assert made[archive if backups else f"backups/{archive}"].endswith(" 600")
 
 
-def test_a_running_app_that_writes_all_the_while_notices_nothing(lab: ContainerLab, tmp_path: Path) -> None:
+def test_writing_app_is_unaffected_by_backup(lab: ContainerLab, tmp_path: Path) -> None:
     volume, backups = lab.volume(), lab.volume()
     app = lab.app(volume, WRITE_EVERY_MS="2")
     before = lab.files(volume)
@@ -85,18 +85,18 @@ def test_a_running_app_that_writes_all_the_while_notices_nothing(lab: ContainerL
     assert rows[1] > 0
 
 
-def test_the_doctor_finds_nothing_wrong_with_the_hardened_sidecar(lab: ContainerLab, volume: str) -> None:
+def test_doctor_in_hardened_sidecar_finds_no_problem(lab: ContainerLab, volume: str) -> None:
     answer = lab.backupd(volume, "doctor", backups=lab.volume(), options=HARDENED)
     assert answer.code == 0, answer.out + answer.err
 
 
-def test_private_data_needs_no_right_to_pass_over_modes(lab: ContainerLab, volume: str) -> None:
+def test_private_data_needs_no_dac_override(lab: ContainerLab, volume: str) -> None:
     lab.shell(volume, "chmod 700 . && chmod 600 tasks.db")
     answer = lab.backupd(volume, "backup", "--json", backups=lab.volume(), options=HARDENED)
     assert answer.code == 0, answer.err
 
 
-def test_a_wrong_volume_is_a_failure_and_stays_empty(lab: ContainerLab) -> None:
+def test_backup_of_wrong_volume_fails_and_leaves_it_empty(lab: ContainerLab) -> None:
     empty = lab.volume()
     answer = lab.backupd(empty, "backup", "--json", backups=lab.volume(), options=HARDENED)
     assert answer.code == 1
@@ -104,9 +104,7 @@ def test_a_wrong_volume_is_a_failure_and_stays_empty(lab: ContainerLab) -> None:
     assert set(lab.files(empty)) == {"."}
 
 
-def test_only_a_directory_of_backups_that_is_roots_needs_the_right_to_change_owners(
-    lab: ContainerLab, volume: str
-) -> None:
+def test_only_backups_directory_of_root_needs_chown(lab: ContainerLab, volume: str) -> None:
     backups = lab.volume()
     lab.shell(backups, "chmod 755 . && touch keep")
     refused = lab.backupd(volume, "backup", "--json", backups=backups, options=without("CHOWN"))
@@ -118,7 +116,7 @@ def test_only_a_directory_of_backups_that_is_roots_needs_the_right_to_change_own
     assert owners(lab.files(backups), "keep") == {"0:0"}
 
 
-def test_databases_of_two_users_are_refused_with_what_to_set(lab: ContainerLab, volume: str) -> None:
+def test_databases_of_two_users_are_refused_with_settings_to_use(lab: ContainerLab, volume: str) -> None:
     lab.shell(volume, "cp tasks.db other.db && chown 1001:1001 other.db")
     answer = lab.backupd(volume, "backup", "--json", BACKUPD_SOURCES__OTHER__PATH=f"{DATA}/other.db")
     assert answer.code == 78
@@ -134,7 +132,7 @@ def stopped(lab: ContainerLab, volume: str, options: tuple[str, ...]) -> tuple[i
 
 
 @pytest.mark.parametrize("options", [(), HARDENED, WITHOUT_RIGHTS], ids=["plain", "hardened", "powerless"])
-def test_the_signal_that_stops_a_container_reaches_the_process_that_is_root_no_more(
+def test_stop_signal_reaches_process_that_is_no_longer_root(
     lab: ContainerLab, volume: str, options: tuple[str, ...]
 ) -> None:
     code, seconds = stopped(lab, volume, options)
@@ -143,5 +141,5 @@ def test_the_signal_that_stops_a_container_reaches_the_process_that_is_root_no_m
 
 
 @pytest.mark.parametrize("right", ["SETUID", "SETGID", "KILL"])
-def test_none_of_the_rights_that_it_asks_for_is_one_too_many(lab: ContainerLab, volume: str, right: str) -> None:
+def test_each_requested_capability_is_needed(lab: ContainerLab, volume: str, right: str) -> None:
     assert stopped(lab, volume, without(right))[0] == 1

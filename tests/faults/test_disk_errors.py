@@ -30,7 +30,7 @@ BROKEN = ("fdatasync", "fsync", "ftruncate", "rename", "unlink")
 DISPENSABLE = re.compile(r"backup\.log|catalog\.sqlite3|\.backupd$|/lock$")
 
 
-def test_any_system_call_that_fails_is_told_with_advice_and_leaves_the_store_as_it_was_or_one_better(
+def test_failed_system_call_is_reported_with_hint_and_store_stays_complete(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = InitialState.of(template), SeenStates(template)

@@ -92,7 +92,7 @@ def assert_told(workspace: Workspace, runner: BackupdRunner, before: InitialStat
     return ended.code != 1
 
 
-def test_of_any_size_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
+def test_disk_of_any_size_holds_complete_new_generation_or_only_old_ones(
     template: Workspace, disk: Disk, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     shop = template.copy_to(tmp_path / "shop")
@@ -120,7 +120,7 @@ def test_of_any_size_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
         fits(too_few - fewer)
 
 
-def test_an_app_that_shares_no_disk_with_its_full_backups_is_left_alone_as_well(
+def test_app_on_another_disk_is_unaffected_by_full_backup_disk(
     template: Workspace, disk: Disk, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before = InitialState.of(template)
@@ -132,7 +132,7 @@ def test_an_app_that_shares_no_disk_with_its_full_backups_is_left_alone_as_well(
     assert_next_backup_recovers(workspace, runner)
 
 
-def test_with_any_number_of_inodes_a_disk_holds_a_whole_new_generation_or_just_what_it_held(
+def test_disk_with_any_number_of_inodes_holds_complete_new_generation_or_only_old_ones(
     template: Workspace, disk: Disk, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before = InitialState.of(template)
@@ -150,7 +150,7 @@ def test_with_any_number_of_inodes_a_disk_holds_a_whole_new_generation_or_just_w
     assert inodes > 3
 
 
-def test_on_a_full_disk_prune_makes_room_and_restore_restores(
+def test_prune_and_restore_on_full_disk_succeed(
     template: Workspace, disk: Disk, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before = InitialState.of(template)
@@ -168,7 +168,7 @@ def test_on_a_full_disk_prune_makes_room_and_restore_restores(
     assert_tidy(workspace, "prune")
 
 
-def test_a_line_that_found_no_room_in_the_log_is_the_only_one_that_is_lost_to_readers(
+def test_log_on_full_disk_loses_only_the_line_that_was_cut(
     template: Workspace, disk: Disk, runner: BackupdRunner
 ) -> None:
     workspace = template.copy_to(disk.root / "workspace")

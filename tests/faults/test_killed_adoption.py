@@ -15,7 +15,7 @@ def changes_something(step: str) -> bool:
     return "/there-" in step or "adopted" in step or "identity" in step
 
 
-def test_killed_before_any_step_of_an_adoption_all_copies_are_there_and_the_next_run_adopts(
+def test_adoption_killed_before_any_step_keeps_all_copies_and_next_run_adopts(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     def environment(workspace: Workspace) -> dict[str, str]:

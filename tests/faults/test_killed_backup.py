@@ -31,7 +31,7 @@ KILLS = 8
 BY_SQLITE = "fdatasync,ftruncate,pwrite64,unlink"
 
 
-def test_killed_before_any_of_its_steps_a_backup_loses_nothing_and_the_next_one_heals(
+def test_backup_killed_before_any_step_loses_nothing_and_next_one_recovers(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = InitialState.of(template), SeenStates(template)
@@ -52,7 +52,7 @@ def test_killed_before_any_of_its_steps_a_backup_loses_nothing_and_the_next_one_
     assert any("remove" in step and "sqlite3.gz" in step for step in steps)
 
 
-def test_checksums_that_a_killed_backup_left_behind_are_right_again_after_any_run_even_one_that_fails(
+def test_checksums_after_killed_backup_are_correct_after_any_next_run(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before = InitialState.of(template)
@@ -73,7 +73,7 @@ def test_checksums_that_a_killed_backup_left_behind_are_right_again_after_any_ru
     on_both_cores(lambda case: kill(*case), cases)
 
 
-def test_killed_at_any_instant_beside_an_app_that_writes_a_backup_loses_nothing_and_the_next_one_heals(
+def test_backup_killed_at_any_instant_beside_writing_app_loses_nothing_and_next_one_recovers(
     runner: BackupdRunner, tmp_path: Path
 ) -> None:
     seed = int(os.environ.get("FAULTS_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -99,7 +99,7 @@ def test_killed_at_any_instant_beside_an_app_that_writes_a_backup_loses_nothing_
             assert_next_backup_recovers(workspace, runner, verify=killed == KILLS)
 
 
-def test_killed_in_a_system_call_of_its_catalog_a_backup_loses_nothing_and_the_next_one_heals(
+def test_backup_killed_in_system_call_of_catalog_loses_nothing_and_next_one_recovers(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = InitialState.of(template), SeenStates(template)
@@ -123,7 +123,7 @@ def test_killed_in_a_system_call_of_its_catalog_a_backup_loses_nothing_and_the_n
     on_both_cores(kill, chosen)
 
 
-def test_a_child_that_is_killed_ends_the_backup_with_advice_and_leaves_the_store_as_it_was(
+def test_backup_with_killed_child_fails_with_hint_and_store_is_unchanged(
     large: Workspace,
 ) -> None:
     before = large.generations()
@@ -138,7 +138,7 @@ def test_a_child_that_is_killed_ends_the_backup_with_advice_and_leaves_the_store
     assert_tidy(large)
 
 
-def test_a_child_that_waits_for_the_app_does_not_outlive_its_killed_backup(tmp_path: Path) -> None:
+def test_waiting_child_of_killed_backup_ends(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
     workspace.database.parent.mkdir(parents=True)
     make_bank(workspace.database, "delete")

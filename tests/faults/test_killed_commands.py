@@ -28,7 +28,7 @@ def pin_labels(workspace: Workspace) -> list[str]:
     return [pin.label for pin in Pins(workspace.hidden / "pins").all().values()]
 
 
-def test_killed_before_any_of_its_steps_a_prune_removes_all_or_nothing_of_a_generation_and_the_next_one_heals(
+def test_prune_killed_before_any_step_removes_whole_generations_and_next_one_recovers(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = InitialState.of(template), SeenStates(template)
@@ -52,7 +52,7 @@ def test_killed_before_any_of_its_steps_a_prune_removes_all_or_nothing_of_a_gene
     at_every_step(kill)
 
 
-def test_killed_before_any_of_its_steps_a_pin_is_there_or_not_and_can_be_set_again(
+def test_pin_killed_before_any_step_is_set_or_not_and_can_be_repeated(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = InitialState.of(template), SeenStates(template)
@@ -77,7 +77,7 @@ def test_killed_before_any_of_its_steps_a_pin_is_there_or_not_and_can_be_set_aga
     assert any("rename" in step and ".backupd/pins/" in step for step in steps)
 
 
-def test_killed_before_any_of_its_steps_a_release_leaves_the_pin_or_none_and_the_generation(
+def test_unpin_killed_before_any_step_keeps_generation(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     pinned = template.copy_to(tmp_path / "pinned")
@@ -101,7 +101,7 @@ def test_killed_before_any_of_its_steps_a_release_leaves_the_pin_or_none_and_the
     at_every_step(kill)
 
 
-def test_killed_before_any_of_its_steps_a_removal_takes_all_or_nothing_and_the_next_run_finishes_it(
+def test_remove_killed_before_any_step_removes_whole_generation_and_next_run_finishes_it(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     pinned = template.copy_to(tmp_path / "pinned")
@@ -127,7 +127,7 @@ def test_killed_before_any_of_its_steps_a_removal_takes_all_or_nothing_and_the_n
     at_every_step(kill)
 
 
-def test_killed_before_any_of_its_steps_a_restore_leaves_the_whole_file_or_none_of_that_name(
+def test_restore_to_path_killed_before_any_step_leaves_complete_file_or_none(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = InitialState.of(template), SeenStates(template)
@@ -155,7 +155,7 @@ def test_killed_before_any_of_its_steps_a_restore_leaves_the_whole_file_or_none_
     at_every_step(kill)
 
 
-def test_killed_before_any_of_its_steps_a_rebuild_of_the_catalog_is_harmless_and_can_be_done_again(
+def test_catalog_rebuild_killed_before_any_step_is_harmless_and_can_be_repeated(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = InitialState.of(template), SeenStates(template)

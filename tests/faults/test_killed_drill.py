@@ -60,7 +60,7 @@ def from_unpacking_to_the_end(
     on_both_cores(one, range(first, last + 1, every))
 
 
-def test_killed_before_a_step_it_leaves_what_the_next_drill_cleans_up(
+def test_drill_killed_before_any_step_is_cleaned_up_by_next_drill(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before, states = InitialState.of(template), SeenStates(template)
@@ -76,9 +76,7 @@ def test_killed_before_a_step_it_leaves_what_the_next_drill_cleans_up(
     from_unpacking_to_the_end(template, runner, tmp_path, signal.SIGKILL, 1, check)
 
 
-def test_told_to_stop_before_a_step_it_cleans_up_by_itself(
-    template: Workspace, runner: BackupdRunner, tmp_path: Path
-) -> None:
+def test_drill_terminated_before_any_step_cleans_up(template: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
     before = InitialState.of(template)
 
     def check(workspace: Workspace, ended: CommandResult) -> None:
@@ -90,7 +88,7 @@ def test_told_to_stop_before_a_step_it_cleans_up_by_itself(
 
 
 @pytest.mark.parametrize("send", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_command_that_runs_for_ever_ends_with_its_drill(
+def test_endless_command_ends_with_its_drill(
     send: signal.Signals, template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     workspace = workspace_for(template, tmp_path / "workspace")

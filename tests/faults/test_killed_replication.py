@@ -50,7 +50,7 @@ def lacking_newest(
 
 
 @pytest.mark.parametrize("kind", ["sftp", "directory"])
-def test_killed_before_any_step_that_changes_something_there_are_only_whole_generations_and_the_next_run_heals(
+def test_replication_killed_before_any_step_leaves_complete_generations_and_next_run_recovers(
     template: Workspace, runner: BackupdRunner, tmp_path: Path, sshd: Sshd, kind: str
 ) -> None:
     filled = tmp_path / "filled"

@@ -92,7 +92,9 @@ def assert_works_again(workspace: Workspace, runner: BackupdRunner, before: Init
     assert not [path for path in workspace.database.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_with_a_wal_that_a_dead_app_left(template: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
+def test_killed_restore_over_database_with_wal_of_dead_app_recovers(
+    template: Workspace, runner: BackupdRunner, tmp_path: Path
+) -> None:
     before = InitialState.of(template, app_runs=True)
 
     def check(workspace: Workspace) -> None:
@@ -102,7 +104,9 @@ def test_with_a_wal_that_a_dead_app_left(template: Workspace, runner: BackupdRun
     killed_at_each(["restore"], template, runner, tmp_path, check)
 
 
-def test_with_a_transaction_that_its_app_died_in(workspace: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
+def test_killed_restore_over_database_with_hot_journal_recovers(
+    workspace: Workspace, runner: BackupdRunner, tmp_path: Path
+) -> None:
     with closing(sqlite3.connect(workspace.database)) as app:
         app.execute("PRAGMA journal_mode=delete")
     die_in_a_transaction(workspace.database)
@@ -113,7 +117,7 @@ def test_with_a_transaction_that_its_app_died_in(workspace: Workspace, runner: B
     )
 
 
-def test_a_restore_that_is_taken_back(workspace: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
+def test_killed_undo_recovers(workspace: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
     before = InitialState.of(workspace, app_runs=True)
     assert runner.run(["restore"], workspace.environ).code == 0
     undo = ["restore", "--undo"]
@@ -132,7 +136,7 @@ def test_a_restore_that_is_taken_back(workspace: Workspace, runner: BackupdRunne
     killed_at_each(undo, workspace, runner, tmp_path, check)
 
 
-def test_a_restore_into_the_live_database_is_recorded_if_and_only_if_it_took_effect(
+def test_killed_online_restore_is_recorded_only_if_it_took_effect(
     workspace: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before = InitialState.of(workspace, app_runs=True)
@@ -152,7 +156,7 @@ def test_a_restore_into_the_live_database_is_recorded_if_and_only_if_it_took_eff
     assert seen == {OLD, NEW}
 
 
-def test_a_missing_database_is_there_after_the_next_start(
+def test_killed_restore_if_missing_is_completed_at_next_start(
     workspace: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     for suffix in ("", "-wal", "-shm"):

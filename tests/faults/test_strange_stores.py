@@ -64,7 +64,7 @@ def in_the_way(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".backupd", ".backupd/staging", ".backupd/removing", ".backupd/lock"])
-def test_what_lies_where_the_work_is_done_ends_the_backup_with_its_name_and_advice(
+def test_unexpected_file_in_staging_path_fails_backup_with_name_and_hint(
     name: str, workspace: Workspace, runner: BackupdRunner
 ) -> None:
     before = InitialState.of(workspace)
@@ -78,7 +78,7 @@ def test_what_lies_where_the_work_is_done_ends_the_backup_with_its_name_and_advi
 
 
 @pytest.mark.parametrize("name", ["SHA256SUMS", ".backupd/SHA256SUMS.new", ".backupd/catalog.sqlite3"])
-def test_what_lies_where_only_notes_are_made_costs_no_backup_or_is_told(
+def test_unexpected_file_in_path_of_records_does_not_prevent_backup_or_is_reported(
     name: str, workspace: Workspace, runner: BackupdRunner
 ) -> None:
     generations = workspace.generations()
@@ -91,7 +91,7 @@ def test_what_lies_where_only_notes_are_made_costs_no_backup_or_is_told(
 
 
 @pytest.mark.parametrize("name", [".backupd", ".backupd/staging", ".backupd/removing"])
-def test_a_link_where_work_is_swept_is_refused_and_not_followed(
+def test_link_in_place_of_staging_is_refused_and_not_followed(
     name: str, workspace: Workspace, runner: BackupdRunner, outside: Path
 ) -> None:
     before = InitialState.of(workspace)
@@ -108,7 +108,7 @@ def test_a_link_where_work_is_swept_is_refused_and_not_followed(
 
 
 @pytest.mark.parametrize("name", [".backupd/lock", ".backupd/SHA256SUMS.new", "SHA256SUMS"])
-def test_a_link_in_place_of_a_file_of_ours_is_not_written_through(
+def test_link_in_place_of_own_file_is_not_written_through(
     name: str, workspace: Workspace, runner: BackupdRunner, outside: Path
 ) -> None:
     (workspace.backups / name).unlink(missing_ok=True)
@@ -121,7 +121,7 @@ def test_a_link_in_place_of_a_file_of_ours_is_not_written_through(
         assert_tidy(workspace)
 
 
-def test_links_in_the_work_of_a_dead_run_are_swept_and_not_followed(
+def test_links_in_staging_of_dead_run_are_removed_and_not_followed(
     workspace: Workspace, runner: BackupdRunner, outside: Path
 ) -> None:
     dead = workspace.backups / DEAD_RUN
@@ -138,7 +138,7 @@ def test_links_in_the_work_of_a_dead_run_are_swept_and_not_followed(
 
 
 @pytest.mark.root
-def test_work_of_a_dead_run_that_cannot_be_swept_is_named_with_the_reason_until_it_can(
+def test_staging_of_dead_run_that_cannot_be_removed_is_logged_with_reason(
     workspace: Workspace, runner: BackupdRunner
 ) -> None:
     mounted = workspace.backups / DEAD_RUN / "copy"
@@ -162,7 +162,7 @@ def test_work_of_a_dead_run_that_cannot_be_swept_is_named_with_the_reason_until_
     assert_tidy(workspace)
 
 
-def test_a_linked_manifest_in_the_work_of_a_dead_run_publishes_nothing(
+def test_linked_manifest_in_staging_of_dead_run_is_not_published(
     workspace: Workspace, runner: BackupdRunner, outside: Path
 ) -> None:
     stray = f"tasks-20200101-0000{ARCHIVE_SUFFIX}"
@@ -176,7 +176,7 @@ def test_a_linked_manifest_in_the_work_of_a_dead_run_publishes_nothing(
     assert (workspace.backups / stray).read_bytes() == b"of somebody's"
 
 
-def test_what_others_put_among_the_work_stays_where_it_is(workspace: Workspace, runner: BackupdRunner) -> None:
+def test_files_of_others_in_staging_are_kept(workspace: Workspace, runner: BackupdRunner) -> None:
     staging, removing = workspace.hidden / "staging", workspace.hidden / "removing"
     (staging / "notes.txt").write_text("mine")
     (staging / "photos").mkdir()
@@ -191,9 +191,7 @@ def test_what_others_put_among_the_work_stays_where_it_is(workspace: Workspace, 
     assert not RECOVERY_EVENTS.intersection(events(workspace))
 
 
-def test_a_generation_that_was_put_back_while_its_removal_was_cut_short_stays(
-    workspace: Workspace, runner: BackupdRunner
-) -> None:
+def test_generation_put_back_during_killed_removal_is_kept(workspace: Workspace, runner: BackupdRunner) -> None:
     newest = max(workspace.generations())
     note = workspace.hidden / "removing" / f"{newest}{MANIFEST_SUFFIX}"
     note.write_bytes(workspace.store.manifest(newest))
@@ -204,7 +202,7 @@ def test_a_generation_that_was_put_back_while_its_removal_was_cut_short_stays(
 
 
 @pytest.mark.root
-def test_from_a_store_on_a_read_only_disk_one_can_still_list_and_restore(
+def test_store_on_read_only_disk_can_be_listed_and_restored(
     template: Workspace, tmp_path: Path, runner: BackupdRunner
 ) -> None:
     workspace = template.copy_to(tmp_path / "workspace")
@@ -227,7 +225,7 @@ def test_from_a_store_on_a_read_only_disk_one_can_still_list_and_restore(
 
 
 @pytest.mark.root
-def test_a_store_on_a_read_only_disk_is_verified_beside_it_and_what_cannot_be_marked_is_said(
+def test_store_on_read_only_disk_is_verified_in_temporary_directory_with_warning(
     workspace: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     damaged, *sound = workspace.generations()
@@ -252,7 +250,7 @@ def test_a_store_on_a_read_only_disk_is_verified_beside_it_and_what_cannot_be_ma
 
 
 @pytest.mark.root
-def test_a_temporary_directory_too_small_to_verify_a_read_only_store_in_is_said_beforehand(
+def test_temporary_directory_too_small_for_verification_is_reported_beforehand(
     workspace: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
@@ -269,7 +267,7 @@ def test_a_temporary_directory_too_small_to_verify_a_read_only_store_in_is_said_
 
 
 @pytest.mark.parametrize("take_away", [shutil.rmtree, lambda path: path.rename(path.with_name("away"))])
-def test_a_store_that_goes_away_in_the_middle_of_a_backup_fails_it_with_advice(
+def test_store_that_disappears_during_backup_fails_it_with_hint(
     take_away: Callable[[Path], object], large: Workspace, runner: BackupdRunner
 ) -> None:
     app_files = large.app_files()

@@ -38,7 +38,7 @@ _LOCKS = "/.backupd/lock"
 _LET_GO = "truncate in file_lock"
 
 
-def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
+def test_backup_terminated_before_any_step_cleans_up_and_reports_it(
     template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before = InitialState.of(template)
@@ -67,7 +67,7 @@ def test_terminated_before_any_of_its_steps_a_backup_cleans_up_and_says_so(
 
 
 @pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
-def test_signalled_again_at_every_step_of_its_cleanup_a_backup_finishes_that(
+def test_backup_signalled_again_during_cleanup_finishes_cleanup(
     send: signal.Signals, template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     before = InitialState.of(template)
@@ -91,9 +91,7 @@ def test_signalled_again_at_every_step_of_its_cleanup_a_backup_finishes_that(
 
 
 @pytest.mark.parametrize("staged", ["snapshot.sqlite3", "archive.part"])
-def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
-    staged: str, large: Workspace, runner: BackupdRunner
-) -> None:
+def test_terminated_backup_ends_its_children(staged: str, large: Workspace, runner: BackupdRunner) -> None:
     before, known = large.generations(), len(events(large))
     with large.stopped(f"copy/{staged}", "backup") as run:
         run.terminate()
@@ -113,7 +111,7 @@ def test_terminated_in_the_middle_of_its_work_a_backup_takes_its_children_along(
 @pytest.mark.parametrize(
     "faults", [NetworkFaults(stall_up=6_000_000), NetworkFaults(rate=2_000_000, delay_s=0.02)], ids=["still", "slow"]
 )
-def test_over_a_bad_line_a_replication_that_is_to_end_waits_for_nobody(
+def test_terminated_replication_over_bad_line_ends_at_once(
     faults: NetworkFaults, runner: BackupdRunner, sshd: Sshd, tmp_path: Path
 ) -> None:
     here = {"BACKUPD_DATABASE": str(tmp_path / "tasks.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "backups")}
@@ -132,7 +130,7 @@ def test_over_a_bad_line_a_replication_that_is_to_end_waits_for_nobody(
 
 
 @pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGINT])
-def test_whoever_stops_a_restore_is_told_what_is_true(
+def test_interrupted_restore_reports_actual_state(
     send: signal.Signals, template: Workspace, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     def stop(at: int | None) -> CommandResult:

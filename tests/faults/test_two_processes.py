@@ -38,9 +38,7 @@ GARBAGE = {
 }
 
 
-def test_of_two_backups_at_once_one_waits_and_both_leave_a_generation_of_their_own(
-    large: Workspace, runner: BackupdRunner
-) -> None:
+def test_two_simultaneous_backups_publish_one_generation_each(large: Workspace, runner: BackupdRunner) -> None:
     workspace = replace(large, kept=len(large.generations()) + 2)
     old = workspace.generations().keys()
     with workspace.stopped("copy/archive.part", "backup") as first:
@@ -63,7 +61,7 @@ def test_of_two_backups_at_once_one_waits_and_both_leave_a_generation_of_their_o
     assert_listed(workspace, runner)
 
 
-def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_which(
+def test_verify_all_during_prune_continues_and_names_removed_generations(
     large: Workspace, runner: BackupdRunner
 ) -> None:
     assert runner.run(["backup"], large.environ).code == 0
@@ -72,13 +70,13 @@ def test_verifying_all_goes_on_when_a_prune_takes_some_of_them_away_and_says_whi
         assert runner.run(["prune"], {**large.environ, "BACKUPD_RETENTION__LAST": "1"}).code == 0
         assert [*large.generations()] == [newest]
     assert run.returncode == 0
-    assert (large.root / "err").read_text() == f"warning: {gone} was pruned meanwhile: skipped\n"
+    assert (large.root / "err").read_text() == f"warning: {gone} was pruned since the listing: skipped\n"
     assert [line["backupd.generation"] for line in log_lines(large.backups) if line["event.action"] == VERIFIED] == [
         newest
     ]
 
 
-def test_two_in_one_minute_are_told_apart_and_a_name_that_pruning_freed_is_not_given_again(
+def test_two_generations_in_one_minute_get_different_names_and_pruned_names_are_not_reused(
     template: Workspace, tmp_path: Path
 ) -> None:
     workspace = template.copy_to(tmp_path / "workspace")
@@ -100,7 +98,7 @@ def test_two_in_one_minute_are_told_apart_and_a_name_that_pruning_freed_is_not_g
 
 
 @pytest.mark.parametrize("arguments", [["backup"], ["prune"], ["catalog", "rebuild"]], ids=" ".join)
-def test_who_may_not_wait_for_the_lock_is_told_who_holds_it_and_to_come_back(
+def test_run_that_cannot_wait_for_lock_names_holder_and_exits_75(
     arguments: list[str], workspace: Workspace, runner: BackupdRunner
 ) -> None:
     before = workspace.generations()
@@ -114,9 +112,7 @@ def test_who_may_not_wait_for_the_lock_is_told_who_holds_it_and_to_come_back(
     assert_tidy(workspace)
 
 
-def test_while_a_backup_is_at_work_others_can_list_verify_and_restore(
-    large: Workspace, runner: BackupdRunner, tmp_path: Path
-) -> None:
+def test_list_verify_and_restore_during_backup_succeed(large: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
     with large.stopped("copy/snapshot.sqlite3", "backup") as run:
         assert runner.run(["backup"], {**large.environ, **NO_PATIENCE}).code == BUSY
         assert [facts["id"] for facts in runner.run(["list", "--json"], large.environ).json] == sorted(
@@ -129,7 +125,7 @@ def test_while_a_backup_is_at_work_others_can_list_verify_and_restore(
     assert_tidy(large)
 
 
-def test_a_backup_leaves_the_work_of_a_verify_alone(large: Workspace, runner: BackupdRunner) -> None:
+def test_backup_during_verify_keeps_its_staged_files(large: Workspace, runner: BackupdRunner) -> None:
     assert runner.run(["backup"], large.environ).code == 0
     with large.stopped("snapshot.sqlite3", "verify") as run:
         write(large.database)
@@ -140,9 +136,7 @@ def test_a_backup_leaves_the_work_of_a_verify_alone(large: Workspace, runner: Ba
     assert_tidy(large)
 
 
-def test_a_lock_that_a_dead_process_held_is_taken_over_and_that_is_said(
-    workspace: Workspace, runner: BackupdRunner
-) -> None:
+def test_lock_of_dead_process_is_taken_over_and_logged(workspace: Workspace, runner: BackupdRunner) -> None:
     died = json.dumps({"task": "prune", "pid": 17, "host": "elsewhere", "since": 0})
     (workspace.hidden / "lock").write_text(died)
     assert runner.run(["backup"], {**workspace.environ, **NO_PATIENCE}).code == 0
@@ -152,18 +146,14 @@ def test_a_lock_that_a_dead_process_held_is_taken_over_and_that_is_said(
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-def test_a_lock_file_full_of_garbage_is_a_lock_like_any_other(
-    garbage: bytes, workspace: Workspace, runner: BackupdRunner
-) -> None:
+def test_lock_file_with_garbage_works_as_lock(garbage: bytes, workspace: Workspace, runner: BackupdRunner) -> None:
     (workspace.hidden / "lock").write_bytes(garbage)
     assert runner.run(["backup"], {**workspace.environ, **NO_PATIENCE}).code == 0
     assert not RECOVERY_EVENTS.intersection(events(workspace))
     assert_tidy(workspace)
 
 
-def test_who_meets_garbage_in_a_lock_that_is_held_is_told_that_somebody_holds_it(
-    workspace: Workspace, runner: BackupdRunner
-) -> None:
+def test_held_lock_with_garbage_is_reported_as_held(workspace: Workspace, runner: BackupdRunner) -> None:
     path = workspace.hidden / "lock"
     with file_lock(path, "backup"):
         path.write_bytes(GARBAGE["deep-json"])

@@ -37,7 +37,7 @@ def parts(workspace: Workspace) -> list[Path]:
     return [path for path in workspace.database.parent.glob(".tasks.db.*.part") if path.stat().st_size]
 
 
-def test_the_second_is_refused_and_the_first_loses_nothing(workspace: Workspace, runner: BackupdRunner) -> None:
+def test_second_of_two_restores_is_refused_and_first_succeeds(workspace: Workspace, runner: BackupdRunner) -> None:
     theirs, ours = stranger(workspace), Backupd(workspace.environ, workspace.root).environment()
     with stopped(ours, workspace.root, lambda: bool(parts(workspace)), "restore") as first:
         (part,) = parts(workspace)
@@ -52,7 +52,7 @@ def test_the_second_is_refused_and_the_first_loses_nothing(workspace: Workspace,
     assert runner.run(["restore"], theirs).code == 0
 
 
-def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(
+def test_backup_recovers_swap_of_another_backupd_only_after_its_death(
     workspace: Workspace, runner: BackupdRunner
 ) -> None:
     database = workspace.database
@@ -71,7 +71,7 @@ def test_a_backup_does_not_undo_the_swap_of_another_backupd_until_that_is_dead(
     assert (transfers(database), kept_databases(database), parts(workspace)) == (OLD, (), [])
 
 
-def test_where_a_directory_cannot_be_locked_a_restore_works_all_the_same(workspace: Workspace, tmp_path: Path) -> None:
+def test_restore_into_directory_without_locks_succeeds(workspace: Workspace, tmp_path: Path) -> None:
     environ = Backupd(workspace.environ, workspace.root).environment()
     ended, calls = traced(
         environ, tmp_path, "flock", "flock:error=EBADF", arguments=("restore",), path=workspace.database.parent
@@ -80,7 +80,7 @@ def test_where_a_directory_cannot_be_locked_a_restore_works_all_the_same(workspa
     assert (ended.code, transfers(workspace.database)) == (0, NEW)
 
 
-def test_a_restore_that_had_to_wait_chooses_among_what_is_there_then(large: Workspace) -> None:
+def test_restore_that_waited_for_lock_chooses_from_current_generations(large: Workspace) -> None:
     oldest, *_ = sorted(large.generations(), key=large.taken_at)
     environ = Backupd(large.environ, large.root).environment()
     with large.stopped("copy/archive.part", "backup") as first, ExitStack() as stack:

@@ -35,9 +35,7 @@ def assert_in_order(told: Sequence[str], *wanted: str) -> None:
         assert step in rest, f"{step!r} did not happen, or not after what has to come before it: {told}"
 
 
-def test_a_generation_is_durable_before_it_is_seen_and_nothing_old_goes_before_that(
-    template: Workspace, tmp_path: Path
-) -> None:
+def test_generation_is_durable_before_it_is_visible_and_before_pruning(template: Workspace, tmp_path: Path) -> None:
     workspace = replace(template.copy_to(tmp_path / "workspace"), kept=3)
     old = min(workspace.generations())
     told = happened(workspace, "backup")
@@ -67,7 +65,7 @@ def test_a_generation_is_durable_before_it_is_seen_and_nothing_old_goes_before_t
     ]
 
 
-def test_the_directories_of_a_first_backup_are_durable_before_anything_is_in_them(tmp_path: Path) -> None:
+def test_directories_of_first_backup_are_durable_before_files_in_them(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
     workspace.database.parent.mkdir(parents=True)
     make_bank(workspace.database)
@@ -83,7 +81,7 @@ def test_the_directories_of_a_first_backup_are_durable_before_anything_is_in_the
     )
 
 
-def test_a_restored_file_is_durable_before_it_bears_its_name(template: Workspace, tmp_path: Path) -> None:
+def test_restored_file_is_durable_before_it_gets_its_name(template: Workspace, tmp_path: Path) -> None:
     workspace = template.copy_to(tmp_path / "workspace")
     assert_in_order(
         happened(workspace, "restore", "--to", workspace.root / "restored.db"),

@@ -23,9 +23,9 @@ from backupd.status.model import History
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import BackupRequest, RetentionRule
-from backupd.web.api import status_answer
-from backupd.web.page import page_answer
-from backupd.web.translations import LANGUAGES
+from backupd.web.localizer import LANGUAGES
+from backupd.web.page import page_response
+from backupd.web.responses import status_response
 from support.generations import backdated, manifest_of
 
 ZONE = ZoneInfo("America/Santiago")
@@ -39,8 +39,8 @@ def survey(context: TaskContext) -> History:
     """Take the survey, and make sure that it can be shown."""
     found = read_history(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
     for language in LANGUAGES:
-        assert page_answer(found, language).status == 200
-    assert status_answer(found).status == 200
+        assert page_response(found, language).status == 200
+    assert status_response(found).status == 200
     return found
 
 

@@ -23,10 +23,10 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import BackupRequest, RetentionRule, ShrinkGuard
 from backupd.tasks.verify import record_verification
 from backupd.web import responses
-from backupd.web.api import status_facts
 from backupd.web.localizer import Localizer
-from backupd.web.metrics import metrics_answer
-from backupd.web.summary_cards import mood_of, to_dos
+from backupd.web.metrics import metrics_response
+from backupd.web.page_view import severity_of, to_dos
+from backupd.web.responses import status_facts
 from support.bank import make_bank
 from support.generations import backdated
 from support.page_states import NIGHTLY, ZONE
@@ -167,17 +167,19 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     assert {line.partition(": ")[2] for line in lines if line.startswith(("  reason: ", "  warning: "))} == headlines
     assert len([line for line in lines if line.startswith("  what to do: ")]) == len(headlines)
 
-    answer = responses.health(health)
+    answer = responses.health_response(health)
     assert answer.status == (503 if unhealthy else 200)
     assert b"/secret" not in answer.body
     assert str(order.path).encode() not in answer.body
 
     facts = status_facts(survey)
     assert (facts["healthy"], {one["headline"] for one in facts["problems"]}) == (not unhealthy, headlines)
-    assert mood_of(survey) == ("bad" if unhealthy else "warn" if expected or survey.stage == "degraded" else "good")
+    assert severity_of(survey) == (
+        "failure" if unhealthy else "warning" if expected or survey.stage == "degraded" else "success"
+    )
     assert len(to_dos(survey, Localizer("en", ZONE))) >= len(headlines)
 
-    told = metrics_answer(survey.status).body.decode()
+    told = metrics_response(survey.status).body.decode()
     assert f"\nbackupd_healthy {float(not unhealthy)}\n" in told
     assert told.count("\nbackupd_problem{") == len(expected)
     for kind, severity in expected.items():

@@ -154,13 +154,13 @@ def serving(
     told: Told | None = None,
     token: str | None = None,
     *,
-    fresh_s: float = 0.0,
-    patience_s: float = 20.0,
+    cache_s: float = 0.0,
+    timeout_s: float = 20.0,
     on_error: Callable[[str], None] | None = None,
 ) -> Iterator[WebSite]:
     """Serve on a free port of 127.0.0.1; by default every request is worked out anew."""
     told, errors = told or Told(), list[str]()
-    app = make_app(told, token, on_error or errors.append, fresh_s=fresh_s, patience_s=patience_s)
+    app = make_app(told, token, on_error or errors.append, cache_s=cache_s, timeout_s=timeout_s)
     server = HttpServer("127.0.0.1:0", app, errors.append)
     server.start()
     try:

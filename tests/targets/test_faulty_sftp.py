@@ -50,7 +50,7 @@ def session(faulty: FaultySftpServer) -> Iterator[paramiko.SFTPClient]:
             yield sftp
 
 
-def test_without_oddities_it_serves_openssh_well(faulty: FaultySftpServer, emptied: Path) -> None:
+def test_server_without_faults_serves_openssh(faulty: FaultySftpServer, emptied: Path) -> None:
     done = faulty.client().sftp(
         "cd backups",
         f"put -f {emptied} a.part",  # -f: fsync
@@ -71,7 +71,7 @@ def test_without_oddities_it_serves_openssh_well(faulty: FaultySftpServer, empti
     assert faulty.client().sftp("get ../../../../etc/passwd").code != 0
 
 
-def test_nobody_else_is_let_in(faulty: FaultySftpServer) -> None:
+def test_other_users_and_keys_are_refused(faulty: FaultySftpServer) -> None:
     with paramiko.SSHClient() as client:
         client.load_host_keys(str(faulty.client().known_hosts))
         with pytest.raises(paramiko.AuthenticationException):
@@ -80,7 +80,7 @@ def test_nobody_else_is_let_in(faulty: FaultySftpServer) -> None:
             )
 
 
-def test_without_extensions_no_file_is_replaced_or_synced(faulty: FaultySftpServer, emptied: Path) -> None:
+def test_server_without_extensions_cannot_replace_or_sync(faulty: FaultySftpServer, emptied: Path) -> None:
     faulty.set_faults(SftpFaults(extensions=frozenset()))
     client = faulty.client()
     assert client.sftp("cd backups", f"put {emptied} a", f"put {emptied} b").code == 0
@@ -97,7 +97,7 @@ def test_without_extensions_no_file_is_replaced_or_synced(faulty: FaultySftpServ
     assert client.sftp("cd backups", "rename a b").code == 0
 
 
-def test_requests_are_denied_or_unknown(faulty: FaultySftpServer, emptied: Path) -> None:
+def test_requests_can_be_denied_or_unsupported(faulty: FaultySftpServer, emptied: Path) -> None:
     faulty.set_faults(SftpFaults(denied=frozenset({"setstat", "fsync@openssh.com"}), unsupported=frozenset({"remove"})))
     client = faulty.client()
     assert "Permission denied" in client.sftp("cd backups", f"put {emptied} a", "chmod 600 a").err
@@ -106,7 +106,7 @@ def test_requests_are_denied_or_unknown(faulty: FaultySftpServer, emptied: Path)
     assert (faulty.files / "a").read_bytes() == DATA
 
 
-def test_one_write_fails_or_all_from_one_on(faulty: FaultySftpServer) -> None:
+def test_bad_write_fails_once_or_from_then_on(faulty: FaultySftpServer) -> None:
     faulty.set_faults(SftpFaults(bad_write=2, bad_write_message="No space left on device"))
     with session(faulty) as sftp, sftp.open("a", "w") as file:
         file.write(b"1")
@@ -122,14 +122,14 @@ def test_one_write_fails_or_all_from_one_on(faulty: FaultySftpServer) -> None:
     assert (faulty.files / "b").read_bytes() == b"1"
 
 
-def test_a_write_is_confirmed_and_not_done(faulty: FaultySftpServer, emptied: Path) -> None:
+def test_lost_write_is_confirmed_and_not_done(faulty: FaultySftpServer, emptied: Path) -> None:
     faulty.set_faults(SftpFaults(lost_write=3))
     assert faulty.client().sftp(f"put {emptied} backups/a").code == 0
     stored = (faulty.files / "a").read_bytes()
     assert (len(stored), stored == DATA) == (len(DATA), False)
 
 
-def test_a_byte_is_read_back_wrong_as_often_as_is_said(faulty: FaultySftpServer) -> None:
+def test_flipped_byte_is_read_back_as_often_as_set(faulty: FaultySftpServer) -> None:
     (faulty.files / "a").write_bytes(DATA)
     wrong = DATA[:200_000] + bytes([DATA[200_000] ^ 1]) + DATA[200_001:]
     for flips, expected in ((1, [wrong, DATA]), (float("inf"), [wrong, wrong])):
@@ -138,7 +138,7 @@ def test_a_byte_is_read_back_wrong_as_often_as_is_said(faulty: FaultySftpServer)
             assert [_read(sftp, "a"), _read(sftp, "a")] == expected
 
 
-def test_sizes_lie_and_files_end_early_or_never(faulty: FaultySftpServer) -> None:
+def test_sizes_and_ends_of_files_can_be_wrong(faulty: FaultySftpServer) -> None:
     (faulty.files / "a").write_bytes(DATA)
     with session(faulty) as sftp:
         faulty.set_faults(SftpFaults(size_error=-1000))
@@ -152,7 +152,7 @@ def test_sizes_lie_and_files_end_early_or_never(faulty: FaultySftpServer) -> Non
             assert file.read(10) == bytes(10)
 
 
-def test_what_is_not_told_is_missing(faulty: FaultySftpServer) -> None:
+def test_unreported_attributes_are_missing(faulty: FaultySftpServer) -> None:
     (faulty.files / "a").write_bytes(DATA)
     faulty.set_faults(SftpFaults(attributes=frozenset({"mode"})))
     with session(faulty) as sftp:
@@ -161,7 +161,7 @@ def test_what_is_not_told_is_missing(faulty: FaultySftpServer) -> None:
             assert attributes.st_mode is not None
 
 
-def test_listings_hold_names_that_no_file_can_have(faulty: FaultySftpServer) -> None:
+def test_listings_can_have_impossible_names(faulty: FaultySftpServer) -> None:
     (faulty.files / "link.sqlite3.gz").symlink_to("/etc/passwd")
     (faulty.files / "directory.sqlite3.gz").mkdir()
     faulty.set_faults(SftpFaults(names=HOSTILE_NAMES))
@@ -178,7 +178,7 @@ def test_listings_hold_names_that_no_file_can_have(faulty: FaultySftpServer) -> 
         assert len(sftp.listdir()) == 10_002
 
 
-def test_a_sparse_manifest_is_served_as_it_is(faulty: FaultySftpServer) -> None:
+def test_sparse_manifest_is_served_unchanged(faulty: FaultySftpServer) -> None:
     with (faulty.files / "a.manifest.json").open("wb") as file:
         file.truncate(100_000_000)
     with session(faulty) as sftp, sftp.open("a.manifest.json") as remote:
@@ -187,13 +187,13 @@ def test_a_sparse_manifest_is_served_as_it_is(faulty: FaultySftpServer) -> None:
         assert remote.read(100) == bytes(10)
 
 
-def test_free_space_may_be_said_to_be_less(faulty: FaultySftpServer) -> None:
+def test_reported_free_space_can_be_set(faulty: FaultySftpServer) -> None:
     faulty.set_faults(SftpFaults(free_bytes=0))
     assert faulty.client().sftp("df .").out.splitlines()[-1].split()[2] == "0"
 
 
 @pytest.mark.parametrize("done", [False, True])
-def test_a_connection_ends_at_any_request_done_or_not(faulty: FaultySftpServer, done: bool) -> None:
+def test_connection_ends_before_or_after_any_request(faulty: FaultySftpServer, done: bool) -> None:
     (faulty.files / "a").write_bytes(DATA)
     with session(faulty) as sftp:
         sftp.posix_rename("a", "b")
@@ -211,7 +211,7 @@ def test_a_connection_ends_at_any_request_done_or_not(faulty: FaultySftpServer, 
             (faulty.files / "a").rename(faulty.files / "b")
 
 
-def test_from_a_request_on_nothing_is_answered(faulty: FaultySftpServer) -> None:
+def test_stalled_server_answers_nothing(faulty: FaultySftpServer) -> None:
     with session(faulty) as sftp:
         faulty.set_faults(SftpFaults(stall_at=2))
         sftp.get_channel().settimeout(0.3)

@@ -76,7 +76,7 @@ def asked(connection: socket.socket, text: bytes) -> bytes:
     return connection.recv(1000)
 
 
-def test_in_fair_weather_all_gets_through_and_is_counted(server: Sshd, upload: Path) -> None:
+def test_proxy_without_faults_forwards_and_counts_everything(server: Sshd, upload: Path) -> None:
     with running_proxy(server.port) as proxy:
         done = server.client(proxy.port).sftp(f"put {upload} {server.path}/a", f"get {server.path}/a {upload}.back")
         assert done.code == 0, done.err
@@ -87,7 +87,7 @@ def test_in_fair_weather_all_gets_through_and_is_counted(server: Sshd, upload: P
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_an_upload_is_cut_at_a_byte_and_the_next_is_spared(server: Sshd, upload: Path, reset: bool) -> None:
+def test_upload_is_cut_at_byte_and_next_one_is_not(server: Sshd, upload: Path, reset: bool) -> None:
     with running_proxy(server.port, NetworkFaults(cut_up=SIZE / 2, reset=reset, times=1)) as proxy:
         client = server.client(proxy.port)
         cut = client.sftp(f"put {upload} {server.path}/cut")
@@ -99,7 +99,7 @@ def test_an_upload_is_cut_at_a_byte_and_the_next_is_spared(server: Sshd, upload:
         assert (server.files / "cut").read_bytes() == upload.read_bytes()
 
 
-def test_a_download_is_cut_every_time(server: Sshd, upload: Path) -> None:
+def test_every_download_is_cut(server: Sshd, upload: Path) -> None:
     (server.files / "there").write_bytes(upload.read_bytes())
     with running_proxy(server.port, NetworkFaults(cut_down=SIZE / 4)) as proxy:
         for _ in range(2):
@@ -107,7 +107,7 @@ def test_a_download_is_cut_every_time(server: Sshd, upload: Path) -> None:
         assert proxy.passed[DOWN] == 2 * SIZE / 4
 
 
-def test_a_turn_is_what_is_said_until_there_is_an_answer(proxy: FaultyProxy) -> None:
+def test_turn_ends_at_reply(proxy: FaultyProxy) -> None:
     proxy.faults = NetworkFaults(cut_at_turn=3)
     with connected(proxy) as connection:
         assert [asked(connection, b"first"), asked(connection, b"second")] == [b"first", b"second"]
@@ -115,7 +115,7 @@ def test_a_turn_is_what_is_said_until_there_is_an_answer(proxy: FaultyProxy) -> 
     wait_until(lambda: proxy.passed == [11, 11], "the count of what passed")
 
 
-def test_each_turn_of_a_session_can_be_the_last(server: Sshd, tmp_path: Path) -> None:
+def test_connection_can_be_cut_at_each_turn(server: Sshd, tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(b"small")
     with running_proxy(server.port) as proxy:
         turns = 0
@@ -130,7 +130,7 @@ def test_each_turn_of_a_session_can_be_the_last(server: Sshd, tmp_path: Path) ->
         assert not (server.files / "turn2").exists()
 
 
-def test_a_connection_ends_after_a_time_even_if_nobody_says_anything(proxy: FaultyProxy) -> None:
+def test_idle_connection_is_cut_after_time(proxy: FaultyProxy) -> None:
     proxy.faults = NetworkFaults(cut_after_s=0.2)
     began = time.monotonic()
     with connected(proxy) as connection:
@@ -138,7 +138,7 @@ def test_a_connection_ends_after_a_time_even_if_nobody_says_anything(proxy: Faul
     assert 0.2 <= time.monotonic() - began < 5
 
 
-def test_a_reset_is_a_reset(proxy: FaultyProxy) -> None:
+def test_reset_fault_sends_reset(proxy: FaultyProxy) -> None:
     proxy.faults = NetworkFaults(cut_up=3, reset=True)
     with connected(proxy) as connection:
         assert asked(connection, b"abc") == b"abc"
@@ -146,7 +146,7 @@ def test_a_reset_is_a_reset(proxy: FaultyProxy) -> None:
             asked(connection, b"d")
 
 
-def test_a_stalled_connection_stays_open_and_goes_on_when_the_weather_clears(proxy: FaultyProxy) -> None:
+def test_stalled_connection_stays_open_and_continues_without_fault(proxy: FaultyProxy) -> None:
     proxy.faults = NetworkFaults(stall_down=2)
     with connected(proxy) as connection:
         assert asked(connection, b"hello") == b"he"
@@ -158,7 +158,7 @@ def test_a_stalled_connection_stays_open_and_goes_on_when_the_weather_clears(pro
         assert connection.recv(10) == b"llo"
 
 
-def test_who_sends_into_a_stall_is_held_up(proxy: FaultyProxy) -> None:
+def test_sender_into_stall_blocks(proxy: FaultyProxy) -> None:
     proxy.faults = NetworkFaults(stall_up=1000)
     with connected(proxy) as connection:
         connection.settimeout(0.3)
@@ -167,7 +167,7 @@ def test_who_sends_into_a_stall_is_held_up(proxy: FaultyProxy) -> None:
     assert proxy.passed[UP] == 1000
 
 
-def test_a_slow_wire_takes_the_time_that_bytes_need(proxy: FaultyProxy) -> None:
+def test_slow_proxy_limits_rate(proxy: FaultyProxy) -> None:
     proxy.faults = NetworkFaults(rate=100_000)
     began = time.monotonic()
     with connected(proxy) as connection:
@@ -178,7 +178,7 @@ def test_a_slow_wire_takes_the_time_that_bytes_need(proxy: FaultyProxy) -> None:
     assert 0.45 < time.monotonic() - began < 5
 
 
-def test_a_delay_is_felt_by_every_answer_but_does_not_limit_throughput(server: Sshd) -> None:
+def test_delay_affects_replies_but_not_throughput(server: Sshd) -> None:
     command = [sys.executable, network_faults_module.__file__, str(server.port), "40"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -203,7 +203,7 @@ def test_a_delay_is_felt_by_every_answer_but_does_not_limit_throughput(server: S
         assert time.monotonic() - began < 8
 
 
-def test_connections_are_refused_for_a_while(proxy: FaultyProxy) -> None:
+def test_proxy_refuses_connections_until_accept(proxy: FaultyProxy) -> None:
     with connected(proxy) as before:
         assert asked(before, b"a") == b"a"
         proxy.refuse()

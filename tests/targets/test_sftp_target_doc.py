@@ -76,7 +76,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             yield Target(names, user, place / "backupd" / "backups", server, client)
 
 
-def test_files_are_uploaded_renamed_listed_and_read(target: Target, tmp_path: Path) -> None:
+def test_sftp_account_can_upload_rename_list_and_read(target: Target, tmp_path: Path) -> None:
     (tmp_path / "up").write_bytes(b"backup")
     done = target.client.sftp(
         "pwd",
@@ -96,7 +96,7 @@ def test_files_are_uploaded_renamed_listed_and_read(target: Target, tmp_path: Pa
     assert (tmp_path / "back").read_bytes() == b"backup"
 
 
-def test_files_are_for_the_account_alone(target: Target, tmp_path: Path) -> None:
+def test_uploaded_files_are_private(target: Target, tmp_path: Path) -> None:
     (tmp_path / "up").write_bytes(b"")
     assert target.client.sftp(f"put {tmp_path}/up private", "mkdir directory").code == 0
     modes = [stat.filemode((target.files / name).stat().st_mode) for name in ("private", "directory", ".")]
@@ -105,7 +105,7 @@ def test_files_are_for_the_account_alone(target: Target, tmp_path: Path) -> None
     target.client.sftp("rm private", "rmdir directory")
 
 
-def test_there_is_no_shell_and_no_terminal(target: Target) -> None:
+def test_sftp_account_has_no_shell_or_terminal(target: Target) -> None:
     for client, works in ((target.server.client(), True), (target.client, False)):
         done = client.ssh("echo", "a-shell")
         assert (done.out == "a-shell\n", "sftp connections only" in done.out) == (works, not works)
@@ -113,7 +113,7 @@ def test_there_is_no_shell_and_no_terminal(target: Target) -> None:
         assert ("PTY allocation request failed" not in terminal.err) == works
 
 
-def test_nothing_is_forwarded(target: Target) -> None:
+def test_sftp_account_cannot_forward(target: Target) -> None:
     out = ("-W", f"127.0.0.1:{target.server.port}")
     back = ("-R", "0:127.0.0.1:1", "-oExitOnForwardFailure=yes")
     for client, works in ((target.server.client(), True), (target.client, False)):
@@ -121,7 +121,7 @@ def test_nothing_is_forwarded(target: Target) -> None:
         assert ("forwarding failed" not in client.ssh("true", options=back).err) == works
 
 
-def test_there_is_no_way_out_of_the_directory(target: Target, tmp_path: Path) -> None:
+def test_sftp_account_cannot_leave_its_directory(target: Target, tmp_path: Path) -> None:
     (tmp_path / "up").write_bytes(b"")
     refused = {
         "get /etc/passwd": "not found",
@@ -142,7 +142,7 @@ def test_there_is_no_way_out_of_the_directory(target: Target, tmp_path: Path) ->
     target.client.sftp("rm up")
 
 
-def test_a_chroot_that_others_can_write_to_is_refused_with_the_words_of_the_document(target: Target) -> None:
+def test_writable_chroot_is_refused_with_documented_message(target: Target) -> None:
     complaint = "bad ownership or modes for chroot directory"
     assert complaint in DOCUMENT
     root = target.files.parent
@@ -155,20 +155,20 @@ def test_a_chroot_that_others_can_write_to_is_refused_with_the_words_of_the_docu
     assert target.client.sftp("pwd").code == 0
 
 
-def test_an_account_as_useradd_leaves_it_is_locked(target: Target) -> None:
+def test_account_of_plain_useradd_is_locked(target: Target) -> None:
     for field, code in (("!", 255), ("*", 0)):
         with changing_accounts():
             run(f"usermod --password '{field}' {target.account}")
         assert target.client.sftp("pwd").code == code
 
 
-def test_the_operator_is_told_the_key_that_the_host_shows(target: Target) -> None:
+def test_documented_commands_show_host_key(target: Target) -> None:
     shown = target.said(blocks("sh admin")[2])
     assert target.server.host_key() in shown
     assert target.server.fingerprint() in shown
 
 
-def test_backups_are_checked_and_restored_there(
+def test_documented_commands_check_and_restore_backups(
     target: Target, backupd: Backupd, backups: Path, tmp_path: Path
 ) -> None:
     made = backupd("backup", "--json").json

@@ -32,7 +32,7 @@ def accounts() -> str:
     return Path("/etc/passwd").read_text()
 
 
-def test_the_runner_of_tests_has_sftp_and_a_shell(own: Sshd, upload: Path) -> None:
+def test_own_account_has_sftp_and_shell(own: Sshd, upload: Path) -> None:
     done = own.client().sftp(f"cd {own.path}", f"put {upload} a.part", "rename a.part a")
     assert done.code == 0, done.err
     assert (own.files / "a").read_bytes() == upload.read_bytes()
@@ -41,7 +41,7 @@ def test_the_runner_of_tests_has_sftp_and_a_shell(own: Sshd, upload: Path) -> No
     assert f'open "{own.path}/a.part"' in own.requests.read_text()
 
 
-def test_a_key_that_was_not_authorized_is_refused_until_it_is(own: Sshd, tmp_path: Path) -> None:
+def test_key_is_refused_until_authorized(own: Sshd, tmp_path: Path) -> None:
     public = new_key(tmp_path / "other", "ecdsa")
     client = own.client(key=tmp_path / "other")
     assert "Permission denied" in client.ssh("true").err
@@ -49,7 +49,7 @@ def test_a_key_that_was_not_authorized_is_refused_until_it_is(own: Sshd, tmp_pat
     assert client.ssh("true").out == "forced\n"
 
 
-def test_each_host_key_is_the_one_that_clients_are_shown(own: Sshd) -> None:
+def test_each_host_key_is_shown_to_clients(own: Sshd) -> None:
     for kind in HOST_KEYS:
         transport = paramiko.Transport(("127.0.0.1", own.port))
         wanted = {"ecdsa": "ecdsa-sha2-nistp256", "ed25519": "ssh-ed25519", "rsa": "rsa-sha2-512"}[kind]
@@ -61,7 +61,7 @@ def test_each_host_key_is_the_one_that_clients_are_shown(own: Sshd) -> None:
         assert key.fingerprint == own.fingerprint(kind)
 
 
-def test_connections_end_when_they_are_told_to_and_the_server_lives_on(own: Sshd) -> None:
+def test_kill_connections_keeps_server_running(own: Sshd) -> None:
     before = len(own.log())
     with subprocess.Popen(own.client().command("sftp"), stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_until(lambda: "Starting session: subsystem 'sftp'" in own.log()[before:], "a session")
@@ -71,7 +71,7 @@ def test_connections_end_when_they_are_told_to_and_the_server_lives_on(own: Sshd
     assert own.client().ssh("echo", "alive").out == "alive\n"
 
 
-def test_after_a_stop_nobody_answers_and_after_a_start_the_same_host_does(tmp_path: Path) -> None:
+def test_stopped_server_refuses_and_started_server_has_same_keys(tmp_path: Path) -> None:
     with running_sshd(tmp_path / "sshd") as server:
         with socket.create_connection(("127.0.0.1", server.port), 10) as connection, connection.makefile("rb") as said:
             assert said.readline().startswith(b"SSH-2.0-")
@@ -89,7 +89,7 @@ def test_after_a_stop_nobody_answers_and_after_a_start_the_same_host_does(tmp_pa
 
 
 @pytest.mark.root
-def test_a_chrooted_account_has_sftp_and_nothing_else(tmp_path: Path, upload: Path) -> None:
+def test_chrooted_account_has_only_sftp(tmp_path: Path, upload: Path) -> None:
     with running_sshd(tmp_path / "sshd", kind="chroot") as server:
         assert f"{server.user}:" in accounts()
         client = server.client()
@@ -106,7 +106,7 @@ def test_a_chrooted_account_has_sftp_and_nothing_else(tmp_path: Path, upload: Pa
 
 
 @pytest.mark.root
-def test_an_account_with_a_shell_can_digest_its_files(tmp_path: Path, upload: Path) -> None:
+def test_account_with_shell_can_digest_files(tmp_path: Path, upload: Path) -> None:
     with running_sshd(tmp_path / "sshd", kind="shell") as server:
         done = server.client().sftp(f"put {upload} {server.path}/a")
         assert done.code == 0, done.err
@@ -116,7 +116,7 @@ def test_an_account_with_a_shell_can_digest_its_files(tmp_path: Path, upload: Pa
 
 
 @pytest.mark.root
-def test_an_account_may_have_a_password(tmp_path: Path) -> None:
+def test_account_with_password_can_log_in(tmp_path: Path) -> None:
     with running_sshd(tmp_path / "sshd", kind="shell", password="correct horse") as server:
         for password, right in (("correct horse", True), ("wrong", False)):
             with paramiko.SSHClient() as client:
@@ -131,7 +131,7 @@ def test_an_account_may_have_a_password(tmp_path: Path) -> None:
                     assert right
 
 
-def test_requests_can_be_denied(tmp_path: Path, upload: Path) -> None:
+def test_denied_requests_fail(tmp_path: Path, upload: Path) -> None:
     with running_sshd(tmp_path / "sshd", sftp="-u 077 -P posix-rename,fsync,statvfs") as server:
         done = server.client().sftp(f"cd {server.path}", f"put {upload} a", f"put {upload} b", "df")
         assert "does not support statvfs" in done.err
@@ -142,13 +142,13 @@ def test_requests_can_be_denied(tmp_path: Path, upload: Path) -> None:
         assert (server.files / "a").exists()
 
 
-def test_a_server_may_be_read_only(tmp_path: Path, upload: Path) -> None:
+def test_read_only_server_refuses_writes(tmp_path: Path, upload: Path) -> None:
     with running_sshd(tmp_path / "sshd", sftp="-R") as server:
         assert "Permission denied" in server.client().sftp(f"put {upload} {server.path}/a").err
         assert server.client().sftp(f"ls {server.path}").code == 0
 
 
-def test_lines_of_a_test_prevail(tmp_path: Path) -> None:
+def test_configuration_lines_of_test_take_precedence(tmp_path: Path) -> None:
     lines = ("Ciphers aes128-ctr", "RekeyLimit 1M")
     with running_sshd(tmp_path / "sshd", lines=lines, match="Match User nobody\n  X11Forwarding no") as server:
         assert "no matching cipher" in server.client().ssh("true", options=("-c", "aes256-ctr")).err

@@ -8,7 +8,7 @@ import pytest
 
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.local import examine
+from backupd.tasks.doctor.local import check_local
 from backupd.tasks.requests import BackupRequest
 from support.command import Backupd
 
@@ -23,7 +23,7 @@ def wrong_as_user(context: TaskContext) -> list[str]:
         os.setgroups([])
         os.setgid(UID)
         os.setuid(UID)
-        said = [f"{finding.check}: {finding.detail}" for finding in examine((), context) if not finding.ok]
+        said = [f"{finding.check}: {finding.detail}" for finding in check_local((), context) if not finding.ok]
         os.write(writer, json.dumps(said).encode())
         os._exit(0)
     os.close(writer)

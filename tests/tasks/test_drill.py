@@ -16,8 +16,7 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Contents, Manifest
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.drill.app_check import differences
-from backupd.tasks.drill.drill import drill
+from backupd.tasks.drill.drill import differences, drill
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import take_inventory
 from backupd.tasks.replica import once
@@ -113,14 +112,14 @@ def test_what_is_newer_and_damaged_is_passed_over_with_a_warning(newest: str, co
     drilled(context)
     report = drilled(context)
     assert (report.outcome, report.exit_code, report.generation) == ("degraded", 3, older)
-    assert report.warnings == (f"newer at local, but damaged or dated in the future: {newest}",)
+    assert report.warnings == (f"newer copies at local are damaged or dated in the future: {newest}",)
 
 
 def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, context: TaskContext) -> None:
     later = replace(context, clock=lambda: datetime.now(UTC) + timedelta(days=2))
     report = drilled(later)
     assert (report.exit_code, set(report.stages)) == (1, {"connect"})
-    assert f"the newest sound copy of tasks at local ({newest}) is 48 h old, more than 24 h" in str(report.error)
+    assert f"the newest verified copy of tasks at local ({newest}) is 48 h old, more than 24 h" in str(report.error)
     assert facts(report).age_s == pytest.approx(2 * DAY_S, abs=600)
 
 
@@ -136,7 +135,7 @@ def test_a_copy_of_what_has_not_changed_since_is_as_young_as_the_last_look(
 def test_nothing_there_is_a_failure_that_says_what_to_do(context: TaskContext) -> None:
     report = drilled(context)
     assert report.exit_code == 1
-    assert "there is no sound copy of tasks at local" in str(report.error)
+    assert "local has no verified copy of tasks" in str(report.error)
     assert "backupd replicate" in str(report.hint)
 
 

@@ -15,10 +15,8 @@ from backupd.errors import TargetRefused
 from backupd.sqlite.source import Source
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.doctor.drill import examine_drill
-from backupd.tasks.drill.app_check import why_unwell
-from backupd.tasks.drill.app_database import Place
-from backupd.tasks.drill.command import RESTORED, environment_for
+from backupd.tasks.drill.app_check import RESTORED, check_drill_setup, environment_for, health_problem
+from backupd.tasks.drill.app_database import AppDatabase
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.replica import once
 from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest
@@ -137,9 +135,12 @@ def test_of_a_command_that_says_much_the_end_is_kept(drills: TaskContext) -> Non
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"user_version": 2}, "PRAGMA user_version is 1, not 2"),
-        ({"query": "SELECT count(*) FROM tasks", "answer": "2"}, "gave '1', not '2'"),
-        ({"query": "SELECT title FROM tasks WHERE id = 9", "answer": "nine"}, "gave None, not 'nine'"),
+        ({"user_version": 2}, "PRAGMA user_version is 1, expected at least 2"),
+        ({"query": "SELECT count(*) FROM tasks", "answer": "2"}, "drill.query returned '1', expected '2'"),
+        (
+            {"query": "SELECT title FROM tasks WHERE id = 9", "answer": "nine"},
+            "returned None, expected 'nine'",
+        ),
         ({"query": "SELECT * FROM missing", "answer": "1"}, "no such table: missing"),
         ({"query": "DELETE FROM tasks", "answer": "1"}, "attempt to write a readonly database"),
     ],
@@ -193,11 +194,11 @@ def test_an_app_that_is_well_before_it_has_the_copy_proves_nothing(
     sample_database(live)
     live.with_name(".live.db.backupd-drill").touch()  # that is what the instance looks at
     with second_instance(live) as url:
-        wait_until(lambda: not why_unwell(url), "the live app")
+        wait_until(lambda: not health_problem(url), "the live app")
         report = drilled(drills, place_at=place, health_url=url, timeout_s=1.0)
-        (finding,) = examine_drill(DrillRequest("tasks", "local", 1, app=AppCheck(1, health_url=url)))
+        (finding,) = check_drill_setup(DrillRequest("tasks", "local", 1, app=AppCheck(1, health_url=url)))
     assert "answers 200 though the restored copy is not in place yet" in str(report.error)
-    assert (finding.ok, "answers 200 already" in finding.detail) == (False, True)
+    assert (finding.ok, "already answers 200" in finding.detail) == (False, True)
 
 
 SERVE = """
@@ -219,7 +220,7 @@ def test_an_app_that_is_started_by_the_command_lives_until_the_end_and_no_longer
     start = (*shell('"$0" -c "$1" "$2" > /dev/null 2>&1 &'), sys.executable, SERVE, str(port))
     report = drilled(drills, command=start, health_url=f"{url}/health")
     assert report.outcome == "done", report.error
-    assert "nobody answered" in why_unwell(f"{url}/health")
+    assert "no answer: " in health_problem(f"{url}/health")
     moved = drilled(drills, command=start, health_url=f"{url}/login", timeout_s=2.0)
     assert "it answered 302" in str(moved.error)
 
@@ -295,7 +296,7 @@ def test_a_place_that_is_not_free_is_refused_and_untouched(
     assert (report.outcome, report.exit_code, report.stages) == ("failed", 1, {})
     after = sorted((path, path.lstat().st_ino) for path in tmp_path.rglob("*") if ".backupd" not in path.parts)
     assert after == before
-    (finding,) = examine_drill(DrillRequest("tasks", "local", 1, app=AppCheck(1, **asked)))
+    (finding,) = check_drill_setup(DrillRequest("tasks", "local", 1, app=AppCheck(1, **asked)))
     assert not finding.ok
     place.rmdir() if what == "directory" else place.unlink(missing_ok=True)
 
@@ -303,7 +304,7 @@ def test_a_place_that_is_not_free_is_refused_and_untouched(
 def test_what_takes_the_place_of_the_copy_in_the_middle_stays_and_is_told(drills: TaskContext, place: Path) -> None:
     report = drilled(drills, place_at=place, command=(*shell('echo mine > "$0.new"; mv "$0.new" "$0"'), str(place)))
     assert (report.outcome, report.exit_code) == ("degraded", 3)
-    assert "another file than the drill had put there" in report.warnings[0]
+    assert "is not the file that the drill put there" in report.warnings[0]
     assert place.read_text() == "mine\n"
     assert drilled(drills, place_at=place).exit_code == 1
     place.unlink()
@@ -315,7 +316,7 @@ def test_what_a_killed_drill_left_at_the_place_is_taken_away_by_the_next(drills:
     place.with_name(".tasks.db.backupd-drill.part").write_text("half")
     state = place.stat()
     place.with_name(".tasks.db.backupd-drill").write_text(json.dumps([state.st_dev, state.st_ino]))
-    Place(place, ()).require_free()
+    AppDatabase(place, ()).require_free()
     assert drilled(drills, place_at=place, command=("test", "-f", str(place))).outcome == "done"
 
 
@@ -329,10 +330,10 @@ def test_a_mark_that_is_cut_off_lets_nothing_be_taken_away(drills: TaskContext, 
 
 
 def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupRequest, place: Path) -> None:
-    held, origin = Place(place, ()), Source.inspect(order.path).facts
+    held, origin = AppDatabase(place, ()), Source.inspect(order.path).facts
     held.prepare()
     place.write_bytes(b"just appeared")
-    with pytest.raises(TargetRefused, match="appeared in the meantime"), held.holding(order.path, origin):
+    with pytest.raises(TargetRefused, match="was created by another process"), held.holding(order.path, origin):
         raise AssertionError("it was placed")
     assert place.read_bytes() == b"just appeared"
     place.unlink()
@@ -344,12 +345,13 @@ def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupReq
 def test_the_doctor_tries_place_command_and_url(place: Path) -> None:
     def look(**asked: object) -> list[bool]:
         app = AppCheck(timeout_s=1, **asked)  # type: ignore[arg-type] - the test says what
-        return [finding.ok for finding in examine_drill(DrillRequest("tasks", "local", 1, app=app))]
+        return [finding.ok for finding in check_drill_setup(DrillRequest("tasks", "local", 1, app=app, path=place))]
 
     well = {"place_at": place, "command": ("sh",), "health_url": "http://127.0.0.1:1/health"}
     assert look(**well) == [True, True, True]
     assert look(command=("/no/such/program",)) == [False]
-    assert list(examine_drill(DrillRequest("tasks", "local", 1))) == []
+    assert look(query="SELECT 1", answer="1") == [True]
+    assert list(check_drill_setup(DrillRequest("tasks", "local", 1))) == []
 
 
 @pytest.mark.root
@@ -359,7 +361,7 @@ def test_a_place_that_is_mounted_without_its_directory_is_refused_by_doctor_and_
     (tmp_path / "instance.db").touch()
     with mounted(tmp_path / "instance.db", place):
         order = DrillRequest("tasks", "local", DAY_S, app=AppCheck(5, place_at=place))
-        (found,) = examine_drill(order)
+        (found,) = check_drill_setup(order)
         report = drilled(drills, place_at=place)
         assert not found.ok
         for said in (found.detail, report.error or ""):

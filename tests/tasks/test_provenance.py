@@ -13,7 +13,7 @@ from backupd.report import AnyReport
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.doctor.local import examine
+from backupd.tasks.doctor.local import check_local
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.prune import prune
 from backupd.tasks.replica import once
@@ -68,7 +68,7 @@ def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
     order = DrillRequest("db", "local", 1e9, 1, 0, path=tmp_path / "a" / "db.sqlite3")
     drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
     assert (drilled.outcome, f"of which {kept[2]} is the newest" in str(drilled.error)) == ("failed", True)
-    found = [finding for finding in examine((BackupRequest("db", order.path),), context) if not finding.ok]
+    found = [finding for finding in check_local((BackupRequest("db", order.path),), context) if not finding.ok]
     assert [finding.check for finding in found] == ["backups of db"]
 
 

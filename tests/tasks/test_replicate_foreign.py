@@ -16,7 +16,7 @@ from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, rebuild_catalog
-from backupd.tasks.doctor.replica import examine_replica
+from backupd.tasks.doctor.replica import check_replica
 from backupd.tasks.drill.drill import drill
 from backupd.tasks.replica import Connect, once, replica_inventory
 from backupd.tasks.requests import BackupRequest, DrillRequest, RetentionRule
@@ -109,9 +109,9 @@ def test_a_second_store_is_refused_before_it_sends_or_removes_anything(
     assert "24 h old): nothing of that source was sent or removed" in str(report.error)
     assert contents(files) == before
     assert replicate_to(connect(first), first.context).outcome == "done"
-    found = list(examine_replica(LAST, connect(second), second.context))[-1]
+    found = list(check_replica(LAST, connect(second), second.context))[-1]
     assert (found.check, found.ok, "another store" in found.detail) == ("copies at there", False, True)
-    assert list(examine_replica(LAST, connect(first), first.context))[-1].detail == "1 generation of this store"
+    assert list(check_replica(LAST, connect(first), first.context))[-1].detail == "1 generation of this store"
     with connect(second)() as there:
         inventory = replica_inventory("there", there, second.context)
         drilled = drill(
@@ -205,7 +205,7 @@ def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_ma
     assert replicate_to(connect(first), first.context).outcome == "done"
     second.now += timedelta(days=2)
     report = replicate_to(connect(second), second.context, order=replace(REPLICATE_ALL, adopt=True))
-    assert (report.outcome, "seems to be at work" in str(report.error)) == ("failed", True)
+    assert (report.outcome, "seems to be in use" in str(report.error)) == ("failed", True)
     assert "--force" in str(report.hint)
     assert second.context.identities.adopted() == {}
     assert (

@@ -9,7 +9,7 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from backupd.stores.sftp.connection import Timeouts
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor.replica import examine_replica
+from backupd.tasks.doctor.replica import check_replica
 from backupd.tasks.requests import BackupRequest
 from support.faulty_sftp import (
     EXTENSIONS,
@@ -144,7 +144,7 @@ def test_doctor_leaves_nothing_on_a_disk_that_is_full(
     faulty: FaultySftpServer, context: TaskContext, first: int
 ) -> None:
     faulty.set_faults(SftpFaults(bad_write=first, bad_writes=float("inf")))
-    (found,) = examine_replica(REPLICATE_ALL, over_sftp(faulty, faulty.path, context), context)
+    (found,) = check_replica(REPLICATE_ALL, over_sftp(faulty, faulty.path, context), context)
     assert (found.ok, "free space" in f"{found.detail} {found.hint}") == (False, True)
     assert not [path for path in faulty.files.rglob("*") if path.is_file()]
 

@@ -16,7 +16,8 @@ from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import choose_generation
 from backupd.tasks.requests import BackupRequest
-from backupd.tasks.restore.in_place import RestoreRequest, replace_database
+from backupd.tasks.restore import RestoreRequest
+from backupd.tasks.restore.in_place import restore_in_place
 
 Row = tuple[object, object]
 values = st.one_of(
@@ -74,7 +75,7 @@ def test_a_restored_backup_is_the_database(
             app.execute('DELETE FROM "t 0"')
             app.execute("CREATE TABLE other(x)")
         manifest = choose_generation(local_inventory(context), "latest", "tasks", None)
-        report, done = replace_database(lambda: manifest, RestoreRequest("tasks", path, 2), context.store, context)
+        report, done = restore_in_place(lambda: manifest, RestoreRequest("tasks", path, 2), context.store, context)
         assert report.outcome == "done", report
         assert done is not None
         assert hashlib.sha256(path.read_bytes()).hexdigest() == done.snapshot_sha256 == manifest.snapshot.sha256

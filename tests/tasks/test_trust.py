@@ -15,7 +15,7 @@ from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import choose_generation
 from backupd.tasks.prune import prune
 from backupd.tasks.requests import BackupRequest, RetentionRule
-from backupd.tasks.restore.to_path import restore_to
+from backupd.tasks.restore.to_path import restore_to_path
 from backupd.tasks.verify import verify
 from support.command import log_lines
 
@@ -91,7 +91,7 @@ def test_a_restore_that_meets_damage_names_the_generation_and_marks_it(
     spoil(context, newest)
     manifest = choose_generation(local_inventory(context), "latest", None, None)
     with pytest.raises(CopyCorrupt, match=newest):
-        restore_to(manifest, tmp_path / "restored.db", 1, context)
+        restore_to_path(manifest, tmp_path / "restored.db", 1, context)
     assert not (tmp_path / "restored.db").exists()
     assert choose_generation(local_inventory(context), "latest", None, None).id == older
 
@@ -127,7 +127,7 @@ def test_code_that_lies_in_the_directory_of_a_restore_is_not_run(
     for module in ("json", "apsw", "random"):
         (trap / f"{module}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
     manifest = choose_generation(local_inventory(context), two[0], None, None)
-    restore_to(manifest, trap / "restored.db", 1, context)
+    restore_to_path(manifest, trap / "restored.db", 1, context)
     assert (trap / "restored.db").exists()
     assert not (tmp_path / "sprung").exists()
 
@@ -151,5 +151,5 @@ def test_what_killed_restores_left_is_swept_after_a_day(
     old.touch()
     young.touch()
     os.utime(old, (0, 0))
-    restore_to(choose_generation(local_inventory(context), two[0], None, None), tmp_path / "x.db", 1, context)
+    restore_to_path(choose_generation(local_inventory(context), two[0], None, None), tmp_path / "x.db", 1, context)
     assert (old.exists(), young.exists()) == (False, True)

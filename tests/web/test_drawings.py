@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.status.calendar import WEEKS, Day
-from backupd.web import calendar_view, chart
-from backupd.web.calendar_view import halves
-from backupd.web.chart import Series, duration_chart, nice_ticks, size_chart
+from backupd.web import drawings
+from backupd.web.drawings import Series, duration_chart, halves, nice_ticks, size_chart
 
 FIRST = date(2025, 11, 24)
 SECONDS = (("s", 1), ("min", 60), ("h", 3600))
@@ -54,8 +53,8 @@ def test_an_axis_reaches_to_the_highest_value_in_few_steps(highest: float) -> No
 def test_a_chart_goes_from_the_first_day_to_the_last_and_from_zero_up() -> None:
     drawn = duration_chart([(FIRST, 0.0), (FIRST + timedelta(days=10), 4.0), (FIRST + timedelta(days=20), 8.0)])
     assert drawn is not None
-    left, right = chart.LEFT, chart.WIDTH - chart.RIGHT
-    bottom, top = chart.HEIGHT - chart.BOTTOM, chart.TOP
+    left, right = drawings.LEFT, drawings.WIDTH - drawings.RIGHT
+    bottom, top = drawings.HEIGHT - drawings.BOTTOM, drawings.TOP
     middle = f"{(left + right) / 2:g},{(top + bottom) / 2:g}"
     assert drawn.lines[0].points == f"{left},{bottom} {middle} {right},{top}"
     assert (drawn.lines[0].end_x, drawn.lines[0].end_y) == (right, top)
@@ -71,7 +70,7 @@ def test_a_long_chart_is_marked_by_months() -> None:
 def test_a_single_day_is_a_point_in_the_middle() -> None:
     drawn = duration_chart([(FIRST, 3.0)])
     assert drawn is not None
-    assert drawn.lines[0].end_x == (chart.LEFT + chart.WIDTH - chart.RIGHT) / 2
+    assert drawn.lines[0].end_x == (drawings.LEFT + drawings.WIDTH - drawings.RIGHT) / 2
 
 
 def test_two_series_share_their_axes() -> None:
@@ -92,19 +91,22 @@ def test_nothing_is_drawn_outside(series: list[tuple[date, float]]) -> None:
     drawn = size_chart((sorted(series),))
     assert drawn is not None
     points = [tuple(map(float, point.split(","))) for point in drawn.lines[0].points.split()]
-    assert all(chart.LEFT <= x <= chart.WIDTH - chart.RIGHT for x, _ in points)
-    assert all(chart.TOP - 0.1 <= y <= chart.HEIGHT - chart.BOTTOM for _, y in points)
+    assert all(drawings.LEFT <= x <= drawings.WIDTH - drawings.RIGHT for x, _ in points)
+    assert all(drawings.TOP - 0.1 <= y <= drawings.HEIGHT - drawings.BOTTOM for _, y in points)
     assert len(drawn.x_ticks) <= 6
 
 
 def test_the_calendar_has_a_column_for_each_week_and_a_row_for_each_weekday() -> None:
     older, newer = halves(days((WEEKS - 1) * 7 + 3))
-    assert len(older.cells) == calendar_view.HALF * 7
-    assert (older.cells[0].x, older.cells[0].y) == (calendar_view.LEFT, calendar_view.TOP)
-    assert (older.cells[6].x, older.cells[6].y) == (calendar_view.LEFT, calendar_view.TOP + 6 * calendar_view.PITCH)
-    assert older.cells[7].x == calendar_view.LEFT + calendar_view.PITCH
+    assert len(older.cells) == drawings.HALF_WEEKS * 7
+    assert (older.cells[0].x, older.cells[0].y) == (drawings.CALENDAR_LEFT, drawings.CALENDAR_TOP)
+    assert (older.cells[6].x, older.cells[6].y) == (
+        drawings.CALENDAR_LEFT,
+        drawings.CALENDAR_TOP + 6 * drawings.CALENDAR_PITCH,
+    )
+    assert older.cells[7].x == drawings.CALENDAR_LEFT + drawings.CALENDAR_PITCH
     assert newer.cells[0].day.date == older.cells[-1].day.date + timedelta(days=1)
-    assert max(cell.x for cell in (*older.cells, *newer.cells)) + calendar_view.CELL <= calendar_view.WIDTH
+    assert max(cell.x for cell in (*older.cells, *newer.cells)) + drawings.CALENDAR_CELL <= drawings.CALENDAR_WIDTH
 
 
 def test_months_stand_above_the_first_week_that_begins_in_them_and_never_run_into_each_other() -> None:
@@ -112,8 +114,8 @@ def test_months_stand_above_the_first_week_that_begins_in_them_and_never_run_int
         start = FIRST + timedelta(days=shift)
         for half in halves(tuple(Day(start + timedelta(days=n), "none") for n in range(WEEKS * 7))):
             places = [month.x for month in half.months]
-            assert all(right - left >= 3 * calendar_view.PITCH for left, right in pairwise(places))
-            assert places[-1] + 3 * calendar_view.PITCH <= calendar_view.WIDTH
+            assert all(right - left >= 3 * drawings.CALENDAR_PITCH for left, right in pairwise(places))
+            assert places[-1] + 3 * drawings.CALENDAR_PITCH <= drawings.CALENDAR_WIDTH
             assert len(half.months) >= 5
 
 

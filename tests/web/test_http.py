@@ -70,7 +70,7 @@ def test_metrics_are_prometheus_text() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_head_answers_as_get_does_without_the_body(path: str) -> None:
-    with serving(fresh_s=60) as site:
+    with serving(cache_s=60) as site:
         full, head = site.ask(path), site.ask(path, "HEAD")
     assert (head.status, head.body) == (200, b"")
     assert head.headers["content-length"] == str(len(full.body))
@@ -107,7 +107,7 @@ def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(path: s
     with serving(Told(trouble=RuntimeError("cannot read /data/secret.db\nat all"))) as site:
         replies = [site.ask(path) for _ in range(3)]
     assert {reply.status for reply in replies} == {500}
-    assert replies[0].json == {"error": "internal error: backupd's log says more"}
+    assert replies[0].json == {"error": "internal error; see the log of backupd"}
     assert len(site.errors) == 1, "the same trouble is told once"
     assert "RuntimeError: cannot read /data/secret.db" in site.errors[0]
     assert "web_site.py" in site.errors[0]
@@ -144,19 +144,19 @@ def test_a_system_without_room_for_a_thread_gets_an_answer_all_the_same(monkeypa
         reply = site.ask("/livez")
         monkeypatch.undo()
         assert site.ask("/livez").status == 200
-    assert (reply.status, reply.json) == (500, {"error": "internal error: backupd's log says more"})
+    assert (reply.status, reply.json) == (500, {"error": "internal error; see the log of backupd"})
     assert "can't start new thread" in site.errors[0]
 
 
 def test_hammering_asks_the_service_once() -> None:
-    with serving(fresh_s=60) as site, ThreadPoolExecutor(8) as crowd:
+    with serving(cache_s=60) as site, ThreadPoolExecutor(8) as crowd:
         replies = list(crowd.map(lambda _: site.ask("/health"), range(100)))
     assert {reply.status for reply in replies} == {200}
     assert site.told.calls == ["health"]
 
 
 def test_an_answer_that_is_no_longer_fresh_is_worked_out_anew() -> None:
-    with serving(fresh_s=0.2) as site:
+    with serving(cache_s=0.2) as site:
         assert site.ask("/health").status == 200
         site.told.judged = ILL
         eventually(lambda: site.ask("/health").status == 503)
@@ -164,7 +164,7 @@ def test_an_answer_that_is_no_longer_fresh_is_worked_out_anew() -> None:
 
 def test_a_service_that_hangs_turns_its_own_answer_red_and_no_other() -> None:
     told = Told(hanging=frozenset({"status"}))
-    with serving(told, patience_s=0.2) as site:
+    with serving(told, timeout_s=0.2) as site:
         before = threading.active_count()
         late = [site.ask("/metrics") for _ in range(5)]
         assert {reply.status for reply in late} == {503}
@@ -177,6 +177,6 @@ def test_a_service_that_hangs_turns_its_own_answer_red_and_no_other() -> None:
 
 
 def test_livez_is_red_when_the_service_hangs() -> None:
-    with serving(Told(hanging=frozenset({"alive"})), patience_s=0.2) as site:
+    with serving(Told(hanging=frozenset({"alive"})), timeout_s=0.2) as site:
         reply = site.ask("/livez")
     assert (reply.status, reply.json["alive"]) == (503, False)

@@ -209,10 +209,10 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 @pytest.mark.parametrize(
     ("path", "token", "host", "status", "heading"),
     [
-        ("/", "t", "localhost", 401, "Solo con el token"),
-        ("/metrics", "t", "localhost", 401, "Solo con el token"),
-        ("/", None, "elsewhere.example", 403, "Solo desde su propio servidor"),
-        ("/nothing", None, "localhost", 404, "Aquí no hay nada"),
+        ("/", "t", "localhost", 401, "Se requiere el token"),
+        ("/metrics", "t", "localhost", 401, "Se requiere el token"),
+        ("/", None, "elsewhere.example", 403, "Disponible solo desde su propio servidor"),
+        ("/nothing", None, "localhost", 404, "Página no encontrada"),
     ],
 )
 def test_a_browser_is_refused_with_a_page_and_every_other_client_in_plain_text(

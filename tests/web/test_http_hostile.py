@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from backupd.web import connection
-from backupd.web.connection import LIFETIME_S, MOST_CONNECTIONS
+from backupd.web import server
+from backupd.web.server import LIFETIME_S, MOST_CONNECTIONS
 from support.web_site import Told, WebSite, eventually, received, serving
 
 HALF_A_REQUEST = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
@@ -19,7 +19,7 @@ STRANGER = "127.0.0.2"
 @pytest.fixture
 def only_one_local_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all that is loopback, only 127.0.0.1 counts as this host, so that the rest can be strangers."""
-    monkeypatch.setattr(connection, "is_loopback", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(server, "is_loopback", lambda address: address == "127.0.0.1")
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def test_a_crowd_that_never_ends_its_requests_keeps_nobody_from_an_answer(path: 
 def test_a_crowd_that_waits_for_a_hanging_service_keeps_no_probe_of_this_host_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection, "LIFETIME_S", 60)
+    monkeypatch.setattr(server, "LIFETIME_S", 60)
     told = Told(hanging=frozenset({"health"}))
     with serving(told) as site, crowd(site, MOST_CONNECTIONS, HEALTH) as waiting:
         eventually(lambda: requests_in_work(site) == MOST_CONNECTIONS)
@@ -79,14 +79,14 @@ def test_a_crowd_that_waits_for_a_hanging_service_keeps_no_probe_of_this_host_wa
     "send", [b"", b"G", HALF_A_REQUEST, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"]
 )
 def test_a_connection_ends_in_time_whatever_it_is_waiting_for(send: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LIFETIME_S", 0.3)
+    monkeypatch.setattr(server, "LIFETIME_S", 0.3)
     with serving() as site, site.connect(send) as client:
         received(client)
         eventually(lambda: open_connections(site) == 0)
 
 
 def test_dribbling_a_request_buys_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LIFETIME_S", 0.5)
+    monkeypatch.setattr(server, "LIFETIME_S", 0.5)
     with serving() as site, site.connect(HALF_A_REQUEST) as client:
         with pytest.raises(ConnectionError):
             send_on_and_on(client, b"x", pause_s=0.05)

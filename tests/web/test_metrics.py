@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backupd.status.model import SourceFigures, Status, TaskFigures
-from backupd.web.metrics import metrics_answer
+from backupd.web.metrics import metrics_response
 from support.web_site import ILL, NOW, WELL, status_of
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ Sample = tuple[str, frozenset[tuple[str, str]]]
 
 
 def text_of(status: Status) -> str:
-    return metrics_answer(status).body.decode()
+    return metrics_response(status).body.decode()
 
 
 def samples_of(status: Status) -> dict[Sample, float]:

@@ -19,10 +19,10 @@ from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import Hold, Task
 from backupd.status.calendar import Day
 from backupd.status.model import History, LogEntry, MessageFigures
-from backupd.web.api import status_facts
 from backupd.web.localizer import Localizer
-from backupd.web.page import page_answer
-from backupd.web.summary_cards import to_dos
+from backupd.web.page import page_response
+from backupd.web.page_view import to_dos
+from backupd.web.responses import status_facts
 from support.page_states import NOW, STATES, degraded, failing, first_day, healthy
 from support.web_site import Told, WebSite, serving
 
@@ -85,11 +85,11 @@ def shown(site: WebSite, survey: History, language: str = "en") -> Reader:
 @pytest.mark.parametrize(
     ("state", "heading", "step"),
     [
-        ("healthy", "All proofs are within their limits", "Nothing to do."),
-        ("degraded", "Within the limits, with warnings", "tasks-20261101-0700 is damaged"),
+        ("healthy", "Everything is up to date", "Nothing to do."),
+        ("degraded", "Up to date, with warnings", "tasks-20261101-0700 is damaged"),
         ("failing", "Not healthy", "check [sources.tasks] path and the volume mount"),
-        ("empty", "There is nothing to restore from", "makes one now, and says what is wrong"),
-        ("first-day", "No backup yet", "The first backup begins by itself"),
+        ("empty", "No copy is left to restore", "makes one now, or shows why it fails"),
+        ("first-day", "No backup yet", "The first backup starts automatically"),
     ],
 )
 def test_each_state_says_what_it_is_and_the_next_step(site: WebSite, state: str, heading: str, step: str) -> None:
@@ -109,8 +109,8 @@ def test_the_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite
         "24 d ago within limit at most 34 d",
         "verified 317 degraded 5 failed 4 missed 4",
         "2026-11-15 04:00 · verified 39.5 MiB 112.9 MiB week 2026-W46 local, offsite",
-        "recovered in 24 s tasks from offsite, 2026-11-01 09:00 fetch 18 s",
-        "backups 1.4 GiB others 16.8 GiB free 20.8 GiB",
+        "restored in 24 s tasks from offsite, 2026-11-01 09:00 fetch 18 s",
+        "backups 1.4 GiB other files 16.8 GiB free 20.8 GiB",
         "offsite: 19 generations, last sent 2026-11-22 09:00",
         "2026-11-25 04:00:02 WARNING waiting for a prune",
     ):
@@ -119,8 +119,8 @@ def test_the_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite
 
 def test_what_is_wrong_is_told_in_spanish_and_what_the_log_said_is_quoted(site: WebSite) -> None:
     text = " ".join(shown(site, failing(), "es-CL,es;q=0.9").text.split())
-    assert "La última copia verificada de tasks tiene 3 d, más de 26 h. backupd backup hace una ahora" in text
-    assert "Falta la base tasks: no se puede hacer ninguna copia. no database at /app/data/tasks.db. ¿Está" in text
+    assert "La última copia verificada de tasks es de hace 3 d; el plazo es de 26 h. backupd backup hace una" in text
+    assert "Falta la base tasks: no se puede hacer ninguna copia. no database at /app/data/tasks.db. Compruebe" in text
     assert "pare la aplicación: backupd restore latest --source tasks (docs/runbook.es.md)" in text
     assert "nuevo intento 2026-11-25 09:42" in text
     assert "día 2026-11-23 semana 2026-W48" in text
@@ -131,9 +131,9 @@ def test_what_does_not_get_through_is_a_warning_that_names_it_and_no_more_once_i
     ping = PingRecord("backup", "<i>tasks", 3, 1, NOW - timedelta(hours=1), NOW, "it answered 404\u202e")
     status = replace(well.status, messages=MessageFigures(2, NOW, NOW), pings=(ping,))
     text = " ".join(shown(site, replace(well, status=status)).text.split())
-    assert "Within the limits, with warnings" in text
-    assert "Messages that no channel has taken yet: 2. backupd notify says why" in text
-    assert "A monitor did not take the last ping: backup, <i>tasks. it answered 404\\u202e" in text
+    assert "Up to date, with warnings" in text
+    assert "Messages that wait for delivery: 2. backupd notify shows the error" in text
+    assert "The last ping of a monitor failed: backup, <i>tasks. it answered 404\\u202e" in text
     facts = site.ask("/api/status").json
     Draft202012Validator(SCHEMA, format_checker=FormatChecker()).validate(facts)
     assert (facts["messages"]["waiting"], facts["pings"][0]["reason"]) == (2, ping.reason)
@@ -193,7 +193,7 @@ def test_a_bad_last_day_is_a_warning_though_all_proofs_are_young() -> None:
     history = replace(survey.histories[0], days=(*survey.histories[0].days[:-1], Day(NOW.date(), "degraded", 1)))
     warned = replace(survey, histories=(history,))
     assert warned.stage == "degraded"
-    assert b"The last day of tasks was not wholly good" in page_answer(warned, "en").body
+    assert b"Not all backups of tasks succeeded on its last day" in page_response(warned, "en").body
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
@@ -215,7 +215,7 @@ def test_what_strangers_wrote_is_shown_and_never_obeyed(site: WebSite, text: str
 def test_a_time_that_no_calendar_has_breaks_no_page(time: str) -> None:
     survey = replace(healthy(), log=(LogEntry(datetime.fromisoformat(time), "INFO", "made up"),))
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
-        assert b"made up" in page_answer(replace(survey, timezone=zone), "en").body
+        assert b"made up" in page_response(replace(survey, timezone=zone), "en").body
 
 
 def hostile(text: str) -> History:
@@ -244,7 +244,7 @@ def test_many_sources_and_many_bad_days_make_no_endless_page(site: WebSite) -> N
     bad = tuple(replace(day, state="failed") for day in survey.histories[0].days)
     many = tuple(replace(survey.histories[0], source=f"db{n}", days=bad) for n in range(23))
     page = shown(site, replace(survey, histories=many))
-    assert "Days that were not verified: 367" in page.text
+    assert "Days not verified: 367" in page.text
     assert "and 327 earlier ones" in page.text
     assert "db19" in page.text
     assert "/api/status only: db20, db21, db22" in page.text
@@ -284,14 +284,14 @@ def test_the_language_is_told_to_caches_and_screen_readers(site: WebSite, asked:
 
 
 def test_each_language_is_worked_out_once_for_all_who_ask() -> None:
-    with serving(fresh_s=60) as site:
+    with serving(cache_s=60) as site:
         for language in ("en", "es", "en", "es"):
             assert f'lang="{language}"' in site.ask("/", Accept_Language=language).text
         assert site.told.calls == ["survey", "survey"]
 
 
 def test_a_disk_that_hangs_is_told_in_words() -> None:
-    with serving(Told(hanging=frozenset({"survey"})), patience_s=0.2) as site:
+    with serving(Told(hanging=frozenset({"survey"})), timeout_s=0.2) as site:
         page, api = site.ask("/", Accept_Language="es"), site.ask("/api/status")
     assert (page.status, api.status) == (503, 503)
     assert "El disco no responde" in Reader(page.text).text

@@ -13,10 +13,10 @@ pytestmark = pytest.mark.no_cover
 
 TOKEN = "s3cret"
 HEADINGS = {
-    "healthy": ("All proofs are within their limits", "Todas las pruebas están dentro de su límite"),
-    "degraded": ("Within the limits, with warnings", "Dentro de los límites, con avisos"),
-    "failing": ("Not healthy", "Con fallos"),
-    "empty": ("There is nothing to restore from", "No hay nada que restaurar"),
+    "healthy": ("Everything is up to date", "Todo está al día"),
+    "degraded": ("Up to date, with warnings", "Al día, con avisos"),
+    "failing": ("Not healthy", "Hay fallos"),
+    "empty": ("No copy is left to restore", "No queda ninguna copia para restaurar"),
     "first-day": ("No backup yet", "Aún no hay copias"),
 }
 LOOKS = {  # between them each width is seen in each language and in each scheme
@@ -82,9 +82,9 @@ def test_what_is_very_long_or_hostile_breaks_neither_page_nor_policy(browser: Br
 
 
 def test_a_disk_that_hangs_is_told(browser: Browser) -> None:
-    with serving(Told(hanging=frozenset({"survey"})), patience_s=0.1) as site:
+    with serving(Told(hanging=frozenset({"survey"})), timeout_s=0.1) as site:
         seen = browser.look(address(site))
-    assert (seen.status, seen.heading) == (503, "No answer from the disk")
+    assert (seen.status, seen.heading) == (503, "The disk does not respond")
     assert seen.violations == ()
 
 
@@ -93,8 +93,8 @@ def test_the_token_opens_the_page_and_a_wrong_one_does_not(browser: Browser) -> 
         right = browser.look(address(site), View(token=TOKEN))
         wrong = browser.look(address(site), View(token="guess"))
     assert (right.status, right.heading) == (200, HEADINGS["healthy"][0])
-    assert (wrong.status, wrong.heading, wrong.violations) == (401, "Only with the token", ())
-    assert "This needs the token of backupd" in wrong.text
+    assert (wrong.status, wrong.heading, wrong.violations) == (401, "Token required", ())
+    assert "This page requires the token of backupd" in wrong.text
     assert "tasks" not in wrong.text
 
 
@@ -102,8 +102,8 @@ def test_errors_are_pages_that_people_can_read_in_their_language(browser: Browse
     with serving(Told(trouble=ValueError("hunter2"))) as site:
         missing = browser.look(address(site, "/nothing/here"), View(PHONE, "dark", "es-CL"))
         broken = browser.look(address(site), View(DESK, "light", "en-US"))
-    assert (missing.status, missing.heading, missing.language) == (404, "Aquí no hay nada", "es")
-    assert (broken.status, broken.heading, broken.language) == (500, "This page could not be made", "en")
+    assert (missing.status, missing.heading, missing.language) == (404, "Página no encontrada", "es")
+    assert (broken.status, broken.heading, broken.language) == (500, "Internal error", "en")
     assert missing.violations == broken.violations == ()
     assert missing.background == BACKGROUNDS["dark"], "its style sheet is allowed"
     assert "hunter2" not in broken.text

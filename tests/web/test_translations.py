@@ -1,6 +1,7 @@
 """The page's languages: which one is chosen, and that each says everything."""
 
 import re
+from datetime import UTC
 from pathlib import Path
 from string import Formatter
 from typing import get_args
@@ -12,7 +13,8 @@ from backupd.problems import ProblemKind
 from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
 from backupd.status import history
 from backupd.web import page, translations
-from backupd.web.translations import LANGUAGES, TRANSLATIONS, Language, Phrase, choose_language
+from backupd.web.localizer import LANGUAGES, Language, Localizer, choose_language
+from backupd.web.translations import TRANSLATIONS, Phrase
 
 ROOM = Path(page.__file__).parent
 
@@ -60,7 +62,9 @@ def test_no_two_phrases_have_one_name() -> None:
 def test_each_phrase_is_said_somewhere_and_each_that_is_said_exists() -> None:
     template = (ROOM / "page.html").read_text()
     code = "".join(path.read_text() for path in ROOM.glob("*.py") if path.name != "translations.py")
-    named = set(re.findall(r"say\(\s*'([^']+)'\s*[,)]", template)) | set(re.findall(r'say\(\s*"([^"]+)"', code))
+    named = set(re.findall(r"translate\(\s*'([^']+)'\s*[,)]", template)) | set(
+        re.findall(r'translate\(\s*"([^"]+)"', code)
+    )
     assert named <= TRANSLATIONS.keys()
     said = template + code
     families = {"day", "disk", "verification", "weekday", "sign", "stage", "unset", "proof", "task", "rule", "problem"}
@@ -97,4 +101,4 @@ def test_every_reason_and_every_problem_has_its_phrase() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_placeholder_that_is_not_filled_is_an_error_and_no_half_sentence(language: Language) -> None:
     with pytest.raises(KeyError):
-        translations.say(language, "problem.failed", task="backup")
+        Localizer(language, UTC).translate("problem.failed", task="backup")

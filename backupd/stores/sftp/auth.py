@@ -9,6 +9,7 @@ from binascii import Error as Base64Error
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from io import StringIO
 from typing import Final
 
@@ -146,10 +147,7 @@ class _Login:
 
     def by_key(self, name: str, key: PKey, *, from_agent: bool = False) -> _Attempt:
         """Return the attempt to log in with `key`."""
-
-        def run() -> Sequence[str]:
-            return self._transport.auth_publickey(self._user, key)
-
+        run = partial(self._transport.auth_publickey, self._user, key)
         return _Attempt(name, run, is_rsa=key.get_name() == "ssh-rsa", from_agent=from_agent)
 
     def by_password(self, password: str) -> _Attempt:

@@ -51,7 +51,7 @@ class SftpConnection:
     def __init__(self, transport: Transport, timeouts: Timeouts) -> None:
         self._transport = transport
         self._timeouts = timeouts
-        self._watchdog = _Watchdog(transport, timeouts.stall_s)
+        self._watchdog = Watchdog(transport, timeouts.stall_s)
         self.clients: tuple[SFTPClient, ...] = ()
         self._min_response_s = float("inf")
         self._channel_refused = False  # no more are requested then: a refusal may take long
@@ -119,7 +119,7 @@ class SftpConnection:
         return self.clients[:wanted]
 
     @contextmanager
-    def watchdog(self) -> Iterator["_Watchdog"]:
+    def watchdog(self) -> Iterator["Watchdog"]:
         """Close the connection when the block runs longer than `stall_s` without a call of `reset()`.
 
         It is closed as well when this process is told to stop, which would wait for a slow transfer otherwise.
@@ -167,7 +167,7 @@ class SftpConnection:
         self._min_response_s = min(self._min_response_s, time.monotonic() - began)
 
 
-class _Watchdog:
+class Watchdog:
     """Closes a transport on which nothing moves: paramiko's own timeouts do not cover a write that stalls."""
 
     def __init__(self, transport: Transport, stall_s: float) -> None:

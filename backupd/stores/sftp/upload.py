@@ -25,7 +25,7 @@ from paramiko.sftp import (
 from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
 from backupd.stores.contract import Transfer, VerificationMethod
-from backupd.stores.sftp.connection import CHANNELS, SftpConnection
+from backupd.stores.sftp.connection import CHANNELS, SftpConnection, Watchdog
 from backupd.stores.sftp.files import PRIVATE_MODE, fsync, is_file, partial_removed_on_error
 from backupd.stores.sftp.protocol import (
     IN_FLIGHT_BYTES,
@@ -36,8 +36,6 @@ from backupd.stores.sftp.protocol import (
     attributes_with,
     write_errors,
 )
-
-Advance = Callable[[int], None]
 
 _UPDATE: Final = SFTP_FLAG_READ | SFTP_FLAG_WRITE
 _CREATE: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
@@ -132,11 +130,12 @@ class ReadBack:
         except OSError:
             self._ended = True
 
-    def finish(self, end: int, advance: Advance) -> int:
-        """Return up to where, at most `end`, both are equal; calls `advance` with each offset. Raises OSError."""
+    def finish(self, end: int, watchdog: Watchdog, progress: Progress) -> int:
+        """Return up to where, at most `end`, both are equal. Raises OSError."""
         while not self._ended and self._reader.request(end):
             self._compare_block()
-            advance(self.equal_bytes)
+            watchdog.reset()
+            progress.advance(self.equal_bytes)
         return self.equal_bytes
 
     def _arrives(self, *, wait: bool) -> bool:
@@ -189,7 +188,7 @@ def _compare_partial(
         without_gaps = found_bytes - CHANNELS * IN_FLIGHT_BYTES  # writes in flight may have arrived in any order
         if known < without_gaps and remote_hash and remote_hash.confirms(source, part, without_gaps, connection):
             known = without_gaps
-        equal = _read_back(source, part, connection, known, found_bytes, verified.progress.advance)
+        equal = _read_back(source, part, connection, known, found_bytes, verified.progress)
     with suppress(PermissionError), connection.client.open(part, "r+") as file:
         if fsync(connection.client, file.handle):
             verified.record(part, equal)
@@ -206,17 +205,17 @@ def compare(
     """
     if verified.remote_hash and verified.remote_hash.confirms(source, remote, end, connection):
         return end, "remote-hash"
-    return _read_back(source, remote, connection, begin, end, verified.progress.advance), _READ_BACK
+    return _read_back(source, remote, connection, begin, end, verified.progress), _READ_BACK
 
 
 def _read_back(
-    source: BinaryIO, remote: str, connection: SftpConnection, begin: int, end: int, advance: Advance
+    source: BinaryIO, remote: str, connection: SftpConnection, begin: int, end: int, progress: Progress
 ) -> int:
     if begin == end:
         return end
     with connection.client.open(remote, "r") as file, connection.watchdog() as watchdog:
         read_back = ReadBack(source, connection.client, file.handle, begin, connection.block_bytes)
-        return read_back.finish(end, _both(watchdog.reset, advance))
+        return read_back.finish(end, watchdog, progress)
 
 
 def _send(
@@ -246,20 +245,12 @@ def _send(
         progress.stage("prove", end)
         if verified.reads_back:
             with suppress(OSError):  # such as a server that does not read a file while it is open for writing
-                read_back.finish(end, _both(watchdog.reset, progress.advance))
+                read_back.finish(end, watchdog, progress)
         return read_back.equal_bytes
 
 
 def _channels_for(size_bytes: int) -> int:
     return 1 + size_bytes // IN_FLIGHT_BYTES
-
-
-def _both(reset: Callable[[], None], advance: Advance) -> Advance:
-    def reset_and_advance(offset: int) -> None:
-        reset()
-        advance(offset)
-
-    return reset_and_advance
 
 
 def _size(client: SFTPClient, part: str) -> int | None:

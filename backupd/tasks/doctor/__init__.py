@@ -1,1 +1,33 @@
-"""Checks of the whole set-up: the local store, each replica, the drill."""
+"""The checks of `backupd doctor`: each part of the set-up yields a finding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backupd.system.fs import collect_limits
+from backupd.system.os_errors import foreseen_error
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check; `hint` says what to do where it is not `ok`."""
+
+    check: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def run_check(check: str, inspect: Callable[[], str]) -> Finding:
+    """Return what `inspect` returns as a good finding, and an error that it raises as a bad one.
+
+    Limits of the file system that do not matter are added to a good finding.
+    """
+    try:
+        with collect_limits() as limits:
+            detail = inspect()
+        return Finding(check, ok=True, detail="; ".join((detail, *limits)))
+    except Exception as error:
+        foreseen = foreseen_error(error)
+        if foreseen is None:
+            raise
+        return Finding(check, ok=False, detail=foreseen.message, hint=foreseen.hint)

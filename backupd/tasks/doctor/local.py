@@ -1,54 +1,55 @@
-"""Prove the set-up before the first night: each finding says what is wrong and what to do."""
+"""Check clock, time zone, backups directory, sources and store of this host."""
 
 import os
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backupd.catalog import read_catalog
-from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable
+from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable, StoreUnusable, TargetRefused
 from backupd.formatting import human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
-from backupd.sqlite.history import KEPT_FOR
+from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
+from backupd.sqlite.swap_journal import pending_swap
 from backupd.system.fs import fsync_directory, note_extra_access, write_durably
+from backupd.system.os_errors import dangling_link
 from backupd.system.owners import NAMESPACE_HINT
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
-from backupd.tasks.doctor.finding import Finding, finding
+from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest
-from backupd.tasks.restore.recovery import examine_restores
 
 # 3.53.3 can delete a hot journal without replaying it (docs/adr/0002-one-sqlite-library.md).
 OLDEST_SQLITE = (3, 53, 4)
-# An app that is just starting rolls back at once; a doctor's patient does not wait for a minute.
+# An app that is starting rolls its journal back within a second; the doctor does not wait as long as a backup.
 _HOT_WAIT_S = 2.0
-# Nothing was ever backed up by this program before it was written: an earlier clock is wrong.
+# An earlier clock than the first version of this program is wrong.
 _EARLIEST = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def examine(requests: tuple[BackupRequest, ...], context: TaskContext) -> Iterator[Finding]:
-    """Yield a finding for each part of the set-up, in the order in which a backup would need them."""
-    yield finding("clock", lambda: _clock(context))
+def check_local(requests: tuple[BackupRequest, ...], context: TaskContext) -> Iterator[Finding]:
+    """Yield a finding for each part of the set-up of this host, in the order in which a backup needs them."""
+    yield run_check("clock", lambda: _clock(context))
     if requests:
         yield _time_zone(requests[0])
-    store = finding("backups directory", lambda: _write_rename_delete(context))
+    store = run_check("backups directory", lambda: _write_rename_delete(context))
     yield store
     for request in requests:
-        yield from _examine_source(request, context, store_ready=store.ok)
+        yield from _check_source(request, context, store_ready=store.ok)
     if store.ok:
-        yield from examine_store(tuple(request.source for request in requests), context)
+        yield from _check_store(tuple(request.source for request in requests), context)
 
 
 def _clock(context: TaskContext) -> str:
     now = context.clock()
     if now < _EARLIEST:
-        raise CheckFailed(f"the clock says {now:%F %T} UTC, which is long past", "set the clock (NTP)")
+        raise CheckFailed(f"the system clock is wrong: it reads {now:%F %T} UTC", "set the clock (NTP)")
     return f"{now:%F %T} UTC"
 
 
@@ -60,6 +61,8 @@ def _time_zone(request: BackupRequest) -> Finding:
 
 
 def _write_rename_delete(context: TaskContext) -> str:
+    if link := dangling_link(context.store.directory):
+        raise StoreUnusable(link, "mount what the link leads to, or correct backups_dir (BACKUPD_BACKUPS_DIR)")
     context.store.prepare()
     name = f"doctor-{secrets.token_hex(4)}"
     first, second = context.store.hidden / f"{name}.a", context.store.directory / f".{name}.b"
@@ -74,15 +77,39 @@ def _write_rename_delete(context: TaskContext) -> str:
     return f"{context.store.directory}: write, fsync, rename and delete work"
 
 
-def _examine_source(request: BackupRequest, context: TaskContext, *, store_ready: bool) -> Iterator[Finding]:
-    yield finding(f"source {request.source}", lambda: _readable(request))
-    yield from examine_restores(request.path, context)
-    if store_ready and (doubt := shared_source_warning(read_inventory(context), request.source, request.path)):
-        yield Finding(
-            f"backups of {request.source}", ok=False, detail=doubt, hint="see whose they are: backupd show ID"
-        )
+def _check_source(request: BackupRequest, context: TaskContext, *, store_ready: bool) -> Iterator[Finding]:
+    yield run_check(f"source {request.source}", lambda: _readable(request))
+    yield from _restores(request.path, context)
     if store_ready:
-        yield finding(f"space for {request.source}", lambda: _space(request, context))
+        if conflict := shared_source_warning(read_inventory(context), request.source, request.path):
+            hint = "backupd show ID says which database a generation is of"
+            yield Finding(f"backups of {request.source}", ok=False, detail=conflict, hint=hint)
+        yield run_check(f"space for {request.source}", lambda: _space(request, context))
+
+
+def _restores(path: Path, context: TaskContext) -> Iterator[Finding]:
+    """Yield a finding for a killed restore, and one for each old database that a restore kept."""
+    target = Path(os.path.realpath(path))
+    try:
+        if pending_swap(target) is not None or pending_online_restore(target) is not None:
+            what = f"a restore of {target} was killed, or is running"
+            yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
+        for kept in kept_files(target):
+            if kept.holds_data:
+                yield _kept(kept, context)
+    except TargetRefused as error:
+        yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
+    except OSError:  # an unreadable directory is a finding of the source
+        return
+
+
+def _kept(kept: KeptDatabase, context: TaskContext) -> Finding:
+    age = context.clock() - kept.since
+    text = human_age(age.total_seconds())
+    when = text if age < timedelta() else f"{text} ago"
+    detail = f"{kept.path.name} is what a restore replaced {when}, {human_bytes(kept.size_bytes)}"
+    hint = "backupd clean removes it" + ("" if age >= KEPT_FOR else f" after {KEPT_FOR.days} days")
+    return Finding("restore", ok=True, detail=detail, hint=hint)
 
 
 def _source(request: BackupRequest) -> Source:
@@ -91,29 +118,29 @@ def _source(request: BackupRequest) -> Source:
 
 def _readable(request: BackupRequest) -> str:
     source = _source(request)
-    patience_s = request.settings.hot_journal_wait_s
-    hasty = replace(request.settings, hot_journal_wait_s=min(patience_s, _HOT_WAIT_S))
-    seen = probe_source(source, hasty, Path("/"))
-    if seen["hot"]:
+    wait_s = request.settings.hot_journal_wait_s
+    impatient = replace(request.settings, hot_journal_wait_s=min(wait_s, _HOT_WAIT_S))
+    probed = probe_source(source, impatient, Path("/"))
+    if probed["hot"]:
         raise SourceUnusable(
-            f"{source.path}-journal is hot: its app died in a transaction and was not started again",
-            f"start the app, which rolls it back; each backup waits {patience_s:.0f} s for that, then copies the state "
+            f"{source.path}-journal is hot: the app died in a transaction and has not started again",
+            f"start the app, which rolls it back; each backup waits {wait_s:.0f} s for that, then copies the state "
             "before the transaction and is degraded",
         )
-    copier = seen["copier"]
+    copier = probed["copier"]
     if tuple(int(part) for part in copier.split(".")) < OLDEST_SQLITE:
         oldest = ".".join(str(part) for part in OLDEST_SQLITE)
         raise CheckFailed(f"SQLite {copier} has known bugs in recovery", f"install apsw {oldest} or later")
     if source.unmapped:
         raise SourceUnusable(
-            f"{source.path} can be read just now, but its {source.unmapped} is not mapped in this user namespace: "
+            f"{source.path} is readable now, but its {source.unmapped} is not mapped in this user namespace: "
             "it cannot be restored in place, nor backed up as an idle WAL database",
             NAMESPACE_HINT,
         )
-    where = f"{source.path}: {human_bytes(source.size_bytes)}, on {seen['filesystem']}, uid {source.uid}"
-    if seen["encrypted"]:
-        return f"{where}, encrypted: copied as it is, and whether it is sound only its app can tell"
-    return f"{where}, {seen['journal_mode']}, written by SQLite {seen['writer']}, readable with SQLite {copier}"
+    where = f"{source.path}: {human_bytes(source.size_bytes)}, on {probed['filesystem']}, uid {source.uid}"
+    if probed["encrypted"]:
+        return f"{where}, encrypted: copied as it is; only the app can check its integrity"
+    return f"{where}, {probed['journal_mode']}, written by SQLite {probed['writer']}, readable with SQLite {copier}"
 
 
 def _space(request: BackupRequest, context: TaskContext) -> str:
@@ -126,15 +153,15 @@ def _space(request: BackupRequest, context: TaskContext) -> str:
     return f"{human_bytes(needed)} needed, {human_bytes(free)} free, {human_bytes(reserve)} kept in reserve"
 
 
-def examine_store(sources: Iterable[str], context: TaskContext) -> Iterator[Finding]:
-    """Yield a finding for each part of the store that can be used."""
+def _check_store(sources: Iterable[str], context: TaskContext) -> Iterator[Finding]:
+    """Yield a finding for each part of the local store."""
     inventory = local_inventory(context)
-    yield finding("catalog", lambda: _catalog(inventory, context))
-    yield finding("log", lambda: _log(context))
+    yield run_check("catalog", lambda: _catalog(inventory, context))
+    yield run_check("log", lambda: _log(context))
     yield from _generations(inventory, context)
     unpaired_files = context.store.unpaired_files()
     if unpaired_files:
-        hint = "backupd never removes what it does not know; look at them, then delete them"
+        hint = "backupd does not remove files that it does not know; check them, then delete them"
         yield Finding("stray files", ok=False, detail=", ".join(unpaired_files), hint=hint)
     for source in sources:
         yield from _hold(source, context)
@@ -151,10 +178,8 @@ def _catalog(inventory: Inventory, context: TaskContext) -> str:
         return f"the first backup makes {path}"
     with read_catalog(path) as catalog:
         catalog.runs(limit=1)
-    if not os.access(path, os.W_OK, effective_ids=True):  # SQLite would open it all the same, to read
-        raise CatalogUnavailable(
-            f"{path} cannot be written: no run will be remembered", "give it to backupd's user (chown)"
-        )
+    if not os.access(path, os.W_OK, effective_ids=True):  # SQLite would open it read-only
+        raise CatalogUnavailable(f"{path} is not writable: no run is recorded", "give it to backupd's user (chown)")
     return f"{path} is usable"
 
 
@@ -166,17 +191,17 @@ def _log(context: TaskContext) -> str:
 def _hold(source: str, context: TaskContext) -> Iterator[Finding]:
     hold = context.holds.get(source)
     if hold is not None:
-        detail = f"pruning of {source} is frozen since {hold.since:%F}: {hold.reason}"
-        hint = f"after a look at it: backupd prune --unfreeze --source {source}"
-        yield Finding("rotation", ok=False, detail=detail, hint=hint)
+        detail = f"pruning of {source} is on hold since {hold.since:%F}: {hold.reason}"
+        hint = f"check the database, then: backupd prune --unfreeze --source {source}"
+        yield Finding("pruning", ok=False, detail=detail, hint=hint)
 
 
 def _quarantine(context: TaskContext) -> Iterator[Finding]:
     now = context.clock()
     for copy in context.quarantine.copies():
         age = human_age((now - copy.since).total_seconds())
-        detail = f"{copy.name} is a damaged copy, {age} old, of {human_bytes(copy.size_bytes)}"
-        hint = f"read findings.txt in {copy.directory}; backupd clean removes it once it is {KEPT_FOR.days} days old"
+        detail = f"{copy.name} is a damaged copy, {age} old, {human_bytes(copy.size_bytes)}"
+        hint = f"read findings.txt in {copy.directory}; backupd clean removes it after {KEPT_FOR.days} days"
         yield Finding("quarantine", ok=False, detail=detail, hint=hint)
 
 
@@ -184,13 +209,13 @@ def _generations(inventory: Inventory, context: TaskContext) -> Iterator[Finding
     ahead = [g.id for g in inventory.generations if g.taken_at - context.clock() > CLOCK_TOLERANCE]
     damaged = [g.id for g in inventory.generations if g.damaged and g.id not in inventory.refused]
     if ahead:
-        hint = "set the clock; generations that lie in the future never count"
-        yield Finding("generations", ok=False, detail=f"{', '.join(ahead)} lie in the future", hint=hint)
+        hint = "set the clock; generations that are dated in the future never count"
+        yield Finding("generations", ok=False, detail=f"{', '.join(ahead)} are dated in the future", hint=hint)
     if inventory.refused:
         hint = "; ".join(map(inventory.how_to_repair, inventory.refused))
         yield Finding("generations", ok=False, detail="; ".join(inventory.refused.values()), hint=hint)
     if damaged:
-        hint = "they never count; delete archive and manifest once nothing more is to be learnt from them"
+        hint = f"they never count; when they are no longer needed: backupd remove {' '.join(damaged)}"
         yield Finding("generations", ok=False, detail=f"{', '.join(damaged)} failed a check", hint=hint)
     if not (ahead or inventory.refused or damaged):
         yield Finding("generations", ok=True, detail=f"{len(inventory.generations)} in {context.store.directory}")

@@ -1,1 +1,1 @@
-"""The restore drill: a rehearsal of a restore from a store, with proof."""
+"""The restore drill: restore the newest copy in isolation, verify it, and check the app on it."""

@@ -1,89 +1,89 @@
-"""Prove the app on a restored copy: place it, run a command, ask the app for its health, look at its migrations."""
+"""Check the app on a restored copy: place it, run a command, request the app's health, query its migrations."""
 
 import http.client
 import os
+import secrets
+import select
+import shutil
+import subprocess
+import threading
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
-from urllib.error import HTTPError
+from typing import Final, Self
 
-from backupd.errors import DrillFailed
+from backupd.errors import CheckFailed, DrillFailed, ProcessRefused
 from backupd.formatting import printable
-from backupd.model import Contents, SourceFacts
+from backupd.model import SourceFacts
+from backupd.sqlite.file_format import is_encrypted
 from backupd.sqlite.inspection import query_copy
-from backupd.tasks.drill.app_database import Place
-from backupd.tasks.drill.command import Command, environment_for
-from backupd.tasks.requests import AppCheck
+from backupd.system.fs import write_durably
+from backupd.system.http import RequestFailed, send_request
+from backupd.system.process import close_input, pipe, process_start_errors, start_module
+from backupd.tasks.doctor import Finding, run_check
+from backupd.tasks.drill.app_database import AppDatabase
+from backupd.tasks.requests import AppCheck, DrillRequest
 from backupd.tasks.run import DrillRun
 
-_EVERY_S: Final = 0.5
+RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
+_POLL_S: Final = 0.5
 _ANSWER_S: Final = 5.0
-_LONGEST_WORDS: Final = 200
+_SEE_THE_APP: Final = "look at the log of the app that was started on the restored copy"
+_PREFIX: Final = "BACKUPD_"
+_OUTPUT_BYTES: Final = 4096
+_EXIT_S: Final = 2.0
+_OUTPUT_S: Final = 1.0
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows nowhere: a page to log in is no word of health."""
-
-    def redirect_request(self, *_arguments: object) -> None:
-        """Return nothing, so that the redirection itself is the answer."""
+def app_database(app: AppCheck, run: DrillRun) -> AppDatabase | None:
+    """Return the database of the second instance of the app, None where no path is configured for it."""
+    return AppDatabase(app.place_at, app.databases, run.warn) if app.place_at else None
 
 
-# Straight to the app, whatever proxy the environment names.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
-_MOST = 3
+def check_app(app: AppCheck, restored: Path, origin: SourceFacts, run: DrillRun) -> None:
+    """Run the checks of `app`, in the order of its fields, on `restored` or on the copy of it that is placed.
 
-
-def place_of(app: AppCheck, run: DrillRun) -> Place | None:
-    """Return the place where the app expects its database, None where it is not asked for."""
-    return Place(app.place_at, app.databases, run.warn) if app.place_at else None
-
-
-def prove_app(app: AppCheck, restored: Path, origin: SourceFacts, run: DrillRun) -> None:
-    """Do what `app` asks for, in the order of its fields, on `restored` or on the copy of it that was placed.
-
-    Each is a stage of `run`, and stands in its report once it is proven. Raises DrillFailed, TargetRefused, OSError;
-    whatever happens the place is cleaned up, and no process of the command lives on.
+    Each is a stage of `run`, and is in its report once it has passed. Raises DrillFailed, TargetRefused, OSError; in
+    every case the placed copy is removed, and all processes of the command end.
     """
     if app.health_url:
-        require_silent(app.health_url, app.timeout_s)
+        _require_unhealthy(app.health_url, app.timeout_s)
     with ExitStack() as stack:
-        database, place = restored, place_of(app, run)
-        if place:
+        database, placed = restored, app_database(app, run)
+        if placed:
             with run.stage("place"):
-                database = stack.enter_context(place.holding(restored, origin))
+                database = stack.enter_context(placed.holding(restored, origin))
         if app.command:
             environ = environment_for(database, os.environ, app.secrets)
-            command = stack.enter_context(_told(app.command, environ, restored.parent, run))
-            with _proving("command", run):
+            command = stack.enter_context(_reported(app.command, environ, restored.parent, run))
+            with _check("command", run):
                 command.require_success(app.timeout_s)
         if app.health_url:
-            with _proving("health", run):
-                require_well(app.health_url, app.timeout_s)
+            with _check("health", run):
+                _require_healthy(app.health_url, app.timeout_s)
         if app.user_version is not None or app.query is not None:
-            with _proving("migrations", run):
+            with _check("migrations", run):
                 _require_migrated(app, database)
 
 
 @contextmanager
-def _proving(what: str, run: DrillRun) -> Iterator[None]:
-    with run.stage(what):
+def _check(name: str, run: DrillRun) -> Iterator[None]:
+    with run.stage(name):
         yield
-    note_proven(run, what)
+    add_proven(run, name)
 
 
-def note_proven(run: DrillRun, *what: str) -> None:
-    """Let the report say that this is proven."""
+def add_proven(run: DrillRun, *checks: str) -> None:
+    """Add checks that passed to the report."""
     drill = run.details.drill
-    run.details = replace(run.details, drill=replace(drill, proven=(*drill.proven, *what)))
+    run.details = replace(run.details, drill=replace(drill, proven=(*drill.proven, *checks)))
 
 
 @contextmanager
-def _told(words: tuple[str, ...], environ: dict[str, str], directory: Path, run: DrillRun) -> Iterator[Command]:
-    """Run a command during the block, and let the report have the end of what it said, its last words too."""
+def _reported(words: tuple[str, ...], environ: dict[str, str], directory: Path, run: DrillRun) -> Iterator["Command"]:
+    """Run a command during the block, and add the end of its output to the report."""
     command = Command(words, environ, directory)
     try:
         with command:
@@ -96,84 +96,175 @@ def _require_migrated(app: AppCheck, database: Path) -> None:
     found = query_copy(database, app.query, app.timeout_s)
     if app.user_version is not None and found.user_version < app.user_version:
         raise DrillFailed(
-            f"the migrations did not apply: PRAGMA user_version is {found.user_version}, not {app.user_version}",
-            "look at the log of the app that was started on the restored copy",
+            f"PRAGMA user_version is {found.user_version}, expected at least {app.user_version}",
+            _SEE_THE_APP,
         )
     if app.query is not None and found.answer != app.answer:
         raise DrillFailed(
-            f"the migrations did not apply: {app.query} gave {found.answer!r}, not {app.answer!r}",
-            "look at the log of the app, and at drill.query and drill.answer",
+            f"drill.query returned {found.answer!r}, expected {app.answer!r}: {app.query}",
+            "look at the log of the app, and check drill.query and drill.answer",
         )
 
 
-def why_unwell(url: str) -> str:
-    """Ask `url` once, and return in words what it answered, empty for 200."""
+def health_problem(url: str) -> str:
+    """Request `url` once; return how it answered, empty for 200."""
     try:
-        with _OPENER.open(url, timeout=_ANSWER_S) as answer:
-            return "" if answer.status == http.client.OK else f"it answered {answer.status}"
-    except HTTPError as error:
-        with error:
-            return f"it answered {error.code}{_words_of(error)}"
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return f"nobody answered: {getattr(error, 'reason', None) or error}"
+        response = send_request(url, timeout_s=_ANSWER_S, direct=True)
+    except RequestFailed as error:
+        return f"no answer: {error}"
+    return "" if response.status == http.client.OK else f"it {response.words()}"
 
 
-def require_well(url: str, timeout_s: float) -> None:
-    """Ask until `url` answers 200. Raises DrillFailed after `timeout_s`, with the last answer."""
-    give_up = time.monotonic() + timeout_s
-    while why := why_unwell(url):
-        if time.monotonic() >= give_up:
-            raise DrillFailed(
-                f"{url} did not answer 200 within {timeout_s:.0f} s: {why}",
-                "look at the log of the app that was started on the restored copy",
-            )
-        time.sleep(_EVERY_S)
+def _require_healthy(url: str, timeout_s: float) -> None:
+    """Wait until `url` answers 200. Raises DrillFailed after `timeout_s`, with the last answer."""
+    deadline = time.monotonic() + timeout_s
+    while problem := health_problem(url):
+        if time.monotonic() >= deadline:
+            raise DrillFailed(f"{url} did not answer 200 within {timeout_s:.0f} s: {problem}", _SEE_THE_APP)
+        time.sleep(_POLL_S)
 
 
-def require_silent(url: str, timeout_s: float) -> None:
-    """Wait until `url` answers 200 no more: who is well before it has the copy is another. Raises DrillFailed."""
-    give_up = time.monotonic() + timeout_s
-    while not why_unwell(url):
-        if time.monotonic() >= give_up:
+def _require_unhealthy(url: str, timeout_s: float) -> None:
+    """Wait until `url` no longer answers 200: an instance without the copy would prove nothing. Raises DrillFailed."""
+    deadline = time.monotonic() + timeout_s
+    while not health_problem(url):
+        if time.monotonic() >= deadline:
             raise DrillFailed(
                 f"{url} answers 200 though the restored copy is not in place yet: it proves nothing",
-                "it may be the live app, or an instance that kept the copy of an earlier drill open: let the second "
-                "instance run only while its database is there (docs/drill.md)",
+                "it may be the live app, or an instance that still has the copy of an earlier drill open; the second "
+                "instance must run only while its database exists (docs/drill.md)",
             )
-        time.sleep(_EVERY_S)
+        time.sleep(_POLL_S)
 
 
-def _words_of(error: HTTPError) -> str:
-    try:
-        words = error.read(_LONGEST_WORDS).decode(errors="replace").strip()
-    except (OSError, http.client.HTTPException):
-        words = ""
-    return f": {printable(words)}" if words else ""
+def environment_for(restored: Path, environ: Mapping[str, str], secrets: frozenset[str]) -> dict[str, str]:
+    """Return `environ` without variables of backupd and without `secrets`, and with the path of the copy."""
+    others = {
+        name: value
+        for name, value in environ.items()
+        if not name.upper().startswith(_PREFIX) and value.strip() not in secrets
+    }
+    return others | {RESTORED: str(restored)}
 
 
-def differences(found: Contents | None, expected: Contents | None) -> str:
-    """Return in words how the contents `found` in a copy differ from those `expected`, empty when they do not.
+class Command:
+    """A running command; as a context manager, it and all of its process group end with the block.
 
-    Rows that either side could not count (`None`) are passed over: that takes functions that only the app has. So is
-    all of it where nothing of the contents is expected.
+    They also end when this process is killed (`backupd.system.process_group`).
     """
-    if expected is None:
-        return ""
+
+    def __init__(self, words: tuple[str, ...], environ: Mapping[str, str], directory: Path) -> None:
+        self._words = words
+        self._output = b""
+        self._reader = threading.Thread(target=self._read, name="command", daemon=True)
+        self._process = start_module(
+            "backupd.system.process_group", *words, directory=directory, environ=environ, stderr=subprocess.PIPE
+        )
+        try:
+            with process_start_errors():
+                self._reader.start()
+        except ProcessRefused:
+            self._process.communicate()  # it ends with its standard input
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        close_input(self._process)
+        try:
+            self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(_OUTPUT_S)  # a process that left the group may keep the pipe open
+        pipe(self._process.stdout).close()
+
+    def require_success(self, timeout_s: float) -> None:
+        """Wait for its end. Raises DrillFailed unless it exits with 0 within `timeout_s`."""
+        answer = pipe(self._process.stdout)
+        ready, _, _ = select.select([answer], [], [], timeout_s)
+        if not ready:
+            raise DrillFailed(
+                f"the command {self._name} did not end within {timeout_s:.0f} s",
+                "start processes that keep running in the background, or raise drill.timeout_s",
+            )
+        kind, _, what = answer.readline().decode(errors="replace").strip().partition(" ")
+        if (kind, what) == ("exit", "0"):
+            return
+        if kind == "error":
+            raise DrillFailed(f"the command {self._name} cannot be run: {what}", "check drill.command")
+        self._reader.join(_OUTPUT_S)  # for the rest of its output
+        last = self.output().strip().rpartition("\n")[2]
+        how = f"killed by signal {what[1:]}" if what.startswith("-") else f"exit code {what or 'unknown'}"
+        text = f": {printable(last[:200])}" if last else ""
+        raise DrillFailed(f"the command {self._name} failed ({how}){text}", "read its output (backupd drill --json)")
+
+    def output(self) -> str:
+        """Return the end of its output so far."""
+        return self._output.decode(errors="replace")
+
+    @property
+    def _name(self) -> str:
+        return printable(os.path.basename(self._words[0]))  # noqa: PTH119 - a word, not yet a path
+
+    def _read(self) -> None:
+        stream = pipe(self._process.stderr)
+        with stream:
+            while chunk := os.read(stream.fileno(), 1 << 16):
+                self._output = (self._output + chunk)[-_OUTPUT_BYTES:]
+
+
+def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
+    """Yield a finding for each part of the set-up that the checks of `request` need, for `backupd doctor`."""
+    app = request.app
+    if app is None:
+        return
+    if app.place_at:
+        place_at = app.place_at
+        yield run_check("drill place", lambda: _check_place(place_at, app))
+    if app.command:
+        yield run_check("drill command", lambda: _check_program(app.command[0]))
+    if app.health_url:
+        url = app.health_url
+        yield run_check("drill URL", lambda: _check_url(url))
+    if (app.user_version is not None or app.query is not None) and request.path is not None:
+        path = request.path
+        yield run_check("drill query", lambda: _check_query(path))
+
+
+def _check_place(place_at: Path, app: AppCheck) -> str:
+    AppDatabase(place_at, app.databases).require_free()
+    probe = place_at.with_name(f".{place_at.name}.{secrets.token_hex(4)}")
+    try:
+        write_durably(probe, b"written and deleted by backupd doctor")
+    finally:
+        probe.unlink(missing_ok=True)
+    return f"{place_at} is free and writable"
+
+
+def _check_program(program: str) -> str:
+    found = shutil.which(program)
     if found is None:
-        return "its contents could not be counted"
-    told = list(_table_counts(found, expected))
-    more = f" and {len(told) - _MOST} more differences" if len(told) > _MOST else ""
-    return "; ".join(told[:_MOST]) + more
+        what = f"{program} was not found, or uid {os.geteuid()} may not execute it"
+        raise CheckFailed(what, "check drill.command and PATH")
+    return f"{found} is executable"
 
 
-def _table_counts(found: Contents, expected: Contents) -> Iterator[str]:
-    for table in sorted(expected.tables.keys() - found.tables.keys()):
-        yield f"table {table} is missing"
-    for table in sorted(found.tables.keys() - expected.tables.keys()):
-        yield f"table {table} is not in the manifest"
-    for table in sorted(found.tables.keys() & expected.tables.keys()):
-        rows, wanted = found.tables[table], expected.tables[table]
-        if None not in (rows, wanted) and rows != wanted:
-            yield f"table {table} has {rows} rows, not {wanted}"
-    if found.schema_sha256 != expected.schema_sha256:
-        yield "its schema has another digest"
+def _check_url(url: str) -> str:
+    if not health_problem(url):
+        raise CheckFailed(
+            f"{url} already answers 200, without a restored copy: a drill could prove nothing with it",
+            "use the URL of a second instance, which runs only while its database exists (docs/drill.md)",
+        )
+    return f"{url} does not respond yet, as expected before a drill"
+
+
+def _check_query(path: Path) -> str:
+    with suppress(OSError):  # a missing database is a finding of its source
+        if is_encrypted(os.fspath(path)):
+            raise CheckFailed(
+                f"{path} is encrypted: drill.query and drill.user_version cannot read a copy of it",
+                "let drill.command check the copy, with the app's key",
+            )
+    return f"{path} is not encrypted: a copy can be queried"

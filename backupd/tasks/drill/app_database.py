@@ -1,7 +1,7 @@
-"""Put a restored copy where a second instance of the app expects its database, and take it away again.
+"""Put a restored copy where a second instance of the app expects its database, and remove it again.
 
-A mark beside it says which file a drill has put there, before it bears its name: what a killed drill left is taken away
-by the next one, and what anybody else put there is never touched.
+A mark beside it identifies the file that a drill put there, and is written before the file gets its name: the next
+drill removes what a killed drill left, and no drill removes a file of anyone else.
 """
 
 import json
@@ -18,8 +18,8 @@ from backupd.system.fs import change_owner, fsync_directory, fsync_file, set_mod
 from backupd.system.owners import owner_or_directory_owner
 
 
-class Place:
-    """The place at `path`, which none of the `databases` of sources may be; `warn` hears what was found amiss there."""
+class AppDatabase:
+    """The database at `path`, which must not be one of the `databases` of sources; `warn` is called with problems."""
 
     def __init__(
         self, path: Path, databases: tuple[Path, ...], warn: Callable[[str], None] = lambda _what: None
@@ -29,27 +29,26 @@ class Place:
         self._part = path.with_name(f".{path.name}.backupd-drill.part")
 
     def prepare(self) -> None:
-        """Take away what a killed drill left, so that the place is free. Raises TargetRefused where it cannot be."""
+        """Remove what a killed drill left. Raises TargetRefused where the path is in use."""
         self._refuse_unsafe()
         self.clear()
         self.require_free()
 
     def require_free(self) -> None:
-        """Raise TargetRefused unless a drill could put a copy there; what a killed drill left is no hindrance."""
+        """Raise TargetRefused unless a drill could put a copy there, after removing what a killed drill left."""
         self._refuse_unsafe()
         found = _identity(self._path)
         if found is not None and found != self._placed():
             raise TargetRefused(
-                f"{self._path} exists, and no drill has put it there: it stays untouched",
-                "stop the second instance; if that file is of no use any more, remove it, its -wal and its -shm",
+                f"{self._path} exists, and no drill put it there: it is not touched",
+                "stop the second instance; if that file is not needed, remove it, its -wal and its -shm",
             )
 
     @contextmanager
     def holding(self, restored: Path, origin: SourceFacts) -> Iterator[Path]:
-        """Let a copy of `restored`, with owner and mode of the source, lie there durably while the block runs.
+        """Hold a durable copy of `restored`, with owner and mode of the source, there while the block runs.
 
-        Side files that lie there without a database go: SQLite would replay them into it. Raises TargetRefused,
-        OSError.
+        Side files without a database are removed: SQLite would replay them. Raises TargetRefused, OSError.
         """
         try:
             self._put(restored, origin)
@@ -62,7 +61,7 @@ class Place:
                 raise
 
     def clear(self) -> None:
-        """Take away what a drill has put there, and its side files; what somebody else put there meanwhile stays."""
+        """Remove the file that a drill put there, and its side files; another file stays."""
         self._part.unlink(missing_ok=True)
         placed = self._placed()
         if placed is None:
@@ -72,7 +71,7 @@ class Place:
             self._remove_side_files()
         else:
             self._warn(
-                f"{self._path} is another file than the drill had put there: it was left, and stops the next drill"
+                f"{self._path} is not the file that the drill put there: it stays, and the next drill will refuse it"
             )
         self._mark.unlink(missing_ok=True)
         fsync_directory(self._path.parent)
@@ -87,11 +86,11 @@ class Place:
         fsync_directory(self._path.parent)
 
     def _name_it(self) -> None:
-        """Give the finished file its name; a link, unlike a rename, never replaces what appeared there meanwhile."""
+        """Give the finished file its name; a link, unlike a rename, never replaces a file that was created since."""
         try:
             os.link(self._part, self._path)
         except FileExistsError as error:
-            raise TargetRefused(f"{self._path} appeared in the meantime", "stop the second instance") from error
+            raise TargetRefused(f"{self._path} was created by another process", "stop the second instance") from error
         except OSError:  # a file system without hard links (FAT, SMB)
             if os.path.lexists(self._path):
                 raise
@@ -103,28 +102,30 @@ class Place:
             path.unlink(missing_ok=True)
 
     def _placed(self) -> list[int] | None:
-        """Return which file the mark speaks of, None where there is no mark, one of nothing where it is cut off."""
+        """Return the identity in the mark, None without a mark, an empty one where the mark is cut off."""
         try:
-            said = json.loads(self._mark.read_bytes())
+            marked = json.loads(self._mark.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError:
             return []
-        return said if isinstance(said, list) else []
+        return marked if isinstance(marked, list) else []
 
     def _refuse_unsafe(self) -> None:
         directory = self._path.parent
         if not directory.is_dir():
-            raise TargetRefused(f"there is no directory {directory} for place_at", "make it, or mount its volume")
+            raise TargetRefused(
+                f"the directory {directory} of place_at does not exist", "create it, or mount its volume"
+            )
         if self._path.is_symlink():
-            raise TargetRefused(f"place_at {self._path} is a link", "name the file itself")
+            raise TargetRefused(f"place_at {self._path} is a symbolic link", "give the path of the file itself")
         if (apart := mount_problem(os.path.realpath(self._path))) is not None:
             raise TargetRefused(f"place_at: {apart.message}", apart.hint)
         for database in self._databases:
             if same_place(self._path, database) or same_place(self._path, Path(os.path.realpath(database))):
                 raise TargetRefused(
                     f"place_at {self._path} is where the app's database {database} lies, or its side files",
-                    "choose another directory: not one that is mounted from there",
+                    "choose another directory, which is not mounted from there",
                 )
 
 

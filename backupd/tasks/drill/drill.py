@@ -1,23 +1,23 @@
-"""Rehearse a restore from a store: fetch, unpack, prove, compare, and let the app prove itself on the result.
+"""Run a restore drill: fetch, unpack, verify and compare the newest copy of a store, and check the app on it.
 
-Nothing in any store changes but the marks of damage that every check makes.
+It changes no store, except for marking a damaged copy.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from backupd.errors import CopyCorrupt, DrillFailed, GenerationMissing, LockHeld
 from backupd.formatting import human_duration
-from backupd.model import LOCAL_STORE, Manifest
+from backupd.model import LOCAL_STORE, Contents, Manifest
 from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.context import TaskContext, read_inventory, work_directory
 from backupd.tasks.disk_space import require_space, reserve_bytes, same_file_system
-from backupd.tasks.drill.app_check import differences, note_proven, place_of, prove_app
+from backupd.tasks.drill.app_check import add_proven, app_database, check_app
 from backupd.tasks.freshness import last_verified_at
 from backupd.tasks.inventory import Inventory, require_same_database
 from backupd.tasks.provenance import ForeignGenerations, provenance_of, refusal
@@ -29,13 +29,15 @@ from backupd.tasks.verify import record_verification
 
 OpenStore = Callable[[], AbstractContextManager[tuple[Archives, Inventory]]]
 
-_HINT = "use another generation, and let the replica have this one anew (backupd replicate)"
+_HINT = "use another generation, and send this one again (backupd replicate)"
+_MOST_DIFFERENCES = 3
 
 
 def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: TaskContext) -> RunReport[DrillDetails]:
-    """Rehearse now. Foreseen trouble does not raise: it is in the report, with how long each step took until then.
+    """Run a drill now; errors are in the report, with the seconds of each stage before.
 
-    A connection that is lost is made anew, as `retry` says. One drill at a time: it may have the app's place.
+    `retry` opens the store, and `open_store` returns archives that resume after a lost connection. One drill runs at a
+    time: the second instance of the app has one database.
     """
     details = DrillDetails(drill=DrillReport(request.store, request.max_age_s))
     with context.run("drill", request.source, details) as run, context.task_lock("drill"):
@@ -43,16 +45,16 @@ def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: T
         if request.note:
             run.note(request.note)
         _sweep(context)
-        place = place_of(request.app, run) if request.app else None
-        if place:
-            place.prepare()
+        placed = app_database(request.app, run) if request.app else None
+        if placed:
+            placed.prepare()
         with work_directory(context) as directory:
             _rehearse(request, open_store, retry, directory, run, context)
     return run.report
 
 
 def _sweep(context: TaskContext) -> None:
-    """Remove what a killed drill left in staging, unless somebody works on the store, who has done so."""
+    """Remove leftovers of a killed drill in staging, unless another run has the store, which has done so."""
     with suppress(LockHeld), replace(context, lock_timeout_s=0).exclusive_lock("drill"):
         context.recover()
 
@@ -69,13 +71,13 @@ def _rehearse(
     restored = directory / "restored.sqlite3"
     manifest = _restore(request, open_store, retry, restored, run, context)
     took_s = round(time.monotonic() - began, 3)
-    trouble = record_verification(
+    problem = record_verification(
         manifest.id, context, sound=True, detail="sound", duration_s=took_s, store=request.store
     )
-    if trouble:
-        run.warn(trouble)
+    if problem:
+        run.warn(problem)
     if request.app:
-        prove_app(request.app, restored, manifest.origin, run)
+        check_app(request.app, restored, manifest.origin, run)
     recovery_s = round(time.monotonic() - began, 3)
     run.details = replace(run.details, drill=replace(run.details.drill, recovery_s=recovery_s))
 
@@ -88,12 +90,12 @@ def _restore(
     run: DrillRun,
     context: TaskContext,
 ) -> Manifest:
-    """Restore the newest copy as `target`, timed by stage; damage is marked. Raises what keeps it from being proven."""
+    """Restore the newest copy as `target`, timed by stage, and return its manifest; damage is marked."""
     timed = Stopwatch(context.progress, run.add_stage)
     watched = replace(context, progress=timed)
     try:
-        manifest, store = retry(lambda: _fetch(request, open_store, target.parent, run, watched))
-        _prove(manifest, store, target, request, run, watched)
+        manifest, store = _fetch(request, open_store, retry, target.parent, run, watched)
+        _verify(manifest, store, target, request, run, watched)
     except CopyCorrupt as error:
         if run.report.generation:
             record_verification(run.report.generation, context, sound=False, detail=error.message, store=request.store)
@@ -104,15 +106,24 @@ def _restore(
 
 
 def _fetch(
-    request: DrillRequest, open_store: OpenStore, directory: Path, run: DrillRun, context: TaskContext
+    request: DrillRequest,
+    open_store: OpenStore,
+    retry: Retry,
+    directory: Path,
+    run: DrillRun,
+    context: TaskContext,
 ) -> tuple[Manifest, DirectoryStore]:
-    """Choose the newest copy by the store's own listing, and fetch it."""
+    """Choose the newest copy by the listing of the store, and fetch it."""
     context.progress.stage("connect", 0)
     with ExitStack() as stack:
-        with replica_errors(request.store):
-            store, inventory = stack.enter_context(open_store())
+
+        def connect() -> tuple[Archives, Inventory]:
+            with replica_errors(request.store):
+                return stack.enter_context(open_store())
+
+        store, inventory = retry(connect)
         manifest = _newest(request, inventory, run, context)
-        _require_room(manifest, request, directory)
+        _require_space(manifest, request, directory)
         reserve = reserve_bytes(directory, request.reserve_bytes)
         return manifest, fetch(manifest, store, directory, reserve, context)
 
@@ -131,8 +142,8 @@ def _newest(request: DrillRequest, inventory: Inventory, run: DrillRun, context:
         raise refusal(foreign, request.store, "a drill of them would prove nothing for this app", context.clock())
     if manifest is None or as_of is None:
         raise GenerationMissing(
-            f"there is no sound copy of {request.source} at {request.store}: nothing could be restored from there",
-            "run backupd replicate, or take a backup first",
+            f"{request.store} has no verified copy of {request.source}: nothing could be restored from it",
+            "run backupd replicate, or backupd backup first",
         )
     if request.path is not None:
         require_same_database(manifest, inventory, request.path)
@@ -141,18 +152,19 @@ def _newest(request: DrillRequest, inventory: Inventory, run: DrillRun, context:
     run.details = DrillDetails(generation=manifest.id, drill=drill)
     passed_over = [g.id for g in inventory.of(request.source) if g.taken_at > manifest.taken_at]
     if passed_over:
-        run.warn(f"newer at {request.store}, but damaged or dated in the future: {', '.join(passed_over)}")
+        run.warn(f"newer copies at {request.store} are damaged or dated in the future: {', '.join(passed_over)}")
     if age_s > request.max_age_s:
         raise DrillFailed(
-            f"the newest sound copy of {request.source} at {request.store} ({manifest.id}) is {human_duration(age_s)} "
-            f"old, more than {human_duration(request.max_age_s)}: a restore would lose all since then",
-            "see why nothing newer is sent (backupd status), then run backupd replicate",
+            f"the newest verified copy of {request.source} at {request.store} ({manifest.id}) is "
+            f"{human_duration(age_s)} old, more than {human_duration(request.max_age_s)}: a restore "
+            "would lose everything since then",
+            "see in backupd status why nothing newer is sent, then run backupd replicate",
         )
     return manifest
 
 
-def _require_room(manifest: Manifest, request: DrillRequest, directory: Path) -> None:
-    """Refuse to begin what will not fit: the archive, the database, and where the app expects it the database again."""
+def _require_space(manifest: Manifest, request: DrillRequest, directory: Path) -> None:
+    """Raise NoSpace where archive, database and the copy for the second instance of the app would not fit."""
     what, size_bytes = f"a drill of {manifest.id}", manifest.snapshot.size_bytes
     needed = manifest.archive.size_bytes + size_bytes
     place_at = request.app.place_at if request.app else None
@@ -163,7 +175,7 @@ def _require_room(manifest: Manifest, request: DrillRequest, directory: Path) ->
     require_space(directory, needed, reserve_bytes(directory, request.reserve_bytes), what)
 
 
-def _prove(
+def _verify(
     manifest: Manifest,
     store: DirectoryStore,
     target: Path,
@@ -171,10 +183,10 @@ def _prove(
     run: DrillRun,
     context: TaskContext,
 ) -> None:
-    """Unpack and prove the copy, and compare what is in it with what the manifest says. Raises CopyCorrupt."""
+    """Unpack and verify the copy, and compare its contents with the manifest. Raises CopyCorrupt."""
     reserve = reserve_bytes(target.parent, request.reserve_bytes)
     inspection = extract_verified(manifest, store, target, request.workers, context, reserve)
-    note_proven(run, "digests", *inspection.verdict.checks)
+    add_proven(run, "digests", *inspection.verdict.checks)
     run.details = replace(
         run.details,
         snapshot_bytes=manifest.snapshot.size_bytes,
@@ -185,7 +197,34 @@ def _prove(
     )
     differing = differences(inspection.contents, manifest.contents)
     if differing:
-        raise CopyCorrupt(f"{manifest.id} is not what its manifest says: {differing}", _HINT)
+        raise CopyCorrupt(f"{manifest.id} differs from its manifest: {differing}", _HINT)
     if manifest.contents is not None:
-        note_proven(run, "contents")
-    store.archive_path(manifest.id).unlink()  # its room is for the app
+        add_proven(run, "contents")
+    store.archive_path(manifest.id).unlink()  # the app needs the space
+
+
+def differences(found: Contents | None, expected: Contents | None) -> str:
+    """Return how the contents `found` in a copy differ from those `expected`; empty if they do not, or if None are.
+
+    Tables whose rows could not be counted (`None`) are skipped: counting may take functions that only the app has.
+    """
+    if expected is None:
+        return ""
+    if found is None:
+        return "its contents could not be counted"
+    all_of_them = list(_differences(found, expected))
+    more = len(all_of_them) - _MOST_DIFFERENCES
+    return "; ".join(all_of_them[:_MOST_DIFFERENCES]) + (f" and {more} more differences" if more > 0 else "")
+
+
+def _differences(found: Contents, expected: Contents) -> Iterator[str]:
+    for table in sorted(expected.tables.keys() - found.tables.keys()):
+        yield f"table {table} is missing"
+    for table in sorted(found.tables.keys() - expected.tables.keys()):
+        yield f"table {table} is not in the manifest"
+    for table in sorted(found.tables.keys() & expected.tables.keys()):
+        rows, wanted = found.tables[table], expected.tables[table]
+        if None not in (rows, wanted) and rows != wanted:
+            yield f"table {table} has {rows} rows, not {wanted}"
+    if found.schema_sha256 != expected.schema_sha256:
+        yield "its schema has another digest"

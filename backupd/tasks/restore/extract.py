@@ -1,4 +1,4 @@
-"""Fetch, unpack and prove a generation: what `verify` and `restore` both do, and the only way out of an archive."""
+"""Fetch, unpack and verify a generation: every verification, restore and drill reads archives with this module."""
 
 import io
 from collections.abc import Callable
@@ -19,15 +19,16 @@ from backupd.tasks.disk_space import require_space, watching_space
 from backupd.tasks.replica import Retry, replica_errors
 
 _CHUNK_BYTES = 1 << 20
+_HINT = "use another generation, or this one from another store (backupd list)"
+
 Connect = Callable[[], AbstractContextManager[Archives]]
-_BUFFER_BYTES = 1 << 20
+Reopen = Callable[[int, ExitStack], BinaryIO]  # opens the archive from that byte on; the stack closes the connection
 
 
 class ResumingArchives:
-    """The archives of `first`; when its connection is lost, reading goes on over one that `connect` makes.
+    """The archives of `first`; when its connection is lost, `connect` opens another, as long as `retry` allows.
 
-    `retry` says how long that is tried. Nothing of what came before is asked for again: the digest of the whole, which
-    every reader compares in the end, proves that the two belong together.
+    Reading resumes at the byte after the last one: every reader compares the digest of the whole archive at the end.
     """
 
     def __init__(self, first: Archives, connect: Connect, retry: Retry) -> None:
@@ -38,11 +39,11 @@ class ResumingArchives:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
         with replica_errors(self.name):
             stream = self._first.open(generation_id, begin)
-        reopen = _reopening(self._connect, generation_id)
-        return io.BufferedReader(_Resuming(self.name, stream, begin, reopen, self._retry), _BUFFER_BYTES)
 
+        def reopen(at: int, stack: ExitStack) -> BinaryIO:
+            return stack.enter_context(stack.enter_context(self._connect()).open(generation_id, at))
 
-Reopen = Callable[[int, ExitStack], BinaryIO]
+        return io.BufferedReader(_Resuming(self.name, stream, begin, reopen, self._retry), _CHUNK_BYTES)
 
 
 class _Resuming(io.RawIOBase):
@@ -51,48 +52,44 @@ class _Resuming(io.RawIOBase):
         self._stack = ExitStack()
         self._stream: BinaryIO | None = self._stack.enter_context(stream)
         self._at, self._reopen, self._retry = at, reopen, retry
-        self._chunk = b""
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has no name before Python 3.12
-        """Fill `buffer`; 0 at the end. Raises ReplicaUnreachable once it was tried for long enough, OSError."""
-        self._retry(lambda: self._read(len(buffer)))
-        count = len(self._chunk)
-        buffer[:count] = self._chunk
+        """Fill `buffer`; 0 at the end. Raises ReplicaUnreachable when the retries are used up, OSError."""
+        chunk = self._retry(lambda: self._read(len(buffer)))
+        count = len(chunk)
+        buffer[:count] = chunk
         self._at += count
         return count
 
     def close(self) -> None:
-        """Let go of the archive, and of the connection that was made for it."""
+        """Close the archive, and the connection that was opened for it."""
         if not self.closed:
             self._stack.close()
         super().close()
 
-    def _read(self, size_bytes: int) -> None:
+    def _read(self, size_bytes: int) -> bytes:
         try:
             with replica_errors(self._name):
                 if self._stream is None:
                     self._stream = self._reopen(self._at, self._stack)
-                self._chunk = self._stream.read(size_bytes)
+                return self._stream.read(size_bytes)
         except ReplicaUnreachable:
             self._stream = None
             self._stack.close()
             raise
 
 
-_HINT = "use another generation, or this one from another store (backupd list)"
-
-
 def extract_verified(
     manifest: Manifest, store: Archives, target: Path, workers: int, context: TaskContext, reserve_bytes: int = 0
 ) -> Inspection:
-    """Unpack a generation into the new file `target` (0600), durably, and prove it before this returns what is in it.
+    """Unpack a generation into the new file `target` (0600), durably, verify it, and return what it contains.
 
-    The archive's digest, the snapshot's digest and size, and the integrity check must all be right.
-    At least `reserve_bytes` stay free. Raises CopyCorrupt, with `target` gone; GenerationMissing; NoSpace.
+    Verified are the digest of the archive, digest and size of the snapshot, and its integrity. At least `reserve_bytes`
+    stay free. Raises CopyCorrupt, GenerationMissing, NoSpace; `target` is removed then.
     """
     require_space(target.parent, manifest.snapshot.size_bytes, reserve_bytes, f"unpacking {manifest.id}")
     context.progress.stage("unpack", manifest.snapshot.size_bytes)
@@ -124,7 +121,7 @@ def _unpack(manifest: Manifest, store: Archives, target: Path, workers: int, adv
             advance=advance,
         )
     if sha256 != expected.sha256 or target.stat().st_size != expected.size_bytes:
-        raise CopyCorrupt("it does not unpack to the snapshot that its manifest describes", _HINT)
+        raise CopyCorrupt("the unpacked snapshot differs from its manifest in digest or size", _HINT)
 
 
 def _check(manifest: Manifest, target: Path) -> Inspection:
@@ -133,14 +130,14 @@ def _check(manifest: Manifest, target: Path) -> Inspection:
     if inspection.verdict.level == "corrupt":
         raise CopyCorrupt(f"it is corrupt: {inspection.verdict.damage[0]}", _HINT)
     if inspection.verdict.level == "opaque" != manifest.verdict.level:
-        raise CopyCorrupt("it cannot be read, and could be when its manifest was written", _HINT)
+        raise CopyCorrupt("it cannot be read, but could be when its manifest was written", _HINT)
     return inspection
 
 
 def fetch(manifest: Manifest, store: Archives, directory: Path, reserve: int, context: TaskContext) -> DirectoryStore:
-    """Copy the archive of a generation into `directory`, and return that as a store of the same name to restore from.
+    """Copy the archive of a generation, unverified, into `directory`; return that as a store of the same name.
 
-    Nothing is proven yet. At least `reserve` bytes stay free. Raises GenerationMissing, NoSpace, ReplicaUnreachable.
+    At least `reserve` bytes stay free. Raises GenerationMissing, NoSpace, ReplicaUnreachable.
     """
     fetched = DirectoryStore(store.name, directory)
     target, size_bytes = fetched.archive_path(manifest.id), manifest.archive.size_bytes
@@ -150,7 +147,7 @@ def fetch(manifest: Manifest, store: Archives, directory: Path, reserve: int, co
         stream = store.open(manifest.id)
     with stream, target.open("wb") as copy:
         done_bytes = 0
-        while done_bytes <= size_bytes and (chunk := _read(stream, store.name)):  # one that never ends is no archive
+        while done_bytes <= size_bytes and (chunk := _read(stream, store.name)):  # stop at one that is longer
             copy.write(chunk)
             done_bytes += len(chunk)
             advance(done_bytes)
@@ -160,7 +157,3 @@ def fetch(manifest: Manifest, store: Archives, directory: Path, reserve: int, co
 def _read(stream: BinaryIO, name: str) -> bytes:
     with replica_errors(name):
         return stream.read(_CHUNK_BYTES)
-
-
-def _reopening(connect: Connect, generation_id: str) -> Reopen:
-    return lambda begin, stack: stack.enter_context(stack.enter_context(connect()).open(generation_id, begin))

@@ -1,23 +1,22 @@
-"""Restore a generation in place of its app's database, so that nothing gets worse.
+"""Restore a generation in place of its app's database.
 
-    lock, heal → refuse users → unpack beside it and prove → settle the old one → lease → swap → tell how to undo it
+    lock, recover -> refuse if in use -> unpack beside it, verify -> checkpoint the old database -> lease -> swap
 
-Until the swap nothing of the app is touched but what it would do itself when it starts; the old database stays.
+Until the swap nothing is changed but what the app itself would do when it starts; the old database is kept.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
-from backupd.errors import OR_ONLINE, STOP_THE_APP, CopyCorrupt, GenerationMissing, LockHeld, TargetInUse
+from backupd.errors import OR_ONLINE, STOP_THE_APP, GenerationMissing, LockHeld, TargetInUse
 from backupd.log import Event
-from backupd.model import Manifest, Verification
+from backupd.model import Manifest
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.history import Kind, RecordedRestore, RestoreRecord, choose_undo, recorded_names, restore_history
+from backupd.sqlite.database_files import side_files
+from backupd.sqlite.history import RestoreRecord, choose_undo, kept_files, recorded_names, restore_history
 from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
@@ -31,98 +30,29 @@ from backupd.tasks.disk_space import require_space
 from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import PinRequest
+from backupd.tasks.restore import RESTORED_FROM, RestoreRequest, RestoreResult, Undone
 from backupd.tasks.restore.extract import extract_verified
-from backupd.tasks.restore.presence import database_is_there
-from backupd.tasks.restore.recovery import heal_restore
+from backupd.tasks.restore.recovery import database_exists, recover_restore
 from backupd.tasks.run import RestoreRun
-from backupd.tasks.verify import record_verification
-
-RESTORED_FROM = "it was restored from"
+from backupd.tasks.verify import marking_damage
 
 
-@dataclass(frozen=True, slots=True)
-class TakenBack:
-    """The restore (or undo, or redo) that an undo takes back: what that had put in place, and when.
-
-    `puts_back` is the path of the old database that it kept, or the generation that was backed up before it.
-    """
-
-    kind: Kind
-    generation: str | None
-    restored_at: datetime
-    puts_back: str
-
-    @classmethod
-    def of(cls, entry: RecordedRestore) -> Self:
-        """Return what is told of `entry`."""
-        record = entry.record
-        return cls(record.kind, record.generation, entry.restored_at, record.safety or str(entry.path))
-
-
-@dataclass(frozen=True, slots=True)
-class InPlaceResult:
-    """What a restore in place did, or with `dry_run` would do.
-
-    `kept` is the old database, None when there was none or it was overwritten; `old_damage` says in words how it was
-    damaged, `old_undecided` why it was kept with its journal; `undo` is the command that takes the restore back;
-    `notes` tell what the file system cannot do. `directory` is what an empty directory was given. An undo says what it
-    takes back. `level` is how far the generation was verified.
-    """
-
-    source: str
-    generation: str | None
-    taken_at: datetime | None
-    target: str
-    snapshot_bytes: int
-    snapshot_sha256: str | None
-    owner: str
-    mode: str
-    dry_run: bool
-    kept: str | None = None
-    old_damage: str = ""
-    old_undecided: str = ""
-    undo: str | None = None
-    directory: str | None = None
-    notes: tuple[str, ...] = ()
-    takes_back: TakenBack | None = None
-    level: Verification | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreRequest:
-    """What is to be put where: the database of `source` at `path`; `stopped` is the operator's word for the app.
-
-    `directory` is what its directory, empty so far, is given (or in a dry run would be). With `if_missing` a database
-    that is there stays, and a restore that is at work there is waited for; `empty_is_data` as for `database_is_there`.
-    `takes_back` is the restore that this one undoes.
-    """
-
-    source: str
-    path: Path
-    workers: int
-    stopped: bool = False
-    dry_run: bool = False
-    directory: Permissions | None = None
-    if_missing: bool = False
-    empty_is_data: bool = False
-    takes_back: RecordedRestore | None = None
-
-
-def replace_database(
+def restore_in_place(
     choose: Choose, request: RestoreRequest, store: Archives, context: TaskContext
-) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
-    """Restore a generation of `store` over the database of its source; the report tells of trouble.
+) -> tuple[RunReport[RestoreDetails], RestoreResult | None]:
+    """Restore a generation of `store` over the database of its source; errors are in the report.
 
-    Which one, `choose` tells once nobody else is at work on the store: who was may have published and removed some.
-    Refused while anybody has that database open. The old one is kept beside it as `….pre-restore-TIME`.
+    `choose` is called under the lock of the store: a run that just ended may have published and removed generations.
+    Refused while a process has the database open. The old one is kept beside it as `….pre-restore-TIME`. The result is
+    None after an error, and where with `if_missing` a database exists by now.
     """
     wait_s = context.lock_timeout_s if request.if_missing else 0.0
     if request.dry_run:
         manifest, run = choose(), context.new_run("restore", request.source, RestoreDetails())
         with _offering_online(request, context):
-            rehearsed = _rehearsed(manifest, request, run)
+            rehearsed = _rehearse(manifest, request, run)
         return run.report, rehearsed
-    done = None
+    result = None
     with (
         context.run("restore", request.source, RestoreDetails()) as run,
         context.exclusive_lock_if_writable("restore"),
@@ -131,19 +61,19 @@ def replace_database(
     ):
         context.recover()
         run.start()
-        heal_restore(request.path, context)
-        if request.if_missing and database_is_there(request.path, empty_is_data=request.empty_is_data):
-            run.note(f"a database has appeared at {request.path}: it stays")
+        recover_restore(request.path, context)
+        if request.if_missing and database_exists(request.path, empty_is_data=request.empty_is_data):
+            run.note(f"another process created {request.path}: it stays")
             return run.report, None
         require_newest(request)
         manifest = choose()
         run.details = RestoreDetails(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
-        done = _replace(manifest, request, _target(manifest, request), store, run, context)
-    return run.report, done and replace(done, notes=run.report.notes)
+        result = _replace(manifest, request, _inspect(manifest, request), store, run, context)
+    return run.report, result and replace(result, notes=run.report.notes)
 
 
 def require_newest(request: RestoreRequest) -> None:
-    """Refuse to undo what is not the last restore any more, once nobody else is at work here. Raises LockHeld."""
+    """Raise LockHeld where `request` undoes a restore that is no longer the last one; call it under the lock."""
     entry = request.takes_back
     if entry is None:
         return
@@ -151,12 +81,15 @@ def require_newest(request: RestoreRequest) -> None:
     with suppress(GenerationMissing):
         if entry in (choose_undo(entries, redo=redo) for redo in (False, True)):
             return
-    raise LockHeld(f"another restore came in between at {request.path}", "look at what it did, and run it again")
+    raise LockHeld(
+        f"another restore to {request.path} has run since this undo was planned",
+        "check what it did, then run this again",
+    )
 
 
 @contextmanager
 def _offering_online(request: RestoreRequest, context: TaskContext) -> Iterator[None]:
-    """Name the restore into the live database to an app that is not stopped, where that is possible."""
+    """Add --online to the hint for an app that is not stopped, where an online restore is possible."""
     try:
         yield
     except TargetInUse as error:
@@ -168,17 +101,17 @@ def _offering_online(request: RestoreRequest, context: TaskContext) -> Iterator[
         raise
 
 
-def _rehearsed(manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> InPlaceResult:
-    """Return what the restore comes to, owner and mode as the file system lets a file of no name have them."""
-    target = _target(manifest, request)
+def _rehearse(manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> RestoreResult:
+    """Return the result that the restore would have; owner and mode are tried on an unnamed file."""
+    target = _inspect(manifest, request)
     _warn_of_directory(target, manifest, request, run)
     with collect_limits() as limits:
         owner, mode = target.try_ownership(manifest.origin)
-    return replace(planned(manifest, request, target), owner=owner, mode=mode, notes=tuple(limits))
+    return replace(planned_result(manifest, request, target), owner=owner, mode=mode, notes=tuple(limits))
 
 
-def _target(manifest: Manifest, request: RestoreRequest) -> Target:
-    """Look at the place, before hours are spent on fetching. Raises TargetInUse, TargetRefused, NoSpace."""
+def _inspect(manifest: Manifest, request: RestoreRequest) -> Target:
+    """Check the target before hours are spent on fetching. Raises TargetInUse, TargetRefused, NoSpace."""
     target = Target.inspect(request.path)
     with target.lease(stopped=request.stopped):
         pass
@@ -195,31 +128,29 @@ def _replace(
     store: Archives,
     run: RestoreRun,
     context: TaskContext,
-) -> InPlaceResult:
+) -> RestoreResult:
     part = part_path(target.path)
-    sweep_parts(target.path)  # we are alone: none is at work
+    sweep_parts(target.path)  # the restore lock is held: no other restore uses them
     try:
-        with run.stage("unpack"):
-            extract_verified(manifest, store, part, request.workers, context)
-        set_journal_mode(part, manifest.snapshot.journal_mode)
-        owner, mode = apply_ownership(part, target, manifest.origin)
-        done = replace(planned(manifest, request, target), owner=owner, mode=mode)
-        with run.stage("swap"):
-            pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
-            done = put_in_place(done, target, part, request, context)
-    except CopyCorrupt as error:
-        record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
-        raise
+        with marking_damage(manifest, store, context):
+            with run.stage("unpack"):
+                extract_verified(manifest, store, part, request.workers, context)
+            set_journal_mode(part, manifest.snapshot.journal_mode)
+            owner, mode = apply_ownership(part, target, manifest.origin)
+            result = replace(planned_result(manifest, request, target), owner=owner, mode=mode)
+            with run.stage("swap"):
+                pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
+                result = put_in_place(result, target, part, request, run, context)
     finally:
         remove_part(part)
     _warn_of_directory(target, manifest, request, run)
-    tell_restored(f"restored {manifest.id} in place of {target.path}", done, context)
-    return done
+    log_restored(f"restored {manifest.id} in place of {target.path}", result, context)
+    return result
 
 
 def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> None:
-    """Warn where the app could not write beside a database that was not there before."""
-    if target.old is not None or os.geteuid() != 0:  # not root: the new database is ours, and we may write there
+    """Warn where the app could not write beside its database, which did not exist before."""
+    if target.old is not None or os.geteuid() != 0:  # a user other than root owns the new file, and may write there
         return
     rights = request.directory or Permissions.of(target.path.parent)
     if warning := permission_warning(target.path.parent, rights, manifest.origin):
@@ -227,53 +158,55 @@ def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreReque
 
 
 def put_in_place(
-    done: InPlaceResult, target: Target, part: Path, request: RestoreRequest, context: TaskContext
-) -> InPlaceResult:
-    """Bring the old database to rest, make sure that nobody has opened it since, and put `part` in its place."""
-    target = Target.inspect(target.path)  # anew: an app that started meanwhile may have made one
-    if request.if_missing and database_is_there(target.path, empty_is_data=request.empty_is_data):
-        raise TargetInUse(f"a database has appeared at {target.path}: it stays", "run it again")
+    result: RestoreResult,
+    target: Target,
+    part: Path,
+    request: RestoreRequest,
+    run: RestoreRun,
+    context: TaskContext,
+) -> RestoreResult:
+    """Checkpoint the old database, make sure that no process has opened it since, and put `part` in its place."""
+    target = Target.inspect(target.path)  # again: an app that has started since may have created a database
+    if request.if_missing and database_exists(target.path, empty_is_data=request.empty_is_data):
+        raise TargetInUse(f"another process created {target.path}: it stays", "run it again")
     settled = target.checkpoint()
+    orphans = [] if target.old else [path for path in side_files(target.path) if _may_hold_data(path)]
     with target.lease(stopped=request.stopped) as lease:
-        record = _record(done, target, request)
-        kept = swap(target.path, part, lease, context.clock(), record, request.takes_back)
+        kept = swap(target.path, part, lease, context.clock(), _record(result, target, request), request.takes_back)
+    for orphan in orphans:
+        name = kept_files(target.path)[-1].path.name + orphan.name.removeprefix(target.path.name)
+        run.note(f"{target.path.name} was missing, and {orphan.name} existed: kept as {orphan.with_name(name)}")
     if kept is None:
-        return done
+        return result
     old = settled or CheckpointResult("")
-    undo = way_back(request)
-    return replace(done, kept=str(kept), old_damage=old.damage, old_undecided=old.journal_problem, undo=undo)
+    return replace(
+        result,
+        kept=str(kept),
+        old_damage=old.damage,
+        old_undecided=old.journal_problem,
+        undo=request.undo_command,
+    )
 
 
-def _record(done: InPlaceResult, target: Target, request: RestoreRequest) -> RestoreRecord | None:
-    """Return what is recorded of a restore in place; nothing where there was nothing before, not even a restore."""
+def _may_hold_data(side_file: Path) -> bool:
+    return not side_file.name.endswith("-shm") and side_file.exists() and side_file.stat().st_size > 0
+
+
+def _record(result: RestoreResult, target: Target, request: RestoreRequest) -> RestoreRecord | None:
+    """Return the record of the restore for an undo; None where neither a database nor an earlier restore was there."""
     if target.old is not None:
-        return RestoreRecord(kind_of(request), generation_of(request, done.generation), "file")
+        return RestoreRecord(request.kind, request.subject(result.generation), "file")
     if request.takes_back is None and recorded_names(target.path):
-        return RestoreRecord("restore", done.generation, "nothing")
+        return RestoreRecord("restore", result.generation, "nothing")
     return None
 
 
-def kind_of(request: RestoreRequest) -> Kind:
-    """Tell whether a restore takes one back, or takes an undo back."""
-    if request.takes_back is None:
-        return "restore"
-    return "redo" if request.takes_back.record.kind == "undo" else "undo"
-
-
-def generation_of(request: RestoreRequest, generation: str | None) -> str | None:
-    """Return the generation that a restore is about: an undo is about that of the restore that it takes back."""
-    return request.takes_back.record.generation if request.takes_back else generation
-
-
-def way_back(request: RestoreRequest) -> str:
-    """Return the command that takes a restore back."""
-    return f"backupd restore --{'redo' if kind_of(request) == 'undo' else 'undo'} --source {request.source}"
-
-
-def planned(manifest: Manifest, request: RestoreRequest, target: Target, undo: str | None = None) -> InPlaceResult:
-    """Return what restoring `manifest` to `target` comes to, as far as it can be told before."""
+def planned_result(
+    manifest: Manifest, request: RestoreRequest, target: Target, undo: str | None = None
+) -> RestoreResult:
+    """Return the result of restoring `manifest` to `target`, as far as it is known before."""
     origin = target.old or manifest.origin
-    return InPlaceResult(
+    return RestoreResult(
         source=request.source,
         generation=manifest.id,
         taken_at=manifest.taken_at,
@@ -283,23 +216,23 @@ def planned(manifest: Manifest, request: RestoreRequest, target: Target, undo: s
         owner=owner_text(origin.uid, origin.gid),
         mode=f"{origin.mode & 0o777:04o}",
         dry_run=request.dry_run,
+        level=manifest.verdict.level,
         undo=undo,
         directory=str(request.directory) if request.directory else None,
-        takes_back=TakenBack.of(request.takes_back) if request.takes_back else None,
-        level=manifest.verdict.level,
+        takes_back=Undone.of(request.takes_back) if request.takes_back else None,
     )
 
 
-def tell_restored(what: str, done: InPlaceResult, context: TaskContext) -> None:
+def log_restored(what: str, result: RestoreResult, context: TaskContext) -> None:
     """Log a restore, with what is needed to take it back."""
-    kept = f"; the old database is {done.kept}" if done.kept else ""
-    journal_problem = f", kept with its journal: {done.old_undecided}" if done.old_undecided else ""
+    kept = f"; the old database is {result.kept}" if result.kept else ""
+    undecided = f", kept with its journal: {result.old_undecided}" if result.old_undecided else ""
     context.log.info(
         Event.GENERATION_RESTORED,
-        f"{what}{kept}{journal_problem}",
-        generation=done.generation,
-        target=done.target,
-        snapshot_sha256=done.snapshot_sha256,
-        kept=done.kept,
-        undo=done.undo,
+        f"{what}{kept}{undecided}",
+        generation=result.generation,
+        target=result.target,
+        snapshot_sha256=result.snapshot_sha256,
+        kept=result.kept,
+        undo=result.undo,
     )

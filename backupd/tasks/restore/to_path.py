@@ -1,49 +1,29 @@
-"""Restore a generation to a new path: prove it first, put it in place last."""
+"""Restore a generation as a new file."""
 
 import glob
 import os
 import secrets
 import tempfile
 import time
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from backupd.errors import CopyCorrupt, TargetRefused
+from backupd.errors import TargetRefused
 from backupd.log import Event
-from backupd.model import Manifest, SourceFacts, Verification
+from backupd.model import Manifest, SourceFacts
+from backupd.sqlite.database_files import side_files
 from backupd.stores.contract import Archives
 from backupd.system.fs import change_owner, collect_limits, fsync_directory, set_mode
 from backupd.system.owners import owner_of
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
+from backupd.tasks.restore import RestoreResult
 from backupd.tasks.restore.extract import extract_verified
-from backupd.tasks.verify import record_verification
+from backupd.tasks.verify import marking_damage
 
 _ABANDONED_S = 86400
-_SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What a restore did, or with `dry_run` would do; `owner` is `uid:gid`, None where it stays as it is.
-
-    `level` is how far the generation was verified; `notes` tell what the file system cannot do.
-    """
-
-    generation: str
-    taken_at: datetime
-    target: str
-    snapshot_bytes: int
-    snapshot_sha256: str
-    owner: str | None
-    mode: str
-    dry_run: bool
-    level: Verification
-    notes: tuple[str, ...] = ()
-
-
-def restore_to(
+def restore_to_path(
     manifest: Manifest,
     target: Path,
     workers: int,
@@ -51,11 +31,11 @@ def restore_to(
     *,
     store: Archives | None = None,
     dry_run: bool = False,
-) -> Restored:
-    """Restore a generation of `store` (None: the local one) as the new file `target`; nothing there is ever replaced.
+) -> RestoreResult:
+    """Restore a generation of `store` (None: the local one) as the new file `target`; no file is replaced.
 
-    The file appears under its name complete, proven and durable, with the mode that the source had, and as root with
-    its owner, where root may give files away. Raises TargetRefused, CopyCorrupt, NoSpace.
+    The file gets its name when it is complete, verified and durable. It has the mode of the source, and with root also
+    its owner, where root may set that. Raises TargetRefused, CopyCorrupt, NoSpace.
     """
     target = target.absolute()
     refuse_unsafe(target)
@@ -65,7 +45,10 @@ def restore_to(
             owner, mode = _rehearse(target, manifest.origin)
         else:
             owner, mode = _restore(manifest, target, workers, context, store or context.store)
-    done = Restored(
+            what = f"restored {manifest.id} to {target}"
+            context.log.info(Event.GENERATION_RESTORED, what, generation=manifest.id, target=str(target))
+    return RestoreResult(
+        source=manifest.source,
         generation=manifest.id,
         taken_at=manifest.taken_at,
         target=str(target),
@@ -77,41 +60,30 @@ def restore_to(
         level=manifest.verdict.level,
         notes=tuple(limits),
     )
-    if not dry_run:
-        context.log.info(
-            Event.GENERATION_RESTORED,
-            f"restored {manifest.id} to {target}",
-            generation=manifest.id,
-            target=str(target),
-        )
-    return done
 
 
 def refuse_unsafe(target: Path) -> None:
-    """Refuse a target that exists, lies in no directory, or has side files that SQLite would replay into it.
-
-    Raises TargetRefused.
-    """
+    """Raise TargetRefused for a target that exists, has no directory, or has side files that SQLite would replay."""
     if not target.parent.is_dir():
-        raise TargetRefused(f"there is no directory {target.parent}", "make it, or give another --to PATH")
+        raise TargetRefused(f"the directory {target.parent} does not exist", "create it, or give another --to PATH")
     if target.is_dir():
-        raise TargetRefused(f"{target} is a directory", "give the name of a file in it")
+        raise TargetRefused(f"{target} is a directory", "give the path of a new file in it")
     if os.path.lexists(target):
-        raise TargetRefused(f"{target} exists already", "give a new path, or restore in place (without --to)")
-    for suffix in _SIDE_FILES:
-        if os.path.lexists(f"{target}{suffix}"):
+        raise TargetRefused(f"{target} already exists", "give a new path, or restore in place (without --to)")
+    for path in side_files(target):
+        if os.path.lexists(path):
             raise TargetRefused(
-                f"{target}{suffix} lies there: SQLite would replay it into the restored database",
+                f"{path} exists: SQLite would replay it into the restored database",
                 "move it away, or give another --to PATH",
             )
 
 
 def _rehearse(target: Path, origin: SourceFacts) -> tuple[str | None, int]:
-    """Try with a file of no name which owner and mode the restored one would have. Raises OSError."""
+    """Return the owner and mode that the restored file would have, tried on an unnamed file. Raises OSError."""
     with tempfile.TemporaryFile(dir=target.parent) as trial:
-        said = _dress(trial.fileno(), target, origin)
+        applied = _apply_ownership(trial.fileno(), target, origin)
     fsync_directory(target.parent)
-    return said
+    return applied
 
 
 def _restore(
@@ -121,29 +93,27 @@ def _restore(
     _sweep_old_parts(target)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        extract_verified(manifest, store, part, workers, context)
+        with marking_damage(manifest, store, context):
+            extract_verified(manifest, store, part, workers, context)
         with part.open("rb") as stream:
-            said = _dress(stream.fileno(), target, manifest.origin)
+            applied = _apply_ownership(stream.fileno(), target, manifest.origin)
             os.fsync(stream.fileno())
         _put_in_place(part, target)
         fsync_directory(target.parent)
-    except CopyCorrupt as error:
-        record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
-        raise
     finally:
         part.unlink(missing_ok=True)
-    return said
+    return applied
 
 
 def _sweep_old_parts(target: Path) -> None:
-    """Remove what killed restores to the same place left more than a day ago; a younger one may be at work."""
+    """Remove parts of killed restores to this target after a day; a younger one may belong to a running restore."""
     for part in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
         if time.time() - part.stat().st_mtime > _ABANDONED_S:
             part.unlink()
 
 
-def _dress(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | None, int]:
-    """Give the open file mode and owner of the source; return the owner, None where it stays as it is, and the mode."""
+def _apply_ownership(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | None, int]:
+    """Give the open file mode and owner of the source; return owner, None where it stays that of us, and mode."""
     mode = set_mode(descriptor, origin.mode & 0o777, target)
     given = (
         os.geteuid() == 0
@@ -155,11 +125,11 @@ def _dress(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | No
 
 
 def _put_in_place(part: Path, target: Path) -> None:
-    """Give the finished file its name; a link, unlike a rename, never replaces what appeared there meanwhile."""
+    """Give the finished file its name; a link, unlike a rename, never replaces a file that was created since."""
     try:
         os.link(part, target)
     except FileExistsError as error:
-        raise TargetRefused(f"{target} appeared in the meantime", "give another --to PATH") from error
+        raise TargetRefused(f"{target} was created by another process", "give another --to PATH") from error
     except OSError:  # a file system without hard links (FAT, SMB)
         refuse_unsafe(target)
         part.rename(target)

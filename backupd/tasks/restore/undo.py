@@ -1,7 +1,7 @@
-"""Take restores back, the newest first: `--undo` goes back through them, `--redo` takes the last undo back.
+"""Take restores back, the newest first (`--undo`), and take the last undo back (`--redo`).
 
-An old database that was kept is put back in its place. The generation from before an online restore is restored like
-any other one: online while the app runs, else in place. What lies there now is kept, or backed up, in its turn.
+A database that was kept as a file is put back in its place. The generation from before an online restore is restored
+like any other: online while the app runs, else in place. The current database is kept or backed up in either case.
 """
 
 from collections.abc import Iterator
@@ -16,34 +16,29 @@ from backupd.sqlite.target_locks import restore_lock
 from backupd.system.fs import collect_limits, fsync_directory
 from backupd.system.owners import known_owner, owner_text
 from backupd.tasks.context import TaskContext
-from backupd.tasks.restore.in_place import (
-    InPlaceResult,
-    RestoreRequest,
-    TakenBack,
-    put_in_place,
-    require_newest,
-    tell_restored,
-)
-from backupd.tasks.restore.recovery import heal_restore
+from backupd.tasks.restore import RestoreRequest, RestoreResult, Undone
+from backupd.tasks.restore.in_place import log_restored, put_in_place, require_newest
+from backupd.tasks.restore.recovery import recover_restore
+from backupd.tasks.run import RestoreRun
 
 
 def plan_undo(request: RestoreRequest, context: TaskContext, *, redo: bool) -> RestoreRequest:
-    """Return the order to take the last restore back (with `redo`, the last undo), which says which one that is.
+    """Return the request to take the last restore back (with `redo`, the last undo).
 
-    What a killed restore left is put right first, but in a dry run. Raises GenerationMissing, TargetRefused, LockHeld.
+    A killed restore is recovered first, except in a dry run. Raises GenerationMissing, TargetRefused, LockHeld.
     """
     with _without_elsewhere():
         if not request.dry_run:
             with restore_lock(request.path):
-                heal_restore(request.path, context)
+                recover_restore(request.path, context)
         target = Target.inspect(request.path)
         entry = choose_undo(restore_history(target.path), redo=redo)
         require_undoable(entry)
     return replace(request, takes_back=entry)
 
 
-def app_runs(request: RestoreRequest) -> bool:
-    """Tell whether a database is there and in use. Raises TargetInUse where only its side files are, TargetRefused."""
+def is_in_use(request: RestoreRequest) -> bool:
+    """Whether the database exists and is open. Raises TargetRefused; TargetInUse where only side files are open."""
     with _without_elsewhere():
         target = Target.inspect(request.path)
         try:
@@ -55,18 +50,17 @@ def app_runs(request: RestoreRequest) -> bool:
             return True
 
 
-def put_kept_back(
+def undo_in_place(
     request: RestoreRequest, entry: RecordedRestore, context: TaskContext
-) -> tuple[RunReport[RestoreDetails], InPlaceResult | None]:
-    """Put the database that a restore kept back in place; what is there now is kept in its turn."""
+) -> tuple[RunReport[RestoreDetails], RestoreResult | None]:
+    """Put the database that a restore kept back in place; the current one is kept."""
     if request.dry_run:
         with _without_elsewhere(), collect_limits() as limits:
-            planned, target, _ = _putting_back(request, entry)
+            planned, target, _ = _inspect(request, entry)
             fsync_directory(target.path.parent)
-        return context.new_run("restore", request.source, RestoreDetails()).report, replace(
-            planned, notes=tuple(limits)
-        )
-    done = None
+        report = context.new_run("restore", request.source, RestoreDetails()).report
+        return report, replace(planned, notes=tuple(limits))
+    result = None
     with (
         context.run("restore", request.source, RestoreDetails()) as run,
         context.exclusive_lock_if_writable("restore"),
@@ -75,26 +69,33 @@ def put_kept_back(
     ):
         context.recover()
         run.start()
-        heal_restore(request.path, context)
+        recover_restore(request.path, context)
         require_newest(request)
-        done, target, kept = _putting_back(request, entry)
-        settled = kept.checkpoint()  # so that all of it comes back in one rename, and not while a process reads it
-        if settled and settled.journal_problem:
-            way = "put back with its journal, which the app judges when it starts, rightly if it has not run since then"
-            run.warn(f"{way}: {settled.journal_problem}")
-        done = put_in_place(done, target, kept.path, request, context)
-        tell_restored(f"put {kept.path.name} back in place of {target.path}", done, context)
-    return run.report, done and replace(done, notes=run.report.notes)
+        result = _put_back(request, entry, run, context)
+    return run.report, result and replace(result, notes=run.report.notes)
 
 
-def _putting_back(request: RestoreRequest, entry: RecordedRestore) -> tuple[InPlaceResult, Target, Target]:
-    """Return what taking a restore in place back comes to, where, and the database that it kept."""
+def _put_back(request: RestoreRequest, entry: RecordedRestore, run: RestoreRun, context: TaskContext) -> RestoreResult:
+    result, target, kept = _inspect(request, entry)
+    settled = kept.checkpoint()  # so that one rename puts all of it back, and no process reads it during that
+    if settled and settled.journal_problem:
+        run.warn(
+            "put back with its journal, which the app rolls back or deletes when it starts; that is correct if the app "
+            f"has not run since the restore: {settled.journal_problem}"
+        )
+    result = put_in_place(result, target, kept.path, request, run, context)
+    log_restored(f"put {kept.path.name} back in place of {target.path}", result, context)
+    return result
+
+
+def _inspect(request: RestoreRequest, entry: RecordedRestore) -> tuple[RestoreResult, Target, Target]:
+    """Return the planned result, the target, and the database that was kept; neither may be in use."""
     target, kept = Target.inspect(request.path), Target.kept(entry.path)
-    for each in (target, kept):
-        with each.lease(stopped=request.stopped):
+    for database in (target, kept):
+        with database.lease(stopped=request.stopped):
             pass
     state = kept.path.stat()
-    done = InPlaceResult(
+    result = RestoreResult(
         source=request.source,
         generation=None,
         taken_at=None,
@@ -104,14 +105,14 @@ def _putting_back(request: RestoreRequest, entry: RecordedRestore) -> tuple[InPl
         owner=owner_text(*known_owner(kept.path, state)),
         mode=f"{state.st_mode & 0o7777:04o}",
         dry_run=request.dry_run,
-        takes_back=TakenBack.of(entry),
+        takes_back=Undone.of(entry),
     )
-    return done, target, kept
+    return result, target, kept
 
 
 @contextmanager
 def _without_elsewhere() -> Iterator[None]:
-    """Leave the restore to another path out of hints: nothing can be taken back there."""
+    """Remove the restore to another path from hints: an undo has no other target."""
     try:
         yield
     except TargetRefused as error:

@@ -43,7 +43,7 @@ def test_output_has_each_fingerprint_how_to_compare_it_and_the_lines_that_pin_it
         pinned = trust(backupd, server, host_key=value)
     assert pinned.code == 0
     assert "is pinned\n" in pinned.out
-    assert "there is nothing to do" in pinned.out
+    assert "nothing to do" in pinned.out
 
 
 def test_json_has_the_same_facts(backupd: Backupd, sshd: Starter) -> None:
@@ -81,9 +81,9 @@ def test_a_changed_key_exits_1_with_both_fingerprints(backupd: Backupd, sshd: St
         facts = trust(backupd, server, "--json", host_key=public(other))
         shown = fingerprint_of(server.host_key())
     assert answer.code == facts.code == 1
-    assert f"  ssh-ed25519 {shown}  DIFFERS from what is pinned\npinned is:\n" in answer.out
+    assert f"  ssh-ed25519 {shown}  DIFFERS from what is pinned\npinned:\n" in answer.out
     assert fingerprint_of(other) in answer.out
-    assert "Somebody may stand in between" in answer.out
+    assert "may be a man-in-the-middle" in answer.out
     assert facts.json["verdict"] == facts.json["keys"][0]["state"] == "changed"
 
 
@@ -98,7 +98,7 @@ def test_a_key_pinned_by_a_file_counts_and_an_unreadable_one_is_a_warning(
         wrong = trust(backupd, server, host_key=fingerprint_of(server.host_key()))
     assert (missing.code, found.code, wrong.code) == (0, 0, 0)
     assert f"cannot read {known_hosts}" in missing.err
-    assert "there is nothing to do" in found.out
+    assert "nothing to do" in found.out
     assert "this is a fingerprint: the key itself is needed" in wrong.err
     assert "host_key = " in wrong.out
 
@@ -107,7 +107,7 @@ def test_an_unknown_replica_or_a_directory_is_a_usage_error(backupd: Backupd, tm
     local = {"BACKUPD_REPLICAS__DISK__URL": f"file:{tmp_path}"}
     answer = backupd("trust", "disk", **local)
     assert (answer.code, answer.out) == (2, "")
-    assert "is a directory: it has no host key" in answer.err
+    assert "is a directory and has no host key" in answer.err
     answer = backupd("trust", "disc", **local)
     assert answer.code == 2
     assert "has: disk" in answer.err
@@ -123,9 +123,9 @@ def test_received_keys_are_shown_with_exit_3_when_a_later_connection_fails(backu
             facts = trust(backupd, replace(server, port=port), "--json", host_key=rsa)
     assert (answer.code, facts.code) == (3, 3)
     assert f"{fingerprint_of(server.host_key())}  not pinned" in answer.out
-    assert "pinned is:\n  ssh-rsa " in answer.out
-    assert "Somebody may stand" not in answer.out
-    assert "it was not asked for keys of the types ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, " in answer.err
+    assert "pinned:\n  ssh-rsa " in answer.out
+    assert "man-in-the-middle" not in answer.out
+    assert "keys of the types ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, " in answer.err
     assert (facts.json["verdict"], facts.json["missing"][-1]) == ("unpinned", "ssh-rsa")
     assert "127.0.0.1:" in facts.json["problem"]
 

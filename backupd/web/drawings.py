@@ -1,4 +1,4 @@
-"""The geometry of line charts over days: pure, from values to the coordinates and labels of an inline SVG."""
+"""The geometry of the drawings of the page, pure: line charts over days, and the calendar of a year."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
 from typing import Final
+
+from backupd.status.calendar import WEEKS, Day
 
 WIDTH, HEIGHT = 460, 190
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 10, 26
@@ -16,12 +18,20 @@ _STEPS: Final = (1, 2, 5, 10)
 _BYTES: Final = (("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
 _SECONDS: Final = (("s", 1), ("min", 60), ("h", 3600))
 
+CALENDAR_PITCH: Final = 13
+CALENDAR_CELL: Final = 11
+CALENDAR_LEFT, CALENDAR_TOP = 30, 14
+HALF_WEEKS: Final = (WEEKS + 1) // 2
+CALENDAR_WIDTH: Final = CALENDAR_LEFT + HALF_WEEKS * CALENDAR_PITCH
+CALENDAR_HEIGHT: Final = CALENDAR_TOP + 7 * CALENDAR_PITCH
+_LABEL_WEEKS: Final = 3
+
 Series = Sequence[tuple[date, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark on an axis, in units of the drawing, and what stands beside it."""
+    """A mark on an axis, in units of the drawing, and its label."""
 
     at: float
     label: str
@@ -29,7 +39,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One series: what `points` of a polyline says, and where it ends."""
+    """One series: the `points` attribute of a polyline, and its end."""
 
     points: str
     end_x: float
@@ -45,18 +55,43 @@ class Chart:
     lines: tuple[Line, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One day, and the upper left corner of its square."""
+
+    day: Day
+    x: int
+    y: int
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """The label of a month (`2026-03`) above the first week that begins in it."""
+
+    label: str
+    x: int
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """Half of the calendar, a drawing of `CALENDAR_WIDTH` by `CALENDAR_HEIGHT`."""
+
+    cells: tuple[Cell, ...]
+    months: tuple[Month, ...]
+
+
 def size_chart(serieses: Iterable[Series]) -> Chart | None:
-    """Draw sizes in bytes; None where there is nothing to draw."""
+    """Draw sizes in bytes; None without values."""
     return _draw(list(serieses), _BYTES)
 
 
 def duration_chart(series: Series) -> Chart | None:
-    """Draw durations in seconds; None where there is nothing to draw."""
+    """Draw durations in seconds; None without values."""
     return _draw([series], _SECONDS)
 
 
 def nice_ticks(highest: float, units: Sequence[tuple[str, int]]) -> list[tuple[float, str]]:
-    """Return values from 0 to `highest` or just above it, a round number of a fitting unit apart, with labels."""
+    """Return values from 0 to `highest` or just above it, a round number of a suitable unit apart, with labels."""
     highest = highest or 1
     name, unit = max((pair for pair in units if pair[1] <= highest), key=lambda pair: pair[1], default=units[0])
     wanted = max(highest / unit, 1e-3) / _Y_TICKS  # no axis needs finer steps than thousandths
@@ -109,3 +144,24 @@ def _days_to_mark(first: date, last: date) -> list[tuple[date, str]]:
 
 def _span(first: date, last: date) -> Iterable[date]:
     return (first + timedelta(days=n) for n in range((last - first).days + 1))
+
+
+def halves(days: Sequence[Day]) -> tuple[Half, ...]:
+    """Lay out `days`, which begin on a Monday and have no gap, from the older half to the newer one."""
+    return tuple(_half(days[at : at + HALF_WEEKS * 7]) for at in range(0, len(days), HALF_WEEKS * 7))
+
+
+def _half(days: Sequence[Day]) -> Half:
+    cells = tuple(
+        Cell(day, CALENDAR_LEFT + index // 7 * CALENDAR_PITCH, CALENDAR_TOP + index % 7 * CALENDAR_PITCH)
+        for index, day in enumerate(days)
+    )
+    mondays = cells[::7]
+    months = [
+        Month(f"{cell.day.date:%Y-%m}", cell.x)
+        for week, cell in enumerate(mondays)
+        if (week == 0 and cell.day.date.day <= 7 * (5 - _LABEL_WEEKS))
+        or (week and (cell.day.date - timedelta(days=7)).month != cell.day.date.month)
+    ]
+    last = CALENDAR_LEFT + (HALF_WEEKS - _LABEL_WEEKS) * CALENDAR_PITCH
+    return Half(cells, tuple(month for month in months if month.x <= last))

@@ -1,51 +1,38 @@
-"""`backupd clean`."""
+"""`backupd clean` and `backupd catalog rebuild`."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import click
 
 from backupd.bootstrap.tasks import sources
-from backupd.cli.common import (
-    config_option,
-    json_option,
-    open_context,
-    print_json,
-    read_config,
-    readable_errors,
-    source_option,
-)
-from backupd.cli.output import print_table
+from backupd.cli import COMMANDS
+from backupd.cli.common import command, dry_run_option, open_context, source_option
+from backupd.cli.output import print_json, print_table
+from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import SPAN_EXAMPLE, human_age, human_bytes, parse_span, printable, written_span
 from backupd.sqlite.history import KEPT_FOR
 from backupd.tasks.clean import CleanDecision, clean
-from backupd.tasks.context import TaskContext
+from backupd.tasks.context import TaskContext, rebuild_catalog
 
 
-@click.command("clean", epilog="Example: backupd clean --older-than 7d --dry-run")
+@command("clean", "backupd clean --older-than 7d --dry-run", {75: ""})
 @click.option(
     "--older-than",
-    "older_than",
     metavar="SPAN",
     default=written_span(KEPT_FOR),
     show_default=True,
     help=f"Remove only what is older: {SPAN_EXAMPLE}.",
 )
-@click.option("--dry-run", is_flag=True, help="Show each decision with its reason; remove nothing.")
-@config_option
+@dry_run_option
 @source_option
-@json_option
-@readable_errors
-def command(config_file: Path | None, names: tuple[str, ...], older_than: str, *, dry_run: bool, as_json: bool) -> None:
-    """Remove old databases that restores have replaced, and damaged copies in quarantine.
+def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dry_run: bool, as_json: bool) -> None:
+    """Databases that restores kept are removed with their side files.
 
-    Databases that `restore` has kept go with their side files. What the next `restore --undo` puts back stays for 30
-    days whatever --older-than says. Damaged copies stay while pruning of their source is on hold. No backup is
-    removed: prune and remove do that.
+    What the next restore --undo needs stays for 30 days, whatever --older-than says. Copies in quarantine stay while
+    pruning of their source is on hold. No generation is removed: prune and remove do that.
     """
     span = _span(older_than)
-    config = read_config(config_file)
     databases = {name: config.sources[name].path for name in sources(config, names)}
     context = open_context(config, writing=not dry_run)
     decisions = clean(databases, span, context, everything=not names, dry_run=dry_run)
@@ -63,13 +50,13 @@ def _span(text: str) -> timedelta:
 
 
 def _facts(decision: CleanDecision) -> dict[str, object]:
-    one = decision.leftover
+    leftover = decision.leftover
     return {
-        "kind": one.kind,
-        "source": one.source,
-        "path": str(one.path),
-        "since": one.since,
-        "size_bytes": one.size_bytes,
+        "kind": leftover.kind,
+        "source": leftover.source,
+        "path": str(leftover.path),
+        "since": leftover.since,
+        "size_bytes": leftover.size_bytes,
         "action": "remove" if decision.removed else "keep",
         "reason": decision.reason,
     }
@@ -79,10 +66,10 @@ def _print(decisions: tuple[CleanDecision, ...], context: TaskContext, *, dry_ru
     if not decisions:
         click.echo("nothing to clean")
         return
-    now, word = context.clock(), "would be removed" if dry_run else "removed"
+    now, removed = context.clock(), "would be removed" if dry_run else "removed"
     rows = [
         (
-            word if one.removed else "stays",
+            removed if one.removed else "stays",
             human_age((now - one.leftover.since).total_seconds()),
             human_bytes(one.leftover.size_bytes),
             one.reason,
@@ -93,3 +80,18 @@ def _print(decisions: tuple[CleanDecision, ...], context: TaskContext, *, dry_ru
     print_table(("decision", "age", "size", "reason", "path"), rows, right=frozenset({"age", "size"}))
     freed = sum(one.leftover.size_bytes for one in decisions if one.removed)
     click.echo(f"{human_bytes(freed)} {'would be freed' if dry_run else 'freed'}")
+
+
+catalog_command = click.Group(
+    "catalog", help=COMMANDS["catalog"].summary, epilog="Example: backupd catalog rebuild --json"
+)
+
+
+@command("rebuild", "backupd catalog rebuild", {75: ""}, group=catalog_command)
+def rebuild_command(config: Config, *, as_json: bool) -> None:
+    """Rebuild the catalog from the manifests; readable history of the old catalog is kept."""
+    count = rebuild_catalog(open_context(config))
+    if as_json:
+        print_json({"generations": count})
+    else:
+        click.echo(f"catalog rebuilt: {count} generations")
