@@ -1,11 +1,11 @@
-# Built by the classic builder as well (CapRover's), hence no --mount and no --chmod.
+# Also built by the classic builder (CapRover), so without --mount and --chmod.
 #   docker build -t backupd .        or scripts/image, which fills in the labels
 
 FROM python:3.13-slim-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 RUN python3 -m venv --without-pip /opt/backupd
 WORKDIR /build
-# What it depends on is a layer of its own: a change of the source does not fetch it again.
+# Dependencies are a layer of their own: a change of the source does not fetch them again.
 COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
         >requirements.txt \
@@ -22,13 +22,13 @@ RUN apt-get update \
         /var/cache/ldconfig/aux-cache \
     && python -B -m pip uninstall --yes --quiet --root-user-action=ignore pip
 COPY --from=build /opt/backupd /opt/backupd
-# A fresh volume takes over this mode: whoever backupd runs as can write there, with no right to change owners.
+# A fresh volume gets this mode: backupd can write there as any user, without CHOWN.
 RUN mkdir -m 1777 /backups
 ENV PATH=/opt/backupd/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PUID=auto \
     BACKUPD_HTTP__LISTEN=0.0.0.0:8080
-# The base comes without compiled modules, and at run time nobody may write any: what we import of it is compiled here.
+# The base has no compiled modules, and none can be written at run time: the imported ones are compiled here.
 RUN python -c 'import apprise, pkgutil, backupd; apprise.Apprise().add("json://localhost"); \
 [__import__(m.name) for m in pkgutil.walk_packages(backupd.__path__, "backupd.") if not m.name.endswith("__main__")]'
 ENV PYTHONDONTWRITEBYTECODE=1
@@ -37,7 +37,7 @@ ARG VERSION=dev
 ARG REVISION=unknown
 ARG CREATED=unknown
 LABEL org.opencontainers.image.title="backupd" \
-      org.opencontainers.image.description="Backups of SQLite apps that nobody has to think about, and that are proven to restore" \
+      org.opencontainers.image.description="Automatic, verified backups of SQLite apps, with restores that are rehearsed" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.base.name="docker.io/library/python:3.13-slim-trixie" \
       org.opencontainers.image.version="$VERSION" \

@@ -1,4 +1,4 @@
-"""Text that others wrote, made fit for a terminal and a log."""
+"""Sizes, durations and foreign text for people: one format everywhere."""
 
 import re
 from datetime import timedelta
@@ -16,19 +16,19 @@ _LONGEST_LINE = 200
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters escaped: what others wrote must not steer the reader's terminal."""
+    """Return `text` with control characters escaped: foreign text must not control the reader's terminal."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def one_line(text: str) -> str:
-    """Return the beginning of `text`, which a stranger wrote, in one line and printable."""
+    """Return the beginning of `text` in one printable line."""
     return printable(" ".join(text.split()))[:_LONGEST_LINE]
 
 
 def without_secrets(text: str, url: str) -> str:
     """Return the beginning of `text` in one line, with every part of `url` masked that could be a secret.
 
-    As it stands there, unquoted, and as others would quote it anew or print it, in upper or lower case.
+    Each part is masked as it is, unquoted, and as other programs quote or print it, in upper or lower case.
     """
     scheme, _, rest = url.partition("://")
     parts = [part for marks in (r"[/:@?&=,;#\s]+", r"[/:@?&=,;#\s+]+") for part in re.split(marks, rest or scheme)]
@@ -56,20 +56,20 @@ def human_age(seconds: float) -> str:
 
 
 def parse_span(text: str) -> timedelta:
-    """Return the span that an operator wrote: a whole number and s, min, h, d or w; 0 needs no unit.
+    """Return the duration that an operator wrote: a whole number and s, min, h, d or w; 0 needs no unit.
 
-    Raises ValueError, with no advice.
+    Raises ValueError.
     """
     if text.strip() == "0":
         return timedelta()
     found = _SPAN.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"{text!r} is no span of time")
+        raise ValueError(f"{text!r} is not a duration")
     return timedelta(**{_UNIT_NAMES[found[2]]: int(found[1])})
 
 
 def written_span(span: timedelta) -> str:
-    """Return a span of whole seconds as `parse_span` reads it: `0`, `90min`, `48h`, `7d`; days from three on."""
+    """Return a duration of whole seconds as `parse_span` reads it: `0`, `90min`, `48h`, `7d`; days from three on."""
     seconds = round(span.total_seconds())
     if seconds == 0:
         return "0"

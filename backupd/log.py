@@ -1,4 +1,4 @@
-"""`backup.log`: JSON lines that a person, `tail -F`, logrotate and a log shipper can all live with.
+"""`backup.log`: JSON lines for people, `tail -F`, logrotate and log shippers.
 
 Fields follow the Elastic Common Schema (https://www.elastic.co/guide/en/ecs-logging/overview/current/intro.html).
 """
@@ -87,27 +87,27 @@ class EventLog:
         self.count = 0
 
     def info(self, event: Event, message: str, **fields: object) -> None:
-        """Log something that went as it should."""
+        """Log a normal event."""
         self._log(logging.INFO, event, message, fields)
 
     def warning(self, event: Event, message: str, **fields: object) -> None:
-        """Log something that an operator should look at some day soon."""
+        """Log an event that an operator should look at soon."""
         self._log(logging.WARNING, event, message, fields)
 
     def error(self, event: Event, message: str, **fields: object) -> None:
-        """Log something that an operator must look at now."""
+        """Log an event that needs an operator now."""
         self._log(logging.ERROR, event, message, fields)
 
     def lines_after(self, count: int) -> tuple[str, ...]:
-        """Return the last lines since there were `count`, each a level and a sentence without secrets."""
+        """Return the last lines after the first `count`, each a level and a sentence without secrets."""
         lines = tuple(self._last)
         return lines[max(0, len(lines) - (self.count - count)) :]
 
     def close(self) -> None:
-        """Close the file; whoever logs on opens none anew."""
+        """Close the file; later events are dropped."""
         self._logger.disabled = True
         for handler in self._logger.handlers:
-            with suppress(OSError):  # what a full disk did not take is lost
+            with suppress(OSError):  # lines that a full disk rejects are lost
                 handler.close()
 
     def _log(self, level: int, event: Event, message: str, fields: dict[str, object]) -> None:
@@ -130,14 +130,14 @@ class EventLog:
 
 
 def _ecs_name(key: str) -> str:
-    """Keep names with a dot, which are the schema's; ours live in a space of their own (ecs custom fields)."""
+    """Keep names with a dot, which are the schema's; put others in a namespace of their own (ECS custom fields)."""
     return key if "." in key else f"backupd.{key}"
 
 
 class _OwnedFileHandler(WatchedFileHandler):
-    """Makes the file, where there is none, as 0640 of the directory's owner: a run as root locks no daemon out.
+    """Creates a missing file with mode 0640 and the directory's owner, so that a run as root locks no daemon out.
 
-    After a line that a full disk cut off it begins on a fresh one.
+    After a line that a full disk truncated it starts a new one.
     """
 
     def _open(self) -> Any:  # noqa: ANN401 - the base class returns a text stream of a private type
@@ -149,20 +149,20 @@ class _OwnedFileHandler(WatchedFileHandler):
             inherit_owner(path.parent, path)
         stream = open(path, "a", encoding=self.encoding, opener=open_no_link)  # noqa: SIM115 - the handler closes it
         if _is_cut_off(path):
-            with suppress(OSError):  # the disk is full still
+            with suppress(OSError):  # the disk is still full
                 stream.write("\n")
                 stream.flush()
         return stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append the line, to a new file where the old one was taken away; one that cannot be made is an error too."""
+        """Append the line, to a new file after a rotation; a file that cannot be created is an error too."""
         try:
             super().emit(record)
         except OSError:
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Say nothing: a full disk must not turn a backup into a traceback; the run's report still goes out."""
+        """Print nothing: a full disk must not turn a backup into a traceback; the run still reports its result."""
 
 
 class _ConsoleHandler(logging.StreamHandler[TextIO]):
@@ -173,7 +173,7 @@ class _ConsoleHandler(logging.StreamHandler[TextIO]):
 
 
 class _PlainLine(logging.Formatter):
-    """What `docker logs` shows: the time in UTC, the level, the very sentence of the JSON line, and what to do."""
+    """The format of `docker logs`: the time in UTC, the level, the message of the JSON line, and what to do."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%d %H:%M:%SZ"
@@ -183,7 +183,7 @@ class _PlainLine(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; what was logged over several lines stays one."""
+        """Return the event in one line."""
         hint = getattr(record, "backupd.hint", None)
         return printable(super().format(record) + (f" | what to do: {hint}" if hint else ""))
 
@@ -192,7 +192,7 @@ LOG_NAME = "backup.log"
 
 
 def open_no_link(path: str, flags: int) -> int:
-    """Open a regular file alone: whoever owns the directory must not lead root elsewhere, or make it wait at a FIFO.
+    """Open a regular file only: the directory's owner must not redirect root by a link, or block it by a FIFO.
 
     Raises OSError.
     """
@@ -200,17 +200,17 @@ def open_no_link(path: str, flags: int) -> int:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "it is no regular file", path)
+    raise OSError(errno.EINVAL, "not a regular file", path)
 
 
 def require_log_writable(directory: Path) -> None:
-    """Raise OSError when the log in `directory` is there and cannot be appended to."""
+    """Raise OSError when the log in `directory` exists and cannot be appended to."""
     with suppress(FileNotFoundError):
         os.close(open_no_link(str(directory / LOG_NAME), os.O_WRONLY | os.O_APPEND))
 
 
 def _is_cut_off(path: Path) -> bool:
-    """Tell whether `path` is a file that ends in the middle of a line; one that we may not read is taken for whole."""
+    """Tell whether `path` ends in the middle of a line; an unreadable file counts as complete."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(descriptor, "rb", buffering=0) as stream:
@@ -222,10 +222,10 @@ def _is_cut_off(path: Path) -> bool:
 
 
 def open_log(path: Path, secrets: Iterable[str] = (), *, console: TextIO | None = None, late: bool = False) -> EventLog:
-    """Return the log that appends to `path`, which is made, and made anew when logrotate takes it away.
+    """Return the log that appends to `path`, which is created, and created again after logrotate moved it.
 
-    With `console` each event is a plain line there as well. With `late` a `path` that cannot be opened yet is tried
-    anew for each event; else OSError is raised.
+    With `console` each event is also written there as a plain line. With `late` a `path` that cannot be opened is tried
+    again at each event; otherwise OSError is raised.
     """
     handler = _OwnedFileHandler(path, delay=late, encoding="utf-8")
     handler.setFormatter(
@@ -236,7 +236,7 @@ def open_log(path: Path, secrets: Iterable[str] = (), *, console: TextIO | None 
             timestamp="@timestamp",
         )
     )
-    logger = logging.Logger("backupd", logging.INFO)  # noqa: LOG001 - one of our own: no global state, no parents
+    logger = logging.Logger("backupd", logging.INFO)  # noqa: LOG001 - a logger without global state and parents
     logger.addHandler(handler)
     if console is not None:
         lines = _ConsoleHandler(console)
@@ -246,7 +246,7 @@ def open_log(path: Path, secrets: Iterable[str] = (), *, console: TextIO | None 
 
 
 def null_log() -> EventLog:
-    """Return a log that keeps nothing, for commands that only read."""
-    logger = logging.Logger("backupd")  # noqa: LOG001 - as above
+    """Return a log that discards all events, for commands that only read."""
+    logger = logging.Logger("backupd")  # noqa: LOG001 - a logger without global state and parents
     logger.addHandler(logging.NullHandler())
     return EventLog(logger)

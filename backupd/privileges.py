@@ -1,6 +1,6 @@
-"""Whom to run as: in a container that starts as root, the owner of the databases, or whom PUID and PGID name.
+"""The user to run as: in a container that starts as root, the owner of the databases, or PUID and PGID.
 
-Side files that SQLite makes, and the backups beside the database, then belong to whom the app runs as.
+Side files of SQLite and the backups beside the database then belong to the user of the app.
 """
 
 import os
@@ -25,13 +25,13 @@ PUID = "PUID"
 PGID = "PGID"
 AUTO = "auto"
 _CAP_DAC_OVERRIDE = 1  # linux/capability.h
-_HIGHEST = 2**32 - 2  # one more means "leave it as it is" to chown(2)
+_HIGHEST = 2**32 - 2  # the next number means "unchanged" to chown(2)
 _CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root"
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The owner of `path`: a database, or, where it cannot be seen, the nearest directory that can be.
+    """The owner of `path`: a database, or its nearest visible directory where it cannot be seen.
 
     `uid` and `gid` are None where this user namespace does not map them.
     """
@@ -43,18 +43,18 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a group to run as, and in a few words why."""
+    """A user and a group to run as, and the reason."""
 
     uid: int
     gid: int
     reason: str
 
 
-def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
-    """Become, for good, whom `environ` asks for; `None` where this process stays what it is.
+def drop_privileges(config: Config, environ: Mapping[str, str]) -> Identity | None:
+    """Become the user that `environ` asks for, permanently; `None` where this process keeps its user.
 
-    The directory of the backups, and what root owns of ours in it, goes to that user first. To be called before any
-    file of the app or of the store is opened; called again it changes nothing. Raises ConfigError.
+    The directory of the backups, and backupd's files in it that root owns, go to that user first. Call it before any
+    file of the app or of the store is opened; a second call changes nothing. Raises ConfigError.
     """
     identity = identity_for(config, environ)
     if identity is None:
@@ -66,19 +66,19 @@ def settle(config: Config, environ: Mapping[str, str]) -> Identity | None:
 
 
 def follows_owner(environ: Mapping[str, str]) -> bool:
-    """Tell whether root becomes the owner of the databases, whoever that is. Raises ConfigError."""
+    """Tell whether root becomes the owner of the databases. Raises ConfigError."""
     return PUID in environ and _number(environ, PUID) is None
 
 
 def may_override_rights() -> bool:
-    """Tell whether this process may pass over the rights of files (CAP_DAC_OVERRIDE), see proc(5)."""
+    """Tell whether this process may bypass file permissions (CAP_DAC_OVERRIDE), see proc(5)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         effective = next(line.split()[1] for line in status if line.startswith("CapEff:"))
     return bool(int(effective, 16) >> _CAP_DAC_OVERRIDE & 1)
 
 
 def hand_over_backups(config: Config, identity: Identity) -> None:
-    """Give `identity` the directory of the backups, and what root owns of ours in it. Raises ConfigError."""
+    """Give `identity` the directory of the backups, and backupd's files in it that root owns. Raises ConfigError."""
     _require_mapped(identity)
     if identity.uid != 0:
         _hand_over(config.backups_dir, identity)
@@ -87,7 +87,7 @@ def hand_over_backups(config: Config, identity: Identity) -> None:
 def become_owner_of_backups(config: Config, environ: Mapping[str, str]) -> None:
     """Become the owner of the backups until `become_root_again`, where root without DAC_OVERRIDE cannot read them.
 
-    A database that is missing has no owner to become: without this, a restore could not read what it restores.
+    A missing database has no owner to become: without this, a restore could not read its generation.
     """
     store = config.backups_dir / HIDDEN
     if os.geteuid() != 0 or not follows_owner(environ) or not _is_shut_out(store):
@@ -101,19 +101,19 @@ def become_owner_of_backups(config: Config, environ: Mapping[str, str]) -> None:
 
 
 def become_root_again() -> None:
-    """Take back what `become_owner_of_backups` did; change nothing where it did nothing."""
+    """Undo `become_owner_of_backups`, if it changed the user."""
     if os.getuid() == 0 and os.geteuid() != 0:
         os.seteuid(0)
         os.setegid(os.getgid())
 
 
 def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
-    """Return whom `settle` would make of this process, `None` where that is nobody else.
+    """Return the identity that `drop_privileges` would take, `None` where this process keeps its own.
 
-    It may be somebody later where it is nobody now: a database that is not there yet has no owner. Raises ConfigError.
+    It may return one later where it returns None now: a missing database has no owner. Raises ConfigError.
     """
     current = (os.getuid(), os.getgid())  # also while `become_owner_of_backups` lasts
-    # Only root asks for the owners: a mount that hangs would make everybody else wait for nothing.
+    # Only root looks for the owners: a mount that hangs would block other users needlessly.
     asks = current[0] == 0 and PUID in environ
     owners = owners_of(source.path for source in config.sources.values()) if asks else ()
     identity = decide_identity(environ, current[0], frozenset({current[1], *os.getgroups()}), owners, _group_of)
@@ -121,7 +121,7 @@ def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
 
 
 def owners_of(databases: Iterable[Path]) -> tuple[Owner, ...]:
-    """Return the owner of each database, leaving out those of which nothing but directories of root can be seen."""
+    """Return the owner of each database, without those of which only directories of root can be seen."""
     found = (_owner_of(path) for path in databases)
     return tuple(owner for owner in found if owner is not None)
 
@@ -133,9 +133,9 @@ def decide_identity(
     owners: Sequence[Owner],
     group_of: Callable[[int], int | None],
 ) -> Identity | None:
-    """Return whom a process of `euid` in `groups` should become, `None` for nobody else.
+    """Return the identity that a process of `euid` in `groups` should take, `None` to keep its own.
 
-    Without PUID that is nobody; an empty one means "auto", which is what the image sets. `group_of` returns the
+    Without PUID it keeps its own; an empty PUID means "auto", which is what the image sets. `group_of` returns the
     group of a user, if there is such a user. Raises ConfigError where PUID and PGID cannot be followed.
     """
     if PUID not in environ:
@@ -159,7 +159,7 @@ def _owner(owners: Sequence[Owner], gid: int | None, group_of: Callable[[int], i
     for owner in owners:
         if owner.uid is None:
             raise ConfigError(
-                f"{owner.path} belongs to a user that is not mapped in this user namespace, whom backupd cannot become",
+                f"{owner.path} belongs to a user that is not mapped in this user namespace",
                 f"{NAMESPACE_HINT}; with PUID=0 it stays root, which can back up while the app has its database open",
             )
     if len({owner.uid for owner in owners}) > 1:
@@ -175,7 +175,7 @@ def _owner(owners: Sequence[Owner], gid: int | None, group_of: Callable[[int], i
 
 
 def _refuse_another(uid: int | None, gid: int | None, euid: int, groups: frozenset[int]) -> None:
-    """Raise ConfigError where PUID or PGID name somebody that a process without root is not."""
+    """Raise ConfigError where PUID or PGID differ from the identity of a process without root."""
     hint = "start the container as root (no --user, no user:), or leave PUID and PGID out"
     if uid is not None and uid != euid:
         raise ConfigError(f"PUID={uid} cannot be followed: this process runs as user {euid} already", hint)
@@ -191,12 +191,12 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) > _HIGHEST:
         what = "user" if name == PUID else "group"
         hint = f"set it to a number, such as `stat -c %{what[0]} FILE` prints for the database, or to {AUTO}"
-        raise ConfigError(f"{name}={text[:60]!r} is no number of a {what}", hint)
+        raise ConfigError(f"{name}={text[:60]!r} is not a {what} id", hint)
     return int(text)
 
 
 def _owner_of(database: Path) -> Owner | None:
-    """Look upwards: a directory that hides the database from us is its owner's, and tells as much."""
+    """Return the owner of the database, or of the nearest visible directory, which hides it and has the same owner."""
     for path in (database, *database.parents):
         try:
             found = path.stat()
@@ -237,7 +237,7 @@ def _hand_over(directory: Path, identity: Identity) -> None:
 
 
 def _require_mapped(identity: Identity) -> None:
-    """Raise ConfigError for ids that this user namespace does not know: nothing could be given to them."""
+    """Raise ConfigError for ids that this user namespace does not map: files cannot be given to them."""
     for kind, number in (("uid", identity.uid), ("gid", identity.gid)):
         if host_id(kind, number) is None:
             raise ConfigError(
@@ -259,7 +259,7 @@ def _become(identity: Identity) -> None:
             f"or start it as that user (--user {identity.uid}:{identity.gid}), or set PUID=0 to stay root",
         ) from error
     if identity.uid != 0:
-        os.environ["HOME"] = "/"  # what libraries look for in /root is not for us to see
+        os.environ["HOME"] = "/"  # libraries would look for files in /root, which is unreadable now
 
 
 def give_directories(found: Iterable[tuple[RestoreRequest, Manifest]], config: Config) -> list[RestoreRequest]:
@@ -271,7 +271,7 @@ def give_directories(found: Iterable[tuple[RestoreRequest, Manifest]], config: C
     become_root_again()  # opening the store may have changed the user
     requests = [_give_directory(request, manifest, config) for request, manifest in found]
     if not any(request.dry_run for request in requests):
-        settle(config, os.environ)  # also where another restore has just given the directory away
+        drop_privileges(config, os.environ)  # also where another restore has just given the directory away
         become_owner_of_backups(config, os.environ)
     return requests
 

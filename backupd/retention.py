@@ -172,7 +172,7 @@ def _reasons_beside_policy(generation: Generation, now: datetime, hold: Hold | N
     if _in_future(generation, now):
         yield FUTURE
     if hold:
-        yield f"frozen: {hold.kind}"
+        yield f"held: {hold.kind}"
 
 
 def _why_removed(claimed: Iterable[_Slot], holders: Mapping[_Slot, str], older: str) -> str:

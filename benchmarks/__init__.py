@@ -1,1 +1,1 @@
-"""Benchmarks: figures side by side with what the user would otherwise run; `python -m benchmarks --help`."""
+"""Benchmarks: figures beside the usual manual commands; `python -m benchmarks --help`."""

@@ -1,4 +1,4 @@
-"""Which library, level and size of members: `python -m benchmarks.compression DATABASE` (needs isal and zlib-ng)."""
+"""Libraries, levels and sizes of members: `python -m benchmarks.compression DATABASE` (needs isal and zlib-ng)."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ _KIB = (256, 512, 1024)
 
 
 def measure(compress: Callable[[bytes], bytes], data: bytes, piece: int) -> tuple[int, float]:
-    """Return the bytes that come out, and MB a second on one core."""
+    """Return the number of compressed bytes, and MB a second on one core."""
     began = time.perf_counter()
     out = sum(len(compress(data[at : at + piece])) for at in range(0, len(data), piece))
     return out, len(data) / 1e6 / (time.perf_counter() - began)

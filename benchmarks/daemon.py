@@ -1,4 +1,4 @@
-"""What the daemon costs while it waits: `python -m benchmarks.daemon [--idle 60]`."""
+"""The cost of the idle daemon: `python -m benchmarks.daemon [--idle 60]`."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
@@ -73,7 +73,7 @@ def main() -> None:
                 process.wait()
         while not answers(port, "/health"):
             time.sleep(0.2)
-        time.sleep(15)  # the first backup, prune and scrub are done
+        time.sleep(15)  # until the first backup, prune and scrub have ended
         before = cpu_s(process.pid)
         time.sleep(options.idle)
         used, memory = cpu_s(process.pid) - before, resident_mib(process.pid)

@@ -1,4 +1,4 @@
-"""A long line in front of a server of this machine: a TCP proxy, in a process of its own, without loss or limit.
+"""A delayed connection to a local server: a TCP proxy, in a process of its own, without loss or limit.
 
 `python -m benchmarks.delayed PORT ROUND_TRIP_MS` prints the port where it listens, and runs until it is ended.
 """
@@ -17,7 +17,7 @@ _READ_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def delayed(port: int, round_trip_ms: int) -> Iterator[int]:
-    """Lend a port that leads to `port`, so much further away."""
+    """Yield a port that forwards to `port` with the delay."""
     command = [sys.executable, "-m", "benchmarks.delayed", str(port), str(round_trip_ms)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -27,7 +27,7 @@ def delayed(port: int, round_trip_ms: int) -> Iterator[int]:
 
 
 def _carry(source: socket.socket, sink: socket.socket, delay_s: float) -> None:
-    """Move bytes one way, each `delay_s` after it came; an end travels as far as what came before it."""
+    """Move bytes one way, each `delay_s` after it came; the end of the stream is delayed too."""
     under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
     threading.Thread(target=_deliver, args=(under_way, sink), daemon=True).start()
     data = b"more"
@@ -51,7 +51,7 @@ def _deliver(under_way: "queue.SimpleQueue[tuple[float, bytes]]", sink: socket.s
 
 
 def main(port: int, round_trip_ms: int) -> None:
-    """Serve for ever."""
+    """Serve until the process ends."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         print(server.getsockname()[1], flush=True)
         while True:

@@ -1,4 +1,4 @@
-"""What an app feels: the latency of its commits while nothing, the recipe, or backupd is at work.
+"""The latency of an app's commits while nothing, the recipe, or backupd runs.
 
 The app is a process of its own that commits every 4 ms in WAL mode and notes how long each commit took.
 """
@@ -68,7 +68,7 @@ def beside(
 
 
 def compare(database: Path, work: Path, synchronous: str, runs: int) -> list[str]:
-    """Return rows of a Markdown table for an idle machine and one at work, runs in turn, medians of each figure."""
+    """Return rows of a Markdown table for an idle machine and during a backup, runs in turn, medians of each figure."""
     idle, busy = [], []
     for _ in range(runs):
         live = work / "live.db"

@@ -1,4 +1,4 @@
-"""How long the small commands take: `--help`, and `list` of 5,000 generations."""
+"""Duration of small commands: `--help`, and `list` of 5,000 generations."""
 
 import sys
 from dataclasses import replace

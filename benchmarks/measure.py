@@ -1,4 +1,4 @@
-"""Run a command and tell what it took: wall and CPU seconds of the whole process tree, or its peak of memory."""
+"""Run a command and measure it: wall and CPU seconds of the whole process tree, or its peak of memory."""
 
 import os
 import statistics
@@ -20,7 +20,7 @@ class Cost:
 
 
 def run(command: Sequence[str], environ: Mapping[str, str] | None = None) -> Cost:
-    """Run `command` to its end, which must be good, and return what it and all its children took."""
+    """Run `command`, which must succeed, and return the cost of it and all its children."""
     began = time.perf_counter()
     process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,4 +1,4 @@
-"""OpenSSH on loopback with keys and a directory of its own, for whoever runs the benchmark."""
+"""OpenSSH on loopback with keys and a directory of its own, for the user who runs the benchmark."""
 
 import contextlib
 import getpass
@@ -18,19 +18,19 @@ _STARTS_WITHIN_S = 30
 
 @dataclass(frozen=True)
 class Server:
-    """What a client must know of it; `port` may be that of a line in front of it."""
+    """The facts that a client needs; `port` may be that of a proxy."""
 
     directory: Path
     port: int
 
     @property
     def user(self) -> str:
-        """Who is let in."""
+        """The user who may log in."""
         return getpass.getuser()
 
     @property
     def key(self) -> Path:
-        """The private key that is let in."""
+        """The private key to log in with."""
         return self.directory / "client"
 
     @property

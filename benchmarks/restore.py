@@ -43,7 +43,7 @@ def in_place(database: Path, environ: dict[str, str]) -> Cost:
 
 
 def compare(work: Path, mib: int, runs: int) -> list[str]:
-    """Return rows of a Markdown table: seconds, and how they relate to those by hand."""
+    """Return rows of a Markdown table: seconds, and their ratio to those by hand."""
     (work / "app").mkdir()
     database, out = work / "app" / "tasks.db", work / "out.db"
     make_database(database, mib)

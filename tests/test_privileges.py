@@ -102,7 +102,7 @@ def test_a_number_takes_its_group_from_the_database_then_from_the_user_then_from
 @pytest.mark.parametrize("name", ["PUID", "PGID"])
 def test_what_is_no_id_is_named_with_what_to_do(name: str, value: str) -> None:
     error = refusal(TASKS, **{"PUID": "auto", name: value})
-    assert error.message.startswith(f"{name}={value!r} is no number of a")
+    assert error.message.startswith(f"{name}={value!r} is not a")
     assert "stat -c %" in error.hint
 
 

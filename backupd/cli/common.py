@@ -18,7 +18,7 @@ from backupd.cli.output import fail, print_error, print_warning
 from backupd.config import Config, load_config
 from backupd.errors import StoreUnusable, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
-from backupd.privileges import become_owner_of_backups, settle
+from backupd.privileges import become_owner_of_backups, drop_privileges
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.os_errors import dangling_link, foreseen_error
@@ -123,7 +123,7 @@ def open_context(config: Config, progress: Progress | None = None, *, writing: b
     With `writing` of None the store is written where that is possible: a read-only mount is enough. The log is closed
     when the command ends. Raises ConfigError.
     """
-    settle(config, os.environ)  # first: what is writable depends on the user
+    drop_privileges(config, os.environ)  # first: what is writable depends on the user
     become_owner_of_backups(config, os.environ)
     context = build_site(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(context.log.close)
@@ -132,7 +132,7 @@ def open_context(config: Config, progress: Progress | None = None, *, writing: b
 
 def open_context_for_restore(config: Config, progress: Progress, *, reading: bool) -> TaskContext:
     """Return the context; the store is created where it is missing, unless `reading`. It may be read-only."""
-    settle(config, os.environ)  # first: a private directory hides even whether there is a store in it
+    drop_privileges(config, os.environ)  # first: a private directory hides even whether there is a store in it
     return open_context(config, progress, writing=None if reading or config.backups_dir.exists() else True)
 
 

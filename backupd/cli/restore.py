@@ -26,7 +26,7 @@ from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes,
 from backupd.config import Config
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
 from backupd.model import LOCAL_STORE, Manifest
-from backupd.privileges import give_directories, settle
+from backupd.privileges import drop_privileges, give_directories
 from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import RecordedRestore
 from backupd.sqlite.target_locks import STOPPED_FLAG
@@ -98,7 +98,7 @@ def restore_command(
     chosen = Wanted(wanted, _parse_time(at, ZoneInfo(config.schedule.timezone)) if at else None, store)
     with shown_progress(quiet=as_json) as progress:
         if if_missing:
-            settle(config, os.environ)  # first: a private directory hides whether there is a database in it
+            drop_privileges(config, os.environ)  # first: a private directory hides whether there is a database in it
             one = source is not None or wanted != LATEST
             names = (one_source(source, config),) if one else sources(config, ())
             requests = tuple(missing_request(name, config, stopped=stopped, dry_run=dry_run) for name in names)

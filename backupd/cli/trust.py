@@ -11,7 +11,7 @@ from backupd.cli.common import command
 from backupd.cli.output import print_json, print_warning
 from backupd.config import Config, ReplicaSection, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
-from backupd.privileges import settle
+from backupd.privileges import drop_privileges
 from backupd.stores.sftp.handshake import fetch_host_keys
 from backupd.stores.sftp.host_keys import HostKeyState, PinnedKeys, PublicKey, line_for
 from backupd.stores.sftp.url import SftpAddress, parse_address
@@ -38,7 +38,8 @@ def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool)
     Nothing is written: put the line into the configuration yourself.
     """
     address = _address(config, name)
-    settle(config, os.environ)  # a server's answer is not parsed as root, and known_hosts is read as the daemon does
+    # a server's answer is not parsed as root, and known_hosts is read as the daemon does
+    drop_privileges(config, os.environ)
     pins = _pins(name, config.replicas[name])
     fetched = fetch_host_keys(address.host, address.port, timeout_s)
     offered = [PublicKey.of(key) for key in fetched.keys]

@@ -21,7 +21,13 @@ from backupd.errors import ConfigError
 from backupd.health import Health, Limit
 from backupd.log import Event, EventLog
 from backupd.pings import Monitor
-from backupd.privileges import become_owner_of_backups, become_root_again, hand_over_backups, identity_for, settle
+from backupd.privileges import (
+    become_owner_of_backups,
+    become_root_again,
+    drop_privileges,
+    hand_over_backups,
+    identity_for,
+)
 from backupd.schedule import Planned
 from backupd.status.current import read_status
 from backupd.status.history import read_history
@@ -45,7 +51,7 @@ def serve(config: Config) -> NoReturn:
     taken.
     """
     exit_within(_EXIT_S)
-    identity = settle(config, os.environ)
+    identity = drop_privileges(config, os.environ)
     become_owner_of_backups(config, os.environ)
     context = watching_site(config, sys.stdout)
     planned, run_ended = planned_tasks(config), threading.Event()

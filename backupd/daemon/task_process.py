@@ -15,7 +15,7 @@ from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
-from backupd.privileges import settle
+from backupd.privileges import drop_privileges
 from backupd.report import AnyReport
 from backupd.system.process import call_when_parent_ends
 from backupd.system.resources import lower_priority
@@ -28,7 +28,9 @@ def main(request: TaskRequest, config: Config) -> int:
     log = late_log(config, sys.stdout)
     try:
         call_when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        settle(config, os.environ)  # a database that did not exist when the daemon started may have an owner by now
+        drop_privileges(
+            config, os.environ
+        )  # a database that did not exist when the daemon started may have an owner by now
         return _run(request, config, build_site(config, console=sys.stdout))
     except BackupdError as error:
         _log_failure(request, error, log)

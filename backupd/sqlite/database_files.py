@@ -1,4 +1,8 @@
-"""The names of the files that make up a database."""
+"""The files of a database, and mounts that separate them.
+
+SQLite keeps -wal and -journal beside the name by which a database is opened: those of a file that is mounted without
+its directory are somewhere else (https://sqlite.org/howtocorrupt.html §2.5).
+"""
 
 import os
 from collections.abc import Iterable
@@ -7,12 +11,12 @@ from typing import NamedTuple
 
 from backupd.system.mounts import Mount, current_mounts, mount_of
 
-# https://sqlite.org/tempfiles.html: what lies there under these names SQLite takes for a part of the database.
+# https://sqlite.org/tempfiles.html: SQLite treats files of these names as parts of the database.
 SIDE_SUFFIXES = ("-wal", "-shm", "-journal")
 
 
 def side_files(database: Path) -> tuple[Path, ...]:
-    """Return where WAL, shared memory and rollback journal of `database` would be."""
+    """Return where WAL, shared memory and rollback journal of `database` are, if they exist."""
     return tuple(Path(f"{database}{suffix}") for suffix in SIDE_SUFFIXES)
 
 
@@ -22,7 +26,7 @@ def files_of_database(database: Path) -> frozenset[Path]:
 
 
 def same_place(one: Path, other: Path) -> bool:
-    """Tell whether two databases would share a file, whatever links or mounts lead there. Raises OSError."""
+    """Return whether two databases would share a file, also by way of links and mounts. Raises OSError."""
     first, second = one.parent, other.parent
     if not (first.exists() and second.exists() and first.samefile(second)):
         return False
@@ -31,16 +35,16 @@ def same_place(one: Path, other: Path) -> bool:
 
 
 class MountProblem(NamedTuple):
-    """Why a database lies apart from its side files, and what to do about it."""
+    """Why a database is mounted apart from its side files, and what to do about it."""
 
     message: str
     hint: str
 
 
 def mount_problem(path: str, mounts: Iterable[Mount] | None = None) -> MountProblem | None:
-    """Say why the database at `path` (absolute, links resolved) lies apart from its side files; None where it does not.
+    """Return why the database at `path` (absolute, links resolved) is mounted apart from its side files, if it is.
 
-    The database, or one of its side files, is a mount point: its app may have the others beside another name.
+    Then the database, or one of its side files, is a mount point: its app may keep the others beside another name.
     """
     seen = current_mounts() if mounts is None else tuple(mounts)
     if not seen:
@@ -63,7 +67,7 @@ def other_mount_points(path: str, mounts: Iterable[Mount] | None = None) -> tupl
 
 
 def mount_directory_hint(directory: str, host: str = "DIRECTORY", name: str = "") -> str:
-    """Return the advice that brings a database, of another `name` there, and its side files together at `directory`."""
+    """Return the hint to mount the directory of a database, whose `name` may differ there, at `directory`."""
     line = f"-v {host}:{directory}" + (f", where the database is {directory}/{name}" if name else "")
     return (
         f"mount the directory of the database, not the file, for the app and for backupd: {line} (Kubernetes: without "
@@ -78,13 +82,13 @@ def _apart(path: str, mount: Mount) -> MountProblem:
     is_other = mount.point == path and (new, there) != (directory, name)
     return MountProblem(
         f"{mount.point} is mounted without its directory: the app may keep -wal and -journal beside another name, "
-        "where they are not seen",
+        "which backupd cannot see",
         mount_directory_hint(new, mount.host_directory, there if is_other else ""),
     )
 
 
 def _on_another_device(path: str) -> MountProblem | None:
-    """Compare devices: all that is known without /proc, where a mount of the same file system is not seen."""
+    """Compare devices, which is all that can be done without /proc: a mount of the same file system goes unnoticed."""
     try:
         apart = os.stat(path).st_dev != os.stat(os.path.dirname(path)).st_dev  # noqa: PTH116, PTH120 - a child's too
     except OSError:
@@ -92,6 +96,6 @@ def _on_another_device(path: str) -> MountProblem | None:
     if not apart:
         return None
     return MountProblem(
-        f"{path} is on another device than its directory: it seems to be mounted without it (/proc is missing)",
+        f"{path} is on another device than its directory: it is probably mounted without it (/proc is missing)",
         mount_directory_hint(os.path.dirname(path)),  # noqa: PTH120 - the same
     )

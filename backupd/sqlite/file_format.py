@@ -1,4 +1,17 @@
-"""What the bytes of a database file say, read without SQLite."""
+"""What the bytes of a database file say, read without SQLite: header, encryption, page checksums.
+
+Never use these functions while this process has the database open in SQLite: closing a descriptor drops its locks.
+
+Header: the first 100 bytes, https://sqlite.org/fileformat2.html#the_database_header.
+
+Encryption: all of the file looks random, and it has the size of whole pages. SQLCipher has a random salt where SQLite
+has its magic, or with `cipher_plaintext_header_size` the first bytes of a plain header; SEE and SQLite3 Multiple
+Ciphers leave bytes 16 to 23 plain. All other bytes are ciphertext. Without the key, a valid file and random bytes look
+alike: the caller has to know what was there before.
+
+Checksums: SQLite's cksumvfs keeps one in the last 8 bytes of each page (https://sqlite.org/cksumvfs.html). They detect
+what no other check can: bits that rotted in the payload of the source before it was copied.
+"""
 
 import math
 import os
@@ -15,10 +28,9 @@ MAGIC = b"SQLite format 3\x00"
 
 
 class Header(NamedTuple):  # no dataclass: child processes import this
-    """What the header says; `writer` is the SQLite that last wrote it, as `3.40.1`, or `unknown`.
+    """The header of a database; SQLite reads none that is not `valid`, nor a newer `read_version` than it knows.
 
-    `checksums` (cksumvfs keeps one in each page) and `encrypted` (nothing else is known) are not in these bytes. No
-    SQLite reads a file whose header is not `valid`, and none a `read_version` above `NEWEST_READ_VERSION`.
+    `checksums` (cksumvfs keeps one in each page) and `encrypted` (nothing else is known) are not in these bytes.
     """
 
     page_size: int
@@ -33,7 +45,7 @@ class Header(NamedTuple):  # no dataclass: child processes import this
 
     @property
     def writer(self) -> str:
-        """The version number at offset 96 for people."""
+        """The SQLite that last wrote the database, as `3.40.1`, or `unknown`."""
         number = self.writer_number
         return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number else "unknown"
 
@@ -42,7 +54,7 @@ EMPTY_HEADER = Header(page_size=4096, journal_mode="rollback", user_version=0, a
 
 
 def parse_header(raw: bytes) -> Header | None:
-    """Return the header in `raw`, or None when it is not that of a plain SQLite 3 database."""
+    """Return the header in `raw`, or None if that is not one of a plain SQLite 3 database."""
     if len(raw) < HEADER_BYTES or not raw.startswith(MAGIC):
         return None
     page_size = int.from_bytes(raw[16:18], "big")
@@ -58,10 +70,7 @@ def parse_header(raw: bytes) -> Header | None:
 
 
 def read_header(path: str) -> Header | None:
-    """Read the header of the file at `path`. Raises OSError.
-
-    Never while this process has the database open: closing the descriptor would drop its locks.
-    """
+    """Read the header of the file at `path`. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return parse_header(os.pread(descriptor, HEADER_BYTES, 0))
@@ -73,8 +82,8 @@ _SMALLEST_PAGE, _USUAL_PAGE = 512, 4096
 # A plain header is followed by zeros here (https://sqlite.org/fileformat2.html#the_database_header, offset 72).
 _RESERVED = slice(72, 92)
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
-# Of random bytes the chi-square statistic over 256 values is 255 on average, with a deviation of sqrt(2 * 255): beyond
-# nine of them no random bytes are met, while text, numbers and zeros begin at many times that.
+# Of random bytes the chi-square statistic over 256 values is 255 on average, with a deviation of sqrt(2 * 255): random
+# bytes never exceed nine of them, while text, numbers and zeros begin at many times that.
 _VALUES, _MOST_DEVIATIONS = 256, 9
 _OTHER_FILES = (
     b"\x1f\x8b",
@@ -89,10 +98,7 @@ _OTHER_FILES = (
 
 
 def looks_encrypted(descriptor: int) -> bool:
-    """Tell whether the open file looks like an encrypted database, by reading 128 KiB of it at most. Raises OSError.
-
-    Never while this process has the file open in SQLite: closing the descriptor would drop its locks.
-    """
+    """Return whether the open file looks like an encrypted database; reads 128 KiB at most. Raises OSError."""
     size_bytes = os.fstat(descriptor).st_size
     first = os.pread(descriptor, _SMALLEST_PAGE, 0)
     if size_bytes < _SMALLEST_PAGE or size_bytes % _SMALLEST_PAGE or first.startswith(_OTHER_FILES):
@@ -103,7 +109,7 @@ def looks_encrypted(descriptor: int) -> bool:
 
 
 def is_encrypted(path: str) -> bool:
-    """Tell the same of the file at `path`. Raises OSError."""
+    """Return whether the file at `path` looks like an encrypted database. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return looks_encrypted(descriptor)
@@ -112,9 +118,9 @@ def is_encrypted(path: str) -> bool:
 
 
 def encrypted_header(descriptor: int) -> Header | None:
-    """Return what can be known of the open file if it looks like an encrypted database, else None. Raises OSError.
+    """Return the known part of the header if the open file looks like an encrypted database. Raises OSError.
 
-    Page size and journal mode are those of its header where it is plain, else a size that fits and `rollback`.
+    Page size and journal mode are those of a plain header; else a size that divides the file, and `rollback`.
     """
     if not looks_encrypted(descriptor):
         return None
@@ -126,7 +132,7 @@ def encrypted_header(descriptor: int) -> Header | None:
 
 
 def _samples(descriptor: int, size_bytes: int) -> Iterator[bytes]:
-    """Yield pieces from all over the file; SQLite does not write what is in free pages, which may be zeros."""
+    """Yield samples from the whole file, without zeros: SQLite may never have written its free pages."""
     yield os.pread(descriptor, _SAMPLE_BYTES - HEADER_BYTES, HEADER_BYTES)
     blocks = size_bytes // _SAMPLE_BYTES
     for number in range(1, _SAMPLES):
@@ -151,24 +157,21 @@ _FIRST = 1
 
 
 def has_checksums(descriptor: int) -> bool:
-    """Tell whether the open database has a checksum in each page: whether that of its first page is right.
-
-    Raises OSError. Never while this process has it open in SQLite: closing the descriptor would drop its locks.
-    """
+    """Return whether the pages of the open database have checksums, as its first page has. Raises OSError."""
     page_size = _page_size(descriptor)
-    return page_size > 0 and _is_right(_page(descriptor, _FIRST, page_size))
+    return page_size > 0 and _matches(_page(descriptor, _FIRST, page_size))
 
 
-def wrong_pages(descriptor: int) -> Iterator[int]:
-    """Yield the numbers of the pages whose checksum is wrong; at about 60 MB/s. Raises OSError."""
+def mismatched_pages(descriptor: int) -> Iterator[int]:
+    """Yield the numbers of the pages that do not match their checksum, at about 60 MB/s. Raises OSError."""
     page_size = _page_size(descriptor)
     for number in range(1, os.fstat(descriptor).st_size // page_size + 1 if page_size else 1):
-        if not _is_right(_page(descriptor, number, page_size)):
+        if not _matches(_page(descriptor, number, page_size)):
             yield number
 
 
 def set_checksums(descriptor: int, *, first_only: bool) -> None:
-    """Set the checksums of the pages of our own copy, in which SQLite has written without them. Raises OSError."""
+    """Set the checksums of the pages of a copy, which SQLite has written without them. Raises OSError."""
     page_size = _page_size(descriptor)
     pages = 1 if first_only else os.fstat(descriptor).st_size // page_size
     for number in range(1, pages + 1):
@@ -177,13 +180,13 @@ def set_checksums(descriptor: int, *, first_only: bool) -> None:
 
 
 def file_has_checksums(path: Path) -> bool:
-    """Tell `has_checksums` of the file at `path`. Raises OSError."""
+    """Return `has_checksums` of the file at `path`. Raises OSError."""
     with path.open("rb") as stream:
         return has_checksums(stream.fileno())
 
 
 def _page_size(descriptor: int) -> int:
-    """Return the size of a page, 0 where there is no room for checksums."""
+    """Return the page size, 0 where pages have no room for checksums."""
     raw = os.pread(descriptor, HEADER_BYTES, 0)
     header = parse_header(raw)
     return header.page_size if header and header.valid and raw[_RESERVED_AT] == _RESERVED_BYTES else 0
@@ -193,7 +196,7 @@ def _page(descriptor: int, number: int, page_size: int) -> bytes:
     return os.pread(descriptor, page_size, (number - 1) * page_size)
 
 
-def _is_right(page: bytes) -> bool:
+def _matches(page: bytes) -> bool:
     return _checksum(page[:-_RESERVED_BYTES]) == page[-_RESERVED_BYTES:]
 
 

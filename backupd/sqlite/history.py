@@ -1,4 +1,11 @@
-"""History."""
+"""The restores to a database, as small files beside it record them, and the old databases that they kept.
+
+    tasks.db.pre-restore-20261125T031500Z        the database before a restore in place
+    tasks.db.pre-restore-20261125T031500Z.json   the record of that restore; the only file of an online one
+    .tasks.db.restore-online                     an online restore that is running, or was killed
+
+They are beside the database, so that they are lost, moved and copied with it, whichever store a restore came from.
+"""
 
 import json
 import os
@@ -19,15 +26,15 @@ from backupd.sqlite.inspection import query_copy
 from backupd.sqlite.swap_journal import KEPT, RECORD, is_kept, kept_order, part_path, read_small
 from backupd.system.fs import fsync_directory, replace_durably
 
-KEPT_FOR: Final = timedelta(days=30)  # what the next undo puts back stays for so long at least
-# In the order of their removal: a record without its database would stand in the way of an undo, and a database without
-# its WAL must never be put back.
+KEPT_FOR: Final = timedelta(days=30)  # the minimum age at which the database that the next undo needs is removed
+# In the order of removal: a record without its database would block an undo, and a database without its WAL must never
+# be put back.
 _SUFFIXES: Final = (RECORD, "", *SIDE_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
 class KeptDatabase:
-    """An old database that a restore to a database has kept, or what is left of one, at `path` and beside it.
+    """An old database that a restore has kept at `path`, with its side files and the record of that restore.
 
     `since` is aware, UTC: the time in its name, or the last change of its files where that is later.
     """
@@ -39,24 +46,24 @@ class KeptDatabase:
 
     @property
     def holds_data(self) -> bool:
-        """Whether there is more than the record of a restore, which is all that an online one leaves."""
+        """Whether there is more than the record, which is all that an online restore leaves."""
         return any(path.suffix != RECORD for path in self.files)
 
 
 def kept_files(target: Path) -> tuple[KeptDatabase, ...]:
-    """Return all that restores to `target` (a real path) have kept, oldest first; nothing else. Raises OSError."""
+    """Return the old databases that restores to `target` (a real path) have kept, oldest first. Raises OSError."""
     found: defaultdict[str, list[tuple[Path, os.stat_result]]] = defaultdict(list)
     for path in target.parent.iterdir():
         names = (path.name.removesuffix(suffix) for suffix in _SUFFIXES)
         name = next((name for name in names if is_kept(name, target.name)), None)
-        if name is not None and stat.S_ISREG((state := path.lstat()).st_mode):  # a link is none of ours
+        if name is not None and stat.S_ISREG((state := path.lstat()).st_mode):  # backupd creates no links here
             found[name].append((path, state))
     ordered = sorted(found, key=lambda name: kept_order(name, target.name))
     return tuple(_kept(target, name, found[name]) for name in ordered)
 
 
 def remove_kept(kept: KeptDatabase) -> None:
-    """Remove what was kept, durably; killed in the middle, what is left is found again. Raises OSError."""
+    """Remove an old database, durably; after a kill, `kept_files` finds the rest. Raises OSError."""
     for suffix in _SUFFIXES:
         path = kept.path.with_name(f"{kept.path.name}{suffix}")
         if path in kept.files:
@@ -69,7 +76,7 @@ def _kept(target: Path, name: str, files: list[tuple[Path, os.stat_result]]) -> 
     time, _number = kept_order(name, target.name)
     try:
         named_at = datetime.strptime(time, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:  # a name that only looks like one of ours
+    except ValueError:  # not a time: another program made the name
         named_at = changed_at
     size_bytes = sum(state.st_size for _, state in files)
     paths = tuple(path for path, _ in files)
@@ -83,10 +90,10 @@ Kind = Literal["restore", "undo", "redo"]
 
 @dataclass(frozen=True, slots=True)
 class RestoreRecord:
-    """One restore: `generation` is what it put in place, or, when it took another one back, what that had put there.
+    """One restore of `generation`; an undo or redo has the generation of the restore that it undid.
 
-    `before` says what holds the state from before it: the kept file, the generation `safety`, or nothing, since there
-    was no database.
+    `before` tells where the previous state is: in the kept file, in the generation `safety`, or nowhere, since no
+    database was there.
     """
 
     kind: Kind
@@ -97,29 +104,29 @@ class RestoreRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRestore:
-    """A restore that can be taken back, or cannot any more; `path` is where the old database is (or would be) kept."""
+    """A restore and the `path` at which it kept the old database, which may be gone."""
 
     path: Path
     record: RestoreRecord
 
     @property
     def restored_at(self) -> datetime:
-        """When it was, by the clock of then."""
+        """The time of the restore, by the clock at that time."""
         stamp, _ = kept_order(self.path.name, self.path.name.partition(KEPT)[0])
         return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
 
     @property
     def record_path(self) -> Path:
-        """Where its record is."""
+        """The path of its record."""
         return record_path(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class OnlineRestore:
-    """An online restore that is at work: its record to be, under the name `kept`, and what it takes back, by its name.
+    """An online restore that is running: its future record, to be named `kept`, and the name of what it undoes.
 
-    `schema_version` is that of the database before, which an online restore raises: so it tells whether a killed one
-    took effect. None where it could not be asked.
+    `schema_version` is that of the database before it. An online restore changes it, which shows whether a killed one
+    took effect. None where it could not be read.
     """
 
     kept: str
@@ -128,24 +135,24 @@ class OnlineRestore:
     schema_version: int | None
 
 
-_RECORD, _BEGUN = TypeAdapter(RestoreRecord), TypeAdapter(OnlineRestore)
+_RECORD, _ONLINE = TypeAdapter(RestoreRecord), TypeAdapter(OnlineRestore)
 
 
 def restore_history(target: Path) -> tuple[RecordedRestore, ...]:
-    """Return the restores to `target`, oldest first. Raises OSError; TargetRefused for a record that is damaged."""
+    """Return the restores to `target`, oldest first. Raises OSError, TargetRefused for a damaged record."""
     return tuple(_entry(target.with_name(name)) for name in recorded_names(target))
 
 
 def recorded_names(target: Path) -> list[str]:
-    """Return the names by which restores to `target` kept what lay there, or recorded that alone, oldest first."""
+    """Return the names under which restores to `target` kept the old database or only a record, oldest first."""
     names = {path.name.removesuffix(RECORD) for path in target.parent.iterdir() if path.name.startswith(target.name)}
     return sorted((n for n in names if is_kept(n, target.name)), key=lambda name: kept_order(name, target.name))
 
 
 def choose_undo(entries: Sequence[RecordedRestore], *, redo: bool) -> RecordedRestore:
-    """Return what the next undo takes back: the newest restore that stands; with none left, the last undo.
+    """Return what the next undo undoes: the newest restore that was not undone; with none left, the last undo.
 
-    With `redo`: the last undo, unless something was restored since. Raises GenerationMissing.
+    With `redo`: the last undo, unless a restore followed it. Raises GenerationMissing.
     """
     standing = [entry for entry in entries if entry.record.kind != "undo"]
     undone = [entry for entry in entries if entry.record.kind == "undo"]
@@ -156,29 +163,29 @@ def choose_undo(entries: Sequence[RecordedRestore], *, redo: bool) -> RecordedRe
     if not standing and not undone:
         what = "no undo" if redo else "no restore"
         raise GenerationMissing(
-            f"{what} is recorded beside this database: there is nothing to take back",
+            f"{what} is recorded beside this database: nothing can be undone",
             "backupd list shows the generations that can be restored",
         )
     return (standing or undone)[-1]
 
 
 def require_undoable(entry: RecordedRestore) -> None:
-    """Refuse to go behind a restore whose state from before is gone, or was none. Raises TargetRefused."""
+    """Refuse to undo a restore whose previous database is gone, or never existed. Raises TargetRefused."""
     what = f"the {entry.record.kind} at {entry.restored_at:%F %T} UTC"
     if entry.record.before == "nothing":
         raise TargetRefused(
-            f"there was no database before {what}: taking it back would leave none",
-            f"move the database away if that is meant; to take back an earlier restore, remove {entry.record_path}",
+            f"there was no database before {what}: undoing it would leave none",
+            f"to have no database, move it away; to undo an earlier restore, remove {entry.record_path}",
         )
     if entry.record.before == "file" and not os.path.lexists(entry.path):
         raise TargetRefused(
-            f"{what} cannot be taken back: {entry.path} is gone",
-            f"restore a generation; to take back an earlier restore, remove {entry.record_path}",
+            f"{what} cannot be undone: {entry.path} is gone",
+            f"restore a generation; to undo an earlier restore, remove {entry.record_path}",
         )
 
 
 def record_path(kept: Path) -> Path:
-    """Return where the record of the restore is that keeps, or would keep, the old database as `kept`."""
+    """Return the path of the record of the restore that keeps the old database as `kept`."""
     return kept.with_name(f"{kept.name}{RECORD}")
 
 
@@ -189,9 +196,9 @@ def write_record(kept: Path, record: RestoreRecord, target: Path) -> None:
 
 
 def new_kept_name(target: Path, now: datetime) -> str:
-    """Name what a restore to `target` keeps by the time, after all that is there; a number tells two of one time apart.
+    """Return a new name for the old database that a restore to `target` keeps: the time, and a number if that is taken.
 
-    A clock that was set back names it by the time of the last one, else `--undo` would not find it to be the last.
+    It sorts after all existing ones, also when the clock was set back: `--undo` has to find it to be the last.
     """
     last = recorded_names(target)[-1:]
     after = kept_order(last[0], target.name) if last else ("", 0)
@@ -206,48 +213,48 @@ def new_kept_name(target: Path, now: datetime) -> str:
 def begin_online_restore(
     target: Path, record: RestoreRecord, takes_back: RecordedRestore | None, now: datetime
 ) -> OnlineRestore:
-    """Record that an online restore is about to be done, durably. Raises OSError, TargetRefused."""
+    """Record, durably, that an online restore begins. Raises OSError, TargetRefused."""
     name = takes_back.path.name if takes_back else None
-    begun = OnlineRestore(new_kept_name(target, now), record, name, _schema_version(target))
-    replace_durably(_begun_path(target), json.dumps(asdict(begun)).encode() + b"\n", temporary=part_path(target))
-    return begun
+    started = OnlineRestore(new_kept_name(target, now), record, name, _schema_version(target))
+    replace_durably(_online_path(target), json.dumps(asdict(started)).encode() + b"\n", temporary=part_path(target))
+    return started
 
 
-def finish_online_restore(target: Path, begun: OnlineRestore, *, done: bool) -> None:
-    """Record, durably, that an online restore is done, or forget it where it was not. Raises OSError."""
+def finish_online_restore(target: Path, started: OnlineRestore, *, done: bool) -> None:
+    """Record, durably, that an online restore was done, or remove the record of its beginning. Raises OSError."""
     if done:
-        write_record(target.with_name(begun.kept), begun.record, target)
-        if begun.takes_back is not None:
-            record_path(target.with_name(begun.takes_back)).unlink(missing_ok=True)
+        write_record(target.with_name(started.kept), started.record, target)
+        if started.takes_back is not None:
+            record_path(target.with_name(started.takes_back)).unlink(missing_ok=True)
             fsync_directory(target.parent)
-    _begun_path(target).unlink(missing_ok=True)
+    _online_path(target).unlink(missing_ok=True)
     fsync_directory(target.parent)
 
 
 def pending_online_restore(target: Path) -> OnlineRestore | None:
-    """Return the online restore to `target` that is at work, or was killed. Raises TargetRefused, PermissionError."""
-    path = _begun_path(target)
+    """Return the online restore to `target` that is running, or was killed. Raises TargetRefused, PermissionError."""
+    path = _online_path(target)
     try:
-        begun = _BEGUN.validate_json(read_small(path))
+        started = _ONLINE.validate_json(read_small(path))
     except FileNotFoundError:
         return None
     except PermissionError:
         raise
     except (ValidationError, OSError):
-        begun = None
-    names = [begun.kept, *([begun.takes_back] if begun.takes_back else [])] if begun else [""]
-    if begun is None or not (_is_ours(begun.record) and all(is_kept(name, target.name) for name in names)):
-        raise _damaged(path, f"see whether {target} holds what was restored online last")
-    return begun
+        started = None
+    names = [started.kept, *([started.takes_back] if started.takes_back else [])] if started else [""]
+    if started is None or not (_is_valid(started.record) and all(is_kept(name, target.name) for name in names)):
+        raise _damaged(path, f"check whether {target} holds the database of the last online restore, and remove it")
+    return started
 
 
-def took_effect(target: Path, begun: OnlineRestore) -> bool:
-    """Tell whether a killed online restore did what it was for; so is assumed where nothing can be asked.
+def took_effect(target: Path, started: OnlineRestore) -> bool:
+    """Return whether a killed online restore changed the database; True where that cannot be determined.
 
-    SQLite's backup API raises the schema version of what it overwrites by one, in the same transaction.
+    SQLite's backup API increments the schema version of the target in the same transaction.
     """
     now = _schema_version(target)
-    return now is None or now != begun.schema_version
+    return now is None or now != started.schema_version
 
 
 def _schema_version(target: Path) -> int | None:
@@ -267,22 +274,22 @@ def _entry(kept: Path) -> RecordedRestore:
         raise
     except (ValidationError, OSError):
         record = None
-    if record is None or not _is_ours(record):
-        raise _damaged(path, f"remove it; {kept}, if it is there, is what lay there before that restore")
+    if record is None or not _is_valid(record):
+        raise _damaged(path, f"remove it; {kept}, if it exists, is the database from before that restore")
     return RecordedRestore(kept, record)
 
 
-def _is_ours(record: RestoreRecord) -> bool:
-    """Who may write to the app's directory might have written it: it names generations alone."""
+def _is_valid(record: RestoreRecord) -> bool:
+    """Return whether it names generations only: other users may be able to write to the directory."""
     ids = (record.generation, record.safety)
     return all(each is None or is_generation_id(each) for each in ids) and (
         (record.before == "generation") == (record.safety is not None)
     )
 
 
-def _damaged(path: Path, way_out: str) -> TargetRefused:
-    return TargetRefused(f"{path} is damaged: it does not say which restore it records", way_out)
+def _damaged(path: Path, hint: str) -> TargetRefused:
+    return TargetRefused(f"{path} is damaged: it does not describe a restore", hint)
 
 
-def _begun_path(target: Path) -> Path:
+def _online_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.restore-online")

@@ -1,61 +1,61 @@
-"""Inspect a copy."""
+"""Checks and queries of a copy, in a child process: a damaged copy may crash the process that reads it."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from backupd.errors import DrillFailed, WorkerHung
 from backupd.model import Contents, Verdict
+from backupd.sqlite.worker.protocol import IntegrityReply, IntegrityRequest, QueryReply, QueryRequest
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.resources import NORMAL, Priority
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What the checks said, and what is in the copy (`None` when it is corrupt)."""
+    """The result of the checks, and the contents of the copy (`None` when it is corrupt or encrypted)."""
 
     verdict: Verdict
     contents: Contents | None
 
 
-@contextmanager
-def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterator[Callable[[], Inspection]]:
-    """Check the copy at `path`, which nobody writes to and whose source SQLite `writer` (`3.40.1`) wrote.
-
-    The check runs beside the block, steps aside as `priority` says, and ends with the block. What the block is given
-    waits for the answer. Damage is an answer, not an error. Raises WorkerFailed when the check itself broke down.
-    """
-    with WorkerProcess(
-        "integrity_check", {"path": path.name, "writer": writer, "priority": priority._asdict()}, path.parent
-    ) as child:
-        yield lambda: _inspection(child.result())
-
-
-def _inspection(answer: dict[str, Any]) -> Inspection:
-    said = answer["verdict"]
-    lists = {key: tuple(said[key]) for key in ("checks", "damage", "notes")}
-    contents = Contents(**answer["contents"]) if answer["contents"] else None
-    return Inspection(Verdict(**{**said, **lists}), contents)
-
-
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """`PRAGMA user_version`, and the first value that a query gave, as text; None for no row or no query."""
+    """`PRAGMA user_version`, and the first value of the first row of a query as text; None without a row or a query."""
 
     user_version: int
     answer: str | None
 
 
+@contextmanager
+def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterator[Callable[[], Inspection]]:
+    """Check the copy at `path`, which no process writes to and whose source SQLite `writer` (`3.40.1`) wrote.
+
+    The check runs in parallel to the block, with `priority`, and is killed at its end. Yields a function that waits for
+    the result. Damage is a result, not an error. Raises WorkerFailed when the check itself fails.
+    """
+    request = IntegrityRequest(path=path.name, writer=writer, priority=priority._asdict())
+    with WorkerProcess[IntegrityReply]("integrity_check", request, path.parent) as worker:
+        yield lambda: _inspection(worker.result())
+
+
 def query_copy(path: Path, query: str | None, timeout_s: float) -> QueryResult:
-    """Ask the database at `path`, read-only. Raises DrillFailed, also after `timeout_s`."""
+    """Query the database at `path`, read-only. Raises DrillFailed, also after `timeout_s`."""
+    request = QueryRequest(path=path.name, query=query)
     try:
-        with WorkerProcess("query", {"path": path.name, "query": query}, path.parent) as child:
-            return QueryResult(**child.result(give_up=time.monotonic() + timeout_s))
-    except WorkerHung as late:
+        with WorkerProcess[QueryReply]("query", request, path.parent) as worker:
+            return QueryResult(**worker.result(deadline=time.monotonic() + timeout_s))
+    except WorkerHung as error:
         raise DrillFailed(
             f"the query on the restored copy took longer than {timeout_s:.0f} s",
-            "ask for something simpler (drill.query), or raise drill.timeout_s",
-        ) from late
+            "simplify drill.query, or raise drill.timeout_s",
+        ) from error
+
+
+def _inspection(reply: IntegrityReply) -> Inspection:
+    verdict = dict(reply["verdict"])
+    lists = {key: tuple(reply["verdict"][key]) for key in ("checks", "damage", "notes")}
+    contents = Contents(**reply["contents"]) if reply["contents"] else None
+    return Inspection(Verdict(**{**verdict, **lists}), contents)

@@ -2,25 +2,26 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from backupd.errors import SnapshotFailed, WorkerHung
 from backupd.model import SnapshotFacts
 from backupd.sqlite.file_format import EMPTY_HEADER, HEADER_BYTES, file_has_checksums, parse_header, set_checksums
 from backupd.sqlite.source import Source
+from backupd.sqlite.worker.protocol import MaintenanceRequest, SnapshotReply, SnapshotRequest
 from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess
 
 _NAME = "snapshot.sqlite3"
-_JOURNAL = "journal"  # not yet by the name that SQLite gives it, since it would remove an empty one
+_JOURNAL = "journal"  # renamed later: SQLite would remove an empty file of the final name
 _COMPACTED = "compacted.sqlite3"
-_GRACE_S = 3.0  # for the child to say itself that time is up: it knows more
+_GRACE_S = 3.0  # for the child to report the timeout itself: it knows the details
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSettings:
-    """How patient a copy is (seconds), and what it may do in the odd cases that docs/sources.md lists."""
+    """Time limits of a copy, in seconds, and what it may do in the special cases of docs/sources.md."""
 
     method: Literal["backup", "vacuum"] = "backup"
     timeout_s: float = 3600.0
@@ -35,7 +36,7 @@ class SnapshotSettings:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A copy in staging, what its header says, and what the app may have felt of the copying."""
+    """A copy in staging, the facts of its header, and how long the app's writers had to wait."""
 
     path: Path
     size_bytes: int
@@ -51,7 +52,7 @@ class Snapshot:
     method: Literal["backup", "vacuum", "file"] = "backup"
 
     def facts(self, sha256: str) -> SnapshotFacts:
-        """Return what the manifest keeps, given the digest of the copy."""
+        """Return the facts that the manifest records, given the digest of the copy."""
         return SnapshotFacts(
             sha256=sha256,
             size_bytes=self.size_bytes,
@@ -72,49 +73,53 @@ def take_snapshot(
     staging: Path,
     on_progress: OnProgress,
     on_event: OnEvent,
-    give_up: float | None = None,
+    deadline: float | None = None,
 ) -> Snapshot:
     """Copy `source` into the empty directory `staging`.
 
-    It has time until `give_up` by the monotonic clock, by default `timeout_s` from now. A child that hangs in a system
-    call is killed 3 s later. Raises SourceBusy, SourceReplaced (try again), SourceUnusable, NoSpace, SnapshotFailed.
+    The limit is `deadline` by the monotonic clock, by default `timeout_s` from now. A child that hangs in a system call
+    is killed 3 s later. Raises SourceBusy, SourceReplaced (both temporary), SourceUnusable, NoSpace, SnapshotFailed.
     """
-    give_up = time.monotonic() + settings.timeout_s if give_up is None else give_up
+    deadline = time.monotonic() + settings.timeout_s if deadline is None else deadline
     try:
-        with WorkerProcess("snapshot", _request(source, settings, give_up, probe=False), staging) as child:
-            answer = child.result(on_progress, on_event, give_up + _GRACE_S)
+        with WorkerProcess[SnapshotReply](
+            "snapshot", _request(source, settings, deadline, probe=False), staging
+        ) as worker:
+            reply = worker.result(on_progress, on_event, deadline + _GRACE_S)
         journal = staging / _JOURNAL
-        if answer["hot"]:
+        if reply["hot"]:
             journal.rename(staging / f"{_NAME}-journal")
-            _own("recover", staging, give_up + _GRACE_S, path=_NAME)
+            _maintain({"verb": "recover", "path": _NAME}, staging, deadline + _GRACE_S)
         else:
             journal.unlink()
     except WorkerHung as hung:
-        raise _late(source, settings, hung) from hung
-    return _staged(staging / _NAME, answer)
+        raise _timeout(source, settings, hung) from hung
+    return _snapshot(staging / _NAME, reply)
 
 
-def probe_source(source: Source, settings: SnapshotSettings, directory: Path) -> dict[str, Any]:
-    """Open and pin `source` as a backup would, and copy nothing; `directory` is the child's working directory.
+def probe_source(source: Source, settings: SnapshotSettings, directory: Path) -> SnapshotReply:
+    """Open and pin `source` as a backup does, but copy nothing; `directory` is the child's working directory.
 
-    Returns encrypted, journal_mode, writer, copier and filesystem. Raises what `take_snapshot` raises.
+    Raises what `take_snapshot` raises.
     """
-    give_up = time.monotonic() + settings.timeout_s
+    deadline = time.monotonic() + settings.timeout_s
     try:
-        with WorkerProcess("snapshot", _request(source, settings, give_up, probe=True), directory) as child:
-            return child.result(give_up=give_up + _GRACE_S)
+        with WorkerProcess[SnapshotReply](
+            "snapshot", _request(source, settings, deadline, probe=True), directory
+        ) as worker:
+            return worker.result(deadline=deadline + _GRACE_S)
     except WorkerHung as hung:
-        raise _late(source, settings, hung) from hung
+        raise _timeout(source, settings, hung) from hung
 
 
 def compact_snapshot(snapshot: Snapshot) -> Snapshot:
-    """Return the snapshot rewritten by VACUUM, beside the old file, which is removed.
+    """Return the snapshot rewritten by VACUUM into a new file; the old one is removed.
 
-    The copy is vacuumed, never the source, and only after it was verified: VACUUM launders corruption. Raises NoSpace,
+    The copy is vacuumed, never the source, and only after it was verified: VACUUM hides corruption. Raises NoSpace,
     and SnapshotFailed when the schema needs functions of the app.
     """
     staging = snapshot.path.parent
-    _own("compact", staging, path=snapshot.path.name, target=_COMPACTED)
+    _maintain({"verb": "compact", "path": snapshot.path.name, "target": _COMPACTED}, staging)
     path = staging / _COMPACTED
     if file_has_checksums(snapshot.path):
         with path.open("r+b") as stream:
@@ -123,37 +128,44 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, path=path, size_bytes=path.stat().st_size, method="vacuum")
 
 
-def _request(source: Source, settings: SnapshotSettings, give_up: float, *, probe: bool) -> dict[str, object]:
-    return {
-        **asdict(settings),
-        "give_up": give_up,
-        "path": str(source.path),
-        "uid": source.uid,
-        "gid": source.gid,
-        "unmapped": source.unmapped,
-        "empty": source.empty,
-        "probe": probe,
-        "target": _NAME,
-        "journal": _JOURNAL,
-    }
+def _request(source: Source, settings: SnapshotSettings, deadline: float, *, probe: bool) -> SnapshotRequest:
+    return SnapshotRequest(
+        path=str(source.path),
+        uid=source.uid,
+        gid=source.gid,
+        unmapped=source.unmapped,
+        empty=source.empty,
+        probe=probe,
+        target=_NAME,
+        journal=_JOURNAL,
+        deadline=deadline,
+        timeout_s=settings.timeout_s,
+        busy_timeout_s=settings.busy_timeout_s,
+        writer_budget_s=settings.writer_budget_s,
+        quiet_wait_s=settings.quiet_wait_s,
+        hot_journal=settings.hot_journal,
+        hot_journal_wait_s=settings.hot_journal_wait_s,
+        network_fs=settings.network_fs,
+        reserve_bytes=settings.reserve_bytes,
+    )
 
 
-def _own(verb: str, staging: Path, give_up: float = math.inf, **request: str) -> None:
-    with WorkerProcess("maintenance", {"verb": verb, **request}, staging) as child:
-        child.result(give_up=give_up)
+def _maintain(request: MaintenanceRequest, staging: Path, deadline: float = math.inf) -> None:
+    with WorkerProcess[None]("maintenance", request, staging) as worker:
+        worker.result(deadline=deadline)
 
 
-def _late(source: Source, settings: SnapshotSettings, hung: WorkerHung) -> SnapshotFailed:
+def _timeout(source: Source, settings: SnapshotSettings, hung: WorkerHung) -> SnapshotFailed:
     message = f"{source.path} was not copied within {settings.timeout_s:.0f} s: {hung.message}"
-    return SnapshotFailed(message, f"{hung.hint}; if they are only slow, raise timeout_s")
+    return SnapshotFailed(message, f"{hung.hint}; if they are slow, raise timeout_s")
 
 
-def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:
+def _snapshot(path: Path, reply: SnapshotReply) -> Snapshot:
     size_bytes = path.stat().st_size
     with path.open("rb") as stream:
         header = parse_header(stream.read(HEADER_BYTES)) or EMPTY_HEADER
-    if answer["encrypted"]:
-        header = EMPTY_HEADER._replace(page_size=answer["page_size"])
+    if reply["encrypted"]:
+        header = EMPTY_HEADER._replace(page_size=reply["page_size"])
     if size_bytes % header.page_size:
         raise SnapshotFailed(f"the copy has {size_bytes} bytes, not whole pages of {header.page_size}", "try again")
     return Snapshot(
@@ -162,11 +174,11 @@ def _staged(path: Path, answer: dict[str, Any]) -> Snapshot:
         page_size=header.page_size,
         user_version=header.user_version,
         application_id=header.application_id,
-        journal_mode=answer["journal_mode"],
-        sqlite_writer=answer["writer"],
-        sqlite_copier=answer["copier"],
-        filesystem=answer["filesystem"],
-        hot_journal=answer["hot"],
-        writers_held_s=answer["writers_held_s"],
-        method="file" if answer["encrypted"] else "backup",
+        journal_mode=reply["journal_mode"],
+        sqlite_writer=reply["writer"],
+        sqlite_copier=reply["copier"],
+        filesystem=reply["filesystem"],
+        hot_journal=reply["hot"],
+        writers_held_s=reply["writers_held_s"],
+        method="file" if reply["encrypted"] else "backup",
     )

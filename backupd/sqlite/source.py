@@ -1,4 +1,4 @@
-"""What `os.stat` tells of the app's database; nothing here opens it."""
+"""The app's database as the file system describes it; nothing here opens it."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ _EMPTY_BYTES = 1
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A database as it lies there: real path, owner, and the sizes that a copy of it will need.
+    """A database on disk: real path, owner, and the sizes that a copy of it will need.
 
     `uid` and `gid` are None where this user namespace does not map them.
     """
@@ -37,12 +37,12 @@ class Source:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing in the file: SQLite would take it for a new database."""
+        """Whether the file is empty: SQLite treats it as a new database."""
         return self.size_bytes <= _EMPTY_BYTES
 
     @property
     def unmapped(self) -> str:
-        """Whose id this user namespace does not map, user or group; the latter only where it grants anything."""
+        """The id that this user namespace does not map, `user` or `group`; a group only if it has rights of its own."""
         if self.uid is None:
             return "user"
         grants = (self.mode >> 3 & ~self.mode) & 0o7
@@ -50,7 +50,7 @@ class Source:
 
     @property
     def facts(self) -> SourceFacts:
-        """What the manifest keeps of it."""
+        """The facts that the manifest records."""
         directory = self.directory
         return SourceFacts(
             str(self.path),
@@ -65,10 +65,10 @@ class Source:
 
     @classmethod
     def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
-        """Look at the database that `path` leads to.
+        """Inspect the database at `path` (links are followed).
 
-        Raises SourceMissing, and SourceUnusable for what is no regular file, is mounted without its directory, is empty
-        or has a second name.
+        Raises SourceMissing, and SourceUnusable if it is not a regular file, is mounted without its directory, is
+        empty, or has a second name.
         """
         real = Path(os.path.realpath(path))
         state = _stat(real, path)
@@ -98,21 +98,22 @@ class Source:
         others = other_mount_points(str(self.path), mounts)
         if others and not allow_links:
             raise SourceUnusable(
-                f"{self.path} is also mounted as {', '.join(others)}, without its directory: the WAL of an app that "
-                "opens it there is not seen, and a copy is stale",
-                'remove that mount; or set hard_link = "allow" if the app opens it by this one',
+                f"{self.path} is also mounted as {', '.join(others)}, without its directory: backupd cannot see the "
+                "WAL of an app that opens it there, and a copy would be stale",
+                'remove that mount; or set hard_link = "allow" if the app opens this path',
             )
 
     def _refuse(self, *, allow_empty: bool, allow_links: bool) -> None:
         if self.empty and not allow_empty:
             raise SourceUnusable(
-                f"{self.path} is empty ({self.size_bytes} bytes): no backup was made, and none was removed",
-                "restore the database if it was lost; set allow_empty = true if it is meant to be empty",
+                f"{self.path} is empty ({self.size_bytes} bytes): no backup was made and none was removed",
+                "restore the database if it was lost; set allow_empty = true if it is empty on purpose",
             )
         if self.links > 1 and not allow_links:
             raise SourceUnusable(
-                f"{self.path} has {self.links} hard links: under another name its WAL is not seen, and a copy is stale",
-                'remove the other names; or set hard_link = "allow" if the app opens it by this one',
+                f"{self.path} has {self.links} hard links: the WAL of an app that opens another one is not "
+                "seen, and a copy would be stale",
+                'remove the other names; or set hard_link = "allow" if the app opens this path',
             )
 
 
@@ -128,46 +129,46 @@ def signature_of(path: Path, state: os.stat_result | None = None) -> Signature:
 
 
 def same_content(earlier: Signature, now: Signature) -> bool:
-    """Tell whether nothing seems to have been written since `earlier` was captured: a hint, never a proof.
+    """Return whether the database is probably unchanged since `earlier`; only a digest is proof.
 
-    Trusted only where the last change was settled for 2 s then, since time stamps have a grain; a WAL that went away
-    or became empty counts as changed.
+    False if the last change was less than 2 s old then, since time stamps have a granularity, and if a WAL was removed
+    or emptied since.
     """
     times = [t for f in (earlier.database, earlier.wal) if f for t in (f.mtime_ns, f.ctime_ns)]
-    settled = earlier.captured_at_ns - max(times) > TIMESTAMP_GRAIN_NS
-    return settled and earlier.database == now.database and earlier.wal == now.wal
+    is_old_enough = earlier.captured_at_ns - max(times) > TIMESTAMP_GRAIN_NS
+    return is_old_enough and earlier.database == now.database and earlier.wal == now.wal
 
 
 def _stat(path: Path, named: Path) -> os.stat_result:
-    """Return what is known of the real `path`, which the configuration calls `named`."""
+    """Return the state of the real path `path`, which is `named` in the configuration."""
     try:
         state = path.stat()
     except FileNotFoundError as error:
         if link := dangling_link(named):
             raise SourceMissing(
                 f"no database at {named}: {link}",
-                "mount what the link leads to at the same path here, or give the path of the database itself",
+                "mount the target of the link at the same path here, or configure the path of the database itself",
             ) from error
         raise SourceMissing(
             f"no database at {path}",
-            "check the path and that the right volume is mounted: a wrong one is an empty directory; "
+            "check the path and that the right volume is mounted: an unmounted one is an empty directory; "
             "if the database is lost: backupd restore",
         ) from error
     except PermissionError as error:
         raise SourceUnusable(
-            f"uid {os.geteuid()} has no right to look at {path}",
+            f"uid {os.geteuid()} may not access {path}",
             ownership_hint(
                 path, "run backupd as the user of the app (PUID), or as root with the capability DAC_READ_SEARCH"
             ),
         ) from error
     except OSError as error:
-        raise SourceUnusable(f"{path} cannot be looked at: {error.strerror}", "check the path") from error
+        raise SourceUnusable(f"{path} cannot be inspected: {error.strerror}", "check the path") from error
     if not stat.S_ISREG(state.st_mode):
-        kind = "a directory" if stat.S_ISDIR(state.st_mode) else "no regular file"
-        hint = "give the path of the database file itself"
+        kind = "a directory" if stat.S_ISDIR(state.st_mode) else "not a regular file"
+        hint = "configure the path of the database file itself"
         mount = mount_of(str(path), current_mounts())
         if mount is not None and mount.point == str(path):
-            hint += "; where a file that is to be mounted is missing, Docker makes a directory: mount its directory"
+            hint += "; Docker creates a directory in place of a missing file to be mounted: mount its directory"
         raise SourceUnusable(f"{path} is {kind}", hint)
     return state
 

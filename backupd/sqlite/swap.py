@@ -1,7 +1,7 @@
-"""Put a proven file in place of a database: killed at any instruction, it is entirely the old one or the new one.
+"""Replace a database by a verified file: killed at any instruction, it is entirely the old or the new one.
 
-The old one is kept beside it, with what its side files still held. The swap is one rename, under a lease that tells
-when somebody opens the old file in that very moment: then it is taken back before they get it.
+The old database is kept beside it, with its side files. The swap is one rename under a lease, which detects a process
+that opens the old file at that moment: then the swap is undone before the process gets the file.
 """
 
 import os
@@ -20,6 +20,7 @@ from backupd.sqlite.swap_journal import (
     Suffix,
     SwapJournal,
     is_part,
+    is_part_file,
     journal_written,
     pending_swap,
     remove_journal,
@@ -31,7 +32,7 @@ from backupd.system.signals import defer_signals
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What was done about a restore that was killed, and in words what somebody should look at."""
+    """What was done about a restore that was killed, and the details for the log."""
 
     what: Literal["finished", "undone", "left"]
     detail: str
@@ -45,21 +46,22 @@ def swap(
     record: RestoreRecord | None = None,
     takes_back: RecordedRestore | None = None,
 ) -> Path | None:
-    """Let `part`, a durable file in the same directory, become `target`; returns where the old database is kept.
+    """Rename `part`, a durable file in the same directory, to `target`; returns the path of the kept old database.
 
-    The side files of the old one go with it, those of `part` come with the new one. `lease` is held on the old one.
-    `record` says which restore this is, for a later undo; that of the restore that it `takes_back` goes.
+    The side files of the old database are kept with it, those of `part` come with the new one. `lease` is held on the
+    old one. `record` describes this restore for a later undo; that of the restore that it `takes_back` is removed.
 
-    Raises TargetInUse, with everything as it was, when somebody opened it meanwhile; OSError. SIGTERM comes too late.
+    Raises TargetInUse, with everything unchanged, when a process opened the old one during the swap; OSError. SIGTERM
+    is deferred to the end.
     """
     journal = _plan(target, part, now, takes_back)
     with defer_signals(), journal_written(target, journal):
         try:
             if record is not None:
-                with suppress(OSError):  # no inode is left: what is kept can be put back without it
+                with suppress(OSError):  # no inode is left: an undo works without it
                     write_record(target.with_name(journal.kept), record, target)
             _rename(target, part, lease, journal)
-        except BaseException:  # somebody opened it, a disk that fails: better at once than by the next run
+        except BaseException:  # also a failing disk: undo now rather than in the next run
             _undo(target, journal)
             remove_journal(target)
             raise
@@ -69,80 +71,80 @@ def swap(
 
 
 def recover_swap(target: Path) -> Recovery | None:
-    """Finish or undo what a killed restore began; None when there is nothing to do. Raises TargetRefused, OSError."""
+    """Finish or undo a swap that was killed; None when there is none. Raises TargetRefused, OSError."""
     journal = pending_swap(target)
     if journal is None:
         return None
     now, kept = FileMark.of(target), target.with_name(journal.kept)
     if now is not None and now.inode == journal.new.inode:
-        healed = Recovery("finished", f"the old database is {kept}" if journal.old else "")
+        recovery = Recovery("finished", f"the old database is {kept}" if journal.old else "")
         if now == journal.new:
             _bring(target, journal)
         _forget_undone(target, journal)
     elif now is None or (journal.old is not None and now.inode == journal.old.inode):
         _undo(target, journal)
-        healed = Recovery("undone", f"{target} is what it was")
+        recovery = Recovery("undone", f"{target} is unchanged")
     else:
-        healed = Recovery("left", f"{target} was replaced by something else meanwhile; an old one may be {kept}")
+        recovery = Recovery("left", f"{target} was replaced by another file since; the old database may be {kept}")
     if is_part(journal.part, target.name):
         remove_part(target.with_name(journal.part))
     remove_journal(target)
-    return healed
+    return recovery
 
 
 def sweep_parts(target: Path) -> None:
-    """Remove what killed restores left of files that were to become `target`, side files too. Raises OSError."""
+    """Remove the part files of killed restores to `target`, and their side files. Raises OSError."""
     for path in target.parent.iterdir():
-        if any(is_part(path.name.removesuffix(suffix), target.name) for suffix in ("", *SIDE_SUFFIXES)):
+        if is_part_file(path.name, target.name):
             _remove(path)
 
 
 def remove_part(path: Path) -> None:
-    """Remove a file that is to become no database any more, with its side files. Raises OSError."""
+    """Remove a part file and its side files. Raises OSError."""
     for suffix in ("", *SIDE_SUFFIXES):
         _remove(Path(f"{path}{suffix}"))
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, if it is there; a directory of that name is not ours."""
+    """Remove a file, if it exists; a directory is left alone."""
     with suppress(FileNotFoundError, IsADirectoryError):
         path.unlink()
 
 
-def side_files(path: Path) -> tuple[Suffix, ...]:
-    """Return the suffixes of the side files that lie beside `path`."""
+def _existing_suffixes(path: Path) -> tuple[Suffix, ...]:
+    """Return the suffixes of the side files that exist beside `path`."""
     return tuple(cast("Suffix", suffix) for suffix in SIDE_SUFFIXES if os.path.lexists(f"{path}{suffix}"))
 
 
 def _rename(target: Path, part: Path, lease: FileLease, journal: SwapJournal) -> None:
-    """Set the old one aside and rename. Raises TargetInUse when somebody asked for the old one meanwhile."""
+    """Set the old database aside and rename. Raises TargetInUse when a process opens it during that."""
     _set_aside(target, journal)
     kept = target.with_name(journal.kept)
-    named_twice = journal.old is None or _linked(target, kept)
-    put = partial(part.rename, target) if named_twice else partial(_exchange, target, part, kept)
+    is_linked = journal.old is None or _linked(target, kept)
+    rename = partial(part.rename, target) if is_linked else partial(_exchange, target, part, kept)
     if not lease.open_requested(target):
-        put()
+        rename()
     if lease.open_requested(target):
-        raise TargetInUse(f"{target} was opened in that very moment: all is as it was")
+        raise TargetInUse(f"{target} was opened during the swap: nothing was changed")
 
 
 def _plan(target: Path, part: Path, now: datetime, takes_back: RecordedRestore | None) -> SwapJournal:
     new = FileMark.of(part)
-    assert new is not None  # noqa: S101 - the caller has just made it
+    assert new is not None  # noqa: S101 - the caller has just created it
     return SwapJournal(
         target=target.name,
         part=part.name,
         new=new,
         kept=new_kept_name(target, now),
         old=FileMark.of(target),
-        aside=side_files(target),
-        bring=side_files(part),
+        aside=_existing_suffixes(target),
+        bring=_existing_suffixes(part),
         takes_back=takes_back.path.name if takes_back else None,
     )
 
 
 def _set_aside(target: Path, journal: SwapJournal) -> None:
-    """Let the side files follow the old database, so that they are never found beside the new one."""
+    """Rename the side files as the old database will be, so that SQLite never finds them beside the new one."""
     for suffix in journal.aside:
         with suppress(FileNotFoundError):
             _beside(target, suffix).rename(target.with_name(f"{journal.kept}{suffix}"))
@@ -150,7 +152,7 @@ def _set_aside(target: Path, journal: SwapJournal) -> None:
 
 
 def _linked(target: Path, kept: Path) -> bool:
-    """Give the old database its second name, durably; False on a file system without hard links (FAT, SMB)."""
+    """Link the old database to its new name, durably; False on a file system without hard links (FAT, SMB)."""
     try:
         os.link(target, kept)
     except OSError:
@@ -160,9 +162,9 @@ def _linked(target: Path, kept: Path) -> bool:
 
 
 def _exchange(target: Path, part: Path, kept: Path) -> None:
-    """Let the new file, by the name that the old one is to bear, exchange names with it: one of them is always there.
+    """Give the new file the name for the old one, then exchange the two names: `target` always exists.
 
-    Where the file system cannot do that either, there is none for a moment.
+    On a file system without that operation, `target` is missing for a moment.
     """
     part.rename(kept)
     fsync_directory(target.parent)
@@ -185,35 +187,33 @@ def _forget_undone(target: Path, journal: SwapJournal) -> None:
 
 
 def _undo(target: Path, journal: SwapJournal) -> None:
-    """Bring everything back to where it was; whatever was done of it before may be done again."""
+    """Undo the swap; every step may be repeated after a kill."""
     record_path(target.with_name(journal.kept)).unlink(missing_ok=True)
     kept, part, mark = target.with_name(journal.kept), target.with_name(journal.part), FileMark.of(target)
     if mark is not None and mark.inode == journal.new.inode:
-        _give_its_name_back(target, part, kept)
+        _rename_new_back(target, part, kept)
         mark = FileMark.of(target)
     held = FileMark.of(kept)
-    if held is not None and held.inode == journal.new.inode:  # it was about to exchange names with the old one
+    if held is not None and held.inode == journal.new.inode:  # killed before the exchange
         kept.rename(part)
     if mark is None:
         with suppress(FileNotFoundError):
             kept.rename(target)
-    elif FileMark.of(kept) == mark:  # the second name of what lies there
+    elif FileMark.of(kept) == mark:  # the second link to the old database
         kept.unlink()
-    if (
-        FileMark.of(target) == journal.old
-    ):  # nobody has written to it since: what is in its side files still belongs to it
+    if FileMark.of(target) == journal.old:  # unchanged since: its side files still belong to it
         _put_back(target, journal)
 
 
-def _give_its_name_back(target: Path, part: Path, kept: Path) -> None:
-    """Let the new file be `part` (or `kept`) again; in one step for who opens `target`, where another one is kept."""
+def _rename_new_back(target: Path, part: Path, kept: Path) -> None:
+    """Rename the new file back to `part` (or `kept`); `target` is replaced in one step where the old one is kept."""
     if kept.exists():
-        with suppress(OSError):  # no hard links; or it was done before a kill
+        with suppress(OSError):  # no hard links, or linked before a kill
             os.link(target, part)
         if part.exists():
             kept.rename(target)
             return
-        if exchange_names(kept, target):  # and `kept` is the new one
+        if exchange_names(kept, target):  # `kept` is the new one now
             return
     target.rename(part)
 

@@ -1,4 +1,4 @@
-"""A database that is to be replaced: what lies there, whether anybody uses it, and how its successor has to look."""
+"""The target of a restore: the old database, whether it is in use, and owner and mode of the new one."""
 
 import os
 import stat
@@ -15,6 +15,7 @@ from backupd.sqlite.file_format import HEADER_BYTES, file_has_checksums, looks_e
 from backupd.sqlite.source import Source
 from backupd.sqlite.swap_journal import KEPT
 from backupd.sqlite.target_locks import FileLease
+from backupd.sqlite.worker.protocol import CheckpointReply, CheckpointRequest, MaintenanceRequest
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.fs import change_owner, fsync_directory, set_mode
 from backupd.system.mounts import current_mounts, filesystem_of, is_remote
@@ -36,9 +37,9 @@ JournalMode = Literal["wal", "rollback"]
 
 @dataclass(frozen=True, slots=True)
 class CheckpointResult:
-    """The old database at rest, and in words how it is damaged, if it is.
+    """How the old database is damaged, if it is, after its WAL or journal was taken into its file.
 
-    `journal_problem` says why its journal is still with it: nothing here tells what has to be done with it.
+    `journal_problem` says why its hot journal was left alone: backupd cannot tell whether to play it back.
     """
 
     damage: str
@@ -47,14 +48,14 @@ class CheckpointResult:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The place of a database (real path), and the one that lies there, if any."""
+    """The real path of a database, and the old database there, if any."""
 
     path: Path
     old: Source | None
 
     @classmethod
     def inspect(cls, path: Path) -> "Target":
-        """Look at where `path` leads. Raises TargetRefused where nothing can be put in place, SourceUnusable."""
+        """Inspect the target at `path`. Raises TargetRefused where no restore is possible, SourceUnusable."""
         real = Path(os.path.realpath(path))
         _refuse_name(real)
         _refuse_mount(real)
@@ -65,53 +66,60 @@ class Target:
             return cls(real, None)
         if old.links > 1:
             raise TargetRefused(
-                f"{real} has {old.links} hard links: whoever opens it by another name would not see the restored one",
+                f"{real} has {old.links} hard links: an app that opens another one would not see the restored database",
                 "remove the other names first",
             )
         if old.unmapped:
             raise TargetRefused(
                 f"{real} belongs to a {old.unmapped} that is not mapped in this user namespace: "
-                "the restored file cannot be given to it",
+                "the restored file cannot have that owner",
                 f"{NAMESPACE_HINT}; or {ELSEWHERE}",
             )
         return cls(real, old)
 
     @classmethod
     def kept(cls, path: Path) -> "Target":
-        """Look at an old database that a restore kept. Raises TargetRefused for what no restore has kept there."""
+        """Inspect an old database that a restore kept at `path`. Raises TargetRefused for any other file."""
         if path.is_symlink() or not path.is_file():
-            raise TargetRefused(f"{path} is no file: no restore has kept it", "look who made it, and remove it")
+            raise TargetRefused(
+                f"{path} is not a regular file: no restore created it", "find out where it comes from, and remove it"
+            )
         return cls(path, Source.inspect(path, allow_empty=True, allow_links=True))
 
     @property
     def bytes_in_use(self) -> int:
-        """The size of the WAL, which may have to be taken into the old database before it is kept."""
+        """The size of the WAL, which a checkpoint may have to write into the old database."""
         return self.old.wal_bytes if self.old else 0
 
     def lease(self, *, stopped: bool) -> FileLease:
-        """Return the lease on every file of the old database; its side files alone tell of one whose file is gone."""
+        """Return the lease on the files of the old database, which may be in use even if only side files exist."""
         owner = self.old or self._side_owner()
         uid, gid = (owner.uid, owner.gid) if isinstance(owner, Source) else owner
-        names = ("", "-wal", "-shm")
+        suffixes = ("", *(suffix for suffix in SIDE_SUFFIXES if suffix != "-journal"))
         kind = filesystem_of(str(self.path))
         remote = f"it is on {kind}" if is_remote(kind) else ""
-        return FileLease([Path(f"{self.path}{name}") for name in names], uid, gid, remote=remote, stopped=stopped)
+        return FileLease(
+            [Path(f"{self.path}{suffix}") for suffix in suffixes], uid, gid, remote=remote, stopped=stopped
+        )
 
     def try_ownership(self, origin: SourceFacts) -> tuple[str, str]:
         """Try with a file of no name what `dress` does, and return what it returns. Raises TargetRefused, OSError."""
         with tempfile.TemporaryFile(dir=self.path.parent) as trial:
-            said = _dress(trial.fileno(), self, origin)
+            ownership = _set_ownership(trial.fileno(), self, origin)
         fsync_directory(self.path.parent)
-        return said
+        return ownership
 
     def checkpoint(self) -> CheckpointResult | None:
-        """Bring the old database to rest; None when there is none. Raises TargetInUse, TargetRefused, NoSpace."""
+        """Write the WAL or journal of the old database, if there is one, into its file.
+
+        Raises TargetInUse, TargetRefused, NoSpace.
+        """
         if self.old is None:
             return None
-        name = self.path.name.partition(KEPT)[0]  # by which its app knows it
-        request = {"path": str(self.path), "name": name, "uid": self.old.uid, "gid": self.old.gid}
-        with WorkerProcess("checkpoint", request, Path("/")) as child:
-            return CheckpointResult(**child.result())
+        name = self.path.name.partition(KEPT)[0]  # the name that its app uses
+        request = CheckpointRequest(path=str(self.path), name=name, uid=self.old.uid, gid=self.old.gid)
+        with WorkerProcess[CheckpointReply]("checkpoint", request, Path("/")) as worker:
+            return CheckpointResult(**worker.result())
 
     def _side_owner(self) -> tuple[int | None, int | None]:
         for suffix in SIDE_SUFFIXES:
@@ -124,14 +132,15 @@ class Target:
 
 
 def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
-    """Let our own database file at `path` have the journal mode that its app uses; tells whether it had another."""
+    """Set the journal mode of a restored file to that of its app; returns whether that changed it."""
     with path.open("rb") as stream:
         header = None if looks_encrypted(stream.fileno()) else parse_header(stream.read(HEADER_BYTES))
-    if header is None or header.journal_mode == wanted:  # an empty database has none yet, an encrypted one is its app's
+    if header is None or header.journal_mode == wanted:  # an empty database has none, an encrypted one is left alone
         return False
     checksums = file_has_checksums(path)
-    with WorkerProcess("maintenance", {"verb": "journal", "path": path.name, "mode": wanted}, path.parent) as child:
-        child.result()
+    request: MaintenanceRequest = {"verb": "journal", "path": path.name, "mode": wanted}
+    with WorkerProcess[None]("maintenance", request, path.parent) as worker:
+        worker.result()
     if checksums:
         with path.open("r+b") as stream:
             set_checksums(stream.fileno(), first_only=True)
@@ -141,40 +150,40 @@ def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
 def apply_ownership(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
     """Give the file at `path` owner, mode and extended attributes of the old database, else of its `origin`; durably.
 
-    Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not give it to them.
+    Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not change the owner.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if target.old is not None:
             _copy_attributes(target.path, path)
-        said = _dress(descriptor, target, origin)
+        ownership = _set_ownership(descriptor, target, origin)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return said
+    return ownership
 
 
-def _dress(descriptor: int, target: Target, origin: SourceFacts) -> tuple[str, str]:
+def _set_ownership(descriptor: int, target: Target, origin: SourceFacts) -> tuple[str, str]:
     mode = set_mode(descriptor, target.old.mode if target.old else origin.mode & 0o777, target.path)
-    uid, gid = _owner_to_be(target, origin)
-    if uid is not None:  # last: root with few capabilities has no say any more in what is another's
-        _give(descriptor, uid, gid, target.path)
+    uid, gid = _new_owner(target, origin)
+    if uid is not None:  # last: root with few capabilities cannot change the file of another user
+        _change_owner(descriptor, uid, gid, target.path)
     return owner_of(descriptor), f"{mode:04o}"
 
 
-def _owner_to_be(target: Target, origin: SourceFacts) -> tuple[int | None, int | None]:
-    """Return whose the file is to be: of the owner of the old database, else, as root, of that of its `origin`.
+def _new_owner(target: Target, origin: SourceFacts) -> tuple[int | None, int | None]:
+    """Return the owner of the old database; without one, as root, that of its `origin`, else that of the directory.
 
-    Where the backup did not know that one either, of the owner of the directory. None leaves the file as it is.
+    None keeps the owner of the file.
     """
     if target.old is not None:
         return target.old.uid, target.old.gid
     if os.geteuid() == 0:
         return owner_or_directory_owner(origin.uid, origin.gid, target.path.parent)
-    return None, None  # nobody but root may give a file away; a setgid directory has given the group
+    return None, None  # only root may change the owner; a setgid directory has set the group
 
 
-def _give(descriptor: int, uid: int, gid: int | None, path: Path) -> None:
+def _change_owner(descriptor: int, uid: int, gid: int | None, path: Path) -> None:
     state = os.fstat(descriptor)
     if uid == state.st_uid and gid in (None, state.st_gid):
         return
@@ -184,7 +193,7 @@ def _give(descriptor: int, uid: int, gid: int | None, path: Path) -> None:
     group = "" if gid is None else f", PGID={gid}"
     mapped = host_id("uid", uid) is not None and (gid is None or host_id("gid", gid) is not None)
     raise TargetRefused(
-        f"the restored file cannot be given to {owner_text(uid, gid)}, who owned the old one: {refused.strerror}",
+        f"the restored file cannot be given to {owner_text(uid, gid)}, the owner of the old one: {refused.strerror}",
         f"run backupd as that user (PUID={uid}{group}), or as root with the capability CHOWN"
         if mapped
         else f"{NAMESPACE_HINT}; or {ELSEWHERE}",
@@ -192,12 +201,12 @@ def _give(descriptor: int, uid: int, gid: int | None, path: Path) -> None:
 
 
 def _imposes_owner(state: os.stat_result, path: Path) -> bool:
-    """Tell whether all files of that file system belong to one user: FAT, SMB. NFS only makes root somebody else."""
+    """Return whether all files of that file system belong to one user: FAT, SMB. NFS only maps root to another user."""
     return state.st_uid != os.geteuid() and not filesystem_of(str(path)).startswith("nfs")
 
 
 def _copy_attributes(source: Path, target: Path) -> None:
-    """Copy extended attributes as far as the file system knows and allows them: ACLs, labels, notes of the user."""
+    """Copy extended attributes (ACLs, labels, user attributes) as far as the file system supports and allows it."""
     for name, value in _attributes(source).items():
         try:
             os.setxattr(target, name, value)
@@ -208,12 +217,12 @@ def _copy_attributes(source: Path, target: Path) -> None:
 def _attributes(path: Path) -> Mapping[str, bytes]:
     try:
         return {name: os.getxattr(path, name) for name in os.listxattr(path)}
-    except OSError:  # a file system without
+    except OSError:  # the file system has none
         return {}
 
 
 def _refuse_name(path: Path) -> None:
-    """Refuse a name that the names of what is kept cannot be made from, before anything is begun."""
+    """Refuse a name that is too long or unfit for the names of kept databases, which are made from it."""
     longest = f"{path.name}{KEPT}20261125T000000Z-99-journal"
     try:
         too_long = len(longest.encode()) > _NAME_MAX
@@ -227,7 +236,7 @@ def _refuse_name(path: Path) -> None:
 
 
 def _refuse_mount(path: Path) -> None:
-    """Refuse a file that cannot be replaced, or would be under one name alone: it is mounted without its directory."""
+    """Refuse a file that is mounted without its directory: it cannot be replaced, or only at one of its paths."""
     mounts = current_mounts()
     if (apart := mount_problem(str(path), mounts)) is not None:
         raise TargetRefused(apart.message, apart.hint)
@@ -242,9 +251,9 @@ def _refuse_directory(directory: Path) -> None:
     try:
         state = directory.stat()
     except FileNotFoundError:
-        raise TargetRefused(f"there is no directory {directory}", "make it, or mount the volume of the app") from None
+        raise TargetRefused(f"{directory} does not exist", "create it, or mount the volume of the app") from None
     if not stat.S_ISDIR(state.st_mode):
-        raise TargetRefused(f"{directory} is no directory", "check the path")
+        raise TargetRefused(f"{directory} is not a directory", "check the path")
     if os.statvfs(directory).f_flag & os.ST_RDONLY:
         raise TargetRefused(f"{directory} is mounted read-only", f"mount the volume writable, or {ELSEWHERE}")
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):

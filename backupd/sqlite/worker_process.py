@@ -1,4 +1,4 @@
-"""The parent's end of the pipe: one child process for one job on a database file."""
+"""The parent's end of the pipe to a worker: a child process that does one task on a database file."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Generic, Self, TypeVar
 
 from backupd import errors
 from backupd.errors import BackupdError, WorkerFailed, WorkerHung
@@ -18,29 +18,28 @@ from backupd.system.process import close_input, pipe, send, start_module
 
 OnProgress = Callable[[int, int], None]
 OnEvent = Callable[[str, str], None]
+Reply = TypeVar("Reply")
 
-_LAST_WORDS = 400
-_DEATH_S = 5.0
+_STDERR_CHARACTERS = 400
+_EXIT_TIMEOUT_S = 5.0
 _LONGEST_POLL_S = 3600.0  # poll(2) counts milliseconds in an int
 
 
-def _ignore(_what: object, _more: object) -> None:
-    """Listen to nothing."""
+def _ignore(_first: object, _second: object) -> None:
+    """Discard progress or an event."""
 
 
-class WorkerProcess:
-    """A child process at work on one verb; as a context manager, it does not outlive its block.
+class WorkerProcess(Generic[Reply]):
+    """A child process that does `task`, a module of `sqlite.worker`; as a context manager, it is killed at the end.
 
-    Unless the kernel will not let it go: a process that waits for a dead disk or server may not even be killable.
-    Nobody waits for that.
+    A process that waits for a dead disk or server cannot be killed: the block ends after 5 s nevertheless.
     """
 
-    def __init__(self, verb: str, request: Mapping[str, object], directory: Path) -> None:
-        self._last_words = open(os.memfd_create("last words"), "w+b")  # noqa: SIM115 - closed by __exit__
-        module = f"backupd.sqlite.worker.{verb}"
-        self._process = start_module(module, directory=directory, stderr=self._last_words)
+    def __init__(self, task: str, request: Mapping[str, object], directory: Path) -> None:
+        self._stderr = open(os.memfd_create("stderr"), "w+b")  # noqa: SIM115 - closed by __exit__
+        self._process = start_module(f"backupd.sqlite.worker.{task}", directory=directory, stderr=self._stderr)
         self._stdout = pipe(self._process.stdout)
-        send(self._process, json.dumps(dict(request)).encode() + b"\n")
+        send(self._process, json.dumps(request).encode() + b"\n")
 
     def __enter__(self) -> Self:
         return self
@@ -53,70 +52,66 @@ class WorkerProcess:
         try:
             self._wait()
         except WorkerHung:
-            threading.Thread(target=self._process.wait, daemon=True).start()  # whenever it ends: leave no zombie
-        self._last_words.close()
+            threading.Thread(target=self._process.wait, daemon=True).start()  # reaps it whenever it ends
+        self._stderr.close()
 
     def result(
-        self, on_progress: OnProgress = _ignore, on_event: OnEvent = _ignore, give_up: float = math.inf
-    ) -> dict[str, Any]:
-        """Wait for the child's answer, until `give_up` by the monotonic clock.
+        self, on_progress: OnProgress = _ignore, on_event: OnEvent = _ignore, deadline: float = math.inf
+    ) -> Reply:
+        """Wait for the reply of the child until `deadline` by the monotonic clock.
 
         Raises the child's own error by its class, WorkerFailed when the child died, and WorkerHung.
         """
-        for line in self._lines(give_up):
-            said = json.loads(line)
-            match said["kind"]:
+        for line in self._lines(deadline):
+            message = json.loads(line)
+            match message["kind"]:
                 case "progress":
-                    on_progress(said["done"], said["total"])
+                    on_progress(message["done"], message["total"])
                 case "event":
-                    on_event(said["event"], said["message"])
+                    on_event(message["event"], message["message"])
                 case "error":
-                    raise _error(said)
+                    kind: type[BackupdError] = getattr(errors, message["error"])
+                    raise kind(message["message"], message["hint"])
                 case _:
-                    result: dict[str, Any] = said["result"]
+                    reply: Reply = message["result"]
                     with suppress(WorkerHung):
                         self._wait()
-                    return result
-        raise _died(self._wait(), self._last_words)
+                    return reply
+        raise _died(self._wait(), self._stderr)
 
     def _wait(self) -> int:
         try:
-            return self._process.wait(_DEATH_S)
-        except subprocess.TimeoutExpired as late:
-            raise _hung() from late
+            return self._process.wait(_EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise _hung() from error
 
-    def _lines(self, give_up: float) -> Iterator[bytes]:
-        """Yield what the child says. A plain read would never return from a child that hangs in the kernel."""
+    def _lines(self, deadline: float) -> Iterator[bytes]:
+        """Yield the lines that the child writes. A plain read would never return from a child hung in the kernel."""
         poll, rest = select.poll(), b""
         poll.register(self._stdout, select.POLLIN)
         while True:
-            left_s = max(0.0, give_up - time.monotonic())
+            left_s = max(0.0, deadline - time.monotonic())
             if not poll.poll(1000 * min(left_s, _LONGEST_POLL_S)):
                 if not left_s:
                     raise _hung()
                 continue
-            said = os.read(self._stdout.fileno(), 1 << 16)
-            if not said:
+            data = os.read(self._stdout.fileno(), 1 << 16)
+            if not data:
                 return
-            *lines, rest = (rest + said).split(b"\n")
+            *lines, rest = (rest + data).split(b"\n")
             yield from lines
-
-
-def _error(said: Mapping[str, str]) -> BackupdError:
-    kind: type[BackupdError] = getattr(errors, said["error"])
-    return kind(said["message"], said["hint"])
 
 
 def _hung() -> WorkerHung:
     return WorkerHung(
-        "the process at work on the copy hangs, and was given up",
-        "see whether the disks and mounts of the database and of the backups answer (dmesg)",
+        "the worker process does not respond and was abandoned",
+        "check that the disks and mounts of the database and of the backups respond (dmesg)",
     )
 
 
-def _died(code: int, last_words: IO[bytes]) -> BackupdError:
-    last_words.seek(0)
-    text = last_words.read().decode(errors="replace").strip()[-_LAST_WORDS:]
+def _died(code: int, stderr: IO[bytes]) -> WorkerFailed:
+    stderr.seek(0)
+    text = stderr.read().decode(errors="replace").strip()[-_STDERR_CHARACTERS:]
     if code < 0:
-        return WorkerFailed(f"the process at work on the copy was killed by signal {-code}", "out of memory?")
-    return WorkerFailed(f"the process at work on the copy ended with {code}: {text}", "report this with backup.log")
+        return WorkerFailed(f"the worker process was killed by signal {-code}", "out of memory? dmesg says so")
+    return WorkerFailed(f"the worker process ended with exit code {code}: {text}", "report this with backup.log")

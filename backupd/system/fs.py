@@ -1,6 +1,6 @@
 """Durable file operations: write to a temporary name, fsync the file, rename, fsync the directory.
 
-See https://lwn.net/Articles/457667/ for why each of the four is needed.
+https://lwn.net/Articles/457667/ says why each of the four is needed.
 """
 
 import errno
@@ -20,7 +20,7 @@ _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 # fsync(2) of a directory on CIFS before Linux 4.17, vboxsf, DrvFs, 9p2000. PostgreSQL's fd.c tolerates the first two.
 _UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
-# chmod(2) of our own file on ZFS with NFSv4 ACLs (aclmode=restricted), FAT and some SMB servers; chown(2) on the latter
+# chmod(2) of an own file on ZFS with NFSv4 ACLs (aclmode=restricted), FAT and some SMB servers; chown(2) on the latter
 # two, without CAP_CHOWN, and (EINVAL) to an id that this user namespace does not map.
 _REFUSED = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
@@ -29,7 +29,7 @@ _limits: ContextVar["dict[tuple[str, int], str] | None"] = ContextVar("limits", 
 
 @contextmanager
 def collect_limits() -> "Iterator[ValuesView[str]]":
-    """Collect what file systems cannot do, and was done without, in the block: a sentence for each, once."""
+    """Collect what file systems did not support in the block, and what was skipped: one sentence each."""
     limits: dict[tuple[str, int], str] = {}
     token = _limits.set(limits)
     try:
@@ -45,17 +45,17 @@ def _note(kind: str, device: int, limit: str) -> None:
 
 
 def visible_directory(directory: "Path | str") -> str:
-    """Return `directory` as people know it, without the hidden directories of a store below it."""
+    """Return `directory` without the hidden directories of a store at its end."""
     return f"{directory}{os.sep}".partition(f"{os.sep}.backupd{os.sep}")[0].rstrip(os.sep) or os.sep
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Tell whether `error` says that there is no room left: on the disk, or in a quota."""
+    """Tell whether `error` means that the disk or the quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def fsync_directory(directory: "Path") -> None:
-    """Make renames and removals in `directory` durable; a file system that cannot do that is noted. Raises OSError."""
+    """Make renames and removals in `directory` durable; notes a file system that cannot. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -78,26 +78,26 @@ def fsync_file(path: "Path") -> None:
 
 
 def exchange_names(one: "Path", other: "Path") -> bool:
-    """Let two files exchange names in one step; False where that cannot be had (renameat2(2)). Raises OSError."""
-    import ctypes  # hardly ever needed, and slow to load
+    """Exchange the names of two files atomically; False where that is not supported (renameat2(2)). Raises OSError."""
+    import ctypes  # rarely needed, and slow to load
 
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:  # another C library, or an old one
+    if rename is None:  # another C library, or an older version
         return False
     if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
-    if number in _UNSUPPORTED:  # the file system, or the kernel, does not know it
+    if number in _UNSUPPORTED:  # not supported by the file system or the kernel
         return False
     raise OSError(number, os.strerror(number), str(other))
 
 
 def set_mode(descriptor: int, mode: int, path: "Path") -> int:
-    """Give our open file, which lies at `path`, this mode; return the mode that it has then.
+    """Set the mode of the open file at `path`; return the mode that it then has.
 
-    Where the file system refuses, the file keeps the mode that it was made with, which is noted. Raises OSError.
+    Where the file system refuses, the file keeps its mode, which is noted. Raises OSError.
     """
-    if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:  # FAT knows no other one, and no chmod
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:  # FAT has one mode, and no chmod
         return mode
     try:
         os.fchmod(descriptor, mode)
@@ -110,7 +110,7 @@ def set_mode(descriptor: int, mode: int, path: "Path") -> int:
 
 
 def note_extra_access(path: "Path", mode: int = 0o600) -> None:
-    """Note it where the file system gives more users access to our file at `path` than `mode` does. Raises OSError."""
+    """Note it if the file system gives more users access to the file at `path` than `mode` does. Raises OSError."""
     state = path.stat()
     if state.st_mode & ~mode & 0o066:
         _note_mode(state, mode, path)
@@ -126,9 +126,9 @@ def _note_mode(state: os.stat_result, wanted: int, path: "Path") -> None:
 
 
 def change_owner(descriptor: int, uid: int, gid: int | None, path: "Path") -> OSError | None:
-    """Give our open file, which lies at `path`, to `uid`:`gid`; return why that was refused, if it was, which is noted.
+    """Give the open file at `path` to `uid`:`gid`, or to `uid` alone; return the error if that is refused, and note it.
 
-    Without a `gid` it keeps its group. Raises OSError for what is no refusal.
+    Raises OSError for any other error.
     """
     try:
         os.fchown(descriptor, uid, -1 if gid is None else gid)
@@ -154,7 +154,7 @@ def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:
 
 
 def replace_durably(path: "Path", data: bytes, *, temporary: "Path", mode: int = 0o600) -> None:
-    """Put `data` in place of `path` in one step, by way of `temporary` on the same file system. Raises OSError."""
+    """Replace `path` by `data` atomically and durably, through `temporary` on the same file system. Raises OSError."""
     temporary.unlink(missing_ok=True)
     try:
         write_durably(temporary, data, mode=mode)
@@ -165,8 +165,26 @@ def replace_durably(path: "Path", data: bytes, *, temporary: "Path", mode: int =
     fsync_directory(path.parent)
 
 
+def place_exclusively(part: "Path", target: "Path") -> None:
+    """Rename the finished file `part` to `target`, and never replace a file that has that name; not yet durable.
+
+    It is a link, which fails where the name is taken, as a rename does not; where the file system has no hard links
+    (FAT, SMB), a check and a rename. Raises FileExistsError, OSError.
+    """
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        part.rename(target)
+    else:
+        part.unlink()  # a database with two names is refused by the next backup
+
+
 def overwrite_in_place(path: "Path", data: bytes) -> None:
-    """Put shorter `data` in place of what `path` holds, in two steps but with no need of more room. Raises OSError."""
+    """Replace the contents of `path` by shorter `data`; not atomic, but needs no free space. Raises OSError."""
     with path.open("r+b", buffering=0) as stream:
         stream.write(data)
         stream.truncate()
@@ -174,10 +192,10 @@ def overwrite_in_place(path: "Path", data: bytes) -> None:
 
 
 def inherit_owner(directory: "Path", path: "Path") -> None:
-    """Give `path` the owner of `directory` when running as root, so that a later run as that user can go on.
+    """As root, give `path` the owner of `directory`, so that a later run as that user can use it.
 
-    The file stays as it is where root may not chown (a container without CAP_CHOWN), and where that owner is not mapped
-    in this user namespace.
+    The file keeps its owner where root may not chown (a container without CAP_CHOWN), or where the owner of `directory`
+    is not mapped in this user namespace.
     """
     if os.geteuid() != 0:
         return

@@ -1,4 +1,4 @@
-"""One HTTP request that can neither hang nor flood, and whose URL, which may be a secret, no error names."""
+"""One HTTP request, limited in time and in size; its errors do not name the URL, which may be a secret."""
 
 import http.client
 import threading
@@ -19,12 +19,12 @@ _HEADERS: Final = {"User-Agent": "backupd", "Accept": "*/*"}
 
 
 class RequestFailed(Exception):
-    """Nobody answered; the words are fit for a log, and name no URL."""
+    """There was no answer; the message may be logged, and names no URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What came back, whatever it says: names of `headers` in lower case, at most `LONGEST_BODY` bytes of the body."""
+    """The response of any status: names of `headers` in lower case, at most `LONGEST_BODY` bytes of the body."""
 
     status: int
     headers: Mapping[str, str]
@@ -36,16 +36,17 @@ class HttpResponse:
         return self.status // 100 == http.client.OK // 100
 
     def words(self, secret: str = "") -> str:
-        """Tell status and the beginning of the body in one line, with all parts of `secret`, a URL, masked."""
+        """Return the status and the beginning of the body in one line, with all parts of `secret`, a URL, masked."""
         said = printable(without_secrets(self.body.decode(errors="replace"), secret))
         return f"answered {self.status}" + (f": {said}" if said and not said.startswith("<") else "")
 
 
 def send_request(url: str, body: bytes | None = None, *, timeout_s: float, direct: bool = False) -> HttpResponse:
-    """GET `url`, or POST `body` to it; a few redirections are followed as what was asked, never from https to http.
+    """GET `url`, or POST `body` to it; follow up to three redirections with that method, never from https to http.
 
-    With `direct` a redirection is the answer, and no proxy is asked: that is how an app nearby is looked at. Whatever
-    hangs (the resolver, a proxy, a server that drips) is left behind after `timeout_s`. Raises RequestFailed.
+    With `direct` no redirection is followed and no proxy is used, as for an app on the same network. The request runs
+    in a thread, which is abandoned after `timeout_s`: the resolver, a proxy or a slow server may block it for longer.
+    Raises RequestFailed.
     """
     answer: Future[HttpResponse] = Future()
     thread = threading.Thread(target=_answer, args=(url, body, timeout_s, direct, answer), name="call", daemon=True)
@@ -59,10 +60,10 @@ def send_request(url: str, body: bytes | None = None, *, timeout_s: float, direc
         raise RequestFailed(f"no answer within {timeout_s:g} s") from None
 
 
-def _answer(url: str, body: bytes | None, timeout_s: float, direct: bool, answer: Future[HttpResponse]) -> None:  # noqa: FBT001 - see `call`
+def _answer(url: str, body: bytes | None, timeout_s: float, direct: bool, answer: Future[HttpResponse]) -> None:  # noqa: FBT001 - see `send_request`
     try:
         answer.set_result(_call(url, body, timeout_s, _opener(direct=direct)))
-    except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
+    except BaseException as error:  # noqa: BLE001 - the caller gets it
         answer.set_exception(error if isinstance(error, RequestFailed) else RequestFailed(_why(error)))
 
 
@@ -70,7 +71,7 @@ def _call(url: str, body: bytes | None, timeout_s: float, opener: urllib.request
     headers = dict(_HEADERS)
     if body is not None:
         headers["Content-Type"] = "text/plain; charset=utf-8"
-    request = urllib.request.Request(url, body, headers)  # noqa: S310 - the opener knows nothing but http and https
+    request = urllib.request.Request(url, body, headers)  # noqa: S310 - the opener supports http and https only
     try:
         with opener.open(request, timeout=timeout_s) as response:
             return _reply(response.status, response.headers, response)
@@ -89,12 +90,12 @@ def _why(error: BaseException) -> str:
         what = getattr(reason, "verify_message", "") or reason.strerror or str(reason) or type(reason).__name__
         return printable(what[:_LONGEST_WORDS])
     if isinstance(reason, http.client.HTTPException) and not isinstance(reason, http.client.InvalidURL):
-        return f"the answer was no HTTP ({type(reason).__name__})"
-    return f"the URL cannot be used ({type(reason).__name__})"  # what it says may quote it
+        return f"the answer is not HTTP ({type(reason).__name__})"
+    return f"the URL cannot be used ({type(reason).__name__})"  # its message may quote the URL
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    """Asks the same of the new place: the standard library forgets the body, and refuses 307 of a POST."""
+    """Repeats the request at the new URL: the standard library drops the body, and rejects 307 for a POST."""
 
     max_redirections = 3
 
@@ -107,16 +108,16 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
         headers: Message,  # noqa: ARG002 - as above
         newurl: str,
     ) -> urllib.request.Request:
-        """Return the request anew. Raises RequestFailed where it would leave TLS, or HTTP altogether."""
+        """Return the request for the new URL. Raises RequestFailed where that is not https, or http after http."""
         scheme = urlsplit(newurl).scheme
         if scheme != "https" and (scheme != "http" or req.type == "https"):
             fp.close()
-            raise RequestFailed("it redirects to where nobody should follow, away from https")
-        return urllib.request.Request(newurl, req.data, dict(req.headers))  # noqa: S310 - looked at above
+            raise RequestFailed(f"it redirects from {req.type} to {scheme}, which is refused")
+        return urllib.request.Request(newurl, req.data, dict(req.headers))  # noqa: S310 - the scheme is checked
 
 
 def _opener(*, direct: bool) -> urllib.request.OpenerDirector:
-    """Return an opener that knows HTTP and nothing else, by the proxy that the environment names or `direct`."""
+    """Return an opener for HTTP and HTTPS only, through the proxy that the environment names unless `direct`."""
     opener = urllib.request.OpenerDirector()
     handlers: list[urllib.request.BaseHandler] = [
         urllib.request.HTTPHandler(),

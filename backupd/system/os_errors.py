@@ -1,4 +1,4 @@
-"""What the operating system says of a failed call, and what to do about it: rights, room, mounts and limits differ."""
+"""Failed system calls explained: what failed, and what to do about rights, free space, mounts and limits."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from backupd.system.process import start_refusal
 if TYPE_CHECKING:  # child processes import this
     from pathlib import Path
 
-_SWEPT_FILES: Final = 16  # what failed for want of inodes has removed its own files since, a dozen at most
+_SWEPT_FILES: Final = 16  # a task that ran out of inodes has removed its own files since, a dozen at most
 _ROOM_BYTES: Final = 1 << 20
 _DENIED: Final = frozenset((errno.EACCES, errno.EPERM))
 _REMEDIES: Final = (
@@ -54,7 +54,7 @@ def foreseen_error(error: BaseException, place: "Path | str | None" = None, full
 
 
 def os_error_text(error: OSError) -> str:
-    """Return what failed, and with which file, without the number of the error."""
+    """Return the error and its file, without the error number."""
     path = _file_of(error)
     if path is None:
         return str(error.strerror or error)
@@ -63,17 +63,17 @@ def os_error_text(error: OSError) -> str:
 
 
 def dangling_link(path: "Path | str") -> str:
-    """Say that `path`, or a directory on the way to it, is a symbolic link to nowhere; empty where none is."""
+    """Return which part of `path` is a symbolic link to a missing file, as a sentence; empty where none is."""
     place = os.fspath(path)
     while place and place != os.sep:
         if os.path.islink(place) and not os.path.exists(place):
-            return f"{place} is a symbolic link to {os.readlink(place)}, which is not there"
+            return f"{place} is a symbolic link to {os.readlink(place)}, which does not exist"
         place = os.path.dirname(place)
     return ""
 
 
 def os_error_hint(error: OSError, place: "Path | str | None" = None) -> str:
-    """Return what to do about `error`, which came up at the file that it names, or else at `place`."""
+    """Return what to do about `error`, which concerns the file that it names, or else `place`."""
     path = _file_of(error) or place
     if is_disk_full(error):
         return explain_full(error, path)[1]
@@ -94,7 +94,7 @@ def explain_full(error: OSError, place: "Path | str | None") -> tuple[str, str]:
 
 
 def explain_no_inodes(place: "Path | str") -> tuple[str, str]:
-    """Say that no file can be made in the file system of `place` though it has room, and what to do."""
+    """Return that the file system of `place` has no free inodes, and what to do."""
     where = f"the file system of {visible_directory(place)}"
     return (
         f"{where} has no free inodes, though it has free space",
@@ -103,9 +103,9 @@ def explain_no_inodes(place: "Path | str") -> tuple[str, str]:
 
 
 def lacks_inodes(place: "Path | str", files: int) -> bool:
-    """Tell whether the file system of `place` has room, but not the inodes for so many new files.
+    """Tell whether the file system of `place` has free space, but too few inodes for so many new files.
 
-    One that makes inodes as they are needed tells of none (btrfs). False where nothing can be found out.
+    A file system that makes inodes on demand reports none (btrfs). False where that cannot be determined.
     """
     try:
         state = os.statvfs(place)
@@ -120,7 +120,7 @@ def _file_of(error: OSError) -> str | None:
 
 
 def _directory(place: "Path | str | None") -> str:
-    """Return the nearest directory to `place` that is there."""
+    """Return the nearest existing directory to `place`."""
     path = os.fspath(place) if place is not None else ""
     while path and not os.path.isdir(path):
         path, below = os.path.split(path)

@@ -1,6 +1,6 @@
-"""Whose a file is, as far as this user namespace knows: it shows an owner that it does not map as the overflow id.
+"""The owner of a file in this user namespace, which shows an owner that it does not map as the overflow id.
 
-That id (65534) is mapped to a user of its own in most containers, so that stat(2) alone cannot tell the two apart:
+That id (65534) is also a mapped user in most containers, so that stat(2) alone cannot distinguish the two:
 user_namespaces(7), "Unmapped user and group IDs".
 """
 
@@ -19,14 +19,14 @@ NAMESPACE_HINT: Final = (
     "the owner (lxc.idmap)"
 )
 _ALL_IDS = 2**32 - 1
-_OVERFLOW = 65534  # where /proc does not tell
+_OVERFLOW = 65534  # where /proc has no value
 _AS_IT_IS = -1  # to setfsuid(2), which returns the id that there is
 
 
 def known_owner(path: "Path | str", state: os.stat_result) -> tuple[int | None, int | None]:
     """Return user and group of the regular file or directory at `path`, None for one that is not mapped here.
 
-    A group cannot be tried as a user can: the overflow group counts as mapped only where the user is the overflow user
+    A group cannot be tested as a user can: the overflow group counts as mapped only where the user is the overflow user
     as well, or this process is in that group.
     """
     uid: int | None = state.st_uid
@@ -45,12 +45,12 @@ def owner_of(descriptor: int) -> str:
 
 
 def owner_or_directory_owner(uid: int | None, gid: int | None, directory: "Path") -> tuple[int | None, int | None]:
-    """Return `uid` and `gid`; where that user is not known, the owner of `directory` instead. Raises OSError."""
+    """Return `uid` and `gid`, or the owner of `directory` where that user is unknown. Raises OSError."""
     return known_owner(directory, directory.stat()) if uid is None else (uid, gid)
 
 
 def owner_text(uid: int | None, gid: int | None) -> str:
-    """Return `uid:gid`, as chown(1) reads it; less where one of them is not known."""
+    """Return `uid:gid`, as chown(1) reads it; `uid` or `unknown` where one is not known."""
     return "unknown" if uid is None else f"{uid}" if gid is None else f"{uid}:{gid}"
 
 
@@ -65,7 +65,7 @@ def overflow_id(kind: str) -> int:
 
 
 def host_id(kind: str, number: int) -> int | None:
-    """Return what the id `number` of this `kind`, uid or gid, is outside of this user namespace; None if unmapped."""
+    """Return the id outside of this user namespace for the id `number` of `kind`, uid or gid; None if unmapped."""
     for inside, outside, count in _ranges(kind):
         if inside <= number < inside + count:
             return outside + number - inside
@@ -73,9 +73,9 @@ def host_id(kind: str, number: int) -> int | None:
 
 
 def ownership_hint(path: "Path | str", otherwise: str) -> str:
-    """Return the hint for what this process may not do at `path`: `otherwise`, unless its owner is not mapped here.
+    """Return the hint for a denied operation at `path`: `otherwise`, unless its owner is not mapped here.
 
-    A directory that hides the path speaks for it.
+    Where the path cannot be seen, its nearest visible directory counts.
     """
     place = os.fspath(path)
     while not os.path.exists(place) and place != os.path.dirname(place):
@@ -119,17 +119,17 @@ def _ranges(kind: str) -> list[tuple[int, int, int]]:
 
 
 def _is_real(path: "Path | str", uid: int) -> bool:
-    """Tell whether the user `uid` of this namespace is the owner; where it cannot be tried, no namespace is assumed."""
+    """Tell whether the user `uid` of this namespace is the owner; without a way to test it, assume no namespace."""
     tried = _opens_as_owner(path, uid)
     return _maps_all("uid") if tried is None else tried
 
 
 def _opens_as_owner(path: "Path | str", uid: int) -> bool | None:
-    """Tell whether the kernel takes `uid` for the owner, who alone may open with O_NOATIME (open(2)); None: unknown.
+    """Tell whether the kernel accepts `uid` as the owner, who may open with O_NOATIME (open(2)); None: unknown.
 
     Only this thread becomes `uid`, and only to the file system (setfsuid(2)), which needs CAP_SETUID.
     """
-    import ctypes  # hardly ever needed, and slow to load
+    import ctypes  # rarely needed, and slow to load
 
     libc = ctypes.CDLL(None)
     handle = os.open(path, os.O_PATH)

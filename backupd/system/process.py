@@ -1,4 +1,4 @@
-"""Child processes that run a module of backupd and end with their parent; and why the system may start no process."""
+"""Child processes that run a module of backupd and end with their parent; and processes that do not start."""
 
 import errno
 import os

@@ -23,24 +23,24 @@ def exit_on_signals() -> None:
     SIGTERM and a lost terminal raise SystemExit, Ctrl-C KeyboardInterrupt, and SIGALRM TimeLimitReached.
     """
     for end in _ENDS:
-        # nohup and a shell that works in the background ignore the other two for us
+        # nohup and background jobs of a shell set the other two to be ignored
         if end == signal.SIGTERM or signal.getsignal(end) is not signal.SIG_IGN:
             signal.signal(end, _unwind)
     sys.unraisablehook = _raise_again
 
 
 def ignore_signals() -> None:
-    """Take no more notice of these signals: this process is ending by itself."""
+    """Ignore these signals from now on: this process is ending."""
     for end in _ENDS:
-        signal.signal(end, lambda *_: None)  # unlike SIG_IGN it is not handed on to children
+        signal.signal(end, lambda *_: None)  # unlike SIG_IGN, children do not inherit it
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Let these signals wait for the end of the block, which is short, and whose effect nobody takes back.
+    """Defer these signals to the end of the block, which is short and cannot be undone.
 
-    When it has succeeded they are not heeded any more, so that what was done is told; else the first ends this process.
+    If the block succeeds they are ignored, so that its result is reported; otherwise the first one ends this process.
     """
     held = [end for end in _ENDS if signal.getsignal(end) is _unwind]
     came: list[int] = []
@@ -59,7 +59,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def _unwind(number: int, _frame: FrameType | None) -> None:
-    """End this process by the first signal; the next ones must not break off the cleanup that it began."""
+    """End this process by the first signal; later ones must not interrupt its cleanup."""
     ignore_signals()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
@@ -69,7 +69,7 @@ def _unwind(number: int, _frame: FrameType | None) -> None:
 
 
 def _raise_again(dropped: "sys.UnraisableHookArgs") -> None:
-    """End this process a moment later where Python has dropped its end, as it does in destructors and callbacks."""
+    """End this process a moment later where Python dropped the exception, as it does in destructors and callbacks."""
     if not isinstance(dropped.exc_value, (SystemExit, KeyboardInterrupt)):
         sys.__unraisablehook__(dropped)
     elif threading.current_thread() is threading.main_thread():

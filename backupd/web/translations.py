@@ -330,10 +330,8 @@ _GENERATIONS: Final = {
         "damaged: does not count; backupd remove deletes it", "dañada: no cuenta; elimínela con backupd remove"
     ),
     "dated in the future": Phrase("dated in the future", "con fecha futura"),
-    "frozen: corrupt": Phrase(
-        "held: the source is damaged or unreadable", "retenida: la base está dañada o es ilegible"
-    ),
-    "frozen: shrink": Phrase("held: the source has shrunk", "retenida: la base se ha reducido"),
+    "held: corrupt": Phrase("held: the source is damaged or unreadable", "retenida: la base está dañada o es ilegible"),
+    "held: shrink": Phrase("held: the source has shrunk", "retenida: la base se ha reducido"),
     NOT_CONFIGURED: Phrase("source not configured", "base no configurada"),
     HOLDS_UNREADABLE: Phrase("not known: the holds cannot be read", "desconocido: no se pueden leer las retenciones"),
 }

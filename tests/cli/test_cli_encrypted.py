@@ -32,7 +32,7 @@ def test_an_encrypted_database_is_listed_verified_drilled_and_restored_for_what_
     assert "contents" not in drill["drill"]["proven"]
     asked = backupd("drill", "--from", "local", BACKUPD_DRILL__USER_VERSION="1")
     assert asked.code == 1
-    assert "only its app can be asked" in asked.err
+    assert "only its app can read it" in asked.err
     restored = backupd("restore", "--to", tmp_path / "copy.db")
     assert (restored.code, "integrity checked" in restored.out) == (0, False)
     assert "only digest and size could be checked" in restored.out

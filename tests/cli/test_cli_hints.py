@@ -73,7 +73,7 @@ def test_a_link_to_nowhere_is_named_with_what_it_leads_to(backupd: Backupd, tmp_
     link = tmp_path / "link"
     link.symlink_to("/nowhere/data")
     database = backupd("backup", BACKUPD_DATABASE=str(link))
-    assert f"no database at {link}: {link} is a symbolic link to /nowhere/data, which is not there" in database.err
+    assert f"no database at {link}: {link} is a symbolic link to /nowhere/data, which does not exist" in database.err
     below = backupd("doctor", BACKUPD_DATABASE=str(link / "tasks.db"))
     assert f"{link} is a symbolic link to /nowhere/data" in below.out
     for directory in (link, link / "below"):
@@ -81,7 +81,9 @@ def test_a_link_to_nowhere_is_named_with_what_it_leads_to(backupd: Backupd, tmp_
         assert (backups.code, f"error: {link} is a symbolic link to /nowhere/data" in backups.err) == (1, True)
     with pytest.raises(FileNotFoundError) as missing:
         (link / "x").read_bytes()
-    assert os_error_text(missing.value).endswith(f"x ({link} is a symbolic link to /nowhere/data, which is not there)")
+    assert os_error_text(missing.value).endswith(
+        f"x ({link} is a symbolic link to /nowhere/data, which does not exist)"
+    )
 
 
 @pytest.mark.no_cover  # who has no rights here cannot write what coverage measures

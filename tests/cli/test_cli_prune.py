@@ -78,7 +78,7 @@ def test_a_frozen_source_loses_nothing_until_an_operator_says_so(
     answer = typed("prune", "--json", **POLICY)
     assert answer.code == 0
     assert {fact["action"] for fact in answer.json} == {"keep"}
-    assert all("frozen: shrink" in fact["reasons"] for fact in answer.json)
+    assert all("held: shrink" in fact["reasons"] for fact in answer.json)
     assert present(backups) == set(generations)
     answer = typed("prune", "--unfreeze", **POLICY)
     assert (answer.code, answer.err) == (0, "tasks: pruning goes on\n")

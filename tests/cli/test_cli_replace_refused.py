@@ -157,10 +157,10 @@ def test_an_intent_that_is_damaged_stops_a_restore_and_only_warns_a_backup(
     intent.write_text(json.dumps({"target": "tasks.db", "part": "../../etc/passwd"}))
     answer = typed("restore")
     assert (answer.code, sha256(database)) == (1, newer)
-    assert "nobody can tell how far" in answer.err
+    assert "cannot determine how far" in answer.err
     report = typed("backup", "--json")
     assert (report.code, report.json["outcome"]) == (3, "degraded")
-    assert "nobody can tell how far" in report.json["warnings"][0]
+    assert "cannot determine how far" in report.json["warnings"][0]
     assert intent.exists()
 
 

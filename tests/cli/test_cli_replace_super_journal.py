@@ -71,7 +71,7 @@ def test_online_it_is_refused_and_nothing_is_touched(half: Half) -> None:
         before = contents(half.attached.parent)
         answer = half("restore", "--online")
         assert answer.code == 1
-        assert "is not seen here" in answer.err
+        assert "does not exist here" in answer.err
         assert contents(half.attached.parent) == before
     assert balances(half.attached) == balances(half.main) == (100, 100)
 

@@ -130,7 +130,7 @@ def test_a_restore_where_no_database_was_is_recorded_only_where_it_would_hide_an
     assert typed("restore", generation).code == 0
     refused = typed(*UNDO)
     assert (refused.code, transfers(database)) == (1, 0)
-    assert "taking it back would leave none" in refused.err
+    assert "undoing it would leave none" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_wrong_volume_fails_runs_and_daemon_continues(lab: ContainerLab) -> None
     empty, backups = lab.volume(), lab.volume()
     sidecar = lab.sidecar(empty, backups=backups, options=(*HARDENED, *SHORT_TIMEOUTS))
     said(sidecar, f"backup of tasks: failed: no database at {DATA}/tasks.db")
-    assert "a wrong one is an empty directory" in sidecar.logs()
+    assert "an unmounted one is an empty directory" in sidecar.logs()
     assert json.loads(sidecar.get(HEALTH)[1])["reasons"] == [
         "the database of tasks is missing: no backup can be made",
         NOTHING_YET,

@@ -40,7 +40,7 @@ def test_however_little_is_missing_it_is_never_published_and_nothing_is_pruned(
     bad = backup(order, context)
     assert (bad.outcome, bad.exit_code) == ("failed", 1)
     assert bad.error is not None
-    assert re.search("is cut off|is damaged", bad.error)  # what lacks whole pages SQLite refuses by itself
+    assert re.search("is truncated|is damaged", bad.error)  # what lacks whole pages SQLite refuses by itself
     hold = context.holds.get("tasks")
     assert hold is not None
     assert hold.reference == good.generation
@@ -51,7 +51,7 @@ def test_the_doctor_sees_it_too(backupd: Backupd, database: Path) -> None:
         stream.truncate(database.stat().st_size - 1)
     answer = backupd("doctor")
     assert answer.code == 1
-    assert "is cut off" in answer.out
+    assert "is truncated" in answer.out
 
 
 def test_pages_that_are_in_the_wal_only_are_not_missing(tmp_path: Path, context: TaskContext) -> None:

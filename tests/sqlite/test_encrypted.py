@@ -131,7 +131,7 @@ def test_a_hot_journal_of_an_encrypted_database_is_left_to_its_app(tmp_path: Pat
         app.kill()
         result = back_up(path)
         assert result.outcome == ("failed", 1)
-        assert "only its key can undo that" in result.error
+        assert "which only its key can roll back" in result.error
         assert result.context.holds.get("tasks") is None
     with running_app(path, cipher=WHOLE) as app:
         app.sql("SELECT count(*) FROM long")

@@ -54,7 +54,7 @@ def test_an_app_whose_disk_is_too_full_for_shared_memory_is_told_of_that(tmp_pat
         filler = fill(disk)
         with pytest.raises(NoSpace, match=r"tasks\.db-shm: the app's file system is full") as full:
             take(disk / "tasks.db")
-        assert "the app is about to fail as well" in full.value.hint
+        assert "the app will fail soon as well" in full.value.hint
         assert (disk / "tasks.db").read_bytes() == database
         filler.unlink()
         with running_app(disk / "tasks.db") as app:
@@ -117,6 +117,6 @@ def test_a_copy_that_has_no_room_to_be_compacted_in_is_told_as_such(tmp_path: Pa
         (disk / "staging").mkdir()
         source = Source.inspect(tmp_path / "tasks.db")
         copy = take_snapshot(source, SHORT_WAITS, disk / "staging", lambda _d, _t: None, lambda _e, _m: None)
-        with pytest.raises(NoSpace, match="no room to compact the copy"):
+        with pytest.raises(NoSpace, match="no space to compact the copy"):
             compact_snapshot(copy)
         assert is_balanced(copy.path)

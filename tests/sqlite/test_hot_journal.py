@@ -67,7 +67,7 @@ def test_where_copying_a_journal_is_not_wanted_the_run_fails_with_the_way_out(ho
     before = contents(hot.parent)
     result = back_up(hot, replace(SHORT_WAITS, hot_journal="fail"))
     assert result.outcome == ("failed", 1)
-    assert "its app died in a transaction and was not started again" in result.error
+    assert "its app died in a transaction and has not been started since" in result.error
     assert 'start the app, which rolls it back; or set hot_journal = "copy"' in result.hint
     assert (result.generations, result.staged) == ({}, [])
     assert contents(hot.parent) == before

@@ -88,7 +88,7 @@ def test_an_app_that_has_the_file_alone_and_its_wal_in_its_own_container_is_noti
         assert (inside.parent / "tasks.db-wal").stat().st_size > 0
         result = back_up(app_data / "tasks.db")
         assert result.outcome == ("failed", 1)
-        assert "its WAL is not here: it opened the file by another name" in result.error
+        assert "its WAL is not beside this path: it opened the file by another name" in result.error
         assert f"-v DIRECTORY:{app_data}" in result.hint
     assert back_up(app_data / "tasks.db").outcome == ("published", 0)
 
@@ -114,4 +114,4 @@ def test_the_directory_that_docker_makes_of_a_missing_file_is_told_as_such(
     with mounted(tmp_path / "missing.db", seen / "tasks.db") as path:
         result = back_up(path)
     assert f"{path} is a directory" in result.error
-    assert "Docker makes a directory" in result.hint
+    assert "Docker creates a directory" in result.hint

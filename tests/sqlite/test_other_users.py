@@ -171,7 +171,7 @@ def test_a_directory_that_root_may_not_look_into_is_told_with_the_capability_tha
     data.chmod(0o700)
     refused = backupd_as(who, data / "tasks.db", store)
     assert refused.returncode == 1
-    assert f"uid 0 has no right to look at {data / 'tasks.db'}" in refused.stderr
+    assert f"uid 0 may not access {data / 'tasks.db'}" in refused.stderr
     assert "with the capability DAC_READ_SEARCH" in refused.stderr
     done = backupd_as((*who[:-1], f"{who[-1]},+dac_read_search"), data / "tasks.db", store)
     assert done.returncode == 0, done.stderr
@@ -182,5 +182,5 @@ def test_a_file_that_may_not_be_read_is_told_with_whom_to_run_as(data: Path, sto
     (data / "tasks.db").chmod(0o600)
     done = backupd_as(NO_CAPABILITIES, data / "tasks.db", store)
     assert done.returncode == 1
-    assert "no right to read" in done.stderr
+    assert "may not read" in done.stderr
     assert f"run backupd as the owner of the file (uid {APP}), or as root with the capabilities SETUID" in done.stderr

@@ -42,13 +42,17 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "text": (lambda path: path.write_text("no database\n" * 99), NOT_SQLITE, "check the path"),
     "magic alone": (lambda path: path.write_bytes(MAGIC), NOT_SQLITE, "check the path"),
     "cut header": (lambda path: path.write_bytes(MAGIC.ljust(60, b"\x10")), NOT_SQLITE, "check the path"),
-    "another engine": (in_another_version, "was made by another engine", "in a journal mode of SQLite"),
+    "another engine": (in_another_version, "was made by another engine", "a journal mode of SQLite"),
     "directory": (lambda path: path.mkdir(), "is a directory", "the database file itself"),
-    "FIFO": (os.mkfifo, "is no regular file", "the database file itself"),
-    "socket": (a_socket, "is no regular file", "the database file itself"),
-    "device": (lambda path: path.symlink_to("/dev/zero"), "/dev/zero is no regular file", "the database file itself"),
-    "dead link": (lambda path: path.symlink_to("gone.db"), "no database at", "mount what the link leads to"),
-    "link to itself": (lambda path: path.symlink_to(path), "cannot be looked at: Too many levels", "check the path"),
+    "FIFO": (os.mkfifo, "is not a regular file", "the database file itself"),
+    "socket": (a_socket, "is not a regular file", "the database file itself"),
+    "device": (
+        lambda path: path.symlink_to("/dev/zero"),
+        "/dev/zero is not a regular file",
+        "the database file itself",
+    ),
+    "dead link": (lambda path: path.symlink_to("gone.db"), "no database at", "mount the target of the link"),
+    "link to itself": (lambda path: path.symlink_to(path), "cannot be inspected: Too many levels", "check the path"),
     "hard link": (a_second_name, "has 2 hard links", 'hard_link = "allow"'),
 }
 
@@ -83,7 +87,7 @@ def test_a_path_that_leads_through_a_file_is_told_as_such(tmp_path: Path, back_u
     make_bank(tmp_path / "file")
     result = back_up(tmp_path / "file" / "tasks.db")
     assert result.outcome == ("failed", 1)
-    assert "cannot be looked at: Not a directory" in result.error
+    assert "cannot be inspected: Not a directory" in result.error
 
 
 @pytest.mark.parametrize("size", [0, 1])
@@ -125,7 +129,7 @@ def test_a_database_that_was_cut_is_damage_and_freezes_pruning(tmp_path: Path, b
     result = back_up(path)
     assert result.outcome == ("failed", 1)
     assert "is damaged: database disk image is malformed" in result.error
-    assert "restore the last good generation" in result.hint
+    assert "restore the last verified generation" in result.hint
     assert (result.generations, result.staged) == (before, [])
     hold = result.context.holds.get("tasks")
     assert hold is not None

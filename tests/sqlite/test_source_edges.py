@@ -76,7 +76,7 @@ def test_an_app_with_exclusive_locking_cannot_be_copied_and_is_told_of(
         app.sql("INSERT INTO ledger(amount) VALUES (0)")
         result = back_up(path)
         assert result.outcome == ("failed", 75)
-        assert "let it use NORMAL" in result.hint
+        assert "set it to NORMAL" in result.hint
         app.sql("INSERT INTO ledger(amount) VALUES (0)")
 
 
@@ -132,5 +132,5 @@ def test_a_wal_that_is_never_checkpointed_is_told_of(tmp_path: Path, back_up: Ba
 def test_a_copy_that_would_eat_the_reserve_of_the_app_is_given_up(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path, rows=60_000)
-    with pytest.raises(NoSpace, match="the app's file system ran low while copying"):
+    with pytest.raises(NoSpace, match="the app's file system nearly filled up during the copy"):
         take(path, replace(SHORT_WAITS, reserve_bytes=1 << 60))

@@ -109,7 +109,7 @@ def test_where_the_super_journal_is_not_seen_the_backup_waits_and_fails_and_touc
         before = contents(pair.attached.parent)
         backup_result = back_up(pair.attached, replace(SHORT_WAITS, hot_journal=hot_journal))
         assert backup_result.outcome == ("failed", 1)
-        assert f"whose super-journal {pair.super_journal} is not seen here" in backup_result.error
+        assert f"whose super-journal {pair.super_journal} does not exist here" in backup_result.error
         assert "start the app" in backup_result.hint
         assert "snapshot.waiting" in backup_result.events
         assert (backup_result.generations, backup_result.staged) == ({}, [])
@@ -120,10 +120,10 @@ def test_where_the_super_journal_is_not_seen_the_backup_waits_and_fails_and_touc
 @main_one
 def test_another_file_by_the_name_of_the_super_journal_proves_nothing(pair: Pair, back_up: BackUp) -> None:
     pair.super_journal.write_bytes(b"/elsewhere/notes.db-journal\0")
-    assert "is not seen here" in back_up(pair.main).error
+    assert "does not exist here" in back_up(pair.main).error
     pair.super_journal.unlink()
     pair.super_journal.mkdir()
-    assert "is not seen here" in back_up(pair.main).error
+    assert "does not exist here" in back_up(pair.main).error
 
 
 @attached_one
@@ -148,7 +148,7 @@ def test_nothing_is_written_into_it_while_it_cannot_be_judged(pair: Pair, tmp_pa
     make_accounts(tmp_path / "snapshot")
     with hidden(pair.main.parent):
         before = contents(pair.attached.parent)
-        with pytest.raises(TargetRefused, match="is not seen here"):
+        with pytest.raises(TargetRefused, match="does not exist here"):
             overwrite(pair.attached, tmp_path / "snapshot")
         assert contents(pair.attached.parent) == before
     overwrite(pair.attached, tmp_path / "snapshot")

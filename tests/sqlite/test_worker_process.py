@@ -131,7 +131,7 @@ def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
 def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
     with (
         WorkerProcess("integrity_check", {"path": "tasks.db"}, tmp_path) as child,
-        pytest.raises(WorkerFailed, match=r"ended with 1: (?s:.)*KeyError: 'priority'"),
+        pytest.raises(WorkerFailed, match=r"ended with exit code 1: (?s:.)*KeyError: 'priority'"),
     ):
         child.result()
 

@@ -207,7 +207,7 @@ def test_holds_that_cannot_be_read_make_no_reason_up(context: TaskContext) -> No
     holds.mkdir(exist_ok=True)
     (holds / "tasks.json").mkdir()
     reasons = {reason for one in survey(context).histories[0].generations for reason in one.kept_for}
-    assert reasons & {status_history.HOLDS_UNREADABLE, "frozen: corrupt"}
+    assert reasons & {status_history.HOLDS_UNREADABLE, "held: corrupt"}
 
 
 def test_the_log_is_read_from_its_end_whatever_is_in_it(tmp_path: Path) -> None:

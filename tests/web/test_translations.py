@@ -81,8 +81,8 @@ def retention_words() -> set[str]:
         DAMAGED,
         FUTURE,
         LAST_VERIFIED,
-        "frozen: corrupt",
-        "frozen: shrink",
+        "held: corrupt",
+        "held: shrink",
         history.NOT_CONFIGURED,
         history.HOLDS_UNREADABLE,
     }

@@ -1,1 +1,1 @@
-"""What runs in child processes: the only modules that import apsw, and never together with another SQLite."""
+"""Child processes: the only modules that import apsw, and never together with another SQLite."""

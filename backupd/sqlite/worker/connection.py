@@ -1,95 +1,133 @@
-"""Connections."""
+"""How workers use SQLite: open a database, read its texts, and turn SQLite's error codes into errors for people.
+
+Error codes: https://sqlite.org/rescode.html.
+"""
 
 import os
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
 from backupd.errors import (
     BackupdError,
     NoSpace,
+    RestoreFailed,
     SnapshotFailed,
     SourceBusy,
     SourceCorrupt,
     SourceUnreadable,
     SourceUnusable,
+    TargetInUse,
+    TargetRefused,
 )
 from backupd.system.os_errors import explain_no_inodes, lacks_inodes
 
-
-def text_rows(
-    connection: apsw.Connection, query: str, values: tuple[str, ...] = (), errors: str = "backslashreplace"
-) -> Iterator[list[Any]]:
-    """Yield the rows of `query` with blobs decoded as the texts that they are. Raises apsw.Error."""
-    encoding = str(connection.execute("PRAGMA encoding").get)
-    for row in connection.execute(query, values):
-        yield [value.decode(encoding, errors) if isinstance(value, bytes) else value for value in row]
-
-
+RESTORE_HINT = "restore the last verified generation (backupd list)"
 _FULL = "the app's file system is full"
 _SHM_SIZE = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN}
 _BUSY = (
     SourceBusy,
     "{path} stayed locked for {waited_s:.0f} s",
     (
-        "a long transaction: try again later, or raise busy_timeout_s; if it is always so, the app has set "
-        "PRAGMA locking_mode=EXCLUSIVE and cannot be backed up online: let it use NORMAL"
+        "a long transaction: try again later, or raise busy_timeout_s; if this happens every time, the app has set "
+        "PRAGMA locking_mode=EXCLUSIVE, which prevents online backups: set it to NORMAL"
     ),
 )
-_KNOWN: dict[int, tuple[type[BackupdError], str, str]] = {
+_SOURCE_ERRORS: dict[int, tuple[type[BackupdError], str, str]] = {
     apsw.SQLITE_BUSY: _BUSY,
     apsw.SQLITE_LOCKED: _BUSY,
     apsw.SQLITE_NOTADB: (
         SourceUnreadable,
-        "{path} is no database that SQLite can read: {error}",
-        "check the path; if it was a database before, restore the last good generation (backupd list)",
+        "{path} is not a database that SQLite can read: {error}",
+        f"check the path; if it was a database before, {RESTORE_HINT}",
     ),
     apsw.SQLITE_CORRUPT: (
         SourceCorrupt,
         "{path} is damaged: {error}",
-        "restore the last good generation (backupd list), or try sqlite3 .recover",
+        f"{RESTORE_HINT}, or try sqlite3 .recover",
     ),
     apsw.SQLITE_CANTOPEN: (
         SourceUnusable,
         "{path} cannot be opened: {error}",
         (
-            "if it is a WAL database on a read-only mount, it can only be read while the app has it open: mount the "
-            "volume writable, or back up while the app runs; else check the rights of the file and its directory"
+            "a WAL database on a read-only mount can only be read while the app has it open: mount the volume "
+            "writable, or back up while the app runs; else check the permissions of the file and its directory"
         ),
     ),
     apsw.SQLITE_READONLY: (
         SourceUnusable,
-        "{path} needs recovery that this process may not do: {error}",
-        "start the app, which recovers its database; or let backupd run as the owner of the file",
+        "{path} needs recovery, which this process may not do: {error}",
+        "start the app, which recovers its database; or run backupd as the owner of the file",
     ),
     apsw.SQLITE_FULL: (
         NoSpace,
-        "the file system of the backups ran full while copying",
+        "the file system of the backups became full during the copy",
         "free space, or move backups_dir",
     ),
 }
 
 
+def open_database(path: str, flags: int, parameters: str = "") -> apsw.Connection:
+    """Open the database at `path` as a URI with every special byte quoted, so that it names this file and no other."""
+    return apsw.Connection(f"file:{quote(os.fsencode(path))}{parameters}", flags=flags | apsw.SQLITE_OPEN_URI)
+
+
+def open_immutable(path: str) -> apsw.Connection:
+    """Open the copy at `path` read-only and mapped: mapped pages cost no memory of the process and no system calls."""
+    connection = open_database(path, apsw.SQLITE_OPEN_READONLY, "?immutable=1")
+    connection.execute(f"PRAGMA mmap_size={os.stat(path).st_size}")
+    return connection
+
+
+def text_rows(
+    connection: apsw.Connection, query: str, values: tuple[str, ...] = (), errors: str = "backslashreplace"
+) -> Iterator[list[Any]]:
+    """Yield the rows of `query` with blobs decoded as text. Raises apsw.Error.
+
+    SQLite accepts any bytes as text, apsw only Unicode: so queries cast texts to blobs.
+    """
+    encoding = str(connection.execute("PRAGMA encoding").get)
+    for row in connection.execute(query, values):
+        yield [value.decode(encoding, errors) if isinstance(value, bytes) else value for value in row]
+
+
 def result_code(error: apsw.Error) -> int:
-    """Return the extended result code of `error`, 0 for one of apsw's own (its stubs do not tell of it)."""
+    """Return the extended result code of `error`, 0 for one of apsw's own (its stubs do not declare it)."""
     return int(getattr(error, "extendedresult", 0))
 
 
 def source_error(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
-    """Turn what SQLite said about the source at `path` into an error for people."""
-    extended = result_code(error)
-    if extended in _SHM_SIZE:
+    """Return the error for people that explains SQLite's `error` about the source at `path`."""
+    code = result_code(error)
+    if code in _SHM_SIZE:
         directory = os.path.dirname(path)
-        short, hint = explain_no_inodes(directory) if lacks_inodes(directory, 1) else (_FULL, "free space there")
+        reason, hint = explain_no_inodes(directory) if lacks_inodes(directory, 1) else (_FULL, "free space there")
         return NoSpace(
-            f"no room for the shared memory file {path}-shm: {short}", f"{hint}: the app is about to fail as well"
+            f"no space for the shared memory file {path}-shm: {reason}", f"{hint}: the app will fail soon as well"
         )
-    known = _KNOWN.get(extended & 0xFF)
+    known = _SOURCE_ERRORS.get(code & 0xFF)
     if known is None:
-        return SnapshotFailed(f"{path} could not be copied: {error} (SQLite code {extended})", "see the system's log")
+        return SnapshotFailed(f"{path} could not be copied: {error} (SQLite code {code})", "see the system's log")
     kind, message, hint = known
-    said = str(error)
-    if said == "not an error":  # a step of a backup leaves no words on either connection
-        said = str(apsw.mapping_result_codes[extended & 0xFF])
-    return kind(message.format(path=path, error=said, waited_s=waited_s), hint)
+    text = str(error)
+    if text == "not an error":  # a step of a backup leaves no message on either connection
+        text = str(apsw.mapping_result_codes[code & 0xFF])
+    return kind(message.format(path=path, error=text, waited_s=waited_s), hint)
+
+
+def target_error(error: apsw.Error, path: str, in_use: TargetInUse, no_space: str, failure: str) -> BackupdError:
+    """Return the error for people that explains SQLite's `error` about the target of a restore at `path`."""
+    code = result_code(error)
+    match code & 0xFF:
+        case apsw.SQLITE_BUSY | apsw.SQLITE_LOCKED:
+            return in_use
+        case apsw.SQLITE_FULL:
+            return NoSpace(no_space, "free space there")
+        case apsw.SQLITE_READONLY | apsw.SQLITE_CANTOPEN | apsw.SQLITE_PERM:
+            return TargetRefused(
+                f"{path} cannot be written as uid {os.geteuid()}: {error}",
+                "run backupd as the owner of the file (PUID), with its volume mounted writable",
+            )
+    return RestoreFailed(f"{path} {failure}: {error} (SQLite code {code})", "see the system's log")

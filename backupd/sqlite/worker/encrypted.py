@@ -1,4 +1,10 @@
-"""Enc."""
+"""Copy an encrypted database byte for byte, with what is committed in its WAL.
+
+SQLite's backup API would write its own counters into what it takes for a plain header, and so destroy the first page.
+So this process holds the locks itself that keep an app from writing to the file: SHARED on the database, which a commit
+of a rollback journal waits for, and in WAL mode those of the checkpoint and of one reader, for which only a checkpoint
+waits. The frames of a WAL are in the same place, encrypted or not (https://sqlite.org/fileformat2.html#walformat).
+"""
 
 import fcntl
 import os
@@ -13,12 +19,12 @@ from backupd.sqlite.worker.hot_journal import copy_bytes
 from backupd.sqlite.worker.locks import hold_shared_lock, written_without_lock
 
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
-_MAGIC = 0x377F0682  # its lowest bit tells the byte order of the checksums
+_MAGIC = 0x377F0682  # its lowest bit is the byte order of the checksums
 _Sums = tuple[int, int]
 
 
 class WalPages(NamedTuple):
-    """Where in the WAL the newest committed version of each page is, and how many pages the database has by it."""
+    """The offset in the WAL of the newest committed version of each page, and the number of pages of the database."""
 
     page_size: int
     total: int
@@ -32,9 +38,9 @@ class _Frame(NamedTuple):
 
 
 def committed_pages(wal: int, path: str) -> WalPages | None:
-    """Return what is committed in the WAL of `path` that is open as `wal`; None where nothing is.
+    """Return the committed pages in the WAL of `path` that is open as `wal`; None without any.
 
-    Raises SourceEncrypted where frames are there whose checksums can only be verified with the key.
+    Raises SourceEncrypted if there are frames whose checksums can only be verified with the key.
     """
     header = os.pread(wal, _HEADER_BYTES, 0)
     if len(header) < _HEADER_BYTES:
@@ -57,13 +63,13 @@ def committed_pages(wal: int, path: str) -> WalPages | None:
     if not pending and os.pread(wal, 8, _HEADER_BYTES + 8) == header[16:24]:
         raise SourceEncrypted(
             f"{path}-wal is encrypted in a way that hides which of its transactions are complete",
-            "back up while the app is stopped, or let it use a rollback journal (PRAGMA journal_mode=DELETE)",
+            "back up while the app is stopped, or configure a rollback journal (PRAGMA journal_mode=DELETE)",
         )
     return None
 
 
 def _frames(wal: int, order: str, page_size: int, salt: bytes, sums: _Sums) -> Iterator[_Frame]:
-    """Yield the frames whose salt and checksums are right, up to the first that is not."""
+    """Yield the frames with valid salt and checksums, up to the first invalid one."""
     at = _HEADER_BYTES
     while True:
         raw = os.pread(wal, _FRAME_HEADER_BYTES + page_size, at)
@@ -91,35 +97,35 @@ _CHECKPOINT_BYTE, _READER_BYTE = 121, 124
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 
 Advance = Callable[[int, int], None]
-# Waits a little for a lock, given the number of tries: False when there is no time left.
+# Waits a moment for a lock, given the number of attempts; False when the time is up.
 WaitForLock = Callable[[int], bool]
 
 
 class EncryptedCopy(NamedTuple):
-    """What the copy of an encrypted database took: for how long its writers were held, and whether it has a WAL."""
+    """For how long the copy held the writers, and whether the WAL had committed pages."""
 
     held_s: float
     wal: bool
 
 
-def copy_encrypted(path: str, target: int, advance: Advance, patience: WaitForLock) -> EncryptedCopy:
+def copy_encrypted(path: str, target: int, advance: Advance, wait_for_lock: WaitForLock) -> EncryptedCopy:
     """Copy the encrypted database at `path` with what is committed in its WAL to the descriptor `target`.
 
-    Raises SourceBusy, SourceEncrypted where only its app can recover it, SourceUnlocked, NoSpace. The caller has no
-    connection to `path` open: closing ours would drop its locks.
+    Raises SourceBusy, SourceEncrypted if only its app can recover it, SourceUnlocked, NoSpace. The caller has no
+    connection to `path` open: closing a descriptor here would drop its locks.
     """
     attempt = 0
     while True:
         try:
             return _copy(path, target, advance)
         except SourceBusy:
-            if not patience(attempt):
+            if not wait_for_lock(attempt):
                 raise
             attempt += 1
 
 
 def _copy(path: str, target: int, advance: Advance) -> EncryptedCopy:
-    with _held(path) as source:
+    with _locked(path) as source:
         began = time.monotonic()
         _refuse_hot_journal(path)
         before = os.fstat(source)
@@ -141,7 +147,7 @@ def _copy(path: str, target: int, advance: Advance) -> EncryptedCopy:
 
 
 def _add_committed(wal: int, pages: WalPages, target: int) -> None:
-    with open(target, "wb", closefd=False) as stream:  # buffered: a raw write may be short on a disk that runs full
+    with open(target, "wb", closefd=False) as stream:  # buffered: a raw write may be short on a full disk
         for number, at in sorted(pages.at.items()):
             stream.seek((number - 1) * pages.page_size)
             stream.write(os.pread(wal, pages.page_size, at))
@@ -149,15 +155,15 @@ def _add_committed(wal: int, pages: WalPages, target: int) -> None:
 
 
 @contextmanager
-def _held(path: str) -> Iterator[int]:
-    """Hold the locks while the block runs, and yield the open database."""
+def _locked(path: str) -> Iterator[int]:
+    """Hold the locks during the block; yields the descriptor of the database."""
     source = os.open(path, os.O_RDONLY)
     try:
         hold_shared_lock(source, path)
         index = _open(f"{path}-shm")
         try:
             if index is not None:
-                _hold_checkpoints(index, path)
+                _lock_checkpoints(index, path)
             yield source
         finally:
             if index is not None:
@@ -166,7 +172,7 @@ def _held(path: str) -> Iterator[int]:
         os.close(source)
 
 
-def _hold_checkpoints(index: int, path: str) -> None:
+def _lock_checkpoints(index: int, path: str) -> None:
     try:
         for byte in (_CHECKPOINT_BYTE, _READER_BYTE):
             fcntl.lockf(index, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, byte)
@@ -175,7 +181,7 @@ def _hold_checkpoints(index: int, path: str) -> None:
 
 
 def _refuse_hot_journal(path: str) -> None:
-    """Refuse what lies beside a journal while no writer holds a lock: its app died, and only its key rolls back."""
+    """Refuse a database with a journal that no writer has locked: its app died, and only the key can roll back."""
     journal = _open(f"{path}-journal")
     if journal is None:
         return
@@ -185,7 +191,8 @@ def _refuse_hot_journal(path: str) -> None:
         os.close(journal)
     if hot:
         raise SourceEncrypted(
-            f"{path} is encrypted and has a hot journal: its app died in a transaction, and only its key can undo that",
+            f"{path} is encrypted and has a hot journal: its app died in a transaction, which only its key can "
+            "roll back",
             "start the app, which rolls it back",
         )
 

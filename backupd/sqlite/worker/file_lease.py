@@ -1,9 +1,10 @@
-"""Hold the kernel's write lease on files, which it grants only while nobody has them open (fcntl(2), F_SETLEASE).
+"""Hold the kernel's write lease on files, which it grants only while no process has them open (fcntl(2), F_SETLEASE).
 
-Unlike SQLite's own locks it sees an app that is idle, in either journal mode, and one in another container. While it
-is held, whoever opens one of the files waits, and we are told: so a file can be put in place of another one with nobody
-in between. Run as `python -m backupd.sqlite.worker.file_lease`; the request is one line of JSON, the answer another
-one, and each further line is answered with the files that somebody asks for. The end of the input ends the lease.
+Unlike SQLite's own locks it detects an idle app, in either journal mode, and one in another container. While it is
+held, the kernel delays every process that opens one of the files, and informs this one: so a file can be replaced
+without another process getting the old one in between. Run as `python -m backupd.sqlite.worker.file_lease`. The request
+is one line of JSON and so is its reply; each further line is answered with the files that a process waits for. The end
+of the input ends the lease.
 """
 
 import fcntl
@@ -12,32 +13,32 @@ import os
 import signal
 import sys
 from errno import EACCES, EAGAIN, EINVAL, ENOLCK, EPERM
-from typing import Any
 
+from backupd.sqlite.worker.protocol import LeaseRequest, LeaseState
 from backupd.system.owners import become_owner
 
-# No right to (neither owner nor CAP_LEASE), or a file system without leases: nobody can tell who uses the file.
+# Neither owner nor CAP_LEASE, or a file system without leases: whether the file is open is unknown.
 _UNKNOWN = (EACCES, EPERM, EINVAL, ENOLCK)
 
 
 def main() -> None:
     """Serve one lease."""
-    signal.signal(signal.SIGIO, signal.SIG_IGN)  # how the kernel tells that somebody waits; we look when we are asked
-    asked = sys.stdin.readline()
-    if not asked:  # the parent is gone
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel's notice that a process waits; F_GETLEASE is asked instead
+    line = sys.stdin.readline()
+    if not line:  # the parent has ended
         return
-    request = json.loads(asked)
+    request: LeaseRequest = json.loads(line)
     descriptors: dict[str, int] = {}
-    answer = _take(request["paths"], descriptors)
-    if answer["state"] == "unknown" and become_owner(request["uid"], request["gid"]):  # root with few capabilities
-        answer = _take(request["paths"], descriptors)
-    _say(answer)
+    state = _take(request["paths"], descriptors)
+    if state["state"] == "unknown" and become_owner(request["uid"], request["gid"]):  # root with few capabilities
+        state = _take(request["paths"], descriptors)
+    _send(state)
     for _ in sys.stdin:
-        _say({"open_requested": [path for path, descriptor in descriptors.items() if _asked_for(descriptor)]})
+        _send({"open_requested": [path for path, descriptor in descriptors.items() if _is_breaking(descriptor)]})
 
 
-def _take(paths: list[str], descriptors: dict[str, int]) -> dict[str, Any]:
-    """Take a lease on each file that is there, and keep it in `descriptors`; say of the first that has none, why."""
+def _take(paths: list[str], descriptors: dict[str, int]) -> LeaseState:
+    """Take a lease on each file that exists, and keep it in `descriptors`; return the first failure."""
     for path in paths:
         if path in descriptors:
             continue
@@ -46,31 +47,31 @@ def _take(paths: list[str], descriptors: dict[str, int]) -> dict[str, Any]:
         except FileNotFoundError:
             continue
         except OSError as error:
-            return _refusal(path, error)
+            return _failure(path, error)
         try:
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         except OSError as error:
             os.close(descriptor)
-            return _refusal(path, error)
+            return _failure(path, error)
         descriptors[path] = descriptor
-    return {"state": "held", "path": "", "why": ""}
+    return LeaseState(state="held", path="", reason="")
 
 
-def _refusal(path: str, error: OSError) -> dict[str, Any]:
-    if error.errno == EAGAIN:  # of the lease: others have it open; of the open: others hold a lease
-        return {"state": "used", "path": path, "why": error.strerror}
+def _failure(path: str, error: OSError) -> LeaseState:
+    if error.errno == EAGAIN:  # of the lease: another process has it open; of the open: another one holds a lease
+        return LeaseState(state="used", path=path, reason=str(error.strerror))
     if error.errno in _UNKNOWN:
-        return {"state": "unknown", "path": path, "why": error.strerror}
+        return LeaseState(state="unknown", path=path, reason=str(error.strerror))
     raise error
 
 
-def _asked_for(descriptor: int) -> bool:
-    """Tell whether the lease is being broken: the kernel then tells what it is to become."""
+def _is_breaking(descriptor: int) -> bool:
+    """Return whether a process waits for the lease to end: F_GETLEASE then returns what it is to become."""
     return fcntl.fcntl(descriptor, fcntl.F_GETLEASE) != fcntl.F_WRLCK
 
 
-def _say(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), flush=True)  # noqa: T201 - to the parent
+def _send(reply: LeaseState | dict[str, list[str]]) -> None:
+    print(json.dumps(reply), flush=True)  # noqa: T201 - to the parent
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Schema."""
+"""Check a database whose schema SQLite cannot parse: find the reason, and which page belongs to which object.
+
+The reason may be the limits of this SQLite, the syntax of another engine, or damage: SQLite reports "malformed database
+schema" for all three. `dbstat` follows the b-trees from their root pages, and needs only those from the schema.
+"""
 
 import os
 import re
@@ -14,59 +18,59 @@ from backupd.sqlite.worker.connection import text_rows
 Cause = Literal["limits", "function", "newer", "other engine", "damage"]
 
 _MALFORMED = r"(?s)malformed database schema \((.*?)\)(?: - (.*))?"
-# Compiled when there is something to say, as in the ladder. Only a library with higher limits has written these
-# (https://sqlite.org/limits.html): no changed bit makes two thousand columns.
+# Compiled when needed, as in `integrity_levels`. Only a library with higher limits can have written these
+# (https://sqlite.org/limits.html): no changed bit creates two thousand columns.
 _LIMIT = r"too many (columns|terms|arguments)|Expression tree is too large|parser stack overflow"
 _FUNCTION = r"wrong number of arguments to function|misuse of (aggregate|window function)"
 _SYNTAX = r'(?s)near ".*": syntax error|unknown table option: .*|unknown datatype for .*'
-# What no syntax explains, however new: SQLite says nothing of what does not begin as a statement does.
+# What no newer syntax explains; SQLite does not report text that does not begin like a statement.
 _DAMAGED = r"$|invalid rootpage|orphan index|incomplete input|unrecognized token"
 _STATEMENT = r"(?i)create "
-# Said of what is sound, or is checked with stand-ins, where one statement is parsed for itself.
-_OF_NO_MATTER = r"no such (table|function|module|collation)|unknown function|.*already (exists|a table|another)"
+# Reported for valid statements that are parsed alone, or that the checks handle with stand-ins.
+_IRRELEVANT = r"no such (table|function|module|collation)|unknown function|.*already (exists|a table|another)"
 _CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
 _BEFORE_BYTES, _AFTER_BYTES = 256, 64
 _MOST_BYTES = 256 << 20  # parsed in about two seconds
 
 
 class SchemaError(NamedTuple):
-    """What SQLite says about the object `name` of a schema, and why that is."""
+    """What SQLite reports about the object `name` of a schema, and the cause."""
 
     name: str
-    said: str
+    message: str
     cause: Cause
 
     def __str__(self) -> str:
-        """Say it for people."""
+        """Return it as a sentence."""
         made = {"limits": "made with other limits", "newer": "made by a newer SQLite"}
-        why = made.get(self.cause, f"made by another {'SQLite' if self.cause == 'function' else 'engine'}")
-        return f"{self.name} is not readable by SQLite {apsw.sqlite_lib_version()}, {why}: {self.said}"
+        cause = made.get(self.cause, f"made by another {'SQLite' if self.cause == 'function' else 'engine'}")
+        return f"{self.name} is not readable by SQLite {apsw.sqlite_lib_version()}, {cause}: {self.message}"
 
 
-def schema_error_in(connection: apsw.Connection, said: str, writer: str) -> SchemaError | None:
+def schema_error_in(connection: apsw.Connection, text: str, writer: str) -> SchemaError | None:
     """Return the objection in what SQLite `said` of a schema that `writer` wrote; None where there is none in it.
 
     `connection` passes over what it cannot parse (`writable_schema`).
     """
-    message = re.fullmatch(_MALFORMED, said)
+    message = re.fullmatch(_MALFORMED, text)
     if message is None:
         return None
     name, why = message[1], message[2] or ""
     kind, sql = next(((kind, sql) for kind, of, sql in _objects(connection) if of == name), ("", None))
-    return SchemaError(name, why, _cause(connection if kind != "table" else _nowhere(), sql, why, writer))
+    return SchemaError(name, why, _cause(connection if kind != "table" else _empty_database(), sql, why, writer))
 
 
 def schema_errors(connection: apsw.Connection, writer: str) -> Iterator[SchemaError]:
     """Yield what SQLite objects to, object by object: of one that it passes over it says nothing."""
-    nowhere = _nowhere()
+    empty = _empty_database()
     for kind, name, sql in _objects(connection):
-        where = nowhere if kind == "table" else connection  # others are of tables, which have to be there
-        said = "it is not UTF-8" if sql is None else _parse(where, sql)[0]
-        if said:
-            yield SchemaError(name, said, _cause(where, sql, said, writer))
+        target = empty if kind == "table" else connection  # indexes, views and triggers need their tables
+        message = "it is not UTF-8" if sql is None else _parse(target, sql)[0]
+        if message:
+            yield SchemaError(name, message, _cause(target, sql, message, writer))
 
 
-def _nowhere() -> apsw.Connection:
+def _empty_database() -> apsw.Connection:
     return apsw.Connection(":memory:")
 
 
@@ -89,10 +93,10 @@ def _parse(connection: apsw.Connection, sql: str) -> tuple[str, int]:
         return "", -1
     except apsw.Error as error:
         said = str(error)
-        return ("", -1) if re.match(_OF_NO_MATTER, said) else (said, int(getattr(error, "error_offset", -1)))
+        return ("", -1) if re.match(_IRRELEVANT, said) else (said, int(getattr(error, "error_offset", -1)))
     except ValueError as error:  # a zero byte
         return str(error), -1
-    return "it is no statement", -1
+    return "it is not a statement", -1
 
 
 def _cause(connection: apsw.Connection, sql: str | None, said: str, writer: str) -> Cause:
@@ -112,8 +116,7 @@ def _cause(connection: apsw.Connection, sql: str | None, said: str, writer: str)
 def _one_bit_explains(connection: apsw.Connection, sql: str) -> bool:
     """Return whether `sql` can be parsed with one bit of it changed: then damage is the likely reason.
 
-    What lies far before the place where the parser stumbled did not make it stumble. True where it would take too long
-    to try.
+    Bytes far before the place of the syntax error did not cause it. True where it would take too long to try.
     """
     raw = bytearray(sql.encode())
     at = _parse(connection, sql)[1]
@@ -141,14 +144,14 @@ _EVERY_PAGE = "SELECT CAST(name AS BLOB), pagetype, pageno, ncell FROM dbstat"
 
 
 class PageOwners(NamedTuple):
-    """What is wrong with the pages, and how many rows each b-tree holds, by the name of its table or index."""
+    """The damage of the pages, and the rows of each b-tree, by the name of its table or index."""
 
     damage: list[str]
     rows: dict[str, int]
 
 
 class _File:
-    """The open copy, and what its header says of its pages."""
+    """The open copy, and what its header says about its pages."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -173,16 +176,16 @@ def follow_pages(connection: apsw.Connection, path: str) -> PageOwners:
     try:
         file = _File(descriptor)
         trees = _Trees(connection, file)
-        owners = bytearray(file.count + 1)
+        owned = bytearray(file.count + 1)
         damage = list(trees.damage)
         for number in (*trees.pages, *_free_pages(file), *_fixed_pages(file)):
             if not 1 <= number <= file.count:
                 damage.append(f"page {number} is beyond the end")
-            elif owners[number]:
+            elif owned[number]:
                 damage.append(f"page {number} belongs to two things")
             else:
-                owners[number] = 1
-        damage += [f"page {number} belongs to nothing" for number in range(1, file.count + 1) if not owners[number]]
+                owned[number] = 1
+        damage += [f"page {number} belongs to nothing" for number in range(1, file.count + 1) if not owned[number]]
     finally:
         os.close(descriptor)
     return PageOwners(damage, trees.rows)
@@ -203,13 +206,13 @@ class _Trees:
         for name, kind, number, cells in text_rows(connection, _EVERY_PAGE):
             self.pages.append(number)
             if kind == "corrupted":
-                self.damage.append(f"page {number} of {name} is no page of a b-tree")
+                self.damage.append(f"page {number} of {name} is not a page of a b-tree")
             elif kind == "leaf" or (kind == "internal" and not in_leaves.get(name, True)):
                 self.rows[name] = self.rows.get(name, 0) + cells
 
 
 def _free_pages(file: _File) -> Iterator[int]:
-    """Yield the pages of the freelist; one that runs in circles or out of the file ends where it does."""
+    """Yield the pages of the freelist, also of a damaged one that is a cycle or leaves the file."""
     trunk, left = file.trunk, file.count
     while trunk and left > 0:
         yield trunk
@@ -222,7 +225,7 @@ def _free_pages(file: _File) -> Iterator[int]:
 
 
 def _fixed_pages(file: _File) -> Iterator[int]:
-    """Yield the pages that have one place: of the lock bytes, and of the pointer map of a database with auto-vacuum."""
+    """Yield the pages at fixed places: that of the lock bytes, and those of the pointer map with auto-vacuum."""
     lock = _PENDING_BYTE // file.page_size + 1
     if lock <= file.count:
         yield lock

@@ -1,4 +1,17 @@
-"""Hot."""
+"""Copy a database whose app died in the middle of a transaction, without changing it; and super-journals.
+
+A read-only connection may not roll a hot journal back, and ignoring it would copy half a transaction. So this process
+holds SQLite's SHARED lock itself, which keeps an app that starts now from rolling back during the copy, and copies both
+files; the copy is rolled back in staging.
+
+A super-journal belongs to a transaction over several attached databases. The journal of each database ends with its
+path (https://sqlite.org/atomiccommit.html §5; pager.c, readSuperJournal). The transaction is committed once that file
+is removed: SQLite plays a journal back whose super-journal exists, and removes one whose super-journal does not. The
+path is that of the app. Where the volume is mounted at another path, SQLite finds no file there, considers half a
+transaction committed, and removes the journal; it also removes a super-journal of which it finds no other journal. So
+SQLite never gets to see such a record here: the record is read, the super-journal is searched, and the record is cut
+off before the journal is played back.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,17 +29,17 @@ _LONGEST_NAME = 4096  # PATH_MAX
 _MAX_BYTES = 1 << 20
 
 
-class Record(NamedTuple):
-    """The end of a journal: the path of its super-journal, as its app sees it, and where that record begins."""
+class SuperJournal(NamedTuple):
+    """The record at the end of a journal: the path of the super-journal as its app knows it, and where it begins."""
 
     name: str
     begin: int
 
 
-def read_super_journal(journal: str) -> Record | None:
+def read_super_journal(journal: str) -> SuperJournal | None:
     """Return the super-journal that the hot journal at path `journal` names; None for one of a single database.
 
-    None also for a journal that is not there, and for one that is over: its first byte is zero. Raises OSError.
+    None also without a journal, and for one that is finished: its first byte is zero. Raises OSError.
     """
     try:
         descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
@@ -38,8 +51,8 @@ def read_super_journal(journal: str) -> Record | None:
         os.close(descriptor)
 
 
-def cut_super_journal(journal: str, record: Record) -> None:
-    """Cut the record off, durably: SQLite plays the journal back as that of a single database. Raises OSError."""
+def cut_super_journal(journal: str, record: SuperJournal) -> None:
+    """Cut the record off, durably: SQLite then plays the journal back for this database alone. Raises OSError."""
     descriptor = os.open(journal, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.ftruncate(descriptor, record.begin)
@@ -48,22 +61,22 @@ def cut_super_journal(journal: str, record: Record) -> None:
         os.close(descriptor)
 
 
-def super_journal_exists(record: Record, database: str) -> bool:
-    """Tell whether the super-journal that a journal of `database` names is there: then nothing of it was committed.
+def super_journal_exists(record: SuperJournal, database: str) -> bool:
+    """Return whether the super-journal that a journal of `database` names exists: then nothing was committed.
 
-    It is looked for at its own path, and by its name beside the database, whose directory may be mounted elsewhere. It
-    must list that journal: its name has a random part, but another file may have it by now. The basename of `database`
-    is the one that its app uses, also where it was kept under another name.
+    It is searched at its own path, and by its name beside the database, whose directory may be mounted elsewhere. It
+    must list that journal: another file may have the same name. The basename of `database` is the one that its app
+    uses, even if a restore keeps it under another name.
     """
     name, beside = os.path.basename(record.name), os.path.dirname(database)
     return any(_lists(path, database) for path in (record.name, os.path.join(beside, name)))
 
 
-def detach_super_journal(path: str, database: str) -> Record | None:
-    """Make the journal of the database at `path`, which its app calls `database`, one that SQLite may play back.
+def detach_super_journal(path: str, database: str) -> SuperJournal | None:
+    """Make the journal of the database at `path`, which its app knows as `database`, safe for SQLite to play back.
 
-    Returns the record of one that nothing can be said of; None where there is none, or it was cut off. Call it with a
-    lock that keeps the app from its journal (`locks.hold_shared_lock`). Raises OSError.
+    Returns the record if the outcome of its transaction is unknown; None if there is none, or it was cut off. The
+    caller holds a lock that keeps the app from its journal (`locks.hold_shared_lock`). Raises OSError.
     """
     record = read_super_journal(f"{path}-journal")
     if record is None or not super_journal_exists(record, database):
@@ -72,15 +85,15 @@ def detach_super_journal(path: str, database: str) -> Record | None:
     return None
 
 
-def undecided_message(record: Record, path: str) -> str:
-    """Say why the journal of the database at `path` cannot be judged."""
+def undecided_message(record: SuperJournal, path: str) -> str:
+    """Return why it is unknown whether the journal of the database at `path` has to be played back."""
     return (
-        f"{path}-journal belongs to a transaction over several databases whose super-journal {record.name} is not seen "
-        "here: whether the transaction was committed only its app can tell"
+        f"{path}-journal belongs to a transaction over several databases whose super-journal {record.name} does not "
+        "exist here: only its app can tell whether the transaction was committed"
     )
 
 
-def _record(descriptor: int, size_bytes: int) -> Record | None:
+def _record(descriptor: int, size_bytes: int) -> SuperJournal | None:
     if os.pread(descriptor, 1, 0) in (b"", b"\0"):
         return None
     tail = os.pread(descriptor, _TAIL_BYTES, max(0, size_bytes - _TAIL_BYTES))
@@ -92,11 +105,11 @@ def _record(descriptor: int, size_bytes: int) -> Record | None:
     signed = sum(byte - 256 if byte > 127 else byte for byte in name)  # noqa: PLR2004 - C's char, which may have a sign
     if checksum not in (sum(name), signed % (1 << 32)):
         return None
-    return Record(os.fsdecode(name), begin)
+    return SuperJournal(os.fsdecode(name), begin)
 
 
 def _lists(path: str, database: str) -> bool:
-    """Tell whether the file at `path` is a super-journal that names the journal of `database`."""
+    """Return whether the file at `path` is a super-journal that names the journal of `database`."""
     journal = os.fsencode(f"{os.path.basename(database)}-journal")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -114,7 +127,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def require_usable_journal(path: str) -> None:
-    """Refuse a hot journal whose app is at work without locks, or of which nothing can be said.
+    """Refuse a hot journal whose app is running without locks, or whose outcome is unknown.
 
     The caller has no connection to `path` open. Raises SourceUnlocked, SourceUnusable, and as `copy_with_journal` does.
     """
@@ -123,11 +136,10 @@ def require_usable_journal(path: str) -> None:
 
 
 def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Callable[[int, int], None]) -> None:
-    """Copy `path` and its journal to two descriptors of files of ours.
+    """Copy `path` and its journal to two descriptors, without the record of a super-journal.
 
-    The copy of the journal names no super-journal. Raises SourceBusy when the app is at work after all, SourceUnlocked,
-    SourceUnusable, NoSpace, SnapshotFailed. The caller has no connection to `path` open: closing ours would drop its
-    locks.
+    Raises SourceBusy when the app runs after all, SourceUnlocked, SourceUnusable, NoSpace, SnapshotFailed. The caller
+    has no connection to `path` open: closing a descriptor here would drop its locks.
     """
     with _opened(path) as (source, record):
         total = os.fstat(source).st_size + os.stat(f"{path}-journal").st_size
@@ -145,42 +157,44 @@ def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Cal
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[int, Record | None]]:
-    """Open the database of a dead app during the block, under the shared lock; also give its super-journal."""
+def _opened(path: str) -> Iterator[tuple[int, SuperJournal | None]]:
+    """Open the database of a dead app under the shared lock; yields its descriptor and its super-journal."""
     source = os.open(path, os.O_RDONLY)
     try:
         hold_shared_lock(source, path)
         refuse_journal_in_use(source, path)
-        yield source, _judged(path)
+        yield source, _usable_super_journal(path)
     except FileNotFoundError as error:
         raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
     except OSError as error:
         kind = NoSpace if is_disk_full(error) else SnapshotFailed
-        raise kind(f"{path} and its journal could not be copied: {error}", "check space and rights") from error
+        raise kind(
+            f"{path} and its journal could not be copied: {error}", "check free space and permissions"
+        ) from error
     finally:
         os.close(source)
 
 
-def _judged(path: str) -> Record | None:
+def _usable_super_journal(path: str) -> SuperJournal | None:
     record = read_super_journal(f"{path}-journal")
     if record is not None and not super_journal_exists(record, path):
         raise SourceUnusable(
             undecided_message(record, path),
-            "start the app, which finishes that transaction or takes it back; or mount the directory of the "
+            "start the app, which commits or rolls back that transaction; or mount the directory of the "
             f"super-journal here at the same path ({os.path.dirname(record.name)})",
         )
     return record
 
 
 def _state(path: str) -> tuple[int, ...]:
-    """Return what a write to the database or to its journal changes."""
+    """Return inode, size and mtime of the database and its journal, which a write changes."""
     both = (os.stat(path), os.stat(f"{path}-journal"))
     return tuple(number for each in both for number in (each.st_ino, each.st_size, each.st_mtime_ns))
 
 
 def copy_bytes(source: int, target: int, before: int, total: int, advance: Callable[[int, int], None]) -> None:
-    """Copy an open file to another; `advance` is given `before` and what was copied, and `total`. Raises OSError."""
-    with open(target, "wb", closefd=False) as stream:  # buffered: a raw write may be short on a disk that runs full
+    """Copy an open file to another; `advance` gets `before` plus the bytes copied, and `total`. Raises OSError."""
+    with open(target, "wb", closefd=False) as stream:  # buffered: a raw write may be short on a full disk
         stream.truncate(0)
         offset = 0
         while chunk := os.pread(source, _CHUNK_BYTES, offset):

@@ -1,4 +1,8 @@
-"""Check."""
+"""Check the integrity of a copy, and report its contents: rows and columns of each table, and the digest of the schema.
+
+Run as `python -m backupd.sqlite.worker.integrity_check`. The copy is opened `immutable=1`: no process writes to it, no
+lock and no side file is needed, and CHECK constraints, which may call functions of the app, are not evaluated.
+"""
 
 import hashlib
 import json
@@ -8,15 +12,14 @@ import time
 from contextlib import suppress
 from itertools import islice
 from typing import Any
-from urllib.parse import quote
 
 import apsw
 
-from backupd.sqlite.file_format import has_checksums, is_encrypted, wrong_pages
+from backupd.sqlite.file_format import has_checksums, is_encrypted, mismatched_pages
 from backupd.sqlite.shadow_tables import SHADOW_TABLES
-from backupd.sqlite.worker.connection import text_rows
+from backupd.sqlite.worker.connection import open_immutable, text_rows
 from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, IntegrityResult, check_integrity
-from backupd.sqlite.worker.protocol import ParentPipe, serve
+from backupd.sqlite.worker.protocol import IntegrityReply, IntegrityRequest, ParentPipe, serve
 from backupd.system.resources import Priority, lower_priority
 
 _OPAQUE = {
@@ -24,27 +27,19 @@ _OPAQUE = {
     "checks": ["size in whole pages", "looks encrypted throughout"],
     "damage": [],
     "notes": [],
-    "doubt": "it is encrypted: without its key only its digest and its size can be verified",
+    "doubt": "it is encrypted: without its key, only its digest and its size can be verified",
     "foreign_key_violations": 0,
     "duration_s": 0.0,
 }
 
 
-def open_immutable(path: str) -> apsw.Connection:
-    """Open the copy at `path` read-only and mapped: mapped pages cost no memory of ours and no system calls."""
-    uri = f"file:{quote(os.fsencode(path))}?immutable=1"
-    connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    connection.execute(f"PRAGMA mmap_size={os.stat(path).st_size}")
-    return connection
-
-
-def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
-    """Check the copy; the answer holds the fields of `model.Verdict` and, where it could be read, of `Contents`."""
+def check_copy(request: IntegrityRequest, _parent: ParentPipe) -> IntegrityReply:
+    """Check the copy and describe its contents."""
     lower_priority(Priority(**request["priority"]))
     began = time.monotonic()
-    path: str = request["path"]
+    path = request["path"]
     if is_encrypted(path):
-        return {"verdict": _OPAQUE, "contents": None}
+        return IntegrityReply(verdict=_OPAQUE, contents=None)
     result = check_integrity(open_immutable, path, request["writer"])
     if result.level != "corrupt":
         verify_checksums(path, result)
@@ -63,17 +58,17 @@ def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
         contents = contents_of(connection, result.rows, indexes_compared=result.level == "full")
         connection.close()
     verdict["duration_s"] = round(time.monotonic() - began, 3)
-    return {"verdict": verdict, "contents": contents}
+    return IntegrityReply(verdict=verdict, contents=contents)
 
 
 def verify_checksums(path: str, result: IntegrityResult) -> None:
-    """Verify the checksum of each page, where the app keeps them; a wrong one is damage."""
+    """Verify the checksum of each page, where the app keeps them; a mismatch is damage."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if not has_checksums(descriptor):
             return
         result.checks.append("page checksums")
-        for page in islice(wrong_pages(descriptor), MAX_MESSAGES):
+        for page in islice(mismatched_pages(descriptor), MAX_MESSAGES):
             result.damage.append(f"page {page} does not match its checksum")
             result.level = "corrupt"
     finally:
@@ -81,7 +76,7 @@ def verify_checksums(path: str, result: IntegrityResult) -> None:
 
 
 def foreign_key_violations(connection: apsw.Connection) -> int:
-    """Count rows whose parent is missing: for the report only, since what they mean is the app's affair."""
+    """Count rows whose parent is missing: only for the report, since their meaning depends on the app."""
     try:
         return int(connection.execute("SELECT count(*) FROM pragma_foreign_key_check").get)
     except apsw.Error:
@@ -90,7 +85,7 @@ def foreign_key_violations(connection: apsw.Connection) -> int:
 
 # A virtual table may compute its rows: an FTS5 table can read them from any view.
 _COUNT_S = 10.0
-_STEPS_A_LOOK = 10_000
+_STEPS_PER_CHECK = 10_000
 _DIGITS = 16
 # SQLite stores the statement from the table's name on as it was typed: a quoted or bare name, blanks and comments.
 _GAP = r"(?:\s|/\*.*?\*/|--[^\n]*\n)*"
@@ -101,8 +96,8 @@ _MODULE = rf"(?is)CREATE VIRTUAL TABLE {_GAP}(?:{_NAME}){_GAP}USING{_GAP}(?P<mod
 def contents_of(connection: apsw.Connection, cells: dict[str, int], *, indexes_compared: bool) -> dict[str, Any]:
     """Return the fields of `model.Contents`; `cells` has the rows of tables that this library cannot parse.
 
-    Virtual tables and their shadow tables are tables like others: they may hold all that the app has. No index is
-    counted in place of its table where no check has compared the two (`indexes_compared`).
+    Virtual tables and their shadow tables count as tables: they may hold all data of the app. An index is counted in
+    place of its table only if a check has compared the two (`indexes_compared`).
     """
     tables: dict[str, int | None] = {}
     columns: dict[str, str] = {}
@@ -130,12 +125,12 @@ def _tables(connection: apsw.Connection) -> list[list[str]]:
 
 
 def _rows(connection: apsw.Connection, table: str, module: str | None, how: str) -> int | None:
-    """Count rows; None where that takes functions of the app, or where a virtual table stores none of its own."""
+    """Count rows; None where that needs functions of the app, or a virtual table stores no rows of its own."""
     if module is not None and module not in SHADOW_TABLES:
         return None
-    name, give_up = table.replace('"', '""'), time.monotonic() + _COUNT_S
+    name, deadline = table.replace('"', '""'), time.monotonic() + _COUNT_S
     if module is not None:
-        connection.set_progress_handler(lambda: time.monotonic() > give_up, _STEPS_A_LOOK)
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_PER_CHECK)
     try:
         return int(connection.execute(f'SELECT count(*) FROM "{name}"{how}').get)  # noqa: S608 - quoted as an identifier
     except apsw.Error:
@@ -145,9 +140,9 @@ def _rows(connection: apsw.Connection, table: str, module: str | None, how: str)
 
 
 def _columns(connection: apsw.Connection, table: str) -> str:
-    """Return a digest of the names of the columns, which a renamed table keeps; empty where they cannot be read.
+    """Return a digest of the column names, which a renamed table keeps; empty where they cannot be read.
 
-    A full text table has a hidden column of its own name, which does not count.
+    A full-text table has a hidden column with the name of the table, which is left out.
     """
     names: list[list[str]] = []
     with suppress(apsw.Error):
@@ -170,4 +165,4 @@ def schema_digest(connection: apsw.Connection) -> str:
 
 
 if __name__ == "__main__":
-    serve(work)
+    serve(check_copy)

@@ -1,8 +1,8 @@
-"""The ladder of checks: damage told apart from what this SQLite merely cannot judge.
+"""Checks of decreasing strength: damage is distinguished from what this SQLite cannot check.
 
-`integrity_check`; when that cannot run, again without virtual table modules; when that cannot run either, stand-ins
-for the app's functions and collations and `quick_check`, of which only what concerns the b-trees counts. Of a schema
-that cannot be parsed, all pages are followed, and each object is judged for itself.
+First `integrity_check`; if that cannot run, the same without virtual table modules; if that cannot run either,
+`quick_check` with stand-ins for the functions and collations of the app, of which only messages about b-trees count. If
+the schema cannot be parsed, all pages are followed, and each object of the schema is checked alone.
 """
 
 import re
@@ -16,7 +16,7 @@ from backupd.sqlite.worker.foreign_schema import follow_pages, schema_error_in, 
 MAX_MESSAGES = 100
 _MAX_LENGTH = 1000
 _NO_LIMIT = 2**31 - 1
-# Compiled when a check has something to say, which few have: that takes longer than to check a small copy.
+# Compiled when a check reports something, which is rare: compiling takes longer than the check of a small copy.
 _MISSING_FUNCTION = r"(?:no such|unknown) function: (\S+?)(?:\(\))?$"
 _INDEX = (
     r"(?s:row \S+ missing from index (?P<a>.+)"
@@ -34,10 +34,10 @@ _UNUSED_PAGE = r"^Page \d+: never used$"
 
 
 class IntegrityResult:
-    """What was found on the way; `prepare` makes a new connection as able to read the copy as the checks were.
+    """The findings; `prepare` gives a new connection the stand-ins with which the checks could read the copy.
 
-    `doubt` says why a copy without damage may be damaged all the same; `rows` counts those of each b-tree, where a
-    schema that cannot be parsed hides them.
+    `doubt` says reason a copy without findings may still be damaged; `rows` has the rows of each b-tree if the schema
+    cannot be parsed.
     """
 
     def __init__(self, path: str, writer: str) -> None:
@@ -54,11 +54,11 @@ class IntegrityResult:
 def check_integrity(connect: Callable[[str], apsw.Connection], path: str, writer: str) -> IntegrityResult:
     """Check the database at `path` that `connect` opens and that SQLite `writer` wrote.
 
-    Damage never raises: it is the answer.
+    Damage is a result, not an error.
     """
     result = IntegrityResult(path, writer)
-    why = ""
-    for rung in (
+    reason = ""
+    for check in (
         _integrity,
         _integrity_without_modules,
         _structure_with_stand_ins,
@@ -66,18 +66,18 @@ def check_integrity(connect: Callable[[str], apsw.Connection], path: str, writer
     ):
         connection = connect(path)
         try:
-            rung(connection, result)
+            check(connection, result)
         except (apsw.SQLError, apsw.TooBigError, apsw.CorruptError, apsw.NotADBError) as error:
-            why = str(error)
-            if isinstance(error, apsw.SQLError | apsw.TooBigError) or _is_foreign_schema(connect(path), writer, why):
-                _append(result.notes, f"{result.checks[-1]} cannot run here: {why}")
+            reason = str(error)
+            if isinstance(error, apsw.SQLError | apsw.TooBigError) or _is_foreign_schema(connect(path), writer, reason):
+                _append(result.notes, f"{result.checks[-1]} cannot run here: {reason}")
                 continue
-            _append(result.damage, why)
+            _append(result.damage, reason)
         finally:
             connection.close()
         break
     else:
-        _append(result.damage, f"no check can run: {why}")  # what nobody could prove sound is not
+        _append(result.damage, f"no check can run: {reason}")  # what cannot be verified counts as damaged
     if result.damage:
         result.level = "corrupt"
     return result
@@ -102,7 +102,7 @@ def _structure_with_stand_ins(connection: apsw.Connection, result: IntegrityResu
 
 
 def _structure_of_foreign_schema(connection: apsw.Connection, result: IntegrityResult) -> None:
-    """Check all tables but those whose SQL this library cannot parse, and follow the pages of these too."""
+    """Check the tables whose SQL this library can parse, and follow the pages of all."""
     result.checks += ["quick_check of what can be parsed", "all pages followed"]
     result.level = "structural"
     result.prepare = _with_foreign_schema
@@ -110,34 +110,34 @@ def _structure_of_foreign_schema(connection: apsw.Connection, result: IntegrityR
         _structure(_with_foreign_schema(connection), result)
     except apsw.TooBigError as error:  # values that are longer than this library allows
         _append(result.notes, f"quick_check cannot run here: {error}")
-    # Pages of tables that were passed over look unused, and are not: `follow_pages` knows.
+    # Pages of tables that were skipped look unused; `follow_pages` finds the ones that are.
     result.damage[:] = [message for message in result.damage if not re.match(_UNUSED_PAGE, message)]
-    walked = follow_pages(connection, result.path)
-    for message in walked.damage:
+    pages = follow_pages(connection, result.path)
+    for message in pages.damage:
         _append(result.damage, message)
-    result.rows = walked.rows
-    found: list[str] = []
-    for objection in schema_errors(connection, result.writer):
-        _append(result.damage if objection.cause == "damage" else found, str(objection))
-        if objection.cause == "other engine":
-            result.doubt = result.doubt or str(objection)[:_MAX_LENGTH]
-    result.notes[:] = [*found, *result.notes][:MAX_MESSAGES]  # first what explains the others
+    result.rows = pages.rows
+    explanations: list[str] = []
+    for found in schema_errors(connection, result.writer):
+        _append(result.damage if found.cause == "damage" else explanations, str(found))
+        if found.cause == "other engine":
+            result.doubt = result.doubt or str(found)[:_MAX_LENGTH]
+    result.notes[:] = [*explanations, *result.notes][:MAX_MESSAGES]  # first those that explain the others
 
 
 def _structure(connection: apsw.Connection, result: IntegrityResult) -> None:
-    """Check the b-trees; a function that only the app has, or that refuses what is stored, gets a stand-in."""
-    connection.drop_modules(["dbstat"])  # which `follow_pages` needs
-    standing_in: set[str] = set()
+    """Check the b-trees; a function that only the app has, or that fails on stored values, gets a stand-in."""
+    connection.drop_modules(["dbstat"])  # needed by `follow_pages`
+    replaced: set[str] = set()
     while True:
         try:
             return _collect(connection, result, "quick_check", structure_only=True)
         except apsw.SQLError as error:
-            wanted = _functions_behind(error, connection) - standing_in
+            wanted = _functions_behind(error, connection) - replaced
             if not wanted:
                 raise
             for name in wanted:
                 connection.create_scalar_function(name, lambda *_values: None, deterministic=True)
-            standing_in |= wanted
+            replaced |= wanted
 
 
 def _functions_behind(error: apsw.SQLError, connection: apsw.Connection) -> set[str]:
@@ -157,31 +157,31 @@ def _with_foreign_schema(connection: apsw.Connection) -> apsw.Connection:
     return _with_collations(connection)
 
 
-def _is_foreign_schema(connection: apsw.Connection, writer: str, why: str) -> bool:
-    """Tell a schema that another SQLite or another engine wrote from a damaged one."""
-    objection = schema_error_in(_with_foreign_schema(connection), why, writer)
+def _is_foreign_schema(connection: apsw.Connection, writer: str, reason: str) -> bool:
+    """Return whether another SQLite or another engine wrote the schema; else it is damaged."""
+    error = schema_error_in(_with_foreign_schema(connection), reason, writer)
     connection.close()
-    return objection is not None and objection.cause != "damage"
+    return error is not None and error.cause != "damage"
 
 
 def _collect(connection: apsw.Connection, result: IntegrityResult, check: str, *, structure_only: bool) -> None:
     for (text,) in connection.execute(f"PRAGMA {check}({_NO_LIMIT})"):
-        # what is found in b-trees comes in one text, a line each; in all else a line may end within a name
+        # findings in b-trees come in one text, a line each; in other texts, a newline may be part of a name
         for message in text.split("\n")[1:] if text.startswith("***") else [text]:
             if message in {"", "ok"}:
                 continue
             if not _is_harmless(connection, message, structure_only=structure_only):
                 _append(result.damage, message)
-            elif not structure_only:  # else it is said of what a stand-in made up
+            elif not structure_only:  # else it may be about a value of a stand-in
                 _append(result.notes, message)
         if len(result.damage) >= MAX_MESSAGES:
             return
 
 
 def _is_harmless(connection: apsw.Connection, message: str, *, structure_only: bool) -> bool:
-    """Tell whether a message of the check is no sign of damage to the app's data.
+    """Return whether a message of the check does not mean damage to the app's data.
 
-    Constraints are the app's affair, full text indexes are derived data, and an index on an expression or a
+    Constraints depend on the app, full text indexes are derived data, and an index on an expression or a
     generated column may differ between SQLite versions (https://sqlite.org/staleexpridx.html).
     """
     if re.search(_HARMLESS, message):

@@ -1,8 +1,8 @@
-"""Whether the app of a database uses SQLite's POSIX locks, on these very files: no copy is consistent otherwise.
+"""SQLite's POSIX locks, without which no copy is consistent: take them, and refuse an app that does not use them.
 
-Lock bytes: https://sqlite.org/src/file/src/os.h (PENDING_BYTE and following) and os_unix.c (UNIX_SHM_DMS). Other
-processes' locks are asked for only while this process has no connection to the database: to close a descriptor drops
-all locks that this process holds on the file.
+Lock bytes: https://sqlite.org/src/file/src/os.h (PENDING_BYTE and following) and os_unix.c (UNIX_SHM_DMS). The
+locks of other processes are queried only while this process has no connection to the database: closing a descriptor
+drops all locks that this process holds on the file.
 """
 
 import fcntl
@@ -20,13 +20,13 @@ from backupd.sqlite.database_files import mount_directory_hint
 PENDING = 0x40000000
 SHARED_FIRST, SHARED_SIZE = PENDING + 2, 510
 _ALL_BYTES = 512
-_SHM_IN_USE = 128  # a shared lock there means: somebody has this shared memory open
+_SHM_IN_USE = 128  # a shared lock there means that a process has this shared memory open
 _FLOCK = "hhqqi4x"
-_SURE_S = 2.0  # an app that opens or closes its database is through with it long before
+_GRACE_S = 2.0  # opening or closing a database takes an app much less
 _POLL_S = 0.05
 _USE_UNIX = (
-    'let the app use SQLite\'s own locks (the VFS "unix": no vfs=unix-dotfile, unix-none or nolock=1 in its database '
-    "URL), or stop it while backupd is at work"
+    'configure the app to use SQLite\'s own locks (the VFS "unix": no vfs=unix-dotfile, unix-none or nolock=1 in its '
+    "database URL), or stop it during backups and restores"
 )
 
 
@@ -44,9 +44,9 @@ def lock_on(descriptor: int, start: int, size: int) -> int:
 
 
 def hold_shared_lock(descriptor: int, path: str) -> None:
-    """Take SQLite's shared lock on the open database at `path`, until its descriptor or another one of it is closed.
+    """Take SQLite's shared lock on the open database at `path`, until any descriptor of it is closed.
 
-    So an app that starts now can neither write nor roll a hot journal back. Raises SourceBusy when one is at it.
+    An app that starts now can neither write nor roll a hot journal back. Raises SourceBusy when one already does.
     """
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, SHARED_SIZE, SHARED_FIRST)
@@ -57,30 +57,30 @@ def hold_shared_lock(descriptor: int, path: str) -> None:
 
 
 def refuse_foreign_locks(path: str, journal_mode: str, busy_timeout_s: float) -> None:
-    """Refuse a database whose app locks it by other means, or has its WAL beside another name of it.
+    """Refuse a database whose app uses other locks, or has its WAL beside another name of it.
 
-    An app that is just about to open or to close it is given 2 s, or `busy_timeout_s` if that is less. Raises
+    An app that is opening or closing it gets 2 s, or `busy_timeout_s` if that is less. Raises
     SourceUnlocked, SourceUnusable, OSError.
     """
-    give_up = time.monotonic() + min(_SURE_S, busy_timeout_s)
-    while (why := _foreign(path, journal_mode)) is not None:
+    give_up = time.monotonic() + min(_GRACE_S, busy_timeout_s)
+    while (refusal := _foreign_lock(path, journal_mode)) is not None:
         if time.monotonic() > give_up:
-            raise why.kind(why.message, why.hint)
+            raise refusal.kind(refusal.message, refusal.hint)
         time.sleep(_POLL_S)
 
 
 def refuse_lock_directory(path: str) -> None:
     """Refuse a database that is locked by a directory (the VFS unix-dotfile). Raises SourceUnlocked."""
     if _is_directory(f"{path}.lock"):
-        why = _lock_directory(path)
-        raise why.kind(why.message, why.hint)
+        refusal = _lock_directory(path)
+        raise refusal.kind(refusal.message, refusal.hint)
 
 
 def refuse_journal_in_use(database: int, path: str) -> None:
-    """Refuse a journal that another process has open without the lock that goes with it: its app is not dead.
+    """Refuse a journal that another process has open without a lock: its app is not dead.
 
-    `database` is a descriptor of the database on which this process holds SQLite's shared lock, so that no app that
-    uses the locks can begin to write. Raises SourceUnlocked.
+    This process holds SQLite's shared lock on the descriptor `database`, so that no app that uses the locks can begin
+    to write. Raises SourceUnlocked.
     """
     refuse_lock_directory(path)
     if lock_on(database, PENDING, 2) == fcntl.F_UNLCK and is_open(f"{path}-journal"):
@@ -88,13 +88,13 @@ def refuse_journal_in_use(database: int, path: str) -> None:
             return
         raise SourceUnlocked(
             f"{path}-journal is in use by a process that holds no lock on {path}: the app is writing without SQLite's "
-            "POSIX locks, and each copy could hold half a transaction",
+            "POSIX locks, and any copy could contain half a transaction",
             _USE_UNIX,
         )
 
 
 def written_without_lock(path: str) -> SourceUnlocked:
-    """Return the error for a database that changed while this process held the lock that forbids it."""
+    """Return the error for a database that changed while this process held a lock against writers."""
     return SourceUnlocked(
         f"{path} was written to while a shared lock was held on it: its app, or another process, does not use SQLite's "
         "POSIX locks",
@@ -103,11 +103,11 @@ def written_without_lock(path: str) -> SourceUnlocked:
 
 
 def is_open(path: str) -> bool:
-    """Tell whether another process has the file at `path` open; False where the kernel cannot tell.
+    """Return whether another process has the file at `path` open; False where the kernel cannot tell.
 
-    A write lease is asked for and given back at once (fcntl(2), F_SETLEASE).
+    A write lease is taken and released at once (fcntl(2), F_SETLEASE).
     """
-    signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when somebody opens the file in that moment
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when a process opens the file at that moment
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -122,7 +122,7 @@ def is_open(path: str) -> bool:
     return False
 
 
-def _foreign(path: str, journal_mode: str) -> _Refusal | None:
+def _foreign_lock(path: str, journal_mode: str) -> _Refusal | None:
     held = _lock_on_file(path, PENDING, _ALL_BYTES)
     if held == fcntl.F_UNLCK and _is_directory(f"{path}.lock"):
         return _lock_directory(path)
@@ -134,8 +134,9 @@ def _foreign(path: str, journal_mode: str) -> _Refusal | None:
     ):
         return _Refusal(
             SourceUnusable,
-            f"a process has {path} open in WAL mode, and its WAL is not here: it opened the file by another name",
-            f"{mount_directory_hint(os.path.dirname(path))}; a hard link is another name as well",
+            f"a process has {path} open in WAL mode, but its WAL is not beside this path: it opened the file by "
+            "another name",
+            f"{mount_directory_hint(os.path.dirname(path))}; a hard link is also another name",
         )
     return None
 
@@ -143,14 +144,14 @@ def _foreign(path: str, journal_mode: str) -> _Refusal | None:
 def _lock_directory(path: str) -> _Refusal:
     return _Refusal(
         SourceUnlocked,
-        f"{path} is locked by the directory {path}.lock (SQLite's VFS unix-dotfile), which keeps no other program from "
-        "reading half a transaction",
-        f"{_USE_UNIX}; remove that directory only if no process of the app runs",
+        f"{path} is locked by the directory {path}.lock (SQLite's VFS unix-dotfile), which does not keep other "
+        "programs from reading half a transaction",
+        f"{_USE_UNIX}; remove that directory only while the app is stopped",
     )
 
 
 def _lock_on_file(path: str, start: int, size: int) -> int:
-    """Do as `lock_on` does; a file that is not there has no locks, of one that may not be read nothing is known."""
+    """Return `lock_on` of the file at `path`: unlocked if it does not exist, locked if it may not be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,52 +1,48 @@
-"""What is done to our own copies alone: roll back a copied journal, compact, set the journal mode.
+"""Operations on copies: roll back a copied journal, compact, set the journal mode.
 
 Run as `python -m backupd.sqlite.worker.maintenance`.
 """
 
-from typing import Any
-
 import apsw
 
 from backupd.errors import BackupdError, NoSpace, SnapshotFailed, WorkerFailed
-from backupd.sqlite.worker.connection import result_code
-from backupd.sqlite.worker.integrity_check import open_immutable
-from backupd.sqlite.worker.protocol import ParentPipe, serve
+from backupd.sqlite.worker.connection import open_immutable, result_code
+from backupd.sqlite.worker.protocol import MaintenanceRequest, ParentPipe, serve
 
 
-def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
+def maintain(request: MaintenanceRequest, _parent: ParentPipe) -> None:
     """Do `request["verb"]` to the copy at `request["path"]`."""
     try:
         {"recover": recover, "compact": compact, "journal": set_journal_mode}[request["verb"]](request)
     except apsw.Error as error:
         raise _explain(error, request["verb"]) from error
-    return {}
 
 
-def recover(request: dict[str, Any]) -> None:
-    """Open the copy with its journal, which rolls it back, and leave no journal."""
+def recover(request: MaintenanceRequest) -> None:
+    """Roll the copy back with its journal, which SQLite then removes."""
     connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
     connection.execute("PRAGMA user_version").fetchall()
     connection.close()
 
 
-def compact(request: dict[str, Any]) -> None:
+def compact(request: MaintenanceRequest) -> None:
     """`VACUUM INTO` a new file, which SQLite makes durable itself."""
     connection = open_immutable(request["path"])
     connection.execute("VACUUM INTO ?", (request["target"],))
     connection.close()
 
 
-def set_journal_mode(request: dict[str, Any]) -> None:
-    """Let the file remember the journal mode that its app uses, and leave no side file."""
+def set_journal_mode(request: MaintenanceRequest) -> None:
+    """Set the journal mode that the app uses, which leaves no side file."""
     connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.execute("PRAGMA writable_schema=ON")  # read what can be read of it
+    connection.execute("PRAGMA writable_schema=ON")  # ignore what this SQLite cannot parse
     connection.execute(f"PRAGMA journal_mode={'WAL' if request['mode'] == 'wal' else 'DELETE'}").fetchall()
     connection.close()
 
 
 def _explain(error: apsw.Error, verb: str) -> BackupdError:
     if isinstance(error, apsw.FullError):
-        return NoSpace(f"no room to {verb} the copy", "free space, or move backups_dir")
+        return NoSpace(f"no space to {verb} the copy", "free space, or move backups_dir")
     if isinstance(error, apsw.SQLError | apsw.CorruptError) and verb == "compact":
         return SnapshotFailed(
             f"VACUUM needs to read the whole schema, with the functions and collations of the app: {error}",
@@ -56,4 +52,4 @@ def _explain(error: apsw.Error, verb: str) -> BackupdError:
 
 
 if __name__ == "__main__":
-    serve(work)
+    serve(maintain)

@@ -1,11 +1,15 @@
-"""The child's end of the pipe: one JSON request on stdin, JSON lines of progress, events and one answer on stdout."""
+"""What parent and worker send each other, and the worker's end of the pipe.
+
+A worker reads one request from stdin, a line of JSON, and writes lines of JSON to stdout: progress, events, and one
+reply or error. The parent's end is `sqlite.worker_process`.
+"""
 
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypedDict, TypeVar
 
 from backupd.system.os_errors import foreseen_error
 from backupd.system.process import call_when_parent_ends
@@ -13,9 +17,131 @@ from backupd.system.process import call_when_parent_ends
 _PROGRESS_EVERY_S = 0.1
 _ORPHANED = 70
 
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+class SnapshotRequest(TypedDict):
+    """Copy the database at `path` to the new files `target` and `journal`; a `probe` only opens and pins it.
+
+    `deadline` is by the monotonic clock, which the processes of one machine share. `unmapped` names the id (`user`,
+    `group`) that this user namespace does not map. The rest is `sqlite.snapshot.SnapshotSettings`.
+    """
+
+    path: str
+    uid: int | None
+    gid: int | None
+    unmapped: str
+    empty: bool
+    probe: bool
+    target: str
+    journal: str
+    deadline: float
+    timeout_s: float
+    busy_timeout_s: float
+    writer_budget_s: float
+    quiet_wait_s: float
+    hot_journal: Literal["copy", "fail"]
+    hot_journal_wait_s: float
+    network_fs: Literal["refuse", "allow"]
+    reserve_bytes: int
+
+
+class SnapshotReply(TypedDict):
+    """What was copied: with a `hot` journal to be rolled back, or encrypted, byte for byte."""
+
+    hot: bool
+    encrypted: bool
+    page_size: int
+    journal_mode: Literal["wal", "rollback"]
+    writer: str
+    copier: str
+    filesystem: str
+    writers_held_s: float
+
+
+class IntegrityRequest(TypedDict):
+    """Check the copy at `path`, which SQLite `writer` wrote, with the `priority` of `system.resources`."""
+
+    path: str
+    writer: str
+    priority: dict[str, Any]
+
+
+class IntegrityReply(TypedDict):
+    """The fields of `model.Verdict` and, of a copy that can be read, of `model.Contents`."""
+
+    verdict: dict[str, Any]
+    contents: dict[str, Any] | None
+
+
+class MaintenanceRequest(TypedDict, total=False):
+    """Do `verb` to the copy at `path`: compact it into `target`, or give it the journal `mode`."""
+
+    verb: Literal["recover", "compact", "journal"]
+    path: str
+    target: str
+    mode: Literal["wal", "rollback"]
+
+
+class CheckpointRequest(TypedDict):
+    """Bring the database at `path`, which its app knows as `name`, into one file."""
+
+    path: str
+    name: str
+    uid: int | None
+    gid: int | None
+
+
+class CheckpointReply(TypedDict):
+    """How the database is damaged, and why its hot journal was left alone; each empty where it does not apply."""
+
+    damage: str
+    journal_problem: str
+
+
+class QueryRequest(TypedDict):
+    """Read `user_version` and the first value of `query` from the database at `path`."""
+
+    path: str
+    query: str | None
+
+
+class QueryReply(TypedDict):
+    """The fields of `sqlite.inspection.QueryResult`."""
+
+    user_version: int
+    answer: str | None
+
+
+class OnlineRestoreRequest(TypedDict):
+    """Overwrite the live database at `path` by the copy `snapshot`."""
+
+    path: str
+    snapshot: str
+    uid: int | None
+    gid: int | None
+    busy_timeout_s: float
+
+
+class LeaseRequest(TypedDict):
+    """Take the write lease on those of `paths` that exist."""
+
+    paths: list[str]
+    uid: int | None
+    gid: int | None
+
+
+class LeaseState(TypedDict):
+    """Whether the lease is held; else on which file it is not, and why."""
+
+    state: Literal["held", "used", "unknown"]
+    path: str
+    reason: str
+
 
 class ParentPipe:
-    """Tells the parent how the work goes on."""
+    """The pipe to the parent, for progress and events."""
 
     def __init__(self) -> None:
         self._last_progress = 0.0
@@ -28,20 +154,20 @@ class ParentPipe:
             _send({"kind": "progress", "done": done_bytes, "total": total_bytes})
 
     def event(self, name: str, message: str) -> None:
-        """Report something worth a line in the log; `name` is one of `log.Event`."""
+        """Report what belongs in the log; `name` is one of `log.Event`."""
         _send({"kind": "event", "event": name, "message": message})
 
 
-def serve(work: Callable[[dict[str, Any], ParentPipe], dict[str, Any]]) -> None:
-    """Do the one piece of `work` that stdin asks for, and answer with its result or with a foreseen error.
+def serve(task: Callable[[Request, ParentPipe], Reply]) -> None:
+    """Do `task` once for the request on stdin, and send its reply or a foreseen error.
 
-    The parent keeps stdin open for as long as it lives: when it closes, nobody waits for the answer any more,
-    and a child that lived on would hold the app's snapshot pinned for nothing.
+    The parent keeps stdin open while it lives. When it closes, this process exits: it would pin the app's snapshot for
+    a reply that is not read.
     """
-    request = json.loads(sys.stdin.buffer.readline())
+    request: Request = json.loads(sys.stdin.buffer.readline())
     try:
         call_when_parent_ends(lambda: os._exit(_ORPHANED))
-        _send({"kind": "result", "result": work(request, ParentPipe())})
+        _send({"kind": "result", "result": task(request, ParentPipe())})
     except Exception as error:
         foreseen = foreseen_error(error)
         if foreseen is None:

@@ -1,28 +1,27 @@
-"""Ask a restored copy for its version and for the answer to a query, without a way to write to it.
+"""Read `user_version` and the result of a query from a restored copy, read-only.
 
-Run as `python -m backupd.sqlite.worker.query`. The app may have it open: any side file is made as its owner.
+Run as `python -m backupd.sqlite.worker.query`. The app may have it open: side files are created as its owner.
 """
 
 import os
-from typing import Any
 
 import apsw
 
 from backupd.errors import DrillFailed
 from backupd.sqlite.file_format import is_encrypted
-from backupd.sqlite.worker.protocol import ParentPipe, serve
+from backupd.sqlite.worker.protocol import ParentPipe, QueryReply, QueryRequest, serve
 from backupd.system.owners import become_owner, known_owner
 
 _BUSY_MS = 5000
 
 
-def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
-    """Return `user_version` and, as text, the first value of the first row of `request["query"]`, if there is one."""
-    path: str = request["path"]
+def query(request: QueryRequest, _parent: ParentPipe) -> QueryReply:
+    """Return `user_version` and the first value of the first row as text, None without a row. Raises DrillFailed."""
+    path = request["path"]
     become_owner(*known_owner(path, os.stat(path)))
     if is_encrypted(path):
         raise DrillFailed(
-            "the restored copy is encrypted: only its app can be asked whether it works",
+            "the restored copy is encrypted: only its app can read it",
             "use drill.command or drill.health_url instead of drill.query and drill.user_version",
         )
     try:
@@ -32,10 +31,8 @@ def work(request: dict[str, Any], _parent: ParentPipe) -> dict[str, Any]:
         value = connection.execute(request["query"]).fetchone() if request["query"] else None
         connection.close()
     except apsw.Error as error:
-        raise DrillFailed(
-            f"the restored copy cannot be asked: {error}", "check drill.query, by hand as well"
-        ) from error
-    return {"user_version": version, "answer": None if value is None else _text(value[0])}
+        raise DrillFailed(f"the restored copy cannot be queried: {error}", "check drill.query, also by hand") from error
+    return QueryReply(user_version=int(version), answer=None if value is None else _text(value[0]))
 
 
 def _text(value: object) -> str:
@@ -45,4 +42,4 @@ def _text(value: object) -> str:
 
 
 if __name__ == "__main__":
-    serve(work)
+    serve(query)

@@ -1,34 +1,31 @@
-"""Write one of our copies into a live database, in one transaction of the online backup API.
+"""Write a copy into a live database, in one transaction of the online backup API.
 
-Run as `python -m backupd.sqlite.worker.restore_online` in the directory of the copy, which the owner of the database,
-who this process becomes, may not read: so it is opened before. The app sees the old content or the new, in the same
-file.
+Run as `python -m backupd.sqlite.worker.restore_online` in the directory of the copy. This process becomes the owner of
+the database, which may not read that directory: so the copy is opened first. The app sees the old content or the new
+one, in the same file.
 """
 
 import os
 import time
-from typing import Any
-from urllib.parse import quote
 
 import apsw
 
-from backupd.errors import BackupdError, NoSpace, RestoreFailed, SourceBusy, SourceUnusable, TargetInUse, TargetRefused
+from backupd.errors import BackupdError, RestoreFailed, SourceBusy, SourceUnusable, TargetInUse, TargetRefused
 from backupd.sqlite.file_format import read_header
-from backupd.sqlite.worker.connection import result_code
+from backupd.sqlite.worker.connection import open_database, open_immutable, result_code, target_error
 from backupd.sqlite.worker.hot_journal import detach_super_journal, undecided_message
-from backupd.sqlite.worker.integrity_check import open_immutable
 from backupd.sqlite.worker.integrity_levels import check_integrity
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_foreign_locks
-from backupd.sqlite.worker.protocol import ParentPipe, serve
+from backupd.sqlite.worker.protocol import OnlineRestoreRequest, ParentPipe, serve
 from backupd.system.owners import become_owner
 
 _PAGES_A_STEP = 1000
 _POLL_S = 0.002
 
 
-def work(request: dict[str, Any], parent: ParentPipe) -> dict[str, Any]:
-    """Overwrite the database at `path` by the copy `snapshot` and check it. Raises TargetInUse, NoSpace and others."""
-    path: str = request["path"]
+def restore_online(request: OnlineRestoreRequest, parent: ParentPipe) -> None:
+    """Overwrite the database by the copy and check it. Raises TargetInUse, TargetRefused, NoSpace, RestoreFailed."""
+    path = request["path"]
     copy = open_immutable(request["snapshot"])
     become_owner(request["uid"], request["gid"])
     refuse_journal_and_locks(path, request["busy_timeout_s"])
@@ -38,14 +35,13 @@ def work(request: dict[str, Any], parent: ParentPipe) -> dict[str, Any]:
     except apsw.Error as error:
         raise _explain(error, path, request["busy_timeout_s"]) from error
     if damage:
-        raise RestoreFailed(f"{path} was restored, and is damaged: {damage}", "stop the app, and restore in place")
-    return {}
+        raise RestoreFailed(f"{path} was restored and is damaged: {damage}", "stop the app, and restore in place")
 
 
 def refuse_journal_and_locks(path: str, busy_timeout_s: float) -> None:
-    """Refuse a database whose app does not use SQLite's locks, or with a hot journal that cannot be judged.
+    """Refuse a database whose app does not use SQLite's locks, or with a hot journal of unknown outcome.
 
-    The lock lasts until SQLite has taken its own: the descriptor is never closed. Raises TargetRefused, TargetInUse.
+    The lock lasts until SQLite has its own: the descriptor is never closed. Raises TargetRefused, TargetInUse.
     """
     header = read_header(path)
     try:
@@ -57,7 +53,7 @@ def refuse_journal_and_locks(path: str, busy_timeout_s: float) -> None:
     if record is not None:
         raise TargetRefused(
             undecided_message(record, path),
-            "start the app, which finishes that transaction or takes it back; or stop the app, and restore without "
+            "start the app, which commits or rolls back that transaction; or stop the app, and restore without "
             "--online, which keeps that journal",
         )
 
@@ -74,41 +70,41 @@ def _hold_shared_lock(path: str, busy_timeout_s: float) -> None:
 
 
 def overwrite(path: str, copy: apsw.Connection, busy_timeout_s: float, parent: ParentPipe) -> None:
-    """Copy every page in one transaction, which begins as soon as nobody else writes. Raises apsw.Error."""
+    """Copy every page in one transaction, which begins as soon as no other process writes. Raises apsw.Error."""
     target = _open(path, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s)
     try:
-        _refuse_other_form(path, target, copy)
-        page_size = int(_ask(copy, "page_size"))
+        _refuse_other_format(path, target, copy)
+        page_size = int(_pragma(copy, "page_size"))
         with target.backup("main", copy, "main") as backup:
             _step(backup, page_size, time.monotonic() + busy_timeout_s, parent)
     finally:
         target.close()
 
 
-def _refuse_other_form(path: str, target: apsw.Connection, copy: apsw.Connection) -> None:
-    """Refuse a form that an app which has the database open could not follow. Raises TargetRefused."""
+def _refuse_other_format(path: str, target: apsw.Connection, copy: apsw.Connection) -> None:
+    """Refuse a change of format that an app with the database open could not handle. Raises TargetRefused."""
     differing = ""
-    if _ask(target, "journal_mode") == "wal" and _ask(target, "page_size") != _ask(copy, "page_size"):
+    if _pragma(target, "journal_mode") == "wal" and _pragma(target, "page_size") != _pragma(copy, "page_size"):
         differing = (
-            f"has pages of {_ask(target, 'page_size')} bytes, the generation of {_ask(copy, 'page_size')}: "
+            f"has pages of {_pragma(target, 'page_size')} bytes, the generation of {_pragma(copy, 'page_size')}: "
             "SQLite cannot change that in a live WAL database"
         )
-    elif _ask(target, "encoding") != _ask(copy, "encoding") and _ask(target, "page_count") != "0":
+    elif _pragma(target, "encoding") != _pragma(copy, "encoding") and _pragma(target, "page_count") != "0":
         differing = (
-            f"holds text in {_ask(target, 'encoding')}, the generation in {_ask(copy, 'encoding')}: "
-            "every statement of an app that has it open would fail from then on"
+            f"holds text in {_pragma(target, 'encoding')}, the generation in {_pragma(copy, 'encoding')}: "
+            "every statement of an app that has it open would fail after that"
         )
     if differing:
         raise TargetRefused(f"{path} {differing}", "stop the app, and restore without --online")
 
 
-def _step(backup: apsw.Backup, page_size: int, give_up: float, parent: ParentPipe) -> None:
+def _step(backup: apsw.Backup, page_size: int, deadline: float, parent: ParentPipe) -> None:
     while True:
         try:
             if backup.step(_PAGES_A_STEP):
                 return
         except (apsw.BusyError, apsw.LockedError):
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise
             continue
         done = backup.page_count - backup.remaining
@@ -116,7 +112,7 @@ def _step(backup: apsw.Backup, page_size: int, give_up: float, parent: ParentPip
 
 
 def check(path: str) -> str:
-    """Return the first sign of damage, nothing when there is none. Raises apsw.Error."""
+    """Return the first damage found, an empty text without any. Raises apsw.Error."""
     result = check_integrity(
         lambda where: _open(where, apsw.SQLITE_OPEN_READONLY, 10.0), path, apsw.sqlite_lib_version()
     )
@@ -124,26 +120,23 @@ def check(path: str) -> str:
 
 
 def _open(path: str, flags: int, busy_timeout_s: float) -> apsw.Connection:
-    connection = apsw.Connection(f"file:{quote(os.fsencode(path))}", flags=flags | apsw.SQLITE_OPEN_URI)
+    connection = open_database(path, flags)
     connection.set_busy_timeout(int(busy_timeout_s * 1000))
     return connection
 
 
-def _ask(connection: apsw.Connection, pragma: str) -> str:
+def _pragma(connection: apsw.Connection, pragma: str) -> str:
     return str(connection.execute(f"PRAGMA {pragma}").get)
 
 
 def _locked(path: str, waited_s: float) -> TargetInUse:
-    return TargetInUse(f"{path} stayed locked for {waited_s:.0f} s", "try again at a quieter moment, or stop the app")
+    return TargetInUse(
+        f"{path} stayed locked for {waited_s:.0f} s", "try again when the app writes less, or stop the app"
+    )
 
 
 def _explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
-    code = result_code(error)
-    match code & 0xFF:
-        case apsw.SQLITE_BUSY | apsw.SQLITE_LOCKED:
-            return _locked(path, waited_s)
-        case apsw.SQLITE_FULL:
-            return NoSpace(f"no room to write into {path}: it is what it was", "free space there")
+    match result_code(error) & 0xFF:
         case apsw.SQLITE_CORRUPT if "malformed database schema" in str(error):
             return TargetRefused(
                 f"SQLite {apsw.sqlite_lib_version()} cannot read the schema of {path}, or of the generation: {error}",
@@ -151,13 +144,9 @@ def _explain(error: apsw.Error, path: str, waited_s: float) -> BackupdError:
             )
         case apsw.SQLITE_NOTADB | apsw.SQLITE_CORRUPT:
             return TargetRefused(f"{path} is damaged: {error}", "stop the app, and restore without --online")
-        case apsw.SQLITE_READONLY | apsw.SQLITE_CANTOPEN | apsw.SQLITE_PERM:
-            return TargetRefused(
-                f"{path} cannot be written as uid {os.geteuid()}: {error}",
-                "run backupd as the owner of the file (PUID), with its volume mounted writable",
-            )
-    return RestoreFailed(f"{path} could not be overwritten: {error} (SQLite code {code})", "see the system's log")
+    no_space = f"no space to write into {path}: it is unchanged"
+    return target_error(error, path, _locked(path, waited_s), no_space, "could not be overwritten")
 
 
 if __name__ == "__main__":
-    serve(work)
+    serve(restore_online)

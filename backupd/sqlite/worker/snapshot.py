@@ -1,12 +1,12 @@
-"""Copy one live database with SQLite's online backup API, doing it no harm.
+"""Copy a live database with SQLite's online backup API, without changing it.
 
-Run as `python -m backupd.sqlite.worker.snapshot` in an empty staging directory. The owner of the source, who this
-process becomes, has no right to anything there: what is to be written is opened before.
+Run as `python -m backupd.sqlite.worker.snapshot` in an empty staging directory. This process becomes the owner of the
+source, which has no access to that directory: so the files to be written are opened first.
 """
 
 import os
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apsw
 
@@ -29,11 +29,11 @@ from backupd.sqlite.file_format import (
     parse_header,
     set_checksums,
 )
-from backupd.sqlite.worker.connection import source_error
+from backupd.sqlite.worker.connection import RESTORE_HINT, source_error
 from backupd.sqlite.worker.encrypted import copy_encrypted
 from backupd.sqlite.worker.hot_journal import copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
-from backupd.sqlite.worker.protocol import ParentPipe, serve
+from backupd.sqlite.worker.protocol import ParentPipe, SnapshotReply, SnapshotRequest, serve
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
 from backupd.system.fs import is_disk_full
 from backupd.system.mounts import filesystem_of, is_remote
@@ -42,9 +42,9 @@ from backupd.system.owners import NAMESPACE_HINT, become_owner
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 
 
-def work(request: dict[str, Any], parent: ParentPipe) -> dict[str, Any]:
-    """Copy the source, or only open and pin it for a probe; the answer says what the caller cannot see itself."""
-    path: str = request["path"]
+def snapshot(request: SnapshotRequest, parent: ParentPipe) -> SnapshotReply:
+    """Copy the source, or only open and pin it for a probe."""
+    path = request["path"]
     staged = None if request["probe"] else StagedFiles.open(request)
     owner = become_owner(request["uid"], request["gid"])
     before = identity(path)
@@ -63,32 +63,31 @@ def work(request: dict[str, Any], parent: ParentPipe) -> dict[str, Any]:
                 set_checksums(staged.database, first_only=True)
     if identity(path) != before:
         raise SourceReplaced(f"{path} was replaced while it was copied", "run the backup again")
-    return {
-        "hot": hot,
-        "encrypted": header.encrypted,
-        "page_size": header.page_size,
-        "journal_mode": header.journal_mode,
-        "writer": header.writer,
-        "copier": apsw.sqlite_lib_version(),
-        "filesystem": filesystem_of(path),
-        "writers_held_s": copier.writers_held_s,
-    }
+    return SnapshotReply(
+        hot=hot,
+        encrypted=header.encrypted,
+        page_size=header.page_size,
+        journal_mode=header.journal_mode,
+        writer=header.writer,
+        copier=apsw.sqlite_lib_version(),
+        filesystem=filesystem_of(path),
+        writers_held_s=copier.writers_held_s,
+    )
 
 
 class StagedFiles(NamedTuple):
-    """The copy that is to be made: open as a database, and as two descriptors for a copy with its hot journal."""
+    """The files of the copy: open as a database, and as two descriptors for a copy with its hot journal."""
 
     target: apsw.Connection
     database: int
     journal: int
 
     @classmethod
-    def open(cls, request: dict[str, Any]) -> "StagedFiles":
-        """Make both files and open them while we still may.
+    def open(cls, request: SnapshotRequest) -> "StagedFiles":
+        """Create both files and open them before this process becomes the owner of the source.
 
-        SQLite's journal for the copy is in memory, where it stays empty, since there is nothing to go back to but an
-        empty file; without any, an attempt that was given up would leave half a database for the next one to stumble
-        over.
+        SQLite's journal for the copy is in memory, where it remains empty, since the file was empty before. Without a
+        journal, an abandoned attempt would leave a partial database, on which the next attempt fails.
         """
         database, journal = (
             os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
@@ -99,9 +98,9 @@ class StagedFiles(NamedTuple):
         return cls(target, database, journal)
 
 
-def check_source(request: dict[str, Any], *, owner: bool) -> Header:
-    """Refuse what cannot be copied safely, before it is opened. Raises SourceUnusable, OSError."""
-    path: str = request["path"]
+def check_source(request: SnapshotRequest, *, owner: bool) -> Header:
+    """Refuse a source that cannot be copied safely, before SQLite opens it. Raises SourceUnusable, OSError."""
+    path = request["path"]
     header = header_of(request)
     kind = filesystem_of(path)
     wal = header.journal_mode == "wal" or (header.encrypted and os.path.exists(f"{path}-shm"))
@@ -126,28 +125,28 @@ def check_source(request: dict[str, Any], *, owner: bool) -> Header:
         raise SourceUnusable(
             f"{path} is an idle WAL database of uid {request['uid']}: opening it as uid {os.geteuid()} would leave "
             "-wal and -shm files that its app cannot write",
-            f"run backupd as uid {request['uid']} (PUID), or while the app has it open{_OR_AS_ROOT}",
+            f"run backupd as uid {request['uid']} (PUID), or back up while the app has it open{_OR_AS_ROOT}",
         )
     return header
 
 
-def header_of(request: dict[str, Any]) -> Header:
-    """Read the header of the source, and what can be known of an encrypted one.
+def header_of(request: SnapshotRequest) -> Header:
+    """Return the header of the source, or the known part of an encrypted one.
 
-    Raises SourceUnusable, SourceUnreadable for what is not SQLite, SourceReplaced when it is gone.
+    Raises SourceUnusable, SourceUnreadable if it is not SQLite, SourceReplaced if it was removed.
     """
-    path: str = request["path"]
+    path = request["path"]
     try:
         return EMPTY_HEADER if request["empty"] else read_source_header(path)
     except PermissionError as error:
         raise SourceUnusable(
-            f"no right to read {path}",
+            f"uid {os.geteuid()} may not read {path}",
             NAMESPACE_HINT
             if request["unmapped"]
             else f"run backupd as the owner of the file (uid {request['uid']}){_OR_AS_ROOT}",
         ) from error
     except FileNotFoundError as error:
-        raise SourceReplaced(f"{path} went away just now", "run the backup again") from error
+        raise SourceReplaced(f"{path} was removed just now", "run the backup again") from error
 
 
 def read_source_header(path: str) -> Header:
@@ -169,14 +168,14 @@ def read_source_header(path: str) -> Header:
         )
     if not header.valid:
         raise SourceCorrupt(
-            f"{path} is damaged: its header holds what no SQLite writes",
-            "restore the last good generation (backupd list), or try sqlite3 .recover",
+            f"{path} is damaged: its header has values that no SQLite writes",
+            f"{RESTORE_HINT}, or try sqlite3 .recover",
         )
     if header.read_version > NEWEST_READ_VERSION:
         raise SourceForeign(
             f"{path} is not readable by SQLite {apsw.sqlite_lib_version()}: version {header.read_version} of the file "
             "format was made by another engine, or by a branch of SQLite",
-            "let its engine write it in a journal mode of SQLite (WAL or DELETE), or back it up with its own tools",
+            "set a journal mode of SQLite (WAL or DELETE) in its engine, or back it up with its own tools",
         )
     return header
 
@@ -189,16 +188,16 @@ def copy_encrypted_source(copier: Copier, header: Header, staged: StagedFiles | 
     try:
         done = copy_encrypted(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
     except FileNotFoundError as error:
-        raise SourceReplaced(f"{copier.path} went away while it was copied", "run the backup again") from error
+        raise SourceReplaced(f"{copier.path} was removed while it was copied", "run the backup again") from error
     except OSError as error:
         kind = NoSpace if is_disk_full(error) else SnapshotFailed
-        raise kind(f"{copier.path} could not be copied: {error}", "check space and rights") from error
+        raise kind(f"{copier.path} could not be copied: {error}", "check free space and permissions") from error
     copier.writers_held_s = 0.0 if done.wal else done.held_s
     return header._replace(journal_mode="wal") if done.wal else header
 
 
 def copy_plain_source(copier: Copier) -> bool:
-    """Copy; True when a hot journal has to be copied as it lies there. Raises the errors of `source_error`."""
+    """Copy the source; True when it has to be copied with its hot journal. Raises the errors of `source_error`."""
     began = time.monotonic()
     try:
         try:
@@ -211,32 +210,32 @@ def copy_plain_source(copier: Copier) -> bool:
     except apsw.Error as error:
         raise source_error(error, copier.path, time.monotonic() - began) from error
     except FileNotFoundError as error:
-        raise SourceReplaced(f"{copier.path} went away while it was copied", "run the backup again") from error
+        raise SourceReplaced(f"{copier.path} was removed while it was copied", "run the backup again") from error
     return False
 
 
 def require_hot_journal_copy(copier: Copier) -> bool:
-    """Nobody rolls the journal back: True if we may copy both files. Raises SourceUnusable if not."""
+    """No app rolls the journal back: return True if both files may be copied. Raises SourceUnusable if not."""
     if copier.request["hot_journal"] == "copy":
         return True
     raise SourceUnusable(
-        f"{copier.path} has a hot journal: its app died in a transaction and was not started again",
+        f"{copier.path} has a hot journal: its app died in a transaction and has not been started since",
         'start the app, which rolls it back; or set hot_journal = "copy"',
     )
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """Return device and inode of `path`, None when it is gone."""
+    """Return device and inode of `path`, None if it does not exist."""
     try:
         state = os.stat(path)
     except FileNotFoundError:
         return None
     except PermissionError as error:
         raise SourceUnusable(
-            f"uid {os.geteuid()}, which owns it, cannot reach {path}", "let it pass through every directory on the way"
+            f"uid {os.geteuid()}, which owns it, cannot reach {path}", "give it access (x) to every directory above it"
         ) from error
     return state.st_dev, state.st_ino
 
 
 if __name__ == "__main__":
-    serve(work)
+    serve(snapshot)

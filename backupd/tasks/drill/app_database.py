@@ -14,7 +14,7 @@ from pathlib import Path
 from backupd.errors import TargetRefused
 from backupd.model import SourceFacts
 from backupd.sqlite.database_files import mount_problem, same_place, side_files
-from backupd.system.fs import change_owner, fsync_directory, fsync_file, set_mode, write_durably
+from backupd.system.fs import change_owner, fsync_directory, fsync_file, place_exclusively, set_mode, write_durably
 from backupd.system.owners import owner_or_directory_owner
 
 
@@ -82,20 +82,11 @@ class AppDatabase:
         write_durably(self._mark, json.dumps(_identity(self._part)).encode())
         fsync_directory(self._path.parent)
         self._remove_side_files()
-        self._name_it()
-        fsync_directory(self._path.parent)
-
-    def _name_it(self) -> None:
-        """Give the finished file its name; a link, unlike a rename, never replaces a file that was created since."""
         try:
-            os.link(self._part, self._path)
+            place_exclusively(self._part, self._path)
         except FileExistsError as error:
             raise TargetRefused(f"{self._path} was created by another process", "stop the second instance") from error
-        except OSError:  # a file system without hard links (FAT, SMB)
-            if os.path.lexists(self._path):
-                raise
-            self._part.rename(self._path)
-        self._part.unlink(missing_ok=True)
+        fsync_directory(self._path.parent)
 
     def _remove_side_files(self) -> None:
         for path in side_files(self._path):

@@ -18,6 +18,7 @@ from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_he
 from backupd.sqlite.history import RestoreRecord, begin_online_restore, finish_online_restore, took_effect
 from backupd.sqlite.target import Target, set_journal_mode
 from backupd.sqlite.target_locks import restore_lock
+from backupd.sqlite.worker.protocol import OnlineRestoreRequest
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.stores.contract import Archives
 from backupd.tasks.backup import backup
@@ -145,12 +146,8 @@ def _overwrite(copy: Path, target: Target, busy_timeout_s: float, context: TaskC
     if header is not None:
         set_journal_mode(copy, header.journal_mode)  # the copy's header decides the mode of the result
     context.progress.stage("overwrite", copy.stat().st_size)
-    request = {
-        "path": str(target.path),
-        "snapshot": copy.name,
-        "uid": old.uid,
-        "gid": old.gid,
-        "busy_timeout_s": busy_timeout_s,
-    }
-    with WorkerProcess("restore_online", request, copy.parent) as child:
-        child.result(on_progress=lambda done, _total: context.progress.advance(done))
+    request = OnlineRestoreRequest(
+        path=str(target.path), snapshot=copy.name, uid=old.uid, gid=old.gid, busy_timeout_s=busy_timeout_s
+    )
+    with WorkerProcess[None]("restore_online", request, copy.parent) as worker:
+        worker.result(on_progress=lambda done, _total: context.progress.advance(done))

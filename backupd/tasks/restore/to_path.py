@@ -12,7 +12,7 @@ from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
 from backupd.sqlite.database_files import side_files
 from backupd.stores.contract import Archives
-from backupd.system.fs import change_owner, collect_limits, fsync_directory, set_mode
+from backupd.system.fs import change_owner, collect_limits, fsync_directory, place_exclusively, set_mode
 from backupd.system.owners import owner_of
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
@@ -98,7 +98,10 @@ def _restore(
         with part.open("rb") as stream:
             applied = _apply_ownership(stream.fileno(), target, manifest.origin)
             os.fsync(stream.fileno())
-        _put_in_place(part, target)
+        try:
+            place_exclusively(part, target)
+        except FileExistsError as error:
+            raise TargetRefused(f"{target} was created by another process", "give another --to PATH") from error
         fsync_directory(target.parent)
     finally:
         part.unlink(missing_ok=True)
@@ -122,16 +125,3 @@ def _apply_ownership(descriptor: int, target: Path, origin: SourceFacts) -> tupl
     )
     imposed = os.fstat(descriptor).st_uid != os.geteuid()  # on FAT and SMB, by the mount
     return (owner_of(descriptor) if given or imposed else None), mode
-
-
-def _put_in_place(part: Path, target: Path) -> None:
-    """Give the finished file its name; a link, unlike a rename, never replaces a file that was created since."""
-    try:
-        os.link(part, target)
-    except FileExistsError as error:
-        raise TargetRefused(f"{target} was created by another process", "give another --to PATH") from error
-    except OSError:  # a file system without hard links (FAT, SMB)
-        refuse_unsafe(target)
-        part.rename(target)
-    else:
-        part.unlink()  # a database with two names is refused by the next backup

@@ -27,11 +27,11 @@ CHILD = """
 import json, os, sys
 from backupd.config import load_config
 from backupd.errors import BackupdError
-from backupd.privileges import settle
+from backupd.privileges import drop_privileges
 from backupd.stores.local import DirectoryStore
 try:
     config = load_config(None, os.environ)
-    first, again = settle(config, os.environ), settle(config, os.environ)
+    first, again = drop_privileges(config, os.environ), drop_privileges(config, os.environ)
     DirectoryStore("local", config.backups_dir).prepare()
     print(json.dumps({
         "reason": first and first.reason, "again": again and again.reason,
@@ -55,7 +55,7 @@ class Volume:
     def database(self) -> Path:
         return self.data / "tasks.db"
 
-    def settle(self, capabilities: str = "", **environ: str) -> Any:
+    def drop_privileges(self, capabilities: str = "", **environ: str) -> Any:
         """Settle in a child that has only `capabilities`, such as "chown,setuid" ("all" for all of them)."""
         names = {"BACKUPD_DATABASE": str(self.database), "BACKUPD_BACKUPS_DIR": str(self.backups), **environ}
         bounding = ",".join(["-all", *(f"+{name}" for name in capabilities.split(",") if name)])
@@ -92,7 +92,7 @@ def owner(path: Path) -> tuple[int, int]:
 
 
 def test_root_becomes_the_owner_of_the_database_for_good(volume: Volume) -> None:
-    said = volume.settle("all", PUID="auto", READ="1")
+    said = volume.drop_privileges("all", PUID="auto", READ="1")
     assert said["uid"] == [APP] * 3
     assert said["gid"] == [GROUP] * 3
     assert said["groups"] == []
@@ -107,7 +107,7 @@ def test_root_becomes_the_owner_of_the_database_for_good(volume: Volume) -> None
 def test_three_capabilities_are_enough_for_a_fresh_volume_even_beside_private_data(volume: Volume) -> None:
     volume.data.chmod(0o700)
     volume.database.chmod(0o600)
-    said = volume.settle("chown,setuid,setgid", PUID="auto", READ="1")
+    said = volume.drop_privileges("chown,setuid,setgid", PUID="auto", READ="1")
     assert (said["uid"], said["read"]) == ([APP] * 3, "SQLite")
     assert owner(volume.backups) == owner(volume.backups / ".backupd") == (APP, GROUP)
 
@@ -115,20 +115,20 @@ def test_three_capabilities_are_enough_for_a_fresh_volume_even_beside_private_da
 def test_backups_beside_the_database_need_no_right_to_change_owners(volume: Volume) -> None:
     volume.data.chmod(0o700)
     beside = volume.data / "backups"
-    assert volume.settle("setuid,setgid", PUID="auto", BACKUPD_BACKUPS_DIR=str(beside))["uid"] == [APP] * 3
+    assert volume.drop_privileges("setuid,setgid", PUID="auto", BACKUPD_BACKUPS_DIR=str(beside))["uid"] == [APP] * 3
     assert owner(beside) == (APP, GROUP)
 
 
 def test_a_directory_of_backups_that_only_root_can_make_is_made_and_given_away(volume: Volume) -> None:
     volume.backups.rmdir()
-    assert volume.settle("chown,setuid,setgid", PUID="auto")["uid"] == [APP] * 3
+    assert volume.drop_privileges("chown,setuid,setgid", PUID="auto")["uid"] == [APP] * 3
     assert owner(volume.backups) == (APP, GROUP)
     assert stat.S_IMODE(volume.backups.stat().st_mode) == 0o750
 
 
 def test_a_missing_mount_stays_missing(volume: Volume) -> None:
     nowhere = volume.backups / "not-mounted" / "backups"
-    said = volume.settle("all", PUID="auto", BACKUPD_BACKUPS_DIR=str(nowhere))
+    said = volume.drop_privileges("all", PUID="auto", BACKUPD_BACKUPS_DIR=str(nowhere))
     assert "not-mounted does not exist" in said["error"]
     assert not nowhere.parent.exists()
 
@@ -137,26 +137,26 @@ def test_a_missing_mount_stays_missing(volume: Volume) -> None:
     ("capabilities", "missing"), [("setuid,setgid", "CHOWN"), ("chown,setgid", "SETUID"), ("chown,setuid", "SETGID")]
 )
 def test_a_capability_that_is_missing_is_named(volume: Volume, capabilities: str, missing: str) -> None:
-    said = volume.settle(capabilities, PUID="auto")
+    said = volume.drop_privileges(capabilities, PUID="auto")
     assert said["exit_code"] == 78
     assert missing in said["hint"]
     assert str(APP) in said["error"]
 
 
 def test_numbers_go_before_the_owner(volume: Volume) -> None:
-    said = volume.settle("chown,setuid,setgid", PUID="4321", PGID="8765")
+    said = volume.drop_privileges("chown,setuid,setgid", PUID="4321", PGID="8765")
     assert (said["uid"], said["gid"]) == ([4321] * 3, [8765] * 3)
     assert owner(volume.backups) == (4321, 8765)
 
 
 def test_zero_stays_root_and_gives_nothing_away(volume: Volume) -> None:
-    said = volume.settle("chown,setuid,setgid", PUID="0")
+    said = volume.drop_privileges("chown,setuid,setgid", PUID="0")
     assert (said["uid"], said["reason"], said["home"]) == ([0] * 3, None, "/root")
     assert owner(volume.backups) == (0, 0)
 
 
 def test_root_may_run_in_another_group(volume: Volume) -> None:
-    said = volume.settle("setgid", PUID="0", PGID="100")
+    said = volume.drop_privileges("setgid", PUID="0", PGID="100")
     assert (said["uid"], said["gid"], said["again"]) == ([0] * 3, [100] * 3, None)
     assert owner(volume.backups) == (0, 0)
 
@@ -165,16 +165,16 @@ def test_a_database_that_comes_late_has_an_owner_by_then(volume: Volume) -> None
     hidden = volume.data.with_name("hidden.db")
     volume.database.rename(hidden)
     os.chown(volume.data, 0, 0)
-    first = volume.settle("chown,setuid,setgid", PUID="auto")
+    first = volume.drop_privileges("chown,setuid,setgid", PUID="auto")
     assert (first["uid"], first["reason"]) == ([0] * 3, None)
     assert owner(volume.backups / ".backupd") == (0, 0)
     hidden.rename(volume.database)
-    assert volume.settle("chown,setuid,setgid", PUID="auto")["uid"] == [APP] * 3
+    assert volume.drop_privileges("chown,setuid,setgid", PUID="auto")["uid"] == [APP] * 3
     assert owner(volume.backups / ".backupd") == owner(volume.backups) == (APP, GROUP)
 
 
 def test_without_puid_root_stays_root(volume: Volume) -> None:
-    assert volume.settle("all")["uid"] == [0] * 3
+    assert volume.drop_privileges("all")["uid"] == [0] * 3
 
 
 def test_what_root_left_in_the_store_is_given_and_nothing_else(volume: Volume) -> None:
@@ -185,7 +185,7 @@ def test_what_root_left_in_the_store_is_given_and_nothing_else(volume: Volume) -
     deep = volume.backups / ".backupd" / "staging" / "run-1" / "snapshot"
     deep.parent.mkdir(parents=True, mode=0o700)
     deep.touch()
-    volume.settle("chown,setuid,setgid", PUID="auto")
+    volume.drop_privileges("chown,setuid,setgid", PUID="auto")
     given = [volume.backups, *(volume.backups / name for name in ours), deep, *list(deep.parents)[:3]]
     assert {owner(path) for path in given} == {(APP, GROUP)}
     assert {owner(volume.backups / name) for name in foreign} == {(0, 0)}
