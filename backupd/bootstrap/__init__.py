@@ -1,1 +1,1 @@
-"""Builds values and adapters from the configuration; the only rooms that know both."""
+"""Builds values and adapters from the configuration: the only composition root."""

@@ -1,4 +1,4 @@
-"""Builds what messages are told with from the configuration, as `backupd.bootstrap.tasks` does for the rest."""
+"""Builds notifications, their channels and the app to check from the configuration."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,7 +19,7 @@ from backupd.tasks.freshness import read_health_facts
 
 
 def notification_options(config: Config) -> NotificationOptions:
-    """Return what the configuration asks the daemon to tell."""
+    """Return what the daemon notifies of, when and where."""
     zone = ZoneInfo(config.schedule.timezone)
     daily = config.pings.get(DAILY)
     return NotificationOptions(
@@ -32,21 +32,21 @@ def notification_options(config: Config) -> NotificationOptions:
         digest=Schedule.parse(config.notify.digest, zone) if config.notify.digest else None,
         daily=Monitor.parse(daily.get_secret_value()) if daily else None,
         daily_schedule=Schedule.parse(config.schedule.daily, zone),
-        app=app_of(config),
+        app=app_to_check(config),
     )
 
 
 def channels(config: Config) -> tuple[Channel, ...]:
-    """Return whom messages go to."""
+    """Return the channels of notifications."""
     return parse_channels(url.get_secret_value() for url in config.notify.urls)
 
 
 def message_name(config: Config) -> str:
-    """Return how messages call this backupd."""
+    """Return the name of this backupd in messages."""
     return config.notify.name or ", ".join(config.sources)
 
 
-def try_all(config: Config, context: TaskContext) -> Iterator[Finding]:
+def try_notifications(config: Config, context: TaskContext) -> Iterator[Finding]:
     """Send a test to each channel and each monitor, and yield a finding for each."""
     if config.notify.urls:
         yield from try_channels(channels(config), message_name(config), context.clock())
@@ -54,8 +54,8 @@ def try_all(config: Config, context: TaskContext) -> Iterator[Finding]:
         yield from try_pings(monitors(config), Health.of(read_health_facts(limits(config), context), context.clock()))
 
 
-def app_of(config: Config) -> App | None:
-    """Return the app beside whose deploys are told, if there is one."""
+def app_to_check(config: Config) -> App | None:
+    """Return the app whose deploys are reported, None where no health_url is set."""
     app = config.app
     if app.health_url is None:
         return None

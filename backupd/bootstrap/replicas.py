@@ -1,4 +1,4 @@
-"""Builds what replication works with from the configuration, as `backupd.bootstrap.tasks` does for the rest."""
+"""Builds replicas, their requests and the doctor from the configuration."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -33,71 +33,66 @@ from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from backupd.tasks.restore.extract import ResumingArchives
 
 
-def require_replicas(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the replicas that `names` ask for, all when there are none. Raises UsageError."""
+def replica_names(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the replicas in `names`, all for an empty tuple. Raises UsageError for an unknown one, or without any."""
     for name in names:
         if name not in config.replicas:
             known = ", ".join(config.replicas) or "none"
-            raise UsageError(f"there is no replica {name!r}", f"the configuration ({config.origin}) has: {known}")
+            raise UsageError(f"unknown replica {name!r}", f"the configuration ({config.origin}) has: {known}")
     if not config.replicas:
-        raise UsageError(
-            "there is no replica to send to", "set url under [replicas.NAME]: config.example.toml shows how"
-        )
+        raise UsageError("no replica is configured", "set url under [replicas.NAME]: config.example.toml shows how")
     return names or tuple(config.replicas)
 
 
 def replication_request(config: Config, name: str, *, adopt: bool = False, force: bool = False) -> ReplicationRequest:
-    """Return what the configuration asks for of replica `name`, and an operator with `adopt` and `force`."""
+    """Return the request to replicate to `name`, with the options `adopt` and `force` of an operator."""
     replica = config.replicas[name]
     policy = (replica.retention or config.retention).policy()
     retention = RetentionRule(policy, ZoneInfo(config.schedule.timezone))
     return ReplicationRequest(name, retention, tuple(config.sources), replica.append_only, adopt, force)
 
 
-def connecting(config: Config, name: str, context: TaskContext, *, reading: bool = False) -> Connect:
-    """Return what opens replica `name`, as often as it is called; what was proven by one is known to the next.
+def replica_connector(config: Config, name: str, context: TaskContext, *, reading: bool = False) -> Connect:
+    """Return a function that opens replica `name` each time it is called; the connections share the verified parts.
 
-    The directory that a backupd keeps its backups in, such as the disk of a lost machine, is only for `reading`. Raises
-    ConfigError.
+    A replica that is itself a local store of a backupd, such as the disk of a lost machine, may be opened for `reading`
+    only. Raises ConfigError.
     """
     address = parse_address(config.replicas[name].url)
     if isinstance(address, DirectoryAddress):
         if not reading:
             _refuse_local_store(name, address.path, config.backups_dir)
-        return lambda: _mirror(name, address, context)
+        return lambda: _open_directory(name, address, context)
     remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
     verified = VerifiedParts(context.progress, remote_hash)
     pins, credentials = pins_of(config, name), credentials_of(config, name, address)
-    return lambda: _over_sftp(name, address, pins, credentials, verified, context)
+    return lambda: _open_sftp(name, address, pins, credentials, verified, context)
 
 
 @contextmanager
-def opened_store(config: Config, name: str, context: TaskContext) -> Iterator[tuple[Archives, Inventory]]:
-    """Lend the local store or the replica of that name, with all that is in it. Raises what connecting raises.
+def open_store(config: Config, name: str, context: TaskContext) -> Iterator[tuple[Archives, Inventory]]:
+    """Open the local store or the replica `name`, and list its generations. Raises what opening the replica raises.
 
-    Archives of a replica are read on when the connection is lost in the middle.
+    Reading an archive of a replica resumes after a lost connection.
     """
     if name == LOCAL_STORE:
         yield context.store, local_inventory(context)
         return
-    connect = connecting(config, name, context, reading=True)
+    connect = replica_connector(config, name, context, reading=True)
     with ExitStack() as stack:
         with replica_errors(name):
             replica = stack.enter_context(connect())
             inventory = replica_inventory(name, replica, context)
-        yield ResumingArchives(replica, connect, retrying(config, name, context)), inventory
+        yield ResumingArchives(replica, connect, replica_retry(config, name, context)), inventory
 
 
-def opening(config: Config, name: str, context: TaskContext) -> OpenStore:
-    """Return what lends a store as `opened_store` does, as often as it is called."""
-    return lambda: opened_store(config, name, context)
+def store_opener(config: Config, name: str, context: TaskContext) -> OpenStore:
+    """Return a function that opens the store as `open_store` does, each time it is called."""
+    return lambda: open_store(config, name, context)
 
 
-def retrying(config: Config, name: str, context: TaskContext) -> Retry:
-    """Return what tries again, for as long as `timeout_s` of the replica says; each wait is logged.
-
-    What is done in the local store is done once.
-    """
+def replica_retry(config: Config, name: str, context: TaskContext) -> Retry:
+    """Return the retry policy of a store: until `timeout_s` of the replica, each wait logged; the local store once."""
     if name == LOCAL_STORE:
         return once
 
@@ -108,12 +103,14 @@ def retrying(config: Config, name: str, context: TaskContext) -> Retry:
 
 
 def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
-    """Yield what a doctor finds in the whole set-up, here and at each replica."""
+    """Yield the findings of the doctor about the configuration, the local store and each replica."""
     note = f"; {config.note}" if config.note else ""
     yield Finding("configuration", ok=True, detail=f"from {config.origin}{note}")
     yield from check_local(tuple(backup_request(config, name) for name in config.sources), context)
     for name in config.replicas:
-        yield from check_replica(replication_request(config, name), partial(_open, config, name, context), context)
+        yield from check_replica(
+            replication_request(config, name), partial(_open_replica, config, name, context), context
+        )
     if config.drill.checks_app:
         yield from check_drill_setup(drill_request(config, config.drill.source or next(iter(config.sources))))
     if config.notify.urls:
@@ -123,9 +120,9 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
 
 
 def _refuse_local_store(name: str, directory: Path, backups_dir: Path) -> None:
-    """Raise ConfigError where a replica is a directory that a backupd keeps its backups in, by way of links as well."""
+    """Raise ConfigError where a replica is the local store of a backupd, also through links."""
     whose = ""
-    with suppress(OSError):  # what cannot be looked at is told of where it is used
+    with suppress(OSError):  # an inaccessible directory is reported when it is used
         if (directory / HIDDEN / OWN_IDENTITY).exists():
             whose = "where another backupd keeps its backups"
     with suppress(OSError):
@@ -136,8 +133,8 @@ def _refuse_local_store(name: str, directory: Path, backups_dir: Path) -> None:
         raise ConfigError(f"replicas.{name} leads to {directory}, {whose}", hint)
 
 
-def _open(config: Config, name: str, context: TaskContext) -> AbstractContextManager[Replica]:
-    return connecting(config, name, context)()
+def _open_replica(config: Config, name: str, context: TaskContext) -> AbstractContextManager[Replica]:
+    return replica_connector(config, name, context)()
 
 
 def pins_of(config: Config, name: str) -> PinnedKeys:
@@ -147,22 +144,22 @@ def pins_of(config: Config, name: str) -> PinnedKeys:
 
 
 def credentials_of(config: Config, name: str, address: SftpAddress) -> Credentials:
-    """Return whom to log in as. Raises ConfigError when nobody is named."""
+    """Return the credentials of replica `name`. Raises ConfigError where no user is named."""
     replica = config.replicas[name]
     username = replica.username or address.username
     if not username:
-        raise ConfigError(f"replicas.{name} names no user", "set username, or write sftp://USER@HOST/PATH")
+        raise ConfigError(f"replicas.{name} has no user", "set username, or write sftp://USER@HOST/PATH")
     secrets = (replica.password, replica.private_key, replica.passphrase)
     return Credentials(username, *(secret.get_secret_value() if secret else None for secret in secrets))
 
 
 @contextmanager
-def _mirror(name: str, address: DirectoryAddress, context: TaskContext) -> Iterator[Replica]:
+def _open_directory(name: str, address: DirectoryAddress, context: TaskContext) -> Iterator[Replica]:
     yield DirectoryReplica(name, address.path, context.progress.advance)
 
 
 @contextmanager
-def _over_sftp(
+def _open_sftp(
     name: str,
     address: SftpAddress,
     pins: PinnedKeys,

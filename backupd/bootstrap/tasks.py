@@ -1,4 +1,4 @@
-"""Builds what jobs work with from the configuration; the only place that knows both."""
+"""Builds the context, the requests and the schedule of tasks from the configuration."""
 
 import os
 import shlex
@@ -25,14 +25,14 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest, Packing, RetentionRule, ShrinkGuard
 from backupd.tasks.restore import RestoreRequest
 
-# In this order when several are due: what makes a new copy goes before what looks after old ones.
+# The order in which tasks run when several are due: new copies before the care of old ones.
 _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
 
 
-def build_site(
+def build_context(
     config: Config, progress: Progress | None = None, *, writing: bool = True, console: TextIO | None = None
 ) -> TaskContext:
-    """Return the local store with its log, told on `console` too; for commands that only read, nothing is made.
+    """Return the context of the local store; log lines go to `console` too. Without `writing` nothing is created.
 
     Raises StoreUnusable when the directory of the backups cannot be made.
     """
@@ -51,30 +51,30 @@ def build_site(
         log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console)
     except OSError as error:
         warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
-        return _watched(replace(context, log=late_log(config, console), warnings=(warning,)), config)
-    return _watched(replace(context, log=log), config)
+        return _with_pings(replace(context, log=deferred_log(config, console), warnings=(warning,)), config)
+    return _with_pings(replace(context, log=log), config)
 
 
-def watching_site(config: Config, console: TextIO) -> TaskContext:
-    """Return the site for a daemon, which outlives what is wrong with the local store: what can be made is made."""
+def daemon_context(config: Config, console: TextIO) -> TaskContext:
+    """Return the context of the daemon, which keeps running while the local store is not usable."""
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
-    with suppress(BackupdError):  # each tick tries again, and tells
+    with suppress(BackupdError):  # each tick tries again and reports the error
         store.prepare()
-    log = late_log(config, console)
+    log = deferred_log(config, console)
     return TaskContext(store, log, config.lock.timeout_s, configuration=partial(config_digest, config))
 
 
-def late_log(config: Config, console: TextIO | None = None) -> EventLog:
-    """Return the log of a store that may not be there yet: what the file cannot take, `console` shows."""
+def deferred_log(config: Config, console: TextIO | None = None) -> EventLog:
+    """Return the log of a store that may be missing; lines that cannot be written to the file go to `console`."""
     return open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
 
 
 def monitors(config: Config) -> Mapping[str, Monitor]:
-    """Return the outside monitors by the names that they have under `[pings]`."""
+    """Return the outside monitors by their names under `[pings]`."""
     return {name: Monitor.parse(url.get_secret_value()) for name, url in config.pings.items()}
 
 
-def _watched(context: TaskContext, config: Config) -> TaskContext:
+def _with_pings(context: TaskContext, config: Config) -> TaskContext:
     """Return `context` with a pinger for its runs, which logs and records the result of each ping."""
     if not config.pings:
         return context
@@ -84,16 +84,16 @@ def _watched(context: TaskContext, config: Config) -> TaskContext:
 
 
 def writable(config: Config) -> bool:
-    """Tell whether the local store is there and may be written to."""
+    """Return whether the local store exists and is writable."""
     return DirectoryStore(LOCAL_STORE, config.backups_dir).writable()
 
 
 def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the sources that `names` ask for, all when there are none. Raises UsageError for one unknown."""
+    """Return the sources in `names`, all for an empty tuple. Raises UsageError for an unknown one."""
     for name in names:
         if name not in config.sources:
             known = ", ".join(config.sources)
-            raise UsageError(f"there is no source {name!r}", f"the configuration ({config.origin}) has: {known}")
+            raise UsageError(f"unknown source {name!r}", f"the configuration ({config.origin}) has: {known}")
     return tuple(dict.fromkeys(names)) or tuple(config.sources)
 
 
@@ -105,8 +105,8 @@ def one_source(name: str | None, config: Config) -> str:
     return names[0]
 
 
-def refuse_twins(config: Config) -> None:
-    """Raise ConfigError where two sources are one database by way of links, which only the file system can tell."""
+def refuse_shared_databases(config: Config) -> None:
+    """Raise ConfigError where the paths of two sources lead to one database through links."""
     named: dict[str, str] = {}
     for name, source in config.sources.items():
         real = os.path.realpath(source.path)
@@ -116,7 +116,7 @@ def refuse_twins(config: Config) -> None:
 
 
 def backup_request(config: Config, name: str) -> BackupRequest:
-    """Return what the configuration asks for when source `name` is backed up."""
+    """Return the request to back up source `name`."""
     source = config.sources[name]
     return BackupRequest(
         source=name,
@@ -157,12 +157,12 @@ def drill_store(config: Config) -> str:
 
 
 def drills(config: Config) -> bool:
-    """Tell whether restores are rehearsed by schedule: where there is a replica, and where anything asks for it."""
+    """Return whether drills are scheduled: where a replica or a key of [drill] is set."""
     return bool(config.replicas) or config.drill != DrillSection()
 
 
 def drill_request(config: Config, source: str, store: str | None = None) -> DrillRequest:
-    """Return what the configuration asks for when `source` is restored from `store` (None: `drill_store`)."""
+    """Return the request to drill a restore of `source` from `store` (None: `drill_store`)."""
     settings = config.drill
     wanted = store or drill_store(config)
     limits_s = [_limit_s(config, "backup", source)]
@@ -176,14 +176,14 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
         workers=workers(config),
         reserve_bytes=config.space.reserve,
         app=_app_proof(config) if asks else None,
-        note="" if store or settings.from_ else _chosen_store(config),
+        note="" if store or settings.from_ else _store_note(config),
         path=config.sources[source].path,
     )
 
 
-def _chosen_store(config: Config) -> str:
+def _store_note(config: Config) -> str:
     if not config.replicas:
-        return "restored from the local store: there is no replica, and a fire would take this store as well"
+        return "restored from the local store: no replica is configured, and a fire would destroy this store as well"
     first, *others = config.replicas
     return f"restored from {first}, the first of {len(others) + 1} replicas: drill.from names another" if others else ""
 
@@ -209,13 +209,13 @@ def retention_rule(config: Config) -> RetentionRule:
 
 
 def priority(config: Config) -> Priority:
-    """Return how far packing, checking and scrubbing step aside."""
+    """Return the CPU and disk priority of compression and verification."""
     pack = config.pack
     return Priority(idle_cpu=pack.priority == "idle", nice=pack.nice, idle_io=pack.io_priority == "idle")
 
 
 def limits(config: Config) -> tuple[Limit, ...]:
-    """Return how old each proof may be that the configuration asks for: as set, else as its schedule promises."""
+    """Return the maximum age of each backup, off-site copy and drill: as set, else from its schedule."""
     wanted: list[tuple[Task, str]] = [("backup", source) for source in config.sources]
     wanted += [("replicate", replica) for replica in config.replicas]
     if drills(config):
@@ -224,7 +224,7 @@ def limits(config: Config) -> tuple[Limit, ...]:
 
 
 def schedule_of(config: Config, task: Task, subject: str) -> Schedule:
-    """Return when `task` is due for `subject`, a source or a replica, which may have a schedule of its own."""
+    """Return when `task` is due for `subject`, a source or a replica; a replica may have its own schedule."""
     own = config.replicas[subject].schedule if task == "replicate" else None
     return Schedule.parse(own or getattr(config.schedule, task), ZoneInfo(config.schedule.timezone))
 
@@ -237,7 +237,7 @@ def _limit_s(config: Config, task: Task, subject: str) -> float:
 
 
 def workers(config: Config) -> int:
-    """Return how many threads pack and unpack: as configured, else one for each core that we may use."""
+    """Return the number of threads of compression: as configured, else one for each available core."""
     return config.pack.workers or len(os.sched_getaffinity(0))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from backupd.bootstrap.tasks import build_site, writable
+from backupd.bootstrap.tasks import build_context, writable
 from backupd.cli import Command, config_option, long_help
 from backupd.cli.output import fail, print_error, print_warning
 from backupd.config import Config, load_config
@@ -125,7 +125,7 @@ def open_context(config: Config, progress: Progress | None = None, *, writing: b
     """
     drop_privileges(config, os.environ)  # first: what is writable depends on the user
     become_owner_of_backups(config, os.environ)
-    context = build_site(config, progress, writing=writable(config) if writing is None else writing)
+    context = build_context(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(context.log.close)
     return context
 
@@ -148,9 +148,9 @@ def opened(name: str, config: Config, context: TaskContext) -> Iterator[tuple[Ar
             raise StoreUnusable(link, "mount what the link leads to, or correct backups_dir (BACKUPD_BACKUPS_DIR)")
         yield context.store, local_inventory(context)
         return
-    from backupd.bootstrap.replicas import opened_store  # imports paramiko, which local stores do not need
+    from backupd.bootstrap.replicas import open_store  # imports paramiko, which local stores do not need
 
-    with opened_store(config, name, context) as found:
+    with open_store(config, name, context) as found:
         yield found
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from backupd.bootstrap.tasks import refuse_twins
+from backupd.bootstrap.tasks import refuse_shared_databases
 from backupd.cli import COMMANDS
 from backupd.cli.common import command
 from backupd.cli.output import print_json, print_warning
@@ -26,7 +26,7 @@ def show(config: Config, *, as_json: bool) -> None:
 @command("check", "backupd config check", group=config_command)
 def check(config: Config, *, as_json: bool) -> None:
     """Check the configuration; an error names file, line and key."""
-    refuse_twins(config)
+    refuse_shared_databases(config)
     warnings = [config.timezone_warning] if config.timezone_warning else []
     if as_json:
         notes = [config.note] if config.note else []

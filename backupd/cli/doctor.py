@@ -4,9 +4,9 @@ import sys
 
 import click
 
-from backupd.bootstrap.notifications import app_of, try_all
+from backupd.bootstrap.notifications import app_to_check, try_notifications
 from backupd.bootstrap.replicas import diagnose
-from backupd.bootstrap.tasks import refuse_twins
+from backupd.bootstrap.tasks import refuse_shared_databases
 from backupd.cli.common import command, open_context
 from backupd.cli.output import print_json
 from backupd.config import Config
@@ -25,13 +25,13 @@ def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
     version of the app.
     """
     context = open_context(config, writing=False)
-    refuse_twins(config)  # as the owner of the databases, who can follow links in a private directory
+    refuse_shared_databases(config)  # as the owner of the databases, who can follow links in a private directory
     findings = [*diagnose(config, context)]
-    app = app_of(config)
+    app = app_to_check(config)
     if app is not None:
         findings += examine_app(app)
     if notify:
-        findings += try_all(config, context)
+        findings += try_notifications(config, context)
     if as_json:
         print_json(findings)
     else:

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from backupd.bootstrap.replicas import opening, retrying
+from backupd.bootstrap.replicas import replica_retry, store_opener
 from backupd.bootstrap.tasks import drill_request, sources
 from backupd.cli.common import command, open_context, require_store, source_option, worst_exit
 from backupd.cli.output import print_json, print_notes, print_problems, shown_progress, stages_text
@@ -42,7 +42,9 @@ def drill_command(config: Config, store: str | None, names: tuple[str, ...], *, 
 
 def _drill(config: Config, source: str, store: str | None, context: TaskContext) -> RunReport[DrillDetails]:
     request = drill_request(config, source, store)
-    return drill(request, opening(config, request.store, context), retrying(config, request.store, context), context)
+    return drill(
+        request, store_opener(config, request.store, context), replica_retry(config, request.store, context), context
+    )
 
 
 def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:

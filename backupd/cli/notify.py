@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from backupd.bootstrap.notifications import channels, try_all
+from backupd.bootstrap.notifications import channels, try_notifications
 from backupd.bootstrap.tasks import monitors
 from backupd.catalog import NotificationState, PingRecord
 from backupd.cli.common import command, open_context
@@ -34,7 +34,7 @@ def notify_command(config: Config, *, test: bool, as_json: bool) -> None:
     if not test:
         _print_delivery(config, context, as_json=as_json)
         return
-    findings = list(try_all(config, context))
+    findings = list(try_notifications(config, context))
     _print_test(findings, as_json=as_json)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 

@@ -99,9 +99,9 @@ def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: b
     if store == LOCAL_STORE:
         done = remove_local(ids, context, force=force)
     else:
-        from backupd.bootstrap.replicas import connecting, replication_request  # imports paramiko
+        from backupd.bootstrap.replicas import replica_connector, replication_request  # imports paramiko
 
-        request, connect = replication_request(config, store), connecting(config, store, context)
+        request, connect = replication_request(config, store), replica_connector(config, store, context)
         done = remove_at_replica(ids, request, connect, context, force=force)
     if as_json:
         print_json([{"id": one.generation, "store": one.store, "still_in": list(one.still_in)} for one in done])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import click
 
-from backupd.bootstrap.replicas import connecting, replication_request, require_replicas, retrying
+from backupd.bootstrap.replicas import replica_connector, replica_names, replica_retry, replication_request
 from backupd.cli.common import command, open_context, worst_exit
 from backupd.cli.output import print_json, print_notes, print_problems, print_table, shown_progress
 from backupd.config import Config
@@ -38,7 +38,7 @@ def replicate_command(
         raise UsageError(
             "--adopt and --dry-run do not go together", "backupd list --store NAME shows which store made the copies"
         )
-    wanted = require_replicas(config, names)
+    wanted = replica_names(config, names)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress, writing=not dry_run)
         if dry_run:
@@ -60,13 +60,13 @@ def replicate_command(
 
 
 def _replicate(config: Config, request: ReplicationRequest, context: TaskContext) -> RunReport[ReplicationDetails]:
-    connect, retry = connecting(config, request.name, context), retrying(config, request.name, context)
+    connect, retry = replica_connector(config, request.name, context), replica_retry(config, request.name, context)
     return replicate(request, connect, retry, context)
 
 
 def _plan(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
     here = local_inventory(context)
-    with replica_errors(name), connecting(config, name, context)() as replica:
+    with replica_errors(name), replica_connector(config, name, context)() as replica:
         return plan_all(replication_request(config, name), here, replica_inventory(name, replica, context), context)
 
 

@@ -72,7 +72,7 @@ def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool)
 def _address(config: Config, name: str) -> SftpAddress:
     if name not in config.replicas:
         known = ", ".join(config.replicas) or "none"
-        raise UsageError(f"there is no replica {name!r}", f"the configuration ({config.origin}) has: {known}")
+        raise UsageError(f"unknown replica {name!r}", f"the configuration ({config.origin}) has: {known}")
     address = parse_address(config.replicas[name].url)
     if not isinstance(address, SftpAddress):
         raise UsageError(f"the replica {name!r} is a directory and has no host key", "no key needs to be pinned")

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from backupd import __version__
 from backupd.bootstrap.notifications import notification_options
-from backupd.bootstrap.tasks import limits, monitors, planned_tasks, retention_rule, watching_site
+from backupd.bootstrap.tasks import daemon_context, limits, monitors, planned_tasks, retention_rule
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
@@ -53,7 +53,7 @@ def serve(config: Config) -> NoReturn:
     exit_within(_EXIT_S)
     identity = drop_privileges(config, os.environ)
     become_owner_of_backups(config, os.environ)
-    context = watching_site(config, sys.stdout)
+    context = daemon_context(config, sys.stdout)
     planned, run_ended = planned_tasks(config), threading.Event()
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     daemon = Daemon(planned, queues, context, OwnerHandover(config, context.log).ready, on_end=run_ended.set)

@@ -10,7 +10,7 @@ import pickle
 import signal
 import sys
 
-from backupd.bootstrap.tasks import backup_request, build_site, late_log, priority, retention_rule
+from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, priority, retention_rule
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
@@ -25,13 +25,13 @@ from backupd.tasks.context import TaskContext
 
 def main(request: TaskRequest, config: Config) -> int:
     """Run `request` and return its exit code; events go to `backup.log` and, as plain lines, to standard output."""
-    log = late_log(config, sys.stdout)
+    log = deferred_log(config, sys.stdout)
     try:
         call_when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         drop_privileges(
             config, os.environ
         )  # a database that did not exist when the daemon started may have an owner by now
-        return _run(request, config, build_site(config, console=sys.stdout))
+        return _run(request, config, build_context(config, console=sys.stdout))
     except BackupdError as error:
         _log_failure(request, error, log)
         return error.exit_code
@@ -60,19 +60,21 @@ def _run_task(task: str, source: str, config: Config, context: TaskContext) -> A
         return backup(backup_request(config, source), context)
     lower_priority(priority(config))  # a backup lowers its own priority, once it no longer holds the app's snapshot
     if task == "replicate":
-        from backupd.bootstrap.replicas import connecting, replication_request, retrying
+        from backupd.bootstrap.replicas import replica_connector, replica_retry, replication_request
         from backupd.tasks.replicate import replicate
 
         request = replication_request(config, source)
-        return replicate(request, connecting(config, source, context), retrying(config, source, context), context)
+        return replicate(
+            request, replica_connector(config, source, context), replica_retry(config, source, context), context
+        )
     if task == "drill":
-        from backupd.bootstrap.replicas import opening, retrying
+        from backupd.bootstrap.replicas import replica_retry, store_opener
         from backupd.bootstrap.tasks import drill_request
         from backupd.tasks.drill.drill import drill
 
         rehearsal = drill_request(config, source)
         store = rehearsal.store
-        return drill(rehearsal, opening(config, store, context), retrying(config, store, context), context)
+        return drill(rehearsal, store_opener(config, store, context), replica_retry(config, store, context), context)
     if task == "prune":
         from backupd.tasks.prune import prune
 

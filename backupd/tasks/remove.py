@@ -46,7 +46,7 @@ def remove_at_replica(
 ) -> tuple[Removal, ...]:
     """Remove `ids` from a replica. An append-only one refuses, also with `force`.
 
-    Raises GenerationMissing, RemovalRefused, LockHeld, and what connecting raises.
+    Raises GenerationMissing, RemovalRefused, LockHeld, and what opening the replica raises.
     """
     if request.append_only:
         raise RemovalRefused(

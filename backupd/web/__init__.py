@@ -1,1 +1,1 @@
-"""The daemon's HTTP side; begin with `web.app`, which says what there is, and `web.server`, which serves it."""
+"""HTTP of the daemon: begin with `web.routes`, which lists what is served, and `web.server`, which serves it."""

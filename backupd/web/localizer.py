@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Final, Literal
 
-from backupd.formatting import human_bytes, human_duration, printable
+from backupd.formatting import printable
 from backupd.web.translations import TRANSLATIONS
 
 Language = Literal["en", "es"]
@@ -45,14 +45,6 @@ class Localizer:
     def second(self, moment: datetime) -> str:
         """Return a time to the second."""
         return self._local(moment).isoformat(" ", "seconds")[:19]
-
-    def size(self, size_bytes: float) -> str:
-        """Return a size with a binary unit."""
-        return human_bytes(size_bytes)
-
-    def span(self, seconds: float) -> str:
-        """Return an age or a duration."""
-        return human_duration(seconds)
 
     def task(self, task: str) -> str:
         """Return the name of a task."""

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from backupd import __version__
+from backupd.formatting import human_bytes, human_duration
 from backupd.model import Severity
 from backupd.status.model import DiskUse, History
 from backupd.web import drawings
@@ -46,23 +47,23 @@ ERROR_PAGES: Final[dict[HTTPStatus, Severity]] = {
 }
 
 
-def page_response(survey: History, language: Language) -> WebResponse:
-    """Return the page with everything in `survey`, in `language`."""
-    localizer = Localizer(language, ZoneInfo(survey.timezone))
-    severity = severity_of(survey)
-    shown = survey.histories[:MOST_SOURCES]
+def page_response(history: History, language: Language) -> WebResponse:
+    """Return the page with everything in `history`, in `language`."""
+    localizer = Localizer(language, ZoneInfo(history.timezone))
+    severity = severity_of(history)
+    shown = history.histories[:MOST_SOURCES]
     return _html(
         HTTPStatus.OK,
         localizer,
         severity,
-        survey=survey,
-        heading=localizer.translate(f"stage.{survey.stage}"),
-        cards=cards(survey, localizer),
-        to_dos=to_dos(survey, localizer),
-        sources=[source_view(history, localizer) for history in shown],
-        more_sources=", ".join(localizer.quote(history.source) for history in survey.histories[MOST_SOURCES:]),
-        last_sent={task.source: task.last_success_at for task in survey.status.tasks if task.task == "replicate"},
-        disk=_disk(survey.disk) if survey.disk else (),
+        history=history,
+        heading=localizer.translate(f"stage.{history.stage}"),
+        cards=cards(history, localizer),
+        to_dos=to_dos(history, localizer),
+        sources=[source_view(source, localizer) for source in shown],
+        more_sources=", ".join(localizer.quote(source.source) for source in history.histories[MOST_SOURCES:]),
+        last_sent={task.source: task.last_success_at for task in history.status.tasks if task.task == "replicate"},
+        disk=_disk(history.disk) if history.disk else (),
         disk_width=_DISK_WIDTH,
     )
 
@@ -87,7 +88,7 @@ def _html(status: HTTPStatus, localizer: Localizer, severity: Severity, **values
     template = _ENVIRONMENT.get_template("page.html")
     icon = "data:image/svg+xml," + quote(_ICON.format(colour=_COLOURS[severity], sign=_SIGNS[severity]))
     common = {"t": localizer, "translate": localizer.translate, "signs": _SIGNS, "version": __version__}
-    html = template.render(**common, severity=severity, icon=icon, **{"survey": None, "public": False, **values})
+    html = template.render(**common, severity=severity, icon=icon, **{"history": None, "public": False, **values})
     headers = {
         "Content-Security-Policy": CONTENT_SECURITY_POLICY,
         "Content-Language": localizer.language,
@@ -124,7 +125,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
-    helpers: dict[str, Any] = {"day_words": day_words, "drawings": drawings}
+    helpers: dict[str, Any] = {
+        "day_words": day_words,
+        "drawings": drawings,
+        "human_bytes": human_bytes,
+        "human_duration": human_duration,
+    }
     environment.globals.update(helpers, style=Markup(_STYLE))  # noqa: S704 - a file of this package
     return environment
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from backupd.formatting import human_bytes, human_duration
 from backupd.health import Freshness, within_limit
 from backupd.model import Severity
 from backupd.problems import Problem
@@ -83,50 +84,51 @@ class SourceView:
     total: str
 
 
-def severity_of(survey: History) -> Severity:
+def severity_of(history: History) -> Severity:
     """Return the severity of the page as a whole."""
-    return _SEVERITIES[survey.stage]
+    return _SEVERITIES[history.stage]
 
 
-def cards(survey: History, localizer: Localizer) -> tuple[Card, ...]:
+def cards(history: History, localizer: Localizer) -> tuple[Card, ...]:
     """Return a card for each age that has a limit, and one for each task that is not set up."""
-    return tuple(card for task in PROOFS for card in _cards(task, survey, localizer))
+    return tuple(card for task in PROOFS for card in _cards(task, history, localizer))
 
 
-def to_dos(survey: History, localizer: Localizer) -> tuple[ToDo, ...]:
+def to_dos(history: History, localizer: Localizer) -> tuple[ToDo, ...]:
     """Return the problems and their next steps, the most severe first; empty where there are none."""
-    found = [ToDo("", localizer.translate(key)) for key in _initial_steps(survey)]
-    unread = (f"unread.{name}" for name in survey.unread)
-    found += [ToDo(localizer.translate(key), localizer.translate(f"advice.{key}")) for key in unread]
-    found += [_to_do(problem, survey.status.taken_at, localizer) for problem in _problems_to_show(survey)]
-    found += _undelivered(survey.status, localizer)
-    if survey.stage == "degraded" and not found:
+    found = [ToDo("", localizer.translate(key)) for key in _initial_steps(history)]
+    found += [
+        ToDo(localizer.translate(f"unread.{part}"), localizer.translate(f"advice.{part}")) for part in history.unread
+    ]
+    found += [_to_do(problem, history.status.taken_at, localizer) for problem in _problems_to_show(history)]
+    found += _undelivered(history.status, localizer)
+    if history.stage == "degraded" and not found:
         found += [
-            ToDo("", localizer.translate("next.degraded-day", source=history.source))
-            for history in survey.histories
-            if history.last_state not in ("none", "verified")
+            ToDo("", localizer.translate("next.degraded-day", source=source.source))
+            for source in history.histories
+            if source.last_state not in ("none", "verified")
         ]
     return tuple(found)
 
 
-def source_view(history: SourceHistory, localizer: Localizer) -> SourceView:
+def source_view(source: SourceHistory, localizer: Localizer) -> SourceView:
     """Return the view of one source."""
-    counts = Counter(day.state for day in history.days)
-    other = [day for day in reversed(history.days) if day.state not in ("verified", "none")]
+    counts = Counter(day.state for day in source.days)
+    other = [day for day in reversed(source.days) if day.state not in ("verified", "none")]
     return SourceView(
-        name=localizer.quote(history.source),
-        halves=halves(history.days),
-        calendar=_calendar(history, {state: counts[state] for state in STATES}, localizer),
+        name=localizer.quote(source.source),
+        halves=halves(source.days),
+        calendar=_calendar(source, {state: counts[state] for state in STATES}, localizer),
         counts={state: counts[state] for state in STATES},
         other_days=tuple(other[:MOST_OTHER_DAYS]),
         more_days=max(0, len(other) - MOST_OTHER_DAYS),
-        sizes=_sizes(history, localizer),
-        durations=_durations(history, localizer),
-        generations=history.generations[:MOST_ROWS],
-        further=history.generations[MOST_ROWS:],
-        more=history.generation_count - len(history.generations),
+        sizes=_sizes(source, localizer),
+        durations=_durations(source, localizer),
+        generations=source.generations[:MOST_ROWS],
+        further=source.generations[MOST_ROWS:],
+        more=source.generation_count - len(source.generations),
         total=localizer.translate(
-            "generations.count", count=history.generation_count, size=localizer.size(history.stored_bytes)
+            "generations.count", count=source.generation_count, size=human_bytes(source.stored_bytes)
         ),
     )
 
@@ -150,47 +152,47 @@ def _undelivered(status: Status, localizer: Localizer) -> Iterator[ToDo]:
             yield ToDo(localizer.translate("unheard.ping", ping=name), advice, localizer.quote(ping.reason))
 
 
-def _initial_steps(survey: History) -> tuple[str, ...]:
-    if survey.stage == "first-day":
+def _initial_steps(history: History) -> tuple[str, ...]:
+    if history.stage == "first-day":
         return ("next.first-day",)
-    if survey.stage != "empty":
+    if history.stage != "empty":
         return ()
-    return ("next.empty", "next.empty.replica") if survey.replicas else ("next.empty",)
+    return ("next.empty", "next.empty.replica") if history.replicas else ("next.empty",)
 
 
-def _problems_to_show(survey: History) -> Iterable[Problem]:
+def _problems_to_show(history: History) -> Iterable[Problem]:
     """Return the problems, except those that the unreadable parts or the missing first copy already imply."""
-    told = {"store", "catalog"} & set(survey.unread)
-    problems = [problem for problem in survey.status.health.problems if problem.kind not in told]
-    if survey.stage == "first-day":
+    implied = {"store", "catalog"} & set(history.unread)
+    problems = [problem for problem in history.status.health.problems if problem.kind not in implied]
+    if history.stage == "first-day":
         return (problem for problem in problems if problem.kind != "never")
-    if survey.stage == "empty":
+    if history.stage == "empty":
         return (problem for problem in problems if (problem.kind, problem.task) != ("never", "backup"))
     return problems
 
 
-def _cards(task: str, survey: History, localizer: Localizer) -> Iterator[Card]:
-    found = [freshness for freshness in survey.status.health.freshness if freshness.task == task]
-    yield from (_card(freshness, survey, localizer) for freshness in found)
+def _cards(task: str, history: History, localizer: Localizer) -> Iterator[Card]:
+    found = [freshness for freshness in history.status.health.freshness if freshness.task == task]
+    yield from (_card(freshness, history, localizer) for freshness in found)
     if not found:
         word, advice = localizer.translate("not-set-up"), localizer.translate(f"unset.{task}")
         yield Card(localizer.translate(f"proof.{task}"), "", "warning", word, "", None, "", 0.0, "", advice)
 
 
-def _card(freshness: Freshness, survey: History, localizer: Localizer) -> Card:
-    now = survey.status.health.checked_at
+def _card(freshness: Freshness, history: History, localizer: Localizer) -> Card:
+    now = history.status.health.checked_at
     well = within_limit(freshness, now)
     age_s = (now - freshness.last_at).total_seconds() if freshness.last_at else 0.0
-    runs = (run for run in survey.status.next_runs if _renews(run.task, run.source, freshness))
+    runs = (run for run in history.status.next_runs if _renews(run.task, run.source, freshness))
     due = min(runs, key=lambda run: run.at, default=None)
     return Card(
         title=localizer.translate(f"proof.{freshness.task}"),
         subject=localizer.quote(freshness.subject),
-        severity="success" if well else "warning" if survey.stage == "first-day" else "failure",
+        severity="success" if well else "warning" if history.stage == "first-day" else "failure",
         word=localizer.translate(_word(freshness, well=well, age_s=age_s)),
         age=_age(freshness, age_s, localizer),
         at=freshness.last_at,
-        limit=localizer.translate("limit", limit=localizer.span(freshness.limit_s)),
+        limit=localizer.translate("limit", limit=human_duration(freshness.limit_s)),
         share=min(1.0, max(0.0, age_s / freshness.limit_s)) if freshness.last_at and freshness.limit_s else 0.0,
         next_at=_next_at(due, localizer) if due else "",
     )
@@ -218,7 +220,7 @@ def _word(freshness: Freshness, *, well: bool, age_s: float) -> str:
 def _age(freshness: Freshness, age_s: float, localizer: Localizer) -> str:
     if freshness.last_at is None:
         return localizer.translate("age.never")
-    return localizer.translate("age.ago" if age_s >= 0 else "age.ahead", age=localizer.span(abs(age_s)))
+    return localizer.translate("age.ago" if age_s >= 0 else "age.ahead", age=human_duration(abs(age_s)))
 
 
 def _to_do(problem: Problem, now: datetime, localizer: Localizer) -> ToDo:
@@ -230,8 +232,8 @@ def _to_do(problem: Problem, now: datetime, localizer: Localizer) -> ToDo:
         "task": localizer.task(problem.task or ""),
         "runs": problem.runs,
         "reference": problem.reference,
-        "age": localizer.span(problem.age_s or max(0.0, lasted_s)),
-        "limit": localizer.span(problem.limit_s),
+        "age": human_duration(problem.age_s or max(0.0, lasted_s)),
+        "limit": human_duration(problem.limit_s),
     }
     steps = [localizer.translate(advice, **values)] if advice else []
     if problem.restore:
@@ -250,35 +252,35 @@ def _phrase(part: str, problem: Problem) -> str:
     return next((key for key in keys if key in TRANSLATIONS), "")
 
 
-def _calendar(history: SourceHistory, counts: dict[str, int], localizer: Localizer) -> str:
-    if not history.days:
+def _calendar(source: SourceHistory, counts: dict[str, int], localizer: Localizer) -> str:
+    if not source.days:
         return ""
-    first, last = history.days[0].date.isoformat(), history.days[-1].date.isoformat()
-    return localizer.translate("calendar.summary", source=history.source, first=first, last=last, **counts)
+    first, last = source.days[0].date.isoformat(), source.days[-1].date.isoformat()
+    return localizer.translate("calendar.summary", source=source.source, first=first, last=last, **counts)
 
 
-def _sizes(history: SourceHistory, localizer: Localizer) -> DrawnChart | None:
-    snapshots = _series(history, lambda point: point.snapshot_bytes)
-    archives = _series(history, lambda point: point.archive_bytes)
+def _sizes(source: SourceHistory, localizer: Localizer) -> DrawnChart | None:
+    snapshots = _series(source, lambda point: point.snapshot_bytes)
+    archives = _series(source, lambda point: point.archive_bytes)
     chart = size_chart((snapshots, archives)) if snapshots and archives else None
     if chart is None:
         return None
     first, last = snapshots[0][0].isoformat(), snapshots[-1][0].isoformat()
-    sizes = {"snapshot": localizer.size(snapshots[-1][1]), "archive": localizer.size(archives[-1][1])}
+    sizes = {"snapshot": human_bytes(snapshots[-1][1]), "archive": human_bytes(archives[-1][1])}
     return DrawnChart(
-        chart, localizer.translate("chart.size-summary", source=history.source, first=first, last=last, **sizes)
+        chart, localizer.translate("chart.size-summary", source=source.source, first=first, last=last, **sizes)
     )
 
 
-def _durations(history: SourceHistory, localizer: Localizer) -> DrawnChart | None:
-    series = _series(history, lambda point: point.duration_s)
+def _durations(source: SourceHistory, localizer: Localizer) -> DrawnChart | None:
+    series = _series(source, lambda point: point.duration_s)
     chart = duration_chart(series)
     if chart is None:
         return None
-    first, last, took = series[0][0].isoformat(), series[-1][0].isoformat(), localizer.span(series[-1][1])
-    words = localizer.translate("chart.duration-summary", source=history.source, first=first, last=last, duration=took)
+    first, last, took = series[0][0].isoformat(), series[-1][0].isoformat(), human_duration(series[-1][1])
+    words = localizer.translate("chart.duration-summary", source=source.source, first=first, last=last, duration=took)
     return DrawnChart(chart, words)
 
 
-def _series(history: SourceHistory, value: Callable[[Point], float | None]) -> Series:
-    return [(point.date, found) for point in history.points if (found := value(point)) is not None]
+def _series(source: SourceHistory, value: Callable[[Point], float | None]) -> Series:
+    return [(point.date, found) for point in source.points if (found := value(point)) is not None]

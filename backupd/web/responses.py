@@ -90,40 +90,40 @@ def internal_error_response() -> WebResponse:
     return _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error; see the log of backupd"})
 
 
-def status_response(survey: History) -> WebResponse:
-    """Return everything in `survey` as JSON."""
-    text = json.dumps(_plain(status_facts(survey)), indent=1, allow_nan=False)
+def status_response(history: History) -> WebResponse:
+    """Return everything in `history` as JSON."""
+    text = json.dumps(_plain(status_facts(history)), indent=1, allow_nan=False)
     return WebResponse(HTTPStatus.OK, _JSON, text.encode() + b"\n")
 
 
-def status_facts(survey: History) -> dict[str, Any]:
+def status_facts(history: History) -> dict[str, Any]:
     """Return the fields of /api/status; times are aware, days are of the configured time zone."""
-    status, health = survey.status, survey.status.health
+    status, health = history.status, history.status.health
     figures = {source.source: source for source in status.sources}
     return {
         "version": __version__,
         "sqlite_version": status.sqlite_version,
         "taken_at": status.taken_at,
         "started_at": status.started_at,
-        "timezone": survey.timezone,
-        "state": survey.stage,
+        "timezone": history.timezone,
+        "state": history.stage,
         "healthy": health.healthy,
         "reasons": health.reasons,
         "warnings": health.warnings,
         "problems": [
             problem_facts(problem) | {"detail": problem.detail, "hint": problem.hint} for problem in health.problems
         ],
-        "unread": survey.unread,
+        "unread": history.unread,
         "proofs": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
         "tasks": [_task(task) for task in status.tasks],
         "next_runs": [asdict(run) for run in status.next_runs],
-        "sources": [_source(history, figures.get(history.source)) for history in survey.histories],
-        "drills": [asdict(drill) for drill in survey.drills],
-        "replicas": [asdict(replica) for replica in survey.replicas],
-        "disk": asdict(survey.disk) if survey.disk else None,
+        "sources": [_source(source, figures.get(source.source)) for source in history.histories],
+        "drills": [asdict(drill) for drill in history.drills],
+        "replicas": [asdict(replica) for replica in history.replicas],
+        "disk": asdict(history.disk) if history.disk else None,
         "messages": asdict(status.messages),
         "pings": [asdict(ping) for ping in status.pings],
-        "log": [asdict(line) for line in survey.log],
+        "log": [asdict(line) for line in history.log],
     }
 
 
@@ -131,17 +131,17 @@ def _task(task: TaskFigures) -> dict[str, Any]:
     return {**asdict(task), "stages": task.stages or {}}
 
 
-def _source(history: SourceHistory, figures: SourceFigures | None) -> dict[str, Any]:
+def _source(source: SourceHistory, figures: SourceFigures | None) -> dict[str, Any]:
     return {
-        "source": history.source,
-        "configured": bool(history.days),
+        "source": source.source,
+        "configured": bool(source.days),
         "frozen": figures.frozen if figures else None,
-        "generation_count": history.generation_count,
+        "generation_count": source.generation_count,
         "verified_count": figures.verified if figures else None,
-        "stored_bytes": history.stored_bytes,
-        "generations": [asdict(generation) for generation in history.generations],
-        "days": [asdict(day) for day in history.days if day.state != "none"],
-        "points": [asdict(point) for point in history.points],
+        "stored_bytes": source.stored_bytes,
+        "generations": [asdict(generation) for generation in source.generations],
+        "days": [asdict(day) for day in source.days if day.state != "none"],
+        "points": [asdict(point) for point in source.points],
     }
 
 

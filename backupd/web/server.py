@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; close the least important connection if there are too many."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - tells mypy what a stream has
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for mypy: a stream has this type
         self._transport = transport
         peer = transport.get_extra_info("peername")
         self._client = (peer[0], peer[1]) if peer else self._client

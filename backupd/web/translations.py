@@ -250,19 +250,11 @@ _PROBLEMS: Final = {
         "siguen haciendo copias.",
     ),
     "unread.log": Phrase("`backup.log` cannot be read.", "No se puede leer `backup.log`."),
-    "advice.unread.store": Phrase(
-        "Check mount, owner and permissions of `backups_dir`.",
-        "Revise el montaje, el propietario y los permisos de `backups_dir`.",
-    ),
     "advice.catalog": Phrase(
         "`backupd catalog rebuild` builds a new one from the manifests.",
         "`backupd catalog rebuild` crea uno nuevo a partir de los manifiestos.",
     ),
-    "advice.unread.catalog": Phrase(
-        "`backupd catalog rebuild` builds a new one from the manifests.",
-        "`backupd catalog rebuild` crea uno nuevo a partir de los manifiestos.",
-    ),
-    "advice.unread.log": Phrase("Check its owner and permissions.", "Revise su propietario y sus permisos."),
+    "advice.log": Phrase("Check its owner and permissions.", "Revise su propietario y sus permisos."),
     "advice.prune": Phrase("`backupd prune` tries again now.", "`backupd prune` lo intenta de nuevo ahora."),
     "advice.scrub": Phrase(
         "`backupd verify --all` verifies every generation.", "`backupd verify --all` verifica todas las copias."
@@ -307,8 +299,8 @@ _GENERATIONS: Final = {
     "generations.none": Phrase("None yet.", "Ninguna aún."),
     "generations.count": Phrase("{count} in total, {size}", "{count} en total, {size}"),
     "generation": Phrase("generation", "copia"),
-    "kept-for": Phrase("kept for", "motivo"),
-    "copies": Phrase("copies at", "ubicación"),
+    "kept-for": Phrase("kept for", "se conserva por"),
+    "copies": Phrase("copies at", "lugar"),
     "size-column": Phrase("size", "tamaño"),
     "goes": Phrase("removed by the next prune", "se elimina en la próxima purga"),
     "verification.full": Phrase("verified", "verificada"),

@@ -91,7 +91,7 @@ def test_each_source_is_drilled_and_one_can_be_named(pair: Pair) -> None:
     one = typed("drill", "--source", "notes", "--config", pair.config)
     assert one.code == 0
     assert "notes: notes-" in one.out
-    assert "note     restored from the local store: there is no replica" in one.out
+    assert "note     restored from the local store: no replica is configured" in one.out
 
 
 def test_what_a_command_said_and_why_it_failed_is_shown(typed: Keyboard, generation: str) -> None:

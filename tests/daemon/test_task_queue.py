@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.bootstrap.tasks import backup_request, build_site
+from backupd.bootstrap.tasks import backup_request, build_context
 from backupd.catalog import read_catalog
 from backupd.config import Config, load_config
 from backupd.daemon.daemon import SourceClaims
@@ -65,7 +65,7 @@ def test_failures_are_kept_until_a_success(queue: TaskQueue, database: Path) -> 
 def test_run_that_exceeds_its_time_limit_is_recorded_as_failed(config: Config) -> None:
     schedule = config.schedule.model_copy(update={"run_timeout_s": 5})
     lock = config.lock.model_copy(update={"timeout_s": 600})
-    context = build_site(config)
+    context = build_context(config)
     assert backup(backup_request(config, "tasks"), context).outcome == "published"
     limited = config.model_copy(update={"schedule": schedule, "lock": lock})
     queue = TaskQueue(limited, context.log, context.clock)

@@ -157,12 +157,12 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     assert backup(order, context).outcome == "published"
     record(context, "replicate", "offsite", None, 30)
     arrange(context, order)
-    survey = read_history(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
-    health, unhealthy = survey.status.health, "unhealthy" in expected.values()
+    history = read_history(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
+    health, unhealthy = history.status.health, "unhealthy" in expected.values()
     assert {problem.kind: problem.severity for problem in health.problems} == expected
     headlines = {str(problem) for problem in health.problems}
 
-    lines = status_lines(survey.status)
+    lines = status_lines(history.status)
     assert lines[0] == ("NOT HEALTHY" if unhealthy else "healthy")
     assert {line.partition(": ")[2] for line in lines if line.startswith(("  reason: ", "  warning: "))} == headlines
     assert len([line for line in lines if line.startswith("  what to do: ")]) == len(headlines)
@@ -172,14 +172,14 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     assert b"/secret" not in answer.body
     assert str(order.path).encode() not in answer.body
 
-    facts = status_facts(survey)
+    facts = status_facts(history)
     assert (facts["healthy"], {one["headline"] for one in facts["problems"]}) == (not unhealthy, headlines)
-    assert severity_of(survey) == (
-        "failure" if unhealthy else "warning" if expected or survey.stage == "degraded" else "success"
+    assert severity_of(history) == (
+        "failure" if unhealthy else "warning" if expected or history.stage == "degraded" else "success"
     )
-    assert len(to_dos(survey, Localizer("en", ZONE))) >= len(headlines)
+    assert len(to_dos(history, Localizer("en", ZONE))) >= len(headlines)
 
-    told = metrics_response(survey.status).body.decode()
+    told = metrics_response(history.status).body.decode()
     assert f"\nbackupd_healthy {float(not unhealthy)}\n" in told
     assert told.count("\nbackupd_problem{") == len(expected)
     for kind, severity in expected.items():

@@ -65,20 +65,20 @@ def healthy() -> History:
 
 def degraded() -> History:
     """All proofs are young enough, but a generation is damaged, and the last replication failed once."""
-    survey = healthy()
+    history = healthy()
     error, hint = "nas.example:22 does not answer: timed out", "check the address, the firewall and whether it is up"
     failed_at = NOW - timedelta(minutes=2)
     facts = HealthFacts(
-        survey.status.health.freshness,
+        history.status.health.freshness,
         failures=(Failure("replicate", "offsite", "unreachable", failed_at, 1, error, hint),),
         damaged=(("tasks-20261101-0700", "tasks"),),
     )
     runs = {"done": 40, "failed": 1}
     failed = TaskFigures("replicate", "offsite", NOW - 3 * DAY, runs, failed_at=failed_at, error=error, hint=hint)
     retry = NextRun("replicate", "offsite", NOW + timedelta(minutes=1), "the last try failed", retry=True)
-    status = replace(survey.status, health=Health.of(facts, NOW))
+    status = replace(history.status, health=Health.of(facts, NOW))
     tasks, next_runs = (*status.tasks[:2], failed, *status.tasks[3:]), status.next_runs
-    return replace(survey, status=replace(status, tasks=tasks, next_runs=(*next_runs[:2], retry, next_runs[3])))
+    return replace(history, status=replace(status, tasks=tasks, next_runs=(*next_runs[:2], retry, next_runs[3])))
 
 
 def failing() -> History:
@@ -96,12 +96,12 @@ def failing() -> History:
     )
     retry = NextRun("backup", "tasks", NOW + timedelta(minutes=42), "the last 20 tries failed", retry=True)
     status = replace(_status(facts), tasks=(replace(failed, hint=_HINT),), next_runs=(retry,))
-    history = _history("tasks", 330, failed_on=_FAILED_ON | {0, 1})
+    source_history = _history("tasks", 330, failed_on=_FAILED_ON | {0, 1})
     error = LogEntry(NOW - timedelta(minutes=18), "ERROR", f"backup of tasks: failed: {_ERROR}")
     return replace(
         healthy(),
         status=replace(status, sources=status.sources[:1]),
-        histories=(history,),
+        histories=(source_history,),
         drills=(),
         replicas=(),
         log=(*_log()[:-1], error),
@@ -112,8 +112,8 @@ def empty() -> History:
     """Runs there were, but nothing is left of what they made, and no replica or drill was ever set up."""
     facts = HealthFacts((Freshness("backup", "tasks", None, 93_600),))
     status = replace(_status(facts), sources=(SourceFigures("tasks", 0, 0, None, None, None, frozen=False),))
-    history = _history("tasks", 9)
-    gone = replace(history, generations=(), generation_count=0, stored_bytes=0)
+    source_history = _history("tasks", 9)
+    gone = replace(source_history, generations=(), generation_count=0, stored_bytes=0)
     return replace(failing(), status=replace(status, tasks=status.tasks[:1]), histories=(gone,))
 
 

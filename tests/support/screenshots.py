@@ -24,8 +24,8 @@ def main(directory: Path, *, docs: bool) -> None:
     directory.mkdir(exist_ok=True)
     with serving() as context, running_browser() as browser:
         url = f"http://127.0.0.1:{context.server.port}/"
-        for state, survey in STATES.items():
-            context.told.surveyed = survey()
+        for state, history in STATES.items():
+            context.told.surveyed = history()
             for view in VIEWS:
                 picture = directory / f"{state}-{view.language[:2]}-{view.colours}-{view.width}.png"
                 browser.look(url, view, picture)

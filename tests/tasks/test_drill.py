@@ -235,7 +235,7 @@ OTHER = {"BACKUPD_REPLICAS__OFFSITE__URL": "file:/mnt/offsite"}
 @pytest.mark.parametrize(
     ("environ", "store", "note"),
     [
-        ({}, "local", "there is no replica"),
+        ({}, "local", "no replica is configured"),
         (NAS, "nas", ""),
         ({**NAS, **OTHER}, "nas", "the first of 2 replicas"),
         ({**NAS, **OTHER, "BACKUPD_DRILL__FROM": "offsite"}, "offsite", ""),

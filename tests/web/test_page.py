@@ -75,8 +75,8 @@ def site() -> Iterator[WebSite]:
         yield site
 
 
-def shown(site: WebSite, survey: History, language: str = "en") -> Reader:
-    site.told.surveyed = survey
+def shown(site: WebSite, history: History, language: str = "en") -> Reader:
+    site.told.surveyed = history
     reply = site.ask("/", Accept_Language=language)
     assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
     return Reader(reply.text)
@@ -93,9 +93,9 @@ def shown(site: WebSite, survey: History, language: str = "en") -> Reader:
     ],
 )
 def test_each_state_says_what_it_is_and_the_next_step(site: WebSite, state: str, heading: str, step: str) -> None:
-    survey = STATES[state]()
-    assert survey.stage == state
-    page = shown(site, survey)
+    history = STATES[state]()
+    assert history.stage == state
+    page = shown(site, history)
     assert heading in page.text
     assert step in page.text
 
@@ -154,34 +154,34 @@ def test_each_problem_comes_with_advice_in_both_languages(site: WebSite, task: T
         tuple(Failure(task, subject, kind, NOW - timedelta(hours=7)) for subject, kind in kinds.items()),
         (("rotten-20261101-0700", "rotten"),),
     )
-    survey = failing()
-    survey = replace(survey, status=replace(survey.status, health=Health.of(facts, NOW)))
+    history = failing()
+    history = replace(history, status=replace(history.status, health=Health.of(facts, NOW)))
     for language in ("en", "es"):
-        page = shown(site, survey, language)
+        page = shown(site, history, language)
         told = ("never", "late", "ahead", "broken", "small", "rotten", "--unfreeze", "NTP", *kinds)
         assert [word for word in told if word not in page.text] == []
-        advised = [one.advice for one in to_dos(survey, Localizer(language, ZoneInfo("UTC")))]
+        advised = [one.advice for one in to_dos(history, Localizer(language, ZoneInfo("UTC")))]
         assert all(advised), "each has a next step"
 
 
 def test_a_catalog_that_cannot_be_used_is_told_once(site: WebSite) -> None:
     blind = Health.of(HealthFacts((), catalog_error=CatalogUnavailable("it is away", "look")), NOW)
-    survey = replace(healthy(), status=replace(healthy().status, health=blind))
-    assert shown(site, survey).text.count("The catalog cannot be used") == 1
-    assert shown(site, replace(survey, unread=("catalog",))).text.count("The catalog cannot be used") == 1
+    history = replace(healthy(), status=replace(healthy().status, health=blind))
+    assert shown(site, history).text.count("The catalog cannot be used") == 1
+    assert shown(site, replace(history, unread=("catalog",))).text.count("The catalog cannot be used") == 1
 
 
 def test_what_cannot_be_read_is_told_and_no_error(site: WebSite) -> None:
     blind = Health.of(HealthFacts((Freshness("backup", "tasks", None, 60),), store_unreadable=True), NOW)
-    survey = first_day()
-    survey = replace(
-        survey,
-        status=replace(survey.status, health=blind, sources=(), free_bytes={}),
+    history = first_day()
+    history = replace(
+        history,
+        status=replace(history.status, health=blind, sources=(), free_bytes={}),
         disk=None,
         unread=("store", "catalog", "log"),
     )
-    assert survey.stage == "failing"
-    text = shown(site, survey).text
+    assert history.stage == "failing"
+    text = shown(site, history).text
     assert "The directory of the backups cannot be read" in text
     assert "backupd catalog rebuild" in text
     assert "backup.log cannot be read" in text
@@ -189,17 +189,19 @@ def test_what_cannot_be_read_is_told_and_no_error(site: WebSite) -> None:
 
 
 def test_a_bad_last_day_is_a_warning_though_all_proofs_are_young() -> None:
-    survey = healthy()
-    history = replace(survey.histories[0], days=(*survey.histories[0].days[:-1], Day(NOW.date(), "degraded", 1)))
-    warned = replace(survey, histories=(history,))
+    history = healthy()
+    source_history = replace(
+        history.histories[0], days=(*history.histories[0].days[:-1], Day(NOW.date(), "degraded", 1))
+    )
+    warned = replace(history, histories=(source_history,))
     assert warned.stage == "degraded"
     assert b"Not all backups of tasks succeeded on its last day" in page_response(warned, "en").body
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
 def test_what_strangers_wrote_is_shown_and_never_obeyed(site: WebSite, text: str) -> None:
-    survey = hostile(text)
-    page = shown(site, survey)
+    history = hostile(text)
+    page = shown(site, history)
     assert not {"script", "img", "iframe", "form", "button", "input"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on") or name == "style"]
     assert not [char for char in page.text if not char.isprintable() and char != "\n"]
@@ -213,9 +215,9 @@ def test_what_strangers_wrote_is_shown_and_never_obeyed(site: WebSite, text: str
     "time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59+00:00"]
 )
 def test_a_time_that_no_calendar_has_breaks_no_page(time: str) -> None:
-    survey = replace(healthy(), log=(LogEntry(datetime.fromisoformat(time), "INFO", "made up"),))
+    history = replace(healthy(), log=(LogEntry(datetime.fromisoformat(time), "INFO", "made up"),))
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
-        assert b"made up" in page_response(replace(survey, timezone=zone), "en").body
+        assert b"made up" in page_response(replace(history, timezone=zone), "en").body
 
 
 def hostile(text: str) -> History:
@@ -231,32 +233,32 @@ def hostile(text: str) -> History:
         return text if isinstance(value, str) else value
 
     base = degraded()
-    history = replace(
+    source_history = replace(
         base.histories[0], generations=base.histories[0].generations[:3], days=base.histories[0].days[:30]
     )
-    survey = replace(base, histories=(history,), log=(LogEntry(None, "", ""),))
-    spoilt_survey: History = spoilt(survey)
-    return spoilt_survey
+    history = replace(base, histories=(source_history,), log=(LogEntry(None, "", ""),))
+    spoilt_history: History = spoilt(history)
+    return spoilt_history
 
 
 def test_many_sources_and_many_bad_days_make_no_endless_page(site: WebSite) -> None:
-    survey = healthy()
-    bad = tuple(replace(day, state="failed") for day in survey.histories[0].days)
-    many = tuple(replace(survey.histories[0], source=f"db{n}", days=bad) for n in range(23))
-    page = shown(site, replace(survey, histories=many))
+    history = healthy()
+    bad = tuple(replace(day, state="failed") for day in history.histories[0].days)
+    many = tuple(replace(history.histories[0], source=f"db{n}", days=bad) for n in range(23))
+    page = shown(site, replace(history, histories=many))
     assert "Days not verified: 367" in page.text
     assert "and 327 earlier ones" in page.text
     assert "db19" in page.text
     assert "/api/status only: db20, db21, db22" in page.text
     assert "11 more: backupd list" not in page.text
-    longer = replace(survey.histories[0], generation_count=21)
-    assert "11 more: backupd list" in shown(site, replace(survey, histories=(longer,))).text
+    longer = replace(history.histories[0], generation_count=21)
+    assert "11 more: backupd list" in shown(site, replace(history, histories=(longer,))).text
 
 
 def test_more_generations_than_a_screen_are_folded(site: WebSite) -> None:
-    survey = healthy()
-    history = replace(survey.histories[0], generations=survey.histories[0].generations * 3)
-    page = shown(site, replace(survey, histories=(history,)))
+    history = healthy()
+    source_history = replace(history.histories[0], generations=history.histories[0].generations * 3)
+    page = shown(site, replace(history, histories=(source_history,)))
     assert page.tags.count("table") == 2
     assert "+ 16" in page.text
 
@@ -341,9 +343,9 @@ def test_json_has_the_figures_that_the_page_shows() -> None:
 
 
 def test_a_number_that_json_does_not_know_is_null(site: WebSite) -> None:
-    survey = healthy()
-    drill = replace(survey.drills[0], duration_s=float("inf"), stages={"fetch": float("nan")})
-    site.told.surveyed = replace(survey, drills=(drill,))
+    history = healthy()
+    drill = replace(history.drills[0], duration_s=float("inf"), stages={"fetch": float("nan")})
+    site.told.surveyed = replace(history, drills=(drill,))
     facts = site.ask("/api/status").json["drills"][0]
     assert (facts["duration_s"], facts["stages"]) == (None, {"fetch": None})
     assert site.ask("/").status == 200

@@ -68,13 +68,13 @@ def test_each_state_is_shown_without_a_complaint(browser: Browser, site: WebSite
 
 def test_what_is_very_long_or_hostile_breaks_neither_page_nor_policy(browser: Browser, site: WebSite) -> None:
     nasty = "<script>document.title='owned'</script>\u202e" + "W" * 5000
-    survey = healthy()
-    history = survey.histories[0]
-    generation = replace(history.generations[0], id=nasty, stores=(nasty,), kept_for=(nasty,))
-    history = replace(history, source=nasty, generations=(generation,))
-    drill = replace(survey.drills[0], subject=nasty, error=nasty, stages={nasty: 1.0})
-    line = replace(survey.log[0], message=nasty)
-    site.told.surveyed = replace(survey, histories=(history,), drills=(drill,), log=(line,))
+    history = healthy()
+    source_history = history.histories[0]
+    generation = replace(source_history.generations[0], id=nasty, stores=(nasty,), kept_for=(nasty,))
+    source_history = replace(source_history, source=nasty, generations=(generation,))
+    drill = replace(history.drills[0], subject=nasty, error=nasty, stages={nasty: 1.0})
+    line = replace(history.log[0], message=nasty)
+    site.told.surveyed = replace(history, histories=(source_history,), drills=(drill,), log=(line,))
     seen = browser.look(address(site), PHONE_VIEW)
     assert_as_it_should_be(seen, PHONE_VIEW)
     assert "<script>document.title='owned'</script>" in seen.text
