@@ -75,7 +75,7 @@ def degraded() -> History:
     )
     runs = {"done": 40, "failed": 1}
     failed = TaskFigures("replicate", "offsite", NOW - 3 * DAY, runs, failed_at=failed_at, error=error, hint=hint)
-    retry = NextRun("replicate", "offsite", NOW + timedelta(minutes=1), "the last try failed", retry=True)
+    retry = NextRun("replicate", "offsite", NOW + timedelta(minutes=1), "the last run failed", retry=True)
     status = replace(history.status, health=Health.of(facts, NOW))
     tasks, next_runs = (*status.tasks[:2], failed, *status.tasks[3:]), status.next_runs
     return replace(history, status=replace(status, tasks=tasks, next_runs=(*next_runs[:2], retry, next_runs[3])))
@@ -131,7 +131,7 @@ def first_day() -> History:
         sqlite_version="3.54.1",
         next_runs=tuple(NextRun(*one, NOW, "there was none yet", overdue=True) for one in _FIRST),
     )
-    started = LogEntry(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 looks after tasks as user 1000:1000")
+    started = LogEntry(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 backs up tasks as user 1000:1000")
     return History(
         status=status,
         timezone=str(ZONE),
