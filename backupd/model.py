@@ -37,7 +37,7 @@ Severity = Literal["failure", "warning", "success", "info"]
 
 
 def is_generation_id(text: str) -> bool:
-    """Tell whether `text` can be a generation's id: `SOURCE-YYYYMMDD-HHmm`, with `-N` after a collision."""
+    """Return whether `text` can be a generation's id: `SOURCE-YYYYMMDD-HHmm`, with `-N` after a collision."""
     return _GENERATION_ID.fullmatch(text) is not None
 
 
@@ -50,7 +50,7 @@ def source_of(generation_id: str) -> str:
 
 
 def is_source_name(text: str) -> bool:
-    """Tell whether `text` can name a source: it becomes the first part of file names."""
+    """Return whether `text` can name a source: it becomes the first part of file names."""
     return _SOURCE_NAME.fullmatch(text) is not None
 
 

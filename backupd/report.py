@@ -142,9 +142,9 @@ def describe(report: AnyReport) -> str:
         if details.verification:
             parts.append(f"verified {details.verification}")
     if isinstance(details, ReplicationDetails):
-        sizes = f"{human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} spared"
-        proven = f", proven by {' and '.join(details.verified_by)}" if details.verified_by else ""
-        parts.append(f"{counted(len(details.sent), 'generation')}, {sizes}{proven}")
+        sizes = f"{human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} resumed"
+        verified = f", verified by {' and '.join(details.verified_by)}" if details.verified_by else ""
+        parts.append(f"{counted(len(details.sent), 'generation')}, {sizes}{verified}")
     if isinstance(details, DrillDetails):
         parts += _drilled(details.drill)
     parts.append(human_duration(report.duration_s))

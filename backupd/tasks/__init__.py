@@ -1,1 +1,1 @@
-"""What happens, one file a verb, each read from top to bottom; begin with `jobs.backup`."""
+"""Tasks: one verb a file, each read from top to bottom; begin with `tasks.backup`."""

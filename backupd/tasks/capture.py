@@ -89,7 +89,7 @@ def _capture_twice_at_most(
 
 
 def _has_time_for_another(give_up: float, run: BackupRun) -> bool:
-    """Tell whether a copy that takes as long as the first one would end before `give_up`."""
+    """Return whether a copy that takes as long as the first one would end before `give_up`."""
     return time.monotonic() + run.report.stages.get("copy", 0.0) < give_up
 
 

@@ -195,14 +195,14 @@ class TaskContext:
         self.log.info(Event.LOCK_WAITING, f"waiting for {who} to end, {self.lock_timeout_s:.0f} s at most")
 
     def _renew_checksums(self) -> None:
-        """Let `SHA256SUMS` list what is there: a run that was cut short has published without telling it."""
+        """Write `SHA256SUMS` again where a run that was cut short has published without it."""
         if self.store.checksummed() == {stored.id for stored in self.store.list()}:
             return
         with suppress(OSError):  # pruning tries again, and tells; a full disk must not keep it from making room
             self.store.write_checksums(take_inventory(self.store, self.clock()).digests())
 
     def _identity_is_lost(self) -> bool:
-        """Tell whether there are generations, but not the identity that each store with one has. Raises OSError."""
+        """Return whether there are generations, but not the identity that each store with one has. Raises OSError."""
         return self.identities.own() is None and bool(self.store.list())
 
     def _pin_all(self) -> None:

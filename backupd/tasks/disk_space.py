@@ -62,5 +62,5 @@ def watching_space(directory: Path, reserve: int, advance: Callable[[int], None]
 
 
 def same_file_system(one: Path, other: Path) -> bool:
-    """Tell whether both paths are on one file system."""
+    """Return whether both paths are on one file system."""
     return one.stat().st_dev == other.stat().st_dev

@@ -75,7 +75,7 @@ class Inventory:
         )
 
     def counts(self, generation: Generation) -> bool:
-        """Tell whether `generation` is verified, undamaged and not dated in the future."""
+        """Return whether `generation` is verified, undamaged and not dated in the future."""
         return generation.verified and generation.taken_at <= self.now + CLOCK_TOLERANCE
 
 
@@ -173,14 +173,16 @@ def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) ->
     sound = [g for g in inventory.generations if inventory.counts(g) and source in (None, g.source)]
     others = ", ".join(sorted({g.source for g in inventory.generations if inventory.counts(g)}))
     if not sound and others and source is not None:
-        return GenerationMissing(f"there is no sound generation of {source}, but of {others}", "name one with --source")
+        return GenerationMissing(
+            f"there is no verified generation of {source}, but of {others}", "name one with --source"
+        )
     if at is None or not sound:
         if not inventory.generations:
             return GenerationMissing(f"there is no generation in store {inventory.store}", inventory.how_to_fill)
-        return GenerationMissing("there is no sound generation that fits", f"see {inventory.list_command}")
+        return GenerationMissing("there is no verified generation that fits", f"see {inventory.list_command}")
     time, oldest = at.astimezone(UTC), sound[-1]
     return GenerationMissing(
-        f"there is no sound generation at or before {time:%F %T} UTC; "
+        f"there is no verified generation at or before {time:%F %T} UTC; "
         f"the oldest is {oldest.id}, taken at {oldest.taken_at:%F %T} UTC",
         f"see {inventory.list_command}; a time without a zone is one of schedule.timezone",
     )
@@ -224,7 +226,7 @@ def require_same_database(manifest: Manifest, inventory: Inventory, path: Path) 
     if manifest.origin.path != own and _taken_in_turn(manifests, own):
         raise OtherDatabase(
             f"{manifest.id} is of {manifest.origin.path}, not of {own}, of which {mine} is the newest",
-            f"say which you mean by its id; where two apps share this directory: {_WAY_OUT}",
+            f"name it by its id; where two apps share this directory: {_WAY_OUT}",
         )
 
 
@@ -234,11 +236,11 @@ def recorded_path(path: Path) -> str:
 
 
 def _in_turn(paths: Sequence[str]) -> bool:
-    """Tell whether a path comes back after another."""
+    """Return whether a path comes back after another."""
     runs = [path for path, _ in groupby(paths)]
     return len(set(runs)) < len(runs)
 
 
 def _taken_in_turn(newest_first: Sequence[Manifest], now: str) -> bool:
-    """Tell whether a path comes back in the manifests and `now`, the path that comes next."""
+    """Return whether a path comes back in the manifests and `now`, the path that comes next."""
     return _in_turn([*(manifest.origin.path for manifest in reversed(newest_first)), now])

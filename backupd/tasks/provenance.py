@@ -53,7 +53,7 @@ class Provenance:
     sources: frozenset[str]  # that this store has generations of
 
     def counts(self, manifest: Manifest) -> bool:
-        """Tell whether a generation counts as own."""
+        """Return whether a generation counts as own."""
         until = self.adopted.get(manifest.store)
         return manifest.store == self.own or (until is not None and manifest.taken_at <= until)
 
@@ -100,7 +100,7 @@ def refusal(
     return ForeignCopies(
         f"{name} holds copies of {source} that another store has made ({whose}): {consequence}",
         f"give this app a directory of its own in the url of {name}, or its source another name; "
-        f"if this machine goes on for one that was lost: {adopting or f'backupd replicate --to {name} --adopt'}",
+        f"if this machine replaces one that was lost: {adopting or f'backupd replicate --to {name} --adopt'}",
     )
 
 
@@ -122,12 +122,12 @@ def choose_usable(
         raise
     rivals = provenance.foreign(usable, manifest.source)
     if not by_id and not is_succession(rivals):
-        raise refusal(rivals, name, "say which you mean by its id (backupd list)", remote.now)
+        raise refusal(rivals, name, "name it by its id (backupd list)", remote.now)
     return manifest
 
 
 def is_succession(foreign: Sequence[ForeignGenerations]) -> bool:
-    """Tell whether stores followed each other, as on machines that were lost: of one path, one after another."""
+    """Return whether stores followed each other, as on machines that were lost: of one path, one after another."""
     paths = {manifest.origin.path for group in foreign for manifest in group.manifests}
     spans = sorted((group.manifests[0].taken_at, group.manifests[-1].taken_at) for group in foreign)
     return len(paths) <= 1 and all(newest < oldest for (newest, _), (_, oldest) in pairwise(spans))

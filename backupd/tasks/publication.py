@@ -130,7 +130,7 @@ def _quarantine(
     hint = (
         f"restore {previous.id}; if the database is meant to be empty, set allow_empty = true for one backup"
         if state_word == "empty" and previous
-        else f"look at the copy in {quarantine_of(capture, state)}; restore a good generation, "
+        else f"inspect the copy in {quarantine_of(capture, state)}; restore a good generation, "
         "or repair the database (sqlite3 .recover)"
     )
     hold = _hold(request, damage[0], previous, now)
@@ -145,7 +145,7 @@ def _distrust(
     error = CopyCorrupt(
         f"{request.path}: {doubt}; it could be read when {previous.id} was taken: nothing is pruned, "
         "nothing was published",
-        f"restore {previous.id}, or look at the copy in {quarantine_of(capture, state)}; if this is intended, "
+        f"restore {previous.id}, or inspect the copy in {quarantine_of(capture, state)}; if this is intended, "
         "backupd prune --unfreeze lets the next backup be published",
     )
     hold = _hold(request, doubt, previous, now, unreadable=True)
@@ -281,7 +281,7 @@ def losses(before: Manifest, now: Contents | None, snapshot_bytes: int, guard: S
 
 
 def _lost_all_tables(before: Manifest, now: Contents | None) -> bool:
-    """Tell whether every table is gone that the last generation had."""
+    """Return whether every table is gone that the last generation had."""
     return before.contents is not None and bool(before.contents.tables) and now is not None and not now.tables
 
 
@@ -302,7 +302,7 @@ def _compared(before: Contents, now: Contents) -> dict[str, bool]:
 
 
 def _tables_gone(before: Contents, now: Contents, compared: dict[str, bool]) -> list[str]:
-    """Tell which tables are gone. One that was empty held nothing, and one that was renamed still holds it."""
+    """Return which tables are gone, except empty and renamed ones."""
     new = {name for name in now.tables if name not in before.tables}
     missing = [table for table in compared if table not in now.tables and before.tables[table] != 0]
     gone = []
@@ -317,7 +317,7 @@ def _tables_gone(before: Contents, now: Contents, compared: dict[str, bool]) -> 
 
 
 def _holds(new: str, now: Contents, table: str, before: Contents) -> bool:
-    """Tell whether `new` has the columns that `table` had, and at least as many rows."""
+    """Return whether `new` has the columns that `table` had, and at least as many rows."""
     had, has, columns = before.tables[table], now.tables[new], before.columns.get(table)
     return columns is not None and now.columns.get(new) == columns and (had is None or (has is not None and has >= had))
 

@@ -83,7 +83,7 @@ def _mark(generation: str, context: TaskContext, *, sound: bool, detail: str) ->
         else:
             context.marks.add(generation, detail)
     except OSError as error:
-        mark = "sound, and still does not count" if sound else "damaged, and still counts"
+        mark = "verified, and still does not count" if sound else "damaged, and still counts"
         return f"{generation} could not be marked as {mark}: {error.strerror}"
     return ""
 
@@ -119,7 +119,9 @@ def verify(
     detail = _verify_copy(generation, inventory, workers, context, reserve, store)
     result = VerificationResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
     if result.sound:
-        context.log.info(Event.GENERATION_VERIFIED, f"{generation} is sound", generation=generation, store=store.name)
+        context.log.info(
+            Event.GENERATION_VERIFIED, f"{generation} is verified", generation=generation, store=store.name
+        )
     warning = record_verification(
         generation, context, sound=result.sound, detail=detail, duration_s=result.duration_s, store=store.name
     )

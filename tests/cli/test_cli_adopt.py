@@ -99,7 +99,7 @@ def test_copies_of_two_stores_one_after_the_other_are_one_history_and_of_two_at_
     assert (answer.code, second in answer.out) == (0, True), answer.err
     backdated(there, second, days=5)
     ambiguous = typed("restore", "--from", "nas", "--to", tmp_path / "more.db", **nas(there))
-    assert (ambiguous.code, "say which you mean by its id" in ambiguous.err) == (1, True)
+    assert (ambiguous.code, "name it by its id" in ambiguous.err) == (1, True)
     refused = typed("replicate", "--adopt", **nas(there))
     assert (refused.code, "several stores have sent copies of tasks" in refused.err) == (1, True)
     assert typed("restore", lost, "--from", "nas", "--to", tmp_path / "more.db", **nas(there)).code == 0

@@ -34,7 +34,7 @@ def test_at_means_the_newest_at_or_before_that_time_in_the_zone_of_the_schedule(
     oldest = manifest_of(context, keys[-1]).taken_at
     asked = (oldest - timedelta(minutes=1)).replace(second=59)
     assert found[-1]["error"] == (
-        f"there is no sound generation at or before {asked:%F %T} UTC; "
+        f"there is no verified generation at or before {asked:%F %T} UTC; "
         f"the oldest is {keys[-1]}, taken at {oldest:%F %T} UTC"
     )
 

@@ -1,4 +1,4 @@
-"""Damage is found; what this SQLite merely cannot judge is told apart from it."""
+"""Damage is found, and distinguished from what this SQLite cannot check."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The swap of a database for a restored one: whoever opens it in that very moment loses nothing."""
+"""The swap of a database for a restored one: a process that opens it at that moment loses nothing."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.sqlite import swap as swap_module
-from backupd.sqlite.swap import recover_swap, swap
+from backupd.sqlite.swap import recover_swap, swap, sweep_parts
 from backupd.sqlite.swap_journal import swap_journal_path
 from backupd.sqlite.target import Target
 from backupd.sqlite.target_locks import FileLease
@@ -155,6 +155,17 @@ def test_side_files_of_a_database_that_was_written_meanwhile_are_not_put_back(pl
     assert target.read_text() == "its app has gone on"
 
 
+def test_sweep_of_part_files_removes_their_side_files_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "tasks.db"
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        (tmp_path / f".tasks.db.0123abcd.part{suffix}").touch()
+    others = {"tasks.db", "tasks.db-wal", ".other.db.0123abcd.part-wal", ".tasks.db.0123abcd.part-notes"}
+    for name in others:
+        (tmp_path / name).touch()
+    sweep_parts(target)
+    assert {path.name for path in tmp_path.iterdir()} == others
+
+
 @pytest.fixture
 def bank(tmp_path: Path) -> Path:
     """A bank in WAL mode whose app is gone."""
@@ -163,16 +174,16 @@ def bank(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "BEGIN", "PRAGMA locking_mode=EXCLUSIVE"])
-def test_an_app_at_work_is_seen_when_the_old_one_is_brought_to_rest(bank: Path, statement: str) -> None:
+def test_checkpoint_of_a_database_in_use_is_refused(bank: Path, statement: str) -> None:
     with running_app(bank) as app:
         app.sql(statement)
         app.sql("SELECT count(*) FROM ledger")
         with pytest.raises(TargetInUse):
             Target.inspect(bank).checkpoint()
         app.sql("SELECT count(*) FROM ledger")
-    settled = Target.inspect(bank).checkpoint()
-    assert settled is not None
-    assert settled.damage == ""
+    result = Target.inspect(bank).checkpoint()
+    assert result is not None
+    assert result.damage == ""
 
 
 def test_a_database_without_a_file_is_in_use_while_its_side_files_are_open(bank: Path) -> None:

@@ -1,4 +1,4 @@
-"""A database that lost its end: SQLite reads zeros there, so that the copy of it may look sound. It must not be one."""
+"""A truncated database: SQLite reads zeros beyond its end, so that a copy may pass every check. It must be refused."""
 
 import re
 import sqlite3
