@@ -1,1 +1,1 @@
-"""The daemon: what fires, runs, listens and answers while nobody looks."""
+"""The daemon: runs tasks by schedule, answers over HTTP, and notifies."""

@@ -1,7 +1,9 @@
-"""The daemon: asks every minute what is due, has it done, and answers for how it stands."""
+"""The daemon: once a minute it finds what is due for the sources that it has claimed, and submits it."""
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 from backupd.catalog import (
@@ -14,126 +16,124 @@ from backupd.catalog import (
 )
 from backupd.catalog.catalog import Catalog
 from backupd.daemon.scheduler import STALLED_S, Scheduler
-from backupd.daemon.source_claims import SourceClaims
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskQueues, TaskRequest
-from backupd.errors import BackupdError
+from backupd.errors import BackupdError, LockHeld
 from backupd.log import Event
 from backupd.model import CLOCK_TOLERANCE, Task
 from backupd.schedule import Due, Planned, TaskHistory
 from backupd.status.current import due_run
+from backupd.system.file_lock import file_lock
 from backupd.tasks.context import TaskContext
 
-# What is about to be made ought to travel, and what is about to travel to be drilled.
+# A generation about to be made should be in the next replication, and one about to be sent in the next drill.
 _WAITS_FOR: Mapping[Task, frozenset[Task]] = {
     "replicate": frozenset({"backup"}),
     "drill": frozenset({"backup", "replicate"}),
 }
-_LOOK_EVERY_S: Final = 60.0
+_CHECK_EVERY_S: Final = 60.0
 
 
 class Daemon:
-    """Ticker and worker over one site.
+    """A scheduler and task queues for one store.
 
-    `outdated` is asked every minute whether all should begin anew; `on_end` hears of the end of each run.
+    `needs_restart` is asked every minute whether the daemon should start again; `on_end` is called after each run.
     """
 
     def __init__(
         self,
         planned: tuple[Planned, ...],
-        worker: TaskQueues,
+        queues: TaskQueues,
         context: TaskContext,
-        outdated: Callable[[], bool] = lambda: False,
+        needs_restart: Callable[[], bool] = lambda: False,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        self._on_end = on_end
-        self._planned, self._worker, self._context, self._outdated = planned, worker, context, outdated
-        self._ticker = Scheduler(self._tick, self._tick_failed)
+        self._planned, self._queues, self._context = planned, queues, context
+        self._needs_restart, self._on_end = needs_restart, on_end
+        self._scheduler = Scheduler(self._tick, self._tick_failed)
         self._stop = threading.Event()
         self._claims = SourceClaims((one.source for one in planned), context.store.hidden)
-        self._mine = frozenset[str]()
-        self._trouble: tuple[Event, str] | None = None
+        self._owned = frozenset[str]()
+        self._last_warning: tuple[Event, str] | None = None
         self._digest = ""
         self._reconfigured_at = context.clock()
 
     def run(self) -> bool:
-        """Work until `stop`; then end what is being done, and let go of the store.
-
-        Returns whether it was outdated: then it ought to begin anew.
-        """
-        self._worker.start(self._ended)
-        self._worker.submit(TaskRequest(DOCTOR))
-        self._ticker.start()
-        anew = False
-        while not anew and not self._stop.wait(_LOOK_EVERY_S):
-            if self._ticker.mend():
-                what = f"nothing was fired for {STALLED_S:.0f} s (the clock was set back, or a thread died)"
-                self._context.log.warning(Event.SCHEDULER_STALLED, f"{what}: the scheduler was replaced")
-            anew = self._outdated()
-        self._ticker.stop()
-        self._worker.stop()
+        """Run until `stop`; then stop the current runs and release the claims. Returns whether to start again."""
+        self._queues.start(self._run_ended)
+        self._queues.submit(TaskRequest(DOCTOR))
+        self._scheduler.start()
+        restart = False
+        while not restart and not self._stop.wait(_CHECK_EVERY_S):
+            if self._scheduler.replace_if_stalled():
+                what = f"the scheduler did not fire for {STALLED_S:.0f} s and was replaced"
+                why = "the clock was set back, or a thread died"
+                self._context.log.warning(Event.SCHEDULER_STALLED, f"{what}: {why}")
+            restart = self._needs_restart()
+        self._scheduler.stop()
+        self._queues.stop()
         self._claims.release_all()
-        return anew
+        return restart
 
     def stop(self) -> None:
-        """Let `run` return soon; from any thread or signal handler."""
+        """Let `run` return soon; may be called from any thread or signal handler."""
         self._stop.set()
 
-    def looks_after(self, source: str) -> bool:
-        """Tell whether this daemon, and no other, did so when it last looked."""
-        return source in self._mine
+    def owns(self, source: str) -> bool:
+        """Return whether this daemon held the claim on `source` at its last tick."""
+        return source in self._owned
 
     def alive(self) -> tuple[str, ...]:
-        """Return what does not work, of scheduler, worker and catalog, in words without paths."""
+        """Return what does not work of scheduler, task queues and catalog, without paths; empty when all do."""
         found = []
-        if self._ticker.age_s() > STALLED_S:
-            found.append(f"the scheduler has not fired for {self._ticker.age_s():.0f} s")
-        if not self._worker.alive():
-            found.append("the worker has ended")
+        if self._scheduler.age_s() > STALLED_S:
+            found.append(f"the scheduler has not fired for {self._scheduler.age_s():.0f} s")
+        if not self._queues.alive():
+            found.append("a task queue has stopped")
         try:
             with read_catalog(self._context.catalog_path) as catalog:
                 catalog.runs(limit=1)
         except (CatalogDiskError, CatalogForeign):
-            pass  # no restart makes room, or decides whose it is: log, status and metrics tell
+            pass  # a restart would not help: log, status and metrics report it
         except CatalogUnavailable:
             found.append("the catalog cannot be used")
         return tuple(found)
 
-    def _ended(self) -> None:
-        self._ticker.hurry()  # what waited for a run need not wait for the next minute
+    def _run_ended(self) -> None:
+        self._scheduler.fire_soon()  # tasks that waited for this run start before the next minute
         self._on_end()
 
     def _tick(self) -> None:
         self._context.store.prepare()
-        mine = self._mine = self._claims.held()
-        ready = self._all_due([one for one in self._planned if one.source in mine])
+        owned = self._owned = self._claims.acquire()
+        ready = self._all_due([one for one in self._planned if one.source in owned])
         tasks = {planned.task for planned, _ in ready}
-        for planned, why in ready:
+        for planned, due in ready:
             if waits(planned.task, tasks):
                 continue
-            if self._worker.submit(TaskRequest(planned.task, planned.source)):
+            if self._queues.submit(TaskRequest(planned.task, planned.source)):
                 task, source = planned.task, planned.source
-                self._context.log.info(Event.RUN_DUE, f"{planned} is due: {why.reason}", task=task, source=source)
+                self._context.log.info(Event.RUN_DUE, f"{planned} is due: {due.reason}", task=task, source=source)
 
-    def _all_due(self, mine: list[Planned]) -> list[tuple[Planned, Due]]:
-        """Return what has to run now, as well as can be told without a catalog where that is out of order."""
+    def _all_due(self, planned: list[Planned]) -> list[tuple[Planned, Due]]:
+        """Return what has to run now; without a usable catalog, by what this daemon remembers."""
         try:
             with open_catalog(self._context.catalog_path) as catalog:
-                found = [(planned, self._due(planned, catalog)) for planned in mine]
-            self._say_standby()
+                found = [(one, self._due(one, catalog)) for one in planned]
+            self._log_standby()
         except CatalogUnavailable as error:
-            self._tell_once(Event.CATALOG_UNAVAILABLE, error.message, error.hint)
+            self._warn_once(Event.CATALOG_UNAVAILABLE, error.message, error.hint)
             if isinstance(error, CatalogDamaged):
-                self._worker.submit(TaskRequest(REBUILD))
-            found = [(planned, self._due(planned, None)) for planned in mine]
+                self._queues.submit(TaskRequest(REBUILD))
+            found = [(one, self._due(one, None)) for one in planned]
         now = self._context.clock()
-        return [(planned, why) for planned, why in found if why.at <= now]
+        return [(one, due) for one, due in found if due.at <= now]
 
     def _due(self, planned: Planned, catalog: Catalog | None) -> Due:
         now = self._context.clock()
         return due_run(planned, catalog, self._configuration, now, lambda: self._remembered(planned))
 
     def _configuration(self) -> str:
-        """Return the digest of the configuration of now; runs that failed before it changed count no more."""
+        """Return the digest of the current configuration; runs that failed before it changed count no more."""
         digest = self._context.configuration()
         if self._digest not in ("", digest):
             self._reconfigured_at = self._context.clock()
@@ -142,31 +142,80 @@ class Daemon:
 
     def _remembered(self, planned: Planned) -> TaskHistory:
         latest = self._context.clock() + CLOCK_TOLERANCE  # runs that a clock running ahead dated do not count
-        results = self._worker.ended(TaskRequest(planned.task, planned.source))
+        results = self._queues.results(TaskRequest(planned.task, planned.source))
         ended = [run for run in results if run.began_at <= latest]
         succeeded = [run.began_at for run in ended if run.succeeded]
         failed = (run.ended_at for run in ended if not run.succeeded and run.began_at >= self._reconfigured_at)
         return TaskHistory(max(succeeded, default=None), tuple(failed))
 
-    def _say_standby(self) -> None:
-        others = self._claims.others()
+    def _log_standby(self) -> None:
+        others = self._claims.held_by_others()
         if not others:
-            self._trouble = None
+            self._last_warning = None
             return
-        what = f"another daemon looks after {', '.join(others)}: standing by"
-        self._tell_once(Event.DAEMON_STANDBY, what, "nothing, while a deploy replaces it; else stop one of the two")
+        what = f"another daemon owns {', '.join(others)}: standing by"
+        self._warn_once(Event.DAEMON_STANDBY, what, "nothing, while a deploy replaces it; else stop one of the two")
 
     def _tick_failed(self, error: Exception) -> None:
-        hint = error.hint if isinstance(error, BackupdError) else "check the disk and the rights of backups_dir"
-        self._tell_once(Event.TICK_FAILED, f"could not find out what is due: {error}", hint)
+        hint = error.hint if isinstance(error, BackupdError) else "check the disk, and the permissions of backups_dir"
+        self._warn_once(Event.TICK_FAILED, f"cannot determine what is due: {error}", hint)
 
-    def _tell_once(self, event: Event, message: str, hint: str) -> None:
-        """Log what is wrong when it begins, and not again each minute."""
-        if (event, message) != self._trouble:
+    def _warn_once(self, event: Event, message: str, hint: str) -> None:
+        """Log a warning when it begins, and not again each minute."""
+        if (event, message) != self._last_warning:
             self._context.log.warning(event, message, hint=hint)
-        self._trouble = event, message
+        self._last_warning = event, message
 
 
 def waits(task: Task, due: Iterable[Task]) -> bool:
-    """Tell whether `task`, which is due, has to wait for others that are; one that failed is not due for a while."""
+    """Return whether `task` has to wait for another task that is due; after a failure that is not due for a while."""
     return not _WAITS_FOR.get(task, frozenset()).isdisjoint(due)
+
+
+class SourceClaims:
+    """The claims of this daemon on `subjects` (sources and replicas): locks that it holds for as long as it lives.
+
+    In a rolling deploy the new daemon stands by until the old one ends; daemons of different sources can share a store.
+    """
+
+    def __init__(self, subjects: Iterable[str], directory: Path) -> None:
+        self._subjects, self._directory = tuple(dict.fromkeys(subjects)), directory
+        self._held: dict[str, tuple[ExitStack, int]] = {}
+
+    def acquire(self) -> frozenset[str]:
+        """Claim what is free, and return all that this daemon holds; a claim whose file was removed is made again.
+
+        Raises OSError when the directory does not exist.
+        """
+        for subject in self._subjects:
+            path = self._directory / f"daemon-{subject}.lock"
+            if subject in self._held and not _is_file(path, self._held[subject][1]):
+                self._held.pop(subject)[0].close()
+            if subject not in self._held:
+                self._claim(subject, path)
+        return frozenset(self._held)
+
+    def held_by_others(self) -> tuple[str, ...]:
+        """Return the subjects that another daemon held at the last `acquire`."""
+        return tuple(subject for subject in self._subjects if subject not in self._held)
+
+    def release_all(self) -> None:
+        """Release all claims."""
+        for stack, _ in self._held.values():
+            stack.close()
+        self._held.clear()
+
+    def _claim(self, subject: str, path: Path) -> None:
+        stack = ExitStack()
+        try:
+            stack.enter_context(file_lock(path, "daemon"))
+            self._held[subject] = stack, path.stat().st_ino
+        except LockHeld:
+            stack.close()
+
+
+def _is_file(path: Path, inode: int) -> bool:
+    try:
+        return path.stat().st_ino == inode
+    except FileNotFoundError:
+        return False

@@ -1,4 +1,4 @@
-"""Put the daemon together, run it, and take it apart."""
+"""`backupd serve`: builds the daemon, runs it, and stops it."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import NoReturn
 
 from backupd import __version__
@@ -37,16 +39,59 @@ from backupd.tasks.requests import RetentionRule
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+_HTTP_STOP_S = 1.0
+_EXIT_S = 7.5
+
+
+def serve(config: Config) -> NoReturn:
+    """Switch to the user that PUID names, serve until SIGTERM or SIGINT, and exit 0.
+
+    Ends the process itself, since a thread may hang on a disk. Raises ConfigError, and ListenFailed when the port is
+    taken.
+    """
+    exit_within(_EXIT_S)
+    identity = drop_privileges(config, os.environ)
+    become_owner_of_backups(config, os.environ)
+    context = daemon_context(config, sys.stdout)
+    planned, run_ended = planned_tasks(config), threading.Event()
+    queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
+    daemon = Daemon(planned, queues, context, OwnerHandover(config, context.log).ready, on_end=run_ended.set)
+    started_at, rule = context.clock(), retention_rule(config)
+    status = DaemonStatus(daemon, planned, limits(config), rule, context, monitors(config), started_at)
+    server = _server(config, status, context)
+    notifier = _notifier(config, daemon, status, context, run_ended)
+    for end in _ENDS:
+        if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `exit_on_signals`
+            signal.signal(end, lambda *_: daemon.stop())
+    server.start()
+    notifier.start()
+    what = f"backupd {__version__} backs up {', '.join(config.sources)}"
+    user = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.geteuid()}"
+    context.log.info(Event.DAEMON_STARTED, f"{what} {user}; it answers on {config.http.listen}")
+    restart = daemon.run()
+    notifier.stop()
+    server.stop(_HTTP_STOP_S)
+    context.log.info(Event.DAEMON_STOPPED, "the databases have an owner now: restarting" if restart else "stopped")
+    context.log.close()
+    sys.stdout.flush()
+    if restart:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
+    os._exit(0)
+
 
 class OwnerHandover:
-    """Asked once a minute; what root made meanwhile goes to the successor first, who could do nothing without it."""
+    """Whether the daemon should restart as the owner of databases that did not exist at its start.
+
+    Files that root made until then are handed over first: the new user could not write them.
+    """
 
     def __init__(self, config: Config, log: EventLog) -> None:
         self._config, self._log = config, log
-        self._told = ""
+        self._last_error = ""
 
-    def due(self) -> bool:
-        """Tell whether all is ready for a beginning as another user; what is in the way is logged once."""
+    def ready(self) -> bool:
+        """Return whether the daemon can restart as another user; an obstacle is logged once."""
         try:
             identity = identity_for(self._config, os.environ)
             if identity is None:
@@ -54,128 +99,75 @@ class OwnerHandover:
             become_root_again()
             hand_over_backups(self._config, identity)
         except ConfigError as error:
-            if error.message != self._told:
+            if error.message != self._last_error:
                 self._log.error(Event.RUN_FAILED, error.message, hint=error.hint)
-            self._told = error.message
+            self._last_error = error.message
             become_owner_of_backups(self._config, os.environ)
             return False
         return True
 
 
-_ENDS = (signal.SIGTERM, signal.SIGINT)
-
-
+@dataclass(frozen=True)
 class DaemonStatus:
-    """The running daemon as HTTP sees it: `service.survey.Service`."""
+    """The `StatusService` of this daemon."""
 
-    def __init__(
-        self,
-        daemon: Daemon,
-        planned: tuple[Planned, ...],
-        limits: tuple[Limit, ...],
-        retention: RetentionRule,
-        context: TaskContext,
-        monitors: Mapping[str, Monitor],
-    ) -> None:
-        self._daemon, self._planned, self._limits, self._expiry, self._context = (
-            daemon,
-            planned,
-            limits,
-            retention,
-            context,
-        )
-        self._monitors = monitors
-        self._started_at = context.clock()
+    daemon: Daemon
+    planned: tuple[Planned, ...]
+    limits: tuple[Limit, ...]
+    retention: RetentionRule
+    context: TaskContext
+    monitors: Mapping[str, Monitor]
+    started_at: datetime
 
     def alive(self) -> tuple[str, ...]:
-        """Return why process, scheduler or catalog do not work, in words without paths; empty when all do."""
-        return self._daemon.alive()
+        """See `StatusService`."""
+        return self.daemon.alive()
 
     def health(self) -> Health:
-        """Judge how old the last proofs are."""
-        return Health.of(read_health_facts(self._limits, self._context), self._context.clock())
+        """See `StatusService`."""
+        return Health.of(read_health_facts(self.limits, self.context), self.context.clock())
 
     def status(self) -> Status:
-        """Look at everything."""
-        return read_status(self._planned, self._limits, self._context, self._started_at, self._monitors)
+        """See `StatusService`."""
+        return read_status(self.planned, self.limits, self.context, self.started_at, self.monitors)
 
     def history(self) -> History:
-        """Look at everything, and at how it came to be."""
-        return read_history(self._planned, self._limits, self._expiry, self._context, self._started_at, self._monitors)
+        """See `StatusService`."""
+        return read_history(self.planned, self.limits, self.retention, self.context, self.started_at, self.monitors)
 
 
-_HTTP_STOP_S = 1.0
-_END_S = 7.5
-
-
-def serve(config: Config) -> NoReturn:
-    """Become whom PUID asks for, serve until SIGTERM or SIGINT, and exit 0.
-
-    Ends the process itself: no thread that waits for a disk may keep it. Raises ConfigError, and BackupdError when the
-    port is taken.
-    """
-    exit_within(_END_S)
-    identity = drop_privileges(config, os.environ)
-    become_owner_of_backups(config, os.environ)
-    context = daemon_context(config, sys.stdout)
-    planned = planned_tasks(config)
-    woken = threading.Event()
-    lanes = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
-    daemon = Daemon(planned, lanes, context, OwnerHandover(config, context.log).due, on_end=woken.set)
-    overview = DaemonStatus(daemon, planned, limits(config), retention_rule(config), context, monitors(config))
-    server = _server(config, overview, context)
-    teller = _teller(config, daemon, overview, context, woken)
-    for end in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `unwind_on_signals`
-            signal.signal(end, lambda *_: daemon.stop())
-    server.start()
-    teller.start()
-    what = f"backupd {__version__} looks after {', '.join(config.sources)}"
-    whom = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.geteuid()}"
-    context.log.info(Event.DAEMON_STARTED, f"{what} {whom}; it answers on {config.http.listen}")
-    anew = daemon.run()
-    teller.stop()
-    server.stop(_HTTP_STOP_S)
-    context.log.info(Event.DAEMON_STOPPED, "the databases have an owner now: starting anew" if anew else "stopped")
-    context.log.close()
-    sys.stdout.flush()
-    if anew:
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
-    os._exit(0)
-
-
-def _teller(
-    config: Config, daemon: Daemon, overview: DaemonStatus, context: TaskContext, woken: threading.Event
+def _notifier(
+    config: Config, daemon: Daemon, status: DaemonStatus, context: TaskContext, wake: threading.Event
 ) -> Notifier:
-    request = notification_options(config)
+    options = notification_options(config)
     return Notifier(
-        request,
+        options,
         context,
-        is_owner=lambda: daemon.looks_after(request.scope),
+        is_owner=lambda: daemon.owns(options.scope),
         errors=daemon.alive,
-        digest=lambda: status_lines(overview.status()),
-        wake=woken,
+        digest=lambda: status_lines(status.status()),
+        wake=wake,
     )
 
 
-def _server(config: Config, overview: DaemonStatus, context: TaskContext) -> HttpServer:
+def _server(config: Config, status: DaemonStatus, context: TaskContext) -> HttpServer:
     def on_error(what: str) -> None:
         context.log.error(Event.HTTP_FAILED, what)
 
     token = config.http.token.get_secret_value() if config.http.token else None
-    return HttpServer(config.http.listen, make_app(overview, token, on_error), on_error)
+    return HttpServer(config.http.listen, make_app(status, token, on_error), on_error)
 
 
 def exit_within(seconds: float) -> None:
-    """Let this process end at most so long after SIGTERM or SIGINT, with exit code 1 where it did not end by itself.
+    """End this process so long after SIGTERM or SIGINT, with exit code 1, if it has not ended by then.
 
-    The signals must have handlers: the interpreter tells a pipe of each as it arrives (signal.set_wakeup_fd), whatever
+    The signals must have handlers: the interpreter writes each to a pipe as it arrives (signal.set_wakeup_fd), whatever
     the main thread is doing.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_wait, args=(reader, seconds), name="ending", daemon=True).start()
+    threading.Thread(target=_wait, args=(reader, seconds), name="exit", daemon=True).start()
 
 
 def _wait(reader: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What fires: APScheduler, once a minute; what is due is not its affair (docs/adr/0007-what-is-due.md)."""
+"""Fires once a minute, with APScheduler; it does not know what is due (docs/adr/0007-what-is-due.md)."""
 
 import logging
 import threading
@@ -14,15 +14,12 @@ from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-# Two ticks may be late before the scheduler counts as stuck: one can take a while on a busy machine.
+# Two ticks may be late, on a busy machine, before the scheduler counts as stalled.
 STALLED_S: Final = 150.0
 
 
 class Scheduler:
-    """Calls `tick` at start, at each full minute and when told to hurry.
-
-    `age_s` tells how long ago it last ended, well or not.
-    """
+    """Calls `tick` at start, at each full minute, and after `fire_soon`; an exception goes to `on_error`."""
 
     def __init__(
         self, tick: Callable[[], None], on_error: Callable[[Exception], None], *, stalled_s: float = STALLED_S
@@ -39,20 +36,20 @@ class Scheduler:
         )
         self._scheduler.start()
 
-    def hurry(self) -> None:
-        """Fire now as well, unless it is about to stop."""
+    def fire_soon(self) -> None:
+        """Fire now as well; nothing happens once it is stopping."""
         with suppress(JobLookupError):
             self._scheduler.modify_job("tick", next_run_time=datetime.now(UTC))
 
     def age_s(self) -> float:
-        """Return the seconds since a tick last ended, by a clock that nobody can set."""
+        """Return the seconds since a tick last ended, by the monotonic clock."""
         return time.monotonic() - self._ticked_at
 
-    def mend(self) -> bool:
-        """Replace a scheduler that is stuck, and tell whether it was.
+    def replace_if_stalled(self) -> bool:
+        """Replace a scheduler that does not fire, and return whether it was replaced.
 
-        Its thread may have died, or it sleeps until a time that the clock was set back from. A new one is given as
-        long as the first before it is replaced in its turn; a tick that hangs is no fault of the scheduler's.
+        Its thread may have died, or the clock was set back from the time that it sleeps until. Not while a tick hangs,
+        nor sooner after the last replacement than after the start.
         """
         if self._lock.locked() or min(self.age_s(), time.monotonic() - self._restarted_at) < self._stalled_s:
             return False
@@ -63,20 +60,20 @@ class Scheduler:
         return True
 
     def stop(self) -> None:
-        """Fire no more; a tick that is at work ends by itself."""
+        """Fire no more; a tick that is running ends by itself."""
         self._scheduler.shutdown(wait=False)
 
     def _fire(self) -> None:
-        with self._lock:  # a tick that outlived its scheduler goes before that of the next one
+        with self._lock:  # a tick that outlives its scheduler ends before the next one begins
             try:
                 self._tick()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next minute has to come
+            except Exception as error:  # noqa: BLE001 - the scheduler must survive any defect
                 self._on_error(error)
             self._ticked_at = time.monotonic()
 
 
 def _scheduler() -> BackgroundScheduler:
-    quiet = logging.Logger("apscheduler")  # noqa: LOG001 - none of the global ones: what there is to say we say
+    quiet = logging.Logger("apscheduler")  # noqa: LOG001 - APScheduler's own messages are not shown
     quiet.addHandler(logging.NullHandler())
     return BackgroundScheduler(
         jobstores={"default": MemoryJobStore()},

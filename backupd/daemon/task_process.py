@@ -1,8 +1,8 @@
 """One run by schedule, in a process of its own: `python -m backupd.daemon.task_process TASK [SOURCE]`.
 
-The daemon stays small and alive whatever a run needs or does; stopping a run is stopping a process, which unwinds as a
-command in a terminal does. The configuration comes through standard input, as the daemon read it when it still had the
-right to; when that closes the daemon is gone, and the run ends too.
+The daemon stays small and alive whatever a run needs or does, and stops a run by a signal, which cleans up as a command
+in a terminal does. The configuration comes through standard input, as the daemon read it when it had the rights; when
+that closes, the daemon is gone, and the run ends too.
 """
 
 import os
@@ -23,46 +23,42 @@ from backupd.system.signals import exit_on_signals, ignore_signals
 from backupd.tasks.context import TaskContext
 
 
-def main(job: TaskRequest, config: Config) -> int:
-    """Do `job` and return its exit code; what happens goes to `backup.log` and, as plain lines, to standard output."""
+def main(request: TaskRequest, config: Config) -> int:
+    """Run `request` and return its exit code; events go to `backup.log` and, as plain lines, to standard output."""
     log = deferred_log(config, sys.stdout)
     try:
         call_when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         drop_privileges(
             config, os.environ
-        )  # a database that was not there when the daemon started may have an owner by now
-        return _do(job, config, build_context(config, console=sys.stdout))
+        )  # a database that did not exist when the daemon started may have an owner by now
+        return _run(request, config, build_context(config, console=sys.stdout))
     except BackupdError as error:
-        _tell(job, error, log)
+        _log_failure(request, error, log)
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - a defect: the log is where somebody will look for it
-        _tell(
-            job,
-            UnexpectedError.of(error, "report this with backup.log"),
-            log,
-        )
+    except Exception as error:  # noqa: BLE001 - a defect belongs into the log
+        _log_failure(request, UnexpectedError.of(error, "report this with backup.log"), log)
         return UnexpectedError.exit_code
 
 
-def _tell(job: TaskRequest, error: BackupdError, log: EventLog) -> None:
-    what = f"the {job} could not be done: {error.message}"
-    log.error(Event.RUN_FAILED, what, task=job.task, source=job.source or None, hint=error.hint)
+def _log_failure(request: TaskRequest, error: BackupdError, log: EventLog) -> None:
+    what = f"the {request} failed: {error.message}"
+    log.error(Event.RUN_FAILED, what, task=request.task, source=request.source or None, hint=error.hint)
 
 
-def _do(job: TaskRequest, config: Config, context: TaskContext) -> int:
-    if job.task == DOCTOR:
+def _run(request: TaskRequest, config: Config, context: TaskContext) -> int:
+    if request.task == DOCTOR:
         return _doctor(config, context)
-    if job.task == REBUILD:
+    if request.task == REBUILD:
         return _rebuild(context)
-    return _run(job.task, job.source, config, context).exit_code
+    return _run_task(request.task, request.source, config, context).exit_code
 
 
-def _run(task: str, source: str, config: Config, context: TaskContext) -> AnyReport:
+def _run_task(task: str, source: str, config: Config, context: TaskContext) -> AnyReport:
     if task == "backup":
         from backupd.tasks.backup import backup
 
         return backup(backup_request(config, source), context)
-    lower_priority(priority(config))  # a backup steps aside by itself, once it no longer holds the app's snapshot
+    lower_priority(priority(config))  # a backup lowers its own priority, once it no longer holds the app's snapshot
     if task == "replicate":
         from backupd.bootstrap.replicas import replica_connector, replica_retry, replication_request
         from backupd.tasks.replicate import replicate
@@ -89,7 +85,7 @@ def _run(task: str, source: str, config: Config, context: TaskContext) -> AnyRep
 
 
 def _doctor(config: Config, context: TaskContext) -> int:
-    """Log what `backupd doctor` finds; returns 1 when something is wrong."""
+    """Log what `backupd doctor` finds; return 1 when something is wrong."""
     from backupd.bootstrap.replicas import diagnose
 
     wrong = False
@@ -109,7 +105,7 @@ def _rebuild(context: TaskContext) -> int:
 
 if __name__ == "__main__":
     exit_on_signals()
-    asked = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, through a pipe that nobody else holds
-    code = main(TaskRequest(*sys.argv[1:]), asked)
+    config = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the daemon, through a pipe that no other process has
+    code = main(TaskRequest(*sys.argv[1:]), config)
     ignore_signals()
     sys.exit(code)

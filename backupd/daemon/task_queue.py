@@ -1,4 +1,4 @@
-"""Does one run after the other, each in a process of its own, and remembers how it ended."""
+"""Runs one task after the other, each in a process of its own, and remembers the results."""
 
 import pickle
 import signal
@@ -18,26 +18,19 @@ from backupd.log import Event, EventLog
 from backupd.system.os_errors import os_error_hint, os_error_text
 from backupd.system.process import close_input, send, start_module
 
-_AWAY = ("replicate", "drill")
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """How a run ended, remembered for as long as the daemon lives: the catalog may be out of order just then."""
-
-    began_at: datetime
-    ended_at: datetime
-    exit_code: int
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether it did what it was for, with or without warnings."""
-        return self.exit_code in _SUCCESSES
+# Beside the tasks of a schedule; neither has a source.
+DOCTOR: Final = "doctor"
+REBUILD: Final = "rebuild"
+# A run that is stopped cleans up for so long; then it is killed, and the next run sweeps what it left.
+STOP_GRACE_S: Final = 4.0
+_REMOTE: Final = ("replicate", "drill")
+_SUCCESSES: Final = (0, 3)
+_RESULTS_KEPT: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """Something to do: a task (or `doctor`, `rebuild`) and the source that it concerns, if any."""
+    """A task (or `doctor`, `rebuild`) and its source or replica, if any."""
 
     task: str
     source: str = ""
@@ -46,8 +39,22 @@ class TaskRequest:
         return f"{self.task} of {self.source}" if self.source else self.task
 
 
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """How a run ended; kept in memory, since the catalog may be unusable at that moment."""
+
+    began_at: datetime
+    ended_at: datetime
+    exit_code: int
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it succeeded, with or without warnings."""
+        return self.exit_code in _SUCCESSES
+
+
 class TaskQueue:
-    """A queue of jobs, and the one thread that does them; every method may be called from any thread."""
+    """A queue of requests, and one thread that runs them; each method may be called from any thread."""
 
     def __init__(self, config: Config, log: EventLog, clock: Callable[[], datetime]) -> None:
         self._config, self._log, self._clock = config, log, clock
@@ -57,101 +64,101 @@ class TaskQueue:
         self._current: TaskRequest | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
-        self._ended: dict[TaskRequest, deque[TaskResult]] = {}
+        self._results: dict[TaskRequest, deque[TaskResult]] = {}
         self._on_end: Callable[[], None] = lambda: None
-        self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="tasks", daemon=True)
 
     def start(self, on_end: Callable[[], None] = lambda: None) -> None:
-        """Begin to work; `on_end` hears, in the worker's thread, of the end of each job that concerns a source.
-
-        It must neither raise nor take long.
-        """
+        """Start the thread, which calls `on_end` after each run that has a source; it must be quick and not raise."""
         self._on_end = on_end
         self._thread.start()
 
-    def submit(self, job: TaskRequest) -> bool:
-        """Queue `job`, unless it waits or is being done already; tells whether it was queued."""
+    def submit(self, request: TaskRequest) -> bool:
+        """Queue `request`, unless it waits or runs already; return whether it was queued."""
         with self._changed:
-            if self._stopping or job == self._current or job in self._waiting:
+            if self._stopping or request == self._current or request in self._waiting:
                 return False
-            self._waiting.append(job)
+            self._waiting.append(request)
             self._changed.notify_all()
             return True
 
-    def ended(self, job: TaskRequest) -> tuple[TaskResult, ...]:
-        """Return how the last success of `job` and the failures since then ended, oldest first."""
+    def results(self, request: TaskRequest) -> tuple[TaskResult, ...]:
+        """Return the last success of `request` and the failures since then, oldest first."""
         with self._changed:
-            return tuple(self._ended.get(job, ()))
+            return tuple(self._results.get(request, ()))
 
     def alive(self) -> bool:
-        """Tell whether the thread is there, at work or waiting for some."""
+        """Return whether the thread is alive."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Stop what is being done and begin nothing more; returns after little more than `STOP_GRACE_S`."""
+        """Stop the current run and start no other; returns after little more than `STOP_GRACE_S`."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-            job, process = self._current, self._process
-        if job is not None and process is not None:
-            self._end(job, process, "the daemon stops")
+            request, process = self._current, self._process
+        if request is not None and process is not None:
+            self._end(request, process, "the daemon stops")
         self._thread.join(1)
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
+        while (request := self._next()) is not None:
             began_at = self._clock()
-            exit_code = self._do(job)
+            exit_code = self._run(request)
             with self._changed:
                 self._current = self._process = None
-                runs = self._ended.setdefault(job, deque(maxlen=_RUNS_REMEMBERED))
-                ended = TaskResult(began_at, self._clock(), exit_code)
-                if ended.succeeded:
-                    runs.clear()
-                runs.append(ended)
-            if job.source:  # else a rebuild that fails would be tried again at once, for ever
+                results = self._results.setdefault(request, deque(maxlen=_RESULTS_KEPT))
+                result = TaskResult(began_at, self._clock(), exit_code)
+                if result.succeeded:
+                    results.clear()
+                results.append(result)
+            if request.source:  # after a rebuild that fails, the next attempt has to wait for the next minute
                 self._on_end()
 
     def _next(self) -> TaskRequest | None:
-        """Wait for a job; None when there will be none any more."""
+        """Wait for a request; None once the queue stops."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping)
             self._current = None if self._stopping else self._waiting.popleft()
             return self._current
 
-    def _do(self, job: TaskRequest) -> int:
-        """Have `job` done and return its exit code; what kept it from being done is one too, and is told."""
+    def _run(self, request: TaskRequest) -> int:
+        """Run `request` in a process and return its exit code; a failure to start is logged, and has a code as well."""
         try:
-            process = start_module("backupd.daemon.task_process", job.task, job.source, stdout=None)
+            process = start_module("backupd.daemon.task_process", request.task, request.source, stdout=None)
             send(process, pickle.dumps(self._config))
         except ProcessRefused as error:
-            self._tell(job, f"the {job} could not begin: {error.message}", error.hint)
+            self._log_error(request, f"the {request} could not start: {error.message}", error.hint)
             return error.exit_code
         except OSError as error:
-            self._tell(job, f"the {job} could not begin: {os_error_text(error)}", os_error_hint(error))
+            what = f"the {request} could not start: {os_error_text(error)}"
+            self._log_error(request, what, os_error_hint(error))
             return TemporaryError.exit_code
         with self._changed:
             self._process = process
             stopping = self._stopping
         if stopping:
-            self._end(job, process, "the daemon stops")
+            self._end(request, process, "the daemon stops")
         try:
             process.wait(self._timeout_s)
         except subprocess.TimeoutExpired:
-            self._end(job, process, f"it did not end within {human_duration(self._timeout_s)}", signal.SIGALRM)
+            self._end(request, process, f"it did not end within {human_duration(self._timeout_s)}", signal.SIGALRM)
         finally:
             close_input(process)
         if process.returncode is None:
-            return TemporaryError.exit_code  # not even SIGKILL ends it: it hangs in the kernel, and is left behind
+            return TemporaryError.exit_code  # it hangs in the kernel, where not even SIGKILL ends it
         if process.returncode < 0 and not self._stopping:
             name = signal.Signals(-process.returncode).name
-            self._tell(job, f"the {job} was killed by {name}", "see dmesg: too little memory is likely")
+            hint = "see dmesg: too little memory is likely"
+            self._log_error(request, f"the {request} was killed by {name}", hint)
         return process.returncode
 
     def _end(
-        self, job: TaskRequest, process: subprocess.Popen[bytes], why: str, by: signal.Signals = signal.SIGTERM
+        self, request: TaskRequest, process: subprocess.Popen[bytes], why: str, by: signal.Signals = signal.SIGTERM
     ) -> None:
-        """Let a run clean up, and kill it when it takes too long."""
-        self._log.warning(Event.RUN_STOPPED, f"stopping the {job}: {why}", task=job.task, source=job.source or None)
+        """Let a run clean up, and kill it when that takes too long."""
+        fields = {"task": request.task, "source": request.source or None}
+        self._log.warning(Event.RUN_STOPPED, f"stopping the {request}: {why}", **fields)
         process.send_signal(by)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_GRACE_S)
@@ -159,54 +166,45 @@ class TaskQueue:
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
 
-    def _tell(self, job: TaskRequest, what: str, hint: str) -> None:
-        self._log.error(Event.RUN_FAILED, what, task=job.task, source=job.source or None, hint=hint)
+    def _log_error(self, request: TaskRequest, what: str, hint: str) -> None:
+        self._log.error(Event.RUN_FAILED, what, task=request.task, source=request.source or None, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskQueues:
-    """Replications and drills in one lane, all else in the other; see `TaskQueue`, whose methods these are."""
+    """One queue for replications and drills, which wait for a network, and one for all else; see `TaskQueue`."""
 
-    here: TaskQueue
-    away: TaskQueue
+    local: TaskQueue
+    remote: TaskQueue
 
     def start(self, on_end: Callable[[], None]) -> None:
-        """Begin to work; `on_end` hears of the end of each run of a source or to a replica, in either thread."""
-        for worker in (self.here, self.away):
-            worker.start(on_end)
+        """Start both; either thread calls `on_end`."""
+        self.local.start(on_end)
+        self.remote.start(on_end)
 
-    def submit(self, job: TaskRequest) -> bool:
-        """Queue `job` in its lane, unless it waits or is being done already; tells whether it was queued."""
-        return self._lane(job).submit(job)
+    def submit(self, request: TaskRequest) -> bool:
+        """Queue `request`, unless it waits or runs already; return whether it was queued."""
+        return self._queue(request).submit(request)
 
-    def ended(self, job: TaskRequest) -> tuple[TaskResult, ...]:
-        """Return how the last success of `job` and the failures since then ended, oldest first."""
-        return self._lane(job).ended(job)
+    def results(self, request: TaskRequest) -> tuple[TaskResult, ...]:
+        """Return the last success of `request` and the failures since then, oldest first."""
+        return self._queue(request).results(request)
 
     def alive(self) -> bool:
-        """Tell whether both are there, at work or waiting for some."""
-        return self.here.alive() and self.away.alive()
+        """Return whether both threads are alive."""
+        return self.local.alive() and self.remote.alive()
 
     def stop(self) -> None:
-        """Stop both at the same time, so that it takes no longer than with one."""
-        other = threading.Thread(target=self.away.stop, name="stop")
+        """Stop both at the same time, so that it takes no longer than one."""
+        other = threading.Thread(target=self.remote.stop, name="stop")
         try:
             other.start()
-        except RuntimeError:  # no further thread is to be had: one after the other
-            self.away.stop()
-            self.here.stop()
+        except RuntimeError:  # the system allows no further thread: one after the other
+            self.remote.stop()
+            self.local.stop()
             return
-        self.here.stop()
+        self.local.stop()
         other.join()
 
-    def _lane(self, job: TaskRequest) -> TaskQueue:
-        return self.away if job.task in _AWAY else self.here
-
-
-# A run that was told to stop cleans up; then it is killed, and the next run sweeps what it left.
-STOP_GRACE_S: Final = 4.0
-_SUCCESSES: Final = (0, 3)
-_RUNS_REMEMBERED: Final = 20
-# What a worker does beside the tasks of a schedule.
-DOCTOR: Final = "doctor"
-REBUILD: Final = "rebuild"
+    def _queue(self, request: TaskRequest) -> TaskQueue:
+        return self.remote if request.task in _REMOTE else self.local

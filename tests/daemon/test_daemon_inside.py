@@ -25,7 +25,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 @dataclass
 class Clock:
-    """Tells the time that it was set to."""
+    """Returns the time that it was set to."""
 
     now: datetime
 
@@ -34,26 +34,26 @@ class Clock:
 
 
 @dataclass
-class Hand:
-    """Does a job in no time: it stands in the catalog as a run, or failed, or left nothing behind at all."""
+class FakeQueues:
+    """Runs a task in no time: it is in the catalog as a run, succeeded or failed, or leaves nothing at all."""
 
     context: TaskContext
     outcome: str = "published"
     began: list[datetime] = field(default_factory=list)
     remembered: list[TaskResult] = field(default_factory=list)
 
-    def submit(self, job: TaskRequest) -> bool:
+    def submit(self, request: TaskRequest) -> bool:
         now = self.context.clock()
         self.began.append(now)
         if self.outcome == "lost":
             return True
-        report = RunReport(job.task, job.source, now, RunDetails(), self.outcome)  # type: ignore[arg-type] - the test says what
+        report = RunReport(request.task, request.source, now, RunDetails(), self.outcome)  # type: ignore[arg-type] - the test says what
         with open_catalog(self.context.catalog_path) as catalog:
             catalog.record_run(report, now, self.context.configuration())
         self.remembered.append(TaskResult(now, now, 1 if self.outcome == "failed" else 0))
         return True
 
-    def ended(self, _job: TaskRequest) -> tuple[TaskResult, ...]:
+    def results(self, _request: TaskRequest) -> tuple[TaskResult, ...]:
         return tuple(self.remembered)
 
     def alive(self) -> bool:
@@ -66,14 +66,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def hand(context: TaskContext, clock: Clock) -> Hand:
-    return Hand(replace(context, clock=clock))
+def queues(context: TaskContext, clock: Clock) -> FakeQueues:
+    return FakeQueues(replace(context, clock=clock))
 
 
 @pytest.fixture
-def daemon(hand: Hand) -> Iterator[Daemon]:
+def daemon(queues: FakeQueues) -> Iterator[Daemon]:
     planned = (Planned("backup", "tasks", Schedule.parse("02:30", BERLIN)),)
-    daemon = Daemon(planned, hand, hand.context)  # type: ignore[arg-type] - a hand in place of the worker
+    daemon = Daemon(planned, queues, queues.context)  # type: ignore[arg-type] - queues without processes
     yield daemon
     daemon._claims.release_all()
 
@@ -88,79 +88,79 @@ def tick_until(daemon: Daemon, clock: Clock, end: datetime, every: timedelta = t
 
 
 @pytest.mark.parametrize("change", [datetime(2026, 3, 27, 12, tzinfo=UTC), datetime(2026, 10, 23, 12, tzinfo=UTC)])
-def test_each_day_gets_one_backup_also_when_its_time_is_skipped_or_comes_twice(
-    daemon: Daemon, hand: Hand, clock: Clock, change: datetime
+def test_each_day_gets_one_backup_when_its_time_is_skipped_or_repeated(
+    daemon: Daemon, queues: FakeQueues, clock: Clock, change: datetime
 ) -> None:
     clock.now = change
     tick_until(daemon, clock, change + timedelta(days=4))
-    days = [began.astimezone(BERLIN).date() for began in hand.began]
+    days = [began.astimezone(BERLIN).date() for began in queues.began]
     first = change.astimezone(BERLIN).date()
     assert days == [first, *(first + timedelta(days=day) for day in range(1, 5))]
 
 
-def test_a_month_of_silence_is_caught_up_once(daemon: Daemon, hand: Hand, clock: Clock) -> None:
+def test_month_without_daemon_is_caught_up_by_one_backup(daemon: Daemon, queues: FakeQueues, clock: Clock) -> None:
     daemon._tick()
     clock.now += timedelta(days=31)
     daemon._tick()
     daemon._tick()
-    assert len(hand.began) == 2
+    assert len(queues.began) == 2
 
 
-def test_what_failed_is_tried_again_less_and_less_often(daemon: Daemon, hand: Hand, clock: Clock) -> None:
-    hand.outcome = "failed"
+def test_failed_task_is_retried_with_growing_intervals(daemon: Daemon, queues: FakeQueues, clock: Clock) -> None:
+    queues.outcome = "failed"
     tick_until(daemon, clock, clock.now + timedelta(hours=6), timedelta(minutes=1))
-    gaps = [round((b - a).total_seconds() / 60) for a, b in zip(hand.began, hand.began[1:], strict=False)]
+    gaps = [round((b - a).total_seconds() / 60) for a, b in zip(queues.began, queues.began[1:], strict=False)]
     assert gaps[:4] == sorted(gaps[:4])
     assert gaps[0] <= 3
     assert 55 <= gaps[-1] <= 62
 
 
-def test_what_failed_is_tried_at_once_when_the_configuration_changes_while_the_daemon_runs_and_then_waits_again(
-    daemon: Daemon, hand: Hand, clock: Clock
+def test_failed_task_is_retried_at_once_after_a_change_of_the_configuration(
+    daemon: Daemon, queues: FakeQueues, clock: Clock
 ) -> None:
     digest = ["aaaa"]
-    hand.context = daemon._context = replace(hand.context, configuration=lambda: digest[0])
-    hand.outcome = "failed"
+    queues.context = daemon._context = replace(queues.context, configuration=lambda: digest[0])
+    queues.outcome = "failed"
     tick_until(daemon, clock, clock.now + timedelta(hours=3), timedelta(minutes=1))
-    before = len(hand.began)
+    before = len(queues.began)
     daemon._tick()
-    assert len(hand.began) == before, "it waits"
+    assert len(queues.began) == before, "it waits"
     digest[0] = "bbbb"
     daemon._tick()
-    assert len(hand.began) == before + 1
+    assert len(queues.began) == before + 1
     daemon._tick()
-    assert len(hand.began) == before + 1, "it waits again"
+    assert len(queues.began) == before + 1, "it waits again"
 
 
-def test_a_success_that_a_clock_ahead_dated_hides_none_that_is_true(daemon: Daemon, hand: Hand, clock: Clock) -> None:
+def test_success_dated_by_a_clock_ahead_hides_no_true_one(daemon: Daemon, queues: FakeQueues, clock: Clock) -> None:
     daemon._tick()
     ahead = clock.now + timedelta(days=365)
-    hand.remembered.append(TaskResult(ahead, ahead, 0))
+    queues.remembered.append(TaskResult(ahead, ahead, 0))
     daemon._tick()
-    assert len(hand.began) == 1
+    assert len(queues.began) == 1
     clock.now += timedelta(days=1)
     daemon._tick()
-    assert len(hand.began) == 2
+    assert len(queues.began) == 2
 
 
-def test_a_worker_that_ended_and_a_scheduler_that_is_silent_are_told(
-    context: TaskContext, hand: Hand, daemon: Daemon
+def test_stopped_queue_and_stalled_scheduler_are_reported(
+    context: TaskContext, queues: FakeQueues, daemon: Daemon
 ) -> None:
     daemon._tick()
     assert daemon.alive() == ()
-    hand.alive = lambda: False  # type: ignore[method-assign] - as if its thread had died
-    daemon._ticker._ticked_at -= 1000
+    queues.alive = lambda: False  # type: ignore[method-assign] - as if its thread had died
+    daemon._scheduler._ticked_at -= 1000
     first, second = daemon.alive()
     assert first.startswith("the scheduler has not fired for 100")
-    assert second == "the worker has ended"
+    assert second == "a task queue has stopped"
     assert context.catalog_path.exists()
 
 
 @pytest.mark.parametrize("whose", ["a newer backupd's", "a link's"])
-def test_a_catalog_about_which_somebody_has_to_decide_is_told_once_and_is_no_reason_to_restart(
-    context: TaskContext, daemon: Daemon, hand: Hand, whose: str
+def test_foreign_catalog_is_logged_once_and_needs_no_restart(
+    context: TaskContext, daemon: Daemon, queues: FakeQueues, whose: str
 ) -> None:
-    hand.outcome = "lost"
+    queues.outcome = "lost"
     daemon._tick()
     if whose == "a link's":
         context.catalog_path.symlink_to(context.catalog_path.rename(context.catalog_path.with_name("elsewhere")))
@@ -172,14 +172,14 @@ def test_a_catalog_about_which_somebody_has_to_decide_is_told_once_and_is_no_rea
     assert daemon.alive() == ()
     (told,) = [line for line in log_lines(context.store.directory) if line["event.action"] == "catalog.unavailable"]
     assert re.search("backupd catalog rebuild|remove it: the next backup creates", told["backupd.hint"])
-    assert len(hand.began) == 3, "backups go on"
+    assert len(queues.began) == 3, "backups go on"
 
 
-def test_a_full_disk_is_no_reason_to_restart_what_works(daemon: Daemon, hand: Hand) -> None:
+def test_full_disk_needs_no_restart(daemon: Daemon, queues: FakeQueues) -> None:
     daemon._tick()
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
     with pytest.raises(CatalogDiskError, match="disk I/O error") as told, catalog_errors(Path("catalog")):
         raise error
     assert "free some space" in told.value.hint
-    assert hand.began
+    assert queues.began

@@ -12,7 +12,7 @@ from support.sshd import Sshd
 pytestmark = pytest.mark.no_cover
 
 
-def test_copies_appear_by_themselves_and_health_turns_green_only_then(backupd: Backupd, tmp_path: Path) -> None:
+def test_replication_runs_automatically_and_then_health_is_green(backupd: Backupd, tmp_path: Path) -> None:
     nas = tmp_path / "mounted" / "nas"
     with running_daemon(backupd, BACKUPD_REPLICAS__NAS__URL=f"file:{nas}") as daemon:
         daemon.wait_until_alive()
@@ -43,7 +43,7 @@ def test_copies_reach_an_sftp_host(backupd: Backupd, sshd: Sshd, tmp_path: Path)
         assert len(complete_generations(there)) == 1
 
 
-def test_a_host_that_is_not_there_keeps_no_backup_waiting(backupd: Backupd, backups: Path) -> None:
+def test_unreachable_host_delays_no_backup(backupd: Backupd, backups: Path) -> None:
     url = "sftp://backup@127.0.0.1:1/x"
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
     environ = {"URL": url, "HOST_KEY": key, "PASSWORD": "none", "TIMEOUT_S": "3600"}
@@ -58,7 +58,7 @@ def test_a_host_that_is_not_there_keeps_no_backup_waiting(backupd: Backupd, back
     assert len(list(backups.glob("*.sqlite3.gz"))) == 1
 
 
-def test_a_copy_is_drilled_by_itself_and_by_a_command_of_the_apps(backupd: Backupd, tmp_path: Path) -> None:
+def test_copy_is_drilled_automatically_with_a_command_of_the_app(backupd: Backupd, tmp_path: Path) -> None:
     nas, place = tmp_path / "nas", tmp_path / "drill" / "tasks.db"
     place.parent.mkdir()
     environ = {
@@ -77,7 +77,7 @@ def test_a_copy_is_drilled_by_itself_and_by_a_command_of_the_apps(backupd: Backu
     assert list(place.parent.iterdir()) == []
 
 
-def test_a_drill_that_fails_is_told_by_health_and_status(backupd: Backupd, tmp_path: Path) -> None:
+def test_failed_drill_is_reported_by_health_and_status(backupd: Backupd, tmp_path: Path) -> None:
     environ = {"BACKUPD_REPLICAS__NAS__URL": f"file:{tmp_path / 'nas'}", "BACKUPD_DRILL__COMMAND": "false"}
     with running_daemon(backupd, **environ) as daemon:
         daemon.wait_for("drill of tasks: failed: the command false failed (exit code 1)", 120)

@@ -15,9 +15,7 @@ from support.generations import backdated
 ROWS = 100_000
 
 
-def test_a_restore_waits_for_the_backup_of_the_daemon_which_goes_on_afterwards(
-    backupd: Backupd, database: Path, backups: Path
-) -> None:
+def test_restore_waits_for_the_backup_of_the_daemon(backupd: Backupd, database: Path, backups: Path) -> None:
     database.unlink()
     make_bank(database, rows=ROWS)
     first = backupd("backup", "--json").json["generation"]

@@ -31,7 +31,7 @@ def test_daemon_becomes_owner_of_database_that_is_created_later(lab: ContainerLa
     sidecar = lab.sidecar(volume, backups=backups, options=(*HARDENED, "--cap-add=CHOWN"))
     wait_until(lambda: "no database" in sidecar.logs(), "the log names the trouble", 60)
     lab.app(volume)
-    wait_until(lambda: "looks after tasks as user 1000:1000" in sidecar.logs(), "it begins anew", 120)
+    wait_until(lambda: "backs up tasks as user 1000:1000" in sidecar.logs(), "it begins anew", 120)
     wait_until(lambda: sidecar.get("http://127.0.0.1:8080/livez")[0] == 200, "it lives", 60)
     answer = sidecar.exec("backupd", "backup", "--json")
     assert answer.code == 0, answer.out + answer.err

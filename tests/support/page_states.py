@@ -131,7 +131,7 @@ def first_day() -> History:
         sqlite_version="3.54.1",
         next_runs=tuple(NextRun(*one, NOW, "there was none yet", overdue=True) for one in _FIRST),
     )
-    started = LogEntry(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 looks after tasks as user 1000:1000")
+    started = LogEntry(NOW - timedelta(seconds=5), "INFO", "backupd 0.1.0 backs up tasks as user 1000:1000")
     return History(
         status=status,
         timezone=str(ZONE),

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.no_cover
 MISSING = "the database of tasks is missing: no backup can be made"
 
 
-def test_it_tells_of_a_failure_of_its_end_and_of_its_own_deploy_and_pings(
+def test_daemon_reports_a_failure_its_end_and_its_own_deploy_and_pings(
     backupd: Backupd, database: Path, backups: Path
 ) -> None:
     away = database.rename(database.with_name("away.db"))
@@ -47,7 +47,7 @@ def test_it_tells_of_a_failure_of_its_end_and_of_its_own_deploy_and_pings(
     assert "hunter2" not in daemon.said() + (backups / "backup.log").read_text()
 
 
-def test_a_channel_that_hangs_holds_up_neither_backups_nor_the_end(backupd: Backupd, backups: Path) -> None:
+def test_hanging_channel_delays_neither_backups_nor_the_end(backupd: Backupd, backups: Path) -> None:
     def answering(asked: ReceivedRequest) -> CannedResponse:
         return HANG if asked.method == "POST" else CannedResponse()
 
