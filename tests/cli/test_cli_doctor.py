@@ -210,7 +210,12 @@ TROUBLES: list[tuple[Spoil, str, str, str]] = [
     (a_refused_manifest, "generations", "its own digest", "gunzip -t"),
     (a_damaged_archive, "generations", r"tasks-\d+-\d+ failed a check", "backupd remove tasks-"),
     (a_generation_of_tomorrow, "generations", "are dated in the future", "set the clock"),
-    (an_undelivered_message, "messages", "1 message could not be sent yet, since 2026-11-20", "notify --test"),
+    (
+        an_undelivered_message,
+        "messages",
+        "1 message could not be sent yet, the oldest since 2026-11-20",
+        "notify --test",
+    ),
 ]
 
 

@@ -101,7 +101,7 @@ def test_a_prune_that_cannot_begin_does_not_say_removed(typed: Keyboard, backups
         facts = typed("prune", "--json", BACKUPD_LOCK__TIMEOUT_S="0", **POLICY)
     assert (answer.code, answer.out) == (75, "")
     assert (facts.code, facts.json["outcome"], facts.json["exit_code"]) == (75, "failed", 75)
-    assert facts.json["error"] in answer.err
+    assert facts.json["error"].partition(" started ")[0] in answer.err  # its age differs
     assert "error: prune of tasks: " in answer.err
     assert "removed" not in answer.out
     assert present(backups) == set(generations)
@@ -131,5 +131,5 @@ def test_an_empty_store_has_nothing_to_prune(typed: Keyboard, backups: Path) -> 
 
 def test_a_policy_that_keeps_nothing_is_refused(typed: Keyboard, backups: Path, generation: str) -> None:
     answer = typed("prune", BACKUPD_RETENTION__WITHIN="0", BACKUPD_RETENTION__DAILY="0", BACKUPD_RETENTION__WEEKLY="0")
-    assert (answer.code, "would remove every generation" in answer.err) == (78, True)
+    assert (answer.code, "would prune every generation" in answer.err) == (78, True)
     assert present(backups) == {generation}

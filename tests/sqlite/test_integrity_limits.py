@@ -235,7 +235,7 @@ def short(path):
     return connection
 integrity_check.open_immutable = short
 request = {"path": sys.argv[1], "writer": "3.40.1", "priority": NORMAL._asdict()}
-print(json.dumps(integrity_check.work(request, None)))
+print(json.dumps(integrity_check.check_copy(request, None)))
 """
 
 
