@@ -118,7 +118,7 @@ def test_a_configuration_that_cannot_be_used_is_told_before_anything_is_made(bac
 def test_a_source_that_is_not_configured_is_a_usage_error(typed: Keyboard, backups: Path) -> None:
     answer = typed("backup", "--source", "task", "--json")
     assert answer.code == 2
-    assert "no source 'task'" in answer.json["error"]
+    assert "unknown source 'task'" in answer.json["error"]
     assert "tasks" in answer.json["hint"]
     assert not backups.exists()
 
