@@ -82,9 +82,11 @@ def add_proven(run: DrillRun, *checks: str) -> None:
 
 
 @contextmanager
-def _reported(words: tuple[str, ...], environ: dict[str, str], directory: Path, run: DrillRun) -> Iterator["Command"]:
+def _reported(
+    words: tuple[str, ...], environ: dict[str, str], directory: Path, run: DrillRun
+) -> Iterator["AppCommand"]:
     """Run a command during the block, and add the end of its output to the report."""
-    command = Command(words, environ, directory)
+    command = AppCommand(words, environ, directory)
     try:
         with command:
             yield command
@@ -147,7 +149,7 @@ def environment_for(restored: Path, environ: Mapping[str, str], secrets: frozens
     return others | {RESTORED: str(restored)}
 
 
-class Command:
+class AppCommand:
     """A running command; as a context manager, it and all of its process group end with the block.
 
     They also end when this process is killed (`backupd.system.process_group`).
