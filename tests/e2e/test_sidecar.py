@@ -124,7 +124,7 @@ def test_databases_of_two_users_are_refused_with_settings_to_use(lab: ContainerL
 
 
 def stopped(lab: ContainerLab, volume: str, options: tuple[str, ...]) -> tuple[int, float]:
-    """Start a process that drops its privileges, stop it by SIGTERM, and return its exit code and the seconds it took."""
+    """Start a process that drops its privileges, stop it by SIGTERM; return its exit code and the seconds it took."""
     entry = ("--entrypoint=/usr/bin/tini", *options)
     sidecar = lab.sidecar(volume, "--", "python", "-c", SERVING, options=entry)
     wait_until(lambda: "ready 1000" in sidecar.logs() or not sidecar.is_running(), "dropped privileges")
