@@ -144,14 +144,19 @@ def opened(name: str, config: Config, context: TaskContext) -> Iterator[tuple[Ar
     """
     require_store(name, config)
     if name == LOCAL_STORE:
-        if link := dangling_link(context.store.directory):
-            raise StoreUnusable(link, "mount what the link leads to, or correct backups_dir (BACKUPD_BACKUPS_DIR)")
+        require_mounted(context)
         yield context.store, local_inventory(context)
         return
     from backupd.bootstrap.replicas import open_store  # imports paramiko, which local stores do not need
 
     with open_store(config, name, context) as found:
         yield found
+
+
+def require_mounted(context: TaskContext) -> None:
+    """Raise StoreUnusable where the directory of the backups is a link to a missing one, which is no empty store."""
+    if link := dangling_link(context.store.directory):
+        raise StoreUnusable(link, "mount what the link leads to, or correct backups_dir (BACKUPD_BACKUPS_DIR)")
 
 
 def require_store(name: str, config: Config) -> None:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.cli.common import command, open_context
+from backupd.cli.common import command, open_context, require_mounted
 from backupd.config import Config
 from backupd.errors import LogMissing, UsageError
 from backupd.formatting import parse_span
@@ -44,7 +44,9 @@ def log_command(
     those. --follow goes on when logrotate renames the file, until Ctrl-C.
     """
     earliest = None if since is None else _time(since, datetime.now(UTC), ZoneInfo(config.schedule.timezone))
-    path = open_context(config, writing=False).store.directory / LOG_NAME
+    context = open_context(config, writing=False)
+    require_mounted(context)
+    path = context.store.directory / LOG_NAME
     wanted = _Filter(earliest, level)
     if follow and since is None and most is None:
         most = _TAIL

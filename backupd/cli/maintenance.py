@@ -6,7 +6,7 @@ import click
 
 from backupd.bootstrap.tasks import sources
 from backupd.cli import COMMANDS
-from backupd.cli.common import command, dry_run_option, open_context, source_option
+from backupd.cli.common import command, dry_run_option, open_context, require_mounted, source_option
 from backupd.cli.output import print_json, print_table
 from backupd.config import Config
 from backupd.errors import UsageError
@@ -35,6 +35,7 @@ def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dr
     span = _span(older_than)
     databases = {name: config.sources[name].path for name in sources(config, names)}
     context = open_context(config, writing=not dry_run)
+    require_mounted(context)
     decisions = clean(databases, span, context, everything=not names, dry_run=dry_run)
     if as_json:
         print_json([_facts(decision) for decision in decisions])

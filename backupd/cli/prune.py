@@ -10,6 +10,7 @@ from backupd.cli.common import (
     dry_run_option,
     open_context,
     refuse_together,
+    require_mounted,
     require_store,
     source_option,
     store_option,
@@ -34,6 +35,7 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
         raise refuse_together("--dry-run", "--unfreeze")
     wanted = sources(config, names)
     context = open_context(config, writing=not dry_run)
+    require_mounted(context)
     if release:
         for name in wanted:
             was_held = release_hold(name, context)

@@ -6,7 +6,7 @@ import click
 
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import GenerationHistory, RunRecord
-from backupd.cli.common import command, open_context, require_sources
+from backupd.cli.common import command, open_context, require_mounted, require_sources
 from backupd.cli.output import print_json
 from backupd.cli.pin import pin_facts, pin_text
 from backupd.config import Config
@@ -25,6 +25,7 @@ from backupd.tasks.inventory import LATEST, choose_generation
 def show_command(config: Config, wanted: str, source: str | None, *, as_json: bool) -> None:
     """Read the generation from the local store."""
     context = open_context(config, writing=False)
+    require_mounted(context)
     if wanted == LATEST:
         inventory = local_inventory(context)
         require_sources((source,) if source else (), config, inventory)

@@ -1,7 +1,7 @@
-"""One run at a time per store: a lock file that two containers on one volume share.
+"""Locks that two containers on one volume share: of a lock file that names its holder, and of a directory itself.
 
-The kernel releases the lock with its process (flock(2)), so that a dead one never blocks. The file's contents name the
-holder, and after a crash the process that held it.
+The kernel releases a lock with its process (flock(2)), so that a dead one never blocks. After a crash the lock file
+names the process that held it.
 """
 
 import fcntl

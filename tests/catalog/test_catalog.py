@@ -11,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from catalog_values import APP, NOON, OLDER, at, manifest, report, start
 
 from backupd.catalog import CatalogForeign, CatalogUnavailable, open_catalog, read_catalog, read_copies
 from backupd.catalog.catalog import Catalog
@@ -19,11 +18,12 @@ from backupd.catalog.database import TABLES
 from backupd.catalog.models import Base
 from backupd.catalog.rebuild import rebuild
 from backupd.report import BackupDetails, PruneDetails
+from support.catalog_values import APP, NOON, OLDER, at, manifest, report, start
 
 EVERYONE_WRITES = """
 import sys
 from pathlib import Path
-from catalog_values import NOON, report
+from support.catalog_values import NOON, report
 from backupd.catalog import open_catalog
 print("ready", flush=True)
 sys.stdin.readline()

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from catalog_values import APP, FOUND, NOON, assert_sound, fill, killed_at_every_step, leave_wal, names, report
 
 from backupd.catalog import CatalogUnavailable, open_catalog
 from backupd.catalog.rebuild import rebuild
+from support.catalog_values import APP, FOUND, NOON, assert_sound, fill, killed_at_every_step, leave_wal, names, report
 
 pytestmark = pytest.mark.no_cover
 

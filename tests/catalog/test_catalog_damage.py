@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalog_values import APP, NOON, at, manifest, report, start
 from sqlalchemy import create_engine, inspect
 
 from backupd.catalog import CatalogUnavailable, database, open_catalog, read_catalog
 from backupd.catalog.database import APPLICATION_ID, LATEST, MIGRATING, connect, migrate, user_version
 from backupd.catalog.models import Base
 from backupd.catalog.rebuild import rebuild
+from support.catalog_values import APP, NOON, at, manifest, report, start
 
 HOLD_THE_DIRECTORY = """
 import sys
@@ -31,7 +31,7 @@ with catalog_lock(Path(sys.argv[1]), exclusive=True):
 OPEN_AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from catalog_values import NOON, report
+from support.catalog_values import NOON, report
 from backupd.catalog import CatalogUnavailable, open_catalog
 with open_catalog(Path(sys.argv[2])) as catalog:  # whatever is imported late: nobody may not see the checkout or Python
     catalog.record_run(report(), NOON)

@@ -6,12 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from catalog_values import NOON, at, report
 
 from backupd.catalog import NoticeRecord, NotificationState, OutboxMessage, PingRecord, open_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.catalog.database import LATEST, migrate, user_version
 from backupd.catalog.rebuild import rebuild
+from support.catalog_values import NOON, at, report
 
 STATE = NotificationState(
     {

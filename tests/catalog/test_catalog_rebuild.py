@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from catalog_values import APP, FOUND, NOON, OLDER, assert_sound, at, fill, leave_wal, manifest, names, report
 
 from backupd.catalog import CatalogUnavailable, database, open_catalog
 from backupd.catalog import rebuild as rebuild_module
 from backupd.catalog.database import LATEST, connect
 from backupd.catalog.rebuild import rebuild
 from backupd.model import Manifest
+from support.catalog_values import APP, FOUND, NOON, OLDER, assert_sound, at, fill, leave_wal, manifest, names, report
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from catalog_values import APP, NOON, OLDER, at, manifest, report
 
 from backupd.catalog import CatalogDamaged, open_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.report import DrillDetails, DrillReport, RunDetails
 from backupd.schedule import TaskHistory
+from support.catalog_values import APP, NOON, OLDER, at, manifest, report
 
 
 @pytest.fixture

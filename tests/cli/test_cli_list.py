@@ -143,13 +143,16 @@ def test_damaged_generations_are_listed_with_the_command_that_deletes_them(
     assert typed("list").out.startswith("no generations in ")
 
 
-@pytest.mark.parametrize("command", ["list", "verify", "restore"])
+@pytest.mark.parametrize(
+    "command",
+    ["list", "verify", "restore", "show latest", "show x-20261101-0400", "prune --dry-run", "clean --dry-run", "log"],
+)
 def test_a_backups_directory_that_is_a_dangling_link_is_no_empty_store(
     typed: Keyboard, tmp_path: Path, command: str
 ) -> None:
     link = tmp_path / "link"
     link.symlink_to("/nowhere/backups")
-    answer = typed(command, BACKUPD_BACKUPS_DIR=str(link))
+    answer = typed(*command.split(), BACKUPD_BACKUPS_DIR=str(link))
     assert answer.code == 1
     assert f"error: {link} is a symbolic link to /nowhere/backups" in answer.err
     assert "no generations" not in answer.out

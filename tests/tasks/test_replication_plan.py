@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from catalog_values import manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from backupd.model import Generation, Hold, RetentionPolicy, generation_id
 from backupd.tasks.provenance import ForeignGenerations
 from backupd.tasks.replicate import ReplicationPlan, plan_replication
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
+from support.catalog_values import manifest
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 WEEK = ReplicationRequest("nas", RetentionRule(RetentionPolicy(within=timedelta(), daily=3, weekly=0)))

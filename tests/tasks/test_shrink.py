@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from catalog_values import manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backupd.model import Contents
 from backupd.tasks.publication import losses
 from backupd.tasks.requests import ShrinkGuard
+from support.catalog_values import manifest
 
 Tables = dict[str, int | None]
 SIZE = manifest().snapshot.size_bytes

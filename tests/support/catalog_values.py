@@ -103,7 +103,7 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         env={
-            "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}:{Path(__file__).parents[2]}",
+            "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}",
             "PATH": "/usr/bin:/bin",
         },
     )
@@ -116,7 +116,7 @@ _CRASH = """
 import os, shutil, signal, sqlite3, sys
 from itertools import count
 from pathlib import Path
-from catalog_values import manifest
+from support.catalog_values import manifest
 from backupd.catalog import open_catalog
 from backupd.catalog.rebuild import rebuild
 
