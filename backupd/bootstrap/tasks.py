@@ -38,11 +38,7 @@ def build_context(
     """
     store = DirectoryStore(LOCAL_STORE, config.backups_dir)
     context = TaskContext(
-        store,
-        null_log(),
-        config.lock.timeout_s,
-        progress or NoProgress(),
-        configuration=partial(config_digest, config),
+        store, null_log(), config.lock.timeout_s, progress or NoProgress(), configuration=partial(config_digest, config)
     )
     if not writing:
         return context
