@@ -81,14 +81,9 @@ def _secrets_in(value: object) -> Iterator[str]:
     """Yield every secret in clear text in `value`, a part of the configuration."""
     if isinstance(value, SecretStr):
         yield value.get_secret_value()
-    elif isinstance(value, BaseModel):
-        for _, below in value:
-            yield from _secrets_in(below)
-    elif isinstance(value, Mapping):
-        for below in value.values():
-            yield from _secrets_in(below)
-    elif isinstance(value, tuple):
-        for below in value:
+    elif isinstance(value, BaseModel | Mapping | tuple):
+        # A model yields pairs of name and value, which are tuples too.
+        for below in value.values() if isinstance(value, Mapping) else value:
             yield from _secrets_in(below)
 
 

@@ -13,7 +13,7 @@ from backupd.model import RetentionPolicy
 
 
 class Table(BaseModel):
-    """A section: frozen, refuses unknown keys, and shows no value in an error."""
+    """A section, or the configuration as a whole: frozen, refuses unknown keys, and shows no value in an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
