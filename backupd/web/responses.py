@@ -14,7 +14,7 @@ from typing import Any, Final
 from backupd import __version__
 from backupd.health import Freshness, Health, within_limit
 from backupd.problems import Problem
-from backupd.status.model import History, SourceFigures, SourceHistory, TaskFigures
+from backupd.status.model import History, SourceFigures, SourceHistory
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
@@ -30,9 +30,9 @@ class WebResponse:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def text_response(status: HTTPStatus, *lines: str) -> WebResponse:
+def text_response(status: HTTPStatus, *lines: str, headers: Mapping[str, str] | None = None) -> WebResponse:
     """Return lines of plain text."""
-    return WebResponse(status, _TEXT, "".join(f"{line}\n" for line in lines).encode())
+    return WebResponse(status, _TEXT, "".join(f"{line}\n" for line in lines).encode(), headers or {})
 
 
 def livez_response(reasons: tuple[str, ...]) -> WebResponse:
@@ -61,7 +61,7 @@ def problem_facts(problem: Problem) -> dict[str, object]:
         "task": problem.task,
         "subject": problem.subject,
         "cause": problem.cause,
-        "since": None if problem.since is None else _iso(problem.since),
+        "since": _iso(problem.since),
         "headline": str(problem),
         "next_step": problem.next_step,
     }
@@ -73,7 +73,7 @@ def freshness_facts(freshness: Freshness, now: datetime) -> dict[str, object]:
     return {
         "task": freshness.task,
         "subject": freshness.subject,
-        "last_at": None if last_at is None else _iso(last_at),
+        "last_at": _iso(last_at),
         "age_s": None if last_at is None else round((now - last_at).total_seconds(), 3),
         "limit_s": freshness.limit_s,
         "within_limit": within_limit(freshness, now),
@@ -115,7 +115,7 @@ def status_facts(history: History) -> dict[str, Any]:
         ],
         "unread": history.unread,
         "proofs": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
-        "tasks": [_task(task) for task in status.tasks],
+        "tasks": [asdict(task) | {"stages": task.stages or {}} for task in status.tasks],
         "next_runs": [asdict(run) for run in status.next_runs],
         "sources": [_source(source, figures.get(source.source)) for source in history.histories],
         "drills": [asdict(drill) for drill in history.drills],
@@ -125,10 +125,6 @@ def status_facts(history: History) -> dict[str, Any]:
         "pings": [asdict(ping) for ping in status.pings],
         "log": [asdict(line) for line in history.log],
     }
-
-
-def _task(task: TaskFigures) -> dict[str, Any]:
-    return {**asdict(task), "stages": task.stages or {}}
 
 
 def _source(source: SourceHistory, figures: SourceFigures | None) -> dict[str, Any]:
@@ -163,5 +159,5 @@ def _json(status: HTTPStatus, facts: Mapping[str, object]) -> WebResponse:
     return WebResponse(status, _JSON, json.dumps(facts, indent=2).encode() + b"\n")
 
 
-def _iso(at: datetime) -> str:
-    return at.isoformat(timespec="seconds")
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds")

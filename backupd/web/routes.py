@@ -112,8 +112,7 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     """Return the 404 and 405 that routing raises."""
     assert isinstance(error, HTTPException)  # noqa: S101 - for mypy: the table of handlers registers it for this type
     status = HTTPStatus(error.status_code)
-    response = text_response(status, status.phrase)
-    return _response(WebResponse(status, response.media_type, response.body, error.headers or {}), request)
+    return _response(text_response(status, status.phrase, headers=error.headers), request)
 
 
 async def _send_error(request: Request, _: Exception) -> Response:
