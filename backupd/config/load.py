@@ -56,11 +56,10 @@ _SHAPE_EXPECTED: Mapping[str, str] = {
     "tuple_type": "must be a list of texts, in quotes",
 }
 _NO_SOURCE = "nothing to back up: set BACKUPD_DATABASE=/path/to/app.db, or path under [sources.NAME] in a file"
-_NO_DIRECTORY = "is required, because the sources are in different directories"
 _SPECIAL: Mapping[tuple[KeyPath, str], str] = {
     (("sources",), "missing"): _NO_SOURCE,
     (("sources",), "too_short"): _NO_SOURCE,
-    (("backups_dir",), "missing"): _NO_DIRECTORY,
+    (("backups_dir",), "missing"): "is required, because the sources are in different directories",
 }
 
 

@@ -4,7 +4,7 @@ from base64 import b64encode
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -114,19 +114,14 @@ def _code(text: str) -> Markup:
     return Markup("").join(pieces)
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["code"] = _code
-    helpers: dict[str, Any] = {
-        "day_words": day_words,
-        "drawings": drawings,
-        "human_bytes": human_bytes,
-        "human_duration": human_duration,
-    }
-    environment.globals.update(helpers, style=Markup(_STYLE))  # noqa: S704 - a file of this package
-    return environment
-
-
-_ENVIRONMENT: Final = _environment()
+_ENVIRONMENT: Final = Environment(
+    loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_ENVIRONMENT.filters["code"] = _code
+_ENVIRONMENT.globals |= {
+    "day_words": day_words,
+    "drawings": drawings,
+    "human_bytes": human_bytes,
+    "human_duration": human_duration,
+    "style": Markup(_STYLE),  # noqa: S704 - a file of this package
+}

@@ -26,6 +26,7 @@ SEVERITIES: Final[dict[str, Severity]] = {
     "empty": "failure",
     "first-day": "warning",
 }
+_INITIAL_STEPS: Final = {"first-day": ("next.first-day",), "empty": ("next.empty", "next.empty.replica")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ def cards(history: History, localizer: Localizer) -> tuple[Card, ...]:
 
 def to_dos(history: History, localizer: Localizer) -> tuple[ToDo, ...]:
     """Return the problems and their next steps, the most severe first; empty where there are none."""
-    found = [ToDo("", localizer.translate(key)) for key in _initial_steps(history)]
+    steps = _INITIAL_STEPS.get(history.stage, ())[: 2 if history.replicas else 1]
+    found = [ToDo("", localizer.translate(key)) for key in steps]
     found += [
         ToDo(localizer.translate(f"unread.{part}"), localizer.translate(f"advice.{part}")) for part in history.unread
     ]
@@ -154,23 +156,15 @@ def _undelivered(status: Status, localizer: Localizer) -> Iterator[ToDo]:
             yield ToDo(localizer.translate("unheard.ping", ping=name), advice, localizer.quote(ping.reason))
 
 
-def _initial_steps(history: History) -> tuple[str, ...]:
-    if history.stage == "first-day":
-        return ("next.first-day",)
-    if history.stage != "empty":
-        return ()
-    return ("next.empty", "next.empty.replica") if history.replicas else ("next.empty",)
-
-
 def _problems_to_show(history: History) -> Iterable[Problem]:
     """Return the problems, except those that the unreadable parts or the missing first copy already imply."""
     implied = {"store", "catalog"} & set(history.unread)
-    problems = [problem for problem in history.status.health.problems if problem.kind not in implied]
-    if history.stage == "first-day":
-        return (problem for problem in problems if problem.kind != "never")
-    if history.stage == "empty":
-        return (problem for problem in problems if (problem.kind, problem.task) != ("never", "backup"))
-    return problems
+    no_copy = {"first-day": ("backup", "replicate", "drill"), "empty": ("backup",)}.get(history.stage, ())
+    return [
+        problem
+        for problem in history.status.health.problems
+        if problem.kind not in implied and not (problem.kind == "never" and problem.task in no_copy)
+    ]
 
 
 def _card(freshness: Freshness, history: History, localizer: Localizer) -> Card:
