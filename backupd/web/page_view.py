@@ -55,24 +55,16 @@ class ToDo:
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnChart:
-    """A chart and its description in text."""
-
-    chart: Chart
-    summary: str
-
-
-@dataclass(frozen=True, slots=True)
 class SourceView:
-    """One source; `other_days` are those not verified, newest first."""
+    """One source; `other_days` are those not verified, newest first; each chart has its description in text."""
 
     history: SourceHistory
     halves: tuple[Half, ...]
     calendar: str
     counts: dict[str, int]
     other_days: tuple[Day, ...]
-    sizes: DrawnChart | None
-    durations: DrawnChart | None
+    sizes: tuple[Chart, str] | None
+    durations: tuple[Chart, str] | None
 
 
 def cards(history: History, localizer: Localizer) -> tuple[Card, ...]:
@@ -159,7 +151,7 @@ def _undelivered(status: Status, localizer: Localizer) -> Iterator[ToDo]:
 def _problems_to_show(history: History) -> Iterable[Problem]:
     """Return the problems, except those that the unreadable parts or the missing first copy already imply."""
     implied = {"store", "catalog"} & set(history.unread)
-    no_copy = {"first-day": ("backup", "replicate", "drill"), "empty": ("backup",)}.get(history.stage, ())
+    no_copy = {"first-day": PROOFS, "empty": ("backup",)}.get(history.stage, ())
     return [
         problem
         for problem in history.status.health.problems
@@ -176,7 +168,9 @@ def _card(freshness: Freshness, history: History, localizer: Localizer) -> Card:
         age_s = (now - freshness.last_at).total_seconds()
         word = "beyond" if age_s >= 0 else "clock"
         age = localizer.translate("age.ago" if age_s >= 0 else "age.ahead", age=human_duration(abs(age_s)))
-    runs = (run for run in history.status.next_runs if _renews(run.task, run.source, freshness))
+    runs = [run for run in history.status.next_runs if run.task == freshness.task]
+    if freshness.task != "drill":  # whose runs have the name of their source, not of its store
+        runs = [run for run in runs if run.source == freshness.subject]
     due = min(runs, key=lambda run: run.at, default=None)
     return Card(
         title=localizer.translate(f"proof.{freshness.task}"),
@@ -195,11 +189,6 @@ def _next_at(run: NextRun, localizer: Localizer) -> str:
     if run.overdue:
         return localizer.translate("next-run.now")
     return localizer.translate("next-run.retry" if run.retry else "next-run", at=localizer.at(run.at))
-
-
-def _renews(task: str, source: str, freshness: Freshness) -> bool:
-    """Return whether a run renews this age; the run of a drill has the name of its source, not of its store."""
-    return task == freshness.task and (task == "drill" or source == freshness.subject)
 
 
 def _to_do(problem: Problem, now: datetime, localizer: Localizer) -> ToDo:
@@ -237,7 +226,7 @@ def _drawn(
     units: tuple[Units, Callable[[float], str]],
     localizer: Localizer,
     **values: Callable[[Point], float | None],
-) -> DrawnChart | None:
+) -> tuple[Chart, str] | None:
     """Draw a line for each of `values`, which `summary` names; `units` are those of the axis, and of the text."""
     serieses = {
         name: [(point.date, found) for point in source.points if (found := value(point)) is not None]
@@ -248,5 +237,4 @@ def _drawn(
         return None
     days = [day.isoformat() for day, _ in next(iter(serieses.values()))]
     latest = {name: units[1](series[-1][1]) for name, series in serieses.items()}
-    text = localizer.translate(summary, source=source.source, first=days[0], last=days[-1], **latest)
-    return DrawnChart(chart, text)
+    return chart, localizer.translate(summary, source=source.source, first=days[0], last=days[-1], **latest)

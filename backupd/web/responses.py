@@ -37,7 +37,9 @@ def text_response(status: HTTPStatus, *lines: str, headers: Mapping[str, str] | 
 
 def livez_response(reasons: tuple[str, ...]) -> WebResponse:
     """Return 200 while `reasons`, why the daemon does not work, are empty, else 503."""
-    return _json(_status(healthy=not reasons), {"alive": not reasons, "reasons": reasons})
+    return _json(
+        HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, {"alive": not reasons, "reasons": reasons}
+    )
 
 
 def health_response(health: Health) -> WebResponse:
@@ -50,7 +52,7 @@ def health_response(health: Health) -> WebResponse:
         "problems": [problem_facts(problem) for problem in health.problems],
         "freshness": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
     }
-    return _json(_status(healthy=health.healthy), facts)
+    return _json(HTTPStatus.OK if health.healthy else HTTPStatus.SERVICE_UNAVAILABLE, facts)
 
 
 def problem_facts(problem: Problem) -> dict[str, object]:
@@ -149,10 +151,6 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - values of any type become value
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value.isoformat() if isinstance(value, date) else value  # a datetime is a date
-
-
-def _status(*, healthy: bool) -> HTTPStatus:
-    return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
 
 
 def _json(status: HTTPStatus, facts: Mapping[str, object]) -> WebResponse:

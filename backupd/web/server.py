@@ -94,11 +94,10 @@ class HttpServer:
     async def _serve(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         end = asyncio.Event()
-
-        def accept() -> Connection:
-            return Connection(self._app, self._open, end)
-
-        servers = [await loop.create_server(accept, sock=one, backlog=_BACKLOG) for one in sockets]
+        servers = [
+            await loop.create_server(lambda: Connection(self._app, self._open, end), sock=one, backlog=_BACKLOG)
+            for one in sockets
+        ]
         self._loop, self._end = loop, end
         self._started.set()
         await end.wait()
