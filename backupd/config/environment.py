@@ -45,8 +45,8 @@ _SERVICE_HOST: Final = re.compile(rf"{_OWNER}_SERVICE_HOST", re.ASCII)
 _SERVICE_PORT: Final = re.compile(rf"{_OWNER}_SERVICE_PORT(?:_[A-Z0-9_]+)?", re.ASCII)
 _PORT: Final = re.compile(rf"{_OWNER}_PORT", re.ASCII)
 _PORT_PART: Final = re.compile(
-    rf"(?P<whole>{_OWNER}_PORT_(?P<number>\d{{1,5}})_(?P<protocol>TCP|UDP|SCTP))(?:_(?P<part>(?:PORT_)?START|"
-    r"(?:PORT_)?END|PROTO|PORT|ADDR))?",
+    rf"(?P<whole>{_OWNER}_PORT_\d{{1,5}}_(?P<protocol>TCP|UDP|SCTP))"
+    r"(?:_(?P<part>(?:PORT_)?START|(?:PORT_)?END|PROTO|PORT|ADDR))?",
     re.ASCII,
 )
 _LINK_NAME: Final = re.compile(rf"{_OWNER}_NAME", re.ASCII)

@@ -26,6 +26,7 @@ SEVERITIES: Final[dict[str, Severity]] = {
     "empty": "failure",
     "first-day": "warning",
 }
+# The second step is for those who have a replica.
 _INITIAL_STEPS: Final = {"first-day": ("next.first-day",), "empty": ("next.empty", "next.empty.replica")}
 
 
