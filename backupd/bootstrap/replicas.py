@@ -1,13 +1,13 @@
 """Builds replicas, their requests and the doctor from the configuration."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backupd.bootstrap.tasks import backup_request, drill_request, monitors
-from backupd.config import Config
+from backupd.config import Config, ReplicaSection
 from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
@@ -58,15 +58,25 @@ def replica_connector(config: Config, name: str, context: TaskContext, *, readin
     A replica that is itself a local store of a backupd, such as the disk of a lost machine, may be opened for `reading`
     only. Raises ConfigError.
     """
-    address = parse_address(config.replicas[name].url)
+    replica = config.replicas[name]
+    address = parse_address(replica.url)
     if isinstance(address, DirectoryAddress):
         if not reading:
             _refuse_local_store(name, address.path, config.backups_dir)
-        return lambda: _open_directory(name, address, context)
-    remote_hash = RemoteHash() if config.replicas[name].verify == "remote-hash" else None
-    verified = VerifiedParts(context.progress, remote_hash)
-    pins, credentials = pins_of(config, name), credentials_of(config, name, address)
-    return lambda: _open_sftp(name, address, pins, credentials, verified, context)
+        return lambda: nullcontext(DirectoryReplica(name, address.path, context.progress.advance))
+    verified = VerifiedParts(context.progress, RemoteHash() if replica.verify == "remote-hash" else None)
+    pins = PinnedKeys.read(name, replica.host_key, replica.known_hosts)
+    credentials = _credentials(name, replica, address)
+
+    @contextmanager
+    def open_sftp() -> Iterator[Replica]:
+        with (
+            connection_errors(address.where),
+            SftpConnection.open(address.host, address.port, pins, credentials, Timeouts()) as connection,
+        ):
+            yield SftpStore(name, address.path, context.identity, connection, verified)
+
+    return open_sftp
 
 
 @contextmanager
@@ -137,38 +147,10 @@ def _open_replica(config: Config, name: str, context: TaskContext) -> AbstractCo
     return replica_connector(config, name, context)()
 
 
-def pins_of(config: Config, name: str) -> PinnedKeys:
-    """Return the host keys that are pinned for replica `name`. Raises ConfigError."""
-    replica = config.replicas[name]
-    return PinnedKeys.read(name, replica.host_key, replica.known_hosts)
-
-
-def credentials_of(config: Config, name: str, address: SftpAddress) -> Credentials:
-    """Return the credentials of replica `name`. Raises ConfigError where no user is named."""
-    replica = config.replicas[name]
+def _credentials(name: str, replica: ReplicaSection, address: SftpAddress) -> Credentials:
+    """Return the credentials of `replica`. Raises ConfigError where no user is named."""
     username = replica.username or address.username
     if not username:
         raise ConfigError(f"replicas.{name} has no user", "set username, or write sftp://USER@HOST/PATH")
     secrets = (replica.password, replica.private_key, replica.passphrase)
     return Credentials(username, *(secret.get_secret_value() if secret else None for secret in secrets))
-
-
-@contextmanager
-def _open_directory(name: str, address: DirectoryAddress, context: TaskContext) -> Iterator[Replica]:
-    yield DirectoryReplica(name, address.path, context.progress.advance)
-
-
-@contextmanager
-def _open_sftp(
-    name: str,
-    address: SftpAddress,
-    pins: PinnedKeys,
-    credentials: Credentials,
-    verified: VerifiedParts,
-    context: TaskContext,
-) -> Iterator[Replica]:
-    with (
-        connection_errors(address.where),
-        SftpConnection.open(address.host, address.port, pins, credentials, Timeouts()) as connection,
-    ):
-        yield SftpStore(name, address.path, context.identity, connection, verified)

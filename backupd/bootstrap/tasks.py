@@ -32,13 +32,14 @@ _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub"
 def build_context(
     config: Config, progress: Progress | None = None, *, writing: bool = True, console: TextIO | None = None
 ) -> TaskContext:
-    """Return the context of the local store; log lines go to `console` too. Without `writing` nothing is created.
+    """Return the context of the local store, with pings of its runs; log lines go to `console` too.
+
+    Without `writing` nothing is created, logged or pinged.
 
     Raises StoreUnusable when the directory of the backups cannot be made.
     """
-    store = DirectoryStore(LOCAL_STORE, config.backups_dir)
     context = TaskContext(
-        store,
+        DirectoryStore(LOCAL_STORE, config.backups_dir),
         null_log(),
         config.lock.timeout_s,
         progress or NoProgress(),
@@ -46,22 +47,26 @@ def build_context(
     )
     if not writing:
         return context
-    store.prepare()
+    context.store.prepare()
+    path = config.backups_dir / LOG_NAME
     try:
-        log = open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console)
+        context = replace(context, log=open_log(path, secrets_of(config), console=console))
     except OSError as error:
-        warning = f"{config.backups_dir / LOG_NAME} cannot be written: {error.strerror}"
-        return _with_pings(replace(context, log=deferred_log(config, console), warnings=(warning,)), config)
-    return _with_pings(replace(context, log=log), config)
+        warning = f"{path} cannot be written: {error.strerror}"
+        context = replace(context, log=deferred_log(config, console), warnings=(warning,))
+    if config.pings:
+        from backupd.notifications.delivery import ping_recorder  # slow to import
+
+        context = replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
+    return context
 
 
 def daemon_context(config: Config, console: TextIO) -> TaskContext:
     """Return the context of the daemon, which keeps running while the local store is not usable."""
-    store = DirectoryStore(LOCAL_STORE, config.backups_dir)
+    context = build_context(config, writing=False)
     with suppress(BackupdError):  # each tick tries again and reports the error
-        store.prepare()
-    log = deferred_log(config, console)
-    return TaskContext(store, log, config.lock.timeout_s, configuration=partial(config_digest, config))
+        context.store.prepare()
+    return replace(context, log=deferred_log(config, console))
 
 
 def deferred_log(config: Config, console: TextIO | None = None) -> EventLog:
@@ -72,15 +77,6 @@ def deferred_log(config: Config, console: TextIO | None = None) -> EventLog:
 def monitors(config: Config) -> Mapping[str, Monitor]:
     """Return the outside monitors by their names under `[pings]`."""
     return {name: Monitor.parse(url.get_secret_value()) for name, url in config.pings.items()}
-
-
-def _with_pings(context: TaskContext, config: Config) -> TaskContext:
-    """Return `context` with a pinger for its runs, which logs and records the result of each ping."""
-    if not config.pings:
-        return context
-    from backupd.notifications.delivery import ping_recorder  # slow to import
-
-    return replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
 
 
 def writable(config: Config) -> bool:
@@ -121,15 +117,7 @@ def backup_request(config: Config, name: str) -> BackupRequest:
     return BackupRequest(
         source=name,
         path=Path(source.path),
-        settings=SnapshotSettings(
-            method=source.method,
-            timeout_s=source.timeout_s,
-            busy_timeout_s=source.busy_timeout_s,
-            writer_budget_s=source.writer_budget_s,
-            hot_journal=source.hot_journal,
-            hot_journal_wait_s=source.hot_journal_wait_s,
-            network_fs=source.network_fs,
-        ),
+        settings=SnapshotSettings(**source.model_dump(exclude={"path", "allow_empty", "hard_link"})),
         allow_empty=source.allow_empty,
         allow_links=source.hard_link == "allow",
         packing=Packing(config.pack.level, workers(config), priority(config)),
@@ -175,7 +163,7 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
         max_age_s=settings.max_age_s or sum(limits_s),
         workers=workers(config),
         reserve_bytes=config.space.reserve,
-        app=_app_proof(config) if asks else None,
+        app=_app_check(config) if asks else None,
         note="" if store or settings.from_ else _store_note(config),
         path=config.sources[source].path,
     )
@@ -188,7 +176,7 @@ def _store_note(config: Config) -> str:
     return f"restored from {first}, the first of {len(others) + 1} replicas: drill.from names another" if others else ""
 
 
-def _app_proof(config: Config) -> AppCheck:
+def _app_check(config: Config) -> AppCheck:
     settings = config.drill
     return AppCheck(
         timeout_s=settings.timeout_s,
@@ -216,14 +204,15 @@ def priority(config: Config) -> Priority:
 
 def limits(config: Config) -> tuple[Limit, ...]:
     """Return the maximum age of each backup, off-site copy and drill: as set, else from its schedule."""
-    wanted: list[tuple[Task, str]] = [("backup", source) for source in config.sources]
-    wanted += [("replicate", replica) for replica in config.replicas]
-    if drills(config):
-        wanted.append(("drill", drill_store(config)))
-    return tuple(Limit(task, subject, _limit_s(config, task, subject)) for task, subject in wanted)
+    subjects: Mapping[Task, Iterable[str]] = {
+        "backup": config.sources,
+        "replicate": config.replicas,
+        "drill": [drill_store(config)] if drills(config) else [],
+    }
+    return tuple(Limit(task, name, _limit_s(config, task, name)) for task, names in subjects.items() for name in names)
 
 
-def schedule_of(config: Config, task: Task, subject: str) -> Schedule:
+def _schedule(config: Config, task: Task, subject: str) -> Schedule:
     """Return when `task` is due for `subject`, a source or a replica; a replica may have its own schedule."""
     own = config.replicas[subject].schedule if task == "replicate" else None
     return Schedule.parse(own or getattr(config.schedule, task), ZoneInfo(config.schedule.timezone))
@@ -233,7 +222,7 @@ def _limit_s(config: Config, task: Task, subject: str) -> float:
     configured: float | None = getattr(config.health, f"{task}_limit_s")
     if configured is not None:
         return configured
-    return health_limit(schedule_of(config, task, subject), datetime.now(UTC)).total_seconds()
+    return health_limit(_schedule(config, task, subject), datetime.now(UTC)).total_seconds()
 
 
 def workers(config: Config) -> int:
@@ -244,20 +233,18 @@ def workers(config: Config) -> int:
 def planned_tasks(config: Config) -> tuple[Planned, ...]:
     """Return every task that the configuration schedules."""
     store = drill_store(config)
+    subjects: Mapping[Task, Iterable[str]] = {
+        "replicate": config.replicas,
+        "drill": config.sources if drills(config) else (),
+    }
     return tuple(
         Planned(
             task,
             source,
-            schedule_of(config, task, source),
+            _schedule(config, task, source),
             store if task == "drill" else "",
             config.sources[source].path if task == "backup" else None,
         )
         for task in _SCHEDULED
-        for source in _subjects(task, config)
+        for source in subjects.get(task, config.sources)
     )
-
-
-def _subjects(task: Task, config: Config) -> Iterable[str]:
-    if task == "replicate":
-        return config.replicas
-    return config.sources if task != "drill" or drills(config) else ()

@@ -3,10 +3,9 @@
 from backupd.config.load import load_config
 from backupd.config.render import config_digest, masked, secrets_of, to_toml, toml_key, toml_value
 from backupd.config.schema import Config
-from backupd.config.sections import AppSection, DrillSection, ReplicaSection
+from backupd.config.sections import DrillSection, ReplicaSection
 
 __all__ = [
-    "AppSection",
     "Config",
     "DrillSection",
     "ReplicaSection",

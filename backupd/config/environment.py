@@ -1,15 +1,20 @@
-"""The environment: each `BACKUPD_*` variable sets a key or is refused by its name."""
+"""The environment: each `BACKUPD_*` variable sets a key, is refused by its name, or describes another container.
+
+A Kubernetes Service called `backupd` or `backupd-…` sets BACKUPD_PORT and others in every pod of its namespace
+(https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables); `docker run --link X:backupd`
+sets them in one container (https://docs.docker.com/engine/network/links/). Name and value must both match, so that
+BACKUPD_PORT=8080, which an operator writes, stays an error.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path, PurePath
 from typing import Any, Final
 
 from backupd.config.kinds import absolute_path
-from backupd.config.problems import nearest
 from backupd.config.schema import ANY, Key, KeyPath, all_keys, key_at
-from backupd.config.service_links import is_service_link
 from backupd.errors import ConfigError
 from backupd.formatting import printable
 from backupd.model import is_source_name
@@ -21,7 +26,6 @@ DATABASE = "BACKUPD_DATABASE"
 FILE_SUFFIX = "_FILE"
 _LONGEST_PATH = 1024
 _COMMAND = ("drill", "command")
-_LISTEN = "BACKUPD_HTTP__LISTEN"
 _ADDRESS_NAME = re.compile(r"BACKUPD_(?:HTTP__?)?(?:LISTEN_)?(?:PORT|HOST|ADDR|ADDRESS|BIND|LISTEN)", re.ASCII)
 # `docker --env-file` keeps quotes, and a comment after them; shells, compose and systemd remove both.
 # Typographic quotes come with text that was copied from a page.
@@ -35,6 +39,20 @@ _WHITESPACE: Final = (
     "has whitespace at the beginning or end of its value: remove it, or, if it belongs to the value, set it in the "
     "configuration file"
 )
+# Service links.
+_OWNER: Final = r"(?P<owner>BACKUPD(?:_[A-Z0-9_]+?)?)"
+_SERVICE_HOST: Final = re.compile(rf"{_OWNER}_SERVICE_HOST", re.ASCII)
+_SERVICE_PORT: Final = re.compile(rf"{_OWNER}_SERVICE_PORT(?:_[A-Z0-9_]+)?", re.ASCII)
+_PORT: Final = re.compile(rf"{_OWNER}_PORT", re.ASCII)
+_PORT_PART: Final = re.compile(
+    rf"(?P<whole>{_OWNER}_PORT_\d{{1,5}}_(?P<protocol>TCP|UDP|SCTP))"
+    r"(?:_(?P<part>(?:PORT_)?START|(?:PORT_)?END|PROTO|PORT|ADDR))?",
+    re.ASCII,
+)
+_LINK_NAME: Final = re.compile(rf"{_OWNER}_NAME", re.ASCII)
+_LINK_ENV: Final = re.compile(rf"{_OWNER}_ENV_.+", re.ASCII)
+_ADDRESS: Final = re.compile(r"(?:tcp|udp|sctp)://(?P<host>[0-9.]+|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:]+):\d{1,5}", re.ASCII)
+_ALIAS: Final = re.compile(r"/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +66,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the environment sets, a line for each unusable variable, and the variables of other programs."""
+    """What the environment sets, a line for each unusable variable, and one about those that are ignored."""
 
     settings: tuple[Setting, ...]
     problems: tuple[str, ...]
-    ignored: tuple[str, ...] = ()
+    note: str
 
     def table(self) -> dict[str, Any]:
         """Return the settings as nested tables, as a TOML file would give them."""
@@ -88,28 +106,21 @@ def read_environment(environ: Mapping[str, str], directory: Path, names: Iterabl
     found: dict[KeyPath, Setting] = {}
     problems: list[str] = []
     ignored: list[str] = []
-    variables = sorted((name for name in environ if name.upper().startswith(PREFIX)), key=_database_first)
-    for name in variables:
-        if key_at(_path(name)) is None and is_service_link(name, environ):
+    # DATABASE comes first: it names a source, which other variables may refer to.
+    for name in sorted(environ, key=lambda name: (name != DATABASE, name)):
+        if not name.upper().startswith(PREFIX):
+            continue
+        if key_at(_path(name)) is None and _is_service_link(name, environ):
             ignored.append(name)
             continue
         try:
             setting = _setting(name, environ[name], directory, known)
-            if setting is not None:
-                _add(setting, found)
         except _Unusable as problem:
             problems.append(f"environment {printable(name)}: {problem}")
-    return Environment(tuple(found.values()), tuple(problems), tuple(ignored))
-
-
-def _database_first(name: str) -> tuple[bool, str]:
-    return name != DATABASE, name  # it names a source, which other variables may refer to
-
-
-def _add(setting: Setting, found: dict[KeyPath, Setting]) -> None:
-    other = found.setdefault(setting.path, setting)
-    if other is not setting:
-        raise _Unusable(f"sets the same key as {other.name}: keep one of them")
+            continue
+        if setting and (other := found.setdefault(setting.path, setting)) is not setting:
+            problems.append(f"environment {printable(name)}: sets the same key as {other.name}: keep one of them")
+    return Environment(tuple(found.values()), tuple(problems), _note_of(ignored))
 
 
 def _setting(name: str, value: str, directory: Path, known: set[tuple[str, str]]) -> Setting | None:
@@ -151,8 +162,15 @@ def _resolve(name: str) -> tuple[Key, KeyPath, bool]:
     if of_file:
         raise _Unusable(f"only secrets are read from a file; did you mean {plain}?")
     if _ADDRESS_NAME.fullmatch(name.upper()):
-        raise _Unusable(f"unknown name; did you mean {_LISTEN}?")
+        raise _Unusable("unknown name; did you mean BACKUPD_HTTP__LISTEN?")
     raise _Unusable(f"unknown name; did you mean {nearest(name.upper(), _candidates(_path(name)))}?")
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return the most similar of `candidates`, which are not empty."""
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(candidates), n=1, cutoff=0.0)[0]
 
 
 def _path(name: str) -> KeyPath:
@@ -218,3 +236,59 @@ def _content(value: str, directory: Path) -> str:
     if not content:
         raise _Unusable(f"{shown} is empty")
     return content
+
+
+def _is_service_link(name: str, environ: Mapping[str, str]) -> bool:
+    """Return whether the variable `name` has both the name and the value of a link to another container."""
+    value = environ[name].strip()
+    if found := _PORT_PART.fullmatch(name):
+        return _is_port_part(found, value, environ)
+    if _SERVICE_HOST.fullmatch(name):
+        return _is_host(value)
+    if found := _SERVICE_PORT.fullmatch(name):
+        return _is_port(value) and _is_host(environ.get(f"{found['owner']}_SERVICE_HOST", "").strip())
+    if _PORT.fullmatch(name):
+        return _is_address(value)
+    if _LINK_NAME.fullmatch(name):
+        return _ALIAS.fullmatch(value) is not None
+    found = _LINK_ENV.fullmatch(name)  # any value: it is a variable of the other container
+    return found is not None and _ALIAS.fullmatch(environ.get(f"{found['owner']}_NAME", "").strip()) is not None
+
+
+def _note_of(ignored: list[str]) -> str:
+    """Return that the variables `ignored` were, and how to remove them; empty for none."""
+    if not ignored:
+        return ""
+    more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
+    return (
+        f"ignored {ignored[0]}{more}: set by Kubernetes or Docker for a service called backupd, not by you "
+        "(enableServiceLinks: false in the pod spec removes them)"
+    )
+
+
+def _is_port_part(found: re.Match[str], value: str, environ: Mapping[str, str]) -> bool:
+    part = found["part"]
+    if part is None or part in ("START", "END"):
+        return _is_address(value)
+    if not _is_address(environ.get(found["whole"], environ.get(f"{found['whole']}_START", "")).strip()):
+        return False
+    if part == "PROTO":
+        return value == found["protocol"].lower()
+    return _is_host(value) if part == "ADDR" else _is_port(value)
+
+
+def _is_address(value: str) -> bool:
+    found = _ADDRESS.fullmatch(value)
+    return found is not None and _is_host(found["host"].strip("[]"))
+
+
+def _is_host(value: str) -> bool:
+    try:
+        ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_port(value: str) -> bool:
+    return re.fullmatch(r"\d{1,5}", value, re.ASCII) is not None

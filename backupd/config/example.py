@@ -37,7 +37,9 @@ def _table(table: type[BaseModel], above: str) -> Iterator[str]:
     fields = fields_of(table).items()
     for name, field in fields:
         if not _is_section(field):
-            yield from _value(name, field, above)
+            yield from _prose(field.description or "")
+            live = above == _LIVE and field.is_required()
+            yield f"{'' if live else '#'}{name} = {_shown(field)}"
     for name, field in fields:
         if _is_section(field):
             yield from _section(name, field, f"{above}.{name}" if above else name)
@@ -52,12 +54,6 @@ def _section(name: str, field: FieldInfo, path: str) -> Iterator[str]:
         yield f"#{_CHOSEN_NAMES[name]} = {_shown(field)}"
     else:
         yield from _table(table, chosen)
-
-
-def _value(name: str, field: FieldInfo, above: str) -> Iterator[str]:
-    yield from _prose(field.description or "")
-    live = above == _LIVE and field.is_required()
-    yield f"{'' if live else '#'}{name} = {_shown(field)}"
 
 
 def _is_section(field: FieldInfo) -> bool:

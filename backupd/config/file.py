@@ -79,14 +79,21 @@ def lines_of(text: str) -> dict[KeyPath, int]:
     """
     found: dict[KeyPath, int] = {}
     header: KeyPath = ()
-    for number, statement in _statements(text):
-        paths = list(_paths(tomllib.loads(statement)))
+    statement, first = "", 1  # the shortest run of lines that is valid TOML by itself, a header or an assignment
+    for number, line in enumerate(text.split("\n"), start=1):
+        first = first if statement else number
+        statement += f"{line}\n"
+        try:
+            paths = list(_paths(tomllib.loads(statement)))
+        except tomllib.TOMLDecodeError:  # in the middle of an array or of a multi-line string
+            continue
         if statement.lstrip().startswith("["):
             header = paths[-1]
         else:
             paths = [header + path for path in paths]
         for path in paths:
-            found.setdefault(path, number)
+            found.setdefault(path, first)
+        statement = ""
     return found
 
 
@@ -123,25 +130,6 @@ def _exists(file: Path) -> bool:
         return False
     except OSError:  # exists, but is not accessible: reading it raises the error that skipping it would hide
         return True
-    return True
-
-
-def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Cut valid TOML into headers and assignments: the shortest runs of lines that are valid TOML by themselves."""
-    pending, start = "", 1
-    for number, line in enumerate(text.split("\n"), start=1):
-        start = start if pending else number
-        pending += f"{line}\n"
-        if _is_complete(pending):
-            yield start, pending
-            pending = ""
-
-
-def _is_complete(statement: str) -> bool:
-    try:
-        tomllib.loads(statement)
-    except tomllib.TOMLDecodeError:  # in the middle of an array or of a multi-line string
-        return False
     return True
 
 

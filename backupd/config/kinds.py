@@ -209,21 +209,17 @@ Seconds = Annotated[float, Field(ge=0, le=WEEK_S, allow_inf_nan=False), BeforeVa
 Age = Annotated[float, Field(gt=0, le=YEAR_S, allow_inf_nan=False), BeforeValidator(_number)]
 Nice = Annotated[int, Field(ge=0, le=19), BeforeValidator(_number)]
 Bytes = Annotated[ByteSize, BeforeValidator(_number)]
-Span = Annotated[
-    timedelta,
-    BeforeValidator(_span),
-    PlainSerializer(written_span, return_type=str),
-]
+Span = Annotated[timedelta, BeforeValidator(_span), PlainSerializer(written_span, return_type=str)]
 Level = Annotated[int, Field(ge=1, le=12), BeforeValidator(_number)]
 Workers = Annotated[int, Field(ge=1, le=256), BeforeValidator(_number)]
 
 FilePath = Annotated[Path, BeforeValidator(_path_text)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
-When = Annotated[str, Field(min_length=1), AfterValidator(_when)]
+When = Annotated[Text, AfterValidator(_when)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
-Url = Annotated[str, Field(min_length=1), AfterValidator(_url_without_password)]
+Url = Annotated[Text, AfterValidator(_url_without_password)]
 HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, return_type=str)]
-CommandLine = Annotated[str, Field(min_length=1), AfterValidator(_command_line)]
+CommandLine = Annotated[Text, AfterValidator(_command_line)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls), AfterValidator(_have_schemes)]

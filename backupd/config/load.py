@@ -1,22 +1,66 @@
-"""Build one validated Config from a file and the environment, or report all problems at once."""
+"""Build one validated Config from a file and the environment, or report all problems at once.
+
+A problem says where the value was set and what is expected, and never shows a secret.
+"""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from backupd.config.environment import Setting, read_environment
+from backupd.config.environment import Setting, nearest, read_environment
 from backupd.config.file import Document, find_file, lines_of, read_file
 from backupd.config.kinds import is_time_zone
-from backupd.config.problems import dotted, explain
-from backupd.config.schema import ENVIRONMENT, Config, KeyPath
-from backupd.config.service_links import service_links_note
+from backupd.config.schema import ANY, ENVIRONMENT, Config, KeyPath, all_keys, key_at
 from backupd.errors import ConfigError
 
 _HINT: Final = "config.example.toml explains every key"
 _ZONEINFO: Final = "/zoneinfo/"
+_NUMBER = "must be a number"
+_WHOLE = "must be a whole number"
+_SIZE = "must be a size such as '512MiB'"
+_SWITCH = "must be true or false"
+
+# These messages quote the wrong value, unless its key is a secret.
+_VALUE_EXPECTED: Mapping[str, str] = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "byte_size": _SIZE,
+    "byte_size_unit": _SIZE,
+    "finite_number": _NUMBER,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+}
+# These do not: a value in the wrong place may be a secret in the wrong place.
+_SHAPE_EXPECTED: Mapping[str, str] = {
+    "dict_type": "must be a section",
+    "missing": "is required",
+    "model_type": "must be a section",
+    "path_type": "must be a path, in quotes",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text, in quotes",
+    "string_unicode": "must be UTF-8 text",
+    "too_short": "must not be empty",
+    "tuple_type": "must be a list of texts, in quotes",
+}
+_NO_SOURCE = "nothing to back up: set BACKUPD_DATABASE=/path/to/app.db, or path under [sources.NAME] in a file"
+_SPECIAL: Mapping[tuple[KeyPath, str], str] = {
+    (("sources",), "missing"): _NO_SOURCE,
+    (("sources",), "too_short"): _NO_SOURCE,
+    (("backups_dir",), "missing"): "is required, because the sources are in different directories",
+}
 
 
 def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path | None = None) -> Config:
@@ -34,12 +78,18 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
     if document.problem is not None:  # the keys of the file are unknown, so nothing else can be checked
         raise ConfigError("\n".join([document.problem, *problems]), hint=_HINT)
     chosen = merge(document.table, environment.table())
-    table = merge({**_backups_dir_beside_database(chosen), **_zone_of_environment(environ)}, chosen)
+    tz = environ.get("TZ", "").strip()
+    zone = _time_zone_of(tz)
+    warning = ""
+    if tz and not zone:
+        warning = (
+            f"TZ={tz[:60]!r} is not an IANA time zone, so days and times are in UTC: set TZ to one (Europe/Berlin)"
+        )
+    defaults = _backups_dir_beside_database(chosen) | ({"schedule": {"timezone": zone}} if zone else {})
     try:
-        origin = str(document.file or ENVIRONMENT)
-        config = Config.of(table, origin, _timezone_warning(_tz(environ)), service_links_note(environment.ignored))
+        config = Config.of(merge(defaults, chosen), str(document.file or ENVIRONMENT), warning, environment.note)
     except ValidationError as error:
-        problems += explain(error, _Places(document, environment.settings).locate)
+        problems += _explain(error, partial(_place, document, environment.settings, lines_of(document.text)))
     else:
         if not problems:
             return config
@@ -64,12 +114,6 @@ def _backups_dir_beside_database(table: Mapping[str, Any]) -> dict[str, Any]:
     return {"backups_dir": str(directories.pop() / "backups")} if len(directories) == 1 else {}
 
 
-def _zone_of_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the default of `schedule.timezone`: TZ, which applies to all programs in a container."""
-    zone = _time_zone_of(_tz(environ))
-    return {"schedule": {"timezone": zone}} if zone else {}
-
-
 def _time_zone_of(text: str) -> str | None:
     """Return the IANA name that TZ=`text` means: the name itself or a file of that name, after a ":" or not.
 
@@ -78,50 +122,71 @@ def _time_zone_of(text: str) -> str | None:
     text = text.removeprefix(":")
     names = [text]
     if text.startswith("/"):
-        names = [path.rpartition(_ZONEINFO)[2] for path in (text, _real_path(text)) if _ZONEINFO in path]
+        names = [path.rpartition(_ZONEINFO)[2] for path in (text, os.path.realpath(text)) if _ZONEINFO in path]
     return next((name for name in names if name and is_time_zone(name)), None)
 
 
-def _timezone_warning(text: str) -> str:
-    """Return that TZ=`text` is not understood, and what to set; empty where it is unset or understood."""
-    if not text or _time_zone_of(text) is not None:
+def _place(document: Document, settings: tuple[Setting, ...], lines: Mapping[KeyPath, int], path: KeyPath) -> str:
+    """Return "FILE:LINE: key" or "environment NAME: key" for `path`, or for the nearest key above it."""
+    for length in range(len(path), 0, -1):
+        known = path[:length]
+        names = {setting.path: setting.name for setting in settings if setting.path[:length] == known}
+        if known == path and path in names:
+            return f"{ENVIRONMENT} {names[path]}"
+        if known in lines and known not in names:
+            return f"{document.file}:{lines[known]}: {_dotted(path)}"
+        if names:
+            return f"{ENVIRONMENT} {names.get(known) or next(iter(names.values()))}: {_dotted(path)}"
+    return f"{document.file or ENVIRONMENT}: {_dotted(path)}"
+
+
+def _explain(error: ValidationError, locate: Callable[[KeyPath], str]) -> Iterator[str]:
+    """Yield one line for each problem in `error`; `locate` returns where a path was set."""
+    details = error.errors(include_url=False)
+    in_sources = any(detail["loc"][:1] == ("sources",) for detail in details)
+    for detail in details:
+        path = tuple(str(part) for part in detail["loc"] if part != "[key]")
+        if path == ("backups_dir",) and detail["type"] == "missing" and in_sources:
+            continue  # its default comes from the source that is invalid
+        yield f"{locate(path)}: {_message(path, detail)}"
+
+
+def _dotted(path: KeyPath) -> str:
+    """Return `path` as TOML writes it, on one line."""
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else repr(part) for part in path)
+
+
+def _message(path: KeyPath, detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if (path, kind) in _SPECIAL:
+        return _SPECIAL[path, kind]
+    if kind == "extra_forbidden":
+        return _unknown(path)
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _VALUE_EXPECTED:
+        return _VALUE_EXPECTED[kind].format_map(context) + _actual_value(path, detail["input"])
+    return _SHAPE_EXPECTED.get(kind, "cannot be used")
+
+
+def _actual_value(path: KeyPath, value: Any) -> str:  # noqa: ANN401 - an invalid value is of any type
+    key = key_at(path)
+    if key is None or key.is_secret or not isinstance(value, str | int | float):
         return ""
-    return f"TZ={text[:60]!r} is not an IANA time zone, so days and times are in UTC: set TZ to one (Europe/Berlin)"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return f", not {text[:60]}"
 
 
-def _tz(environ: Mapping[str, str]) -> str:
-    return environ.get("TZ", "").strip()
+def _unknown(path: KeyPath) -> str:
+    """Suggest a similar key of the section, else the same name elsewhere, else the nearest of the section."""
+    from difflib import get_close_matches
 
-
-def _real_path(path: str) -> str:
-    try:
-        return os.path.realpath(path)
-    except ValueError:  # not a valid path
-        return path
-
-
-class _Places:
-    """Where each key of one configuration was set: an environment variable, or a line of the file."""
-
-    def __init__(self, document: Document, settings: tuple[Setting, ...]) -> None:
-        self._file = document.file
-        self._lines = lines_of(document.text)
-        self._settings = settings
-
-    def locate(self, path: KeyPath) -> str:
-        """Return "FILE:LINE: key" or "environment NAME: key" for `path`, or for the nearest key above it."""
-        for length in range(len(path), 0, -1):
-            place = self._at(path[:length], path)
-            if place is not None:
-                return place
-        return f"{self._file or ENVIRONMENT}: {dotted(path)}"
-
-    def _at(self, known: KeyPath, path: KeyPath) -> str | None:
-        for setting in self._settings:
-            if setting.path == known:
-                key = "" if known == path else f": {dotted(path)}"
-                return f"{ENVIRONMENT} {setting.name}{key}"
-        if known in self._lines:
-            return f"{self._file}:{self._lines[known]}: {dotted(path)}"
-        below = (setting for setting in self._settings if setting.path[: len(known)] == known)
-        return next((f"{ENVIRONMENT} {setting.name}: {dotted(path)}" for setting in below), None)
+    section, name = path[:-1], path[-1]
+    siblings = sorted({key.path[len(section)] for key in all_keys() if key.is_under(section)})
+    elsewhere = [key.path for key in all_keys() if key.path[-1] == name]
+    if get_close_matches(name, siblings, n=1) or not elsewhere:
+        return f"unknown key; did you mean {_dotted((*section, nearest(name, siblings)))}?"
+    if len(elsewhere[0]) == 1:
+        return f"unknown key here; {name} belongs above the first [section]"
+    known = tuple("NAME" if part == ANY else part for part in elsewhere[0])
+    return f"unknown key here; did you mean {_dotted(known)}?"

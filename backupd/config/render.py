@@ -3,8 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +24,16 @@ def masked(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", by_alias=True)
 
 
-def secrets_of(config: Config) -> tuple[str, ...]:
-    """Return every secret in clear text, for the mask of the log."""
-    return tuple(_secrets_in(config))
+def secrets_of(value: object) -> tuple[str, ...]:
+    """Return every secret in clear text in `value`, the configuration or a part of it."""
+    if isinstance(value, SecretStr):
+        return (value.get_secret_value(),)
+    below: Iterable[object] = ()
+    if isinstance(value, Mapping):
+        below = value.values()
+    elif isinstance(value, BaseModel | tuple):  # a model yields pairs of name and value, which are tuples too
+        below = value
+    return tuple(chain.from_iterable(map(secrets_of, below)))
 
 
 def to_toml(config: Config) -> str:
@@ -55,7 +63,7 @@ def config_digest(config: Config) -> str:
     """
     facts = {
         "config": config.model_dump(exclude=_WITHOUT_EFFECT_ON_RUNS),
-        "secrets": list(_secrets_in(config.replicas)),
+        "secrets": secrets_of(config.replicas),
         "known_hosts": [_read(replica.known_hosts) for replica in config.replicas.values() if replica.known_hosts],
         "databases": [_file_facts(Path(source.path)) for source in config.sources.values()],
         "user": (os.geteuid(), os.getegid()),
@@ -75,21 +83,6 @@ def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[st
     for name, value in table.items():
         if isinstance(value, Mapping):
             yield from _table_lines(value, (*path, name))
-
-
-def _secrets_in(value: object) -> Iterator[str]:
-    """Yield every secret in clear text in `value`, a part of the configuration."""
-    if isinstance(value, SecretStr):
-        yield value.get_secret_value()
-    elif isinstance(value, BaseModel):
-        for _, below in value:
-            yield from _secrets_in(below)
-    elif isinstance(value, Mapping):
-        for below in value.values():
-            yield from _secrets_in(below)
-    elif isinstance(value, tuple):
-        for below in value:
-            yield from _secrets_in(below)
 
 
 def _read(path: Path) -> str:

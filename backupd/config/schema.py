@@ -1,7 +1,7 @@
 """The schema of the configuration and the flat list of its keys: validation, environment names and the example."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -25,18 +25,13 @@ KeyPath = tuple[str, ...]
 Sources = Annotated[kinds.Named[sections.SourceSection], Field(min_length=1)]
 
 
-class Config(BaseModel):
+class Config(sections.Table):
     """The effective configuration: validated, frozen, every path absolute.
 
     Made by `load_config` only; by itself it reads neither files nor the environment.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        validate_default=True,  # a default must fit the other sections too
-    )
+    model_config = ConfigDict(validate_default=True)  # a default must fit the other sections too
 
     sources: Sources
     backups_dir: kinds.FilePath = Field(
@@ -49,7 +44,7 @@ class Config(BaseModel):
     shrink_guard: sections.ShrinkGuardSection = sections.ShrinkGuardSection()
     lock: sections.LockSection = sections.LockSection()
     pack: sections.PackSection = sections.PackSection()
-    replicas: kinds.NamedReplicas[sections.ReplicaSection] = {}
+    replicas: kinds.NamedReplicas[sections.ReplicaSection] = Field({})
     drill: sections.DrillSection = sections.DrillSection()
     http: sections.HttpSection = sections.HttpSection()
     health: sections.HealthSection = sections.HealthSection()
@@ -95,14 +90,39 @@ class Config(BaseModel):
     def _are_different_directories(
         cls, replicas: Mapping[str, sections.ReplicaSection], info: ValidationInfo
     ) -> Mapping[str, sections.ReplicaSection]:
-        _refuse_shared_directories(replicas, info.data.get("backups_dir"))
+        """Refuse one directory twice, or `backups_dir`, by the URLs alone; opening a replica reports an invalid URL."""
+        backups_dir = info.data.get("backups_dir")
+        named: dict[Address, str] = {}
+        for name, replica in replicas.items():
+            with suppress(ConfigError):
+                address = _normal(parse_address(replica.url))
+                other = named.setdefault(address, name)
+                if other != name:
+                    raise ValueError(f"{other} and {name} have the same directory {replica.url}: give each its own")
+                if backups_dir is not None and address == _normal(DirectoryAddress(backups_dir)):
+                    raise ValueError(f"{name} is backups_dir itself: set another directory, on another disk")
         return replicas
 
     @field_validator("drill")
     @classmethod
     def _fits_the_rest(cls, drill: sections.DrillSection, info: ValidationInfo) -> sections.DrillSection:
-        if "sources" in info.data:
-            _refuse_unfit_drill(drill, info.data["sources"], info.data.get("replicas"), info.data.get("backups_dir"))
+        """Refuse an unknown source or store, and a place that would overwrite files; skip sections that are invalid."""
+        sources, replicas = info.data.get("sources"), info.data.get("replicas")
+        if sources is None:
+            return drill
+        if replicas is not None and drill.from_ not in (None, LOCAL_STORE, *replicas):
+            known = ", ".join((LOCAL_STORE, *replicas))
+            raise ValueError(f"from: unknown store {drill.from_!r}; known stores: {known}")
+        if drill.source is not None and drill.source not in sources:
+            raise ValueError(f"source: unknown source {drill.source!r}; known sources: {', '.join(sources)}")
+        if drill.checks_app and drill.source is None and len(sources) > 1:
+            raise ValueError(f"source: is required, because there are several sources: {', '.join(sources)}")
+        if place := drill.place_at:
+            for name, source in sources.items():
+                if files_of_database(place) & files_of_database(source.path):
+                    raise ValueError(f"place_at: {place} is the database of source {name} or one of its side files")
+            if info.data.get("backups_dir") in place.parents:
+                raise ValueError(f"place_at: {place} is inside backups_dir: set a path outside it")
         return drill
 
     @field_validator("pings")
@@ -201,45 +221,5 @@ def _mentions(annotation: Any, kind: type) -> bool:  # noqa: ANN401 - annotation
     return annotation is kind or any(_mentions(part, kind) for part in get_args(annotation))
 
 
-def _refuse_shared_directories(replicas: Mapping[str, sections.ReplicaSection], backups_dir: Path | None) -> None:
-    """Raise ValueError where two replicas are one directory, or one is `backups_dir`, by their URLs alone.
-
-    Invalid URLs are skipped: opening the replica reports them.
-    """
-    named: dict[Address, str] = {}
-    for name, replica in replicas.items():
-        with suppress(ConfigError):
-            address = _normal(parse_address(replica.url))
-            other = named.setdefault(address, name)
-            if other != name:
-                raise ValueError(f"{other} and {name} have the same directory {replica.url}: give each its own")
-            if backups_dir is not None and address == _normal(DirectoryAddress(backups_dir)):
-                raise ValueError(f"{name} is backups_dir itself: set another directory, on another disk")
-
-
 def _normal(address: Address) -> Address:
     return DirectoryAddress(Path(os.path.normpath(address.path))) if isinstance(address, DirectoryAddress) else address
-
-
-def _refuse_unfit_drill(
-    drill: sections.DrillSection,
-    sources: Mapping[str, sections.SourceSection],
-    replicas: Iterable[str] | None,
-    backups_dir: Path | None,
-) -> None:
-    """Raise ValueError where `drill` names an unknown source or store, or would overwrite files; None: not known."""
-    if replicas is not None and drill.from_ not in (None, LOCAL_STORE, *replicas):
-        known = ", ".join((LOCAL_STORE, *replicas))
-        raise ValueError(f"from: unknown store {drill.from_!r}; known stores: {known}")
-    if drill.source is not None and drill.source not in sources:
-        raise ValueError(f"source: unknown source {drill.source!r}; known sources: {', '.join(sources)}")
-    if drill.checks_app and drill.source is None and len(sources) > 1:
-        raise ValueError(f"source: is required, because there are several sources: {', '.join(sources)}")
-    place = drill.place_at
-    if place is None:
-        return
-    for name, source in sources.items():
-        if files_of_database(place) & files_of_database(source.path):
-            raise ValueError(f"place_at: {place} is the database of source {name} or one of its side files")
-    if backups_dir is not None and backups_dir in place.parents:
-        raise ValueError(f"place_at: {place} is inside backups_dir: set a path outside it")

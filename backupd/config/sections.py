@@ -13,7 +13,7 @@ from backupd.model import RetentionPolicy
 
 
 class Table(BaseModel):
-    """A section: frozen, refuses unknown keys, and shows no value in an error."""
+    """A section, or the configuration as a whole: frozen, refuses unknown keys, and shows no value in an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -104,10 +104,7 @@ class ScheduleSection(Table):
     drill: kinds.When = Field("0 6 1 * *", description="When to run the restore drill.")
     prune: kinds.When = Field("05:30", description="When to prune; each backup prunes too.")
     scrub: kinds.When = Field("05:45", description="When to verify the generation whose last verification is oldest.")
-    daily: kinds.When = Field(
-        "07:00",
-        description="When to send the daily ping; it waits until everything is healthy.",
-    )
+    daily: kinds.When = Field("07:00", description="When to send the daily ping; it waits until everything is healthy.")
     run_timeout_s: kinds.Seconds = Field(
         21600, gt=0, description="Seconds after which a scheduled run is stopped and has failed."
     )
@@ -179,16 +176,12 @@ class ReplicaSection(Table):
         None, description="The server's public key.", examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI..."]
     )
     known_hosts: kinds.FilePath | None = Field(
-        None,
-        description="File with the server's public key instead.",
-        examples=["/etc/backupd/known_hosts"],
+        None, description="File with the server's public key instead.", examples=["/etc/backupd/known_hosts"]
     )
     username: kinds.Text | None = Field(None, description="Account on the server.", examples=["backup"])
     password: kinds.Secret | None = Field(None, description="Password of the account.", examples=["change me"])
     private_key: kinds.Secret | None = Field(
-        None,
-        description="Private key of the account, as text.",
-        examples=["-----BEGIN OPENSSH PRIVATE KEY-----\n..."],
+        None, description="Private key of the account, as text.", examples=["-----BEGIN OPENSSH PRIVATE KEY-----\n..."]
     )
     passphrase: kinds.Secret | None = Field(None, description="Passphrase of private_key.", examples=["change me"])
     schedule: kinds.When | None = Field(
@@ -229,9 +222,7 @@ class DrillSection(Table):
         examples=[748800],
     )
     source: kinds.Name | None = Field(
-        None,
-        description="The source whose app is checked; required where there are several.",
-        examples=["tasks"],
+        None, description="The source whose app is checked; required where there are several.", examples=["tasks"]
     )
     place_at: kinds.FilePath | None = Field(
         None,

@@ -4,7 +4,6 @@ import binascii
 import hmac
 from base64 import b64decode
 from collections.abc import Iterable
-from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -13,7 +12,11 @@ from backupd.web.responses import WebResponse, text_response
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-_CHALLENGE = 'Basic realm="backupd", charset="UTF-8", Bearer realm="backupd"'
+_UNAUTHORIZED = text_response(
+    HTTPStatus.UNAUTHORIZED,
+    "This requires the token of backupd, as a bearer token or as the password of any user.",
+    headers={"WWW-Authenticate": 'Basic realm="backupd", charset="UTF-8", Bearer realm="backupd"'},
+)
 _SET_A_TOKEN = (
     "To read it from another host, set a token (BACKUPD_HTTP__TOKEN, BACKUPD_HTTP__TOKEN_FILE, or token under [http]),",
     "and send it as a bearer token or as the password of any user; see docs/monitoring.md.",
@@ -29,12 +32,12 @@ def refusal(client: str | None, headers: Headers, token: str | None) -> WebRespo
     """
     fields = list(headers)
     if token:
-        return None if _has_token(token, _values(fields, b"authorization")) else _unauthorized()
+        return None if _has_token(token, _only(fields, b"authorization")) else _UNAUTHORIZED
     if not is_loopback(client):
         return _forbidden("your request came from another host")
     if any(name in _PROXIED or name.startswith(b"x-forwarded-") for name, _ in fields):
         return _forbidden("your request came through a proxy")
-    if not _names_loopback(_values(fields, b"host")):
+    if not _names_loopback(_only(fields, b"host")):
         return _forbidden("your request names another host")
     return None
 
@@ -49,44 +52,31 @@ def is_loopback(address: str | None) -> bool:
     return (mapped or found).is_loopback
 
 
-def _has_token(token: str, credentials: list[bytes]) -> bool:
-    if len(credentials) != 1:
-        return False
-    scheme, _, rest = credentials[0].partition(b" ")
+def _has_token(token: str, credentials: bytes) -> bool:
+    scheme, _, rest = credentials.partition(b" ")
     given = rest.strip()
     if scheme.lower() == b"basic":
-        given = _password(given)
+        try:
+            given = b64decode(given, validate=True).partition(b":")[2]  # the password, of any user
+        except binascii.Error:
+            return False
     elif scheme.lower() != b"bearer":
         return False
     return hmac.compare_digest(given, token.encode("utf-8", "surrogateescape"))
 
 
-def _password(credentials: bytes) -> bytes:
+def _names_loopback(host: bytes) -> bool:
     try:
-        return b64decode(credentials, validate=True).partition(b":")[2]
-    except binascii.Error:
-        return b""
-
-
-def _names_loopback(hosts: list[bytes]) -> bool:
-    if len(hosts) != 1:
-        return False
-    try:
-        name = urlsplit("//" + hosts[0].decode("ascii")).hostname
+        name = urlsplit("//" + host.decode("ascii")).hostname
     except ValueError:
         return False
     return name == "localhost" or is_loopback(name)
 
 
-def _values(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
-    return [value for name, value in headers if name == wanted]
-
-
-def _unauthorized() -> WebResponse:
-    response = text_response(
-        HTTPStatus.UNAUTHORIZED, "This requires the token of backupd, as a bearer token or as the password of any user."
-    )
-    return replace(response, headers={"WWW-Authenticate": _CHALLENGE})
+def _only(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes:
+    """Return the value of a header, empty where it is missing or repeated."""
+    values = [value for name, value in headers if name == wanted]
+    return values[0] if len(values) == 1 else b""
 
 
 def _forbidden(why: str) -> WebResponse:

@@ -31,46 +31,37 @@ class CachedResponse:
         self._compute = compute
         self._on_timeout = on_timeout
         self._on_error = on_error
-        self._fresh_s = cache_s
-        self._patience_s = timeout_s
+        self._cache_s = cache_s
+        self._timeout_s = timeout_s
         self._response: Future[WebResponse] | None = None
         self._computed_at = 0.0
         self._last_error = ""
 
     async def get(self) -> WebResponse:
         """Return the response. Called on the event loop only, so it needs no lock."""
-        if self._response is None or (self._response.done() and time.monotonic() - self._computed_at >= self._fresh_s):
-            self._response = self._begin()
+        if self._response is None or (self._response.done() and time.monotonic() - self._computed_at >= self._cache_s):
+            response: Future[WebResponse] = Future()
+            response.set_running_or_notify_cancel()  # a client that disconnects cannot cancel it for the others
+            Thread(target=self._run, args=(response,), name="backupd-http-answer", daemon=True).start()
+            self._response = response
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._response), self._patience_s)
+            return await asyncio.wait_for(asyncio.wrap_future(self._response), self._timeout_s)
         except TimeoutError:
             return self._on_timeout
-
-    def _begin(self) -> Future[WebResponse]:
-        response: Future[WebResponse] = Future()
-        response.set_running_or_notify_cancel()  # a client that disconnects cannot cancel it for the others
-        Thread(target=self._run, args=(response,), name="backupd-http-answer", daemon=True).start()
-        return response
 
     def _run(self, response: Future[WebResponse]) -> None:
         result = internal_error_response()
         try:
-            result = self._computed()
-        finally:  # each waiting client gets a response
-            self._computed_at = time.monotonic()
-            response.set_result(result)
-
-    def _computed(self) -> WebResponse:
-        try:
-            response = self._compute()
+            result = self._compute()
+            self._last_error = ""
         except Exception as error:  # noqa: BLE001 - any error becomes a 500 and a line in the log
             message = describe_error(error)
             if message != self._last_error:
                 self._last_error = message
                 self._on_error(message)
-            return internal_error_response()
-        self._last_error = ""
-        return response
+        finally:  # each waiting client gets a response
+            self._computed_at = time.monotonic()
+            response.set_result(result)
 
 
 def describe_error(error: BaseException) -> str:

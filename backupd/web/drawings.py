@@ -1,10 +1,9 @@
 """The geometry of the drawings of the page, pure: line charts over days, and the calendar of a year."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import pairwise
 from typing import Final
 
 from backupd.status.calendar import WEEKS, Day
@@ -13,10 +12,10 @@ WIDTH, HEIGHT = 460, 190
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 10, 26
 _Y_TICKS: Final = 4
 _X_TICKS: Final = 6
-_SHORT: Final = timedelta(days=62)
+_SHORT_DAYS: Final = 62
 _STEPS: Final = (1, 2, 5, 10)
-_BYTES: Final = (("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
-_SECONDS: Final = (("s", 1), ("min", 60), ("h", 3600))
+BYTES: Final = (("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
+SECONDS: Final = (("s", 1), ("min", 60), ("h", 3600))
 
 CALENDAR_PITCH: Final = 13
 CALENDAR_CELL: Final = 11
@@ -27,11 +26,12 @@ CALENDAR_HEIGHT: Final = CALENDAR_TOP + 7 * CALENDAR_PITCH
 _LABEL_WEEKS: Final = 3
 
 Series = Sequence[tuple[date, float]]
+Units = Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark on an axis, in units of the drawing, and its label."""
+    """A mark on an axis, or a month of the calendar (`2026-03`) above the first week that begins in it."""
 
     at: float
     label: str
@@ -65,32 +65,37 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Month:
-    """The label of a month (`2026-03`) above the first week that begins in it."""
-
-    label: str
-    x: int
-
-
-@dataclass(frozen=True, slots=True)
 class Half:
     """Half of the calendar, a drawing of `CALENDAR_WIDTH` by `CALENDAR_HEIGHT`."""
 
     cells: tuple[Cell, ...]
-    months: tuple[Month, ...]
+    months: tuple[Tick, ...]
 
 
-def size_chart(serieses: Iterable[Series]) -> Chart | None:
-    """Draw sizes in bytes; None without values."""
-    return _draw(list(serieses), _BYTES)
+def draw(serieses: Iterable[Series], units: Units) -> Chart | None:
+    """Draw series of values of these units; None without values that can be drawn."""
+    clean = [[(day, value) for day, value in series if math.isfinite(value) and value >= 0] for series in serieses]
+    days = sorted({day for series in clean for day, _ in series})
+    if not days:
+        return None
+    values = nice_ticks(max(value for series in clean for _, value in series), units)
+    first, span, highest = days[0], (days[-1] - days[0]).days, values[-1][0]
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+
+    def x(day: date) -> float:
+        return round(LEFT + (width * (day - first).days / span if span else width / 2), 1)
+
+    def y(value: float) -> float:
+        return round(TOP + height * (1 - value / highest), 1)
+
+    return Chart(
+        x_ticks=tuple(Tick(x(day), label) for day, label in _days_to_mark(first, span)),
+        y_ticks=tuple(Tick(y(value), label) for value, label in values),
+        lines=tuple(_line([(x(day), y(value)) for day, value in series]) for series in clean if series),
+    )
 
 
-def duration_chart(series: Series) -> Chart | None:
-    """Draw durations in seconds; None without values."""
-    return _draw([series], _SECONDS)
-
-
-def nice_ticks(highest: float, units: Sequence[tuple[str, int]]) -> list[tuple[float, str]]:
+def nice_ticks(highest: float, units: Units) -> list[tuple[float, str]]:
     """Return values from 0 to `highest` or just above it, a round number of a suitable unit apart, with labels."""
     highest = highest or 1
     name, unit = max((pair for pair in units if pair[1] <= highest), key=lambda pair: pair[1], default=units[0])
@@ -102,48 +107,17 @@ def nice_ticks(highest: float, units: Sequence[tuple[str, int]]) -> list[tuple[f
     return [(index * step * unit, f"{index * step:.{digits}f} {name}") for index in range(count + 1)]
 
 
-def _draw(serieses: list[Series], units: Sequence[tuple[str, int]]) -> Chart | None:
-    clean = [[(day, value) for day, value in series if math.isfinite(value) and value >= 0] for series in serieses]
-    days = sorted({day for series in clean for day, _ in series})
-    if not days:
-        return None
-    values = nice_ticks(max(value for series in clean for _, value in series), units)
-    x, y = _scale_x(days[0], days[-1]), _scale_y(values[-1][0])
-    return Chart(
-        x_ticks=tuple(Tick(x(day), label) for day, label in _days_to_mark(days[0], days[-1])),
-        y_ticks=tuple(Tick(y(value), label) for value, label in values),
-        lines=tuple(_line([(x(day), y(value)) for day, value in series]) for series in clean if series),
-    )
-
-
-def _scale_x(first: date, last: date) -> Callable[[date], float]:
-    span = (last - first).days
-    width = WIDTH - LEFT - RIGHT
-    return lambda day: round(LEFT + (width * (day - first).days / span if span else width / 2), 1)
-
-
-def _scale_y(highest: float) -> Callable[[float], float]:
-    height = HEIGHT - TOP - BOTTOM
-    return lambda value: round(TOP + height * (1 - value / highest), 1)
-
-
 def _line(points: Sequence[tuple[float, float]]) -> Line:
     return Line(" ".join(f"{x:g},{y:g}" for x, y in points), *points[-1])
 
 
-def _days_to_mark(first: date, last: date) -> list[tuple[date, str]]:
+def _days_to_mark(first: date, span: int) -> list[tuple[date, str]]:
     """Return at most `_X_TICKS` days for the axis: beginnings of months, or single days where there are few."""
-    if last - first <= _SHORT:
-        step = max(1, math.ceil(((last - first).days + 1) / _X_TICKS))
-        days = [first + timedelta(days=n) for n in range(0, (last - first).days + 1, step)]
-        return [(day, day.isoformat()[5:]) for day in days]
-    months = [day for before, day in pairwise(_span(first, last)) if day.month != before.month]
-    step = math.ceil(len(months) / _X_TICKS)
-    return [(day, day.isoformat()[:7]) for day in months[::step]]
-
-
-def _span(first: date, last: date) -> Iterable[date]:
-    return (first + timedelta(days=n) for n in range((last - first).days + 1))
+    days = [first + timedelta(days=n) for n in range(span + 1)]
+    if span <= _SHORT_DAYS:
+        return [(day, day.isoformat()[5:]) for day in days[:: math.ceil(len(days) / _X_TICKS)]]
+    months = [day for day in days[1:] if day.day == 1]
+    return [(day, day.isoformat()[:7]) for day in months[:: math.ceil(len(months) / _X_TICKS)]]
 
 
 def halves(days: Sequence[Day]) -> tuple[Half, ...]:
@@ -156,12 +130,10 @@ def _half(days: Sequence[Day]) -> Half:
         Cell(day, CALENDAR_LEFT + index // 7 * CALENDAR_PITCH, CALENDAR_TOP + index % 7 * CALENDAR_PITCH)
         for index, day in enumerate(days)
     )
-    mondays = cells[::7]
     months = [
-        Month(f"{cell.day.date:%Y-%m}", cell.x)
-        for week, cell in enumerate(mondays)
-        if (week == 0 and cell.day.date.day <= 7 * (5 - _LABEL_WEEKS))
-        or (week and (cell.day.date - timedelta(days=7)).month != cell.day.date.month)
+        Tick(cell.x, f"{cell.day.date:%Y-%m}")
+        for week, cell in enumerate(cells[::7])
+        if cell.day.date.day <= (7 if week else 7 * (5 - _LABEL_WEEKS))
     ]
     last = CALENDAR_LEFT + (HALF_WEEKS - _LABEL_WEEKS) * CALENDAR_PITCH
-    return Half(cells, tuple(month for month in months if month.x <= last))
+    return Half(cells, tuple(month for month in months if month.at <= last))

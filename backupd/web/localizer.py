@@ -29,10 +29,6 @@ class Localizer:
         text: str = getattr(TRANSLATIONS[key], self.language)
         return text.format(**safe)
 
-    def known(self, text: str) -> str:
-        """Return the translation of an English sentence of backupd, the sentence itself where there is none."""
-        return self.translate(text) if text in TRANSLATIONS else self.quote(text)
-
     def quote(self, text: str, most: int = _MOST_CHARACTERS) -> str:
         """Return text from outside without control characters, cut off after `most` characters."""
         shown = printable(text[: most + 1])
@@ -53,9 +49,11 @@ class Localizer:
     def reason(self, reason: str) -> str:
         """Return why retention keeps a generation: `daily 2026-11-25` as `day 2026-11-25`."""
         rule, _, period = reason.partition(" ")
-        if reason not in TRANSLATIONS and f"rule.{rule}" in TRANSLATIONS:
-            return f"{self.translate(f'rule.{rule}')} {self.quote(period)}".strip()
-        return self.known(reason)
+        if reason in TRANSLATIONS:
+            return self.translate(reason)
+        if f"rule.{rule}" not in TRANSLATIONS:
+            return self.quote(reason)
+        return f"{self.translate(f'rule.{rule}')} {self.quote(period)}".strip()
 
     def _local(self, moment: datetime) -> datetime:
         try:

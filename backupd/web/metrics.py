@@ -73,7 +73,6 @@ class _StatusCollector(Collector):
         yield from _daemon_metrics(self._status)
         yield from _health_metrics(self._status.health)
         yield from _task_metrics(self._status.tasks)
-        yield from _drill_metrics(self._status.tasks)
         yield from _source_metrics(self._status.sources)
         yield from _message_metrics(self._status.messages)
         yield from _ping_metrics(self._status.pings)
@@ -114,9 +113,6 @@ def _task_metrics(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
     )
     stages = [((*values, stage), took_s) for values, task in rows for stage, took_s in (task.stages or {}).items()]
     yield _gauge("backupd_stage_duration_seconds", (*labels, "stage"), stages)
-
-
-def _drill_metrics(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
     yield from _gauges(
         ("source", "store"),
         [((task.source, task.drill.store), task.drill) for task in tasks if task.drill],

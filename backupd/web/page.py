@@ -4,7 +4,7 @@ from base64 import b64encode
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -17,7 +17,7 @@ from backupd.model import Severity
 from backupd.status.model import DiskUse, History
 from backupd.web import drawings
 from backupd.web.localizer import Language, Localizer
-from backupd.web.page_view import MOST_SOURCES, cards, day_words, severity_of, source_view, to_dos
+from backupd.web.page_view import MOST_SOURCES, SEVERITIES, cards, day_words, source_view, to_dos
 from backupd.web.responses import WebResponse
 
 _HERE: Final = Path(__file__).parent
@@ -50,17 +50,15 @@ ERROR_PAGES: Final[dict[HTTPStatus, Severity]] = {
 def page_response(history: History, language: Language) -> WebResponse:
     """Return the page with everything in `history`, in `language`."""
     localizer = Localizer(language, ZoneInfo(history.timezone))
-    severity = severity_of(history)
-    shown = history.histories[:MOST_SOURCES]
     return _html(
         HTTPStatus.OK,
         localizer,
-        severity,
+        SEVERITIES[history.stage],
         history=history,
         heading=localizer.translate(f"stage.{history.stage}"),
         cards=cards(history, localizer),
         to_dos=to_dos(history, localizer),
-        sources=[source_view(source, localizer) for source in shown],
+        sources=[source_view(source, localizer) for source in history.histories[:MOST_SOURCES]],
         more_sources=", ".join(localizer.quote(source.source) for source in history.histories[MOST_SOURCES:]),
         last_sent={task.source: task.last_success_at for task in history.status.tasks if task.task == "replicate"},
         disk=_disk(history.disk) if history.disk else (),
@@ -116,23 +114,14 @@ def _code(text: str) -> Markup:
     return Markup("").join(pieces)
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["code"] = _code
-    helpers: dict[str, Any] = {
-        "day_words": day_words,
-        "drawings": drawings,
-        "human_bytes": human_bytes,
-        "human_duration": human_duration,
-    }
-    environment.globals.update(helpers, style=Markup(_STYLE))  # noqa: S704 - a file of this package
-    return environment
-
-
-_ENVIRONMENT: Final = _environment()
+_ENVIRONMENT: Final = Environment(
+    loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_ENVIRONMENT.filters["code"] = _code
+_ENVIRONMENT.globals |= {
+    "day_words": day_words,
+    "drawings": drawings,
+    "human_bytes": human_bytes,
+    "human_duration": human_duration,
+    "style": Markup(_STYLE),  # noqa: S704 - a file of this package
+}

@@ -11,23 +11,23 @@ from backupd.health import Freshness, within_limit
 from backupd.model import Severity
 from backupd.problems import Problem
 from backupd.status.calendar import Day
-from backupd.status.model import GenerationFigures, History, NextRun, Point, SourceHistory, Status
-from backupd.web.drawings import Chart, Half, Series, duration_chart, halves, size_chart
+from backupd.status.model import History, NextRun, Point, SourceHistory, Status
+from backupd.web.drawings import BYTES, SECONDS, Chart, Half, Units, draw, halves
 from backupd.web.localizer import Localizer
 from backupd.web.translations import TRANSLATIONS
 
 MOST_SOURCES: Final = 20
-MOST_ROWS: Final = 14
-MOST_OTHER_DAYS: Final = 40
 STATES: Final = ("verified", "degraded", "failed", "missed")
 PROOFS: Final = ("backup", "replicate", "drill")
-_SEVERITIES: Final[dict[str, Severity]] = {
+SEVERITIES: Final[dict[str, Severity]] = {
     "healthy": "success",
     "degraded": "warning",
     "failing": "failure",
     "empty": "failure",
     "first-day": "warning",
 }
+# The second step is for those who have a replica.
+_INITIAL_STEPS: Final = {"first-day": ("next.first-day",), "empty": ("next.empty", "next.empty.replica")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Card:
     subject: str
     severity: Severity
     word: str
-    age: str
-    at: datetime | None
-    limit: str
-    share: float
-    next_at: str
+    age: str = ""
+    at: datetime | None = None
+    limit: str = ""
+    share: float = 0.0
+    next_at: str = ""
     advice: str = ""
 
 
@@ -56,47 +56,34 @@ class ToDo:
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnChart:
-    """A chart and its description in text."""
-
-    chart: Chart
-    summary: str
-
-
-@dataclass(frozen=True, slots=True)
 class SourceView:
-    """One source; `other_days` are those not verified, newest first; `more_days` of them are not shown.
+    """One source; `other_days` are those not verified, newest first; each chart has its description in text."""
 
-    The first generations are in the table, the `further` ones are folded, and `more` are in `backupd list` only.
-    """
-
-    name: str
+    history: SourceHistory
     halves: tuple[Half, ...]
     calendar: str
     counts: dict[str, int]
     other_days: tuple[Day, ...]
-    more_days: int
-    sizes: DrawnChart | None
-    durations: DrawnChart | None
-    generations: tuple[GenerationFigures, ...]
-    further: tuple[GenerationFigures, ...]
-    more: int
-    total: str
-
-
-def severity_of(history: History) -> Severity:
-    """Return the severity of the page as a whole."""
-    return _SEVERITIES[history.stage]
+    sizes: tuple[Chart, str] | None
+    durations: tuple[Chart, str] | None
 
 
 def cards(history: History, localizer: Localizer) -> tuple[Card, ...]:
     """Return a card for each age that has a limit, and one for each task that is not set up."""
-    return tuple(card for task in PROOFS for card in _cards(task, history, localizer))
+    found: list[Card] = []
+    for task in PROOFS:
+        ages = [freshness for freshness in history.status.health.freshness if freshness.task == task]
+        found += [_card(freshness, history, localizer) for freshness in ages]
+        if not ages:
+            title, word = localizer.translate(f"proof.{task}"), localizer.translate("not-set-up")
+            found.append(Card(title, "", "warning", word, advice=localizer.translate(f"unset.{task}")))
+    return tuple(found)
 
 
 def to_dos(history: History, localizer: Localizer) -> tuple[ToDo, ...]:
     """Return the problems and their next steps, the most severe first; empty where there are none."""
-    found = [ToDo("", localizer.translate(key)) for key in _initial_steps(history)]
+    steps = _INITIAL_STEPS.get(history.stage, ())[: 2 if history.replicas else 1]
+    found = [ToDo("", localizer.translate(key)) for key in steps]
     found += [
         ToDo(localizer.translate(f"unread.{part}"), localizer.translate(f"advice.{part}")) for part in history.unread
     ]
@@ -113,22 +100,32 @@ def to_dos(history: History, localizer: Localizer) -> tuple[ToDo, ...]:
 
 def source_view(source: SourceHistory, localizer: Localizer) -> SourceView:
     """Return the view of one source."""
-    counts = Counter(day.state for day in source.days)
-    other = [day for day in reversed(source.days) if day.state not in ("verified", "none")]
+    number = Counter(day.state for day in source.days)
+    counts = {state: number[state] for state in STATES}
+    calendar = ""
+    if source.days:
+        first, last = source.days[0].date.isoformat(), source.days[-1].date.isoformat()
+        calendar = localizer.translate("calendar.summary", source=source.source, first=first, last=last, **counts)
     return SourceView(
-        name=localizer.quote(source.source),
+        history=source,
         halves=halves(source.days),
-        calendar=_calendar(source, {state: counts[state] for state in STATES}, localizer),
-        counts={state: counts[state] for state in STATES},
-        other_days=tuple(other[:MOST_OTHER_DAYS]),
-        more_days=max(0, len(other) - MOST_OTHER_DAYS),
-        sizes=_sizes(source, localizer),
-        durations=_durations(source, localizer),
-        generations=source.generations[:MOST_ROWS],
-        further=source.generations[MOST_ROWS:],
-        more=source.generation_count - len(source.generations),
-        total=localizer.translate(
-            "generations.count", count=source.generation_count, size=human_bytes(source.stored_bytes)
+        calendar=calendar,
+        counts=counts,
+        other_days=tuple(day for day in reversed(source.days) if day.state not in ("verified", "none")),
+        sizes=_drawn(
+            "chart.size-summary",
+            source,
+            (BYTES, human_bytes),
+            localizer,
+            snapshot=lambda point: point.snapshot_bytes,
+            archive=lambda point: point.archive_bytes,
+        ),
+        durations=_drawn(
+            "chart.duration-summary",
+            source,
+            (SECONDS, human_duration),
+            localizer,
+            duration=lambda point: point.duration_s,
         ),
     )
 
@@ -152,48 +149,39 @@ def _undelivered(status: Status, localizer: Localizer) -> Iterator[ToDo]:
             yield ToDo(localizer.translate("unheard.ping", ping=name), advice, localizer.quote(ping.reason))
 
 
-def _initial_steps(history: History) -> tuple[str, ...]:
-    if history.stage == "first-day":
-        return ("next.first-day",)
-    if history.stage != "empty":
-        return ()
-    return ("next.empty", "next.empty.replica") if history.replicas else ("next.empty",)
-
-
 def _problems_to_show(history: History) -> Iterable[Problem]:
     """Return the problems, except those that the unreadable parts or the missing first copy already imply."""
     implied = {"store", "catalog"} & set(history.unread)
-    problems = [problem for problem in history.status.health.problems if problem.kind not in implied]
-    if history.stage == "first-day":
-        return (problem for problem in problems if problem.kind != "never")
-    if history.stage == "empty":
-        return (problem for problem in problems if (problem.kind, problem.task) != ("never", "backup"))
-    return problems
-
-
-def _cards(task: str, history: History, localizer: Localizer) -> Iterator[Card]:
-    found = [freshness for freshness in history.status.health.freshness if freshness.task == task]
-    yield from (_card(freshness, history, localizer) for freshness in found)
-    if not found:
-        word, advice = localizer.translate("not-set-up"), localizer.translate(f"unset.{task}")
-        yield Card(localizer.translate(f"proof.{task}"), "", "warning", word, "", None, "", 0.0, "", advice)
+    no_copy = {"first-day": PROOFS, "empty": ("backup",)}.get(history.stage, ())
+    return [
+        problem
+        for problem in history.status.health.problems
+        if problem.kind not in implied and not (problem.kind == "never" and problem.task in no_copy)
+    ]
 
 
 def _card(freshness: Freshness, history: History, localizer: Localizer) -> Card:
     now = history.status.health.checked_at
     well = within_limit(freshness, now)
-    age_s = (now - freshness.last_at).total_seconds() if freshness.last_at else 0.0
-    runs = (run for run in history.status.next_runs if _renews(run.task, run.source, freshness))
+    if freshness.last_at is None:
+        age_s, word, age = 0.0, "none", localizer.translate("age.never")
+    else:
+        age_s = (now - freshness.last_at).total_seconds()
+        word = "beyond" if age_s >= 0 else "clock"
+        age = localizer.translate("age.ago" if age_s >= 0 else "age.ahead", age=human_duration(abs(age_s)))
+    runs = [run for run in history.status.next_runs if run.task == freshness.task]
+    if freshness.task != "drill":  # whose runs have the name of their source, not of its store
+        runs = [run for run in runs if run.source == freshness.subject]
     due = min(runs, key=lambda run: run.at, default=None)
     return Card(
         title=localizer.translate(f"proof.{freshness.task}"),
         subject=localizer.quote(freshness.subject),
         severity="success" if well else "warning" if history.stage == "first-day" else "failure",
-        word=localizer.translate(_word(freshness, well=well, age_s=age_s)),
-        age=_age(freshness, age_s, localizer),
+        word=localizer.translate("within" if well else word),
+        age=age,
         at=freshness.last_at,
         limit=localizer.translate("limit", limit=human_duration(freshness.limit_s)),
-        share=min(1.0, max(0.0, age_s / freshness.limit_s)) if freshness.last_at and freshness.limit_s else 0.0,
+        share=min(1.0, max(0.0, age_s / freshness.limit_s)) if freshness.limit_s else 0.0,
         next_at=_next_at(due, localizer) if due else "",
     )
 
@@ -202,25 +190,6 @@ def _next_at(run: NextRun, localizer: Localizer) -> str:
     if run.overdue:
         return localizer.translate("next-run.now")
     return localizer.translate("next-run.retry" if run.retry else "next-run", at=localizer.at(run.at))
-
-
-def _renews(task: str, source: str, freshness: Freshness) -> bool:
-    """Return whether a run renews this age; the run of a drill has the name of its source, not of its store."""
-    return task == freshness.task and (task == "drill" or source == freshness.subject)
-
-
-def _word(freshness: Freshness, *, well: bool, age_s: float) -> str:
-    if well:
-        return "within"
-    if freshness.last_at is None:
-        return "none"
-    return "clock" if age_s < 0 else "beyond"
-
-
-def _age(freshness: Freshness, age_s: float, localizer: Localizer) -> str:
-    if freshness.last_at is None:
-        return localizer.translate("age.never")
-    return localizer.translate("age.ago" if age_s >= 0 else "age.ahead", age=human_duration(abs(age_s)))
 
 
 def _to_do(problem: Problem, now: datetime, localizer: Localizer) -> ToDo:
@@ -252,35 +221,21 @@ def _phrase(part: str, problem: Problem) -> str:
     return next((key for key in keys if key in TRANSLATIONS), "")
 
 
-def _calendar(source: SourceHistory, counts: dict[str, int], localizer: Localizer) -> str:
-    if not source.days:
-        return ""
-    first, last = source.days[0].date.isoformat(), source.days[-1].date.isoformat()
-    return localizer.translate("calendar.summary", source=source.source, first=first, last=last, **counts)
-
-
-def _sizes(source: SourceHistory, localizer: Localizer) -> DrawnChart | None:
-    snapshots = _series(source, lambda point: point.snapshot_bytes)
-    archives = _series(source, lambda point: point.archive_bytes)
-    chart = size_chart((snapshots, archives)) if snapshots and archives else None
+def _drawn(
+    summary: str,
+    source: SourceHistory,
+    units: tuple[Units, Callable[[float], str]],
+    localizer: Localizer,
+    **values: Callable[[Point], float | None],
+) -> tuple[Chart, str] | None:
+    """Draw a line for each of `values`, which `summary` names; `units` are those of the axis, and of the text."""
+    serieses = {
+        name: [(point.date, found) for point in source.points if (found := value(point)) is not None]
+        for name, value in values.items()
+    }
+    chart = draw(serieses.values(), units[0]) if all(serieses.values()) else None
     if chart is None:
         return None
-    first, last = snapshots[0][0].isoformat(), snapshots[-1][0].isoformat()
-    sizes = {"snapshot": human_bytes(snapshots[-1][1]), "archive": human_bytes(archives[-1][1])}
-    return DrawnChart(
-        chart, localizer.translate("chart.size-summary", source=source.source, first=first, last=last, **sizes)
-    )
-
-
-def _durations(source: SourceHistory, localizer: Localizer) -> DrawnChart | None:
-    series = _series(source, lambda point: point.duration_s)
-    chart = duration_chart(series)
-    if chart is None:
-        return None
-    first, last, took = series[0][0].isoformat(), series[-1][0].isoformat(), human_duration(series[-1][1])
-    words = localizer.translate("chart.duration-summary", source=source.source, first=first, last=last, duration=took)
-    return DrawnChart(chart, words)
-
-
-def _series(source: SourceHistory, value: Callable[[Point], float | None]) -> Series:
-    return [(point.date, found) for point in source.points if (found := value(point)) is not None]
+    days = [day.isoformat() for day, _ in next(iter(serieses.values()))]
+    latest = {name: units[1](series[-1][1]) for name, series in serieses.items()}
+    return chart, localizer.translate(summary, source=source.source, first=days[0], last=days[-1], **latest)

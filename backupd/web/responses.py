@@ -14,7 +14,7 @@ from typing import Any, Final
 from backupd import __version__
 from backupd.health import Freshness, Health, within_limit
 from backupd.problems import Problem
-from backupd.status.model import History, SourceFigures, SourceHistory, TaskFigures
+from backupd.status.model import History, SourceFigures, SourceHistory
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
@@ -30,14 +30,16 @@ class WebResponse:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def text_response(status: HTTPStatus, *lines: str) -> WebResponse:
+def text_response(status: HTTPStatus, *lines: str, headers: Mapping[str, str] | None = None) -> WebResponse:
     """Return lines of plain text."""
-    return WebResponse(status, _TEXT, "".join(f"{line}\n" for line in lines).encode())
+    return WebResponse(status, _TEXT, "".join(f"{line}\n" for line in lines).encode(), headers or {})
 
 
 def livez_response(reasons: tuple[str, ...]) -> WebResponse:
     """Return 200 while `reasons`, why the daemon does not work, are empty, else 503."""
-    return _json(_status(healthy=not reasons), {"alive": not reasons, "reasons": reasons})
+    return _json(
+        HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, {"alive": not reasons, "reasons": reasons}
+    )
 
 
 def health_response(health: Health) -> WebResponse:
@@ -50,7 +52,7 @@ def health_response(health: Health) -> WebResponse:
         "problems": [problem_facts(problem) for problem in health.problems],
         "freshness": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
     }
-    return _json(_status(healthy=health.healthy), facts)
+    return _json(HTTPStatus.OK if health.healthy else HTTPStatus.SERVICE_UNAVAILABLE, facts)
 
 
 def problem_facts(problem: Problem) -> dict[str, object]:
@@ -61,7 +63,7 @@ def problem_facts(problem: Problem) -> dict[str, object]:
         "task": problem.task,
         "subject": problem.subject,
         "cause": problem.cause,
-        "since": None if problem.since is None else _iso(problem.since),
+        "since": _iso(problem.since),
         "headline": str(problem),
         "next_step": problem.next_step,
     }
@@ -73,7 +75,7 @@ def freshness_facts(freshness: Freshness, now: datetime) -> dict[str, object]:
     return {
         "task": freshness.task,
         "subject": freshness.subject,
-        "last_at": None if last_at is None else _iso(last_at),
+        "last_at": _iso(last_at),
         "age_s": None if last_at is None else round((now - last_at).total_seconds(), 3),
         "limit_s": freshness.limit_s,
         "within_limit": within_limit(freshness, now),
@@ -115,7 +117,7 @@ def status_facts(history: History) -> dict[str, Any]:
         ],
         "unread": history.unread,
         "proofs": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
-        "tasks": [_task(task) for task in status.tasks],
+        "tasks": [asdict(task) | {"stages": task.stages or {}} for task in status.tasks],
         "next_runs": [asdict(run) for run in status.next_runs],
         "sources": [_source(source, figures.get(source.source)) for source in history.histories],
         "drills": [asdict(drill) for drill in history.drills],
@@ -125,10 +127,6 @@ def status_facts(history: History) -> dict[str, Any]:
         "pings": [asdict(ping) for ping in status.pings],
         "log": [asdict(line) for line in history.log],
     }
-
-
-def _task(task: TaskFigures) -> dict[str, Any]:
-    return {**asdict(task), "stages": task.stages or {}}
 
 
 def _source(source: SourceHistory, figures: SourceFigures | None) -> dict[str, Any]:
@@ -155,13 +153,9 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - values of any type become value
     return value.isoformat() if isinstance(value, date) else value  # a datetime is a date
 
 
-def _status(*, healthy: bool) -> HTTPStatus:
-    return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
-
-
 def _json(status: HTTPStatus, facts: Mapping[str, object]) -> WebResponse:
     return WebResponse(status, _JSON, json.dumps(facts, indent=2).encode() + b"\n")
 
 
-def _iso(at: datetime) -> str:
-    return at.isoformat(timespec="seconds")
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds")

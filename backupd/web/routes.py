@@ -1,6 +1,6 @@
 """The routes: `/livez` and `/health` for everyone; `/metrics`, the page `/` and `/api/status` where `access` allows."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from email.utils import formatdate
 from http import HTTPStatus
@@ -34,7 +34,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(
@@ -65,7 +64,16 @@ def make_app(
     pages = {language: page(language) for language in LANGUAGES}
 
     def route(path: str, choose: Callable[[Request], CachedResponse], *, guarded: bool) -> Route:
-        return Route(path, _endpoint(choose, token, on_error, guarded=guarded), methods=["GET"])
+        async def endpoint(request: Request) -> Response:
+            try:
+                client = request.client.host if request.client else None
+                refused = refusal(client, request.headers.raw, token) if guarded else None
+                return _response(refused or await choose(request).get(), request)
+            except Exception as error:  # noqa: BLE001 - the log has the details; the client must not see them
+                on_error(describe_error(error))
+                return _response(responses.internal_error_response(), request)
+
+        return Route(path, endpoint, methods=["GET"])
 
     app = Starlette(
         routes=[
@@ -85,25 +93,12 @@ def _language(request: Request) -> Language:
     return choose_language(request.headers.get("accept-language", ""))
 
 
-def _endpoint(
-    choose: Callable[[Request], CachedResponse], token: str | None, on_error: Callable[[str], None], *, guarded: bool
-) -> _Endpoint:
-    async def endpoint(request: Request) -> Response:
-        try:
-            client = request.client.host if request.client else None
-            refused = refusal(client, request.headers.raw, token) if guarded else None
-            return _response(refused or await choose(request).get(), request)
-        except Exception as error:  # noqa: BLE001 - the log has the details; the client must not see them
-            on_error(describe_error(error))
-            return _response(responses.internal_error_response(), request)
-
-    return endpoint
-
-
 def _response(response: WebResponse, request: Request) -> Response:
     """Return `response`; a browser gets a page instead of an error in plain text, and instead of any error of `/`."""
-    if response.media_type != "application/json" or request.url.path == "/":
-        response = as_page(response, request.headers.get("accept", ""), _language(request))
+    page = _PAGES.get((response.status, _language(request)))
+    may_be_page = response.media_type != "application/json" or request.url.path == "/"
+    if page and may_be_page and _wants_html(request.headers.get("accept", "")):
+        response = replace(page, headers={**response.headers, **page.headers})
     headers = {"Content-Type": response.media_type, **response.headers}
     return Response(response.body, status_code=response.status, headers=headers)
 
@@ -112,8 +107,7 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     """Return the 404 and 405 that routing raises."""
     assert isinstance(error, HTTPException)  # noqa: S101 - for mypy: the table of handlers registers it for this type
     status = HTTPStatus(error.status_code)
-    response = text_response(status, status.phrase)
-    return _response(WebResponse(status, response.media_type, response.body, error.headers or {}), request)
+    return _response(text_response(status, status.phrase, headers=error.headers), request)
 
 
 async def _send_error(request: Request, _: Exception) -> Response:
@@ -136,16 +130,8 @@ def _with_headers(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
-def as_page(response: WebResponse, accept: str, language: Language) -> WebResponse:
-    """Return `response`, or the page for its status where `accept` (RFC 9110 §12.5.1) asks for HTML."""
-    page = _PAGES.get((response.status, language))
-    if page is None or not _wants_html(accept):
-        return response
-    return replace(page, headers={**response.headers, **page.headers})
-
-
 def _wants_html(accept: str) -> bool:
-    """Return whether `accept` names HTML, as browsers do; other clients send `*/*`."""
+    """Return whether `accept` (RFC 9110 §12.5.1) names HTML, as browsers do; other clients send `*/*`."""
     for part in accept.split(","):
         media_type, _, parameters = part.partition(";")
         if media_type.strip().lower() == "text/html":

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any, Final
@@ -29,7 +29,6 @@ MOST_CONNECTIONS = 64
 MOST_BYTES = 64 << 10
 _HEADER_BYTES: Final = 16 << 10
 _INVALID: Final = b"Invalid HTTP request received."
-_Address = tuple[Any, ...]
 _HINTS = {
     errno.EADDRINUSE: "another program or another backupd uses this port: choose another with BACKUPD_HTTP__LISTEN",
     errno.EADDRNOTAVAIL: "this host has no such address: BACKUPD_HTTP__LISTEN=0.0.0.0:8080 listens on all addresses",
@@ -56,12 +55,7 @@ class HttpServer:
         self._open: set[Connection] = set()
         self._started = threading.Event()
         self._thread: threading.Thread | None = None
-        self._port = 0
-
-    @property
-    def port(self) -> int:
-        """The port that it is bound to; 0 before `start`."""
-        return self._port
+        self.port = 0  # that it is bound to, once it has started
 
     @property
     def running(self) -> bool:
@@ -70,8 +64,8 @@ class HttpServer:
 
     def start(self) -> None:
         """Listen, and answer from now on. Raises ListenFailed where that address is not to be had."""
-        sockets = listening_sockets(self._listen, _BACKLOG)
-        self._port = sockets[0].getsockname()[1]
+        sockets = listening_sockets(self._listen)
+        self.port = sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._run, args=(sockets,), name="backupd-http", daemon=True)
         self._thread.start()
         if not self._started.wait(_START_S) or self._end is None:
@@ -100,11 +94,10 @@ class HttpServer:
     async def _serve(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         end = asyncio.Event()
-
-        def accept() -> Connection:
-            return Connection(self._app, self._open, end)
-
-        servers = [await loop.create_server(accept, sock=one, backlog=_BACKLOG) for one in sockets]
+        servers = [
+            await loop.create_server(lambda: Connection(self._app, self._open, end), sock=one, backlog=_BACKLOG)
+            for one in sockets
+        ]
         self._loop, self._end = loop, end
         self._started.set()
         await end.wait()
@@ -149,11 +142,6 @@ class Connection(asyncio.Protocol):
         self._began = 0.0
         self._client: tuple[str, int] = ("", 0)
         self.closed = self._loop.create_future()
-
-    @property
-    def has_request(self) -> bool:
-        """Whether a request came that the app responds to."""
-        return self._response is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; close the least important connection if there are too many."""
@@ -235,15 +223,15 @@ class Connection(asyncio.Protocol):
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
             self._start_response(HTTPStatus.BAD_REQUEST, [*headers, (b"content-length", b"%d" % len(_INVALID))])
-            self._write(h11.Data(data=_INVALID))
-            self._write(h11.EndOfMessage())
+            self._write(h11.Data(data=_INVALID), h11.EndOfMessage())
         self._transport.close()
 
     def _start_response(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._write(h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode()))
 
-    def _write(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> None:
-        self._transport.write(self._http.send(event) or b"")
+    def _write(self, *events: h11.Response | h11.Data | h11.EndOfMessage) -> None:
+        for event in events:
+            self._transport.write(self._http.send(event) or b"")
 
     def _scope(self, request: h11.Request) -> Scope:
         path, _, query = request.target.partition(b"?")
@@ -267,43 +255,26 @@ async def _no_body() -> dict[str, Any]:
     return {"type": "http.disconnect"}
 
 
-def listening_sockets(listen: str, backlog: int) -> list[socket.socket]:
+def listening_sockets(listen: str) -> list[socket.socket]:
     """Listen on every address that the host of `listen` (HOST:PORT) has, on one port. Raises ListenFailed."""
     host, _, port = listen.rpartition(":")
+    flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
     try:
-        found = socket.getaddrinfo(
-            host.strip("[]") or None,
-            int(port),
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV,
-        )
+        found = socket.getaddrinfo(host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=flags)
     except (OSError, ValueError) as error:
         raise ListenFailed(f"cannot listen on {listen}: {error}", _HINT) from None
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-    try:
-        return _all_listening(addresses, backlog)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ListenFailed(f"cannot listen on {listen}: {reason}", _HINTS.get(error.errno or 0, _HINT)) from None
-
-
-def _all_listening(addresses: Sequence[tuple[socket.AddressFamily, _Address]], backlog: int) -> list[socket.socket]:
+    # [::] alone means IPv4 as well, whatever net.ipv6.bindv6only says; beside 0.0.0.0 it must not.
+    dual = len(addresses) == 1 and addresses[0][0] == socket.AF_INET6 and socket.has_dualstack_ipv6()
     with ExitStack() as on_error:
         sockets: list[socket.socket] = []
-        for family, address in addresses:
-            chosen = sockets[0].getsockname()[1] if sockets else address[1]
-            one = on_error.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            _listen(one, (address[0], chosen, *address[2:]), backlog, alone=len(addresses) == 1)
-            sockets.append(one)
+        try:
+            for family, (name, chosen, *rest) in addresses:
+                address = (name, sockets[0].getsockname()[1] if sockets else chosen, *rest)
+                one = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
+                sockets.append(on_error.enter_context(one))
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ListenFailed(f"cannot listen on {listen}: {reason}", _HINTS.get(error.errno or 0, _HINT)) from None
         on_error.pop_all()
-        return sockets
-
-
-def _listen(one: socket.socket, address: _Address, backlog: int, *, alone: bool) -> None:
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was ours a moment ago is free
-    if one.family == socket.AF_INET6:
-        # [::] alone means IPv4 as well, whatever net.ipv6.bindv6only says; beside 0.0.0.0 it must not.
-        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not alone)
-    one.bind(address)
-    one.setblocking(False)  # noqa: FBT003 - it takes no keyword
-    one.listen(backlog)
+    return sockets

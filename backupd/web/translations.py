@@ -16,7 +16,7 @@ class Phrase(NamedTuple):
     es: str
 
 
-_PAGE: Final = {
+TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "as-of": Phrase("as of {at} ({zone})", "a las {at} ({zone})"),
     "sign.success": Phrase("good", "bien"),
     "sign.failure": Phrase("bad", "mal"),
@@ -37,8 +37,7 @@ _PAGE: Final = {
         "El disco de las copias no responde desde hace {seconds} s. Recargue la página en un minuto; si sigue "
         "igual, revise el disco y el montaje (`dmesg`, `df`), y `/livez`.",
     ),
-}
-_ERRORS: Final = {
+    # Errors.
     "error.401.title": Phrase("Token required", "Se requiere el token"),
     "error.401.text": Phrase(
         "This page requires the token of backupd. Reload it, and enter the token as the password of any user.",
@@ -61,8 +60,7 @@ _ERRORS: Final = {
         "This is a defect of backupd: `backupd log --level error` shows it. `backupd status` shows the status.",
         "Es un defecto de backupd: `backupd log --level error` lo muestra. `backupd status` muestra el estado.",
     ),
-}
-_STAGES: Final = {
+    # Stages of the page.
     "stage.healthy": Phrase("Everything is up to date", "Todo está al día"),
     "stage.degraded": Phrase("Up to date, with warnings", "Al día, con avisos"),
     "stage.failing": Phrase("Not healthy", "Hay fallos"),
@@ -87,8 +85,7 @@ _STAGES: Final = {
         "Not all backups of {source} succeeded on its last day: see the warnings in `backup.log`.",
         "No todas las copias de {source} del último día salieron bien: vea los avisos en `backup.log`.",
     ),
-}
-_PROOFS: Final = {
+    # Cards.
     "proofs": Phrase("Latest backup, off-site copy and drill", "Última copia, última copia externa y último ensayo"),
     "proof.backup": Phrase("Verified backup", "Copia verificada"),
     "proof.replicate": Phrase("Off-site copy", "Copia externa"),
@@ -115,8 +112,7 @@ _PROOFS: Final = {
         "No drill has verified that the copies can be restored. Set `[drill]`, or run `backupd drill`.",
         "Ningún ensayo ha comprobado que las copias se pueden restaurar. Defina `[drill]` o ejecute `backupd drill`.",
     ),
-}
-_PROBLEMS: Final = {
+    # Problems and advice.
     "problem.never.backup": Phrase(
         "There is no verified backup of {subject} yet.", "Aún no hay ninguna copia verificada de {subject}."
     ),
@@ -259,8 +255,7 @@ _PROBLEMS: Final = {
     "advice.scrub": Phrase(
         "`backupd verify --all` verifies every generation.", "`backupd verify --all` verifica todas las copias."
     ),
-}
-_HISTORY: Final = {
+    # Calendar and charts.
     "source": Phrase("Source", "Base"),
     "calendar": Phrase("The last 12 months", "Los últimos 12 meses"),
     "calendar.summary": Phrase(
@@ -293,8 +288,7 @@ _HISTORY: Final = {
         "Duración de las copias de {source} del {first} al {last}: la última {duration}.",
     ),
     "chart.none": Phrase("No data yet.", "Aún no hay datos."),
-}
-_GENERATIONS: Final = {
+    # Generations.
     "generations": Phrase("Generations", "Copias guardadas"),
     "generations.none": Phrase("None yet.", "Ninguna aún."),
     "generations.count": Phrase("{count} in total, {size}", "{count} en total, {size}"),
@@ -326,8 +320,7 @@ _GENERATIONS: Final = {
     "held: shrink": Phrase("held: the source has shrunk", "retenida: la base se ha reducido"),
     NOT_CONFIGURED: Phrase("source not configured", "base no configurada"),
     HOLDS_UNREADABLE: Phrase("not known: the holds cannot be read", "desconocido: no se pueden leer las retenciones"),
-}
-_REST: Final = {
+    # Drills, replicas, disk, log and tasks.
     "drill": Phrase("Last restore drill", "Último ensayo de restauración"),
     "drill.none": Phrase(
         "No restore drill has run yet. `backupd drill` runs one now.",
@@ -358,14 +351,4 @@ _REST: Final = {
     "task.drill": Phrase("restore drill", "el ensayo"),
     "task.prune": Phrase("prune", "la purga"),
     "task.scrub": Phrase("scrub", "la verificación"),
-}
-TRANSLATIONS: Final[Mapping[str, Phrase]] = {
-    **_PAGE,
-    **_ERRORS,
-    **_STAGES,
-    **_PROOFS,
-    **_PROBLEMS,
-    **_HISTORY,
-    **_GENERATIONS,
-    **_REST,
 }

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from backupd.config import AppSection, Config, load_config, masked, secrets_of, to_toml
+from backupd.config import Config, load_config, masked, secrets_of, to_toml
+from backupd.config.sections import AppSection
 from backupd.errors import ConfigError
 
 DATABASE = {"BACKUPD_DATABASE": "/app/data/tasks.db"}

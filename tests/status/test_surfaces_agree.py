@@ -25,7 +25,7 @@ from backupd.tasks.verify import record_verification
 from backupd.web import responses
 from backupd.web.localizer import Localizer
 from backupd.web.metrics import metrics_response
-from backupd.web.page_view import severity_of, to_dos
+from backupd.web.page_view import SEVERITIES, to_dos
 from backupd.web.responses import status_facts
 from support.bank import make_bank
 from support.generations import backdated
@@ -174,7 +174,7 @@ def test_every_surface_tells_the_same_problems_and_none_more(
 
     facts = status_facts(history)
     assert (facts["healthy"], {one["headline"] for one in facts["problems"]}) == (not unhealthy, headlines)
-    assert severity_of(history) == (
+    assert SEVERITIES[history.stage] == (
         "failure" if unhealthy else "warning" if expected or history.stage == "degraded" else "success"
     )
     assert len(to_dos(history, Localizer("en", ZONE))) >= len(headlines)

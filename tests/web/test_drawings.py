@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 
 from backupd.status.calendar import WEEKS, Day
 from backupd.web import drawings
-from backupd.web.drawings import Series, duration_chart, halves, nice_ticks, size_chart
+from backupd.web.drawings import BYTES, SECONDS, Series, Units, draw, halves, nice_ticks
 
 FIRST = date(2025, 11, 24)
-SECONDS = (("s", 1), ("min", 60), ("h", 3600))
-BYTES = (("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20))
 
 
 def days(count: int) -> tuple[Day, ...]:
@@ -35,9 +33,7 @@ def days(count: int) -> tuple[Day, ...]:
         (1536, BYTES, ["0.0 KiB", "0.5 KiB", "1.0 KiB", "1.5 KiB"]),
     ],
 )
-def test_an_axis_has_round_numbers_of_a_fitting_unit(
-    highest: float, units: tuple[tuple[str, int], ...], labels: list[str]
-) -> None:
+def test_an_axis_has_round_numbers_of_a_fitting_unit(highest: float, units: Units, labels: list[str]) -> None:
     assert [label for _, label in nice_ticks(highest, units)] == labels
 
 
@@ -51,7 +47,7 @@ def test_an_axis_reaches_to_the_highest_value_in_few_steps(highest: float) -> No
 
 
 def test_a_chart_goes_from_the_first_day_to_the_last_and_from_zero_up() -> None:
-    drawn = duration_chart([(FIRST, 0.0), (FIRST + timedelta(days=10), 4.0), (FIRST + timedelta(days=20), 8.0)])
+    drawn = draw([[(FIRST, 0.0), (FIRST + timedelta(days=10), 4.0), (FIRST + timedelta(days=20), 8.0)]], SECONDS)
     assert drawn is not None
     left, right = drawings.LEFT, drawings.WIDTH - drawings.RIGHT
     bottom, top = drawings.HEIGHT - drawings.BOTTOM, drawings.TOP
@@ -62,19 +58,19 @@ def test_a_chart_goes_from_the_first_day_to_the_last_and_from_zero_up() -> None:
 
 
 def test_a_long_chart_is_marked_by_months() -> None:
-    drawn = duration_chart([(FIRST, 1.0), (FIRST + timedelta(days=364), 1.0)])
+    drawn = draw([[(FIRST, 1.0), (FIRST + timedelta(days=364), 1.0)]], SECONDS)
     assert drawn is not None
     assert [tick.label for tick in drawn.x_ticks] == ["2025-12", "2026-02", "2026-04", "2026-06", "2026-08", "2026-10"]
 
 
 def test_a_single_day_is_a_point_in_the_middle() -> None:
-    drawn = duration_chart([(FIRST, 3.0)])
+    drawn = draw([[(FIRST, 3.0)]], SECONDS)
     assert drawn is not None
     assert drawn.lines[0].end_x == (drawings.LEFT + drawings.WIDTH - drawings.RIGHT) / 2
 
 
 def test_two_series_share_their_axes() -> None:
-    drawn = size_chart(([(FIRST, 1 << 30)], [(FIRST, 1 << 29)]))
+    drawn = draw(([(FIRST, 1 << 30)], [(FIRST, 1 << 29)]), BYTES)
     assert drawn is not None
     high, low = (line.end_y for line in drawn.lines)
     assert high < low
@@ -83,12 +79,12 @@ def test_two_series_share_their_axes() -> None:
 
 @pytest.mark.parametrize("series", [[], [(FIRST, nan)], [(FIRST, inf)], [(FIRST, -1.0)]])
 def test_where_there_is_nothing_to_draw_there_is_no_chart(series: Series) -> None:
-    assert duration_chart(series) is None
+    assert draw([series], SECONDS) is None
 
 
 @given(st.lists(st.tuples(st.dates(date(2024, 1, 1), date(2026, 12, 31)), st.floats(0, 1e15)), min_size=1))
 def test_nothing_is_drawn_outside(series: list[tuple[date, float]]) -> None:
-    drawn = size_chart((sorted(series),))
+    drawn = draw([sorted(series)], BYTES)
     assert drawn is not None
     points = [tuple(map(float, point.split(","))) for point in drawn.lines[0].points.split()]
     assert all(drawings.LEFT <= x <= drawings.WIDTH - drawings.RIGHT for x, _ in points)
@@ -113,7 +109,7 @@ def test_months_stand_above_the_first_week_that_begins_in_them_and_never_run_int
     for shift in range(0, 365, 7):
         start = FIRST + timedelta(days=shift)
         for half in halves(tuple(Day(start + timedelta(days=n), "none") for n in range(WEEKS * 7))):
-            places = [month.x for month in half.months]
+            places = [month.at for month in half.months]
             assert all(right - left >= 3 * drawings.CALENDAR_PITCH for left, right in pairwise(places))
             assert places[-1] + 3 * drawings.CALENDAR_PITCH <= drawings.CALENDAR_WIDTH
             assert len(half.months) >= 5

@@ -34,7 +34,7 @@ def open_connections(site: WebSite) -> int:
 
 
 def requests_in_work(site: WebSite) -> int:
-    return sum(connection.has_request for connection in tuple(site.server._open))
+    return sum(connection._response is not None for connection in tuple(site.server._open))
 
 
 def send_on_and_on(client: socket.socket, piece: bytes, pause_s: float) -> None:
