@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backupd.formatting import without_secrets
 
-if TYPE_CHECKING:  # the child needs neither, and starts sooner
+if TYPE_CHECKING:  # the child needs none of them, and starts sooner
+    from backupd.catalog import OutboxMessage
     from backupd.notifications.message import Channel, Message
 
 _COMMAND: Final = (sys.executable, "-P", "-m", "backupd.notifications.apprise")
@@ -37,7 +38,7 @@ class Sender:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def send(self, message: "Message", channels: "Sequence[Channel]") -> "Mapping[Channel, str]":
+    def send(self, message: "Message | OutboxMessage", channels: "Sequence[Channel]") -> "Mapping[Channel, str]":
         """Send to each of `channels`, and return the error of each, empty where the message was accepted."""
         request = {"severity": message.severity, "title": message.title, "body": message.body}
         errors = self._ask_child(json.dumps({**request, "urls": [channel.url for channel in channels]}), len(channels))

@@ -1,19 +1,24 @@
-"""Whether messages and pings are delivered: recorded, checked by the doctor, and tested on request."""
+"""Delivery of messages and pings: what is sent to whom, and whether it arrives.
+
+The result is recorded, checked by the doctor, and tested on request.
+"""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from uuid import uuid4
 
 from backupd.catalog import CatalogUnavailable, NotificationState, PingRecord, open_catalog
 from backupd.formatting import counted
-from backupd.health import Health
+from backupd.health import Health, Limit
 from backupd.notifications.apprise import Sender
-from backupd.notifications.collector import App, check_app
+from backupd.notifications.deploy import App, check_app
 from backupd.notifications.message import Channel, compose_lines
 from backupd.notifications.outbox import REFUSED
 from backupd.pings import DAILY, Monitor, Ping, PingRecorder, Signal, monitor_for, send_ping
+from backupd.schedule import Schedule
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor import Finding
 
@@ -22,6 +27,32 @@ _PINGS = "pings"
 _MESSAGE_HINT = "see what the service needs at https://github.com/caronc/apprise/wiki, then run backupd notify --test"
 _PING_HINT = "check its URL under [pings], and the network; then run backupd notify --test"
 _TEST = ("This is a test message from backupd.", "Problems are reported here, each with what to do.")
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationOptions:
+    """What a daemon reports, and to whom."""
+
+    scope: str
+    """The first source: the daemon that holds its claim is the one that notifies."""
+    name: str
+    """What messages call this backupd."""
+    zone: tzinfo
+    subjects: frozenset[str]
+    """The sources and stores that are configured."""
+    limits: tuple[Limit, ...]
+    channels: tuple[Channel, ...] = ()
+    digest: Schedule | None = None
+    """When the whole status is sent."""
+    daily: Monitor | None = None
+    """The monitor that is pinged on healthy days, by `daily_schedule`."""
+    daily_schedule: Schedule | None = None
+    app: App | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a channel or a daily monitor."""
+        return bool(self.channels) or self.daily is not None
 
 
 def ping_recorder(context: TaskContext) -> PingRecorder:

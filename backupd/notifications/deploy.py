@@ -1,18 +1,39 @@
-"""Whether a new version of the app works: pure, one verdict for each deploy."""
+"""Whether a new version of the app works: the app is asked, and one verdict is decided for each deploy."""
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from backupd.catalog import NoticeRecord
-from backupd.formatting import human_duration
+from backupd.formatting import human_duration, printable
 from backupd.notifications.planner import Notice, Plan, not_in_future
+from backupd.system.http import HttpResponse, RequestFailed, send_request
 
 # Outages of an app that fails again and again are reported no more often than this.
 OUTAGE_INTERVAL = timedelta(hours=1)
 # A version that was seen for less time may be one of two that answer in turn while one replaces the other.
 SETTLE_TIME = timedelta(seconds=10)
 _ENDED = "ended"
+_TIMEOUT_S = 5.0
+_OK = 200
+_MAX_VERSION = 100
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The app whose database is backed up: where to ask for its health and its version; see `[app]`."""
+
+    health_url: str
+    version: str | None = None
+    version_file: Path | None = None
+    version_header: str | None = None
+    version_field: str = "version"
+    timeout: timedelta = timedelta(minutes=5)
+    """A new version that is not healthy for so long is reported as an unhealthy deploy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +45,38 @@ class AppVersion:
     """None where it reports none."""
     error: str = ""
     """Why it is not healthy; empty when it is."""
+
+
+def check_app(app: App) -> AppVersion:
+    """Ask the app for its health and its version."""
+    reply = None
+    try:
+        reply = send_request(app.health_url, timeout_s=_TIMEOUT_S, direct=True)
+        key = urlsplit(app.health_url).query
+        error = "" if reply.status == _OK else f"its health_url {reply.words(key)}"
+    except RequestFailed as failed:
+        error = f"its health_url: {failed}"
+    version = app.version or _version_from_file(app) or (_version_from_reply(app, reply) if reply else "")
+    return AppVersion("app", printable(version.strip())[:_MAX_VERSION] or None, error)
+
+
+def _version_from_file(app: App) -> str:
+    if app.version_file is not None:
+        with suppress(OSError), app.version_file.open(encoding="utf-8", errors="replace") as stream:
+            return stream.readline(_MAX_VERSION + 1)
+    return ""
+
+
+def _version_from_reply(app: App, reply: HttpResponse) -> str:
+    if app.version_header is not None and app.version_header.lower() in reply.headers:
+        return reply.headers[app.version_header.lower()]
+    try:
+        value = json.loads(reply.body)
+        for name in app.version_field.split("."):
+            value = value[name]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def plan_deploy(app: AppVersion, record: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
