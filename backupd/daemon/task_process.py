@@ -39,8 +39,7 @@ def main(request: TaskRequest, config: Config) -> int:
 
 
 def _log_failure(request: TaskRequest, error: BackupdError, log: EventLog) -> None:
-    what = f"the {request} failed: {error.message}"
-    log.error(Event.RUN_FAILED, what, task=request.task, source=request.source or None, hint=error.hint)
+    log.error(Event.RUN_FAILED, f"the {request} failed: {error.message}", hint=error.hint, **request.fields())
 
 
 def _run(request: TaskRequest, config: Config, context: TaskContext) -> int:

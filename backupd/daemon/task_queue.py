@@ -38,6 +38,10 @@ class TaskRequest:
     def __str__(self) -> str:
         return f"{self.task} of {self.source}" if self.source else self.task
 
+    def fields(self) -> dict[str, str | None]:
+        """Return the fields of its log lines."""
+        return {"task": self.task, "source": self.source or None}
+
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
@@ -128,12 +132,9 @@ class TaskQueue:
             process = start_module("backupd.daemon.task_process", request.task, request.source, stdout=None)
             send(process, pickle.dumps(self._config))
         except ProcessRefused as error:
-            self._log_error(request, f"the {request} could not start: {error.message}", error.hint)
-            return error.exit_code
+            return self._failed_to_start(request, error.message, error.hint)
         except OSError as error:
-            what = f"the {request} could not start: {os_error_text(error)}"
-            self._log_error(request, what, os_error_hint(error))
-            return TemporaryError.exit_code
+            return self._failed_to_start(request, os_error_text(error), os_error_hint(error))
         with self._changed:
             self._process = process
             stopping = self._stopping
@@ -148,26 +149,26 @@ class TaskQueue:
         if process.returncode is None:
             return TemporaryError.exit_code  # it hangs in the kernel, where not even SIGKILL ends it
         if process.returncode < 0 and not self._stopping:
-            name = signal.Signals(-process.returncode).name
+            what = f"the {request} was killed by {signal.Signals(-process.returncode).name}"
             hint = "see dmesg: too little memory is likely"
-            self._log_error(request, f"the {request} was killed by {name}", hint)
+            self._log.error(Event.RUN_FAILED, what, hint=hint, **request.fields())
         return process.returncode
+
+    def _failed_to_start(self, request: TaskRequest, why: str, hint: str) -> int:
+        self._log.error(Event.RUN_FAILED, f"the {request} could not start: {why}", hint=hint, **request.fields())
+        return TemporaryError.exit_code
 
     def _end(
         self, request: TaskRequest, process: subprocess.Popen[bytes], why: str, by: signal.Signals = signal.SIGTERM
     ) -> None:
         """Let a run clean up, and kill it when that takes too long."""
-        fields = {"task": request.task, "source": request.source or None}
-        self._log.warning(Event.RUN_STOPPED, f"stopping the {request}: {why}", **fields)
+        self._log.warning(Event.RUN_STOPPED, f"stopping the {request}: {why}", **request.fields())
         process.send_signal(by)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_GRACE_S)
         process.kill()
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
-
-    def _log_error(self, request: TaskRequest, what: str, hint: str) -> None:
-        self._log.error(Event.RUN_FAILED, what, task=request.task, source=request.source or None, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
