@@ -36,7 +36,7 @@ class Sender:
         self._command, self._timeout_s = tuple(command), timeout_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
+        self.stopped = False
 
     def send(self, message: "Message | OutboxMessage", channels: "Sequence[Channel]") -> "Mapping[Channel, str]":
         """Send to each of `channels`, and return the error of each, empty where the message was accepted."""
@@ -46,15 +46,10 @@ class Sender:
             return dict.fromkeys(channels, errors)
         return dict(zip(channels, errors, strict=True))
 
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped
-
     def stop(self) -> None:
         """Kill the sending process, and send nothing from now on."""
         with self._lock:
-            self._stopped = True
+            self.stopped = True
             if self._process is not None:
                 self._process.kill()
 
@@ -81,7 +76,7 @@ class Sender:
 
     def _start_child(self) -> "subprocess.Popen[bytes] | None":
         with self._lock:
-            if self._stopped:
+            if self.stopped:
                 return None
             pipe, discard = subprocess.PIPE, subprocess.DEVNULL
             self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=discard)  # noqa: S603 - our own module

@@ -4,7 +4,7 @@ The result is recorded, checked by the doctor, and tested on request.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -66,8 +66,9 @@ def ping_recorder(context: TaskContext) -> PingRecorder:
     return record
 
 
-def configured_pings(records: Iterable[PingRecord], monitors: Mapping[str, Monitor]) -> tuple[PingRecord, ...]:
-    """Return the records of monitors that are still configured."""
+def read_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> tuple[PingRecord, ...]:
+    """Return the records of what `monitors` still watch; none when the catalog cannot be read."""
+    records = context.ask_catalog(lambda catalog: catalog.pings(), tuple[PingRecord, ...]())
     return tuple(one for one in records if monitor_for(one.task, one.source, monitors))
 
 
@@ -97,7 +98,7 @@ def examine_app(app: App) -> Iterator[Finding]:
 
 def examine_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for each monitor that refused the last ping."""
-    for one in configured_pings(context.ask_catalog(lambda catalog: catalog.pings(), ()), monitors):
+    for one in read_pings(monitors, context):
         if one.failing and one.failed_at:
             what = f"the last ping of {one} failed at {one.failed_at:%F %T} UTC: {one.reason}"
             yield Finding(_PINGS, ok=False, detail=what, hint=_PING_HINT)

@@ -95,7 +95,11 @@ def plan_deploy(app: AppVersion, record: Mapping[str, NoticeRecord], timeout: ti
     notices, verdict = plan.notices, new.get(deploy_key)
     awaited = is_pending(app.name, new) or (verdict is not None and not verdict.value)  # a healthy version is due
     if not notices and not awaited and _is_due(outage, timeout, now):
-        notices, new[deploy_key] = (_outage_notice(app, verdict, outage, now),), NoticeRecord("", outage.since, now)
+        detail = f"for {human_duration((now - outage.since).total_seconds())}: {app.error}"
+        headline = f"deploy unhealthy: {_with_previous(app.name, verdict)} does not answer its health check"
+        next_step = "look at its log; if a deploy has failed, deploy the previous version again"
+        notices = (Notice("failure", headline, detail, outage.since, next_step),)
+        new[deploy_key] = NoticeRecord("", outage.since, now)
     if notices:
         new[outage_key] = replace(outage, notified_at=now)
     return Plan(notices, new)
@@ -156,10 +160,3 @@ def _is_due(outage: NoticeRecord, timeout: timedelta, now: datetime) -> bool:
     last = outage.notified_at
     reported = last is not None and (last >= outage.since or now - last < OUTAGE_INTERVAL)
     return not reported and now - outage.since >= timeout
-
-
-def _outage_notice(app: AppVersion, verdict: NoticeRecord | None, outage: NoticeRecord, now: datetime) -> Notice:
-    detail = f"for {human_duration((now - outage.since).total_seconds())}: {app.error}"
-    next_step = "look at its log; if a deploy has failed, deploy the previous version again"
-    headline = f"deploy unhealthy: {_with_previous(app.name, verdict)} does not answer its health check"
-    return Notice("failure", headline, detail, outage.since, next_step)

@@ -8,10 +8,10 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from backupd.catalog import CatalogUnavailable, NotificationState, PingRecord, read_catalog
+from backupd.catalog import CatalogUnavailable, NotificationState, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
-from backupd.notifications.delivery import configured_pings
+from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.pings import Monitor
 from backupd.report import drill_of
@@ -72,11 +72,6 @@ def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
         pings=read_pings(scope.monitors, context),
         next_runs=next_runs,
     )
-
-
-def read_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> tuple[PingRecord, ...]:
-    """Return the record of each of `monitors`; none when the catalog cannot be read."""
-    return configured_pings(context.ask_catalog(lambda catalog: catalog.pings(), ()), monitors)
 
 
 def due_run(

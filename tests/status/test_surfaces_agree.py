@@ -190,6 +190,6 @@ def test_every_surface_tells_the_same_problems_and_none_more(
 
     look = observe(LIMITS, OURS, context)
     assert Health.of(look.health, context.clock()).healthy is not unhealthy, "the daily ping goes by this"
-    severities = {alert.headline: alert.severity for alert in facts_of(look, context.clock()).alerts}
+    severities = {one.notice.headline: one.notice.severity for one in facts_of(look, context.clock()).alerts}
     assert set(severities) == {headline for headline in headlines if expected != {"failed": "warning"}}
     assert all((severity == "failure") == unhealthy for severity in severities.values())
