@@ -91,10 +91,8 @@ def require_ping_names(names: Iterable[str], sources: Iterable[str], replicas: I
     known |= {*TASKS, DAILY}
     for name in names:
         if _normalized(name) not in known:
-            raise ValueError(
-                f"{name!r} is not a task: use {', '.join(TASKS)} or {DAILY}, or a task with its source or replica, "
-                "such as backup-tasks"
-            )
+            known_names = f"{', '.join(TASKS)} or {DAILY}, or a task with its source or replica, such as backup-tasks"
+            raise ValueError(f"{name!r} is not a task: use {known_names}")
 
 
 def monitor_for(task: str, subject: str, monitors: Mapping[str, Monitor]) -> Monitor | None:
@@ -219,8 +217,7 @@ def send_ping(monitor: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str
 
 def _end_ping(report: AnyReport, run_id: str, lines: tuple[str, ...]) -> Ping:
     """Return the ping of the end of a run; warnings do not make it a failure."""
-    name, failed = f"{report.task} of {report.subject}", report.outcome == "failed"
-    summary = (
-        f"{name}: failed: {report.error}" if failed else "; ".join((f"{name}: {report.outcome}", *report.warnings))
-    )
+    failed = report.outcome == "failed"
+    details = f"failed: {report.error}" if failed else "; ".join((report.outcome, *report.warnings))
+    summary = f"{report.task} of {report.subject}: {details}"
     return Ping("failure" if failed else "success", run_id, summary, lines, report.exit_code, report.duration_s)

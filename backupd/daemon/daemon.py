@@ -6,18 +6,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from backupd.catalog import (
+from backupd.catalog import open_catalog, read_catalog
+from backupd.catalog.catalog import Catalog
+from backupd.daemon.scheduler import STALLED_S, Scheduler
+from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskQueues, TaskRequest
+from backupd.errors import (
+    BackupdError,
     CatalogDamaged,
     CatalogDiskError,
     CatalogForeign,
     CatalogUnavailable,
-    open_catalog,
-    read_catalog,
+    LockHeld,
 )
-from backupd.catalog.catalog import Catalog
-from backupd.daemon.scheduler import STALLED_S, Scheduler
-from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskQueues, TaskRequest
-from backupd.errors import BackupdError, LockHeld
 from backupd.log import Event
 from backupd.model import CLOCK_TOLERANCE, Task
 from backupd.schedule import Due, Planned, TaskHistory
@@ -108,11 +108,9 @@ class Daemon:
         ready = self._all_due([one for one in self._planned if one.source in owned])
         tasks = {planned.task for planned, _ in ready}
         for planned, due in ready:
-            if waits(planned.task, tasks):
-                continue
-            if self._queues.submit(TaskRequest(planned.task, planned.source)):
-                task, source = planned.task, planned.source
-                self._context.log.info(Event.RUN_DUE, f"{planned} is due: {due.reason}", task=task, source=source)
+            request = TaskRequest(planned.task, planned.source)
+            if not waits(planned.task, tasks) and self._queues.submit(request):
+                self._context.log.info(Event.RUN_DUE, f"{planned} is due: {due.reason}", **request.fields())
 
     def _all_due(self, planned: list[Planned]) -> list[tuple[Planned, Due]]:
         """Return what has to run now; without a usable catalog, by what this daemon remembers."""
@@ -149,12 +147,11 @@ class Daemon:
         return TaskHistory(max(succeeded, default=None), tuple(failed))
 
     def _log_standby(self) -> None:
-        others = self._claims.held_by_others()
-        if not others:
+        if others := self._claims.held_by_others():
+            what = f"another daemon owns {', '.join(others)}: standing by"
+            self._warn_once(Event.DAEMON_STANDBY, what, "nothing, while a deploy replaces it; else stop one of the two")
+        else:
             self._last_warning = None
-            return
-        what = f"another daemon owns {', '.join(others)}: standing by"
-        self._warn_once(Event.DAEMON_STANDBY, what, "nothing, while a deploy replaces it; else stop one of the two")
 
     def _tick_failed(self, error: Exception) -> None:
         hint = error.hint if isinstance(error, BackupdError) else "check the disk, and the permissions of backups_dir"

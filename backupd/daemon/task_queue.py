@@ -68,7 +68,7 @@ class TaskQueue:
         self._current: TaskRequest | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
-        self._results: dict[TaskRequest, deque[TaskResult]] = {}
+        self._results: dict[TaskRequest, tuple[TaskResult, ...]] = {}
         self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="tasks", daemon=True)
 
@@ -89,7 +89,7 @@ class TaskQueue:
     def results(self, request: TaskRequest) -> tuple[TaskResult, ...]:
         """Return the last success of `request` and the failures since then, oldest first."""
         with self._changed:
-            return tuple(self._results.get(request, ()))
+            return self._results.get(request, ())
 
     def alive(self) -> bool:
         """Return whether the thread is alive."""
@@ -111,11 +111,9 @@ class TaskQueue:
             exit_code = self._run(request)
             with self._changed:
                 self._current = self._process = None
-                results = self._results.setdefault(request, deque(maxlen=_RESULTS_KEPT))
                 result = TaskResult(began_at, self._clock(), exit_code)
-                if result.succeeded:
-                    results.clear()
-                results.append(result)
+                earlier = () if result.succeeded else self._results.get(request, ())
+                self._results[request] = (*earlier, result)[-_RESULTS_KEPT:]
             if request.source:  # after a rebuild that fails, the next attempt has to wait for the next minute
                 self._on_end()
 
@@ -136,8 +134,7 @@ class TaskQueue:
         except OSError as error:
             return self._failed_to_start(request, os_error_text(error), os_error_hint(error))
         with self._changed:
-            self._process = process
-            stopping = self._stopping
+            self._process, stopping = process, self._stopping
         if stopping:
             self._end(request, process, "the daemon stops")
         try:
@@ -202,10 +199,9 @@ class TaskQueues:
             other.start()
         except RuntimeError:  # the system allows no further thread: one after the other
             self.remote.stop()
-            self.local.stop()
-            return
         self.local.stop()
-        other.join()
+        if other.ident is not None:
+            other.join()
 
     def _queue(self, request: TaskRequest) -> TaskQueue:
         return self.remote if request.task in _REMOTE else self.local

@@ -94,11 +94,10 @@ def _next_runs(status: Status) -> Iterator[str]:
 
 def _next_run(run: NextRun, status: Status) -> str:
     if run.overdue:
-        why = f"; {run.reason}" if run.retry else ""
-        return f"{run.task} now (when the daemon runs{why})"
-    in_s = (run.at - status.taken_at).total_seconds()
+        return f"{run.task} now (when the daemon runs{f'; {run.reason}' if run.retry else ''})"
     why = f", {run.reason}" if run.retry else ""
-    return f"{run.task} {run.at:%a %F %H:%M} {run.at:%Z} (in {human_duration(in_s)}{why})"
+    wait = human_duration((run.at - status.taken_at).total_seconds())
+    return f"{run.task} {run.at:%a %F %H:%M} {run.at:%Z} (in {wait}{why})"
 
 
 def _failures(status: Status) -> Iterator[str]:
