@@ -133,15 +133,10 @@ def _uptime_kuma_request(url: str, ping: Ping) -> PingRequest:
     """Put everything into the query; one that was pasted along with the URL (status=up&msg=OK&ping=) is dropped."""
     parts = urlsplit(url)
     values = {"status": "up" if ping.signal == "success" else "down", "msg": ping.summary[:MAX_MESSAGE] or "OK"}
-    took_ms = None if ping.duration_s is None else round(ping.duration_s * 1000)
-    if took_ms is not None and 0 <= took_ms <= _MAX_PING_MS:
+    if ping.duration_s is not None and 0 <= (took_ms := round(ping.duration_s * 1000)) <= _MAX_PING_MS:
         values["ping"] = str(took_ms)
     query = urlencode(values, errors="replace")
     return PingRequest(urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), query, "")))
-
-
-def discard_result(_task: str, _subject: str, _error: str) -> None:
-    """Record nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +145,7 @@ class Pinger:
 
     monitors: Mapping[str, Monitor]
     log: EventLog
-    record: PingRecorder = discard_result
+    record: PingRecorder = lambda _task, _subject, _error: None
     timeout_s: float = TIMEOUT_S
 
     @contextmanager

@@ -112,18 +112,16 @@ _RECONFIGURED = "the configuration or the database file has changed since the la
 
 @dataclass(frozen=True, slots=True)
 class TaskHistory:
-    """The runs of a task so far (aware times).
-
-    `succeeded_at`: when the last successful run began that is not dated in the future; without that condition the task
-    would run each minute until the date of a run under a wrong clock. `failed_at`: when runs under the present
-    configuration failed. `reconfigured`: all failures since the last success were under another configuration.
-    `missing`: the database to be backed up does not exist now.
-    """
+    """The runs of a task so far (aware times)."""
 
     succeeded_at: datetime | None = None
+    """When the last successful run began; not one in the future, or the task would run each minute until then."""
     failed_at: tuple[datetime, ...] = ()
+    """When runs under the present configuration failed."""
     reconfigured: bool = False
+    """Whether all failures since the last success were under another configuration."""
     missing: bool = False
+    """Whether the database to be backed up does not exist now."""
 
 
 @dataclass(frozen=True, slots=True)

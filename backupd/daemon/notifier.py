@@ -64,7 +64,7 @@ class Notifier:
 
     def start(self) -> None:
         """Start the thread, where there is a channel or a daily monitor."""
-        if self._options.enabled:
+        if self._options.channels or self._options.daily:
             self._thread.start()
 
     def stop(self) -> None:

@@ -49,11 +49,6 @@ class NotificationOptions:
     daily_schedule: Schedule | None = None
     app: App | None = None
 
-    @property
-    def enabled(self) -> bool:
-        """Whether there is a channel or a daily monitor."""
-        return bool(self.channels) or self.daily is not None
-
 
 def ping_recorder(context: TaskContext) -> PingRecorder:
     """Return the function that counts pings in the catalog; without a usable catalog nothing is counted."""

@@ -158,10 +158,8 @@ def _messages(limits: tuple[Limit, ...], context: TaskContext) -> MessageFigures
     """Return the figures of the daemon that is responsible for these sources."""
     scope = next((limit.subject for limit in limits if limit.task == "backup"), "")
     state = context.ask_catalog(lambda catalog: catalog.read_notification_state(scope), NotificationState())
-    accepted, refused = state.notices.get(ACCEPTED), state.notices.get(REFUSED)
-    return MessageFigures(
-        len(state.outbox), accepted.notified_at if accepted else None, refused.notified_at if refused else None
-    )
+    times = (notice.notified_at if (notice := state.notices.get(key)) else None for key in (ACCEPTED, REFUSED))
+    return MessageFigures(len(state.outbox), *times)
 
 
 def _source(source: str, inventory: Inventory, context: TaskContext) -> SourceFigures:

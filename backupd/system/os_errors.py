@@ -91,10 +91,8 @@ def explain_full(error: OSError, place: "Path | str | None") -> tuple[str, str]:
 def explain_no_inodes(place: "Path | str") -> tuple[str, str]:
     """Return that the file system of `place` has no free inodes, and what to do."""
     seen = visible_directory(place)
-    return (
-        f"the file system of {seen} has no free inodes, though it has free space",
-        f"remove files there (df -i {seen})",
-    )
+    what = f"the file system of {seen} has no free inodes, though it has free space"
+    return what, f"remove files there (df -i {seen})"
 
 
 def lacks_inodes(place: "Path | str", files: int) -> bool:
