@@ -106,32 +106,28 @@ class BackupdError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = message, hint
+
+    def __init_subclass__(cls, *, exit_code: int | None = None, kind: ErrorKind | None = None) -> None:
+        """Set the exit code and the kind of a class, which are else those of its base."""
+        super().__init_subclass__()
+        cls.exit_code, cls.kind = exit_code or cls.exit_code, kind or cls.kind
 
 
-class UsageError(BackupdError):
+class UsageError(BackupdError, exit_code=2):
     """The command line contradicts itself, or names what is not configured."""
 
-    exit_code = 2
 
-
-class ConfigError(BackupdError):
+class ConfigError(BackupdError, exit_code=78, kind="config"):
     """The configuration cannot be used (sysexits.h EX_CONFIG)."""
-
-    exit_code = 78
-    kind = "config"
 
 
 class PolicyEmpty(ConfigError):
     """A retention policy keeps nothing."""
 
 
-class TemporaryError(BackupdError):
+class TemporaryError(BackupdError, exit_code=75, kind="busy"):
     """The same command is likely to succeed later (sysexits.h EX_TEMPFAIL)."""
-
-    exit_code = 75
-    kind: ClassVar[ErrorKind] = "busy"
 
 
 class LockHeld(TemporaryError):
@@ -153,47 +149,32 @@ class TargetInUse(TemporaryError):
         super().__init__(message, hint or STOP_THE_APP)
 
 
-class NothingToSend(TemporaryError):
+class NothingToSend(TemporaryError, kind="no-copy"):
     """A source has no verified generation yet, neither in the store nor at the replica."""
 
-    kind = "no-copy"
 
-
-class ProcessRefused(TemporaryError):
+class ProcessRefused(TemporaryError, kind="other"):
     """The system starts no further process or thread: a seccomp profile, a limit, or too little memory."""
 
-    kind = "other"
 
-
-class ReplicaUnreachable(TemporaryError):
+class ReplicaUnreachable(TemporaryError, kind="unreachable"):
     """The network or the replica's host does not answer, or the connection broke."""
 
-    kind = "unreachable"
 
-
-class Terminated(BackupdError):
+class Terminated(BackupdError, exit_code=143, kind="interrupted"):
     """SIGTERM or Ctrl-C ended the run (128 + SIGTERM, as in a shell)."""
 
-    exit_code = 143
-    kind = "interrupted"
 
-
-class TimeLimitExceeded(BackupdError):
+class TimeLimitExceeded(BackupdError, kind="timeout"):
     """The run took longer than schedule.run_timeout_s."""
 
-    kind = "timeout"
 
-
-class SourceMissing(BackupdError):
+class SourceMissing(BackupdError, kind="missing"):
     """There is no database at the configured path."""
 
-    kind = "missing"
 
-
-class SourceUnusable(BackupdError):
+class SourceUnusable(BackupdError, kind="unusable"):
     """The source exists but cannot be backed up: not SQLite, empty, no right to read it, on an unsafe mount."""
-
-    kind: ClassVar[ErrorKind] = "unusable"
 
 
 class SourceUnlocked(SourceUnusable):
@@ -212,26 +193,20 @@ class SourceEncrypted(SourceUnreadable):
     """The database is encrypted, and in a state in which only its key could make a consistent copy."""
 
 
-class SourceCorrupt(SourceUnreadable):
+class SourceCorrupt(SourceUnreadable, kind="corrupt"):
     """The app's database is too damaged to be copied."""
-
-    kind = "corrupt"
 
 
 class SnapshotFailed(BackupdError):
     """The snapshot failed, for a reason that does not lie in the source."""
 
 
-class CopyCorrupt(BackupdError):
+class CopyCorrupt(BackupdError, kind="corrupt"):
     """A copy failed its integrity check, or its bytes do not match their digest."""
 
-    kind = "corrupt"
 
-
-class ManifestInvalid(BackupdError):
+class ManifestInvalid(BackupdError, kind="corrupt"):
     """A manifest is damaged, or backupd did not write it."""
-
-    kind = "corrupt"
 
 
 class WorkerFailed(BackupdError):
@@ -246,10 +221,8 @@ class StoreUnusable(BackupdError):
     """The directory of the backups, here or at a replica, cannot be used."""
 
 
-class NoSpace(BackupdError):
+class NoSpace(BackupdError, kind="no-space"):
     """There is too little free space, or too few inodes, before or during a task."""
-
-    kind = "no-space"
 
 
 class InputOutputError(BackupdError):
@@ -265,16 +238,12 @@ class UnexpectedError(BackupdError):
         return cls(f"unexpected error ({type(error).__name__}): {error}", hint)
 
 
-class GenerationMissing(BackupdError):
+class GenerationMissing(BackupdError, kind="no-copy"):
     """No generation is what was asked for."""
 
-    kind = "no-copy"
 
-
-class GenerationTaken(BackupdError):
+class GenerationTaken(BackupdError, kind="denied"):
     """A replica holds another generation under the same id: another store sends there."""
-
-    kind = "denied"
 
 
 class NamesExhausted(BackupdError):
@@ -285,16 +254,12 @@ class RemovalRefused(BackupdError):
     """The generation must not be removed: pinned, held, the last verified one, or at an append-only replica."""
 
 
-class ForeignCopies(BackupdError):
+class ForeignCopies(BackupdError, kind="denied"):
     """A replica holds generations of that source that another store made."""
 
-    kind = "denied"
 
-
-class AdoptionRefused(BackupdError):
+class AdoptionRefused(BackupdError, kind="denied"):
     """The store that is to be adopted is not lost: it still makes generations."""
-
-    kind = "denied"
 
 
 class OtherDatabase(BackupdError):
@@ -309,10 +274,8 @@ class RestoreFailed(BackupdError):
     """A restore failed after its target was accepted."""
 
 
-class DrillFailed(BackupdError):
+class DrillFailed(BackupdError, kind="unproven"):
     """A drill proved no restore: the copy is too old, or the app does not work on it."""
-
-    kind = "unproven"
 
 
 class CheckFailed(BackupdError):
@@ -347,16 +310,12 @@ class ReplicaFailed(BackupdError):
     """A replica refused an operation, or does not keep to its protocol."""
 
 
-class LoginFailed(BackupdError):
+class LoginFailed(BackupdError, kind="denied"):
     """The server rejects the credentials, or they cannot be used at all."""
 
-    kind = "denied"
 
-
-class HostKeyRefused(BackupdError):
+class HostKeyRefused(BackupdError, kind="denied"):
     """The server's host key is not a pinned one: no credentials were sent, and there is no retry."""
-
-    kind = "denied"
 
 
 class HostKeyUnknown(HostKeyRefused):
@@ -367,10 +326,8 @@ class HostKeyChanged(HostKeyRefused):
     """The server shows another key than the pinned one: it was reinstalled, or it is another server."""
 
 
-class ServerIncompatible(BackupdError):
+class ServerIncompatible(BackupdError, kind="denied"):
     """Server and client share no SSH algorithm of one kind."""
-
-    kind = "denied"
 
 
 class ServerTooOld(ServerIncompatible):

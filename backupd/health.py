@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -30,7 +30,7 @@ _SHARE_OF_GRACE = 12
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How old one kind of proof may be, in seconds; see `Freshness`."""
+    """How old the last success of a task may be, in seconds; see `Freshness`."""
 
     task: Task
     subject: str
@@ -39,7 +39,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How old one kind of proof is: `last_at` (aware; None: there was never one) may be `limit_s` seconds ago.
+    """When a task last succeeded: `last_at` (aware; None: never) may be `limit_s` seconds ago.
 
     `subject` is the source for `backup`, the replica for `replicate` and the store for `drill`.
     """
@@ -129,15 +129,15 @@ def find_problems(facts: HealthFacts, now: datetime) -> tuple[Problem, ...]:
         *_unknown(facts),
         *_of_sources(facts),
         *_failing(facts, now),
-        *_proofs(facts, now),
+        *_late(facts, now),
         *(Problem("generation", "warning", None, source, reference=one) for one, source in facts.damaged),
-        *(_refused(one) for one in facts.refused),
+        *_refused(facts),
     )
     return tuple(sorted(problems, key=lambda problem: not problem.unhealthy))  # sorting keeps the order of the rest
 
 
 def health_limit(schedule: Schedule, now: datetime) -> timedelta:
-    """Return how old a proof may be that `schedule` brings anew: its longest gap and a twelfth, at least 2 hours, more.
+    """Return how old the last success by `schedule` may be: its longest gap and a twelfth, at least 2 hours, more.
 
     So a daily backup is missed after 26 to 27 hours, a weekly one after 7 days and 14 hours.
     """
@@ -145,14 +145,9 @@ def health_limit(schedule: Schedule, now: datetime) -> timedelta:
     return gap + max(gap / _SHARE_OF_GRACE, _LEAST_GRACE)
 
 
-def within_limit(standing: Freshness, now: datetime) -> bool:
-    """Tell whether the proof is young enough; one dated in the future proves nothing."""
-    return not _lateness(standing, now)
-
-
-def _refused(one: RefusedGeneration) -> Problem:
-    kind: ProblemKind = "archive" if one.archive_lost else "manifest"
-    return Problem(kind, "warning", None, one.source, reference=one.id, detail=one.reason)
+def within_limit(freshness: Freshness, now: datetime) -> bool:
+    """Tell whether the last success is recent enough; one that is dated in the future does not count."""
+    return not _lateness(freshness, now)
 
 
 def _unknown(facts: HealthFacts) -> Iterator[Problem]:
@@ -163,12 +158,18 @@ def _unknown(facts: HealthFacts) -> Iterator[Problem]:
         yield Problem("catalog", "unhealthy", detail=error.message, hint=error.hint)
 
 
+def _refused(facts: HealthFacts) -> Iterator[Problem]:
+    for one in facts.refused:
+        kind: ProblemKind = "archive" if one.archive_lost else "manifest"
+        yield Problem(kind, "warning", None, one.source, reference=one.id, detail=one.reason)
+
+
 def _of_sources(facts: HealthFacts) -> Iterator[Problem]:
     """Yield what is wrong with a source itself, by its hold or by its last backup."""
     for hold in facts.holds:
         kind: ProblemKind = "shrunk" if hold.kind == "shrink" else "unreadable" if hold.unreadable else "damaged"
         reference = hold.reference or ""
-        restore = f"backupd restore {reference}" if reference else _restore_command(hold.source, facts)
+        command = f"backupd restore {reference}" if reference else _restore_command(hold.source, facts)
         yield Problem(
             kind,
             "unhealthy",
@@ -176,16 +177,14 @@ def _of_sources(facts: HealthFacts) -> Iterator[Problem]:
             hold.source,
             hold.since,
             reference=reference,
-            restore=restore,
+            restore=command,
             detail=hold.reason,
         )
     held = {hold.source for hold in facts.holds if hold.kind == "corrupt"}
     for failure in facts.failures:
         kind_of_source = _source_kind(failure)
-        if kind_of_source is None or (kind_of_source != "missing" and failure.subject in held):
-            continue
-        restore = _restore_command(failure.subject, facts)
-        yield _problem(failure, kind_of_source, "unhealthy", restore)
+        if kind_of_source == "missing" or (kind_of_source and failure.subject not in held):
+            yield _problem(failure, kind_of_source, "unhealthy", _restore_command(failure.subject, facts))
 
 
 def _failing(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
@@ -195,30 +194,30 @@ def _failing(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
 
 
 def repeats(failure: Failure, now: datetime) -> bool:
-    """Tell whether a failure has come so often, or lasted for so long, that it does not pass by itself."""
+    """Tell whether a failure occurred so often, or lasted for so long, that it does not pass by itself."""
     lasted = now - failure.since
     return lasted >= LASTING or (failure.runs >= REPEATED_RUNS and lasted >= REPEATED_FOR)
 
 
-def _proofs(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
-    """Yield the proofs that are missing or too old, but none that is missing because nobody could look."""
-    for standing in facts.freshness:
-        unknown = facts.store_unreadable or (facts.catalog_error is not None and standing.task != "backup")
-        problem = _lateness(standing, now)
+def _late(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
+    """Yield the successes that are missing or too old, but none that is missing because it could not be read."""
+    for freshness in facts.freshness:
+        unknown = facts.store_unreadable or (facts.catalog_error is not None and freshness.task != "backup")
+        problem = _lateness(freshness, now)
         if problem and not (problem.kind == "never" and unknown):
             yield problem
 
 
-def _lateness(standing: Freshness, now: datetime) -> Problem | None:
-    task, subject = standing.task, standing.subject
-    if standing.last_at is None:
+def _lateness(freshness: Freshness, now: datetime) -> Problem | None:
+    task, subject, limit_s = freshness.task, freshness.subject, freshness.limit_s
+    if freshness.last_at is None:
         return Problem("never", "unhealthy", task, subject)
-    age = now - standing.last_at
-    if age < -CLOCK_TOLERANCE:
+    age_s = (now - freshness.last_at).total_seconds()
+    if age_s < -CLOCK_TOLERANCE.total_seconds():
         return Problem("future", "unhealthy", task, subject)
-    if age.total_seconds() > standing.limit_s:
-        since = standing.last_at + timedelta(seconds=standing.limit_s)
-        return Problem("late", "unhealthy", task, subject, since, age_s=age.total_seconds(), limit_s=standing.limit_s)
+    if age_s > limit_s:
+        since = freshness.last_at + timedelta(seconds=limit_s)
+        return Problem("late", "unhealthy", task, subject, since, age_s=age_s, limit_s=limit_s)
     return None
 
 
@@ -227,26 +226,14 @@ def _source_kind(failure: Failure) -> ProblemKind | None:
 
 
 def _problem(failure: Failure, kind: ProblemKind, severity: ProblemSeverity, restore: str = "") -> Problem:
-    return Problem(
-        kind,
-        severity,
-        failure.task,
-        failure.subject,
-        failure.since,
-        failure.kind,
-        failure.runs,
-        store=failure.store,
-        restore=restore,
-        detail=failure.error,
-        hint=failure.hint,
-    )
+    problem = Problem(kind, severity, failure.task, failure.subject, failure.since, failure.kind, failure.runs)
+    return replace(problem, store=failure.store, restore=restore, detail=failure.error, hint=failure.hint)
 
 
 def _restore_command(source: str, facts: HealthFacts) -> str:
     """Return the command that restores `source`: from here, else from a replica; empty where there is no copy."""
-    proofs = {(one.task, one.subject): one.last_at for one in facts.freshness}
     command = f"backupd restore latest --source {source}"
-    if proofs.get(("backup", source)) is not None:
+    if any((one.task, one.subject) == ("backup", source) and one.last_at for one in facts.freshness):
         return command
     replica = next((one.subject for one in facts.freshness if one.task == "replicate"), "")
     return f"{command} --from {replica}" if replica else ""

@@ -211,13 +211,10 @@ def require_log_writable(directory: Path) -> None:
 
 def _is_cut_off(path: Path) -> bool:
     """Tell whether `path` ends in the middle of a line; an unreadable file counts as complete."""
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with open(descriptor, "rb", buffering=0) as stream:
-            state = os.fstat(descriptor)
-            if stat.S_ISREG(state.st_mode) and state.st_size:
-                stream.seek(-1, os.SEEK_END)
-                return stream.read(1) != b"\n"
+    with suppress(OSError), open(open_no_link(str(path), os.O_RDONLY), "rb", buffering=0) as stream:
+        if os.fstat(stream.fileno()).st_size:
+            stream.seek(-1, os.SEEK_END)
+            return stream.read(1) != b"\n"
     return False
 
 

@@ -122,7 +122,7 @@ def last_lines(path: Path, count: int) -> tuple[LogLine, ...]:
     except FileNotFoundError:
         return ()
     with file:
-        skipped = file.skip_to_tail()
+        skipped = file.offset = max(0, os.fstat(file.descriptor).st_size - _TAIL_BYTES)
         lines = [line for batch in file.new_lines() for line in batch] + file.unfinished_line()
     whole = lines[1:] if skipped else lines
     return tuple(LogLine.parse(line) for line in [line for line in whole if line.strip()][-count:])
@@ -162,11 +162,6 @@ class _LogFile:
             named = self.path.lstat()
             return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
         return False
-
-    def skip_to_tail(self) -> bool:
-        """Go to the last `_TAIL_BYTES`; return whether anything was skipped."""
-        self.offset = max(0, os.fstat(self.descriptor).st_size - _TAIL_BYTES)
-        return self.offset > 0
 
     def new_lines(self) -> Iterator[list[bytes]]:
         """Yield the complete lines that were appended."""

@@ -91,10 +91,8 @@ def require_ping_names(names: Iterable[str], sources: Iterable[str], replicas: I
     known |= {*TASKS, DAILY}
     for name in names:
         if _normalized(name) not in known:
-            raise ValueError(
-                f"{name!r} is not a task: use {', '.join(TASKS)} or {DAILY}, or a task with its source or replica, "
-                "such as backup-tasks"
-            )
+            known_names = f"{', '.join(TASKS)} or {DAILY}, or a task with its source or replica, such as backup-tasks"
+            raise ValueError(f"{name!r} is not a task: use {known_names}")
 
 
 def monitor_for(task: str, subject: str, monitors: Mapping[str, Monitor]) -> Monitor | None:
@@ -135,15 +133,10 @@ def _uptime_kuma_request(url: str, ping: Ping) -> PingRequest:
     """Put everything into the query; one that was pasted along with the URL (status=up&msg=OK&ping=) is dropped."""
     parts = urlsplit(url)
     values = {"status": "up" if ping.signal == "success" else "down", "msg": ping.summary[:MAX_MESSAGE] or "OK"}
-    took_ms = None if ping.duration_s is None else round(ping.duration_s * 1000)
-    if took_ms is not None and 0 <= took_ms <= _MAX_PING_MS:
+    if ping.duration_s is not None and 0 <= (took_ms := round(ping.duration_s * 1000)) <= _MAX_PING_MS:
         values["ping"] = str(took_ms)
     query = urlencode(values, errors="replace")
     return PingRequest(urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), query, "")))
-
-
-def discard_result(_task: str, _subject: str, _error: str) -> None:
-    """Record nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +145,7 @@ class Pinger:
 
     monitors: Mapping[str, Monitor]
     log: EventLog
-    record: PingRecorder = discard_result
+    record: PingRecorder = lambda _task, _subject, _error: None
     timeout_s: float = TIMEOUT_S
 
     @contextmanager
@@ -219,8 +212,7 @@ def send_ping(monitor: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str
 
 def _end_ping(report: AnyReport, run_id: str, lines: tuple[str, ...]) -> Ping:
     """Return the ping of the end of a run; warnings do not make it a failure."""
-    name, failed = f"{report.task} of {report.subject}", report.outcome == "failed"
-    summary = (
-        f"{name}: failed: {report.error}" if failed else "; ".join((f"{name}: {report.outcome}", *report.warnings))
-    )
+    failed = report.outcome == "failed"
+    details = f"failed: {report.error}" if failed else "; ".join((report.outcome, *report.warnings))
+    summary = f"{report.task} of {report.subject}: {details}"
     return Ping("failure" if failed else "success", run_id, summary, lines, report.exit_code, report.duration_s)

@@ -156,12 +156,10 @@ def decide_identity(
 
 
 def _owner(owners: Sequence[Owner], gid: int | None, group_of: Callable[[int], int | None]) -> Identity | None:
-    for owner in owners:
-        if owner.uid is None:
-            raise ConfigError(
-                f"{owner.path} belongs to a user that is not mapped in this user namespace",
-                f"{NAMESPACE_HINT}; with PUID=0 it stays root, which can back up while the app has its database open",
-            )
+    if unmapped := next((owner for owner in owners if owner.uid is None), None):
+        what = f"{unmapped.path} belongs to a user that is not mapped in this user namespace"
+        hint = f"{NAMESPACE_HINT}; with PUID=0 it stays root, which can back up while the app has its database open"
+        raise ConfigError(what, hint)
     if len({owner.uid for owner in owners}) > 1:
         whose = ", ".join(f"{owner.path} to {owner.uid}" for owner in owners)
         raise ConfigError(f"the databases belong to different users: {whose}", _CHOICES)
@@ -228,11 +226,11 @@ def _hand_over(directory: Path, identity: Identity) -> None:
     try:
         transfer_ownership(directory, identity.uid, identity.gid, LOG_NAME)
     except OSError as error:
+        owner = f"{host_id('uid', identity.uid)}:{host_id('gid', identity.gid)}"
+        command = f"run once on the host: chown -R {owner} on what is mounted there"
         raise ConfigError(
             f"cannot give {directory} to user {identity.uid} ({identity.reason}): {error.strerror}",
-            "let the container have the capability CHOWN (cap_add), "
-            f"or run once on the host: chown -R {host_id('uid', identity.uid)}:{host_id('gid', identity.gid)} "
-            "on what is mounted there",
+            f"let the container have the capability CHOWN (cap_add), or {command}",
         ) from error
 
 

@@ -7,7 +7,7 @@ host. `detail` and `hint` are the words of a run, which may name both: they are 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from backupd.errors import ErrorKind
 from backupd.formatting import human_duration
@@ -72,8 +72,7 @@ CAUSES: Final[Mapping[ErrorKind, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Texts:
+class _Texts(NamedTuple):
     """Templates for one kind of problem; `Problem` fills them in."""
 
     headline: str
@@ -225,16 +224,14 @@ class Problem:
         )
 
     def _restore_step(self, when: str) -> str:
-        if not self.restore:
-            return "there is no verified copy to restore from"
-        return f"{when}stop the app and restore it: {self.restore} ({_RUNBOOK})"
+        step = f"{when}stop the app and restore it: {self.restore} ({_RUNBOOK})"
+        return step if self.restore else "there is no verified copy to restore from"
 
 
 def refused_step(generation_id: str, store: str = LOCAL_STORE, *, archive_lost: bool) -> str:
     """Return what to do about a generation whose manifest cannot be used, or whose archive is gone."""
-    archive, remove = f"{generation_id}{ARCHIVE_SUFFIX}", f"backupd remove {generation_id}"
-    if store != LOCAL_STORE:
-        remove += f" --store {store}"
+    archive = f"{generation_id}{ARCHIVE_SUFFIX}"
+    remove = f"backupd remove {generation_id}{f' --store {store}' if store != LOCAL_STORE else ''}"
     if archive_lost:
         return f"put {archive} back, or run {remove}"
     return f"if gunzip -t {archive} finds it intact, copy it elsewhere; then run {remove}"

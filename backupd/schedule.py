@@ -112,18 +112,16 @@ _RECONFIGURED = "the configuration or the database file has changed since the la
 
 @dataclass(frozen=True, slots=True)
 class TaskHistory:
-    """The runs of a task so far (aware times).
-
-    `succeeded_at`: when the last successful run began that is not dated in the future; without that condition the task
-    would run each minute until the date of a run under a wrong clock. `failed_at`: when runs under the present
-    configuration failed. `reconfigured`: all failures since the last success were under another configuration.
-    `missing`: the database to be backed up does not exist now.
-    """
+    """The runs of a task so far (aware times)."""
 
     succeeded_at: datetime | None = None
+    """When the last successful run began; not one in the future, or the task would run each minute until then."""
     failed_at: tuple[datetime, ...] = ()
+    """When runs under the present configuration failed."""
     reconfigured: bool = False
+    """Whether all failures since the last success were under another configuration."""
     missing: bool = False
+    """Whether the database to be backed up does not exist now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +147,16 @@ def plan_next_run(schedule: Schedule, history: TaskHistory, now: datetime) -> Du
     done_at = succeeded_at if following is not None and following > now else None
     failures = [at for at in history.failed_at if at <= not_in_future and (at > done_at if done_at else at >= latest)]
     if failures:
-        retry_at = max(failures) + _wait(len(failures))
-        return Due(min(retry_at, schedule.following(now)), _tries(len(failures)), retry=True)
+        retry_at = max(failures) + min(_FIRST_RETRY * (1 << min(len(failures) - 1, 10)), _SLOWEST_RETRY)
+        reason = "the last run failed" if len(failures) == 1 else f"the last {len(failures)} runs failed"
+        return Due(min(retry_at, schedule.following(now)), reason, retry=True)
     if history.reconfigured:
         return Due(latest, _RECONFIGURED, retry=True)
     if done_at is not None and following is not None:
         return Due(latest, _MISSING) if history.missing else Due(following, _BY_SCHEDULE)
-    return Due(latest, _BY_SCHEDULE if succeeded_at else _no_success(history))
-
-
-def _wait(failures: int) -> timedelta:
-    return min(_FIRST_RETRY * (1 << min(failures - 1, 10)), _SLOWEST_RETRY)
-
-
-def _tries(failures: int) -> str:
-    return "the last run failed" if failures == 1 else f"the last {failures} runs failed"
-
-
-def _no_success(history: TaskHistory) -> str:
-    return "the last one is dated in the future" if history.succeeded_at else "there was none yet"
+    if succeeded_at is not None:
+        return Due(latest, _BY_SCHEDULE)
+    return Due(latest, "the last one is dated in the future" if history.succeeded_at else "there was none yet")
 
 
 def _refuse_days_that_months_lack(cron: CronSim) -> None:

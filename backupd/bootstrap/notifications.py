@@ -8,8 +8,8 @@ from backupd.bootstrap.tasks import limits, monitors
 from backupd.config import Config
 from backupd.health import Health
 from backupd.model import LOCAL_STORE
-from backupd.notifications.collector import App, NotificationOptions
-from backupd.notifications.delivery import try_channels, try_pings
+from backupd.notifications.delivery import NotificationOptions, try_channels, try_pings
+from backupd.notifications.deploy import App
 from backupd.notifications.message import Channel, parse_channels
 from backupd.pings import DAILY, Monitor
 from backupd.schedule import Schedule

@@ -12,8 +12,8 @@ from backupd.cli.output import print_json
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
+from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
-from backupd.status.current import read_pings
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor import Finding
 

@@ -6,11 +6,11 @@ from functools import partial
 
 import click
 
-from backupd.bootstrap.tasks import limits, monitors, planned_tasks
+from backupd.bootstrap.tasks import limits, monitors, planned_tasks, retention_rule
 from backupd.cli.common import command, open_context
 from backupd.cli.output import print_json
 from backupd.config import Config
-from backupd.status.current import read_status
+from backupd.status.current import StatusScope, read_status
 from backupd.status.text import status_lines
 
 _COLOURS = (
@@ -31,7 +31,8 @@ def status_command(config: Config, *, as_json: bool) -> None:
     The daemon need not run.
     """
     context = open_context(config, writing=False)
-    status = read_status(planned_tasks(config), limits(config), context, context.clock(), monitors(config))
+    now, rule = context.clock(), retention_rule(config)
+    status = read_status(StatusScope(planned_tasks(config), limits(config), rule, monitors(config), context, now))
     if as_json:
         print_json(status)
     else:

@@ -3,21 +3,15 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from backupd.catalog import (
-    CatalogDamaged,
-    CatalogDiskError,
-    CatalogForeign,
-    CatalogUnavailable,
-    open_catalog,
-    read_catalog,
-)
+from backupd import errors
+from backupd.catalog import open_catalog, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.daemon.scheduler import STALLED_S, Scheduler
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskQueues, TaskRequest
-from backupd.errors import BackupdError, LockHeld
 from backupd.log import Event
 from backupd.model import CLOCK_TOLERANCE, Task
 from backupd.schedule import Due, Planned, TaskHistory
@@ -92,9 +86,9 @@ class Daemon:
         try:
             with read_catalog(self._context.catalog_path) as catalog:
                 catalog.runs(limit=1)
-        except (CatalogDiskError, CatalogForeign):
+        except (errors.CatalogDiskError, errors.CatalogForeign):
             pass  # a restart would not help: log, status and metrics report it
-        except CatalogUnavailable:
+        except errors.CatalogUnavailable:
             found.append("the catalog cannot be used")
         return tuple(found)
 
@@ -108,11 +102,9 @@ class Daemon:
         ready = self._all_due([one for one in self._planned if one.source in owned])
         tasks = {planned.task for planned, _ in ready}
         for planned, due in ready:
-            if waits(planned.task, tasks):
-                continue
-            if self._queues.submit(TaskRequest(planned.task, planned.source)):
-                task, source = planned.task, planned.source
-                self._context.log.info(Event.RUN_DUE, f"{planned} is due: {due.reason}", task=task, source=source)
+            request = TaskRequest(planned.task, planned.source)
+            if not waits(planned.task, tasks) and self._queues.submit(request):
+                self._context.log.info(Event.RUN_DUE, f"{planned} is due: {due.reason}", **request.fields())
 
     def _all_due(self, planned: list[Planned]) -> list[tuple[Planned, Due]]:
         """Return what has to run now; without a usable catalog, by what this daemon remembers."""
@@ -120,17 +112,17 @@ class Daemon:
             with open_catalog(self._context.catalog_path) as catalog:
                 found = [(one, self._due(one, catalog)) for one in planned]
             self._log_standby()
-        except CatalogUnavailable as error:
+        except errors.CatalogUnavailable as error:
             self._warn_once(Event.CATALOG_UNAVAILABLE, error.message, error.hint)
-            if isinstance(error, CatalogDamaged):
+            if isinstance(error, errors.CatalogDamaged):
                 self._queues.submit(TaskRequest(REBUILD))
             found = [(one, self._due(one, None)) for one in planned]
         now = self._context.clock()
         return [(one, due) for one, due in found if due.at <= now]
 
     def _due(self, planned: Planned, catalog: Catalog | None) -> Due:
-        now = self._context.clock()
-        return due_run(planned, catalog, self._configuration, now, lambda: self._remembered(planned))
+        remembered = partial(self._remembered, planned)
+        return due_run(planned, catalog, self._configuration, self._context.clock(), remembered)
 
     def _configuration(self) -> str:
         """Return the digest of the current configuration; runs that failed before it changed count no more."""
@@ -149,15 +141,18 @@ class Daemon:
         return TaskHistory(max(succeeded, default=None), tuple(failed))
 
     def _log_standby(self) -> None:
-        others = self._claims.held_by_others()
-        if not others:
+        if others := self._claims.held_by_others():
+            what = f"another daemon owns {', '.join(others)}: standing by"
+            self._warn_once(Event.DAEMON_STANDBY, what, "nothing, while a deploy replaces it; else stop one of the two")
+        else:
             self._last_warning = None
-            return
-        what = f"another daemon owns {', '.join(others)}: standing by"
-        self._warn_once(Event.DAEMON_STANDBY, what, "nothing, while a deploy replaces it; else stop one of the two")
 
     def _tick_failed(self, error: Exception) -> None:
-        hint = error.hint if isinstance(error, BackupdError) else "check the disk, and the permissions of backups_dir"
+        hint = (
+            error.hint
+            if isinstance(error, errors.BackupdError)
+            else "check the disk, and the permissions of backups_dir"
+        )
         self._warn_once(Event.TICK_FAILED, f"cannot determine what is due: {error}", hint)
 
     def _warn_once(self, event: Event, message: str, hint: str) -> None:
@@ -210,7 +205,7 @@ class SourceClaims:
         try:
             stack.enter_context(file_lock(path, "daemon"))
             self._held[subject] = stack, path.stat().st_ino
-        except LockHeld:
+        except errors.LockHeld:
             stack.close()
 
 

@@ -5,9 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NoReturn
 
 from backupd import __version__
@@ -18,9 +16,8 @@ from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
 from backupd.daemon.task_queue import TaskQueue, TaskQueues
 from backupd.errors import ConfigError
-from backupd.health import Health, Limit
+from backupd.health import Health
 from backupd.log import Event, EventLog
-from backupd.pings import Monitor
 from backupd.privileges import (
     become_owner_of_backups,
     become_root_again,
@@ -28,14 +25,12 @@ from backupd.privileges import (
     hand_over_backups,
     identity_for,
 )
-from backupd.schedule import Planned
-from backupd.status.current import read_status
+from backupd.status.current import StatusScope, read_status
 from backupd.status.history import read_history
 from backupd.status.model import History, Status
 from backupd.status.text import status_lines
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
-from backupd.tasks.requests import RetentionRule
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
@@ -54,13 +49,22 @@ def serve(config: Config) -> NoReturn:
     identity = drop_privileges(config, os.environ)
     become_owner_of_backups(config, os.environ)
     context = daemon_context(config, sys.stdout)
-    planned, run_ended = planned_tasks(config), threading.Event()
+    run_ended = threading.Event()
+    scope = StatusScope(
+        planned_tasks(config), limits(config), retention_rule(config), monitors(config), context, context.clock()
+    )
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
-    daemon = Daemon(planned, queues, context, OwnerHandover(config, context.log).ready, on_end=run_ended.set)
-    started_at, rule = context.clock(), retention_rule(config)
-    status = DaemonStatus(daemon, planned, limits(config), rule, context, monitors(config), started_at)
-    server = _server(config, status, context)
-    notifier = _notifier(config, daemon, status, context, run_ended)
+    daemon = Daemon(scope.planned, queues, context, OwnerHandover(config, context.log).ready, on_end=run_ended.set)
+    server = _server(config, DaemonStatus(daemon, scope), context)
+    options = notification_options(config)
+    notifier = Notifier(
+        options,
+        context,
+        is_owner=lambda: daemon.owns(options.scope),
+        errors=daemon.alive,
+        digest=lambda: status_lines(read_status(scope)),
+        wake=run_ended,
+    )
     for end in _ENDS:
         if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `exit_on_signals`
             signal.signal(end, lambda *_: daemon.stop())
@@ -112,12 +116,7 @@ class DaemonStatus:
     """The `StatusService` of this daemon."""
 
     daemon: Daemon
-    planned: tuple[Planned, ...]
-    limits: tuple[Limit, ...]
-    retention: RetentionRule
-    context: TaskContext
-    monitors: Mapping[str, Monitor]
-    started_at: datetime
+    scope: StatusScope
 
     def alive(self) -> tuple[str, ...]:
         """See `StatusService`."""
@@ -125,29 +124,16 @@ class DaemonStatus:
 
     def health(self) -> Health:
         """See `StatusService`."""
-        return Health.of(read_health_facts(self.limits, self.context), self.context.clock())
+        context = self.scope.context
+        return Health.of(read_health_facts(self.scope.limits, context), context.clock())
 
     def status(self) -> Status:
         """See `StatusService`."""
-        return read_status(self.planned, self.limits, self.context, self.started_at, self.monitors)
+        return read_status(self.scope)
 
     def history(self) -> History:
         """See `StatusService`."""
-        return read_history(self.planned, self.limits, self.retention, self.context, self.started_at, self.monitors)
-
-
-def _notifier(
-    config: Config, daemon: Daemon, status: DaemonStatus, context: TaskContext, wake: threading.Event
-) -> Notifier:
-    options = notification_options(config)
-    return Notifier(
-        options,
-        context,
-        is_owner=lambda: daemon.owns(options.scope),
-        errors=daemon.alive,
-        digest=lambda: status_lines(status.status()),
-        wake=wake,
-    )
+        return read_history(self.scope)
 
 
 def _server(config: Config, status: DaemonStatus, context: TaskContext) -> HttpServer:

@@ -4,26 +4,27 @@ It has a thread of its own: neither the scheduler nor a run waits for a service 
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 from uuid import uuid4
 
 from backupd import __version__
-from backupd.catalog import NoticeRecord, NotificationState
-from backupd.health import Health
+from backupd.catalog import CatalogUnavailable, NoticeRecord, NotificationState, RunRecord, read_catalog
+from backupd.health import Health, Limit
 from backupd.log import Event
 from backupd.notifications.apprise import Sender
-from backupd.notifications.collector import NotificationOptions, check_app, observe
-from backupd.notifications.delivery import ping_recorder
-from backupd.notifications.deploy import AppVersion, is_pending, plan_deploy
+from backupd.notifications.delivery import NotificationOptions, ping_recorder
+from backupd.notifications.deploy import AppVersion, check_app, is_pending, plan_deploy
 from backupd.notifications.message import Message, compose, compose_lines
-from backupd.notifications.outbox import Outbox, outbox_message, send_due
+from backupd.notifications.outbox import Outbox, outbox_message
 from backupd.notifications.planner import Observation, facts_of, not_in_future, plan_digest, plan_notices
 from backupd.pings import DAILY, Monitor, Ping, Pinger
 from backupd.schedule import Schedule, TaskHistory, plan_next_run
 from backupd.tasks.context import TaskContext
+from backupd.tasks.freshness import read_health_facts
 
 INTERVAL_S: Final = 60.0
 # While a deploy has no verdict, and while another daemon may hold the claim on the source.
@@ -63,7 +64,7 @@ class Notifier:
 
     def start(self) -> None:
         """Start the thread, where there is a channel or a daily monitor."""
-        if self._options.enabled:
+        if self._options.channels or self._options.daily:
             self._thread.start()
 
     def stop(self) -> None:
@@ -82,9 +83,8 @@ class Notifier:
             return INTERVAL_S
         observation = observe(self._options.limits, self._options.subjects, self._context)
         if self._options.channels:
-            state = self._with_new_messages(state, observation)
-            self._outbox.save(state)
-            send_due(state, self._options.channels, self._sender, self._context, self._outbox.save)
+            self._outbox.save(self._with_new_messages(state, observation))
+            self._outbox.send_due(self._options.channels, self._sender)
             state = self._outbox.state or state
         if self._daily is not None:
             record = self._daily.ping(Health.of(observation.health, self._context.clock()), state.notices)
@@ -133,6 +133,14 @@ class Notifier:
         if self._options.app is not None:
             versions.append((check_app(self._options.app), self._options.app.timeout))
         return versions
+
+
+def observe(limits: Iterable[Limit], subjects: frozenset[str], context: TaskContext) -> Observation:
+    """Read all that health depends on, and the last drills; raises nothing: the facts name what could not be read."""
+    drills = tuple[RunRecord, ...]()
+    with suppress(CatalogUnavailable), read_catalog(context.catalog_path) as catalog:
+        drills = tuple(last.run for last in catalog.last_runs(context.clock()) if last.run.task == "drill")
+    return Observation(read_health_facts(limits, context), subjects, drills)
 
 
 class DailyPing:

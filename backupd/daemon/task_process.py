@@ -10,7 +10,7 @@ import pickle
 import signal
 import sys
 
-from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, priority, retention_rule
+from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, drill_request, priority, retention_rule
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
@@ -20,7 +20,7 @@ from backupd.report import AnyReport
 from backupd.system.process import call_when_parent_ends
 from backupd.system.resources import lower_priority
 from backupd.system.signals import exit_on_signals, ignore_signals
-from backupd.tasks.context import TaskContext
+from backupd.tasks.context import TaskContext, rebuild_catalog
 
 
 def main(request: TaskRequest, config: Config) -> int:
@@ -28,9 +28,7 @@ def main(request: TaskRequest, config: Config) -> int:
     log = deferred_log(config, sys.stdout)
     try:
         call_when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        drop_privileges(
-            config, os.environ
-        )  # a database that did not exist when the daemon started may have an owner by now
+        drop_privileges(config, os.environ)  # a database that was missing when the daemon started may have an owner now
         return _run(request, config, build_context(config, console=sys.stdout))
     except BackupdError as error:
         _log_failure(request, error, log)
@@ -41,15 +39,15 @@ def main(request: TaskRequest, config: Config) -> int:
 
 
 def _log_failure(request: TaskRequest, error: BackupdError, log: EventLog) -> None:
-    what = f"the {request} failed: {error.message}"
-    log.error(Event.RUN_FAILED, what, task=request.task, source=request.source or None, hint=error.hint)
+    log.error(Event.RUN_FAILED, f"the {request} failed: {error.message}", hint=error.hint, **request.fields())
 
 
 def _run(request: TaskRequest, config: Config, context: TaskContext) -> int:
     if request.task == DOCTOR:
         return _doctor(config, context)
     if request.task == REBUILD:
-        return _rebuild(context)
+        rebuild_catalog(context)
+        return 0
     return _run_task(request.task, request.source, config, context).exit_code
 
 
@@ -60,21 +58,19 @@ def _run_task(task: str, source: str, config: Config, context: TaskContext) -> A
         return backup(backup_request(config, source), context)
     lower_priority(priority(config))  # a backup lowers its own priority, once it no longer holds the app's snapshot
     if task == "replicate":
-        from backupd.bootstrap.replicas import replica_connector, replica_retry, replication_request
+        from backupd.bootstrap import replicas
         from backupd.tasks.replicate import replicate
 
-        request = replication_request(config, source)
-        return replicate(
-            request, replica_connector(config, source, context), replica_retry(config, source, context), context
-        )
+        connect = replicas.replica_connector(config, source, context)
+        retry = replicas.replica_retry(config, source, context)
+        return replicate(replicas.replication_request(config, source), connect, retry, context)
     if task == "drill":
-        from backupd.bootstrap.replicas import replica_retry, store_opener
-        from backupd.bootstrap.tasks import drill_request
+        from backupd.bootstrap import replicas
         from backupd.tasks.drill.drill import drill
 
-        rehearsal = drill_request(config, source)
-        store = rehearsal.store
-        return drill(rehearsal, store_opener(config, store, context), replica_retry(config, store, context), context)
+        request = drill_request(config, source)
+        opener = replicas.store_opener(config, request.store, context)
+        return drill(request, opener, replicas.replica_retry(config, request.store, context), context)
     if task == "prune":
         from backupd.tasks.prune import prune
 
@@ -94,13 +90,6 @@ def _doctor(config: Config, context: TaskContext) -> int:
         tell = context.log.info if finding.ok else context.log.warning
         tell(Event.DOCTOR_FOUND, f"{finding.check}: {finding.detail}", ok=finding.ok, hint=finding.hint or None)
     return int(wrong)
-
-
-def _rebuild(context: TaskContext) -> int:
-    from backupd.tasks.context import rebuild_catalog
-
-    rebuild_catalog(context)
-    return 0
 
 
 if __name__ == "__main__":

@@ -38,6 +38,10 @@ class TaskRequest:
     def __str__(self) -> str:
         return f"{self.task} of {self.source}" if self.source else self.task
 
+    def fields(self) -> dict[str, str | None]:
+        """Return the fields of its log lines."""
+        return {"task": self.task, "source": self.source or None}
+
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
@@ -64,7 +68,7 @@ class TaskQueue:
         self._current: TaskRequest | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
-        self._results: dict[TaskRequest, deque[TaskResult]] = {}
+        self._results: dict[TaskRequest, tuple[TaskResult, ...]] = {}
         self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="tasks", daemon=True)
 
@@ -85,7 +89,7 @@ class TaskQueue:
     def results(self, request: TaskRequest) -> tuple[TaskResult, ...]:
         """Return the last success of `request` and the failures since then, oldest first."""
         with self._changed:
-            return tuple(self._results.get(request, ()))
+            return self._results.get(request, ())
 
     def alive(self) -> bool:
         """Return whether the thread is alive."""
@@ -107,11 +111,9 @@ class TaskQueue:
             exit_code = self._run(request)
             with self._changed:
                 self._current = self._process = None
-                results = self._results.setdefault(request, deque(maxlen=_RESULTS_KEPT))
                 result = TaskResult(began_at, self._clock(), exit_code)
-                if result.succeeded:
-                    results.clear()
-                results.append(result)
+                earlier = () if result.succeeded else self._results.get(request, ())
+                self._results[request] = (*earlier, result)[-_RESULTS_KEPT:]
             if request.source:  # after a rebuild that fails, the next attempt has to wait for the next minute
                 self._on_end()
 
@@ -128,15 +130,11 @@ class TaskQueue:
             process = start_module("backupd.daemon.task_process", request.task, request.source, stdout=None)
             send(process, pickle.dumps(self._config))
         except ProcessRefused as error:
-            self._log_error(request, f"the {request} could not start: {error.message}", error.hint)
-            return error.exit_code
+            return self._failed_to_start(request, error.message, error.hint)
         except OSError as error:
-            what = f"the {request} could not start: {os_error_text(error)}"
-            self._log_error(request, what, os_error_hint(error))
-            return TemporaryError.exit_code
+            return self._failed_to_start(request, os_error_text(error), os_error_hint(error))
         with self._changed:
-            self._process = process
-            stopping = self._stopping
+            self._process, stopping = process, self._stopping
         if stopping:
             self._end(request, process, "the daemon stops")
         try:
@@ -148,26 +146,26 @@ class TaskQueue:
         if process.returncode is None:
             return TemporaryError.exit_code  # it hangs in the kernel, where not even SIGKILL ends it
         if process.returncode < 0 and not self._stopping:
-            name = signal.Signals(-process.returncode).name
+            what = f"the {request} was killed by {signal.Signals(-process.returncode).name}"
             hint = "see dmesg: too little memory is likely"
-            self._log_error(request, f"the {request} was killed by {name}", hint)
+            self._log.error(Event.RUN_FAILED, what, hint=hint, **request.fields())
         return process.returncode
+
+    def _failed_to_start(self, request: TaskRequest, why: str, hint: str) -> int:
+        self._log.error(Event.RUN_FAILED, f"the {request} could not start: {why}", hint=hint, **request.fields())
+        return TemporaryError.exit_code
 
     def _end(
         self, request: TaskRequest, process: subprocess.Popen[bytes], why: str, by: signal.Signals = signal.SIGTERM
     ) -> None:
         """Let a run clean up, and kill it when that takes too long."""
-        fields = {"task": request.task, "source": request.source or None}
-        self._log.warning(Event.RUN_STOPPED, f"stopping the {request}: {why}", **fields)
+        self._log.warning(Event.RUN_STOPPED, f"stopping the {request}: {why}", **request.fields())
         process.send_signal(by)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_GRACE_S)
         process.kill()
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
-
-    def _log_error(self, request: TaskRequest, what: str, hint: str) -> None:
-        self._log.error(Event.RUN_FAILED, what, task=request.task, source=request.source or None, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +199,9 @@ class TaskQueues:
             other.start()
         except RuntimeError:  # the system allows no further thread: one after the other
             self.remote.stop()
-            self.local.stop()
-            return
         self.local.stop()
-        other.join()
+        if other.ident is not None:
+            other.join()
 
     def _queue(self, request: TaskRequest) -> TaskQueue:
         return self.remote if request.task in _REMOTE else self.local

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backupd.formatting import without_secrets
 
-if TYPE_CHECKING:  # the child needs neither, and starts sooner
+if TYPE_CHECKING:  # the child needs none of them, and starts sooner
+    from backupd.catalog import OutboxMessage
     from backupd.notifications.message import Channel, Message
 
 _COMMAND: Final = (sys.executable, "-P", "-m", "backupd.notifications.apprise")
@@ -35,9 +36,9 @@ class Sender:
         self._command, self._timeout_s = tuple(command), timeout_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
+        self.stopped = False
 
-    def send(self, message: "Message", channels: "Sequence[Channel]") -> "Mapping[Channel, str]":
+    def send(self, message: "Message | OutboxMessage", channels: "Sequence[Channel]") -> "Mapping[Channel, str]":
         """Send to each of `channels`, and return the error of each, empty where the message was accepted."""
         request = {"severity": message.severity, "title": message.title, "body": message.body}
         errors = self._ask_child(json.dumps({**request, "urls": [channel.url for channel in channels]}), len(channels))
@@ -45,15 +46,10 @@ class Sender:
             return dict.fromkeys(channels, errors)
         return dict(zip(channels, errors, strict=True))
 
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped
-
     def stop(self) -> None:
         """Kill the sending process, and send nothing from now on."""
         with self._lock:
-            self._stopped = True
+            self.stopped = True
             if self._process is not None:
                 self._process.kill()
 
@@ -80,7 +76,7 @@ class Sender:
 
     def _start_child(self) -> "subprocess.Popen[bytes] | None":
         with self._lock:
-            if self._stopped:
+            if self.stopped:
                 return None
             pipe, discard = subprocess.PIPE, subprocess.DEVNULL
             self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=discard)  # noqa: S603 - our own module

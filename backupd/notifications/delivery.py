@@ -1,19 +1,24 @@
-"""Whether messages and pings are delivered: recorded, checked by the doctor, and tested on request."""
+"""Delivery of messages and pings: what is sent to whom, and whether it arrives.
+
+The result is recorded, checked by the doctor, and tested on request.
+"""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from uuid import uuid4
 
 from backupd.catalog import CatalogUnavailable, NotificationState, PingRecord, open_catalog
 from backupd.formatting import counted
-from backupd.health import Health
+from backupd.health import Health, Limit
 from backupd.notifications.apprise import Sender
-from backupd.notifications.collector import App, check_app
+from backupd.notifications.deploy import App, check_app
 from backupd.notifications.message import Channel, compose_lines
 from backupd.notifications.outbox import REFUSED
 from backupd.pings import DAILY, Monitor, Ping, PingRecorder, Signal, monitor_for, send_ping
+from backupd.schedule import Schedule
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor import Finding
 
@@ -22,6 +27,27 @@ _PINGS = "pings"
 _MESSAGE_HINT = "see what the service needs at https://github.com/caronc/apprise/wiki, then run backupd notify --test"
 _PING_HINT = "check its URL under [pings], and the network; then run backupd notify --test"
 _TEST = ("This is a test message from backupd.", "Problems are reported here, each with what to do.")
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationOptions:
+    """What a daemon reports, and to whom."""
+
+    scope: str
+    """The first source: the daemon that holds its claim is the one that notifies."""
+    name: str
+    """What messages call this backupd."""
+    zone: tzinfo
+    subjects: frozenset[str]
+    """The sources and stores that are configured."""
+    limits: tuple[Limit, ...]
+    channels: tuple[Channel, ...] = ()
+    digest: Schedule | None = None
+    """When the whole status is sent."""
+    daily: Monitor | None = None
+    """The monitor that is pinged on healthy days, by `daily_schedule`."""
+    daily_schedule: Schedule | None = None
+    app: App | None = None
 
 
 def ping_recorder(context: TaskContext) -> PingRecorder:
@@ -35,8 +61,9 @@ def ping_recorder(context: TaskContext) -> PingRecorder:
     return record
 
 
-def configured_pings(records: Iterable[PingRecord], monitors: Mapping[str, Monitor]) -> tuple[PingRecord, ...]:
-    """Return the records of monitors that are still configured."""
+def read_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> tuple[PingRecord, ...]:
+    """Return the records of what `monitors` still watch; none when the catalog cannot be read."""
+    records = context.ask_catalog(lambda catalog: catalog.pings(), tuple[PingRecord, ...]())
     return tuple(one for one in records if monitor_for(one.task, one.source, monitors))
 
 
@@ -66,7 +93,7 @@ def examine_app(app: App) -> Iterator[Finding]:
 
 def examine_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for each monitor that refused the last ping."""
-    for one in configured_pings(context.ask_catalog(lambda catalog: catalog.pings(), ()), monitors):
+    for one in read_pings(monitors, context):
         if one.failing and one.failed_at:
             what = f"the last ping of {one} failed at {one.failed_at:%F %T} UTC: {one.reason}"
             yield Finding(_PINGS, ok=False, detail=what, hint=_PING_HINT)

@@ -1,18 +1,39 @@
-"""Whether a new version of the app works: pure, one verdict for each deploy."""
+"""Whether a new version of the app works: the app is asked, and one verdict is decided for each deploy."""
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from backupd.catalog import NoticeRecord
-from backupd.formatting import human_duration
+from backupd.formatting import human_duration, printable
 from backupd.notifications.planner import Notice, Plan, not_in_future
+from backupd.system.http import HttpResponse, RequestFailed, send_request
 
 # Outages of an app that fails again and again are reported no more often than this.
 OUTAGE_INTERVAL = timedelta(hours=1)
 # A version that was seen for less time may be one of two that answer in turn while one replaces the other.
 SETTLE_TIME = timedelta(seconds=10)
 _ENDED = "ended"
+_TIMEOUT_S = 5.0
+_OK = 200
+_MAX_VERSION = 100
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The app whose database is backed up: where to ask for its health and its version; see `[app]`."""
+
+    health_url: str
+    version: str | None = None
+    version_file: Path | None = None
+    version_header: str | None = None
+    version_field: str = "version"
+    timeout: timedelta = timedelta(minutes=5)
+    """A new version that is not healthy for so long is reported as an unhealthy deploy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +45,38 @@ class AppVersion:
     """None where it reports none."""
     error: str = ""
     """Why it is not healthy; empty when it is."""
+
+
+def check_app(app: App) -> AppVersion:
+    """Ask the app for its health and its version."""
+    reply = None
+    try:
+        reply = send_request(app.health_url, timeout_s=_TIMEOUT_S, direct=True)
+        key = urlsplit(app.health_url).query
+        error = "" if reply.status == _OK else f"its health_url {reply.words(key)}"
+    except RequestFailed as failed:
+        error = f"its health_url: {failed}"
+    version = app.version or _version_from_file(app) or (_version_from_reply(app, reply) if reply else "")
+    return AppVersion("app", printable(version.strip())[:_MAX_VERSION] or None, error)
+
+
+def _version_from_file(app: App) -> str:
+    if app.version_file is not None:
+        with suppress(OSError), app.version_file.open(encoding="utf-8", errors="replace") as stream:
+            return stream.readline(_MAX_VERSION + 1)
+    return ""
+
+
+def _version_from_reply(app: App, reply: HttpResponse) -> str:
+    if app.version_header is not None and app.version_header.lower() in reply.headers:
+        return reply.headers[app.version_header.lower()]
+    try:
+        value = json.loads(reply.body)
+        for name in app.version_field.split("."):
+            value = value[name]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def plan_deploy(app: AppVersion, record: Mapping[str, NoticeRecord], timeout: timedelta, now: datetime) -> Plan:
@@ -42,7 +95,11 @@ def plan_deploy(app: AppVersion, record: Mapping[str, NoticeRecord], timeout: ti
     notices, verdict = plan.notices, new.get(deploy_key)
     awaited = is_pending(app.name, new) or (verdict is not None and not verdict.value)  # a healthy version is due
     if not notices and not awaited and _is_due(outage, timeout, now):
-        notices, new[deploy_key] = (_outage_notice(app, verdict, outage, now),), NoticeRecord("", outage.since, now)
+        detail = f"for {human_duration((now - outage.since).total_seconds())}: {app.error}"
+        headline = f"deploy unhealthy: {_with_previous(app.name, verdict)} does not answer its health check"
+        next_step = "look at its log; if a deploy has failed, deploy the previous version again"
+        notices = (Notice("failure", headline, detail, outage.since, next_step),)
+        new[deploy_key] = NoticeRecord("", outage.since, now)
     if notices:
         new[outage_key] = replace(outage, notified_at=now)
     return Plan(notices, new)
@@ -103,10 +160,3 @@ def _is_due(outage: NoticeRecord, timeout: timedelta, now: datetime) -> bool:
     last = outage.notified_at
     reported = last is not None and (last >= outage.since or now - last < OUTAGE_INTERVAL)
     return not reported and now - outage.since >= timeout
-
-
-def _outage_notice(app: AppVersion, verdict: NoticeRecord | None, outage: NoticeRecord, now: datetime) -> Notice:
-    detail = f"for {human_duration((now - outage.since).total_seconds())}: {app.error}"
-    next_step = "look at its log; if a deploy has failed, deploy the previous version again"
-    headline = f"deploy unhealthy: {_with_previous(app.name, verdict)} does not answer its health check"
-    return Notice("failure", headline, detail, outage.since, next_step)

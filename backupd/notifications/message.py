@@ -64,12 +64,17 @@ class Message:
 def compose(notices: tuple[Notice, ...], name: str, zone: tzinfo, now: datetime) -> Message:
     """Put `notices`, at least one, into one message from the backupd called `name`; times are shown in `zone`."""
     severity = min((notice.severity for notice in notices), key=_WORST_FIRST.index)
-    return _message(severity, _headline(notices), _body([_paragraph(one, zone, now) for one in notices]), name, now)
+    body = _body([_joined(_lines(notice, zone, now)) for notice in notices])
+    return _message(severity, _headline(notices), body, name, now)
 
 
 def compose_lines(lines: Iterable[str], headline: str, name: str, now: datetime) -> Message:
     """Put `lines` into one message."""
-    return _message("info", headline, "\n".join(printable(line)[:_MAX_LINE] for line in lines), name, now)
+    return _message("info", headline, _joined(lines), name, now)
+
+
+def _joined(lines: Iterable[str]) -> str:
+    return "\n".join(printable(line)[:_MAX_LINE] for line in lines)
 
 
 def _message(severity: Severity, headline: str, body: str, name: str, now: datetime) -> Message:
@@ -85,12 +90,8 @@ def _headline(notices: tuple[Notice, ...]) -> str:
     problems = sum(notice.severity in ("failure", "warning") for notice in notices)
     resolved = sum(notice.label == "resolved" for notice in notices)
     succeeded = len(notices) - problems - resolved
-    parts = (
-        (problems, counted(problems, "problem")),
-        (resolved, f"{resolved} resolved"),
-        (succeeded, f"{succeeded} succeeded"),
-    )
-    return ", ".join(words for number, words in parts if number)
+    parts = counted(problems, "problem"), f"{resolved} resolved", f"{succeeded} succeeded"
+    return ", ".join(part for part in parts if not part.startswith("0 "))
 
 
 def _body(paragraphs: list[str]) -> str:
@@ -103,10 +104,6 @@ def _body(paragraphs: list[str]) -> str:
             return "\n\n".join([*shown, f"… and {left} more: see backupd status, and backup.log"])
         shown.append(paragraph)
     return "\n\n".join(shown)
-
-
-def _paragraph(notice: Notice, zone: tzinfo, now: datetime) -> str:
-    return "\n".join(printable(line)[:_MAX_LINE] for line in _lines(notice, zone, now))
 
 
 def _lines(notice: Notice, zone: tzinfo, now: datetime) -> Iterator[str]:

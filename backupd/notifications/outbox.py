@@ -3,8 +3,8 @@
 So a crash loses none; one between sending and saving sends the message twice, with the same reference.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -63,6 +63,23 @@ class Outbox:
         except CatalogUnavailable:
             self._saved = None  # the planner reports it
 
+    def send_due(self, channels: tuple[Channel, ...], sender: Sender) -> None:
+        """Send what is due, oldest first; saves after each message, so that a crash repeats one message at most."""
+        context = self._context
+        self.save(self._without_expired(channels))
+        for waiting in self._due(context.clock())[:_MAX_AT_ONCE]:
+            errors = sender.send(waiting, [channel for channel in channels if channel.key in waiting.channels])
+            if sender.stopped:
+                return
+            self.save(_after_attempt(self.state or NotificationState(), waiting, errors, context.clock()))
+            accepted = sum(not error for error in errors.values())
+            if accepted:
+                context.log.info(Event.MESSAGE_SENT, f"sent to {accepted} of {len(errors)} channels: {waiting.title}")
+            for channel, error in errors.items():
+                if error:
+                    what = f"{channel.masked} did not accept the message “{waiting.title}”: {error}"
+                    context.log.warning(Event.MESSAGE_FAILED, f"{what}; backupd tries again", hint=_HINT)
+
     def _read(self) -> NotificationState | None:
         try:
             with open_catalog(self._context.catalog_path) as catalog:
@@ -70,13 +87,28 @@ class Outbox:
         except CatalogUnavailable:
             return NotificationState() if self._context.clock() - self._began >= TRANSIENT else None
 
+    def _due(self, now: datetime) -> tuple[OutboxMessage, ...]:
+        """Return the messages to send now; a next attempt further away than any wait was set by a wrong clock."""
+        outbox = self.state.outbox if self.state else ()
+        return tuple(one for one in outbox if one.next_at <= now or one.next_at - now > _MAX_WAIT)
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A message that is not sent any more, and why."""
-
-    message: OutboxMessage
-    reason: str
+    def _without_expired(self, channels: Iterable[Channel]) -> NotificationState:
+        """Drop messages that were tried for too long, and those to channels that are no longer configured."""
+        state, known = self.state or NotificationState(), {channel.key: channel for channel in channels}
+        kept = list[OutboxMessage]()
+        for waiting in state.outbox:
+            left = replace(waiting, channels=waiting.channels & known.keys())
+            if self._context.clock() - waiting.made_at > MAX_AGE and waiting.attempts >= _MIN_ATTEMPTS:
+                names = ", ".join(known[key].masked for key in sorted(left.channels)) or "its channel"
+                reason = f"{names} did not accept it within {MAX_AGE.days} days"
+            elif not left.channels:
+                reason = "its channel is no longer configured"
+            else:
+                kept.append(left)
+                continue
+            what = f"the message “{waiting.title}” is dropped: {reason}"
+            self._context.log.warning(Event.MESSAGE_DROPPED, what, hint=_HINT)
+        return replace(state, outbox=tuple(kept))
 
 
 def outbox_message(message: Message, channels: Iterable[Channel], now: datetime) -> OutboxMessage:
@@ -85,30 +117,7 @@ def outbox_message(message: Message, channels: Iterable[Channel], now: datetime)
     return OutboxMessage(message.reference, now, message.severity, message.title, message.body, keys, 0, now)
 
 
-def drop_expired(
-    state: NotificationState, channels: Iterable[Channel], now: datetime
-) -> tuple[NotificationState, tuple[Dropped, ...]]:
-    """Drop messages that were tried for too long, and those to channels that are no longer configured."""
-    known = {channel.key: channel for channel in channels}
-    kept, dropped = list[OutboxMessage](), list[Dropped]()
-    for waiting in state.outbox:
-        left = replace(waiting, channels=waiting.channels & known.keys())
-        if now - waiting.made_at > MAX_AGE and waiting.attempts >= _MIN_ATTEMPTS:
-            names = ", ".join(known[key].masked for key in sorted(left.channels)) or "its channel"
-            dropped.append(Dropped(waiting, f"{names} did not accept it within {MAX_AGE.days} days"))
-        elif not left.channels:
-            dropped.append(Dropped(waiting, "its channel is no longer configured"))
-        else:
-            kept.append(left)
-    return replace(state, outbox=tuple(kept)), tuple(dropped)
-
-
-def due_messages(state: NotificationState, now: datetime) -> tuple[OutboxMessage, ...]:
-    """Return what to send now, oldest first; a next attempt further away than any wait was set by a wrong clock."""
-    return tuple(one for one in state.outbox if one.next_at <= now or one.next_at - now > _MAX_WAIT)
-
-
-def record_attempt(
+def _after_attempt(
     state: NotificationState, sent: OutboxMessage, errors: Mapping[Channel, str], now: datetime
 ) -> NotificationState:
     """Return `state` after `sent` was sent with these `errors`, empty where a channel accepted it."""
@@ -120,37 +129,3 @@ def record_attempt(
     for channel, error in errors.items():
         notices[REFUSED if error else ACCEPTED] = NoticeRecord(f"{channel.masked}: {error}" if error else "", now, now)
     return NotificationState(notices, tuple(one for one in outbox if one.channels))
-
-
-def send_due(
-    state: NotificationState,
-    channels: tuple[Channel, ...],
-    sender: Sender,
-    context: TaskContext,
-    save: Callable[[NotificationState], None],
-) -> None:
-    """Send what is due; `save` gets the state after each message, so that a crash repeats one message at most."""
-    state, dropped = drop_expired(state, channels, context.clock())
-    for one in dropped:
-        what = f"the message “{one.message.title}” is dropped: {one.reason}"
-        context.log.warning(Event.MESSAGE_DROPPED, what, hint=_HINT)
-    save(state)
-    for waiting in due_messages(state, context.clock())[:_MAX_AT_ONCE]:
-        left = tuple(channel for channel in channels if channel.key in waiting.channels)
-        message = Message(waiting.severity, waiting.title, waiting.body, waiting.reference)
-        errors = sender.send(message, left)
-        if sender.stopped:
-            return
-        state = record_attempt(state, waiting, errors, context.clock())
-        save(state)
-        _log_attempt(waiting, errors, context)
-
-
-def _log_attempt(sent: OutboxMessage, errors: Mapping[Channel, str], context: TaskContext) -> None:
-    accepted = sum(not error for error in errors.values())
-    if accepted:
-        context.log.info(Event.MESSAGE_SENT, f"sent to {accepted} of {len(errors)} channels: {sent.title}")
-    for channel, error in errors.items():
-        if error:
-            what = f"{channel.masked} did not accept the message “{sent.title}”: {error}; backupd tries again"
-            context.log.warning(Event.MESSAGE_FAILED, what, hint=_HINT)

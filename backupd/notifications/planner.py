@@ -31,20 +31,28 @@ _DIGEST = "digest"
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """One paragraph of a message."""
+
+    severity: Severity
+    headline: str
+    detail: str = ""
+    since: datetime | None = None
+    next_step: str = ""
+    label: str = ""
+    """`resolved`, `still`, or empty for what is new."""
+
+
+@dataclass(frozen=True, slots=True)
 class Alert:
-    """A problem that is to be reported once it has lasted for `delay`."""
+    """A problem that is to be reported once it has lasted for `delay`; without `since`, from its first observation."""
 
     key: str
     """Kind, subject, and more: the same for the same problem, however it is worded."""
-    headline: str
-    detail: str
-    next_step: str
+    notice: Notice
     resolved: str
     """The sentence that reports its end."""
-    since: datetime | None = None
-    """None: since it was first observed."""
     delay: timedelta = timedelta()
-    severity: Severity = "failure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +61,7 @@ class Occurrence:
 
     key: str
     mark: str
-    headline: str
-    detail: str
-    severity: Severity = "success"
+    notice: Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +85,6 @@ class Facts:
     """Kinds of problems that could not be looked for: their alerts are not resolved by being absent."""
     subjects: frozenset[str] = frozenset()
     """Alerts of other subjects end without a report."""
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """One paragraph of a message."""
-
-    severity: Severity
-    headline: str
-    detail: str = ""
-    since: datetime | None = None
-    next_step: str = ""
-    label: str = ""
-    """`resolved`, `still`, or empty for what is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +147,8 @@ def _alert(problem: Problem) -> Alert:
         case _:
             key = f"{kind} {subject} {problem.reference}".rstrip()
     severity: Severity = "failure" if problem.unhealthy else "warning"
-    return Alert(key, str(problem), problem.detail, next_step, problem.resolved, problem.since, delay, severity)
+    notice = Notice(severity, str(problem), problem.detail, problem.since, next_step)
+    return Alert(key, notice, problem.resolved, delay)
 
 
 def _passed(drills: Iterable[RunRecord], now: datetime) -> Iterator[Occurrence]:
@@ -167,7 +161,7 @@ def _passed(drills: Iterable[RunRecord], now: datetime) -> Iterator[Occurrence]:
         drill = drill_of(run.report)
         store = f" from {drill.store}" if drill else ""
         headline = f"the drill of {run.source}{store} passed{took}{generation}"
-        yield Occurrence(f"drill {run.source}", run.started_at.isoformat(), headline, warnings)
+        yield Occurrence(f"drill {run.source}", run.started_at.isoformat(), Notice("success", headline, warnings))
 
 
 def _is_outdated(key: str, one: NoticeRecord, now: datetime) -> bool:
@@ -194,7 +188,7 @@ def _due(facts: Facts, record: dict[str, NoticeRecord], now: datetime) -> Iterat
     for alert in facts.alerts:
         key, recent_key = _PROBLEM + alert.key, _RECENT + alert.key
         known = record.get(key)
-        since = alert.since or (known.since if known else now)
+        since = alert.notice.since or (known.since if known else now)
         notified_at = known.notified_at if known else None
         if notified_at is not None:
             due = now - notified_at >= REPEAT_AFTER
@@ -203,8 +197,7 @@ def _due(facts: Facts, record: dict[str, NoticeRecord], now: datetime) -> Iterat
         record[key] = NoticeRecord(alert.resolved, since, now if due else notified_at)
         if due:
             record.pop(recent_key, None)
-            label = "still" if notified_at else ""
-            yield Notice(alert.severity, alert.headline, alert.detail, since, alert.next_step, label)
+            yield replace(alert.notice, since=since, label="still" if notified_at else "")
 
 
 def _happened(occurrences: tuple[Occurrence, ...], record: dict[str, NoticeRecord], now: datetime) -> Iterator[Notice]:
@@ -212,4 +205,4 @@ def _happened(occurrences: tuple[Occurrence, ...], record: dict[str, NoticeRecor
         known = record.get(_OCCURRENCE + one.key)
         if known is None or known.value != one.mark:
             record[_OCCURRENCE + one.key] = NoticeRecord(one.mark, now, now)
-            yield Notice(one.severity, one.headline, one.detail)
+            yield one.notice

@@ -54,9 +54,12 @@ def judge_days(records: SourceRecords, schedule: Schedule, now: datetime) -> tup
     zone = schedule.timezone
     today = now.astimezone(zone).date()
     by_day = runs_by_day(records.marks, zone)
-    proven = {taken_at.astimezone(zone).date() for taken_at in records.taken_at}
+    verified = {taken_at.astimezone(zone).date() for taken_at in records.taken_at}
     days = (first_day(today) + index * _DAY for index in range((WEEKS - 1) * 7 + today.weekday() + 1))
-    return tuple(_judge(day, by_day, proven, records.begin_at, schedule, now) for day in days)
+    return tuple(
+        Day(day, "verified") if day in verified and day not in by_day else _judge(day, by_day, records, schedule, now)
+        for day in days
+    )
 
 
 def runs_by_day(marks: Iterable[RunSummary], zone: tzinfo) -> dict[date, list[RunSummary]]:
@@ -68,39 +71,32 @@ def runs_by_day(marks: Iterable[RunSummary], zone: tzinfo) -> dict[date, list[Ru
 
 
 def _judge(
-    day: date,
-    by_day: Mapping[date, Sequence[RunSummary]],
-    proven: set[date],
-    begin_at: datetime | None,
-    schedule: Schedule,
-    now: datetime,
+    day: date, by_day: Mapping[date, Sequence[RunSummary]], records: SourceRecords, schedule: Schedule, now: datetime
 ) -> Day:
-    mine = by_day.get(day, ())
-    if mine:
-        return Day(day, _state(mine), len(mine), sum(mark.outcome == "failed" for mark in mine))
-    if day in proven:
-        return Day(day, "verified")
+    if runs := by_day.get(day):
+        return _ran(day, runs)
     due = _last_due(day, schedule, now)
-    if due is None or begin_at is None or due < begin_at:
+    if due is None or records.begin_at is None or due < records.begin_at:
         return Day(day, "none")
-    late = [mark for mark in by_day.get(day + _DAY, ()) if mark.started_at < due + GRACE]
-    if late:
-        return Day(day, _state(late), len(late), sum(mark.outcome == "failed" for mark in late))
+    if late := [run for run in by_day.get(day + _DAY, ()) if run.started_at < due + GRACE]:
+        return _ran(day, late)
     return Day(day, "none" if now < due + GRACE else "missed")
 
 
-def _state(marks: Sequence[RunSummary]) -> DayState:
-    succeeded = [mark for mark in marks if mark.outcome != "failed"]
-    if not succeeded:
+def _ran(day: date, runs: Sequence[RunSummary]) -> Day:
+    return Day(day, _state(runs), len(runs), sum(run.outcome == "failed" for run in runs))
+
+
+def _state(runs: Sequence[RunSummary]) -> DayState:
+    if all(run.outcome == "failed" for run in runs):
         return "failed"
-    last = marks[-1]
-    warned = last.outcome in ("failed", "degraded") or last.exit_code == _DEGRADED_EXIT
+    warned = runs[-1].outcome in ("failed", "degraded") or runs[-1].exit_code == _DEGRADED_EXIT
     return "degraded" if warned else "verified"
 
 
 def _last_due(day: date, schedule: Schedule, now: datetime) -> datetime | None:
     """Return the last instant of `day`, up to `now`, at which a run was due."""
     begin = datetime.combine(day, time(), schedule.timezone).astimezone(UTC)
-    end = datetime.combine(day + _DAY, time(), schedule.timezone).astimezone(UTC)
-    due = schedule.latest(min(end - timedelta(microseconds=1), now))
+    end = datetime.combine(day + _DAY, time(), schedule.timezone).astimezone(UTC) - timedelta(microseconds=1)
+    due = schedule.latest(min(end, now))
     return due if due >= begin else None

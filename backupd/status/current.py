@@ -3,15 +3,15 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from backupd.catalog import CatalogUnavailable, NotificationState, PingRecord, read_catalog
+from backupd.catalog import CatalogUnavailable, NotificationState, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
-from backupd.notifications.delivery import configured_pings
+from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.pings import Monitor
 from backupd.report import drill_of
@@ -20,17 +20,20 @@ from backupd.status.model import MessageFigures, NextRun, SourceFigures, Status,
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import present_inventory, read_health_facts
 from backupd.tasks.inventory import Inventory
+from backupd.tasks.requests import RetentionRule
 
 
-def read_status(
-    planned: tuple[Planned, ...],
-    limits: tuple[Limit, ...],
-    context: TaskContext,
-    started_at: datetime,
-    monitors: Mapping[str, Monitor],
-) -> Status:
-    """Read the status of a daemon that began at `started_at`; changes nothing, and raises nothing."""
-    return status_of(readable_inventory(context), planned, limits, context, started_at, monitors)
+@dataclass(frozen=True, slots=True)
+class StatusScope:
+    """What the status is about: the tasks, limits and monitors that are configured, and where results are kept."""
+
+    planned: tuple[Planned, ...]
+    limits: tuple[Limit, ...]
+    retention: RetentionRule
+    monitors: Mapping[str, Monitor]
+    context: TaskContext
+    started_at: datetime
+    """When the daemon started."""
 
 
 def readable_inventory(context: TaskContext) -> Inventory | None:
@@ -41,17 +44,16 @@ def readable_inventory(context: TaskContext) -> Inventory | None:
         return None
 
 
-def status_of(
-    inventory: Inventory | None,
-    planned: tuple[Planned, ...],
-    limits: tuple[Limit, ...],
-    context: TaskContext,
-    started_at: datetime,
-    monitors: Mapping[str, Monitor],
-) -> Status:
+def read_status(scope: StatusScope) -> Status:
+    """Read the status; changes nothing, and raises nothing."""
+    return status_of(scope, readable_inventory(scope.context))
+
+
+def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
     """Read the status as `read_status` does, with the `inventory` that was read already; None: it cannot be read."""
+    context, limits = scope.context, scope.limits
     now = context.clock()
-    tasks, next_runs, migrations_ok = _tasks(planned, context, now)
+    tasks, next_runs, migrations_ok = _tasks(scope.planned, context, now)
     facts, free, sources = read_health_facts(limits, context, inventory), dict[str, int](), tuple[SourceFigures, ...]()
     if inventory is not None:
         with suppress(OSError):
@@ -59,7 +61,7 @@ def status_of(
             sources = tuple(_source(limit.subject, inventory, context) for limit in limits if limit.task == "backup")
     return Status(
         taken_at=now,
-        started_at=started_at,
+        started_at=scope.started_at,
         health=Health.of(facts, now),
         migrations_ok=migrations_ok,
         tasks=tasks,
@@ -67,14 +69,9 @@ def status_of(
         free_bytes=free,
         sqlite_version=version("apsw").rpartition(".")[0],  # apsw appends a number of its own to SQLite's version
         messages=_messages(limits, context),
-        pings=read_pings(monitors, context),
+        pings=read_pings(scope.monitors, context),
         next_runs=next_runs,
     )
-
-
-def read_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> tuple[PingRecord, ...]:
-    """Return the record of each of `monitors`; none when the catalog cannot be read."""
-    return configured_pings(context.ask_catalog(lambda catalog: catalog.pings(), ()), monitors)
 
 
 def due_run(
@@ -103,13 +100,12 @@ def _next_run(planned: Planned, catalog: Catalog | None, configuration: Callable
 
 def _is_missing(database: Path | None) -> bool:
     """Return whether the database does not exist; one that cannot be looked up just now is not known to be missing."""
-    try:
-        if database is not None:
-            database.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
+    with suppress(OSError):
+        try:
+            if database is not None:
+                database.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
     return False
 
 
@@ -140,32 +136,30 @@ def _task(
 ) -> TaskFigures:
     last = catalog.last_success(planned.task, planned.source, now, planned.store)
     failed = catalog.last_failure(planned.task, planned.source, now)
-    figures = TaskFigures(
+    report = last.report if last else None
+    drill = drill_of(report)
+    return TaskFigures(
         planned.task,
         planned.source,
-        last_success_at=last.started_at if last else None,
-        runs=counts.get((planned.task, planned.source), {}),
+        last.started_at if last else None,
+        counts.get((planned.task, planned.source), {}),
+        duration_s=last.duration_s if last else None,
+        stages=(report.stages if report else {}) if last else None,
         failed_at=failed.finished_at if failed else None,
         error=(failed.error or "") if failed else "",
+        generation=last.generation if last and drill else None,
+        drill=drill,
         hint=(failed.report.hint or "") if failed and failed.report else "",
+        warnings=report.warnings if report else (),
     )
-    if last is None:
-        return figures
-    if last.report is None:
-        return replace(figures, duration_s=last.duration_s, stages={})
-    report, drill = last.report, drill_of(last.report)
-    figures = replace(figures, duration_s=last.duration_s, stages=report.stages, warnings=report.warnings)
-    return replace(figures, generation=last.generation, drill=drill) if drill else figures
 
 
 def _messages(limits: tuple[Limit, ...], context: TaskContext) -> MessageFigures:
     """Return the figures of the daemon that is responsible for these sources."""
     scope = next((limit.subject for limit in limits if limit.task == "backup"), "")
     state = context.ask_catalog(lambda catalog: catalog.read_notification_state(scope), NotificationState())
-    accepted, refused = state.notices.get(ACCEPTED), state.notices.get(REFUSED)
-    return MessageFigures(
-        len(state.outbox), accepted.notified_at if accepted else None, refused.notified_at if refused else None
-    )
+    times = (notice.notified_at if (notice := state.notices.get(key)) else None for key in (ACCEPTED, REFUSED))
+    return MessageFigures(len(state.outbox), *times)
 
 
 def _source(source: str, inventory: Inventory, context: TaskContext) -> SourceFigures:

@@ -1,4 +1,4 @@
-"""What the daemon can tell of itself: values that HTTP, metrics and the command line show, each in its own way."""
+"""The status as values, which HTTP, metrics and the command line show."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Unread = Literal["store", "catalog", "log"]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The last good backup of one day; a size is None where its report does not tell it."""
+    """The last successful backup of one day; a size is None where its report lacks it."""
 
     date: date
     duration_s: float | None
@@ -27,10 +27,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class GenerationFigures:
-    """One generation in the local store; without a reason to be kept it goes with the next prune.
-
-    One that is `pinned` without `pinned_until` stays until it is released; `label` is what an operator called it.
-    """
+    """One generation in the local store."""
 
     id: str
     taken_at: datetime
@@ -38,48 +35,50 @@ class GenerationFigures:
     snapshot_bytes: int
     verification: str
     kept_for: tuple[str, ...]
+    """Why it is kept; the next prune removes one without a reason."""
     stores: tuple[str, ...]
     pinned: bool = False
     pinned_until: datetime | None = None
+    """None for a pin: until it is released."""
     label: str = ""
+    """What an operator called it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceHistory:
-    """How the backups of one source went: its days, its sizes and durations, and the newest of its generations.
-
-    `generation_count` and `stored_bytes` are of all that the local store holds of it.
-    """
+    """The backups of one source: its days, sizes and durations, and the newest of its generations."""
 
     source: str
     days: tuple[Day, ...]
     points: tuple[Point, ...]
     generations: tuple[GenerationFigures, ...]
     generation_count: int
+    """How many generations of it the local store holds, and (`stored_bytes`) their size."""
     stored_bytes: int
 
     @property
     def last_state(self) -> DayState:
-        """What became of the last day of which anything is known."""
+        """The state of the last day that is known."""
         return next((day.state for day in reversed(self.days) if day.state != "none"), "none")
 
 
 @dataclass(frozen=True, slots=True)
 class DrillFigures:
-    """One restore drill of source `subject` from `store` (None: not known); `duration_s` is the time of recovery."""
+    """One restore drill of source `subject` from `store` (None: not known)."""
 
     subject: str
     store: str | None
     started_at: datetime
     outcome: str | None
     duration_s: float | None
+    """The time of recovery."""
     stages: Mapping[str, float]
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaFigures:
-    """One replica, and how many generations it holds as far as the catalog knows."""
+    """One replica, and how many generations it holds according to the catalog."""
 
     replica: str
     generations: int
@@ -87,7 +86,7 @@ class ReplicaFigures:
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """The file system of the local store: what its archives take, what is free, and how large it is."""
+    """The file system of the local store, and the size of the archives in it."""
 
     stored_bytes: int
     free_bytes: int
@@ -96,7 +95,7 @@ class DiskUse:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line of `backup.log`; without time and level where it is none of ours."""
+    """One line of `backup.log`; one that backupd did not write has neither time nor level."""
 
     at: datetime | None
     level: str
@@ -105,7 +104,7 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class MessageFigures:
-    """How messages fare: how many wait for a channel to take them, when one last did, and when one last did not."""
+    """How many messages wait for delivery, and when a channel last accepted and last refused one."""
 
     waiting: int = 0
     accepted_at: datetime | None = None
@@ -113,24 +112,23 @@ class MessageFigures:
 
     @property
     def failing(self) -> bool:
-        """Whether a message waits that a channel did not take at the last try."""
+        """Whether a message waits that a channel refused at the last attempt."""
         last_refused = self.refused_at is not None and (self.accepted_at is None or self.accepted_at <= self.refused_at)
         return self.waiting > 0 and last_refused
 
 
 @dataclass(frozen=True, slots=True)
 class NextRun:
-    """When a task runs next, in the zone of its schedule, and why; now where it is `overdue` and waits for the daemon.
-
-    `retry` tells that its last run has failed.
-    """
+    """When a task runs next, in the zone of its schedule, and why."""
 
     task: Task
     source: str
     at: datetime
     reason: str = "by schedule"
     retry: bool = False
+    """Whether its last run failed."""
     overdue: bool = False
+    """Whether it is due already and waits for the daemon; `at` is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,22 +146,20 @@ class SourceFigures:
 
 @dataclass(frozen=True, slots=True)
 class TaskFigures:
-    """What became of one task of one source so far, by the catalog; durations are of the last successful run.
-
-    `failed_at`, `error` and `hint` are of the last run that ended, where it failed, `warnings` of the last successful
-    one; their words may name paths. `generation` and `drill` tell what the last successful drill restored, and its
-    measured recovery point and time.
-    """
+    """The runs of one task of one source in the catalog; error, hint and warnings may name paths."""
 
     task: Task
     source: str
     last_success_at: datetime | None
     runs: Mapping[str, int]
     duration_s: float | None = None
+    """Of the last successful run, as are `stages` and `warnings`."""
     stages: Mapping[str, float] | None = None
     failed_at: datetime | None = None
+    """Set where the last run that ended failed, with its `error` and `hint`."""
     error: str = ""
     generation: str | None = None
+    """What the last successful drill restored; `drill` has its measured recovery point and time."""
     drill: DrillReport | None = None
     hint: str = ""
     warnings: tuple[str, ...] = ()
@@ -171,15 +167,13 @@ class TaskFigures:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look at everything; `migrations_ok` says that the catalog has its newest schema and answers.
-
-    `pings` tells of the monitors that are configured; `next_runs` is empty where the catalog does not answer.
-    """
+    """Everything at one moment."""
 
     taken_at: datetime
     started_at: datetime
     health: Health
     migrations_ok: bool
+    """Whether the catalog has its newest schema and can be read; otherwise there are no `next_runs`."""
     tasks: tuple[TaskFigures, ...]
     sources: tuple[SourceFigures, ...]
     free_bytes: Mapping[str, int]
@@ -191,7 +185,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One thorough look; `unread` names what could not be read, of which nothing else is told."""
+    """The status, and how it came about."""
 
     status: Status
     timezone: str
@@ -201,17 +195,18 @@ class History:
     disk: DiskUse | None
     log: tuple[LogEntry, ...]
     unread: tuple[Unread, ...] = ()
+    """What could not be read; its part is empty."""
 
     @property
     def unheard(self) -> bool:
-        """Whether messages or pings do not get through."""
+        """Whether messages or pings are not delivered."""
         return self.status.messages.failing or any(ping.failing for ping in self.status.pings)
 
     @property
     def stage(self) -> Stage:
-        """In which of five states all is, the worst first: what the page begins with."""
+        """The state of the whole, which the page begins with: the worst that applies."""
         health = self.status.health
-        backed_up = any(standing.task == "backup" and standing.last_at for standing in health.freshness)
+        backed_up = any(freshness.task == "backup" and freshness.last_at for freshness in health.freshness)
         ran = any(sum(task.runs.values()) for task in self.status.tasks if task.task == "backup")
         if not backed_up and "store" not in self.unread:
             return "empty" if ran or any(history.generation_count for history in self.histories) else "first-day"
@@ -226,13 +221,13 @@ class StatusService(Protocol):
     """The running daemon, as its HTTP side sees it; each call may be made from any thread."""
 
     def alive(self) -> tuple[str, ...]:
-        """Return why process, scheduler or catalog do not work, in words without paths; empty when all do."""
+        """Return why process, scheduler or catalog do not work, without paths; empty when all do."""
 
     def health(self) -> Health:
-        """Judge how old the last proofs are."""
+        """Judge the age of the last successes."""
 
     def status(self) -> Status:
-        """Look at everything."""
+        """Read the status."""
 
     def history(self) -> History:
-        """Look at everything, and at how it came to be."""
+        """Read the status and the history."""

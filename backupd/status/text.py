@@ -13,22 +13,12 @@ _NO_CATALOG = "backupd doctor finds the cause; backupd catalog rebuild makes a n
 
 def status_lines(status: Status) -> tuple[str, ...]:
     """Return health, problems with next steps, ages and their limits, runs and generations, as printable lines."""
-    lines = (
-        *_verdict(status.health),
-        *_steps(status),
-        *_freshness(status.health),
-        *_drills(status),
-        *_last_runs(status),
-        *_next_runs(status),
-        *_failures(status),
-        *_sources(status),
-        *_undelivered(status),
-        *_rest(status),
-    )
-    return tuple(printable(line) for line in lines)
+    parts = (_verdict, _steps, _freshness, _drills, _last_runs, _next_runs, _failures, _sources, _undelivered, _rest)
+    return tuple(printable(line) for part in parts for line in part(status))
 
 
-def _verdict(health: Health) -> Iterator[str]:
+def _verdict(status: Status) -> Iterator[str]:
+    health = status.health
     yield "healthy" if health.healthy else "NOT HEALTHY"
     yield from (f"  reason: {reason}" for reason in health.reasons)
     yield from (f"  warning: {warning}" for warning in health.warnings)
@@ -44,10 +34,9 @@ def _steps(status: Status) -> Iterator[str]:
         yield f"  what to do: {_NO_CATALOG}"
 
 
-def _freshness(health: Health) -> Iterator[str]:
-    for one in health.freshness:
-        what = _SUCCESS.get(one.task, one.task)
-        yield f"{what:<16} {one.subject}: {_age(one, health)}"
+def _freshness(status: Status) -> Iterator[str]:
+    for one in status.health.freshness:
+        yield f"{_SUCCESS.get(one.task, one.task):<16} {one.subject}: {_age(one, status.health)}"
 
 
 def _age(one: Freshness, health: Health) -> str:
@@ -94,11 +83,10 @@ def _next_runs(status: Status) -> Iterator[str]:
 
 def _next_run(run: NextRun, status: Status) -> str:
     if run.overdue:
-        why = f"; {run.reason}" if run.retry else ""
-        return f"{run.task} now (when the daemon runs{why})"
-    in_s = (run.at - status.taken_at).total_seconds()
+        return f"{run.task} now (when the daemon runs{f'; {run.reason}' if run.retry else ''})"
     why = f", {run.reason}" if run.retry else ""
-    return f"{run.task} {run.at:%a %F %H:%M} {run.at:%Z} (in {human_duration(in_s)}{why})"
+    wait = human_duration((run.at - status.taken_at).total_seconds())
+    return f"{run.task} {run.at:%a %F %H:%M} {run.at:%Z} (in {wait}{why})"
 
 
 def _failures(status: Status) -> Iterator[str]:

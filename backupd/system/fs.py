@@ -6,7 +6,7 @@ https://lwn.net/Articles/457667/ says why each of the four is needed.
 import errno
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -135,9 +135,8 @@ def change_owner(descriptor: int, uid: int, gid: int | None, path: "Path") -> OS
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        limit = (
-            f"files in {visible_directory(path.parent)} cannot be given to {owner_text(uid, gid)} ({error.strerror})"
-        )
+        where = visible_directory(path.parent)
+        limit = f"files in {where} cannot be given to {owner_text(uid, gid)} ({error.strerror})"
         _note("owner", os.fstat(descriptor).st_dev, limit)
         return error
     return None
@@ -200,9 +199,6 @@ def inherit_owner(directory: "Path", path: "Path") -> None:
     if os.geteuid() != 0:
         return
     uid, gid = known_owner(directory, directory.stat())
-    if not uid:
-        return
-    try:
-        os.chown(path, uid, -1 if gid is None else gid, follow_symlinks=False)
-    except PermissionError:
-        return
+    if uid:
+        with suppress(PermissionError):
+            os.chown(path, uid, -1 if gid is None else gid, follow_symlinks=False)

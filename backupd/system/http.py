@@ -68,20 +68,15 @@ def _answer(url: str, body: bytes | None, timeout_s: float, direct: bool, answer
 
 
 def _call(url: str, body: bytes | None, timeout_s: float, opener: urllib.request.OpenerDirector) -> HttpResponse:
-    headers = dict(_HEADERS)
-    if body is not None:
-        headers["Content-Type"] = "text/plain; charset=utf-8"
-    request = urllib.request.Request(url, body, headers)  # noqa: S310 - the opener supports http and https only
+    headers = _HEADERS if body is None else {**_HEADERS, "Content-Type": "text/plain; charset=utf-8"}
+    request = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - the opener supports http and https only
     try:
-        with opener.open(request, timeout=timeout_s) as response:
-            return _reply(response.status, response.headers, response)
+        response = opener.open(request, timeout=timeout_s)
     except HTTPError as error:
-        with error:
-            return _reply(error.code, error.headers, error)
-
-
-def _reply(status: int, headers: Message, stream: IO[bytes]) -> HttpResponse:
-    return HttpResponse(status, {name.lower(): value for name, value in headers.items()}, stream.read(LONGEST_BODY))
+        response = error
+    with response:
+        names = {name.lower(): value for name, value in response.headers.items()}
+        return HttpResponse(response.status, names, response.read(LONGEST_BODY))
 
 
 def _why(error: BaseException) -> str:

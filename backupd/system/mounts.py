@@ -43,8 +43,7 @@ class Mount(NamedTuple):  # no dataclass: child processes import this
         if self.source.startswith(f"{_DOCKER_DESKTOP}/"):
             path = os.path.normpath(f"{self.source.removeprefix(_DOCKER_DESKTOP)}/{self.root}")
         directory, _name = os.path.split(path)
-        volume = _VOLUME.search(directory)
-        if volume is not None:
+        if volume := _VOLUME.search(directory):
             return volume[1]
         return directory if directory != "/" else "DIRECTORY"
 

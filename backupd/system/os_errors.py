@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from backupd.errors import BackupdError, InputOutputError, NoSpace
@@ -16,10 +17,7 @@ _SWEPT_FILES: Final = 16  # a task that ran out of inodes has removed its own fi
 _ROOM_BYTES: Final = 1 << 20
 _DENIED: Final = frozenset((errno.EACCES, errno.EPERM))
 _REMEDIES: Final = (
-    (
-        _DENIED,
-        "user {user} lacks the rights to {path}: run as its owner (PUID=auto; `stat -c %u:%g` shows it)",
-    ),
+    (_DENIED, "user {user} lacks the rights to {path}: run as its owner (PUID=auto; `stat -c %u:%g` shows it)"),
     (frozenset((errno.EROFS,)), "mount {path} writable; if it became read-only by itself, see dmesg"),
     (
         frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)),
@@ -29,10 +27,7 @@ _REMEDIES: Final = (
         frozenset((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT)),
         "the server behind the mount of {path} does not answer: check it, and mount it again",
     ),
-    (
-        frozenset((errno.EMFILE, errno.ENFILE)),
-        "allow more open files (ulimit -n; docker run --ulimit nofile=1024)",
-    ),
+    (frozenset((errno.EMFILE, errno.ENFILE)), "allow more open files (ulimit -n; docker run --ulimit nofile=1024)"),
 )
 _ELSE: Final = "check the disk of {path} (dmesg)"
 
@@ -95,11 +90,9 @@ def explain_full(error: OSError, place: "Path | str | None") -> tuple[str, str]:
 
 def explain_no_inodes(place: "Path | str") -> tuple[str, str]:
     """Return that the file system of `place` has no free inodes, and what to do."""
-    where = f"the file system of {visible_directory(place)}"
-    return (
-        f"{where} has no free inodes, though it has free space",
-        f"remove files there (df -i {visible_directory(place)})",
-    )
+    seen = visible_directory(place)
+    what = f"the file system of {seen} has no free inodes, though it has free space"
+    return what, f"remove files there (df -i {seen})"
 
 
 def lacks_inodes(place: "Path | str", files: int) -> bool:
@@ -107,12 +100,11 @@ def lacks_inodes(place: "Path | str", files: int) -> bool:
 
     A file system that makes inodes on demand reports none (btrfs). False where that cannot be determined.
     """
-    try:
+    with suppress(OSError):
         state = os.statvfs(place)
-    except OSError:
-        return False
-    has_room = state.f_bavail * state.f_frsize >= _ROOM_BYTES
-    return has_room and state.f_files > 0 and state.f_favail < files
+        has_room = state.f_bavail * state.f_frsize >= _ROOM_BYTES
+        return has_room and state.f_files > 0 and state.f_favail < files
+    return False
 
 
 def _file_of(error: OSError) -> str | None:

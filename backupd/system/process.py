@@ -1,8 +1,14 @@
-"""Child processes that run a module of backupd and end with their parent; and processes that do not start."""
+"""Child processes that run a module of backupd and end with their parent; and processes that do not start.
+
+`python -m backupd.system.process COMMAND...` runs a command, and kills its process group when its own standard input
+closes, also because the parent was killed. It prints on standard output how the command ended; what that started runs
+on until then. The output of the command goes to standard error.
+"""
 
 import errno
 import os
 import resource
+import signal
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -130,3 +136,37 @@ def _pids() -> tuple[int, int]:
                     numbers.append(int(stream.read()))
             return numbers[0], numbers[1]
     return 0, 0
+
+
+def main(command: list[str]) -> None:
+    """Run `command`, and print `exit N`, N negative for a signal, or `error WHY` where it cannot be run."""
+    import subprocess
+    import threading
+
+    try:
+        process = subprocess.Popen(  # noqa: S603 - what the operator's configuration asks for
+            command, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr, start_new_session=True
+        )
+    except (OSError, ValueError) as error:
+        print(f"error {getattr(error, 'strerror', None) or error}", flush=True)  # noqa: T201 - the answer to the parent
+        return
+    try:
+        threading.Thread(target=_report_end, args=(process.pid,), daemon=True).start()
+        os.read(0, 1)
+    except RuntimeError as error:  # no thread can be started
+        print(f"error {error}", flush=True)  # noqa: T201 - the answer to the parent
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _report_end(process: int) -> None:
+    """Wait for the end of the command, and leave it a zombie, so that the id of its group is not used again."""
+    with suppress(ChildProcessError):  # standard input has closed, and `main` is ending with all that it started
+        ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        if ended is not None:
+            status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+            print(f"exit {status}", flush=True)  # noqa: T201 - the answer to the parent
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -12,17 +12,18 @@ from backupd import __version__
 from backupd.catalog import open_catalog
 from backupd.daemon.notifier import INTERVAL_S, Notifier
 from backupd.health import Limit
+from backupd.model import RetentionPolicy
 from backupd.notifications.apprise import Sender
-from backupd.notifications.collector import App, NotificationOptions
-from backupd.notifications.delivery import examine_messages
+from backupd.notifications.delivery import NotificationOptions, examine_messages
+from backupd.notifications.deploy import App
 from backupd.notifications.message import Channel, Message, parse_channels
 from backupd.pings import Monitor
 from backupd.report import RunDetails, RunReport
 from backupd.schedule import Schedule
-from backupd.status.current import read_status
+from backupd.status.current import StatusScope, read_status
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, rebuild_catalog
-from backupd.tasks.requests import BackupRequest
+from backupd.tasks.requests import BackupRequest, RetentionRule
 from support.command import log_lines
 from support.daemon import wait_until
 from support.recording_server import CannedResponse, ReceivedRequest, RecordingServer, recording_server
@@ -30,6 +31,7 @@ from support.recording_server import CannedResponse, ReceivedRequest, RecordingS
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 LIMITS = (Limit("backup", "tasks", 93_600),)
+RULE = RetentionRule(RetentionPolicy(), UTC)
 MISSING = "the database of tasks is missing: no backup can be made"
 NO_CATALOG = "the catalog cannot be used: the result of recent runs is unknown; backups continue without it"
 
@@ -158,7 +160,7 @@ def test_refused_message_is_kept_retried_and_shown(harness: NotifierHarness) -> 
         (finding,) = examine_messages("tasks", harness.context)
         assert not finding.ok
         assert "1 message could not be sent yet" in finding.detail
-        figures = read_status((), LIMITS, harness.context, harness.clock(), {}).messages
+        figures = read_status(StatusScope((), LIMITS, RULE, {}, harness.context, harness.clock())).messages
         assert (figures.waiting, figures.refused_at, figures.accepted_at) == (1, harness.clock(), harness.clock())
         harness.run_once(timedelta(seconds=30))
         assert len(there.requests) == 2, "there is no attempt at once"

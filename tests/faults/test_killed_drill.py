@@ -16,7 +16,7 @@ from support.faults import BackupdRunner, on_both_cores
 from support.fork_server import CommandResult
 
 _RUN = "/.backupd/staging/run-"
-_COMMAND = "backupd.system.process_group"
+_COMMAND = "backupd.system.process"
 
 
 def environ_of(workspace: Workspace) -> dict[str, str]:

@@ -135,7 +135,7 @@ def test_drill_of_another_daemons_source_is_not_reported() -> None:
 def test_unhealthy_problem_is_reported_as_failure_and_warning_as_warning() -> None:
     for look in OBSERVATIONS.values():
         severities = {str(problem): problem.severity for problem in find_problems(look.health, NOW)}
-        reported = {alert.headline: alert.severity for alert in facts_of(look, NOW).alerts}
+        reported = {alert.notice.headline: alert.notice.severity for alert in facts_of(look, NOW).alerts}
         assert reported == {
             headline: "failure" if severity == "unhealthy" else "warning" for headline, severity in severities.items()
         }

@@ -15,7 +15,7 @@ SUBJECTS = frozenset({"tasks", "notes"})
 
 
 def alert(key: str = "failed tasks backup", delay: timedelta = timedelta(), since: datetime | None = None) -> Alert:
-    return Alert(key, f"{key} is there", "why", "do something", f"{key} is over", since, delay)
+    return Alert(key, Notice("failure", f"{key} is there", "why", since, "do something"), f"{key} is over", delay)
 
 
 class PlannerHarness:
@@ -93,8 +93,8 @@ def test_problem_of_unconfigured_subject_ends_without_report() -> None:
 def test_occurrence_is_reported_once_for_each_mark() -> None:
     planner, first, second = (
         PlannerHarness(),
-        Occurrence("drill tasks", "1", "proven", ""),
-        Occurrence("drill tasks", "2", "proven again", ""),
+        Occurrence("drill tasks", "1", Notice("success", "proven")),
+        Occurrence("drill tasks", "2", Notice("success", "proven again")),
     )
     assert planner.plan(occurrences=(first,)) == ["proven"]
     assert planner.plan(occurrences=(first,)) == []

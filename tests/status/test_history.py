@@ -18,6 +18,7 @@ from backupd.model import RetentionPolicy
 from backupd.report import DrillDetails, DrillReport, RunDetails, RunReport
 from backupd.schedule import Planned, Schedule
 from backupd.status import history as status_history
+from backupd.status.current import StatusScope
 from backupd.status.history import read_history
 from backupd.status.model import History
 from backupd.tasks.backup import backup
@@ -37,7 +38,7 @@ EXPIRY = RetentionRule(RetentionPolicy(daily=2), ZONE)
 
 def survey(context: TaskContext) -> History:
     """Take the survey, and make sure that it can be shown."""
-    found = read_history(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
+    found = read_history(StatusScope(PLANNED, LIMITS, EXPIRY, {}, context, context.clock()))
     for language in LANGUAGES:
         assert page_response(found, language).status == 200
     assert status_response(found).status == 200

@@ -8,14 +8,15 @@ from datetime import timedelta
 import pytest
 
 from backupd.catalog import open_catalog
+from backupd.daemon.notifier import observe
 from backupd.errors import ErrorKind
 from backupd.health import Health, Limit
 from backupd.model import RetentionPolicy, Task
-from backupd.notifications.collector import observe
 from backupd.notifications.planner import facts_of
 from backupd.problems import ProblemSeverity
 from backupd.report import RunDetails, RunReport
 from backupd.schedule import Planned
+from backupd.status.current import StatusScope
 from backupd.status.history import read_history
 from backupd.status.text import status_lines
 from backupd.tasks.backup import backup
@@ -157,7 +158,7 @@ def test_every_surface_tells_the_same_problems_and_none_more(
     assert backup(order, context).outcome == "published"
     record(context, "replicate", "offsite", None, 30)
     arrange(context, order)
-    history = read_history(PLANNED, LIMITS, EXPIRY, context, context.clock(), {})
+    history = read_history(StatusScope(PLANNED, LIMITS, EXPIRY, {}, context, context.clock()))
     health, unhealthy = history.status.health, "unhealthy" in expected.values()
     assert {problem.kind: problem.severity for problem in health.problems} == expected
     headlines = {str(problem) for problem in health.problems}
@@ -189,6 +190,6 @@ def test_every_surface_tells_the_same_problems_and_none_more(
 
     look = observe(LIMITS, OURS, context)
     assert Health.of(look.health, context.clock()).healthy is not unhealthy, "the daily ping goes by this"
-    severities = {alert.headline: alert.severity for alert in facts_of(look, context.clock()).alerts}
+    severities = {one.notice.headline: one.notice.severity for one in facts_of(look, context.clock()).alerts}
     assert set(severities) == {headline for headline in headlines if expected != {"failed": "warning"}}
     assert all((severity == "failure") == unhealthy for severity in severities.values())

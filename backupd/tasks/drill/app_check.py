@@ -152,7 +152,7 @@ def environment_for(restored: Path, environ: Mapping[str, str], secrets: frozens
 class AppCommand:
     """A running command; as a context manager, it and all of its process group end with the block.
 
-    They also end when this process is killed (`backupd.system.process_group`).
+    They also end when this process is killed (`backupd.system.process`).
     """
 
     def __init__(self, words: tuple[str, ...], environ: Mapping[str, str], directory: Path) -> None:
@@ -160,7 +160,7 @@ class AppCommand:
         self._output = b""
         self._reader = threading.Thread(target=self._read, name="command", daemon=True)
         self._process = start_module(
-            "backupd.system.process_group", *words, directory=directory, environ=environ, stderr=subprocess.PIPE
+            "backupd.system.process", *words, directory=directory, environ=environ, stderr=subprocess.PIPE
         )
         try:
             with process_start_errors():

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.notifications.collector import App, check_app
-from backupd.notifications.deploy import AppVersion
+from backupd.notifications.deploy import App, AppVersion, check_app
 from support.command import Backupd
 from support.daemon import free_port
 from support.recording_server import CannedResponse, recording_server
