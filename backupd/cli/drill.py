@@ -12,7 +12,7 @@ from backupd.config import Config
 from backupd.formatting import human_duration, printable
 from backupd.report import DrillDetails, RunReport, report_facts
 from backupd.tasks.context import TaskContext
-from backupd.tasks.drill.drill import drill
+from backupd.tasks.drill import drill
 
 
 @command(

@@ -70,7 +70,7 @@ def _run_task(task: str, source: str, config: Config, context: TaskContext) -> A
     if task == "drill":
         from backupd.bootstrap.replicas import replica_retry, store_opener
         from backupd.bootstrap.tasks import drill_request
-        from backupd.tasks.drill.drill import drill
+        from backupd.tasks.drill import drill
 
         rehearsal = drill_request(config, source)
         store = rehearsal.store
