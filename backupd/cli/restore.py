@@ -35,10 +35,9 @@ from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import LATEST, Choose, Inventory, choose_generation, require_same_database
 from backupd.tasks.provenance import adopt, choose_usable, provenance_of
 from backupd.tasks.restore import RestoreRequest, RestoreResult
-from backupd.tasks.restore.in_place import restore_in_place
+from backupd.tasks.restore.in_place import is_in_use, plan_undo, restore_in_place, undo_in_place
 from backupd.tasks.restore.online import restore_online
 from backupd.tasks.restore.to_path import restore_to_path
-from backupd.tasks.restore.undo import is_in_use, plan_undo, undo_in_place
 
 _SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
 
