@@ -26,7 +26,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "serve": Entry("serve", "Run the daemon."),
     "backup": Entry("backup", "Take one verified backup of every source now."),
     "list": Entry("list", "List generations, newest first."),
-    "show": Entry("show", "Show one generation: its manifest, runs and checks."),
+    "show": Entry("list", "Show one generation: its manifest, runs and checks."),
     "verify": Entry("verify", "Verify generations again."),
     "prune": Entry("prune", "Apply the retention policy, with the reason of each decision."),
     "pin": Entry("pin", "Keep generations until they are unpinned, in the store and at replicas."),

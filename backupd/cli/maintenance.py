@@ -77,7 +77,7 @@ def _print(decisions: tuple[CleanDecision, ...], context: TaskContext, *, dry_ru
         )
         for one in decisions
     ]
-    print_table(("decision", "age", "size", "reason", "path"), rows, right=frozenset({"age", "size"}))
+    print_table(("decision", "age", "size", "reason", "path"), rows)
     freed = sum(one.leftover.size_bytes for one in decisions if one.removed)
     click.echo(f"{human_bytes(freed)} {'would be freed' if dry_run else 'freed'}")
 

@@ -8,7 +8,7 @@ from backupd.bootstrap.notifications import channels, try_notifications
 from backupd.bootstrap.tasks import monitors
 from backupd.catalog import NotificationState, PingRecord
 from backupd.cli.common import command, open_context
-from backupd.cli.output import print_json
+from backupd.cli.output import print_hint, print_json
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
@@ -45,8 +45,7 @@ def _print_test(findings: list[Finding], *, as_json: bool) -> None:
         return
     for finding in findings:
         click.echo(printable(finding.detail))
-        if finding.hint:
-            click.echo(f"  {click.style('what to do', bold=True)}: {finding.hint}", err=True)
+        print_hint(finding.hint)
 
 
 def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> None:

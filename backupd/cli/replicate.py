@@ -87,7 +87,7 @@ def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool
         print_json(decisions)
     elif decisions:
         rows = [(d.replica, d.id, d.action, human_bytes(d.archive_bytes), ", ".join(d.reasons)) for d in decisions]
-        print_table(("replica", "generation", "decision", "size", "reason"), rows, right=frozenset({"size"}))
+        print_table(("replica", "generation", "decision", "size", "reason"), rows)
     else:
         click.echo("no generations in the local store or at the replica")
 

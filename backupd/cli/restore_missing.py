@@ -10,15 +10,7 @@ from typing import Literal, NoReturn
 import click
 
 from backupd.bootstrap.tasks import restore_request
-from backupd.cli.common import (
-    open_context_for_restore,
-    opened,
-    read_claims,
-    require_store,
-    warn_of_foreign,
-    worst_exit,
-)
-from backupd.cli.output import failure_facts, print_json, print_problems, print_restored
+from backupd.cli import common, output
 from backupd.config import Config
 from backupd.errors import GenerationMissing
 from backupd.model import LOCAL_STORE, Manifest, Progress
@@ -67,13 +59,13 @@ def restore_missing(
     """
     names = (wanted.store,) if wanted.store else (LOCAL_STORE, *config.replicas)
     for name in names:
-        require_store(name, config)
+        common.require_store(name, config)
     existing = {
         request.source for request in requests if database_exists(request.path, empty_is_data=request.empty_is_data)
     }
     yield from (Outcome(request.source, "there") for request in requests if request.source in existing)
     missing = tuple(request for request in requests if request.source not in existing)
-    context = open_context_for_restore(config, progress, reading=requests[0].dry_run) if missing else None
+    context = common.open_context_for_restore(config, progress, reading=requests[0].dry_run) if missing else None
     doubts: list[tuple[str, str]] = []
     for name in names:
         if missing and context is not None:
@@ -89,7 +81,7 @@ def _from_store(
     name: str, missing: Requests, wanted: Wanted, config: Config, context: TaskContext, doubts: list[tuple[str, str]]
 ) -> Generator[Outcome, None, Requests]:
     """Restore those of `missing` that one store has; return the others, and add to `doubts` why it should have them."""
-    with opened(name, config, context) as (archives, inventory):
+    with common.opened(name, config, context) as (archives, inventory):
         found = [(request, _chosen(request, wanted, name, inventory, context)) for request in missing]
         known = [(request, manifest) for request, manifest in found if manifest is not None]
         for request, (_, manifest) in zip(give_directories(known, config), known, strict=True):
@@ -109,10 +101,10 @@ def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool
         if not as_json:
             _print(outcome, config)
         if outcome.report is not None:
-            print_problems(outcome.report)
+            output.print_problems(outcome.report)
     if as_json:
-        print_json([_facts(outcome) for outcome in seen])
-    sys.exit(worst_exit(outcome.report for outcome in seen if outcome.outcome == "failed" and outcome.report))
+        output.print_json([_facts(outcome) for outcome in seen])
+    sys.exit(common.worst_exit(outcome.report for outcome in seen if outcome.outcome == "failed" and outcome.report))
 
 
 def _chosen(
@@ -131,14 +123,14 @@ def _chosen(
         if wanted.id == LATEST:
             require_same_database(manifest, inventory, request.path)
         return manifest
-    claims = read_claims(context)
+    claims = common.read_claims(context)
     manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
     if wanted.id == LATEST and not claims.counts(manifest) and manifest.origin.path != recorded_path(request.path):
         consequence = (
             f"not restored to {request.path} automatically; if they are of this app, give an ID, or restore by hand"
         )
         raise refusal(claims.foreign(inventory, source), store, consequence, inventory.now)
-    warn_of_foreign(manifest, inventory, claims, store)
+    common.warn_of_foreign(manifest, inventory, claims, store)
     return manifest
 
 
@@ -174,7 +166,7 @@ def _facts(outcome: Outcome) -> dict[str, object]:
     if outcome.result is not None:
         return asdict(outcome.result) | facts
     if outcome.report is not None and outcome.report.outcome == "failed":
-        return failure_facts(outcome.report) | facts
+        return output.failure_facts(outcome.report) | facts
     return facts
 
 
@@ -186,7 +178,7 @@ def _print(outcome: Outcome, config: Config) -> None:
         case "none":
             click.echo(f"{outcome.source}: {path} does not exist, and there is no copy yet: nothing to restore")
         case "restored" if outcome.result is not None:
-            print_restored(outcome.result, config.schedule.timezone, as_json=False)
+            output.print_restored(outcome.result, config.schedule.timezone, as_json=False)
 
 
 def missing_request(source: str, config: Config, *, stopped: bool, dry_run: bool) -> RestoreRequest:

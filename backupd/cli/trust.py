@@ -59,7 +59,8 @@ def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool)
         click.echo(f"{name} is {address.where}; its host keys:")
         for key, state in zip(offered, states, strict=True):
             click.echo(f"  {key}  {_STATES[state]}")
-        _print_pinned(pins.keys(address.host, address.port), verdict)
+        if verdict != "equal" and (pinned_keys := pins.keys(address.host, address.port)):
+            click.echo("\n  ".join(("pinned:", *map(str, pinned_keys))))
         _print_next_steps(name, offered[0], verdict)
     if fetched.problem:
         print_warning(
@@ -86,14 +87,6 @@ def _pins(name: str, replica: ReplicaSection) -> PinnedKeys:
     except ConfigError as error:
         print_warning(f"{error.message} ({error.hint})")
         return PinnedKeys(name)
-
-
-def _print_pinned(pinned: tuple[PublicKey, ...], verdict: HostKeyState) -> None:
-    if verdict == "equal" or not pinned:
-        return
-    click.echo("pinned:")
-    for key in pinned:
-        click.echo(f"  {key}")
 
 
 def _print_next_steps(name: str, key: PublicKey, verdict: HostKeyState) -> None:
