@@ -68,17 +68,10 @@ def print_problems(report: AnyReport) -> None:
         print_error(f"{report.task} of {report.subject}: {report.error}", report.hint)
 
 
-def print_facts(facts: Mapping[str, str]) -> None:
-    """Print facts by their names, below the line that they are about; empty ones are left out."""
-    for name, text in facts.items():
-        if text:
-            click.echo(f"  {name:<8} {text}")
-
-
 def print_notes(notes: Sequence[str]) -> None:
     """Print notes below the facts that they are about."""
     for note in notes:
-        print_facts({"note": printable(note)})
+        click.echo(f"  note     {printable(note)}")
 
 
 def fail(error: BackupdError, *, as_json: bool) -> NoReturn:

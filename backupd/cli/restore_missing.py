@@ -1,6 +1,7 @@
 """`backupd restore --if-missing`: at each start of a container, before its app."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -60,25 +61,28 @@ def restore_missing(
     names = (wanted.store,) if wanted.store else (LOCAL_STORE, *config.replicas)
     for name in names:
         common.require_store(name, config)
-    existing = {
-        request.source for request in requests if database_exists(request.path, empty_is_data=request.empty_is_data)
-    }
-    yield from (Outcome(request.source, "there") for request in requests if request.source in existing)
-    missing = tuple(request for request in requests if request.source not in existing)
-    context = common.open_context_for_restore(config, progress, reading=requests[0].dry_run) if missing else None
-    doubts: list[tuple[str, str]] = []
+    missing = tuple(one for one in requests if not database_exists(one.path, empty_is_data=one.empty_is_data))
+    yield from (Outcome(request.source, "there") for request in requests if request not in missing)
+    if not missing:
+        return
+    context = common.open_context_for_restore(config, progress, reading=requests[0].dry_run)
+    doubts: defaultdict[str, list[str]] = defaultdict(list)  # by source
     for name in names:
-        if missing and context is not None:
+        if missing:
             missing = yield from _from_store(name, missing, wanted, config, context, doubts)
     for request in missing:
-        why = [what for source, what in doubts if source == request.source]
-        if why or not allow_none:
-            raise _no_copy(request.source, names, why)
+        if doubts[request.source] or not allow_none:
+            raise _no_copy(request.source, names, doubts[request.source])
         yield Outcome(request.source, "none")
 
 
 def _from_store(
-    name: str, missing: Requests, wanted: Wanted, config: Config, context: TaskContext, doubts: list[tuple[str, str]]
+    name: str,
+    missing: Requests,
+    wanted: Wanted,
+    config: Config,
+    context: TaskContext,
+    doubts: defaultdict[str, list[str]],
 ) -> Generator[Outcome, None, Requests]:
     """Restore those of `missing` that one store has; return the others, and add to `doubts` why it should have them."""
     with common.opened(name, config, context) as (archives, inventory):
@@ -87,9 +91,8 @@ def _from_store(
         for request, (_, manifest) in zip(give_directories(known, config), known, strict=True):
             yield _restore(request, manifest, archives, context)
         rest = tuple(request for request, manifest in found if manifest is None)
-        doubts += [
-            (request.source, why) for request in rest for why in _doubts(request.source, name, config, inventory)
-        ]
+        for request in rest:
+            doubts[request.source] += _doubts(request.source, name, config, inventory)
     return rest
 
 
@@ -126,10 +129,8 @@ def _chosen(
     claims = common.read_claims(context)
     manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
     if wanted.id == LATEST and not claims.counts(manifest) and manifest.origin.path != recorded_path(request.path):
-        consequence = (
-            f"not restored to {request.path} automatically; if they are of this app, give an ID, or restore by hand"
-        )
-        raise refusal(claims.foreign(inventory, source), store, consequence, inventory.now)
+        what = f"not restored to {request.path} automatically; if they are of this app, give an ID, or restore by hand"
+        raise refusal(claims.foreign(inventory, source), store, what, inventory.now)
     common.warn_of_foreign(manifest, inventory, claims, store)
     return manifest
 
@@ -138,8 +139,7 @@ def _doubts(source: str, store: str, config: Config, inventory: Inventory) -> It
     """Yield why a store should have a verified copy of `source`, and has none."""
     if inventory.of(source):
         yield f"store {store} has copies of {source}, none of them verified"
-    others = {generation.source for generation in inventory.generations} - set(config.sources)
-    if others and not inventory.of(source):
+    elif others := {generation.source for generation in inventory.generations} - set(config.sources):
         yield f"store {store} has copies of {', '.join(sorted(others))}, and no source of that name is configured"
 
 

@@ -39,10 +39,9 @@ def verify_command(
             common.require_sources(names, config, inventory)
             usable = _usable(ids, names or tuple(config.sources), inventory, store, context)
             for generation in _chosen(ids, names, usable, everything=everything):
+                reserve = config.space.reserve
                 try:
-                    result = verify(
-                        generation, usable, workers(config), context, reserve=config.space.reserve, store=archives
-                    )
+                    result = verify(generation, usable, workers(config), context, reserve=reserve, store=archives)
                 except GenerationMissing:
                     if ids:
                         raise
