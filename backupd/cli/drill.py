@@ -54,9 +54,8 @@ def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:
     measured = report.details.drill
     if report.outcome != "failed" and measured.age_s is not None and measured.recovery_s is not None:
         click.echo(f"{report.subject}: {report.generation} at {measured.store} restores")
-        click.echo(
-            f"  data     {human_duration(measured.age_s)} old, at most {human_duration(measured.max_age_s)} allowed"
-        )
+        allowed = f"at most {human_duration(measured.max_age_s)} allowed"
+        click.echo(f"  data     {human_duration(measured.age_s)} old, {allowed}")
         click.echo(f"  time     {human_duration(measured.recovery_s)} ({stages_text(report.stages)})")
         click.echo(f"  proven   {', '.join(measured.proven)}")
     print_notes(report.notes)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,8 +24,6 @@ from backupd.tasks.provenance import choose_usable, refusal
 from backupd.tasks.restore import RestoreRequest, RestoreResult
 from backupd.tasks.restore.in_place import restore_in_place
 from backupd.tasks.restore.recovery import database_exists
-
-Requests = tuple[RestoreRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class Outcome:
 
 
 def restore_missing(
-    requests: Requests, wanted: Wanted, config: Config, progress: Progress, *, allow_none: bool
+    requests: Sequence[RestoreRequest], wanted: Wanted, config: Config, progress: Progress, *, allow_none: bool
 ) -> Iterator[Outcome]:
     """Restore the databases of `requests` that are missing, and yield the outcome of each.
 
@@ -68,32 +66,20 @@ def restore_missing(
     context = common.open_context_for_restore(config, progress, reading=requests[0].dry_run)
     doubts: defaultdict[str, list[str]] = defaultdict(list)  # by source
     for name in names:
-        if missing:
-            missing = yield from _from_store(name, missing, wanted, config, context, doubts)
+        if not missing:
+            return
+        with common.opened(name, config, context) as (archives, inventory):
+            found = [(request, _chosen(request, wanted, name, inventory, context)) for request in missing]
+            known = [(request, manifest) for request, manifest in found if manifest is not None]
+            for request, (_, manifest) in zip(give_directories(known, config), known, strict=True):
+                yield _restore(request, manifest, archives, context)
+            missing = tuple(request for request, manifest in found if manifest is None)
+            for request in missing:  # why this store should have a copy
+                doubts[request.source] += _doubts(request.source, name, config, inventory)
     for request in missing:
         if doubts[request.source] or not allow_none:
             raise _no_copy(request.source, names, doubts[request.source])
         yield Outcome(request.source, "none")
-
-
-def _from_store(
-    name: str,
-    missing: Requests,
-    wanted: Wanted,
-    config: Config,
-    context: TaskContext,
-    doubts: defaultdict[str, list[str]],
-) -> Generator[Outcome, None, Requests]:
-    """Restore those of `missing` that one store has; return the others, and add to `doubts` why it should have them."""
-    with common.opened(name, config, context) as (archives, inventory):
-        found = [(request, _chosen(request, wanted, name, inventory, context)) for request in missing]
-        known = [(request, manifest) for request, manifest in found if manifest is not None]
-        for request, (_, manifest) in zip(give_directories(known, config), known, strict=True):
-            yield _restore(request, manifest, archives, context)
-        rest = tuple(request for request, manifest in found if manifest is None)
-        for request in rest:
-            doubts[request.source] += _doubts(request.source, name, config, inventory)
-    return rest
 
 
 def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool) -> NoReturn:
