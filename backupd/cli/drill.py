@@ -11,7 +11,6 @@ from backupd.cli.output import print_json, print_notes, print_problems, shown_pr
 from backupd.config import Config
 from backupd.formatting import human_duration, printable
 from backupd.report import DrillDetails, RunReport, report_facts
-from backupd.tasks.context import TaskContext
 from backupd.tasks.drill import drill
 
 
@@ -32,19 +31,16 @@ def drill_command(config: Config, store: str | None, names: tuple[str, ...], *, 
         require_store(store, config)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress)
-        reports = [_drill(config, source, store, context) for source in wanted]
+        requests = [drill_request(config, source, store) for source in wanted]
+        reports = [
+            drill(one, store_opener(config, one.store, context), replica_retry(config, one.store, context), context)
+            for one in requests
+        ]
     if as_json:
         print_json([report_facts(report) for report in reports])
     for report in reports:
         _print(report, as_json=as_json)
     sys.exit(worst_exit(reports))
-
-
-def _drill(config: Config, source: str, store: str | None, context: TaskContext) -> RunReport[DrillDetails]:
-    request = drill_request(config, source, store)
-    return drill(
-        request, store_opener(config, request.store, context), replica_retry(config, request.store, context), context
-    )
 
 
 def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:

@@ -1,6 +1,5 @@
 """`backupd list` and `backupd show`: the generations of a store, and one of them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import click
@@ -51,9 +50,11 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     own = inventory.without(others)
     reasons = _reasons(_retention(store, config), config, own, context)
     reasons |= {key: (f"of another store ({other})",) for key, other in others.items()}
-    copies, pins = context.copies(), pins_in_force(own, context)
+    # The store that is listed, and those that have a copy according to the catalog, which knows own ones alone.
+    copies = {key: (store, *(name for name in at if name != store)) for key, at in context.copies().items()}
+    stores, pins = copies | dict.fromkeys(others, (store,)), pins_in_force(own, context)
     rows = [
-        _Row(g, reasons.get(g.id, ()), pins.get(g.id), _stores(g, store, copies, others), others.get(g.id))
+        _Row(g, reasons.get(g.id, ()), pins.get(g.id), stores.get(g.id, (store,)), others.get(g.id))
         for g in inventory.generations
         if not names or g.source in names
     ]
@@ -91,14 +92,6 @@ def _reasons(
         else:
             found.update({g.id: ("source not configured",) for g in inventory.of(source)})
     return found
-
-
-def _stores(
-    generation: Generation, store: str, copies: Mapping[str, tuple[str, ...]], others: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Return the store that is listed, and those that have a copy according to the catalog, which knows own ones."""
-    known = () if generation.id in others else copies.get(generation.id, ())
-    return (store, *(name for name in known if name != store))
 
 
 def _facts(row: _Row) -> dict[str, object]:
