@@ -25,8 +25,8 @@ from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor import Finding
 from backupd.tasks.doctor.local import check_local
 from backupd.tasks.doctor.replica import check_replica
+from backupd.tasks.drill import OpenStore
 from backupd.tasks.drill.app_check import check_drill_setup
-from backupd.tasks.drill.drill import OpenStore
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.replica import Connect, Retry, once, replica_errors, replica_inventory, until
 from backupd.tasks.requests import ReplicationRequest, RetentionRule

@@ -73,7 +73,7 @@ def with_config(body: Body) -> Body:
         as_json = bool(arguments.get("as_json"))
         try:
             try:
-                body(read_config(config_file), **arguments)
+                body(load_config(config_file, os.environ), **arguments)
             except Exception as error:
                 foreseen = None if _is_of_output(error) else foreseen_error(error)
                 if foreseen is None:
@@ -105,11 +105,6 @@ def _discard_output() -> None:
 def worst_exit(reports: Iterable[AnyReport]) -> int:
     """Return the exit code that matters most among those of `reports`."""
     return min((report.exit_code for report in reports), key=_WORST_FIRST.index, default=0)
-
-
-def read_config(config_file: Path | None) -> Config:
-    """Return the effective configuration. Raises ConfigError."""
-    return load_config(config_file, os.environ)
 
 
 def refuse_together(first: str, second: str) -> UsageError:

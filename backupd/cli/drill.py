@@ -11,8 +11,7 @@ from backupd.cli.output import print_json, print_notes, print_problems, shown_pr
 from backupd.config import Config
 from backupd.formatting import human_duration, printable
 from backupd.report import DrillDetails, RunReport, report_facts
-from backupd.tasks.context import TaskContext
-from backupd.tasks.drill.drill import drill
+from backupd.tasks.drill import drill
 
 
 @command(
@@ -32,19 +31,16 @@ def drill_command(config: Config, store: str | None, names: tuple[str, ...], *, 
         require_store(store, config)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress)
-        reports = [_drill(config, source, store, context) for source in wanted]
+        requests = [drill_request(config, source, store) for source in wanted]
+        reports = [
+            drill(one, store_opener(config, one.store, context), replica_retry(config, one.store, context), context)
+            for one in requests
+        ]
     if as_json:
         print_json([report_facts(report) for report in reports])
     for report in reports:
         _print(report, as_json=as_json)
     sys.exit(worst_exit(reports))
-
-
-def _drill(config: Config, source: str, store: str | None, context: TaskContext) -> RunReport[DrillDetails]:
-    request = drill_request(config, source, store)
-    return drill(
-        request, store_opener(config, request.store, context), replica_retry(config, request.store, context), context
-    )
 
 
 def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:
@@ -54,9 +50,8 @@ def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:
     measured = report.details.drill
     if report.outcome != "failed" and measured.age_s is not None and measured.recovery_s is not None:
         click.echo(f"{report.subject}: {report.generation} at {measured.store} restores")
-        click.echo(
-            f"  data     {human_duration(measured.age_s)} old, at most {human_duration(measured.max_age_s)} allowed"
-        )
+        allowed = f"at most {human_duration(measured.max_age_s)} allowed"
+        click.echo(f"  data     {human_duration(measured.age_s)} old, {allowed}")
         click.echo(f"  time     {human_duration(measured.recovery_s)} ({stages_text(report.stages)})")
         click.echo(f"  proven   {', '.join(measured.proven)}")
     print_notes(report.notes)

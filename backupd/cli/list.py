@@ -1,6 +1,5 @@
-"""`backupd list`."""
+"""`backupd list`: the generations of a store."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import click
@@ -44,11 +43,13 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     foreign = () if store == LOCAL_STORE else read_claims(context).foreign(inventory)
     others = {key: group.store for group in foreign for key in group.ids}
     own = inventory.without(others)
-    reasons = _reasons(_expiry(store, config), config, own, context)
+    reasons = _reasons(_retention(store, config), config, own, context)
     reasons |= {key: (f"of another store ({other})",) for key, other in others.items()}
-    copies, pins = context.copies(), pins_in_force(own, context)
+    # The store that is listed, and those that have a copy according to the catalog, which knows own ones alone.
+    copies = {key: (store, *(name for name in at if name != store)) for key, at in context.copies().items()}
+    stores, pins = copies | dict.fromkeys(others, (store,)), pins_in_force(own, context)
     rows = [
-        _Row(g, reasons.get(g.id, ()), pins.get(g.id), _stores(g, store, copies, others), others.get(g.id))
+        _Row(g, reasons.get(g.id, ()), pins.get(g.id), stores.get(g.id, (store,)), others.get(g.id))
         for g in inventory.generations
         if not names or g.source in names
     ]
@@ -67,7 +68,7 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
         print_warning(problem)
 
 
-def _expiry(store: str, config: Config) -> RetentionRule:
+def _retention(store: str, config: Config) -> RetentionRule:
     """Return the retention policy of a store."""
     if store == LOCAL_STORE:
         return retention_rule(config)
@@ -86,14 +87,6 @@ def _reasons(
         else:
             found.update({g.id: ("source not configured",) for g in inventory.of(source)})
     return found
-
-
-def _stores(
-    generation: Generation, store: str, copies: Mapping[str, tuple[str, ...]], others: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Return the store that is listed, and those that have a copy according to the catalog, which knows own ones."""
-    known = () if generation.id in others else copies.get(generation.id, ())
-    return (store, *(name for name in known if name != store))
 
 
 def _facts(row: _Row) -> dict[str, object]:
@@ -128,6 +121,4 @@ def _print(rows: list[_Row], context: TaskContext, store: str) -> None:
         )
         for row in rows
     ]
-    print_table(
-        ("generation", "age", "size", "verified", "kept for", "stores"), lines, right=frozenset({"age", "size"})
-    )
+    print_table(("generation", "age", "size", "verified", "kept for", "stores"), lines)

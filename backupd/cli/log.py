@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -51,7 +50,8 @@ def log_command(
     if follow and since is None and most is None:
         most = _TAIL
     try:
-        for lines in _chosen(_batches(path, follow=follow), wanted, most):
+        batches = follow_lines(path, wait=partial(wait_for_more, sys.stdout.fileno())) if follow else read_lines(path)
+        for lines in _chosen(batches, wanted, most):
             _print(lines, as_json=as_json)
     except FileNotFoundError as error:
         raise LogMissing(f"there is no {path}", "the first run creates it; --follow waits for it") from error
@@ -82,12 +82,6 @@ class _Filter:
         self._first = self._first or line.at
         late_enough = self._since is None or (self._last is not None and self._last >= self._since)
         return late_enough and line.is_at_least(self._level)
-
-
-def _batches(path: Path, *, follow: bool) -> Iterator[list[bytes]]:
-    if not follow:
-        return read_lines(path)
-    return follow_lines(path, wait=partial(wait_for_more, sys.stdout.fileno()))
 
 
 def _chosen(batches: Iterator[list[bytes]], wanted: _Filter, most: int | None) -> Iterator[list[LogLine]]:

@@ -1,7 +1,5 @@
 """`backupd clean` and `backupd catalog rebuild`."""
 
-from datetime import timedelta
-
 import click
 
 from backupd.bootstrap.tasks import sources
@@ -32,7 +30,10 @@ def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dr
     What the next restore --undo needs stays for 30 days, whatever --older-than says. Copies in quarantine stay while
     pruning of their source is on hold. No generation is removed: prune and remove do that.
     """
-    span = _span(older_than)
+    try:
+        span = parse_span(older_than)
+    except ValueError as error:
+        raise UsageError(f"--older-than: {error}", f"write it like {SPAN_EXAMPLE}") from None
     databases = {name: config.sources[name].path for name in sources(config, names)}
     context = open_context(config, writing=not dry_run)
     require_mounted(context)
@@ -41,13 +42,6 @@ def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dr
         print_json([_facts(decision) for decision in decisions])
     else:
         _print(decisions, context, dry_run=dry_run)
-
-
-def _span(text: str) -> timedelta:
-    try:
-        return parse_span(text)
-    except ValueError as error:
-        raise UsageError(f"--older-than: {error}", f"write it like {SPAN_EXAMPLE}") from None
 
 
 def _facts(decision: CleanDecision) -> dict[str, object]:
@@ -78,7 +72,7 @@ def _print(decisions: tuple[CleanDecision, ...], context: TaskContext, *, dry_ru
         )
         for one in decisions
     ]
-    print_table(("decision", "age", "size", "reason", "path"), rows, right=frozenset({"age", "size"}))
+    print_table(("decision", "age", "size", "reason", "path"), rows)
     freed = sum(one.leftover.size_bytes for one in decisions if one.removed)
     click.echo(f"{human_bytes(freed)} {'would be freed' if dry_run else 'freed'}")
 

@@ -6,9 +6,9 @@ import click
 
 from backupd.bootstrap.notifications import channels, try_notifications
 from backupd.bootstrap.tasks import monitors
-from backupd.catalog import NotificationState, PingRecord
+from backupd.catalog import NotificationState
 from backupd.cli.common import command, open_context
-from backupd.cli.output import print_json
+from backupd.cli.output import print_hint, print_json
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
@@ -45,14 +45,14 @@ def _print_test(findings: list[Finding], *, as_json: bool) -> None:
         return
     for finding in findings:
         click.echo(printable(finding.detail))
-        if finding.hint:
-            click.echo(f"  {click.style('what to do', bold=True)}: {finding.hint}", err=True)
+        print_hint(finding.hint)
 
 
 def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> None:
     scope = next(iter(config.sources))
     state = context.ask_catalog(lambda catalog: catalog.read_notification_state(scope), NotificationState())
     accepted, refused = state.notices.get(ACCEPTED), state.notices.get(REFUSED)
+    last_at = accepted.notified_at if accepted else None
     pings = read_pings(monitors(config), context)
     names = [channel.masked for channel in channels(config)]
     if as_json:
@@ -60,7 +60,7 @@ def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> N
             {
                 "channels": names,
                 "waiting": [{"title": m.title, "made_at": m.made_at, "attempts": m.attempts} for m in state.outbox],
-                "taken_at": accepted.notified_at if accepted else None,
+                "taken_at": last_at,
                 "refused_at": refused.notified_at if refused else None,
                 "refused": refused.value if refused else None,
                 "pings": pings,
@@ -68,18 +68,12 @@ def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> N
         )
         return
     click.echo(f"channels  {', '.join(names) or 'none'}")
-    click.echo(
-        f"accepted  {accepted.notified_at:%F %T} UTC" if accepted and accepted.notified_at else "accepted  never"
-    )
+    click.echo(f"accepted  {f'{last_at:%F %T} UTC' if last_at else 'never'}")
     if refused and refused.notified_at:
         click.echo(printable(f"refused   {refused.notified_at:%F %T} UTC: {refused.value}"))
     for message in state.outbox:
-        click.echo(
-            printable(f"waiting   since {message.made_at:%F %T} UTC, {message.attempts} attempts: {message.title}")
-        )
+        waiting = f"since {message.made_at:%F %T} UTC, {message.attempts} attempts: {message.title}"
+        click.echo(printable(f"waiting   {waiting}"))
     for ping in pings:
-        click.echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{_last_failure(ping)}"))
-
-
-def _last_failure(ping: PingRecord) -> str:
-    return f"; last failure {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""
+        last = f"; last failure {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""
+        click.echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{last}"))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
+_NUMBERS = frozenset({"age", "size"})  # columns
+
+
 def print_json(facts: object) -> None:
     """Print `facts` as indented JSON; times are ISO 8601."""
     click.echo(json.dumps(facts, indent=2, default=_plain))
@@ -43,6 +46,11 @@ def print_error(message: str, hint: str | None) -> None:
     """Print what is wrong and what to do next to standard error."""
     lines = "\n".join(printable(line) for line in message.splitlines())
     click.echo(f"{click.style('error', fg='red', bold=True)}: {lines}", err=True)
+    print_hint(hint)
+
+
+def print_hint(hint: str | None) -> None:
+    """Print what to do next, if there is a hint, to standard error."""
     if hint:
         click.echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
 
@@ -69,19 +77,15 @@ def print_notes(notes: Sequence[str]) -> None:
 def fail(error: BackupdError, *, as_json: bool) -> NoReturn:
     """Print `error`, and exit with its code."""
     if as_json:
-        print_json(error_facts(error.message, error.hint, error.exit_code))
+        print_json(failure_facts(error))
     print_error(error.message, error.hint)
     sys.exit(error.exit_code)
 
 
-def error_facts(message: str | None, hint: str | None, exit_code: int) -> dict[str, object]:
-    """Return what `--json` prints of an error."""
-    return {"outcome": "failed", "error": message or "", "hint": hint or "", "exit_code": exit_code}
-
-
-def failure_facts(report: AnyReport) -> dict[str, object]:
-    """Return what `--json` prints of a run that failed, beside its subject."""
-    return error_facts(report.error, report.hint, report.exit_code)
+def failure_facts(failed: BackupdError | AnyReport) -> dict[str, object]:
+    """Return what `--json` prints of an error, or of a run that failed, beside its subject."""
+    message = failed.message if isinstance(failed, BackupdError) else failed.error
+    return {"outcome": "failed", "error": message or "", "hint": failed.hint or "", "exit_code": failed.exit_code}
 
 
 def stages_text(stages: Mapping[str, float], at_least_s: float = 0.0) -> str:
@@ -162,35 +166,35 @@ def shown_progress(*, quiet: bool = False) -> Iterator[Progress]:
         yield _TerminalProgress(bars)
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[str] = frozenset()) -> None:
-    """Print `rows`; the columns named in `right` hold numbers, and the first one is never wrapped: people copy it."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print `rows`; ages and sizes stand to the right, and the first column is never wrapped: people copy it."""
     if sys.stdout.isatty():
-        _print_rich(headings, rows, right)
+        _print_rich(headings, rows)
     else:
-        _print_plain(headings, rows, right)
+        _print_plain(headings, rows)
 
 
-def _print_rich(headings: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[str]) -> None:
+def _print_rich(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        justify: Literal["left", "right"] = "right" if heading in right else "left"
+        justify: Literal["left", "right"] = "right" if heading in _NUMBERS else "left"
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading == headings[0])
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)
 
 
-def _print_plain(headings: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[str]) -> None:
+def _print_plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = [headings, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     aligned = []
     for line in lines:
         cells = [
-            cell.rjust(width) if heading in right else cell.ljust(width)
+            cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
             for heading, cell, width in zip(headings, line, widths, strict=True)
         ]
         aligned.append("  ".join(cells).rstrip())

@@ -1,41 +1,33 @@
 """`backupd prune` and `backupd remove`: generations are removed by the retention policy, or by their ids."""
 
 import sys
+from collections.abc import Iterator
 
 import click
 
 from backupd.bootstrap.tasks import retention_rule, sources
-from backupd.cli.common import (
-    command,
-    dry_run_option,
-    open_context,
-    refuse_together,
-    require_mounted,
-    require_store,
-    source_option,
-    store_option,
-    worst_exit,
-)
-from backupd.cli.output import failure_facts, print_json, print_problems, print_table, print_warning
+from backupd.cli import common, output
 from backupd.config import Config
-from backupd.model import LOCAL_STORE, RetentionPlan
+from backupd.model import LOCAL_STORE, Generation, RetentionPlan
 from backupd.report import AnyReport
 from backupd.tasks.context import local_inventory
 from backupd.tasks.prune import plan_pruning, prune, release_hold
 from backupd.tasks.remove import Removal, remove_at_replica, remove_local
 
+_Decision = tuple[Generation, str, tuple[str, ...]]  # keep or remove, and why
 
-@command("prune", "backupd prune --dry-run", {3: "", 75: ""})
-@dry_run_option
+
+@common.command("prune", "backupd prune --dry-run", {3: "", 75: ""})
+@common.dry_run_option
 @click.option("--unfreeze", "release", is_flag=True, help="Release the hold after a source shrank or was corrupt.")
-@source_option
+@common.source_option
 def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, release: bool, as_json: bool) -> None:
     """Remove nothing while pruning of the source is on hold, and never its last verified generation."""
     if dry_run and release:
-        raise refuse_together("--dry-run", "--unfreeze")
+        raise common.refuse_together("--dry-run", "--unfreeze")
     wanted = sources(config, names)
-    context = open_context(config, writing=not dry_run)
-    require_mounted(context)
+    context = common.open_context(config, writing=not dry_run)
+    common.require_mounted(context)
     if release:
         for name in wanted:
             was_held = release_hold(name, context)
@@ -48,56 +40,46 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
         plans = [plan for report, plan in done if report.outcome != "failed"]
         reports = [report for report, _ in done]
     failed = [report for report in reports if report.outcome == "failed"]
+    decisions = [decision for plan in plans for decision in _decisions(plan)]
     if as_json:
-        facts = [fact for plan in plans for fact in _decisions(plan)]
-        print_json([*facts, *map(_failure, failed)] if plans else _failure(failed[0]))
+        output.print_json([*map(_facts, decisions), *map(_failure, failed)] if plans else _failure(failed[0]))
+    elif decisions:
+        words = {"keep": "stays", "remove": "would be removed" if dry_run else "removed"}
+        rows = [(generation.id, words[action], ", ".join(reasons)) for generation, action, reasons in decisions]
+        output.print_table(("generation", "decision", "reason"), rows)
     elif plans:
-        _print(plans, removed="would be removed" if dry_run else "removed")
+        click.echo("no generations")
     for report in reports:
-        print_problems(report)
-    sys.exit(worst_exit(reports))
+        output.print_problems(report)
+    sys.exit(common.worst_exit(reports))
 
 
 def _failure(report: AnyReport) -> dict[str, object]:
-    return {"source": report.subject, **failure_facts(report)}
+    return {"source": report.subject, **output.failure_facts(report)}
 
 
-def _decisions(plan: RetentionPlan) -> list[dict[str, object]]:
-    kept = [(k.generation, "keep", list(k.reasons)) for k in plan.keep]
-    removed = [(r.generation, "remove", [r.reason]) for r in plan.remove]
-    return [
-        {"id": generation.id, "source": generation.source, "action": action, "reasons": reasons}
-        for generation, action, reasons in (*kept, *removed)
-    ]
+def _decisions(plan: RetentionPlan) -> Iterator[_Decision]:
+    yield from ((kept.generation, "keep", kept.reasons) for kept in plan.keep)
+    yield from ((removed.generation, "remove", (removed.reason,)) for removed in plan.remove)
 
 
-def _print(plans: list[RetentionPlan], removed: str) -> None:
-    rows = [
-        row
-        for plan in plans
-        for row in (
-            *((k.generation.id, "stays", ", ".join(k.reasons)) for k in plan.keep),
-            *((r.generation.id, removed, r.reason) for r in plan.remove),
-        )
-    ]
-    if rows:
-        print_table(("generation", "decision", "reason"), rows)
-    else:
-        click.echo("no generations")
+def _facts(decision: _Decision) -> dict[str, object]:
+    generation, action, reasons = decision
+    return {"id": generation.id, "source": generation.source, "action": action, "reasons": list(reasons)}
 
 
-@command("remove", "backupd remove tasks-20261123-0400", {75: ""})
+@common.command("remove", "backupd remove tasks-20261123-0400", {75: ""})
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Also pinned and held ones, and the last verified one of its source.")
-@store_option("remove them from")
+@common.store_option("remove them from")
 def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: bool, as_json: bool) -> None:
     """Keep pinned generations, and the last verified one of each source in that store, unless --force is given.
 
     Copies in other stores stay: to remove a generation everywhere, remove it from the local store first, then from each
     replica.
     """
-    require_store(store, config)
-    context = open_context(config)
+    common.require_store(store, config)
+    context = common.open_context(config)
     if store == LOCAL_STORE:
         done = remove_local(ids, context, force=force)
     else:
@@ -106,12 +88,12 @@ def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: b
         request, connect = replication_request(config, store), replica_connector(config, store, context)
         done = remove_at_replica(ids, request, connect, context, force=force)
     if as_json:
-        print_json([{"id": one.generation, "store": one.store, "still_in": list(one.still_in)} for one in done])
+        output.print_json([{"id": one.generation, "store": one.store, "still_in": list(one.still_in)} for one in done])
         return
     for removal in done:
         click.echo(f"{removal.generation}: removed from {removal.store}")
         if removal.still_in:
-            print_warning(_still_in(removal))
+            output.print_warning(_still_in(removal))
 
 
 def _still_in(removal: Removal) -> str:

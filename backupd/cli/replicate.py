@@ -1,6 +1,7 @@
 """`backupd replicate`."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import click
@@ -11,7 +12,6 @@ from backupd.cli.output import print_json, print_notes, print_problems, print_ta
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import counted, human_bytes, human_duration
-from backupd.model import Generation
 from backupd.report import ReplicationDetails, RunReport, report_facts
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.replica import replica_errors, replica_inventory
@@ -87,20 +87,17 @@ def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool
         print_json(decisions)
     elif decisions:
         rows = [(d.replica, d.id, d.action, human_bytes(d.archive_bytes), ", ".join(d.reasons)) for d in decisions]
-        print_table(("replica", "generation", "decision", "size", "reason"), rows, right=frozenset({"size"}))
+        print_table(("replica", "generation", "decision", "size", "reason"), rows)
     else:
         click.echo("no generations in the local store or at the replica")
 
 
-def _decisions(replica: str, plan: ReplicationPlan) -> list[_Decision]:
-    def decide(action: str, generation: Generation, reasons: tuple[str, ...]) -> _Decision:
-        return _Decision(replica, generation.id, action, generation.archive_bytes, reasons)
-
-    return [
-        *(decide("would be sent", kept.generation, kept.reasons) for kept in plan.send),
-        *(decide("stays", kept.generation, kept.reasons) for kept in plan.keep),
-        *(decide("would be removed", removed.generation, (removed.reason,)) for removed in plan.remove),
-    ]
+def _decisions(replica: str, plan: ReplicationPlan) -> Iterator[_Decision]:
+    found = [("would be sent", kept.generation, kept.reasons) for kept in plan.send]
+    found += [("stays", kept.generation, kept.reasons) for kept in plan.keep]
+    found += [("would be removed", removed.generation, (removed.reason,)) for removed in plan.remove]
+    for action, generation, reasons in found:
+        yield _Decision(replica, generation.id, action, generation.archive_bytes, reasons)
 
 
 def _print(report: RunReport[ReplicationDetails], *, as_json: bool) -> None:

@@ -3,49 +3,35 @@
 import os
 import re
 import sys
-from datetime import UTC, date, datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import NoReturn
 from zoneinfo import ZoneInfo
 
 import click
 
 from backupd.bootstrap.tasks import backup_request, one_source, restore_request, sources, workers
-from backupd.cli.common import (
-    command,
-    dry_run_option,
-    open_context_for_restore,
-    opened,
-    read_claims,
-    refuse_together,
-    require_sources,
-    warn_of_foreign,
-)
-from backupd.cli.output import failure_facts, print_json, print_problems, print_restored, shown_progress, time_text
+from backupd.cli import common, output
 from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes, restore_missing
 from backupd.config import Config
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
 from backupd.model import LOCAL_STORE, Manifest
 from backupd.privileges import drop_privileges, give_directories
-from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import RecordedRestore
 from backupd.sqlite.target_locks import STOPPED_FLAG
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import LATEST, Choose, Inventory, choose_generation, require_same_database
 from backupd.tasks.provenance import adopt, choose_usable, provenance_of
-from backupd.tasks.restore import RestoreRequest, RestoreResult
-from backupd.tasks.restore.in_place import restore_in_place
+from backupd.tasks.restore import Restored, RestoreRequest
+from backupd.tasks.restore.in_place import is_in_use, plan_undo, restore_in_place, undo_in_place
 from backupd.tasks.restore.online import restore_online
 from backupd.tasks.restore.to_path import restore_to_path
-from backupd.tasks.restore.undo import is_in_use, plan_undo, undo_in_place
 
 _SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
 
-Restored = tuple[RunReport[RestoreDetails], RestoreResult | None]
 
-
-@command(
+@common.command(
     "restore",
     "backupd restore latest --from offsite",
     {
@@ -66,7 +52,7 @@ Restored = tuple[RunReport[RestoreDetails], RestoreResult | None]
 @click.option("--if-missing", is_flag=True, help="Only where no database exists: before each start of the app.")
 @click.option("--allow-none", is_flag=True, help="With --if-missing: succeed without a copy (very first start).")
 @click.option(STOPPED_FLAG, "stopped", is_flag=True, help="Confirm that the app is stopped where backupd cannot tell.")
-@dry_run_option
+@common.dry_run_option
 def restore_command(
     config: Config,
     wanted: str,
@@ -92,11 +78,11 @@ def restore_command(
     back = undo or redo
     _refuse_contradictions(wanted, at, target, online=online, back=back, if_missing=if_missing, allow_none=allow_none)
     if undo and redo:
-        raise refuse_together("--undo", "--redo")
+        raise common.refuse_together("--undo", "--redo")
     if adopt and (store in (None, LOCAL_STORE) or if_missing or back):
         raise UsageError("--adopt goes with --from a replica", "leave it out")
     chosen = Wanted(wanted, _parse_time(at, ZoneInfo(config.schedule.timezone)) if at else None, store)
-    with shown_progress(quiet=as_json) as progress:
+    with output.shown_progress(quiet=as_json) as progress:
         if if_missing:
             drop_privileges(config, os.environ)  # first: a private directory hides whether there is a database in it
             one = source is not None or wanted != LATEST
@@ -106,24 +92,30 @@ def restore_command(
             print_outcomes(outcomes, config, as_json=as_json)
         if back:
             request = restore_request(config, one_source(source, config), stopped=stopped, dry_run=dry_run)
-            context = open_context_for_restore(config, progress, reading=dry_run)
+            context = common.open_context_for_restore(config, progress, reading=dry_run)
             request = plan_undo(request, context, redo=redo)
             restored = _undo(request, store or LOCAL_STORE, config, context, online=online, quiet=as_json)
         else:
-            context = open_context_for_restore(config, progress, reading=dry_run or target is not None)
-            with opened(store or LOCAL_STORE, config, context) as (archives, inventory):
+            context = common.open_context_for_restore(config, progress, reading=dry_run or target is not None)
+            with common.opened(store or LOCAL_STORE, config, context) as (archives, inventory):
                 manifest = _choose(chosen, source, inventory, config, context, adopting=adopt, dry_run=dry_run)
                 if target is not None:
                     new = restore_to_path(
                         manifest, Path(target), workers(config), context, store=archives, dry_run=dry_run
                     )
-                    print_restored(new, config.schedule.timezone, as_json=as_json)
+                    output.print_restored(new, config.schedule.timezone, as_json=as_json)
                     return
                 request = restore_request(config, manifest.source, stopped=stopped, dry_run=dry_run)
                 (request,) = give_directories([(request, manifest)], config)
                 choose = _choose_again(manifest, chosen, context, dry_run=dry_run)
                 restored = _restore(choose, request, archives, config, context, online=online)
-    _print_outcome(restored, config, as_json=as_json)
+    report, result = restored
+    if result is not None:
+        output.print_restored(result, config.schedule.timezone, as_json=as_json)
+    elif as_json:
+        output.print_json(output.failure_facts(report))
+    output.print_problems(report)
+    sys.exit(report.exit_code)
 
 
 def _refuse_contradictions(
@@ -132,7 +124,7 @@ def _refuse_contradictions(
     if target is not None and target.endswith("/"):
         raise UsageError(f"{target} is the name of a directory", "give the path of a new file in it")
     if at is not None and wanted != LATEST:
-        raise refuse_together("an ID", "--at")
+        raise common.refuse_together("an ID", "--at")
     if sum((online and not back, back, if_missing, target is not None)) > 1:
         raise UsageError("--online, --undo, --redo, --if-missing and --to do not go together", "give one of them")
     if back and (at is not None or wanted != LATEST):
@@ -152,7 +144,7 @@ def _choose(
     dry_run: bool,
 ) -> Manifest:
     """Choose a generation of the store that is open. Raises GenerationMissing, ForeignCopies, OtherDatabase."""
-    require_sources((source,) if source else (), config, inventory)
+    common.require_sources((source,) if source else (), config, inventory)
     source = source or (next(iter(config.sources)) if len(config.sources) == 1 else None)
     if chosen.store in (None, LOCAL_STORE):
         if not inventory.generations:
@@ -165,9 +157,9 @@ def _choose(
             foreign = provenance_of(here, context).foreign(inventory, source)
             claims = adopt(foreign, here, inventory, name, context, dry_run=dry_run)
         else:
-            claims = read_claims(context)
+            claims = common.read_claims(context)
         manifest = choose_usable(inventory, claims, chosen.id, source, chosen.at, name)
-        warn_of_foreign(manifest, inventory, claims, name)
+        common.warn_of_foreign(manifest, inventory, claims, name)
     if chosen.id == LATEST and manifest.source in config.sources:
         require_same_database(manifest, inventory, config.sources[manifest.source].path)
     return manifest
@@ -217,7 +209,7 @@ def _undo(
         _print_undo(entry, config, online=online, dry_run=request.dry_run)
     if safety is None:
         return undo_in_place(request, entry, context)
-    with opened(store, config, context) as (archives, inventory):
+    with common.opened(store, config, context) as (archives, inventory):
         manifest = inventory.manifests.get(safety)
         if manifest is None:
             raise GenerationMissing(
@@ -234,19 +226,8 @@ def _print_undo(entry: RecordedRestore, config: Config, *, online: bool, dry_run
     what = f"restore {way}{of}" if record.kind == "restore" else f"{record.kind} {way} of the restore{of}"
     how = "online" if online else "in place"
     puts = f"restoring {record.safety} {how}" if record.safety else f"putting {entry.path} back"
-    verb, at = "would take" if dry_run else "taking", time_text(entry.restored_at, config.schedule.timezone)
+    verb, at = "would take" if dry_run else "taking", output.time_text(entry.restored_at, config.schedule.timezone)
     click.echo(f"{verb} back the {what} at {at}: {puts}")
-
-
-def _print_outcome(restored: Restored, config: Config, *, as_json: bool) -> NoReturn:
-    """Print what a restore did, or why it failed, and exit with its code."""
-    report, result = restored
-    if result is not None:
-        print_restored(result, config.schedule.timezone, as_json=as_json)
-    elif as_json:
-        print_json(failure_facts(report))
-    print_problems(report)
-    sys.exit(report.exit_code)
 
 
 def _parse_time(text: str, zone: ZoneInfo) -> datetime:
@@ -255,29 +236,19 @@ def _parse_time(text: str, zone: ZoneInfo) -> datetime:
     A time without a zone is in `zone`. Raises UsageError.
     """
     try:
-        time = _last_instant(text)
-        if time.tzinfo:
-            return time.astimezone(UTC)
-        local = time.replace(tzinfo=zone)
+        at = _last_instant(text)
+        if at.tzinfo:
+            return at.astimezone(UTC)
+        local = at.replace(tzinfo=zone)
         return max(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))  # a clock set back shows it twice
     except (ValueError, OverflowError):  # the years 1 and 9999 may lie outside the calendar in UTC
-        raise UsageError(
-            f"{text!r} is not a time", 'write it like "2026-11-20 14:00" (or with a zone, +01:00)'
-        ) from None
+        hint = 'write it like "2026-11-20 14:00" (or with a zone, +01:00)'
+        raise UsageError(f"{text!r} is not a time", hint) from None
 
 
 def _last_instant(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    if _is_date(text):
-        return time.replace(hour=23, minute=59, second=59, microsecond=999_999)
-    if _SECONDS.search(text):
-        return time
-    return time.replace(second=59, microsecond=999_999)  # a backup of 04:00 is taken some seconds later
-
-
-def _is_date(text: str) -> bool:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
+    with suppress(ValueError):
+        return datetime.combine(date.fromisoformat(text), time.max)
+    at = datetime.fromisoformat(text)
+    # A backup of 04:00 is taken some seconds later.
+    return at if _SECONDS.search(text) else at.replace(second=59, microsecond=999_999)

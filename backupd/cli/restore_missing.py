@@ -1,7 +1,8 @@
 """`backupd restore --if-missing`: at each start of a container, before its app."""
 
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -10,15 +11,7 @@ from typing import Literal, NoReturn
 import click
 
 from backupd.bootstrap.tasks import restore_request
-from backupd.cli.common import (
-    open_context_for_restore,
-    opened,
-    read_claims,
-    require_store,
-    warn_of_foreign,
-    worst_exit,
-)
-from backupd.cli.output import failure_facts, print_json, print_problems, print_restored
+from backupd.cli import common, output
 from backupd.config import Config
 from backupd.errors import GenerationMissing
 from backupd.model import LOCAL_STORE, Manifest, Progress
@@ -31,8 +24,6 @@ from backupd.tasks.provenance import choose_usable, refusal
 from backupd.tasks.restore import RestoreRequest, RestoreResult
 from backupd.tasks.restore.in_place import restore_in_place
 from backupd.tasks.restore.recovery import database_exists
-
-Requests = tuple[RestoreRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +49,7 @@ class Outcome:
 
 
 def restore_missing(
-    requests: Requests, wanted: Wanted, config: Config, progress: Progress, *, allow_none: bool
+    requests: Sequence[RestoreRequest], wanted: Wanted, config: Config, progress: Progress, *, allow_none: bool
 ) -> Iterator[Outcome]:
     """Restore the databases of `requests` that are missing, and yield the outcome of each.
 
@@ -67,38 +58,28 @@ def restore_missing(
     """
     names = (wanted.store,) if wanted.store else (LOCAL_STORE, *config.replicas)
     for name in names:
-        require_store(name, config)
-    existing = {
-        request.source for request in requests if database_exists(request.path, empty_is_data=request.empty_is_data)
-    }
-    yield from (Outcome(request.source, "there") for request in requests if request.source in existing)
-    missing = tuple(request for request in requests if request.source not in existing)
-    context = open_context_for_restore(config, progress, reading=requests[0].dry_run) if missing else None
-    doubts: list[tuple[str, str]] = []
+        common.require_store(name, config)
+    missing = tuple(one for one in requests if not database_exists(one.path, empty_is_data=one.empty_is_data))
+    yield from (Outcome(request.source, "there") for request in requests if request not in missing)
+    if not missing:
+        return
+    context = common.open_context_for_restore(config, progress, reading=requests[0].dry_run)
+    doubts: defaultdict[str, list[str]] = defaultdict(list)  # by source
     for name in names:
-        if missing and context is not None:
-            missing = yield from _from_store(name, missing, wanted, config, context, doubts)
+        if not missing:
+            return
+        with common.opened(name, config, context) as (archives, inventory):
+            found = [(request, _chosen(request, wanted, name, inventory, context)) for request in missing]
+            known = [(request, manifest) for request, manifest in found if manifest is not None]
+            for request, (_, manifest) in zip(give_directories(known, config), known, strict=True):
+                yield _restore(request, manifest, archives, context)
+            missing = tuple(request for request, manifest in found if manifest is None)
+            for request in missing:  # why this store should have a copy
+                doubts[request.source] += _doubts(request.source, name, config, inventory)
     for request in missing:
-        why = [what for source, what in doubts if source == request.source]
-        if why or not allow_none:
-            raise _no_copy(request.source, names, why)
+        if doubts[request.source] or not allow_none:
+            raise _no_copy(request.source, names, doubts[request.source])
         yield Outcome(request.source, "none")
-
-
-def _from_store(
-    name: str, missing: Requests, wanted: Wanted, config: Config, context: TaskContext, doubts: list[tuple[str, str]]
-) -> Generator[Outcome, None, Requests]:
-    """Restore those of `missing` that one store has; return the others, and add to `doubts` why it should have them."""
-    with opened(name, config, context) as (archives, inventory):
-        found = [(request, _chosen(request, wanted, name, inventory, context)) for request in missing]
-        known = [(request, manifest) for request, manifest in found if manifest is not None]
-        for request, (_, manifest) in zip(give_directories(known, config), known, strict=True):
-            yield _restore(request, manifest, archives, context)
-        rest = tuple(request for request, manifest in found if manifest is None)
-        doubts += [
-            (request.source, why) for request in rest for why in _doubts(request.source, name, config, inventory)
-        ]
-    return rest
 
 
 def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool) -> NoReturn:
@@ -109,10 +90,10 @@ def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool
         if not as_json:
             _print(outcome, config)
         if outcome.report is not None:
-            print_problems(outcome.report)
+            output.print_problems(outcome.report)
     if as_json:
-        print_json([_facts(outcome) for outcome in seen])
-    sys.exit(worst_exit(outcome.report for outcome in seen if outcome.outcome == "failed" and outcome.report))
+        output.print_json([_facts(outcome) for outcome in seen])
+    sys.exit(common.worst_exit(outcome.report for outcome in seen if outcome.outcome == "failed" and outcome.report))
 
 
 def _chosen(
@@ -131,14 +112,12 @@ def _chosen(
         if wanted.id == LATEST:
             require_same_database(manifest, inventory, request.path)
         return manifest
-    claims = read_claims(context)
+    claims = common.read_claims(context)
     manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
     if wanted.id == LATEST and not claims.counts(manifest) and manifest.origin.path != recorded_path(request.path):
-        consequence = (
-            f"not restored to {request.path} automatically; if they are of this app, give an ID, or restore by hand"
-        )
-        raise refusal(claims.foreign(inventory, source), store, consequence, inventory.now)
-    warn_of_foreign(manifest, inventory, claims, store)
+        what = f"not restored to {request.path} automatically; if they are of this app, give an ID, or restore by hand"
+        raise refusal(claims.foreign(inventory, source), store, what, inventory.now)
+    common.warn_of_foreign(manifest, inventory, claims, store)
     return manifest
 
 
@@ -146,8 +125,7 @@ def _doubts(source: str, store: str, config: Config, inventory: Inventory) -> It
     """Yield why a store should have a verified copy of `source`, and has none."""
     if inventory.of(source):
         yield f"store {store} has copies of {source}, none of them verified"
-    others = {generation.source for generation in inventory.generations} - set(config.sources)
-    if others and not inventory.of(source):
+    elif others := {generation.source for generation in inventory.generations} - set(config.sources):
         yield f"store {store} has copies of {', '.join(sorted(others))}, and no source of that name is configured"
 
 
@@ -174,7 +152,7 @@ def _facts(outcome: Outcome) -> dict[str, object]:
     if outcome.result is not None:
         return asdict(outcome.result) | facts
     if outcome.report is not None and outcome.report.outcome == "failed":
-        return failure_facts(outcome.report) | facts
+        return output.failure_facts(outcome.report) | facts
     return facts
 
 
@@ -186,7 +164,7 @@ def _print(outcome: Outcome, config: Config) -> None:
         case "none":
             click.echo(f"{outcome.source}: {path} does not exist, and there is no copy yet: nothing to restore")
         case "restored" if outcome.result is not None:
-            print_restored(outcome.result, config.schedule.timezone, as_json=False)
+            output.print_restored(outcome.result, config.schedule.timezone, as_json=False)
 
 
 def missing_request(source: str, config: Config, *, stopped: bool, dry_run: bool) -> RestoreRequest:

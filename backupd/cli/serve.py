@@ -71,12 +71,12 @@ def _listen(config_file: Path | None) -> str:
     """Return where the daemon listens; no file is read where the environment says it, as that has precedence."""
     if _ADDRESS.fullmatch(os.environ.get(LISTEN, "")):
         return os.environ[LISTEN]
-    from backupd.cli.common import read_config
     from backupd.cli.output import fail
+    from backupd.config import load_config
     from backupd.errors import BackupdError
 
     try:
-        return read_config(config_file).http.listen
+        return load_config(config_file, os.environ).http.listen
     except BackupdError as error:
         fail(error, as_json=False)
 

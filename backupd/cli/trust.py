@@ -7,9 +7,10 @@ from typing import Final
 
 import click
 
+from backupd.bootstrap.replicas import replica_names
 from backupd.cli.common import command
 from backupd.cli.output import print_json, print_warning
-from backupd.config import Config, ReplicaSection, toml_key, toml_value
+from backupd.config import Config, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
 from backupd.privileges import drop_privileges
 from backupd.stores.sftp.handshake import fetch_host_keys
@@ -40,7 +41,7 @@ def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool)
     address = _address(config, name)
     # a server's answer is not parsed as root, and known_hosts is read as the daemon does
     drop_privileges(config, os.environ)
-    pins = _pins(name, config.replicas[name])
+    pins = _pins(config, name)
     fetched = fetch_host_keys(address.host, address.port, timeout_s)
     offered = [PublicKey.of(key) for key in fetched.keys]
     verdict = pins.verdict(address.host, address.port, offered, fetched.missing)
@@ -59,7 +60,8 @@ def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool)
         click.echo(f"{name} is {address.where}; its host keys:")
         for key, state in zip(offered, states, strict=True):
             click.echo(f"  {key}  {_STATES[state]}")
-        _print_pinned(pins.keys(address.host, address.port), verdict)
+        if verdict != "equal" and (pinned_keys := pins.keys(address.host, address.port)):
+            click.echo("\n  ".join(("pinned:", *map(str, pinned_keys))))
         _print_next_steps(name, offered[0], verdict)
     if fetched.problem:
         print_warning(
@@ -70,30 +72,21 @@ def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool)
 
 
 def _address(config: Config, name: str) -> SftpAddress:
-    if name not in config.replicas:
-        known = ", ".join(config.replicas) or "none"
-        raise UsageError(f"unknown replica {name!r}", f"the configuration ({config.origin}) has: {known}")
+    replica_names(config, (name,))
     address = parse_address(config.replicas[name].url)
     if not isinstance(address, SftpAddress):
         raise UsageError(f"the replica {name!r} is a directory and has no host key", "no key needs to be pinned")
     return address
 
 
-def _pins(name: str, replica: ReplicaSection) -> PinnedKeys:
+def _pins(config: Config, name: str) -> PinnedKeys:
     """Return the pinned keys; none where they cannot be read, so that this command still shows what to pin."""
     try:
+        replica = config.replicas[name]
         return PinnedKeys.read(name, replica.host_key, replica.known_hosts)
     except ConfigError as error:
         print_warning(f"{error.message} ({error.hint})")
         return PinnedKeys(name)
-
-
-def _print_pinned(pinned: tuple[PublicKey, ...], verdict: HostKeyState) -> None:
-    if verdict == "equal" or not pinned:
-        return
-    click.echo("pinned:")
-    for key in pinned:
-        click.echo(f"  {key}")
 
 
 def _print_next_steps(name: str, key: PublicKey, verdict: HostKeyState) -> None:

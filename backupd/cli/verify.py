@@ -5,17 +5,7 @@ import sys
 import click
 
 from backupd.bootstrap.tasks import workers
-from backupd.cli.common import (
-    command,
-    open_context,
-    opened,
-    read_claims,
-    refuse_together,
-    require_sources,
-    source_option,
-    store_option,
-)
-from backupd.cli.output import print_json, print_warning, shown_progress
+from backupd.cli import common, output
 from backupd.config import Config
 from backupd.errors import GenerationMissing
 from backupd.formatting import human_duration, printable
@@ -26,11 +16,11 @@ from backupd.tasks.provenance import refusal
 from backupd.tasks.verify import VerificationResult, verify
 
 
-@command("verify", "backupd verify --all", {0: "all are verified", 1: "at least one is damaged", 75: ""})
+@common.command("verify", "backupd verify --all", {0: "all are verified", 1: "at least one is damaged", 75: ""})
 @click.argument("ids", nargs=-1, metavar="[ID|latest]...")
 @click.option("--all", "everything", is_flag=True, help="Every generation in the store.")
-@store_option()
-@source_option
+@common.store_option()
+@common.source_option
 def verify_command(
     config: Config, ids: tuple[str, ...], store: str, names: tuple[str, ...], *, everything: bool, as_json: bool
 ) -> None:
@@ -41,27 +31,26 @@ def verify_command(
     the temporary directory (TMPDIR), and nothing is marked or logged.
     """
     if ids and everything:
-        raise refuse_together("--all", "an ID")
+        raise common.refuse_together("--all", "an ID")
     results = []
-    with shown_progress(quiet=as_json) as progress:
-        context = open_context(config, progress, writing=None)
-        with opened(store, config, context) as (archives, inventory):
-            require_sources(names, config, inventory)
+    with output.shown_progress(quiet=as_json) as progress:
+        context = common.open_context(config, progress, writing=None)
+        with common.opened(store, config, context) as (archives, inventory):
+            common.require_sources(names, config, inventory)
             usable = _usable(ids, names or tuple(config.sources), inventory, store, context)
             for generation in _chosen(ids, names, usable, everything=everything):
+                reserve = config.space.reserve
                 try:
-                    result = verify(
-                        generation, usable, workers(config), context, reserve=config.space.reserve, store=archives
-                    )
+                    result = verify(generation, usable, workers(config), context, reserve=reserve, store=archives)
                 except GenerationMissing:
                     if ids:
                         raise
-                    print_warning(f"{generation} was pruned since the listing: skipped")
+                    output.print_warning(f"{generation} was pruned since the listing: skipped")
                     continue
                 results.append(result)
                 _print(result, quiet=as_json)
     if as_json:
-        print_json(results)
+        output.print_json(results)
     sys.exit(0 if all(result.sound for result in results) else 1)
 
 
@@ -74,7 +63,7 @@ def _usable(
     """
     if store == LOCAL_STORE:
         return inventory
-    claims = read_claims(context)
+    claims = common.read_claims(context)
     foreign, usable = claims.foreign(inventory), claims.usable(inventory)
     others = {key for group in foreign if group.source not in names for key in group.ids} - set(ids)
     hidden = [group for group in foreign if not group.ids <= usable.manifests.keys()]
@@ -110,7 +99,7 @@ def _resolved(wanted: str, names: tuple[str, ...], inventory: Inventory) -> list
 
 def _print(result: VerificationResult, *, quiet: bool) -> None:
     if result.warning:
-        print_warning(result.warning)
+        output.print_warning(result.warning)
     if quiet:
         return
     word = click.style("verified", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)

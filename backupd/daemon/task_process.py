@@ -10,7 +10,7 @@ import pickle
 import signal
 import sys
 
-from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, drill_request, priority, retention_rule
+from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, priority, retention_rule
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
@@ -66,7 +66,8 @@ def _run_task(task: str, source: str, config: Config, context: TaskContext) -> A
         return replicate(replicas.replication_request(config, source), connect, retry, context)
     if task == "drill":
         from backupd.bootstrap import replicas
-        from backupd.tasks.drill.drill import drill
+        from backupd.bootstrap.tasks import drill_request
+        from backupd.tasks.drill import drill
 
         request = drill_request(config, source)
         opener = replicas.store_opener(config, request.store, context)

@@ -13,7 +13,7 @@ from typing import Any
 from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.sqlite.database_files import side_files
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.drill.drill import drill
+from backupd.tasks.drill import drill
 from backupd.tasks.replica import once
 from backupd.tasks.requests import AppCheck, DrillRequest
 from support.daemon import free_port

@@ -16,7 +16,7 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Contents, Manifest
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.drill.drill import differences, drill
+from backupd.tasks.drill import differences, drill
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import take_inventory
 from backupd.tasks.replica import once

@@ -15,9 +15,9 @@ from backupd.errors import TargetRefused
 from backupd.sqlite.source import Source
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
+from backupd.tasks.drill import drill
 from backupd.tasks.drill.app_check import RESTORED, check_drill_setup, environment_for, health_problem
 from backupd.tasks.drill.app_database import AppDatabase
-from backupd.tasks.drill.drill import drill
 from backupd.tasks.replica import once
 from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest
 from support.daemon import free_port, wait_until

@@ -14,7 +14,7 @@ from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor.local import check_local
-from backupd.tasks.drill.drill import drill
+from backupd.tasks.drill import drill
 from backupd.tasks.prune import prune
 from backupd.tasks.replica import once
 from backupd.tasks.replicate import replicate

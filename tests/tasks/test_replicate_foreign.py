@@ -17,7 +17,7 @@ from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, rebuild_catalog
 from backupd.tasks.doctor.replica import check_replica
-from backupd.tasks.drill.drill import drill
+from backupd.tasks.drill import drill
 from backupd.tasks.replica import Connect, once, replica_inventory
 from backupd.tasks.requests import BackupRequest, DrillRequest, RetentionRule
 from support.bank import make_bank

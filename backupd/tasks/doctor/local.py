@@ -159,12 +159,14 @@ def _check_store(sources: Iterable[str], context: TaskContext) -> Iterator[Findi
     yield run_check("catalog", lambda: _catalog(inventory, context))
     yield run_check("log", lambda: _log(context))
     yield from _generations(inventory, context)
-    unpaired_files = context.store.unpaired_files()
-    if unpaired_files:
+    if unpaired_files := context.store.unpaired_files():
         hint = "backupd does not remove files that it does not know; check them, then delete them"
         yield Finding("stray files", ok=False, detail=", ".join(unpaired_files), hint=hint)
     for source in sources:
-        yield from _hold(source, context)
+        if hold := context.holds.get(source):
+            detail = f"pruning of {source} is on hold since {hold.since:%F}: {hold.reason}"
+            hint = f"check the database, then: backupd prune --unfreeze --source {source}"
+            yield Finding("pruning", ok=False, detail=detail, hint=hint)
     yield from _quarantine(context)
 
 
@@ -186,14 +188,6 @@ def _catalog(inventory: Inventory, context: TaskContext) -> str:
 def _log(context: TaskContext) -> str:
     require_log_writable(context.store.directory)
     return f"{context.store.directory / LOG_NAME} can be written"
-
-
-def _hold(source: str, context: TaskContext) -> Iterator[Finding]:
-    hold = context.holds.get(source)
-    if hold is not None:
-        detail = f"pruning of {source} is on hold since {hold.since:%F}: {hold.reason}"
-        hint = f"check the database, then: backupd prune --unfreeze --source {source}"
-        yield Finding("pruning", ok=False, detail=detail, hint=hint)
 
 
 def _quarantine(context: TaskContext) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Check that a replica can be reached and written, and whose copies it holds."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from backupd.errors import CheckFailed
@@ -20,7 +21,7 @@ _CLOCK_S: Final = 120.0
 def check_replica(request: ReplicationRequest, connect: Connect, context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for login, host key and file operations, free space, clock and copies of a replica."""
     name = request.name
-    probed: list[ProbeResult] = []
+    probed = list[ProbeResult]()
 
     def probe() -> str:
         with replica_errors(name), connect() as replica:
@@ -31,15 +32,11 @@ def check_replica(request: ReplicationRequest, connect: Connect, context: TaskCo
 
     yield run_check(f"replica {name}", probe)
     if probed:
-        yield from _measurements(name, probed[0])
+        if (free_bytes := probed[0].free_bytes) is not None:
+            yield Finding(f"space at {name}", ok=True, detail=f"{human_bytes(free_bytes)} free")
+        if (ahead_s := probed[0].clock_ahead_s) is not None:
+            yield run_check(f"clock of {name}", partial(_clock, ahead_s))
         yield run_check(f"copies at {name}", lambda: _copies(request, connect, context))
-
-
-def _measurements(name: str, probed: ProbeResult) -> Iterator[Finding]:
-    if probed.free_bytes is not None:
-        yield Finding(f"space at {name}", ok=True, detail=f"{human_bytes(probed.free_bytes)} free")
-    if probed.clock_ahead_s is not None:
-        yield run_check(f"clock of {name}", lambda: _clock(probed.clock_ahead_s or 0.0))
 
 
 def _copies(request: ReplicationRequest, connect: Connect, context: TaskContext) -> str:

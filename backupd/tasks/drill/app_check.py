@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -57,7 +58,9 @@ def check_app(app: AppCheck, restored: Path, origin: SourceFacts, run: DrillRun)
                 database = stack.enter_context(placed.holding(restored, origin))
         if app.command:
             environ = environment_for(database, os.environ, app.secrets)
-            command = stack.enter_context(_reported(app.command, environ, restored.parent, run))
+            command = AppCommand(app.command, environ, restored.parent)
+            stack.callback(_add_output, command, run)  # called after the command has ended
+            stack.enter_context(command)
             with _check("command", run):
                 command.require_success(app.timeout_s)
         if app.health_url:
@@ -81,26 +84,15 @@ def add_proven(run: DrillRun, *checks: str) -> None:
     run.details = replace(run.details, drill=replace(drill, proven=(*drill.proven, *checks)))
 
 
-@contextmanager
-def _reported(
-    words: tuple[str, ...], environ: dict[str, str], directory: Path, run: DrillRun
-) -> Iterator["AppCommand"]:
-    """Run a command during the block, and add the end of its output to the report."""
-    command = AppCommand(words, environ, directory)
-    try:
-        with command:
-            yield command
-    finally:
-        run.details = replace(run.details, drill=replace(run.details.drill, output=command.output()))
+def _add_output(command: "AppCommand", run: DrillRun) -> None:
+    run.details = replace(run.details, drill=replace(run.details.drill, output=command.output()))
 
 
 def _require_migrated(app: AppCheck, database: Path) -> None:
     found = query_copy(database, app.query, app.timeout_s)
     if app.user_version is not None and found.user_version < app.user_version:
-        raise DrillFailed(
-            f"PRAGMA user_version is {found.user_version}, expected at least {app.user_version}",
-            _SEE_THE_APP,
-        )
+        what = f"PRAGMA user_version is {found.user_version}, expected at least {app.user_version}"
+        raise DrillFailed(what, _SEE_THE_APP)
     if app.query is not None and found.answer != app.answer:
         raise DrillFailed(
             f"drill.query returned {found.answer!r}, expected {app.answer!r}: {app.query}",
@@ -223,16 +215,13 @@ def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
     if app is None:
         return
     if app.place_at:
-        place_at = app.place_at
-        yield run_check("drill place", lambda: _check_place(place_at, app))
+        yield run_check("drill place", partial(_check_place, app.place_at, app))
     if app.command:
-        yield run_check("drill command", lambda: _check_program(app.command[0]))
+        yield run_check("drill command", partial(_check_program, app.command[0]))
     if app.health_url:
-        url = app.health_url
-        yield run_check("drill URL", lambda: _check_url(url))
+        yield run_check("drill URL", partial(_check_url, app.health_url))
     if (app.user_version is not None or app.query is not None) and request.path is not None:
-        path = request.path
-        yield run_check("drill query", lambda: _check_query(path))
+        yield run_check("drill query", partial(_check_query, request.path))
 
 
 def _check_place(place_at: Path, app: AppCheck) -> str:

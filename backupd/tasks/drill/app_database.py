@@ -78,7 +78,6 @@ class AppDatabase:
 
     def _put(self, restored: Path, origin: SourceFacts) -> None:
         _copy(restored, self._part, origin)
-        fsync_file(self._part)
         write_durably(self._mark, json.dumps(_identity(self._part)).encode())
         fsync_directory(self._path.parent)
         self._remove_side_files()
@@ -136,3 +135,4 @@ def _copy(restored: Path, part: Path, origin: SourceFacts) -> None:
         uid, gid = owner_or_directory_owner(origin.uid, origin.gid, part.parent)
         if os.geteuid() == 0 and uid is not None:
             change_owner(descriptor, uid, gid, part)
+    fsync_file(part)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from backupd.model import Verification
+from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import Kind, RecordedRestore
 from backupd.sqlite.permissions import Permissions
 
@@ -80,3 +81,6 @@ class RestoreResult:
     directory: str | None = None  # owner that an empty directory was given
     notes: tuple[str, ...] = ()  # what the file system cannot do
     takes_back: Undone | None = None
+
+
+Restored = tuple[RunReport[RestoreDetails], RestoreResult | None]  # no result after an error

@@ -91,14 +91,15 @@ def extract_verified(
     Verified are the digest of the archive, digest and size of the snapshot, and its integrity. At least `reserve_bytes`
     stay free. Raises CopyCorrupt, GenerationMissing, NoSpace; `target` is removed then.
     """
-    require_space(target.parent, manifest.snapshot.size_bytes, reserve_bytes, f"unpacking {manifest.id}")
-    context.progress.stage("unpack", manifest.snapshot.size_bytes)
+    expected = manifest.snapshot
+    require_space(target.parent, expected.size_bytes, reserve_bytes, f"unpacking {manifest.id}")
+    context.progress.stage("unpack", expected.size_bytes)
     try:
-        _unpack(
-            manifest, store, target, workers, watching_space(target.parent, reserve_bytes, context.progress.advance)
-        )
-        context.progress.stage("check", manifest.snapshot.size_bytes)
-        return _check(manifest, target)
+        advance = watching_space(target.parent, reserve_bytes, context.progress.advance)
+        with store.open(manifest.id) as archive:
+            limit = expected.size_bytes
+            sha256 = unpack(archive, target, manifest.archive, limit_bytes=limit, workers=workers, advance=advance)
+        return _check(manifest, target, sha256, context)
     except BaseException as error:
         target.unlink(missing_ok=True)
         if isinstance(error, CopyCorrupt):
@@ -109,23 +110,12 @@ def extract_verified(
         raise
 
 
-def _unpack(manifest: Manifest, store: Archives, target: Path, workers: int, advance: Callable[[int], None]) -> None:
+def _check(manifest: Manifest, target: Path, sha256: str, context: TaskContext) -> Inspection:
     expected = manifest.snapshot
-    with store.open(manifest.id) as archive:
-        sha256 = unpack(
-            archive,
-            target,
-            manifest.archive,
-            limit_bytes=expected.size_bytes,
-            workers=workers,
-            advance=advance,
-        )
     if sha256 != expected.sha256 or target.stat().st_size != expected.size_bytes:
         raise CopyCorrupt("the unpacked snapshot differs from its manifest in digest or size", _HINT)
-
-
-def _check(manifest: Manifest, target: Path) -> Inspection:
-    with checking(target, manifest.snapshot.sqlite_writer) as wait:
+    context.progress.stage("check", expected.size_bytes)
+    with checking(target, expected.sqlite_writer) as wait:
         inspection = wait()
     if inspection.verdict.level == "corrupt":
         raise CopyCorrupt(f"it is corrupt: {inspection.verdict.damage[0]}", _HINT)

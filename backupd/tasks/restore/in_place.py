@@ -1,8 +1,10 @@
-"""Restore a generation in place of its app's database.
+"""Restore a generation in place of its app's database; and take restores back, the newest first (--undo, --redo).
 
     lock, recover -> refuse if in use -> unpack beside it, verify -> checkpoint the old database -> lease -> swap
 
-Until the swap nothing is changed but what the app itself would do when it starts; the old database is kept.
+Until the swap nothing is changed but what the app itself would do when it starts; the old database is kept. An undo
+puts a database that was kept as a file back in the same way. The generation from before an online restore is restored
+like any other: online while the app runs, else in place.
 """
 
 import os
@@ -11,42 +13,46 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from backupd.errors import OR_ONLINE, STOP_THE_APP, GenerationMissing, LockHeld, TargetInUse
+from backupd.errors import OR_ONLINE, STOP_THE_APP, GenerationMissing, LockHeld, TargetInUse, TargetRefused
 from backupd.log import Event
 from backupd.model import Manifest
-from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.database_files import side_files
-from backupd.sqlite.history import RestoreRecord, choose_undo, kept_files, recorded_names, restore_history
+from backupd.report import RestoreDetails
+from backupd.sqlite.history import (
+    RecordedRestore,
+    RestoreRecord,
+    choose_undo,
+    kept_files,
+    recorded_names,
+    require_undoable,
+    restore_history,
+)
 from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.swap_journal import part_path
-from backupd.sqlite.target import CheckpointResult, Target, apply_ownership, set_journal_mode
+from backupd.sqlite.target import ELSEWHERE, CheckpointResult, Target, apply_ownership, set_journal_mode
 from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.contract import Archives
-from backupd.system.fs import collect_limits
-from backupd.system.owners import owner_text
+from backupd.system.fs import collect_limits, fsync_directory
+from backupd.system.owners import known_owner, owner_text
 from backupd.tasks.context import TaskContext
 from backupd.tasks.disk_space import require_space
 from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import PinRequest
-from backupd.tasks.restore import RESTORED_FROM, RestoreRequest, RestoreResult, Undone
+from backupd.tasks.restore import RESTORED_FROM, Restored, RestoreRequest, RestoreResult, Undone
 from backupd.tasks.restore.extract import extract_verified
-from backupd.tasks.restore.recovery import database_exists, recover_restore
+from backupd.tasks.restore.recovery import database_exists, filled_side_files, recover_restore
 from backupd.tasks.run import RestoreRun
 from backupd.tasks.verify import marking_damage
 
 
-def restore_in_place(
-    choose: Choose, request: RestoreRequest, store: Archives, context: TaskContext
-) -> tuple[RunReport[RestoreDetails], RestoreResult | None]:
+def restore_in_place(choose: Choose, request: RestoreRequest, store: Archives, context: TaskContext) -> Restored:
     """Restore a generation of `store` over the database of its source; errors are in the report.
 
     `choose` is called under the lock of the store: a run that just ended may have published and removed generations.
     Refused while a process has the database open. The old one is kept beside it as `….pre-restore-TIME`. The result is
     None after an error, and where with `if_missing` a database exists by now.
     """
-    wait_s = context.lock_timeout_s if request.if_missing else 0.0
     if request.dry_run:
         manifest, run = choose(), context.new_run("restore", request.source, RestoreDetails())
         with _offering_online(request, context):
@@ -55,21 +61,28 @@ def restore_in_place(
     result = None
     with (
         context.run("restore", request.source, RestoreDetails()) as run,
-        context.exclusive_lock_if_writable("restore"),
-        restore_lock(request.path, wait_s),
         _offering_online(request, context),
+        _locked(request, run, context),
     ):
-        context.recover()
-        run.start()
-        recover_restore(request.path, context)
         if request.if_missing and database_exists(request.path, empty_is_data=request.empty_is_data):
             run.note(f"another process created {request.path}: it stays")
             return run.report, None
-        require_newest(request)
         manifest = choose()
         run.details = RestoreDetails(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
-        result = _replace(manifest, request, _inspect(manifest, request), store, run, context)
+        result = _replace(manifest, request, store, run, context)
     return run.report, result and replace(result, notes=run.report.notes)
+
+
+@contextmanager
+def _locked(request: RestoreRequest, run: RestoreRun, context: TaskContext) -> Iterator[None]:
+    """Hold the locks of the store and the target, where a killed run or restore is recovered first."""
+    wait_s = context.lock_timeout_s if request.if_missing else 0.0
+    with context.exclusive_lock_if_writable("restore"), restore_lock(request.path, wait_s):
+        context.recover()
+        run.start()
+        recover_restore(request.path, context)
+        require_newest(request)
+        yield
 
 
 def require_newest(request: RestoreRequest) -> None:
@@ -122,13 +135,9 @@ def _inspect(manifest: Manifest, request: RestoreRequest) -> Target:
 
 
 def _replace(
-    manifest: Manifest,
-    request: RestoreRequest,
-    target: Target,
-    store: Archives,
-    run: RestoreRun,
-    context: TaskContext,
+    manifest: Manifest, request: RestoreRequest, store: Archives, run: RestoreRun, context: TaskContext
 ) -> RestoreResult:
+    target = _inspect(manifest, request)
     part = part_path(target.path)
     sweep_parts(target.path)  # the restore lock is held: no other restore uses them
     try:
@@ -140,7 +149,7 @@ def _replace(
             result = replace(planned_result(manifest, request, target), owner=owner, mode=mode)
             with run.stage("swap"):
                 pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
-                result = put_in_place(result, target, part, request, run, context)
+                result = _put_in_place(result, target, part, request, run, context)
     finally:
         remove_part(part)
     _warn_of_directory(target, manifest, request, run)
@@ -157,20 +166,15 @@ def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreReque
         run.warn(warning)
 
 
-def put_in_place(
-    result: RestoreResult,
-    target: Target,
-    part: Path,
-    request: RestoreRequest,
-    run: RestoreRun,
-    context: TaskContext,
+def _put_in_place(
+    result: RestoreResult, target: Target, part: Path, request: RestoreRequest, run: RestoreRun, context: TaskContext
 ) -> RestoreResult:
     """Checkpoint the old database, make sure that no process has opened it since, and put `part` in its place."""
     target = Target.inspect(target.path)  # again: an app that has started since may have created a database
     if request.if_missing and database_exists(target.path, empty_is_data=request.empty_is_data):
         raise TargetInUse(f"another process created {target.path}: it stays", "run it again")
-    settled = target.checkpoint()
-    orphans = [] if target.old else [path for path in side_files(target.path) if _may_hold_data(path)]
+    old = target.checkpoint() or CheckpointResult("")
+    orphans = [] if target.old else filled_side_files(target.path)
     with target.lease(stopped=request.stopped) as lease:
         kept = swap(target.path, part, lease, context.clock(), _record(result, target, request), request.takes_back)
     for orphan in orphans:
@@ -178,18 +182,8 @@ def put_in_place(
         run.note(f"{target.path.name} was missing, and {orphan.name} existed: kept as {orphan.with_name(name)}")
     if kept is None:
         return result
-    old = settled or CheckpointResult("")
-    return replace(
-        result,
-        kept=str(kept),
-        old_damage=old.damage,
-        old_undecided=old.journal_problem,
-        undo=request.undo_command,
-    )
-
-
-def _may_hold_data(side_file: Path) -> bool:
-    return not side_file.name.endswith("-shm") and side_file.exists() and side_file.stat().st_size > 0
+    undecided, undo = old.journal_problem, request.undo_command
+    return replace(result, kept=str(kept), old_damage=old.damage, old_undecided=undecided, undo=undo)
 
 
 def _record(result: RestoreResult, target: Target, request: RestoreRequest) -> RestoreRecord | None:
@@ -236,3 +230,95 @@ def log_restored(what: str, result: RestoreResult, context: TaskContext) -> None
         kept=result.kept,
         undo=result.undo,
     )
+
+
+def plan_undo(request: RestoreRequest, context: TaskContext, *, redo: bool) -> RestoreRequest:
+    """Return the request to take the last restore back (with `redo`, the last undo).
+
+    A killed restore is recovered first, except in a dry run. Raises GenerationMissing, TargetRefused, LockHeld.
+    """
+    with _without_elsewhere():
+        if not request.dry_run:
+            with restore_lock(request.path):
+                recover_restore(request.path, context)
+        target = Target.inspect(request.path)
+        entry = choose_undo(restore_history(target.path), redo=redo)
+        require_undoable(entry)
+    return replace(request, takes_back=entry)
+
+
+def is_in_use(request: RestoreRequest) -> bool:
+    """Whether the database exists and is open. Raises TargetRefused; TargetInUse where only side files are open."""
+    with _without_elsewhere():
+        target = Target.inspect(request.path)
+        try:
+            with target.lease(stopped=request.stopped):
+                return False
+        except TargetInUse:
+            if target.old is None:
+                raise
+            return True
+
+
+def undo_in_place(request: RestoreRequest, entry: RecordedRestore, context: TaskContext) -> Restored:
+    """Put the database that a restore kept back in place; the current one is kept."""
+    if request.dry_run:
+        with _without_elsewhere(), collect_limits() as limits:
+            planned, target, _ = _inspect_kept(request, entry)
+            fsync_directory(target.path.parent)
+        report = context.new_run("restore", request.source, RestoreDetails()).report
+        return report, replace(planned, notes=tuple(limits))
+    result = None
+    with (
+        context.run("restore", request.source, RestoreDetails()) as run,
+        _without_elsewhere(),
+        _locked(request, run, context),
+    ):
+        result = _put_back(request, entry, run, context)
+    return run.report, result and replace(result, notes=run.report.notes)
+
+
+def _put_back(request: RestoreRequest, entry: RecordedRestore, run: RestoreRun, context: TaskContext) -> RestoreResult:
+    result, target, kept = _inspect_kept(request, entry)
+    settled = kept.checkpoint()  # so that one rename puts all of it back, and no process reads it during that
+    if settled and settled.journal_problem:
+        run.warn(
+            "put back with its journal, which the app rolls back or deletes when it starts; that is correct if the app "
+            f"has not run since the restore: {settled.journal_problem}"
+        )
+    result = _put_in_place(result, target, kept.path, request, run, context)
+    log_restored(f"put {kept.path.name} back in place of {target.path}", result, context)
+    return result
+
+
+def _inspect_kept(request: RestoreRequest, entry: RecordedRestore) -> tuple[RestoreResult, Target, Target]:
+    """Return the planned result, the target, and the database that was kept; neither may be in use."""
+    target, kept = Target.inspect(request.path), Target.kept(entry.path)
+    for database in (target, kept):
+        with database.lease(stopped=request.stopped):
+            pass
+    state = kept.path.stat()
+    result = RestoreResult(
+        source=request.source,
+        generation=None,
+        taken_at=None,
+        target=str(target.path),
+        snapshot_bytes=state.st_size,
+        snapshot_sha256=None,
+        owner=owner_text(*known_owner(kept.path, state)),
+        mode=f"{state.st_mode & 0o7777:04o}",
+        dry_run=request.dry_run,
+        takes_back=Undone.of(entry),
+    )
+    return result, target, kept
+
+
+@contextmanager
+def _without_elsewhere() -> Iterator[None]:
+    """Remove the restore to another path from hints: an undo has no other target."""
+    try:
+        yield
+    except TargetRefused as error:
+        for joint in ("; or ", ", or ", ""):
+            error.hint = error.hint.removesuffix(f"{joint}{ELSEWHERE}")
+        raise

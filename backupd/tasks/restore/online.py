@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backupd.errors import BackupdError, RestoreFailed, TargetRefused
 from backupd.model import Manifest
-from backupd.report import RestoreDetails, RunReport
+from backupd.report import RestoreDetails
 from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header
 from backupd.sqlite.history import RestoreRecord, begin_online_restore, finish_online_restore, took_effect
 from backupd.sqlite.target import Target, set_journal_mode
@@ -27,25 +27,30 @@ from backupd.tasks.disk_space import require_space, reserve_bytes
 from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import BackupRequest, PinRequest
-from backupd.tasks.restore import RESTORED_FROM, RestoreRequest, RestoreResult
+from backupd.tasks.restore import RESTORED_FROM, Restored, RestoreRequest
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.restore.in_place import log_restored, planned_result, require_newest
 from backupd.tasks.restore.recovery import recover_restore
 from backupd.tasks.verify import marking_damage
 
 _COPY = "restored.sqlite3"
+_OFFLINE = "stop the app, and restore without --online"
 
 
 def restore_online(
     choose: Choose, request: RestoreRequest, store: Archives, safety: BackupRequest, context: TaskContext
-) -> tuple[RunReport[RestoreDetails], RestoreResult | None]:
+) -> Restored:
     """Restore a generation of `store` into the database of its source while its app runs; errors are in the report.
 
     `choose` is called under the lock of the store. First the database is backed up as `safety` says; that generation is
     pinned, and recorded beside the database for an undo. Without it nothing is overwritten. Raises TargetRefused where
     the store is read-only.
     """
-    _require_store(context)
+    directory = context.store.directory
+    if directory.exists() and not context.store.writable():
+        raise TargetRefused(
+            f"{directory} is not writable: the safety backup cannot be stored", f"mount it writable; or {_OFFLINE}"
+        )
     if request.dry_run:
         manifest = choose()
         target = _inspect(request, safety, manifest)
@@ -95,15 +100,6 @@ def _recording(record: RestoreRecord, request: RestoreRequest, target: Path, con
     finish_online_restore(target, begun, done=True)
 
 
-def _require_store(context: TaskContext) -> None:
-    directory = context.store.directory
-    if directory.exists() and not context.store.writable():
-        raise TargetRefused(
-            f"{directory} is not writable: the safety backup cannot be stored",
-            "mount it writable; or stop the app, and restore without --online",
-        )
-
-
 def _back_up(safety: BackupRequest, manifest: Manifest, context: TaskContext) -> str:
     """Back the database up and return the id of the generation. Raises RestoreFailed."""
     pin = PinRequest(f"it is the state before the online restore of {manifest.id}")
@@ -112,7 +108,7 @@ def _back_up(safety: BackupRequest, manifest: Manifest, context: TaskContext) ->
     if report.outcome == "failed" or report.generation is None:
         raise RestoreFailed(
             f"the safety backup failed, and nothing was restored: {report.error}",
-            "resolve that first; or stop the app, and restore without --online",
+            f"resolve that first; or {_OFFLINE}",
         )
     return report.generation
 
@@ -125,12 +121,12 @@ def _inspect(request: RestoreRequest, safety: BackupRequest, manifest: Manifest)
     if manifest.verdict.level == "opaque" or is_encrypted(os.fspath(target.path)):
         raise TargetRefused(
             f"{manifest.id} or {target.path} is encrypted: SQLite cannot write one into the other without the key",
-            "stop the app, and restore without --online",
+            _OFFLINE,
         )
     if file_has_checksums(target.path):
         raise TargetRefused(
             f"{target.path} has a checksum in each page (cksumvfs), which an online restore would not write",
-            "stop the app, and restore without --online",
+            _OFFLINE,
         )
     directory = target.path.parent
     reserve = reserve_bytes(directory, safety.reserve_bytes)

@@ -85,13 +85,18 @@ def database_exists(path: Path, *, empty_is_data: bool) -> bool:
 
 def _refuse_side_files(target: Path) -> bool:
     """Return False where the side files of a missing or empty database hold no data. Raises TargetRefused."""
-    for path in side_files(target):
-        if not path.name.endswith("-shm") and os.path.lexists(path) and path.lstat().st_size > 0:
-            raise TargetRefused(
-                f"{path} lies beside a database that is missing or empty: it may hold its data",
-                f"look for {target.name} and put it back; or replace both: backupd restore keeps that file",
-            )
+    for path in filled_side_files(target):
+        raise TargetRefused(
+            f"{path} lies beside a database that is missing or empty: it may hold its data",
+            f"look for {target.name} and put it back; or replace both: backupd restore keeps that file",
+        )
     return False
+
+
+def filled_side_files(target: Path) -> list[Path]:
+    """Return the side files of a database that may hold data of it. Raises OSError."""
+    kinds = (path for path in side_files(target) if not path.name.endswith("-shm"))
+    return [path for path in kinds if os.path.lexists(path) and path.lstat().st_size > 0]
 
 
 def _real(path: Path) -> Path:

@@ -42,7 +42,9 @@ def restore_to_path(
     with collect_limits() as limits:
         if dry_run:
             require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
-            owner, mode = _rehearse(target, manifest.origin)
+            with tempfile.TemporaryFile(dir=target.parent) as trial:
+                owner, mode = _apply_ownership(trial.fileno(), target, manifest.origin)
+            fsync_directory(target.parent)
         else:
             owner, mode = _restore(manifest, target, workers, context, store or context.store)
             what = f"restored {manifest.id} to {target}"
@@ -76,14 +78,6 @@ def refuse_unsafe(target: Path) -> None:
                 f"{path} exists: SQLite would replay it into the restored database",
                 "move it away, or give another --to PATH",
             )
-
-
-def _rehearse(target: Path, origin: SourceFacts) -> tuple[str | None, int]:
-    """Return the owner and mode that the restored file would have, tried on an unnamed file. Raises OSError."""
-    with tempfile.TemporaryFile(dir=target.parent) as trial:
-        applied = _apply_ownership(trial.fileno(), target, origin)
-    fsync_directory(target.parent)
-    return applied
 
 
 def _restore(
