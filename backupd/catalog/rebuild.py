@@ -33,8 +33,7 @@ from backupd.catalog.database import (
     upgrade,
     user_version,
 )
-from backupd.catalog.models import Base, CopyRow, GenerationRow
-from backupd.catalog.queries import generation_row
+from backupd.catalog.models import Base, CopyRow, GenerationRow, generation_row
 from backupd.catalog.session import make_engine, sqlalchemy_errors
 from backupd.model import Manifest, utc_from_text
 from backupd.report import report_from_json

@@ -6,18 +6,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from backupd.catalog import (
+from backupd.catalog import open_catalog, read_catalog
+from backupd.catalog.catalog import Catalog
+from backupd.daemon.scheduler import STALLED_S, Scheduler
+from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskQueues, TaskRequest
+from backupd.errors import (
+    BackupdError,
     CatalogDamaged,
     CatalogDiskError,
     CatalogForeign,
     CatalogUnavailable,
-    open_catalog,
-    read_catalog,
+    LockHeld,
 )
-from backupd.catalog.catalog import Catalog
-from backupd.daemon.scheduler import STALLED_S, Scheduler
-from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskQueues, TaskRequest
-from backupd.errors import BackupdError, LockHeld
 from backupd.log import Event
 from backupd.model import CLOCK_TOLERANCE, Task
 from backupd.schedule import Due, Planned, TaskHistory

@@ -19,16 +19,7 @@ from typing import BinaryIO
 
 from backupd.errors import NoSpace, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.contract import (
-    CHECKSUMS,
-    HIDDEN,
-    ListedGeneration,
-    Listing,
-    RecoveredItem,
-    checksums_text,
-    generation_missing,
-    require_generation_id,
-)
+from backupd.stores import contract
 from backupd.stores.staging import Staging, remove_tree
 from backupd.system.fs import (
     fsync_directory,
@@ -51,7 +42,7 @@ class DirectoryStore:
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self.directory = directory
-        self.hidden = directory / HIDDEN
+        self.hidden = directory / contract.HIDDEN
         self._removing = self.hidden / "removing"
         self._staging = Staging(self.hidden / "staging")
 
@@ -71,10 +62,10 @@ class DirectoryStore:
         directories = (self.directory, self.hidden) if self.hidden.exists() else (self.directory,)
         return all(os.access(directory, os.W_OK, effective_ids=True) for directory in directories)
 
-    def list(self) -> Listing:
+    def list(self) -> contract.Listing:
         """Return all complete generations, in order of their ids."""
         sizes, manifests = self._files()
-        return tuple(ListedGeneration(key, sizes[key]) for key in sorted(sizes.keys() & manifests))
+        return tuple(contract.ListedGeneration(key, sizes[key]) for key in sorted(sizes.keys() & manifests))
 
     def unpaired_files(self) -> tuple[str, ...]:
         """Return the names of archives without a manifest and of manifests without an archive."""
@@ -160,11 +151,11 @@ class DirectoryStore:
 
     def write_checksums(self, digests: Mapping[str, str]) -> None:
         """Write `SHA256SUMS` with these archives, unless it has exactly this content."""
-        text, old, path = checksums_text(digests), self._checksums(), self.directory / CHECKSUMS
+        text, old, path = contract.checksums_text(digests), self._checksums(), self.directory / contract.CHECKSUMS
         if old == text:
             return
         try:
-            replace_durably(path, text, temporary=self.hidden / f"{CHECKSUMS}.new", mode=0o644)
+            replace_durably(path, text, temporary=self.hidden / f"{contract.CHECKSUMS}.new", mode=0o644)
         except OSError as error:
             if not is_disk_full(error) or old is None or len(old) < len(text):
                 raise
@@ -180,18 +171,18 @@ class DirectoryStore:
         with self._staging.directory() as path:
             yield path
 
-    def recover(self) -> Iterator[RecoveredItem]:
+    def recover(self) -> Iterator[contract.RecoveredItem]:
         """Finish what killed runs left unfinished, and yield each item. Needs the store's lock."""
         for key, _ in _manifests_in(self._removing):
             self._finish_removal(key)
-            yield RecoveredItem("removal", key)
+            yield contract.RecoveredItem("removal", key)
         for abandoned in self._staging.abandoned():
             for key, staged in _manifests_in(abandoned):
                 if self.archive_path(key).exists() and not self._manifest(key).exists():
                     self._place(staged, self._manifest(key))
-                    yield RecoveredItem("publication", key)
-            yield RecoveredItem("staging", abandoned.name, remove_tree(abandoned))
-        (self.hidden / f"{CHECKSUMS}.new").unlink(missing_ok=True)
+                    yield contract.RecoveredItem("publication", key)
+            yield contract.RecoveredItem("staging", abandoned.name, remove_tree(abandoned))
+        (self.hidden / f"{contract.CHECKSUMS}.new").unlink(missing_ok=True)
 
     def _make(self, directory: Path, mode: int) -> None:
         try:
@@ -239,7 +230,7 @@ class DirectoryStore:
         return gone and manifest.exists()  # a removal takes the manifest first
 
     def _checksums(self) -> bytes | None:
-        path = self.directory / CHECKSUMS
+        path = self.directory / contract.CHECKSUMS
         return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
     def _files(self) -> tuple[dict[str, int], set[str]]:
@@ -264,7 +255,7 @@ class DirectoryStore:
 
     def _open(self, path: str, generation_id: str) -> tuple[int, int]:
         """Return descriptor and size of a regular file; follows no link. Raises GenerationMissing, OSError."""
-        require_generation_id(generation_id)
+        contract.require_generation_id(generation_id)
         try:
             descriptor = os.open(path, _NO_LINKS)
             state = os.fstat(descriptor)
@@ -276,7 +267,7 @@ class DirectoryStore:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        raise generation_missing(generation_id, self.name)
+        raise contract.generation_missing(generation_id, self.name)
 
 
 def _read(descriptor: int, size_bytes: int, limit_bytes: int) -> bytes:

@@ -218,10 +218,8 @@ class Reporter:
         facts["event.duration"] = int(report.duration_s * 1e9)
         write(Event.RUN_FINISHED, describe(report), **facts)
         run_id, now = self._run_id, self._clock()
-        if run_id is not None:
-            self.write_catalog(lambda catalog: catalog.finish_run(run_id, report, now, self._configuration))
-        elif os.path.lexists(self._catalog_path):
-            self.write_catalog(lambda catalog: catalog.record_run(report, now, self._configuration))
+        if run_id is not None or os.path.lexists(self._catalog_path):
+            self.write_catalog(lambda catalog: catalog.record_run(report, now, self._configuration, run_id))
 
     def write_catalog(self, write: Callable[["Catalog"], object]) -> None:
         """Let `write` change the catalog, which is made where there is none."""

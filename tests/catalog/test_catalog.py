@@ -13,11 +13,12 @@ from types import MappingProxyType
 import pytest
 from catalog_values import APP, NOON, OLDER, at, manifest, report, start
 
-from backupd.catalog import CatalogForeign, CatalogUnavailable, open_catalog, read_catalog, read_copies
+from backupd.catalog import CatalogUnavailable, open_catalog, read_catalog, read_copies
 from backupd.catalog.catalog import Catalog
 from backupd.catalog.database import TABLES
 from backupd.catalog.models import Base
 from backupd.catalog.rebuild import rebuild
+from backupd.errors import CatalogForeign
 from backupd.report import BackupDetails, PruneDetails
 
 EVERYONE_WRITES = """
@@ -30,7 +31,7 @@ sys.stdin.readline()
 for number in range(int(sys.argv[3])):
     with open_catalog(Path(sys.argv[1])) as catalog:
         run = catalog.start_run("backup", sys.argv[2], NOON)
-        catalog.finish_run(run, report(subject=sys.argv[2], notes=(str(number),)), NOON)
+        catalog.record_run(report(subject=sys.argv[2], notes=(str(number),)), NOON, run_id=run)
 """
 
 
@@ -84,14 +85,14 @@ def test_a_run_that_began_is_interrupted_until_it_is_finished(catalog: Catalog) 
     drill = catalog.start_run("drill", "app", NOON)
     assert [run.id for run in catalog.interrupted_runs()] == [drill, backup]
     assert [run.id for run in catalog.interrupted_runs("backup")] == [backup]
-    catalog.finish_run(backup, report(), at(2))
+    catalog.record_run(report(), at(2), run_id=backup)
     assert [run.id for run in catalog.interrupted_runs()] == [drill]
     assert {run.id: run.outcome for run in catalog.runs()} == {backup: "published", drill: None}
 
 
 def test_an_interrupted_run_is_marked_failed_but_never_after_it_finished(catalog: Catalog) -> None:
     killed, finished = (catalog.start_run("backup", "app", NOON) for _ in range(2))
-    catalog.finish_run(finished, report(), at(1))
+    catalog.record_run(report(), at(1), run_id=finished)
     for run_id in (killed, finished):
         catalog.mark_interrupted(run_id, at(2))
     runs = {run.id: run for run in catalog.runs()}
@@ -104,13 +105,13 @@ def test_an_interrupted_run_is_marked_failed_but_never_after_it_finished(catalog
 def test_a_run_marked_interrupted_that_finishes_is_recorded_as_finished(catalog: Catalog) -> None:
     run_id = catalog.start_run("backup", "app", NOON)
     catalog.mark_interrupted(run_id, at(1))
-    catalog.finish_run(run_id, report(), at(2))
+    catalog.record_run(report(), at(2), run_id=run_id)
     (run,) = catalog.runs()
     assert (run.outcome, run.error, run.finished_at) == ("published", None, at(2))
 
 
 def test_a_run_whose_beginning_was_lost_with_the_old_catalog_is_recorded_at_its_end(catalog: Catalog) -> None:
-    catalog.finish_run(41, report(), at(1))
+    catalog.record_run(report(), at(1), run_id=41)
     (run,) = catalog.runs()
     assert (run.report, run.finished_at) == (report(), at(1))
 

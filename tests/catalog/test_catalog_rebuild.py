@@ -44,7 +44,7 @@ def test_a_rebuild_drops_generations_without_a_manifest_and_keeps_every_run_and_
         assert rebuild(path, [(manifest(OLDER), "nas")]) == 1
         assert catalog.runs() == before
         assert catalog.copies() == {OLDER: ("nas",)}
-        catalog.finish_run(unfinished, report(task="drill"), at(3))
+        catalog.record_run(report(task="drill"), at(3), run_id=unfinished)
         assert catalog.interrupted_runs() == []
     assert names(path) == {""}
 

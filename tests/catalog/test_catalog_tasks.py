@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from catalog_values import APP, NOON, OLDER, at, manifest, report
 
-from backupd.catalog import CatalogDamaged, open_catalog
+from backupd.catalog import open_catalog
 from backupd.catalog.catalog import Catalog
+from backupd.errors import CatalogDamaged
 from backupd.report import DrillDetails, DrillReport, RunDetails
 from backupd.schedule import TaskHistory
 

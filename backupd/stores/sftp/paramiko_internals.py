@@ -17,56 +17,35 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from paramiko import Channel, Message, SFTPAttributes, SFTPClient, Transport
+from paramiko import Channel, Message, SFTPAttributes, SFTPClient, Transport, sftp
 from paramiko.agent import AgentSSH
-from paramiko.sftp import (
-    CMD_CLOSE,
-    CMD_EXTENDED,
-    CMD_FSETSTAT,
-    CMD_FSTAT,
-    CMD_HANDLE,
-    CMD_LSTAT,
-    CMD_MKDIR,
-    CMD_OPEN,
-    CMD_OPENDIR,
-    CMD_READ,
-    CMD_READDIR,
-    CMD_REMOVE,
-    CMD_RENAME,
-    CMD_SETSTAT,
-    CMD_STAT,
-    CMD_WRITE,
-    SFTP_EOF,
-    SFTP_NO_SUCH_FILE,
-    SFTP_OK,
-    SFTP_OP_UNSUPPORTED,
-    SFTP_PERMISSION_DENIED,
-)
 
 from backupd.formatting import one_line, printable
 
 _OPERATIONS: Final = {
-    CMD_CLOSE: "close",
-    CMD_FSETSTAT: "set the mode of",
-    CMD_FSTAT: "stat",
-    CMD_LSTAT: "stat",
-    CMD_MKDIR: "make the directory",
-    CMD_OPEN: "open",
-    CMD_OPENDIR: "list",
-    CMD_READ: "read",
-    CMD_READDIR: "list",
-    CMD_REMOVE: "remove",
-    CMD_RENAME: "rename",
-    CMD_SETSTAT: "change",
-    CMD_STAT: "stat",
-    CMD_WRITE: "write",
+    sftp.CMD_CLOSE: "close",
+    sftp.CMD_FSETSTAT: "set the mode of",
+    sftp.CMD_FSTAT: "stat",
+    sftp.CMD_LSTAT: "stat",
+    sftp.CMD_MKDIR: "make the directory",
+    sftp.CMD_OPEN: "open",
+    sftp.CMD_OPENDIR: "list",
+    sftp.CMD_READ: "read",
+    sftp.CMD_READDIR: "list",
+    sftp.CMD_REMOVE: "remove",
+    sftp.CMD_RENAME: "rename",
+    sftp.CMD_SETSTAT: "change",
+    sftp.CMD_STAT: "stat",
+    sftp.CMD_WRITE: "write",
 }
 _EXTENSIONS: Final = {
     "posix-rename@openssh.com": "rename",
     "fsync@openssh.com": "flush",
     "statvfs@openssh.com": "find the free space of",
 }
-_HANDLE_COMMANDS: Final = frozenset((CMD_CLOSE, CMD_FSETSTAT, CMD_FSTAT, CMD_READ, CMD_READDIR, CMD_WRITE))
+_HANDLE_COMMANDS: Final = frozenset(
+    (sftp.CMD_CLOSE, sftp.CMD_FSETSTAT, sftp.CMD_FSTAT, sftp.CMD_READ, sftp.CMD_READDIR, sftp.CMD_WRITE)
+)
 _REMEMBERED: Final = 4096  # requests; far more than are ever in flight
 _MAX_ANSWER_CHARS: Final = 80
 _MAX_PATH_CHARS: Final = 160
@@ -135,7 +114,7 @@ class NamingClient(SFTPClient):
         kind: int
         data: bytes
         kind, data = parent._read_packet()  # noqa: SLF001 - see the module
-        if kind == CMD_HANDLE:
+        if kind == sftp.CMD_HANDLE:
             message = Message(data)
             _operation, path = self._described(message.get_int())
             self._paths[message.get_string()] = path
@@ -143,15 +122,15 @@ class NamingClient(SFTPClient):
 
     def _convert_status(self, msg: Message) -> None:
         number, code, text = int.from_bytes(msg.asbytes()[:4], "big"), msg.get_int(), msg.get_text()
-        if code == SFTP_OK:
+        if code == sftp.SFTP_OK:
             return
-        if code == SFTP_EOF:
+        if code == sftp.SFTP_EOF:
             raise EOFError(text)
         operation, path = self._described(number)
         what = f"cannot {operation} {path}: {one_line(text)[:_MAX_ANSWER_CHARS] or f'status {code}'}"
-        if code in (SFTP_NO_SUCH_FILE, SFTP_PERMISSION_DENIED):
-            raise OSError(errno.ENOENT if code == SFTP_NO_SUCH_FILE else errno.EACCES, what)
-        if code == SFTP_OP_UNSUPPORTED or "unsupported" in text.lower():
+        if code in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_PERMISSION_DENIED):
+            raise OSError(errno.ENOENT if code == sftp.SFTP_NO_SUCH_FILE else errno.EACCES, what)
+        if code == sftp.SFTP_OP_UNSUPPORTED or "unsupported" in text.lower():
             raise OperationUnsupported(what)
         raise OSError(what)
 
@@ -160,7 +139,7 @@ class NamingClient(SFTPClient):
         found, kind, arguments = self._requests.get(number % _REMEMBERED, (-1, 0, ()))
         if found != number:
             return "complete", "a request"
-        if kind == CMD_EXTENDED:
+        if kind == sftp.CMD_EXTENDED:
             name = _text(arguments[0])
             operation, arguments = _EXTENSIONS.get(name, f"request {name} for"), arguments[1:]
             has_handle = name == "fsync@openssh.com"

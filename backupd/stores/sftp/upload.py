@@ -10,17 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from paramiko import Channel, SFTPClient, SSHException
-from paramiko.sftp import (
-    CMD_CLOSE,
-    CMD_FSETSTAT,
-    CMD_OPEN,
-    SFTP_FLAG_CREATE,
-    SFTP_FLAG_EXCL,
-    SFTP_FLAG_READ,
-    SFTP_FLAG_WRITE,
-    SFTPError,
-)
+from paramiko import Channel, SFTPClient, SSHException, sftp
 
 from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
@@ -37,8 +27,8 @@ from backupd.stores.sftp.protocol import (
     write_errors,
 )
 
-_UPDATE: Final = SFTP_FLAG_READ | SFTP_FLAG_WRITE
-_CREATE: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
+_UPDATE: Final = sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE
+_CREATE: Final = _UPDATE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL
 _READ_BACK: Final[VerificationMethod] = "read-back"
 _HASH_OUTPUT: Final = re.compile(rb"([0-9a-f]{64}) [ *]-\r?\n", re.ASCII)  # of GNU, busybox and uutils alike
 _MAX_OUTPUT_BYTES: Final = 256
@@ -289,10 +279,10 @@ def _writers(
     """
     first, *others = map(RequestPipeline, clients)
     flags = _CREATE if new else _UPDATE
-    opened = [(clients[0], first, first.wait_handle(first.send(CMD_OPEN, part, flags, attributes_with(None))))]
+    opened = [(clients[0], first, first.wait_handle(first.send(sftp.CMD_OPEN, part, flags, attributes_with(None))))]
     try:
-        set_mode = first.send(CMD_FSETSTAT, opened[0][2], attributes_with(PRIVATE_MODE))
-        requests = [pipeline.send(CMD_OPEN, part, _UPDATE, attributes_with(None)) for pipeline in others]
+        set_mode = first.send(sftp.CMD_FSETSTAT, opened[0][2], attributes_with(PRIVATE_MODE))
+        requests = [pipeline.send(sftp.CMD_OPEN, part, _UPDATE, attributes_with(None)) for pipeline in others]
         with suppress(OSError):  # some servers have no file modes; the directory is private
             first.wait(set_mode)
         for client, pipeline, number in zip(clients[1:], others, requests, strict=True):
@@ -309,10 +299,10 @@ def _writers(
 def _close(opened: Sequence[tuple[RequestPipeline, bytes]]) -> None:
     """Close all handles and ignore errors: the contents are verified anyway."""
     requests = []
-    with suppress(OSError, EOFError, SSHException, SFTPError):
-        requests = [(pipeline, pipeline.send(CMD_CLOSE, handle)) for pipeline, handle in opened]
+    with suppress(OSError, EOFError, SSHException, sftp.SFTPError):
+        requests = [(pipeline, pipeline.send(sftp.CMD_CLOSE, handle)) for pipeline, handle in opened]
     for pipeline, number in requests:
-        with suppress(OSError, EOFError, SSHException, SFTPError):
+        with suppress(OSError, EOFError, SSHException, sftp.SFTPError):
             pipeline.wait(number)
 
 
