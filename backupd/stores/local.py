@@ -11,8 +11,9 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,7 @@ from typing import BinaryIO
 from backupd.errors import NoSpace, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores import contract
-from backupd.stores.staging import Staging, remove_tree
+from backupd.system.file_lock import directory_lock
 from backupd.system.fs import (
     fsync_directory,
     inherit_owner,
@@ -33,6 +34,7 @@ from backupd.system.fs import (
 from backupd.system.os_errors import dangling_link, explain_full, os_error_hint
 from backupd.system.owners import ownership_hint
 
+_STAGING_PREFIX = "run-"
 _NO_LINKS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -44,7 +46,7 @@ class DirectoryStore:
         self.directory = directory
         self.hidden = directory / contract.HIDDEN
         self._removing = self.hidden / "removing"
-        self._staging = Staging(self.hidden / "staging")
+        self._staging = self.hidden / "staging"
 
     def prepare(self) -> None:
         """Make missing directories: of the path, only its last part, so that a missing mount is noticed.
@@ -52,7 +54,7 @@ class DirectoryStore:
         Raises StoreUnusable, NoSpace.
         """
         self._make(self.directory, 0o750)
-        for directory in (self.hidden, self._removing, self._staging.root):
+        for directory in (self.hidden, self._removing, self._staging):
             if directory.is_symlink():  # files outside the store would be swept
                 raise StoreUnusable(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
             self._make(directory, 0o700)
@@ -167,21 +169,28 @@ class DirectoryStore:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield an empty directory on the store's file system, removed at the end of the block."""
-        with self._staging.directory() as path:
-            yield path
+        """Yield an empty directory (0700) on the store's file system, removed at the end of the block.
+
+        A flock(2) on it tells that this process lives.
+        """
+        with ExitStack() as stack:
+            path = _make_staging(self._staging, stack)
+            try:
+                yield path
+            finally:
+                _remove(path)
 
     def recover(self) -> Iterator[contract.RecoveredItem]:
         """Finish what killed runs left unfinished, and yield each item. Needs the store's lock."""
         for key, _ in _manifests_in(self._removing):
             self._finish_removal(key)
             yield contract.RecoveredItem("removal", key)
-        for abandoned in self._staging.abandoned():
+        for abandoned in _abandoned(self._staging):
             for key, staged in _manifests_in(abandoned):
                 if self.archive_path(key).exists() and not self._manifest(key).exists():
                     self._place(staged, self._manifest(key))
                     yield contract.RecoveredItem("publication", key)
-            yield contract.RecoveredItem("staging", abandoned.name, remove_tree(abandoned))
+            yield contract.RecoveredItem("staging", abandoned.name, _remove_tree(abandoned))
         (self.hidden / f"{contract.CHECKSUMS}.new").unlink(missing_ok=True)
 
     def _make(self, directory: Path, mode: int) -> None:
@@ -282,3 +291,41 @@ def _manifests_in(directory: Path) -> list[tuple[str, Path]]:
     """Return the manifests at any depth below `directory` with their ids; links are neither followed nor returned."""
     found = ((path.name.removesuffix(MANIFEST_SUFFIX), path) for path in directory.rglob(f"*{MANIFEST_SUFFIX}"))
     return sorted((key, path) for key, path in found if is_generation_id(key) and not path.is_symlink())
+
+
+def _make_staging(root: Path, stack: ExitStack) -> Path:
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=root))
+        inherit_owner(root, path)
+        with suppress(OSError):
+            if stack.enter_context(directory_lock(path)) and path.is_dir():
+                return path
+        stack.close()  # swept between mkdir and flock
+
+
+def _abandoned(root: Path) -> Iterator[Path]:
+    """Yield the staging directories whose process is dead."""
+    for path in sorted(root.glob(f"{_STAGING_PREFIX}*")):
+        with suppress(OSError), directory_lock(path) as held:
+            if held:
+                yield path
+
+
+def _remove_tree(directory: Path) -> str:
+    """Remove as much as possible of `directory`; returns why the rest remains, empty when nothing does."""
+    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        if directory.exists():
+            shutil.rmtree(directory)  # again, for the reason of the first error
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return ""
+
+
+def _remove(directory: Path) -> None:
+    """Remove `directory`, also when SIGTERM interrupts the removal."""
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
