@@ -33,27 +33,17 @@ from backupd.catalog.database import (
     upgrade,
     user_version,
 )
-from backupd.catalog.models import Base, CopyRow, GenerationRow, generation_row
+from backupd.catalog.models import Base, CopyRow, GenerationRow, UtcDateTime, generation_row
 from backupd.catalog.session import make_engine, sqlalchemy_errors
 from backupd.model import Manifest, utc_from_text
 from backupd.report import report_from_json
 from backupd.system.fs import fsync_directory, fsync_file
 
 Row = dict[str, Any]
+_CopyKey = tuple[str, str]  # generation, store
+_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 _TABLES: Final = ("run", "copy", "check_result", "notice", "outbox", "ping")  # what no manifest contains
 _LENIENT: Final = ("writable_schema=ON",)  # without it SQLite opens no truncated file
-_TIMES: Final = (
-    "started_at",
-    "finished_at",
-    "checked_at",
-    "since",
-    "notified_at",
-    "made_at",
-    "next_at",
-    "accepted_at",
-    "failed_at",
-)
-_READERS: Final = {**dict.fromkeys(_TIMES, utc_from_text), "report": report_from_json}
 
 
 @dataclass(slots=True)
@@ -68,10 +58,6 @@ class OldCatalog:
         if is_locked(error):
             raise error
         self.complete = False
-
-
-_CopyKey = tuple[str, str]  # generation, store
-_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 
 
 def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
@@ -225,10 +211,13 @@ def _rows(connection: sqlite3.Connection, table: Table, old: OldCatalog) -> list
 
 
 def _is_readable(table: Table, row: Row) -> bool:
+    values = [(column, row.get(column.name)) for column in table.columns]
     try:
-        for name, read in _READERS.items():
-            if row.get(name) is not None:
-                read(row[name])
+        for column, value in values:
+            if value is not None and isinstance(column.type, UtcDateTime):
+                utc_from_text(value)
+        if row.get("report") is not None:
+            report_from_json(row["report"])
     except (TypeError, ValueError):
         return False
-    return all(column.nullable or row.get(column.name) is not None for column in table.columns)
+    return all(column.nullable or value is not None for column, value in values)

@@ -179,10 +179,9 @@ class ObservedTransport(Transport):
 
 
 class ConnectedAgent(AgentSSH):
-    """An SSH agent at the other end of `connection`, None for one without keys. Raises SSHException, OSError."""
+    """An SSH agent at the other end of `connection`. Raises SSHException, OSError."""
 
-    def __init__(self, connection: socket.socket | None) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         super().__init__()
         connect: Any = self._connect  # type: ignore[attr-defined] # see the module
-        if connection is not None:
-            connect(connection)
+        connect(connection)

@@ -259,10 +259,8 @@ def stat_many(client: SFTPClient, paths: Sequence[str]) -> tuple[SFTPAttributes 
     """
     pipeline = RequestPipeline(client)
     numbers = [pipeline.send(sftp.CMD_LSTAT, path) for path in paths]
-    return tuple(_attributes(pipeline, number) for number in numbers)
-
-
-def _attributes(pipeline: RequestPipeline, number: int) -> SFTPAttributes | None:
-    with suppress(FileNotFoundError):
-        return pipeline.wait_attributes(number)
-    return None
+    found: list[SFTPAttributes | None] = [None] * len(numbers)
+    for index, number in enumerate(numbers):
+        with suppress(FileNotFoundError):
+            found[index] = pipeline.wait_attributes(number)
+    return tuple(found)
