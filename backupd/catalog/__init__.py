@@ -121,10 +121,7 @@ class NotificationState:
 
 @dataclass(frozen=True, slots=True)
 class PingRecord:
-    """Counts of accepted and failed pings of a task of a source (empty for the daily ping).
-
-    `reason` is the error of the last failed one.
-    """
+    """Counts of accepted and failed pings of a task of a source (empty for the daily ping)."""
 
     task: str
     source: str
@@ -133,6 +130,7 @@ class PingRecord:
     accepted_at: datetime | None
     failed_at: datetime | None
     reason: str
+    """The error of the last failed one."""
 
     def __str__(self) -> str:
         """Return `backup of tasks`, `daily`."""

@@ -10,10 +10,12 @@ from sqlalchemy import ColumnElement, Select, case, delete, func, or_, select, u
 from sqlalchemy.orm import Session
 
 from backupd.catalog import (
+    CheckRecord,
     GenerationHistory,
     LastRun,
     NoticeRecord,
     NotificationState,
+    OutboxMessage,
     PingRecord,
     RunRecord,
     RunSummary,
@@ -28,9 +30,7 @@ from backupd.catalog.models import (
     OutboxRow,
     PingRow,
     RunRow,
-    check_record,
     generation_row,
-    outbox_message,
     record_of,
     run_record,
 )
@@ -64,10 +64,6 @@ class Catalog:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the engine, which holds no connection."""
         self._unit.close()
 
     def start_run(self, task: str, source: str, started_at: datetime, configuration: str = "") -> int:
@@ -151,10 +147,7 @@ class Catalog:
     def run_summaries(
         self, task: str, source: str, since: datetime, until: datetime, limit: int
     ) -> tuple[RunSummary, ...]:
-        """Return the newest `limit` finished runs that began from `since` to `until`, oldest first.
-
-        Runs that were told to stop are left out.
-        """
+        """Return the newest `limit` runs that began from `since` to `until` and ended by themselves, oldest first."""
         columns = (RunRow.started_at, RunRow.outcome, RunRow.exit_code, RunRow.duration_s)
         query = (
             select(*columns, _report_integer("$.snapshot_bytes"), _report_integer("$.archive_bytes"))
@@ -200,7 +193,10 @@ class Catalog:
             notices = session.scalars(select(NoticeRow).where(NoticeRow.scope == scope))
             return NotificationState(
                 {row.key: record_of(NoticeRecord, row) for row in notices},
-                tuple(map(outbox_message, session.scalars(messages))),
+                tuple(
+                    record_of(OutboxMessage, row, channels=frozenset(row.channels.split()))
+                    for row in session.scalars(messages)
+                ),
             )
 
     def write_notification_state(self, scope: str, state: NotificationState) -> None:
@@ -244,9 +240,8 @@ class Catalog:
         checks = select(CheckRow).where(CheckRow.generation == generation_id)
         checks = checks.order_by(CheckRow.checked_at.desc(), CheckRow.id.desc())
         with self._unit.reading() as session:
-            return GenerationHistory(
-                tuple(map(run_record, session.scalars(runs))), tuple(map(check_record, session.scalars(checks)))
-            )
+            found = (record_of(CheckRecord, row, sound=bool(row.sound)) for row in session.scalars(checks))
+            return GenerationHistory(tuple(map(run_record, session.scalars(runs))), tuple(found))
 
     def add_generation(self, manifest: Manifest, store: str, *, since: datetime | None = None) -> None:
         """Record a generation and that `store` has an undamaged copy of it `since` then (None: now).
@@ -264,32 +259,17 @@ class Catalog:
             session.execute(delete(CopyRow).where(CopyRow.generation == generation_id, CopyRow.store == store))
             session.execute(delete(GenerationRow).where(GenerationRow.id == generation_id, ~others.exists()))
 
-    def record_check(
-        self,
-        generation_id: str,
-        store: str,
-        checked_at: datetime,
-        sound: bool,  # noqa: FBT001 - a result, not a switch
-        detail: str,
-        duration_s: float,
-    ) -> None:
+    def record_check(self, check: CheckRecord) -> None:
         """Record the result of a check, and mark the copy present or damaged.
 
         The generation may be unknown: that its copy is damaged is recorded, and the manifest may follow by
         `add_generation` or a rebuild.
         """
-        check = CheckRow(
-            generation=generation_id,
-            store=store,
-            checked_at=checked_at,
-            sound=sound,
-            detail=detail,
-            duration_s=duration_s,
-        )
+        state: CopyState = "present" if check.sound else "damaged"
         with self._unit.writing() as session:
-            _set_state(session, generation_id, store, "present" if sound else "damaged", checked_at)
+            _set_state(session, check.generation, check.store, state, check.checked_at)
             session.flush()
-            session.add(check)
+            session.add(CheckRow(**asdict(check)))
 
     def damaged(self, store: str) -> frozenset[str]:
         """Return the ids of the generations whose copy in `store` failed its last check."""

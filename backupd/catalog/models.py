@@ -9,7 +9,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from backupd.catalog import CheckRecord, OutboxMessage, RunRecord
+from backupd.catalog import RunRecord
 from backupd.model import Manifest, Outcome, Severity, Verification, utc_from_text
 from backupd.report import report_from_json
 
@@ -52,6 +52,7 @@ class Utf8(TypeDecorator[str]):
 class Base(DeclarativeBase):
     """Maps Python types to column types."""
 
+    __table_args__: Any = _STRICT
     type_annotation_map: ClassVar[dict[Any, Any]] = {str: Utf8, float: REAL, datetime: UtcDateTime}
 
 
@@ -89,7 +90,6 @@ class GenerationRow(Base):
     """One generation, by its manifest."""
 
     __tablename__ = "generation"
-    __table_args__ = (_STRICT,)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     source: Mapped[str]
@@ -144,7 +144,6 @@ class NoticeRow(Base):
     """See `records.NoticeRecord`."""
 
     __tablename__ = "notice"
-    __table_args__ = (_STRICT,)
 
     scope: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -157,7 +156,6 @@ class PingRow(Base):
     """See `records.PingRecord`."""
 
     __tablename__ = "ping"
-    __table_args__ = (_STRICT,)
 
     task: Mapped[str] = mapped_column(primary_key=True)
     source: Mapped[str] = mapped_column(primary_key=True)
@@ -172,7 +170,6 @@ class OutboxRow(Base):
     """See `records.OutboxMessage`; `channels` are separated by spaces."""
 
     __tablename__ = "outbox"
-    __table_args__ = (_STRICT,)
 
     scope: Mapped[str] = mapped_column(primary_key=True)
     reference: Mapped[str] = mapped_column(primary_key=True)
@@ -194,16 +191,6 @@ def record_of(kind: type[T], row: Base, **changed: Any) -> T:  # noqa: ANN401 - 
 def run_record(row: RunRow) -> RunRecord:
     """Return `row` as a value. Raises ValueError when its report cannot be read."""
     return record_of(RunRecord, row, report=None if row.report is None else report_from_json(row.report))
-
-
-def check_record(row: CheckRow) -> CheckRecord:
-    """Return `row` as a value."""
-    return record_of(CheckRecord, row, sound=bool(row.sound))
-
-
-def outbox_message(row: OutboxRow) -> OutboxMessage:
-    """Return `row` as a value."""
-    return record_of(OutboxMessage, row, channels=frozenset(row.channels.split()))
 
 
 def generation_row(manifest: Manifest) -> GenerationRow:

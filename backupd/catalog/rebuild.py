@@ -26,8 +26,8 @@ from backupd.catalog.database import (
     catalog_lock,
     connect,
     create,
-    is_locked,
     migrate,
+    primary_code,
     require_own_database,
     require_regular_file,
     upgrade,
@@ -55,7 +55,7 @@ class OldCatalog:
 
     def note_loss(self, error: sqlite3.Error) -> None:
         """Note that rows are lost; raises `error` when the file is only locked."""
-        if is_locked(error):
+        if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise error
         self.complete = False
 

@@ -49,10 +49,7 @@ class DirectoryStore:
         self._staging = self.hidden / "staging"
 
     def prepare(self) -> None:
-        """Make missing directories: of the path, only its last part, so that a missing mount is noticed.
-
-        Raises StoreUnusable, NoSpace.
-        """
+        """Make missing directories: of the path only the last part, to notice a missing mount. Raises BackupdError."""
         self._make(self.directory, 0o750)
         for directory in (self.hidden, self._removing, self._staging):
             if directory.is_symlink():  # files outside the store would be swept
@@ -66,23 +63,25 @@ class DirectoryStore:
 
     def list(self) -> contract.Listing:
         """Return all complete generations, in order of their ids."""
-        sizes, manifests = self._files()
-        return tuple(contract.ListedGeneration(key, sizes[key]) for key in sorted(sizes.keys() & manifests))
+        archives, manifests = self._files()
+        listing = []
+        for key in sorted(archives.keys() & manifests):
+            with suppress(FileNotFoundError):  # pruned since
+                size_bytes = archives[key].stat(follow_symlinks=False).st_size
+                listing.append(contract.ListedGeneration(key, size_bytes))
+        return tuple(listing)
 
     def unpaired_files(self) -> tuple[str, ...]:
         """Return the names of archives without a manifest and of manifests without an archive."""
-        sizes, manifests = self._files()
-        alone = [key + ARCHIVE_SUFFIX for key in sizes.keys() - manifests]
-        alone += [key + MANIFEST_SUFFIX for key in manifests - sizes.keys()]
+        archives, manifests = self._files()
+        alone = [key + ARCHIVE_SUFFIX for key in archives.keys() - manifests]
+        alone += [key + MANIFEST_SUFFIX for key in manifests - archives.keys()]
         return tuple(sorted(alone))
 
     def lost(self) -> tuple[str, ...]:
         """Return the ids of generations whose manifest exists and whose archive is lost, in order. Raises OSError."""
-        archives: set[str] = set()
-        manifests: set[str] = set()
-        for key, entry in self._entries():
-            (archives if entry.name.endswith(ARCHIVE_SUFFIX) else manifests).add(key)
-        return tuple(sorted(key for key in manifests - archives if self._is_lost(key)))
+        archives, manifests = self._files()
+        return tuple(sorted(key for key in manifests - archives.keys() if self._is_lost(key)))
 
     def has_files(self, generation_id: str) -> bool:
         """Tell whether the archive or the manifest of a generation exists."""
@@ -169,10 +168,7 @@ class DirectoryStore:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield an empty directory (0700) on the store's file system, removed at the end of the block.
-
-        A flock(2) on it tells that this process lives.
-        """
+        """Yield an empty directory (0700) on the store's disk, removed at the end; a flock(2) on it tells we live."""
         with ExitStack() as stack:
             path = _make_staging(self._staging, stack)
             try:
@@ -242,25 +238,20 @@ class DirectoryStore:
         path = self.directory / contract.CHECKSUMS
         return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
-    def _files(self) -> tuple[dict[str, int], set[str]]:
-        sizes: dict[str, int] = {}
+    def _files(self) -> tuple[dict[str, os.DirEntry[str]], set[str]]:
+        """Return the archives by the id in their name, and the ids in the names of the manifests."""
+        archives: dict[str, os.DirEntry[str]] = {}
         manifests: set[str] = set()
-        for key, entry in self._entries():
-            if not entry.name.endswith(ARCHIVE_SUFFIX):
-                manifests.add(key)
-                continue
-            with suppress(FileNotFoundError):  # pruned since
-                sizes[key] = entry.stat(follow_symlinks=False).st_size
-        return sizes, manifests
-
-    def _entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Yield the archives and manifests with the id in their name."""
         with suppress(FileNotFoundError), os.scandir(self.directory) as entries:
             for entry in entries:
-                archive = entry.name.endswith(ARCHIVE_SUFFIX)
-                key = entry.name.removesuffix(ARCHIVE_SUFFIX if archive else MANIFEST_SUFFIX)
+                is_archive = entry.name.endswith(ARCHIVE_SUFFIX)
+                key = entry.name.removesuffix(ARCHIVE_SUFFIX if is_archive else MANIFEST_SUFFIX)
                 if key != entry.name and is_generation_id(key) and entry.is_file(follow_symlinks=False):
-                    yield key, entry
+                    if is_archive:
+                        archives[key] = entry
+                    else:
+                        manifests.add(key)
+        return archives, manifests
 
     def _open(self, path: str, generation_id: str) -> tuple[int, int]:
         """Return descriptor and size of a regular file; follows no link. Raises GenerationMissing, OSError."""

@@ -123,10 +123,7 @@ class Pins(_Kept):
     """
 
     def all(self) -> Mapping[str, Pin]:
-        """Return every pin by the id of its generation, expired ones included. Raises OSError.
-
-        An unreadable file counts as a pin until it is released.
-        """
+        """Return every pin by generation, also expired and unreadable ones, until they are released. Raises OSError."""
         try:
             names = sorted(path.name for path in self._directory.iterdir())
         except FileNotFoundError:
@@ -282,14 +279,11 @@ class Identities:
             return identity
 
     def adopted(self) -> Mapping[str, datetime]:
-        """Return the times up to which generations of other stores count, by their identities. Raises OSError.
-
-        Unreadable lines are ignored.
-        """
+        """Return the times up to which generations of other stores count, by their identities. Raises OSError."""
         found: dict[str, datetime] = {}
         for line in self._lines(self._adopted):
             identity, _, time = line.partition(" ")
-            with suppress(ValueError):
+            with suppress(ValueError):  # an unreadable line
                 until = datetime.fromisoformat(time)
                 if until.tzinfo and re.fullmatch(STORE_IDENTITY, identity, re.ASCII):
                     found[identity] = max(until, found.get(identity, until))

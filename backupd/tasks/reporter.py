@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from backupd.catalog import CatalogUnavailable, open_catalog
+from backupd.catalog import CatalogUnavailable, CheckRecord, open_catalog
 from backupd.log import Event, EventLog
 from backupd.model import LOCAL_STORE, Hold, Manifest, Pin
 from backupd.report import (
@@ -242,7 +242,8 @@ class Reporter:
             case GenerationSent(manifest, store):
                 self.write_catalog(lambda catalog: catalog.add_generation(manifest, store))
             case CopyVerified(generation, store, sound, detail, duration_s):
-                self.write_catalog(lambda c: c.record_check(generation, store, now, sound, detail, duration_s))
+                check = CheckRecord(generation, store, now, sound, detail, duration_s)
+                self.write_catalog(lambda catalog: catalog.record_check(check))
             case RemovalBegins(generation, store):
                 self.write_catalog(lambda catalog: catalog.remove_copy(generation, store))
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import pytest
 from catalog_values import APP, NOON, OLDER, at, manifest, report, start
 
-from backupd.catalog import CatalogUnavailable, open_catalog, read_catalog, read_copies
+from backupd.catalog import CatalogUnavailable, CheckRecord, open_catalog, read_catalog, read_copies
 from backupd.catalog.catalog import Catalog
 from backupd.catalog.database import TABLES
 from backupd.catalog.models import Base
@@ -46,7 +46,7 @@ def catalog(path: Path) -> Catalog:
 
 
 def check(catalog: Catalog, store: str, minute: int, *, sound: bool) -> None:
-    catalog.record_check(APP, store, at(minute), sound, "ok" if sound else "archive is short", 0.25)
+    catalog.record_check(CheckRecord(APP, store, at(minute), sound, "ok" if sound else "archive is short", 0.25))
 
 
 def test_the_names_of_the_tables_are_those_of_the_models() -> None:

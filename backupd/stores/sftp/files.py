@@ -125,7 +125,7 @@ class RemoteFile(io.RawIOBase):
 def _watched_blocks(file: SFTPFile, begin: int, end: int, connection: SftpConnection) -> Iterator[bytes]:
     blocks = PipelinedReader(connection.client, file.handle, connection.block_bytes, begin).blocks(end)
     while True:
-        with connection.watchdog():
+        with connection.watchdog.watching():
             block = next(blocks, None)
         if block is None:
             return

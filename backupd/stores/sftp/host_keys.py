@@ -166,7 +166,8 @@ class PinnedKeys:
         if state == "revoked":
             raise HostKeyRefused(f"{where} sent a revoked host key, {offered}", self._hint_changed())
         if not pinned:
-            raise HostKeyUnknown(f"{where} sent the host key {offered}; {self._why_none(host, port)}", self._hint())
+            hint = f"`backupd trust {self.name}` shows its keys, how to compare them, and the line that pins one"
+            raise HostKeyUnknown(f"{where} sent the host key {offered}; {self._why_none(host, port)}", hint)
         if state != "equal":
             known = ", ".join(map(str, pinned))
             raise HostKeyChanged(f"{where} sent the host key {offered}; pinned is {known}", self._hint_changed())
@@ -192,9 +193,6 @@ class PinnedKeys:
         if self.skipped:
             return f"no line that pins a key is readable: {self.skipped[0]}"
         return "no key is pinned"
-
-    def _hint(self) -> str:
-        return f"`backupd trust {self.name}` shows its keys, how to compare them, and the line that pins one"
 
     def _hint_changed(self) -> str:
         return (

@@ -15,7 +15,7 @@ import errno
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from paramiko import Channel, Message, SFTPAttributes, SFTPClient, Transport, sftp
 from paramiko.agent import AgentSSH
@@ -64,27 +64,23 @@ class ResponseReceiver(ABC):
 
 def send_request(client: SFTPClient, receiver: ResponseReceiver, kind: int, *arguments: Any) -> int:  # noqa: ANN401 - what paramiko packs
     """Send a request without waiting; returns its number. Raises SSHException, OSError."""
-    sender: Any = client
-    number: int = sender._async_request(receiver, kind, *arguments)  # noqa: SLF001 - see the module
+    number: int = cast("Any", client)._async_request(receiver, kind, *arguments)  # noqa: SLF001 - see the module
     return number
 
 
 def receive_response(client: SFTPClient) -> None:
     """Wait for the next response to any request, and pass it to its receiver. Raises SSHException, OSError."""
-    reader: Any = client
-    reader._read_response()  # noqa: SLF001 - see the module
+    cast("Any", client)._read_response()  # noqa: SLF001 - see the module
 
 
 def raise_for_status(client: SFTPClient, message: Message) -> None:
     """Raise the error in the status `message`, if any: OSError, EOFError at the end of a file."""
-    converter: Any = client
-    converter._convert_status(message)  # noqa: SLF001 - see the module
+    cast("Any", client)._convert_status(message)  # noqa: SLF001 - see the module
 
 
 def read_attributes(message: Message, name: str | None = None) -> SFTPAttributes:
     """Read the attributes of a file, called `name`, that come next in `message`."""
-    kind: Any = SFTPAttributes
-    found: SFTPAttributes = kind._from_msg(message, name)  # noqa: SLF001 - see the module
+    found: SFTPAttributes = cast("Any", SFTPAttributes)._from_msg(message, name)  # noqa: SLF001 - see the module
     return found
 
 

@@ -219,9 +219,9 @@ class PipelinedReader:
 
 
 def extended_request(client: SFTPClient, name: str, *arguments: Any) -> Message | None:  # noqa: ANN401 - what paramiko packs
-    """Send an extended request (§8), such as fsync@openssh.com; None when the server does not support it.
+    """Send an extended request (§8) and return the response, empty for the status OK; None where it is unsupported.
 
-    Returns an empty message when the response is the status OK. Raises OSError.
+    Raises OSError.
     """
     pipeline = RequestPipeline(client)
     try:
@@ -253,10 +253,7 @@ def attributes_with(mode: int | None) -> Any:  # noqa: ANN401 - paramiko's class
 
 
 def stat_many(client: SFTPClient, paths: Sequence[str]) -> tuple[SFTPAttributes | None, ...]:
-    """Return the attributes of each of `paths`, of a link itself, in one round trip; None for missing ones.
-
-    Raises OSError.
-    """
+    """Return the attributes of each path (of a link itself; None: missing) in one round trip. Raises OSError."""
     pipeline = RequestPipeline(client)
     numbers = [pipeline.send(sftp.CMD_LSTAT, path) for path in paths]
     found: list[SFTPAttributes | None] = [None] * len(numbers)
