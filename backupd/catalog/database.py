@@ -186,13 +186,16 @@ def migrate(connection: sqlite3.Connection, target: int = LATEST) -> None:
     for version, script in enumerate(_MIGRATIONS[seen:target], start=seen + 1):
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            if user_version(connection) >= version:
-                continue
-            for statement in _statements(script):
-                connection.execute(statement)
-            if connection.execute("PRAGMA foreign_key_check").fetchone():
-                raise sqlite3.IntegrityError(f"migration {version} breaks foreign keys")
-            connection.execute(f"PRAGMA user_version = {version:d}")
+            if user_version(connection) < version:
+                _apply(connection, version, script)
+
+
+def _apply(connection: sqlite3.Connection, version: int, script: str) -> None:
+    for statement in _statements(script):
+        connection.execute(statement)
+    if connection.execute("PRAGMA foreign_key_check").fetchone():
+        raise sqlite3.IntegrityError(f"migration {version} breaks foreign keys")
+    connection.execute(f"PRAGMA user_version = {version:d}")
 
 
 def _statements(script: str) -> Iterator[str]:

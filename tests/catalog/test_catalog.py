@@ -273,7 +273,7 @@ def test_processes_that_make_and_write_a_catalog_at_once_lose_nothing(path: Path
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
 def test_a_catalog_made_by_root_belongs_to_the_owner_of_its_directory(path: Path) -> None:
     os.chown(path.parent, 65534, 65534)
-    open_catalog(path).close()
+    open_catalog(path)
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o640)
 
 
@@ -288,7 +288,7 @@ def test_a_link_in_place_of_the_catalog_is_refused(path: Path, tmp_path: Path, t
     (tmp_path / "elsewhere").mkdir()
     real = tmp_path / "elsewhere" / "real"
     if there == "a catalog":
-        open_catalog(real).close()
+        open_catalog(real)
     elif there == "another file":
         real.touch(0o600)
     path.symlink_to(real)
@@ -299,7 +299,7 @@ def test_a_link_in_place_of_the_catalog_is_refused(path: Path, tmp_path: Path, t
         assert "remove it" in caught.value.hint
     assert sorted((file.name, file.stat().st_mtime_ns, file.read_bytes()) for file in real.parent.iterdir()) == before
     path.unlink()
-    open_catalog(path).close()
+    open_catalog(path)
     assert path.is_file()
 
 
