@@ -9,7 +9,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ from backupd.errors import CopyCorrupt
 from backupd.model import ArchiveFacts
 
 MEMBER_BYTES = 1 << 20
-_READ_BYTES = 1 << 20
 _WRITE_OUT_MEMBERS = 8
 
 T = TypeVar("T")
@@ -97,10 +95,7 @@ def unpack(
 
 def digest_of(stream: BinaryIO) -> str:
     """Return the SHA-256 of the rest of `stream`."""
-    digest = hashlib.sha256()
-    while chunk := stream.read(_READ_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type] # every stream has readinto()
 
 
 def _verify(archive: Path, sha256: str) -> None:
@@ -151,21 +146,15 @@ def _in_order(
     work: Callable[[T], U], items: Iterable[T], workers: int, initializer: Initializer = lambda: None
 ) -> Iterator[U]:
     """Yield `work(item)` in the order of `items`; at most two items for each of the `workers` are in memory."""
-    with _pool(workers, initializer) as pool:
-        waiting: deque[Future[U]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="members", initializer=initializer)
+    waiting: deque[Future[U]] = deque()
+    try:
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) >= 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-@contextmanager
-def _pool(workers: int, initializer: Initializer) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="members", initializer=initializer)
-    try:
-        yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -35,10 +35,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(raw: bytes, found_as: str) -> Manifest:
-    """Return the manifest in `raw`, which was found under the id `found_as`.
-
-    Raises ManifestInvalid unless it is an undamaged manifest of that generation.
-    """
+    """Return the manifest of generation `found_as`. Raises ManifestInvalid unless `raw` is that, undamaged."""
     if len(raw) > MANIFEST_MAX_BYTES:
         raise _invalid(found_as, f"it is larger than {MANIFEST_MAX_BYTES >> 20} MiB")
     seal = _SEAL.fullmatch(raw[-_SEAL_BYTES:])

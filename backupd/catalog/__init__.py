@@ -1,53 +1,145 @@
-"""The catalog: a SQLite database that indexes runs, generations, copies and checks.
+"""The catalog: a SQLite database that indexes runs, generations, copies and checks; here are the values in it.
 
 Manifests are the truth: a lost catalog is rebuilt from them (`rebuild.rebuild`). Only `catalog` and `rebuild` need
 SQLAlchemy, which is slow to import: `open_catalog` and `read_catalog` import it when they are called.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backupd.catalog.database import (
-    catalog_errors,
-    prepare,
-    read_copies,
-    require_ready,
-)
-from backupd.catalog.records import (
-    CheckRecord,
-    GenerationHistory,
-    LastRun,
-    NoticeRecord,
-    NotificationState,
-    OutboxMessage,
-    PingRecord,
-    RunRecord,
-    RunSummary,
-)
-from backupd.errors import CatalogDamaged, CatalogDiskError, CatalogForeign, CatalogUnavailable
+from backupd.catalog.database import catalog_errors as catalog_errors
+from backupd.catalog.database import prepare, require_ready
+from backupd.catalog.database import read_copies as read_copies
+from backupd.errors import CatalogUnavailable as CatalogUnavailable
+from backupd.model import Outcome, Severity
+from backupd.report import AnyReport
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
 
-__all__ = [
-    "CatalogDamaged",
-    "CatalogDiskError",
-    "CatalogForeign",
-    "CatalogUnavailable",
-    "CheckRecord",
-    "GenerationHistory",
-    "LastRun",
-    "NoticeRecord",
-    "NotificationState",
-    "OutboxMessage",
-    "PingRecord",
-    "RunRecord",
-    "RunSummary",
-    "catalog_errors",
-    "open_catalog",
-    "read_catalog",
-    "read_copies",
-]
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run; the fields from `finished_at` on, `generation` excepted, are None until it ends.
+
+    An interrupted run has outcome `failed` and error `interrupted`, but no duration, exit code or report.
+    """
+
+    id: int
+    task: str
+    source: str
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: Outcome | None
+    generation: str | None
+    error: str | None
+    exit_code: int | None
+    duration_s: float | None
+    report: AnyReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """The facts of a finished run that a chart needs; sizes come from its report."""
+
+    started_at: datetime
+    outcome: Outcome
+    exit_code: int | None = None
+    duration_s: float | None = None
+    snapshot_bytes: int | None = None
+    archive_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRecord:
+    """The result of one check of a generation's copy in one store."""
+
+    generation: str
+    store: str
+    checked_at: datetime
+    sound: bool
+    detail: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationHistory:
+    """Runs and checks of one generation, newest first."""
+
+    runs: tuple[RunRecord, ...]
+    checks: tuple[CheckRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """The last finished run of a task and source, and the failures in a row that it ends."""
+
+    run: RunRecord
+    failing_since: datetime | None
+    """When the first of these failures ended; None when the last run did not fail."""
+    failures: int = 0
+    failed: tuple[RunRecord, ...] = ()
+    """The newest of these failures, newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeRecord:
+    """One fact that the notifier keeps under a key, with the `value` that belongs to it."""
+
+    value: str
+    since: datetime
+    """When it was first observed."""
+    notified_at: datetime | None = None
+    """When a message last reported it; None: not yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxMessage:
+    """A message that still has to be delivered to `channels`, next tried at `next_at`."""
+
+    reference: str
+    """Identifies the message: a receiver that gets it twice, after a crash between sending and recording, can tell."""
+    made_at: datetime
+    severity: Severity
+    title: str
+    body: str
+    channels: frozenset[str]
+    attempts: int
+    next_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationState:
+    """All notices of a daemon by key, and its undelivered messages, oldest first."""
+
+    notices: Mapping[str, NoticeRecord] = field(default_factory=dict)
+    outbox: tuple[OutboxMessage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PingRecord:
+    """Counts of accepted and failed pings of a task of a source (empty for the daily ping)."""
+
+    task: str
+    source: str
+    accepted: int
+    failed: int
+    accepted_at: datetime | None
+    failed_at: datetime | None
+    reason: str
+    """The error of the last failed one."""
+
+    def __str__(self) -> str:
+        """Return `backup of tasks`, `daily`."""
+        return f"{self.task} of {self.source}" if self.source else self.task
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last ping failed."""
+        return self.failed_at is not None and (self.accepted_at is None or self.accepted_at < self.failed_at)
 
 
 def open_catalog(path: Path) -> "Catalog":

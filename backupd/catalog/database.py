@@ -52,8 +52,6 @@ _HINTS: Final = {
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_IOERR: _FULL,
 }
-
-
 _ERROR_TYPES: Final = {_DAMAGED: CatalogDamaged, _FULL: CatalogDiskError, _NO_INODES: CatalogDiskError}
 
 
@@ -76,11 +74,6 @@ def _hint(error: BaseException, path: Path) -> str:
     if isinstance(error, OSError):
         return _DENIED
     return _HINTS.get(primary_code(error), _DAMAGED)
-
-
-def is_locked(error: sqlite3.Error) -> bool:
-    """Tell whether SQLite failed because another connection holds the file."""
-    return primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def primary_code(error: BaseException) -> int:
@@ -116,10 +109,7 @@ def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
 
 
 def prepare(path: Path) -> None:
-    """Create a missing catalog and apply missing migrations.
-
-    Raises CatalogUnavailable for a newer, an incomplete or a foreign database, sqlite3.Error or OSError.
-    """
+    """Create a missing catalog, or migrate it. Raises CatalogUnavailable as `upgrade`, sqlite3.Error, OSError."""
     with catalog_lock(path.parent, exclusive=False):
         if os.path.lexists(path) and _is_ready(path):
             return

@@ -1,17 +1,21 @@
-"""The catalog's tables as ORM rows; `migrations/*.sql` create the same schema, which a test checks."""
+"""The catalog's tables as ORM rows, and rows as values; `migrations/*.sql` create the same schema: a test checks it."""
 
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from sqlalchemy import REAL, CheckConstraint, ForeignKeyConstraint, Index, Integer, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from backupd.model import Outcome, Severity, Verification, utc_from_text
+from backupd.catalog import RunRecord
+from backupd.model import Manifest, Outcome, Severity, Verification, utc_from_text
+from backupd.report import report_from_json
 
 CopyState = Literal["present", "damaged", "missing"]
 
+T = TypeVar("T")
 _STRICT: Final = {"sqlite_strict": True}  # https://sqlite.org/stricttables.html
 
 
@@ -48,6 +52,7 @@ class Utf8(TypeDecorator[str]):
 class Base(DeclarativeBase):
     """Maps Python types to column types."""
 
+    __table_args__: Any = _STRICT
     type_annotation_map: ClassVar[dict[Any, Any]] = {str: Utf8, float: REAL, datetime: UtcDateTime}
 
 
@@ -85,7 +90,6 @@ class GenerationRow(Base):
     """One generation, by its manifest."""
 
     __tablename__ = "generation"
-    __table_args__ = (_STRICT,)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     source: Mapped[str]
@@ -140,7 +144,6 @@ class NoticeRow(Base):
     """See `records.NoticeRecord`."""
 
     __tablename__ = "notice"
-    __table_args__ = (_STRICT,)
 
     scope: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -153,7 +156,6 @@ class PingRow(Base):
     """See `records.PingRecord`."""
 
     __tablename__ = "ping"
-    __table_args__ = (_STRICT,)
 
     task: Mapped[str] = mapped_column(primary_key=True)
     source: Mapped[str] = mapped_column(primary_key=True)
@@ -168,7 +170,6 @@ class OutboxRow(Base):
     """See `records.OutboxMessage`; `channels` are separated by spaces."""
 
     __tablename__ = "outbox"
-    __table_args__ = (_STRICT,)
 
     scope: Mapped[str] = mapped_column(primary_key=True)
     reference: Mapped[str] = mapped_column(primary_key=True)
@@ -179,3 +180,28 @@ class OutboxRow(Base):
     channels: Mapped[str]
     attempts: Mapped[int]
     next_at: Mapped[datetime]
+
+
+def record_of(kind: type[T], row: Base, **changed: Any) -> T:  # noqa: ANN401 - of any field
+    """Return `row` as a value of the dataclass `kind`: its fields are named as the columns, but for those `changed`."""
+    names = (field.name for field in fields(kind))  # type: ignore[arg-type] # any dataclass
+    return kind(**{name: changed[name] if name in changed else getattr(row, name) for name in names})
+
+
+def run_record(row: RunRow) -> RunRecord:
+    """Return `row` as a value. Raises ValueError when its report cannot be read."""
+    return record_of(RunRecord, row, report=None if row.report is None else report_from_json(row.report))
+
+
+def generation_row(manifest: Manifest) -> GenerationRow:
+    """Return the row of a manifest."""
+    return GenerationRow(
+        id=manifest.id,
+        source=manifest.source,
+        taken_at=manifest.taken_at,
+        snapshot_bytes=manifest.snapshot.size_bytes,
+        archive_bytes=manifest.archive.size_bytes,
+        snapshot_sha256=manifest.snapshot.sha256,
+        archive_sha256=manifest.archive.sha256,
+        verification=manifest.verdict.level,
+    )

@@ -26,35 +26,24 @@ from backupd.catalog.database import (
     catalog_lock,
     connect,
     create,
-    is_locked,
     migrate,
+    primary_code,
     require_own_database,
     require_regular_file,
     upgrade,
     user_version,
 )
-from backupd.catalog.models import Base, CopyRow, GenerationRow
-from backupd.catalog.queries import generation_row
+from backupd.catalog.models import Base, CopyRow, GenerationRow, UtcDateTime, generation_row
 from backupd.catalog.session import make_engine, sqlalchemy_errors
 from backupd.model import Manifest, utc_from_text
 from backupd.report import report_from_json
 from backupd.system.fs import fsync_directory, fsync_file
 
 Row = dict[str, Any]
+_CopyKey = tuple[str, str]  # generation, store
+_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 _TABLES: Final = ("run", "copy", "check_result", "notice", "outbox", "ping")  # what no manifest contains
 _LENIENT: Final = ("writable_schema=ON",)  # without it SQLite opens no truncated file
-_TIMES: Final = (
-    "started_at",
-    "finished_at",
-    "checked_at",
-    "since",
-    "notified_at",
-    "made_at",
-    "next_at",
-    "accepted_at",
-    "failed_at",
-)
-_READERS: Final = {**dict.fromkeys(_TIMES, utc_from_text), "report": report_from_json}
 
 
 @dataclass(slots=True)
@@ -66,13 +55,9 @@ class OldCatalog:
 
     def note_loss(self, error: sqlite3.Error) -> None:
         """Note that rows are lost; raises `error` when the file is only locked."""
-        if is_locked(error):
+        if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise error
         self.complete = False
-
-
-_CopyKey = tuple[str, str]  # generation, store
-_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 
 
 def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
@@ -226,10 +211,13 @@ def _rows(connection: sqlite3.Connection, table: Table, old: OldCatalog) -> list
 
 
 def _is_readable(table: Table, row: Row) -> bool:
+    values = [(column, row.get(column.name)) for column in table.columns]
     try:
-        for name, read in _READERS.items():
-            if row.get(name) is not None:
-                read(row[name])
+        for column, value in values:
+            if value is not None and isinstance(column.type, UtcDateTime):
+                utc_from_text(value)
+        if row.get("report") is not None:
+            report_from_json(row["report"])
     except (TypeError, ValueError):
         return False
-    return all(column.nullable or row.get(column.name) is not None for column in table.columns)
+    return all(column.nullable or value is not None for column, value in values)

@@ -27,12 +27,12 @@ logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
 def make_engine(path: Path) -> Engine:
     """Return an engine without idle connections; its option `backupd_begin` is the statement that begins."""
     engine = create_engine("sqlite://", creator=lambda: connect(path, *WORKING), poolclass=NullPool)
-    event.listen(engine, "begin", _begin)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("backupd_begin", "BEGIN"))
+
     return engine
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("backupd_begin", "BEGIN"))
 
 
 @contextmanager
@@ -72,14 +72,10 @@ class UnitOfWork:
             Session(self._engine.execution_options(**options)) as session,
             session.begin(),
         ):
-            self._require_latest(session)
+            version: int = session.connection().exec_driver_sql("PRAGMA user_version").scalar_one()
+            if version != LATEST:  # since it was opened, another backupd migrated it or another program emptied it
+                raise CatalogUnavailable(
+                    f"the catalog {self._path} changed from version {LATEST} to {version} while it was in use",
+                    hint=f"restart backupd; if that does not help, {REBUILD}",
+                )
             yield session
-
-    def _require_latest(self, session: Session) -> None:
-        """Refuse a file that another backupd migrated, or another program emptied, since it was opened."""
-        version: int = session.connection().exec_driver_sql("PRAGMA user_version").scalar_one()
-        if version != LATEST:
-            raise CatalogUnavailable(
-                f"the catalog {self._path} changed from version {LATEST} to {version} while it was in use",
-                hint=f"restart backupd; if that does not help, {REBUILD}",
-            )

@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from backupd.errors import CopyCorrupt
-from backupd.stores.contract import (
-    PROBE_DATA,
-    ProbeResult,
-    RecoveredItem,
-    Transfer,
-    find_manifest,
-    require_unchanged_manifest,
-)
+from backupd.stores import contract
 from backupd.stores.local import DirectoryStore
 from backupd.system.fs import fsync_directory, note_extra_access, write_durably
 
@@ -31,24 +24,21 @@ class DirectoryReplica(DirectoryStore):
     def __init__(self, name: str, directory: Path, advance: Callable[[int], None] = lambda _bytes: None) -> None:
         super().__init__(name, directory)
         self._advance = advance
-        self.last_transfer = Transfer(0, 0)
+        self.last_transfer = contract.Transfer(0, 0)
         self.sent_bytes = 0
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
-        """Copy `archive`, verify the copy on its disk, and put it in place.
-
-        Raises CopyCorrupt, GenerationTaken when another sender has published that id, OSError.
-        """
-        before = find_manifest(self, generation_id)
+        """Copy `archive`, verify the copy on its disk, and place it. Raises CopyCorrupt, GenerationTaken, OSError."""
+        before = contract.find_manifest(self, generation_id)
         with self.staging() as staging:
             copy = staging / "archive.part"
             self._copy(archive, copy)
             self._verify(archive, copy)
-            require_unchanged_manifest(self, generation_id, before, manifest)
+            contract.require_unchanged_manifest(self, generation_id, before, manifest)
             super().publish(generation_id, copy, manifest)
-        self.last_transfer = Transfer(archive.stat().st_size, 0)
+        self.last_transfer = contract.Transfer(archive.stat().st_size, 0)
 
-    def sweep(self, keep: Collection[str]) -> Iterator[RecoveredItem]:  # noqa: ARG002 - the interface of Replica
+    def sweep(self, keep: Collection[str]) -> Iterator[contract.RecoveredItem]:  # noqa: ARG002 - the interface of Replica
         """Do nothing: `recover` sweeps what a killed run left."""
         return iter(())
 
@@ -56,18 +46,18 @@ class DirectoryReplica(DirectoryStore):
         """Return 0: an interrupted copy starts over."""
         return 0
 
-    def probe(self) -> ProbeResult:
+    def probe(self) -> contract.ProbeResult:
         """Write, read back, rename and delete a small file. Raises BackupdError, OSError."""
         self.prepare()
         with self.staging() as staging:
-            write_durably(staging / "probe", PROBE_DATA)
+            write_durably(staging / "probe", contract.PROBE_DATA)
             renamed = (staging / "probe").rename(staging / "renamed")
             note_extra_access(renamed)
             fsync_directory(staging)
-            if renamed.read_bytes() != PROBE_DATA:
+            if renamed.read_bytes() != contract.PROBE_DATA:
                 raise CopyCorrupt(f"a file in {self.directory} reads back differently than written", _TEST_DISK)
             ahead_s = renamed.stat().st_mtime - time.time()
-        return ProbeResult((), ahead_s, self.free_space())
+        return contract.ProbeResult((), ahead_s, self.free_space())
 
     def _copy(self, archive: Path, copy: Path) -> None:
         descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -11,25 +11,17 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from backupd.errors import NoSpace, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.contract import (
-    CHECKSUMS,
-    HIDDEN,
-    ListedGeneration,
-    Listing,
-    RecoveredItem,
-    checksums_text,
-    generation_missing,
-    require_generation_id,
-)
-from backupd.stores.staging import Staging, remove_tree
+from backupd.stores import contract
+from backupd.system.file_lock import directory_lock
 from backupd.system.fs import (
     fsync_directory,
     inherit_owner,
@@ -42,6 +34,7 @@ from backupd.system.fs import (
 from backupd.system.os_errors import dangling_link, explain_full, os_error_hint
 from backupd.system.owners import ownership_hint
 
+_STAGING_PREFIX = "run-"
 _NO_LINKS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -51,17 +44,14 @@ class DirectoryStore:
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self.directory = directory
-        self.hidden = directory / HIDDEN
+        self.hidden = directory / contract.HIDDEN
         self._removing = self.hidden / "removing"
-        self._staging = Staging(self.hidden / "staging")
+        self._staging = self.hidden / "staging"
 
     def prepare(self) -> None:
-        """Make missing directories: of the path, only its last part, so that a missing mount is noticed.
-
-        Raises StoreUnusable, NoSpace.
-        """
+        """Make missing directories: of the path only the last part, to notice a missing mount. Raises BackupdError."""
         self._make(self.directory, 0o750)
-        for directory in (self.hidden, self._removing, self._staging.root):
+        for directory in (self.hidden, self._removing, self._staging):
             if directory.is_symlink():  # files outside the store would be swept
                 raise StoreUnusable(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
             self._make(directory, 0o700)
@@ -71,25 +61,27 @@ class DirectoryStore:
         directories = (self.directory, self.hidden) if self.hidden.exists() else (self.directory,)
         return all(os.access(directory, os.W_OK, effective_ids=True) for directory in directories)
 
-    def list(self) -> Listing:
+    def list(self) -> contract.Listing:
         """Return all complete generations, in order of their ids."""
-        sizes, manifests = self._files()
-        return tuple(ListedGeneration(key, sizes[key]) for key in sorted(sizes.keys() & manifests))
+        archives, manifests = self._files()
+        listing = []
+        for key in sorted(archives.keys() & manifests):
+            with suppress(FileNotFoundError):  # pruned since
+                size_bytes = archives[key].stat(follow_symlinks=False).st_size
+                listing.append(contract.ListedGeneration(key, size_bytes))
+        return tuple(listing)
 
     def unpaired_files(self) -> tuple[str, ...]:
         """Return the names of archives without a manifest and of manifests without an archive."""
-        sizes, manifests = self._files()
-        alone = [key + ARCHIVE_SUFFIX for key in sizes.keys() - manifests]
-        alone += [key + MANIFEST_SUFFIX for key in manifests - sizes.keys()]
+        archives, manifests = self._files()
+        alone = [key + ARCHIVE_SUFFIX for key in archives.keys() - manifests]
+        alone += [key + MANIFEST_SUFFIX for key in manifests - archives.keys()]
         return tuple(sorted(alone))
 
     def lost(self) -> tuple[str, ...]:
         """Return the ids of generations whose manifest exists and whose archive is lost, in order. Raises OSError."""
-        archives: set[str] = set()
-        manifests: set[str] = set()
-        for key, entry in self._entries():
-            (archives if entry.name.endswith(ARCHIVE_SUFFIX) else manifests).add(key)
-        return tuple(sorted(key for key in manifests - archives if self._is_lost(key)))
+        archives, manifests = self._files()
+        return tuple(sorted(key for key in manifests - archives.keys() if self._is_lost(key)))
 
     def has_files(self, generation_id: str) -> bool:
         """Tell whether the archive or the manifest of a generation exists."""
@@ -160,11 +152,11 @@ class DirectoryStore:
 
     def write_checksums(self, digests: Mapping[str, str]) -> None:
         """Write `SHA256SUMS` with these archives, unless it has exactly this content."""
-        text, old, path = checksums_text(digests), self._checksums(), self.directory / CHECKSUMS
+        text, old, path = contract.checksums_text(digests), self._checksums(), self.directory / contract.CHECKSUMS
         if old == text:
             return
         try:
-            replace_durably(path, text, temporary=self.hidden / f"{CHECKSUMS}.new", mode=0o644)
+            replace_durably(path, text, temporary=self.hidden / f"{contract.CHECKSUMS}.new", mode=0o644)
         except OSError as error:
             if not is_disk_full(error) or old is None or len(old) < len(text):
                 raise
@@ -176,22 +168,26 @@ class DirectoryStore:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield an empty directory on the store's file system, removed at the end of the block."""
-        with self._staging.directory() as path:
-            yield path
+        """Yield an empty directory (0700) on the store's disk, removed at the end; a flock(2) on it tells we live."""
+        with ExitStack() as stack:
+            path = _make_staging(self._staging, stack)
+            try:
+                yield path
+            finally:
+                _remove(path)
 
-    def recover(self) -> Iterator[RecoveredItem]:
+    def recover(self) -> Iterator[contract.RecoveredItem]:
         """Finish what killed runs left unfinished, and yield each item. Needs the store's lock."""
         for key, _ in _manifests_in(self._removing):
             self._finish_removal(key)
-            yield RecoveredItem("removal", key)
-        for abandoned in self._staging.abandoned():
+            yield contract.RecoveredItem("removal", key)
+        for abandoned in _abandoned(self._staging):
             for key, staged in _manifests_in(abandoned):
                 if self.archive_path(key).exists() and not self._manifest(key).exists():
                     self._place(staged, self._manifest(key))
-                    yield RecoveredItem("publication", key)
-            yield RecoveredItem("staging", abandoned.name, remove_tree(abandoned))
-        (self.hidden / f"{CHECKSUMS}.new").unlink(missing_ok=True)
+                    yield contract.RecoveredItem("publication", key)
+            yield contract.RecoveredItem("staging", abandoned.name, _remove_tree(abandoned))
+        (self.hidden / f"{contract.CHECKSUMS}.new").unlink(missing_ok=True)
 
     def _make(self, directory: Path, mode: int) -> None:
         try:
@@ -239,32 +235,27 @@ class DirectoryStore:
         return gone and manifest.exists()  # a removal takes the manifest first
 
     def _checksums(self) -> bytes | None:
-        path = self.directory / CHECKSUMS
+        path = self.directory / contract.CHECKSUMS
         return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
-    def _files(self) -> tuple[dict[str, int], set[str]]:
-        sizes: dict[str, int] = {}
+    def _files(self) -> tuple[dict[str, os.DirEntry[str]], set[str]]:
+        """Return the archives by the id in their name, and the ids in the names of the manifests."""
+        archives: dict[str, os.DirEntry[str]] = {}
         manifests: set[str] = set()
-        for key, entry in self._entries():
-            if not entry.name.endswith(ARCHIVE_SUFFIX):
-                manifests.add(key)
-                continue
-            with suppress(FileNotFoundError):  # pruned since
-                sizes[key] = entry.stat(follow_symlinks=False).st_size
-        return sizes, manifests
-
-    def _entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Yield the archives and manifests with the id in their name."""
         with suppress(FileNotFoundError), os.scandir(self.directory) as entries:
             for entry in entries:
-                archive = entry.name.endswith(ARCHIVE_SUFFIX)
-                key = entry.name.removesuffix(ARCHIVE_SUFFIX if archive else MANIFEST_SUFFIX)
+                is_archive = entry.name.endswith(ARCHIVE_SUFFIX)
+                key = entry.name.removesuffix(ARCHIVE_SUFFIX if is_archive else MANIFEST_SUFFIX)
                 if key != entry.name and is_generation_id(key) and entry.is_file(follow_symlinks=False):
-                    yield key, entry
+                    if is_archive:
+                        archives[key] = entry
+                    else:
+                        manifests.add(key)
+        return archives, manifests
 
     def _open(self, path: str, generation_id: str) -> tuple[int, int]:
         """Return descriptor and size of a regular file; follows no link. Raises GenerationMissing, OSError."""
-        require_generation_id(generation_id)
+        contract.require_generation_id(generation_id)
         try:
             descriptor = os.open(path, _NO_LINKS)
             state = os.fstat(descriptor)
@@ -276,7 +267,7 @@ class DirectoryStore:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        raise generation_missing(generation_id, self.name)
+        raise contract.generation_missing(generation_id, self.name)
 
 
 def _read(descriptor: int, size_bytes: int, limit_bytes: int) -> bytes:
@@ -291,3 +282,41 @@ def _manifests_in(directory: Path) -> list[tuple[str, Path]]:
     """Return the manifests at any depth below `directory` with their ids; links are neither followed nor returned."""
     found = ((path.name.removesuffix(MANIFEST_SUFFIX), path) for path in directory.rglob(f"*{MANIFEST_SUFFIX}"))
     return sorted((key, path) for key, path in found if is_generation_id(key) and not path.is_symlink())
+
+
+def _make_staging(root: Path, stack: ExitStack) -> Path:
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=root))
+        inherit_owner(root, path)
+        with suppress(OSError):
+            if stack.enter_context(directory_lock(path)) and path.is_dir():
+                return path
+        stack.close()  # swept between mkdir and flock
+
+
+def _abandoned(root: Path) -> Iterator[Path]:
+    """Yield the staging directories whose process is dead."""
+    for path in sorted(root.glob(f"{_STAGING_PREFIX}*")):
+        with suppress(OSError), directory_lock(path) as held:
+            if held:
+                yield path
+
+
+def _remove_tree(directory: Path) -> str:
+    """Remove as much as possible of `directory`; returns why the rest remains, empty when nothing does."""
+    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        if directory.exists():
+            shutil.rmtree(directory)  # again, for the reason of the first error
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return ""
+
+
+def _remove(directory: Path) -> None:
+    """Remove `directory`, also when SIGTERM interrupts the removal."""
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise

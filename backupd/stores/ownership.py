@@ -27,7 +27,8 @@ def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> No
     try:
         with _parent_of(directory) as parent:
             if os.fstat(parent).st_uid != uid:
-                _make(directory.name, parent)
+                with _unreachable_errors(), suppress(FileExistsError):
+                    os.mkdir(directory.name, 0o750, dir_fd=parent)
             with _opened(directory.name, parent, os.O_DIRECTORY) as descriptor:
                 for name in filter(_is_own_file(log_name), _names(descriptor)):
                     _chown(name, descriptor, owner, recurse=False)
@@ -40,6 +41,14 @@ def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> No
 
 class _Unreachable(Exception):
     """Missing, not accessible, or a link."""
+
+
+@contextmanager
+def _unreachable_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _Unreachable from error
 
 
 def _is_own_file(log_name: str) -> Callable[[str], bool]:
@@ -56,10 +65,8 @@ def _parent_of(directory: Path) -> Iterator[int]:
     descriptor = os.open("/", _PASS)
     try:
         for part in directory.parts[1:-1]:
-            try:
+            with _unreachable_errors():
                 below = os.open(part, _PASS, dir_fd=descriptor)
-            except OSError as error:
-                raise _Unreachable from error
             os.close(descriptor)
             descriptor = below
         yield descriptor
@@ -69,29 +76,19 @@ def _parent_of(directory: Path) -> Iterator[int]:
 
 @contextmanager
 def _opened(name: str, parent: int, flags: int = 0) -> Iterator[int]:
-    try:
+    with _unreachable_errors():
         descriptor = os.open(name, _INSPECT | flags, dir_fd=parent)
-    except OSError as error:
-        raise _Unreachable from error
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _make(name: str, parent: int) -> None:
-    try:
-        os.mkdir(name, 0o750, dir_fd=parent)
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise _Unreachable from error
-
-
 def _chown(name: str, parent: int, owner: tuple[int, int], *, recurse: bool = True) -> None:
     """Change the owner of a regular file, or of a directory and all in it; of itself last: its owner may deny it."""
     with suppress(_Unreachable):
-        mode = _mode(name, parent)  # before it is opened, which has effects on a device or a pipe
+        with _unreachable_errors():
+            mode = os.lstat(name, dir_fd=parent).st_mode  # before it is opened, which has effects on a device or a pipe
         is_directory = stat.S_ISDIR(mode) and recurse
         if stat.S_ISREG(mode) or is_directory:
             with _opened(name, parent, os.O_DIRECTORY if is_directory else 0) as descriptor:
@@ -106,15 +103,6 @@ def _chown_opened(descriptor: int, owner: tuple[int, int]) -> None:
         os.fchown(descriptor, *owner)
 
 
-def _mode(name: str, parent: int) -> int:
-    try:
-        return os.lstat(name, dir_fd=parent).st_mode
-    except OSError as error:
-        raise _Unreachable from error
-
-
 def _names(descriptor: int) -> list[str]:
-    try:
+    with _unreachable_errors():
         return os.listdir(descriptor)
-    except OSError as error:
-        raise _Unreachable from error

@@ -38,9 +38,15 @@ def _make_directory(directory: Path) -> None:
         fsync_directory(directory.parent)
 
 
-def _write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    text = json.dumps(facts, indent=2) + "\n"
+def _replace(path: Path, text: str) -> None:
     replace_durably(path, text.encode(), temporary=path.with_suffix(".new"))
+
+
+def _add(path: Path, text: str) -> None:
+    """Write a new file durably."""
+    _make_directory(path.parent)
+    write_durably(path, text.encode(errors="backslashreplace"))
+    fsync_directory(path.parent)
 
 
 def _remove_durably(path: Path) -> bool:
@@ -56,11 +62,22 @@ def _modified_at(path: Path) -> datetime:
     return datetime.fromtimestamp(path.lstat().st_mtime, UTC)
 
 
-class Holds:
-    """The holds of a store, one JSON file per source, in `directory`."""
+class _Kept:
+    """Facts in the files of `directory`, which is made with the first."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.json"
+
+    def _write(self, name: str, facts: Mapping[str, Any]) -> None:
+        _make_directory(self._directory)
+        _replace(self._path(name), json.dumps(facts, indent=2) + "\n")
+
+
+class Holds(_Kept):
+    """The holds of a store, one JSON file per source."""
 
     def get(self, source: str) -> Hold | None:
         """Return the hold on `source`, None when there is none. An unreadable file counts as a hold."""
@@ -79,15 +96,12 @@ class Holds:
         old = self.get(hold.source)
         if old is not None:
             hold = replace(hold, since=old.since, reference=old.reference or hold.reference)
-        _make_directory(self._directory)
-        _write_json(self._path(hold.source), {**asdict(hold), "since": hold.since.isoformat()})
+        self._write(hold.source, asdict(hold) | {"since": hold.since.isoformat()})
         return hold
 
     def accept(self, source: str) -> None:
         """Allow the next copy of `source` to be published although it is unreadable, until the next `release`."""
-        _make_directory(self._directory)
-        write_durably(self._acceptance(source), b"")
-        fsync_directory(self._directory)
+        _add(self._acceptance(source), "")
 
     def accepted(self, source: str) -> bool:
         """Tell whether `accept` was called since the last `release`."""
@@ -98,27 +112,18 @@ class Holds:
         self._acceptance(source).unlink(missing_ok=True)
         return _remove_durably(self._path(source))
 
-    def _path(self, source: str) -> Path:
-        return self._directory / f"{source}.json"
-
     def _acceptance(self, source: str) -> Path:
         return self._directory / f"{source}.accepted"
 
 
-class Pins:
-    """The pins of a store, one JSON file per generation, in `directory`. Change them only with the store locked.
+class Pins(_Kept):
+    """The pins of a store, one JSON file per generation. Change them only with the store locked.
 
     A pin remains when this store loses the generation: a replica may have it.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
     def all(self) -> Mapping[str, Pin]:
-        """Return every pin by the id of its generation, expired ones included. Raises OSError.
-
-        An unreadable file counts as a pin until it is released.
-        """
+        """Return every pin by generation, also expired and unreadable ones, until they are released. Raises OSError."""
         try:
             names = sorted(path.name for path in self._directory.iterdir())
         except FileNotFoundError:
@@ -149,20 +154,16 @@ class Pins:
         old = self.get(pin.generation)
         if old is not None and old.holds(pin.since):
             pin = _merged(old, pin)
-        _make_directory(self._directory)
         for partial in self._directory.glob("*.new"):  # of a run that was killed
             partial.unlink()
         facts = asdict(pin) | {"since": pin.since.isoformat(), "until": pin.until.isoformat() if pin.until else None}
         del facts["generation"]  # it is the name of the file
-        _write_json(self._path(pin.generation), facts)
+        self._write(pin.generation, facts)
         return pin
 
     def release(self, generation_id: str) -> bool:
         """Remove the pin of a generation; False when there was none. Raises OSError."""
         return is_generation_id(generation_id) and _remove_durably(self._path(generation_id))
-
-    def _path(self, generation_id: str) -> Path:
-        return self._directory / f"{generation_id}.json"
 
 
 def _merged(old: Pin, new: Pin) -> Pin:
@@ -184,11 +185,8 @@ def _decoded_pin(generation_id: str, encoded: bytes) -> Pin:
     return Pin(generation_id, since, until, reason, label)
 
 
-class DamageMarks:
-    """The marks of damaged generations, one file each, in `directory`."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+class DamageMarks(_Kept):
+    """The marks of damaged generations, one file each."""
 
     def ids(self) -> frozenset[str]:
         """Return the ids that are marked. Raises OSError."""
@@ -200,11 +198,8 @@ class DamageMarks:
     def add(self, generation: str, why: str) -> None:
         """Mark `generation`, durably. Raises OSError."""
         path = self._directory / generation
-        if path.exists():
-            return
-        _make_directory(self._directory)
-        write_durably(path, f"{why}\n".encode(errors="backslashreplace"))
-        fsync_directory(self._directory)
+        if not path.exists():
+            _add(path, f"{why}\n")
 
     def clear(self, generation: str) -> None:
         """Remove the mark: the generation was verified, or is gone. Raises OSError."""
@@ -221,16 +216,16 @@ class QuarantinedCopy:
     size_bytes: int
 
 
-class Quarantine:
-    """Damaged copies in `directory`, for inspection: of each source the first, nearest to the cause, and the last."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+class Quarantine(_Kept):
+    """Damaged copies, for inspection: of each source the first, nearest to the cause, and the last."""
 
     def copies(self) -> tuple[QuarantinedCopy, ...]:
         """Return all damaged copies, by source and age. Raises OSError."""
         found = sorted(path for path in self._directory.glob("*/*") if path.is_dir() and not path.is_symlink())
-        return tuple(QuarantinedCopy(path.name, path, _modified_at(path), _size(path)) for path in found)
+        return tuple(
+            QuarantinedCopy(path.name, path, _modified_at(path), sum(file.lstat().st_size for file in path.iterdir()))
+            for path in found
+        )
 
     def add(self, source: str, name: str, snapshot: Path, findings: Iterable[str]) -> Path:
         """Move the damaged `snapshot` here as `name`, with its findings; returns its new path."""
@@ -257,15 +252,10 @@ class Quarantine:
         fsync_directory(copy.directory.parent)
 
 
-def _size(directory: Path) -> int:
-    return sum(path.lstat().st_size for path in directory.iterdir())
-
-
 class Identities:
     """The identity of the store whose hidden directory is `directory`, and those that it has adopted."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
         self._own, self._adopted = directory / OWN_IDENTITY, directory / "adopted"
         self._lock = directory / "identity.lock"
 
@@ -285,18 +275,15 @@ class Identities:
             if own := self.own():
                 return own
             identity = recover() or secrets.token_hex(8)
-            self._write(self._own, [identity])
+            _replace(self._own, f"{identity}\n")
             return identity
 
     def adopted(self) -> Mapping[str, datetime]:
-        """Return the times up to which generations of other stores count, by their identities. Raises OSError.
-
-        Unreadable lines are ignored.
-        """
+        """Return the times up to which generations of other stores count, by their identities. Raises OSError."""
         found: dict[str, datetime] = {}
         for line in self._lines(self._adopted):
             identity, _, time = line.partition(" ")
-            with suppress(ValueError):
+            with suppress(ValueError):  # an unreadable line
                 until = datetime.fromisoformat(time)
                 if until.tzinfo and re.fullmatch(STORE_IDENTITY, identity, re.ASCII):
                     found[identity] = max(until, found.get(identity, until))
@@ -308,14 +295,11 @@ class Identities:
             known = dict(self.adopted())
             for identity, time in until.items():
                 known[identity] = max(time, known.get(identity, time))
-            self._write(self._adopted, [f"{identity} {time.isoformat()}" for identity, time in sorted(known.items())])
+            lines = (f"{identity} {time.isoformat()}\n" for identity, time in sorted(known.items()))
+            _replace(self._adopted, "".join(lines))
 
     def _lines(self, path: Path) -> list[str]:
         try:
             return path.read_text(errors="replace").splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return []
-
-    def _write(self, path: Path, lines: Iterable[str]) -> None:
-        text = "".join(f"{line}\n" for line in lines)
-        replace_durably(path, text.encode(), temporary=path.with_suffix(".new"))

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from backupd.catalog import CatalogUnavailable, open_catalog
+from backupd.catalog import CatalogUnavailable, CheckRecord, open_catalog
 from backupd.log import Event, EventLog
 from backupd.model import LOCAL_STORE, Hold, Manifest, Pin
 from backupd.report import (
@@ -218,10 +218,8 @@ class Reporter:
         facts["event.duration"] = int(report.duration_s * 1e9)
         write(Event.RUN_FINISHED, describe(report), **facts)
         run_id, now = self._run_id, self._clock()
-        if run_id is not None:
-            self.write_catalog(lambda catalog: catalog.finish_run(run_id, report, now, self._configuration))
-        elif os.path.lexists(self._catalog_path):
-            self.write_catalog(lambda catalog: catalog.record_run(report, now, self._configuration))
+        if run_id is not None or os.path.lexists(self._catalog_path):
+            self.write_catalog(lambda catalog: catalog.record_run(report, now, self._configuration, run_id))
 
     def write_catalog(self, write: Callable[["Catalog"], object]) -> None:
         """Let `write` change the catalog, which is made where there is none."""
@@ -244,7 +242,8 @@ class Reporter:
             case GenerationSent(manifest, store):
                 self.write_catalog(lambda catalog: catalog.add_generation(manifest, store))
             case CopyVerified(generation, store, sound, detail, duration_s):
-                self.write_catalog(lambda c: c.record_check(generation, store, now, sound, detail, duration_s))
+                check = CheckRecord(generation, store, now, sound, detail, duration_s)
+                self.write_catalog(lambda catalog: catalog.record_check(check))
             case RemovalBegins(generation, store):
                 self.write_catalog(lambda catalog: catalog.remove_copy(generation, store))
 

@@ -12,11 +12,12 @@ from types import MappingProxyType
 
 import pytest
 
-from backupd.catalog import CatalogForeign, CatalogUnavailable, open_catalog, read_catalog, read_copies
+from backupd.catalog import CatalogUnavailable, CheckRecord, open_catalog, read_catalog, read_copies
 from backupd.catalog.catalog import Catalog
 from backupd.catalog.database import TABLES
 from backupd.catalog.models import Base
 from backupd.catalog.rebuild import rebuild
+from backupd.errors import CatalogForeign
 from backupd.report import BackupDetails, PruneDetails
 from support.catalog_values import APP, NOON, OLDER, at, manifest, report, start
 
@@ -30,7 +31,7 @@ sys.stdin.readline()
 for number in range(int(sys.argv[3])):
     with open_catalog(Path(sys.argv[1])) as catalog:
         run = catalog.start_run("backup", sys.argv[2], NOON)
-        catalog.finish_run(run, report(subject=sys.argv[2], notes=(str(number),)), NOON)
+        catalog.record_run(report(subject=sys.argv[2], notes=(str(number),)), NOON, run_id=run)
 """
 
 
@@ -45,7 +46,7 @@ def catalog(path: Path) -> Catalog:
 
 
 def check(catalog: Catalog, store: str, minute: int, *, sound: bool) -> None:
-    catalog.record_check(APP, store, at(minute), sound, "ok" if sound else "archive is short", 0.25)
+    catalog.record_check(CheckRecord(APP, store, at(minute), sound, "ok" if sound else "archive is short", 0.25))
 
 
 def test_the_names_of_the_tables_are_those_of_the_models() -> None:
@@ -84,14 +85,14 @@ def test_a_run_that_began_is_interrupted_until_it_is_finished(catalog: Catalog) 
     drill = catalog.start_run("drill", "app", NOON)
     assert [run.id for run in catalog.interrupted_runs()] == [drill, backup]
     assert [run.id for run in catalog.interrupted_runs("backup")] == [backup]
-    catalog.finish_run(backup, report(), at(2))
+    catalog.record_run(report(), at(2), run_id=backup)
     assert [run.id for run in catalog.interrupted_runs()] == [drill]
     assert {run.id: run.outcome for run in catalog.runs()} == {backup: "published", drill: None}
 
 
 def test_an_interrupted_run_is_marked_failed_but_never_after_it_finished(catalog: Catalog) -> None:
     killed, finished = (catalog.start_run("backup", "app", NOON) for _ in range(2))
-    catalog.finish_run(finished, report(), at(1))
+    catalog.record_run(report(), at(1), run_id=finished)
     for run_id in (killed, finished):
         catalog.mark_interrupted(run_id, at(2))
     runs = {run.id: run for run in catalog.runs()}
@@ -104,13 +105,13 @@ def test_an_interrupted_run_is_marked_failed_but_never_after_it_finished(catalog
 def test_a_run_marked_interrupted_that_finishes_is_recorded_as_finished(catalog: Catalog) -> None:
     run_id = catalog.start_run("backup", "app", NOON)
     catalog.mark_interrupted(run_id, at(1))
-    catalog.finish_run(run_id, report(), at(2))
+    catalog.record_run(report(), at(2), run_id=run_id)
     (run,) = catalog.runs()
     assert (run.outcome, run.error, run.finished_at) == ("published", None, at(2))
 
 
 def test_a_run_whose_beginning_was_lost_with_the_old_catalog_is_recorded_at_its_end(catalog: Catalog) -> None:
-    catalog.finish_run(41, report(), at(1))
+    catalog.record_run(report(), at(1), run_id=41)
     (run,) = catalog.runs()
     assert (run.report, run.finished_at) == (report(), at(1))
 
@@ -272,7 +273,7 @@ def test_processes_that_make_and_write_a_catalog_at_once_lose_nothing(path: Path
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
 def test_a_catalog_made_by_root_belongs_to_the_owner_of_its_directory(path: Path) -> None:
     os.chown(path.parent, 65534, 65534)
-    open_catalog(path).close()
+    open_catalog(path)
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o640)
 
 
@@ -287,7 +288,7 @@ def test_a_link_in_place_of_the_catalog_is_refused(path: Path, tmp_path: Path, t
     (tmp_path / "elsewhere").mkdir()
     real = tmp_path / "elsewhere" / "real"
     if there == "a catalog":
-        open_catalog(real).close()
+        open_catalog(real)
     elif there == "another file":
         real.touch(0o600)
     path.symlink_to(real)
@@ -298,7 +299,7 @@ def test_a_link_in_place_of_the_catalog_is_refused(path: Path, tmp_path: Path, t
         assert "remove it" in caught.value.hint
     assert sorted((file.name, file.stat().st_mtime_ns, file.read_bytes()) for file in real.parent.iterdir()) == before
     path.unlink()
-    open_catalog(path).close()
+    open_catalog(path)
     assert path.is_file()
 
 

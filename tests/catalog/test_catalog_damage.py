@@ -223,7 +223,7 @@ def test_the_file_says_that_it_is_a_catalog_and_is_in_wal_mode(path: Path) -> No
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         connection.execute("PRAGMA journal_mode=DELETE")
-    open_catalog(path).close()
+    open_catalog(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -252,7 +252,7 @@ def test_a_process_that_holds_the_directory_too_long_is_an_error_that_says_so(
         open_catalog(path)
     assert "another process" in caught.value.hint
     holder.communicate("\n")
-    open_catalog(path).close()
+    open_catalog(path)
 
 
 def test_a_file_that_may_only_be_read_is_an_error_that_names_the_rights(path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.catalog import CatalogUnavailable, database, open_catalog
+from backupd.catalog import CatalogUnavailable, CheckRecord, database, open_catalog
 from backupd.catalog import rebuild as rebuild_module
 from backupd.catalog.database import LATEST, connect
 from backupd.catalog.rebuild import rebuild
@@ -44,7 +44,7 @@ def test_a_rebuild_drops_generations_without_a_manifest_and_keeps_every_run_and_
         assert rebuild(path, [(manifest(OLDER), "nas")]) == 1
         assert catalog.runs() == before
         assert catalog.copies() == {OLDER: ("nas",)}
-        catalog.finish_run(unfinished, report(task="drill"), at(3))
+        catalog.record_run(report(task="drill"), at(3), run_id=unfinished)
         assert catalog.interrupted_runs() == []
     assert names(path) == {""}
 
@@ -52,7 +52,7 @@ def test_a_rebuild_drops_generations_without_a_manifest_and_keeps_every_run_and_
 def test_a_rebuild_keeps_checks_and_marks_of_damage_of_copies_that_are_still_there(path: Path) -> None:
     with open_catalog(path) as catalog:
         for store in ("local", "gone"):
-            catalog.record_check(APP, store, at(1), store == "nowhere", "archive is short", 0.1)
+            catalog.record_check(CheckRecord(APP, store, at(1), store == "nowhere", "archive is short", 0.1))
         rebuild(path, FOUND)
         assert catalog.damaged("local") == {APP}
         assert catalog.damaged("gone") == frozenset()

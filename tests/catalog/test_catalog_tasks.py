@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from backupd.catalog import CatalogDamaged, open_catalog
+from backupd.catalog import CheckRecord, open_catalog
 from backupd.catalog.catalog import Catalog
+from backupd.errors import CatalogDamaged
 from backupd.report import DrillDetails, DrillReport, RunDetails
 from backupd.schedule import TaskHistory
 from support.catalog_values import APP, NOON, OLDER, at, manifest, report
@@ -92,8 +93,8 @@ def test_what_a_clock_that_ran_ahead_wrote_counts_for_nothing(catalog: Catalog) 
 def test_the_last_check_of_each_copy_is_known(catalog: Catalog) -> None:
     catalog.add_generation(manifest(), "local")
     for minute in (1, 3, 2):
-        catalog.record_check(APP, "local", at(minute), True, "sound", 0.1)
-    catalog.record_check(OLDER, "nas", at(9), False, "short", 0.1)
+        catalog.record_check(CheckRecord(APP, "local", at(minute), True, "sound", 0.1))
+    catalog.record_check(CheckRecord(OLDER, "nas", at(9), False, "short", 0.1))
     assert catalog.last_checks("local") == {APP: at(3)}
     assert catalog.last_checks("nas") == {OLDER: at(9)}
 

@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backupd.catalog import CatalogDiskError, catalog_errors, open_catalog
+from backupd.catalog import catalog_errors, open_catalog
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.task_queue import TaskRequest, TaskResult
+from backupd.errors import CatalogDiskError
 from backupd.report import RunDetails, RunReport
 from backupd.schedule import Planned, Schedule
 from backupd.tasks.context import TaskContext

@@ -13,9 +13,9 @@ import pytest
 
 from backupd.log import null_log
 from backupd.report import AnyReport
+from backupd.stores import contract
 from backupd.stores.contract import Replica
 from backupd.stores.local import DirectoryStore
-from backupd.stores.sftp import store as sftp_store
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.replica import Connect
@@ -145,7 +145,7 @@ def test_who_comes_second_by_a_hair_overwrites_nothing(
     sshd: Sshd, files: Path, sender: Callable[[str], TaskContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = sender("tasks"), sender("tasks")
-    look = sftp_store.require_unchanged_manifest
+    look = contract.require_unchanged_manifest
     left = [first]
 
     def look_and_be_late(*arguments: object) -> None:
@@ -154,7 +154,7 @@ def test_who_comes_second_by_a_hair_overwrites_nothing(
             context = left.pop()
             assert replicate_to(over_sftp(sshd, files, context), context).outcome == "done"
 
-    monkeypatch.setattr(sftp_store, "require_unchanged_manifest", look_and_be_late)
+    monkeypatch.setattr(contract, "require_unchanged_manifest", look_and_be_late)
     report = replicate_to(over_sftp(sshd, files, second), second)
     assert (report.outcome, "there has another generation tasks-" in str(report.error)) == ("failed", True)
     assert {path.read_bytes() for path in files.glob("*.gz")} == archives(first)

@@ -6,8 +6,8 @@ import socket
 import time
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from io import StringIO
@@ -64,62 +64,38 @@ def log_in(transport: Transport, credentials: Credentials) -> None:
     Raises LoginFailed when the credentials are refused or unusable, ReplicaUnreachable when the connection is lost.
     """
     login = _Login(transport, credentials.username)
-    if credentials.private_key or credentials.password:
-        attempts = []
-        if credentials.private_key:
-            key = load_key(credentials.private_key, credentials.passphrase)
-            attempts.append(login.by_key(f"the key {PublicKey.of(key)}", key))
-        if credentials.password:
-            attempts.append(login.by_password(credentials.password))
+    attempts = []
+    if credentials.private_key:
+        key = load_key(credentials.private_key, credentials.passphrase)
+        attempts.append(login.by_key(f"the key {PublicKey.of(key)}", key))
+    if credentials.password:
+        attempts.append(login.by_password(credentials.password))
+    if attempts:
         login.try_all(attempts)
         return
-    with closing(_Agent(transport.auth_timeout)) as agent:
-        keys = agent.get_keys()
+    with _agent_keys(transport.auth_timeout) as keys:
         if not keys:
             hint = "set private_key or password in [replicas.NAME], or SSH_AUTH_SOCK to an agent that holds a key"
             raise LoginFailed(f"no key and no password are configured to log in as {login.user}", hint)
         login.try_all([login.by_key(f"the agent's key {PublicKey.of(key)}", key, from_agent=True) for key in keys])
 
 
-class _Agent(ConnectedAgent):
-    """The SSH agent; without one it has no keys. Raises LoginFailed when it does not answer."""
-
-    def __init__(self, timeout_s: float) -> None:
-        path = os.environ.get("SSH_AUTH_SOCK")
-        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+@contextmanager
+def _agent_keys(timeout_s: float) -> Iterator[Sequence[PKey]]:
+    """Yield the keys of the SSH agent, none without one. Raises LoginFailed when it does not answer."""
+    path = os.environ.get("SSH_AUTH_SOCK")
+    if not path:
+        yield ()
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
-            self._connection.settimeout(timeout_s)
-            if path:
-                self._connection.connect(path)
-            super().__init__(self._connection if path else None)
+            connection.settimeout(timeout_s)
+            connection.connect(path)
+            keys = ConnectedAgent(connection).get_keys()
         except (SSHException, OSError) as error:
-            self._connection.close()
             hint = "check SSH_AUTH_SOCK and `ssh-add -l`, or set private_key"
             raise LoginFailed(f"the SSH agent does not answer: {error}", hint) from None
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-
-class _PasswordPrompt:
-    """Answers keyboard-interactive questions: the password once, to one hidden question, and nothing to any other.
-
-    Other questions are added to `questions`, fit for a message.
-    """
-
-    def __init__(self, password: str, questions: list[str]) -> None:
-        self._password, self._questions = password, questions
-        self._answered: str | None = None
-
-    def __call__(self, title: str, instructions: str, questions: Sequence[tuple[str, bool]]) -> list[str]:  # noqa: ARG002 - paramiko's signature
-        """Return an answer to each of `questions`."""
-        if len(questions) == 1 and self._answered is None and not questions[0][1]:
-            self._answered = questions[0][0]
-            return [self._password]
-        others = (text for text, _ in questions if text != self._answered)  # a repeated question: a wrong password
-        self._questions.extend(printable(text.strip())[:_MAX_QUESTION_CHARS] for text in others)
-        return [""] * len(questions)
+        yield keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +113,11 @@ class _Login:
 
     def __init__(self, transport: Transport, user: str) -> None:
         self.user = printable(user)
-        self._user = user
-        self._transport = transport
-        self._tried: list[str] = []
-        self._tried_rsa = False
+        self._user, self._transport = user, transport
+        self._tried: list[_Attempt] = []
         self._accepted: list[str] = []
         self._allowed: Sequence[str] = ()
-        self._questions: list[str] = []
+        self._questions: list[str] = []  # that the password does not answer, fit for a message
 
     def by_key(self, name: str, key: PKey, *, from_agent: bool = False) -> _Attempt:
         """Return the attempt to log in with `key`."""
@@ -159,9 +133,23 @@ class _Login:
             except BadAuthenticationType as refused:
                 if "keyboard-interactive" not in refused.allowed_types:
                     raise
-                return self._transport.auth_interactive(self._user, _PasswordPrompt(password, self._questions))
+                return self._transport.auth_interactive(self._user, self._answers(password))
 
         return _Attempt("the password", run)
+
+    def _answers(self, password: str) -> Callable[[str, str, Sequence[tuple[str, bool]]], list[str]]:
+        """Return what answers one hidden question, once, with the password, and any other with nothing."""
+        answered: list[str] = []  # the question
+
+        def answer(_title: str, _instructions: str, questions: Sequence[tuple[str, bool]]) -> list[str]:
+            if len(questions) == 1 and not answered and not questions[0][1]:
+                answered.append(questions[0][0])
+                return [password]
+            others = (text for text, _ in questions if text not in answered)  # a repeated question: a wrong password
+            self._questions.extend(printable(text.strip())[:_MAX_QUESTION_CHARS] for text in others)
+            return [""] * len(questions)
+
+        return answer
 
     def try_all(self, attempts: Sequence[_Attempt]) -> None:
         """Try `attempts` in order; start over after one that is accepted as a first step (RFC 4252 section 5.1)."""
@@ -181,8 +169,7 @@ class _Login:
         """Make `attempt`; tell whether the server accepted it and requires more."""
         began = time.monotonic()
         refused_before = bool(self._tried)
-        self._tried.append(attempt.name)
-        self._tried_rsa |= attempt.is_rsa
+        self._tried.append(attempt)
         try:
             required = attempt.run()
         except BadAuthenticationType as refused:
@@ -228,7 +215,8 @@ class _Login:
 
     def _refusal(self, more: str = "") -> LoginFailed:
         allowed = printable(", ".join(self._allowed)) or "methods that it does not name"
-        tried = ", ".join(f"{name} (accepted)" if name in self._accepted else name for name in self._tried)
+        names = (attempt.name for attempt in self._tried)
+        tried = ", ".join(f"{name} (accepted)" if name in self._accepted else name for name in names)
         asked = f"; it asks: {', '.join(self._questions)}" if self._questions else ""
         message = f"the server refuses the login of {self.user} with {tried}; it allows {allowed}{asked}{more}"
         return LoginFailed(message, self._hint())
@@ -238,7 +226,7 @@ class _Login:
             return "backupd cannot answer such questions: use a key, or exempt the account from them"
         if self._accepted:
             return "the server requires several methods: set both private_key and password, or exempt the account"
-        if self._tried_rsa and not self._signatures():
+        if any(attempt.is_rsa for attempt in self._tried) and not self._signatures():
             return "an old server may know RSA keys only with SHA-1: try an ed25519 key"
         return (
             "check username; a password must be right and allowed, and a key's public line (`ssh-keygen -y -f KEY`) "

@@ -51,7 +51,7 @@ class SftpConnection:
     def __init__(self, transport: Transport, timeouts: Timeouts) -> None:
         self._transport = transport
         self._timeouts = timeouts
-        self._watchdog = Watchdog(transport, timeouts.stall_s)
+        self.watchdog = Watchdog(transport, timeouts.stall_s)
         self.clients: tuple[SFTPClient, ...] = ()
         self._min_response_s = float("inf")
         self._channel_refused = False  # no more are requested then: a refusal may take long
@@ -78,7 +78,7 @@ class SftpConnection:
                 connection.clients = (connection._open_client(),)
             yield connection
         finally:
-            connection.close()
+            connection.watchdog.close()
 
     @property
     def client(self) -> SFTPClient:
@@ -118,25 +118,6 @@ class SftpConnection:
             self._opening.pop().join()
         return self.clients[:wanted]
 
-    @contextmanager
-    def watchdog(self) -> Iterator["Watchdog"]:
-        """Close the connection when the block runs longer than `stall_s` without a call of `reset()`.
-
-        It is closed as well when this process is told to stop, which would wait for a slow transfer otherwise.
-        """
-        with self._watchdog.watching():
-            try:
-                yield self._watchdog
-            except (KeyboardInterrupt, SystemExit):
-                self.close()
-                raise
-
-    def close(self) -> None:
-        """Close everything without waiting for the server."""
-        self._watchdog.stop()
-        with suppress(Exception):  # errors of a lost connection
-            self._transport.close()
-
     def open_session(self) -> Channel:
         """Open one more channel, for any purpose. Raises SSHException."""
         with self._timed():
@@ -145,7 +126,7 @@ class SftpConnection:
     def _open_client(self) -> SFTPClient:
         channel = self.open_session()
         channel.settimeout(self._timeouts.stall_s)
-        with self.watchdog():  # paramiko waits without limit for the response
+        with self.watchdog.watching():  # paramiko waits without limit for the response
             channel.invoke_subsystem("sftp")
         with self._timed():
             return NamingClient(channel)
@@ -182,8 +163,11 @@ class Watchdog:
         self._reset_at = time.monotonic()
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch while the block runs."""
+    def watching(self) -> Iterator[Self]:
+        """Close the transport when the block runs longer than `stall_s` without a call of `reset()`.
+
+        It is closed as well when this process is told to stop, which would wait for a slow transfer otherwise.
+        """
         with self._lock:
             self.reset()
             self._blocks += 1
@@ -191,14 +175,19 @@ class Watchdog:
                 self._thread = threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True)
                 self._thread.start()
         try:
-            yield
+            yield self
+        except (KeyboardInterrupt, SystemExit):
+            self.close()
+            raise
         finally:
             with self._lock:
                 self._blocks -= 1
 
-    def stop(self) -> None:
-        """End the thread."""
+    def close(self) -> None:
+        """End the thread, and close the transport without waiting for the server."""
         self._stopped.set()
+        with suppress(Exception):  # errors of a lost connection
+            self._transport.close()
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._stall_s / 4)):

@@ -6,18 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from paramiko import SFTPAttributes, SFTPClient, SFTPFile, SSHException
-from paramiko.sftp import (
-    CMD_CLOSE,
-    CMD_FSETSTAT,
-    CMD_LSTAT,
-    CMD_OPEN,
-    CMD_OPENDIR,
-    CMD_READDIR,
-    CMD_WRITE,
-    SFTP_FLAG_READ,
-    int64,
-)
+from paramiko import SFTPAttributes, SFTPClient, SFTPFile, SSHException, sftp
 
 from backupd.errors import CopyCorrupt
 from backupd.stores.sftp.connection import SftpConnection, connection_errors
@@ -42,7 +31,7 @@ class _SmallFile:
     def __init__(self, client: SFTPClient, path: str, limit_bytes: int) -> None:
         self._client, self._path, self._limit_bytes = client, path, limit_bytes
         self._pipeline = RequestPipeline(client)
-        self._request = self._pipeline.send(CMD_LSTAT, path)
+        self._request = self._pipeline.send(sftp.CMD_LSTAT, path)
         self._error: OSError | None = None
 
     def open(self) -> None:
@@ -55,7 +44,7 @@ class _SmallFile:
             self._error = error
         else:
             self._size_bytes = found.st_size
-            self._request = self._pipeline.send(CMD_OPEN, self._path, SFTP_FLAG_READ, attributes_with(None))
+            self._request = self._pipeline.send(sftp.CMD_OPEN, self._path, sftp.SFTP_FLAG_READ, attributes_with(None))
 
     def request(self) -> None:
         """Request its first block, once it is open."""
@@ -76,7 +65,7 @@ class _SmallFile:
             return self._reader.read_prefix(self._limit_bytes, self._size_bytes)
         finally:
             with suppress(OSError, EOFError, SSHException):
-                self._pipeline.send(CMD_CLOSE, self._handle)  # its response is not awaited
+                self._pipeline.send(sftp.CMD_CLOSE, self._handle)  # its response is not awaited
 
 
 def read_small_files(client: SFTPClient, paths: Sequence[str], limit_bytes: int) -> Iterator[Callable[[], bytes]]:
@@ -136,7 +125,7 @@ class RemoteFile(io.RawIOBase):
 def _watched_blocks(file: SFTPFile, begin: int, end: int, connection: SftpConnection) -> Iterator[bytes]:
     blocks = PipelinedReader(connection.client, file.handle, connection.block_bytes, begin).blocks(end)
     while True:
-        with connection.watchdog():
+        with connection.watchdog.watching():
             block = next(blocks, None)
         if block is None:
             return
@@ -154,10 +143,10 @@ def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
     paramiko's own listings end at the first name that is not UTF-8.
     """
     pipeline = RequestPipeline(client)
-    handle = pipeline.wait_handle(pipeline.send(CMD_OPENDIR, path))
+    handle = pipeline.wait_handle(pipeline.send(sftp.CMD_OPENDIR, path))
     while True:
         try:
-            _kind, response = pipeline.wait(pipeline.send(CMD_READDIR, handle))
+            _kind, response = pipeline.wait(pipeline.send(sftp.CMD_READDIR, handle))
         except EOFError:
             break
         count = response.get_int()
@@ -167,7 +156,7 @@ def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
             name, _long_name = response.get_string(), response.get_string()
             yield read_attributes(response, name.decode(errors="replace"))
     with suppress(OSError):
-        pipeline.wait(pipeline.send(CMD_CLOSE, handle))
+        pipeline.wait(pipeline.send(sftp.CMD_CLOSE, handle))
 
 
 def fsync(client: SFTPClient, handle: object) -> bool:
@@ -231,10 +220,10 @@ def write_small_file(client: SFTPClient, path: str, data: bytes, mode: int = PRI
     missing = []
     with _created(client, path) as file:
         pipeline = RequestPipeline(client)
-        set_mode = pipeline.send(CMD_FSETSTAT, file.handle, attributes_with(mode))
+        set_mode = pipeline.send(sftp.CMD_FSETSTAT, file.handle, attributes_with(mode))
         offsets = range(0, len(data), SAFE_BLOCK_BYTES)
         writes = [
-            pipeline.send(CMD_WRITE, file.handle, int64(offset), data[offset : offset + SAFE_BLOCK_BYTES])
+            pipeline.send(sftp.CMD_WRITE, file.handle, sftp.int64(offset), data[offset : offset + SAFE_BLOCK_BYTES])
             for offset in offsets
         ]
         try:

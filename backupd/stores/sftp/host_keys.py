@@ -5,7 +5,7 @@ import re
 import struct
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -114,10 +114,15 @@ class PinnedKeys:
     @classmethod
     def read(cls, name: str, host_key: str | None, known_hosts: Path | None) -> Self:
         """Return the keys that `[replicas.NAME] host_key` and `known_hosts` pin. Raises ConfigError."""
-        entries = _parse_host_key(host_key, f"replicas.{name}.host_key") if host_key else ()
+        entries = _parse_host_key(host_key or "", f"replicas.{name}.host_key")
         if known_hosts is None:
             return cls(name, entries)
-        found, skipped = _parse_known_hosts(_text_of(known_hosts), str(known_hosts))
+        try:
+            text = known_hosts.read_text(encoding="utf-8-sig", errors="replace")
+        except OSError as error:
+            hint = "check known_hosts, the mount, and the permissions"
+            raise ConfigError(f"cannot read {known_hosts}: {error.strerror}", hint) from None
+        found, skipped = _parse_known_hosts(text, str(known_hosts))
         return cls(name, entries + found, skipped)
 
     def keys(self, host: str, port: int) -> tuple[PublicKey, ...]:
@@ -161,7 +166,8 @@ class PinnedKeys:
         if state == "revoked":
             raise HostKeyRefused(f"{where} sent a revoked host key, {offered}", self._hint_changed())
         if not pinned:
-            raise HostKeyUnknown(f"{where} sent the host key {offered}; {self._why_none(host, port)}", self._hint())
+            hint = f"`backupd trust {self.name}` shows its keys, how to compare them, and the line that pins one"
+            raise HostKeyUnknown(f"{where} sent the host key {offered}; {self._why_none(host, port)}", hint)
         if state != "equal":
             known = ", ".join(map(str, pinned))
             raise HostKeyChanged(f"{where} sent the host key {offered}; pinned is {known}", self._hint_changed())
@@ -188,9 +194,6 @@ class PinnedKeys:
             return f"no line that pins a key is readable: {self.skipped[0]}"
         return "no key is pinned"
 
-    def _hint(self) -> str:
-        return f"`backupd trust {self.name}` shows its keys, how to compare them, and the line that pins one"
-
     def _hint_changed(self) -> str:
         return (
             "nothing was sent: this may be a man-in-the-middle. Ask the server's administrator; if it has a new key, "
@@ -201,14 +204,6 @@ class PinnedKeys:
 def line_for(host: str, port: int, key: PKey) -> str:
     """Return the line for a known_hosts file."""
     return f"{lookup_name(host, port)} {PublicKey.of(key).text}"
-
-
-def _text_of(known_hosts: Path) -> str:
-    try:
-        return known_hosts.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        hint = "check known_hosts, the mount, and the permissions"
-        raise ConfigError(f"cannot read {known_hosts}: {error.strerror}", hint) from None
 
 
 def _fields(blob: bytes) -> list[bytes]:
@@ -235,14 +230,12 @@ def _parse_known_hosts(text: str, origin: str) -> tuple[tuple[HostKeyEntry, ...]
     """
     entries: list[HostKeyEntry] = []
     skipped = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
+    for number, words in _lines(text):
         where = f"{origin}:{number}"
         try:
-            entries.append(_entry(line.split(), where))
+            entries.append(_entry(words, where))
         except NotAKey as problem:
-            if line.split()[0] == "@revoked":
+            if words[0] == "@revoked":
                 raise ConfigError(f"{where}: {problem}", "correct the line: a revoked key must be readable") from None
             skipped.append(f"{where}: {problem}")
     return tuple(entries), tuple(skipped)
@@ -251,16 +244,21 @@ def _parse_known_hosts(text: str, origin: str) -> tuple[tuple[HostKeyEntry, ...]
 def _parse_host_key(text: str, origin: str) -> tuple[HostKeyEntry, ...]:
     """Return the entries of lines as in known_hosts, with or without hosts. Raises ConfigError."""
     entries = []
-    for line in text.splitlines():
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
+    for _number, words in _lines(text):
         try:
             entries.append(_entry(["", *words] if words[0] in ALGORITHMS else words, origin))
         except NotAKey as problem:
             hint = "write a line as in known_hosts, or just 'ssh-ed25519 AAAA…': `backupd trust NAME` prints it"
             raise ConfigError(f"{origin}: {problem}", hint) from None
     return tuple(entries)
+
+
+def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and words of each line that is neither empty nor a comment."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if words and not words[0].startswith("#"):
+            yield number, words
 
 
 def _entry(words: list[str], origin: str) -> HostKeyEntry:

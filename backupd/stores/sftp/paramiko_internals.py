@@ -15,58 +15,37 @@ import errno
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from paramiko import Channel, Message, SFTPAttributes, SFTPClient, Transport
+from paramiko import Channel, Message, SFTPAttributes, SFTPClient, Transport, sftp
 from paramiko.agent import AgentSSH
-from paramiko.sftp import (
-    CMD_CLOSE,
-    CMD_EXTENDED,
-    CMD_FSETSTAT,
-    CMD_FSTAT,
-    CMD_HANDLE,
-    CMD_LSTAT,
-    CMD_MKDIR,
-    CMD_OPEN,
-    CMD_OPENDIR,
-    CMD_READ,
-    CMD_READDIR,
-    CMD_REMOVE,
-    CMD_RENAME,
-    CMD_SETSTAT,
-    CMD_STAT,
-    CMD_WRITE,
-    SFTP_EOF,
-    SFTP_NO_SUCH_FILE,
-    SFTP_OK,
-    SFTP_OP_UNSUPPORTED,
-    SFTP_PERMISSION_DENIED,
-)
 
 from backupd.formatting import one_line, printable
 
 _OPERATIONS: Final = {
-    CMD_CLOSE: "close",
-    CMD_FSETSTAT: "set the mode of",
-    CMD_FSTAT: "stat",
-    CMD_LSTAT: "stat",
-    CMD_MKDIR: "make the directory",
-    CMD_OPEN: "open",
-    CMD_OPENDIR: "list",
-    CMD_READ: "read",
-    CMD_READDIR: "list",
-    CMD_REMOVE: "remove",
-    CMD_RENAME: "rename",
-    CMD_SETSTAT: "change",
-    CMD_STAT: "stat",
-    CMD_WRITE: "write",
+    sftp.CMD_CLOSE: "close",
+    sftp.CMD_FSETSTAT: "set the mode of",
+    sftp.CMD_FSTAT: "stat",
+    sftp.CMD_LSTAT: "stat",
+    sftp.CMD_MKDIR: "make the directory",
+    sftp.CMD_OPEN: "open",
+    sftp.CMD_OPENDIR: "list",
+    sftp.CMD_READ: "read",
+    sftp.CMD_READDIR: "list",
+    sftp.CMD_REMOVE: "remove",
+    sftp.CMD_RENAME: "rename",
+    sftp.CMD_SETSTAT: "change",
+    sftp.CMD_STAT: "stat",
+    sftp.CMD_WRITE: "write",
 }
 _EXTENSIONS: Final = {
     "posix-rename@openssh.com": "rename",
     "fsync@openssh.com": "flush",
     "statvfs@openssh.com": "find the free space of",
 }
-_HANDLE_COMMANDS: Final = frozenset((CMD_CLOSE, CMD_FSETSTAT, CMD_FSTAT, CMD_READ, CMD_READDIR, CMD_WRITE))
+_HANDLE_COMMANDS: Final = frozenset(
+    (sftp.CMD_CLOSE, sftp.CMD_FSETSTAT, sftp.CMD_FSTAT, sftp.CMD_READ, sftp.CMD_READDIR, sftp.CMD_WRITE)
+)
 _REMEMBERED: Final = 4096  # requests; far more than are ever in flight
 _MAX_ANSWER_CHARS: Final = 80
 _MAX_PATH_CHARS: Final = 160
@@ -85,27 +64,23 @@ class ResponseReceiver(ABC):
 
 def send_request(client: SFTPClient, receiver: ResponseReceiver, kind: int, *arguments: Any) -> int:  # noqa: ANN401 - what paramiko packs
     """Send a request without waiting; returns its number. Raises SSHException, OSError."""
-    sender: Any = client
-    number: int = sender._async_request(receiver, kind, *arguments)  # noqa: SLF001 - see the module
+    number: int = cast("Any", client)._async_request(receiver, kind, *arguments)  # noqa: SLF001 - see the module
     return number
 
 
 def receive_response(client: SFTPClient) -> None:
     """Wait for the next response to any request, and pass it to its receiver. Raises SSHException, OSError."""
-    reader: Any = client
-    reader._read_response()  # noqa: SLF001 - see the module
+    cast("Any", client)._read_response()  # noqa: SLF001 - see the module
 
 
 def raise_for_status(client: SFTPClient, message: Message) -> None:
     """Raise the error in the status `message`, if any: OSError, EOFError at the end of a file."""
-    converter: Any = client
-    converter._convert_status(message)  # noqa: SLF001 - see the module
+    cast("Any", client)._convert_status(message)  # noqa: SLF001 - see the module
 
 
 def read_attributes(message: Message, name: str | None = None) -> SFTPAttributes:
     """Read the attributes of a file, called `name`, that come next in `message`."""
-    kind: Any = SFTPAttributes
-    found: SFTPAttributes = kind._from_msg(message, name)  # noqa: SLF001 - see the module
+    found: SFTPAttributes = cast("Any", SFTPAttributes)._from_msg(message, name)  # noqa: SLF001 - see the module
     return found
 
 
@@ -135,7 +110,7 @@ class NamingClient(SFTPClient):
         kind: int
         data: bytes
         kind, data = parent._read_packet()  # noqa: SLF001 - see the module
-        if kind == CMD_HANDLE:
+        if kind == sftp.CMD_HANDLE:
             message = Message(data)
             _operation, path = self._described(message.get_int())
             self._paths[message.get_string()] = path
@@ -143,15 +118,15 @@ class NamingClient(SFTPClient):
 
     def _convert_status(self, msg: Message) -> None:
         number, code, text = int.from_bytes(msg.asbytes()[:4], "big"), msg.get_int(), msg.get_text()
-        if code == SFTP_OK:
+        if code == sftp.SFTP_OK:
             return
-        if code == SFTP_EOF:
+        if code == sftp.SFTP_EOF:
             raise EOFError(text)
         operation, path = self._described(number)
         what = f"cannot {operation} {path}: {one_line(text)[:_MAX_ANSWER_CHARS] or f'status {code}'}"
-        if code in (SFTP_NO_SUCH_FILE, SFTP_PERMISSION_DENIED):
-            raise OSError(errno.ENOENT if code == SFTP_NO_SUCH_FILE else errno.EACCES, what)
-        if code == SFTP_OP_UNSUPPORTED or "unsupported" in text.lower():
+        if code in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_PERMISSION_DENIED):
+            raise OSError(errno.ENOENT if code == sftp.SFTP_NO_SUCH_FILE else errno.EACCES, what)
+        if code == sftp.SFTP_OP_UNSUPPORTED or "unsupported" in text.lower():
             raise OperationUnsupported(what)
         raise OSError(what)
 
@@ -160,7 +135,7 @@ class NamingClient(SFTPClient):
         found, kind, arguments = self._requests.get(number % _REMEMBERED, (-1, 0, ()))
         if found != number:
             return "complete", "a request"
-        if kind == CMD_EXTENDED:
+        if kind == sftp.CMD_EXTENDED:
             name = _text(arguments[0])
             operation, arguments = _EXTENSIONS.get(name, f"request {name} for"), arguments[1:]
             has_handle = name == "fsync@openssh.com"
@@ -200,10 +175,9 @@ class ObservedTransport(Transport):
 
 
 class ConnectedAgent(AgentSSH):
-    """An SSH agent at the other end of `connection`, None for one without keys. Raises SSHException, OSError."""
+    """An SSH agent at the other end of `connection`. Raises SSHException, OSError."""
 
-    def __init__(self, connection: socket.socket | None) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         super().__init__()
         connect: Any = self._connect  # type: ignore[attr-defined] # see the module
-        if connection is not None:
-            connect(connection)
+        connect(connection)

@@ -9,19 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from paramiko import Message, SFTPAttributes, SFTPClient
-from paramiko.sftp import (
-    CMD_ATTRS,
-    CMD_DATA,
-    CMD_EXTENDED,
-    CMD_EXTENDED_REPLY,
-    CMD_HANDLE,
-    CMD_LSTAT,
-    CMD_READ,
-    CMD_STATUS,
-    CMD_WRITE,
-    int64,
-)
+from paramiko import Message, SFTPAttributes, SFTPClient, sftp
 
 from backupd.stores.sftp.paramiko_internals import (
     OperationUnsupported,
@@ -72,17 +60,17 @@ class RequestPipeline(ResponseReceiver):
         while number not in self._responses:
             receive_response(self._client)
         kind, message = self._responses.pop(number)
-        if kind == CMD_STATUS:
+        if kind == sftp.CMD_STATUS:
             raise_for_status(self._client, message)
         return kind, message
 
     def wait_handle(self, number: int) -> bytes:
         """Wait for the handle of an opened file or directory. Raises as `wait` does."""
-        return self._wait_kind(CMD_HANDLE, number).get_string()
+        return self._wait_kind(sftp.CMD_HANDLE, number).get_string()
 
     def wait_attributes(self, number: int) -> SFTPAttributes:
         """Wait for the attributes of a file. Raises as `wait` does."""
-        return read_attributes(self._wait_kind(CMD_ATTRS, number))
+        return read_attributes(self._wait_kind(sftp.CMD_ATTRS, number))
 
     def _wait_kind(self, expected: int, number: int) -> Message:
         kind, message = self.wait(number)
@@ -121,7 +109,7 @@ class PipelinedWriter(ResponseReceiver):
         while self._in_flight_bytes >= IN_FLIGHT_BYTES:
             receive_response(self.client)
         self._raise_error()
-        number = send_request(self.client, self, CMD_WRITE, self.handle, int64(offset), block)
+        number = send_request(self.client, self, sftp.CMD_WRITE, self.handle, sftp.int64(offset), block)
         self._pending[number] = offset, len(block)
         self._in_flight_bytes += len(block)
 
@@ -215,14 +203,14 @@ class PipelinedReader:
         return found
 
     def _send_read(self, offset: int, length: int) -> int:
-        return self._pipeline.send(CMD_READ, self._handle, int64(offset), length)
+        return self._pipeline.send(sftp.CMD_READ, self._handle, sftp.int64(offset), length)
 
     def _wait_data(self, number: int, requested_bytes: int) -> bytes:
         try:
             kind, message = self._pipeline.wait(number)
         except EOFError:
             return b""
-        if kind != CMD_DATA:
+        if kind != sftp.CMD_DATA:
             raise OSError("the server answered a read with neither data nor an error")
         block: bytes = message.get_string()
         if len(block) > requested_bytes:
@@ -231,18 +219,18 @@ class PipelinedReader:
 
 
 def extended_request(client: SFTPClient, name: str, *arguments: Any) -> Message | None:  # noqa: ANN401 - what paramiko packs
-    """Send an extended request (§8), such as fsync@openssh.com; None when the server does not support it.
+    """Send an extended request (§8) and return the response, empty for the status OK; None where it is unsupported.
 
-    Returns an empty message when the response is the status OK. Raises OSError.
+    Raises OSError.
     """
     pipeline = RequestPipeline(client)
     try:
-        kind, message = pipeline.wait(pipeline.send(CMD_EXTENDED, name.encode(), *arguments))
+        kind, message = pipeline.wait(pipeline.send(sftp.CMD_EXTENDED, name.encode(), *arguments))
     except OperationUnsupported:
         return None
-    if kind not in (CMD_EXTENDED_REPLY, CMD_STATUS):
+    if kind not in (sftp.CMD_EXTENDED_REPLY, sftp.CMD_STATUS):
         raise OSError(f"the server answered {name} with a packet of kind {kind}")
-    return message if kind == CMD_EXTENDED_REPLY else Message()
+    return message if kind == sftp.CMD_EXTENDED_REPLY else Message()
 
 
 def max_block_bytes(client: SFTPClient) -> int:
@@ -265,16 +253,11 @@ def attributes_with(mode: int | None) -> Any:  # noqa: ANN401 - paramiko's class
 
 
 def stat_many(client: SFTPClient, paths: Sequence[str]) -> tuple[SFTPAttributes | None, ...]:
-    """Return the attributes of each of `paths`, of a link itself, in one round trip; None for missing ones.
-
-    Raises OSError.
-    """
+    """Return the attributes of each path (of a link itself; None: missing) in one round trip. Raises OSError."""
     pipeline = RequestPipeline(client)
-    numbers = [pipeline.send(CMD_LSTAT, path) for path in paths]
-    return tuple(_attributes(pipeline, number) for number in numbers)
-
-
-def _attributes(pipeline: RequestPipeline, number: int) -> SFTPAttributes | None:
-    with suppress(FileNotFoundError):
-        return pipeline.wait_attributes(number)
-    return None
+    numbers = [pipeline.send(sftp.CMD_LSTAT, path) for path in paths]
+    found: list[SFTPAttributes | None] = [None] * len(numbers)
+    for index, number in enumerate(numbers):
+        with suppress(FileNotFoundError):
+            found[index] = pipeline.wait_attributes(number)
+    return tuple(found)

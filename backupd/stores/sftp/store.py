@@ -25,35 +25,9 @@ from paramiko import SFTPAttributes, SFTPClient, SSHException
 
 from backupd.errors import StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.stores.contract import (
-    CHECKSUMS,
-    HIDDEN,
-    PROBE_DATA,
-    ListedGeneration,
-    Listing,
-    ProbeResult,
-    RecoveredItem,
-    Transfer,
-    checksums_text,
-    find_manifest,
-    generation_missing,
-    generation_taken,
-    require_generation_id,
-    require_unchanged_manifest,
-)
+from backupd.stores import contract
+from backupd.stores.sftp import files
 from backupd.stores.sftp.connection import SftpConnection
-from backupd.stores.sftp.files import (
-    RemoteFile,
-    free_bytes,
-    is_file,
-    list_directory,
-    partial_removed_on_error,
-    read_small_file,
-    read_small_files,
-    rename_exclusively,
-    replace,
-    write_small_file,
-)
 from backupd.stores.sftp.protocol import stat_many
 from backupd.stores.sftp.upload import VerifiedParts, compare, upload
 
@@ -76,10 +50,10 @@ class SftpStore:
         self.name = name
         self._directory, self._sender = directory.rstrip("/") or "/", sender
         self._connection = connection
-        self._hidden = f"{self._directory}/{HIDDEN}"
+        self._hidden = f"{self._directory}/{contract.HIDDEN}"
         self._removing = f"{self._hidden}/removing"
         self._verified = verified or VerifiedParts()
-        self.last_transfer = Transfer(0, 0)
+        self.last_transfer = contract.Transfer(0, 0)
 
     @cached_property
     def _parts(self) -> str:
@@ -99,29 +73,30 @@ class SftpStore:
         """Make missing directories: of the path, only its last part. Raises BackupdError, OSError."""
         self._make_directories(self._parts, self._removing)
 
-    def list(self) -> Listing:
+    def list(self) -> contract.Listing:
         """Return all complete generations, in order of their ids. Raises OSError."""
         sizes: dict[str, int] = {}
         manifests: set[str] = set()
         for entry in self._entries(self._directory):
             name = entry.filename
-            if name.endswith(MANIFEST_SUFFIX) and is_file(entry):
+            if name.endswith(MANIFEST_SUFFIX) and files.is_file(entry):
                 manifests.add(name.removesuffix(MANIFEST_SUFFIX))
-            elif name.endswith(ARCHIVE_SUFFIX) and is_file(entry):
+            elif name.endswith(ARCHIVE_SUFFIX) and files.is_file(entry):
                 sizes[name.removesuffix(ARCHIVE_SUFFIX)] = entry.st_size or 0
         complete = filter(is_generation_id, sorted(sizes.keys() & manifests))
-        return tuple(ListedGeneration(generation_id, sizes[generation_id]) for generation_id in complete)
+        return tuple(contract.ListedGeneration(generation_id, sizes[generation_id]) for generation_id in complete)
 
     def manifest(self, generation_id: str) -> bytes:
         """Return the manifest's bytes, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
         path = self._path(generation_id, MANIFEST_SUFFIX)
         with self._missing_errors(generation_id):
-            return read_small_file(self._client, path, MANIFEST_MAX_BYTES + 1)
+            return files.read_small_file(self._client, path, MANIFEST_MAX_BYTES + 1)
 
     def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
         """Yield for each of `ids` a function that returns its manifest; several are requested at once."""
         paths = [self._path(generation_id, MANIFEST_SUFFIX) for generation_id in ids]
-        for generation_id, read in zip(ids, read_small_files(self._client, paths, MANIFEST_MAX_BYTES + 1), strict=True):
+        readers = files.read_small_files(self._client, paths, MANIFEST_MAX_BYTES + 1)
+        for generation_id, read in zip(ids, readers, strict=True):
             yield self._missing_errors(generation_id)(read)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
@@ -129,9 +104,9 @@ class SftpStore:
         path = self._path(generation_id, ARCHIVE_SUFFIX)
         with self._missing_errors(generation_id):
             attributes = self._client.lstat(path)
-            if not is_file(attributes):
+            if not files.is_file(attributes):
                 raise FileNotFoundError(path)
-            file = RemoteFile(self._client.open(path, "r"), begin, attributes.st_size or 0, self._connection)
+            file = files.RemoteFile(self._client.open(path, "r"), begin, attributes.st_size or 0, self._connection)
             return io.BufferedReader(file, _BUFFER_BYTES)
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
@@ -143,21 +118,21 @@ class SftpStore:
         final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
         final_manifest = self._path(generation_id, MANIFEST_SUFFIX)
         old_manifest, old_archive = stat_many(self._client, (final_manifest, final))
-        before = find_manifest(self, generation_id) if old_manifest else None
+        before = contract.find_manifest(self, generation_id) if old_manifest else None
         complete = None  # where a publication was interrupted just before its end
-        if old_archive and is_file(old_archive) and old_archive.st_size == archive.stat().st_size:
+        if old_archive and files.is_file(old_archive) and old_archive.st_size == archive.stat().st_size:
             complete = self._verify_published(final, archive)
         self.last_transfer = complete or upload(archive, part, self._connection, self._verified)
         staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
-        with partial_removed_on_error(self._client, part):
-            write_small_file(self._client, staged, manifest)
-        require_unchanged_manifest(self, generation_id, before, manifest)
+        with files.partial_removed_on_error(self._client, part):
+            files.write_small_file(self._client, staged, manifest)
+        contract.require_unchanged_manifest(self, generation_id, before, manifest)
         try:
             if complete is None:
-                (replace if old_archive else rename_exclusively)(self._client, part, final)
-            (replace if old_manifest else rename_exclusively)(self._client, staged, final_manifest)
+                (files.replace if old_archive else files.rename_exclusively)(self._client, part, final)
+            (files.replace if old_manifest else files.rename_exclusively)(self._client, staged, final_manifest)
         except FileExistsError as error:  # another sender published at the same time
-            raise generation_taken(generation_id, self.name) from error
+            raise contract.generation_taken(generation_id, self.name) from error
 
     def remove(self, generation_id: str) -> None:
         """Remove a generation: it is gone once its manifest is, and `recover` removes what is left of it."""
@@ -165,24 +140,24 @@ class SftpStore:
             return
         marker = f"{self._removing}/{generation_id}{MANIFEST_SUFFIX}"
         try:
-            replace(self._client, self._path(generation_id, MANIFEST_SUFFIX), marker)
+            files.replace(self._client, self._path(generation_id, MANIFEST_SUFFIX), marker)
         except FileNotFoundError:
             return
         self._finish_removal(generation_id)
 
-    def recover(self) -> Iterator[RecoveredItem]:
+    def recover(self) -> Iterator[contract.RecoveredItem]:
         """Finish interrupted removals. Raises OSError."""
         for generation_id in self._ids_in(self._removing, MANIFEST_SUFFIX):
             self._finish_removal(generation_id)
-            yield RecoveredItem("removal", generation_id)
+            yield contract.RecoveredItem("removal", generation_id)
 
-    def sweep(self, keep: Collection[str]) -> Iterator[RecoveredItem]:
+    def sweep(self, keep: Collection[str]) -> Iterator[contract.RecoveredItem]:
         """Remove what this sender has in transfer, except the generations to `keep`. Raises OSError."""
         for suffix in (f"{ARCHIVE_SUFFIX}.part", f"{MANIFEST_SUFFIX}.part"):
             for generation_id in self._ids_in(self._parts, suffix):
                 if generation_id not in keep:
                     self._client.remove(f"{self._parts}/{generation_id}{suffix}")
-                    yield RecoveredItem("staging", f"{generation_id}{suffix}")
+                    yield contract.RecoveredItem("staging", f"{generation_id}{suffix}")
 
     def partial_bytes(self, generation_id: str) -> int:
         """Return how many bytes an earlier transfer of a generation left."""
@@ -192,30 +167,30 @@ class SftpStore:
 
     def write_checksums(self, digests: Mapping[str, str]) -> None:
         """Write `SHA256SUMS` with these archives, unless it has exactly this content."""
-        text, path = checksums_text(digests), f"{self._directory}/{CHECKSUMS}"
+        text, path = contract.checksums_text(digests), f"{self._directory}/{contract.CHECKSUMS}"
         with suppress(OSError):
-            if read_small_file(self._client, path, len(text) + 1) == text:
+            if files.read_small_file(self._client, path, len(text) + 1) == text:
                 return
-        staged = f"{self._parts}/{CHECKSUMS}.new"
-        write_small_file(self._client, staged, text, mode=0o644)
-        replace(self._client, staged, path)
+        staged = f"{self._parts}/{contract.CHECKSUMS}.new"
+        files.write_small_file(self._client, staged, text, mode=0o644)
+        files.replace(self._client, staged, path)
 
     def free_space(self) -> int | None:
         """Return the free bytes, None when the server does not say."""
-        return free_bytes(self._client, self._directory)
+        return files.free_bytes(self._client, self._directory)
 
-    def probe(self) -> ProbeResult:
+    def probe(self) -> contract.ProbeResult:
         """Write, read back, rename and delete a small file. Raises BackupdError, OSError."""
         self._make_directories()
         name, other = (f"{self._hidden}/probe-{secrets.token_hex(4)}" for _ in range(2))
         try:
-            missing = write_small_file(self._client, name, PROBE_DATA)
-            write_small_file(self._client, other, PROBE_DATA)
+            missing = files.write_small_file(self._client, name, contract.PROBE_DATA)
+            files.write_small_file(self._client, other, contract.PROBE_DATA)
             try:
                 self._client.posix_rename(name, other)
             except OSError:
                 missing = (*missing, "posix-rename")
-                replace(self._client, name, other)
+                files.replace(self._client, name, other)
             written_at = self._client.stat(other).st_mtime
             self._client.remove(other)
         except BaseException:
@@ -226,7 +201,7 @@ class SftpStore:
         free = self.free_space()
         if free is None:
             missing = (*missing, "statvfs")
-        return ProbeResult(missing, written_at - time.time() if written_at else None, free)
+        return contract.ProbeResult(missing, written_at - time.time() if written_at else None, free)
 
     def _make_directories(self, *more: str) -> None:
         directories = (self._directory, self._hidden, *more)
@@ -251,12 +226,12 @@ class SftpStore:
             except FileNotFoundError:
                 raise error from None
 
-    def _verify_published(self, final: str, archive: Path) -> Transfer | None:
+    def _verify_published(self, final: str, archive: Path) -> contract.Transfer | None:
         """Return the transfer of an archive that has its final name already, None when it differs from `archive`."""
         size_bytes = archive.stat().st_size
         with archive.open("rb", buffering=0) as source:
             equal, method = compare(source, final, self._connection, 0, size_bytes, self._verified)
-        return Transfer(0, size_bytes, method, self._verified.fallback_reason) if equal == size_bytes else None
+        return contract.Transfer(0, size_bytes, method, self._verified.fallback_reason) if equal == size_bytes else None
 
     def _finish_removal(self, generation_id: str) -> None:
         try:
@@ -271,13 +246,13 @@ class SftpStore:
         return f"{self._parts}/{generation_id}{ARCHIVE_SUFFIX}.part"
 
     def _path(self, generation_id: str, suffix: str) -> str:
-        require_generation_id(generation_id)
+        contract.require_generation_id(generation_id)
         return f"{self._directory}/{generation_id}{suffix}"
 
     def _entries(self, directory: str) -> Iterator[SFTPAttributes]:
         """Yield the entries of a directory, none where it is missing; at most _MAX_ENTRIES."""
         with suppress(FileNotFoundError):
-            yield from islice(list_directory(self._client, directory), _MAX_ENTRIES)
+            yield from islice(files.list_directory(self._client, directory), _MAX_ENTRIES)
 
     def _ids_in(self, directory: str, suffix: str) -> tuple[str, ...]:
         """Return the ids of the generations that have a file with this suffix in `directory`. Raises OSError."""
@@ -290,4 +265,4 @@ class SftpStore:
         try:
             yield
         except FileNotFoundError as error:
-            raise generation_missing(generation_id, self.name) from error
+            raise contract.generation_missing(generation_id, self.name) from error

@@ -10,17 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from paramiko import Channel, SFTPClient, SSHException
-from paramiko.sftp import (
-    CMD_CLOSE,
-    CMD_FSETSTAT,
-    CMD_OPEN,
-    SFTP_FLAG_CREATE,
-    SFTP_FLAG_EXCL,
-    SFTP_FLAG_READ,
-    SFTP_FLAG_WRITE,
-    SFTPError,
-)
+from paramiko import SFTPClient, SSHException, sftp
 
 from backupd.errors import CopyCorrupt
 from backupd.model import NoProgress, Progress
@@ -37,8 +27,8 @@ from backupd.stores.sftp.protocol import (
     write_errors,
 )
 
-_UPDATE: Final = SFTP_FLAG_READ | SFTP_FLAG_WRITE
-_CREATE: Final = _UPDATE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
+_UPDATE: Final = sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE
+_CREATE: Final = _UPDATE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL
 _READ_BACK: Final[VerificationMethod] = "read-back"
 _HASH_OUTPUT: Final = re.compile(rb"([0-9a-f]{64}) [ *]-\r?\n", re.ASCII)  # of GNU, busybox and uutils alike
 _MAX_OUTPUT_BYTES: Final = 256
@@ -124,8 +114,9 @@ class ReadBack:
         does not read a file that is open for writing.
         """
         whole_blocks = written_bytes - (written_bytes - self._begin) % self._block_bytes
+        reader = self._reader
         try:
-            while not self._ended and self._reader.request(whole_blocks) and self._arrives(wait=wait):
+            while not self._ended and reader.request(whole_blocks) and (reader.has_input if wait else reader.has_block):
                 self._compare_block()
         except OSError:
             self._ended = True
@@ -137,9 +128,6 @@ class ReadBack:
             watchdog.reset()
             progress.advance(self.equal_bytes)
         return self.equal_bytes
-
-    def _arrives(self, *, wait: bool) -> bool:
-        return self._reader.has_input if wait else self._reader.has_block
 
     def _compare_block(self) -> None:
         remote, at_end = self._reader.next_block()
@@ -213,7 +201,7 @@ def _read_back(
 ) -> int:
     if begin == end:
         return end
-    with connection.client.open(remote, "r") as file, connection.watchdog() as watchdog:
+    with connection.client.open(remote, "r") as file, connection.watchdog.watching() as watchdog:
         read_back = ReadBack(source, connection.client, file.handle, begin, connection.block_bytes)
         return read_back.finish(end, watchdog, progress)
 
@@ -227,7 +215,8 @@ def _send(
     """
     clients, size = connection.channels(_channels_for(end - begin)), min(WRITE_BLOCK_BYTES, connection.block_bytes)
     progress = verified.progress
-    with connection.watchdog() as watchdog, _writers(clients, part, watchdog.reset, new=begin == 0) as writers:
+    watching = connection.watchdog.watching()
+    with watching as watchdog, _writers(clients, part, watchdog.reset, new=begin == 0) as writers:
         client, handle = writers[0].client, writers[0].handle
         read_back = ReadBack(source, client, handle, begin, connection.block_bytes)
         for number, offset in enumerate(range(begin, end, size)):
@@ -289,10 +278,10 @@ def _writers(
     """
     first, *others = map(RequestPipeline, clients)
     flags = _CREATE if new else _UPDATE
-    opened = [(clients[0], first, first.wait_handle(first.send(CMD_OPEN, part, flags, attributes_with(None))))]
+    opened = [(clients[0], first, first.wait_handle(first.send(sftp.CMD_OPEN, part, flags, attributes_with(None))))]
     try:
-        set_mode = first.send(CMD_FSETSTAT, opened[0][2], attributes_with(PRIVATE_MODE))
-        requests = [pipeline.send(CMD_OPEN, part, _UPDATE, attributes_with(None)) for pipeline in others]
+        set_mode = first.send(sftp.CMD_FSETSTAT, opened[0][2], attributes_with(PRIVATE_MODE))
+        requests = [pipeline.send(sftp.CMD_OPEN, part, _UPDATE, attributes_with(None)) for pipeline in others]
         with suppress(OSError):  # some servers have no file modes; the directory is private
             first.wait(set_mode)
         for client, pipeline, number in zip(clients[1:], others, requests, strict=True):
@@ -309,10 +298,10 @@ def _writers(
 def _close(opened: Sequence[tuple[RequestPipeline, bytes]]) -> None:
     """Close all handles and ignore errors: the contents are verified anyway."""
     requests = []
-    with suppress(OSError, EOFError, SSHException, SFTPError):
-        requests = [(pipeline, pipeline.send(CMD_CLOSE, handle)) for pipeline, handle in opened]
+    with suppress(OSError, EOFError, SSHException, sftp.SFTPError):
+        requests = [(pipeline, pipeline.send(sftp.CMD_CLOSE, handle)) for pipeline, handle in opened]
     for pipeline, number in requests:
-        with suppress(OSError, EOFError, SSHException, SFTPError):
+        with suppress(OSError, EOFError, SSHException, sftp.SFTPError):
             pipeline.wait(number)
 
 
@@ -325,23 +314,19 @@ def _output(connection: SftpConnection, command: str, timeout_s: float) -> bytes
     """Return the first bytes of the output of `command`. Raises TimeoutError, OSError, SSHException."""
     deadline = time.monotonic() + timeout_s
     output = b""
-    with connection.watchdog() as watchdog, connection.open_session() as channel:
+    with connection.watchdog.watching() as watchdog, connection.open_session() as channel:
         channel.exec_command(command)  # waits without limit for a response: the watchdog ends it
         channel.shutdown_write()  # ends an SFTP server that a host runs for whatever command
-        while len(output) <= _MAX_OUTPUT_BYTES and (piece := _piece(channel)) != b"":
-            output += piece or b""
+        channel.settimeout(_POLL_S)
+        while len(output) <= _MAX_OUTPUT_BYTES:
+            with suppress(TimeoutError):
+                if not (piece := channel.recv(_MAX_OUTPUT_BYTES)):
+                    break
+                output += piece
             if time.monotonic() > deadline:
                 raise TimeoutError
             watchdog.reset()  # a long computation is silent until its end
     return output
-
-
-def _piece(channel: Channel) -> bytes | None:
-    """Return what arrives within _POLL_S: None when nothing did, nothing (b"") at the end."""
-    channel.settimeout(_POLL_S)
-    with suppress(TimeoutError):
-        return channel.recv(_MAX_OUTPUT_BYTES)
-    return None
 
 
 def _digest(source: BinaryIO, size_bytes: int) -> str:
