@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from backupd.model import SourceFacts
-from backupd.sqlite.swap_journal import is_part_file, swap_journal_path
+from backupd.sqlite.history import is_part_file, swap_journal_path
 from backupd.system.fs import change_owner, set_mode
 from backupd.system.owners import known_owner, owner_text
 

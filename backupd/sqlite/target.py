@@ -12,8 +12,8 @@ from backupd.errors import SourceMissing, TargetRefused
 from backupd.model import SourceFacts
 from backupd.sqlite.database_files import SIDE_SUFFIXES, mount_problem, other_mount_points
 from backupd.sqlite.file_format import HEADER_BYTES, file_has_checksums, looks_encrypted, parse_header, set_checksums
+from backupd.sqlite.history import KEPT
 from backupd.sqlite.source import Source
-from backupd.sqlite.swap_journal import KEPT
 from backupd.sqlite.target_locks import FileLease
 from backupd.sqlite.worker.protocol import CheckpointReply, CheckpointRequest, MaintenanceRequest
 from backupd.sqlite.worker_process import WorkerProcess

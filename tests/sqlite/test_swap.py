@@ -11,8 +11,8 @@ import pytest
 
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.sqlite import swap as swap_module
+from backupd.sqlite.history import swap_journal_path
 from backupd.sqlite.swap import recover_swap, swap, sweep_parts
-from backupd.sqlite.swap_journal import swap_journal_path
 from backupd.sqlite.target import Target
 from backupd.sqlite.target_locks import FileLease
 from support.app import running_app

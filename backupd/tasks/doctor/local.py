@@ -15,7 +15,7 @@ from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
-from backupd.sqlite.swap_journal import pending_swap
+from backupd.sqlite.swap import pending_swap
 from backupd.system.fs import fsync_directory, note_extra_access, write_durably
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import NAMESPACE_HINT

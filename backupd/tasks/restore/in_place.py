@@ -16,10 +16,16 @@ from backupd.log import Event
 from backupd.model import Manifest
 from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.database_files import side_files
-from backupd.sqlite.history import RestoreRecord, choose_undo, kept_files, recorded_names, restore_history
+from backupd.sqlite.history import (
+    RestoreRecord,
+    choose_undo,
+    kept_files,
+    part_path,
+    recorded_names,
+    restore_history,
+)
 from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
-from backupd.sqlite.swap_journal import part_path
 from backupd.sqlite.target import CheckpointResult, Target, apply_ownership, set_journal_mode
 from backupd.sqlite.target_locks import restore_lock
 from backupd.stores.contract import Archives
