@@ -6,7 +6,6 @@ lock and no side file is needed, and CHECK constraints, which may call functions
 
 import hashlib
 import json
-import os
 import re
 import time
 from contextlib import suppress
@@ -20,6 +19,7 @@ from backupd.sqlite.shadow_tables import SHADOW_TABLES
 from backupd.sqlite.worker.connection import open_immutable, text_rows
 from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, IntegrityResult, check_integrity
 from backupd.sqlite.worker.protocol import IntegrityReply, IntegrityRequest, ParentPipe, serve
+from backupd.system.fs import opened
 from backupd.system.resources import Priority, lower_priority
 
 _OPAQUE = {
@@ -63,16 +63,13 @@ def check_copy(request: IntegrityRequest, _parent: ParentPipe) -> IntegrityReply
 
 def verify_checksums(path: str, result: IntegrityResult) -> None:
     """Verify the checksum of each page, where the app keeps them; a mismatch is damage."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         if not has_checksums(descriptor):
             return
         result.checks.append("page checksums")
         for page in islice(mismatched_pages(descriptor), MAX_MESSAGES):
             result.damage.append(f"page {page} does not match its checksum")
             result.level = "corrupt"
-    finally:
-        os.close(descriptor)
 
 
 def foreign_key_violations(connection: apsw.Connection) -> int:

@@ -11,8 +11,6 @@ from typing import NamedTuple
 import apsw
 
 from backupd.errors import (
-    NoSpace,
-    SnapshotFailed,
     SourceCorrupt,
     SourceForeign,
     SourceReplaced,
@@ -31,11 +29,11 @@ from backupd.sqlite.file_format import (
 )
 from backupd.sqlite.worker.connection import RESTORE_HINT, source_error
 from backupd.sqlite.worker.encrypted import copy_encrypted
-from backupd.sqlite.worker.hot_journal import copy_with_journal, require_usable_journal
+from backupd.sqlite.worker.hot_journal import copy_failed, copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
 from backupd.sqlite.worker.protocol import ParentPipe, SnapshotReply, SnapshotRequest, serve
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
-from backupd.system.fs import is_disk_full
+from backupd.system.fs import opened
 from backupd.system.mounts import filesystem_of, is_remote
 from backupd.system.owners import NAMESPACE_HINT, become_owner
 
@@ -154,13 +152,10 @@ def read_source_header(path: str) -> Header:
 
     Raises OSError, SourceForeign, SourceCorrupt, SourceUnreadable.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         header = encrypted_header(descriptor) or parse_header(os.pread(descriptor, HEADER_BYTES, 0))
         if header is not None and not header.encrypted:
             header = header._replace(checksums=has_checksums(descriptor))
-    finally:
-        os.close(descriptor)
     if header is None:
         raise SourceUnreadable(
             f"{path} is not a SQLite database, and does not look like an encrypted one",
@@ -186,12 +181,11 @@ def copy_encrypted_source(copier: Copier, header: Header, staged: StagedFiles | 
         return header
     staged.target.close()
     try:
-        done = copy_encrypted(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
+        done = copy_encrypted(copier.path, staged.database, copier.advance, copier.wait_for_lock)
     except FileNotFoundError as error:
         raise SourceReplaced(f"{copier.path} was removed while it was copied", "run the backup again") from error
     except OSError as error:
-        kind = NoSpace if is_disk_full(error) else SnapshotFailed
-        raise kind(f"{copier.path} could not be copied: {error}", "check free space and permissions") from error
+        raise copy_failed(copier.path, error) from error
     copier.writers_held_s = 0.0 if done.wal else done.held_s
     return header._replace(journal_mode="wal") if done.wal else header
 
