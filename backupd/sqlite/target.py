@@ -3,21 +3,21 @@
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from backupd.errors import SourceMissing, TargetRefused
 from backupd.model import SourceFacts
-from backupd.sqlite.database_files import SIDE_SUFFIXES, mount_problem, other_mount_points
+from backupd.sqlite.database_files import mount_problem, other_mount_points, side_files
 from backupd.sqlite.file_format import HEADER_BYTES, file_has_checksums, looks_encrypted, parse_header, set_checksums
 from backupd.sqlite.history import KEPT
 from backupd.sqlite.source import Source
 from backupd.sqlite.target_locks import FileLease
-from backupd.sqlite.worker.protocol import CheckpointReply, CheckpointRequest, MaintenanceRequest
+from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, CopyRequest
 from backupd.sqlite.worker_process import WorkerProcess
-from backupd.system.fs import change_owner, fsync_directory, set_mode
+from backupd.system.fs import change_owner, fsync_directory, opened, set_mode
 from backupd.system.mounts import current_mounts, filesystem_of, is_remote
 from backupd.system.owners import (
     NAMESPACE_HINT,
@@ -33,17 +33,6 @@ ELSEWHERE = "restore elsewhere (--to PATH)"
 _NAME_MAX = 255  # limits.h
 
 JournalMode = Literal["wal", "rollback"]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointResult:
-    """How the old database is damaged, if it is, after its WAL or journal was taken into its file.
-
-    `journal_problem` says why its hot journal was left alone: backupd cannot tell whether to play it back.
-    """
-
-    damage: str
-    journal_problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +82,13 @@ class Target:
 
     def lease(self, *, stopped: bool) -> FileLease:
         """Return the lease on the files of the old database, which may be in use even if only side files exist."""
-        owner = self.old or self._side_owner()
-        uid, gid = (owner.uid, owner.gid) if isinstance(owner, Source) else owner
-        suffixes = ("", *(suffix for suffix in SIDE_SUFFIXES if suffix != "-journal"))
+        paths = [self.path, *(path for path in side_files(self.path) if not path.name.endswith("-journal"))]
         kind = filesystem_of(str(self.path))
         remote = f"it is on {kind}" if is_remote(kind) else ""
-        return FileLease(
-            [Path(f"{self.path}{suffix}") for suffix in suffixes], uid, gid, remote=remote, stopped=stopped
-        )
+        return FileLease(paths, *self._owner(), remote=remote, stopped=stopped)
 
     def try_ownership(self, origin: SourceFacts) -> tuple[str, str]:
-        """Try with a file of no name what `dress` does, and return what it returns. Raises TargetRefused, OSError."""
+        """Try `apply_ownership` with a file of no name; returns owner and mode. Raises TargetRefused, OSError."""
         with tempfile.TemporaryFile(dir=self.path.parent) as trial:
             ownership = _set_ownership(trial.fileno(), self, origin)
         fsync_directory(self.path.parent)
@@ -118,16 +103,15 @@ class Target:
             return None
         name = self.path.name.partition(KEPT)[0]  # the name that its app uses
         request = CheckpointRequest(path=str(self.path), name=name, uid=self.old.uid, gid=self.old.gid)
-        with WorkerProcess[CheckpointReply]("checkpoint", request, Path("/")) as worker:
+        with WorkerProcess[dict[str, str]]("checkpoint", request, Path("/")) as worker:
             return CheckpointResult(**worker.result())
 
-    def _side_owner(self) -> tuple[int | None, int | None]:
-        for suffix in SIDE_SUFFIXES:
-            try:
-                path = Path(f"{self.path}{suffix}")
+    def _owner(self) -> tuple[int | None, int | None]:
+        if self.old is not None:
+            return self.old.uid, self.old.gid
+        for path in side_files(self.path):
+            with suppress(FileNotFoundError):
                 return known_owner(path, path.lstat())
-            except FileNotFoundError:
-                continue
         return os.geteuid(), os.getegid()
 
 
@@ -138,12 +122,12 @@ def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
     if header is None or header.journal_mode == wanted:  # an empty database has none, an encrypted one is left alone
         return False
     checksums = file_has_checksums(path)
-    request: MaintenanceRequest = {"verb": "journal", "path": path.name, "mode": wanted}
-    with WorkerProcess[None]("maintenance", request, path.parent) as worker:
+    request = CopyRequest(verb="journal", path=path.name, mode=wanted)
+    with WorkerProcess[None]("copy_tasks", request, path.parent) as worker:
         worker.result()
     if checksums:
-        with path.open("r+b") as stream:
-            set_checksums(stream.fileno(), first_only=True)
+        with opened(path, os.O_RDWR) as descriptor:
+            set_checksums(descriptor, first_only=True)
     return True
 
 
@@ -152,14 +136,11 @@ def apply_ownership(path: Path, target: Target, origin: SourceFacts) -> tuple[st
 
     Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not change the owner.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         if target.old is not None:
             _copy_attributes(target.path, path)
         ownership = _set_ownership(descriptor, target, origin)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
     return ownership
 
 
@@ -207,18 +188,13 @@ def _imposes_owner(state: os.stat_result, path: Path) -> bool:
 
 def _copy_attributes(source: Path, target: Path) -> None:
     """Copy extended attributes (ACLs, labels, user attributes) as far as the file system supports and allows it."""
-    for name, value in _attributes(source).items():
-        try:
-            os.setxattr(target, name, value)
-        except OSError:  # one that only the kernel sets
-            continue
-
-
-def _attributes(path: Path) -> Mapping[str, bytes]:
     try:
-        return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+        attributes = {name: os.getxattr(source, name) for name in os.listxattr(source)}
     except OSError:  # the file system has none
-        return {}
+        return
+    for name, value in attributes.items():
+        with suppress(OSError):  # one that only the kernel sets
+            os.setxattr(target, name, value)
 
 
 def _refuse_name(path: Path) -> None:

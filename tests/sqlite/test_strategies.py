@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import SnapshotFailed, SourceBusy
-from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from support.app import running_app
 from support.backup_runs import BackUp
 from support.bank import make_bank, running_bank

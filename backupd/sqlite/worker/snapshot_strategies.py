@@ -15,7 +15,7 @@ from backupd.errors import NoSpace, SnapshotFailed, SourceCorrupt
 from backupd.sqlite.file_format import Header, wal_frames
 from backupd.sqlite.worker.connection import RESTORE_HINT, open_database, result_code
 from backupd.sqlite.worker.locks import refuse_lock_directory, written_without_lock
-from backupd.sqlite.worker.protocol import ParentPipe, SnapshotRequest
+from backupd.sqlite.worker.protocol import ParentPipe, SnapshotRequest, SnapshotSettings
 from backupd.system.fs import opened
 from backupd.system.mounts import filesystem_of, is_remote
 
@@ -41,6 +41,7 @@ class Copier:
         self, request: SnapshotRequest, parent: ParentPipe, header: Header, target: apsw.Connection | None
     ) -> None:
         self.request, self.parent, self.header, self.target = request, parent, header, target
+        self.settings = SnapshotSettings(**request["settings"])
         self.path: str = request["path"]
         self.waiting_since = 0.0
         self.inode = os.stat(self.path).st_ino
@@ -57,7 +58,7 @@ class Copier:
         now = time.monotonic()
         if attempt == 0:
             self.waiting_since = now
-        if now >= min(self.request["deadline"], self.waiting_since + self.request["busy_timeout_s"]):
+        if now >= min(self.request["deadline"], self.waiting_since + self.settings.busy_timeout_s):
             return False
         time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311 - jitter, not a secret
         return True
@@ -114,7 +115,7 @@ class Copier:
         if os.stat(self.path).st_size > UNPINNED_STEP_BYTES and self.try_unpinned(source, UNPINNED_ATTEMPTS):
             return
         estimate_s = os.stat(self.path).st_size / self.bytes_a_second
-        if estimate_s > self.request["writer_budget_s"]:
+        if estimate_s > self.settings.writer_budget_s:
             self.wait_for_quiet(estimate_s)
             if self.try_unpinned(source, 1):
                 return
@@ -187,10 +188,10 @@ class Copier:
             refuse_lock_directory(self.path)
         if time.monotonic() > self.request["deadline"]:
             raise SnapshotFailed(
-                f"{self.path} was not copied within {self.request['timeout_s']:.0f} s", "raise timeout_s"
+                f"{self.path} was not copied within {self.settings.timeout_s:.0f} s", "raise timeout_s"
             )
         disk = os.statvfs(os.path.dirname(self.path))
-        if disk.f_bavail * disk.f_frsize < self.request["reserve_bytes"]:
+        if disk.f_bavail * disk.f_frsize < self.settings.reserve_bytes:
             raise NoSpace("the app's file system nearly filled up during the copy", "free space, or move backups_dir")
         wal_bytes = size_of(f"{self.path}-wal")
         if wal_bytes > self.wal_limit_bytes:
@@ -204,7 +205,7 @@ class Copier:
         self.parent.event(
             "snapshot.waiting", f"{self.path}: writers are busy, waiting for {quiet_s:.1f} s without a write"
         )
-        deadline = min(time.monotonic() + self.request["quiet_wait_s"], self.request["deadline"])
+        deadline = min(time.monotonic() + self.settings.quiet_wait_s, self.request["deadline"])
         state, since = os.stat(self.path).st_mtime_ns, time.monotonic()
         while time.monotonic() < deadline and time.monotonic() - since < quiet_s:
             time.sleep(0.02)
@@ -215,7 +216,7 @@ class Copier:
 
     def wait_for_rollback(self) -> bool:
         """Give a restarting app time to roll its journal back, then copy; False when that does not happen."""
-        deadline = min(time.monotonic() + self.request["hot_journal_wait_s"], self.request["deadline"])
+        deadline = min(time.monotonic() + self.settings.hot_journal_wait_s, self.request["deadline"])
         self.parent.event("snapshot.waiting", f"{self.path} has a hot journal: waiting for its app to roll it back")
         while time.monotonic() < deadline:
             time.sleep(HOT_JOURNAL_RETRY_S)

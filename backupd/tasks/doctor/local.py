@@ -3,7 +3,6 @@
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -119,7 +118,7 @@ def _source(request: BackupRequest) -> Source:
 def _readable(request: BackupRequest) -> str:
     source = _source(request)
     wait_s = request.settings.hot_journal_wait_s
-    impatient = replace(request.settings, hot_journal_wait_s=min(wait_s, _HOT_WAIT_S))
+    impatient = request.settings._replace(hot_journal_wait_s=min(wait_s, _HOT_WAIT_S))
     probed = probe_source(source, impatient, Path("/"))
     if probed["hot"]:
         raise SourceUnusable(
