@@ -130,7 +130,7 @@ def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path: Path, take: Take)
     with running_app(path) as app, ThreadPoolExecutor(1) as pool:
         app.sql("BEGIN EXCLUSIVE")
         app.sql("UPDATE account SET balance = balance + 1")
-        copying = pool.submit(take, path, replace(SHORT_WAITS, busy_timeout_s=20))
+        copying = pool.submit(take, path, SHORT_WAITS._replace(busy_timeout_s=20))
         copying_process(path)
         assert not copying.done()
         app.sql("COMMIT")
