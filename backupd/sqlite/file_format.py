@@ -86,6 +86,7 @@ _SAMPLES, _SAMPLE_BYTES = 32, 4096
 # Of random bytes the chi-square statistic over 256 values is 255 on average, with a deviation of sqrt(2 * 255): random
 # bytes never exceed nine of them, while text, numbers and zeros begin at many times that.
 _VALUES, _MOST_DEVIATIONS = 256, 9
+# gzip, zip, xz, zstd, bzip2, 7z, LUKS, openssl enc
 _OTHER_FILES = (
     b"\x1f\x8b",
     b"PK\x03\x04",

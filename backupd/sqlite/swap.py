@@ -31,7 +31,7 @@ from backupd.sqlite.history import (
     swap_journal_path,
     write_record,
 )
-from backupd.sqlite.target_locks import FileLease
+from backupd.sqlite.target import FileLease
 from backupd.system.fs import exchange_names, fsync_directory
 from backupd.system.signals import defer_signals
 

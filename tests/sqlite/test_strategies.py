@@ -1,7 +1,6 @@
 """How a live database is copied: what its writers feel, and when the copy gives up."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,7 +100,7 @@ def test_over_the_budget_and_never_quiet_the_writers_are_held_and_that_is_told(
 ) -> None:
     with running_bank(rollback, "delete", rows=ROWS) as bank:
         bank.wait_for_commits(20)
-        backup_result = back_up(rollback, replace(NO_BUDGET, quiet_wait_s=0.2))
+        backup_result = back_up(rollback, NO_BUDGET._replace(quiet_wait_s=0.2))
         bank.wait_for_commits(20)
     assert backup_result.outcome == ("published", 0)
     assert "snapshot.waiting" in backup_result.events
@@ -114,7 +113,7 @@ def test_waiting_for_a_quiet_moment_ends_with_the_time_of_the_whole_copy(rollbac
         bank.wait_for_commits(20)
         # who holds it when the time is up decides which of them it is
         with pytest.raises((SnapshotFailed, SourceBusy), match=r"was not copied within 2 s|stayed locked for [12] s"):
-            take(rollback, replace(NO_BUDGET, timeout_s=1.5))
+            take(rollback, NO_BUDGET._replace(timeout_s=1.5))
         bank.wait_for_commits(20)
 
 

@@ -26,8 +26,7 @@ from backupd.sqlite.history import (
 )
 from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
-from backupd.sqlite.target import Target, apply_ownership, set_journal_mode
-from backupd.sqlite.target_locks import restore_lock
+from backupd.sqlite.target import Target, apply_ownership, restore_lock, set_journal_mode
 from backupd.sqlite.worker.protocol import CheckpointResult
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits

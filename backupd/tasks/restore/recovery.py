@@ -10,7 +10,7 @@ from backupd.log import Event
 from backupd.sqlite.database_files import side_files
 from backupd.sqlite.history import finish_online_restore, pending_online_restore, took_effect
 from backupd.sqlite.swap import pending_swap, recover_swap
-from backupd.sqlite.target_locks import restore_lock
+from backupd.sqlite.target import restore_lock
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 

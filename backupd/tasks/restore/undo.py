@@ -11,8 +11,7 @@ from dataclasses import replace
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import RecordedRestore, choose_undo, require_undoable, restore_history
-from backupd.sqlite.target import ELSEWHERE, Target
-from backupd.sqlite.target_locks import restore_lock
+from backupd.sqlite.target import ELSEWHERE, Target, restore_lock
 from backupd.system.fs import collect_limits, fsync_directory
 from backupd.system.owners import known_owner, owner_text
 from backupd.tasks.context import TaskContext
