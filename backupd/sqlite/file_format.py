@@ -73,7 +73,7 @@ def parse_header(raw: bytes) -> Header | None:
     )
 
 
-def read_header(path: str) -> Header | None:
+def read_header(path: Path | str) -> Header | None:
     """Read the header of the file at `path`. Raises OSError."""
     with opened(path) as descriptor:
         return parse_header(os.pread(descriptor, HEADER_BYTES, 0))
@@ -110,7 +110,7 @@ def looks_encrypted(descriptor: int) -> bool:
     return all(_is_random(sample) for sample in _samples(descriptor, size_bytes))
 
 
-def is_encrypted(path: str) -> bool:
+def is_encrypted(path: Path | str) -> bool:
     """Return whether the file at `path` looks like an encrypted database. Raises OSError."""
     with opened(path) as descriptor:
         return looks_encrypted(descriptor)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from backupd.errors import SnapshotFailed, WorkerHung
 from backupd.model import SnapshotFacts
-from backupd.sqlite.file_format import EMPTY_HEADER, HEADER_BYTES, file_has_checksums, parse_header, set_checksums
+from backupd.sqlite.file_format import EMPTY_HEADER, file_has_checksums, read_header, set_checksums
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import CopyRequest, SnapshotReply, SnapshotRequest, SnapshotSettings
 from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess
@@ -139,10 +139,8 @@ def _timeout_errors(source: Source, settings: SnapshotSettings) -> Iterator[None
 
 def _snapshot(path: Path, reply: SnapshotReply) -> Snapshot:
     size_bytes = path.stat().st_size
-    with path.open("rb") as stream:
-        header = parse_header(stream.read(HEADER_BYTES)) or EMPTY_HEADER
-    if reply["encrypted"]:
-        header = EMPTY_HEADER._replace(page_size=reply["page_size"])
+    encrypted = EMPTY_HEADER._replace(page_size=reply["page_size"])
+    header = encrypted if reply["encrypted"] else read_header(path) or EMPTY_HEADER
     if size_bytes % header.page_size:
         raise SnapshotFailed(f"the copy has {size_bytes} bytes, not whole pages of {header.page_size}", "try again")
     return Snapshot(

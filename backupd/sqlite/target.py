@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from backupd.errors import LockHeld, SourceMissing, TargetInUse, TargetRefused, WorkerFailed
 from backupd.model import SourceFacts
 from backupd.sqlite.database_files import mount_problem, other_mount_points, side_files
-from backupd.sqlite.file_format import HEADER_BYTES, file_has_checksums, looks_encrypted, parse_header, set_checksums
+from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header, set_checksums
 from backupd.sqlite.history import KEPT
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, CopyRequest, LeaseRequest, LeaseState
@@ -197,8 +197,7 @@ class Target:
 
 def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
     """Set the journal mode of a restored file to that of its app; returns whether that changed it."""
-    with path.open("rb") as stream:
-        header = None if looks_encrypted(stream.fileno()) else parse_header(stream.read(HEADER_BYTES))
+    header = None if is_encrypted(path) else read_header(path)
     if header is None or header.journal_mode == wanted:  # an empty database has none, an encrypted one is left alone
         return False
     checksums = file_has_checksums(path)
