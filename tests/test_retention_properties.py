@@ -177,7 +177,7 @@ def test_damaged_and_future_ones_change_nothing_for_the_others(case: Case) -> No
 def test_a_hold_removes_nothing_and_hides_no_reason(case: Case, hold: Hold) -> None:
     free, held = case.plan().reasons(), replace(case, hold=hold).plan()
     assert held.remove == ()
-    assert held.reasons() == {g.id: (*free.get(g.id, ()), f"frozen: {hold.kind}") for g in case.generations}
+    assert held.reasons() == {g.id: (*free.get(g.id, ()), f"held: {hold.kind}") for g in case.generations}
 
 
 @holds_for_any(cases, st.randoms(use_true_random=False))

@@ -159,7 +159,7 @@ def test_doctor_notes_what_was_kept_with_the_command_that_removes_it(typed: Keyb
     found = [finding for finding in typed("doctor", "--json").json if finding["check"] == "restore"]
     assert [finding["ok"] for finding in found] == [True] * len(kept)
     assert found[0]["detail"].startswith(f"{kept[0].name} is what a restore replaced ")
-    assert found[0]["hint"] == "backupd clean removes it once it is 30 days old"
+    assert found[0]["hint"] == "backupd clean removes it after 30 days"
 
 
 def test_a_span_that_is_none_is_a_usage_error(typed: Keyboard) -> None:

@@ -11,13 +11,13 @@ from support.containers import BACKUPS, DATA, HARDENED, Container, ContainerLab,
 
 APP = "1000:1000"
 WITHOUT_RIGHTS = (*(option for option in HARDENED if not option.startswith("--cap-add")), f"--user={APP}")
-# A small program that ends at SIGTERM, settled like any command.
+# A small program that ends at SIGTERM, and drops its privileges like any command.
 SERVING = (
     "import os, signal, sys, time\n"
     "from backupd.config import load_config\n"
-    "from backupd.privileges import settle\n"
+    "from backupd.privileges import drop_privileges\n"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
-    "settle(load_config(None, os.environ), os.environ)\n"
+    "drop_privileges(load_config(None, os.environ), os.environ)\n"
     "print('ready', os.getuid(), flush=True)\n"
     "while True: time.sleep(60)\n"
 )
@@ -124,10 +124,10 @@ def test_databases_of_two_users_are_refused_with_settings_to_use(lab: ContainerL
 
 
 def stopped(lab: ContainerLab, volume: str, options: tuple[str, ...]) -> tuple[int, float]:
-    """Start a process that settles and waits for SIGTERM, stop it, and return its exit code and the seconds it took."""
+    """Start a process that drops its privileges, stop it by SIGTERM; return its exit code and the seconds it took."""
     entry = ("--entrypoint=/usr/bin/tini", *options)
     sidecar = lab.sidecar(volume, "--", "python", "-c", SERVING, options=entry)
-    wait_until(lambda: "ready 1000" in sidecar.logs() or not sidecar.is_running(), "settled")
+    wait_until(lambda: "ready 1000" in sidecar.logs() or not sidecar.is_running(), "dropped privileges")
     return sidecar.stop()
 
 

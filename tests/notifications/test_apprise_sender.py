@@ -172,7 +172,7 @@ def test_notify_shows_delivery(backups: Path) -> None:
         "channels  json://[secret]",
         "accepted  2026-11-25 12:00:00 UTC",
         "refused   2026-11-25 12:00:00 UTC: json://[secret]: error=500",
-        "waiting   since 2026-11-25 12:00:00 UTC, tried 3 times: bad news",
+        "waiting   since 2026-11-25 12:00:00 UTC, 3 attempts: bad news",
     ]
     facts = json.loads(CliRunner(env=environ).invoke(cli, ["notify", "--json"]).output)
     assert (facts["channels"], facts["waiting"][0]["attempts"]) == (["json://[secret]"], 3)

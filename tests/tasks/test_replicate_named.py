@@ -19,7 +19,7 @@ from support.sshd import running_sshd
     [
         ("mkdir", "make the directory /backups/.backupd"),
         ("opendir", r"list /backups\S*"),
-        ("lstat", "look at /backups"),
+        ("lstat", "stat /backups"),
         ("open", "open /backups/.backupd/[0-9a-f]{16}/tasks-[0-9-]+.sqlite3.gz.part"),
         ("write", "write /backups/.backupd/[0-9a-f]{16}/tasks-[0-9-]+.sqlite3.gz.part"),
         ("rename", "rename /backups/.backupd/[0-9a-f]{16}/tasks-[0-9-]+.sqlite3.gz.part"),
@@ -65,5 +65,5 @@ def test_every_command_names_them_also_at_openssh(backupd: Backupd, tmp_path: Pa
             for command in ("list --store offsite", "verify --store offsite", "replicate --dry-run", "replicate")
         }
     for command, answer in answers.items():
-        assert re.search(rf"offsite: cannot (look at|list) {server.path}\S*: Permission denied\n", answer.err), answer
+        assert re.search(rf"offsite: cannot (stat|list) {server.path}\S*: Permission denied\n", answer.err), answer
         assert "let the account there read and write the directory" in answer.err, command

@@ -130,7 +130,8 @@ def test_it_scrapes_the_daemon_with_the_token_of_the_sample_and_without_one(prom
 
 def test_it_has_the_figures_of_the_first_backup(prometheus: Prometheus) -> None:
     mine = '{job="backupd", task="backup"}'
-    assert prometheus.value(f"time() - backupd_proof_timestamp_seconds{mine} < backupd_proof_limit_seconds{mine}")
+    young = f"time() - backupd_proof_timestamp_seconds{mine} < backupd_proof_limit_seconds{mine}"
+    wait_until(lambda: prometheus.value(young), "a scrape after the first backup")
     assert prometheus.value('backupd_generations{job="backupd", source="tasks", state="verified"}') == 1
 
 
