@@ -18,7 +18,7 @@ from backupd.log import LOG_NAME, EventLog, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
 from backupd.pings import Monitor, Pinger
 from backupd.schedule import Planned, Schedule
-from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext

@@ -18,7 +18,7 @@ from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, Usage
 from backupd.model import LOCAL_STORE, Manifest
 from backupd.privileges import drop_privileges, give_directories
 from backupd.sqlite.history import RecordedRestore
-from backupd.sqlite.target_locks import STOPPED_FLAG
+from backupd.sqlite.target import STOPPED_FLAG
 from backupd.stores.contract import Archives
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import LATEST, Choose, Inventory, choose_generation, require_same_database

@@ -1,4 +1,4 @@
-"""What the bytes of a database file say, read without SQLite: header, encryption, page checksums.
+"""What the bytes of a database file say, read without SQLite: header, encryption, page checksums, frames of the WAL.
 
 Never use these functions while this process has the database open in SQLite: closing a descriptor drops its locks.
 
@@ -11,6 +11,8 @@ alike: the caller has to know what was there before.
 
 Checksums: SQLite's cksumvfs keeps one in the last 8 bytes of each page (https://sqlite.org/cksumvfs.html). They detect
 what no other check can: bits that rotted in the payload of the source before it was copied.
+
+WAL: https://sqlite.org/fileformat2.html#walformat. Its frames are in the same place in that of an encrypted database.
 """
 
 import math
@@ -19,6 +21,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from backupd.system.fs import opened
 
 HEADER_BYTES = 100
 NEWEST_READ_VERSION = 2
@@ -69,13 +73,10 @@ def parse_header(raw: bytes) -> Header | None:
     )
 
 
-def read_header(path: str) -> Header | None:
+def read_header(path: Path | str) -> Header | None:
     """Read the header of the file at `path`. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         return parse_header(os.pread(descriptor, HEADER_BYTES, 0))
-    finally:
-        os.close(descriptor)
 
 
 _SMALLEST_PAGE, _USUAL_PAGE = 512, 4096
@@ -85,6 +86,7 @@ _SAMPLES, _SAMPLE_BYTES = 32, 4096
 # Of random bytes the chi-square statistic over 256 values is 255 on average, with a deviation of sqrt(2 * 255): random
 # bytes never exceed nine of them, while text, numbers and zeros begin at many times that.
 _VALUES, _MOST_DEVIATIONS = 256, 9
+# gzip, zip, xz, zstd, bzip2, 7z, LUKS, openssl enc
 _OTHER_FILES = (
     b"\x1f\x8b",
     b"PK\x03\x04",
@@ -108,13 +110,10 @@ def looks_encrypted(descriptor: int) -> bool:
     return all(_is_random(sample) for sample in _samples(descriptor, size_bytes))
 
 
-def is_encrypted(path: str) -> bool:
+def is_encrypted(path: Path | str) -> bool:
     """Return whether the file at `path` looks like an encrypted database. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         return looks_encrypted(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def encrypted_header(descriptor: int) -> Header | None:
@@ -175,14 +174,14 @@ def set_checksums(descriptor: int, *, first_only: bool) -> None:
     page_size = _page_size(descriptor)
     pages = 1 if first_only else os.fstat(descriptor).st_size // page_size
     for number in range(1, pages + 1):
-        checksum = _checksum(_page(descriptor, number, page_size)[:-_RESERVED_BYTES])
+        checksum = _page_checksum(_page(descriptor, number, page_size))
         os.pwrite(descriptor, checksum, number * page_size - _RESERVED_BYTES)
 
 
 def file_has_checksums(path: Path) -> bool:
     """Return `has_checksums` of the file at `path`. Raises OSError."""
-    with path.open("rb") as stream:
-        return has_checksums(stream.fileno())
+    with opened(path) as descriptor:
+        return has_checksums(descriptor)
 
 
 def _page_size(descriptor: int) -> int:
@@ -197,13 +196,42 @@ def _page(descriptor: int, number: int, page_size: int) -> bytes:
 
 
 def _matches(page: bytes) -> bool:
-    return _checksum(page[:-_RESERVED_BYTES]) == page[-_RESERVED_BYTES:]
+    return _page_checksum(page) == page[-_RESERVED_BYTES:]
 
 
-def _checksum(data: bytes) -> bytes:
+def _page_checksum(page: bytes) -> bytes:
     """Return cksmCompute() of https://sqlite.org/src/file/ext/misc/cksumvfs.c."""
-    first = second = 0
-    for one, two in struct.iter_unpack("<II", data):
+    return struct.pack("<II", *checksum("<", page[:-_RESERVED_BYTES]))
+
+
+def checksum(order: str, data: bytes, sums: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """Continue `sums` over `data` by https://sqlite.org/fileformat2.html#checksum_algorithm, in byte `order` < or >."""
+    first, second = sums
+    for one, two in struct.iter_unpack(f"{order}II", data):
         first = (first + one + second) & 0xFFFFFFFF
         second = (second + two + first) & 0xFFFFFFFF
-    return struct.pack("<II", first, second)
+    return first, second
+
+
+WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
+
+
+class WalFrame(NamedTuple):
+    """The frame of a page in a WAL; `total` is the number of pages of the database after a transaction, else 0."""
+
+    page: int
+    total: int
+    header: bytes
+    at: int  # of the content of the page
+
+
+def wal_frames(wal: int, page_size: int) -> Iterator[WalFrame]:
+    """Yield the frames of the open WAL since its last reset, by their salt; checksums are not verified."""
+    salt = os.pread(wal, WAL_HEADER_BYTES, 0)[16:24]
+    at = WAL_HEADER_BYTES + _FRAME_HEADER_BYTES
+    while len(header := os.pread(wal, _FRAME_HEADER_BYTES, at - _FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
+        if header[8:16] != salt:
+            return
+        page, total = struct.unpack_from(">II", header)
+        yield WalFrame(page, total, header, at)
+        at += page_size + _FRAME_HEADER_BYTES

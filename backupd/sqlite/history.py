@@ -1,21 +1,26 @@
-"""The restores to a database, as small files beside it record them, and the old databases that they kept.
+"""The files that restores leave beside a database: old databases that they kept, records, and parts of killed ones.
 
     tasks.db.pre-restore-20261125T031500Z        the database before a restore in place
     tasks.db.pre-restore-20261125T031500Z.json   the record of that restore; the only file of an online one
     .tasks.db.restore-online                     an online restore that is running, or was killed
+    .tasks.db.restore                            the journal of a swap that is running, or was killed
+    .tasks.db.0a1b2c3d.part                      a file that is to become the database, or one of these
 
 They are beside the database, so that they are lost, moved and copied with it, whichever store a restore came from.
 """
 
 import json
 import os
+import re
+import secrets
 import stat
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,13 +28,84 @@ from backupd.errors import BackupdError, GenerationMissing, TargetRefused
 from backupd.model import is_generation_id
 from backupd.sqlite.database_files import SIDE_SUFFIXES
 from backupd.sqlite.inspection import query_copy
-from backupd.sqlite.swap_journal import KEPT, RECORD, is_kept, kept_order, part_path, read_small
 from backupd.system.fs import fsync_directory, replace_durably
 
+KEPT: Final = ".pre-restore-"
 KEPT_FOR: Final = timedelta(days=30)  # the minimum age at which the database that the next undo needs is removed
+_RECORD: Final = ".json"
 # In the order of removal: a record without its database would block an undo, and a database without its WAL must never
 # be put back.
-_SUFFIXES: Final = (RECORD, "", *SIDE_SUFFIXES)
+_SUFFIXES: Final = (_RECORD, "", *SIDE_SUFFIXES)
+_KEPT_NAME: Final = re.compile(r"\d{8}T\d{6}Z(-\d+)?")
+_PART_NAME: Final = re.compile(r"[0-9a-f]{8}\.part")
+_TIME: Final = "%Y%m%dT%H%M%SZ"
+_MAX_BYTES: Final = 1 << 16
+_QUERY_TIMEOUT_S: Final = 30.0
+
+Kind = Literal["restore", "undo", "redo"]
+Record = TypeVar("Record")
+
+
+def is_kept(name: str, target: str) -> bool:
+    """Return whether `name` is the name of an old database that a restore to `target` kept."""
+    return name.startswith(f"{target}{KEPT}") and _KEPT_NAME.fullmatch(name.removeprefix(f"{target}{KEPT}")) is not None
+
+
+def _kept_order(name: str, target: str) -> tuple[str, int]:
+    """Return the sort key of a kept database of `target`: the time in its name, then the number after it."""
+    time, _, number = name.removeprefix(f"{target}{KEPT}").partition("-")
+    return time, int(number or 1)
+
+
+def part_path(target: Path) -> Path:
+    """Return a new name beside `target` for a file that is to become it."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+
+
+def is_part(name: str, target: str) -> bool:
+    """Return whether `name` is the name of a file that is to become `target`."""
+    return name.startswith(f".{target}.") and _PART_NAME.fullmatch(name.removeprefix(f".{target}.")) is not None
+
+
+def is_part_file(name: str, target: str) -> bool:
+    """Return whether `name` is the name of a file that is to become `target`, or of a side file of one."""
+    return any(is_part(name.removesuffix(suffix), target) for suffix in ("", *SIDE_SUFFIXES))
+
+
+def swap_journal_path(target: Path) -> Path:
+    """Return the path of the journal of a swap of `target`."""
+    return target.with_name(f".{target.name}.restore")
+
+
+def record_path(kept: Path) -> Path:
+    """Return the path of the record of the restore that keeps the old database as `kept`."""
+    return kept.with_name(f"{kept.name}{_RECORD}")
+
+
+def read_record(
+    path: Path, adapter: TypeAdapter[Record], is_valid: Callable[[Record], bool], damaged: TargetRefused
+) -> Record | None:
+    """Read the record at `path`, at most 64 KiB and through no link: other users may have replaced it; None without it.
+
+    Raises `damaged` if it is not valid, and PermissionError, which concerns the directory.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
+            record = adapter.validate_json(stream.read(_MAX_BYTES))
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise
+    except (ValidationError, OSError):  # OSError: a link, a directory
+        raise damaged from None
+    if not is_valid(record):
+        raise damaged
+    return record
+
+
+def write_record(path: Path, record: Any, target: Path) -> None:  # noqa: ANN401 - any dataclass
+    """Write the `record` of a restore to `target`, durably. Raises OSError."""
+    replace_durably(path, json.dumps(asdict(record)).encode() + b"\n", temporary=part_path(target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +123,7 @@ class KeptDatabase:
     @property
     def holds_data(self) -> bool:
         """Whether there is more than the record, which is all that an online restore leaves."""
-        return any(path.suffix != RECORD for path in self.files)
+        return any(path.suffix != _RECORD for path in self.files)
 
 
 def kept_files(target: Path) -> tuple[KeptDatabase, ...]:
@@ -58,7 +134,7 @@ def kept_files(target: Path) -> tuple[KeptDatabase, ...]:
         name = next((name for name in names if is_kept(name, target.name)), None)
         if name is not None and stat.S_ISREG((state := path.lstat()).st_mode):  # backupd creates no links here
             found[name].append((path, state))
-    ordered = sorted(found, key=lambda name: kept_order(name, target.name))
+    ordered = sorted(found, key=lambda name: _kept_order(name, target.name))
     return tuple(_kept(target, name, found[name]) for name in ordered)
 
 
@@ -72,20 +148,15 @@ def remove_kept(kept: KeptDatabase) -> None:
 
 
 def _kept(target: Path, name: str, files: list[tuple[Path, os.stat_result]]) -> KeptDatabase:
-    changed_at = max(datetime.fromtimestamp(state.st_ctime, UTC) for _, state in files)
-    time, _number = kept_order(name, target.name)
-    try:
-        named_at = datetime.strptime(time, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:  # not a time: another program made the name
-        named_at = changed_at
+    since = max(datetime.fromtimestamp(state.st_ctime, UTC) for _, state in files)
+    with suppress(ValueError):  # not a time: another program made the name
+        since = max(since, _parse_time(_kept_order(name, target.name)[0]))
     size_bytes = sum(state.st_size for _, state in files)
-    paths = tuple(path for path, _ in files)
-    return KeptDatabase(target.with_name(name), paths, max(named_at, changed_at), size_bytes)
+    return KeptDatabase(target.with_name(name), tuple(path for path, _ in files), since, size_bytes)
 
 
-_ASK_TIMEOUT_S = 30.0
-
-Kind = Literal["restore", "undo", "redo"]
+def _parse_time(text: str) -> datetime:
+    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +172,13 @@ class RestoreRecord:
     before: Literal["file", "generation", "nothing"]
     safety: str | None = None
 
+    def is_valid(self) -> bool:
+        """Return whether it names generations only: other users may be able to write to the directory."""
+        ids = (self.generation, self.safety)
+        return all(each is None or is_generation_id(each) for each in ids) and (
+            (self.before == "generation") == (self.safety is not None)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RecordedRestore:
@@ -112,13 +190,7 @@ class RecordedRestore:
     @property
     def restored_at(self) -> datetime:
         """The time of the restore, by the clock at that time."""
-        stamp, _ = kept_order(self.path.name, self.path.name.partition(KEPT)[0])
-        return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-
-    @property
-    def record_path(self) -> Path:
-        """The path of its record."""
-        return record_path(self.path)
+        return _parse_time(_kept_order(self.path.name, self.path.name.partition(KEPT)[0])[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +207,25 @@ class OnlineRestore:
     schema_version: int | None
 
 
-_RECORD, _ONLINE = TypeAdapter(RestoreRecord), TypeAdapter(OnlineRestore)
+_RECORDS, _ONLINE = TypeAdapter(RestoreRecord), TypeAdapter(OnlineRestore)
 
 
 def restore_history(target: Path) -> tuple[RecordedRestore, ...]:
     """Return the restores to `target`, oldest first. Raises OSError, TargetRefused for a damaged record."""
-    return tuple(_entry(target.with_name(name)) for name in recorded_names(target))
+    return tuple(_recorded(target.with_name(name)) for name in recorded_names(target))
 
 
 def recorded_names(target: Path) -> list[str]:
     """Return the names under which restores to `target` kept the old database or only a record, oldest first."""
-    names = {path.name.removesuffix(RECORD) for path in target.parent.iterdir() if path.name.startswith(target.name)}
-    return sorted((n for n in names if is_kept(n, target.name)), key=lambda name: kept_order(name, target.name))
+    names = {path.name.removesuffix(_RECORD) for path in target.parent.iterdir() if path.name.startswith(target.name)}
+    return sorted((n for n in names if is_kept(n, target.name)), key=lambda name: _kept_order(name, target.name))
+
+
+def _recorded(kept: Path) -> RecordedRestore:
+    path = record_path(kept)
+    damaged = _damaged(path, f"remove it; {kept}, if it exists, is the database from before that restore")
+    record = read_record(path, _RECORDS, RestoreRecord.is_valid, damaged)
+    return RecordedRestore(kept, record or RestoreRecord("restore", None, "file"))
 
 
 def choose_undo(entries: Sequence[RecordedRestore], *, redo: bool) -> RecordedRestore:
@@ -154,45 +233,30 @@ def choose_undo(entries: Sequence[RecordedRestore], *, redo: bool) -> RecordedRe
 
     With `redo`: the last undo, unless a restore followed it. Raises GenerationMissing.
     """
-    standing = [entry for entry in entries if entry.record.kind != "undo"]
-    undone = [entry for entry in entries if entry.record.kind == "undo"]
     if redo:
         last = max((at for at, entry in enumerate(entries) if entry.record.kind == "restore"), default=-1)
-        undone = [entry for entry in entries[last + 1 :] if entry.record.kind == "undo"]
-        standing = []
-    if not standing and not undone:
-        what = "no undo" if redo else "no restore"
+        found = [entry for entry in entries[last + 1 :] if entry.record.kind == "undo"]
+    else:
+        found = [entry for entry in entries if entry.record.kind != "undo"] or list(entries)
+    if not found:
         raise GenerationMissing(
-            f"{what} is recorded beside this database: nothing can be undone",
+            f"no {'undo' if redo else 'restore'} is recorded beside this database: nothing can be undone",
             "backupd list shows the generations that can be restored",
         )
-    return (standing or undone)[-1]
+    return found[-1]
 
 
 def require_undoable(entry: RecordedRestore) -> None:
     """Refuse to undo a restore whose previous database is gone, or never existed. Raises TargetRefused."""
     what = f"the {entry.record.kind} at {entry.restored_at:%F %T} UTC"
+    earlier = f"to undo an earlier restore, remove {record_path(entry.path)}"
     if entry.record.before == "nothing":
         raise TargetRefused(
             f"there was no database before {what}: undoing it would leave none",
-            f"to have no database, move it away; to undo an earlier restore, remove {entry.record_path}",
+            f"to have no database, move it away; {earlier}",
         )
     if entry.record.before == "file" and not os.path.lexists(entry.path):
-        raise TargetRefused(
-            f"{what} cannot be undone: {entry.path} is gone",
-            f"restore a generation; to undo an earlier restore, remove {entry.record_path}",
-        )
-
-
-def record_path(kept: Path) -> Path:
-    """Return the path of the record of the restore that keeps the old database as `kept`."""
-    return kept.with_name(f"{kept.name}{RECORD}")
-
-
-def write_record(kept: Path, record: RestoreRecord, target: Path) -> None:
-    """Record a restore to `target`, durably. Raises OSError."""
-    data = json.dumps(asdict(record)).encode() + b"\n"
-    replace_durably(record_path(kept), data, temporary=part_path(target))
+        raise TargetRefused(f"{what} cannot be undone: {entry.path} is gone", f"restore a generation; {earlier}")
 
 
 def new_kept_name(target: Path, now: datetime) -> str:
@@ -201,12 +265,12 @@ def new_kept_name(target: Path, now: datetime) -> str:
     It sorts after all existing ones, also when the clock was set back: `--undo` has to find it to be the last.
     """
     last = recorded_names(target)[-1:]
-    after = kept_order(last[0], target.name) if last else ("", 0)
-    stamp, number = max(after, (f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}", 0))
+    after = _kept_order(last[0], target.name) if last else ("", 0)
+    stamp, number = max(after, (now.astimezone(UTC).strftime(_TIME), 0))
     while True:
         number += 1
         name = f"{target.name}{KEPT}{stamp}" + (f"-{number}" if number > 1 else "")
-        if not any(os.path.lexists(target.with_name(f"{name}{suffix}")) for suffix in ("", RECORD, *SIDE_SUFFIXES)):
+        if not any(os.path.lexists(target.with_name(f"{name}{suffix}")) for suffix in _SUFFIXES):
             return name
 
 
@@ -216,14 +280,14 @@ def begin_online_restore(
     """Record, durably, that an online restore begins. Raises OSError, TargetRefused."""
     name = takes_back.path.name if takes_back else None
     started = OnlineRestore(new_kept_name(target, now), record, name, _schema_version(target))
-    replace_durably(_online_path(target), json.dumps(asdict(started)).encode() + b"\n", temporary=part_path(target))
+    write_record(_online_path(target), started, target)
     return started
 
 
 def finish_online_restore(target: Path, started: OnlineRestore, *, done: bool) -> None:
     """Record, durably, that an online restore was done, or remove the record of its beginning. Raises OSError."""
     if done:
-        write_record(target.with_name(started.kept), started.record, target)
+        write_record(record_path(target.with_name(started.kept)), started.record, target)
         if started.takes_back is not None:
             record_path(target.with_name(started.takes_back)).unlink(missing_ok=True)
             fsync_directory(target.parent)
@@ -233,19 +297,14 @@ def finish_online_restore(target: Path, started: OnlineRestore, *, done: bool) -
 
 def pending_online_restore(target: Path) -> OnlineRestore | None:
     """Return the online restore to `target` that is running, or was killed. Raises TargetRefused, PermissionError."""
+
+    def is_valid(started: OnlineRestore) -> bool:
+        names = (started.kept, *([] if started.takes_back is None else [started.takes_back]))
+        return started.record.is_valid() and all(is_kept(name, target.name) for name in names)
+
     path = _online_path(target)
-    try:
-        started = _ONLINE.validate_json(read_small(path))
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        raise
-    except (ValidationError, OSError):
-        started = None
-    names = [started.kept, *([started.takes_back] if started.takes_back else [])] if started else [""]
-    if started is None or not (_is_valid(started.record) and all(is_kept(name, target.name) for name in names)):
-        raise _damaged(path, f"check whether {target} holds the database of the last online restore, and remove it")
-    return started
+    hint = f"check whether {target} holds the database of the last online restore, and remove it"
+    return read_record(path, _ONLINE, is_valid, _damaged(path, hint))
 
 
 def took_effect(target: Path, started: OnlineRestore) -> bool:
@@ -259,32 +318,9 @@ def took_effect(target: Path, started: OnlineRestore) -> bool:
 
 def _schema_version(target: Path) -> int | None:
     try:
-        return int(query_copy(target, "PRAGMA schema_version", _ASK_TIMEOUT_S).answer or "")
+        return int(query_copy(target, "PRAGMA schema_version", _QUERY_TIMEOUT_S).answer or "")
     except (BackupdError, ValueError):
         return None
-
-
-def _entry(kept: Path) -> RecordedRestore:
-    path = record_path(kept)
-    try:
-        record = _RECORD.validate_json(read_small(path))
-    except FileNotFoundError:
-        return RecordedRestore(kept, RestoreRecord("restore", None, "file"))
-    except PermissionError:
-        raise
-    except (ValidationError, OSError):
-        record = None
-    if record is None or not _is_valid(record):
-        raise _damaged(path, f"remove it; {kept}, if it exists, is the database from before that restore")
-    return RecordedRestore(kept, record)
-
-
-def _is_valid(record: RestoreRecord) -> bool:
-    """Return whether it names generations only: other users may be able to write to the directory."""
-    ids = (record.generation, record.safety)
-    return all(each is None or is_generation_id(each) for each in ids) and (
-        (record.before == "generation") == (record.safety is not None)
-    )
 
 
 def _damaged(path: Path, hint: str) -> TargetRefused:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backupd.errors import DrillFailed, WorkerHung
 from backupd.model import Contents, Verdict
-from backupd.sqlite.worker.protocol import IntegrityReply, IntegrityRequest, QueryReply, QueryRequest
+from backupd.sqlite.worker.protocol import CopyRequest, IntegrityReply, IntegrityRequest, QueryResult
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.resources import NORMAL, Priority
 
@@ -19,14 +20,6 @@ class Inspection:
 
     verdict: Verdict
     contents: Contents | None
-
-
-@dataclass(frozen=True, slots=True)
-class QueryResult:
-    """`PRAGMA user_version`, and the first value of the first row of a query as text; None without a row or a query."""
-
-    user_version: int
-    answer: str | None
 
 
 @contextmanager
@@ -43,9 +36,9 @@ def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterato
 
 def query_copy(path: Path, query: str | None, timeout_s: float) -> QueryResult:
     """Query the database at `path`, read-only. Raises DrillFailed, also after `timeout_s`."""
-    request = QueryRequest(path=path.name, query=query)
+    request = CopyRequest(verb="query", path=path.name, query=query)
     try:
-        with WorkerProcess[QueryReply]("query", request, path.parent) as worker:
+        with WorkerProcess[dict[str, Any]]("copy_tasks", request, path.parent) as worker:
             return QueryResult(**worker.result(deadline=time.monotonic() + timeout_s))
     except WorkerHung as error:
         raise DrillFailed(
@@ -55,7 +48,7 @@ def query_copy(path: Path, query: str | None, timeout_s: float) -> QueryResult:
 
 
 def _inspection(reply: IntegrityReply) -> Inspection:
-    verdict = dict(reply["verdict"])
-    lists = {key: tuple(reply["verdict"][key]) for key in ("checks", "damage", "notes")}
-    contents = Contents(**reply["contents"]) if reply["contents"] else None
-    return Inspection(Verdict(**{**verdict, **lists}), contents)
+    verdict: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in reply["verdict"].items()
+    }
+    return Inspection(Verdict(**verdict), Contents(**reply["contents"]) if reply["contents"] else None)

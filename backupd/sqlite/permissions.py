@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Self
 
 from backupd.model import SourceFacts
-from backupd.sqlite.swap_journal import is_part_file, swap_journal_path
-from backupd.system.fs import change_owner, set_mode
+from backupd.sqlite.history import is_part_file, swap_journal_path
+from backupd.system.fs import change_owner, opened, set_mode
 from backupd.system.owners import known_owner, owner_text
 
-_LOST_AND_FOUND = "lost+found"
 _OWNER_WX, _GROUP_WX, _OTHERS_WX = 0o300, 0o030, 0o003
 
 
@@ -63,11 +62,9 @@ def plan_permissions(database: Path, origin: SourceFacts, backups: Path) -> Perm
     if not directory.is_dir():
         return None
     found = Permissions.of(directory)
-    known = {
-        _LOST_AND_FOUND,
-        swap_journal_path(database).name,
-        *([backups.name] if backups.parent == directory else []),
-    }
+    known = {"lost+found", swap_journal_path(database).name}
+    if backups.parent == directory:
+        known.add(backups.name)
     if found.uid != 0 or wanted.uid is None or wanted == found:
         return None
     empty = all(path.name in known or is_part_file(path.name, database.name) for path in directory.iterdir())
@@ -81,14 +78,11 @@ def apply_permissions(directory: Path, rights: Permissions) -> bool:
     there, and has to become that owner.
     """
     found = Permissions.of(directory)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
+    with opened(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as descriptor:
         set_mode(descriptor, rights.mode, directory)
         given = rights.uid is not None and change_owner(descriptor, rights.uid, rights.gid, directory) is None
         if not given:
             set_mode(descriptor, found.mode, directory)
-    finally:
-        os.close(descriptor)
     return given
 
 

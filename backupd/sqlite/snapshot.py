@@ -2,36 +2,23 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from backupd.errors import SnapshotFailed, WorkerHung
 from backupd.model import SnapshotFacts
-from backupd.sqlite.file_format import EMPTY_HEADER, HEADER_BYTES, file_has_checksums, parse_header, set_checksums
+from backupd.sqlite.file_format import EMPTY_HEADER, file_has_checksums, read_header, set_checksums
 from backupd.sqlite.source import Source
-from backupd.sqlite.worker.protocol import MaintenanceRequest, SnapshotReply, SnapshotRequest
+from backupd.sqlite.worker.protocol import CopyRequest, SnapshotReply, SnapshotRequest, SnapshotSettings
 from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess
 
 _NAME = "snapshot.sqlite3"
 _JOURNAL = "journal"  # renamed later: SQLite would remove an empty file of the final name
 _COMPACTED = "compacted.sqlite3"
 _GRACE_S = 3.0  # for the child to report the timeout itself: it knows the details
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotSettings:
-    """Time limits of a copy, in seconds, and what it may do in the special cases of docs/sources.md."""
-
-    method: Literal["backup", "vacuum"] = "backup"
-    timeout_s: float = 3600.0
-    busy_timeout_s: float = 60.0
-    writer_budget_s: float = 2.0
-    quiet_wait_s: float = 60.0
-    hot_journal: Literal["copy", "fail"] = "copy"
-    hot_journal_wait_s: float = 60.0
-    network_fs: Literal["refuse", "allow"] = "refuse"
-    reserve_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +68,16 @@ def take_snapshot(
     is killed 3 s later. Raises SourceBusy, SourceReplaced (both temporary), SourceUnusable, NoSpace, SnapshotFailed.
     """
     deadline = time.monotonic() + settings.timeout_s if deadline is None else deadline
-    try:
-        with WorkerProcess[SnapshotReply](
-            "snapshot", _request(source, settings, deadline, probe=False), staging
-        ) as worker:
+    request = _request(source, settings, deadline, probe=False)
+    with _timeout_errors(source, settings):
+        with WorkerProcess[SnapshotReply]("snapshot", request, staging) as worker:
             reply = worker.result(on_progress, on_event, deadline + _GRACE_S)
         journal = staging / _JOURNAL
         if reply["hot"]:
             journal.rename(staging / f"{_NAME}-journal")
-            _maintain({"verb": "recover", "path": _NAME}, staging, deadline + _GRACE_S)
+            _do({"verb": "recover", "path": _NAME}, staging, deadline + _GRACE_S)
         else:
             journal.unlink()
-    except WorkerHung as hung:
-        raise _timeout(source, settings, hung) from hung
     return _snapshot(staging / _NAME, reply)
 
 
@@ -103,13 +87,9 @@ def probe_source(source: Source, settings: SnapshotSettings, directory: Path) ->
     Raises what `take_snapshot` raises.
     """
     deadline = time.monotonic() + settings.timeout_s
-    try:
-        with WorkerProcess[SnapshotReply](
-            "snapshot", _request(source, settings, deadline, probe=True), directory
-        ) as worker:
-            return worker.result(deadline=deadline + _GRACE_S)
-    except WorkerHung as hung:
-        raise _timeout(source, settings, hung) from hung
+    request = _request(source, settings, deadline, probe=True)
+    with _timeout_errors(source, settings), WorkerProcess[SnapshotReply]("snapshot", request, directory) as worker:
+        return worker.result(deadline=deadline + _GRACE_S)
 
 
 def compact_snapshot(snapshot: Snapshot) -> Snapshot:
@@ -119,7 +99,7 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     and SnapshotFailed when the schema needs functions of the app.
     """
     staging = snapshot.path.parent
-    _maintain({"verb": "compact", "path": snapshot.path.name, "target": _COMPACTED}, staging)
+    _do({"verb": "compact", "path": snapshot.path.name, "target": _COMPACTED}, staging)
     path = staging / _COMPACTED
     if file_has_checksums(snapshot.path):
         with path.open("r+b") as stream:
@@ -139,33 +119,28 @@ def _request(source: Source, settings: SnapshotSettings, deadline: float, *, pro
         target=_NAME,
         journal=_JOURNAL,
         deadline=deadline,
-        timeout_s=settings.timeout_s,
-        busy_timeout_s=settings.busy_timeout_s,
-        writer_budget_s=settings.writer_budget_s,
-        quiet_wait_s=settings.quiet_wait_s,
-        hot_journal=settings.hot_journal,
-        hot_journal_wait_s=settings.hot_journal_wait_s,
-        network_fs=settings.network_fs,
-        reserve_bytes=settings.reserve_bytes,
+        settings=settings._asdict(),
     )
 
 
-def _maintain(request: MaintenanceRequest, staging: Path, deadline: float = math.inf) -> None:
-    with WorkerProcess[None]("maintenance", request, staging) as worker:
+def _do(request: CopyRequest, staging: Path, deadline: float = math.inf) -> None:
+    with WorkerProcess[None]("copy_tasks", request, staging) as worker:
         worker.result(deadline=deadline)
 
 
-def _timeout(source: Source, settings: SnapshotSettings, hung: WorkerHung) -> SnapshotFailed:
-    message = f"{source.path} was not copied within {settings.timeout_s:.0f} s: {hung.message}"
-    return SnapshotFailed(message, f"{hung.hint}; if they are slow, raise timeout_s")
+@contextmanager
+def _timeout_errors(source: Source, settings: SnapshotSettings) -> Iterator[None]:
+    try:
+        yield
+    except WorkerHung as hung:
+        message = f"{source.path} was not copied within {settings.timeout_s:.0f} s: {hung.message}"
+        raise SnapshotFailed(message, f"{hung.hint}; if they are slow, raise timeout_s") from hung
 
 
 def _snapshot(path: Path, reply: SnapshotReply) -> Snapshot:
     size_bytes = path.stat().st_size
-    with path.open("rb") as stream:
-        header = parse_header(stream.read(HEADER_BYTES)) or EMPTY_HEADER
-    if reply["encrypted"]:
-        header = EMPTY_HEADER._replace(page_size=reply["page_size"])
+    encrypted = EMPTY_HEADER._replace(page_size=reply["page_size"])
+    header = encrypted if reply["encrypted"] else read_header(path) or EMPTY_HEADER
     if size_bytes % header.page_size:
         raise SnapshotFailed(f"the copy has {size_bytes} bytes, not whole pages of {header.page_size}", "try again")
     return Snapshot(

@@ -51,17 +51,8 @@ class Source:
     @property
     def facts(self) -> SourceFacts:
         """The facts that the manifest records."""
-        directory = self.directory
-        return SourceFacts(
-            str(self.path),
-            self.uid,
-            self.gid,
-            self.mode,
-            self.signature,
-            directory.uid,
-            directory.gid,
-            directory.mode,
-        )
+        directory = (self.directory.uid, self.directory.gid, self.directory.mode)
+        return SourceFacts(str(self.path), self.uid, self.gid, self.mode, self.signature, *directory)
 
     @classmethod
     def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
@@ -76,17 +67,8 @@ class Source:
         wal_bytes = signature.wal.size_bytes if signature.wal else 0
         mode = stat.S_IMODE(state.st_mode)
         uid, gid = known_owner(real, state)
-        source = cls(
-            real,
-            uid,
-            gid,
-            mode,
-            state.st_size,
-            wal_bytes,
-            signature,
-            state.st_nlink,
-            Permissions.of(real.parent),
-        )
+        rights = Permissions.of(real.parent)
+        source = cls(real, uid, gid, mode, state.st_size, wal_bytes, signature, state.st_nlink, rights)
         source._refuse_place(allow_links=allow_links)
         source._refuse(allow_empty=allow_empty, allow_links=allow_links)
         return source

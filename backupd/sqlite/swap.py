@@ -1,33 +1,111 @@
 """Replace a database by a verified file: killed at any instruction, it is entirely the old or the new one.
 
-The old database is kept beside it, with its side files. The swap is one rename under a lease, which detects a process
-that opens the old file at that moment: then the swap is undone before the process gets the file.
+The old database is kept beside it, with its side files. A journal is written first, from which a killed swap is
+finished or undone. The swap is one rename under a lease, which detects a process that opens the old file at that
+moment: then the swap is undone before the process gets the file.
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
-from backupd.errors import TargetInUse
+from pydantic import TypeAdapter
+
+from backupd.errors import TargetInUse, TargetRefused
 from backupd.sqlite.database_files import SIDE_SUFFIXES
-from backupd.sqlite.history import RecordedRestore, RestoreRecord, new_kept_name, record_path, write_record
-from backupd.sqlite.swap_journal import (
-    FileMark,
-    Suffix,
-    SwapJournal,
+from backupd.sqlite.history import (
+    KEPT,
+    RecordedRestore,
+    RestoreRecord,
+    is_kept,
     is_part,
     is_part_file,
-    journal_written,
-    pending_swap,
-    remove_journal,
+    new_kept_name,
+    read_record,
+    record_path,
+    swap_journal_path,
+    write_record,
 )
-from backupd.sqlite.target_locks import FileLease
+from backupd.sqlite.target import FileLease
 from backupd.system.fs import exchange_names, fsync_directory
 from backupd.system.signals import defer_signals
+
+Suffix = Literal["-wal", "-shm", "-journal"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileMark:
+    """What identifies a file, and shows whether it was written to since."""
+
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        """Return the mark of the file at `path`, None when there is none."""
+        try:
+            state = path.lstat()
+        except FileNotFoundError:
+            return None
+        return cls(state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class SwapJournal:
+    """The file `part` becomes the database `target`, and the old one, if there is one, `kept`: names in one directory.
+
+    The side files `aside` are kept with the old database, those of `bring` come with `part`. `takes_back` is the
+    restore that this one undoes, by the name under which it kept its old database.
+    """
+
+    target: str
+    part: str
+    new: FileMark
+    kept: str
+    old: FileMark | None
+    aside: tuple[Suffix, ...]
+    bring: tuple[Suffix, ...]
+    takes_back: str | None = None
+
+    def is_valid(self, target: Path) -> bool:
+        """Return whether all names are ones that backupd makes: other users may be able to write to the directory."""
+        known_part = is_part(self.part, target.name) or is_kept(self.part, target.name)
+        known_undo = self.takes_back is None or is_kept(self.takes_back, target.name)
+        return self.target == target.name and known_part and known_undo and is_kept(self.kept, target.name)
+
+
+_JOURNAL = TypeAdapter(SwapJournal)
+
+
+@contextmanager
+def journal_written(target: Path, journal: SwapJournal) -> Iterator[None]:
+    """Keep `journal` on disk during the block; it remains there when the block fails. Raises OSError."""
+    write_record(swap_journal_path(target), journal, target)
+    yield
+    _remove_journal(target)
+
+
+def pending_swap(target: Path) -> SwapJournal | None:
+    """Return the journal of a swap of `target` that was killed. Raises TargetRefused if damaged, PermissionError."""
+    path = swap_journal_path(target)
+    damaged = TargetRefused(
+        f"{path} is damaged: cannot determine how far a killed restore went",
+        f"check {target} and the files named {target.name}{KEPT}…, correct what is wrong, and remove it",
+    )
+    return read_record(path, _JOURNAL, lambda journal: journal.is_valid(target), damaged)
+
+
+def _remove_journal(target: Path) -> None:
+    """Remove the journal, durably, when its swap is finished or undone. Raises OSError."""
+    fsync_directory(target.parent)
+    swap_journal_path(target).unlink(missing_ok=True)
+    fsync_directory(target.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +137,11 @@ def swap(
         try:
             if record is not None:
                 with suppress(OSError):  # no inode is left: an undo works without it
-                    write_record(target.with_name(journal.kept), record, target)
+                    write_record(record_path(target.with_name(journal.kept)), record, target)
             _rename(target, part, lease, journal)
         except BaseException:  # also a failing disk: undo now rather than in the next run
             _undo(target, journal)
-            remove_journal(target)
+            _remove_journal(target)
             raise
         _bring(target, journal)
         _forget_undone(target, journal)
@@ -88,7 +166,7 @@ def recover_swap(target: Path) -> Recovery | None:
         recovery = Recovery("left", f"{target} was replaced by another file since; the old database may be {kept}")
     if is_part(journal.part, target.name):
         remove_part(target.with_name(journal.part))
-    remove_journal(target)
+    _remove_journal(target)
     return recovery
 
 

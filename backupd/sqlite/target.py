@@ -1,23 +1,28 @@
-"""The target of a restore: the old database, whether it is in use, and owner and mode of the new one."""
+"""The target of a restore: the old database, what keeps others from it, and owner and mode of the new one.
 
+A file lease keeps its app from it, a lock on its directory other restores.
+"""
+
+import json
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from backupd.errors import SourceMissing, TargetRefused
+from backupd.errors import LockHeld, SourceMissing, TargetInUse, TargetRefused, WorkerFailed
 from backupd.model import SourceFacts
-from backupd.sqlite.database_files import SIDE_SUFFIXES, mount_problem, other_mount_points
-from backupd.sqlite.file_format import HEADER_BYTES, file_has_checksums, looks_encrypted, parse_header, set_checksums
+from backupd.sqlite.database_files import mount_problem, other_mount_points, side_files
+from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header, set_checksums
+from backupd.sqlite.history import KEPT
 from backupd.sqlite.source import Source
-from backupd.sqlite.swap_journal import KEPT
-from backupd.sqlite.target_locks import FileLease
-from backupd.sqlite.worker.protocol import CheckpointReply, CheckpointRequest, MaintenanceRequest
+from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, CopyRequest, LeaseRequest, LeaseState
 from backupd.sqlite.worker_process import WorkerProcess
-from backupd.system.fs import change_owner, fsync_directory, set_mode
+from backupd.system.file_lock import directory_lock
+from backupd.system.fs import change_owner, fsync_directory, opened, set_mode
 from backupd.system.mounts import current_mounts, filesystem_of, is_remote
 from backupd.system.owners import (
     NAMESPACE_HINT,
@@ -28,22 +33,86 @@ from backupd.system.owners import (
     owner_text,
     ownership_hint,
 )
+from backupd.system.process import close_input, pipe, send, start_module
 
+STOPPED_FLAG = "--app-is-stopped"
 ELSEWHERE = "restore elsewhere (--to PATH)"
 _NAME_MAX = 255  # limits.h
 
 JournalMode = Literal["wal", "rollback"]
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointResult:
-    """How the old database is damaged, if it is, after its WAL or journal was taken into its file.
+class FileLease:
+    """The write lease on those files of a database (`paths`) that exist, held by a child process of their owner.
 
-    `journal_problem` says why its hot journal was left alone: backupd cannot tell whether to play it back.
+    The kernel may be unable to tell who has the files open: without the right to ask, on a file system without leases,
+    or on a `remote` one (the text says why), which other kernels reach too. Then it is not `held`, and `stopped`, by
+    which the operator confirms that the app is stopped, has to be true. Entering raises TargetInUse, TargetRefused.
     """
 
-    damage: str
-    journal_problem: str = ""
+    def __init__(self, paths: Sequence[Path], uid: int | None, gid: int | None, *, remote: str, stopped: bool) -> None:
+        self._remote, self._stopped = remote, stopped
+        self._request = LeaseRequest(paths=[str(path) for path in paths], uid=uid, gid=gid)
+        self.held = False
+
+    def __enter__(self) -> Self:
+        self._process = start_module("backupd.sqlite.worker.file_lease", directory="/")
+        try:
+            state: LeaseState = self._ask(json.dumps(self._request))
+            self.held = state["state"] == "held"
+            self._require_unused(state)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        close_input(self._process)
+        pipe(self._process.stdout).close()
+        self._process.wait()
+
+    def open_requested(self, path: Path) -> bool:
+        """Return whether a process has tried to open `path` since the lease was taken, and is waiting for it."""
+        return self.held and str(path) in self._ask("?")["open_requested"]
+
+    def _ask(self, question: str) -> Any:  # noqa: ANN401 - JSON
+        send(self._process, question.encode() + b"\n")
+        try:
+            return json.loads(pipe(self._process.stdout).readline())
+        except ValueError as error:
+            raise WorkerFailed(
+                "the process that watches the database died", "run the command again; dmesg may say why"
+            ) from error
+
+    def _require_unused(self, state: LeaseState) -> None:
+        if state["state"] == "used":
+            raise TargetInUse(f"{state['path']} is in use: a process has it open, here or in another container")
+        reason = state["reason"] if state["state"] == "unknown" else self._remote
+        if reason and not self._stopped:
+            raise TargetRefused(
+                f"cannot determine whether {state['path'] or self._request['paths'][0]} is in use: {reason}",
+                f"run backupd as the owner of the file; or stop the app, and confirm that with {STOPPED_FLAG}",
+            )
+
+
+@contextmanager
+def restore_lock(database: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Lock the directory of `database` (links resolved) against other restores and their recovery.
+
+    A directory that does not exist, or is on a file system without flock (NFS), is not locked. Raises LockHeld when
+    another process still has the lock after `wait_s`.
+    """
+    directory = Path(os.path.realpath(database)).parent
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(directory_lock(directory, timeout_s=wait_s))
+        except OSError:  # inspecting the target explains what is wrong with its directory
+            held = True
+        if not held:
+            raise LockHeld(
+                f"another backupd is restoring in {directory}", "wait for it to end, then see what it restored"
+            )
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +162,13 @@ class Target:
 
     def lease(self, *, stopped: bool) -> FileLease:
         """Return the lease on the files of the old database, which may be in use even if only side files exist."""
-        owner = self.old or self._side_owner()
-        uid, gid = (owner.uid, owner.gid) if isinstance(owner, Source) else owner
-        suffixes = ("", *(suffix for suffix in SIDE_SUFFIXES if suffix != "-journal"))
+        paths = [self.path, *(path for path in side_files(self.path) if not path.name.endswith("-journal"))]
         kind = filesystem_of(str(self.path))
         remote = f"it is on {kind}" if is_remote(kind) else ""
-        return FileLease(
-            [Path(f"{self.path}{suffix}") for suffix in suffixes], uid, gid, remote=remote, stopped=stopped
-        )
+        return FileLease(paths, *self._owner(), remote=remote, stopped=stopped)
 
     def try_ownership(self, origin: SourceFacts) -> tuple[str, str]:
-        """Try with a file of no name what `dress` does, and return what it returns. Raises TargetRefused, OSError."""
+        """Try `apply_ownership` with a file of no name; returns owner and mode. Raises TargetRefused, OSError."""
         with tempfile.TemporaryFile(dir=self.path.parent) as trial:
             ownership = _set_ownership(trial.fileno(), self, origin)
         fsync_directory(self.path.parent)
@@ -118,32 +183,30 @@ class Target:
             return None
         name = self.path.name.partition(KEPT)[0]  # the name that its app uses
         request = CheckpointRequest(path=str(self.path), name=name, uid=self.old.uid, gid=self.old.gid)
-        with WorkerProcess[CheckpointReply]("checkpoint", request, Path("/")) as worker:
+        with WorkerProcess[dict[str, str]]("checkpoint", request, Path("/")) as worker:
             return CheckpointResult(**worker.result())
 
-    def _side_owner(self) -> tuple[int | None, int | None]:
-        for suffix in SIDE_SUFFIXES:
-            try:
-                path = Path(f"{self.path}{suffix}")
+    def _owner(self) -> tuple[int | None, int | None]:
+        if self.old is not None:
+            return self.old.uid, self.old.gid
+        for path in side_files(self.path):
+            with suppress(FileNotFoundError):
                 return known_owner(path, path.lstat())
-            except FileNotFoundError:
-                continue
         return os.geteuid(), os.getegid()
 
 
 def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
     """Set the journal mode of a restored file to that of its app; returns whether that changed it."""
-    with path.open("rb") as stream:
-        header = None if looks_encrypted(stream.fileno()) else parse_header(stream.read(HEADER_BYTES))
+    header = None if is_encrypted(path) else read_header(path)
     if header is None or header.journal_mode == wanted:  # an empty database has none, an encrypted one is left alone
         return False
     checksums = file_has_checksums(path)
-    request: MaintenanceRequest = {"verb": "journal", "path": path.name, "mode": wanted}
-    with WorkerProcess[None]("maintenance", request, path.parent) as worker:
+    request = CopyRequest(verb="journal", path=path.name, mode=wanted)
+    with WorkerProcess[None]("copy_tasks", request, path.parent) as worker:
         worker.result()
     if checksums:
-        with path.open("r+b") as stream:
-            set_checksums(stream.fileno(), first_only=True)
+        with opened(path, os.O_RDWR) as descriptor:
+            set_checksums(descriptor, first_only=True)
     return True
 
 
@@ -152,14 +215,11 @@ def apply_ownership(path: Path, target: Target, origin: SourceFacts) -> tuple[st
 
     Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not change the owner.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         if target.old is not None:
             _copy_attributes(target.path, path)
         ownership = _set_ownership(descriptor, target, origin)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
     return ownership
 
 
@@ -207,18 +267,13 @@ def _imposes_owner(state: os.stat_result, path: Path) -> bool:
 
 def _copy_attributes(source: Path, target: Path) -> None:
     """Copy extended attributes (ACLs, labels, user attributes) as far as the file system supports and allows it."""
-    for name, value in _attributes(source).items():
-        try:
-            os.setxattr(target, name, value)
-        except OSError:  # one that only the kernel sets
-            continue
-
-
-def _attributes(path: Path) -> Mapping[str, bytes]:
     try:
-        return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+        attributes = {name: os.getxattr(source, name) for name in os.listxattr(source)}
     except OSError:  # the file system has none
-        return {}
+        return
+    for name, value in attributes.items():
+        with suppress(OSError):  # one that only the kernel sets
+            os.setxattr(target, name, value)
 
 
 def _refuse_name(path: Path) -> None:

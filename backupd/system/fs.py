@@ -54,27 +54,33 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def fsync_directory(directory: "Path") -> None:
-    """Make renames and removals in `directory` durable; notes a file system that cannot. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+@contextmanager
+def opened(path: "Path | str", flags: int = os.O_RDONLY) -> "Iterator[int]":
+    """Open the file at `path` for the block; yields its descriptor. Raises OSError."""
+    descriptor = os.open(path, flags)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-        limit = f"the file system of {visible_directory(directory)} cannot fsync directories ({error.strerror})"
-        _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: a power failure may take back the last renames there")
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def fsync_directory(directory: "Path") -> None:
+    """Make renames and removals in `directory` durable; notes a file system that cannot. Raises OSError."""
+    with opened(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            limit = f"the file system of {visible_directory(directory)} cannot fsync directories ({error.strerror})"
+            lost = "a power failure may take back the last renames there"
+            _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: {lost}")
 
 
 def fsync_file(path: "Path") -> None:
     """Make the contents of `path` durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def exchange_names(one: "Path", other: "Path") -> bool:

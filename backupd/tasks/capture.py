@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -174,8 +174,8 @@ def _copy(
     context: TaskContext,
 ) -> Snapshot:
     shared = same_file_system(source.path, context.store.directory)
-    settings = replace(
-        request.settings, reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, request)
+    settings = request.settings._replace(
+        reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, request)
     )
     context.progress.stage("copy", source.size_bytes)
 

@@ -13,7 +13,7 @@ from backupd.errors import GenerationMissing
 from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_files, remove_kept, restore_history
-from backupd.sqlite.target_locks import restore_lock
+from backupd.sqlite.target import restore_lock
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.recovery import recover_restore
 

@@ -5,7 +5,7 @@ from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
 
 from backupd.model import RetentionPolicy
-from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.system.resources import NORMAL, Priority
 
 

@@ -13,8 +13,9 @@ from subprocess import PIPE
 from workspaces import Workspace, events
 
 from backupd.log import Event
-from backupd.sqlite.swap_journal import FileMark, SwapJournal, journal_written, part_path, swap_journal_path
-from backupd.sqlite.target_locks import restore_lock
+from backupd.sqlite.history import part_path, swap_journal_path
+from backupd.sqlite.swap import FileMark, SwapJournal, journal_written
+from backupd.sqlite.target import restore_lock
 from support.bank import is_balanced, transfers
 from support.command import Backupd
 from support.directories import kept_databases

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from backupd.model import NoProgress, Progress
-from backupd.sqlite.snapshot import Snapshot, SnapshotSettings, take_snapshot
+from backupd.sqlite.snapshot import Snapshot, take_snapshot
 from backupd.sqlite.source import Source
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.sqlite.worker_process import OnEvent, OnProgress
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext

@@ -1,7 +1,6 @@
 """Encrypted databases are copied as they lie there, so that their key opens the copy; nothing more is said of them."""
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from support.snapshots import SHORT_WAITS, Take
 
 KINDS = pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
 MODES = pytest.mark.parametrize("mode", ["wal", "delete"])
-PATIENT = replace(SHORT_WAITS, busy_timeout_s=20)
+PATIENT = SHORT_WAITS._replace(busy_timeout_s=20)
 TWO = "UPDATE account SET balance = balance + (CASE id WHEN 1 THEN -1 ELSE 1 END)"
 
 
@@ -177,7 +176,7 @@ def test_vacuum_of_an_encrypted_database_is_refused_in_words(tmp_path: Path, bac
     path = tmp_path / "app.db"
     with encrypted(path):
         pass
-    result = back_up(path, replace(SHORT_WAITS, method="vacuum"))
+    result = back_up(path, SHORT_WAITS._replace(method="vacuum"))
     assert ("is encrypted: VACUUM cannot rewrite it" in result.error, result.hint) == (True, 'use method = "backup"')
     assert result.generations == {}
 

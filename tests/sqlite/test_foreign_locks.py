@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def test_a_journal_of_an_app_that_lives_is_not_taken_for_that_of_a_dead_one(
         assert result.outcome == ("failed", 1)
         assert f"{path}-journal is in use by a process that holds no lock" in result.error
         assert "nolock=1" in result.hint
-        assert "in use by a process" in back_up(path, replace(SHORT_WAITS, hot_journal="fail")).error
+        assert "in use by a process" in back_up(path, SHORT_WAITS._replace(hot_journal="fail")).error
         with pytest.raises(Exception, match="in use by a process"):
             probe_source(Source.inspect(path), SHORT_WAITS, tmp_path)
         assert (result.generations, result.staged, contents(path.parent)) == ({}, [], before)

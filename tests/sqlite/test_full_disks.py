@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import NoSpace
-from backupd.sqlite.snapshot import SnapshotSettings, compact_snapshot, take_snapshot
+from backupd.sqlite.snapshot import compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.hot_journal import copy_with_journal
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from support.app import running_app
 from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank

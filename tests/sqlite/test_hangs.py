@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from support.snapshots import SHORT_WAITS, Take
 
 TIMEOUT_S = 1.5
 SOON_S = 15.0  # 3 s of grace, 5 s for a child that cannot even be killed, and a busy machine
-IMPATIENT = replace(SHORT_WAITS, timeout_s=TIMEOUT_S, busy_timeout_s=60, network_fs="allow")
+IMPATIENT = SHORT_WAITS._replace(timeout_s=TIMEOUT_S, busy_timeout_s=60, network_fs="allow")
 LATE = r"was not copied within 2 s: the worker process does not respond and was abandoned"
 
 

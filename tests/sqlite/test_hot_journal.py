@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def test_such_a_run_is_degraded_and_says_why(hot: Path, back_up: BackUp) -> None
 @one_kind
 def test_where_copying_a_journal_is_not_wanted_the_run_fails_with_the_way_out(hot: Path, back_up: BackUp) -> None:
     before = contents(hot.parent)
-    result = back_up(hot, replace(SHORT_WAITS, hot_journal="fail"))
+    result = back_up(hot, SHORT_WAITS._replace(hot_journal="fail"))
     assert result.outcome == ("failed", 1)
     assert "its app died in a transaction and has not been started since" in result.error
     assert 'start the app, which rolls it back; or set hot_journal = "copy"' in result.hint
@@ -83,7 +82,7 @@ def test_a_probe_tells_of_it_and_touches_nothing(hot: Path, tmp_path: Path) -> N
 @one_kind
 def test_the_time_of_the_whole_copy_counts_here_too(hot: Path, take: Take) -> None:
     with pytest.raises(SnapshotFailed, match="was not copied within"):
-        take(hot, replace(SHORT_WAITS, timeout_s=1e-6))
+        take(hot, SHORT_WAITS._replace(timeout_s=1e-6))
 
 
 @one_kind
@@ -94,7 +93,7 @@ def test_an_app_that_starts_again_meanwhile_rolls_back_and_is_copied_as_usual(ho
 
     restart = threading.Thread(target=start_again)
     restart.start()
-    copy = take(hot, replace(SHORT_WAITS, hot_journal_wait_s=30))
+    copy = take(hot, SHORT_WAITS._replace(hot_journal_wait_s=30))
     restart.join()
     assert not copy.hot_journal
     assert is_balanced(copy.path)

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,7 +190,7 @@ def test_a_wal_that_was_as_large_before_is_no_growth(path: Path, take: Take) -> 
 
 def test_a_copy_that_sleeps_too_long_is_given_up(path: Path, take: Take) -> None:
     with pytest.raises(SnapshotFailed, match="was not copied within 0 s") as failed:
-        take(path, replace(SHORT_WAITS, timeout_s=0.3))
+        take(path, SHORT_WAITS._replace(timeout_s=0.3))
     assert "timeout_s" in failed.value.hint
 
 
@@ -211,7 +210,7 @@ class Slow:
         wait_until(lambda: time.monotonic() > self._began + self._least_s)
 
 
-SIX_SECONDS = replace(SHORT_WAITS, timeout_s=6, busy_timeout_s=60)
+SIX_SECONDS = SHORT_WAITS._replace(timeout_s=6, busy_timeout_s=60)
 
 
 def test_no_second_copy_is_begun_that_would_not_be_done_in_time(path: Path, back_up: BackUp) -> None:

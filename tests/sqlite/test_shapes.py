@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from backupd.sqlite.inspection import checking
-from backupd.sqlite.snapshot import SnapshotSettings, take_snapshot
+from backupd.sqlite.snapshot import take_snapshot
 from backupd.sqlite.source import Source
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from support.directories import rows, small_disk
 from support.snapshots import Take
 

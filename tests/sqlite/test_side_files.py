@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import SourceUnusable
-from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from support.app import App, running_app
 from support.backup_runs import APP, BackUp
 from support.bank import is_balanced, make_bank, running_bank

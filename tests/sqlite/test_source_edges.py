@@ -1,7 +1,6 @@
 """Sources at the edge: odd names, links, locks that are never let go, and WALs of any size (docs/sources.md)."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,4 +132,4 @@ def test_a_copy_that_would_eat_the_reserve_of_the_app_is_given_up(tmp_path: Path
     path = tmp_path / "tasks.db"
     make_bank(path, rows=60_000)
     with pytest.raises(NoSpace, match="the app's file system nearly filled up during the copy"):
-        take(path, replace(SHORT_WAITS, reserve_bytes=1 << 60))
+        take(path, SHORT_WAITS._replace(reserve_bytes=1 << 60))

@@ -1,13 +1,12 @@
 """How a live database is copied: what its writers feel, and when the copy gives up."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backupd.errors import SnapshotFailed, SourceBusy
-from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from support.app import running_app
 from support.backup_runs import BackUp
 from support.bank import make_bank, running_bank
@@ -101,7 +100,7 @@ def test_over_the_budget_and_never_quiet_the_writers_are_held_and_that_is_told(
 ) -> None:
     with running_bank(rollback, "delete", rows=ROWS) as bank:
         bank.wait_for_commits(20)
-        backup_result = back_up(rollback, replace(NO_BUDGET, quiet_wait_s=0.2))
+        backup_result = back_up(rollback, NO_BUDGET._replace(quiet_wait_s=0.2))
         bank.wait_for_commits(20)
     assert backup_result.outcome == ("published", 0)
     assert "snapshot.waiting" in backup_result.events
@@ -114,7 +113,7 @@ def test_waiting_for_a_quiet_moment_ends_with_the_time_of_the_whole_copy(rollbac
         bank.wait_for_commits(20)
         # who holds it when the time is up decides which of them it is
         with pytest.raises((SnapshotFailed, SourceBusy), match=r"was not copied within 2 s|stayed locked for [12] s"):
-            take(rollback, replace(NO_BUDGET, timeout_s=1.5))
+            take(rollback, NO_BUDGET._replace(timeout_s=1.5))
         bank.wait_for_commits(20)
 
 
@@ -130,7 +129,7 @@ def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path: Path, take: Take)
     with running_app(path) as app, ThreadPoolExecutor(1) as pool:
         app.sql("BEGIN EXCLUSIVE")
         app.sql("UPDATE account SET balance = balance + 1")
-        copying = pool.submit(take, path, replace(SHORT_WAITS, busy_timeout_s=20))
+        copying = pool.submit(take, path, SHORT_WAITS._replace(busy_timeout_s=20))
         copying_process(path)
         assert not copying.done()
         app.sql("COMMIT")

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -107,7 +107,7 @@ def test_where_the_super_journal_is_not_seen_the_backup_waits_and_fails_and_touc
 ) -> None:
     with hidden(pair.main.parent):
         before = contents(pair.attached.parent)
-        backup_result = back_up(pair.attached, replace(SHORT_WAITS, hot_journal=hot_journal))
+        backup_result = back_up(pair.attached, SHORT_WAITS._replace(hot_journal=hot_journal))
         assert backup_result.outcome == ("failed", 1)
         assert f"whose super-journal {pair.super_journal} does not exist here" in backup_result.error
         assert "start the app" in backup_result.hint
@@ -130,7 +130,7 @@ def test_another_file_by_the_name_of_the_super_journal_proves_nothing(pair: Pair
 def test_an_app_that_starts_again_meanwhile_finishes_it_and_is_copied_as_usual(pair: Pair, take: Take) -> None:
     restart = threading.Thread(target=pair.is_as_before_when_the_app_starts)
     restart.start()
-    copy = take(pair.attached, replace(SHORT_WAITS, hot_journal_wait_s=30))
+    copy = take(pair.attached, SHORT_WAITS._replace(hot_journal_wait_s=30))
     restart.join()
     assert not copy.hot_journal
     assert rows(copy.path, BALANCE) == [(100, 100)]

@@ -11,10 +11,9 @@ import pytest
 
 from backupd.errors import TargetInUse, TargetRefused
 from backupd.sqlite import swap as swap_module
+from backupd.sqlite.history import swap_journal_path
 from backupd.sqlite.swap import recover_swap, swap, sweep_parts
-from backupd.sqlite.swap_journal import swap_journal_path
-from backupd.sqlite.target import Target
-from backupd.sqlite.target_locks import FileLease
+from backupd.sqlite.target import FileLease, Target
 from support.app import running_app
 from support.bank import make_bank
 from support.directories import kept_databases

@@ -12,7 +12,7 @@ import pytest
 from backupd.errors import TargetInUse
 from backupd.sqlite import swap as swap_module
 from backupd.sqlite.swap import recover_swap, swap
-from backupd.sqlite.target_locks import FileLease
+from backupd.sqlite.target import FileLease
 from support.directories import kept_databases
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

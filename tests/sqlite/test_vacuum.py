@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.sqlite.snapshot import SnapshotSettings
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.tasks.context import local_inventory
 from support.app import running_app
 from support.backup_runs import BackUp

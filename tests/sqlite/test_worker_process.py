@@ -23,7 +23,8 @@ CHECK = {"path": "tasks.db", "writer": "3.40.1", "priority": {}}
 PARENT = """
 import sys
 from pathlib import Path
-from backupd.sqlite.snapshot import SnapshotSettings, take_snapshot
+from backupd.sqlite.snapshot import take_snapshot
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.sqlite.source import Source
 
 database, staging, sys.executable = sys.argv[1:]
@@ -34,7 +35,8 @@ take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Path(staging),
 WATCHED_PARENT = """
 import sys
 from pathlib import Path
-from backupd.sqlite.snapshot import SnapshotSettings, take_snapshot
+from backupd.sqlite.snapshot import take_snapshot
+from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.sqlite.source import Source
 
 database, staging = sys.argv[1:]

@@ -6,6 +6,7 @@ A journal of a transaction over several databases is left alone if its outcome i
 """
 
 import os
+from contextlib import closing
 from errno import EIO
 
 import apsw
@@ -15,15 +16,15 @@ from backupd.sqlite.file_format import Header, is_encrypted, read_header
 from backupd.sqlite.worker.connection import open_database, result_code, target_error
 from backupd.sqlite.worker.hot_journal import detach_super_journal, read_super_journal, undecided_message
 from backupd.sqlite.worker.locks import hold_shared_lock
-from backupd.sqlite.worker.protocol import CheckpointReply, CheckpointRequest, ParentPipe, serve
+from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, ParentPipe, serve
 from backupd.system.owners import become_owner
 
 # A restore also replaces a database on a failing disk: what cannot be read or written is kept as it is.
 _DAMAGED = (apsw.SQLITE_NOTADB, apsw.SQLITE_CORRUPT, apsw.SQLITE_IOERR)
 
 
-def checkpoint(request: CheckpointRequest, _parent: ParentPipe) -> CheckpointReply:
-    """Checkpoint the database, and return its damage, or why its journal was left alone.
+def checkpoint(request: CheckpointRequest, _parent: ParentPipe) -> dict[str, str]:
+    """Checkpoint the database, and return the fields of a CheckpointResult.
 
     An encrypted database is left alone, with its side files. Raises TargetInUse when another process uses it, NoSpace,
     TargetRefused, RestoreFailed.
@@ -42,7 +43,7 @@ def checkpoint(request: CheckpointRequest, _parent: ParentPipe) -> CheckpointRep
         if error.errno != EIO:
             raise
         damage = "the disk cannot read it"
-    return CheckpointReply(damage=damage, journal_problem=journal_problem)
+    return CheckpointResult(damage, journal_problem)._asdict()
 
 
 def header_of(path: str) -> Header | None:
@@ -85,17 +86,13 @@ def checkpoint_or_damage(path: str) -> str:
 
 def checkpoint_database(path: str) -> None:
     """Write everything into the one file, as its only user, also with a schema of a newer SQLite. Raises apsw.Error."""
-    connection = open_database(path, apsw.SQLITE_OPEN_READWRITE, "?mode=rw")
-    try:
-        connection.execute(
-            "PRAGMA locking_mode=EXCLUSIVE"
-        ).fetchall()  # in WAL mode too: no shared memory, no other process
+    with closing(open_database(path, apsw.SQLITE_OPEN_READWRITE, "?mode=rw")) as connection:
+        # In WAL mode too: no shared memory, no other process.
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("PRAGMA user_version").fetchall()
         connection.execute("COMMIT")
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)  # does nothing without a WAL
-    finally:
-        connection.close()
 
 
 def _in_use(path: str) -> TargetInUse:

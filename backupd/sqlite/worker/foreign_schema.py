@@ -6,6 +6,7 @@ schema" for all three. `dbstat` follows the b-trees from their root pages, and n
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ import apsw
 
 from backupd.sqlite.file_format import HEADER_BYTES, parse_header
 from backupd.sqlite.worker.connection import text_rows
+from backupd.system.fs import opened
 
 Cause = Literal["limits", "function", "newer", "other engine", "damage"]
 
@@ -48,30 +50,28 @@ class SchemaError(NamedTuple):
 
 
 def schema_error_in(connection: apsw.Connection, text: str, writer: str) -> SchemaError | None:
-    """Return the objection in what SQLite `said` of a schema that `writer` wrote; None where there is none in it.
+    """Return the error that SQLite's message `text` reports of a schema that `writer` wrote; None if it reports none.
 
-    `connection` passes over what it cannot parse (`writable_schema`).
+    `connection` ignores what it cannot parse (`writable_schema`).
     """
     message = re.fullmatch(_MALFORMED, text)
     if message is None:
         return None
     name, why = message[1], message[2] or ""
     kind, sql = next(((kind, sql) for kind, of, sql in _objects(connection) if of == name), ("", None))
-    return SchemaError(name, why, _cause(connection if kind != "table" else _empty_database(), sql, why, writer))
+    return SchemaError(
+        name, why, _cause(connection if kind != "table" else apsw.Connection(":memory:"), sql, why, writer)
+    )
 
 
 def schema_errors(connection: apsw.Connection, writer: str) -> Iterator[SchemaError]:
-    """Yield what SQLite objects to, object by object: of one that it passes over it says nothing."""
-    empty = _empty_database()
+    """Yield the errors of each object, parsed alone: SQLite does not report those that it ignores."""
+    empty = apsw.Connection(":memory:")
     for kind, name, sql in _objects(connection):
         target = empty if kind == "table" else connection  # indexes, views and triggers need their tables
         message = "it is not UTF-8" if sql is None else _parse(target, sql)[0]
         if message:
             yield SchemaError(name, message, _cause(target, sql, message, writer))
-
-
-def _empty_database() -> apsw.Connection:
-    return apsw.Connection(":memory:")
 
 
 def _objects(connection: apsw.Connection) -> Iterator[tuple[str, str, str | None]]:
@@ -92,25 +92,25 @@ def _parse(connection: apsw.Connection, sql: str) -> tuple[str, int]:
     except apsw.ExecTraceAbort:
         return "", -1
     except apsw.Error as error:
-        said = str(error)
-        return ("", -1) if re.match(_IRRELEVANT, said) else (said, int(getattr(error, "error_offset", -1)))
+        text = str(error)
+        return ("", -1) if re.match(_IRRELEVANT, text) else (text, int(getattr(error, "error_offset", -1)))
     except ValueError as error:  # a zero byte
         return str(error), -1
     return "it is not a statement", -1
 
 
-def _cause(connection: apsw.Connection, sql: str | None, said: str, writer: str) -> Cause:
-    if re.match(_LIMIT, said):
+def _cause(connection: apsw.Connection, sql: str | None, message: str, writer: str) -> Cause:
+    if re.match(_LIMIT, message):
         return "limits"
-    if re.match(_FUNCTION, said):
+    if re.match(_FUNCTION, message):
         return "function"
-    if sql is None or not re.match(_STATEMENT, sql) or re.search(_CONTROL, sql) or re.match(_DAMAGED, said):
+    if sql is None or not re.match(_STATEMENT, sql) or re.search(_CONTROL, sql) or re.match(_DAMAGED, message):
         return "damage"
     if _one_bit_explains(connection, sql):
         return "damage"
     if _version(writer) > _version(apsw.sqlite_lib_version()):
         return "newer"
-    return "other engine" if re.fullmatch(_SYNTAX, said) else "damage"
+    return "other engine" if re.fullmatch(_SYNTAX, message) else "damage"
 
 
 def _one_bit_explains(connection: apsw.Connection, sql: str) -> bool:
@@ -172,13 +172,11 @@ def follow_pages(connection: apsw.Connection, path: str) -> PageOwners:
 
     Raises apsw.Error where a b-tree cannot be followed, OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         file = _File(descriptor)
-        trees = _Trees(connection, file)
+        pages, rows, damage = _b_trees(connection, file)
         owned = bytearray(file.count + 1)
-        damage = list(trees.damage)
-        for number in (*trees.pages, *_free_pages(file), *_fixed_pages(file)):
+        for number in (*pages, *_free_pages(file), *_fixed_pages(file)):
             if not 1 <= number <= file.count:
                 damage.append(f"page {number} is beyond the end")
             elif owned[number]:
@@ -186,29 +184,26 @@ def follow_pages(connection: apsw.Connection, path: str) -> PageOwners:
             else:
                 owned[number] = 1
         damage += [f"page {number} belongs to nothing" for number in range(1, file.count + 1) if not owned[number]]
-    finally:
-        os.close(descriptor)
-    return PageOwners(damage, trees.rows)
+    return PageOwners(damage, rows)
 
 
-class _Trees:
-    """The pages of all b-trees, and the rows in each."""
-
-    def __init__(self, connection: apsw.Connection, file: _File) -> None:
-        self.damage: list[str] = []
-        self.rows: dict[str, int] = {}
-        self.pages: list[int] = []
-        in_leaves = {
-            name: file.page(root)[0] in _TABLE_PAGES
-            for name, root in text_rows(connection, "SELECT CAST(name AS BLOB), rootpage FROM sqlite_schema")
-            if isinstance(root, int) and 1 <= root <= file.count
-        }
-        for name, kind, number, cells in text_rows(connection, _EVERY_PAGE):
-            self.pages.append(number)
-            if kind == "corrupted":
-                self.damage.append(f"page {number} of {name} is not a page of a b-tree")
-            elif kind == "leaf" or (kind == "internal" and not in_leaves.get(name, True)):
-                self.rows[name] = self.rows.get(name, 0) + cells
+def _b_trees(connection: apsw.Connection, file: _File) -> tuple[list[int], Counter[str], list[str]]:
+    """Return the pages of all b-trees, the rows in each by name, and the damage."""
+    pages: list[int] = []
+    rows: Counter[str] = Counter()
+    damage: list[str] = []
+    in_leaves = {
+        name: file.page(root)[0] in _TABLE_PAGES
+        for name, root in text_rows(connection, "SELECT CAST(name AS BLOB), rootpage FROM sqlite_schema")
+        if isinstance(root, int) and 1 <= root <= file.count
+    }
+    for name, kind, number, cells in text_rows(connection, _EVERY_PAGE):
+        pages.append(number)
+        if kind == "corrupted":
+            damage.append(f"page {number} of {name} is not a page of a b-tree")
+        elif kind == "leaf" or (kind == "internal" and not in_leaves.get(name, True)):
+            rows[name] += cells
+    return pages, rows, damage
 
 
 def _free_pages(file: _File) -> Iterator[int]:

@@ -15,14 +15,14 @@ off before the journal is played back.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from backupd.errors import NoSpace, SnapshotFailed, SourceBusy, SourceUnusable
+from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, SourceUnusable
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_journal_in_use, written_without_lock
-from backupd.system.fs import is_disk_full
+from backupd.system.fs import is_disk_full, opened
 
-_MAGIC = bytes.fromhex("d9d505f920a163d7")
+JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _TAIL_BYTES = 16  # length and checksum of the name, then the magic
 _PAGE_NUMBER_BYTES = 4  # of the page of the lock bytes, before the name
 _LONGEST_NAME = 4096  # PATH_MAX
@@ -41,24 +41,9 @@ def read_super_journal(journal: str) -> SuperJournal | None:
 
     None also without a journal, and for one that is finished: its first byte is zero. Raises OSError.
     """
-    try:
-        descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
+    with suppress(FileNotFoundError), opened(journal) as descriptor:
         return _record(descriptor, os.fstat(descriptor).st_size)
-    finally:
-        os.close(descriptor)
-
-
-def cut_super_journal(journal: str, record: SuperJournal) -> None:
-    """Cut the record off, durably: SQLite then plays the journal back for this database alone. Raises OSError."""
-    descriptor = os.open(journal, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.ftruncate(descriptor, record.begin)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return None
 
 
 def super_journal_exists(record: SuperJournal, database: str) -> bool:
@@ -75,13 +60,16 @@ def super_journal_exists(record: SuperJournal, database: str) -> bool:
 def detach_super_journal(path: str, database: str) -> SuperJournal | None:
     """Make the journal of the database at `path`, which its app knows as `database`, safe for SQLite to play back.
 
-    Returns the record if the outcome of its transaction is unknown; None if there is none, or it was cut off. The
-    caller holds a lock that keeps the app from its journal (`locks.hold_shared_lock`). Raises OSError.
+    The record is cut off, durably: SQLite then plays the journal back for this database alone. Returns the record if
+    the outcome of its transaction is unknown; None if there is none, or it was cut off. The caller holds a lock that
+    keeps the app from its journal (`locks.hold_shared_lock`). Raises OSError.
     """
     record = read_super_journal(f"{path}-journal")
     if record is None or not super_journal_exists(record, database):
         return record
-    cut_super_journal(f"{path}-journal", record)
+    with opened(f"{path}-journal", os.O_WRONLY) as journal:
+        os.ftruncate(journal, record.begin)
+        os.fsync(journal)
     return None
 
 
@@ -99,7 +87,7 @@ def _record(descriptor: int, size_bytes: int) -> SuperJournal | None:
     tail = os.pread(descriptor, _TAIL_BYTES, max(0, size_bytes - _TAIL_BYTES))
     length, checksum = int.from_bytes(tail[:4], "big"), int.from_bytes(tail[4:8], "big")
     begin = size_bytes - _TAIL_BYTES - length - _PAGE_NUMBER_BYTES
-    if tail[8:] != _MAGIC or not 0 < length <= _LONGEST_NAME or begin < 0:
+    if tail[8:] != JOURNAL_MAGIC or not 0 < length <= _LONGEST_NAME or begin < 0:
         return None
     name = os.pread(descriptor, length, begin + _PAGE_NUMBER_BYTES)
     signed = sum(byte - 256 if byte > 127 else byte for byte in name)  # noqa: PLR2004 - C's char, which may have a sign
@@ -111,16 +99,9 @@ def _record(descriptor: int, size_bytes: int) -> SuperJournal | None:
 def _lists(path: str, database: str) -> bool:
     """Return whether the file at `path` is a super-journal that names the journal of `database`."""
     journal = os.fsencode(f"{os.path.basename(database)}-journal")
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
+    with suppress(OSError), opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:  # it may be a directory
         return journal in (os.path.basename(name) for name in os.pread(descriptor, _MAX_BYTES, 0).split(b"\0"))
-    except OSError:  # a directory
-        return False
-    finally:
-        os.close(descriptor)
+    return False
 
 
 _CHUNK_BYTES = 1 << 20
@@ -144,11 +125,8 @@ def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Cal
     with _opened(path) as (source, record):
         total = os.fstat(source).st_size + os.stat(f"{path}-journal").st_size
         before = _state(path)
-        journal = os.open(f"{path}-journal", os.O_RDONLY)
-        try:
+        with opened(f"{path}-journal") as journal:
             copy_bytes(journal, to_journal, 0, total, advance)
-        finally:
-            os.close(journal)
         copy_bytes(source, to_database, total - os.fstat(source).st_size, total, advance)
         if record is not None:
             os.ftruncate(to_journal, record.begin)
@@ -159,20 +137,21 @@ def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Cal
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[int, SuperJournal | None]]:
     """Open the database of a dead app under the shared lock; yields its descriptor and its super-journal."""
-    source = os.open(path, os.O_RDONLY)
-    try:
-        hold_shared_lock(source, path)
-        refuse_journal_in_use(source, path)
-        yield source, _usable_super_journal(path)
-    except FileNotFoundError as error:
-        raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
-    except OSError as error:
-        kind = NoSpace if is_disk_full(error) else SnapshotFailed
-        raise kind(
-            f"{path} and its journal could not be copied: {error}", "check free space and permissions"
-        ) from error
-    finally:
-        os.close(source)
+    with opened(path) as source:
+        try:
+            hold_shared_lock(source, path)
+            refuse_journal_in_use(source, path)
+            yield source, _usable_super_journal(path)
+        except FileNotFoundError as error:
+            raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
+        except OSError as error:
+            raise copy_failed(f"{path} and its journal", error) from error
+
+
+def copy_failed(what: str, error: OSError) -> BackupdError:
+    """Return the error for a copy of `what` that failed in a system call."""
+    kind = NoSpace if is_disk_full(error) else SnapshotFailed
+    return kind(f"{what} could not be copied: {error}", "check free space and permissions")
 
 
 def _usable_super_journal(path: str) -> SuperJournal | None:

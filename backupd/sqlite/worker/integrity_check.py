@@ -6,10 +6,9 @@ lock and no side file is needed, and CHECK constraints, which may call functions
 
 import hashlib
 import json
-import os
 import re
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from typing import Any
 
@@ -20,16 +19,13 @@ from backupd.sqlite.shadow_tables import SHADOW_TABLES
 from backupd.sqlite.worker.connection import open_immutable, text_rows
 from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, IntegrityResult, check_integrity
 from backupd.sqlite.worker.protocol import IntegrityReply, IntegrityRequest, ParentPipe, serve
+from backupd.system.fs import opened
 from backupd.system.resources import Priority, lower_priority
 
 _OPAQUE = {
     "level": "opaque",
     "checks": ["size in whole pages", "looks encrypted throughout"],
-    "damage": [],
-    "notes": [],
     "doubt": "it is encrypted: without its key, only its digest and its size can be verified",
-    "foreign_key_violations": 0,
-    "duration_s": 0.0,
 }
 
 
@@ -43,36 +39,32 @@ def check_copy(request: IntegrityRequest, _parent: ParentPipe) -> IntegrityReply
     result = check_integrity(open_immutable, path, request["writer"])
     if result.level != "corrupt":
         verify_checksums(path, result)
-    verdict: dict[str, Any] = {
+    violations, contents = 0, None
+    if result.level != "corrupt":
+        with closing(result.prepare(open_immutable(path))) as connection:
+            violations = foreign_key_violations(connection)
+            contents = contents_of(connection, result.rows, indexes_compared=result.level == "full")
+    verdict = {
         "level": result.level,
         "checks": result.checks,
         "damage": result.damage,
         "notes": result.notes,
         "doubt": result.doubt,
-        "foreign_key_violations": 0,
+        "foreign_key_violations": violations,
+        "duration_s": round(time.monotonic() - began, 3),
     }
-    contents = None
-    if result.level != "corrupt":
-        connection = result.prepare(open_immutable(path))
-        verdict["foreign_key_violations"] = foreign_key_violations(connection)
-        contents = contents_of(connection, result.rows, indexes_compared=result.level == "full")
-        connection.close()
-    verdict["duration_s"] = round(time.monotonic() - began, 3)
     return IntegrityReply(verdict=verdict, contents=contents)
 
 
 def verify_checksums(path: str, result: IntegrityResult) -> None:
     """Verify the checksum of each page, where the app keeps them; a mismatch is damage."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         if not has_checksums(descriptor):
             return
         result.checks.append("page checksums")
         for page in islice(mismatched_pages(descriptor), MAX_MESSAGES):
             result.damage.append(f"page {page} does not match its checksum")
             result.level = "corrupt"
-    finally:
-        os.close(descriptor)
 
 
 def foreign_key_violations(connection: apsw.Connection) -> int:
@@ -90,6 +82,10 @@ _DIGITS = 16
 # SQLite stores the statement from the table's name on as it was typed: a quoted or bare name, blanks and comments.
 _GAP = r"(?:\s|/\*.*?\*/|--[^\n]*\n)*"
 _NAME = r'"(?:[^"]|"")*"|`(?:[^`]|``)*`|\'(?:[^\']|\'\')*\'|\[[^\]]*\]|[^\s"`\'\[/(-]+'
+_TABLES = (
+    "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema WHERE type = 'table' AND sql NOT NULL "
+    "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+)
 _MODULE = rf"(?is)CREATE VIRTUAL TABLE {_GAP}(?:{_NAME}){_GAP}USING{_GAP}(?P<module>{_NAME})"
 
 
@@ -102,7 +98,7 @@ def contents_of(connection: apsw.Connection, cells: dict[str, int], *, indexes_c
     tables: dict[str, int | None] = {}
     columns: dict[str, str] = {}
     virtual: dict[str, str] = {}
-    for name, sql in _tables(connection):
+    for name, sql in list(text_rows(connection, _TABLES)):
         module = re.match(_MODULE, sql)
         if module:
             virtual[name] = module["module"].strip("\"'`[]").lower()
@@ -112,16 +108,6 @@ def contents_of(connection: apsw.Connection, cells: dict[str, int], *, indexes_c
         if digest:
             columns[name] = digest
     return {"tables": tables, "schema_sha256": schema_digest(connection), "columns": columns, "virtual": virtual}
-
-
-def _tables(connection: apsw.Connection) -> list[list[str]]:
-    return list(
-        text_rows(
-            connection,
-            "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema WHERE type = 'table' AND sql NOT NULL "
-            "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
-        )
-    )
 
 
 def _rows(connection: apsw.Connection, table: str, module: str | None, how: str) -> int | None:
@@ -144,12 +130,11 @@ def _columns(connection: apsw.Connection, table: str) -> str:
 
     A full-text table has a hidden column with the name of the table, which is left out.
     """
-    names: list[list[str]] = []
+    query = "SELECT CAST(name AS BLOB) FROM pragma_table_xinfo(?) WHERE hidden <> 1"
     with suppress(apsw.Error):
-        names = list(
-            text_rows(connection, "SELECT CAST(name AS BLOB) FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,))
-        )
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:_DIGITS] if names else ""
+        if names := list(text_rows(connection, query, (table,))):
+            return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:_DIGITS]
+    return ""
 
 
 def schema_digest(connection: apsw.Connection) -> str:

@@ -7,6 +7,7 @@ the schema cannot be parsed, all pages are followed, and each object of the sche
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 from typing import Literal
 
 import apsw
@@ -36,7 +37,7 @@ _UNUSED_PAGE = r"^Page \d+: never used$"
 class IntegrityResult:
     """The findings; `prepare` gives a new connection the stand-ins with which the checks could read the copy.
 
-    `doubt` says reason a copy without findings may still be damaged; `rows` has the rows of each b-tree if the schema
+    `doubt` says why a copy without findings may still be damaged; `rows` has the rows of each b-tree if the schema
     cannot be parsed.
     """
 
@@ -58,12 +59,7 @@ def check_integrity(connect: Callable[[str], apsw.Connection], path: str, writer
     """
     result = IntegrityResult(path, writer)
     reason = ""
-    for check in (
-        _integrity,
-        _integrity_without_modules,
-        _structure_with_stand_ins,
-        _structure_of_foreign_schema,
-    ):
+    for check in (_integrity, _integrity_without_modules, _structure_with_stand_ins, _structure_of_foreign_schema):
         connection = connect(path)
         try:
             check(connection, result)
@@ -85,13 +81,13 @@ def check_integrity(connect: Callable[[str], apsw.Connection], path: str, writer
 
 def _integrity(connection: apsw.Connection, result: IntegrityResult) -> None:
     result.checks.append("integrity_check")
-    _collect(connection, result, "integrity_check", structure_only=False)
+    _collect(connection, result, structure_only=False)
 
 
 def _integrity_without_modules(connection: apsw.Connection, result: IntegrityResult) -> None:
     result.checks.append("integrity_check without virtual tables")
     connection.drop_modules([])
-    _collect(connection, result, "integrity_check", structure_only=False)
+    _collect(connection, result, structure_only=False)
 
 
 def _structure_with_stand_ins(connection: apsw.Connection, result: IntegrityResult) -> None:
@@ -130,7 +126,7 @@ def _structure(connection: apsw.Connection, result: IntegrityResult) -> None:
     replaced: set[str] = set()
     while True:
         try:
-            return _collect(connection, result, "quick_check", structure_only=True)
+            return _collect(connection, result, structure_only=True)
         except apsw.SQLError as error:
             wanted = _functions_behind(error, connection) - replaced
             if not wanted:
@@ -159,12 +155,13 @@ def _with_foreign_schema(connection: apsw.Connection) -> apsw.Connection:
 
 def _is_foreign_schema(connection: apsw.Connection, writer: str, reason: str) -> bool:
     """Return whether another SQLite or another engine wrote the schema; else it is damaged."""
-    error = schema_error_in(_with_foreign_schema(connection), reason, writer)
-    connection.close()
+    with closing(_with_foreign_schema(connection)):
+        error = schema_error_in(connection, reason, writer)
     return error is not None and error.cause != "damage"
 
 
-def _collect(connection: apsw.Connection, result: IntegrityResult, check: str, *, structure_only: bool) -> None:
+def _collect(connection: apsw.Connection, result: IntegrityResult, *, structure_only: bool) -> None:
+    check = "quick_check" if structure_only else "integrity_check"
     for (text,) in connection.execute(f"PRAGMA {check}({_NO_LIMIT})"):
         # findings in b-trees come in one text, a line each; in other texts, a newline may be part of a name
         for message in text.split("\n")[1:] if text.startswith("***") else [text]:

@@ -12,10 +12,10 @@ import stat
 import struct
 import time
 from errno import EAGAIN
-from typing import NamedTuple
 
 from backupd.errors import SourceBusy, SourceUnlocked, SourceUnusable
 from backupd.sqlite.database_files import mount_directory_hint
+from backupd.system.fs import opened
 
 PENDING = 0x40000000
 SHARED_FIRST, SHARED_SIZE = PENDING + 2, 510
@@ -28,12 +28,6 @@ _USE_UNIX = (
     'configure the app to use SQLite\'s own locks (the VFS "unix": no vfs=unix-dotfile, unix-none or nolock=1 in its '
     "database URL), or stop it during backups and restores"
 )
-
-
-class _Refusal(NamedTuple):
-    kind: type[SourceUnusable]
-    message: str
-    hint: str
 
 
 def lock_on(descriptor: int, start: int, size: int) -> int:
@@ -65,15 +59,14 @@ def refuse_foreign_locks(path: str, journal_mode: str, busy_timeout_s: float) ->
     give_up = time.monotonic() + min(_GRACE_S, busy_timeout_s)
     while (refusal := _foreign_lock(path, journal_mode)) is not None:
         if time.monotonic() > give_up:
-            raise refusal.kind(refusal.message, refusal.hint)
+            raise refusal
         time.sleep(_POLL_S)
 
 
 def refuse_lock_directory(path: str) -> None:
     """Refuse a database that is locked by a directory (the VFS unix-dotfile). Raises SourceUnlocked."""
     if _is_directory(f"{path}.lock"):
-        refusal = _lock_directory(path)
-        raise refusal.kind(refusal.message, refusal.hint)
+        raise _lock_directory(path)
 
 
 def refuse_journal_in_use(database: int, path: str) -> None:
@@ -122,7 +115,7 @@ def is_open(path: str) -> bool:
     return False
 
 
-def _foreign_lock(path: str, journal_mode: str) -> _Refusal | None:
+def _foreign_lock(path: str, journal_mode: str) -> SourceUnusable | None:
     held = _lock_on_file(path, PENDING, _ALL_BYTES)
     if held == fcntl.F_UNLCK and _is_directory(f"{path}.lock"):
         return _lock_directory(path)
@@ -132,8 +125,7 @@ def _foreign_lock(path: str, journal_mode: str) -> _Refusal | None:
         and held == fcntl.F_RDLCK
         and _lock_on_file(f"{path}-shm", _SHM_IN_USE, 1) == fcntl.F_UNLCK
     ):
-        return _Refusal(
-            SourceUnusable,
+        return SourceUnusable(
             f"a process has {path} open in WAL mode, but its WAL is not beside this path: it opened the file by "
             "another name",
             f"{mount_directory_hint(os.path.dirname(path))}; a hard link is also another name",
@@ -141,9 +133,8 @@ def _foreign_lock(path: str, journal_mode: str) -> _Refusal | None:
     return None
 
 
-def _lock_directory(path: str) -> _Refusal:
-    return _Refusal(
-        SourceUnlocked,
+def _lock_directory(path: str) -> SourceUnlocked:
+    return SourceUnlocked(
         f"{path} is locked by the directory {path}.lock (SQLite's VFS unix-dotfile), which does not keep other "
         "programs from reading half a transaction",
         f"{_USE_UNIX}; remove that directory only while the app is stopped",
@@ -153,15 +144,12 @@ def _lock_directory(path: str) -> _Refusal:
 def _lock_on_file(path: str, start: int, size: int) -> int:
     """Return `lock_on` of the file at `path`: unlocked if it does not exist, locked if it may not be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with opened(path) as descriptor:
+            return lock_on(descriptor, start, size)
     except FileNotFoundError:
         return fcntl.F_UNLCK
     except PermissionError:
         return fcntl.F_WRLCK
-    try:
-        return lock_on(descriptor, start, size)
-    finally:
-        os.close(descriptor)
 
 
 def _is_directory(path: str) -> bool:

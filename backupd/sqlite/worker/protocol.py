@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 from backupd.system.os_errors import foreseen_error
 from backupd.system.process import call_when_parent_ends
@@ -21,30 +21,33 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
 
-class SnapshotRequest(TypedDict):
-    """Copy the database at `path` to the new files `target` and `journal`; a `probe` only opens and pins it.
+class SnapshotSettings(NamedTuple):
+    """Time limits of a copy, in seconds, and what it may do in the special cases of docs/sources.md."""
 
-    `deadline` is by the monotonic clock, which the processes of one machine share. `unmapped` names the id (`user`,
-    `group`) that this user namespace does not map. The rest is `sqlite.snapshot.SnapshotSettings`.
-    """
+    method: Literal["backup", "vacuum"] = "backup"
+    timeout_s: float = 3600.0
+    busy_timeout_s: float = 60.0
+    writer_budget_s: float = 2.0
+    quiet_wait_s: float = 60.0
+    hot_journal: Literal["copy", "fail"] = "copy"
+    hot_journal_wait_s: float = 60.0
+    network_fs: Literal["refuse", "allow"] = "refuse"
+    reserve_bytes: int = 0
+
+
+class SnapshotRequest(TypedDict):
+    """Copy the database at `path` to the new files `target` and `journal`; a `probe` only opens and pins it."""
 
     path: str
     uid: int | None
     gid: int | None
-    unmapped: str
+    unmapped: str  # the id (`user`, `group`) that this user namespace does not map
     empty: bool
     probe: bool
     target: str
     journal: str
-    deadline: float
-    timeout_s: float
-    busy_timeout_s: float
-    writer_budget_s: float
-    quiet_wait_s: float
-    hot_journal: Literal["copy", "fail"]
-    hot_journal_wait_s: float
-    network_fs: Literal["refuse", "allow"]
-    reserve_bytes: int
+    deadline: float  # by the monotonic clock, which the processes of one machine share
+    settings: dict[str, Any]  # of SnapshotSettings
 
 
 class SnapshotReply(TypedDict):
@@ -75,13 +78,14 @@ class IntegrityReply(TypedDict):
     contents: dict[str, Any] | None
 
 
-class MaintenanceRequest(TypedDict, total=False):
-    """Do `verb` to the copy at `path`: compact it into `target`, or give it the journal `mode`."""
+class CopyRequest(TypedDict, total=False):
+    """Do `verb` to the copy at `path`: compact it into `target`, give it the journal `mode`, run the `query`."""
 
-    verb: Literal["recover", "compact", "journal"]
+    verb: Literal["recover", "compact", "journal", "query"]
     path: str
     target: str
     mode: Literal["wal", "rollback"]
+    query: str | None
 
 
 class CheckpointRequest(TypedDict):
@@ -93,22 +97,18 @@ class CheckpointRequest(TypedDict):
     gid: int | None
 
 
-class CheckpointReply(TypedDict):
-    """How the database is damaged, and why its hot journal was left alone; each empty where it does not apply."""
+class CheckpointResult(NamedTuple):
+    """How the old database is damaged, if it is, after its WAL or journal was taken into its file.
+
+    `journal_problem` says why its hot journal was left alone: backupd cannot tell whether to play it back.
+    """
 
     damage: str
-    journal_problem: str
+    journal_problem: str = ""
 
 
-class QueryRequest(TypedDict):
-    """Read `user_version` and the first value of `query` from the database at `path`."""
-
-    path: str
-    query: str | None
-
-
-class QueryReply(TypedDict):
-    """The fields of `sqlite.inspection.QueryResult`."""
+class QueryResult(NamedTuple):
+    """`PRAGMA user_version`, and the first value of the first row of a query as text; None without a row or a query."""
 
     user_version: int
     answer: str | None

@@ -7,6 +7,7 @@ one, in the same file.
 
 import os
 import time
+from contextlib import closing
 
 import apsw
 
@@ -21,6 +22,7 @@ from backupd.system.owners import become_owner
 
 _PAGES_A_STEP = 1000
 _POLL_S = 0.002
+_CHECK_BUSY_TIMEOUT_S = 10.0
 
 
 def restore_online(request: OnlineRestoreRequest, parent: ParentPipe) -> None:
@@ -31,11 +33,11 @@ def restore_online(request: OnlineRestoreRequest, parent: ParentPipe) -> None:
     refuse_journal_and_locks(path, request["busy_timeout_s"])
     try:
         overwrite(path, copy, request["busy_timeout_s"], parent)
-        damage = check(path)
+        damage = check_integrity(_open_restored, path, apsw.sqlite_lib_version()).damage
     except apsw.Error as error:
         raise _explain(error, path, request["busy_timeout_s"]) from error
     if damage:
-        raise RestoreFailed(f"{path} was restored and is damaged: {damage}", "stop the app, and restore in place")
+        raise RestoreFailed(f"{path} was restored and is damaged: {damage[0]}", "stop the app, and restore in place")
 
 
 def refuse_journal_and_locks(path: str, busy_timeout_s: float) -> None:
@@ -71,14 +73,11 @@ def _hold_shared_lock(path: str, busy_timeout_s: float) -> None:
 
 def overwrite(path: str, copy: apsw.Connection, busy_timeout_s: float, parent: ParentPipe) -> None:
     """Copy every page in one transaction, which begins as soon as no other process writes. Raises apsw.Error."""
-    target = _open(path, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s)
-    try:
+    with closing(_open(path, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s)) as target:
         _refuse_other_format(path, target, copy)
         page_size = int(_pragma(copy, "page_size"))
         with target.backup("main", copy, "main") as backup:
             _step(backup, page_size, time.monotonic() + busy_timeout_s, parent)
-    finally:
-        target.close()
 
 
 def _refuse_other_format(path: str, target: apsw.Connection, copy: apsw.Connection) -> None:
@@ -111,12 +110,8 @@ def _step(backup: apsw.Backup, page_size: int, deadline: float, parent: ParentPi
         parent.progress(done * page_size, backup.page_count * page_size)
 
 
-def check(path: str) -> str:
-    """Return the first damage found, an empty text without any. Raises apsw.Error."""
-    result = check_integrity(
-        lambda where: _open(where, apsw.SQLITE_OPEN_READONLY, 10.0), path, apsw.sqlite_lib_version()
-    )
-    return result.damage[0] if result.damage else ""
+def _open_restored(path: str) -> apsw.Connection:
+    return _open(path, apsw.SQLITE_OPEN_READONLY, _CHECK_BUSY_TIMEOUT_S)
 
 
 def _open(path: str, flags: int, busy_timeout_s: float) -> apsw.Connection:

@@ -11,8 +11,6 @@ from typing import NamedTuple
 import apsw
 
 from backupd.errors import (
-    NoSpace,
-    SnapshotFailed,
     SourceCorrupt,
     SourceForeign,
     SourceReplaced,
@@ -31,11 +29,11 @@ from backupd.sqlite.file_format import (
 )
 from backupd.sqlite.worker.connection import RESTORE_HINT, source_error
 from backupd.sqlite.worker.encrypted import copy_encrypted
-from backupd.sqlite.worker.hot_journal import copy_with_journal, require_usable_journal
+from backupd.sqlite.worker.hot_journal import copy_failed, copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
-from backupd.sqlite.worker.protocol import ParentPipe, SnapshotReply, SnapshotRequest, serve
+from backupd.sqlite.worker.protocol import ParentPipe, SnapshotReply, SnapshotRequest, SnapshotSettings, serve
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
-from backupd.system.fs import is_disk_full
+from backupd.system.fs import opened
 from backupd.system.mounts import filesystem_of, is_remote
 from backupd.system.owners import NAMESPACE_HINT, become_owner
 
@@ -100,17 +98,17 @@ class StagedFiles(NamedTuple):
 
 def check_source(request: SnapshotRequest, *, owner: bool) -> Header:
     """Refuse a source that cannot be copied safely, before SQLite opens it. Raises SourceUnusable, OSError."""
-    path = request["path"]
+    path, settings = request["path"], SnapshotSettings(**request["settings"])
     header = header_of(request)
     kind = filesystem_of(path)
     wal = header.journal_mode == "wal" or (header.encrypted and os.path.exists(f"{path}-shm"))
-    if wal and is_remote(kind) and request["network_fs"] == "refuse":
+    if wal and is_remote(kind) and settings.network_fs == "refuse":
         raise SourceUnusable(
             f"{path} is a WAL database on {kind}, where its shared memory may not reach this process",
             "keep the database in a named volume of the container engine; or run backupd on the host of the app, with "
             'network_fs = "allow" if both run on one kernel',
         )
-    refuse_foreign_locks(path, header.journal_mode, request["busy_timeout_s"])
+    refuse_foreign_locks(path, header.journal_mode, settings.busy_timeout_s)
     if header.journal_mode != "wal" or header.encrypted:
         return header
     if os.path.exists(f"{path}-wal") and os.path.exists(f"{path}-shm"):
@@ -154,13 +152,10 @@ def read_source_header(path: str) -> Header:
 
     Raises OSError, SourceForeign, SourceCorrupt, SourceUnreadable.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         header = encrypted_header(descriptor) or parse_header(os.pread(descriptor, HEADER_BYTES, 0))
         if header is not None and not header.encrypted:
             header = header._replace(checksums=has_checksums(descriptor))
-    finally:
-        os.close(descriptor)
     if header is None:
         raise SourceUnreadable(
             f"{path} is not a SQLite database, and does not look like an encrypted one",
@@ -186,18 +181,20 @@ def copy_encrypted_source(copier: Copier, header: Header, staged: StagedFiles | 
         return header
     staged.target.close()
     try:
-        done = copy_encrypted(copier.path, staged.database, copier.advance, copier.deadline.wait_for_lock)
+        done = copy_encrypted(copier.path, staged.database, copier.advance, copier.wait_for_lock)
     except FileNotFoundError as error:
         raise SourceReplaced(f"{copier.path} was removed while it was copied", "run the backup again") from error
     except OSError as error:
-        kind = NoSpace if is_disk_full(error) else SnapshotFailed
-        raise kind(f"{copier.path} could not be copied: {error}", "check free space and permissions") from error
+        raise copy_failed(copier.path, error) from error
     copier.writers_held_s = 0.0 if done.wal else done.held_s
     return header._replace(journal_mode="wal") if done.wal else header
 
 
 def copy_plain_source(copier: Copier) -> bool:
-    """Copy the source; True when it has to be copied with its hot journal. Raises the errors of `source_error`."""
+    """Copy the source; True when it has to be copied with its hot journal, which no app has rolled back.
+
+    Raises the errors of `source_error`, SourceUnusable.
+    """
     began = time.monotonic()
     try:
         try:
@@ -206,22 +203,17 @@ def copy_plain_source(copier: Copier) -> bool:
             if copier.wait_for_rollback():
                 return False
             require_usable_journal(copier.path)
-            return require_hot_journal_copy(copier)
+            if copier.settings.hot_journal == "copy":
+                return True
+            raise SourceUnusable(
+                f"{copier.path} has a hot journal: its app died in a transaction and has not been started since",
+                'start the app, which rolls it back; or set hot_journal = "copy"',
+            ) from None
     except apsw.Error as error:
         raise source_error(error, copier.path, time.monotonic() - began) from error
     except FileNotFoundError as error:
         raise SourceReplaced(f"{copier.path} was removed while it was copied", "run the backup again") from error
     return False
-
-
-def require_hot_journal_copy(copier: Copier) -> bool:
-    """No app rolls the journal back: return True if both files may be copied. Raises SourceUnusable if not."""
-    if copier.request["hot_journal"] == "copy":
-        return True
-    raise SourceUnusable(
-        f"{copier.path} has a hot journal: its app died in a transaction and has not been started since",
-        'start the app, which rolls it back; or set hot_journal = "copy"',
-    )
 
 
 def identity(path: str) -> tuple[int, int] | None:

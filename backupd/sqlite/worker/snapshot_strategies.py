@@ -7,16 +7,16 @@ The copy is pinned: `BEGIN` and a read hold one snapshot, else each commit of th
 import os
 import random
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import apsw
 
 from backupd.errors import NoSpace, SnapshotFailed, SourceCorrupt
-from backupd.sqlite.file_format import Header
+from backupd.sqlite.file_format import Header, wal_frames
 from backupd.sqlite.worker.connection import RESTORE_HINT, open_database, result_code
 from backupd.sqlite.worker.locks import refuse_lock_directory, written_without_lock
-from backupd.sqlite.worker.protocol import ParentPipe, SnapshotRequest
+from backupd.sqlite.worker.protocol import ParentPipe, SnapshotRequest, SnapshotSettings
+from backupd.system.fs import opened
 from backupd.system.mounts import filesystem_of, is_remote
 
 PAGES_A_STEP = 1000
@@ -34,25 +34,6 @@ class HotJournal(Exception):
     """The app died in a transaction, which has not been rolled back."""
 
 
-class Deadline:
-    """The end of the copy (by the monotonic clock), and the longest wait for a lock of the app (`busy_timeout_s`)."""
-
-    def __init__(self, overall: float, busy_timeout_s: float) -> None:
-        self.overall = overall
-        self.busy_timeout_s = busy_timeout_s
-        self.waiting_since = 0.0
-
-    def wait_for_lock(self, attempt: int) -> bool:
-        """Busy handler: sleep 0.5 to 5 ms; with a fixed interval, a busy writer could always be first."""
-        now = time.monotonic()
-        if attempt == 0:
-            self.waiting_since = now
-        if now >= min(self.overall, self.waiting_since + self.busy_timeout_s):
-            return False
-        time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311 - jitter, not a secret
-        return True
-
-
 class Copier:
     """One copy of one source."""
 
@@ -60,8 +41,9 @@ class Copier:
         self, request: SnapshotRequest, parent: ParentPipe, header: Header, target: apsw.Connection | None
     ) -> None:
         self.request, self.parent, self.header, self.target = request, parent, header, target
+        self.settings = SnapshotSettings(**request["settings"])
         self.path: str = request["path"]
-        self.deadline = Deadline(request["deadline"], request["busy_timeout_s"])
+        self.waiting_since = 0.0
         self.inode = os.stat(self.path).st_ino
         self.bytes_a_second = 200e6
         self.writers_held_s = 0.0
@@ -71,11 +53,15 @@ class Copier:
         self.watches_lock_directory = header.journal_mode != "wal" and not os.path.exists(f"{self.path}.lock")
         self.wal_limit_bytes = size_of(f"{self.path}-wal") + max(WAL_GROWTH_BYTES, 2 * size_of(self.path))
 
-    def open(self) -> apsw.Connection:
-        """Open the source read-only."""
-        source = open_database(self.path, apsw.SQLITE_OPEN_READONLY)
-        source.set_busy_handler(self.deadline.wait_for_lock)
-        return source
+    def wait_for_lock(self, attempt: int) -> bool:
+        """Busy handler: sleep 0.5 to 5 ms; with a fixed interval, a busy writer could always be first."""
+        now = time.monotonic()
+        if attempt == 0:
+            self.waiting_since = now
+        if now >= min(self.request["deadline"], self.waiting_since + self.settings.busy_timeout_s):
+            return False
+        time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311 - jitter, not a secret
+        return True
 
     def pin(self, source: apsw.Connection) -> None:
         """Hold one snapshot of the source from now on."""
@@ -84,7 +70,8 @@ class Copier:
 
     def copy(self) -> None:
         """Copy the source by the strategy of its journal mode; without a target, only check that it can be read."""
-        source = self.open()
+        source = open_database(self.path, apsw.SQLITE_OPEN_READONLY)
+        source.set_busy_handler(self.wait_for_lock)
         try:
             if self.target is None:
                 self.pin(source)
@@ -128,7 +115,7 @@ class Copier:
         if os.stat(self.path).st_size > UNPINNED_STEP_BYTES and self.try_unpinned(source, UNPINNED_ATTEMPTS):
             return
         estimate_s = os.stat(self.path).st_size / self.bytes_a_second
-        if estimate_s > self.request["writer_budget_s"]:
+        if estimate_s > self.settings.writer_budget_s:
             self.wait_for_quiet(estimate_s)
             if self.try_unpinned(source, 1):
                 return
@@ -199,12 +186,12 @@ class Copier:
         """Check time, disk, WAL and lock directory. Raises SnapshotFailed, NoSpace, SourceUnlocked."""
         if self.watches_lock_directory:
             refuse_lock_directory(self.path)
-        if time.monotonic() > self.deadline.overall:
+        if time.monotonic() > self.request["deadline"]:
             raise SnapshotFailed(
-                f"{self.path} was not copied within {self.request['timeout_s']:.0f} s", "raise timeout_s"
+                f"{self.path} was not copied within {self.settings.timeout_s:.0f} s", "raise timeout_s"
             )
         disk = os.statvfs(os.path.dirname(self.path))
-        if disk.f_bavail * disk.f_frsize < self.request["reserve_bytes"]:
+        if disk.f_bavail * disk.f_frsize < self.settings.reserve_bytes:
             raise NoSpace("the app's file system nearly filled up during the copy", "free space, or move backups_dir")
         wal_bytes = size_of(f"{self.path}-wal")
         if wal_bytes > self.wal_limit_bytes:
@@ -218,7 +205,7 @@ class Copier:
         self.parent.event(
             "snapshot.waiting", f"{self.path}: writers are busy, waiting for {quiet_s:.1f} s without a write"
         )
-        deadline = min(time.monotonic() + self.request["quiet_wait_s"], self.deadline.overall)
+        deadline = min(time.monotonic() + self.settings.quiet_wait_s, self.request["deadline"])
         state, since = os.stat(self.path).st_mtime_ns, time.monotonic()
         while time.monotonic() < deadline and time.monotonic() - since < quiet_s:
             time.sleep(0.02)
@@ -229,7 +216,7 @@ class Copier:
 
     def wait_for_rollback(self) -> bool:
         """Give a restarting app time to roll its journal back, then copy; False when that does not happen."""
-        deadline = min(time.monotonic() + self.request["hot_journal_wait_s"], self.deadline.overall)
+        deadline = min(time.monotonic() + self.settings.hot_journal_wait_s, self.request["deadline"])
         self.parent.event("snapshot.waiting", f"{self.path} has a hot journal: waiting for its app to roll it back")
         while time.monotonic() < deadline:
             time.sleep(HOT_JOURNAL_RETRY_S)
@@ -251,7 +238,6 @@ def size_of(path: str) -> int:
 
 # The page of the lock bytes is never written (https://sqlite.org/fileformat2.html#the_lock_byte_page).
 _PENDING_BYTE = 0x40000000
-_WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 
 
 def require_not_truncated(source: apsw.Connection, path: str, inode: int, page_size: int) -> None:
@@ -265,7 +251,8 @@ def require_not_truncated(source: apsw.Connection, path: str, inode: int, page_s
     if pages * page_size <= size_bytes or state.st_ino != inode:
         return
     missing = set(range(size_bytes // page_size + 1, pages + 1)) - {_PENDING_BYTE // page_size + 1}
-    missing -= set(_pages_in_wal(f"{path}-wal", page_size))
+    with suppress(FileNotFoundError), opened(f"{path}-wal") as wal:
+        missing.difference_update(frame.page for frame in wal_frames(wal, page_size))
     if missing:
         raise SourceCorrupt(
             f"{path} is truncated: it has {size_bytes} bytes, and {len(missing)} of its {pages} pages are not complete",
@@ -281,19 +268,3 @@ def _page_count(source: apsw.Connection) -> int:
     ):
         backup.step(0)
         return int(backup.page_count)
-
-
-def _pages_in_wal(path: str, page_size: int) -> Iterator[int]:
-    """Yield the numbers of the pages that valid frames hold (https://sqlite.org/fileformat2.html#walformat)."""
-    try:
-        wal = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        salt = os.pread(wal, _WAL_HEADER_BYTES, 0)[16:24]
-        at = _WAL_HEADER_BYTES
-        while len(frame := os.pread(wal, _FRAME_HEADER_BYTES, at)) == _FRAME_HEADER_BYTES and frame[8:16] == salt:
-            yield int.from_bytes(frame[:4], "big")
-            at += _FRAME_HEADER_BYTES + page_size
-    finally:
-        os.close(wal)

@@ -3,7 +3,6 @@
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
-from backupd.sqlite.swap_journal import pending_swap
+from backupd.sqlite.swap import pending_swap
 from backupd.system.fs import fsync_directory, note_extra_access, write_durably
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import NAMESPACE_HINT
@@ -119,7 +118,7 @@ def _source(request: BackupRequest) -> Source:
 def _readable(request: BackupRequest) -> str:
     source = _source(request)
     wait_s = request.settings.hot_journal_wait_s
-    impatient = replace(request.settings, hot_journal_wait_s=min(wait_s, _HOT_WAIT_S))
+    impatient = request.settings._replace(hot_journal_wait_s=min(wait_s, _HOT_WAIT_S))
     probed = probe_source(source, impatient, Path("/"))
     if probed["hot"]:
         raise SourceUnusable(

@@ -22,15 +22,15 @@ from backupd.sqlite.history import (
     RestoreRecord,
     choose_undo,
     kept_files,
+    part_path,
     recorded_names,
     require_undoable,
     restore_history,
 )
 from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
-from backupd.sqlite.swap_journal import part_path
-from backupd.sqlite.target import ELSEWHERE, CheckpointResult, Target, apply_ownership, set_journal_mode
-from backupd.sqlite.target_locks import restore_lock
+from backupd.sqlite.target import ELSEWHERE, Target, apply_ownership, restore_lock, set_journal_mode
+from backupd.sqlite.worker.protocol import CheckpointResult
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits, fsync_directory
 from backupd.system.owners import known_owner, owner_text

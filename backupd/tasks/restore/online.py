@@ -16,8 +16,7 @@ from backupd.model import Manifest
 from backupd.report import RestoreDetails
 from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header
 from backupd.sqlite.history import RestoreRecord, begin_online_restore, finish_online_restore, took_effect
-from backupd.sqlite.target import Target, set_journal_mode
-from backupd.sqlite.target_locks import restore_lock
+from backupd.sqlite.target import Target, restore_lock, set_journal_mode
 from backupd.sqlite.worker.protocol import OnlineRestoreRequest
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.stores.contract import Archives

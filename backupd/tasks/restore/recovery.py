@@ -9,9 +9,8 @@ from backupd.errors import TargetRefused
 from backupd.log import Event
 from backupd.sqlite.database_files import side_files
 from backupd.sqlite.history import finish_online_restore, pending_online_restore, took_effect
-from backupd.sqlite.swap import recover_swap
-from backupd.sqlite.swap_journal import pending_swap
-from backupd.sqlite.target_locks import restore_lock
+from backupd.sqlite.swap import pending_swap, recover_swap
+from backupd.sqlite.target import restore_lock
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 

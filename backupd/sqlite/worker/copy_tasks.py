@@ -1,0 +1,90 @@
+"""Short tasks on one copy: roll back its journal, compact it, set its journal mode, query it.
+
+Run as `python -m backupd.sqlite.worker.copy_tasks`.
+"""
+
+import os
+
+import apsw
+
+from backupd.errors import BackupdError, DrillFailed, NoSpace, SnapshotFailed, WorkerFailed
+from backupd.sqlite.file_format import is_encrypted
+from backupd.sqlite.worker.connection import open_immutable, result_code
+from backupd.sqlite.worker.protocol import CopyRequest, ParentPipe, QueryResult, serve
+from backupd.system.owners import become_owner, known_owner
+
+_BUSY_MS = 5000
+
+
+def do_task(request: CopyRequest, _parent: ParentPipe) -> object:
+    """Do `request["verb"]` to the copy at `request["path"]`; only a query has a reply."""
+    verbs = {"recover": recover, "compact": compact, "journal": set_journal_mode, "query": query}
+    try:
+        return verbs[request["verb"]](request)
+    except apsw.Error as error:
+        raise _explain(error, request["verb"]) from error
+
+
+def recover(request: CopyRequest) -> None:
+    """Roll the copy back with its journal, which SQLite then removes."""
+    connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.execute("PRAGMA user_version").fetchall()
+    connection.close()
+
+
+def compact(request: CopyRequest) -> None:
+    """`VACUUM INTO` a new file, which SQLite makes durable itself."""
+    connection = open_immutable(request["path"])
+    connection.execute("VACUUM INTO ?", (request["target"],))
+    connection.close()
+
+
+def set_journal_mode(request: CopyRequest) -> None:
+    """Set the journal mode that the app uses, which leaves no side file."""
+    connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.execute("PRAGMA writable_schema=ON")  # ignore what this SQLite cannot parse
+    connection.execute(f"PRAGMA journal_mode={'WAL' if request['mode'] == 'wal' else 'DELETE'}").fetchall()
+    connection.close()
+
+
+def query(request: CopyRequest) -> dict[str, object]:
+    """Return the fields of a QueryResult, read-only. Raises DrillFailed.
+
+    The app may have the copy open: side files are created as its owner.
+    """
+    path = request["path"]
+    become_owner(*known_owner(path, os.stat(path)))
+    if is_encrypted(path):
+        raise DrillFailed(
+            "the restored copy is encrypted: only its app can read it",
+            "use drill.command or drill.health_url instead of drill.query and drill.user_version",
+        )
+    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(_BUSY_MS)
+    version = connection.execute("PRAGMA user_version").get
+    row = connection.execute(request["query"]).fetchone() if request["query"] else None
+    connection.close()
+    return QueryResult(int(version), None if row is None else _text(row[0]))._asdict()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return "NULL" if value is None else str(value)
+
+
+def _explain(error: apsw.Error, verb: str) -> BackupdError:
+    if verb == "query":
+        return DrillFailed(f"the restored copy cannot be queried: {error}", "check drill.query, also by hand")
+    if isinstance(error, apsw.FullError):
+        return NoSpace(f"no space to {verb} the copy", "free space, or move backups_dir")
+    if isinstance(error, apsw.SQLError | apsw.CorruptError) and verb == "compact":
+        return SnapshotFailed(
+            f"VACUUM needs to read the whole schema, with the functions and collations of the app: {error}",
+            'use method = "backup"',
+        )
+    return WorkerFailed(f"could not {verb} the copy: {error} (SQLite code {result_code(error)})", "see the log")
+
+
+if __name__ == "__main__":
+    serve(do_task)
