@@ -1,8 +1,19 @@
-"""How this process uses the machine: the priority of its CPU time and disk reads, and its memory."""
+"""How this process uses the machine: the priority of its CPU time and disk reads, its memory, and disk space.
+
+Free space is checked before a task and watched during it, so that no app runs out of space because of a backup.
+"""
 
 import os
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from backupd.errors import NoSpace
+from backupd.formatting import human_bytes
+from backupd.system.os_errors import explain_no_inodes, lacks_inodes
+
+if TYPE_CHECKING:  # child processes import this
+    from collections.abc import Callable
+    from pathlib import Path
 
 # The number of the system call ioprio_set(2), for which there is no function in the C library.
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "armv7l": 314, "i686": 289, "ppc64le": 273, "s390x": 282}
@@ -12,6 +23,8 @@ _IDLE_CLASS = 3 << 13
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _LARGEST_BYTES = 32 << 20  # what the library allows
+_MAX_DEFAULT_RESERVE = 1 << 30
+_DEFAULT_RESERVE = 0.05
 
 
 class Priority(NamedTuple):  # no dataclass: to import those takes longer than most checks
@@ -62,3 +75,47 @@ def tune_malloc() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_BYTES)
         library.mallopt(_M_TRIM_THRESHOLD, _LARGEST_BYTES)
+
+
+def free_bytes(directory: "Path") -> int:
+    """Return how much is free on the file system of `directory` for users other than root."""
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
+def reserve_bytes(directory: "Path", configured: int | None) -> int:
+    """Return what must stay free on the file system of `directory`: as configured, else 5 % and at most 1 GiB."""
+    if configured is not None:
+        return configured
+    disk = os.statvfs(directory)
+    return min(_MAX_DEFAULT_RESERVE, int(disk.f_blocks * disk.f_frsize * _DEFAULT_RESERVE))
+
+
+def require_space(directory: "Path", needed: int, reserve: int, what: str, files: int = 1) -> None:
+    """Raise NoSpace where `what` would leave less than `reserve` free, or lacks inodes for `files` new files."""
+    if lacks_inodes(directory, files):
+        short, hint = explain_no_inodes(directory)
+        raise NoSpace(f"{what} cannot begin: {short}", hint)
+    free = free_bytes(directory)
+    if free - needed >= reserve:
+        return
+    stay = f" and {human_bytes(reserve)} must stay so" if reserve else ""
+    ways = ", move backups_dir to a larger disk, or lower space.reserve" if reserve else " there, or use a larger disk"
+    raise NoSpace(
+        f"{what} needs {human_bytes(needed)} at {directory}, where {human_bytes(free)} are free{stay}",
+        f"free space{ways}",
+    )
+
+
+def watching_space(directory: "Path", reserve: int, advance: "Callable[[int], None]") -> "Callable[[int], None]":
+    """Return an `advance` that raises NoSpace as soon as less than `reserve` is free."""
+
+    def watched(done_bytes: int) -> None:
+        if free_bytes(directory) < reserve:
+            raise NoSpace(
+                f"less than {human_bytes(reserve)} were left free at {directory} during the task",
+                "free space, or move backups_dir to a larger disk",
+            )
+        advance(done_bytes)
+
+    return watched

@@ -20,22 +20,17 @@ from backupd.model import Manifest
 from backupd.sqlite.inspection import Inspection, checking
 from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source, same_content
-from backupd.system.resources import lower_priority
+from backupd.system.resources import free_bytes, lower_priority, require_space, reserve_bytes, watching_space
 from backupd.tasks.context import TaskContext
-from backupd.tasks.disk_space import (
-    FILES_OF_A_BACKUP,
-    bytes_needed,
-    require_space,
-    reserve_bytes,
-    same_file_system,
-    watching_space,
-)
 from backupd.tasks.reporter import SnapshotRetried
 from backupd.tasks.requests import BackupRequest
 from backupd.tasks.run import BackupRun
 from backupd.tasks.verify import ArchiveCheck, digest_archive, record_verification
 
 ARCHIVE_PART = "archive.part"
+FILES_OF_A_BACKUP = 12  # and directories, at its peak: staging, copy, side files, archive, manifest, checksums, catalog
+_MARGIN = 1.1
+_UNKNOWN_RATIO = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +150,13 @@ def _digest(snapshot: Snapshot) -> str:
         return digest_of(stream)
 
 
+def bytes_needed(source: Source, last: Manifest | None, copies: int) -> int:
+    """Estimate what a backup will occupy at its peak: `copies` uncompressed ones and the archive."""
+    snapshot = (source.size_bytes + source.wal_bytes) * _MARGIN
+    ratio = last.archive.size_bytes / max(last.snapshot.size_bytes, 1) if last else _UNKNOWN_RATIO
+    return int(snapshot * (copies + min(ratio, 1.0)))
+
+
 def _check_space(request: BackupRequest, source: Source, last: Manifest | None, context: TaskContext) -> int:
     directory = context.store.directory
     reserve = reserve_bytes(directory, request.reserve_bytes)
@@ -173,7 +175,7 @@ def _copy(
     run: BackupRun,
     context: TaskContext,
 ) -> Snapshot:
-    shared = same_file_system(source.path, context.store.directory)
+    shared = source.path.stat().st_dev == context.store.directory.stat().st_dev
     settings = request.settings._replace(
         reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, request)
     )
@@ -194,7 +196,7 @@ def app_reserve_bytes(directory: Path, request: BackupRequest) -> int:
 
     Half of the free space at most: a disk that was low before must not prevent a backup.
     """
-    return min(reserve_bytes(directory, request.reserve_bytes), shutil.disk_usage(directory).free // 2)
+    return min(reserve_bytes(directory, request.reserve_bytes), free_bytes(directory) // 2)
 
 
 def _check(request: BackupRequest, snapshot: Snapshot, run: BackupRun) -> Inspection:

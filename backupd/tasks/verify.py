@@ -14,8 +14,8 @@ from backupd.log import Event
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunReport, VerifyDetails
 from backupd.stores.contract import Archives, Store
+from backupd.system.resources import reserve_bytes
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
-from backupd.tasks.disk_space import reserve_bytes
 from backupd.tasks.inventory import Inventory, choose_generation
 from backupd.tasks.reporter import CopyVerified
 from backupd.tasks.restore.extract import extract_verified

@@ -10,7 +10,7 @@ import pytest
 
 from backupd.errors import NoSpace
 from backupd.system.os_errors import explain_full, os_error_hint, os_error_text
-from backupd.tasks.disk_space import require_space
+from backupd.system.resources import require_space
 from support.command import Backupd
 
 

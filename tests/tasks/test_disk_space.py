@@ -11,9 +11,9 @@ import pytest
 
 from backupd.log import null_log
 from backupd.stores.local import DirectoryStore
+from backupd.system.resources import reserve_bytes
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.disk_space import reserve_bytes
 from backupd.tasks.requests import BackupRequest
 from support.bank import make_bank
 

@@ -18,8 +18,9 @@ from backupd.sqlite.swap import pending_swap
 from backupd.system.fs import fsync_directory, note_extra_access, write_durably
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import NAMESPACE_HINT
+from backupd.system.resources import require_space, reserve_bytes
+from backupd.tasks.capture import FILES_OF_A_BACKUP, bytes_needed
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
-from backupd.tasks.disk_space import FILES_OF_A_BACKUP, bytes_needed, require_space, reserve_bytes
 from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest

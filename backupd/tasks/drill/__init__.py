@@ -15,8 +15,8 @@ from backupd.model import LOCAL_STORE, Contents, Manifest
 from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.sqlite.inspection import Inspection
 from backupd.stores.contract import Archives
+from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.context import TaskContext, read_inventory, work_directory
-from backupd.tasks.disk_space import require_space, reserve_bytes, same_file_system
 from backupd.tasks.drill.app_check import add_proven, app_database, check_app
 from backupd.tasks.freshness import last_verified_at
 from backupd.tasks.inventory import Inventory, require_same_database
@@ -136,7 +136,7 @@ def _require_space(manifest: Manifest, request: DrillRequest, directory: Path, r
     what, size_bytes = f"a drill of {manifest.id}", manifest.snapshot.size_bytes
     needed = manifest.archive.size_bytes + size_bytes
     place_at = request.app.place_at if request.app else None
-    if place_at and same_file_system(place_at.parent, directory):
+    if place_at and place_at.parent.stat().st_dev == directory.stat().st_dev:
         needed += size_bytes
     elif place_at:
         require_space(place_at.parent, size_bytes, reserve_bytes(place_at.parent, request.reserve_bytes), what)

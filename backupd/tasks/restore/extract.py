@@ -14,8 +14,8 @@ from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
 from backupd.system.fs import is_disk_full
 from backupd.system.os_errors import explain_full
+from backupd.system.resources import require_space, watching_space
 from backupd.tasks.context import TaskContext
-from backupd.tasks.disk_space import require_space, watching_space
 from backupd.tasks.replica import Retry, replica_errors
 
 _CHUNK_BYTES = 1 << 20

@@ -34,8 +34,8 @@ from backupd.sqlite.worker.protocol import CheckpointResult
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits, fsync_directory
 from backupd.system.owners import known_owner, owner_text
+from backupd.system.resources import require_space
 from backupd.tasks.context import TaskContext
-from backupd.tasks.disk_space import require_space
 from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import PinRequest

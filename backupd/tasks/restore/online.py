@@ -20,9 +20,9 @@ from backupd.sqlite.target import Target, restore_lock, set_journal_mode
 from backupd.sqlite.worker.protocol import OnlineRestoreRequest
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.stores.contract import Archives
+from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.disk_space import require_space, reserve_bytes
 from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import BackupRequest, PinRequest

@@ -14,8 +14,8 @@ from backupd.sqlite.database_files import side_files
 from backupd.stores.contract import Archives
 from backupd.system.fs import change_owner, collect_limits, fsync_directory, place_exclusively, set_mode
 from backupd.system.owners import owner_of
+from backupd.system.resources import require_space
 from backupd.tasks.context import TaskContext
-from backupd.tasks.disk_space import require_space
 from backupd.tasks.restore import RestoreResult
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.verify import marking_damage
