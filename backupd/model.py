@@ -232,6 +232,11 @@ class RetentionPlan:
     keep: tuple[Kept, ...]
     remove: tuple[Removed, ...]
 
+    @property
+    def removed_ids(self) -> tuple[str, ...]:
+        """Ids of the generations that go."""
+        return tuple(removed.generation.id for removed in self.remove)
+
     def reasons(self) -> Mapping[str, tuple[str, ...]]:
         """Reasons by id of each generation that stays."""
         return {kept.generation.id: kept.reasons for kept in self.keep}

@@ -15,7 +15,7 @@ from backupd.system.mounts import is_remote
 from backupd.tasks.capture import Capture, capture_snapshot
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import shared_source_warning
-from backupd.tasks.prune import apply_retention, pin_if_possible, removed_by
+from backupd.tasks.prune import apply_retention, pin_if_possible
 from backupd.tasks.publication import apply_publication, decide_publication, source_state
 from backupd.tasks.requests import BackupRequest
 from backupd.tasks.restore.recovery import recover_before_backup
@@ -32,7 +32,8 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
         run.start()
         if request.timezone_warning:
             run.note(request.timezone_warning)
-        _recover_restore(request, run, context)
+        if problem := recover_before_backup(request.path, context):  # a backup goes on beside a killed restore
+            run.warn(problem)
         inventory = local_inventory(context)
         state = source_state(request.source, inventory, context)
         with context.store.staging() as staging:
@@ -43,16 +44,11 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
                 _report_oddities(request, capture, run)
         if shared := shared_source_warning(inventory, request.source, request.path):
             run.warn(shared)
-        _pin(request, run, context)
+        if request.pin is not None and run.report.generation is not None:
+            pin_if_possible(run.report.generation, request.pin, run, context)
         _prune(request, run, context)
         _warn_of_failed_replications(request, run, context)
     return run.report
-
-
-def _recover_restore(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:
-    """Finish or undo what a killed restore left at the source; a backup goes on where that is not possible."""
-    if problem := recover_before_backup(request.path, context):
-        run.warn(problem)
 
 
 def _report_oddities(request: BackupRequest, capture: Capture, run: BackupRun) -> None:
@@ -76,11 +72,6 @@ def _report_oddities(request: BackupRequest, capture: Capture, run: BackupRun) -
         run.note(note)
 
 
-def _pin(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:
-    if request.pin is not None and run.report.generation is not None:
-        pin_if_possible(run.report.generation, request.pin, run, context)
-
-
 def _prune(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:
     """Prune older generations; the new one stays published where that fails."""
     if request.retention is None:
@@ -90,7 +81,7 @@ def _prune(request: BackupRequest, run: BackupRun, context: TaskContext) -> None
     except OSError as error:
         run.warn(f"old generations could not be pruned: {error}")
     else:
-        run.details = replace(run.details, kept=len(plan.keep), removed=removed_by(plan))
+        run.details = replace(run.details, kept=len(plan.keep), removed=plan.removed_ids)
 
 
 def _warn_of_failed_replications(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:

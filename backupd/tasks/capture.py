@@ -96,12 +96,7 @@ def _emptied(directory: Path) -> Path:
 
 
 def _attempt(
-    request: BackupRequest,
-    last: Manifest | None,
-    staging: Path,
-    give_up: float,
-    run: BackupRun,
-    context: TaskContext,
+    request: BackupRequest, last: Manifest | None, staging: Path, give_up: float, run: BackupRun, context: TaskContext
 ) -> Capture:
     source = Source.inspect(request.path, allow_empty=request.allow_empty, allow_links=request.allow_links)
     reserve = _check_space(request, source, last, context)
@@ -112,8 +107,8 @@ def _attempt(
         and request.settings.method == "backup"
         and same_content(last.origin.signature, source.signature)
     ):
-        with run.stage("digest"):
-            equal = _digest(snapshot) == last.snapshot.sha256
+        with run.stage("digest"), snapshot.path.open("rb") as stream:
+            equal = digest_of(stream) == last.snapshot.sha256
         if equal and _archive_is_sound(last, run, context):
             return Capture(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
     if request.settings.method == "vacuum":
@@ -145,11 +140,6 @@ def _archive_is_sound(manifest: Manifest, run: BackupRun, context: TaskContext) 
     return False
 
 
-def _digest(snapshot: Snapshot) -> str:
-    with snapshot.path.open("rb") as stream:
-        return digest_of(stream)
-
-
 def bytes_needed(source: Source, last: Manifest | None, copies: int) -> int:
     """Estimate what a backup will occupy at its peak: `copies` uncompressed ones and the archive."""
     snapshot = (source.size_bytes + source.wal_bytes) * _MARGIN
@@ -158,6 +148,7 @@ def bytes_needed(source: Source, last: Manifest | None, copies: int) -> int:
 
 
 def _check_space(request: BackupRequest, source: Source, last: Manifest | None, context: TaskContext) -> int:
+    """Return what must stay free in the store. Raises NoSpace."""
     directory = context.store.directory
     reserve = reserve_bytes(directory, request.reserve_bytes)
     copies = 2 if request.settings.method == "vacuum" else 1
@@ -175,10 +166,11 @@ def _copy(
     run: BackupRun,
     context: TaskContext,
 ) -> Snapshot:
-    shared = source.path.stat().st_dev == context.store.directory.stat().st_dev
-    settings = request.settings._replace(
-        reserve_bytes=reserve if shared else app_reserve_bytes(source.path.parent, request)
-    )
+    if source.path.stat().st_dev != context.store.directory.stat().st_dev:
+        # Only the pinned WAL can grow there. A disk that was low before must not prevent a backup.
+        directory = source.path.parent
+        reserve = min(reserve_bytes(directory, request.reserve_bytes), free_bytes(directory) // 2)
+    settings = request.settings._replace(reserve_bytes=reserve)
     context.progress.stage("copy", source.size_bytes)
 
     def on_event(event: str, message: str) -> None:
@@ -189,14 +181,6 @@ def _copy(
 
     with run.stage("copy"):
         return take_snapshot(source, settings, staging, on_progress, on_event, give_up)
-
-
-def app_reserve_bytes(directory: Path, request: BackupRequest) -> int:
-    """Return what must stay free on an app's disk that holds no backups, where only the pinned WAL can grow.
-
-    Half of the free space at most: a disk that was low before must not prevent a backup.
-    """
-    return min(reserve_bytes(directory, request.reserve_bytes), free_bytes(directory) // 2)
 
 
 def _check(request: BackupRequest, snapshot: Snapshot, run: BackupRun) -> Inspection:

@@ -37,12 +37,6 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@contextmanager
-def unwatched(_task: str, _subject: str) -> Iterator[Callable[[AnyReport], None]]:
-    """Ping no monitor."""
-    yield lambda _report: None
-
-
 @dataclass(frozen=True, slots=True)
 class TaskContext:
     """What a task needs beside its request; built by `bootstrap` alone."""
@@ -53,7 +47,7 @@ class TaskContext:
     progress: Progress = field(default_factory=NoProgress)
     clock: Callable[[], datetime] = utc_now
     warnings: tuple[str, ...] = ()  # each degrades every run
-    watch: Watch = unwatched
+    watch: Watch = lambda _task, _subject: nullcontext(lambda _report: None)  # pings no monitor
     configuration: Callable[[], str] = str  # returns the digest of the configuration, which the catalog keeps by run
 
     @property
@@ -83,7 +77,7 @@ class TaskContext:
 
     def identity(self) -> str:
         """Return the identity of the local store; a lost one is read from its newest manifests. Raises OSError."""
-        return self.identities.ensure(self._identity_in_manifests)
+        return self.identities.ensure(lambda: take_inventory(self.store, self.clock()).newest_identity())
 
     @property
     def catalog_path(self) -> Path:
@@ -181,11 +175,9 @@ class TaskContext:
             self._pin_all()
         self._renew_checksums()
 
-    @contextmanager
-    def exclusive_lock_if_writable(self, task: str) -> Iterator[None]:
+    def exclusive_lock_if_writable(self, task: str) -> AbstractContextManager[None]:
         """Hold the lock of the store, for a task that only reads from it; one on a read-only mount has no lock."""
-        with self.exclusive_lock(task) if self.store.writable() else nullcontext():
-            yield
+        return self.exclusive_lock(task) if self.store.writable() else nullcontext()
 
     def _log_unavailable(self, error: CatalogUnavailable) -> None:
         self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
@@ -207,19 +199,13 @@ class TaskContext:
 
     def _pin_all(self) -> None:
         """Pin what is here for a month: the pins are lost with the identity. It comes back last. Raises OSError."""
-        now = self.clock()
+        now, ids = self.clock(), [stored.id for stored in self.store.list()]
         until = now + _PINNED_AGAIN_FOR
-        ids = [stored.id for stored in self.store.list()]
         for generation_id in ids:
             self.pins.set(Pin(generation_id, now, until, _PINS_LOST))
         what = f"{len(ids)} generations are pinned until {until:%F %T} UTC: {_PINS_LOST}"
         self.log.warning(Event.GENERATION_PINNED, what, reason=_PINS_LOST, until=until.isoformat())
         self.identity()
-
-    def _identity_in_manifests(self) -> str | None:
-        inventory = take_inventory(self.store, self.clock())
-        known = (inventory.manifests.get(generation.id) for generation in inventory.generations)
-        return next((manifest.store for manifest in known if manifest is not None), None)
 
     def log_recovered(self, recovered: Iterable[RecoveredItem]) -> None:
         """Log what was recovered or swept after a killed run, one item as soon as it is done."""

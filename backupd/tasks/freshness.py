@@ -77,11 +77,10 @@ def _with_runs(facts: HealthFacts, limits: tuple[Limit, ...], context: TaskConte
 
 def _scheduled(limits: tuple[Limit, ...]) -> Iterator[tuple[Task, str]]:
     """Yield the scheduled tasks with their subjects; a drill is limited by store and runs by source."""
-    sources, drills = _sources(limits), any(limit.task == "drill" for limit in limits)
-    for source in sources:
-        yield "backup", source
-    yield from (("replicate", limit.subject) for limit in limits if limit.task == "replicate")
-    for source in sources:
+    drills = any(limit.task == "drill" for limit in limits)
+    yield from ((limit.task, limit.subject) for limit in limits if limit.task == "backup")
+    yield from ((limit.task, limit.subject) for limit in limits if limit.task == "replicate")
+    for source in _sources(limits):
         yield from ((task, source) for task in _OTHER_TASKS if task != "drill" or drills)
 
 

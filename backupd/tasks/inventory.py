@@ -61,6 +61,10 @@ class Inventory:
         """Return the readable manifests of one source, newest first."""
         return [self.manifests[g.id] for g in self.of(source) if g.id in self.manifests]
 
+    def newest_identity(self) -> str | None:
+        """Return the identity of the store that made the newest readable generation."""
+        return next((self.manifests[g.id].store for g in self.generations if g.id in self.manifests), None)
+
     def last_verified(self, source: str) -> Manifest | None:
         """Return the manifest of the newest generation of `source` that counts."""
         return next((self.manifests[g.id] for g in self.of(source) if self.counts(g)), None)
@@ -129,20 +133,15 @@ def _without_archive(generation_id: str, store: Store) -> Generation:
 
 
 def _unreadable(generation_id: str, archive_bytes: int) -> Generation:
-    source, date, minute = _parts(generation_id)
+    parts = generation_id.split("-")  # such as tasks-20261123-0400-2
+    if len(parts[-1]) < len("0400") or len(parts[-2]) != len("20261123"):
+        parts.pop()
+    source, date, minute = "-".join(parts[:-2]), parts[-2], parts[-1]
     try:
         taken_at = datetime.strptime(f"{date}{minute}", "%Y%m%d%H%M").replace(tzinfo=UTC)
     except ValueError:
         taken_at = datetime.fromtimestamp(0, UTC)
     return Generation(generation_id, source, taken_at, archive_bytes, 0, "corrupt", damaged=True)
-
-
-def _parts(generation_id: str) -> tuple[str, str, str]:
-    """Split `tasks-20261123-0400-2` into source, date and minute."""
-    parts = generation_id.split("-")
-    if len(parts[-1]) < len("0400") or len(parts[-2]) != len("20261123"):
-        parts.pop()
-    return "-".join(parts[:-2]), parts[-2], parts[-1]
 
 
 def choose_generation(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> Manifest:
@@ -170,8 +169,9 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
 
 def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) -> GenerationMissing:
     """Return the error, which shows the time in UTC, since it may have been meant in another zone."""
-    sound = [g for g in inventory.generations if inventory.counts(g) and source in (None, g.source)]
-    others = ", ".join(sorted({g.source for g in inventory.generations if inventory.counts(g)}))
+    counting = [g for g in inventory.generations if inventory.counts(g)]
+    sound = [g for g in counting if source in (None, g.source)]
+    others = ", ".join(sorted({g.source for g in counting}))
     if not sound and others and source is not None:
         return GenerationMissing(
             f"there is no verified generation of {source}, but of {others}", "name one with --source"

@@ -75,17 +75,11 @@ class Provenance:
 def provenance_of(local: Inventory, context: TaskContext) -> Provenance:
     """Return whose generations count as own; those in the local store all do. Changes nothing. Raises OSError."""
     adopted = dict(context.identities.adopted())
-    own = context.identities.own() or next((m.store for m in newest_first(local)), None)
+    own = context.identities.own() or local.newest_identity()
     for manifest in local.manifests.values():
         if manifest.store != own:
             adopted[manifest.store] = max(manifest.taken_at, adopted.get(manifest.store, manifest.taken_at))
     return Provenance(own, adopted, frozenset(generation.source for generation in local.generations))
-
-
-def newest_first(inventory: Inventory) -> list[Manifest]:
-    """Return the readable manifests of an inventory, newest first."""
-    found = (inventory.manifests.get(generation.id) for generation in inventory.generations)
-    return [manifest for manifest in found if manifest is not None]
 
 
 def refusal(

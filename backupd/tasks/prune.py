@@ -1,25 +1,27 @@
 """Prune the local store by the retention policy, and pin the generations that pruning must not touch."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from backupd.model import RetentionPlan, source_of
+from backupd.errors import GenerationMissing
+from backupd.model import Pin, RetentionPlan, source_of
 from backupd.report import PruneDetails, RunReport
 from backupd.retention import plan_retention
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory, by_database
-from backupd.tasks.reporter import D, GenerationRemoved, PruningReleased, RemovalBegins
-from backupd.tasks.requests import RetentionRule
+from backupd.tasks.reporter import (
+    D,
+    GenerationPinned,
+    GenerationRemoved,
+    GenerationUnpinned,
+    PruningReleased,
+    RemovalBegins,
+)
+from backupd.tasks.requests import PinRequest, RetentionRule
 from backupd.tasks.run import Run
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
-from collections.abc import Mapping
-
-from backupd.errors import GenerationMissing
-from backupd.model import Pin
-from backupd.tasks.reporter import GenerationPinned, GenerationUnpinned
-from backupd.tasks.requests import PinRequest
 
 
 def plan_pruning(source: str, retention: RetentionRule, inventory: Inventory, context: TaskContext) -> RetentionPlan:
@@ -41,7 +43,7 @@ def apply_retention(source: str, retention: RetentionRule, run: Run[D], context:
     for problem in inventory.problems():
         run.warn(problem)
     plan = plan_pruning(source, retention, inventory, context)
-    removed_ids = {removed.generation.id for removed in plan.remove}
+    removed_ids = frozenset(plan.removed_ids)
     with run.stage("prune"):
         staying = {key: digest for key, digest in inventory.digests().items() if key not in removed_ids}
         context.store.write_checksums(staying)
@@ -49,11 +51,6 @@ def apply_retention(source: str, retention: RetentionRule, run: Run[D], context:
             remove_generation(removed.generation.id, removed.reason, context)
     _sweep_pins(source, inventory, removed_ids, context)
     return plan
-
-
-def removed_by(plan: RetentionPlan) -> tuple[str, ...]:
-    """Return the ids of the generations that a plan removes."""
-    return tuple(removed.generation.id for removed in plan.remove)
 
 
 def _reconcile(inventory: Inventory, context: TaskContext) -> None:
@@ -101,7 +98,7 @@ def prune(source: str, retention: RetentionRule, context: TaskContext) -> tuple[
         context.recover()
         run.start()
         plan = apply_retention(source, retention, run, context)
-        run.details = PruneDetails(kept=len(plan.keep), removed=removed_by(plan))
+        run.details = PruneDetails(kept=len(plan.keep), removed=plan.removed_ids)
     return run.report, plan
 
 

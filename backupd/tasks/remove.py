@@ -120,17 +120,15 @@ def _chosen(
 
 
 def _removals(chosen: Collection[str], store: str, context: TaskContext) -> tuple[Removal, ...]:
-    copies = context.copies()
-    return tuple(Removal(key, store, _still_in(key, store, copies, context)) for key in chosen)
-
-
-def _still_in(
-    generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext
-) -> tuple[str, ...]:
-    """Return the other stores with a copy: the local one if it has files, replicas as far as the catalog knows."""
-    local = {context.store.name} if context.store.has_files(generation_id) else set()
-    remote = {*copies.get(generation_id, ())} - {context.store.name}
-    return tuple(sorted((local | remote) - {store}))
+    """Return what was removed; a replica still has a copy as far as the catalog knows, the local store if files."""
+    copies, local = context.copies(), context.store.name
+    removals = []
+    for key in chosen:
+        still_in = {*copies.get(key, ())} - {local, store}
+        if store != local and context.store.has_files(key):
+            still_in.add(local)
+        removals.append(Removal(key, store, tuple(sorted(still_in))))
+    return tuple(removals)
 
 
 def _unpin_last(generation_id: str, store: str, copies: Mapping[str, tuple[str, ...]], context: TaskContext) -> None:

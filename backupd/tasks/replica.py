@@ -6,11 +6,7 @@ from typing import Final, Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from backupd.errors import (
-    NoSpace,
-    ReplicaFailed,
-    ReplicaUnreachable,
-)
+from backupd.errors import NoSpace, ReplicaFailed, ReplicaUnreachable
 from backupd.formatting import printable
 from backupd.model import Manifest
 from backupd.stores.contract import Replica, generation_taken
@@ -108,13 +104,7 @@ def _write_checksums(
 ) -> None:
     """Write SHA256SUMS of what stays, again where another sender published in between: the last to write lists all."""
     for _ in range(_MAX_SENDERS):
-        replica.write_checksums(
-            {
-                generation_id: digest
-                for generation_id, digest in remote.digests().items()
-                if generation_id not in removals
-            }
-        )
+        replica.write_checksums({key: digest for key, digest in remote.digests().items() if key not in removals})
         if {stored.id for stored in replica.list()} <= {generation.id for generation in remote.generations}:
             return
         remote = replica_inventory(request.name, replica, context)

@@ -9,13 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from backupd.archive.manifest import decode_manifest
-from backupd.errors import (
-    ForeignCopies,
-    GenerationMissing,
-    ManifestInvalid,
-    NoSpace,
-    NothingToSend,
-)
+from backupd.errors import ForeignCopies, GenerationMissing, ManifestInvalid, NoSpace, NothingToSend
 from backupd.formatting import human_bytes
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport

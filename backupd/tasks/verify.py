@@ -63,7 +63,17 @@ def record_verification(
     In the local store it is marked; a damaged copy at a replica is replaced by the next replication.
     """
     context.emit(CopyVerified(generation, store, sound, detail, duration_s))
-    return _mark(generation, context, sound=sound, detail=detail) if store == LOCAL_STORE else ""
+    if store != LOCAL_STORE:
+        return ""
+    try:
+        if sound:
+            context.marks.clear(generation)
+        else:
+            context.marks.add(generation, detail)
+    except OSError as error:
+        mark = "verified, and still does not count" if sound else "damaged, and still counts"
+        return f"{generation} could not be marked as {mark}: {error.strerror}"
+    return ""
 
 
 @contextmanager
@@ -74,18 +84,6 @@ def marking_damage(manifest: Manifest, store: Archives, context: TaskContext) ->
     except CopyCorrupt as error:
         record_verification(manifest.id, context, sound=False, detail=error.message, store=store.name)
         raise
-
-
-def _mark(generation: str, context: TaskContext, *, sound: bool, detail: str) -> str:
-    try:
-        if sound:
-            context.marks.clear(generation)
-        else:
-            context.marks.add(generation, detail)
-    except OSError as error:
-        mark = "verified, and still does not count" if sound else "damaged, and still counts"
-        return f"{generation} could not be marked as {mark}: {error.strerror}"
-    return ""
 
 
 @dataclass(frozen=True, slots=True)
