@@ -13,7 +13,10 @@ from backupd.model import Outcome, Verification, utc_from_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDetails:
-    """What the run of one task has to report beside the head; what the run did not reach is None."""
+    """What the run of one task has to report beside the head; what the run did not reach is None.
+
+    A scrub reports no more than the generation whose archive it read back.
+    """
 
     generation: str | None = None  # the generation that the run is about
 
@@ -46,11 +49,6 @@ class ReplicationDetails(PruneDetails):
     sent_bytes: int = 0  # that travelled, also in attempts that failed
     resumed_bytes: int = 0  # that did not travel again, because an earlier attempt had sent them
     verified_by: tuple[str, ...] = ()  # how the copies were verified at the replica
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyDetails(RunDetails):
-    """The generation whose archive was read back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +116,6 @@ _DETAILS: Final[Mapping[str, type[RunDetails]]] = {
     "backup": BackupDetails,
     "prune": PruneDetails,
     "replicate": ReplicationDetails,
-    "scrub": VerifyDetails,
     "restore": RestoreDetails,
     "drill": DrillDetails,
 }

@@ -32,7 +32,7 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
         run.start()
         if request.timezone_warning:
             run.note(request.timezone_warning)
-        if problem := recover_before_backup(request.path, context):  # a backup goes on beside a killed restore
+        if problem := recover_before_backup(request.path, context):  # a backup goes on where that fails
             run.warn(problem)
         inventory = local_inventory(context)
         state = source_state(request.source, inventory, context)

@@ -11,8 +11,8 @@ from backupd.errors import ErrorKind
 from backupd.health import SOURCE_ERRORS, Failure, Freshness, HealthFacts, Limit, RefusedGeneration
 from backupd.model import Task
 from backupd.report import drill_of
-from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import Inventory, take_inventory
+from backupd.tasks.context import TaskContext, read_inventory
+from backupd.tasks.inventory import Inventory
 
 _OTHER_TASKS: Final[tuple[Task, ...]] = ("drill", "prune", "scrub")
 _KILLED: Final = "find out what killed it (too little memory, a power cut)"
@@ -36,7 +36,7 @@ def read_health_facts(limits: Iterable[Limit], context: TaskContext, inventory: 
 def present_inventory(context: TaskContext) -> Inventory:
     """Return what the local store holds. Raises OSError, also where its directory is missing."""
     with os.scandir(context.store.directory):
-        return take_inventory(context.store, context.clock(), context.marks.ids(), context.store.lost())
+        return read_inventory(context)
 
 
 def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: TaskContext) -> HealthFacts:

@@ -153,23 +153,16 @@ def adopt(
     for group in foreign:  # the clock of a machine that was lost may have run ahead
         until[group.store] = max(until[group.store], group.manifests[0].taken_at)
     if foreign and not dry_run:
-        _pin(foreign, context)
+        # The pins of the lost machine are not known. They are set first: once adopted, the policy decides about these.
+        with context.exclusive_lock("adopt"):
+            context.recover()
+            for generation_id in sorted(key for group in foreign for key in group.ids):
+                pin_generation(generation_id, _ADOPTED, context)
         context.identities.adopt(until)
         for group in foreign:
             what = f"adopted at {name}: {group.describe(now)}"
             context.log.warning(Event.STORE_ADOPTED, what, store=name, source=group.source, identity=group.store)
     return replace(provenance, adopted={**provenance.adopted, **until})
-
-
-def _pin(foreign: Sequence[ForeignGenerations], context: TaskContext) -> None:
-    """Pin what is adopted for a month, since the pins of the lost machine are not known. Raises LockHeld, OSError.
-
-    Call it before the generations count as own: from then on the retention policy decides about them.
-    """
-    with context.exclusive_lock("adopt"):
-        context.recover()
-        for generation_id in sorted(key for group in foreign for key in group.ids):
-            pin_generation(generation_id, _ADOPTED, context)
 
 
 def adopt_local(local: Inventory, context: TaskContext) -> None:

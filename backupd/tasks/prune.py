@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from backupd.errors import GenerationMissing
-from backupd.model import Pin, RetentionPlan, source_of
+from backupd.model import Kept, Pin, Removed, RetentionPlan, source_of
 from backupd.report import PruneDetails, RunReport
 from backupd.retention import plan_retention
 from backupd.tasks.context import TaskContext, read_inventory
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 def plan_pruning(source: str, retention: RetentionRule, inventory: Inventory, context: TaskContext) -> RetentionPlan:
     """Return which generations of a source stay and which go, each with its reasons."""
     hold, pins, now = context.holds.get(source), context.pins.all(), context.clock()
-    plans = [
-        plan_retention(generations, retention.policy, now, retention.timezone, hold, pins)
-        for generations in by_database(inventory.of(source), inventory.manifests_of(source))
-    ]
-    return RetentionPlan(
-        tuple(kept for plan in plans for kept in plan.keep), tuple(removed for plan in plans for removed in plan.remove)
-    )
+    keep, remove = list[Kept](), list[Removed]()
+    for generations in by_database(inventory.of(source), inventory.manifests_of(source)):
+        plan = plan_retention(generations, retention.policy, now, retention.timezone, hold, pins)
+        keep += plan.keep
+        remove += plan.remove
+    return RetentionPlan(tuple(keep), tuple(remove))
 
 
 def apply_retention(source: str, retention: RetentionRule, run: Run[D], context: TaskContext) -> RetentionPlan:

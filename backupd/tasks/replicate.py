@@ -112,17 +112,15 @@ def plan_all(
         sides = [side.without(others) if others and side is remote else side for side in (local, remote)]
         known = {g.id: g for side in sides for g in side.of(source)}
         manifests = {m.id: m for side in sides for m in side.manifests_of(source)}
-        plans = []
+        send, keep, remove = list[Kept](), list[Kept](), list[Removed]()
         for history in by_database(known.values(), manifests.values()):
             ids = {generation.id for generation in history}
             local_part, remote_part = ([g for g in side.of(source) if g.id in ids] for side in sides)
-            plans.append(plan_replication(local_part, remote_part, request, now, hold, pins, foreign))
-        return ReplicationPlan(
-            tuple(kept for each in plans for kept in each.send),
-            tuple(kept for each in plans for kept in each.keep),
-            tuple(removed for each in plans for removed in each.remove),
-            foreign,
-        )
+            part = plan_replication(local_part, remote_part, request, now, hold, pins, foreign)
+            send += part.send
+            keep += part.keep
+            remove += part.remove
+        return ReplicationPlan(tuple(send), tuple(keep), tuple(remove), foreign)
 
     return tuple(map(plan, _sources(request, local)))
 

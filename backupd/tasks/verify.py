@@ -12,7 +12,7 @@ from backupd.archive.archive import digest_of
 from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid
 from backupd.log import Event
 from backupd.model import LOCAL_STORE, Generation, Manifest
-from backupd.report import RunReport, VerifyDetails
+from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.resources import reserve_bytes
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
@@ -149,12 +149,12 @@ def choose_generation_to_scrub(generations: Iterable[Generation], checked: Mappi
     return min(undamaged, key=lambda g: (checked.get(g.id, g.taken_at), g.id), default=None)
 
 
-def scrub(source: str, context: TaskContext) -> RunReport[VerifyDetails]:
+def scrub(source: str, context: TaskContext) -> RunReport[RunDetails]:
     """Read the archive of one generation of `source` back from the disk, and compare its digest with the manifest.
 
     Damage is marked in the store, and fails the run; so does an archive that cannot be read, which is not marked.
     """
-    with context.run("scrub", source, VerifyDetails()) as run:
+    with context.run("scrub", source, RunDetails()) as run:
         run.start()
         checked = context.ask_catalog(lambda catalog: catalog.last_checks(context.store.name), dict[str, datetime]())
         inventory = local_inventory(context)
@@ -170,10 +170,10 @@ def scrub(source: str, context: TaskContext) -> RunReport[VerifyDetails]:
     return run.report
 
 
-def _verify_archive(manifest: Manifest, run: Run[VerifyDetails], context: TaskContext) -> None:
+def _verify_archive(manifest: Manifest, run: Run[RunDetails], context: TaskContext) -> None:
     with run.stage("digest"):
         found = digest_archive(manifest, context.store)
-    run.details = VerifyDetails(generation=manifest.id)
+    run.details = RunDetails(generation=manifest.id)
     if found.sound or found.damaged:
         duration_s = run.report.stages["digest"]
         record_verification(manifest.id, context, sound=found.sound, detail=found.detail, duration_s=duration_s)
