@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import click
 
+from backupd.bootstrap.launch import handed_config, launch
 from backupd.bootstrap.tasks import build_context, writable
 from backupd.cli import Command, config_option, long_help
 from backupd.cli.output import fail, print_error, print_warning
-from backupd.config import Config, load_config
+from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config
 from backupd.errors import StoreUnusable, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import become_owner_of_backups, drop_privileges
@@ -32,6 +33,8 @@ _PRINTERS: Final = ("click", "rich")
 _NO_OUTPUT: Final = "send the output elsewhere; the command has done its work, and backup.log has the result"
 
 Body = Callable[..., None]
+# The paths of the secrets that a command with these arguments needs.
+Secrets = Callable[[Config, Mapping[str, Any]], Iterable[KeyPath]]
 
 source_option = click.option("--source", "names", multiple=True, metavar="NAME", help="Only this source (repeatable).")
 label_option = click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
@@ -43,19 +46,35 @@ def store_option(verb: str = "look at") -> Callable[[Body], Body]:
     return click.option("--store", metavar="NAME", default=LOCAL_STORE, show_default=True, help=f"Store to {verb}.")
 
 
+def of_store(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
+    """Return the secrets that most commands need: those of the replica that `--store` names."""
+    return ((REPLICAS, arguments.get("store", LOCAL_STORE)),)
+
+
+def all_secrets(_config: Config, _arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
+    """Return the secrets of a command that tries all of them, or hands them to runs."""
+    return ALL_SECRETS
+
+
 def command(
-    name: str, example: str, exits: Mapping[int, str] | None = None, *, group: click.Group | None = None
+    name: str,
+    example: str,
+    exits: Mapping[int, str] | None = None,
+    *,
+    group: click.Group | None = None,
+    secrets: Secrets | None = of_store,
+    pings: bool = False,
 ) -> Callable[[Body], Command]:
     """Make a function a command, of `group` where there is one; it gets the effective `config`, and `as_json`.
 
     Its docstring is the long help, after the short help of a command that is in no group. Errors that are foreseen
-    end it with a message and their exit code.
+    end it with a message and their exit code. `secrets` and `pings` are those of `with_config`.
     """
 
     def decorate(body: Body) -> Command:
         text = body.__doc__ if group else long_help(name, body)
         make = click.command(name, cls=Command, exits=exits or {}, help=text, epilog=f"Example: {example}")
-        made: Command = make(with_config(body))
+        made: Command = make(with_config(body, secrets, pings=pings))
         as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines.")
         made.params += [config_option(), as_json]
         if group:
@@ -65,15 +84,24 @@ def command(
     return decorate
 
 
-def with_config(body: Body) -> Body:
-    """Return `body` with the configuration of `config_file` as its first argument, and with readable errors."""
+def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False) -> Body:
+    """Return `body` with the configuration of `config_file` as its first argument, and with readable errors.
+
+    A command that reads or writes what an app can change has only the secrets whose paths `secrets` returns; with
+    `pings` another process pings its runs. `None` is for one that only looks at the configuration.
+    """
 
     @functools.wraps(body)
     def guarded(config_file: Path | None, **arguments: Any) -> None:  # noqa: ANN401 - whatever click passes on
         as_json = bool(arguments.get("as_json"))
         try:
             try:
-                body(load_config(config_file, os.environ), **arguments)
+                config = handed_config()
+                if config is None:
+                    config = load_config(config_file, os.environ)
+                    if secrets is not None:
+                        config = launch(config, secrets(config, arguments), pings=pings)
+                body(config, **arguments)
             except Exception as error:
                 foreseen = None if _is_of_output(error) else foreseen_error(error)
                 if foreseen is None:

@@ -7,7 +7,7 @@ import click
 from backupd.bootstrap.notifications import app_to_check, try_notifications
 from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_shared_databases
-from backupd.cli.common import command, open_context
+from backupd.cli.common import all_secrets, command, open_context
 from backupd.cli.output import print_json
 from backupd.config import Config
 from backupd.formatting import printable
@@ -15,7 +15,7 @@ from backupd.notifications.delivery import examine_app
 from backupd.tasks.doctor import Finding
 
 
-@command("doctor", "backupd doctor --json", {0: "no problems", 1: "at least one problem"})
+@command("doctor", "backupd doctor --json", {0: "no problems", 1: "at least one problem"}, secrets=all_secrets)
 @click.option("--notify", is_flag=True, help="Also test every URL under [notify] and [pings].")
 def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
     """Run it before the first night, and when something does not work.

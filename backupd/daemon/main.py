@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from backupd import __version__
+from backupd.bootstrap.launch import relaunch_with
 from backupd.bootstrap.notifications import notification_options
-from backupd.bootstrap.tasks import daemon_context, limits, monitors, planned_tasks, retention_rule
+from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, retention_rule
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
@@ -51,7 +52,7 @@ def serve(config: Config) -> NoReturn:
     context = daemon_context(config, sys.stdout)
     run_ended = threading.Event()
     scope = StatusScope(
-        planned_tasks(config), limits(config), retention_rule(config), monitors(config), context, context.clock()
+        planned_tasks(config), limits(config), retention_rule(config), config.pings, context, context.clock()
     )
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     daemon = Daemon(scope.planned, queues, context, OwnerHandover(config, context.log).ready, on_end=run_ended.set)
@@ -80,7 +81,7 @@ def serve(config: Config) -> NoReturn:
     context.log.close()
     sys.stdout.flush()
     if restart:
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
+        relaunch_with(config, os.environ)
     os._exit(0)
 
 
