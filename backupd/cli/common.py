@@ -19,7 +19,7 @@ from backupd.cli.output import fail, print_error, print_warning
 from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config
 from backupd.errors import StoreUnusable, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
-from backupd.privileges import become_owner_of_backups, drop_privileges
+from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileges, runs_as_root
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.os_errors import dangling_link, foreseen_error
@@ -148,6 +148,8 @@ def open_context(config: Config, progress: Progress | None = None, *, writing: b
     """
     drop_privileges(config, os.environ)  # first: what is writable depends on the user
     become_owner_of_backups(config, os.environ)
+    if writing and (as_root := runs_as_root(os.environ)):
+        print_warning(f"backupd runs as root, {as_root}; {ROOT_HINT}")
     context = build_context(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(context.log.close)
     return context

@@ -1,5 +1,6 @@
 """`backupd doctor`."""
 
+import os
 import sys
 
 import click
@@ -12,6 +13,7 @@ from backupd.cli.output import print_json
 from backupd.config import Config
 from backupd.formatting import printable
 from backupd.notifications.delivery import examine_app
+from backupd.privileges import ROOT_HINT, runs_as_root
 from backupd.tasks.doctor import Finding
 
 
@@ -26,7 +28,7 @@ def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
     """
     context = open_context(config, writing=False)
     refuse_shared_databases(config)  # as the owner of the databases, who can follow links in a private directory
-    findings = [*diagnose(config, context)]
+    findings = [_user(), *diagnose(config, context)]
     app = app_to_check(config)
     if app is not None:
         findings += examine_app(app)
@@ -38,6 +40,13 @@ def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
         for finding in findings:
             _print(finding)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def _user() -> Finding:
+    """Return the finding about whom this process runs as, which is well, also as root where that was asked for."""
+    as_root = runs_as_root(os.environ)
+    detail = f"it runs as root, {as_root}: a fault would have all rights" if as_root else f"it runs as {os.geteuid()}"
+    return Finding("user", ok=True, detail=detail, hint=ROOT_HINT if as_root else "")
 
 
 def _print(finding: Finding) -> None:

@@ -20,11 +20,13 @@ from backupd.errors import ConfigError
 from backupd.health import Health
 from backupd.log import Event, EventLog
 from backupd.privileges import (
+    ROOT_HINT,
     become_owner_of_backups,
     become_root_again,
     drop_privileges,
     hand_over_backups,
     identity_for,
+    runs_as_root,
 )
 from backupd.status.current import StatusScope, read_status
 from backupd.status.history import read_history
@@ -74,10 +76,14 @@ def serve(config: Config) -> NoReturn:
     what = f"backupd {__version__} backs up {', '.join(config.sources)}"
     user = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.geteuid()}"
     context.log.info(Event.DAEMON_STARTED, f"{what} {user}; it answers on {config.http.listen}")
+    if as_root := runs_as_root(os.environ):
+        context.log.warning(Event.DAEMON_RUNS_AS_ROOT, f"backupd runs as root, {as_root}", hint=ROOT_HINT)
     restart = daemon.run()
     notifier.stop()
     server.stop(_HTTP_STOP_S)
-    context.log.info(Event.DAEMON_STOPPED, "the databases have an owner now: restarting" if restart else "stopped")
+    context.log.info(
+        Event.DAEMON_STOPPED, "the owner of the databases has changed: restarting" if restart else "stopped"
+    )
     context.log.close()
     sys.stdout.flush()
     if restart:
@@ -96,11 +102,17 @@ class OwnerHandover:
         self._last_error = ""
 
     def ready(self) -> bool:
-        """Return whether the daemon can restart as another user; an obstacle is logged once."""
+        """Return whether the daemon has to restart: as another user, or to be refused, since it is not to stay root.
+
+        An obstacle to the former is logged once.
+        """
         try:
             identity = identity_for(self._config, os.environ)
-            if identity is None:
-                return False
+        except ConfigError:
+            return True
+        if identity is None:
+            return False
+        try:
             become_root_again()
             hand_over_backups(self._config, identity)
         except ConfigError as error:
