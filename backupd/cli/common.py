@@ -14,8 +14,8 @@ import click
 
 from backupd.bootstrap.tasks import build_context, writable
 from backupd.cli import Command, config_option, long_help
-from backupd.cli.output import fail, print_error, print_warning
-from backupd.config import Config, load_config
+from backupd.cli.output import fail, mask_output, print_error, print_warning
+from backupd.config import Config, load_config, mask_of
 from backupd.errors import StoreUnusable, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import become_owner_of_backups, drop_privileges
@@ -73,7 +73,9 @@ def with_config(body: Body) -> Body:
         as_json = bool(arguments.get("as_json"))
         try:
             try:
-                body(load_config(config_file, os.environ), **arguments)
+                config = load_config(config_file, os.environ)
+                mask_output(mask_of(config))
+                body(config, **arguments)
             except Exception as error:
                 foreseen = None if _is_of_output(error) else foreseen_error(error)
                 if foreseen is None:

@@ -104,4 +104,4 @@ def _print(result: VerificationResult, *, quiet: bool) -> None:
         return
     word = click.style("verified", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)
     detail = "" if result.sound else f": {printable(result.detail)}"
-    click.echo(f"{result.id}: {word} ({human_duration(result.duration_s)}){detail}")
+    output.echo(f"{result.id}: {word} ({human_duration(result.duration_s)}){detail}")
