@@ -15,7 +15,8 @@ from backupd.formatting import LONGEST_LINE, printable
 
 MASK: Final = "[secret]"
 _SHORT: Final = 4  # a secret with fewer characters is masked only where it is a word
-_CUT: Final = 8  # so many characters of a secret at the beginning or end of a text are masked as well
+_CUT: Final = 12  # so many characters of a secret at the beginning or end of a text are masked as well
+_PART: Final = 8  # of a URL
 _LONG: Final = 20
 _SHORTEST_LINE: Final = 16  # of a key of several lines
 _URL: Final = re.compile(
@@ -133,22 +134,23 @@ def _query_parts(query: str) -> Iterator[str]:
         yield from (query, unquote_plus(query))
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
-        if len(value) >= _CUT or (len(value) >= _SHORT and _KEY_NAME.search(name)):
+        if len(value) >= _PART or (len(value) >= _SHORT and _KEY_NAME.search(name)):
             yield from (value, unquote_plus(value))
 
 
 def _looks_secret(piece: str, *, is_web: bool) -> bool:
-    if len(piece) < _CUT or _HOST.fullmatch(piece):
+    if len(piece) < _PART or _HOST.fullmatch(piece):
         return False
     mixed = any(map(str.isdigit, piece)) or (piece != piece.lower() and piece != piece.upper())
     return mixed or len(piece) >= _LONG or not (is_web or piece.isalpha())
 
 
 def _forms(word: str) -> set[str]:
-    """Return `word` as programs write it: as it is, escaped in JSON, Python, HTML and URLs."""
+    """Return `word` as programs write it: as it is, escaped in JSON, Python, a shell, HTML and URLs."""
     as_json = {json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]}
     quoted = {quote(word, errors="replace"), quote(word, "", errors="replace"), quote_plus(word, errors="replace")}
-    return {word, printable(word), word.translate(_IN_HTML)} | as_json | quoted
+    in_shell = word.replace("'", "'\"'\"'")
+    return {word, printable(word), repr(word)[1:-1], in_shell, word.translate(_IN_HTML)} | as_json | quoted
 
 
 def _pattern(form: str) -> str:
