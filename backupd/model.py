@@ -131,7 +131,7 @@ class ArchiveFacts:
 
     sha256: Sha256
     size_bytes: Count
-    member_bytes: Annotated[int, Ge(1), Le(16 << 20)]
+    member_bytes: Annotated[int, Ge(1), Le(4 << 20)]
     members: Count
 
 
@@ -191,6 +191,11 @@ class Generation:
     def verified(self) -> bool:
         """Whether this copy counts: it was verified when it was made, and no later check found damage."""
         return self.verification != "corrupt" and not self.damaged
+
+    @property
+    def state(self) -> Verification:
+        """The verification that lists show."""
+        return "corrupt" if self.damaged else self.verification
 
 
 @dataclass(frozen=True, slots=True)

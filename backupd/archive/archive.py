@@ -61,7 +61,9 @@ def pack(
             _write_all(target, member)
             members += 1
             if members % _WRITE_OUT_MEMBERS == 0:
-                _write_out(target)
+                # Linux starts writing dirty pages now (mm/fadvise.c), not in one burst at fsync that would delay the
+                # app, and drops clean ones: later reads come from the disk.
+                os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.fsync(target.fileno())
         size_bytes = target.tell()
     _verify(archive, packed.hexdigest())
@@ -77,10 +79,11 @@ def unpack(
     end when its digest differs; then `target` may be incomplete. Raises OSError.
     """
     digest, packed, size_bytes = hashlib.sha256(), hashlib.sha256(), 0
+    threads = max(1, workers * MEMBER_BYTES // max(facts.member_bytes, MEMBER_BYTES))  # larger members, as much memory
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb", buffering=0) as stream:
         members = _digesting(_members(archive, facts), packed, lambda _done: None)
-        for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, workers):
+        for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, threads):
             size_bytes += len(piece)
             if size_bytes > limit_bytes:
                 raise CopyCorrupt("the archive holds more than its manifest says", "use another generation or store")
@@ -115,18 +118,14 @@ def _pieces(source: BinaryIO) -> Iterator[bytes]:
 
 
 def _members(archive: BinaryIO, facts: ArchiveFacts) -> Iterator[bytes]:
+    """Yield the members; an I/O error of the disk is damage to the archive."""
     left_bytes = facts.size_bytes
-    while member := _next_member(archive, facts.member_bytes):
-        left_bytes -= len(member)
-        if left_bytes < 0:
-            raise CopyCorrupt("the archive is longer than its manifest says", "use another generation or store")
-        yield member
-
-
-def _next_member(archive: BinaryIO, member_bytes: int) -> bytes:
-    """Read a member; an I/O error of the disk is damage to the archive."""
     try:
-        return read_member(archive, member_bytes)
+        while member := read_member(archive, facts.member_bytes):
+            left_bytes -= len(member)
+            if left_bytes < 0:
+                raise CopyCorrupt("the archive is longer than its manifest says", "use another generation or store")
+            yield member
     except OSError as error:
         if error.errno != errno.EIO:
             raise
@@ -157,14 +156,6 @@ def _in_order(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _write_out(target: BinaryIO) -> None:
-    """Start writing dirty pages now, not in one burst at fsync that would delay the app.
-
-    Linux starts writing on POSIX_FADV_DONTNEED (mm/fadvise.c), and drops clean pages: later reads come from the disk.
-    """
-    os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write_all(stream: BinaryIO, data: bytes) -> None:
