@@ -19,8 +19,8 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from uuid import uuid4
 
 from backupd.errors import Terminated
-from backupd.formatting import without_secrets
 from backupd.log import Event, EventLog
+from backupd.masking import without_secrets
 from backupd.report import AnyReport
 from backupd.system.process import pipe, send, start_module
 
@@ -56,11 +56,9 @@ class Ping:
     """A signal about one run."""
 
     signal: Signal
-    run_id: str
-    """A UUID that pairs start and end."""
+    run_id: str  # a UUID that pairs start and end
     summary: str = ""
-    lines: tuple[str, ...] = ()
-    """The lines that the run logged."""
+    lines: tuple[str, ...] = ()  # the lines that the run logged
     exit_code: int = 0
     duration_s: float | None = None
 
@@ -196,7 +194,8 @@ class Pinger:
         """Send `ping` as `send_ping` does; log and record the result, and return whether it was accepted."""
         if ping_request(monitor, ping) is None:
             return True
-        error = self.helper.send(monitor, ping) if self.helper else send_ping(monitor, ping, self.timeout_s)
+        masked = self.log.mask.of(ping)
+        error = self.helper.send(monitor, masked) if self.helper else send_ping(monitor, masked, self.timeout_s)
         self.record(task, subject, error)
         if error:
             what = f"the {task} of {subject}" if subject else f"the {task} ping"

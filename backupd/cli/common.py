@@ -14,10 +14,10 @@ import click
 
 from backupd.bootstrap.launch import handed_config, launch
 from backupd.bootstrap.tasks import build_context, writable
-from backupd.cli import Command, config_option, long_help
-from backupd.cli.output import fail, print_error, print_warning
-from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config
-from backupd.errors import StoreUnusable, UsageError
+from backupd.cli import Command
+from backupd.cli.output import fail, mask_output, print_error, print_warning
+from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config, mask_of
+from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileges, runs_as_root
 from backupd.report import AnyReport
@@ -31,6 +31,9 @@ _WORST_FIRST: Final = (1, 78, 75, 3, 0)
 _CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 _PRINTERS: Final = ("click", "rich")
 _NO_OUTPUT: Final = "send the output elsewhere; the command has done its work, and backup.log has the result"
+
+_OF_CLICK: Final = (click.ClickException, click.Abort, click.exceptions.Exit)
+_REPORT: Final = "report this with backup.log"
 
 Body = Callable[..., None]
 # The paths of the secrets that a command with these arguments needs.
@@ -65,18 +68,15 @@ def command(
     secrets: Secrets | None = of_store,
     pings: bool = False,
 ) -> Callable[[Body], Command]:
-    """Make a function a command, of `group` where there is one; it gets the effective `config`, and `as_json`.
+    """Make a function a `Command`, of `group` where there is one; it gets the effective `config`, and `as_json`.
 
-    Its docstring is the long help, after the short help of a command that is in no group. Errors that are foreseen
-    end it with a message and their exit code. `secrets` and `pings` are those of `with_config`.
+    Errors that are foreseen end it with a message and their exit code. `secrets` and `pings`: see `with_config`.
     """
 
     def decorate(body: Body) -> Command:
-        text = body.__doc__ if group else long_help(name, body)
-        make = click.command(name, cls=Command, exits=exits or {}, help=text, epilog=f"Example: {example}")
-        made: Command = make(with_config(body, secrets, pings=pings))
-        as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines.")
-        made.params += [config_option(), as_json]
+        make = click.command(name, cls=Command, example=example, exits=exits or {}, group=group is not None)
+        made = make(with_config(body, secrets, pings=pings))
+        made.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines."))
         if group:
             group.add_command(made)
         return made
@@ -96,17 +96,13 @@ def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False) -> 
         as_json = bool(arguments.get("as_json"))
         try:
             try:
-                config = handed_config()
-                if config is None:
-                    config = load_config(config_file, os.environ)
-                    if secrets is not None:
-                        config = launch(config, secrets(config, arguments), pings=pings)
+                config = handed_config() or _read_config(config_file, secrets, arguments, pings=pings)
+                mask_output(mask_of(config))
                 body(config, **arguments)
             except Exception as error:
-                foreseen = None if _is_of_output(error) else foreseen_error(error)
-                if foreseen is None:
+                if _is_of_output(error) or isinstance(error, _OF_CLICK):
                     raise
-                fail(foreseen, as_json=as_json)
+                fail(foreseen_error(error) or UnexpectedError.of(error, _REPORT), as_json=as_json)
         except BrokenPipeError:
             _discard_output()
             sys.exit(_CLOSED_PIPE)
@@ -116,6 +112,14 @@ def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False) -> 
             sys.exit(1)
 
     return guarded
+
+
+def _read_config(
+    config_file: Path | None, secrets: Secrets | None, arguments: Mapping[str, Any], *, pings: bool
+) -> Config:
+    """Return the configuration, where this command need not start anew without its secrets. Raises ConfigError."""
+    config = load_config(config_file, os.environ)
+    return config if secrets is None else launch(config, secrets(config, arguments), pings=pings)
 
 
 def _is_of_output(error: Exception) -> bool:

@@ -2,7 +2,7 @@
 
 from backupd.config.kinds import WithheldSecret
 from backupd.config.load import load_config
-from backupd.config.render import config_digest, masked, secrets_of, to_toml, toml_key, toml_value
+from backupd.config.render import config_digest, mask_of, masked, secrets_of, to_toml, toml_key, toml_value
 from backupd.config.schema import Config, KeyPath
 from backupd.config.sections import DrillSection, ReplicaSection
 from backupd.config.withheld import ALL_SECRETS, REPLICAS, withhold_secrets
@@ -17,6 +17,7 @@ __all__ = [
     "WithheldSecret",
     "config_digest",
     "load_config",
+    "mask_of",
     "masked",
     "secrets_of",
     "to_toml",
