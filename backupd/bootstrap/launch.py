@@ -1,7 +1,7 @@
 """The configuration of this process: read once, and then without the secrets that it does not need.
 
 Secrets are in the environment that a command starts with, in files, and then in memory. Before it touches anything that
-an app can write, it starts anew without all of that (`system.relaunch`), with what its work needs.
+an app can write, it starts again without all of that (`system.relaunch`), with what its work needs.
 """
 
 import os
@@ -26,7 +26,7 @@ def handed_config() -> Config | None:
 
 
 def launch(config: Config, needed: Iterable[KeyPath], *, pings: bool) -> Config:
-    """Return `config` where it has no secrets; else start this command anew, with those at the paths `needed` alone.
+    """Return `config` where it has no secrets; else start this command again, with those at the paths `needed` alone.
 
     With `pings` it runs tasks, whose pings another process sends. Raises OSError, ProcessRefused.
     """
@@ -46,7 +46,7 @@ def _relaunch(config: Config, needed: Iterable[KeyPath], *, pings: bool) -> NoRe
 
 
 def relaunch_with(config: Config, environ: Mapping[str, str], descriptors: Iterable[int] = ()) -> NoReturn:
-    """Start this command anew with `config`. Raises OSError."""
+    """Start this command again with `config`. Raises OSError."""
     relaunch(pickle.dumps(config), environ, descriptors)
 
 

@@ -117,7 +117,7 @@ def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False) -> 
 def _read_config(
     config_file: Path | None, secrets: Secrets | None, arguments: Mapping[str, Any], *, pings: bool
 ) -> Config:
-    """Return the configuration, where this command need not start anew without its secrets. Raises ConfigError."""
+    """Return the configuration, where this command need not start again without its secrets. Raises ConfigError."""
     config = load_config(config_file, os.environ)
     return config if secrets is None else launch(config, secrets(config, arguments), pings=pings)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 LINK_HINT: Final = (
     "if you made the link, configure the path that it leads to, or give it the owner of its target (chown -h); if you "
-    "did not, somebody who can write to that directory did"
+    "did not, another user who can write to that directory did"
 )
 _ROOT: Final = Path(os.sep)
 _MOST_LINKS: Final = 40  # as the kernel (path_resolution(7))

@@ -1,4 +1,4 @@
-"""Starts this command anew in the same process: environment and memory of before are gone (execve(2)).
+"""Starts this command again in the same process: environment and memory of before are gone (execve(2)).
 
 The kernel shows the environment that a process began with to whoever may read /proc/PID/environ, for as long as it
 runs, and to the process itself by any link to /proc/self/environ; nothing but a new start removes it. What the command
@@ -23,7 +23,7 @@ _MOST_BYTES: Final = 1 << 24
 
 
 def is_first_process() -> bool:
-    """Tell whether this is the first process of a container: it should start anew below tini."""
+    """Tell whether this is the first process of a container: it should start again below tini."""
     return os.getpid() == 1
 
 
