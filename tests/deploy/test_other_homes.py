@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -108,17 +107,6 @@ def container_of(home: str) -> dict[str, Any]:
     """Return the service called backupd of a file in the format of Compose."""
     service: dict[str, Any] = yaml.safe_load((HOMES / home).read_text())["services"]["backupd"]
     return service
-
-
-@pytest.mark.parametrize("home", ["swarm.yml", "coolify.yml"])
-def test_compose_accepts_file_of_swarm_and_coolify(home: str, tmp_path: Path) -> None:
-    copy = tmp_path / home
-    copy.write_text(
-        (HOMES / home).read_text().replace(" " * 20 + "pids: 64\n", "")
-    )  # Compose before 2 does not know it
-    values = {"APP_IMAGE": "app", "BACKUPD_IMAGE": "backupd", "DATABASE_FILE": "tasks.db"}
-    compose = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
-    assert "backupd" in run(*compose, "-f", copy, "config", env=values)
 
 
 @pytest.mark.parametrize("home", ["swarm.yml", "coolify.yml"])
