@@ -85,7 +85,7 @@ def foreign_link(path: Path) -> ForeignLink | None:
 
 
 def stat_without_links(path: Path) -> os.stat_result:
-    """Return the state of the absolute `path`, which no link leads to, not even one that was made since it was resolved.
+    """Return the state of the absolute `path`, without any link, not even one made since it was resolved.
 
     Raises OSError, ELOOP or ENOTDIR for a link.
     """
