@@ -12,6 +12,7 @@ from typing import Literal
 
 import apsw
 
+from backupd.sqlite.worker.connection import ignore_unparsable_schema
 from backupd.sqlite.worker.foreign_schema import follow_pages, schema_error_in, schema_errors
 
 MAX_MESSAGES = 100
@@ -132,7 +133,9 @@ def _structure(connection: apsw.Connection, result: IntegrityResult) -> None:
             if not wanted:
                 raise
             for name in wanted:
-                connection.create_scalar_function(name, lambda *_values: None, deterministic=True)
+                connection.create_scalar_function(
+                    name, lambda *_values: None, deterministic=True, flags=apsw.SQLITE_INNOCUOUS
+                )
             replaced |= wanted
 
 
@@ -149,8 +152,7 @@ def _with_collations(connection: apsw.Connection) -> apsw.Connection:
 
 
 def _with_foreign_schema(connection: apsw.Connection) -> apsw.Connection:
-    connection.execute("PRAGMA writable_schema=ON")
-    return _with_collations(connection)
+    return _with_collations(ignore_unparsable_schema(connection))
 
 
 def _is_foreign_schema(connection: apsw.Connection, writer: str, reason: str) -> bool:

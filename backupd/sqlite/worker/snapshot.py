@@ -27,7 +27,7 @@ from backupd.sqlite.file_format import (
     parse_header,
     set_checksums,
 )
-from backupd.sqlite.worker.connection import RESTORE_HINT, source_error
+from backupd.sqlite.worker.connection import RESTORE_HINT, open_database, source_error
 from backupd.sqlite.worker.encrypted import copy_encrypted
 from backupd.sqlite.worker.hot_journal import copy_failed, copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
@@ -90,7 +90,7 @@ class StagedFiles(NamedTuple):
         database, journal = (
             os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
         )
-        target = apsw.Connection(request["target"])
+        target = open_database(request["target"], apsw.SQLITE_OPEN_READWRITE)
         for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
             target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
         return cls(target, database, journal)

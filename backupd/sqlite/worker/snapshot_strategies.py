@@ -13,7 +13,7 @@ import apsw
 
 from backupd.errors import NoSpace, SnapshotFailed, SourceCorrupt
 from backupd.sqlite.file_format import Header, wal_frames
-from backupd.sqlite.worker.connection import RESTORE_HINT, open_database, result_code
+from backupd.sqlite.worker.connection import RESTORE_HINT, empty_database, open_database, result_code
 from backupd.sqlite.worker.locks import refuse_lock_directory, written_without_lock
 from backupd.sqlite.worker.protocol import ParentPipe, SnapshotRequest, SnapshotSettings
 from backupd.system.fs import opened
@@ -263,7 +263,7 @@ def require_not_truncated(source: apsw.Connection, path: str, inode: int, page_s
 def _page_count(source: apsw.Connection) -> int:
     """Return the number of pages of the snapshot, without parsing its schema."""
     with (
-        closing(apsw.Connection(":memory:")) as nowhere,
+        closing(empty_database()) as nowhere,
         closing(nowhere.backup("main", source, "main")) as backup,
     ):
         backup.step(0)
