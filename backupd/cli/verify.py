@@ -16,7 +16,11 @@ from backupd.tasks.provenance import refusal
 from backupd.tasks.verify import VerificationResult, verify
 
 
-@common.command("verify", "backupd verify --all", {0: "all are verified", 1: "at least one is damaged", 75: ""})
+@common.command(
+    "verify",
+    "backupd verify --all",
+    {0: "all are verified", 1: "at least one is damaged, or could not be verified", 75: ""},
+)
 @click.argument("ids", nargs=-1, metavar="[ID|latest]...")
 @click.option("--all", "everything", is_flag=True, help="Every generation in the store.")
 @common.store_option()
@@ -102,6 +106,7 @@ def _print(result: VerificationResult, *, quiet: bool) -> None:
         output.print_warning(result.warning)
     if quiet:
         return
-    word = click.style("verified", fg="green") if result.sound else click.style("DAMAGED", fg="red", bold=True)
+    bad = "DAMAGED" if result.damaged else "NOT VERIFIED"
+    word = click.style("verified", fg="green") if result.sound else click.style(bad, fg="red", bold=True)
     detail = "" if result.sound else f": {printable(result.detail)}"
     click.echo(f"{result.id}: {word} ({human_duration(result.duration_s)}){detail}")

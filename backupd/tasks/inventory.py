@@ -9,9 +9,12 @@ from pathlib import Path
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import GenerationMissing, ManifestInvalid, OtherDatabase, UsageError
+from backupd.formatting import human_bytes
 from backupd.model import CLOCK_TOLERANCE, LOCAL_STORE, Generation, Manifest
 from backupd.problems import refused_step
 from backupd.stores.contract import Store
+from backupd.system.fs import visible_directory
+from backupd.system.resources import total_bytes
 
 LATEST = "latest"
 Choose = Callable[[], Manifest]
@@ -76,6 +79,27 @@ class Inventory:
             self,
             generations=tuple(g for g in self.generations if g.id not in gone),
             manifests={key: manifest for key, manifest in self.manifests.items() if key not in gone},
+        )
+
+    def refusing_oversized(self, directory: Path) -> "Inventory":
+        """Refuse the generations whose manifest claims more than the whole disk of `directory` holds. Raises OSError.
+
+        Only where a smaller one of the same source counts: else an operator has to know how much space is missing.
+        """
+        disk_bytes = total_bytes(directory)
+        large = [g for g in self.generations if g.id in self.manifests and g.snapshot_bytes > disk_bytes]
+        fit = {g.source for g in self.generations if g not in large and self.counts(g)}
+        limit = f"more than all of the disk at {visible_directory(directory)} ({human_bytes(disk_bytes)})"
+        told = {
+            g.id: f"the manifest of {g.id} claims a database of {human_bytes(g.snapshot_bytes)}, {limit}"
+            for g in large
+            if g.source in fit
+        }
+        return replace(
+            self,
+            generations=tuple(replace(g, damaged=True) if g.id in told else g for g in self.generations),
+            manifests={key: manifest for key, manifest in self.manifests.items() if key not in told},
+            refused={**self.refused, **told},
         )
 
     def counts(self, generation: Generation) -> bool:

@@ -82,7 +82,7 @@ def _restore(
                     return stack.enter_context(open_store())
 
             store, inventory = retry(connect)
-            manifest = _newest(request, inventory, run, watched)
+            manifest = _newest(request, inventory.refusing_oversized(target.parent), run, watched)
             _require_space(manifest, request, target.parent, reserve)
             fetched = fetch(manifest, store, target.parent, reserve, watched)
         _verify(extract_verified(manifest, fetched, target, request.workers, watched, reserve), manifest, run)
@@ -118,9 +118,10 @@ def _newest(request: DrillRequest, inventory: Inventory, run: DrillRun, context:
     age_s = max(0.0, (context.clock() - as_of).total_seconds())
     drill = DrillReport(request.store, request.max_age_s, manifest.taken_at, round(age_s, 3))
     run.details = DrillDetails(generation=manifest.id, drill=drill)
-    passed_over = [g.id for g in inventory.of(request.source) if g.taken_at > manifest.taken_at]
-    if passed_over:
-        run.warn(f"newer copies at {request.store} are damaged or dated in the future: {', '.join(passed_over)}")
+    newer = [g.id for g in inventory.of(request.source) if g.taken_at > manifest.taken_at]
+    if newer:
+        known = [inventory.refused.get(key, f"{key} is damaged or dated in the future") for key in newer]
+        run.warn(f"newer copies at {request.store} are passed over: {'; '.join(known)}")
     if age_s > request.max_age_s:
         raise DrillFailed(
             f"the newest verified copy of {request.source} at {request.store} ({manifest.id}) is "
