@@ -23,6 +23,7 @@ from backupd.errors import (
     TargetInUse,
     TargetRefused,
 )
+from backupd.sqlite.worker.source_file import RESTORE_HINT
 from backupd.system.os_errors import explain_no_inodes, lacks_inodes
 
 # https://sqlite.org/c3ref/c_dbconfig_defensive.html. The schema is not trusted: nothing in it runs by itself, and its
@@ -35,7 +36,6 @@ _DEFENSES = (
     (apsw.SQLITE_DBCONFIG_DQS_DDL, 0),  # a misspelt column is an error, not a text
     (apsw.SQLITE_DBCONFIG_DQS_DML, 0),
 )
-RESTORE_HINT = "restore the last verified generation (backupd list)"
 _FULL = "the app's file system is full"
 _SHM_SIZE = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN}
 _BUSY = (
