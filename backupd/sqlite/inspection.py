@@ -11,6 +11,7 @@ from backupd.errors import DrillFailed, WorkerHung
 from backupd.model import Contents, Verdict
 from backupd.sqlite.worker.protocol import CopyRequest, IntegrityReply, IntegrityRequest, QueryResult
 from backupd.sqlite.worker_process import WorkerProcess
+from backupd.system.held_file import HeldFile
 from backupd.system.resources import NORMAL, Priority
 
 
@@ -23,14 +24,15 @@ class Inspection:
 
 
 @contextmanager
-def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterator[Callable[[], Inspection]]:
-    """Check the copy at `path`, which no process writes to and whose source SQLite `writer` (`3.40.1`) wrote.
+def checking(copy: HeldFile, writer: str, *, priority: Priority = NORMAL) -> Iterator[Callable[[], Inspection]]:
+    """Check a copy that no process writes to and whose source SQLite `writer` (`3.40.1`) wrote.
 
     The check runs in parallel to the block, with `priority`, and is killed at its end. Yields a function that waits for
-    the result. Damage is a result, not an error. Raises WorkerFailed when the check itself fails.
+    the result. Damage is a result, not an error. Raises WorkerFailed when the check itself fails, OSError.
     """
-    request = IntegrityRequest(path=path.name, writer=writer, priority=priority._asdict())
-    with WorkerProcess[IntegrityReply]("integrity_check", request, path.parent) as worker:
+    held = copy.descriptor
+    request = IntegrityRequest(path=copy.name, held=held, writer=writer, priority=priority._asdict())
+    with WorkerProcess[IntegrityReply]("integrity_check", request, copy.directory.fixed_path, [held]) as worker:
         yield lambda: _inspection(worker.result())
 
 

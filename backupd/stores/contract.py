@@ -80,9 +80,6 @@ class Store(Archives, Protocol):
     def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
         """Yield for each of `ids` a function that returns its manifest; several are requested at once."""
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
-        """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
-
     def remove(self, generation_id: str) -> None:
         """Remove a generation, the manifest first; a missing generation is accepted."""
 
@@ -103,6 +100,9 @@ class Replica(Store, Protocol):
     @property
     def sent_bytes(self) -> int:
         """Bytes of archives sent so far, failed transfers included; it only grows."""
+
+    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+        """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
 
     def prepare(self) -> None:
         """Make missing directories. Raises BackupdError, OSError."""

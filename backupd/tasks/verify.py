@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from errno import EIO
+from pathlib import Path
 
 from backupd.archive.archive import digest_of
 from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid, NoSpace
@@ -138,8 +139,9 @@ def _verify_copy(
     try:
         manifest = choose_generation(inventory, generation, None, None)
         with work_directory(context) as directory:
-            kept_free = reserve_bytes(directory, reserve)
-            extract_verified(manifest, store, directory / "snapshot.sqlite3", workers, context, kept_free)
+            place = Path(directory.fixed_path)
+            kept_free = reserve_bytes(place, reserve)
+            extract_verified(manifest, store, place / "snapshot.sqlite3", workers, context, kept_free)
     except (CopyCorrupt, ManifestInvalid) as error:
         return error.message
     except GenerationMissing:

@@ -51,8 +51,8 @@ def checksummed(path: Path, mode: str = "delete") -> Path:
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_each_page_of_a_copy_has_the_checksum_that_its_app_expects(tmp_path: Path, take: Take, mode: str) -> None:
     copy = take(checksummed(tmp_path / "app.db", mode))
-    assert wrong(copy.path) == []
-    found = verdict(copy.path)
+    assert wrong(copy.file.path) == []
+    found = verdict(copy.file.path)
     assert (found.level, found.checks) == ("full", ("integrity_check", "page checksums"))
     compacted = compact_snapshot(copy)
     assert compacted.size_bytes < copy.size_bytes
@@ -78,8 +78,8 @@ def test_reserved_bytes_that_are_no_checksums_are_left_as_they_are(tmp_path: Pat
     path = tmp_path / "app.db"
     subprocess.run([sys.executable, "-c", MAKE, path, "delete"], check=True)
     copy = take(path)
-    assert [page[-8:] for page in pages(copy.path)] == [page[-8:] for page in pages(path)]
-    assert verdict(copy.path).checks == ("integrity_check",)
+    assert [page[-8:] for page in pages(copy.file.path)] == [page[-8:] for page in pages(path)]
+    assert verdict(copy.file.path).checks == ("integrity_check",)
 
 
 def test_no_restore_writes_without_checksums_into_a_live_database(backupd: Backupd, database: Path) -> None:

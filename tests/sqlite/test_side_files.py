@@ -77,7 +77,7 @@ def test_every_kind_of_rollback_journal_is_left_as_it_is(tmp_path: Path, take: T
         before = contents(directory)
         assert ("tasks.db-journal" in before) == (journal_mode in {"truncate", "persist"})
         copy = take(directory / "tasks.db")
-        assert rows(copy.path, "SELECT min(balance), max(balance) FROM account") == [(101, 101)]
+        assert rows(copy.file.path, "SELECT min(balance), max(balance) FROM account") == [(101, 101)]
         assert contents(directory) == before
         app.sql("UPDATE account SET balance = balance + 1")
 
@@ -151,7 +151,7 @@ def test_through_fuse_a_wal_database_is_refused_unless_allowed(data: Path, take:
         assert 'network_fs = "allow"' in result.hint
         assert state(data) == before
         copy = take(mount / "tasks.db", SnapshotSettings(network_fs="allow"))
-    assert is_balanced(copy.path)
+    assert is_balanced(copy.file.path)
     assert copy.filesystem.startswith("fuse")
 
 

@@ -23,13 +23,14 @@ CHECK = {"path": "tasks.db", "writer": "3.40.1", "priority": {}}
 PARENT = """
 import sys
 from pathlib import Path
+from backupd.system.directory import Directory
 from backupd.sqlite.snapshot import take_snapshot
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.sqlite.source import Source
 
 database, staging, sys.executable = sys.argv[1:]
 tell = lambda done, total: print("copying", flush=True)
-take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Path(staging), tell, tell)
+take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Directory.open(staging), tell, tell)
 """
 
 WATCHED_PARENT = """
@@ -43,8 +44,8 @@ database, staging = sys.argv[1:]
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
 tell = lambda done, total: None
-copy = take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Path(staging), tell, tell)
-assert str(copy.path) in opened
+copy = take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Directory.open(staging), tell, tell)
+assert str(copy.file.path) in opened
 print([name for name in opened if name.startswith(database)])
 """
 

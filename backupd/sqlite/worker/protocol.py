@@ -36,16 +36,15 @@ class SnapshotSettings(NamedTuple):
 
 
 class SnapshotRequest(TypedDict):
-    """Copy the database at `path` to the new files `target` and `journal`; a `probe` only opens and pins it."""
+    """Copy the database at `path` to the empty files `target` and `journal`; without them, only open and pin it."""
 
     path: str
     uid: int | None
     gid: int | None
     unmapped: str  # the id (`user`, `group`) that this user namespace does not map
     empty: bool
-    probe: bool
-    target: str
-    journal: str
+    target: str  # its name
+    files: tuple[int, int] | None  # the descriptors of `target` and `journal`
     deadline: float  # by the monotonic clock, which the processes of one machine share
     settings: dict[str, Any]  # of SnapshotSettings
 
@@ -67,6 +66,7 @@ class IntegrityRequest(TypedDict):
     """Check the copy at `path`, which SQLite `writer` wrote, with the `priority` of `system.resources`."""
 
     path: str
+    held: int  # its descriptor
     writer: str
     priority: dict[str, Any]
 
@@ -79,11 +79,16 @@ class IntegrityReply(TypedDict):
 
 
 class CopyRequest(TypedDict, total=False):
-    """Do `verb` to the copy at `path`: compact it into `target`, give it the journal `mode`, run the `query`."""
+    """Do `verb` to the copy at `path`: compact it into `target`, give it the journal `mode`, run the `query`.
+
+    To recover and to compact it, its descriptor is `held`; that of the empty file `target` is `target_held`.
+    """
 
     verb: Literal["recover", "compact", "journal", "query"]
     path: str
+    held: int
     target: str
+    target_held: int
     mode: Literal["wal", "rollback"]
     query: str | None
 

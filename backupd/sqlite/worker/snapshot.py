@@ -1,7 +1,7 @@
 """Copy a live database with SQLite's online backup API, without changing it.
 
-Run as `python -m backupd.sqlite.worker.snapshot` in an empty staging directory. This process becomes the owner of the
-source, which has no access to that directory: so the files to be written are opened first.
+Run as `python -m backupd.sqlite.worker.snapshot` in a staging directory. This process becomes the owner of the source,
+which has no access to that directory: so the files to be written are open, and SQLite opens the copy first.
 """
 
 import os
@@ -27,7 +27,7 @@ from backupd.sqlite.file_format import (
     parse_header,
     set_checksums,
 )
-from backupd.sqlite.worker.connection import RESTORE_HINT, source_error
+from backupd.sqlite.worker.connection import RESTORE_HINT, open_held, source_error
 from backupd.sqlite.worker.encrypted import copy_encrypted
 from backupd.sqlite.worker.hot_journal import copy_failed, copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
@@ -43,7 +43,7 @@ _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 def snapshot(request: SnapshotRequest, parent: ParentPipe) -> SnapshotReply:
     """Copy the source, or only open and pin it for a probe."""
     path = request["path"]
-    staged = None if request["probe"] else StagedFiles.open(request)
+    staged = StagedFiles.open(request["target"], *request["files"]) if request["files"] else None
     owner = become_owner(request["uid"], request["gid"])
     before = identity(path)
     header = check_source(request, owner=owner)
@@ -81,16 +81,13 @@ class StagedFiles(NamedTuple):
     journal: int
 
     @classmethod
-    def open(cls, request: SnapshotRequest) -> "StagedFiles":
-        """Create both files and open them before this process becomes the owner of the source.
+    def open(cls, path: str, database: int, journal: int) -> "StagedFiles":
+        """Open the empty file `database` at `path` before this process becomes the owner of the source.
 
         SQLite's journal for the copy is in memory, where it remains empty, since the file was empty before. Without a
         journal, an abandoned attempt would leave a partial database, on which the next attempt fails.
         """
-        database, journal = (
-            os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
-        )
-        target = apsw.Connection(request["target"])
+        target = open_held(path, database, apsw.SQLITE_OPEN_READWRITE)
         for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
             target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
         return cls(target, database, journal)

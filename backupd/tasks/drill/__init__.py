@@ -31,6 +31,7 @@ OpenStore = Callable[[], AbstractContextManager[tuple[Archives, Inventory]]]
 
 _HINT = "use another generation, and send this one again (backupd replicate)"
 _MOST_DIFFERENCES = 3
+_RESTORED = "restored.sqlite3"
 
 
 def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: TaskContext) -> RunReport[DrillDetails]:
@@ -51,7 +52,7 @@ def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: T
             placed.prepare()
         with work_directory(context) as directory:
             began = time.monotonic()
-            restored = directory / "restored.sqlite3"
+            restored = Path(directory.fixed_path) / _RESTORED
             manifest = _restore(request, open_store, retry, restored, run, context)
             took_s = round(time.monotonic() - began, 3)
             problem = record_verification(
@@ -60,7 +61,7 @@ def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: T
             if problem:
                 run.warn(problem)
             if request.app:
-                check_app(request.app, restored, manifest.origin, run)
+                check_app(request.app, Path(directory.path) / _RESTORED, manifest.origin, run)
             recovery_s = round(time.monotonic() - began, 3)
             run.details = replace(run.details, drill=replace(run.details.drill, recovery_s=recovery_s))
     return run.report

@@ -64,7 +64,7 @@ def restore_online(
             pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
         run.details = RestoreDetails(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         _inspect(request, safety, manifest)  # first, before hours are spent on fetching
-        copy = staging / _COPY
+        copy = Path(staging.fixed_path) / _COPY
         with run.stage("unpack"), marking_damage(manifest, store, context):
             extract_verified(manifest, store, copy, request.workers, context)
         before = _back_up(safety, manifest, context)
