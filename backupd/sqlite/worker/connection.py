@@ -143,7 +143,10 @@ def open_held(path: str, held: int, flags: int, parameters: str = "") -> apsw.Co
     Raises SnapshotFailed where somebody has put another file in its place, before anything of that is read.
     """
     before = _times_open(held)
-    connection = open_database(path, flags | apsw.SQLITE_OPEN_NOFOLLOW, parameters)
+    try:
+        connection = open_database(path, flags | apsw.SQLITE_OPEN_NOFOLLOW, parameters)
+    except apsw.CantOpenError:  # a link, or nothing
+        raise replaced(path) from None
     if _times_open(held) == before:
         connection.close()
         raise replaced(path)
