@@ -13,10 +13,10 @@ from typing import Any, Final
 import click
 
 from backupd.bootstrap.tasks import build_context, writable
-from backupd.cli import Command, config_option, long_help
-from backupd.cli.output import fail, print_error, print_warning
-from backupd.config import Config, load_config
-from backupd.errors import StoreUnusable, UsageError
+from backupd.cli import Command
+from backupd.cli.output import fail, mask_output, print_error, print_warning
+from backupd.config import Config, load_config, mask_of
+from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import become_owner_of_backups, drop_privileges
 from backupd.report import AnyReport
@@ -30,6 +30,9 @@ _WORST_FIRST: Final = (1, 78, 75, 3, 0)
 _CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 _PRINTERS: Final = ("click", "rich")
 _NO_OUTPUT: Final = "send the output elsewhere; the command has done its work, and backup.log has the result"
+
+_OF_CLICK: Final = (click.ClickException, click.Abort, click.exceptions.Exit)
+_REPORT: Final = "report this with backup.log"
 
 Body = Callable[..., None]
 
@@ -46,18 +49,15 @@ def store_option(verb: str = "look at") -> Callable[[Body], Body]:
 def command(
     name: str, example: str, exits: Mapping[int, str] | None = None, *, group: click.Group | None = None
 ) -> Callable[[Body], Command]:
-    """Make a function a command, of `group` where there is one; it gets the effective `config`, and `as_json`.
+    """Make a function a `Command`, of `group` where there is one; it gets the effective `config`, and `as_json`.
 
-    Its docstring is the long help, after the short help of a command that is in no group. Errors that are foreseen
-    end it with a message and their exit code.
+    Errors that are foreseen end it with a message and their exit code.
     """
 
     def decorate(body: Body) -> Command:
-        text = body.__doc__ if group else long_help(name, body)
-        make = click.command(name, cls=Command, exits=exits or {}, help=text, epilog=f"Example: {example}")
-        made: Command = make(with_config(body))
-        as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines.")
-        made.params += [config_option(), as_json]
+        make = click.command(name, cls=Command, example=example, exits=exits or {}, group=group is not None)
+        made = make(with_config(body))
+        made.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines."))
         if group:
             group.add_command(made)
         return made
@@ -73,12 +73,13 @@ def with_config(body: Body) -> Body:
         as_json = bool(arguments.get("as_json"))
         try:
             try:
-                body(load_config(config_file, os.environ), **arguments)
+                config = load_config(config_file, os.environ)
+                mask_output(mask_of(config))
+                body(config, **arguments)
             except Exception as error:
-                foreseen = None if _is_of_output(error) else foreseen_error(error)
-                if foreseen is None:
+                if _is_of_output(error) or isinstance(error, _OF_CLICK):
                     raise
-                fail(foreseen, as_json=as_json)
+                fail(foreseen_error(error) or UnexpectedError.of(error, _REPORT), as_json=as_json)
         except BrokenPipeError:
             _discard_output()
             sys.exit(_CLOSED_PIPE)
