@@ -184,13 +184,13 @@ class Generation:
     taken_at: datetime
     archive_bytes: int
     snapshot_bytes: int
-    verification: Verification  # when it was made
+    verification: Verification | Literal["unknown"]  # when it was made; unknown: its manifest cannot be read now
     damaged: bool = False  # a later check found damage
 
     @property
     def verified(self) -> bool:
         """Whether this copy counts: it was verified when it was made, and no later check found damage."""
-        return self.verification != "corrupt" and not self.damaged
+        return self.verification not in ("corrupt", "unknown") and not self.damaged
 
 
 @dataclass(frozen=True, slots=True)

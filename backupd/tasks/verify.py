@@ -9,14 +9,15 @@ from datetime import datetime
 from errno import EIO
 
 from backupd.archive.archive import digest_of
-from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid
+from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid
 from backupd.log import Event
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.resources import reserve_bytes
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
-from backupd.tasks.inventory import Inventory, choose_generation
+from backupd.tasks.choice import choose_generation
+from backupd.tasks.inventory import Inventory
 from backupd.tasks.reporter import CopyVerified
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.run import Run
@@ -96,6 +97,7 @@ class VerificationResult:
     detail: str
     duration_s: float
     warning: str = ""  # why it could not be marked
+    unreadable: bool = False  # nothing is known: its manifest cannot be read now
 
 
 def verify(
@@ -109,11 +111,16 @@ def verify(
 ) -> VerificationResult:
     """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
 
+    So is a manifest that cannot be read now, of which nothing is recorded.
+
     It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). Raises
     NoSpace; GenerationMissing where `store` has no such generation, which is not damage.
     """
     began = time.monotonic()
     store = store or context.store
+    if generation in inventory.unreadable:
+        why = inventory.refused[generation]
+        return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=True)
     detail = _verify_copy(generation, inventory, workers, context, reserve, store)
     result = VerificationResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
     if result.sound:
@@ -134,7 +141,7 @@ def _verify_copy(
         with work_directory(context) as directory:
             kept_free = reserve_bytes(directory, reserve)
             extract_verified(manifest, store, directory / "snapshot.sqlite3", workers, context, kept_free)
-    except (CopyCorrupt, ManifestInvalid) as error:
+    except (CopyCorrupt, ManifestInvalid, GenerationTaken) as error:
         return error.message
     except GenerationMissing:
         if store is context.store and context.store.has_files(generation):
