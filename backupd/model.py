@@ -131,7 +131,7 @@ class ArchiveFacts:
 
     sha256: Sha256
     size_bytes: Count
-    member_bytes: Annotated[int, Ge(1), Le(16 << 20)]
+    member_bytes: Annotated[int, Ge(1), Le(4 << 20)]
     members: Count
 
 

@@ -77,10 +77,11 @@ def unpack(
     end when its digest differs; then `target` may be incomplete. Raises OSError.
     """
     digest, packed, size_bytes = hashlib.sha256(), hashlib.sha256(), 0
+    threads = max(1, workers * MEMBER_BYTES // max(facts.member_bytes, MEMBER_BYTES))  # larger members, as much memory
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb", buffering=0) as stream:
         members = _digesting(_members(archive, facts), packed, lambda _done: None)
-        for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, workers):
+        for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, threads):
             size_bytes += len(piece)
             if size_bytes > limit_bytes:
                 raise CopyCorrupt("the archive holds more than its manifest says", "use another generation or store")

@@ -18,6 +18,7 @@ from backupd.errors import CopyCorrupt
 LEVELS = (5, 6, 7)
 WORTH = 0.0125
 _PIECES = 16
+_MOST_LONGER = 16  # a piece that cannot be compressed takes 5 bytes more for each 5,000 (libdeflate)
 _PIECE_BYTES = 256 << 10
 Map = Callable[[Callable[[bytes], list[int]], Iterable[bytes]], Iterable[list[int]]]
 HEADER_BYTES = 20
@@ -46,7 +47,7 @@ def read_member(stream: BinaryIO, member_bytes: int) -> bytes:
     if not header:
         return b""
     length = _length(header)
-    if not HEADER_BYTES + TRAILER_BYTES < length <= 2 * member_bytes + 1024:
+    if not HEADER_BYTES + TRAILER_BYTES < length <= member_bytes + member_bytes // _MOST_LONGER + 1024:
         raise CopyCorrupt("the archive is damaged: a member has an impossible length", "try another generation")
     rest = stream.read(length - HEADER_BYTES)
     if len(rest) != length - HEADER_BYTES:

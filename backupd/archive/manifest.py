@@ -24,6 +24,7 @@ _STORE = re.compile(STORE_IDENTITY, re.ASCII)
 _ATTEMPT = re.compile(r"(-\d{1,3})?", re.ASCII)
 _MAX_OWNER = 2**32 - 2  # for chown(2) the next number means "do not change"
 _YEARS = range(1970, 9999)  # that any time zone can represent
+_MOST_INFLATED = 1032  # bytes that deflate can make of one: a match of 258 bytes takes 2 bits (RFC 1951 §3.2.5)
 _HINT = "use another generation; gunzip and PRAGMA integrity_check can still check the archive of this one"
 
 
@@ -65,7 +66,7 @@ def _in_utf8(manifest: Manifest) -> Manifest:
 
 def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
     """Yield the contradictions between fields, and the faults that no annotation covers."""
-    snapshot, origin = manifest.snapshot, manifest.origin
+    snapshot, archive, origin = manifest.snapshot, manifest.archive, manifest.origin
     if manifest.id != found_as:
         yield "it describes another generation"
     if not (is_generation_id(manifest.id) and is_source_name(manifest.source) and _STORE.fullmatch(manifest.store)):
@@ -79,6 +80,8 @@ def _faults(manifest: Manifest, found_as: str) -> Iterator[str]:
         yield "its page size is not a power of two"
     if snapshot.page_count * snapshot.page_size != snapshot.size_bytes:
         yield "its snapshot is not a whole number of pages"
+    if snapshot.size_bytes > min(archive.size_bytes * _MOST_INFLATED, archive.members * archive.member_bytes):
+        yield "its archive is too small to hold its snapshot"
     ids = (origin.uid, origin.gid, origin.directory_uid, origin.directory_gid)
     if max(number or 0 for number in ids) > _MAX_OWNER:
         yield "uid or gid out of range"

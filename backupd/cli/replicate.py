@@ -67,7 +67,9 @@ def _replicate(config: Config, request: ReplicationRequest, context: TaskContext
 def _plan(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
     here = local_inventory(context)
     with replica_errors(name), replica_connector(config, name, context)() as replica:
-        return plan_all(replication_request(config, name), here, replica_inventory(name, replica, context), context)
+        there = replica_inventory(name, replica, context)
+    there.require_readable()
+    return plan_all(replication_request(config, name), here, there, context)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,14 +67,19 @@ def opened(path: "Path | str", flags: int = os.O_RDONLY) -> "Iterator[int]":
 def fsync_directory(directory: "Path") -> None:
     """Make renames and removals in `directory` durable; notes a file system that cannot. Raises OSError."""
     with opened(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-            limit = f"the file system of {visible_directory(directory)} cannot fsync directories ({error.strerror})"
-            lost = "a power failure may take back the last renames there"
-            _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: {lost}")
+        fsync_open_directory(descriptor, directory)
+
+
+def fsync_open_directory(descriptor: int, directory: "Path | str") -> None:
+    """Do what `fsync_directory` does to the open `directory`. Raises OSError."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        limit = f"the file system of {visible_directory(directory)} cannot fsync directories ({error.strerror})"
+        lost = "a power failure may take back the last renames there"
+        _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: {lost}")
 
 
 def fsync_file(path: "Path") -> None:
@@ -83,14 +88,17 @@ def fsync_file(path: "Path") -> None:
         os.fsync(descriptor)
 
 
-def exchange_names(one: "Path", other: "Path") -> bool:
-    """Exchange the names of two files atomically; False where that is not supported (renameat2(2)). Raises OSError."""
+def exchange_names(one: "Path | str", other: "Path | str", directory: int = _AT_FDCWD) -> bool:
+    """Exchange two names of the open `directory` atomically; False where that is not supported (renameat2(2)).
+
+    Raises OSError.
+    """
     import ctypes  # rarely needed, and slow to load
 
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:  # another C library, or an older version
         return False
-    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    if rename(directory, os.fsencode(one), directory, os.fsencode(other), _RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
     if number in _UNSUPPORTED:  # not supported by the file system or the kernel

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from backupd.errors import BackupdError, InputOutputError, NoSpace
+from backupd.system.directory import UnexpectedFile
 from backupd.system.fs import is_disk_full, visible_directory
 from backupd.system.owners import ownership_hint
 from backupd.system.process import start_refusal
@@ -45,7 +46,8 @@ def foreseen_error(error: BaseException, place: "Path | str | None" = None, full
     if is_disk_full(error):
         what, hint = explain_full(error, place or _file_of(error))
         return NoSpace(what, hint + full_hint)
-    return InputOutputError(f"I/O error: {os_error_text(error)}", os_error_hint(error, place))
+    kind = "" if isinstance(error, UnexpectedFile) else "I/O error: "
+    return InputOutputError(f"{kind}{os_error_text(error)}", os_error_hint(error, place))
 
 
 def os_error_text(error: OSError) -> str:
@@ -72,6 +74,8 @@ def os_error_hint(error: OSError, place: "Path | str | None" = None) -> str:
     path = _file_of(error) or place
     if is_disk_full(error):
         return explain_full(error, path)[1]
+    if isinstance(error, UnexpectedFile):
+        return f"find out who put it there; then move it away (ls -la {path})"
     text = next((text for numbers, text in _REMEDIES if error.errno in numbers), _ELSE)
     hint = text.format(path=path or "the files", user=f"{os.geteuid()}:{os.getegid()}")
     return ownership_hint(path, hint) if path and error.errno in _DENIED else hint

@@ -83,12 +83,17 @@ def free_bytes(directory: "Path") -> int:
     return disk.f_bavail * disk.f_frsize
 
 
+def total_bytes(directory: "Path") -> int:
+    """Return the size of the file system of `directory`. Raises OSError."""
+    disk = os.statvfs(directory)
+    return disk.f_blocks * disk.f_frsize
+
+
 def reserve_bytes(directory: "Path", configured: int | None) -> int:
     """Return what must stay free on the file system of `directory`: as configured, else 5 % and at most 1 GiB."""
     if configured is not None:
         return configured
-    disk = os.statvfs(directory)
-    return min(_MAX_DEFAULT_RESERVE, int(disk.f_blocks * disk.f_frsize * _DEFAULT_RESERVE))
+    return min(_MAX_DEFAULT_RESERVE, int(total_bytes(directory) * _DEFAULT_RESERVE))
 
 
 def require_space(directory: "Path", needed: int, reserve: int, what: str, files: int = 1) -> None:

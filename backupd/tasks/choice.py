@@ -1,6 +1,6 @@
 """Which generation an operator means, and the newer ones that are passed over for it: never without a word."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -39,9 +39,7 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
         fits = inventory.counts(generation) and source in (None, generation.source)
         if fits and (at is None or generation.taken_at <= at):
             return inventory.manifests[generation.id]
-    for generation in inventory.generations:
-        if generation.id in inventory.unreadable and source in (None, generation.source):
-            raise inventory.refusal(generation.id)
+    inventory.require_readable(source)
     raise _none_fits(inventory, source, at)
 
 
@@ -97,8 +95,8 @@ def require_newest(chosen: Manifest, inventory: Inventory, accept: Accept, at: d
     kind: type[BackupdError] = CopyUnreadable if blocked and inventory.store != LOCAL_STORE else NewestUnusable
     raise kind(
         warning,
-        f"use a copy of the newest from another store; to take {chosen.id}, of {chosen.taken_at:%F %T} UTC, all the "
-        "same: the same command with --accept-older",
+        f"take the newest from another store (backupd list); --accept-older takes {chosen.id}, of "
+        f"{chosen.taken_at:%F %T} UTC",
     )
 
 

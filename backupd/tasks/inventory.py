@@ -18,9 +18,12 @@ from backupd.errors import (
     OtherDatabase,
     StoreUnusable,
 )
+from backupd.formatting import human_bytes
 from backupd.model import CLOCK_TOLERANCE, LOCAL_STORE, MANIFEST_SUFFIX, Generation, Manifest
 from backupd.problems import refused_step
 from backupd.stores.contract import ListedGeneration, Store
+from backupd.system.fs import visible_directory
+from backupd.system.resources import total_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,11 @@ class Inventory:
             kind = GenerationTaken
         return kind(self.refused[generation_id], hint)
 
-    def require_readable(self) -> None:
-        """Raise CopyUnreadable where a manifest at this replica cannot be read now."""
-        for generation_id in sorted(self.unreadable, reverse=True):
-            raise self.refusal(generation_id)
+    def require_readable(self, source: str | None = None) -> None:
+        """Raise CopyUnreadable (StoreUnusable here) where a manifest of `source` (None: any) cannot be read now."""
+        for generation in self.generations:
+            if generation.id in self.unreadable and source in (None, generation.source):
+                raise self.refusal(generation.id)
 
     def refusing(self, replaced: Collection[str]) -> "Inventory":
         """Return the inventory with the generations of these ids refused: this store knows them by other digests."""
@@ -116,6 +120,27 @@ class Inventory:
             self,
             generations=tuple(g for g in self.generations if g.id not in gone),
             manifests={key: manifest for key, manifest in self.manifests.items() if key not in gone},
+        )
+
+    def refusing_oversized(self, directory: Path) -> "Inventory":
+        """Refuse the generations whose manifest claims more than the whole disk of `directory` holds. Raises OSError.
+
+        Only where a smaller one of the same source counts: else an operator has to know how much space is missing.
+        """
+        disk_bytes = total_bytes(directory)
+        large = [g for g in self.generations if g.id in self.manifests and g.snapshot_bytes > disk_bytes]
+        fit = {g.source for g in self.generations if g not in large and self.counts(g)}
+        limit = f"more than all of the disk at {visible_directory(directory)} ({human_bytes(disk_bytes)})"
+        told = {
+            g.id: f"the manifest of {g.id} claims a database of {human_bytes(g.snapshot_bytes)}, {limit}"
+            for g in large
+            if g.source in fit
+        }
+        return replace(
+            self,
+            generations=tuple(replace(g, damaged=True) if g.id in told else g for g in self.generations),
+            manifests={key: manifest for key, manifest in self.manifests.items() if key not in told},
+            refused={**self.refused, **told},
         )
 
     def counts(self, generation: Generation) -> bool:
@@ -182,9 +207,7 @@ def _without_archive(generation_id: str, store: Store) -> Generation:
         return _unreadable(generation_id, 0, "corrupt")
 
 
-def _unreadable(
-    generation_id: str, archive_bytes: int, verification: Literal["corrupt", "unknown"]
-) -> Generation:
+def _unreadable(generation_id: str, archive_bytes: int, verification: Literal["corrupt", "unknown"]) -> Generation:
     parts = generation_id.split("-")  # such as tasks-20261123-0400-2
     if len(parts[-1]) < len("0400") or len(parts[-2]) != len("20261123"):
         parts.pop()

@@ -15,8 +15,8 @@ from backupd.errors import AdoptionRefused, ForeignCopies, GenerationMissing
 from backupd.formatting import counted, human_duration
 from backupd.log import Event
 from backupd.model import Manifest
-from backupd.tasks.context import TaskContext
 from backupd.tasks.choice import LATEST, choose_generation
+from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.prune import pin_generation
 from backupd.tasks.requests import PinRequest

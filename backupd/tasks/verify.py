@@ -9,14 +9,14 @@ from datetime import datetime
 from errno import EIO
 
 from backupd.archive.archive import digest_of
-from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid
+from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace
 from backupd.log import Event
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.resources import reserve_bytes
-from backupd.tasks.context import TaskContext, local_inventory, work_directory
 from backupd.tasks.choice import choose_generation
+from backupd.tasks.context import TaskContext, local_inventory, work_directory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.reporter import CopyVerified
 from backupd.tasks.restore.extract import extract_verified
@@ -96,6 +96,7 @@ class VerificationResult:
     sound: bool
     detail: str
     duration_s: float
+    damaged: bool = False  # one that is neither sound nor damaged could not be verified
     warning: str = ""  # why it could not be marked
     unreadable: bool = False  # nothing is known: its manifest cannot be read now
 
@@ -111,18 +112,22 @@ def verify(
 ) -> VerificationResult:
     """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
 
-    So is a manifest that cannot be read now, of which nothing is recorded.
-
-    It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). Raises
-    NoSpace; GenerationMissing where `store` has no such generation, which is not damage.
+    It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). One
+    that does not fit there, or whose manifest cannot be read now, is neither sound nor damaged, and nothing is recorded
+    of it. Raises GenerationMissing where `store` has no such generation.
     """
     began = time.monotonic()
     store = store or context.store
     if generation in inventory.unreadable:
         why = inventory.refused[generation]
         return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=True)
-    detail = _verify_copy(generation, inventory, workers, context, reserve, store)
-    result = VerificationResult(generation, store.name, detail == "sound", detail, round(time.monotonic() - began, 3))
+    try:
+        detail = _verify_copy(generation, inventory, workers, context, reserve, store)
+    except NoSpace as error:  # its manifest may claim any size: the others are verified all the same
+        detail, duration_s = f"{error.message}: {error.hint}", round(time.monotonic() - began, 3)
+        return VerificationResult(generation, store.name, sound=False, detail=detail, duration_s=duration_s)
+    sound, duration_s = detail == "sound", round(time.monotonic() - began, 3)
+    result = VerificationResult(generation, store.name, sound, detail, duration_s, damaged=not sound)
     if result.sound:
         context.log.info(
             Event.GENERATION_VERIFIED, f"{generation} is verified", generation=generation, store=store.name

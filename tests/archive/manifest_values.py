@@ -85,6 +85,14 @@ def snapshots(draw: st.DrawFn) -> SnapshotFacts:
 
 
 @st.composite
+def archives(draw: st.DrawFn, snapshot_bytes: int) -> ArchiveFacts:
+    """Any archive that could hold a snapshot of so many bytes."""
+    member_bytes = draw(st.integers(1, 4 << 20))
+    size_bytes = draw(st.integers(-(-snapshot_bytes // 1032), 2**63 - 1))
+    return ArchiveFacts(draw(SHA256), size_bytes, member_bytes, -(-snapshot_bytes // member_bytes) or 1)
+
+
+@st.composite
 def contents(draw: st.DrawFn) -> Contents:
     return Contents(
         draw(st.dictionaries(TEXT, st.none() | COUNT, max_size=4)),
@@ -100,6 +108,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     source = draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True))
     taken_at = draw(st.datetimes(datetime(1970, 1, 2), datetime(9998, 12, 30), timezones=st.just(UTC)))  # noqa: DTZ001
     level = draw(st.sampled_from(["full", "structural", "opaque", "corrupt"]))
+    snapshot = draw(snapshots())
     signature = Signature(draw(FILE_STATE), draw(st.none() | FILE_STATE), draw(ANY_INT))
     return Manifest(
         format=1,
@@ -109,8 +118,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         taken_at=taken_at,
         backupd_version=draw(TEXT),
         origin=SourceFacts(draw(TEXT), *draw(RIGHTS), signature, *draw(RIGHTS)),
-        snapshot=draw(snapshots()),
-        archive=ArchiveFacts(draw(SHA256), draw(COUNT), draw(st.integers(1, 16 << 20)), draw(COUNT)),
+        snapshot=snapshot,
+        archive=draw(archives(snapshot.size_bytes)),
         contents=None if level == "opaque" else draw(contents()),
         verdict=Verdict(
             level=level,

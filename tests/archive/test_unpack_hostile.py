@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import random
 import tempfile
 import tracemalloc
 import zlib
@@ -99,7 +100,7 @@ def with_length(member: bytes, length: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "length", [0, 1, HEADER_BYTES, HEADER_BYTES + TRAILER_BYTES, 2**31 - 1, 2**31, 2**32 - 1, 2 * MEMBER_BYTES + 1025]
+    "length", [0, 1, HEADER_BYTES, HEADER_BYTES + TRAILER_BYTES, 2**31 - 1, 2**31, 2**32 - 1, MEMBER_BYTES + 4 + 1025]
 )
 def test_a_member_with_an_impossible_length_is_refused_before_it_is_read(targets: Iterator[Path], length: int) -> None:
     lying = with_length(MEMBERS[0], length) + b"x" * 10_000
@@ -135,6 +136,20 @@ def test_a_member_that_unpacks_to_more_than_a_member_may_hold_is_refused(targets
         tracemalloc.stop()
     assert target.stat().st_size == 0
     assert peak_bytes < 1 << 20
+
+
+def test_larger_members_take_no_more_memory(targets: Iterator[Path]) -> None:
+    piece_bytes = 4 << 20
+    member = pack_member(random.Random(1).randbytes(piece_bytes), 1)
+    archive = io.BytesIO(member * 12)
+    facts = ArchiveFacts(hashlib.sha256(archive.getvalue()).hexdigest(), len(member) * 12, piece_bytes, 12)
+    tracemalloc.start()
+    try:
+        unpack(archive, next(targets), facts, limit_bytes=12 * piece_bytes, workers=8, advance=lambda _done: None)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 12 * piece_bytes, "eight threads would hold sixteen members, packed and unpacked"
 
 
 def test_unpacking_stops_when_an_archive_holds_more_than_its_manifest_says(

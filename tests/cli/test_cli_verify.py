@@ -13,7 +13,7 @@ from backupd.model import Manifest
 from backupd.tasks.context import TaskContext
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
-from support.generations import backdated, flip_byte, rewritten
+from support.generations import backdated, flip_byte, inflated, rewritten
 
 
 @pytest.fixture
@@ -237,14 +237,11 @@ def test_what_goes_together_and_what_does_not(typed: Keyboard, backups: Path, ge
 def test_a_disk_without_room_to_unpack_is_no_damage(
     typed: Keyboard, context: TaskContext, backups: Path, generation: str
 ) -> None:
-    def huge(manifest: Manifest) -> Manifest:
-        pages = 2**50
-        snapshot = replace(manifest.snapshot, page_count=pages, size_bytes=pages * manifest.snapshot.page_size)
-        return replace(manifest, snapshot=snapshot)
-
-    rewritten(backups, generation, huge)
+    inflated(backups, generation, 1 << 50)
     answer = typed("verify", generation, "--json")
-    assert (answer.code, "TiB" in answer.json["error"]) == (1, True)
+    (result,) = answer.json
+    assert (answer.code, result["sound"], result["damaged"], "TiB" in result["detail"]) == (1, False, False, True)
+    assert f"{generation}: NOT VERIFIED" in typed("verify", generation).out
     assert context.ask_catalog(lambda catalog: catalog.damaged("local"), None) == frozenset()
 
 

@@ -1,30 +1,24 @@
 """A replica that stalls, refuses, hides or damages manifests: nothing older is used without a word, nothing is lost."""
 
 import os
-import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from backupd.cli import cli
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
+from backupd.model import MANIFEST_SUFFIX
 from backupd.stores.sftp.connection import Timeouts
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.replica import check_replica
 from backupd.tasks.requests import BackupRequest
-from support.backup_runs import NO_CAPABILITIES
-from support.bank import spend
 from support.command import Backupd, CommandResult, log_lines
 from support.faulty_sftp import FaultySftpServer, SftpFaults, running_faulty_sftp
-from support.generations import backdated, rewritten
-from support.replicas import REPLICATE_ALL, over_sftp, replicate_to
-from support.sshd import Sshd, running_sshd
+from support.generations import backdated
+from support.replicas import REPLICATE_ALL, over_sftp
+from support.sshd import Sshd
 
 SUSPICIONS = ("corrupt", "DAMAGED", "damaged", "backupd remove")
 

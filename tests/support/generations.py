@@ -1,5 +1,6 @@
 """More generations than time allows to take: copies of a real one, dated back."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -37,3 +38,19 @@ def flip_byte(path: Path, at: float = 0.5) -> None:
     data = bytearray(path.read_bytes())
     data[int(len(data) * at)] ^= 0x01
     path.write_bytes(data)
+
+
+def inflated(backups: Path, generation: str, snapshot_bytes: int) -> None:
+    """Let the manifest of `generation` claim a snapshot of that size, and make its archive as large as that takes."""
+    archive_bytes = snapshot_bytes // 1000
+
+    def claiming(manifest: Manifest) -> Manifest:
+        snapshot = replace(manifest.snapshot, size_bytes=snapshot_bytes)
+        snapshot = replace(snapshot, page_count=snapshot_bytes // snapshot.page_size)
+        members = -(-snapshot_bytes // manifest.archive.member_bytes)
+        return replace(
+            manifest, snapshot=snapshot, archive=replace(manifest.archive, size_bytes=archive_bytes, members=members)
+        )
+
+    rewritten(backups, generation, claiming)
+    os.truncate(backups / f"{generation}{ARCHIVE_SUFFIX}", archive_bytes)

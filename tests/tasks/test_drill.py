@@ -112,7 +112,7 @@ def test_what_is_newer_and_damaged_is_passed_over_with_a_warning(newest: str, co
     drilled(context)
     report = drilled(context)
     assert (report.outcome, report.exit_code, report.generation) == ("degraded", 3, older)
-    assert report.warnings == (f"newer copies at local are damaged or dated in the future: {newest}",)
+    assert report.warnings == (f"newer copies at local are passed over: {newest} is damaged or dated in the future",)
 
 
 def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, context: TaskContext) -> None:

@@ -1,0 +1,356 @@
+"""Directories that somebody else may write to: held open, so that no path into them is resolved twice.
+
+A directory is opened once. What is in it is opened, made, renamed and removed by its name, relative to the descriptor
+(openat(2) and its kin), and what is opened is looked at by its own descriptor. No link is followed on the way, no pipe
+or device is opened, and nothing is removed across a mount point. Whatever is renamed or exchanged meanwhile, only what
+lies in the directory itself is reached.
+
+Small files are read by `Directory.read` and `read_small_file` only, which limit kind, size and time.
+"""
+
+import errno
+import os
+import stat
+import time
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Self
+
+from backupd.system.fs import exchange_names, fsync_open_directory
+from backupd.system.owners import known_owner
+
+if TYPE_CHECKING:  # child processes import this
+    from collections.abc import Callable
+    from pathlib import Path
+
+SMALL_BYTES: Final = 1 << 20
+MAX_NAMES: Final = 100_000
+_READ_S: Final = 5.0
+_POLL_S: Final = 0.02
+_PIECE_BYTES: Final = 1 << 16
+_MAX_DEPTH: Final = 32
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+_FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK  # O_NONBLOCK: not even a lease of another process delays an open
+_KINDS: Final = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class UnexpectedFile(OSError):
+    """There is something at a path that backupd would not put there, as `strerror` says; it is left alone."""
+
+    def __init__(self, what: str, path: str) -> None:
+        super().__init__(errno.EINVAL, what, path)
+
+
+class Directory:
+    """An open directory; a context manager, closed at the end of its block.
+
+    `path` is where it was when it was opened, and serves only messages. Each name is one part of a path. All methods
+    raise OSError, UnexpectedFile among them.
+    """
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self.descriptor = descriptor
+        self.path = path
+
+    @classmethod
+    def open(cls, path: "Path | str", *, links: bool = True) -> Self:
+        """Open the directory at `path`, whose links the operator made; without `links`, an absolute path has none."""
+        text = os.fspath(path)
+        if links:
+            return cls(os.open(text, _DIRECTORY), text)
+        directory = cls(os.open(os.sep, os.O_PATH | os.O_DIRECTORY), os.sep)
+        *above, last = [part for part in text.split(os.sep) if part] or ["."]
+        for part in above:
+            with directory:
+                directory = cls(directory._open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW), text)
+        with directory:
+            return cls(directory._open(last, _DIRECTORY | os.O_NOFOLLOW), text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the directory; what was opened in it stays open."""
+        os.close(self.descriptor)
+
+    def child(self, name: str) -> "Directory":
+        """Open the directory `name` in this one; a link is refused."""
+        return Directory(self._open(_one_part(name), _DIRECTORY | os.O_NOFOLLOW), self.path_of(name))
+
+    def make(self, name: str, mode: int = 0o700) -> "Directory":
+        """Open the directory `name` in this one; a missing one is made, durably, with the owner of this one."""
+        with suppress(FileNotFoundError):
+            return self.child(name)
+        with suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=self.descriptor)
+        directory = self.child(name)
+        try:
+            self.give_owner(directory.descriptor)
+            self.fsync()
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    def open_file(self, name: str, flags: int = os.O_RDONLY, *, one_link: bool = False) -> int:
+        """Open the regular file `name` and return its descriptor; with `one_link`, and to write, it has no other name.
+
+        No pipe or device is opened, except one that is put there at this moment; then it is closed again. Raises
+        BlockingIOError where another process holds a lease on it.
+        """
+        descriptor = self._open(_one_part(name), flags | _FILE)
+        return _required_regular(descriptor, self.path_of(name), one_link=one_link or bool(flags & os.O_ACCMODE))
+
+    def create_file(self, name: str, mode: int = 0o600) -> int:
+        """Create the file `name`, which must not exist, for reading and writing; return its descriptor."""
+        return self._open(_one_part(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+
+    def read(self, name: str, limit_bytes: int = SMALL_BYTES, *, timeout_s: float = _READ_S) -> bytes:
+        """Return the contents of a small regular file; one that is larger than `limit_bytes` is refused.
+
+        Raises TimeoutError after `timeout_s` seconds.
+        """
+        _one_part(name)
+        return _read(lambda: self.open_file(name), self.path_of(name), limit_bytes, timeout_s)
+
+    def write(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
+        """Write the new file `name`, and fsync it; not yet the directory. As root it gets the owner of this one."""
+        with open(self.create_file(name, mode), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            self.give_owner(stream.fileno())
+
+    def replace(self, name: str, data: bytes, *, temporary: str, mode: int = 0o600) -> None:
+        """Replace `name` by `data` atomically and durably; `temporary` is a name in this directory."""
+        self.unlink(temporary)
+        try:
+            self.write(temporary, data, mode=mode)
+            self.rename(temporary, self, name)
+        finally:
+            self.unlink(temporary)
+        self.fsync()
+
+    def stat(self, name: str) -> os.stat_result | None:
+        """Return the state of `name` itself, None where there is nothing of this name."""
+        return self._state(_one_part(name))
+
+    def holds(self, name: str, descriptor: int) -> bool:
+        """Tell whether `name` is the open file `descriptor`."""
+        state = self.stat(name)
+        return state is not None and os.path.samestat(state, os.fstat(descriptor))
+
+    def names(self, limit: int = MAX_NAMES) -> list[str]:
+        """Return the names in this directory, in no order; more than `limit` are refused."""
+        names = _first_names(self.descriptor, limit + 1)
+        if len(names) > limit:
+            raise UnexpectedFile(f"more than {limit} files in a directory of backupd", self.path)
+        return names
+
+    def rename(self, name: str, to: "Directory", new: str) -> None:
+        """Rename `name` to `new` in the directory `to`, replacing a file there; not yet durable."""
+        os.rename(_one_part(name), _one_part(new), src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
+
+    def move(self, name: str, descriptor: int, to: "Directory", new: str) -> None:
+        """Rename the open file `descriptor`, whose name here is `name`, as `rename` does.
+
+        Raises UnexpectedFile where another file was put in its place: then `new` may be that one.
+        """
+        if not self.holds(name, descriptor):
+            raise UnexpectedFile("another file was put in the place of one that backupd made", self.path_of(name))
+        self.rename(name, to, new)
+        if not to.holds(new, descriptor):
+            raise UnexpectedFile("another file was put in the place of one that backupd moved", to.path_of(new))
+
+    def place(self, name: str, descriptor: int, to: "Directory", new: str) -> None:
+        """Move the open file `descriptor`, whose name here is `name`, to `new`, which must not exist; not yet durable.
+
+        It is a link to the open file itself, which fails where the name is taken, as a rename does not; where the file
+        system has no hard links (FAT, SMB), a check and a `move`. Raises FileExistsError.
+        """
+        _one_part(new)
+        try:  # AT_SYMLINK_FOLLOW of linkat(2): the file behind the descriptor, whatever its name is now
+            os.link(f"/proc/self/fd/{descriptor}", new, dst_dir_fd=to.descriptor, follow_symlinks=True)
+        except FileExistsError as error:
+            raise FileExistsError(error.errno, error.strerror, to.path_of(new)) from None
+        except OSError:
+            if to.stat(new) is not None:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), to.path_of(new)) from None
+            self.move(name, descriptor, to, new)
+        else:
+            if self.holds(name, descriptor):
+                self.unlink(name)  # a database with two names is refused by the next backup
+
+    def exchange(self, name: str, other: str) -> bool:
+        """Exchange two names in this directory atomically; False where that is not supported."""
+        return exchange_names(_one_part(name), _one_part(other), self.descriptor)
+
+    def unlink(self, name: str) -> bool:
+        """Remove the file or link `name`; False where there is none. A directory is refused."""
+        try:
+            os.unlink(_one_part(name), dir_fd=self.descriptor)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove `name` with all that is in it, as far as possible; then raise the first error.
+
+        A link is removed, not followed. A mount point stays, and so does what lies deeper than 32 directories.
+        """
+        _one_part(name)
+        _remove(self, name, mount_of_descriptor(self.descriptor), _MAX_DEPTH)
+
+    def fsync(self) -> None:
+        """Make renames and removals in this directory durable; notes a file system that cannot."""
+        fsync_open_directory(self.descriptor, self.path)
+
+    def owner(self) -> tuple[int | None, int | None]:
+        """Return user and group of this directory, None for one that is not mapped in this user namespace."""
+        return known_owner(f"/proc/self/fd/{self.descriptor}", os.fstat(self.descriptor))
+
+    def give_owner(self, descriptor: int) -> None:
+        """As root, give an open file or directory of root's the owner of this directory.
+
+        So a later run as that user can use it. It keeps its owner where root may not chown.
+        """
+        if os.geteuid() != 0:
+            return
+        state, (uid, gid) = os.fstat(descriptor), self.owner()
+        if uid and state.st_uid == 0 and (stat.S_ISDIR(state.st_mode) or state.st_nlink == 1):
+            with suppress(PermissionError):
+                os.fchown(descriptor, uid, -1 if gid is None else gid)
+
+    def path_of(self, name: str) -> str:
+        """Return the path of `name` for messages."""
+        return os.path.join(self.path, name)
+
+    def _open(self, name: str, flags: int, mode: int = 0o600) -> int:
+        """Open `name`, unless it is of another kind than `flags` ask for. Raises UnexpectedFile, OSError."""
+        path, directory = self.path_of(name), bool(flags & os.O_DIRECTORY)
+        try:
+            if not flags & os.O_EXCL and (state := self._state(name)):  # opening has effects on a device
+                _require_kind(state, path, directory=directory)
+            return os.open(name, flags, mode, dir_fd=self.descriptor)
+        except UnexpectedFile:
+            raise
+        except OSError as error:
+            error.filename = path
+            raise
+
+    def _state(self, name: str) -> os.stat_result | None:
+        try:
+            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+
+def read_small_file(
+    path: "Path | str", limit_bytes: int = SMALL_BYTES, *, links: bool = False, timeout_s: float = _READ_S
+) -> bytes:
+    """Return the contents of a small regular file; `links` that the operator made are followed.
+
+    Without, the last part of `path` is no link. Raises UnexpectedFile, also for a file that is larger than
+    `limit_bytes`, TimeoutError after `timeout_s` seconds, and OSError.
+    """
+    text = os.fspath(path)
+
+    def open_it() -> int:
+        _require_kind(os.stat(text, follow_symlinks=links), text)  # opening has effects on a device
+        return _required_regular(os.open(text, os.O_RDONLY | (os.O_NONBLOCK if links else _FILE)), text)
+
+    return _read(open_it, text, limit_bytes, timeout_s)
+
+
+def mount_of_descriptor(descriptor: int) -> str:
+    """Return what is different for directories on different mounts, also of one file system (proc(5), `mnt_id`)."""
+    mount = ""
+    with suppress(OSError), open(f"/proc/self/fdinfo/{descriptor}", "rb") as stream:
+        mount = next((line.decode() for line in stream if line.startswith(b"mnt_id:")), "")
+    return f"{os.fstat(descriptor).st_dev} {mount}"
+
+
+def _first_names(descriptor: int, limit: int) -> list[str]:
+    with os.scandir(descriptor) as entries:
+        return [entry.name for entry in islice(entries, limit)]
+
+
+def _remove(parent: Directory, name: str, mount: str, depth: int) -> None:
+    state = parent.stat(name)
+    if state is None or not stat.S_ISDIR(state.st_mode):
+        parent.unlink(name)
+        return
+    with parent.child(name) as directory:
+        if mount_of_descriptor(directory.descriptor) != mount:
+            raise UnexpectedFile("a file system is mounted there, and nothing in it is removed", directory.path)
+        if not depth:
+            raise UnexpectedFile(f"more than {_MAX_DEPTH} directories in each other", directory.path)
+        first: OSError | None = None
+        for below in _first_names(directory.descriptor, MAX_NAMES):
+            try:
+                _remove(directory, below, mount, depth - 1)
+            except OSError as error:
+                first = first or error
+    if first is not None:
+        raise first
+    os.rmdir(name, dir_fd=parent.descriptor)
+
+
+def _read(open_it: "Callable[[], int]", path: str, limit_bytes: int, timeout_s: float) -> bytes:
+    give_up, data = time.monotonic() + timeout_s, b""
+    with open(_opened_before(give_up, open_it, path), "rb", buffering=0) as stream:
+        while piece := stream.read(min(_PIECE_BYTES, limit_bytes + 1 - len(data))):
+            data += piece
+            if len(data) > limit_bytes:
+                raise UnexpectedFile(f"larger than {limit_bytes} bytes", path)
+            _require_time(give_up, path)
+    return data
+
+
+def _opened_before(give_up: float, open_it: "Callable[[], int]", path: str) -> int:
+    while True:
+        with suppress(BlockingIOError):  # another process holds a lease on it (fcntl(2), F_SETLEASE), and was told
+            return open_it()
+        _require_time(give_up, path)
+        time.sleep(_POLL_S)
+
+
+def _require_time(give_up: float, path: str) -> None:
+    if time.monotonic() >= give_up:
+        raise TimeoutError(errno.ETIMEDOUT, "it cannot be read in time", path)
+
+
+def _required_regular(descriptor: int, path: str, *, one_link: bool = False) -> int:
+    """Return `descriptor`; unless it is of a regular file, close it and raise UnexpectedFile."""
+    try:
+        _require_kind(os.fstat(descriptor), path, one_link=one_link)
+    except UnexpectedFile:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_kind(state: os.stat_result, path: str, *, directory: bool = False, one_link: bool = False) -> None:
+    if one_link and stat.S_ISREG(state.st_mode) and state.st_nlink > 1:
+        raise UnexpectedFile("a file with another name (hard link)", path)
+    if stat.S_ISDIR(state.st_mode) if directory else stat.S_ISREG(state.st_mode):
+        return
+    found = next((text for is_kind, text in _KINDS if is_kind(state.st_mode)), "a file")
+    raise UnexpectedFile(f"{found}, not a {'directory' if directory else 'regular file'}", path)
+
+
+def _one_part(name: str) -> str:
+    """Return `name`, which must be one part of a path. Raises ValueError."""
+    if name in {"", os.curdir, os.pardir} or os.sep in name or "\0" in name:
+        raise ValueError(f"{name[:120]!r} is not the name of a file")
+    return name
