@@ -1,10 +1,10 @@
 """Which generation an operator means, and the newer ones that are passed over for it: never without a word."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, NewestUnusable, UsageError
+from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, GenerationTaken, NewestUnusable, UsageError
 from backupd.model import LOCAL_STORE, Generation, Manifest, source_of
 from backupd.tasks.inventory import Inventory
 
@@ -71,10 +71,8 @@ def warning_of_newer(chosen: Manifest, inventory: Inventory, at: datetime | None
     """
     reasons = [
         _why_passed_over(generation, inventory)
-        for generation in inventory.of(chosen.source)
-        if _order(generation.id) > _order(chosen.id)
-        and (at is None or generation.taken_at <= at)
-        and not inventory.counts(generation)
+        for generation in _newer(chosen, inventory)
+        if (at is None or generation.taken_at <= at) and not inventory.counts(generation)
     ]
     if not reasons:
         return ""
@@ -86,18 +84,36 @@ def warning_of_newer(chosen: Manifest, inventory: Inventory, at: datetime | None
 def require_newest(chosen: Manifest, inventory: Inventory, accept: Accept, at: datetime | None = None) -> str:
     """Return the warning that an operator has accepted with `chosen`, empty where no newer one is passed over.
 
-    Raises NewestUnusable unless it is accepted; CopyUnreadable where a newer one cannot be read now.
+    Raises NewestUnusable unless it is accepted; CopyUnreadable where a newer one cannot be read now, GenerationTaken
+    where one was replaced.
     """
     warning = warning_of_newer(chosen, inventory, at)
     if not warning or accept(warning):
         return warning
-    blocked = any(_order(key) > _order(chosen.id) and source_of(key) == chosen.source for key in inventory.unreadable)
-    kind: type[BackupdError] = CopyUnreadable if blocked and inventory.store != LOCAL_STORE else NewestUnusable
+    kind: type[BackupdError] = NewestUnusable
+    if any(_newer(chosen, inventory, inventory.unreadable)) and inventory.store != LOCAL_STORE:
+        kind = CopyUnreadable
+    elif any(_newer(chosen, inventory, inventory.replaced)):
+        kind = GenerationTaken
     raise kind(
         warning,
         f"take the newest from another store (backupd list); --accept-older takes {chosen.id}, of "
         f"{chosen.taken_at:%F %T} UTC",
     )
+
+
+def accepting_damage(accept: Accept, chosen: Manifest, inventory: Inventory) -> Accept:
+    """Return `accept` where a newer generation may be good, or was replaced; damage alone needs no acceptance."""
+    in_doubt = any(_newer(chosen, inventory, inventory.unreadable | inventory.replaced))
+    return accept if in_doubt else lambda _warning: True
+
+
+def _newer(chosen: Manifest, inventory: Inventory, ids: Collection[str] | None = None) -> Iterator[Generation]:
+    """Yield the generations of the source of `chosen` with a later id, of those `ids` (None: all)."""
+    order = _order(chosen.id)
+    for generation in inventory.of(chosen.source):
+        if (ids is None or generation.id in ids) and _order(generation.id) > order:
+            yield generation
 
 
 def _why_passed_over(generation: Generation, inventory: Inventory) -> str:

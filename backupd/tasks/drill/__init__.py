@@ -16,7 +16,7 @@ from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.sqlite.inspection import Inspection
 from backupd.stores.contract import Archives
 from backupd.system.resources import require_space, reserve_bytes
-from backupd.tasks.choice import Accept, never, require_newest
+from backupd.tasks.choice import Accept, accepting_damage, never, require_newest
 from backupd.tasks.context import TaskContext, read_inventory, work_directory
 from backupd.tasks.drill.app_check import add_proven, app_database, check_app
 from backupd.tasks.freshness import last_verified_at
@@ -39,9 +39,9 @@ def drill(
 ) -> RunReport[DrillDetails]:
     """Run a drill now; errors are in the report, with the seconds of each stage before.
 
-    `retry` opens the store, and `open_store` returns archives that resume after a lost connection. Where the newest
-    copy cannot be used, the drill fails unless an older one is `accept`ed. One drill runs at a time: the second
-    instance of the app has one database.
+    `retry` opens the store, and `open_store` returns archives that resume after a lost connection. Newer
+    copies that are damaged degrade the drill; where one cannot be read now, or was replaced, it fails unless an older
+    one is `accept`ed. One drill runs at a time: the second instance of the app has one database.
     """
     details = DrillDetails(drill=DrillReport(request.store, request.max_age_s))
     with context.run("drill", request.source, details) as run, context.task_lock("drill"):
@@ -111,7 +111,7 @@ def _newest(
 ) -> Manifest:
     """Return the manifest of the newest copy that counts.
 
-    Raises GenerationMissing, ForeignCopies, OtherDatabase, NewestUnusable, CopyUnreadable; DrillFailed when it is too
+    Raises GenerationMissing, ForeignCopies, OtherDatabase, CopyUnreadable, GenerationTaken; DrillFailed when it is too
     old.
     """
     foreign: tuple[ForeignGenerations, ...] = ()
@@ -129,7 +129,7 @@ def _newest(
         )
     if request.path is not None:
         require_same_database(manifest, inventory, request.path)
-    if warning := require_newest(manifest, inventory, accept):
+    if warning := require_newest(manifest, inventory, accepting_damage(accept, manifest, inventory)):
         run.warn(warning)
     age_s = max(0.0, (context.clock() - as_of).total_seconds())
     drill = DrillReport(request.store, request.max_age_s, manifest.taken_at, round(age_s, 3))
