@@ -52,6 +52,12 @@ class Inventory:
         found = "if copies were sent there, check its url and mount (backupd doctor)"
         return f"run backupd replicate --to {self.store} first; {found}"
 
+    def fault(self, generation_id: str) -> Literal["manifest", "access", "archive"]:
+        """Return what is wrong with a refused generation."""
+        if generation_id in self.unreadable:
+            return "access"
+        return "archive" if generation_id in self.lost else "manifest"
+
     def how_to_repair(self, generation_id: str) -> str:
         """Return what to do about a refused generation."""
         at = "" if self.store == LOCAL_STORE else f" at {self.store}"

@@ -73,8 +73,8 @@ def onto_full_disk(backupd: Backupd, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160) -> tuple[int, str]:
-    """Run `backupd ARGUMENTS` on a pseudo-terminal; return its exit code and all that appeared there."""
+def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160, typing: str = "") -> tuple[int, str]:
+    """Run `backupd ARGUMENTS` on a pseudo-terminal, `typing` at once; return exit code and all that appeared there."""
     told = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
     outside = backupd.environment(TERM="xterm-256color")
     environ = {name: value for name, value in outside.items() if name not in told}
@@ -89,6 +89,7 @@ def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160) -> tuple[
         stderr=theirs,
     )
     os.close(theirs)
+    os.write(ours, typing.encode())
     said = b""
     try:
         while chunk := os.read(ours, 65536):
