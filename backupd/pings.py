@@ -11,8 +11,8 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from uuid import uuid4
 
 from backupd.errors import Terminated
-from backupd.formatting import without_secrets
 from backupd.log import Event, EventLog
+from backupd.masking import without_secrets
 from backupd.report import AnyReport
 
 Signal = Literal["start", "success", "failure", "log"]  # "log" does not change the state of the monitor
@@ -177,7 +177,7 @@ class Pinger:
         """Send `ping` as `send_ping` does; log and record the result, and return whether it was accepted."""
         if ping_request(monitor, ping) is None:
             return True
-        error = send_ping(monitor, ping, self.timeout_s)
+        error = send_ping(monitor, self.log.mask.of(ping), self.timeout_s)
         self.record(task, subject, error)
         if error:
             what = f"the {task} of {subject}" if subject else f"the {task} ping"

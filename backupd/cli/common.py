@@ -14,9 +14,9 @@ import click
 
 from backupd.bootstrap.tasks import build_context, writable
 from backupd.cli import Command, config_option, long_help
-from backupd.cli.output import fail, print_error, print_warning
-from backupd.config import Config, load_config
-from backupd.errors import StoreUnusable, UsageError
+from backupd.cli.output import fail, mask_output, print_error, print_warning
+from backupd.config import Config, load_config, mask_of
+from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import become_owner_of_backups, drop_privileges
 from backupd.report import AnyReport
@@ -31,6 +31,9 @@ _WORST_FIRST: Final = (1, 78, 75, 3, 0)
 _CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 _PRINTERS: Final = ("click", "rich")
 _NO_OUTPUT: Final = "send the output elsewhere; the command has done its work, and backup.log has the result"
+
+_OF_CLICK: Final = (click.ClickException, click.Abort, click.exceptions.Exit)
+_REPORT: Final = "report this with backup.log"
 
 Body = Callable[..., None]
 
@@ -77,12 +80,13 @@ def with_config(body: Body) -> Body:
         as_json = bool(arguments.get("as_json"))
         try:
             try:
-                body(load_config(config_file, os.environ), **arguments)
+                config = load_config(config_file, os.environ)
+                mask_output(mask_of(config))
+                body(config, **arguments)
             except Exception as error:
-                foreseen = None if _is_of_output(error) else foreseen_error(error)
-                if foreseen is None:
+                if _is_of_output(error) or isinstance(error, _OF_CLICK):
                     raise
-                fail(foreseen, as_json=as_json)
+                fail(foreseen_error(error) or UnexpectedError.of(error, _REPORT), as_json=as_json)
         except BrokenPipeError:
             _discard_output()
             sys.exit(_CLOSED_PIPE)
@@ -118,7 +122,7 @@ def accepting_older(*, sure: bool, quiet: bool) -> Accept:
         if sure or quiet or not (sys.stdin.isatty() and sys.stderr.isatty()):
             return sure
         print_warning(warning)
-        click.echo("Use the older one all the same? Type yes to go on:", err=True)  # a whole line: bars hide half ones
+        echo("Use the older one all the same? Type yes to go on:", err=True)  # a whole line: bars hide half ones
         return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
     return accept

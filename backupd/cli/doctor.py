@@ -8,7 +8,7 @@ from backupd.bootstrap.notifications import app_to_check, try_notifications
 from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_shared_databases
 from backupd.cli.common import command, open_context
-from backupd.cli.output import print_json
+from backupd.cli.output import echo, print_json
 from backupd.config import Config
 from backupd.formatting import printable
 from backupd.notifications.delivery import examine_app
@@ -42,6 +42,6 @@ def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
 
 def _print(finding: Finding) -> None:
     mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red", bold=True)
-    click.echo(f"{mark}  {finding.check}: {printable(finding.detail)}")
+    echo(f"{mark}  {finding.check}: {printable(finding.detail)}")
     if finding.hint:
-        click.echo(f"         {finding.hint}")
+        echo(f"         {finding.hint}")

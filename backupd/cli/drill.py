@@ -15,7 +15,7 @@ from backupd.cli.common import (
     source_option,
     worst_exit,
 )
-from backupd.cli.output import print_json, print_notes, print_problems, shown_progress, stages_text
+from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
 from backupd.config import Config
 from backupd.formatting import human_duration, printable
 from backupd.report import DrillDetails, RunReport, report_facts
@@ -68,11 +68,11 @@ def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:
         return
     measured = report.details.drill
     if report.outcome != "failed" and measured.age_s is not None and measured.recovery_s is not None:
-        click.echo(f"{report.subject}: {report.generation} at {measured.store} restores")
+        echo(f"{report.subject}: {report.generation} at {measured.store} restores")
         allowed = f"at most {human_duration(measured.max_age_s)} allowed"
-        click.echo(f"  data     {human_duration(measured.age_s)} old, {allowed}")
-        click.echo(f"  time     {human_duration(measured.recovery_s)} ({stages_text(report.stages)})")
-        click.echo(f"  proven   {', '.join(measured.proven)}")
+        echo(f"  data     {human_duration(measured.age_s)} old, {allowed}")
+        echo(f"  time     {human_duration(measured.recovery_s)} ({stages_text(report.stages)})")
+        echo(f"  proven   {', '.join(measured.proven)}")
     print_notes(report.notes)
     for line in measured.output.splitlines():
-        click.echo(f"  command  {printable(line)}")
+        echo(f"  command  {printable(line)}")

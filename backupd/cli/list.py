@@ -3,11 +3,9 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import click
-
 from backupd.bootstrap.tasks import retention_rule
 from backupd.cli.common import command, open_context, opened, read_claims, require_sources, source_option, store_option
-from backupd.cli.output import fail, print_json, print_table, print_warning
+from backupd.cli.output import echo, fail, print_json, print_table, print_warning
 from backupd.cli.pin import pin_facts
 from backupd.config import Config
 from backupd.errors import CopyUnreadable
@@ -120,7 +118,7 @@ def _facts(row: _Row) -> dict[str, object]:
 
 def _print(rows: list[_Row], context: TaskContext, store: str) -> None:
     if not rows:
-        click.echo(f"no generations in {context.store.directory if store == LOCAL_STORE else store}")
+        echo(f"no generations in {context.store.directory if store == LOCAL_STORE else store}")
         return
     now = context.clock()
     lines = [

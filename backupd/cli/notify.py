@@ -8,7 +8,7 @@ from backupd.bootstrap.notifications import channels, try_notifications
 from backupd.bootstrap.tasks import monitors
 from backupd.catalog import NotificationState
 from backupd.cli.common import command, open_context
-from backupd.cli.output import print_hint, print_json
+from backupd.cli.output import echo, print_hint, print_json
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
@@ -44,7 +44,7 @@ def _print_test(findings: list[Finding], *, as_json: bool) -> None:
         print_json(findings)
         return
     for finding in findings:
-        click.echo(printable(finding.detail))
+        echo(printable(finding.detail))
         print_hint(finding.hint)
 
 
@@ -67,13 +67,13 @@ def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> N
             }
         )
         return
-    click.echo(f"channels  {', '.join(names) or 'none'}")
-    click.echo(f"accepted  {f'{last_at:%F %T} UTC' if last_at else 'never'}")
+    echo(f"channels  {', '.join(names) or 'none'}")
+    echo(f"accepted  {f'{last_at:%F %T} UTC' if last_at else 'never'}")
     if refused and refused.notified_at:
-        click.echo(printable(f"refused   {refused.notified_at:%F %T} UTC: {refused.value}"))
+        echo(printable(f"refused   {refused.notified_at:%F %T} UTC: {refused.value}"))
     for message in state.outbox:
         waiting = f"since {message.made_at:%F %T} UTC, {message.attempts} attempts: {message.title}"
-        click.echo(printable(f"waiting   {waiting}"))
+        echo(printable(f"waiting   {waiting}"))
     for ping in pings:
         last = f"; last failure {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""
-        click.echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{last}"))
+        echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{last}"))

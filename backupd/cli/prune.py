@@ -31,7 +31,7 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
     if release:
         for name in wanted:
             was_held = release_hold(name, context)
-            click.echo(f"{name}: {'pruning goes on' if was_held else 'pruning was not on hold'}", err=True)
+            output.echo(f"{name}: {'pruning goes on' if was_held else 'pruning was not on hold'}", err=True)
     if dry_run:
         inventory = local_inventory(context)
         plans, reports = [plan_pruning(name, retention_rule(config), inventory, context) for name in wanted], []
@@ -48,7 +48,7 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
         rows = [(generation.id, words[action], ", ".join(reasons)) for generation, action, reasons in decisions]
         output.print_table(("generation", "decision", "reason"), rows)
     elif plans:
-        click.echo("no generations")
+        output.echo("no generations")
     for report in reports:
         output.print_problems(report)
     sys.exit(common.worst_exit(reports))
@@ -91,7 +91,7 @@ def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: b
         output.print_json([{"id": one.generation, "store": one.store, "still_in": list(one.still_in)} for one in done])
         return
     for removal in done:
-        click.echo(f"{removal.generation}: removed from {removal.store}")
+        output.echo(f"{removal.generation}: removed from {removal.store}")
         if removal.still_in:
             output.print_warning(_still_in(removal))
 

@@ -8,7 +8,7 @@ import click
 
 from backupd.bootstrap.replicas import replica_connector, replica_names, replica_retry, replication_request
 from backupd.cli.common import command, open_context, worst_exit
-from backupd.cli.output import print_json, print_notes, print_problems, print_table, shown_progress
+from backupd.cli.output import echo, print_json, print_notes, print_problems, print_table, shown_progress
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import counted, human_bytes, human_duration
@@ -91,7 +91,7 @@ def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool
         rows = [(d.replica, d.id, d.action, human_bytes(d.archive_bytes), ", ".join(d.reasons)) for d in decisions]
         print_table(("replica", "generation", "decision", "size", "reason"), rows)
     else:
-        click.echo("no generations in the local store or at the replica")
+        echo("no generations in the local store or at the replica")
 
 
 def _decisions(replica: str, plan: ReplicationPlan) -> Iterator[_Decision]:
@@ -107,9 +107,9 @@ def _print(report: RunReport[ReplicationDetails], *, as_json: bool) -> None:
     if as_json or report.outcome == "failed":
         return
     details, sent = report.details, counted(len(report.details.sent), "generation")
-    click.echo(f"{report.subject}: {sent} sent, {len(details.removed)} removed, {details.kept} kept")
-    click.echo(f"  bytes    {human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} resumed")
+    echo(f"{report.subject}: {sent} sent, {len(details.removed)} removed, {details.kept} kept")
+    echo(f"  bytes    {human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} resumed")
     if details.verified_by:
-        click.echo(f"  verified by {' and '.join(details.verified_by)}")
+        echo(f"  verified by {' and '.join(details.verified_by)}")
     print_notes(report.notes)
-    click.echo(f"  time     {human_duration(report.duration_s)}")
+    echo(f"  time     {human_duration(report.duration_s)}")

@@ -257,7 +257,7 @@ def _print_undo(entry: RecordedRestore, config: Config, *, online: bool, dry_run
     how = "online" if online else "in place"
     puts = f"restoring {record.safety} {how}" if record.safety else f"putting {entry.path} back"
     verb, at = "would take" if dry_run else "taking", output.time_text(entry.restored_at, config.schedule.timezone)
-    click.echo(f"{verb} back the {what} at {at}: {puts}")
+    output.echo(f"{verb} back the {what} at {at}: {puts}")
 
 
 def _parse_time(text: str, zone: ZoneInfo) -> datetime:

@@ -8,7 +8,7 @@ import click
 
 from backupd.bootstrap.tasks import limits, monitors, planned_tasks, retention_rule
 from backupd.cli.common import command, open_context
-from backupd.cli.output import print_json
+from backupd.cli.output import echo, print_json
 from backupd.config import Config
 from backupd.status.current import StatusScope, read_status
 from backupd.status.text import status_lines
@@ -36,7 +36,7 @@ def status_command(config: Config, *, as_json: bool) -> None:
     if as_json:
         print_json(status)
     else:
-        click.echo("\n".join(map(_coloured, status_lines(status))))
+        echo("\n".join(map(_coloured, status_lines(status))))
     sys.exit(0 if status.health.healthy else 1)
 
 

@@ -14,11 +14,11 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
+from backupd.masking import MASK
 from backupd.model import LOCAL_STORE, is_source_name
 from backupd.pings import Monitor
 from backupd.schedule import Schedule
 
-MASK = "[secret]"
 WEEK_S = 7 * 24 * 3600
 YEAR_S = 366 * 24 * 3600
 # URLs may contain commas ("mailtos://…?to=a@b.c,d@b.c"): one stands between two only where another scheme follows.

@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr
 
 from backupd import __version__
 from backupd.config.schema import Config
+from backupd.masking import Mask
 
 _WITHOUT_EFFECT_ON_RUNS: Final = {"schedule", "http", "health", "notify", "app", "pings"}
 # Enough to notice a change, and too little to confirm a guess at a secret: one guess of 65,536 matches by chance.
@@ -34,6 +35,11 @@ def secrets_of(value: object) -> tuple[str, ...]:
     elif isinstance(value, BaseModel | tuple):  # a model yields pairs of name and value, which are tuples too
         below = value
     return tuple(chain.from_iterable(map(secrets_of, below)))
+
+
+def mask_of(config: Config) -> Mask:
+    """Return the mask of every secret of the configuration, and of the queries of its URLs, which may contain keys."""
+    return Mask(secrets_of(config), [url for url in (config.drill.health_url, config.app.health_url) if url])
 
 
 def to_toml(config: Config) -> str:

@@ -56,7 +56,7 @@ def ping_recorder(context: TaskContext) -> PingRecorder:
     def record(task: str, source: str, error: str) -> None:
         if os.path.lexists(context.catalog_path):
             with suppress(CatalogUnavailable), open_catalog(context.catalog_path) as catalog:
-                catalog.record_ping(task, source, context.clock(), error)
+                catalog.record_ping(task, source, context.clock(), context.log.mask(error))
 
     return record
 

@@ -68,7 +68,8 @@ class Outbox:
         context = self._context
         self.save(self._without_expired(channels))
         for waiting in self._due(context.clock())[:_MAX_AT_ONCE]:
-            errors = sender.send(waiting, [channel for channel in channels if channel.key in waiting.channels])
+            answers = sender.send(waiting, [channel for channel in channels if channel.key in waiting.channels])
+            errors = {channel: context.log.mask(error) for channel, error in answers.items()}
             if sender.stopped:
                 return
             self.save(_after_attempt(self.state or NotificationState(), waiting, errors, context.clock()))

@@ -51,7 +51,7 @@ def read_status(scope: StatusScope) -> Status:
 
 def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
     """Read the status as `read_status` does, with the `inventory` that was read already; None: it cannot be read."""
-    context, limits = scope.context, scope.limits
+    context, limits, mask = scope.context, scope.limits, scope.context.log.mask
     now = context.clock()
     tasks, next_runs, migrations_ok = _tasks(scope.planned, context, now)
     facts, free, sources = read_health_facts(limits, context, inventory), dict[str, int](), tuple[SourceFigures, ...]()
@@ -62,14 +62,14 @@ def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
     return Status(
         taken_at=now,
         started_at=scope.started_at,
-        health=Health.of(facts, now),
+        health=mask.of(Health.of(facts, now)),
         migrations_ok=migrations_ok,
-        tasks=tasks,
+        tasks=mask.of(tasks),
         sources=sources,
         free_bytes=free,
         sqlite_version=version("apsw").rpartition(".")[0],  # apsw appends a number of its own to SQLite's version
         messages=_messages(limits, context),
-        pings=read_pings(scope.monitors, context),
+        pings=mask.of(read_pings(scope.monitors, context)),
         next_runs=next_runs,
     )
 

@@ -42,7 +42,7 @@ class _Known:
 
 def read_history(scope: StatusScope) -> model.History:
     """Read the status and its history; each manifest is read once. Changes nothing, and raises nothing."""
-    context = scope.context
+    context, mask = scope.context, scope.context.log.mask
     inventory = readable_inventory(context)
     status = status_of(scope, inventory)
     unread: list[model.Unread] = [] if inventory else ["store"]
@@ -59,10 +59,10 @@ def read_history(scope: StatusScope) -> model.History:
         status=status,
         timezone=str(scope.retention.timezone),
         histories=_histories(held, known, scope),
-        drills=known.drills,
+        drills=mask.of(known.drills),
         replicas=_replicas(scope.planned, known),
         disk=_disk(held, context) if inventory else None,
-        log=log or (),
+        log=mask.of(log or ()),
         unread=tuple(unread),
     )
 

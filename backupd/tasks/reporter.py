@@ -185,6 +185,7 @@ class Reporter:
         self._log, self._store, self._clock, self._configuration = log, store, clock, configuration
         self._catalog_path = store.hidden / CATALOG_NAME
         self._run_id: int | None = None
+        self.mask = log.mask
 
     def started(self, report: AnyReport) -> str:
         """Record that a run begins, and that runs of the same task and subject were killed, if they have not ended.
@@ -242,7 +243,7 @@ class Reporter:
             case GenerationSent(manifest, store):
                 self.write_catalog(lambda catalog: catalog.add_generation(manifest, store))
             case CopyVerified(generation, store, sound, detail, duration_s):
-                check = CheckRecord(generation, store, now, sound, detail, duration_s)
+                check = CheckRecord(generation, store, now, sound, self.mask(detail), duration_s)
                 self.write_catalog(lambda catalog: catalog.record_check(check))
             case RemovalBegins(generation, store):
                 self.write_catalog(lambda catalog: catalog.remove_copy(generation, store))

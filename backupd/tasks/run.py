@@ -90,7 +90,7 @@ class Run(Generic[D]):
         if report.warnings and report.outcome != "failed":
             outcome: Outcome = "unchanged" if report.outcome == "unchanged" else "degraded"
             report = replace(report, outcome=outcome, exit_code=DEGRADED_EXIT)
-        self.report = replace(report, duration_s=round(time.monotonic() - self._began, 3))
+        self.report = self._reporter.mask.of(replace(report, duration_s=round(time.monotonic() - self._began, 3)))
         self._reporter.finished(self.report)
 
 

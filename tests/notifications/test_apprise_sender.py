@@ -15,7 +15,7 @@ from backupd.bootstrap.notifications import notification_options
 from backupd.catalog import NoticeRecord, NotificationState, OutboxMessage, open_catalog
 from backupd.cli import cli
 from backupd.config import load_config
-from backupd.formatting import without_secrets
+from backupd.masking import without_secrets
 from backupd.notifications.apprise import Sender
 from backupd.notifications.message import Channel, Message, parse_channels
 from support.command import Backupd
