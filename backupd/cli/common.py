@@ -14,7 +14,7 @@ import click
 
 from backupd.bootstrap.tasks import build_context, writable
 from backupd.cli import Command, config_option, long_help
-from backupd.cli.output import fail, mask_output, print_error, print_warning
+from backupd.cli.output import echo, fail, mask_output, print_error, print_warning
 from backupd.config import Config, load_config, mask_of
 from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
