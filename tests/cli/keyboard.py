@@ -11,11 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from click.testing import CliRunner
-
-from backupd.cli import cli
 from support.command import Backupd, CommandResult
-from support.fork_server import StartedAgain, noticed
+from support.in_process import run_here
 
 
 @dataclass(frozen=True)
@@ -26,16 +23,7 @@ class Keyboard:
 
     def __call__(self, *arguments: object, **environ: str) -> CommandResult:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
-        outside = {name: None for name in os.environ if name.startswith("BACKUPD_")}
-        env: dict[str, str | None] = {**outside, **self.environ, **environ}
-        words = [str(argument) for argument in arguments]
-        try:
-            with noticed():
-                done = CliRunner().invoke(cli, words, env=env, catch_exceptions=False)
-        except StartedAgain as again:
-            env = {name: None for name in (*env, *os.environ) if name.startswith("BACKUPD_")} | again.environ
-            done = CliRunner().invoke(cli, words, env=env, catch_exceptions=False)
-        return CommandResult(done.exit_code, done.stdout, done.stderr)
+        return run_here({**self.environ, **environ}, *arguments)
 
 
 @dataclass(frozen=True)
