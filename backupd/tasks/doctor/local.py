@@ -22,6 +22,7 @@ from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.capture import FILES_OF_A_BACKUP, bytes_needed
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.doctor import Finding, run_check
+from backupd.tasks.doctor.uncovered import find_uncovered
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest
 
@@ -42,6 +43,7 @@ def check_local(requests: tuple[BackupRequest, ...], context: TaskContext) -> It
     yield store
     for request in requests:
         yield from _check_source(request, context, store_ready=store.ok)
+    yield from find_uncovered([request.path for request in requests], context.store.directory)
     if store.ok:
         yield from _check_store(tuple(request.source for request in requests), context)
 
