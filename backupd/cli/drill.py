@@ -6,6 +6,7 @@ import click
 
 from backupd.bootstrap.replicas import replica_retry, store_opener
 from backupd.bootstrap.tasks import drill_request, drill_store, sources
+from backupd.cli import complete
 from backupd.cli.common import (
     accept_older_option,
     accepting_older,
@@ -29,7 +30,12 @@ from backupd.tasks.drill import drill
     secrets=lambda config, arguments: ((REPLICAS, arguments["store"] or drill_store(config)),),
     pings=True,
 )
-@click.option("--from", "store", metavar="STORE", help="From this store (default: drill.from, else the first replica).")
+@click.option(
+    *("--from", "store"),
+    metavar="STORE",
+    shell_complete=complete.stores,
+    help="From this store (default: drill.from, else the first replica).",
+)
 @source_option
 @accept_older_option
 def drill_command(
