@@ -11,7 +11,7 @@ from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
 from backupd.notifications.delivery import examine_messages, examine_pings
-from backupd.stores.contract import HIDDEN, Archives, Replica
+from backupd.stores.contract import HIDDEN, STAGING, Archives, Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.sftp.auth import Credentials
 from backupd.stores.sftp.connection import SftpConnection, Timeouts, connection_errors
@@ -155,7 +155,7 @@ def _refuse_local_store(replica: Replica, context: TaskContext, *, reading: bool
     if usable:
         store.prepare()
         with store.staging() as directory:
-            if replica.has_hidden(f"{directory.parent.name}/{directory.name}"):
+            if replica.has_hidden(f"{STAGING}/{directory.name}"):
                 what = f"replicas.{name} leads to the directory of the backups itself, by another way"
                 raise ConfigError(what, "give it a directory of its own, on another disk or host")
     if not reading:
