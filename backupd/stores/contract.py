@@ -100,6 +100,9 @@ class Replica(Store, Protocol):
     def sent_bytes(self) -> int:
         """Bytes of archives sent so far, failed transfers included; it only grows."""
 
+    def has_hidden(self, path: str) -> bool:
+        """Tell whether `path` exists in the directory HIDDEN there, whatever it is. Raises OSError."""
+
     def prepare(self) -> None:
         """Make missing directories. Raises BackupdError, OSError."""
 
