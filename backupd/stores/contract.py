@@ -10,6 +10,7 @@ from backupd.model import ARCHIVE_SUFFIX, is_generation_id
 
 CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"
+STAGING: Final = "staging"  # in HIDDEN of a directory: a directory of each run
 PROBE_DATA: Final = b"written, renamed and deleted by backupd doctor"
 
 

@@ -46,7 +46,7 @@ class DirectoryStore:
         self.directory = directory
         self.hidden = directory / contract.HIDDEN
         self._removing = self.hidden / "removing"
-        self._staging = self.hidden / "staging"
+        self._staging = self.hidden / contract.STAGING
 
     def prepare(self) -> None:
         """Make missing directories: of the path only the last part, to notice a missing mount. Raises BackupdError."""
