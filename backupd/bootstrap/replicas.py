@@ -11,7 +11,7 @@ from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
 from backupd.notifications.delivery import examine_messages, examine_pings
-from backupd.stores.contract import HIDDEN, Archives, Replica
+from backupd.stores.contract import HIDDEN, STAGING, Archives, Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.sftp.auth import Credentials
 from backupd.stores.sftp.connection import SftpConnection, Timeouts, connection_errors
@@ -102,7 +102,8 @@ def open_store(config: Config, name: str, context: TaskContext) -> Iterator[tupl
     with ExitStack() as stack:
         with replica_errors(name):
             replica = stack.enter_context(connect())
-            inventory = replica_inventory(name, replica, context)
+            with connection_errors(name):  # before they would count as errors of the server
+                inventory = replica_inventory(name, replica, context)
         yield ResumingArchives(replica, connect, replica_retry(config, name, context)), inventory
 
 
@@ -154,7 +155,7 @@ def _refuse_local_store(replica: Replica, context: TaskContext, *, reading: bool
     if usable:
         store.prepare()
         with store.staging() as directory:
-            if replica.has_hidden(f"{directory.parent.name}/{directory.name}"):
+            if replica.has_hidden(f"{STAGING}/{directory.name}"):
                 what = f"replicas.{name} leads to the directory of the backups itself, by another way"
                 raise ConfigError(what, "give it a directory of its own, on another disk or host")
     if not reading:
