@@ -31,7 +31,7 @@ class DirectoryReplica(DirectoryStore):
 
     def has_hidden(self, path: str) -> bool:
         """Tell whether `path` exists in the hidden directory, whatever it is. Raises OSError."""
-        *above, name = path.split(os.sep)
+        *above, name = Path(path).parts
         try:
             with ExitStack() as stack:
                 directory = stack.enter_context(Directory.open(self.directory))
