@@ -102,7 +102,8 @@ def open_store(config: Config, name: str, context: TaskContext) -> Iterator[tupl
     with ExitStack() as stack:
         with replica_errors(name):
             replica = stack.enter_context(connect())
-            inventory = replica_inventory(name, replica, context)
+            with connection_errors(name):  # before they would count as errors of the server
+                inventory = replica_inventory(name, replica, context)
         yield ResumingArchives(replica, connect, replica_retry(config, name, context)), inventory
 
 
