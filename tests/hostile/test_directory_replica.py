@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import count
 from pathlib import Path
 
@@ -16,8 +16,12 @@ import pytest
 from backupd.errors import BackupdError
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from backupd.stores.directory_replica import DirectoryReplica
-from support.command import Backupd
+from backupd.tasks.backup import backup
+from backupd.tasks.context import TaskContext
+from backupd.tasks.replica import replica_inventory
+from backupd.tasks.requests import BackupRequest
 from support.directories import mounted
+from support.replicas import replicate_to
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.timeout(60)]
 
@@ -105,32 +109,27 @@ NAMES = (
 @pytest.mark.root
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_whatever_is_planted_at_a_name_of_a_replica_is_told_or_replaced_and_leads_nowhere(
-    backupd: Backupd, backups: Path, outside: Path, tmp_path: Path, plant: Callable[[Path, Path], None]
+    order: BackupRequest, context: TaskContext, outside: Path, tmp_path: Path, plant: Callable[[Path, Path], None]
 ) -> None:
-    generation = backupd("backup", "--json").json["generation"]
+    generation = backup(order, context).generation
+    assert generation is not None
     for number, name in enumerate(NAMES):
         there = tmp_path / f"there-{number}"
-        replica = {"BACKUPD_REPLICAS__NAS__URL": f"file:{there}"}
         path = there / name.format(id=generation)
         path.parent.mkdir(parents=True)
         plant(path, outside)
-        answers = [
-            backupd(*command, **replica)
-            for command in (
-                ("replicate",),
-                ("verify", "--all", "--store", "nas"),
-                ("replicate",),
-            )
-        ]
-        for answer in answers:
-            assert "Traceback" not in answer.err, (name, answer)
-            assert b"a secret of another app" not in f"{answer.out}{answer.err}".encode(), (name, answer)
-        sent = (there / files_of(generation)[1]).is_file() and (there / files_of(generation)[0]).is_file()
-        if answers[-1].code == 0:
-            assert sent, (name, answers[-1])
-            assert (there / files_of(generation)[0]).read_bytes() == (backups / files_of(generation)[0]).read_bytes()
+        for _ in range(2):  # the second finds what the first has left
+            report = replicate_to(lambda there=there: nullcontext(DirectoryReplica("there", there)), context)
+            with suppress(BackupdError, OSError):
+                replica_inventory("there", DirectoryReplica("there", there), context)
+        archive, manifest = (there / file for file in files_of(generation))
+        if report.outcome == "done":
+            assert archive.read_bytes() == context.store.archive_path(generation).read_bytes(), name
+            assert manifest.is_file(), name
+            assert not archive.is_symlink(), name
+            assert not manifest.is_symlink(), name
         else:
-            assert str(there) in answers[-1].err, (name, answers[-1])
+            assert (report.exit_code, str(there) in str(report.error)) == (1, True), (name, report)
 
 
 # --- Swapped while it works ---
