@@ -203,6 +203,17 @@ class Directory:
             if self.holds(name, descriptor):
                 self.unlink(name)  # a database with two names is refused by the next backup
 
+    def link(self, name: str, new: str) -> None:
+        """Give the file `name` the second name `new`, which must not exist; a link is not followed. Not yet durable."""
+        with self._errors(name):
+            os.link(
+                _one_part(name),
+                _one_part(new),
+                src_dir_fd=self.descriptor,
+                dst_dir_fd=self.descriptor,
+                follow_symlinks=False,
+            )
+
     def exchange(self, name: str, other: str) -> bool:
         """Exchange two names in this directory atomically; False where that is not supported."""
         return exchange_names(_one_part(name), _one_part(other), self.descriptor)

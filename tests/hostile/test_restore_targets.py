@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,8 @@ def test_part_is_replaced_at_any_step_of_restore_and_nothing_of_root_is_touched(
         target = volume.database if len(arguments) == 2 else volume.database.with_name("new.db")
         before = sha256(volume.database)
         with unchanged(volume.secret.parent), volume.attacker(plant) as attacker:
-            answer = attacked(with_target(arguments, volume), volume.environ, tmp_path, at, lambda: attempt(attacker), reads=".part")
+            command, act = with_target(arguments, volume), partial(attempt, attacker)
+            answer = attacked(command, volume.environ, tmp_path, at, act, reads=".part")
         assert "Traceback" not in answer.err
         assert_nothing_disclosed(volume)
         if answer.code == 0:

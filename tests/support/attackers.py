@@ -72,7 +72,9 @@ def attacked(
         served = fork_server._process.pid
 
         def run() -> None:
-            answers.append(fork_server.run(arguments, environment(environ), scratch, at=at, send=signal.SIGSTOP, reads=reads))
+            answers.append(
+                fork_server.run(arguments, environment(environ), scratch, at=at, send=signal.SIGSTOP, reads=reads)
+            )
 
         thread = threading.Thread(target=run)
         thread.start()

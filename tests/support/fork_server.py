@@ -123,7 +123,8 @@ class ForkServer:
         """Run `backupd ARGUMENTS` in `cwd`; `send` it a signal before its step `at`, or `after_s`.
 
         With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
-        is given; with `reads`, files and attributes that are read are steps too, where that text is in their name. Coverage measures the run, and its children only if the test asks for that.
+        is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
+        Coverage measures the run, and its children only if the test asks for that.
         """
         request = {
             "arguments": [*map(str, arguments)],

@@ -1,4 +1,4 @@
-"""Short tasks on one copy: roll back its journal, compact it, set its journal mode, query it.
+"""Short tasks on one copy: roll back its journal, compact it, query it.
 
 Run as `python -m backupd.sqlite.worker.copy_tasks`.
 """
@@ -18,7 +18,7 @@ _BUSY_MS = 5000
 
 def do_task(request: CopyRequest, _parent: ParentPipe) -> object:
     """Do `request["verb"]` to the copy at `request["path"]`; only a query has a reply."""
-    verbs = {"recover": recover, "compact": compact, "journal": set_journal_mode, "query": query}
+    verbs = {"recover": recover, "compact": compact, "query": query}
     try:
         return verbs[request["verb"]](request)
     except apsw.Error as error:
@@ -39,14 +39,6 @@ def compact(request: CopyRequest) -> None:
     connection.close()
     if not os.fstat(request["target_held"]).st_size:
         raise replaced(request["target"])
-
-
-def set_journal_mode(request: CopyRequest) -> None:
-    """Set the journal mode that the app uses, which leaves no side file."""
-    connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.execute("PRAGMA writable_schema=ON")  # ignore what this SQLite cannot parse
-    connection.execute(f"PRAGMA journal_mode={'WAL' if request['mode'] == 'wal' else 'DELETE'}").fetchall()
-    connection.close()
 
 
 def query(request: CopyRequest) -> dict[str, object]:

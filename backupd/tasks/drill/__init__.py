@@ -15,6 +15,7 @@ from backupd.model import LOCAL_STORE, Contents, Manifest
 from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.sqlite.inspection import Inspection
 from backupd.stores.contract import Archives
+from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.context import TaskContext, read_inventory, work_directory
 from backupd.tasks.drill.app_check import add_proven, app_database, check_app
@@ -52,7 +53,7 @@ def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: T
             placed.prepare()
         with work_directory(context) as directory:
             began = time.monotonic()
-            restored = Path(directory.fixed_path) / _RESTORED
+            restored = HeldFile.create(directory, _RESTORED)
             manifest = _restore(request, open_store, retry, restored, run, context)
             took_s = round(time.monotonic() - began, 3)
             problem = record_verification(
@@ -61,19 +62,20 @@ def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: T
             if problem:
                 run.warn(problem)
             if request.app:
-                check_app(request.app, Path(directory.path) / _RESTORED, manifest.origin, run)
+                check_app(request.app, restored, manifest.origin, run)
             recovery_s = round(time.monotonic() - began, 3)
             run.details = replace(run.details, drill=replace(run.details.drill, recovery_s=recovery_s))
     return run.report
 
 
 def _restore(
-    request: DrillRequest, open_store: OpenStore, retry: Retry, target: Path, run: DrillRun, context: TaskContext
+    request: DrillRequest, open_store: OpenStore, retry: Retry, target: HeldFile, run: DrillRun, context: TaskContext
 ) -> Manifest:
     """Restore the newest copy as `target`, timed by stage, and return its manifest; damage is marked."""
     timed = Stopwatch(context.progress, run.add_stage)
     watched = replace(context, progress=timed)
-    reserve = reserve_bytes(target.parent, request.reserve_bytes)
+    place = Path(target.directory.fixed_path)
+    reserve = reserve_bytes(place, request.reserve_bytes)
     try:
         timed.stage("connect", 0)
         with ExitStack() as stack:
@@ -83,11 +85,11 @@ def _restore(
                     return stack.enter_context(open_store())
 
             store, inventory = retry(connect)
-            manifest = _newest(request, inventory.refusing_oversized(target.parent), run, watched)
-            _require_space(manifest, request, target.parent, reserve)
-            fetched = fetch(manifest, store, target.parent, reserve, watched)
+            manifest = _newest(request, inventory.refusing_oversized(place), run, watched)
+            _require_space(manifest, request, place, reserve)
+            fetched = fetch(manifest, store, target.directory, reserve, watched)
         _verify(extract_verified(manifest, fetched, target, request.workers, watched, reserve), manifest, run)
-        fetched.archive_path(manifest.id).unlink()  # the app needs the space
+        fetched.remove()  # the app needs the space
     except CopyCorrupt as error:
         if run.report.generation:
             record_verification(run.report.generation, context, sound=False, detail=error.message, store=request.store)
