@@ -196,6 +196,7 @@ def _rename(place: DatabasePlace, new: HeldFile, lease: FileLease, journal: Swap
     """Set the old database aside and rename. Raises TargetInUse when a process opens it during that, RestoreFailed."""
     _set_aside(place, journal)
     is_linked = journal.old is None or _linked(place, journal.kept)
+    new.require_in_place()
     if not lease.open_requested(place.path):
         if is_linked:
             place.directory.rename(journal.part, place.directory, place.name)

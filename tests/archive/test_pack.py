@@ -42,9 +42,8 @@ def packed(directory: Path, data: bytes, workers: int = 2, level: int = 1) -> tu
 
 
 def unpacked(archive: Path, facts: ArchiveFacts, target: Path, limit_bytes: int) -> str:
-    with archive.open("rb") as stream:
-        with target.open("xb", buffering=0) as copy:
-            return unpack(stream, copy, facts, limit_bytes=limit_bytes, workers=2, advance=silent)
+    with archive.open("rb") as stream, target.open("xb", buffering=0) as copy:
+        return unpack(stream, copy, facts, limit_bytes=limit_bytes, workers=2, advance=silent)
 
 
 # Around every boundary of members: 0, 1, MEMBER_BYTES - 1, MEMBER_BYTES, MEMBER_BYTES + 1, …
@@ -132,7 +131,7 @@ def test_progress_ends_at_the_size_and_never_goes_back(tmp_path: Path) -> None:
 
 
 def test_pack_refuses_an_existing_target(tmp_path: Path) -> None:
-    archive, result = packed(tmp_path, b"first")
+    archive, _ = packed(tmp_path, b"first")
     before = archive.read_bytes()
     with pytest.raises(FileExistsError):
         packed(tmp_path, b"second")
