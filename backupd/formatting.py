@@ -2,7 +2,6 @@
 
 import re
 from datetime import timedelta
-from urllib.parse import quote, unquote_plus
 
 _UNITS = (("s", 1, 120), ("min", 60, 120), ("h", 3600, 72))
 _DAY_S = 86400
@@ -11,8 +10,7 @@ _SPAN = re.compile(r"(\d{1,6}) *(s|min|h|d|w)", re.ASCII)
 _UNIT_NAMES = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 SPAN_EXAMPLE = '"48h" or "7d" (s, min, h, d, w)'
 _KIB = 1024
-_SHORTEST_SECRET = 4
-_LONGEST_LINE = 200
+LONGEST_LINE = 200
 
 
 def printable(text: str) -> str:
@@ -22,22 +20,7 @@ def printable(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Return the beginning of `text` in one printable line."""
-    return printable(" ".join(text.split()))[:_LONGEST_LINE]
-
-
-def without_secrets(text: str, url: str) -> str:
-    """Return the beginning of `text` in one line, with every part of `url` masked that could be a secret.
-
-    Each part is masked as it is, unquoted, and as other programs quote or print it, in upper or lower case.
-    """
-    scheme, _, rest = url.partition("://")
-    parts = [part for marks in (r"[/:@?&=,;#\s]+", r"[/:@?&=,;#\s+]+") for part in re.split(marks, rest or scheme)]
-    plain = {rest, *parts, *map(unquote_plus, parts)}
-    words = {form for word in plain for form in (word, printable(word), quote(word, "", errors="replace"))}
-    longest_first = sorted((word for word in words if len(word) >= _SHORTEST_SECRET), key=len, reverse=True)
-    if longest_first:
-        text = re.sub("|".join(map(re.escape, longest_first)), "[secret]", text, flags=re.IGNORECASE)
-    return " ".join(text.split())[:_LONGEST_LINE]
+    return printable(" ".join(text.split()))[:LONGEST_LINE]
 
 
 def human_duration(seconds: float) -> str:

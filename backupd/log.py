@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
 from logging.handlers import WatchedFileHandler
@@ -17,12 +17,12 @@ from typing import Any, TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 from backupd.formatting import printable
+from backupd.masking import Mask
 from backupd.system.directory import Directory
 from backupd.system.fs import set_mode
 from backupd.system.small_file import open_regular
 
 ECS_VERSION = "8.11.0"
-MASK = "[secret]"
 _LINES_KEPT = 20
 
 
@@ -64,6 +64,7 @@ class Event(StrEnum):
     CATALOG_UNAVAILABLE = "catalog.unavailable"
     CATALOG_REBUILT = "catalog.rebuilt"
     DAEMON_STARTED = "daemon.started"
+    DAEMON_RUNS_AS_ROOT = "daemon.runs_as_root"
     DAEMON_STANDBY = "daemon.standby"
     DAEMON_STOPPED = "daemon.stopped"
     DOCTOR_FOUND = "doctor.found"
@@ -78,11 +79,11 @@ class Event(StrEnum):
 
 
 class EventLog:
-    """Logs events with fields under one logger; every string passes the mask of known secrets."""
+    """Logs events with fields under one logger; every string passes `mask`, which also masks what goes elsewhere."""
 
-    def __init__(self, logger: logging.Logger, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, logger: logging.Logger, mask: Mask) -> None:
         self._logger = logger
-        self._secrets = tuple(sorted({s for s in secrets if s}, key=len, reverse=True))
+        self.mask = mask
         self._last: deque[str] = deque(maxlen=_LINES_KEPT)
         self.count = 0
 
@@ -111,27 +112,22 @@ class EventLog:
                 handler.close()
 
     def _log(self, level: int, event: Event, message: str, fields: dict[str, object]) -> None:
-        extra = {_ecs_name(key): self._masked(value) for key, value in fields.items() if value is not None}
-        masked = self._masked(message)
+        # Names with a dot are the schema's; the others have a namespace of their own (ECS custom fields).
+        named = {key if "." in key else f"backupd.{key}": value for key, value in fields.items() if value is not None}
+        facts = self.mask.of({key: _plain(value) for key, value in named.items()})
+        masked = self.mask(message)
         self._last.append(printable(f"{logging.getLevelName(level)} {masked}"))
         self.count += 1
-        self._logger.log(level, "%s", masked, extra={"event.action": event.value, **extra})
-
-    def _masked(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value comes out as it went in
-        if isinstance(value, str):
-            for secret in self._secrets:
-                value = value.replace(secret, MASK)
-            return value
-        if isinstance(value, Mapping):
-            return {self._masked(str(key)): self._masked(item) for key, item in value.items()}
-        if isinstance(value, list | tuple | set | frozenset):
-            return [self._masked(item) for item in value]
-        return value if value is None or isinstance(value, int | float) else self._masked(str(value))
+        self._logger.log(level, "%s", masked, extra={"event.action": event.value, **facts})
 
 
-def _ecs_name(key: str) -> str:
-    """Keep names with a dot, which are the schema's; put others in a namespace of their own (ECS custom fields)."""
-    return key if "." in key else f"backupd.{key}"
+def _plain(value: object) -> object:
+    """Return `value` as JSON can hold it: what JSON does not know becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, int | float) else str(value)
 
 
 class _OwnedFileHandler(WatchedFileHandler):
@@ -205,7 +201,7 @@ def _is_cut_off(path: Path) -> bool:
     return False
 
 
-def open_log(path: Path, secrets: Iterable[str] = (), *, console: TextIO | None = None, late: bool = False) -> EventLog:
+def open_log(path: Path, mask: Mask | None = None, *, console: TextIO | None = None, late: bool = False) -> EventLog:
     """Return the log that appends to `path`, which is created, and created again after logrotate moved it.
 
     With `console` each event is also written there as a plain line. With `late` a `path` that cannot be opened is tried
@@ -226,11 +222,11 @@ def open_log(path: Path, secrets: Iterable[str] = (), *, console: TextIO | None 
         lines = _ConsoleHandler(console)
         lines.setFormatter(_PlainLine())
         logger.addHandler(lines)
-    return EventLog(logger, secrets)
+    return EventLog(logger, mask or Mask())
 
 
-def null_log() -> EventLog:
+def null_log(mask: Mask | None = None) -> EventLog:
     """Return a log that discards all events, for commands that only read."""
     logger = logging.Logger("backupd")  # noqa: LOG001 - a logger without global state and parents
     logger.addHandler(logging.NullHandler())
-    return EventLog(logger)
+    return EventLog(logger, mask or Mask())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
 
-from backupd.config import Config, DrillSection, config_digest, secrets_of
+from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
@@ -40,7 +40,7 @@ def build_context(
     """
     context = TaskContext(
         DirectoryStore(LOCAL_STORE, config.backups_dir),
-        null_log(),
+        null_log(mask_of(config)),
         config.lock.timeout_s,
         progress or NoProgress(),
         configuration=partial(config_digest, config),
@@ -50,14 +50,15 @@ def build_context(
     context.store.prepare()
     path = config.backups_dir / LOG_NAME
     try:
-        context = replace(context, log=open_log(path, secrets_of(config), console=console))
+        context = replace(context, log=open_log(path, context.log.mask, console=console))
     except OSError as error:
         warning = f"{path} cannot be written: {error.strerror}"
         context = replace(context, log=deferred_log(config, console), warnings=(warning,))
     if config.pings:
         from backupd.notifications.delivery import ping_recorder  # slow to import
 
-        context = replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
+        pinger = Pinger(monitors(config), context.log, ping_recorder(context), helper=config.ping_helper)
+        context = replace(context, watch=pinger.watch)
     return context
 
 
@@ -71,12 +72,15 @@ def daemon_context(config: Config, console: TextIO) -> TaskContext:
 
 def deferred_log(config: Config, console: TextIO | None = None) -> EventLog:
     """Return the log of a store that may be missing; lines that cannot be written to the file go to `console`."""
-    return open_log(config.backups_dir / LOG_NAME, secrets_of(config), console=console, late=True)
+    return open_log(config.backups_dir / LOG_NAME, mask_of(config), console=console, late=True)
 
 
 def monitors(config: Config) -> Mapping[str, Monitor]:
-    """Return the outside monitors by their names under `[pings]`."""
-    return {name: Monitor.parse(url.get_secret_value()) for name, url in config.pings.items()}
+    """Return the outside monitors by their names under `[pings]`: those that this process, or its helper, can ping."""
+    if config.ping_helper is not None:
+        return config.ping_helper.monitors
+    given = {name: url for name, url in config.pings.items() if not isinstance(url, WithheldSecret)}
+    return {name: Monitor.parse(url.get_secret_value()) for name, url in given.items()}
 
 
 def writable(config: Config) -> bool:

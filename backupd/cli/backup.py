@@ -8,7 +8,7 @@ import click
 
 from backupd.bootstrap.tasks import backup_request, sources
 from backupd.cli.common import command, label_option, open_context, source_option, worst_exit
-from backupd.cli.output import print_json, print_notes, print_problems, shown_progress, stages_text
+from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
 from backupd.cli.pin import read_label
 from backupd.config import Config
 from backupd.errors import UsageError
@@ -25,6 +25,7 @@ _BY_HAND_STAYS = timedelta(days=30)
     "backup",
     "backupd backup --source tasks --json",
     {0: "published, or verified as unchanged", 3: "published, with warnings (degraded)", 75: ""},
+    pings=True,
 )
 @click.option(
     "--pin/--no-pin",
@@ -72,9 +73,9 @@ def _print(report: RunReport[BackupDetails]) -> None:
     if report.outcome == "failed":
         return
     details, stages = report.details, stages_text(report.stages, _SHOWN_STAGE_S)
-    click.echo(f"{report.subject}: {report.outcome} {report.generation}, verified {details.verification}")
-    click.echo(f"  archive  {details.archive_path}")
-    click.echo(f"  size     {human_bytes(details.snapshot_bytes or 0)} as {human_bytes(details.archive_bytes or 0)}")
-    click.echo(f"  time     {human_duration(report.duration_s)}" + (f" ({stages})" if stages else ""))
-    click.echo(f"  store    {details.kept} kept, {len(details.removed)} removed")
+    echo(f"{report.subject}: {report.outcome} {report.generation}, verified {details.verification}")
+    echo(f"  archive  {details.archive_path}")
+    echo(f"  size     {human_bytes(details.snapshot_bytes or 0)} as {human_bytes(details.archive_bytes or 0)}")
+    echo(f"  time     {human_duration(report.duration_s)}" + (f" ({stages})" if stages else ""))
+    echo(f"  store    {details.kept} kept, {len(details.removed)} removed")
     print_notes(report.notes)

@@ -12,13 +12,14 @@ from typing import Any, Final
 
 import click
 
+from backupd.bootstrap.launch import handed_config, launch
 from backupd.bootstrap.tasks import build_context, writable
-from backupd.cli import Command, config_option, long_help
-from backupd.cli.output import fail, print_error, print_warning
-from backupd.config import Config, load_config
-from backupd.errors import StoreUnusable, UsageError
+from backupd.cli import Command
+from backupd.cli.output import fail, mask_output, print_error, print_warning
+from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config, mask_of
+from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
-from backupd.privileges import become_owner_of_backups, drop_privileges
+from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileges, runs_as_root
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.os_errors import dangling_link, foreseen_error
@@ -31,7 +32,12 @@ _CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 _PRINTERS: Final = ("click", "rich")
 _NO_OUTPUT: Final = "send the output elsewhere; the command has done its work, and backup.log has the result"
 
+_OF_CLICK: Final = (click.ClickException, click.Abort, click.exceptions.Exit)
+_REPORT: Final = "report this with backup.log"
+
 Body = Callable[..., None]
+# The paths of the secrets that a command with these arguments needs.
+Secrets = Callable[[Config, Mapping[str, Any]], Iterable[KeyPath]]
 
 source_option = click.option("--source", "names", multiple=True, metavar="NAME", help="Only this source (repeatable).")
 label_option = click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
@@ -43,21 +49,34 @@ def store_option(verb: str = "look at") -> Callable[[Body], Body]:
     return click.option("--store", metavar="NAME", default=LOCAL_STORE, show_default=True, help=f"Store to {verb}.")
 
 
-def command(
-    name: str, example: str, exits: Mapping[int, str] | None = None, *, group: click.Group | None = None
-) -> Callable[[Body], Command]:
-    """Make a function a command, of `group` where there is one; it gets the effective `config`, and `as_json`.
+def of_store(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
+    """Return the secrets that most commands need: those of the replica that `--store` names."""
+    return ((REPLICAS, arguments.get("store", LOCAL_STORE)),)
 
-    Its docstring is the long help, after the short help of a command that is in no group. Errors that are foreseen
-    end it with a message and their exit code.
+
+def all_secrets(_config: Config, _arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
+    """Return the secrets of a command that tries all of them, or hands them to runs."""
+    return ALL_SECRETS
+
+
+def command(
+    name: str,
+    example: str,
+    exits: Mapping[int, str] | None = None,
+    *,
+    group: click.Group | None = None,
+    secrets: Secrets | None = of_store,
+    pings: bool = False,
+) -> Callable[[Body], Command]:
+    """Make a function a `Command`, of `group` where there is one; it gets the effective `config`, and `as_json`.
+
+    Errors that are foreseen end it with a message and their exit code. `secrets` and `pings`: see `with_config`.
     """
 
     def decorate(body: Body) -> Command:
-        text = body.__doc__ if group else long_help(name, body)
-        make = click.command(name, cls=Command, exits=exits or {}, help=text, epilog=f"Example: {example}")
-        made: Command = make(with_config(body))
-        as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines.")
-        made.params += [config_option(), as_json]
+        make = click.command(name, cls=Command, example=example, exits=exits or {}, group=group is not None)
+        made = make(with_config(body, secrets, pings=pings))
+        made.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines."))
         if group:
             group.add_command(made)
         return made
@@ -65,20 +84,25 @@ def command(
     return decorate
 
 
-def with_config(body: Body) -> Body:
-    """Return `body` with the configuration of `config_file` as its first argument, and with readable errors."""
+def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False) -> Body:
+    """Return `body` with the configuration of `config_file` as its first argument, and with readable errors.
+
+    A command that reads or writes what an app can change has only the secrets whose paths `secrets` returns; with
+    `pings` another process pings its runs. `None` is for one that only looks at the configuration.
+    """
 
     @functools.wraps(body)
     def guarded(config_file: Path | None, **arguments: Any) -> None:  # noqa: ANN401 - whatever click passes on
         as_json = bool(arguments.get("as_json"))
         try:
             try:
-                body(load_config(config_file, os.environ), **arguments)
+                config = handed_config() or _read_config(config_file, secrets, arguments, pings=pings)
+                mask_output(mask_of(config))
+                body(config, **arguments)
             except Exception as error:
-                foreseen = None if _is_of_output(error) else foreseen_error(error)
-                if foreseen is None:
+                if _is_of_output(error) or isinstance(error, _OF_CLICK):
                     raise
-                fail(foreseen, as_json=as_json)
+                fail(foreseen_error(error) or UnexpectedError.of(error, _REPORT), as_json=as_json)
         except BrokenPipeError:
             _discard_output()
             sys.exit(_CLOSED_PIPE)
@@ -88,6 +112,14 @@ def with_config(body: Body) -> Body:
             sys.exit(1)
 
     return guarded
+
+
+def _read_config(
+    config_file: Path | None, secrets: Secrets | None, arguments: Mapping[str, Any], *, pings: bool
+) -> Config:
+    """Return the configuration, where this command need not start again without its secrets. Raises ConfigError."""
+    config = load_config(config_file, os.environ)
+    return config if secrets is None else launch(config, secrets(config, arguments), pings=pings)
 
 
 def _is_of_output(error: Exception) -> bool:
@@ -120,6 +152,8 @@ def open_context(config: Config, progress: Progress | None = None, *, writing: b
     """
     drop_privileges(config, os.environ)  # first: what is writable depends on the user
     become_owner_of_backups(config, os.environ)
+    if writing and (as_root := runs_as_root(os.environ)):
+        print_warning(f"backupd runs as root, {as_root}; {ROOT_HINT}")
     context = build_context(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(context.log.close)
     return context

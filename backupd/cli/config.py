@@ -5,7 +5,7 @@ import click
 from backupd.bootstrap.tasks import refuse_shared_databases
 from backupd.cli import COMMANDS
 from backupd.cli.common import command
-from backupd.cli.output import print_json, print_warning
+from backupd.cli.output import echo, print_json, print_warning
 from backupd.config import Config, masked, to_toml
 
 config_command = click.Group(
@@ -13,17 +13,17 @@ config_command = click.Group(
 )
 
 
-@command("show", "backupd config show --json", group=config_command)
+@command("show", "backupd config show --json", group=config_command, secrets=None)
 def show(config: Config, *, as_json: bool) -> None:
     """Show the effective configuration, secrets masked."""
     if as_json:
         print_json(masked(config))
     else:
-        click.echo(f"# from {config.origin}\n{to_toml(config)}", nl=False)
+        echo(f"# from {config.origin}\n{to_toml(config)}".removesuffix("\n"))
     _print_note(config)
 
 
-@command("check", "backupd config check", group=config_command)
+@command("check", "backupd config check", group=config_command, secrets=None)
 def check(config: Config, *, as_json: bool) -> None:
     """Check the configuration; an error names file, line and key."""
     refuse_shared_databases(config)
@@ -32,7 +32,7 @@ def check(config: Config, *, as_json: bool) -> None:
         notes = [config.note] if config.note else []
         print_json({"origin": config.origin, "valid": True, "warnings": warnings, "notes": notes})
         return
-    click.echo(f"{config.origin}: valid, sources: {', '.join(config.sources)}")
+    echo(f"{config.origin}: valid, sources: {', '.join(config.sources)}")
     for warning in warnings:
         print_warning(warning)
     _print_note(config)
@@ -41,4 +41,4 @@ def check(config: Config, *, as_json: bool) -> None:
 def _print_note(config: Config) -> None:
     """Print which environment variables were ignored, to standard error: `show` prints a configuration."""
     if config.note:
-        click.echo(f"note: {config.note}", err=True)
+        echo(f"note: {config.note}", err=True)

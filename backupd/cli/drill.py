@@ -5,10 +5,10 @@ import sys
 import click
 
 from backupd.bootstrap.replicas import replica_retry, store_opener
-from backupd.bootstrap.tasks import drill_request, sources
+from backupd.bootstrap.tasks import drill_request, drill_store, sources
 from backupd.cli.common import command, open_context, require_store, source_option, worst_exit
-from backupd.cli.output import print_json, print_notes, print_problems, shown_progress, stages_text
-from backupd.config import Config
+from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
+from backupd.config import REPLICAS, Config
 from backupd.formatting import human_duration, printable
 from backupd.report import DrillDetails, RunReport, report_facts
 from backupd.tasks.drill import drill
@@ -18,6 +18,8 @@ from backupd.tasks.drill import drill
     "drill",
     "backupd drill --from offsite",
     {0: "the restore works", 1: "it does not", 3: "it works, with warnings", 75: ""},
+    secrets=lambda config, arguments: ((REPLICAS, arguments["store"] or drill_store(config)),),
+    pings=True,
 )
 @click.option("--from", "store", metavar="STORE", help="From this store (default: drill.from, else the first replica).")
 @source_option
@@ -49,11 +51,11 @@ def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:
         return
     measured = report.details.drill
     if report.outcome != "failed" and measured.age_s is not None and measured.recovery_s is not None:
-        click.echo(f"{report.subject}: {report.generation} at {measured.store} restores")
+        echo(f"{report.subject}: {report.generation} at {measured.store} restores")
         allowed = f"at most {human_duration(measured.max_age_s)} allowed"
-        click.echo(f"  data     {human_duration(measured.age_s)} old, {allowed}")
-        click.echo(f"  time     {human_duration(measured.recovery_s)} ({stages_text(report.stages)})")
-        click.echo(f"  proven   {', '.join(measured.proven)}")
+        echo(f"  data     {human_duration(measured.age_s)} old, {allowed}")
+        echo(f"  time     {human_duration(measured.recovery_s)} ({stages_text(report.stages)})")
+        echo(f"  proven   {', '.join(measured.proven)}")
     print_notes(report.notes)
     for line in measured.output.splitlines():
-        click.echo(f"  command  {printable(line)}")
+        echo(f"  command  {printable(line)}")

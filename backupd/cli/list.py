@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-import click
-
 from backupd.bootstrap.tasks import retention_rule
 from backupd.cli.common import command, open_context, opened, read_claims, require_sources, source_option, store_option
-from backupd.cli.output import print_json, print_table, print_warning
+from backupd.cli.output import echo, print_json, print_table, print_warning
 from backupd.cli.pin import pin_facts
 from backupd.config import Config
 from backupd.formatting import human_age, human_bytes
@@ -26,10 +24,6 @@ class _Row:
     pin: Pin | None
     stores: tuple[str, ...]
     other_store: str | None
-
-    @property
-    def verification(self) -> str:
-        return "corrupt" if self.generation.damaged else self.generation.verification
 
 
 @command("list", "backupd list --source tasks --json", {75: ""})
@@ -69,7 +63,6 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
 
 
 def _retention(store: str, config: Config) -> RetentionRule:
-    """Return the retention policy of a store."""
     if store == LOCAL_STORE:
         return retention_rule(config)
     from backupd.bootstrap.replicas import replication_request
@@ -97,7 +90,7 @@ def _facts(row: _Row) -> dict[str, object]:
         "taken_at": generation.taken_at,
         "archive_bytes": generation.archive_bytes,
         "snapshot_bytes": generation.snapshot_bytes,
-        "verification": row.verification,
+        "verification": generation.state,
         "kept_for": list(row.kept_for),
         **pin_facts(row.pin),
         "stores": list(row.stores),
@@ -107,7 +100,7 @@ def _facts(row: _Row) -> dict[str, object]:
 
 def _print(rows: list[_Row], context: TaskContext, store: str) -> None:
     if not rows:
-        click.echo(f"no generations in {context.store.directory if store == LOCAL_STORE else store}")
+        echo(f"no generations in {context.store.directory if store == LOCAL_STORE else store}")
         return
     now = context.clock()
     lines = [
@@ -115,7 +108,7 @@ def _print(rows: list[_Row], context: TaskContext, store: str) -> None:
             row.generation.id,
             human_age((now - row.generation.taken_at).total_seconds()),
             human_bytes(row.generation.archive_bytes),
-            row.verification,
+            row.generation.state,
             ", ".join(row.kept_for) or "removed by the next prune",
             ", ".join(row.stores),
         )

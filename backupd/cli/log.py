@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from backupd.cli import output
 from backupd.cli.common import command, open_context, require_mounted
 from backupd.config import Config
 from backupd.errors import LogMissing, UsageError
@@ -58,7 +59,7 @@ def log_command(
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if wanted.is_cut_short() and (older := sorted(path.parent.glob(f"{LOG_NAME}[-.]*"))):
-        click.echo(f"older lines are in {', '.join(file.name for file in older)}", err=True)
+        output.echo(f"older lines are in {', '.join(file.name for file in older)}", err=True)
 
 
 class _Filter:
@@ -100,7 +101,7 @@ def _chosen(batches: Iterator[list[bytes]], wanted: _Filter, most: int | None) -
 def _print(lines: list[LogLine], *, as_json: bool) -> None:
     texts = [line.as_json() for line in lines if line.facts is not None] if as_json else map(_coloured, lines)
     if text := "\n".join(texts):
-        click.echo(text)
+        output.echo(text)
 
 
 def _coloured(line: LogLine) -> str:

@@ -1,11 +1,13 @@
 """`backupd clean` and `backupd catalog rebuild`."""
 
+from dataclasses import asdict
+
 import click
 
 from backupd.bootstrap.tasks import sources
 from backupd.cli import COMMANDS
 from backupd.cli.common import command, dry_run_option, open_context, require_mounted, source_option
-from backupd.cli.output import print_json, print_table
+from backupd.cli.output import echo, print_json, print_table
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import SPAN_EXAMPLE, human_age, human_bytes, parse_span, printable, written_span
@@ -45,21 +47,13 @@ def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dr
 
 
 def _facts(decision: CleanDecision) -> dict[str, object]:
-    leftover = decision.leftover
-    return {
-        "kind": leftover.kind,
-        "source": leftover.source,
-        "path": str(leftover.path),
-        "since": leftover.since,
-        "size_bytes": leftover.size_bytes,
-        "action": "remove" if decision.removed else "keep",
-        "reason": decision.reason,
-    }
+    leftover, action = decision.leftover, "remove" if decision.removed else "keep"
+    return {**asdict(leftover), "path": str(leftover.path), "action": action, "reason": decision.reason}
 
 
 def _print(decisions: tuple[CleanDecision, ...], context: TaskContext, *, dry_run: bool) -> None:
     if not decisions:
-        click.echo("nothing to clean")
+        echo("nothing to clean")
         return
     now, removed = context.clock(), "would be removed" if dry_run else "removed"
     rows = [
@@ -74,7 +68,7 @@ def _print(decisions: tuple[CleanDecision, ...], context: TaskContext, *, dry_ru
     ]
     print_table(("decision", "age", "size", "reason", "path"), rows)
     freed = sum(one.leftover.size_bytes for one in decisions if one.removed)
-    click.echo(f"{human_bytes(freed)} {'would be freed' if dry_run else 'freed'}")
+    echo(f"{human_bytes(freed)} {'would be freed' if dry_run else 'freed'}")
 
 
 catalog_command = click.Group(
@@ -89,4 +83,4 @@ def rebuild_command(config: Config, *, as_json: bool) -> None:
     if as_json:
         print_json({"generations": count})
     else:
-        click.echo(f"catalog rebuilt: {count} generations")
+        echo(f"catalog rebuilt: {count} generations")

@@ -5,20 +5,23 @@ import sys
 import click
 
 from backupd.bootstrap.notifications import channels, try_notifications
-from backupd.bootstrap.tasks import monitors
 from backupd.catalog import NotificationState
 from backupd.cli.common import command, open_context
-from backupd.cli.output import print_hint, print_json
+from backupd.cli.output import echo, print_hint, print_json
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
 from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor import Finding
 
 
-@command("notify", "backupd notify --test", {0: "success; with --test: all accepted it", 1: "with --test: one did not"})
+@command(
+    "notify",
+    "backupd notify --test",
+    {0: "success; with --test: all accepted it", 1: "with --test: one did not"},
+    secrets=lambda _config, _arguments: (("notify",), ("pings",)),
+)
 @click.option("--test", is_flag=True, help="Send to every URL under [notify] and [pings] now.")
 def notify_command(config: Config, *, test: bool, as_json: bool) -> None:
     """Show when a channel last accepted a notification, which ones wait, and how many pings failed.
@@ -35,17 +38,12 @@ def notify_command(config: Config, *, test: bool, as_json: bool) -> None:
         _print_delivery(config, context, as_json=as_json)
         return
     findings = list(try_notifications(config, context))
-    _print_test(findings, as_json=as_json)
-    sys.exit(0 if all(finding.ok for finding in findings) else 1)
-
-
-def _print_test(findings: list[Finding], *, as_json: bool) -> None:
     if as_json:
         print_json(findings)
-        return
-    for finding in findings:
-        click.echo(printable(finding.detail))
+    for finding in () if as_json else findings:
+        echo(printable(finding.detail))
         print_hint(finding.hint)
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
 def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> None:
@@ -53,7 +51,7 @@ def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> N
     state = context.ask_catalog(lambda catalog: catalog.read_notification_state(scope), NotificationState())
     accepted, refused = state.notices.get(ACCEPTED), state.notices.get(REFUSED)
     last_at = accepted.notified_at if accepted else None
-    pings = read_pings(monitors(config), context)
+    pings = read_pings(config.pings, context)
     names = [channel.masked for channel in channels(config)]
     if as_json:
         print_json(
@@ -67,13 +65,13 @@ def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> N
             }
         )
         return
-    click.echo(f"channels  {', '.join(names) or 'none'}")
-    click.echo(f"accepted  {f'{last_at:%F %T} UTC' if last_at else 'never'}")
+    echo(f"channels  {', '.join(names) or 'none'}")
+    echo(f"accepted  {f'{last_at:%F %T} UTC' if last_at else 'never'}")
     if refused and refused.notified_at:
-        click.echo(printable(f"refused   {refused.notified_at:%F %T} UTC: {refused.value}"))
+        echo(printable(f"refused   {refused.notified_at:%F %T} UTC: {refused.value}"))
     for message in state.outbox:
         waiting = f"since {message.made_at:%F %T} UTC, {message.attempts} attempts: {message.title}"
-        click.echo(printable(f"waiting   {waiting}"))
+        echo(printable(f"waiting   {waiting}"))
     for ping in pings:
         last = f"; last failure {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""
-        click.echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{last}"))
+        echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{last}"))

@@ -14,6 +14,7 @@ import click
 
 from backupd.errors import BackupdError
 from backupd.formatting import human_bytes, printable
+from backupd.masking import Mask
 from backupd.model import NoProgress, Progress
 from backupd.report import AnyReport
 from backupd.sqlite.history import KEPT_FOR
@@ -25,11 +26,29 @@ if TYPE_CHECKING:
 
 
 _NUMBERS = frozenset({"age", "size"})  # columns
+_MASK = "backupd.mask"
+_WITHOUT_CONFIGURATION = Mask()
+
+
+def mask_output(mask: Mask) -> None:
+    """Let everything that this command prints from now on pass `mask`."""
+    click.get_current_context().meta[_MASK] = mask
+
+
+def _mask() -> Mask:
+    context = click.get_current_context(silent=True)
+    mask: Mask = context.meta.get(_MASK, _WITHOUT_CONFIGURATION) if context else _WITHOUT_CONFIGURATION
+    return mask
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print `text` and a line end, secrets masked, to standard output or, with `err`, to standard error."""
+    click.echo(_mask()(text), err=err)
 
 
 def print_json(facts: object) -> None:
     """Print `facts` as indented JSON; times are ISO 8601."""
-    click.echo(json.dumps(facts, indent=2, default=_plain))
+    click.echo(json.dumps(_mask().of(json.loads(json.dumps(facts, default=_plain))), indent=2))
 
 
 def _plain(value: object) -> object:
@@ -45,19 +64,19 @@ def _plain(value: object) -> object:
 def print_error(message: str, hint: str | None) -> None:
     """Print what is wrong and what to do next to standard error."""
     lines = "\n".join(printable(line) for line in message.splitlines())
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {lines}", err=True)
+    echo(f"{click.style('error', fg='red', bold=True)}: {lines}", err=True)
     print_hint(hint)
 
 
 def print_hint(hint: str | None) -> None:
     """Print what to do next, if there is a hint, to standard error."""
     if hint:
-        click.echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
+        echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
 
 
 def print_warning(warning: str) -> None:
     """Print a warning to standard error."""
-    click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {printable(warning)}", err=True)
+    echo(f"{click.style('warning', fg='yellow', bold=True)}: {printable(warning)}", err=True)
 
 
 def print_problems(report: AnyReport) -> None:
@@ -71,7 +90,7 @@ def print_problems(report: AnyReport) -> None:
 def print_notes(notes: Sequence[str]) -> None:
     """Print notes below the facts that they are about."""
     for note in notes:
-        click.echo(f"  note     {printable(note)}")
+        echo(f"  note     {printable(note)}")
 
 
 def fail(error: BackupdError, *, as_json: bool) -> NoReturn:
@@ -106,24 +125,24 @@ def print_restored(result: RestoreResult, zone: str, *, as_json: bool) -> None:
         return
     verb = "would restore" if result.dry_run else "restored"
     what = result.generation or "the old database"
-    click.echo(f"{verb} {what} to {result.target} ({human_bytes(result.snapshot_bytes)})")
+    echo(f"{verb} {what} to {result.target} ({human_bytes(result.snapshot_bytes)})")
     if result.taken_at is not None:
-        click.echo(f"  taken    {time_text(result.taken_at, zone)}")
+        echo(f"  taken    {time_text(result.taken_at, zone)}")
         checked = "integrity checked" if result.level != "opaque" else "only digest and size could be checked"
-        click.echo(f"  sha256   {result.snapshot_sha256}" + ("" if result.dry_run else f", {checked}"))
-    click.echo(f"  mode     {result.mode}" + (f", owner {result.owner}" if result.owner else ", owner is you"))
+        echo(f"  sha256   {result.snapshot_sha256}" + ("" if result.dry_run else f", {checked}"))
+    echo(f"  mode     {result.mode}" + (f", owner {result.owner}" if result.owner else ", owner is you"))
     print_notes(result.notes)
     if result.directory:
-        click.echo(f"  directory {Path(result.target).parent}, which was empty: owner {result.directory}")
+        echo(f"  directory {Path(result.target).parent}, which was empty: owner {result.directory}")
     if result.old_damage:
-        click.echo(f"  damaged  the old database: {result.old_damage}")
+        echo(f"  damaged  the old database: {result.old_damage}")
     if result.old_undecided:
-        click.echo(f"  journal  {result.old_undecided}")
-        click.echo(f"           kept as {result.kept}-journal: to get both back, undo before the app starts again")
+        echo(f"  journal  {result.old_undecided}")
+        echo(f"           kept as {result.kept}-journal: to get both back, undo before the app starts again")
     if result.kept:
-        click.echo(f"  kept     {result.kept}: backupd clean removes it after {KEPT_FOR.days} days")
+        echo(f"  kept     {result.kept}: backupd clean removes it after {KEPT_FOR.days} days")
     if result.undo:
-        click.echo(f"  undo     {result.undo}")
+        echo(f"  undo     {result.undo}")
 
 
 class _TerminalProgress:
@@ -179,12 +198,13 @@ def _print_rich(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    mask = _mask()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         justify: Literal["left", "right"] = "right" if heading in _NUMBERS else "left"
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading == headings[0])
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(mask(cell)) for cell in row))
     Console().print(table)
 
 
@@ -198,4 +218,4 @@ def _print_plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
             for heading, cell, width in zip(headings, line, widths, strict=True)
         ]
         aligned.append("  ".join(cells).rstrip())
-    click.echo("\n".join(aligned))  # in one call, since each flushes
+    echo("\n".join(aligned))  # in one call, since each flushes

@@ -3,7 +3,7 @@
 import click
 
 from backupd.cli.common import command, label_option, open_context, opened, require_store, store_option
-from backupd.cli.output import print_json
+from backupd.cli.output import echo, print_json
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
@@ -35,7 +35,7 @@ def pin_command(config: Config, ids: tuple[str, ...], label: str | None, store: 
         print_json([{"id": pin.generation, **pin_facts(pin)} for pin in pins])
         return
     for pin in pins:
-        click.echo(f"{pin.generation}: {pin_text(pin)}")
+        echo(f"{pin.generation}: {pin_text(pin)}")
 
 
 @command("unpin", "backupd unpin tasks-20261123-0400", {75: ""})
@@ -47,7 +47,7 @@ def unpin_command(config: Config, ids: tuple[str, ...], *, as_json: bool) -> Non
         print_json([{"id": key, "released": key in released} for key in ids])
         return
     for key in ids:
-        click.echo(f"{printable(key)}: {'released' if key in released else 'was not pinned'}")
+        echo(f"{printable(key)}: {'released' if key in released else 'was not pinned'}")
 
 
 def read_label(text: str | None) -> str:

@@ -12,12 +12,12 @@ from backupd.model import LOCAL_STORE, Generation, RetentionPlan
 from backupd.report import AnyReport
 from backupd.tasks.context import local_inventory
 from backupd.tasks.prune import plan_pruning, prune, release_hold
-from backupd.tasks.remove import Removal, remove_at_replica, remove_local
+from backupd.tasks.remove import remove_at_replica, remove_local
 
 _Decision = tuple[Generation, str, tuple[str, ...]]  # keep or remove, and why
 
 
-@common.command("prune", "backupd prune --dry-run", {3: "", 75: ""})
+@common.command("prune", "backupd prune --dry-run", {3: "", 75: ""}, pings=True)
 @common.dry_run_option
 @click.option("--unfreeze", "release", is_flag=True, help="Release the hold after a source shrank or was corrupt.")
 @common.source_option
@@ -31,7 +31,7 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
     if release:
         for name in wanted:
             was_held = release_hold(name, context)
-            click.echo(f"{name}: {'pruning goes on' if was_held else 'pruning was not on hold'}", err=True)
+            output.echo(f"{name}: {'pruning goes on' if was_held else 'pruning was not on hold'}", err=True)
     if dry_run:
         inventory = local_inventory(context)
         plans, reports = [plan_pruning(name, retention_rule(config), inventory, context) for name in wanted], []
@@ -48,7 +48,7 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
         rows = [(generation.id, words[action], ", ".join(reasons)) for generation, action, reasons in decisions]
         output.print_table(("generation", "decision", "reason"), rows)
     elif plans:
-        click.echo("no generations")
+        output.echo("no generations")
     for report in reports:
         output.print_problems(report)
     sys.exit(common.worst_exit(reports))
@@ -91,12 +91,8 @@ def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: b
         output.print_json([{"id": one.generation, "store": one.store, "still_in": list(one.still_in)} for one in done])
         return
     for removal in done:
-        click.echo(f"{removal.generation}: removed from {removal.store}")
+        output.echo(f"{removal.generation}: removed from {removal.store}")
         if removal.still_in:
-            output.print_warning(_still_in(removal))
-
-
-def _still_in(removal: Removal) -> str:
-    sent_again = removal.store != LOCAL_STORE and LOCAL_STORE in removal.still_in
-    consequence = "; the next replication may send it again" if sent_again else ""
-    return f"{removal.generation} is still in {', '.join(removal.still_in)}{consequence}"
+            sent_again = store != LOCAL_STORE and LOCAL_STORE in removal.still_in
+            consequence = "; the next replication may send it again" if sent_again else ""
+            output.print_warning(f"{removal.generation} is still in {', '.join(removal.still_in)}{consequence}")

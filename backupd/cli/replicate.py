@@ -1,25 +1,35 @@
 """`backupd replicate`."""
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import click
 
 from backupd.bootstrap.replicas import replica_connector, replica_names, replica_retry, replication_request
 from backupd.cli.common import command, open_context, worst_exit
-from backupd.cli.output import print_json, print_notes, print_problems, print_table, shown_progress
-from backupd.config import Config
+from backupd.cli.output import echo, print_json, print_notes, print_problems, print_table, shown_progress
+from backupd.config import REPLICAS, Config, KeyPath
 from backupd.errors import UsageError
 from backupd.formatting import counted, human_bytes, human_duration
 from backupd.report import ReplicationDetails, RunReport, report_facts
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.replica import replica_errors, replica_inventory
 from backupd.tasks.replicate import ReplicationPlan, foreign_copies_error, plan_all, replicate
-from backupd.tasks.requests import ReplicationRequest
 
 
-@command("replicate", "backupd replicate --to offsite --dry-run", {0: "everything is sent", 3: "", 75: ""})
+def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
+    """Return those of the replicas that are sent to."""
+    return [(REPLICAS, name) for name in arguments["names"]] or ((REPLICAS,),)
+
+
+@command(
+    "replicate",
+    "backupd replicate --to offsite --dry-run",
+    {0: "everything is sent", 3: "", 75: ""},
+    secrets=_secrets,
+    pings=True,
+)
 @click.option("--to", "names", multiple=True, metavar="NAME", help="Only to this replica (repeatable).")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent and removed, and why; change nothing.")
 @click.option("--adopt", is_flag=True, help="Adopt the copies that a lost machine sent to the replica.")
@@ -45,7 +55,12 @@ def replicate_command(
             plans = {name: _plan(config, name, context) for name in wanted}
         else:
             requests = [replication_request(config, name, adopt=adopt, force=force) for name in wanted]
-            reports = [_replicate(config, request, context) for request in requests]
+            reports = [
+                replicate(
+                    one, replica_connector(config, one.name, context), replica_retry(config, one.name, context), context
+                )
+                for one in requests
+            ]
     if dry_run:
         _print_plans(plans, as_json=as_json)
         for name, of_sources in plans.items():
@@ -59,45 +74,30 @@ def replicate_command(
     sys.exit(worst_exit(reports))
 
 
-def _replicate(config: Config, request: ReplicationRequest, context: TaskContext) -> RunReport[ReplicationDetails]:
-    connect, retry = replica_connector(config, request.name, context), replica_retry(config, request.name, context)
-    return replicate(request, connect, retry, context)
-
-
 def _plan(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
     here = local_inventory(context)
     with replica_errors(name), replica_connector(config, name, context)() as replica:
         return plan_all(replication_request(config, name), here, replica_inventory(name, replica, context), context)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decision:
-    """One line of a plan."""
-
-    replica: str
-    id: str
-    action: str
-    archive_bytes: int
-    reasons: tuple[str, ...]
-
-
 def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:
-    decisions = [d for name, of_sources in plans.items() for plan in of_sources for d in _decisions(name, plan)]
+    decisions = [(name, *decision) for name, of_sources in plans.items() for decision in _decisions(of_sources)]
     if as_json:
-        print_json(decisions)
+        names = ("replica", "id", "action", "archive_bytes", "reasons")
+        print_json([dict(zip(names, decision, strict=True)) for decision in decisions])
     elif decisions:
-        rows = [(d.replica, d.id, d.action, human_bytes(d.archive_bytes), ", ".join(d.reasons)) for d in decisions]
+        rows = [(name, key, action, human_bytes(size), ", ".join(why)) for name, key, action, size, why in decisions]
         print_table(("replica", "generation", "decision", "size", "reason"), rows)
     else:
-        click.echo("no generations in the local store or at the replica")
+        echo("no generations in the local store or at the replica")
 
 
-def _decisions(replica: str, plan: ReplicationPlan) -> Iterator[_Decision]:
-    found = [("would be sent", kept.generation, kept.reasons) for kept in plan.send]
-    found += [("stays", kept.generation, kept.reasons) for kept in plan.keep]
-    found += [("would be removed", removed.generation, (removed.reason,)) for removed in plan.remove]
-    for action, generation, reasons in found:
-        yield _Decision(replica, generation.id, action, generation.archive_bytes, reasons)
+def _decisions(plans: tuple[ReplicationPlan, ...]) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
+    for plan in plans:
+        found = [("would be sent", kept.generation, kept.reasons) for kept in plan.send]
+        found += [("stays", kept.generation, kept.reasons) for kept in plan.keep]
+        found += [("would be removed", removed.generation, (removed.reason,)) for removed in plan.remove]
+        yield from ((one.id, action, one.archive_bytes, reasons) for action, one, reasons in found)
 
 
 def _print(report: RunReport[ReplicationDetails], *, as_json: bool) -> None:
@@ -105,9 +105,9 @@ def _print(report: RunReport[ReplicationDetails], *, as_json: bool) -> None:
     if as_json or report.outcome == "failed":
         return
     details, sent = report.details, counted(len(report.details.sent), "generation")
-    click.echo(f"{report.subject}: {sent} sent, {len(details.removed)} removed, {details.kept} kept")
-    click.echo(f"  bytes    {human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} resumed")
+    echo(f"{report.subject}: {sent} sent, {len(details.removed)} removed, {details.kept} kept")
+    echo(f"  bytes    {human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} resumed")
     if details.verified_by:
-        click.echo(f"  verified by {' and '.join(details.verified_by)}")
+        echo(f"  verified by {' and '.join(details.verified_by)}")
     print_notes(report.notes)
-    click.echo(f"  time     {human_duration(report.duration_s)}")
+    echo(f"  time     {human_duration(report.duration_s)}")

@@ -8,8 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, NoReturn
 
-import click
-
 from backupd.bootstrap.tasks import restore_request
 from backupd.cli import common, output
 from backupd.config import Config
@@ -37,10 +35,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was done for one source.
-
-    `there`: the database exists; `none`: it does not, and no store has a copy.
-    """
+    """What was done for one source. `there`: the database exists; `none`: it does not, and no store has a copy."""
 
     source: str
     outcome: Literal["there", "restored", "none", "failed"]
@@ -160,9 +155,9 @@ def _print(outcome: Outcome, config: Config) -> None:
     path = config.sources[outcome.source].path
     match outcome.outcome:
         case "there":
-            click.echo(f"{outcome.source}: {path} exists: nothing to restore")
+            output.echo(f"{outcome.source}: {path} exists: nothing to restore")
         case "none":
-            click.echo(f"{outcome.source}: {path} does not exist, and there is no copy yet: nothing to restore")
+            output.echo(f"{outcome.source}: {path} does not exist, and there is no copy yet: nothing to restore")
         case "restored" if outcome.result is not None:
             output.print_restored(outcome.result, config.schedule.timezone, as_json=False)
 

@@ -1,13 +1,13 @@
 """`backupd show`."""
 
-from dataclasses import fields
+from dataclasses import asdict, replace
 
 import click
 
 from backupd.archive.manifest import decode_manifest
-from backupd.catalog import GenerationHistory, RunRecord
+from backupd.catalog import GenerationHistory
 from backupd.cli.common import command, open_context, require_mounted, require_sources
-from backupd.cli.output import print_json
+from backupd.cli.output import echo, print_json
 from backupd.cli.pin import pin_facts, pin_text
 from backupd.config import Config
 from backupd.formatting import counted, human_bytes, printable
@@ -35,18 +35,16 @@ def show_command(config: Config, wanted: str, source: str | None, *, as_json: bo
     history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), GenerationHistory((), ()))
     pin = context.pins.get(manifest.id)
     if as_json:
-        runs = [_run_facts(run) for run in history.runs]
+        runs = [
+            asdict(replace(run, report=None)) | {"report": run.report and report_facts(run.report)}
+            for run in history.runs
+        ]
         print_json({"manifest": manifest, "history": {"runs": runs, "checks": history.checks}, **pin_facts(pin)})
         return
     _print(manifest)
     if pin is not None:
-        click.echo(f"{'kept':<15} {pin_text(pin)}")
+        echo(f"{'kept':<15} {pin_text(pin)}")
     _print_history(history)
-
-
-def _run_facts(run: RunRecord) -> dict[str, object]:
-    facts = {field.name: getattr(run, field.name) for field in fields(run)}
-    return {**facts, "report": report_facts(run.report) if run.report else None}
 
 
 def _print(manifest: Manifest) -> None:
@@ -68,9 +66,9 @@ def _print(manifest: Manifest) -> None:
         "backupd": manifest.backupd_version,
     }
     for name, text in lines.items():
-        click.echo(f"{name:<15} {printable(text)}")
+        echo(f"{name:<15} {printable(text)}")
     for note in (*verdict.notes, *filter(None, [verdict.doubt])):
-        click.echo(f"{'note':<15} {printable(note)}")
+        echo(f"{'note':<15} {printable(note)}")
 
 
 def _tables(contents: Contents) -> str:
@@ -83,6 +81,6 @@ def _tables(contents: Contents) -> str:
 def _print_history(history: GenerationHistory) -> None:
     for run in history.runs:
         text = describe(run.report) if run.report else f"{run.task} of {run.source}: {run.outcome or 'running'}"
-        click.echo(f"{run.started_at:%F %T}  {printable(text)}")
+        echo(f"{run.started_at:%F %T}  {printable(text)}")
     for check in history.checks:
-        click.echo(f"{check.checked_at:%F %T}  check in {check.store}: {printable(check.detail)}")
+        echo(f"{check.checked_at:%F %T}  check in {check.store}: {printable(check.detail)}")

@@ -2,13 +2,12 @@
 
 import re
 import sys
-from functools import partial
 
 import click
 
-from backupd.bootstrap.tasks import limits, monitors, planned_tasks, retention_rule
+from backupd.bootstrap.tasks import limits, planned_tasks, retention_rule
 from backupd.cli.common import command, open_context
-from backupd.cli.output import print_json
+from backupd.cli.output import echo, print_json
 from backupd.config import Config
 from backupd.status.current import StatusScope, read_status
 from backupd.status.text import status_lines
@@ -32,20 +31,16 @@ def status_command(config: Config, *, as_json: bool) -> None:
     """
     context = open_context(config, writing=False)
     now, rule = context.clock(), retention_rule(config)
-    status = read_status(StatusScope(planned_tasks(config), limits(config), rule, monitors(config), context, now))
+    status = read_status(StatusScope(planned_tasks(config), limits(config), rule, config.pings, context, now))
     if as_json:
         print_json(status)
     else:
-        click.echo("\n".join(map(_coloured, status_lines(status))))
+        echo("\n".join(map(_coloured, status_lines(status))))
     sys.exit(0 if status.health.healthy else 1)
 
 
 def _coloured(line: str) -> str:
     """Colour the words of a line; click removes the colours where there is no terminal."""
     for words, colour in _COLOURS:
-        line = words.sub(partial(_style, colour), line)
+        line = words.sub(click.style(r"\g<0>", fg=colour, bold=True), line)
     return line
-
-
-def _style(colour: str | None, found: re.Match[str]) -> str:
-    return click.style(found[0], fg=colour, bold=True)

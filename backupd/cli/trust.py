@@ -9,7 +9,7 @@ import click
 
 from backupd.bootstrap.replicas import replica_names
 from backupd.cli.common import command
-from backupd.cli.output import print_json, print_warning
+from backupd.cli.output import echo, print_json, print_warning
 from backupd.config import Config, toml_key, toml_value
 from backupd.errors import ConfigError, UsageError
 from backupd.privileges import drop_privileges
@@ -57,11 +57,11 @@ def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool)
         missing = {"missing": fetched.missing, "problem": fetched.problem.message if fetched.problem else None}
         print_json({**facts, "keys": keys, "pinned": pinned, **missing, **_pinning_lines(name, offered[0])})
     else:
-        click.echo(f"{name} is {address.where}; its host keys:")
+        echo(f"{name} is {address.where}; its host keys:")
         for key, state in zip(offered, states, strict=True):
-            click.echo(f"  {key}  {_STATES[state]}")
+            echo(f"  {key}  {_STATES[state]}")
         if verdict != "equal" and (pinned_keys := pins.keys(address.host, address.port)):
-            click.echo("\n  ".join(("pinned:", *map(str, pinned_keys))))
+            echo("\n  ".join(("pinned:", *map(str, pinned_keys))))
         _print_next_steps(name, offered[0], verdict)
     if fetched.problem:
         print_warning(
@@ -91,18 +91,18 @@ def _pins(config: Config, name: str) -> PinnedKeys:
 
 def _print_next_steps(name: str, key: PublicKey, verdict: HostKeyState) -> None:
     if verdict == "equal":
-        click.echo("The pinned key matches: nothing to do.")
+        echo("The pinned key matches: nothing to do.")
         return
     if verdict != "unpinned":
-        click.echo("\nThis may be a man-in-the-middle: ask the administrator of the server whether its key changed.")
+        echo("\nThis may be a man-in-the-middle: ask the administrator of the server whether its key changed.")
     ending = _ENDINGS.get(key.type, "ecdsa")
-    click.echo("\nCompare on the server itself, at its console or over a connection that you trust:")
-    click.echo(f"  ssh-keygen -lf /etc/ssh/ssh_host_{ending}_key.pub")
+    echo("\nCompare on the server itself, at its console or over a connection that you trust:")
+    echo(f"  ssh-keygen -lf /etc/ssh/ssh_host_{ending}_key.pub")
     lines = _pinning_lines(name, key)
-    click.echo(f"\nOnly if that shows {key.fingerprint}, add this below [replicas.{toml_key(name)}]:")
-    click.echo(f"  {lines['toml']}")
-    click.echo("or set in the environment:")
-    click.echo(f"  {lines['environment']}")
+    echo(f"\nOnly if that shows {key.fingerprint}, add this below [replicas.{toml_key(name)}]:")
+    echo(f"  {lines['toml']}")
+    echo("or set in the environment:")
+    echo(f"  {lines['environment']}")
 
 
 def _pinning_lines(name: str, key: PublicKey) -> dict[str, str]:

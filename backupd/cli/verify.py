@@ -109,4 +109,4 @@ def _print(result: VerificationResult, *, quiet: bool) -> None:
     bad = "DAMAGED" if result.damaged else "NOT VERIFIED"
     word = click.style("verified", fg="green") if result.sound else click.style(bad, fg="red", bold=True)
     detail = "" if result.sound else f": {printable(result.detail)}"
-    click.echo(f"{result.id}: {word} ({human_duration(result.duration_s)}){detail}")
+    output.echo(f"{result.id}: {word} ({human_duration(result.duration_s)}){detail}")

@@ -48,10 +48,7 @@ def find_file(
 
 
 def read_file(file: Path | None) -> Document:
-    """Read `file`; relative paths in it start at its directory.
-
-    Raises ConfigError where it cannot be read at all.
-    """
+    """Read `file`; relative paths in it start at its directory. Raises ConfigError where it cannot be read at all."""
     if file is None:
         return Document(None)
     absolute = Path(os.path.abspath(file))  # noqa: PTH100 - resolve() would follow symbolic links

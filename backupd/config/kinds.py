@@ -7,18 +7,18 @@ import shlex
 from collections.abc import Mapping
 from datetime import UTC, timedelta
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
+from backupd.masking import MASK
 from backupd.model import LOCAL_STORE, is_source_name
 from backupd.pings import Monitor
 from backupd.schedule import Schedule
 
-MASK = "[secret]"
 WEEK_S = 7 * 24 * 3600
 YEAR_S = 366 * 24 * 3600
 # URLs may contain commas ("mailtos://…?to=a@b.c,d@b.c"): one stands between two only where another scheme follows.
@@ -32,6 +32,17 @@ _DATABASE_URL: Final = re.compile(
 _URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://).*", re.IGNORECASE | re.DOTALL)
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/].*|\\\\.*", re.DOTALL)
 _Value = TypeVar("_Value")
+
+
+class WithheldSecret(SecretStr):
+    """A secret that is set, and that this process was not given."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def get_secret_value(self) -> NoReturn:
+        """Raise RuntimeError: whoever started this process did not know that it needs the secret."""
+        raise RuntimeError("a secret is needed that this process was not given")
 
 
 def absolute_path(text: str, directory: Path) -> str:

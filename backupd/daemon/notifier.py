@@ -125,13 +125,14 @@ class Notifier:
             due, record = plan_digest(options.digest, record, now)
             if due:
                 messages.append(compose_lines(self._digest(), "status", options.name, now))
-        new = (outbox_message(message, options.channels, now) for message in messages)
+        new = (outbox_message(self._context.log.mask.of(message), options.channels, now) for message in messages)
         return NotificationState(record, (*state.outbox, *new))
 
     def _versions(self) -> list[tuple[AppVersion, timedelta]]:
         versions = [(AppVersion("backupd", __version__, "; ".join(self._errors())), _OWN_DEPLOY_TIMEOUT)]
         if self._options.app is not None:
-            versions.append((check_app(self._options.app), self._options.app.timeout))
+            answer = self._context.log.mask.of(check_app(self._options.app))
+            versions.append((answer, self._options.app.timeout))
         return versions
 
 

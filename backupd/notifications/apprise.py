@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from backupd.formatting import without_secrets
+from backupd.masking import without_secrets
 
 if TYPE_CHECKING:  # the child needs none of them, and starts sooner
     from backupd.catalog import OutboxMessage

@@ -33,19 +33,14 @@ _TEST = ("This is a test message from backupd.", "Problems are reported here, ea
 class NotificationOptions:
     """What a daemon reports, and to whom."""
 
-    scope: str
-    """The first source: the daemon that holds its claim is the one that notifies."""
-    name: str
-    """What messages call this backupd."""
+    scope: str  # the first source: the daemon that holds its claim is the one that notifies
+    name: str  # what messages call this backupd
     zone: tzinfo
-    subjects: frozenset[str]
-    """The sources and stores that are configured."""
+    subjects: frozenset[str]  # the sources and stores that are configured
     limits: tuple[Limit, ...]
     channels: tuple[Channel, ...] = ()
-    digest: Schedule | None = None
-    """When the whole status is sent."""
-    daily: Monitor | None = None
-    """The monitor that is pinged on healthy days, by `daily_schedule`."""
+    digest: Schedule | None = None  # when the whole status is sent
+    daily: Monitor | None = None  # the monitor that is pinged on healthy days, by `daily_schedule`
     daily_schedule: Schedule | None = None
     app: App | None = None
 
@@ -56,15 +51,15 @@ def ping_recorder(context: TaskContext) -> PingRecorder:
     def record(task: str, source: str, error: str) -> None:
         if os.path.lexists(context.catalog_path):
             with suppress(CatalogUnavailable), open_catalog(context.catalog_path) as catalog:
-                catalog.record_ping(task, source, context.clock(), error)
+                catalog.record_ping(task, source, context.clock(), context.log.mask(error))
 
     return record
 
 
-def read_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> tuple[PingRecord, ...]:
+def read_pings(monitors: Mapping[str, object], context: TaskContext) -> tuple[PingRecord, ...]:
     """Return the records of what `monitors` still watch; none when the catalog cannot be read."""
     records = context.ask_catalog(lambda catalog: catalog.pings(), tuple[PingRecord, ...]())
-    return tuple(one for one in records if monitor_for(one.task, one.source, monitors))
+    return tuple(one for one in records if monitor_for(one.task, one.source, monitors) is not None)
 
 
 def examine_messages(scope: str, context: TaskContext) -> Iterator[Finding]:
@@ -91,7 +86,7 @@ def examine_app(app: App) -> Iterator[Finding]:
         yield Finding("app", ok=True, detail=f"it is healthy, version {found.version}")
 
 
-def examine_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> Iterator[Finding]:
+def examine_pings(monitors: Mapping[str, object], context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for each monitor that refused the last ping."""
     for one in read_pings(monitors, context):
         if one.failing and one.failed_at:

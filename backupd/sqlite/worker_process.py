@@ -41,7 +41,7 @@ class WorkerProcess(Generic[Reply]):
     ) -> None:
         self._stderr = open(os.memfd_create("stderr"), "w+b")  # noqa: SIM115 - closed by __exit__
         module = f"backupd.sqlite.worker.{task}"
-        self._process = start_module(module, directory=directory, files=files, stderr=self._stderr)
+        self._process = start_module(module, directory=directory, descriptors=files, stderr=self._stderr)
         self._stdout = pipe(self._process.stdout)
         send(self._process, json.dumps(request).encode() + b"\n")
 

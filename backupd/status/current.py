@@ -13,7 +13,6 @@ from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
 from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
-from backupd.pings import Monitor
 from backupd.report import drill_of
 from backupd.schedule import Due, Planned, TaskHistory, plan_next_run
 from backupd.status.model import MessageFigures, NextRun, SourceFigures, Status, TaskFigures
@@ -30,10 +29,9 @@ class StatusScope:
     planned: tuple[Planned, ...]
     limits: tuple[Limit, ...]
     retention: RetentionRule
-    monitors: Mapping[str, Monitor]
+    monitors: Mapping[str, object]
     context: TaskContext
-    started_at: datetime
-    """When the daemon started."""
+    started_at: datetime  # when the daemon started
 
 
 def readable_inventory(context: TaskContext) -> Inventory | None:
@@ -51,7 +49,7 @@ def read_status(scope: StatusScope) -> Status:
 
 def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
     """Read the status as `read_status` does, with the `inventory` that was read already; None: it cannot be read."""
-    context, limits = scope.context, scope.limits
+    context, limits, mask = scope.context, scope.limits, scope.context.log.mask
     now = context.clock()
     tasks, next_runs, migrations_ok = _tasks(scope.planned, context, now)
     facts, free, sources = read_health_facts(limits, context, inventory), dict[str, int](), tuple[SourceFigures, ...]()
@@ -62,14 +60,14 @@ def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
     return Status(
         taken_at=now,
         started_at=scope.started_at,
-        health=Health.of(facts, now),
+        health=mask.of(Health.of(facts, now)),
         migrations_ok=migrations_ok,
-        tasks=tasks,
+        tasks=mask.of(tasks),
         sources=sources,
         free_bytes=free,
         sqlite_version=version("apsw").rpartition(".")[0],  # apsw appends a number of its own to SQLite's version
         messages=_messages(limits, context),
-        pings=read_pings(scope.monitors, context),
+        pings=mask.of(read_pings(scope.monitors, context)),
         next_runs=next_runs,
     )
 

@@ -170,7 +170,7 @@ class Directory:
 
     def rename(self, name: str, to: "Directory", new: str) -> None:
         """Rename `name` to `new` in the directory `to`, replacing a file there; not yet durable."""
-        with self._errors(name):
+        with self._errors(name, to.path_of(new)):
             os.rename(_one_part(name), _one_part(new), src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
 
     def move(self, name: str, descriptor: int, to: "Directory", new: str) -> None:
@@ -286,12 +286,13 @@ class Directory:
         return None
 
     @contextmanager
-    def _errors(self, name: str) -> "Iterator[None]":
-        """Let errors of system calls on `name` have its path."""
+    def _errors(self, name: str, other: str | None = None) -> "Iterator[None]":
+        """Let errors of system calls on `name` have its path, and the `other` path."""
         try:
             yield
         except OSError as error:
-            raise OSError(error.errno, error.strerror, self.path_of(name)) from None
+            both = (self.path_of(name), None, other) if other else (self.path_of(name),)
+            raise OSError(error.errno, error.strerror, *both) from None
 
 
 def mount_of_descriptor(descriptor: int) -> str:

@@ -11,7 +11,8 @@ from typing import IO, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from backupd.formatting import printable, without_secrets
+from backupd.formatting import printable
+from backupd.masking import without_secrets
 
 LONGEST_BODY: Final = 64 << 10
 _LONGEST_WORDS: Final = 200

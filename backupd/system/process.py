@@ -17,7 +17,7 @@ from backupd.errors import ProcessRefused
 
 if TYPE_CHECKING:  # child processes import this
     import subprocess
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import IO
 
@@ -36,16 +36,15 @@ def start_module(
     module: str,
     *arguments: str,
     directory: "Path | str | None" = None,
-    files: "Collection[int]" = (),
     environ: "Mapping[str, str] | None" = None,
     stdout: "int | None" = -1,
     stderr: "int | IO[bytes] | None" = None,
+    descriptors: "Iterable[int]" = (),
 ) -> "subprocess.Popen[bytes]":
     """Start `python -m MODULE ARGUMENTS` in a session of its own, whose Ctrl-C is then this process's to handle.
 
     Its standard input is a pipe that closes when this process ends (see `call_when_parent_ends`), and by default its
-    standard output is one too. It begins in `directory`, and has the open `files`, by the same descriptors. Raises
-    ProcessRefused, OSError.
+    standard output is one too; of other files it has only `descriptors` open. Raises ProcessRefused, OSError.
     """
     import subprocess  # child processes import this module
 
@@ -54,12 +53,12 @@ def start_module(
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command,
             cwd=directory,
-            pass_fds=tuple(files),
             env=environ,
             stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            pass_fds=tuple(descriptors),
         )
 
 

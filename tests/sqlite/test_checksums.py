@@ -57,7 +57,7 @@ def test_each_page_of_a_copy_has_the_checksum_that_its_app_expects(tmp_path: Pat
     assert (found.level, found.checks) == ("full", ("integrity_check", "page checksums"))
     compacted = compact_snapshot(copy)
     assert compacted.size_bytes < copy.size_bytes
-    assert wrong(compacted.path) == []
+    assert wrong(compacted.file.path) == []
 
 
 def test_a_restored_database_keeps_its_checksums_when_its_journal_mode_is_set(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_bit_that_rotted_in_the_payload_of_the_source_is_damage(tmp_path: Path
     data = bytearray(path.read_bytes())
     data[5 * PAGE + 2000] ^= 1
     path.write_bytes(data)
-    found = verdict(take(path).path)
+    found = verdict(take(path).file.path)
     assert (found.level, found.damage) == ("corrupt", ("page 6 does not match its checksum",))
 
 

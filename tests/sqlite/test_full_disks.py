@@ -16,7 +16,7 @@ from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank
 from support.directories import contents, fill, rows, small_disk, two_files
 from support.processes import CopyObserver, die_in_a_transaction
-from support.snapshots import SHORT_WAITS, Take, copy_into
+from support.snapshots import Take, copy_into
 
 pytestmark = pytest.mark.root
 
@@ -94,11 +94,11 @@ def test_a_hot_database_that_does_not_fit_is_a_lack_of_space(tmp_path: Path, siz
         source = Source.inspect(path)
         settings = SnapshotSettings(hot_journal_wait_s=0)
         if size == "300k":
-            with pytest.raises(NoSpace):
-                copy_into(disk / "staging", source, settings)
+            with pytest.raises(NoSpace), copy_into(disk / "staging", source, settings):
+                pass
         else:
-            copy = copy_into(disk / "staging", source, settings)
-            assert is_balanced(copy.file.path)
+            with copy_into(disk / "staging", source, settings) as copy:
+                assert is_balanced(copy.file.path)
     assert contents(path.parent) == before
 
 
@@ -117,7 +117,7 @@ def test_a_copy_that_has_no_room_to_be_compacted_in_is_told_as_such(tmp_path: Pa
     with small_disk(tmp_path / "disk", "300k") as disk:
         (disk / "staging").mkdir()
         source = Source.inspect(tmp_path / "tasks.db")
-        copy = copy_into(disk / "staging", source, SHORT_WAITS)
-        with pytest.raises(NoSpace, match="no space to compact the copy"):
-            compact_snapshot(copy)
-        assert is_balanced(copy.file.path)
+        with copy_into(disk / "staging", source) as copy:
+            with pytest.raises(NoSpace, match="no space to compact the copy"):
+                compact_snapshot(copy)
+            assert is_balanced(copy.file.path)

@@ -81,8 +81,8 @@ def test_a_mount_that_does_not_answer_ends_the_copy(path: Path, staging: Path) -
     others = children_of(os.getpid())  # servers of other tests
     with through_fuse(path.parent) as mount:
         source = Source.inspect(mount / path.name)
-        with stopped(serving(mount)), too_late():
-            copy_into(staging, source, IMPATIENT)
+        with stopped(serving(mount)), too_late(), copy_into(staging, source, IMPATIENT):
+            pass
         assert children_of(os.getpid()) == others
 
 
@@ -100,8 +100,8 @@ def test_a_child_that_cannot_even_be_killed_is_left_behind(path: Path, staging: 
     with through_fuse(path.parent) as near, through_fuse(near) as far:
         source = Source.inspect(far / path.name)
         with stopped(serving(near)):  # what serves `far` took the request and waits: the kernel lets nobody go then
-            with too_late():
-                copy_into(staging, source, IMPATIENT)
+            with too_late(), copy_into(staging, source, IMPATIENT):
+                pass
             (child,) = set(children_of(os.getpid())) - set(others)
             assert state_of(child) == "D"
         wait_until(lambda: children_of(os.getpid()) == others)

@@ -125,8 +125,10 @@ def test_a_sparse_database_that_reaches_beyond_the_lock_bytes_and_beyond_4_gib_i
     path = tmp_path / "tasks.db"
     make_large(path)
     assert path.stat().st_blocks * 512 < 10_000_000
-    with small_disk(tmp_path / "staging", "4200m") as staging:
-        copy = copy_into(staging, Source.inspect(path), SnapshotSettings())
+    with (
+        small_disk(tmp_path / "staging", "4200m") as staging,
+        copy_into(staging, Source.inspect(path), SnapshotSettings()) as copy,
+    ):
         assert copy.size_bytes == path.stat().st_size > 4 << 30
         with checking(copy.file, "3.40.1") as inspection:
             found = inspection()

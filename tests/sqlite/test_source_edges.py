@@ -35,7 +35,7 @@ def test_the_very_file_that_was_named_is_copied_and_no_other_is_made(
     directory.mkdir()
     path = directory / os.fsdecode(name)
     make_bank(path, journal_mode)
-    assert is_balanced(take(path).path)
+    assert is_balanced(take(path).file.path)
     side_files = {f"{path.name}-wal", f"{path.name}-shm"} if journal_mode == "wal" else set()
     assert {p.name for p in directory.iterdir()} == {path.name} | side_files
 
@@ -100,7 +100,7 @@ def test_a_second_name_is_accepted_where_that_is_allowed(tmp_path: Path, take: T
     os.link(tmp_path / "tasks.db", tmp_path / "other.db")
     with pytest.raises(SourceUnusable, match="2 hard links"):
         take(tmp_path / "tasks.db")
-    assert is_balanced(take(tmp_path / "tasks.db", allow_links=True).path)
+    assert is_balanced(take(tmp_path / "tasks.db", allow_links=True).file.path)
 
 
 def test_every_commit_in_a_large_wal_is_copied_and_the_wal_is_left_as_it_is(tmp_path: Path, take: Take) -> None:

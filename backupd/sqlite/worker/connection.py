@@ -145,7 +145,10 @@ def open_held(path: str, held: int, flags: int, parameters: str = "") -> apsw.Co
     before = _times_open(held)
     if not os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(held)):  # SQLite would wait at a pipe
         raise replaced(path)
-    connection = open_database(path, flags | apsw.SQLITE_OPEN_NOFOLLOW, parameters)
+    try:
+        connection = open_database(path, flags | apsw.SQLITE_OPEN_NOFOLLOW, parameters)
+    except apsw.CantOpenError:  # a link, or nothing
+        raise replaced(path) from None
     if _times_open(held) == before:
         connection.close()
         raise replaced(path)

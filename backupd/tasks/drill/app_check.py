@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from backupd.errors import CheckFailed, DrillFailed, ProcessRefused
 from backupd.formatting import printable
@@ -107,7 +108,7 @@ def health_problem(url: str) -> str:
         response = send_request(url, timeout_s=_ANSWER_S, direct=True)
     except RequestFailed as error:
         return f"no answer: {error}"
-    return "" if response.status == http.client.OK else f"it {response.words()}"
+    return "" if response.status == http.client.OK else f"it {response.words(urlsplit(url).query)}"
 
 
 def _require_healthy(url: str, timeout_s: float) -> None:

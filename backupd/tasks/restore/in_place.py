@@ -30,6 +30,7 @@ from backupd.sqlite.history import (
     restore_history,
 )
 from backupd.sqlite.permissions import Permissions, permission_warning
+from backupd.sqlite.source import real_path
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.target import ELSEWHERE, Target, apply_ownership, restore_lock
 from backupd.sqlite.worker.protocol import CheckpointResult
@@ -93,7 +94,7 @@ def require_newest(request: RestoreRequest) -> None:
     entry = request.takes_back
     if entry is None:
         return
-    with DatabasePlace.open(Path(os.path.realpath(request.path))) as place:
+    with DatabasePlace.open(real_path(request.path)) as place:
         entries = restore_history(place)
     with suppress(GenerationMissing):
         if entry in (choose_undo(entries, redo=redo) for redo in (False, True)):

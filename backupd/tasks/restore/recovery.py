@@ -11,6 +11,7 @@ from backupd.errors import TargetRefused
 from backupd.log import Event
 from backupd.sqlite.database_files import DatabasePlace, side_files
 from backupd.sqlite.history import finish_online_restore, pending_online_restore, took_effect
+from backupd.sqlite.source import real_path
 from backupd.sqlite.swap import pending_swap, recover_swap
 from backupd.sqlite.target import restore_lock
 from backupd.system.owners import ownership_hint
@@ -24,7 +25,7 @@ def recover_restore(path: Path, context: TaskContext) -> None:
 
     Call it under `restore_lock`, which a running restore holds. Raises TargetRefused, OSError.
     """
-    target = _real(path)
+    target = real_path(path)
     try:
         with _opened(target) as place:
             recovered = recover_swap(place) if place else None
@@ -55,7 +56,7 @@ def recover_before_backup(path: Path, context: TaskContext) -> str:
     Raises LockHeld while another restore puts a database in place.
     """
     try:
-        with _opened(_real(path)) as place:
+        with _opened(real_path(path)) as place:
             pending = place is not None and (pending_swap(place) or pending_online_restore(place))
         if pending:
             with restore_lock(path):
@@ -75,7 +76,7 @@ def database_exists(path: Path, *, empty_is_data: bool) -> bool:
     An empty file is one only where `empty_is_data`. After a killed restore there is none until it is recovered. Raises
     TargetRefused where side files without a database may hold data, or `path` is not a regular file; OSError.
     """
-    target = _real(path)
+    target = real_path(path)
     with _opened(target) as place:
         if place is not None and pending_swap(place) is not None:
             return False
@@ -112,7 +113,3 @@ def _opened(target: Path) -> Iterator[DatabasePlace | None]:
         with suppress(FileNotFoundError):
             place = stack.enter_context(DatabasePlace.open(target))
         yield place
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))
