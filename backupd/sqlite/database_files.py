@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from backupd.errors import TargetRefused
 from backupd.system.directory import Directory
+from backupd.system.links import reach
 from backupd.system.mounts import Mount, current_mounts, mount_of
-from backupd.system.small_file import UnexpectedFile
 
 # https://sqlite.org/tempfiles.html: SQLite treats files of these names as parts of the database.
 SIDE_SUFFIXES = ("-wal", "-shm", "-journal")
@@ -38,16 +37,13 @@ class DatabasePlace(NamedTuple):
     @classmethod
     @contextmanager
     def open(cls, database: Path) -> Iterator["DatabasePlace"]:
-        """Open the directory of `database`, whose path has no links, for the block. Raises TargetRefused, OSError."""
-        try:
-            directory = Directory.open(database.parent, links=False)
-        except UnexpectedFile as error:
-            raise TargetRefused(
-                f"{error.filename} is {error.strerror}",
-                "find out which process changes the directories above it",
-            ) from error
+        """Open where the absolute path `database` leads to, see `system.links.reach`, for the block.
+
+        Raises TargetRefused for a link of another owner, OSError.
+        """
+        directory, name = reach(database)
         with directory:
-            yield cls(directory, database.name)
+            yield cls(directory, name)
 
     @property
     def path(self) -> Path:

@@ -28,6 +28,7 @@ from backupd.errors import BackupdError, GenerationMissing, TargetRefused
 from backupd.model import is_generation_id
 from backupd.sqlite.database_files import SIDE_SUFFIXES, DatabasePlace
 from backupd.sqlite.inspection import query_copy
+from backupd.system.held_file import HeldFile
 from backupd.system.small_file import UnexpectedFile
 
 KEPT: Final = ".pre-restore-"
@@ -290,7 +291,7 @@ def begin_online_restore(
 ) -> OnlineRestore:
     """Record, durably, that an online restore begins. Raises OSError, TargetRefused."""
     name = takes_back.path.name if takes_back else None
-    started = OnlineRestore(new_kept_name(place, now), record, name, _schema_version(place.path))
+    started = OnlineRestore(new_kept_name(place, now), record, name, _schema_version(place))
     write_record(place, _online_name(place), started)
     return started
 
@@ -323,14 +324,15 @@ def took_effect(place: DatabasePlace, started: OnlineRestore) -> bool:
 
     SQLite's backup API increments the schema version of the target in the same transaction.
     """
-    now = _schema_version(place.path)
+    now = _schema_version(place)
     return now is None or now != started.schema_version
 
 
-def _schema_version(target: Path) -> int | None:
+def _schema_version(place: DatabasePlace) -> int | None:
     try:
-        return int(query_copy(target, "PRAGMA schema_version", _QUERY_TIMEOUT_S).answer or "")
-    except (BackupdError, ValueError):
+        database = HeldFile.open(place.directory, place.name)
+        return int(query_copy(database, "PRAGMA schema_version", _QUERY_TIMEOUT_S).answer or "")
+    except (BackupdError, OSError, ValueError):
         return None
 
 

@@ -8,9 +8,10 @@ import os
 import apsw
 
 from backupd.errors import BackupdError, DrillFailed, NoSpace, SnapshotFailed, WorkerFailed
-from backupd.sqlite.file_format import is_encrypted
+from backupd.sqlite.file_format import looks_encrypted
 from backupd.sqlite.worker.connection import open_held, open_immutable, replaced, result_code
 from backupd.sqlite.worker.protocol import CopyRequest, ParentPipe, QueryResult, serve
+from backupd.system.fs import OPEN_FILES
 from backupd.system.owners import become_owner, known_owner
 
 _BUSY_MS = 5000
@@ -46,14 +47,15 @@ def query(request: CopyRequest) -> dict[str, object]:
 
     The app may have the copy open: side files are created as its owner.
     """
-    path = request["path"]
-    become_owner(*known_owner(path, os.stat(path)))
-    if is_encrypted(path):
+    held = request["held"]
+    owner = known_owner(f"{OPEN_FILES}{held}", os.fstat(held))
+    if looks_encrypted(held):
         raise DrillFailed(
             "the restored copy is encrypted: only its app can read it",
             "use drill.command or drill.health_url instead of drill.query and drill.user_version",
         )
-    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    connection = open_held(request["path"], held, apsw.SQLITE_OPEN_READONLY)
+    become_owner(*owner)
     connection.set_busy_timeout(_BUSY_MS)
     version = connection.execute("PRAGMA user_version").get
     row = connection.execute(request["query"]).fetchone() if request["query"] else None

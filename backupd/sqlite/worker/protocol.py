@@ -81,7 +81,7 @@ class IntegrityReply(TypedDict):
 class CopyRequest(TypedDict, total=False):
     """Do `verb` to the copy at `path`: compact it into `target`, run the `query`.
 
-    To recover and to compact it, its descriptor is `held`; that of the empty file `target` is `target_held`.
+    Its descriptor is `held`; that of the empty file `target` is `target_held`.
     """
 
     verb: Literal["recover", "compact", "query"]

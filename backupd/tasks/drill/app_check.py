@@ -54,12 +54,12 @@ def check_app(app: AppCheck, restored: HeldFile, origin: SourceFacts, run: Drill
     if app.health_url:
         _require_unhealthy(app.health_url, app.timeout_s)
     with ExitStack() as stack:
-        database, placed = restored.path, app_database(app, run)
+        database, path, placed = restored, restored.path, app_database(app, run)
         if placed:
             with run.stage("place"):
-                database = stack.enter_context(placed.holding(restored, origin))
+                database, path = stack.enter_context(placed.holding(restored, origin)), placed.path
         if app.command:
-            environ = environment_for(database, os.environ, app.secrets)
+            environ = environment_for(path, os.environ, app.secrets)
             command = AppCommand(app.command, environ, Path(restored.directory.fixed_path))
             stack.callback(_add_output, command, run)  # called after the command has ended
             stack.enter_context(command)
@@ -90,7 +90,7 @@ def _add_output(command: "AppCommand", run: DrillRun) -> None:
     run.details = replace(run.details, drill=replace(run.details.drill, output=command.output()))
 
 
-def _require_migrated(app: AppCheck, database: Path) -> None:
+def _require_migrated(app: AppCheck, database: HeldFile) -> None:
     found = query_copy(database, app.query, app.timeout_s)
     if app.user_version is not None and found.user_version < app.user_version:
         what = f"PRAGMA user_version is {found.user_version}, expected at least {app.user_version}"

@@ -27,7 +27,7 @@ class AppDatabase:
     def __init__(
         self, path: Path, databases: tuple[Path, ...], warn: Callable[[str], None] = lambda _what: None
     ) -> None:
-        self._path, self._databases, self._warn = path, databases, warn
+        self.path, self._databases, self._warn = path, databases, warn
         self._mark = f".{path.name}.backupd-drill"
         self._part = f"{self._mark}.part"
 
@@ -43,15 +43,14 @@ class AppDatabase:
             self._require_free(place)
 
     @contextmanager
-    def holding(self, restored: HeldFile, origin: SourceFacts) -> Iterator[Path]:
+    def holding(self, restored: HeldFile, origin: SourceFacts) -> Iterator[HeldFile]:
         """Hold a durable copy of `restored`, with owner and mode of the source, there while the block runs.
 
         Side files without a database are removed: SQLite would replay them. Raises TargetRefused, OSError.
         """
         with self._opened() as place:
             try:
-                self._put(place, restored, origin)
-                yield self._path
+                yield self._put(place, restored, origin)
             finally:
                 try:
                     self._clear(place)
@@ -61,9 +60,11 @@ class AppDatabase:
 
     @contextmanager
     def _opened(self) -> Iterator[DatabasePlace]:
-        """Open the directory for the block; the operator may have made links to it. Raises TargetRefused, OSError."""
+        """Open the directory for the block. Raises TargetRefused, OSError."""
         self._refuse_unsafe()
-        with DatabasePlace.open(Path(os.path.realpath(self._path.parent)) / self._path.name) as place:
+        with DatabasePlace.open(self.path) as place:
+            if place.name != self.path.name:
+                raise self._is_link()
             yield place
 
     def _clear(self, place: DatabasePlace) -> None:
@@ -77,7 +78,7 @@ class AppDatabase:
             _remove_side_files(place)
         else:
             self._warn(
-                f"{self._path} is not the file that the drill put there: it stays, and the next drill will refuse it"
+                f"{self.path} is not the file that the drill put there: it stays, and the next drill will refuse it"
             )
         place.directory.unlink(self._mark)
         place.directory.fsync()
@@ -86,11 +87,11 @@ class AppDatabase:
         found = _identity(place.directory.stat(place.name))
         if found is not None and found != self._placed(place):
             raise TargetRefused(
-                f"{self._path} exists, and no drill put it there: it is not touched",
+                f"{self.path} exists, and no drill put it there: it is not touched",
                 "stop the second instance; if that file is not needed, remove it, its -wal and its -shm",
             )
 
-    def _put(self, place: DatabasePlace, restored: HeldFile, origin: SourceFacts) -> None:
+    def _put(self, place: DatabasePlace, restored: HeldFile, origin: SourceFacts) -> HeldFile:
         part = HeldFile.create(place.directory, self._part)
         _copy(restored, part, place, origin)
         place.directory.write(self._mark, json.dumps(_identity(os.fstat(part.descriptor))).encode())
@@ -99,8 +100,9 @@ class AppDatabase:
         try:
             place.directory.place(part.name, part.descriptor, place.directory, place.name)
         except FileExistsError as error:
-            raise TargetRefused(f"{self._path} was created by another process", "stop the second instance") from error
+            raise TargetRefused(f"{self.path} was created by another process", "stop the second instance") from error
         place.directory.fsync()
+        return HeldFile(place.directory, place.name, part.descriptor)
 
     def _placed(self, place: DatabasePlace) -> list[int] | None:
         """Return the identity in the mark, None without a mark, an empty one where the mark is cut off."""
@@ -117,20 +119,23 @@ class AppDatabase:
             return []
         return marked if isinstance(marked, list) else []
 
+    def _is_link(self) -> TargetRefused:
+        return TargetRefused(f"place_at {self.path} is a symbolic link", "give the path of the file itself")
+
     def _refuse_unsafe(self) -> None:
-        directory = self._path.parent
+        directory = self.path.parent
         if not directory.is_dir():
             raise TargetRefused(
                 f"the directory {directory} of place_at does not exist", "create it, or mount its volume"
             )
-        if self._path.is_symlink():
-            raise TargetRefused(f"place_at {self._path} is a symbolic link", "give the path of the file itself")
-        if (apart := mount_problem(os.path.realpath(self._path))) is not None:
+        if self.path.is_symlink():
+            raise self._is_link()
+        if (apart := mount_problem(os.path.realpath(self.path))) is not None:
             raise TargetRefused(f"place_at: {apart.message}", apart.hint)
         for database in self._databases:
-            if same_place(self._path, database) or same_place(self._path, Path(os.path.realpath(database))):
+            if same_place(self.path, database) or same_place(self.path, Path(os.path.realpath(database))):
                 raise TargetRefused(
-                    f"place_at {self._path} is where the app's database {database} lies, or its side files",
+                    f"place_at {self.path} is where the app's database {database} lies, or its side files",
                     "choose another directory, which is not mounted from there",
                 )
 

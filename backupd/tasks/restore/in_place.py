@@ -143,7 +143,7 @@ def _replace(
     manifest: Manifest, request: RestoreRequest, store: Archives, run: RestoreRun, context: TaskContext
 ) -> RestoreResult:
     target = _inspect(manifest, request)
-    with DatabasePlace.open(target.path) as place:
+    with _opened(request, target) as place:
         sweep_parts(place)  # the restore lock is held: no other restore uses them
         new = HeldFile.create(place.directory, new_part_name(place.name))
         try:
@@ -160,6 +160,18 @@ def _replace(
     _warn_of_directory(target, manifest, request, run)
     log_restored(f"restored {manifest.id} in place of {target.path}", result, context)
     return result
+
+
+@contextmanager
+def _opened(request: RestoreRequest, target: Target) -> Iterator[DatabasePlace]:
+    """Open where the database of `request` is, which was inspected as `target`. Raises TargetRefused."""
+    with DatabasePlace.open(request.path) as place:
+        if place.path != target.path:
+            raise TargetRefused(
+                f"{request.path} led to {target.path}, and leads to {place.path} now",
+                "find out which process changes the links on the way, and configure the path that they lead to",
+            )
+        yield place
 
 
 def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> None:
@@ -300,7 +312,7 @@ def _put_back(request: RestoreRequest, entry: RecordedRestore, run: RestoreRun, 
             "put back with its journal, which the app rolls back or deletes when it starts; that is correct if the app "
             f"has not run since the restore: {settled.journal_problem}"
         )
-    with DatabasePlace.open(target.path) as place:
+    with _opened(request, target) as place:
         held = HeldFile.open(place.directory, kept.path.name)
         result = _put_in_place(result, place, held, request, run, context)
     log_restored(f"put {kept.path.name} back in place of {target.path}", result, context)
