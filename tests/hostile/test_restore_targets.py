@@ -139,13 +139,55 @@ def test_part_is_replaced_at_any_step_of_restore_and_nothing_of_root_is_touched(
     on_both_cores(attack_at, steps_of(template, arguments, tmp_path))
 
 
+KEPT = "tasks.db.pre-restore-20261125T120000Z"
+PLANTED = {
+    "link": lambda path, volume: path.symlink_to(volume.secret),
+    "pipe": lambda path, _volume: os.mkfifo(path),
+    "directory": lambda path, _volume: path.mkdir(),
+    "device": lambda path, _volume: os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5)),
+    "file without an end": lambda path, _volume: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 1 << 40),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        (".tasks.db.restore", {("restore",), ("restore", "--undo")}),
+        (".tasks.db.restore-online", {("restore",), ("restore", "--undo")}),
+        (KEPT, {("restore", "--undo")}),
+        (f"{KEPT}.json", {("restore", "--undo")}),
+        (".tasks.db.0123abcd.part", {("restore", "--undo")}),  # there is no restore to undo
+    ],
+)
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_is_planted_at_a_name_of_restore_is_refused_in_words_and_backups_go_on(
+    template: Volume, tmp_path: Path, kind: str, name: str, refused: set[tuple[str, ...]]
+) -> None:
+    runner = BackupdRunner(tmp_path)
+
+    def planted(command: tuple[str, ...]) -> None:
+        volume = template.copy_to(template.root.parent / f"{tmp_path.name}-{'-'.join(command)}")
+        PLANTED[kind](volume.database.with_name(name), volume)
+        with unchanged(volume.secret.parent):
+            done = runner.run(command, volume.environ, after_s=60)
+        assert "Traceback" not in done.err
+        if command not in refused:
+            assert done.code in {0, 3}, done
+        elif not (kind == "file without an end" and name == KEPT):
+            assert (done.code, bool(done.err)) == (1, True), done
+        assert_nothing_disclosed(volume)
+        shutil.rmtree(volume.root)
+
+    on_both_cores(planted, [("restore",), ("restore", "--undo"), ("backup",)])
+
+
 def assert_nothing_disclosed(volume: Volume) -> None:
     """Assert that nothing in the app's directory is root's secret, nor readable by others."""
     for path in volume.database.parent.iterdir():
         state = path.lstat()
         assert state.st_ino != volume.secret.stat().st_ino, path
-        if path.is_file() and not path.is_symlink():
-            assert path.read_bytes() != SECRET
+        if path.is_file() and not path.is_symlink() and state.st_size < 1 << 30:
+            assert SECRET not in path.read_bytes()
 
 
 def attempt(attacker: Attacker) -> None:
