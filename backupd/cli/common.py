@@ -14,7 +14,7 @@ import click
 
 from backupd.bootstrap.launch import handed_config, launch
 from backupd.bootstrap.tasks import build_context, writable
-from backupd.cli import Command
+from backupd.cli import Command, complete
 from backupd.cli.output import fail, mask_output, print_error, print_warning
 from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config, mask_of
 from backupd.errors import StoreUnusable, UnexpectedError, UsageError
@@ -39,14 +39,27 @@ Body = Callable[..., None]
 # The paths of the secrets that a command with these arguments needs.
 Secrets = Callable[[Config, Mapping[str, Any]], Iterable[KeyPath]]
 
-source_option = click.option("--source", "names", multiple=True, metavar="NAME", help="Only this source (repeatable).")
+source_option = click.option(
+    *("--source", "names"),
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.sources,
+    help="Only this source (repeatable).",
+)
 label_option = click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show each decision with its reason; change nothing.")
 
 
 def store_option(verb: str = "look at") -> Callable[[Body], Body]:
     """Return `--store NAME`, the local one unless another is named."""
-    return click.option("--store", metavar="NAME", default=LOCAL_STORE, show_default=True, help=f"Store to {verb}.")
+    return click.option(
+        "--store",
+        metavar="NAME",
+        default=LOCAL_STORE,
+        show_default=True,
+        shell_complete=complete.stores,
+        help=f"Store to {verb}.",
+    )
 
 
 def of_store(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from backupd.bootstrap.tasks import backup_request, one_source, restore_request, sources, workers
-from backupd.cli import common, output
+from backupd.cli import common, complete, output
 from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes, restore_missing
 from backupd.config import REPLICAS, Config, KeyPath
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
@@ -50,10 +50,22 @@ def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]
     secrets=_secrets,
     pings=True,
 )
-@click.argument("wanted", metavar="[ID|latest]", default=LATEST)
-@click.option("--at", metavar="TIME", help='The newest at or before this time, "2026-11-20 14:00" or "2026-11-20".')
-@click.option("--source", metavar="NAME", help="Of this source; needed where there are several.")
-@click.option("--from", "store", metavar="STORE", help="From this store (default: local).")
+@click.argument("wanted", metavar="[ID|latest]", default=LATEST, shell_complete=complete.generations_or_latest)
+@click.option(
+    "--at",
+    metavar="TIME",
+    shell_complete=complete.times,
+    help='The newest at or before this time, "2026-11-20 14:00" or "2026-11-20".',
+)
+@click.option(
+    "--source",
+    metavar="NAME",
+    shell_complete=complete.sources,
+    help="Of this source; needed where there are several.",
+)
+@click.option(
+    *("--from", "store"), metavar="STORE", shell_complete=complete.stores, help="From this store (default: local)."
+)
 @click.option("--to", "target", metavar="PATH", help="Restore to this new file; the database stays as it is.")
 @click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
 @click.option("--adopt", is_flag=True, help="With --from: adopt the copies that a lost machine sent there.")

@@ -1,6 +1,5 @@
 """Take a consistent copy of a live database into a staging directory."""
 
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from backupd.model import SnapshotFacts
 from backupd.sqlite.file_format import EMPTY_HEADER, HEADER_BYTES, has_checksums, parse_header, set_checksums
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import CopyRequest, SnapshotReply, SnapshotRequest, SnapshotSettings
-from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess
+from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess, deadline_for
 from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
 
@@ -76,11 +75,13 @@ def take_snapshot(
     files = (copy.descriptor, journal.descriptor)
     request = _request(source, settings, deadline, files)
     with _timeout_errors(source, settings):
-        with WorkerProcess[SnapshotReply]("snapshot", request, staging.fixed_path, files) as worker:
-            reply = worker.result(on_progress, on_event, deadline + _GRACE_S)
+        with WorkerProcess[SnapshotReply](
+            "snapshot", request, staging.fixed_path, deadline + _GRACE_S, files
+        ) as worker:
+            reply = worker.result(on_progress, on_event)
         if reply["hot"]:
             journal.move(staging, f"{_NAME}-journal")
-            _do({"verb": "recover", "path": _NAME, "held": copy.descriptor}, copy, deadline=deadline + _GRACE_S)
+            _do({"verb": "recover", "path": _NAME, "held": copy.descriptor}, deadline + _GRACE_S, copy)
         else:
             staging.unlink(_JOURNAL)
     return _snapshot(copy, reply)
@@ -93,8 +94,11 @@ def probe_source(source: Source, settings: SnapshotSettings, directory: Path) ->
     """
     deadline = time.monotonic() + settings.timeout_s
     request = _request(source, settings, deadline, None)
-    with _timeout_errors(source, settings), WorkerProcess[SnapshotReply]("snapshot", request, directory) as worker:
-        return worker.result(deadline=deadline + _GRACE_S)
+    with (
+        _timeout_errors(source, settings),
+        WorkerProcess[SnapshotReply]("snapshot", request, directory, deadline + _GRACE_S) as worker,
+    ):
+        return worker.result()
 
 
 def compact_snapshot(snapshot: Snapshot) -> Snapshot:
@@ -108,7 +112,7 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     request = CopyRequest(
         verb="compact", path=old.name, held=old.descriptor, target=new.name, target_held=new.descriptor
     )
-    _do(request, old, new)
+    _do(request, deadline_for(snapshot.size_bytes), old, new)
     if has_checksums(old.descriptor):
         set_checksums(new.descriptor, first_only=False)
     old.directory.unlink(old.name)
@@ -120,6 +124,8 @@ def _request(
 ) -> SnapshotRequest:
     return SnapshotRequest(
         path=str(source.path),
+        device=source.signature.database.device,
+        inode=source.signature.database.inode,
         uid=source.uid,
         gid=source.gid,
         unmapped=source.unmapped,
@@ -131,10 +137,10 @@ def _request(
     )
 
 
-def _do(request: CopyRequest, *files: HeldFile, deadline: float = math.inf) -> None:
+def _do(request: CopyRequest, deadline: float, *files: HeldFile) -> None:
     directory, descriptors = files[0].directory.fixed_path, [file.descriptor for file in files]
-    with WorkerProcess[None]("copy_tasks", request, directory, descriptors) as worker:
-        worker.result(deadline=deadline)
+    with WorkerProcess[None]("copy_tasks", request, directory, deadline, descriptors) as worker:
+        worker.result()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from backupd.sqlite.database_files import DatabasePlace, mount_problem, other_mo
 from backupd.sqlite.history import KEPT
 from backupd.sqlite.source import Source, real_path
 from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, LeaseRequest, LeaseState
-from backupd.sqlite.worker_process import WorkerProcess
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.system.file_lock import directory_lock
 from backupd.system.fs import change_owner, set_mode
 from backupd.system.held_file import HeldFile
@@ -181,7 +181,8 @@ class Target:
             return None
         name = self.path.name.partition(KEPT)[0]  # the name that its app uses
         request = CheckpointRequest(path=str(self.path), name=name, uid=self.old.uid, gid=self.old.gid)
-        with WorkerProcess[dict[str, str]]("checkpoint", request, Path("/")) as worker:
+        deadline = deadline_for(self.old.size_bytes + self.old.wal_bytes)
+        with WorkerProcess[dict[str, str]]("checkpoint", request, Path("/"), deadline) as worker:
             return CheckpointResult(**worker.result())
 
     def _owner(self) -> tuple[int | None, int | None]:

@@ -8,16 +8,19 @@ import errno
 import os
 import stat
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from backupd.system.fs import OPEN_FILES
+
 if TYPE_CHECKING:  # child processes import this
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SMALL_BYTES: Final = 1 << 20
 READ_S: Final = 5.0
 NO_LINK_NO_WAIT: Final = os.O_NOFOLLOW | os.O_NONBLOCK  # not even a lease of another process delays such an open
+_LEASE_S: Final = 60.0  # the kernel itself ends a lease after 45 s (proc(5), lease-break-time)
 _POLL_S: Final = 0.02
 _PIECE_BYTES: Final = 1 << 16
 _KINDS: Final = (
@@ -40,14 +43,39 @@ class UnexpectedFile(OSError):
 def open_regular(path: "Path | str", flags: int = os.O_RDONLY, *, links: bool = False) -> int:
     """Open the regular file at `path` and return its descriptor; its last part is no link, unless `links` are followed.
 
+    What this process has open is opened again by its path in /proc/self/fd.
     No pipe or device is opened, except one that is put there at this moment; then it is closed again. Raises
     UnexpectedFile, BlockingIOError where another process holds a lease on it, and OSError.
     """
     text = os.fspath(path)
+    links = links or text.startswith(OPEN_FILES)
     with suppress(FileNotFoundError):
         require_kind(os.stat(text, follow_symlinks=links), text)  # opening has effects on a device
     descriptor = os.open(text, flags | (os.O_NONBLOCK if links else NO_LINK_NO_WAIT), 0o600)
     return required_regular(descriptor, text, one_link=bool(flags & os.O_ACCMODE))
+
+
+@contextmanager
+def opened_file(
+    path: "Path | str", flags: int = os.O_RDONLY, *, links: bool = False, timeout_s: float = _LEASE_S
+) -> "Iterator[int]":
+    """Open the regular file at `path` for the block, as `open_regular` does; yields its descriptor.
+
+    Raises UnexpectedFile, OSError; and TimeoutError where another process holds a lease on it for longer than
+    `timeout_s` seconds.
+    """
+    text = os.fspath(path)
+    descriptor = _opened_before(time.monotonic() + timeout_s, lambda: open_regular(text, flags, links=links), text)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def require_regular_file(path: str) -> None:
+    """Raise UnexpectedFile unless the file at `path`, if there is one, is a regular file."""
+    with suppress(FileNotFoundError):
+        require_kind(os.stat(path, follow_symlinks=False), path)
 
 
 def read_small_file(

@@ -54,7 +54,7 @@ class Place:
 
     def attacked(self, when: str, attack: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         """Run a backup, and `attack` before the first system call that matches `when`; it must have been hit."""
-        command = [sys.executable, "-c", _RUN, when, attack, str(self.backups), str(self.outside), "backup"]
+        command = [sys.executable, "-c", _RUN, when, attack, str(self.backups), str(self.outside), "backup", "--no-pin"]
         run = Backupd(self.environ, self.backups.parent).environment(**environ)
         done = subprocess.run(command, env=run, capture_output=True, text=True, check=False, timeout=60)
         assert done.stderr.endswith("hit\n"), done.stderr
@@ -88,7 +88,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     (place.outside / "secret").write_bytes(SECRET)
     (place.outside / "copy").mkdir()
     (place.outside / "copy" / "snapshot.sqlite3").write_bytes(SECRET)
-    assert Backupd(place.environ, tmp_path)("backup").code == 0
+    assert Backupd(place.environ, tmp_path)("backup", "--no-pin").code == 0
     (first,) = place.archives()
     make_bank_change(place.database)
     before = facts(place.outside)
@@ -210,7 +210,7 @@ def test_attacker_who_swaps_in_a_loop_discloses_nothing_and_costs_no_good_genera
     with subprocess.Popen([sys.executable, "-c", attacker, str(root), str(secret)]) as process:
         try:
             command = Backupd(place.environ, place.backups.parent)
-            codes = [command("backup").code for _ in range(3)]
+            codes = [command("backup", "--no-pin").code for _ in range(3)]
         finally:
             process.kill()
     assert set(codes) <= {0, 1}

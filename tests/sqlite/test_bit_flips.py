@@ -112,7 +112,8 @@ for place in range(sound.index(b"CREATE"), 4096):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << bit]) + sound[place + 1 :])
         with path.open("rb") as held:
             request = {
-                "path": str(path), "held": held.fileno(), "writer": sys.argv[2], "priority": NORMAL._asdict()
+                "path": str(path), "held": held.fileno(), "writer": sys.argv[2], "priority": NORMAL._asdict(),
+                "thorough": "all",
             }
             verdict = integrity_check.check_copy(request, None)["verdict"]
         number += 1

@@ -237,6 +237,7 @@ def short(path, held):
 integrity_check.open_immutable = short
 copy = open(sys.argv[1], "rb")
 request = {"path": sys.argv[1], "held": copy.fileno(), "writer": "3.40.1", "priority": NORMAL._asdict()}
+request["thorough"] = "all"
 print(json.dumps(integrity_check.check_copy(request, None)))
 """
 

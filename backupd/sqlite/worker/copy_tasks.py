@@ -15,6 +15,7 @@ from backupd.system.fs import OPEN_FILES
 from backupd.system.owners import become_owner, known_owner
 
 _BUSY_MS = 5000
+_ANSWER_CHARACTERS = 1 << 16  # of an answer, which is compared with a short one
 
 
 def do_task(request: CopyRequest, _parent: ParentPipe) -> object:
@@ -65,13 +66,16 @@ def query(request: CopyRequest) -> dict[str, object]:
 
 def _text(value: object) -> str:
     if isinstance(value, bytes):
-        return value.hex()
-    return "NULL" if value is None else str(value)
+        return value[:_ANSWER_CHARACTERS].hex()
+    return "NULL" if value is None else str(value)[:_ANSWER_CHARACTERS]
 
 
 def _explain(error: apsw.Error, verb: str) -> BackupdError:
     if verb == "query":
-        return DrillFailed(f"the restored copy cannot be queried: {error}", "check drill.query, also by hand")
+        return DrillFailed(
+            f"the restored copy cannot be queried: {error}",
+            "check drill.query: texts are in single quotes, also in the views of the app that it uses",
+        )
     if isinstance(error, apsw.FullError):
         return NoSpace(f"no space to {verb} the copy", "free space, or move backups_dir")
     if isinstance(error, apsw.SQLError | apsw.CorruptError) and verb == "compact":

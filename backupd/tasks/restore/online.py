@@ -18,7 +18,7 @@ from backupd.sqlite.file_format import HEADER_BYTES, has_checksums, looks_encryp
 from backupd.sqlite.history import RestoreRecord, begin_online_restore, finish_online_restore, took_effect
 from backupd.sqlite.target import Target, restore_lock
 from backupd.sqlite.worker.protocol import OnlineRestoreRequest
-from backupd.sqlite.worker_process import WorkerProcess
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.stores.contract import Archives
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
@@ -161,6 +161,7 @@ def _overwrite(
         gid=old.gid,
         busy_timeout_s=busy_timeout_s,
     )
+    deadline = deadline_for(copy.size_bytes) + 2 * busy_timeout_s
     held, directory = [copy.descriptor], copy.directory.fixed_path
-    with WorkerProcess[None]("restore_online", request, directory, held) as worker:
+    with WorkerProcess[None]("restore_online", request, directory, deadline, held) as worker:
         worker.result(on_progress=lambda done, _total: context.progress.advance(done))
