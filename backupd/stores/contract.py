@@ -10,6 +10,7 @@ from backupd.model import ARCHIVE_SUFFIX, is_generation_id
 
 CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"
+STAGING: Final = "staging"  # in HIDDEN of a directory: a directory of each run
 PROBE_DATA: Final = b"written, renamed and deleted by backupd doctor"
 
 
@@ -99,6 +100,9 @@ class Replica(Store, Protocol):
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
+
+    def has_hidden(self, path: str) -> bool:
+        """Tell whether `path` exists in the directory HIDDEN there, whatever it is. Raises OSError."""
 
     def prepare(self) -> None:
         """Make missing directories. Raises BackupdError, OSError."""

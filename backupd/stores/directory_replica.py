@@ -29,6 +29,14 @@ class DirectoryReplica(DirectoryStore):
         self.last_transfer = contract.Transfer(0, 0)
         self.sent_bytes = 0
 
+    def has_hidden(self, path: str) -> bool:
+        """Tell whether `path` exists in the hidden directory, whatever it is. Raises OSError."""
+        try:
+            (self.hidden / path).lstat()
+        except FileNotFoundError:
+            return False
+        return True
+
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Copy `archive`, verify the copy on its disk, and place it. Raises CopyCorrupt, GenerationTaken, OSError."""
         before = contract.find_manifest(self, generation_id)

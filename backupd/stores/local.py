@@ -28,7 +28,7 @@ from backupd.system.owners import ownership_hint
 from backupd.system.small_file import UnexpectedFile, open_regular, read_small_file
 
 _HIDDEN: Final = contract.HIDDEN
-_STAGING: Final = "staging"
+_STAGING: Final = contract.STAGING
 _REMOVING: Final = "removing"
 _RUN: Final = "run-"
 _NEW_CHECKSUMS: Final = f"{contract.CHECKSUMS}.new"

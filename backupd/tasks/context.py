@@ -126,8 +126,7 @@ class TaskContext:
         """
         with self.watch(task, subject) as ping_end:
             run = self.new_run(task, subject, details)
-            for warning in self.warnings:
-                run.warn(warning)
+            run.warn_all(self.warnings)
             try:
                 with recorded(run, self.store.directory):
                     yield run

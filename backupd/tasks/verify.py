@@ -10,15 +10,16 @@ from errno import EIO
 from pathlib import Path
 
 from backupd.archive.archive import digest_of
-from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid, NoSpace
+from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace
 from backupd.log import Event
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import reserve_bytes
+from backupd.tasks.choice import choose_generation
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
-from backupd.tasks.inventory import Inventory, choose_generation
+from backupd.tasks.inventory import Inventory
 from backupd.tasks.reporter import CopyVerified
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.run import Run
@@ -99,6 +100,7 @@ class VerificationResult:
     duration_s: float
     damaged: bool = False  # one that is neither sound nor damaged could not be verified
     warning: str = ""  # why it could not be marked
+    unreadable: bool = False  # nothing is known: its manifest cannot be read now
 
 
 def verify(
@@ -113,10 +115,14 @@ def verify(
     """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
 
     It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). One
-    that does not fit there is neither sound nor damaged. Raises GenerationMissing where `store` has no such generation.
+    that does not fit there, or whose manifest cannot be read now, is neither sound nor damaged, and nothing is recorded
+    of it. Raises GenerationMissing where `store` has no such generation.
     """
     began = time.monotonic()
     store = store or context.store
+    if generation in inventory.unreadable:
+        why = inventory.refused[generation]
+        return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=True)
     try:
         detail = _verify_copy(generation, inventory, workers, context, reserve, store)
     except NoSpace as error:  # its manifest may claim any size: the others are verified all the same
@@ -143,7 +149,7 @@ def _verify_copy(
             kept_free = reserve_bytes(Path(directory.fixed_path), reserve)
             copy = HeldFile.create(directory, "snapshot.sqlite3")
             extract_verified(manifest, store, copy, workers, context, kept_free)
-    except (CopyCorrupt, ManifestInvalid) as error:
+    except (CopyCorrupt, ManifestInvalid, GenerationTaken) as error:
         return error.message
     except GenerationMissing:
         if store is context.store and context.store.has_files(generation):

@@ -23,8 +23,8 @@ from backupd.stores.contract import Archives
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.backup import backup
+from backupd.tasks.choice import Choose
 from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import BackupRequest, PinRequest
 from backupd.tasks.restore import RESTORED_FROM, Restored, RestoreRequest
@@ -54,11 +54,13 @@ def restore_online(
     if request.dry_run:
         manifest = choose()
         target = _inspect(request, safety, manifest)
-        report = context.new_run("restore", request.source, RestoreDetails()).report
-        return report, planned_result(manifest, request, target)
+        run = context.new_run("restore", request.source, RestoreDetails())
+        run.warn_all(request.warnings)
+        return run.report, planned_result(manifest, request, target)
     result = None
     with context.run("restore", request.source, RestoreDetails()) as run, context.store.staging() as staging:
         run.start()
+        run.warn_all(request.warnings)
         with context.exclusive_lock("restore"):
             context.recover()
             manifest = choose()
