@@ -36,10 +36,9 @@ class Wanted:
 
     def fitting(self, inventory: Inventory, databases: Iterable[Path]) -> Inventory:
         """Return `inventory`, where no id is wanted without what none of the disks of `databases` can hold."""
-        if self.id != LATEST:
-            return inventory
         directories = (next(place for place in path.absolute().parents if place.is_dir()) for path in databases)
-        return inventory.refusing_oversized(max(directories, key=total_bytes))
+        largest = max(directories, key=total_bytes, default=None)
+        return inventory if self.id != LATEST or largest is None else inventory.refusing_oversized(largest)
 
 
 @dataclass(frozen=True, slots=True)
