@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
-from backupd.log import LOG_NAME, EventLog, null_log, open_log
+from backupd.log import LOG_NAME, EventLog, LogSettings, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
 from backupd.pings import Monitor, Pinger
 from backupd.schedule import Planned, Schedule
@@ -50,7 +50,9 @@ def build_context(
     context.store.prepare()
     path = config.backups_dir / LOG_NAME
     try:
-        context = replace(context, log=open_log(path, context.log.mask, console=console))
+        context = replace(
+            context, log=open_log(path, context.log.mask, console=console, settings=_log_settings(config))
+        )
     except OSError as error:
         warning = f"{path} cannot be written: {error.strerror}"
         context = replace(context, log=deferred_log(config, console), warnings=(warning,))
@@ -72,7 +74,12 @@ def daemon_context(config: Config, console: TextIO) -> TaskContext:
 
 def deferred_log(config: Config, console: TextIO | None = None) -> EventLog:
     """Return the log of a store that may be missing; lines that cannot be written to the file go to `console`."""
-    return open_log(config.backups_dir / LOG_NAME, mask_of(config), console=console, late=True)
+    path, settings = config.backups_dir / LOG_NAME, _log_settings(config)
+    return open_log(path, mask_of(config), console=console, late=True, settings=settings)
+
+
+def _log_settings(config: Config) -> LogSettings:
+    return LogSettings(config.log.format == "json", config.log.max_size, config.log.keep)
 
 
 def monitors(config: Config) -> Mapping[str, Monitor]:

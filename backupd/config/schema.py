@@ -40,6 +40,7 @@ class Config(sections.Table):
     )
     retention: sections.RetentionSection = sections.RetentionSection()
     schedule: sections.ScheduleSection = sections.ScheduleSection()
+    log: sections.LogSection = sections.LogSection()
     space: sections.SpaceSection = sections.SpaceSection()
     shrink_guard: sections.ShrinkGuardSection = sections.ShrinkGuardSection()
     lock: sections.LockSection = sections.LockSection()

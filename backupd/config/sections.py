@@ -6,7 +6,7 @@ The docstring of a section and the description of a key become the text of `conf
 from datetime import timedelta
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 from backupd.config import kinds
 from backupd.model import RetentionPolicy
@@ -121,6 +121,19 @@ class HealthSection(Table):
     )
     replicate_limit_s: kinds.Age | None = Field(None, description="Of the latest off-site copy.", examples=[655200])
     drill_limit_s: kinds.Age | None = Field(None, description="Of the latest restore drill.", examples=[2901600])
+
+
+class LogSection(Table):
+    """The log: `backup.log` beside the backups, and the standard output of `backupd serve`."""
+
+    format: Literal["plain", "json"] = Field(
+        "plain", description='Standard output of serve: "plain" lines for people, or "json" lines as in the file.'
+    )
+    max_size: kinds.Bytes = Field(
+        ByteSize(10 << 20),
+        description="Size at which backup.log becomes backup.log.1; 0 where logrotate takes care of it.",
+    )
+    keep: kinds.Count = Field(4, ge=1, le=99, description="Number of old files that stay: backup.log.1, .2 and so on.")
 
 
 class SpaceSection(Table):

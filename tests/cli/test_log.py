@@ -254,7 +254,7 @@ def test_a_closed_log_writes_nothing_and_makes_no_file(tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_opened_says_so_to_whoever_opens_it(tmp_path: Path) -> None:
     (tmp_path / "backup.log").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(OSError, match="a directory, not a regular file"):
         open_log(tmp_path / "backup.log")
 
 
