@@ -46,14 +46,21 @@ def check_local(requests: tuple[BackupRequest, ...], context: TaskContext) -> It
     store = run_check("backups directory", lambda: _write_rename_delete(context))
     yield store
     for request in requests:
-        yield from _check_source(request, context, store_ready=store.ok)
+        source = _check_source(request, context, store_ready=store.ok)
+        yield from _until_error(f"source {request.source}", source)
     yield from _unexpected_files(context)
     yield from find_uncovered([request.path for request in requests], context.store.directory)
     if store.ok:
-        try:
-            yield from _check_store(tuple(request.source for request in requests), context)
-        except OSError as error:
-            yield Finding("generations", ok=False, detail=os_error_text(error), hint=os_error_hint(error))
+        checked = _check_store(tuple(request.source for request in requests), context)
+        yield from _until_error("generations", checked)
+
+
+def _until_error(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield the findings; a failed system call among them is the last."""
+    try:
+        yield from findings
+    except OSError as error:
+        yield Finding(check, ok=False, detail=os_error_text(error), hint=os_error_hint(error))
 
 
 def _unexpected_files(context: TaskContext) -> Iterator[Finding]:
