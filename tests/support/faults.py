@@ -72,7 +72,8 @@ class Call:
     @property
     def paths(self) -> list[str]:
         """The paths that it names, or the files of its descriptors."""
-        return _PATH.findall(_RELATIVE.sub(r'"\1/\2"', self.text))
+        is_relative = self.name.endswith(("at", "at2"))  # the text after the directory of another call is data
+        return _PATH.findall(_RELATIVE.sub(r'"\1/\2"', self.text) if is_relative else self.text)
 
     @property
     def path(self) -> str:
