@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from backupd.errors import TargetRefused
-from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
 from backupd.sqlite.database_files import side_files
 from backupd.stores.contract import Archives
@@ -16,6 +15,7 @@ from backupd.system.fs import change_owner, collect_limits, fsync_directory, pla
 from backupd.system.owners import owner_of
 from backupd.system.resources import require_space
 from backupd.tasks.context import TaskContext
+from backupd.tasks.events import GenerationRestored
 from backupd.tasks.restore import RestoreResult
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.verify import marking_damage
@@ -48,7 +48,7 @@ def restore_to_path(
         else:
             owner, mode = _restore(manifest, target, workers, context, store or context.store)
             what = f"restored {manifest.id} to {target}"
-            context.log.info(Event.GENERATION_RESTORED, what, generation=manifest.id, target=str(target))
+            context.emit(GenerationRestored(what, manifest.id, str(target)))
     return RestoreResult(
         source=manifest.source,
         generation=manifest.id,
