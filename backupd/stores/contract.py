@@ -77,9 +77,6 @@ class Store(Archives, Protocol):
     def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
         """Yield for each of `ids` a function that returns its manifest; several are requested at once."""
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
-        """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
-
     def remove(self, generation_id: str) -> None:
         """Remove a generation, the manifest first; a missing generation is accepted."""
 
@@ -100,6 +97,9 @@ class Replica(Store, Protocol):
     @property
     def sent_bytes(self) -> int:
         """Bytes of archives sent so far, failed transfers included; it only grows."""
+
+    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+        """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
 
     def has_hidden(self, path: str) -> bool:
         """Tell whether `path` exists in the directory HIDDEN there, whatever it is. Raises OSError."""

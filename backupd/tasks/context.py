@@ -17,6 +17,7 @@ from backupd.report import AnyReport, RunReport
 from backupd.stores.contract import RecoveredItem
 from backupd.stores.local import DirectoryStore
 from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
+from backupd.system.directory import Directory
 from backupd.system.file_lock import LockHolder, file_lock
 from backupd.tasks.events import (
     CatalogRebuilt,
@@ -58,22 +59,22 @@ class TaskContext:
     @property
     def holds(self) -> Holds:
         """The holds on sources of this store."""
-        return Holds(self.store.hidden / "holds")
+        return Holds(self.store.hidden)
 
     @property
     def pins(self) -> Pins:
         """The pins on generations, whichever store they are in."""
-        return Pins(self.store.hidden / "pins")
+        return Pins(self.store.hidden)
 
     @property
     def quarantine(self) -> Quarantine:
         """Where damaged copies are kept."""
-        return Quarantine(self.store.hidden / "quarantine")
+        return Quarantine(self.store.hidden)
 
     @property
     def marks(self) -> DamageMarks:
         """Which generations a check has found damaged."""
-        return DamageMarks(self.store.hidden / "damaged")
+        return DamageMarks(self.store.hidden)
 
     @property
     def identities(self) -> Identities:
@@ -208,7 +209,7 @@ class TaskContext:
 
 
 @contextmanager
-def work_directory(context: TaskContext) -> Iterator[Path]:
+def work_directory(context: TaskContext) -> Iterator[Directory]:
     """Yield an empty directory for the block: in the store, or in TMPDIR where the store is read-only."""
     if context.store.writable():
         with context.store.staging() as directory:
@@ -216,7 +217,8 @@ def work_directory(context: TaskContext) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="backupd-") as name:
         try:
-            yield Path(name)
+            with Directory.open(name) as directory:
+                yield directory
         except NoSpace as error:
             raise NoSpace(error.message, "free space there, or set TMPDIR to a directory with more room") from error
 

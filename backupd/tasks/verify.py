@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from errno import EIO
+from pathlib import Path
 
 from backupd.archive.archive import digest_of
 from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
+from backupd.system.held_file import HeldFile
 from backupd.system.resources import reserve_bytes
 from backupd.tasks.choice import choose_generation
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
@@ -141,8 +143,9 @@ def _verify_copy(
     try:
         manifest = choose_generation(inventory, generation, None, None)
         with work_directory(context) as directory:
-            kept_free = reserve_bytes(directory, reserve)
-            extract_verified(manifest, store, directory / "snapshot.sqlite3", workers, context, kept_free)
+            kept_free = reserve_bytes(Path(directory.fixed_path), reserve)
+            copy = HeldFile.create(directory, "snapshot.sqlite3")
+            extract_verified(manifest, store, copy, workers, context, kept_free)
     except (CopyCorrupt, ManifestInvalid, GenerationTaken) as error:
         return error.message
     except GenerationMissing:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from backupd.sqlite.target import set_journal_mode
+from backupd.sqlite.file_format import set_journal_mode
 from support.bank import make_bank
+from support.held import written
 from support.sqlite_checks import NUMBERS, inspect, make, overwrite_page, rewrite, verdict
 
 WITH_STAND_INS = "quick_check with stand-ins"
@@ -207,7 +208,7 @@ def test_free_pages_and_pointer_maps_of_a_foreign_database_are_no_damage(
 
 def test_the_journal_mode_of_a_foreign_database_can_be_set(tmp_path: Path) -> None:
     path = make_foreign(tmp_path / "t.db")
-    assert set_journal_mode(path, "wal")
+    assert set_journal_mode(written(path), "wal")
     assert path.read_bytes()[18:20] == b"\x02\x02"
     assert verdict(path).level == "structural"
 
@@ -229,12 +230,14 @@ import apsw, json, sys
 from backupd.system.resources import NORMAL
 from backupd.sqlite.worker import integrity_check
 opened = integrity_check.open_immutable
-def short(path):
-    connection = opened(path)
+def short(path, held):
+    connection = opened(path, held)
     connection.limit(apsw.SQLITE_LIMIT_LENGTH, 50_000)
     return connection
 integrity_check.open_immutable = short
-request = {"path": sys.argv[1], "writer": "3.40.1", "priority": NORMAL._asdict(), "thorough": "all"}
+copy = open(sys.argv[1], "rb")
+request = {"path": sys.argv[1], "held": copy.fileno(), "writer": "3.40.1", "priority": NORMAL._asdict()}
+request["thorough"] = "all"
 print(json.dumps(integrity_check.check_copy(request, None)))
 """
 

@@ -11,11 +11,14 @@ from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable, Stor
 from backupd.formatting import human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
+from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source, real_path
 from backupd.sqlite.swap import pending_swap
-from backupd.system.fs import fsync_directory, note_extra_access, write_durably
+from backupd.system.directory import Directory
+from backupd.system.fs import note_extra_access
+from backupd.system.held_file import HeldFile
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import NAMESPACE_HINT
 from backupd.system.resources import require_space, reserve_bytes
@@ -67,15 +70,16 @@ def _write_rename_delete(context: TaskContext) -> str:
         raise StoreUnusable(link, "mount what the link leads to, or correct backups_dir (BACKUPD_BACKUPS_DIR)")
     context.store.prepare()
     name = f"doctor-{secrets.token_hex(4)}"
-    first, second = context.store.hidden / f"{name}.a", context.store.directory / f".{name}.b"
-    try:
-        write_durably(first, b"written, renamed and deleted by backupd doctor")
-        note_extra_access(first)
-        first.rename(second)
-        fsync_directory(context.store.directory)
-    finally:
-        first.unlink(missing_ok=True)
-        second.unlink(missing_ok=True)
+    with Directory.open(context.store.directory) as base, base.child(context.store.hidden.name) as hidden:
+        try:
+            probe = HeldFile.create(hidden, f"{name}.a")
+            probe.write(b"written, renamed and deleted by backupd doctor")
+            note_extra_access(probe.descriptor, probe.path)
+            probe.move(base, f".{name}.b")
+            base.fsync()
+        finally:
+            hidden.unlink(f"{name}.a")
+            base.unlink(f".{name}.b")
     return f"{context.store.directory}: write, fsync, rename and delete work"
 
 
@@ -93,12 +97,13 @@ def _restores(path: Path, context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for a killed restore, and one for each old database that a restore kept."""
     try:
         target = real_path(path)
-        if pending_swap(target) is not None or pending_online_restore(target) is not None:
-            what = f"a restore of {target} was killed, or is running"
-            yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
-        for kept in kept_files(target):
-            if kept.holds_data:
-                yield _kept(kept, context)
+        with DatabasePlace.open(target) as place:
+            if pending_swap(place) is not None or pending_online_restore(place) is not None:
+                what = f"a restore of {target} was killed, or is running"
+                yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
+            for kept in kept_files(place):
+                if kept.holds_data:
+                    yield _kept(kept, context)
     except TargetRefused as error:
         yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
     except (SourceUnusable, OSError):  # a link that is refused, or an unreadable directory, is a finding of the source
