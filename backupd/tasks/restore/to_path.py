@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from backupd.errors import RestoreFailed, TargetRefused
-from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
 from backupd.sqlite.database_files import side_files
 from backupd.sqlite.history import is_part, new_part_name
@@ -18,6 +17,7 @@ from backupd.system.held_file import HeldFile
 from backupd.system.owners import owner_of
 from backupd.system.resources import require_space
 from backupd.tasks.context import TaskContext
+from backupd.tasks.events import GenerationRestored
 from backupd.tasks.restore import RestoreResult
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.verify import marking_damage
@@ -52,7 +52,7 @@ def restore_to_path(
         else:
             owner, mode = _restore(manifest, target, directory, workers, context, store or context.store)
             what = f"restored {manifest.id} to {target}"
-            context.log.info(Event.GENERATION_RESTORED, what, generation=manifest.id, target=str(target))
+            context.emit(GenerationRestored(what, manifest.id, str(target)))
     return RestoreResult(
         source=manifest.source,
         generation=manifest.id,
