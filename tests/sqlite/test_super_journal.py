@@ -66,7 +66,13 @@ def test_a_journal_tells_of_its_super_journal_until_it_is_over(pair: Pair) -> No
         assert record is not None
         assert (record.name, record.begin) == (str(pair.super_journal), journal.stat().st_size - 20 - len(record.name))
         whole = journal.read_bytes()
-        for other in (b"\0" + whole[1:], whole[:-1] + b"x", whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], b"x", b""):
+        for other in (
+            b"\0" + whole[1:],
+            whole[:-1] + b"x",
+            whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
+            b"x",
+            b"",
+        ):
             journal.write_bytes(other)
             assert read_super_journal(str(journal)) is None
         journal.unlink()
