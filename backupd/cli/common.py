@@ -78,6 +78,8 @@ def with_config(body: Body) -> Body:
             try:
                 config = load_config(config_file, os.environ)
                 mask_output(mask_of(config))
+                if config.skipped:
+                    print_warning(config.skipped)
                 body(config, **arguments)
             except Exception as error:
                 if _is_of_output(error) or isinstance(error, _OF_CLICK):
