@@ -111,7 +111,9 @@ class EventLog:
                 handler.close()
 
     def _log(self, level: int, event: Event, message: str, fields: dict[str, object]) -> None:
-        facts = self.mask.of({_ecs_name(key): _plain(value) for key, value in fields.items() if value is not None})
+        # Names with a dot are the schema's; the others have a namespace of their own (ECS custom fields).
+        named = {key if "." in key else f"backupd.{key}": value for key, value in fields.items() if value is not None}
+        facts = self.mask.of({key: _plain(value) for key, value in named.items()})
         masked = self.mask(message)
         self._last.append(printable(f"{logging.getLevelName(level)} {masked}"))
         self.count += 1
@@ -125,11 +127,6 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, int | float) else str(value)
-
-
-def _ecs_name(key: str) -> str:
-    """Keep names with a dot, which are the schema's; put others in a namespace of their own (ECS custom fields)."""
-    return key if "." in key else f"backupd.{key}"
 
 
 class _OwnedFileHandler(WatchedFileHandler):

@@ -30,14 +30,10 @@ _NO_TIME: Final = "????-??-?? ??:??:??Z"
 class LogLine:
     """One line."""
 
-    raw: str
-    """Its text, without the end of the line."""
-    at: datetime | None
-    """Its time in UTC; None where it has none."""
-    severity: int
-    """A number of `logging`."""
-    facts: Mapping[str, Any] | None
-    """Its fields; None when it is not a JSON object."""
+    raw: str  # its text, without the end of the line
+    at: datetime | None  # its time in UTC; None where it has none
+    severity: int  # a number of `logging`
+    facts: Mapping[str, Any] | None  # its fields; None when it is not a JSON object
 
     @classmethod
     def parse(cls, raw: bytes) -> "LogLine":
@@ -49,7 +45,8 @@ class LogLine:
             facts = None
         if not isinstance(facts, dict):
             return cls(text, None, _UNREADABLE, None)
-        return cls(text, _time(facts.get("@timestamp")), _severity(facts.get("log.level")), facts)
+        severity = _NUMBERS.get(str(facts.get("log.level")).upper(), _UNREADABLE)
+        return cls(text, _time(facts.get("@timestamp")), severity, facts)
 
     @property
     def level(self) -> str:
@@ -189,10 +186,6 @@ def _time(value: object) -> datetime | None:
         return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-
-
-def _severity(value: object) -> int:
-    return _NUMBERS.get(value.upper(), _UNREADABLE) if isinstance(value, str) else _UNREADABLE
 
 
 def _shown(text: str) -> str:

@@ -192,6 +192,11 @@ class Generation:
         """Whether this copy counts: it was verified when it was made, and no later check found damage."""
         return self.verification != "corrupt" and not self.damaged
 
+    @property
+    def state(self) -> Verification:
+        """The verification that lists show."""
+        return "corrupt" if self.damaged else self.verification
+
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:

@@ -41,11 +41,9 @@ class Ping:
     """A signal about one run."""
 
     signal: Signal
-    run_id: str
-    """A UUID that pairs start and end."""
+    run_id: str  # a UUID that pairs start and end
     summary: str = ""
-    lines: tuple[str, ...] = ()
-    """The lines that the run logged."""
+    lines: tuple[str, ...] = ()  # the lines that the run logged
     exit_code: int = 0
     duration_s: float | None = None
 

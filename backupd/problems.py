@@ -152,20 +152,15 @@ class Problem:
     kind: ProblemKind
     severity: ProblemSeverity
     task: Task | None = None
-    subject: str = ""
-    """The source, replica or store; empty where it concerns everything."""
-    since: datetime | None = None
-    """Aware; None where it is not known."""
+    subject: str = ""  # the source, replica or store; empty where it concerns everything
+    since: datetime | None = None  # aware; None where it is not known
     cause: ErrorKind | None = None
-    runs: int = 0
-    """How many runs in a row failed."""
+    runs: int = 0  # how many runs in a row failed
     age_s: float = 0.0
     limit_s: float = 0.0
-    store: str = ""
-    """The store that a failed drill restored from."""
+    store: str = ""  # the store that a failed drill restored from
     reference: str = ""
-    restore: str = ""
-    """The command that restores `subject`; empty where there is no copy."""
+    restore: str = ""  # the command that restores `subject`; empty where there is no copy
     detail: str = ""
     hint: str = ""
 

@@ -168,11 +168,6 @@ def report_facts(report: AnyReport) -> dict[str, object]:
     return facts
 
 
-def report_to_json(report: AnyReport) -> str:
-    """Return `report_facts` as ASCII JSON. Raises TypeError for a value that JSON cannot hold."""
-    return json.dumps(report_facts(report))
-
-
 def report_from_json(text: str) -> AnyReport:
     """Read a report, also one of another version: unknown fields are skipped, missing ones have their defaults.
 

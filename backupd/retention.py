@@ -116,7 +116,6 @@ def _require_one_source(generations: Sequence[Generation], hold: Hold | None) ->
 
 
 def _in_future(generation: Generation, now: datetime) -> bool:
-    """Tell whether `generation` is dated in the future, by a clock that was ahead."""
     return generation.taken_at - now > CLOCK_TOLERANCE
 
 

@@ -114,14 +114,10 @@ _RECONFIGURED = "the configuration or the database file has changed since the la
 class TaskHistory:
     """The runs of a task so far (aware times)."""
 
-    succeeded_at: datetime | None = None
-    """When the last successful run began; not one in the future, or the task would run each minute until then."""
-    failed_at: tuple[datetime, ...] = ()
-    """When runs under the present configuration failed."""
-    reconfigured: bool = False
-    """Whether all failures since the last success were under another configuration."""
-    missing: bool = False
-    """Whether the database to be backed up does not exist now."""
+    succeeded_at: datetime | None = None  # when the last successful run began
+    failed_at: tuple[datetime, ...] = ()  # when runs under the present configuration failed
+    reconfigured: bool = False  # whether all failures since the last success were under another configuration
+    missing: bool = False  # whether the database to be backed up does not exist now
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,9 @@ def pack(
             _write_all(target, member)
             members += 1
             if members % _WRITE_OUT_MEMBERS == 0:
-                _write_out(target)
+                # Linux starts writing dirty pages now (mm/fadvise.c), not in one burst at fsync that would delay the
+                # app, and drops clean ones: later reads come from the disk.
+                os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.fsync(target.fileno())
         size_bytes = target.tell()
     _verify(archive, packed.hexdigest())
@@ -116,18 +118,14 @@ def _pieces(source: BinaryIO) -> Iterator[bytes]:
 
 
 def _members(archive: BinaryIO, facts: ArchiveFacts) -> Iterator[bytes]:
+    """Yield the members; an I/O error of the disk is damage to the archive."""
     left_bytes = facts.size_bytes
-    while member := _next_member(archive, facts.member_bytes):
-        left_bytes -= len(member)
-        if left_bytes < 0:
-            raise CopyCorrupt("the archive is longer than its manifest says", "use another generation or store")
-        yield member
-
-
-def _next_member(archive: BinaryIO, member_bytes: int) -> bytes:
-    """Read a member; an I/O error of the disk is damage to the archive."""
     try:
-        return read_member(archive, member_bytes)
+        while member := read_member(archive, facts.member_bytes):
+            left_bytes -= len(member)
+            if left_bytes < 0:
+                raise CopyCorrupt("the archive is longer than its manifest says", "use another generation or store")
+            yield member
     except OSError as error:
         if error.errno != errno.EIO:
             raise
@@ -158,14 +156,6 @@ def _in_order(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _write_out(target: BinaryIO) -> None:
-    """Start writing dirty pages now, not in one burst at fsync that would delay the app.
-
-    Linux starts writing on POSIX_FADV_DONTNEED (mm/fadvise.c), and drops clean pages: later reads come from the disk.
-    """
-    os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write_all(stream: BinaryIO, data: bytes) -> None:

@@ -80,14 +80,14 @@ def choose_level(snapshot: Path, on_all_cores: Map) -> int:
 
     `on_all_cores` maps a function over the sample, as `map` does. Raises OSError.
     """
-    sizes = [sum(column) for column in zip(*on_all_cores(_sizes, _sample(snapshot)), strict=True)]
+
+    def sizes_of(piece: bytes) -> list[int]:
+        return [len(deflate.deflate_compress(piece, level)) for level in LEVELS]
+
+    sizes = [sum(column) for column in zip(*on_all_cores(sizes_of, _sample(snapshot)), strict=True)]
     return next(
         (level for level, size in zip(LEVELS, sizes, strict=False) if size <= sizes[-1] * (1 + WORTH)), LEVELS[0]
     )
-
-
-def _sizes(piece: bytes) -> list[int]:
-    return [len(deflate.deflate_compress(piece, level)) for level in LEVELS]
 
 
 def _sample(snapshot: Path) -> Iterator[bytes]:

@@ -78,11 +78,9 @@ class LastRun:
     """The last finished run of a task and source, and the failures in a row that it ends."""
 
     run: RunRecord
-    failing_since: datetime | None
-    """When the first of these failures ended; None when the last run did not fail."""
+    failing_since: datetime | None  # when the first of these failures ended; None when the last run did not fail
     failures: int = 0
-    failed: tuple[RunRecord, ...] = ()
-    """The newest of these failures, newest first."""
+    failed: tuple[RunRecord, ...] = ()  # the newest of these failures, newest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +88,17 @@ class NoticeRecord:
     """One fact that the notifier keeps under a key, with the `value` that belongs to it."""
 
     value: str
-    since: datetime
-    """When it was first observed."""
-    notified_at: datetime | None = None
-    """When a message last reported it; None: not yet."""
+    since: datetime  # when it was first observed
+    notified_at: datetime | None = None  # when a message last reported it; None: not yet
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxMessage:
     """A message that still has to be delivered to `channels`, next tried at `next_at`."""
 
-    reference: str
-    """Identifies the message: a receiver that gets it twice, after a crash between sending and recording, can tell."""
+    reference: (
+        str  # by which a receiver knows a message that it gets twice, after a crash between sending and recording
+    )
     made_at: datetime
     severity: Severity
     title: str
@@ -129,8 +126,7 @@ class PingRecord:
     failed: int
     accepted_at: datetime | None
     failed_at: datetime | None
-    reason: str
-    """The error of the last failed one."""
+    reason: str  # the error of the last failed one
 
     def __str__(self) -> str:
         """Return `backup of tasks`, `daily`."""

@@ -1,5 +1,6 @@
 """The index of runs, generations, copies and checks; each method is one unit of work."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -37,7 +38,7 @@ from backupd.catalog.models import (
 from backupd.catalog.session import UnitOfWork
 from backupd.errors import Terminated
 from backupd.model import CLOCK_TOLERANCE, Manifest
-from backupd.report import AnyReport, report_to_json
+from backupd.report import AnyReport, report_facts
 from backupd.schedule import TaskHistory
 
 _SUCCESSES: Final = ("published", "unchanged", "degraded", "done")
@@ -90,7 +91,7 @@ class Catalog:
             run.error = report.error
             run.exit_code = report.exit_code
             run.duration_s = report.duration_s
-            run.report = report_to_json(report)
+            run.report = json.dumps(report_facts(report))
             session.flush()
             return run.id
 

@@ -141,7 +141,7 @@ class CheckRow(Base):
 
 
 class NoticeRow(Base):
-    """See `records.NoticeRecord`."""
+    """See `catalog.NoticeRecord`."""
 
     __tablename__ = "notice"
 
@@ -153,7 +153,7 @@ class NoticeRow(Base):
 
 
 class PingRow(Base):
-    """See `records.PingRecord`."""
+    """See `catalog.PingRecord`."""
 
     __tablename__ = "ping"
 
@@ -167,7 +167,7 @@ class PingRow(Base):
 
 
 class OutboxRow(Base):
-    """See `records.OutboxMessage`; `channels` are separated by spaces."""
+    """See `catalog.OutboxMessage`; `channels` are separated by spaces."""
 
     __tablename__ = "outbox"
 

@@ -143,15 +143,11 @@ def _set_aside(path: Path) -> None:
     for suffix in ("", "-wal", "-journal"):
         name = _beside(path, suffix)
         if name.exists():
-            _keep_as(name, _beside(aside, suffix))
+            try:
+                _beside(aside, suffix).hardlink_to(name)
+            except OSError:  # no hard links, or none to another user's file: the old name disappears a moment early
+                name.replace(_beside(aside, suffix))
     fsync_directory(path.parent)
-
-
-def _keep_as(name: Path, kept: Path) -> None:
-    try:
-        kept.hardlink_to(name)
-    except OSError:  # no hard links there, or none to another user's file: the old name disappears a moment early
-        name.replace(kept)
 
 
 def _remove(path: Path) -> None:

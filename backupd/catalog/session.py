@@ -10,14 +10,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from backupd.catalog.database import (
-    LATEST,
-    REBUILD,
-    WORKING,
-    catalog_errors,
-    catalog_lock,
-    connect,
-)
+from backupd.catalog.database import LATEST, REBUILD, WORKING, catalog_errors, catalog_lock, connect
 from backupd.errors import CatalogUnavailable
 
 # Without it the pool prints a traceback to standard error when a SIGTERM arrives while a connection is being closed.

@@ -1,7 +1,7 @@
 """The command line: each command runs the code that the schedule runs."""
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
@@ -20,6 +20,7 @@ class Entry(NamedTuple):
     summary: str
 
 
+_SOUGHT: Final = "$BACKUPD_CONFIG, /etc/backupd/config.toml, ./backupd.toml, else the environment alone"
 # The only short help of each command, also the beginning of its long help. It stands here because importing all
 # commands takes ten times as long as `backupd --help` may (docs/adr/0013-libraries.md).
 COMMANDS: Final[Mapping[str, Entry]] = {
@@ -47,27 +48,27 @@ COMMANDS: Final[Mapping[str, Entry]] = {
 }
 
 
-def long_help(name: str, body: Callable[..., None]) -> str:
-    """Return the help of a command: its short help, then the docstring of the function that runs it."""
-    return f"{COMMANDS[name].summary}\n\n{getdoc(body)}"
-
-
-def config_option() -> click.Option:
-    """Return `--config FILE`."""
-    sought = "$BACKUPD_CONFIG, /etc/backupd/config.toml, ./backupd.toml, else the environment alone"
-    return click.Option(
-        ["--config", "config_file"], type=click.Path(path_type=Path), help=f"Configuration file (default: {sought})."
-    )
-
-
 class Command(click.Command):
-    """A command whose help lists its exit codes; `exits` says what some of them mean here, empty for the usual.
+    """A command with --config, whose help lists its exit codes: `exits` says what some mean here, empty for the usual.
 
-    Any command may exit with 0, 1, 2 and 78, and others are in `exits`.
+    Any command may exit with 0, 1, 2 and 78, and others are in `exits`. The help is the docstring of the function,
+    after the short help of a command that is in no group.
     """
 
-    def __init__(self, *arguments: Any, exits: Mapping[int, str], **settings: Any) -> None:  # noqa: ANN401 - click's
-        super().__init__(*arguments, **settings)
+    def __init__(
+        self,
+        name: str,
+        *,
+        example: str,
+        exits: Mapping[int, str],
+        group: bool = False,
+        **settings: Any,  # noqa: ANN401 - click's
+    ) -> None:
+        if not group:
+            settings["help"] = f"{COMMANDS[name].summary}\n\n{getdoc(settings['callback'])}"
+        super().__init__(name, epilog=f"Example: {example}", **settings)
+        text = f"Configuration file (default: {_SOUGHT})."
+        self.params.append(click.Option(["--config", "config_file"], type=click.Path(path_type=Path), help=text))
         codes = {0, 1, UsageError.exit_code, ConfigError.exit_code, *exits}
         self.exits = {code: exits.get(code) or EXIT_CODES[code] for code in sorted(codes)}
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from backupd.bootstrap.tasks import build_context, writable
-from backupd.cli import Command, config_option, long_help
+from backupd.cli import Command
 from backupd.cli.output import fail, mask_output, print_error, print_warning
 from backupd.config import Config, load_config, mask_of
 from backupd.errors import StoreUnusable, UnexpectedError, UsageError
@@ -49,18 +49,15 @@ def store_option(verb: str = "look at") -> Callable[[Body], Body]:
 def command(
     name: str, example: str, exits: Mapping[int, str] | None = None, *, group: click.Group | None = None
 ) -> Callable[[Body], Command]:
-    """Make a function a command, of `group` where there is one; it gets the effective `config`, and `as_json`.
+    """Make a function a `Command`, of `group` where there is one; it gets the effective `config`, and `as_json`.
 
-    Its docstring is the long help, after the short help of a command that is in no group. Errors that are foreseen
-    end it with a message and their exit code.
+    Errors that are foreseen end it with a message and their exit code.
     """
 
     def decorate(body: Body) -> Command:
-        text = body.__doc__ if group else long_help(name, body)
-        make = click.command(name, cls=Command, exits=exits or {}, help=text, epilog=f"Example: {example}")
-        made: Command = make(with_config(body))
-        as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines.")
-        made.params += [config_option(), as_json]
+        make = click.command(name, cls=Command, example=example, exits=exits or {}, group=group is not None)
+        made = make(with_config(body))
+        made.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines."))
         if group:
             group.add_command(made)
         return made

@@ -25,10 +25,6 @@ class _Row:
     stores: tuple[str, ...]
     other_store: str | None
 
-    @property
-    def verification(self) -> str:
-        return "corrupt" if self.generation.damaged else self.generation.verification
-
 
 @command("list", "backupd list --source tasks --json", {75: ""})
 @store_option()
@@ -67,7 +63,6 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
 
 
 def _retention(store: str, config: Config) -> RetentionRule:
-    """Return the retention policy of a store."""
     if store == LOCAL_STORE:
         return retention_rule(config)
     from backupd.bootstrap.replicas import replication_request
@@ -95,7 +90,7 @@ def _facts(row: _Row) -> dict[str, object]:
         "taken_at": generation.taken_at,
         "archive_bytes": generation.archive_bytes,
         "snapshot_bytes": generation.snapshot_bytes,
-        "verification": row.verification,
+        "verification": generation.state,
         "kept_for": list(row.kept_for),
         **pin_facts(row.pin),
         "stores": list(row.stores),
@@ -113,7 +108,7 @@ def _print(rows: list[_Row], context: TaskContext, store: str) -> None:
             row.generation.id,
             human_age((now - row.generation.taken_at).total_seconds()),
             human_bytes(row.generation.archive_bytes),
-            row.verification,
+            row.generation.state,
             ", ".join(row.kept_for) or "removed by the next prune",
             ", ".join(row.stores),
         )

@@ -1,5 +1,7 @@
 """`backupd clean` and `backupd catalog rebuild`."""
 
+from dataclasses import asdict
+
 import click
 
 from backupd.bootstrap.tasks import sources
@@ -45,16 +47,8 @@ def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dr
 
 
 def _facts(decision: CleanDecision) -> dict[str, object]:
-    leftover = decision.leftover
-    return {
-        "kind": leftover.kind,
-        "source": leftover.source,
-        "path": str(leftover.path),
-        "since": leftover.since,
-        "size_bytes": leftover.size_bytes,
-        "action": "remove" if decision.removed else "keep",
-        "reason": decision.reason,
-    }
+    leftover, action = decision.leftover, "remove" if decision.removed else "keep"
+    return {**asdict(leftover), "path": str(leftover.path), "action": action, "reason": decision.reason}
 
 
 def _print(decisions: tuple[CleanDecision, ...], context: TaskContext, *, dry_run: bool) -> None:

@@ -15,7 +15,6 @@ from backupd.formatting import printable
 from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor import Finding
 
 
 @command("notify", "backupd notify --test", {0: "success; with --test: all accepted it", 1: "with --test: one did not"})
@@ -35,17 +34,12 @@ def notify_command(config: Config, *, test: bool, as_json: bool) -> None:
         _print_delivery(config, context, as_json=as_json)
         return
     findings = list(try_notifications(config, context))
-    _print_test(findings, as_json=as_json)
-    sys.exit(0 if all(finding.ok for finding in findings) else 1)
-
-
-def _print_test(findings: list[Finding], *, as_json: bool) -> None:
     if as_json:
         print_json(findings)
-        return
-    for finding in findings:
+    for finding in () if as_json else findings:
         echo(printable(finding.detail))
         print_hint(finding.hint)
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
 def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from backupd.model import LOCAL_STORE, Generation, RetentionPlan
 from backupd.report import AnyReport
 from backupd.tasks.context import local_inventory
 from backupd.tasks.prune import plan_pruning, prune, release_hold
-from backupd.tasks.remove import Removal, remove_at_replica, remove_local
+from backupd.tasks.remove import remove_at_replica, remove_local
 
 _Decision = tuple[Generation, str, tuple[str, ...]]  # keep or remove, and why
 
@@ -93,10 +93,6 @@ def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: b
     for removal in done:
         output.echo(f"{removal.generation}: removed from {removal.store}")
         if removal.still_in:
-            output.print_warning(_still_in(removal))
-
-
-def _still_in(removal: Removal) -> str:
-    sent_again = removal.store != LOCAL_STORE and LOCAL_STORE in removal.still_in
-    consequence = "; the next replication may send it again" if sent_again else ""
-    return f"{removal.generation} is still in {', '.join(removal.still_in)}{consequence}"
+            sent_again = store != LOCAL_STORE and LOCAL_STORE in removal.still_in
+            consequence = "; the next replication may send it again" if sent_again else ""
+            output.print_warning(f"{removal.generation} is still in {', '.join(removal.still_in)}{consequence}")

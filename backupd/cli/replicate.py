@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import click
 
@@ -16,7 +15,6 @@ from backupd.report import ReplicationDetails, RunReport, report_facts
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.replica import replica_errors, replica_inventory
 from backupd.tasks.replicate import ReplicationPlan, foreign_copies_error, plan_all, replicate
-from backupd.tasks.requests import ReplicationRequest
 
 
 @command("replicate", "backupd replicate --to offsite --dry-run", {0: "everything is sent", 3: "", 75: ""})
@@ -45,7 +43,12 @@ def replicate_command(
             plans = {name: _plan(config, name, context) for name in wanted}
         else:
             requests = [replication_request(config, name, adopt=adopt, force=force) for name in wanted]
-            reports = [_replicate(config, request, context) for request in requests]
+            reports = [
+                replicate(
+                    one, replica_connector(config, one.name, context), replica_retry(config, one.name, context), context
+                )
+                for one in requests
+            ]
     if dry_run:
         _print_plans(plans, as_json=as_json)
         for name, of_sources in plans.items():
@@ -59,45 +62,30 @@ def replicate_command(
     sys.exit(worst_exit(reports))
 
 
-def _replicate(config: Config, request: ReplicationRequest, context: TaskContext) -> RunReport[ReplicationDetails]:
-    connect, retry = replica_connector(config, request.name, context), replica_retry(config, request.name, context)
-    return replicate(request, connect, retry, context)
-
-
 def _plan(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
     here = local_inventory(context)
     with replica_errors(name), replica_connector(config, name, context)() as replica:
         return plan_all(replication_request(config, name), here, replica_inventory(name, replica, context), context)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decision:
-    """One line of a plan."""
-
-    replica: str
-    id: str
-    action: str
-    archive_bytes: int
-    reasons: tuple[str, ...]
-
-
 def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:
-    decisions = [d for name, of_sources in plans.items() for plan in of_sources for d in _decisions(name, plan)]
+    decisions = [(name, *decision) for name, of_sources in plans.items() for decision in _decisions(of_sources)]
     if as_json:
-        print_json(decisions)
+        names = ("replica", "id", "action", "archive_bytes", "reasons")
+        print_json([dict(zip(names, decision, strict=True)) for decision in decisions])
     elif decisions:
-        rows = [(d.replica, d.id, d.action, human_bytes(d.archive_bytes), ", ".join(d.reasons)) for d in decisions]
+        rows = [(name, key, action, human_bytes(size), ", ".join(why)) for name, key, action, size, why in decisions]
         print_table(("replica", "generation", "decision", "size", "reason"), rows)
     else:
         echo("no generations in the local store or at the replica")
 
 
-def _decisions(replica: str, plan: ReplicationPlan) -> Iterator[_Decision]:
-    found = [("would be sent", kept.generation, kept.reasons) for kept in plan.send]
-    found += [("stays", kept.generation, kept.reasons) for kept in plan.keep]
-    found += [("would be removed", removed.generation, (removed.reason,)) for removed in plan.remove]
-    for action, generation, reasons in found:
-        yield _Decision(replica, generation.id, action, generation.archive_bytes, reasons)
+def _decisions(plans: tuple[ReplicationPlan, ...]) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
+    for plan in plans:
+        found = [("would be sent", kept.generation, kept.reasons) for kept in plan.send]
+        found += [("stays", kept.generation, kept.reasons) for kept in plan.keep]
+        found += [("would be removed", removed.generation, (removed.reason,)) for removed in plan.remove]
+        yield from ((one.id, action, one.archive_bytes, reasons) for action, one, reasons in found)
 
 
 def _print(report: RunReport[ReplicationDetails], *, as_json: bool) -> None:

@@ -35,10 +35,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was done for one source.
-
-    `there`: the database exists; `none`: it does not, and no store has a copy.
-    """
+    """What was done for one source. `there`: the database exists; `none`: it does not, and no store has a copy."""
 
     source: str
     outcome: Literal["there", "restored", "none", "failed"]

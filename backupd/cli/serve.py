@@ -8,13 +8,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import click
 
-from backupd.cli import Command, config_option, long_help
+from backupd.cli import Command
 
 LISTEN: Final = "BACKUPD_HTTP__LISTEN"
 _LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "::1"}  # noqa: S104 - asked, not bound
@@ -22,21 +21,12 @@ _ADDRESS: Final = re.compile(r".+:\d{1,5}", re.ASCII)
 _TIMEOUT_S: Final = 4.0
 
 
-def _command(name: str, example: str, exits: Mapping[int, str]) -> Callable[[Callable[[Path | None], None]], Command]:
-    def decorate(body: Callable[[Path | None], None]) -> Command:
-        return Command(
-            name,
-            callback=body,
-            params=[config_option()],
-            help=long_help(name, body),
-            epilog=f"Example: {example}",
-            exits=exits,
-        )
-
-    return decorate
-
-
-@_command("serve", "BACKUPD_DATABASE=/app/data/tasks.db backupd serve", {0: "ended by SIGTERM", 1: "it cannot serve"})
+@click.command(
+    "serve",
+    cls=Command,
+    example="BACKUPD_DATABASE=/app/data/tasks.db backupd serve",
+    exits={0: "ended by SIGTERM", 1: "it cannot serve"},
+)
 def serve_command(config_file: Path | None) -> None:
     """Back up, prune, replicate, scrub and drill by schedule; serve health, metrics and a status page over HTTP.
 
@@ -48,7 +38,9 @@ def serve_command(config_file: Path | None) -> None:
     with_config(serve)(config_file=config_file)
 
 
-@_command("health", "backupd health", {0: "it works", 1: "it does not work, or does not answer"})
+@click.command(
+    "health", cls=Command, example="backupd health", exits={0: "it works", 1: "it does not work, or does not answer"}
+)
 def health_command(config_file: Path | None) -> None:
     """Run it as the HEALTHCHECK of the container.
 

@@ -1,11 +1,11 @@
 """`backupd show`."""
 
-from dataclasses import fields
+from dataclasses import asdict, replace
 
 import click
 
 from backupd.archive.manifest import decode_manifest
-from backupd.catalog import GenerationHistory, RunRecord
+from backupd.catalog import GenerationHistory
 from backupd.cli.common import command, open_context, require_mounted, require_sources
 from backupd.cli.output import echo, print_json
 from backupd.cli.pin import pin_facts, pin_text
@@ -35,18 +35,16 @@ def show_command(config: Config, wanted: str, source: str | None, *, as_json: bo
     history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), GenerationHistory((), ()))
     pin = context.pins.get(manifest.id)
     if as_json:
-        runs = [_run_facts(run) for run in history.runs]
+        runs = [
+            asdict(replace(run, report=None)) | {"report": run.report and report_facts(run.report)}
+            for run in history.runs
+        ]
         print_json({"manifest": manifest, "history": {"runs": runs, "checks": history.checks}, **pin_facts(pin)})
         return
     _print(manifest)
     if pin is not None:
         echo(f"{'kept':<15} {pin_text(pin)}")
     _print_history(history)
-
-
-def _run_facts(run: RunRecord) -> dict[str, object]:
-    facts = {field.name: getattr(run, field.name) for field in fields(run)}
-    return {**facts, "report": report_facts(run.report) if run.report else None}
 
 
 def _print(manifest: Manifest) -> None:

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from functools import partial
 
 import click
 
@@ -43,9 +42,5 @@ def status_command(config: Config, *, as_json: bool) -> None:
 def _coloured(line: str) -> str:
     """Colour the words of a line; click removes the colours where there is no terminal."""
     for words, colour in _COLOURS:
-        line = words.sub(partial(_style, colour), line)
+        line = words.sub(click.style(r"\g<0>", fg=colour, bold=True), line)
     return line
-
-
-def _style(colour: str | None, found: re.Match[str]) -> str:
-    return click.style(found[0], fg=colour, bold=True)

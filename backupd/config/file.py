@@ -74,10 +74,7 @@ def read_document(
 
 
 def read_file(file: Path) -> Document:
-    """Read `file`; relative paths in it start at its directory.
-
-    Raises ConfigError where it cannot be read at all.
-    """
+    """Read `file`; relative paths in it start at its directory. Raises ConfigError where it cannot be read at all."""
     absolute = Path(os.path.abspath(file))  # noqa: PTH100 - resolve() would follow symbolic links
     text = ""
     try:

@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from typing import NoReturn
 
 from backupd import __version__
@@ -16,7 +15,6 @@ from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
 from backupd.daemon.task_queue import TaskQueue, TaskQueues
 from backupd.errors import ConfigError
-from backupd.health import Health
 from backupd.log import Event, EventLog
 from backupd.privileges import (
     become_owner_of_backups,
@@ -26,11 +24,9 @@ from backupd.privileges import (
     identity_for,
 )
 from backupd.status.current import StatusScope, read_status
-from backupd.status.history import read_history
-from backupd.status.model import History, Status
+from backupd.status.history import StatusService
 from backupd.status.text import status_lines
 from backupd.tasks.context import TaskContext
-from backupd.tasks.freshness import read_health_facts
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
@@ -55,7 +51,7 @@ def serve(config: Config) -> NoReturn:
     )
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     daemon = Daemon(scope.planned, queues, context, OwnerHandover(config, context.log).ready, on_end=run_ended.set)
-    server = _server(config, DaemonStatus(daemon, scope), context)
+    server = _server(config, StatusService(scope, daemon.alive), context)
     options = notification_options(config)
     notifier = Notifier(
         options,
@@ -111,32 +107,7 @@ class OwnerHandover:
         return True
 
 
-@dataclass(frozen=True)
-class DaemonStatus:
-    """The `StatusService` of this daemon."""
-
-    daemon: Daemon
-    scope: StatusScope
-
-    def alive(self) -> tuple[str, ...]:
-        """See `StatusService`."""
-        return self.daemon.alive()
-
-    def health(self) -> Health:
-        """See `StatusService`."""
-        context = self.scope.context
-        return Health.of(read_health_facts(self.scope.limits, context), context.clock())
-
-    def status(self) -> Status:
-        """See `StatusService`."""
-        return read_status(self.scope)
-
-    def history(self) -> History:
-        """See `StatusService`."""
-        return read_history(self.scope)
-
-
-def _server(config: Config, status: DaemonStatus, context: TaskContext) -> HttpServer:
+def _server(config: Config, status: StatusService, context: TaskContext) -> HttpServer:
     def on_error(what: str) -> None:
         context.log.error(Event.HTTP_FAILED, what)
 

@@ -33,19 +33,14 @@ _TEST = ("This is a test message from backupd.", "Problems are reported here, ea
 class NotificationOptions:
     """What a daemon reports, and to whom."""
 
-    scope: str
-    """The first source: the daemon that holds its claim is the one that notifies."""
-    name: str
-    """What messages call this backupd."""
+    scope: str  # the first source: the daemon that holds its claim is the one that notifies
+    name: str  # what messages call this backupd
     zone: tzinfo
-    subjects: frozenset[str]
-    """The sources and stores that are configured."""
+    subjects: frozenset[str]  # the sources and stores that are configured
     limits: tuple[Limit, ...]
     channels: tuple[Channel, ...] = ()
-    digest: Schedule | None = None
-    """When the whole status is sent."""
-    daily: Monitor | None = None
-    """The monitor that is pinged on healthy days, by `daily_schedule`."""
+    digest: Schedule | None = None  # when the whole status is sent
+    daily: Monitor | None = None  # the monitor that is pinged on healthy days, by `daily_schedule`
     daily_schedule: Schedule | None = None
     app: App | None = None
 

@@ -32,8 +32,7 @@ class App:
     version_file: Path | None = None
     version_header: str | None = None
     version_field: str = "version"
-    timeout: timedelta = timedelta(minutes=5)
-    """A new version that is not healthy for so long is reported as an unhealthy deploy."""
+    timeout: timedelta = timedelta(minutes=5)  # a new version that is not healthy by then is an unhealthy deploy
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +40,8 @@ class AppVersion:
     """What an app or backupd itself just reported."""
 
     name: str
-    version: str | None
-    """None where it reports none."""
-    error: str = ""
-    """Why it is not healthy; empty when it is."""
+    version: str | None  # None where it reports none
+    error: str = ""  # why it is not healthy; empty when it is
 
 
 def check_app(app: App) -> AppVersion:

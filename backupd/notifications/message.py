@@ -24,11 +24,9 @@ _MAX_NAME = 80  # the title needs room for the headline
 class Channel:
     """One Apprise URL."""
 
-    key: str
-    """Represents the URL, which is a secret, in the catalog."""
+    key: str  # represents the URL, which is a secret, in the catalog
     url: str = field(repr=False)
-    number: int | None = field(default=None, compare=False)
-    """Its position among all channels, where several look the same when masked."""
+    number: int | None = field(default=None, compare=False)  # its position, where several look the same when masked
 
     @classmethod
     def of(cls, url: str) -> "Channel":

@@ -44,7 +44,13 @@ class Outbox:
     def load(self) -> NotificationState | None:
         """Return the state, read from the catalog where that is still to be done."""
         if self.state is None:
-            self.state = self._saved = self._read()
+            try:
+                with open_catalog(self._context.catalog_path) as catalog:
+                    self.state = catalog.read_notification_state(self._scope)
+            except CatalogUnavailable:
+                long = self._context.clock() - self._began >= TRANSIENT
+                self.state = NotificationState() if long else None
+            self._saved = self.state
         return self.state
 
     def unload(self) -> None:
@@ -80,13 +86,6 @@ class Outbox:
                 if error:
                     what = f"{channel.masked} did not accept the message “{waiting.title}”: {error}"
                     context.log.warning(Event.MESSAGE_FAILED, f"{what}; backupd tries again", hint=_HINT)
-
-    def _read(self) -> NotificationState | None:
-        try:
-            with open_catalog(self._context.catalog_path) as catalog:
-                return catalog.read_notification_state(self._scope)
-        except CatalogUnavailable:
-            return NotificationState() if self._context.clock() - self._began >= TRANSIENT else None
 
     def _due(self, now: datetime) -> tuple[OutboxMessage, ...]:
         """Return the messages to send now; a next attempt further away than any wait was set by a wrong clock."""

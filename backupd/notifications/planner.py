@@ -39,19 +39,16 @@ class Notice:
     detail: str = ""
     since: datetime | None = None
     next_step: str = ""
-    label: str = ""
-    """`resolved`, `still`, or empty for what is new."""
+    label: str = ""  # `resolved`, `still`, or empty for what is new
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
     """A problem that is to be reported once it has lasted for `delay`; without `since`, from its first observation."""
 
-    key: str
-    """Kind, subject, and more: the same for the same problem, however it is worded."""
+    key: str  # kind, subject, and more: the same for the same problem, however it is worded
     notice: Notice
-    resolved: str
-    """The sentence that reports its end."""
+    resolved: str  # the sentence that reports its end
     delay: timedelta = timedelta()
 
 
@@ -69,10 +66,8 @@ class Observation:
     """What was read at one moment."""
 
     health: HealthFacts
-    subjects: frozenset[str]
-    """The sources and stores that this daemon is responsible for."""
-    drills: tuple[RunRecord, ...] = ()
-    """The last finished drill of each source."""
+    subjects: frozenset[str]  # the sources and stores that this daemon is responsible for
+    drills: tuple[RunRecord, ...] = ()  # the last finished drill of each source
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +76,8 @@ class Facts:
 
     alerts: tuple[Alert, ...] = ()
     occurrences: tuple[Occurrence, ...] = ()
-    unknown: frozenset[str] = frozenset()
-    """Kinds of problems that could not be looked for: their alerts are not resolved by being absent."""
-    subjects: frozenset[str] = frozenset()
-    """Alerts of other subjects end without a report."""
+    unknown: frozenset[str] = frozenset()  # kinds that could not be looked for: their alerts are not resolved now
+    subjects: frozenset[str] = frozenset()  # alerts of other subjects end without a report
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,14 +84,10 @@ def _judge(
 
 
 def _ran(day: date, runs: Sequence[RunSummary]) -> Day:
-    return Day(day, _state(runs), len(runs), sum(run.outcome == "failed" for run in runs))
-
-
-def _state(runs: Sequence[RunSummary]) -> DayState:
-    if all(run.outcome == "failed" for run in runs):
-        return "failed"
+    failed = sum(run.outcome == "failed" for run in runs)
     warned = runs[-1].outcome in ("failed", "degraded") or runs[-1].exit_code == _DEGRADED_EXIT
-    return "degraded" if warned else "verified"
+    state: DayState = "failed" if failed == len(runs) else "degraded" if warned else "verified"
+    return Day(day, state, len(runs), failed)
 
 
 def _last_due(day: date, schedule: Schedule, now: datetime) -> datetime | None:

@@ -32,8 +32,7 @@ class StatusScope:
     retention: RetentionRule
     monitors: Mapping[str, Monitor]
     context: TaskContext
-    started_at: datetime
-    """When the daemon started."""
+    started_at: datetime  # when the daemon started
 
 
 def readable_inventory(context: TaskContext) -> Inventory | None:

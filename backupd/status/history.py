@@ -1,13 +1,14 @@
 """The history: a year of days, the generations and their copies, drills, disk and log; each part is bounded."""
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from typing import Final
 
 from backupd.catalog import CatalogUnavailable, RunRecord, RunSummary, read_catalog
 from backupd.catalog.catalog import Catalog
+from backupd.health import Health
 from backupd.log import LOG_NAME
 from backupd.log_reader import last_lines
 from backupd.model import CLOCK_TOLERANCE, Generation, Pin
@@ -15,8 +16,9 @@ from backupd.report import drill_of
 from backupd.schedule import Planned, Schedule
 from backupd.status import model
 from backupd.status.calendar import SourceRecords, first_day, judge_days, runs_by_day
-from backupd.status.current import StatusScope, readable_inventory, status_of
+from backupd.status.current import StatusScope, read_status, readable_inventory, status_of
 from backupd.tasks.context import TaskContext
+from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.prune import pins_in_force, plan_pruning
 
@@ -38,6 +40,27 @@ class _Known:
     records: Mapping[str, SourceRecords]
     drills: tuple[model.DrillFigures, ...] = ()
     copies: Mapping[str, tuple[str, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusService:
+    """The running daemon, as its HTTP side sees it; each call may be made from any thread."""
+
+    scope: StatusScope
+    alive: Callable[[], tuple[str, ...]]  # returns why the daemon does not work, without paths; empty when it works
+
+    def health(self) -> Health:
+        """Judge the age of the last successes."""
+        context = self.scope.context
+        return Health.of(read_health_facts(self.scope.limits, context), context.clock())
+
+    def status(self) -> model.Status:
+        """Read the status."""
+        return read_status(self.scope)
+
+    def history(self) -> model.History:
+        """Read the status and the history."""
+        return read_history(self.scope)
 
 
 def read_history(scope: StatusScope) -> model.History:
@@ -153,7 +176,7 @@ def _generation(
         taken_at=generation.taken_at,
         archive_bytes=generation.archive_bytes,
         snapshot_bytes=generation.snapshot_bytes,
-        verification="corrupt" if generation.damaged else generation.verification,
+        verification=generation.state,
         kept_for=kept_for,
         stores=(local, *(store for store in copies if store != local)),
         pinned=pin is not None,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 from backupd.catalog import PingRecord
 from backupd.health import Health
@@ -34,14 +34,11 @@ class GenerationFigures:
     archive_bytes: int
     snapshot_bytes: int
     verification: str
-    kept_for: tuple[str, ...]
-    """Why it is kept; the next prune removes one without a reason."""
+    kept_for: tuple[str, ...]  # why it is kept; the next prune removes one without a reason
     stores: tuple[str, ...]
     pinned: bool = False
-    pinned_until: datetime | None = None
-    """None for a pin: until it is released."""
-    label: str = ""
-    """What an operator called it."""
+    pinned_until: datetime | None = None  # None for a pin: until it is released
+    label: str = ""  # what an operator called it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +49,7 @@ class SourceHistory:
     days: tuple[Day, ...]
     points: tuple[Point, ...]
     generations: tuple[GenerationFigures, ...]
-    generation_count: int
-    """How many generations of it the local store holds, and (`stored_bytes`) their size."""
+    generation_count: int  # how many generations of it the local store holds, and (`stored_bytes`) their size
     stored_bytes: int
 
     @property
@@ -70,8 +66,7 @@ class DrillFigures:
     store: str | None
     started_at: datetime
     outcome: str | None
-    duration_s: float | None
-    """The time of recovery."""
+    duration_s: float | None  # the time of recovery
     stages: Mapping[str, float]
     error: str = ""
 
@@ -125,10 +120,8 @@ class NextRun:
     source: str
     at: datetime
     reason: str = "by schedule"
-    retry: bool = False
-    """Whether its last run failed."""
-    overdue: bool = False
-    """Whether it is due already and waits for the daemon; `at` is now."""
+    retry: bool = False  # whether its last run failed
+    overdue: bool = False  # whether it is due already and waits for the daemon; `at` is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +145,11 @@ class TaskFigures:
     source: str
     last_success_at: datetime | None
     runs: Mapping[str, int]
-    duration_s: float | None = None
-    """Of the last successful run, as are `stages` and `warnings`."""
+    duration_s: float | None = None  # of the last successful run, as are `stages` and `warnings`
     stages: Mapping[str, float] | None = None
-    failed_at: datetime | None = None
-    """Set where the last run that ended failed, with its `error` and `hint`."""
+    failed_at: datetime | None = None  # set where the last run that ended failed, with its `error` and `hint`
     error: str = ""
-    generation: str | None = None
-    """What the last successful drill restored; `drill` has its measured recovery point and time."""
+    generation: str | None = None  # what the last successful drill restored; `drill` has what it measured
     drill: DrillReport | None = None
     hint: str = ""
     warnings: tuple[str, ...] = ()
@@ -172,8 +162,7 @@ class Status:
     taken_at: datetime
     started_at: datetime
     health: Health
-    migrations_ok: bool
-    """Whether the catalog has its newest schema and can be read; otherwise there are no `next_runs`."""
+    migrations_ok: bool  # whether the catalog has its newest schema and can be read; otherwise there are no `next_runs`
     tasks: tuple[TaskFigures, ...]
     sources: tuple[SourceFigures, ...]
     free_bytes: Mapping[str, int]
@@ -194,8 +183,7 @@ class History:
     replicas: tuple[ReplicaFigures, ...]
     disk: DiskUse | None
     log: tuple[LogEntry, ...]
-    unread: tuple[Unread, ...] = ()
-    """What could not be read; its part is empty."""
+    unread: tuple[Unread, ...] = ()  # what could not be read; its part is empty
 
     @property
     def unheard(self) -> bool:
@@ -215,19 +203,3 @@ class History:
         days = {history.last_state for history in self.histories}
         warned = health.warnings or self.unread or self.unheard or days - {"verified", "none"}
         return "degraded" if warned else "healthy"
-
-
-class StatusService(Protocol):
-    """The running daemon, as its HTTP side sees it; each call may be made from any thread."""
-
-    def alive(self) -> tuple[str, ...]:
-        """Return why process, scheduler or catalog do not work, without paths; empty when all do."""
-
-    def health(self) -> Health:
-        """Judge the age of the last successes."""
-
-    def status(self) -> Status:
-        """Read the status."""
-
-    def history(self) -> History:
-        """Read the status and the history."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from backupd import __version__
 from backupd.formatting import human_age, human_bytes, human_duration, printable
-from backupd.health import Freshness, Health, within_limit
+from backupd.health import within_limit
 from backupd.status.model import NextRun, SourceFigures, Status, TaskFigures
 
 _SUCCESS = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
@@ -13,7 +13,7 @@ _NO_CATALOG = "backupd doctor finds the cause; backupd catalog rebuild makes a n
 
 def status_lines(status: Status) -> tuple[str, ...]:
     """Return health, problems with next steps, ages and their limits, runs and generations, as printable lines."""
-    parts = (_verdict, _steps, _freshness, _drills, _last_runs, _next_runs, _failures, _sources, _undelivered, _rest)
+    parts = (_verdict, _steps, _freshness, _drills, _runs, _failures, _sources, _undelivered, _rest)
     return tuple(printable(line) for part in parts for line in part(status))
 
 
@@ -35,18 +35,15 @@ def _steps(status: Status) -> Iterator[str]:
 
 
 def _freshness(status: Status) -> Iterator[str]:
+    now = status.health.checked_at
     for one in status.health.freshness:
-        yield f"{_SUCCESS.get(one.task, one.task):<16} {one.subject}: {_age(one, status.health)}"
-
-
-def _age(one: Freshness, health: Health) -> str:
-    allowed = f"at most {human_duration(one.limit_s)} allowed"
-    if one.last_at is None:
-        return f"never, {allowed}"
-    age_s = (health.checked_at - one.last_at).total_seconds()
-    old = human_age(age_s) if age_s < 0 else f"{human_age(age_s)} ago"
-    late = "" if within_limit(one, health.checked_at) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
-    return f"{old}, {allowed}{late}"
+        age, late = "never", ""
+        if one.last_at is not None:
+            age_s = (now - one.last_at).total_seconds()
+            age = human_age(age_s) if age_s < 0 else f"{human_age(age_s)} ago"
+            late = "" if within_limit(one, now) else ", TOO OLD" if age_s > 0 else ", CHECK THE CLOCK"
+        allowed = f"at most {human_duration(one.limit_s)} allowed"
+        yield f"{_SUCCESS.get(one.task, one.task):<16} {one.subject}: {age}, {allowed}{late}"
 
 
 def _drills(status: Status) -> Iterator[str]:
@@ -60,11 +57,13 @@ def _drills(status: Status) -> Iterator[str]:
             )
 
 
-def _last_runs(status: Status) -> Iterator[str]:
-    """Yield a line for each subject: when each task last succeeded."""
-    for subject in dict.fromkeys(task.source for task in status.tasks):
-        tasks = [task for task in status.tasks if task.source == subject]
-        yield f"{'last runs':<16} {subject}: {', '.join(_last_run(task, status) for task in tasks)}"
+def _runs(status: Status) -> Iterator[str]:
+    """Yield a line for each subject: when each task last succeeded, and when the daemon runs it next."""
+    last = [(task.source, _last_run(task, status)) for task in status.tasks]
+    following = [(run.source, _next_run(run, status)) for run in status.next_runs]
+    for heading, runs in (("last runs", last), ("next runs", following)):
+        for subject in dict.fromkeys(source for source, _ in runs):
+            yield f"{heading:<16} {subject}: {', '.join(text for source, text in runs if source == subject)}"
 
 
 def _last_run(task: TaskFigures, status: Status) -> str:
@@ -72,13 +71,6 @@ def _last_run(task: TaskFigures, status: Status) -> str:
         return f"{task.task} never"
     took = "" if task.duration_s is None else f" ({human_duration(task.duration_s)})"
     return f"{task.task} {human_duration((status.taken_at - task.last_success_at).total_seconds())} ago{took}"
-
-
-def _next_runs(status: Status) -> Iterator[str]:
-    """Yield a line for each subject: when the daemon runs each task next, and whether it is a retry."""
-    for subject in dict.fromkeys(run.source for run in status.next_runs):
-        runs = [run for run in status.next_runs if run.source == subject]
-        yield f"{'next runs':<16} {subject}: {', '.join(_next_run(run, status) for run in runs)}"
 
 
 def _next_run(run: NextRun, status: Status) -> str:

@@ -30,10 +30,8 @@ class RecoveredItem:
     """One leftover of a killed run that was dealt with."""
 
     kind: Literal["removal", "publication", "staging"]
-    name: str
-    """The id of a generation, or the name of a staging directory or file."""
-    problem: str = ""
-    """Why it could not be removed; empty on success."""
+    name: str  # the id of a generation, or the name of a staging directory or file
+    problem: str = ""  # why it could not be removed; empty on success
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +39,9 @@ class Transfer:
     """The facts of one publication in a replica."""
 
     sent_bytes: int
-    resumed_bytes: int
-    """Bytes of an earlier transfer that were verified and kept."""
+    resumed_bytes: int  # of an earlier transfer, that were verified and kept
     verified_by: VerificationMethod = "read-back"
-    fallback_reason: str = ""
-    """Why it was not verified by the configured method; empty where it was."""
+    fallback_reason: str = ""  # why it was not verified by the configured method; empty where it was
 
 
 @dataclass(frozen=True, slots=True)

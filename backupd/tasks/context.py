@@ -19,8 +19,8 @@ from backupd.stores.local import DirectoryStore
 from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
 from backupd.system.file_lock import LockHolder, file_lock
 from backupd.tasks.inventory import Inventory, take_inventory
-from backupd.tasks.reporter import CATALOG_NAME, D, Reporter, TaskEvent
-from backupd.tasks.run import Run, recorded
+from backupd.tasks.reporter import CATALOG_NAME, Reporter, TaskEvent
+from backupd.tasks.run import D, Run, recorded
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
@@ -32,11 +32,6 @@ T = TypeVar("T")
 Watch = Callable[[str, str], AbstractContextManager[Callable[[AnyReport], None]]]
 
 
-def utc_now() -> datetime:
-    """Return the current time: aware, UTC."""
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, slots=True)
 class TaskContext:
     """What a task needs beside its request; built by `bootstrap` alone."""
@@ -45,7 +40,7 @@ class TaskContext:
     log: EventLog
     lock_timeout_s: float = 60.0
     progress: Progress = field(default_factory=NoProgress)
-    clock: Callable[[], datetime] = utc_now
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     warnings: tuple[str, ...] = ()  # each degrades every run
     watch: Watch = lambda _task, _subject: nullcontext(lambda _report: None)  # pings no monitor
     configuration: Callable[[], str] = str  # returns the digest of the configuration, which the catalog keeps by run
@@ -106,7 +101,7 @@ class TaskContext:
         try:
             return ask()
         except CatalogUnavailable as error:
-            self._log_unavailable(error)
+            self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
             return otherwise
 
     def write_catalog(self, write: Callable[["Catalog"], object]) -> None:
@@ -178,9 +173,6 @@ class TaskContext:
     def exclusive_lock_if_writable(self, task: str) -> AbstractContextManager[None]:
         """Hold the lock of the store, for a task that only reads from it; one on a read-only mount has no lock."""
         return self.exclusive_lock(task) if self.store.writable() else nullcontext()
-
-    def _log_unavailable(self, error: CatalogUnavailable) -> None:
-        self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
 
     def _log_waiting(self, holder: LockHolder | None) -> None:
         who = f"a {holder.task} (process {holder.pid} on {holder.host})" if holder else "another run"

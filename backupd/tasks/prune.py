@@ -10,7 +10,6 @@ from backupd.retention import plan_retention
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.reporter import (
-    D,
     GenerationPinned,
     GenerationRemoved,
     GenerationUnpinned,
@@ -18,7 +17,7 @@ from backupd.tasks.reporter import (
     RemovalBegins,
 )
 from backupd.tasks.requests import PinRequest, RetentionRule
-from backupd.tasks.run import Run
+from backupd.tasks.run import D, Run
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog

@@ -2,21 +2,15 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from backupd.catalog import CatalogUnavailable, CheckRecord, open_catalog
 from backupd.log import Event, EventLog
 from backupd.model import LOCAL_STORE, Hold, Manifest, Pin
-from backupd.report import (
-    AnyReport,
-    RunDetails,
-    RunReport,
-    describe,
-    report_facts,
-)
+from backupd.report import AnyReport, describe, report_facts
 from backupd.stores.contract import Transfer
 from backupd.stores.local import DirectoryStore
 
@@ -24,35 +18,12 @@ if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
 
 CATALOG_NAME = "catalog.sqlite3"
-D = TypeVar("D", bound=RunDetails)
 
 
 class TaskEvent:
     """Something that has happened in a task."""
 
     __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StageEnded(TaskEvent):
-    """A stage of the run took `duration_s` seconds."""
-
-    name: str
-    duration_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Warned(TaskEvent):
-    """Something degrades the run."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Noted(TaskEvent):
-    """Something is worth reading, and is not a fault."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,23 +127,6 @@ class GenerationUnpinned(TaskEvent):
     reason: str
 
 
-def applied(report: RunReport[D], event: TaskEvent) -> RunReport[D]:
-    """Return the report with what `event` changes in it; each note is kept once."""
-    match event:
-        case StageEnded(name, duration_s):
-            total_s = round(report.stages.get(name, 0.0) + duration_s, 3)
-            return replace(report, stages={**report.stages, name: total_s})
-        case Warned(text):
-            return replace(report, warnings=(*report.warnings, text))
-        case Noted(text) if text not in report.notes:
-            return replace(report, notes=(*report.notes, text))
-        case GenerationPublished():
-            return replace(report, outcome="published")
-        case SourceUnchanged():
-            return replace(report, outcome="unchanged")
-    return report
-
-
 class Reporter:
     """Writes runs and events to the log and the catalog; a catalog that cannot be used is logged, and stops nothing.
 
@@ -233,9 +187,6 @@ class Reporter:
     def __call__(self, event: TaskEvent) -> None:
         """Write one event to the log and the catalog, as far as it concerns them."""
         self._to_log(event)
-        self._to_catalog(event)
-
-    def _to_catalog(self, event: TaskEvent) -> None:
         now = self._clock()
         match event:
             case GenerationPublished(manifest):

@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Generic, TypeAlias
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from backupd.errors import BackupdError, Terminated, TimeLimitExceeded, UnexpectedError
 from backupd.model import Outcome, Progress
-from backupd.report import BackupDetails, DrillDetails, ReplicationDetails, RestoreDetails, RunReport
+from backupd.report import BackupDetails, DrillDetails, ReplicationDetails, RestoreDetails, RunDetails, RunReport
 from backupd.system.fs import collect_limits
 from backupd.system.os_errors import foreseen_error
 from backupd.system.signals import TimeLimitReached
-from backupd.tasks.reporter import D, Noted, Reporter, StageEnded, TaskEvent, Warned, applied
+from backupd.tasks.reporter import GenerationPublished, Reporter, SourceUnchanged, TaskEvent
 
+D = TypeVar("D", bound=RunDetails)
 DEGRADED_EXIT: Final = 3
 
 _TIME_LIMIT_HINT: Final = "see the events before it in backup.log; a hung disk or mount is likely"
@@ -39,20 +40,25 @@ class Run(Generic[D]):
 
     def emit(self, event: TaskEvent) -> None:
         """Report that something has happened."""
-        self.report = applied(self.report, event)
+        if isinstance(event, GenerationPublished):
+            self.report = replace(self.report, outcome="published")
+        elif isinstance(event, SourceUnchanged):
+            self.report = replace(self.report, outcome="unchanged")
         self._reporter(event)
 
     def warn(self, warning: str) -> None:
         """Report something that degrades the run."""
-        self.emit(Warned(warning))
+        self.report = replace(self.report, warnings=(*self.report.warnings, warning))
 
     def note(self, note: str) -> None:
-        """Report something that is worth reading and is not a fault."""
-        self.emit(Noted(note))
+        """Report something that is worth reading and is not a fault, once."""
+        if note not in self.report.notes:
+            self.report = replace(self.report, notes=(*self.report.notes, note))
 
     def add_stage(self, name: str, duration_s: float) -> None:
         """Add `duration_s` to the stage `name`."""
-        self.emit(StageEnded(name, duration_s))
+        total_s = round(self.report.stages.get(name, 0.0) + duration_s, 3)
+        self.report = replace(self.report, stages={**self.report.stages, name: total_s})
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backupd.status.model import StatusService
+from backupd.status.history import StatusService
 from backupd.web import responses
 from backupd.web.access import refusal
 from backupd.web.cached_response import CachedResponse, describe_error
