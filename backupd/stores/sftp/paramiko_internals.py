@@ -8,7 +8,7 @@ paramiko is pinned below 6 for this; tests/stores/sftp/test_paramiko_internals.p
 - `SFTPClient._async_request`: many requests in flight; the public calls wait for each response.
 - `SFTPClient._read_response`: the response to each write; the public file objects drop late ones.
 - `SFTPClient._convert_status`: errors that name the request; a status (draft-ietf-secsh-filexfer-02 §7) names none.
-- `SFTPClient._read_packet`: responses that nobody asked for, and the path of each open handle, for these errors.
+- `SFTPClient._read_packet`: responses that were not requested, and the path of each open handle, for these errors.
 - `SFTPClient._read_all`: the size of a packet, before it is read.
 - `SFTPAttributes._from_msg`: attributes from a response to a request that was sent here.
 - `Transport._parse_kex_init`, `_really_parse_kex_init`: what a server offers, also where no algorithm is common.

@@ -50,7 +50,7 @@ class RequestPipeline(ResponseReceiver):
         """Keep a response until `wait` returns it. Raises ProtocolViolated for more than can have been requested."""
         self._kept_bytes += len(message.asbytes())
         if self._kept_bytes > WINDOW_BYTES:
-            raise ProtocolViolated(f"it answers with more than {WINDOW_BYTES >> 20} MiB that nobody asked for")
+            raise ProtocolViolated(f"it answers with more than {WINDOW_BYTES >> 20} MiB that were not requested")
         self._responses[number] = kind, message
 
     def has_response(self, number: int) -> bool:
