@@ -14,7 +14,7 @@ SSH_PORT: Final = 22
 HOME: Final = "."
 _FORMS: Final = "sftp://USER@HOST:PORT/PATH for another host, file:/PATH for a directory of this one"
 _NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_.-]{1,253}", re.ASCII)  # a name or an IPv4 address, never an option
-_PASSWORD: Final = re.compile(r"(?:^|/)[^/:]*:[^/@]*@")
+_PASSWORD: Final = re.compile(r"(?:^|/)[^/:]+:[^/@]+@")
 _SCP: Final = re.compile(r"(?:[^@/:]+@)?[^@/:]+:(?!//)")
 
 
