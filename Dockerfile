@@ -52,5 +52,6 @@ LABEL org.opencontainers.image.title="backupd" \
 
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["backupd", "health"]
-ENTRYPOINT ["/usr/bin/tini", "--", "backupd"]
+# As the first process it starts tini in its place, with an environment that holds no secrets, and itself below it.
+ENTRYPOINT ["backupd"]
 CMD ["serve"]

@@ -17,7 +17,7 @@ from backupd.tasks.remove import remove_at_replica, remove_local
 _Decision = tuple[Generation, str, tuple[str, ...]]  # keep or remove, and why
 
 
-@common.command("prune", "backupd prune --dry-run", {3: "", 75: ""})
+@common.command("prune", "backupd prune --dry-run", {3: "", 75: ""}, pings=True)
 @common.dry_run_option
 @click.option("--unfreeze", "release", is_flag=True, help="Release the hold after a source shrank or was corrupt.")
 @common.source_option

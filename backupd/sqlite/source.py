@@ -10,6 +10,7 @@ from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
 from backupd.sqlite.database_files import mount_problem, other_mount_points
 from backupd.sqlite.permissions import Permissions
+from backupd.system.links import LINK_HINT, foreign_link
 from backupd.system.mounts import current_mounts, mount_of
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import known_owner, ownership_hint
@@ -56,12 +57,12 @@ class Source:
 
     @classmethod
     def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
-        """Inspect the database at `path` (links are followed).
+        """Inspect the database at `path` (links are followed, see `real_path`).
 
         Raises SourceMissing, and SourceUnusable if it is not a regular file, is mounted without its directory, is
         empty, or has a second name.
         """
-        real = Path(os.path.realpath(path))
+        real = real_path(path)
         state = _stat(real, path)
         signature = signature_of(real, state)
         wal_bytes = signature.wal.size_bytes if signature.wal else 0
@@ -97,6 +98,13 @@ class Source:
                 "seen, and a copy would be stale",
                 'remove the other names; or set hard_link = "allow" if the app opens this path',
             )
+
+
+def real_path(path: Path) -> Path:
+    """Return where `path` leads to. Raises SourceUnusable for a link whose owner is not that of its target."""
+    if foreign := foreign_link(path):
+        raise SourceUnusable(str(foreign), LINK_HINT)
+    return Path(os.path.realpath(path))
 
 
 def signature_of(path: Path, state: os.stat_result | None = None) -> Signature:

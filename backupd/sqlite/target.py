@@ -18,7 +18,7 @@ from backupd.model import SourceFacts
 from backupd.sqlite.database_files import mount_problem, other_mount_points, side_files
 from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header, set_checksums
 from backupd.sqlite.history import KEPT
-from backupd.sqlite.source import Source
+from backupd.sqlite.source import Source, real_path
 from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, CopyRequest, LeaseRequest, LeaseState
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.file_lock import directory_lock
@@ -100,9 +100,9 @@ def restore_lock(database: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Lock the directory of `database` (links resolved) against other restores and their recovery.
 
     A directory that does not exist, or is on a file system without flock (NFS), is not locked. Raises LockHeld when
-    another process still has the lock after `wait_s`.
+    another process still has the lock after `wait_s`, SourceUnusable.
     """
-    directory = Path(os.path.realpath(database)).parent
+    directory = real_path(database).parent
     with ExitStack() as stack:
         try:
             held = stack.enter_context(directory_lock(directory, timeout_s=wait_s))
@@ -125,7 +125,7 @@ class Target:
     @classmethod
     def inspect(cls, path: Path) -> "Target":
         """Inspect the target at `path`. Raises TargetRefused where no restore is possible, SourceUnusable."""
-        real = Path(os.path.realpath(path))
+        real = real_path(path)
         _refuse_name(real)
         _refuse_mount(real)
         _refuse_directory(real.parent)
