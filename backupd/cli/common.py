@@ -14,8 +14,8 @@ import click
 
 from backupd.bootstrap.launch import handed_config, launch
 from backupd.bootstrap.tasks import build_context, writable
-from backupd.cli import Command
-from backupd.cli.output import fail, mask_output, print_error, print_warning
+from backupd.cli import Command, complete
+from backupd.cli.output import echo, fail, mask_output, print_error, print_warning
 from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config, mask_of
 from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
@@ -23,6 +23,7 @@ from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileg
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.os_errors import dangling_link, foreseen_error
+from backupd.tasks.choice import Accept
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import Provenance, provenance_of
@@ -39,14 +40,30 @@ Body = Callable[..., None]
 # The paths of the secrets that a command with these arguments needs.
 Secrets = Callable[[Config, Mapping[str, Any]], Iterable[KeyPath]]
 
-source_option = click.option("--source", "names", multiple=True, metavar="NAME", help="Only this source (repeatable).")
+source_option = click.option(
+    *("--source", "names"),
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.sources,
+    help="Only this source (repeatable).",
+)
 label_option = click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
+accept_older_option = click.option(
+    "--accept-older", is_flag=True, help="Use an older generation where the newest cannot be used."
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show each decision with its reason; change nothing.")
 
 
 def store_option(verb: str = "look at") -> Callable[[Body], Body]:
     """Return `--store NAME`, the local one unless another is named."""
-    return click.option("--store", metavar="NAME", default=LOCAL_STORE, show_default=True, help=f"Store to {verb}.")
+    return click.option(
+        "--store",
+        metavar="NAME",
+        default=LOCAL_STORE,
+        show_default=True,
+        shell_complete=complete.stores,
+        help=f"Store to {verb}.",
+    )
 
 
 def of_store(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
@@ -139,6 +156,19 @@ def _discard_output() -> None:
 def worst_exit(reports: Iterable[AnyReport]) -> int:
     """Return the exit code that matters most among those of `reports`."""
     return min((report.exit_code for report in reports), key=_WORST_FIRST.index, default=0)
+
+
+def accepting_older(*, sure: bool, quiet: bool) -> Accept:
+    """Return what tells whether an older generation is used: if `sure`, or if the operator at a terminal says so."""
+
+    def accept(warning: str) -> bool:
+        if sure or quiet or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return sure
+        print_warning(warning)
+        echo("Use the older one all the same? Type yes to go on:", err=True)  # a whole line: bars hide half ones
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+    return accept
 
 
 def refuse_together(first: str, second: str) -> UsageError:

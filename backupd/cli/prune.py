@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 
 from backupd.bootstrap.tasks import retention_rule, sources
-from backupd.cli import common, output
+from backupd.cli import common, complete, output
 from backupd.config import Config
 from backupd.model import LOCAL_STORE, Generation, RetentionPlan
 from backupd.report import AnyReport
@@ -69,7 +69,7 @@ def _facts(decision: _Decision) -> dict[str, object]:
 
 
 @common.command("remove", "backupd remove tasks-20261123-0400", {75: ""})
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations)
 @click.option("--force", is_flag=True, help="Also pinned and held ones, and the last verified one of its source.")
 @common.store_option("remove them from")
 def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: bool, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from backupd.bootstrap.replicas import replica_connector, replica_names, replica_retry, replication_request
+from backupd.cli import complete
 from backupd.cli.common import command, open_context, worst_exit
 from backupd.cli.output import echo, print_json, print_notes, print_problems, print_table, shown_progress
 from backupd.config import REPLICAS, Config, KeyPath
@@ -30,7 +31,13 @@ def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]
     secrets=_secrets,
     pings=True,
 )
-@click.option("--to", "names", multiple=True, metavar="NAME", help="Only to this replica (repeatable).")
+@click.option(
+    *("--to", "names"),
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.replicas,
+    help="Only to this replica (repeatable).",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be sent and removed, and why; change nothing.")
 @click.option("--adopt", is_flag=True, help="Adopt the copies that a lost machine sent to the replica.")
 @click.option("--force", is_flag=True, help="With --adopt: even if that machine seems to be running.")
@@ -77,7 +84,9 @@ def replicate_command(
 def _plan(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
     here = local_inventory(context)
     with replica_errors(name), replica_connector(config, name, context)() as replica:
-        return plan_all(replication_request(config, name), here, replica_inventory(name, replica, context), context)
+        there = replica_inventory(name, replica, context)
+    there.require_readable()
+    return plan_all(replication_request(config, name), here, there, context)
 
 
 def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:

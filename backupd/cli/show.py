@@ -6,8 +6,9 @@ import click
 
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import GenerationHistory
+from backupd.cli import complete
 from backupd.cli.common import command, open_context, require_mounted, require_sources
-from backupd.cli.output import echo, print_json
+from backupd.cli.output import echo, print_json, print_warning
 from backupd.cli.pin import pin_facts, pin_text
 from backupd.config import Config
 from backupd.formatting import counted, human_bytes, printable
@@ -15,13 +16,18 @@ from backupd.model import Contents, Manifest
 from backupd.report import describe, report_facts
 from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.owners import owner_text
+from backupd.tasks.choice import LATEST, choose_generation, warning_of_newer
 from backupd.tasks.context import local_inventory
-from backupd.tasks.inventory import LATEST, choose_generation
 
 
 @command("show", "backupd show tasks-20261123-0400")
-@click.argument("wanted", metavar="[ID|latest]")
-@click.option("--source", metavar="NAME", help="Source of the latest one; needed where there are several.")
+@click.argument("wanted", metavar="[ID|latest]", shell_complete=complete.generations_or_latest)
+@click.option(
+    "--source",
+    metavar="NAME",
+    shell_complete=complete.sources,
+    help="Source of the latest one; needed where there are several.",
+)
 def show_command(config: Config, wanted: str, source: str | None, *, as_json: bool) -> None:
     """Read the generation from the local store."""
     context = open_context(config, writing=False)
@@ -30,6 +36,8 @@ def show_command(config: Config, wanted: str, source: str | None, *, as_json: bo
         inventory = local_inventory(context)
         require_sources((source,) if source else (), config, inventory)
         manifest = choose_generation(inventory, wanted, source, None)
+        if warning := warning_of_newer(manifest, inventory):
+            print_warning(warning)
     else:
         manifest = decode_manifest(context.store.manifest(wanted), wanted)
     history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), GenerationHistory((), ()))

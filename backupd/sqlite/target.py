@@ -20,7 +20,7 @@ from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_he
 from backupd.sqlite.history import KEPT
 from backupd.sqlite.source import Source, real_path
 from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, CopyRequest, LeaseRequest, LeaseState
-from backupd.sqlite.worker_process import WorkerProcess
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.system.file_lock import directory_lock
 from backupd.system.fs import change_owner, fsync_directory, opened, set_mode
 from backupd.system.mounts import current_mounts, filesystem_of, is_remote
@@ -183,7 +183,8 @@ class Target:
             return None
         name = self.path.name.partition(KEPT)[0]  # the name that its app uses
         request = CheckpointRequest(path=str(self.path), name=name, uid=self.old.uid, gid=self.old.gid)
-        with WorkerProcess[dict[str, str]]("checkpoint", request, Path("/")) as worker:
+        deadline = deadline_for(self.old.size_bytes + self.old.wal_bytes)
+        with WorkerProcess[dict[str, str]]("checkpoint", request, Path("/"), deadline) as worker:
             return CheckpointResult(**worker.result())
 
     def _owner(self) -> tuple[int | None, int | None]:
@@ -202,7 +203,7 @@ def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
         return False
     checksums = file_has_checksums(path)
     request = CopyRequest(verb="journal", path=path.name, mode=wanted)
-    with WorkerProcess[None]("copy_tasks", request, path.parent) as worker:
+    with WorkerProcess[None]("copy_tasks", request, path.parent, deadline_for(path.stat().st_size)) as worker:
         worker.result()
     if checksums:
         with opened(path, os.O_RDWR) as descriptor:

@@ -9,7 +9,7 @@ import pytest
 
 from backupd.errors import TargetRefused
 from backupd.sqlite.worker.hot_journal import detach_super_journal, read_super_journal
-from backupd.sqlite.worker_process import WorkerProcess
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from support.attached_databases import balances, die_in_a_commit, make_accounts
 from support.backup_runs import BackUp
 from support.directories import contents, hidden, mounted, rows
@@ -87,8 +87,8 @@ def test_where_all_is_seen_each_is_copied_as_of_before_and_the_app_finds_all_as_
     for database in (pair.main, pair.attached):
         copy = take(database)
         assert copy.hot_journal
-        assert rows(copy.path, BALANCE) == [(100, 100)]
-        assert [path.name for path in copy.path.parent.iterdir()] == [copy.path.name]
+        assert rows(copy.file.path, BALANCE) == [(100, 100)]
+        assert [path.name for path in copy.file.path.parent.iterdir()] == [copy.file.path.name]
     assert pair.files() == before
     assert pair.is_as_before_when_the_app_starts()
 
@@ -139,13 +139,13 @@ def test_an_app_that_starts_again_meanwhile_finishes_it_and_is_copied_as_usual(p
     copy = take(pair.attached, SHORT_WAITS._replace(hot_journal_wait_s=30))
     restart.join()
     assert not copy.hot_journal
-    assert rows(copy.path, BALANCE) == [(100, 100)]
+    assert rows(copy.file.path, BALANCE) == [(100, 100)]
 
 
 def overwrite(database: Path, snapshot: Path) -> None:
     """Write `snapshot` into the live database at `database`."""
     request = {"path": str(database), "snapshot": snapshot.name, "uid": 0, "gid": 0, "busy_timeout_s": 0.3}
-    with WorkerProcess("restore_online", request, snapshot.parent) as child:
+    with WorkerProcess("restore_online", request, snapshot.parent, deadline_for(0)) as child:
         child.result()
 
 

@@ -1,10 +1,12 @@
 """How workers use SQLite: open a database, read its texts, and turn SQLite's error codes into errors for people.
 
-Error codes: https://sqlite.org/rescode.html.
+Whoever wrote a database may be hostile: every connection is opened here, and SQLite is told so
+(https://sqlite.org/security.html). Error codes: https://sqlite.org/rescode.html.
 """
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -22,9 +24,19 @@ from backupd.errors import (
     TargetInUse,
     TargetRefused,
 )
+from backupd.sqlite.worker.source_file import RESTORE_HINT
 from backupd.system.os_errors import explain_no_inodes, lacks_inodes
 
-RESTORE_HINT = "restore the last verified generation (backupd list)"
+# https://sqlite.org/c3ref/c_dbconfig_defensive.html. The schema is not trusted: nothing in it runs by itself, and its
+# expressions call only functions without effects.
+_DEFENSES = (
+    (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),
+    (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),
+    (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
+    (apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0),
+    (apsw.SQLITE_DBCONFIG_DQS_DDL, 0),  # a misspelt column is an error, not a text
+    (apsw.SQLITE_DBCONFIG_DQS_DML, 0),
+)
 _FULL = "the app's file system is full"
 _SHM_SIZE = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN}
 _BUSY = (
@@ -71,13 +83,35 @@ _SOURCE_ERRORS: dict[int, tuple[type[BackupdError], str, str]] = {
 
 def open_database(path: str, flags: int, parameters: str = "") -> apsw.Connection:
     """Open the database at `path` as a URI with every special byte quoted, so that it names this file and no other."""
-    return apsw.Connection(f"file:{quote(os.fsencode(path))}{parameters}", flags=flags | apsw.SQLITE_OPEN_URI)
+    uri = f"file:{quote(os.fsencode(path))}{parameters}"
+    return _defended(apsw.Connection(uri, flags=flags | apsw.SQLITE_OPEN_URI))
 
 
-def open_immutable(path: str) -> apsw.Connection:
-    """Open the copy at `path` read-only and mapped: mapped pages cost no memory of the process and no system calls."""
-    connection = open_database(path, apsw.SQLITE_OPEN_READONLY, "?immutable=1")
-    connection.execute(f"PRAGMA mmap_size={os.stat(path).st_size}")
+def empty_database() -> apsw.Connection:
+    """Open an empty database in memory."""
+    return _defended(apsw.Connection(":memory:"))
+
+
+def _defended(connection: apsw.Connection) -> apsw.Connection:
+    for option, value in _DEFENSES:
+        connection.config(option, value)
+    connection.execute("PRAGMA cell_size_check=ON")
+    return connection
+
+
+def ignore_unparsable_schema(connection: apsw.Connection) -> apsw.Connection:
+    """Let SQLite ignore what it cannot parse of the schema, which remains read-only; returns `connection`."""
+    connection.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
+    return connection
+
+
+def open_immutable(path: str, held: int) -> apsw.Connection:
+    """Open the copy `held` at `path` read-only and mapped: mapped pages cost neither memory nor system calls.
+
+    See `open_held`.
+    """
+    connection = open_held(path, held, apsw.SQLITE_OPEN_READONLY, "?immutable=1")
+    connection.execute(f"PRAGMA mmap_size={os.fstat(held).st_size}")
     return connection
 
 
@@ -131,3 +165,36 @@ def target_error(error: apsw.Error, path: str, in_use: TargetInUse, no_space: st
                 "run backupd as the owner of the file (PUID), with its volume mounted writable",
             )
     return RestoreFailed(f"{path} {failure}: {error} (SQLite code {code})", "see the system's log")
+
+
+def open_held(path: str, held: int, flags: int, parameters: str = "") -> apsw.Connection:
+    """Open the database at `path`, which this process has open as `held`: SQLite opens files by their names only.
+
+    Raises SnapshotFailed where somebody has put another file in its place, before anything of that is read.
+    """
+    before = _times_open(held)
+    try:
+        connection = open_database(path, flags | apsw.SQLITE_OPEN_NOFOLLOW, parameters)
+    except apsw.CantOpenError:  # a link, or nothing
+        raise replaced(path) from None
+    if _times_open(held) == before:
+        connection.close()
+        raise replaced(path)
+    return connection
+
+
+def replaced(path: str) -> SnapshotFailed:
+    """Return the error for a copy at `path` in whose place another file was put."""
+    return SnapshotFailed(
+        f"another process has replaced the copy {path} while it was in use",
+        "find out which process writes to .backupd/staging in the directory of the backups",
+    )
+
+
+def _times_open(held: int) -> int:
+    """Return how many descriptors of this process are of the file `held`."""
+    states = []
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # that of the listing
+            states.append(os.fstat(descriptor))
+    return sum(os.path.samestat(state, os.fstat(held)) for state in states)

@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
+from backupd.errors import WorkerFailed
 from backupd.system.os_errors import foreseen_error
 from backupd.system.process import call_when_parent_ends
+from backupd.system.resources import limit_memory, memory_limit_bytes
 
 _PROGRESS_EVERY_S = 0.1
 _ORPHANED = 70
+_NO_MEMORY = ("MemoryError", "NoMemError")  # Python's and apsw's, which not every worker imports
+_MEMORY_BYTES = 1 << 30  # a database may be made to take any amount; SQLite's rows have at most 1 GB
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -36,16 +40,17 @@ class SnapshotSettings(NamedTuple):
 
 
 class SnapshotRequest(TypedDict):
-    """Copy the database at `path` to the new files `target` and `journal`; a `probe` only opens and pins it."""
+    """Copy the database at `path` to the empty files `target` and `journal`; without them, only open and pin it."""
 
     path: str
+    device: int  # of the file that was inspected, and no other is copied
+    inode: int
     uid: int | None
     gid: int | None
     unmapped: str  # the id (`user`, `group`) that this user namespace does not map
     empty: bool
-    probe: bool
-    target: str
-    journal: str
+    target: str  # its name
+    files: tuple[int, int] | None  # the descriptors of `target` and `journal`
     deadline: float  # by the monotonic clock, which the processes of one machine share
     settings: dict[str, Any]  # of SnapshotSettings
 
@@ -63,12 +68,20 @@ class SnapshotReply(TypedDict):
     writers_held_s: float
 
 
+Thoroughness = Literal["all", "structure", "pages"]
+
+
 class IntegrityRequest(TypedDict):
-    """Check the copy at `path`, which SQLite `writer` wrote, with the `priority` of `system.resources`."""
+    """Check the copy at `path`, which SQLite `writer` wrote, with the `priority` of `system.resources`.
+
+    The less is `thorough`, the less of what its schema computes is run.
+    """
 
     path: str
+    held: int  # its descriptor
     writer: str
     priority: dict[str, Any]
+    thorough: Thoroughness
 
 
 class IntegrityReply(TypedDict):
@@ -79,11 +92,16 @@ class IntegrityReply(TypedDict):
 
 
 class CopyRequest(TypedDict, total=False):
-    """Do `verb` to the copy at `path`: compact it into `target`, give it the journal `mode`, run the `query`."""
+    """Do `verb` to the copy at `path`: compact it into `target`, give it the journal `mode`, run the `query`.
+
+    To recover and to compact it, its descriptor is `held`; that of the empty file `target` is `target_held`.
+    """
 
     verb: Literal["recover", "compact", "journal", "query"]
     path: str
+    held: int
     target: str
+    target_held: int
     mode: Literal["wal", "rollback"]
     query: str | None
 
@@ -108,7 +126,10 @@ class CheckpointResult(NamedTuple):
 
 
 class QueryResult(NamedTuple):
-    """`PRAGMA user_version`, and the first value of the first row of a query as text; None without a row or a query."""
+    """`PRAGMA user_version`, and the first value of the first row of a query as text; None without a row or a query.
+
+    Of a very long value it is the beginning.
+    """
 
     user_version: int
     answer: str | None
@@ -165,14 +186,23 @@ def serve(task: Callable[[Request, ParentPipe], Reply]) -> None:
     a reply that is not read.
     """
     request: Request = json.loads(sys.stdin.buffer.readline())
+    limit_memory(_MEMORY_BYTES)
     try:
         call_when_parent_ends(lambda: os._exit(_ORPHANED))
         _send({"kind": "result", "result": task(request, ParentPipe())})
     except Exception as error:
-        foreseen = foreseen_error(error)
+        foreseen = out_of_memory() if type(error).__name__ in _NO_MEMORY else foreseen_error(error)
         if foreseen is None:
             raise
         _send({"kind": "error", "error": type(foreseen).__name__, "message": foreseen.message, "hint": foreseen.hint})
+
+
+def out_of_memory() -> WorkerFailed:
+    """Return the error for a database that needs more memory than a worker may have."""
+    return WorkerFailed(
+        f"the worker process needs more memory than the {memory_limit_bytes() >> 20} MiB that it may have",
+        "a row or the schema of the database is extremely large",
+    )
 
 
 def _send(line: dict[str, Any]) -> None:
