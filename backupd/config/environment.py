@@ -18,7 +18,7 @@ from backupd.config.schema import ANY, Key, KeyPath, all_keys, key_at
 from backupd.errors import ConfigError
 from backupd.formatting import printable
 from backupd.model import is_source_name
-from backupd.system.directory import read_small_file
+from backupd.system.small_file import read_small_file
 
 PREFIX = "BACKUPD_"
 DELIMITER = "__"

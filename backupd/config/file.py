@@ -13,8 +13,8 @@ from backupd.config.kinds import absolute_path
 from backupd.config.ownership import refusal
 from backupd.config.schema import ANY, KeyPath, all_keys
 from backupd.errors import ConfigError
-from backupd.system.directory import read_small_file
 from backupd.system.os_errors import os_error_text
+from backupd.system.small_file import read_small_file
 
 SYSTEM_FILE = Path("/etc/backupd/config.toml")
 LOCAL_FILE = "backupd.toml"

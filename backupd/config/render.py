@@ -15,7 +15,7 @@ from backupd import __version__
 from backupd.config.kinds import WithheldSecret
 from backupd.config.schema import Config
 from backupd.masking import Mask
-from backupd.system.directory import read_small_file
+from backupd.system.small_file import read_small_file
 
 _WITHOUT_EFFECT_ON_RUNS: Final = {"schedule", "http", "health", "notify", "app", "pings"}
 # Enough to notice a change, and too little to confirm a guess at a secret: one guess of 65,536 matches by chance.
