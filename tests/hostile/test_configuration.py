@@ -308,3 +308,14 @@ def test_token_of_a_file_has_no_whitespace_around_it(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(f"{SOURCE}[http]\ntoken = 'hunter2 hunter2 hunter2 '\n")
     assert refusal(file) == f"{file}:4: http.token: must not begin or end with whitespace, which clients do not send"
+
+
+def test_notification_urls_with_unknown_schemes_are_named_by_check(backupd: Backupd) -> None:
+    urls = "tgramm://hunter2:hunter2/1,json://localhost/hunter2,tgram://hunter2"
+    said = backupd("config", "check", BACKUPD_NOTIFY__URLS=urls)
+    assert (said.code, said.out, "hunter2" in said.err) == (78, "", False)
+    first, second, hint = said.err.splitlines()
+    assert first.startswith("error: notify.urls: tgramm://[secret]: Apprise cannot use this URL")
+    assert second.startswith("notify.urls: tgram://[secret]: Apprise cannot use this URL")
+    assert "apprise/wiki" in hint
+    assert backupd("config", "check", BACKUPD_NOTIFY__URLS="json://localhost/hunter2").code == 0
