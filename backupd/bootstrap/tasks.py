@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
@@ -233,7 +233,12 @@ def _limit_s(config: Config, task: Task, subject: str) -> float:
     configured: float | None = getattr(config.health, f"{task}_limit_s")
     if configured is not None:
         return configured
-    return health_limit(_schedule(config, task, subject), datetime.now(UTC)).total_seconds()
+    return _limit_of(_schedule(config, task, subject))
+
+
+@lru_cache  # most sources have one schedule, and its longest gap is sought through two years
+def _limit_of(schedule: Schedule) -> float:
+    return health_limit(schedule, datetime.now(UTC)).total_seconds()
 
 
 def workers(config: Config) -> int:

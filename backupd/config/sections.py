@@ -181,7 +181,7 @@ class PackSection(Table):
 class ReplicaSection(Table):
     """A store to replicate to; the operator chooses its name."""
 
-    url: kinds.Url = Field(
+    url: kinds.ReplicaUrl = Field(
         description="Its location: a directory for this app alone. backupd creates its last part.",
         examples=["sftp://backup@nas:22/backups/my-app"],
     )
@@ -286,11 +286,11 @@ class HttpSection(Table):
     """The daemon's health endpoint, metrics and status page."""
 
     listen: kinds.ListenAddress = Field("127.0.0.1:8080", description="HOST:PORT to listen on.")
-    token: kinds.Secret | None = Field(
+    token: kinds.Token | None = Field(
         None,
-        description="Required by /, /api/status and /metrics, as a bearer token or as the password of any user; unset: "
-        "they answer on loopback only.",
-        examples=["change me"],
+        description="Required by /, /api/status and /metrics, as a bearer token or as the password of any user; "
+        "at least 16 characters. Unset: they answer on loopback only.",
+        examples=["change me: openssl rand -hex 24"],
     )
 
 
