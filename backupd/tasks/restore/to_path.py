@@ -14,6 +14,7 @@ from backupd.stores.contract import Archives
 from backupd.system.directory import Directory
 from backupd.system.fs import change_owner, collect_limits, set_mode
 from backupd.system.held_file import HeldFile
+from backupd.system.links import LINK_HINT, foreign_link
 from backupd.system.owners import owner_of
 from backupd.system.resources import require_space
 from backupd.tasks.context import TaskContext
@@ -40,6 +41,8 @@ def restore_to_path(
     its owner, where root may set that. Raises TargetRefused, CopyCorrupt, NoSpace.
     """
     target = target.absolute()
+    if foreign := foreign_link(target):
+        raise TargetRefused(str(foreign), LINK_HINT)
     if not target.parent.is_dir():
         raise TargetRefused(f"the directory {target.parent} does not exist", "create it, or give another --to PATH")
     with collect_limits() as limits, Directory.open(target.parent) as directory:
