@@ -42,6 +42,8 @@ def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
 
 def _print(finding: Finding) -> None:
     mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red", bold=True)
+    if finding.warning:
+        mark = click.style("warn ", fg="yellow", bold=True)
     echo(f"{mark}  {finding.check}: {printable(finding.detail)}")
     if finding.hint:
         echo(f"         {finding.hint}")
